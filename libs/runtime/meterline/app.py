@@ -1,0 +1,131 @@
+"""Runs one service: starts its parts in order, waits for a signal, stops them in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Protocol
+
+import uvloop
+from prometheus_client import start_http_server
+
+from meterline import tasks
+from meterline.bus.connection import require_synced_jetstream
+from meterline.config import ServiceSettings
+from meterline.rpc.server import Server
+from meterline.telemetry import logging, tracing
+
+
+class Component(Protocol):
+    """Something with a lifecycle: stop before start, and either of them twice, do no harm."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+class Service(Protocol):
+    """A wired service, as a `main` builds it."""
+
+    @property
+    def components(self) -> Sequence[Component]:
+        """In the order of their start; the server is not among them."""
+
+    @property
+    def server(self) -> Server: ...
+
+
+def run(name: str, settings: ServiceSettings, build: Callable[[], Service]) -> None:
+    """Runs until SIGTERM or SIGINT. Prints one JSON line on stdout when the service is ready."""
+    logging.set_up(name, settings.log_level)
+    provider = tracing.set_up(name)
+    try:
+        uvloop.run(_run(name, settings, build))
+    finally:
+        provider.shutdown()
+
+
+async def _run(name: str, settings: ServiceSettings, build: Callable[[], Service]) -> None:
+    log = logging.logger()
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    async with AsyncExitStack() as stack:
+        # Starting may take as long as a server behind this one is away.
+        if await _done_before(stopped, _start(name, settings, build, stack)):
+            log.info("service.ready")
+            await stopped.wait()
+        log.info("service.stopping")
+    log.info("service.stopped")
+
+
+async def _start(
+    name: str, settings: ServiceSettings, build: Callable[[], Service], stack: AsyncExitStack
+) -> None:
+    if not settings.allow_unsynced_jetstream:
+        await require_synced_jetstream(settings.nats_monitor_url)
+    service = build()
+    for component in service.components:
+        stack.push_async_callback(component.stop)
+        await component.start()
+    stack.push_async_callback(service.server.stop)
+    await service.server.start()
+    metrics_port = _serve_metrics(settings)
+    await service.server.serve()
+    announcement = {"service": name, "grpc": service.server.address, "metrics": metrics_port}
+    print(json.dumps(announcement | {"pid": os.getpid()}), flush=True)  # noqa: T201 - the contract
+
+
+async def _done_before(stopped: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Whether `work` ended first; else it is cancelled. Raises what it raises."""
+    task = asyncio.create_task(work)
+    stop = asyncio.create_task(stopped.wait())
+    try:
+        await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+            return True
+        return False
+    finally:
+        await tasks.end(stop)
+        await tasks.end(task)
+
+
+def _serve_metrics(settings: ServiceSettings) -> int | None:
+    if settings.metrics_port < 0:
+        return None
+    server, _ = start_http_server(settings.metrics_port, settings.bind_host)
+    return int(server.server_port)
+
+
+class Periodic:
+    """Calls `work` every `seconds`, and goes on after a failure that is part of the contract."""
+
+    def __init__(self, name: str, seconds: float, work: Callable[[], Awaitable[object]]) -> None:
+        self._name = name
+        self._seconds = seconds
+        self._work = work
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name=self._name)
+
+    async def stop(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            await tasks.end(task)
+
+    async def _run(self) -> None:
+        log = logging.logger()
+        while True:
+            await asyncio.sleep(self._seconds)
+            try:
+                await self._work()
+            except Exception as error:
+                log.exception("periodic.failed", task=self._name, error=str(error))

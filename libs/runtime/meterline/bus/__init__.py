@@ -1,0 +1,1 @@
+"""NATS JetStream: which facts there are, how to connect, publish and consume."""

@@ -1,0 +1,56 @@
+"""Settings, from environment variables (`METERLINE_…`) or files of secrets, and from nowhere else."""
+
+from __future__ import annotations
+
+import os
+from typing import TypeVar
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+# A refused value may be a secret, and what is raised at the start goes to a log.
+_SOURCES = SettingsConfigDict(env_prefix="METERLINE_", extra="ignore", hide_input_in_errors=True)
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+def load(kind: type[S]) -> S:
+    """Settings of this kind. METERLINE_SECRETS_DIR may name a folder with files named like the variables
+    (as Kubernetes mounts secrets); variables win over files. Raises pydantic.ValidationError."""
+    return kind(_secrets_dir=os.environ.get("METERLINE_SECRETS_DIR"))
+
+
+class MigrationSettings(BaseSettings):
+    """What a service's migration runner can be told."""
+
+    model_config = _SOURCES
+
+    owner_database_url: SecretStr
+    """libpq URL of the role that owns the service's schema."""
+
+
+class ServiceSettings(BaseSettings):
+    """What every service can be told; see `load`."""
+
+    model_config = _SOURCES
+
+    database_url: SecretStr
+    """libpq URL of the service's own role."""
+    database_pool_size: int = Field(default=8, ge=1, le=200)
+    nats_url: SecretStr = SecretStr("nats://127.0.0.1:4222")
+    nats_monitor_url: str = ""
+    """HTTP monitoring address of the broker, to check that it syncs every message before its ack."""
+    bind_host: str = "127.0.0.1"
+    grpc_port: int = Field(default=0, ge=0, le=65535)
+    """0 lets the system choose; the address is printed when the service is ready."""
+    metrics_port: int = Field(default=0, ge=-1, le=65535)
+    """Prometheus; -1 serves none."""
+    shutdown_drain_seconds: float = Field(default=0.0, ge=0)
+    """How long to answer NOT_SERVING before calls are refused, for load balancers to notice."""
+    shutdown_grace_seconds: float = Field(default=10.0, ge=0)
+    allow_unsynced_jetstream: bool = False
+    """Start although the broker may lose acknowledged messages at power loss. Development only."""
+    jetstream_replicas: int = Field(default=1, ge=1, le=5)
+    log_level: str = "INFO"
+    trace_ui_url: str = ""
+    """Address of a trace, with `{trace_id}` in it, for example `http://jaeger:16686/trace/{trace_id}`."""

@@ -1,0 +1,1 @@
+"""Postgres: pool, unit of work, named queries, migrations, binary arrays."""

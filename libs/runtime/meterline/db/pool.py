@@ -1,0 +1,117 @@
+"""The pool of connections, and the transaction that every handler runs in."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import AsyncConnection, AsyncCursor
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from meterline.db import arrays
+from meterline.errors import UnavailableError
+
+Connection = AsyncConnection[TupleRow]
+Cursor = AsyncCursor[TupleRow]
+
+# A server that has vanished without a word is noticed within seconds, not after the kernel's hours.
+_NETWORK = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+
+# Seconds left of the call that is being served; a statement never outlives its caller.
+time_left: ContextVar[Callable[[], float | None] | None] = ContextVar("time_left", default=None)
+
+
+class Database:
+    """A bounded pool. `start` opens it, `stop` closes it; both may be called twice."""
+
+    def __init__(self, dsn: str, *, size: int = 8, application_name: str = "meterline") -> None:
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            dsn,
+            kwargs={"application_name": application_name, "prepare_threshold": 2, **_NETWORK},
+            min_size=min(2, size),
+            max_size=size,
+            max_waiting=1_000,
+            timeout=10.0,
+            # The pool tries ever more rarely until it gives up, and anew when it is asked. An early end
+            # keeps the pauses short, so that it is back soon after the server is.
+            reconnect_timeout=5.0,
+            open=False,
+            configure=self._configure,
+        )
+        self._open = False
+        self._checking = False
+
+    @staticmethod
+    async def _configure(connection: Connection) -> None:
+        arrays.register(connection)
+
+    async def start(self) -> None:
+        if not self._open:
+            self._open = True
+            await self._pool.open(wait=True, timeout=30.0)
+
+    async def stop(self) -> None:
+        if self._open:
+            self._open = False
+            await self._pool.close()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection in a transaction that is rolled back unless it is committed inside.
+
+        Raises UnavailableError when the server cannot be reached or the pool stays empty.
+        """
+        used: Connection | None = None
+        try:
+            async with self._pool.connection() as connection:
+                used = connection
+                try:
+                    await _limit_statements(connection)
+                    yield connection
+                finally:
+                    if not connection.closed:
+                        await connection.rollback()
+        except PoolTimeout as error:
+            raise UnavailableError(f"no database connection: {error}") from error
+        except psycopg.OperationalError as error:
+            if isinstance(error, psycopg.errors.QueryCanceled):
+                raise UnavailableError("the database did not answer in time") from error
+            raise UnavailableError(f"database: {error}") from error
+        finally:
+            if used is not None and used.closed:
+                await self._check()
+
+    async def _check(self) -> None:
+        """Lets go of connections that are dead as well: a server that restarts ends them all, and each
+        would fail one more caller."""
+        if not self._checking and self._open:
+            self._checking = True
+            try:
+                await self._pool.check()
+            finally:
+                self._checking = False
+
+    async def fetch(self, query: LiteralString, parameters: Any = None) -> list[TupleRow]:
+        """All rows of one reading statement."""
+        async with self.connection() as connection:
+            cursor = await connection.execute(query, parameters, binary=True)
+            return await cursor.fetchall()
+
+
+async def _limit_statements(connection: Connection) -> None:
+    left = time_left.get()
+    seconds = left() if left else None
+    if seconds is not None:
+        # Cheaper than a statement of its own only when a deadline is set, hence the condition.
+        milliseconds = max(1, int(seconds * 1000))
+        await connection.execute(f"SET LOCAL statement_timeout = {milliseconds:d}")

@@ -1,0 +1,196 @@
+"""Publishes the outbox. Every row is published at least once; its id makes it count once.
+
+Pending rows are claimed with SKIP LOCKED, never by a cursor: ids that commit late would be passed over.
+The row lock is held while the broker stores the message, so a relay that was paused and replaced finds
+its transaction gone, and can mark nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import nats.errors
+from psycopg.rows import TupleRow
+
+from meterline import tasks
+from meterline.bus.connection import Bus
+from meterline.crashpoints import crash_point
+from meterline.db.pool import Database
+from meterline.errors import UnavailableError
+from meterline.ids import made_at_ms
+from meterline.outbox.store import queries
+from meterline.telemetry import metrics
+from meterline.telemetry.logging import logger
+
+log = logger()
+
+_UPKEEP_SECONDS = 3600.0
+_RETRY_UPKEEP_SECONDS = 60.0
+_REPORT_SECONDS = 10.0
+
+# A server is away, which passes. Anything else is a fault of ours, and logged as one.
+_EXPECTED = (UnavailableError, nats.errors.Error, TimeoutError, OSError)
+
+
+class Relay:
+    """A task beside the service. `start` and `stop` may be called twice; `stop` finishes what is pending."""
+
+    def __init__(
+        self,
+        database: Database,
+        bus: Bus,
+        *,
+        claim: int = 64,
+        linger: float = 0.003,
+        poll: float = 1.0,
+        keep: timedelta = timedelta(days=7),
+    ) -> None:
+        """
+        claim: rows a transaction, and so messages in flight
+        linger: seconds to wait after a wake-up, so that commits close together share a transaction
+        poll: seconds between looks when nobody wakes the relay (another replica may have died)
+        keep: how long published rows stay, to be replayed
+        """
+        self._database = database
+        self._bus = bus
+        self._claim = claim
+        self._linger = linger
+        self._poll = poll
+        self._keep = keep
+        self._wake = asyncio.Event()
+        self._next_upkeep = 0.0
+        self._next_report = 0.0
+        self._stopping = False
+        self._task: asyncio.Task[None] | None = None
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    async def start(self) -> None:
+        if self._task is None:
+            self._stopping = False
+            self._task = asyncio.create_task(self._run(), name="outbox-relay")
+
+    async def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+        task, self._task = self._task, None
+        if task is not None:
+            await asyncio.wait({task}, timeout=5.0)
+            await tasks.end(task)
+
+    async def _run(self) -> None:
+        delay = 0.0
+        while True:
+            try:
+                await self._keep_up()
+                claimed = await self.publish_pending()
+                delay = 0.0
+            except Exception as error:  # noqa: BLE001 - nobody else would publish what is pending
+                claimed = 0
+                delay = min(2.0, max(0.05, delay * 2))
+                level = log.warning if isinstance(error, _EXPECTED) else log.exception
+                level("outbox.relay_failed", error=str(error) or type(error).__name__, retry_in=delay)
+            if claimed >= self._claim:
+                continue
+            if self._stopping:
+                return
+            await self._wait(delay or self._poll, by_wake=not delay)
+
+    async def _wait(self, seconds: float, *, by_wake: bool) -> None:
+        if not by_wake:
+            await asyncio.sleep(seconds)
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+            await asyncio.sleep(self._linger)
+        except TimeoutError:
+            pass  # nobody called: look all the same
+        self._wake.clear()
+
+    async def publish_pending(self) -> int:
+        """Publishes up to `claim` rows; returns how many it claimed. Raises when the broker refused any.
+
+        Rows that the broker stored are marked even when others failed.
+        """
+        async with self._database.connection() as connection:
+            cursor = await connection.execute(queries.claim, (self._claim,), binary=True)
+            rows = await cursor.fetchall()
+            if not rows:
+                return 0
+            crash_point("outbox.relay.before_publish")
+            stored, failure = await self._publish(rows)
+            crash_point("outbox.relay.after_publish")
+            if stored:
+                await connection.execute(queries.mark_published, (stored,))
+                await connection.commit()
+                metrics.OUTBOX_PUBLISHED.inc(len(stored))
+            crash_point("outbox.relay.after_commit")
+        if failure is not None:
+            raise failure
+        return len(rows)
+
+    async def _publish(self, rows: Sequence[TupleRow]) -> tuple[list[uuid.UUID], BaseException | None]:
+        jetstream = self._bus.jetstream()
+        # A bounded gather of plain publishes: futures of publish_async never end on an error answer.
+        answers = asyncio.gather(
+            *(
+                jetstream.publish(subject, payload, headers={"Nats-Msg-Id": str(message_id), **headers})
+                for message_id, subject, headers, payload in rows
+            ),
+            return_exceptions=True,
+        )
+        results = await self._unless_lost(answers)
+        stored: list[uuid.UUID] = []
+        failure: BaseException | None = None
+        for row, result in zip(rows, results, strict=True):
+            if isinstance(result, BaseException):
+                failure = result
+            else:
+                stored.append(row[0])  # `duplicate` in the answer means that it was stored before
+        return stored, failure
+
+    async def _unless_lost(self, answers: asyncio.Future[list[Any]]) -> list[Any]:
+        """The answers. Raises ConnectionClosedError once the connection is lost: the rest will not come."""
+        lost = asyncio.create_task(self._bus.lost())
+        either: set[asyncio.Future[Any]] = {answers, lost}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not answers.done():
+                raise nats.errors.ConnectionClosedError
+            return answers.result()
+        finally:
+            for future in either:
+                future.cancel()
+            await asyncio.gather(*either, return_exceptions=True)
+
+    async def _keep_up(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._next_upkeep:
+            self._next_upkeep = now + _RETRY_UPKEEP_SECONDS
+            await self._maintain()
+            self._next_upkeep = now + _UPKEEP_SECONDS
+        if now >= self._next_report:
+            self._next_report = now + _REPORT_SECONDS
+            await self._report()
+
+    async def _report(self) -> None:
+        """Tells how much is pending, and for how long."""
+        ((count, oldest),) = await self._database.fetch(queries.oldest_pending)
+        metrics.OUTBOX_PENDING.set(count)
+        age = time.time() - made_at_ms(oldest) / 1000 if oldest else 0.0
+        metrics.OUTBOX_AGE_SECONDS.set(max(0.0, age))
+
+    async def _maintain(self) -> None:
+        """Makes coming partitions and drops old ones."""
+        async with self._database.connection() as connection:
+            cursor = await connection.execute(queries.maintain, (self._keep,))
+            for (partition,) in await cursor.fetchall():
+                log.info("outbox.partition_dropped", partition=partition)
+            await connection.commit()

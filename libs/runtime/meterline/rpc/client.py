@@ -1,0 +1,76 @@
+"""Channels to other services: trace context and deadlines go along with every call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from meterline.db.pool import time_left
+from meterline.errors import UnavailableError
+from meterline.telemetry import propagation
+
+# Retries happen in one layer only, and this is it for calls between services. All of them only read.
+_SERVICE_CONFIG = """{"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": 4,
+ "initialBackoff": "0.05s", "maxBackoff": "1s", "backoffMultiplier": 2,
+ "retryableStatusCodes": ["UNAVAILABLE"]}}]}"""
+
+
+class _Forward(aio.UnaryUnaryClientInterceptor):
+    """Adds the trace context, and the caller's deadline when none is set."""
+
+    def __init__(self, default_timeout: float) -> None:
+        self._default_timeout = default_timeout
+
+    async def intercept_unary_unary(
+        self, continuation: Callable[..., Any], details: aio.ClientCallDetails, request: Any
+    ) -> Any:
+        metadata = aio.Metadata(*(details.metadata or ()))
+        for key, value in propagation.inject({}).items():
+            metadata.add(key, value)
+        left = time_left.get()
+        caller = left() if left else None
+        timeout = details.timeout or min(self._default_timeout, caller or self._default_timeout)
+        return await continuation(
+            aio.ClientCallDetails(
+                details.method, timeout, metadata, details.credentials, details.wait_for_ready
+            ),
+            request,
+        )
+
+
+def channel(address: str, *, default_timeout: float = 10.0) -> aio.Channel:
+    """A channel for calls that only read. Create it after fork, inside the event loop."""
+    return aio.insecure_channel(
+        address,
+        options=[
+            ("grpc.service_config", _SERVICE_CONFIG),
+            ("grpc.max_receive_message_length", 64 << 20),
+            ("grpc.keepalive_time_ms", 30_000),
+        ],
+        interceptors=[_Forward(default_timeout)],
+    )
+
+
+class Link:
+    """A channel as a part of a service: closed when the service stops."""
+
+    def __init__(self, address: str) -> None:
+        self.channel = channel(address)
+
+    async def start(self) -> None:
+        """Nothing to wait for: a channel connects when it is first used."""
+
+    async def stop(self) -> None:
+        await self.channel.close()
+
+
+def as_unavailable(what: str, error: aio.AioRpcError) -> UnavailableError:
+    """What a failed call to another service means to our own caller."""
+    return UnavailableError(f"{what}: {error.code().name} {error.details()}")
+
+
+def is_not_found(error: aio.AioRpcError) -> bool:
+    return error.code() == grpc.StatusCode.NOT_FOUND

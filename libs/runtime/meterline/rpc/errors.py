@@ -1,0 +1,71 @@
+"""Failures as gRPC statuses with the standard details (google.rpc.BadRequest, RetryInfo, …)."""
+
+from __future__ import annotations
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from meterline import errors
+
+DOMAIN = "meterline"
+
+
+def to_status(error: errors.MeterlineError) -> status_pb2.Status:
+    """The status a caller gets. Never tells more than the failure's own text."""
+    match error:
+        case errors.InvalidArgumentError():
+            violation = error_details_pb2.BadRequest.FieldViolation(
+                field=error.field, description=error.rule, reason=error.reason
+            )
+            return _status(
+                code_pb2.INVALID_ARGUMENT, error, error_details_pb2.BadRequest(field_violations=[violation])
+            )
+        case errors.NotFoundError():
+            return _status(code_pb2.NOT_FOUND, error, _resource(error.kind, error.name))
+        case errors.AlreadyExistsError():
+            return _status(code_pb2.ALREADY_EXISTS, error, _resource(error.kind, error.name))
+        case errors.FailedPreconditionError():
+            violation = error_details_pb2.PreconditionFailure.Violation(
+                subject=error.subject, description=error.rule
+            )
+            return _status(
+                code_pb2.FAILED_PRECONDITION,
+                error,
+                error_details_pb2.PreconditionFailure(violations=[violation]),
+            )
+        case errors.AbortedError():
+            return _status(code_pb2.ABORTED, error)
+        case errors.OverloadedError():
+            return _status(code_pb2.RESOURCE_EXHAUSTED, error, _retry(error.retry_after))
+        case errors.UnavailableError() | errors.Later():
+            return _status(code_pb2.UNAVAILABLE, error, _retry(0.5))
+        case _:
+            return _status(code_pb2.INTERNAL, error)
+
+
+def _status(code: int, error: errors.MeterlineError, *details: Message) -> status_pb2.Status:
+    info = error_details_pb2.ErrorInfo(reason=type(error).__name__.removesuffix("Error"), domain=DOMAIN)
+    return status_pb2.Status(
+        code=code, message=str(error), details=[_packed(detail) for detail in (info, *details)]
+    )
+
+
+def _packed(detail: Message) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    return packed
+
+
+def _resource(kind: str, name: str) -> error_details_pb2.ResourceInfo:
+    return error_details_pb2.ResourceInfo(resource_type=kind, resource_name=name)
+
+
+def _retry(seconds: float) -> error_details_pb2.RetryInfo:
+    nanos = int(seconds * 1e9)
+    delay = duration_pb2.Duration(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)
+    return error_details_pb2.RetryInfo(retry_delay=delay)
+
+
+STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}

@@ -1,0 +1,211 @@
+"""A gRPC server with health per service, reflection, tracing, deadlines and rich errors.
+
+Handlers are wrapped once, when they are registered, and not by interceptors, which are built anew for
+every call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, cast
+
+import grpc
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from grpc_status import rpc_status
+from opentelemetry import trace
+
+from meterline.db.pool import time_left
+from meterline.errors import MeterlineError
+from meterline.rpc.errors import STATUS_CODES, to_status
+from meterline.telemetry import metrics, propagation
+from meterline.telemetry.logging import logger
+from meterline.telemetry.tracing import tracer
+
+log = logger()
+
+# A handler gives up this much before its caller does, so that the answer still arrives.
+DEADLINE_MARGIN_SECONDS = 0.05
+
+MAX_MESSAGE_BYTES = 4 << 20
+
+Servicer = tuple[str, Callable[[Any, Any], None], object]
+
+
+class Server:
+    """`servicers` are (full service name, generated add function, servicer)."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        servicers: Sequence[Servicer],
+        *,
+        drain: float = 0.0,
+        grace: float = 10.0,
+    ) -> None:
+        self._host = host
+        self._port = port
+        self._servicers = servicers
+        self._drain = drain
+        self._grace = grace
+        self._server: aio.Server | None = None
+        self._health = health.aio.HealthServicer()
+        self.address = ""
+
+    async def start(self) -> None:
+        """Binds; raises OSError when the port is taken. Health is NOT_SERVING until `serve`."""
+        if self._server is not None:
+            return
+        server = aio.server(
+            options=[
+                # Else a second server would bind the same port, silently.
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES + (64 << 10)),
+                ("grpc.max_send_message_length", 64 << 20),
+                ("grpc.keepalive_time_ms", 30_000),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ]
+        )
+        registry = _Registry(server)
+        for _, add, servicer in self._servicers:
+            add(servicer, registry)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = [name for name, _, _ in self._servicers]
+        reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        try:
+            port = server.add_insecure_port(f"{self._host}:{self._port}")
+        except RuntimeError as error:
+            raise OSError(f"cannot bind {self._host}:{self._port}") from error
+        self.address = f"{self._host}:{port}"
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await server.start()
+        self._server = server
+
+    async def serve(self) -> None:
+        """Everything behind the server is up: answers SERVING."""
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self) -> None:
+        """NOT_SERVING, wait for load balancers, then finish the calls under way."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await asyncio.sleep(self._drain)
+        await server.stop(self._grace)
+
+    async def _set_health(self, status: Any) -> None:
+        for name in ("", *(name for name, _, _ in self._servicers)):
+            await self._health.set(name, status)
+
+
+class _Registry:
+    """Stands in for the server while handlers are registered, and wraps each of them."""
+
+    def __init__(self, server: aio.Server) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Not needed: the registered form below serves every call."""
+
+    def add_registered_method_handlers(
+        self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
+    ) -> None:
+        wrapped = {name: _wrap(f"{service}/{name}", handler) for name, handler in handlers.items()}
+        generic = grpc.method_handlers_generic_handler(service, wrapped)
+        self._server.add_generic_rpc_handlers((generic,))
+
+
+def _wrap(method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+    codecs = {
+        "request_deserializer": handler.request_deserializer,
+        "response_serializer": handler.response_serializer,
+    }
+    if handler.unary_unary:
+        return grpc.unary_unary_rpc_method_handler(_unary(method, handler.unary_unary), **codecs)
+    if handler.stream_stream:
+        return grpc.stream_stream_rpc_method_handler(
+            _streaming(method, cast("Any", handler.stream_stream)), **codecs
+        )
+    if handler.unary_stream:
+        return grpc.unary_stream_rpc_method_handler(
+            _streaming(method, cast("Any", handler.unary_stream)), **codecs
+        )
+    raise TypeError(f"{method}: calls of this kind are not instrumented")
+
+
+def _unary(method: str, behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
+        async with _Call(method, context):
+            return await behaviour(request, context)
+
+    return call
+
+
+def _streaming(
+    method: str, behaviour: Callable[..., AsyncIterator[Any]]
+) -> Callable[..., AsyncIterator[Any]]:
+    async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        async with _Call(method, context):
+            async for response in behaviour(request, context):
+                yield response
+
+    return call
+
+
+class _Call:
+    """One call being served: its span, its deadline, its outcome."""
+
+    __slots__ = ("_context", "_method", "_span", "_started", "_token")
+
+    def __init__(self, method: str, context: aio.ServicerContext[Any, Any]) -> None:
+        self._method = method
+        self._context = context
+
+    async def __aenter__(self) -> None:
+        self._started = time.perf_counter()
+        metadata = self._context.invocation_metadata() or ()
+        carrier = {key: value for key, value in metadata if key in ("traceparent", "tracestate")}
+        self._span = tracer().start_as_current_span(
+            self._method,
+            context=propagation.extract(carrier),  # type: ignore[arg-type]
+            kind=trace.SpanKind.SERVER,
+            attributes={"rpc.system.name": "grpc", "rpc.method": self._method},
+            record_exception=False,
+            set_status_on_exception=False,
+        )
+        self._span.__enter__()
+        self._token = time_left.set(self._time_left)
+
+    def _time_left(self) -> float | None:
+        remaining = self._context.time_remaining()
+        # Without a deadline the library answers with a very large number.
+        return None if remaining is None or remaining > 86_400 else remaining - DEADLINE_MARGIN_SECONDS
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
+        time_left.reset(self._token)
+        status = None
+        if isinstance(error, MeterlineError):
+            status = to_status(error)
+        elif error is not None and not isinstance(
+            error, aio.AbortError | asyncio.CancelledError | GeneratorExit
+        ):
+            log.exception("rpc.fault", method=self._method, exc_info=error)
+            status = to_status(MeterlineError("internal error"))
+        code = STATUS_CODES[status.code].name if status else "CANCELLED" if error else "OK"
+        span = trace.get_current_span()
+        if span.is_recording():
+            span.set_attribute("rpc.response.status_code", code)
+            if status is not None:
+                span.set_status(trace.Status(trace.StatusCode.ERROR, status.message))
+        self._span.__exit__(None, None, None)
+        metrics.RPC_SECONDS.labels(self._method, code).observe(time.perf_counter() - self._started)
+        if status is not None:
+            rich = rpc_status.to_status(status)
+            await self._context.abort(rich.code, rich.details, rich.trailing_metadata)

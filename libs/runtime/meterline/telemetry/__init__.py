@@ -1,0 +1,1 @@
+"""OpenTelemetry traces, Prometheus metrics, JSON logs."""

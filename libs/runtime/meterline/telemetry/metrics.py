@@ -1,0 +1,41 @@
+"""Every metric there is: one closed, commented list. A name elsewhere is a fault (tests/architecture)."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+# Capture
+EVENTS = Counter("meterline_events_total", "Events that got an outcome at capture", ["outcome", "reason"])
+BATCHES = Counter("meterline_batches_total", "Batches committed at capture")
+CAPTURE_SECONDS = Histogram(
+    "meterline_capture_seconds", "From a call's arrival to its durable answer", buckets=_LATENCY
+)
+CAPTURE_QUEUE = Gauge("meterline_capture_queue_events", "Events that wait for a commit")
+
+# Messages
+OUTBOX_PUBLISHED = Counter("meterline_outbox_published_total", "Messages published by the relay")
+OUTBOX_PENDING = Gauge("meterline_outbox_pending", "Messages not published yet")
+OUTBOX_AGE_SECONDS = Gauge("meterline_outbox_age_seconds", "Age of the oldest message not published")
+MESSAGES = Counter("meterline_messages_total", "Messages handled by a consumer", ["consumer", "outcome"])
+CONSUMER_LAG = Gauge("meterline_consumer_lag", "Messages that wait for a consumer", ["consumer"])
+
+# Aggregation
+EVENTS_AGGREGATED = Counter("meterline_events_aggregated_total", "Events folded into windows")
+FRESHNESS_SECONDS = Histogram(
+    "meterline_freshness_seconds", "From a call's arrival to its events being visible", buckets=_LATENCY
+)
+CONSERVATION_GAP = Gauge(
+    "meterline_conservation_gap",
+    "Events accepted less events aggregated, once what was on its way has arrived; must read zero",
+)
+
+# Publishing
+PUBLICATIONS = Gauge("meterline_publications", "Usage records of the ledger", ["state"])
+PROVIDER_CALLS = Counter(
+    "meterline_provider_calls_total", "Calls to the billing provider", ["operation", "outcome"]
+)
+
+# Calls
+RPC_SECONDS = Histogram("meterline_rpc_seconds", "Calls served", ["method", "code"], buckets=_LATENCY)

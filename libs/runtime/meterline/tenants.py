@@ -1,0 +1,138 @@
+"""The replica of identity's tenants that every other service keeps, guarded by version."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, timedelta
+from functools import partial
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from cachetools import TTLCache
+from google.protobuf.message import DecodeError
+from meterline_protos.events.v1 import events_pb2
+
+from meterline.bus.consumer import Delivery
+from meterline.db.pool import Database
+from meterline.db.queries import Queries
+from meterline.db.unit_of_work import Transaction
+from meterline.errors import Never, NotFoundError
+
+queries = Queries("meterline", "tenants.sql")
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """`tenant_id` is the number that keys carry, `slug` the name that the API calls tenant_id."""
+
+    tenant_id: int
+    slug: str
+    version: int
+    time_zone: str
+    currency: str
+    plan: str
+    external_customer_id: str
+    external_subscription_id: str
+    active: bool
+    close_lead: timedelta
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.time_zone)
+
+
+def from_fact(fact: events_pb2.TenantChanged) -> Tenant:
+    return Tenant(
+        fact.tenant_id,
+        fact.slug,
+        fact.version,
+        fact.time_zone,
+        fact.currency,
+        fact.plan,
+        fact.external_customer_id,
+        fact.external_subscription_id,
+        fact.active,
+        timedelta(seconds=fact.close_lead_seconds),
+    )
+
+
+# A change reaches one replica of a service by message and the others when their memory expires.
+MEMORY_SECONDS = 5.0
+
+
+class TenantReplica:
+    """Reads from memory, then from the table. One for each process."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._by_slug: TTLCache[str, Tenant] = TTLCache(100_000, MEMORY_SECONDS)
+        self._by_id: TTLCache[int, Tenant] = TTLCache(100_000, MEMORY_SECONDS)
+
+    async def handle(self, transaction: Transaction, deliveries: Sequence[Delivery]) -> None:
+        """Applies `tenants.changed`. An older version than the known one changes nothing."""
+        for delivery in deliveries:
+            try:
+                fact = events_pb2.TenantChanged.FromString(delivery.data)
+            except DecodeError as error:
+                raise Never(f"not a TenantChanged: {error}") from error
+            await self.apply(transaction, fact)
+
+    async def apply(self, transaction: Transaction, fact: events_pb2.TenantChanged) -> None:
+        tenant = from_fact(fact)
+        transaction.after_commit(partial(self._forget, tenant.tenant_id))
+        await transaction.connection.execute(
+            queries.upsert,
+            (
+                tenant.tenant_id,
+                tenant.slug,
+                tenant.version,
+                tenant.time_zone,
+                tenant.currency,
+                tenant.plan,
+                tenant.external_customer_id,
+                tenant.external_subscription_id,
+                tenant.active,
+                tenant.close_lead,
+                fact.changed_at.ToDatetime(tzinfo=UTC),
+            ),
+        )
+
+    def _forget(self, tenant_id: int) -> None:
+        tenant = self._by_id.pop(tenant_id, None)
+        if tenant is not None:
+            self._by_slug.pop(tenant.slug, None)
+
+    def cached(self, slug: str) -> Tenant | None:
+        return self._by_slug.get(slug)
+
+    async def find(self, slug: str) -> Tenant | None:
+        """The tenant of that name, or None when this service has not heard of it."""
+        tenant = self._by_slug.get(slug)
+        return tenant or await self._load(queries.by_slug, slug)
+
+    async def find_by_id(self, tenant_id: int) -> Tenant | None:
+        tenant = self._by_id.get(tenant_id)
+        return tenant or await self._load(queries.by_id, tenant_id)
+
+    async def get(self, slug: str) -> Tenant:
+        """Raises NotFoundError."""
+        tenant = await self.find(slug)
+        if tenant is None:
+            raise NotFoundError("tenant", slug)
+        return tenant
+
+    async def all(self) -> list[Tenant]:
+        return [_from_row(row) for row in await self._database.fetch(queries.everything)]
+
+    async def _load(self, query: Any, key: str | int) -> Tenant | None:
+        rows = await self._database.fetch(query, (key,))
+        if not rows:
+            return None
+        tenant = _from_row(rows[0])
+        self._by_slug[tenant.slug] = self._by_id[tenant.tenant_id] = tenant
+        return tenant
+
+
+def _from_row(row: Sequence[Any]) -> Tenant:
+    return Tenant(*row)
