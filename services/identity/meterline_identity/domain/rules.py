@@ -1,0 +1,79 @@
+"""What each field of a tenant must be. Every function answers the value, or raises InvalidArgumentError."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import cache
+from typing import Final
+from zoneinfo import available_timezones
+
+import iso4217
+from meterline.errors import InvalidArgumentError
+
+MAX_TEXT: Final = 255
+MAX_CLOSE_LEAD_SECONDS: Final = 72 * 3600
+DEFAULT_CLOSE_LEAD_SECONDS: Final = 600
+
+_SLUG = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+
+# Names that a machine's own database may hold, but that mean something else on the next machine.
+_NOT_PLACES = frozenset({"Factory", "localtime", "posixrules"})
+
+
+def slug(field: str, value: str) -> str:
+    """The name that a tenant goes by in every API."""
+    if not _SLUG.fullmatch(value):
+        raise InvalidArgumentError(
+            field,
+            "must be 1 to 63 lower-case letters, digits and dashes, and neither begin nor end with a dash",
+        )
+    return value
+
+
+def text(field: str, value: str, *, required: bool = True) -> str:
+    """A name of something: at most 255 characters, none of them a control character."""
+    if required and not value.strip():
+        raise InvalidArgumentError(field, "must not be empty")
+    if len(value) > MAX_TEXT:
+        raise InvalidArgumentError(field, f"must have at most {MAX_TEXT} characters")
+    if any(unicodedata.category(character) == "Cc" for character in value):
+        raise InvalidArgumentError(field, "must not contain control characters")
+    return value
+
+
+def time_zone(field: str, value: str) -> str:
+    """The IANA name of a zone that exists, such as `America/New_York`."""
+    if value not in _zones():
+        raise InvalidArgumentError(field, "must be the name of an IANA time zone")
+    return value
+
+
+def currency(field: str, value: str) -> str:
+    """The ISO 4217 code of a currency with a minor unit; metals and test codes have none."""
+    try:
+        exponent = iso4217.Currency(value).exponent
+    except ValueError:
+        exponent = None
+    if exponent is None:
+        raise InvalidArgumentError(field, "must be the ISO 4217 code of a currency, in three capital letters")
+    return value
+
+
+def close_lead_seconds(field: str, value: int) -> int:
+    """How long before the end of a period its usage is sent."""
+    if not 0 <= value <= MAX_CLOSE_LEAD_SECONDS:
+        raise InvalidArgumentError(field, f"must be 0 to {MAX_CLOSE_LEAD_SECONDS} seconds")
+    return value
+
+
+def expected_version(field: str, value: int) -> int:
+    """The version that the caller has seen; 0 stands for any."""
+    if value < 0:
+        raise InvalidArgumentError(field, "must not be negative")
+    return value
+
+
+@cache
+def _zones() -> frozenset[str]:
+    return frozenset(available_timezones()) - _NOT_PLACES

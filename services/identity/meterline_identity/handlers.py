@@ -1,0 +1,66 @@
+"""What identity does: one function a call, each in one transaction."""
+
+from __future__ import annotations
+
+from meterline.clock import Clock
+from meterline.db.pool import Connection, Database
+from meterline.db.unit_of_work import UnitOfWork
+from meterline.errors import AlreadyExistsError, NotFoundError
+
+from meterline_identity import events, repository
+from meterline_identity.domain.tenants import Changes, Onboarding, Tenant
+
+
+class Handlers:
+    """Reads go by `database`, changes by `unit_of_work`."""
+
+    def __init__(self, database: Database, unit_of_work: UnitOfWork, clock: Clock) -> None:
+        self._database = database
+        self._unit_of_work = unit_of_work
+        self._clock = clock
+
+    async def onboard(self, onboarding: Onboarding) -> tuple[Tenant, bool]:
+        """The tenant, and whether it is new. Raises AlreadyExistsError when the name is another's."""
+        async with self._unit_of_work.begin() as tx:
+            tenant = await repository.insert(tx.connection, onboarding, self._clock.now_us())
+            if tenant is None:
+                return await _repeated(tx.connection, onboarding), False
+            events.emit_changed(tx, tenant)
+            await tx.commit()
+        return tenant, True
+
+    async def get(self, slug: str) -> Tenant:
+        """Raises NotFoundError."""
+        async with self._database.connection() as connection:
+            return _found(await repository.find(connection, slug), slug)
+
+    async def list(self, after: int, limit: int) -> list[Tenant]:
+        """At most `limit` tenants with numbers above `after`, in the order of onboarding."""
+        async with self._database.connection() as connection:
+            return await repository.page(connection, after, limit)
+
+    async def update(self, slug: str, expected_version: int, changes: Changes) -> Tenant:
+        """The tenant as it is then. Raises NotFoundError, and AbortedError when `expected_version` is
+        neither 0 nor the present one. Nothing is stored or published when nothing differs."""
+        async with self._unit_of_work.begin() as tx:
+            tenant = _found(await repository.find_for_update(tx.connection, slug), slug)
+            tenant.require_version(expected_version)
+            changed = changes.apply(tenant, self._clock.now_us())
+            if changed is not tenant:
+                await repository.update(tx.connection, changed)
+                events.emit_changed(tx, changed)
+                await tx.commit()
+        return changed
+
+
+async def _repeated(connection: Connection, onboarding: Onboarding) -> Tenant:
+    """The tenant that the same request has made, whatever has become of it since."""
+    if await repository.find_statement(connection, onboarding.slug) != onboarding.statement():
+        raise AlreadyExistsError("tenant", onboarding.slug, "it was onboarded with other content")
+    return _found(await repository.find(connection, onboarding.slug), onboarding.slug)
+
+
+def _found(tenant: Tenant | None, slug: str) -> Tenant:
+    if tenant is None:
+        raise NotFoundError("tenant", slug)
+    return tenant

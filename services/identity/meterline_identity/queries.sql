@@ -1,0 +1,52 @@
+-- name: insert
+-- Answers nothing when the name is taken. The condition is for repeated requests, each of which would use
+-- up a number otherwise; the conflict clause is for concurrent ones, and waits until the other has ended.
+INSERT INTO tenant_accounts (
+    slug, display_name, time_zone, currency, plan, external_customer_id, external_subscription_id,
+    close_lead_seconds, onboarding, created_at, updated_at
+)
+SELECT
+    %(slug)s, %(display_name)s, %(time_zone)s, %(currency)s, %(plan)s, %(external_customer_id)s,
+    %(external_subscription_id)s, %(close_lead_seconds)s, %(onboarding)s, %(now)s, %(now)s
+WHERE NOT EXISTS (SELECT FROM tenant_accounts WHERE slug = %(slug)s)
+ON CONFLICT (slug) DO NOTHING
+RETURNING tenant_id, slug, display_name, time_zone, currency, plan, external_customer_id,
+          external_subscription_id, close_lead_seconds, active, version, created_at, updated_at
+
+-- name: by_slug
+-- tenant: the slug is the tenant's name
+SELECT tenant_id, slug, display_name, time_zone, currency, plan, external_customer_id,
+       external_subscription_id, close_lead_seconds, active, version, created_at, updated_at
+FROM tenant_accounts WHERE slug = %s
+
+-- name: by_slug_for_update
+-- tenant: the slug is the tenant's name
+SELECT tenant_id, slug, display_name, time_zone, currency, plan, external_customer_id,
+       external_subscription_id, close_lead_seconds, active, version, created_at, updated_at
+FROM tenant_accounts WHERE slug = %s
+FOR UPDATE
+
+-- name: statement_by_slug
+-- tenant: the slug is the tenant's name
+SELECT onboarding FROM tenant_accounts WHERE slug = %s
+
+-- name: page
+-- In the order of onboarding.
+SELECT tenant_id, slug, display_name, time_zone, currency, plan, external_customer_id,
+       external_subscription_id, close_lead_seconds, active, version, created_at, updated_at
+FROM tenant_accounts
+WHERE tenant_id > %s
+ORDER BY tenant_id
+LIMIT %s
+
+-- name: update
+UPDATE tenant_accounts SET
+    display_name = %(display_name)s,
+    plan = %(plan)s,
+    external_customer_id = %(external_customer_id)s,
+    external_subscription_id = %(external_subscription_id)s,
+    close_lead_seconds = %(close_lead_seconds)s,
+    active = %(active)s,
+    version = %(version)s,
+    updated_at = %(updated_at)s
+WHERE tenant_id = %(tenant_id)s

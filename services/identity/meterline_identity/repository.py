@@ -1,0 +1,63 @@
+"""The tenants' table: the only place with SQL. Every function works in the caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from meterline.clock import to_datetime, to_us
+from meterline.db.pool import Connection
+from meterline.db.queries import Queries
+from psycopg.types.json import Jsonb
+
+from meterline_identity.domain.tenants import Onboarding, Tenant
+
+queries = Queries("meterline_identity")
+
+
+async def insert(connection: Connection, onboarding: Onboarding, now_us: int) -> Tenant | None:
+    """The new tenant, or None when its name is taken. Waits for a transaction that is taking it."""
+    statement = onboarding.statement()
+    parameters = {**statement, "onboarding": Jsonb(statement), "now": to_datetime(now_us)}
+    cursor = await connection.execute(queries.insert, parameters, binary=True)
+    return _tenant(await cursor.fetchone())
+
+
+async def find(connection: Connection, slug: str) -> Tenant | None:
+    cursor = await connection.execute(queries.by_slug, (slug,), binary=True)
+    return _tenant(await cursor.fetchone())
+
+
+async def find_for_update(connection: Connection, slug: str) -> Tenant | None:
+    """As `find`; other transactions that want to change the tenant wait until this one ends."""
+    cursor = await connection.execute(queries.by_slug_for_update, (slug,), binary=True)
+    return _tenant(await cursor.fetchone())
+
+
+async def find_statement(connection: Connection, slug: str) -> dict[str, str | int] | None:
+    """What the onboarding request of this tenant said."""
+    cursor = await connection.execute(queries.statement_by_slug, (slug,), binary=True)
+    row = await cursor.fetchone()
+    return row[0] if row else None
+
+
+async def page(connection: Connection, after: int, limit: int) -> list[Tenant]:
+    """At most `limit` tenants with numbers above `after`, by number."""
+    cursor = await connection.execute(queries.page, (after, limit), binary=True)
+    return [_from_row(row) for row in await cursor.fetchall()]
+
+
+async def update(connection: Connection, tenant: Tenant) -> None:
+    """Stores the version of a tenant that `find_for_update` has locked."""
+    parameters = {**asdict(tenant), "updated_at": to_datetime(tenant.updated_at_us)}
+    await connection.execute(queries.update, parameters, binary=True)
+
+
+def _tenant(row: Sequence[Any] | None) -> Tenant | None:
+    return _from_row(row) if row else None
+
+
+def _from_row(row: Sequence[Any]) -> Tenant:
+    fields = [*row[:-2], to_us(row[-2]), to_us(row[-1])]
+    return Tenant(*fields)

@@ -1,0 +1,115 @@
+"""Events as columns, the one form behind every way in: row i is element i of every array."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+Int64s = npt.NDArray[np.int64]
+Indexes = npt.NDArray[np.uint32]
+Ids = npt.NDArray[np.void]
+Flags = npt.NDArray[np.bool_]
+
+# Names and values, sorted by name.
+DimensionSet = tuple[tuple[str, str], ...]
+
+UUID_DTYPE: Final = np.dtype("V16")
+
+
+@dataclass(slots=True)
+class QuantityColumn:
+    """Fixed-point values: value = units / 10^scale. `present` is None when every row has a value."""
+
+    name: str
+    scale: int
+    units: Int64s
+    present: Flags | None = None
+
+    def take(self, rows: Int64s) -> QuantityColumn:
+        present = None if self.present is None else self.present[rows]
+        return QuantityColumn(self.name, self.scale, self.units[rows], present)
+
+
+@dataclass(slots=True)
+class Columns:
+    """A batch. Index columns hold positions in the list beside them.
+
+    ids: 16 bytes a row
+    text_ids: None when all ids were UUIDs; else, a row, the id as it was sent or None
+    times_us: microseconds since the Unix epoch
+    """
+
+    tenants: list[str]
+    tenant_index: Indexes
+    types: list[str]
+    type_index: Indexes
+    subjects: list[str]
+    subject_index: Indexes
+    dimension_sets: list[DimensionSet]
+    dimension_index: Indexes
+    ids: Ids
+    text_ids: list[str | None] | None
+    times_us: Int64s
+    quantities: list[QuantityColumn]
+
+    def __len__(self) -> int:
+        return len(self.times_us)
+
+
+def concatenate(batches: Sequence[Columns]) -> Columns:
+    """One batch with the rows of all, in order. Dictionaries are put side by side, not merged."""
+    if len(batches) == 1:
+        return batches[0]
+    return Columns(
+        *_joined(batches, "tenants", "tenant_index"),
+        *_joined(batches, "types", "type_index"),
+        *_joined(batches, "subjects", "subject_index"),
+        *_joined(batches, "dimension_sets", "dimension_index"),
+        np.concatenate([batch.ids for batch in batches]),
+        _joined_text_ids(batches),
+        np.concatenate([batch.times_us for batch in batches]),
+        _joined_quantities(batches),
+    )
+
+
+def _joined(batches: Sequence[Columns], values: str, index: str) -> tuple[list, Indexes]:  # type: ignore[type-arg]
+    entries: list[object] = []
+    indexes = []
+    for batch in batches:
+        indexes.append(getattr(batch, index) + np.uint32(len(entries)))
+        entries.extend(getattr(batch, values))
+    return entries, np.concatenate(indexes)
+
+
+def _joined_text_ids(batches: Sequence[Columns]) -> list[str | None] | None:
+    if all(batch.text_ids is None for batch in batches):
+        return None
+    joined: list[str | None] = []
+    for batch in batches:
+        joined.extend(batch.text_ids or [None] * len(batch))
+    return joined
+
+
+def _joined_quantities(batches: Sequence[Columns]) -> list[QuantityColumn]:
+    """Columns of the same name and scale become one; rows without the column have no value in it."""
+    total = sum(len(batch) for batch in batches)
+    joined: dict[tuple[str, int], QuantityColumn] = {}
+    start = 0
+    for batch in batches:
+        end = start + len(batch)
+        for column in batch.quantities:
+            target = joined.get((column.name, column.scale))
+            if target is None:
+                target = QuantityColumn(
+                    column.name, column.scale, np.zeros(total, np.int64), np.zeros(total, np.bool_)
+                )
+                joined[column.name, column.scale] = target
+            assert target.present is not None
+            target.units[start:end] = column.units
+            target.present[start:end] = True if column.present is None else column.present
+        start = end
+    return list(joined.values())

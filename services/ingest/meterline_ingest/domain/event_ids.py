@@ -1,0 +1,61 @@
+"""Event ids are 16 bytes: a UUID as it is, any other string hashed together with its source."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from meterline_ingest.domain.columns import UUID_DTYPE, Ids
+
+MAX_LENGTH: Final = 128
+
+
+def digest(source: str, text: str) -> bytes:
+    """The stored form of an id that is no UUID. A length prefix keeps (source, text) unambiguous."""
+    prefix = source.encode()
+    return hashlib.blake2b(
+        len(prefix).to_bytes(4, "big") + prefix + text.encode(), digest_size=16, person=b"meterline.event"
+    ).digest()
+
+
+def parse_one(source: str, text: str) -> tuple[bytes, bool]:
+    """The 16 bytes of an id, and whether it is a UUID."""
+    if len(text) == 36:
+        try:
+            return uuid.UUID(text).bytes, True
+        except ValueError:
+            pass  # 36 characters that are no UUID
+    return digest(source, text), False
+
+
+def parse(source: str, texts: Sequence[str]) -> tuple[Ids, list[str | None] | None]:
+    """The ids of a batch, and the texts of those that are no UUIDs (None when all are)."""
+    canonical = _parse_canonical(texts)
+    if canonical is not None:
+        return canonical, None
+    parsed = [parse_one(source, text) for text in texts]
+    ids = np.frombuffer(b"".join(raw for raw, _ in parsed), UUID_DTYPE)
+    kept = [None if is_uuid else text for text, (_, is_uuid) in zip(texts, parsed, strict=True)]
+    return ids, kept if any(kept) else None
+
+
+def _parse_canonical(texts: Sequence[str]) -> Ids | None:
+    """All ids in one pass, if every one is a UUID in its usual form (8-4-4-4-12)."""
+    joined = "".join(texts)
+    if len(joined) != 36 * len(texts) or not joined.isascii():
+        return None
+    characters = np.frombuffer(joined.encode(), np.uint8).reshape(-1, 36)
+    if not (characters[:, (8, 13, 18, 23)] == ord("-")).all():
+        return None
+    try:
+        raw = bytes.fromhex(joined.replace("-", ""))
+    except ValueError:
+        return None
+    # A dash elsewhere, or a text of another length, would have changed the number of digits.
+    if len(raw) != 16 * len(texts) or any(len(text) != 36 for text in texts):
+        return None
+    return np.frombuffer(raw, UUID_DTYPE)

@@ -1,0 +1,59 @@
+"""What became of an event that was not accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+
+from meterline_ingest.domain.columns import Flags
+
+
+class Kind(IntEnum):
+    """Numbers as in the API."""
+
+    ACCEPTED = 1
+    DUPLICATE = 2
+    CONFLICT = 3
+    REJECTED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why an event was not accepted: `field` breaks `message`; `reason` is a stable code."""
+
+    kind: Kind
+    reason: str
+    field: str
+    message: str
+
+
+DUPLICATE = Problem(Kind.DUPLICATE, "DUPLICATE", "id", "this event was accepted before")
+CONFLICT = Problem(
+    Kind.CONFLICT, "CONFLICT", "id", "another event with this id was accepted before; that one stands"
+)
+
+
+@dataclass(slots=True)
+class Problems:
+    """The problems of one batch by row. The first one found of a row stands."""
+
+    rows: int
+    by_row: dict[int, Problem] = field(default_factory=dict)
+
+    def flag(self, rows: Iterable[int], problem: Problem) -> None:
+        for row in rows:
+            self.by_row.setdefault(row, problem)
+
+    def flag_where(self, mask: Flags, reason: str, name: str, message: str) -> None:
+        if mask.any():
+            self.flag(np.nonzero(mask)[0].tolist(), Problem(Kind.REJECTED, reason, name, message))
+
+    def good(self) -> Flags:
+        """The rows without a problem."""
+        good = np.ones(self.rows, np.bool_)
+        if self.by_row:
+            good[list(self.by_row)] = False
+        return good

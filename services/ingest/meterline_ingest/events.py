@@ -1,0 +1,117 @@
+"""The facts that ingest publishes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from meterline_protos.common.v1 import types_pb2
+from meterline_protos.events.v1 import events_pb2
+
+from meterline_ingest.domain.columns import Flags, Int64s
+from meterline_ingest.domain.event_types import EventType
+from meterline_ingest.domain.validation import Checked
+
+
+@dataclass(frozen=True, slots=True)
+class BatchHeader:
+    batch_id: bytes
+    rows: int
+    trace: types_pb2.TraceContext
+    received_at_us: int
+
+
+def events_accepted(
+    checked: Checked,
+    accepted: Flags,
+    batches: Sequence[BatchHeader],
+    types: Mapping[str, EventType],
+) -> bytes:
+    """Serialises the accepted rows of `checked` in columns. `batches` cover them in order."""
+    columns = checked.columns
+    everything = bool(accepted.all())
+    rows = slice(None) if everything else np.flatnonzero(accepted)
+    series_index = checked.series_index[rows]
+    subject_index = columns.subject_index[rows].astype(np.int64)
+    series, subjects = checked.series, columns.subjects
+    if not everything:
+        # Entries that only refused rows used are not told: their tenant may be unknown.
+        used, series_index = np.unique(series_index, return_inverse=True)
+        series = [series[at] for at in used.tolist()]
+        used, subject_index = np.unique(subject_index, return_inverse=True)
+        subjects = [subjects[at] for at in used.tolist()]
+    fact = events_pb2.EventsAccepted(
+        batches=[
+            events_pb2.AcceptedBatch(
+                batch_id=batch.batch_id,
+                rows=batch.rows,
+                trace=batch.trace,
+                received_at_us=batch.received_at_us,
+            )
+            for batch in batches
+        ],
+        series=[
+            events_pb2.Series(
+                tenant_id=key.tenant_id,
+                event_type=key.event_type,
+                dimensions=[events_pb2.Dimension(name=name, value=value) for name, value in key.dimensions],
+            )
+            for key in series
+        ],
+        subjects=subjects,
+        event_ids=columns.ids[rows].tobytes(),
+        series_index=series_index.astype("<u4").tobytes(),
+        subject_index=subject_index.astype("<u4").tobytes(),
+        times_us=columns.times_us[rows].astype("<i8").tobytes(),
+    )
+    fact.quantities.extend(
+        _quantities(checked, rows, series_index, types, [key.event_type for key in series])
+    )
+    return fact.SerializeToString()
+
+
+def _quantities(
+    checked: Checked,
+    rows: slice | Int64s,
+    series_index: Int64s,
+    types: Mapping[str, EventType],
+    series_types: Sequence[str],
+) -> list[events_pb2.QuantityValues]:
+    """Storage columns under the names and scales that the rows' types give them, one column a name."""
+    names = sorted(set(series_types))
+    type_of_series = np.array([names.index(name) for name in series_types] or [0])
+    merged: dict[tuple[str, int], tuple[Int64s, Flags | None]] = {}
+    for type_at, name in enumerate(names):
+        mine = None if len(names) == 1 else type_of_series[series_index] == type_at
+        for at, quantity in enumerate(types[name].quantities):
+            slot = checked.slots[at]
+            if slot is None:
+                continue
+            units, present = slot.units[rows], _both(slot.present, rows, mine)
+            other = merged.get((quantity.name, quantity.scale))
+            if other is not None and other[1] is not None and present is not None:
+                units, present = np.where(present, units, other[0]), present | other[1]
+            merged[quantity.name, quantity.scale] = units, present
+    return [
+        _column(name, scale, units, present)
+        for (name, scale), (units, present) in merged.items()
+        if present is None or present.any()
+    ]
+
+
+def _both(present: Flags | None, rows: slice | Int64s, mine: Flags | None) -> Flags | None:
+    if present is None:
+        return mine
+    return present[rows] if mine is None else present[rows] & mine
+
+
+def _column(name: str, scale: int, units: Int64s, present: Flags | None) -> events_pb2.QuantityValues:
+    everywhere = present is None or bool(present.all())
+    values = units if everywhere else np.where(present, units, 0)  # type: ignore[arg-type]
+    return events_pb2.QuantityValues(
+        name=name,
+        scale=scale,
+        units=values.astype("<i8").tobytes(),
+        present=b"" if everywhere or present is None else present.astype(np.uint8).tobytes(),
+    )

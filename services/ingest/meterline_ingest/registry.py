@@ -1,0 +1,81 @@
+"""What capture must know of the world: tenants and event types, from memory where possible."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+
+from cachetools import TTLCache
+from grpc import aio
+from meterline.rpc.client import as_unavailable, is_not_found
+from meterline.tenants import TenantReplica
+from meterline_protos.identity.v1 import tenants_pb2, tenants_pb2_grpc
+
+from meterline_ingest.domain.event_types import EventType
+from meterline_ingest.repository.event_types import EventTypeRepository
+
+# A type that is put on one replica is known to the others after this long.
+TYPES_SECONDS = 2.0
+# A name that identity does not know is asked for again after this long.
+UNKNOWN_SECONDS = 1.0
+
+
+class TypeRegistry:
+    """All event types. They are few, so all are kept."""
+
+    def __init__(self, repository: EventTypeRepository) -> None:
+        self._repository = repository
+        self._types: Mapping[str, EventType] = {}
+        self._loaded_at = float("-inf")
+
+    async def current(self, needed: Iterable[str] = ()) -> Mapping[str, EventType]:
+        """The types; looked up anew when they are old, or lack a `needed` one and are not brand-new."""
+        age = time.monotonic() - self._loaded_at
+        if age > TYPES_SECONDS or (age > TYPES_SECONDS / 20 and any(n not in self._types for n in needed)):
+            self._types = {each.name: each for each in await self._repository.all()}
+            self._loaded_at = time.monotonic()
+        return self._types
+
+    def forget(self) -> None:
+        self._loaded_at = float("-inf")
+
+
+class TenantDirectory:
+    """Numbers of tenants. A name that the replica lacks is asked from identity, which may be ahead."""
+
+    def __init__(self, replica: TenantReplica, identity: aio.Channel) -> None:
+        self._replica = replica
+        self._identity = tenants_pb2_grpc.TenantsServiceStub(identity)
+        self._asked: TTLCache[str, tuple[int, bool] | None] = TTLCache(10_000, UNKNOWN_SECONDS)
+
+    async def numbers(self, names: Iterable[str]) -> dict[str, int | None]:
+        """As `validation.check` wants them: unknown names are left out, inactive tenants are None.
+
+        Raises UnavailableError when a name is not known here and identity does not answer.
+        """
+        numbers: dict[str, int | None] = {}
+        for name in set(names):
+            found = await self._find(name)
+            if found is not None:
+                number, active = found
+                numbers[name] = number if active else None
+        return numbers
+
+    async def _find(self, name: str) -> tuple[int, bool] | None:
+        tenant = self._replica.cached(name) or await self._replica.find(name)
+        if tenant is not None:
+            return tenant.tenant_id, tenant.active
+        if name not in self._asked:
+            self._asked[name] = await self._ask(name)
+        return self._asked.get(name)
+
+    async def _ask(self, name: str) -> tuple[int, bool] | None:
+        if not 0 < len(name) <= 63:
+            return None
+        try:
+            answer = await self._identity.GetTenant(tenants_pb2.GetTenantRequest(tenant_id=name), timeout=2)
+        except aio.AioRpcError as error:
+            if is_not_found(error):
+                return None
+            raise as_unavailable("identity", error) from error
+        return answer.tenant.number, answer.tenant.active

@@ -1,0 +1,266 @@
+"""Stores batches of events: once each, in one transaction with the message that tells of them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import psycopg
+from meterline.clock import to_datetime
+from meterline.db import arrays
+from meterline.db.pool import Connection, Database
+from opentelemetry.trace import SpanContext
+
+from meterline_ingest.copy_format import event_rows
+from meterline_ingest.domain.columns import UUID_DTYPE, Flags, Ids, Int64s
+from meterline_ingest.domain.recently_seen import RecentlySeen
+from meterline_ingest.domain.validation import Slot
+from meterline_ingest.repository import queries
+
+# Below this a single INSERT … ON CONFLICT is as fast as COPY, and never has to be repeated.
+COPY_FROM_ROWS = 200
+# After a repetition that the hint missed, so many batches are looked up before they are copied: where one
+# old event comes again, more do, and a COPY in vain costs more than a look.
+DOUBTFUL_BATCHES = 100
+
+
+@dataclass(slots=True)
+class Rows:
+    """Good events, ready to store: arrays of one length. `text_ids` as in Columns."""
+
+    ids: Ids
+    tenant_ids: Int64s
+    batch_numbers: Int64s
+    subject_ids: Int64s
+    times_us: Int64s
+    series_ids: Int64s
+    slots: list[Slot | None]
+    text_ids: list[str | None] | None
+
+    def __len__(self) -> int:
+        return len(self.times_us)
+
+    def take(self, rows: Int64s) -> Rows:
+        slots = [
+            slot and Slot(slot.units[rows], None if slot.present is None else slot.present[rows])
+            for slot in self.slots
+        ]
+        texts = None if self.text_ids is None else [self.text_ids[row] for row in rows.tolist()]
+        return Rows(
+            self.ids[rows],
+            self.tenant_ids[rows],
+            self.batch_numbers[rows],
+            self.subject_ids[rows],
+            self.times_us[rows],
+            self.series_ids[rows],
+            slots,
+            texts,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRow:
+    """What one call added for one tenant. Times in microseconds since the Unix epoch."""
+
+    batch_id: bytes
+    tenant_id: int
+    batch_number: int
+    source: str
+    event_count: int
+    received_at_us: int
+    sent_at_us: int | None
+    trace: SpanContext
+
+
+class EventWriter:
+    """One for each process."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._seen = RecentlySeen()
+        self._doubtful = 0
+        self._numbers = iter(range(0))
+
+    async def batch_numbers(self, count: int) -> list[int]:
+        """Numbers that no other batch has."""
+        numbers: list[int] = []
+        while len(numbers) < count:
+            number = next(self._numbers, None)
+            if number is None:
+                ((first,),) = await self._database.fetch(queries.next_batch_numbers)
+                self._numbers = iter(range(first, first + 1024))
+            else:
+                numbers.append(number)
+        return numbers
+
+    async def insert(self, connection: Connection, rows: Rows) -> Flags:
+        """Inserts `rows` into the open transaction; tells which were new.
+
+        May roll the transaction back to start again, so it must come first in it.
+        """
+        if len(rows) < COPY_FROM_ROWS:
+            return await self._insert(connection, rows)
+        suspects = self._seen.suspects(rows.ids, rows.tenant_ids)
+        if self._doubtful:
+            self._doubtful -= 1
+            suspects |= await self._known(connection, rows)
+        try:
+            return await self._copy(connection, rows, suspects)
+        except (psycopg.errors.UniqueViolation, psycopg.errors.DeadlockDetected):
+            # The hint missed a repetition, or the same events arrive twice at once.
+            await connection.rollback()
+        self._doubtful = DOUBTFUL_BATCHES
+        suspects |= await self._known(connection, rows)
+        try:
+            return await self._copy(connection, rows, suspects)
+        except (psycopg.errors.UniqueViolation, psycopg.errors.DeadlockDetected):
+            await connection.rollback()
+        return await self._insert(connection, rows)
+
+    async def _known(self, connection: Connection, rows: Rows) -> Flags:
+        """Which rows are stored already, as far as this transaction can see."""
+        keys = arrays.uuid_array(rows.ids), arrays.int4_array(rows.tenant_ids)
+        cursor = await connection.execute(queries.known_events, keys, binary=True)
+        known = {(event_id.bytes, tenant_id) for event_id, tenant_id in await cursor.fetchall()}
+        if not known:
+            return np.zeros(len(rows), np.bool_)
+        return np.array([key in known for key in _keys(rows)])
+
+    async def _copy(self, connection: Connection, rows: Rows, suspects: Flags) -> Flags:
+        doubtful = np.flatnonzero(suspects)
+        clear = rows.take(np.flatnonzero(~suspects)) if len(doubtful) else rows
+        buffer = event_rows(
+            clear.ids,
+            clear.batch_numbers,
+            clear.subject_ids,
+            clear.times_us,
+            clear.slots,
+            clear.tenant_ids,
+            clear.series_ids,
+        )
+        async with connection.cursor().copy(queries.copy_events) as copy:
+            await copy.write(buffer)
+        new = np.ones(len(rows), np.bool_)
+        if len(doubtful):
+            new[doubtful] = await self._insert_some(connection, rows.take(doubtful))
+        await _insert_text_ids(connection, rows, new)
+        return new
+
+    async def _insert(self, connection: Connection, rows: Rows) -> Flags:
+        for attempt in range(3):
+            try:
+                new = await self._insert_some(connection, rows)
+                break
+            except psycopg.errors.DeadlockDetected:
+                # Sorted inserts cannot deadlock each other, but can with a COPY under way.
+                await connection.rollback()
+                if attempt == 2:
+                    raise
+        await _insert_text_ids(connection, rows, new)
+        return new
+
+    async def _insert_some(self, connection: Connection, rows: Rows) -> Flags:
+        order = np.lexsort((rows.tenant_ids, *rows.ids.view(">u8").reshape(-1, 2).T[::-1]))
+        sorted_rows = rows.take(order)
+        cursor = await connection.execute(queries.insert_events, _parameters(sorted_rows), binary=True)
+        returned = await cursor.fetchall()
+        new = np.zeros(len(rows), np.bool_)
+        if len(returned) == len(rows):
+            new[:] = True
+            return new
+        fresh = {(event_id.bytes, tenant_id) for event_id, tenant_id in returned}
+        # Of equal ids the first in sorted order was stored; lexsort is stable, so it is the first of all.
+        for row, key in zip(order.tolist(), _keys(sorted_rows), strict=True):
+            if key in fresh:
+                fresh.discard(key)
+                new[row] = True
+        return new
+
+    async def stored_differently(self, connection: Connection, rows: Rows) -> list[bool]:
+        """For each of `rows`, all of which are stored: whether it was stored with another content."""
+        cursor = await connection.execute(
+            queries.stored_events,
+            (arrays.uuid_array(rows.ids), arrays.int4_array(rows.tenant_ids)),
+            binary=True,
+        )
+        stored = {(row[0].bytes, row[1]): row[2:] for row in await cursor.fetchall()}
+        return [stored.get(key) != content for key, content in zip(_keys(rows), _contents(rows), strict=True)]
+
+    async def insert_batches(
+        self, connection: Connection, batches: Sequence[BatchRow], message_id: uuid.UUID
+    ) -> None:
+        """Adds what each call brought; `message_id` is the message that tells of them."""
+        await connection.execute(queries.insert_batches, (message_id, *_batch_parameters(batches)))
+
+
+def _parameters(rows: Rows) -> tuple[arrays.Binary, ...]:
+    count = len(rows)
+    nothing = Slot(np.zeros(count, np.int64), np.zeros(count, np.bool_))
+    return (
+        arrays.uuid_array(rows.ids),
+        arrays.int4_array(rows.tenant_ids),
+        arrays.int8_array(rows.batch_numbers),
+        arrays.int8_array(rows.subject_ids),
+        arrays.timestamptz_array(rows.times_us),
+        arrays.int4_array(rows.series_ids),
+        *(
+            arrays.int8_array_or_null((slot or nothing).units, (slot or nothing).present)
+            for slot in rows.slots
+        ),
+    )
+
+
+def _keys(rows: Rows) -> list[tuple[bytes, int]]:
+    return list(zip(rows.ids.tolist(), rows.tenant_ids.tolist(), strict=True))
+
+
+def _contents(rows: Rows) -> list[tuple[object, ...]]:
+    quantities = []
+    for slot in rows.slots:
+        if slot is None:
+            quantities.append([None] * len(rows))
+        else:
+            there = [True] * len(rows) if slot.present is None else slot.present.tolist()
+            quantities.append(
+                [units if here else None for units, here in zip(slot.units.tolist(), there, strict=True)]
+            )
+    times = [to_datetime(us) for us in rows.times_us.tolist()]
+    return list(zip(rows.subject_ids.tolist(), times, rows.series_ids.tolist(), *quantities, strict=True))
+
+
+async def _insert_text_ids(connection: Connection, rows: Rows, new: Flags) -> None:
+    if rows.text_ids is None:
+        return
+    kept = [row for row in np.flatnonzero(new).tolist() if rows.text_ids[row] is not None]
+    if kept:
+        chosen = rows.take(np.array(kept))
+        texts = [text for text in chosen.text_ids or [] if text is not None]
+        ids, tenants = arrays.uuid_array(chosen.ids), arrays.int4_array(chosen.tenant_ids)
+        await connection.execute(queries.insert_text_ids, (ids, tenants, arrays.text_array(texts)))
+
+
+def _batch_parameters(batches: Sequence[BatchRow]) -> tuple[object, ...]:
+    return (
+        arrays.uuid_array(np.frombuffer(b"".join(batch.batch_id for batch in batches), UUID_DTYPE)),
+        arrays.int4_array(np.array([batch.tenant_id for batch in batches])),
+        arrays.int8_array(np.array([batch.batch_number for batch in batches])),
+        arrays.text_array([batch.source for batch in batches]),
+        arrays.int4_array(np.array([batch.event_count for batch in batches])),
+        arrays.timestamptz_array(np.array([batch.received_at_us for batch in batches])),
+        [None if batch.sent_at_us is None else to_datetime(batch.sent_at_us) for batch in batches],
+        [uuid.UUID(int=batch.trace.trace_id) if batch.trace.is_valid else None for batch in batches],
+        # Span ids are unsigned, int8 is not.
+        [_signed(batch.trace.span_id) if batch.trace.is_valid else None for batch in batches],
+        [batch.trace.trace_flags.sampled for batch in batches],
+    )
+
+
+def _signed(unsigned: int) -> int:
+    return unsigned - (1 << 64) if unsigned >> 63 else unsigned
+
+
+def unsigned(signed: int) -> int:
+    """The span id that was stored."""
+    return signed & ((1 << 64) - 1)

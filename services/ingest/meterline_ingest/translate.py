@@ -1,0 +1,149 @@
+"""Protobuf to columns and back. Both ways in, rows and columns, end in the same `Columns`."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.message import DecodeError
+from meterline.errors import InvalidArgumentError
+from meterline_protos.ingest.v1 import capture_pb2
+
+from meterline_ingest import wire
+from meterline_ingest.domain import event_ids
+from meterline_ingest.domain.columns import (
+    UUID_DTYPE,
+    Columns,
+    DimensionSet,
+    Flags,
+    Indexes,
+    QuantityColumn,
+)
+from meterline_ingest.domain.limits import MAX_COLUMN_ROWS
+
+_INDEX = np.dtype("<u4")
+_INT64 = np.dtype("<i8")
+
+
+def from_columns(message: capture_pb2.EventColumns, tenant_id: str, source: str) -> Columns:
+    """Reads packed columns, in the form of `wire`, without copying them.
+
+    Raises InvalidArgumentError naming the column.
+    """
+    rows = _count(message)
+    tenants = list(message.tenants) or [tenant_id]
+    subjects = list(message.subjects) or [""]
+    sets: list[DimensionSet] = [
+        _dimensions(cast("Iterable[bytes]", each.values)) for each in message.dimension_sets
+    ]
+    ids, text_ids = _ids(message, rows, source)
+    return Columns(
+        tenants,
+        _index(message.tenant_index, "tenant_index", rows, len(tenants)),
+        list(message.types),
+        _index(message.type_index, "type_index", rows, len(message.types)),
+        subjects,
+        _index(message.subject_index, "subject_index", rows, len(subjects)),
+        sets or [()],
+        _index(message.dimension_set_index, "dimension_set_index", rows, len(sets) or 1),
+        ids,
+        text_ids,
+        np.frombuffer(message.times_us, _INT64),
+        _quantities(message, rows),
+    )
+
+
+def _dimensions(entries: Iterable[bytes]) -> DimensionSet:
+    try:
+        return tuple(sorted(wire.read_map(entries).items()))
+    except DecodeError:
+        raise InvalidArgumentError("columns.dimension_sets", "UTF-8 names and values") from None
+
+
+def _count(message: capture_pb2.EventColumns) -> int:
+    rows, rest = divmod(len(message.times_us), 8)
+    if rest:
+        raise InvalidArgumentError("columns.times_us", "8 bytes a row")
+    if rows > MAX_COLUMN_ROWS:
+        raise InvalidArgumentError("columns", f"at most {MAX_COLUMN_ROWS} rows", "TOO_MANY_EVENTS")
+    return rows
+
+
+def _index(packed: bytes, name: str, rows: int, entries: int) -> Indexes:
+    if not packed:
+        if entries != 1 and rows:
+            raise InvalidArgumentError(f"columns.{name}", "needed, since its dictionary has not one entry")
+        return np.zeros(rows, np.uint32)
+    if len(packed) != 4 * rows:
+        raise InvalidArgumentError(f"columns.{name}", f"4 bytes a row, {rows} rows as times_us has")
+    index = np.frombuffer(packed, _INDEX)
+    if index.max() >= entries:
+        raise InvalidArgumentError(f"columns.{name}", f"positions below {entries}, as the dictionary has")
+    return index
+
+
+def _ids(
+    message: capture_pb2.EventColumns, rows: int, source: str
+) -> tuple[npt.NDArray[np.void], list[str | None] | None]:
+    if message.text_ids:
+        if message.event_ids:
+            raise InvalidArgumentError("columns.text_ids", "either these or event_ids")
+        if len(message.text_ids) != rows:
+            raise InvalidArgumentError("columns.text_ids", f"one a row, {rows} rows as times_us has")
+        for row, text in enumerate(message.text_ids):
+            if not 0 < len(text) <= event_ids.MAX_LENGTH or "\0" in text:
+                rule = f"1 to {event_ids.MAX_LENGTH} characters, no NUL"
+                raise InvalidArgumentError(f"columns.text_ids[{row}]", rule)
+        return event_ids.parse(source, message.text_ids)
+    if len(message.event_ids) != 16 * rows:
+        raise InvalidArgumentError("columns.event_ids", f"16 bytes a row, {rows} rows as times_us has")
+    return np.frombuffer(message.event_ids, UUID_DTYPE), None
+
+
+def _quantities(message: capture_pb2.EventColumns, rows: int) -> list[QuantityColumn]:
+    columns: list[QuantityColumn] = []
+    for column in message.quantities:
+        field = f"columns.quantities[{column.name[:64]}]"
+        if any(column.name == other.name for other in columns):
+            raise InvalidArgumentError(field, "one column a quantity")
+        if len(column.units) != 8 * rows:
+            raise InvalidArgumentError(f"{field}.units", f"8 bytes a row, {rows} rows as times_us has")
+        columns.append(
+            QuantityColumn(
+                column.name,
+                min(column.scale, 255),
+                np.frombuffer(column.units, _INT64),
+                _present(column.present, field, rows),
+            )
+        )
+    return columns
+
+
+def _present(packed: bytes, field: str, rows: int) -> Flags | None:
+    if not packed:
+        return None
+    if len(packed) != rows:
+        raise InvalidArgumentError(f"{field}.present", f"1 byte a row, {rows} rows as times_us has")
+    return np.frombuffer(packed, np.uint8).astype(np.bool_)
+
+
+def sent_id(message: capture_pb2.EventColumns, row: int) -> str:
+    """The id of a row as its sender would write it."""
+    if message.text_ids:
+        return message.text_ids[row]
+    return str(uuid.UUID(bytes=message.event_ids[16 * row : 16 * row + 16]))
+
+
+class Interned(dict[Any, int]):
+    """Numbers entries in the order of their first look."""
+
+    def __missing__(self, key: Any) -> int:
+        number = self[key] = len(self)
+        return number
+
+
+def index_array(positions: Sequence[int]) -> Indexes:
+    return np.array(positions, np.uint32)
