@@ -1,0 +1,124 @@
+"""EventsAccepted to columns. What does not fit together is refused as a whole: it can never be applied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.message import DecodeError
+from meterline_protos.common.v1 import types_pb2
+from meterline_protos.events.v1 import events_pb2
+
+from meterline_aggregate.domain.calendar import EARLIEST_US, LATEST_US
+from meterline_aggregate.domain.fold.rows import Batch, Message, Quantity, Series
+
+MAX_SCALE: Final = 18
+_ID_BYTES: Final = 16
+
+
+class GarbledError(ValueError):
+    """A message that does not keep to its schema; the text says where."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A message as it came: columns are checked, series are not looked up yet."""
+
+    fact: events_pb2.EventsAccepted
+    batches: Sequence[Batch]
+    series_index: npt.NDArray[np.uint32]
+    subject_index: npt.NDArray[np.uint32]
+    times_us: npt.NDArray[np.int64]
+    quantities: dict[str, Quantity]
+
+    def with_series(self, series: Sequence[Series]) -> Message:
+        """The message to fold; `series` are those of the fact, in its order."""
+        return Message(
+            self.batches,
+            series,
+            self.fact.subjects,
+            self.series_index,
+            self.subject_index,
+            self.times_us,
+            self.quantities,
+        )
+
+
+def decode(data: bytes) -> Accepted:
+    """Raises GarbledError."""
+    try:
+        fact = events_pb2.EventsAccepted.FromString(data)
+    except DecodeError as error:
+        raise GarbledError(f"not an EventsAccepted: {error}") from error
+    rows = len(fact.event_ids) // _ID_BYTES
+    _require(len(fact.event_ids) == rows * _ID_BYTES, "event_ids is not of 16 bytes a row")
+    if any(series.tenant_id < 1 for series in fact.series):
+        raise GarbledError("a series has no tenant")
+    times_us = _column("times_us", fact.times_us, "<i8", rows)
+    if rows:
+        _require(times_us.min() >= EARLIEST_US and times_us.max() < LATEST_US, "a time is out of range")
+    return Accepted(
+        fact,
+        _batches(fact, rows),
+        _index("series_index", fact.series_index, rows, len(fact.series)),
+        _index("subject_index", fact.subject_index, rows, len(fact.subjects)),
+        times_us,
+        _quantities(fact, rows),
+    )
+
+
+def _require(condition: bool | np.bool_, rule: str) -> None:
+    if not condition:
+        raise GarbledError(rule)
+
+
+def _column(name: str, data: bytes, dtype: str, rows: int) -> npt.NDArray[Any]:
+    _require(len(data) == rows * np.dtype(dtype).itemsize, f"{name} is not of {rows} rows")
+    return np.frombuffer(data, dtype)
+
+
+def _index(name: str, data: bytes, rows: int, size: int) -> npt.NDArray[np.uint32]:
+    index = _column(name, data, "<u4", rows)
+    _require(not rows or index.max() < size, f"{name} points beyond its dictionary")
+    return index
+
+
+def _batches(fact: events_pb2.EventsAccepted, rows: int) -> list[Batch]:
+    batches = [
+        Batch(batch.batch_id, batch.rows, traceparent(batch.trace), batch.received_at_us)
+        for batch in fact.batches
+    ]
+    _require(all(len(batch.batch_id) == _ID_BYTES for batch in batches), "a batch_id is not of 16 bytes")
+    _require(sum(batch.rows for batch in batches) == rows, "batches do not cover the rows")
+    return batches
+
+
+def _quantities(fact: events_pb2.EventsAccepted, rows: int) -> dict[str, Quantity]:
+    quantities = {}
+    for column in fact.quantities:
+        _require(column.scale <= MAX_SCALE, f"quantity {column.name}: scale above {MAX_SCALE}")
+        units = _column(f"quantity {column.name}", column.units, "<i8", rows)
+        present = None
+        if column.present:
+            present = _column(f"presence of {column.name}", column.present, "u1", rows) != 0
+        quantities[column.name] = Quantity(column.scale, units, present)
+    _require(len(quantities) == len(fact.quantities), "a quantity occurs twice")
+    return quantities
+
+
+def traceparent(context: types_pb2.TraceContext) -> str:
+    """The W3C form of a trace context; empty when there is none."""
+    if len(context.trace_id) != 32 or len(context.span_id) != 16:
+        return ""
+    return f"00-{context.trace_id}-{context.span_id}-{'01' if context.sampled else '00'}"
+
+
+def trace_context(text: str) -> types_pb2.TraceContext:
+    """What `traceparent` wrote."""
+    if not text:
+        return types_pb2.TraceContext()
+    _, trace_id, span_id, flags = text.split("-")
+    return types_pb2.TraceContext(trace_id=trace_id, span_id=span_id, sampled=flags == "01")

@@ -1,0 +1,30 @@
+"""Which of the two ways to fold: columns where there are many rows, one by one otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from meterline_aggregate.domain.calendar import OddMinuteError
+from meterline_aggregate.domain.fold.changes import Changes
+from meterline_aggregate.domain.fold.grouping import UnsuitableError
+from meterline_aggregate.domain.fold.plain import fold_plain
+from meterline_aggregate.domain.fold.rows import Message
+from meterline_aggregate.domain.fold.vectors import fold_vectors
+
+# Below this many rows the fixed cost of the columns is the greater one (tests/bench/fold.py).
+FEW_ROWS: Final = 10
+
+
+def fold(messages: Sequence[Message]) -> Changes:
+    """One change for each window, contribution and tenant that the messages touch.
+
+    The order of messages and of their rows means nothing, and folding parts apart and applying both comes
+    to the same.
+    """
+    if sum(map(len, messages)) < FEW_ROWS:
+        return fold_plain(messages)
+    try:
+        return fold_vectors(messages)
+    except (UnsuitableError, OddMinuteError):
+        return fold_plain(messages)

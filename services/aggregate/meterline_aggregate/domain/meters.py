@@ -1,0 +1,129 @@
+"""A meter turns the events of one type into a number, in total and by the values of some dimensions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+from meterline.errors import InvalidArgumentError
+
+MAX_GROUP_BY: Final = 4
+MAX_FILTER: Final = 16
+MAX_VALUE_LENGTH: Final = 256
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}", re.ASCII)
+_NAME_RULE = "a letter, then letters, digits, `.`, `_`, `-`; at most 64 characters"
+
+Pairs = tuple[tuple[str, str], ...]
+
+
+class Aggregation(IntEnum):
+    """How a meter turns events into a number. The numbers are those of the API and of the tables."""
+
+    COUNT = 1
+    SUM = 2
+    MAX = 3
+    UNIQUE = 4
+
+    @property
+    def needs_quantity(self) -> bool:
+        return self in (Aggregation.SUM, Aggregation.MAX)
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What a meter counts; it never changes.
+
+    quantity: what is summed, or of which the greatest is kept; empty for the other aggregations
+    unique_dimension: whose values are counted; empty counts subjects
+    group_by: dimensions that usage is kept by besides the total
+    filter: (dimension, value), sorted; only events with all of them count
+    """
+
+    name: str
+    event_type: str
+    aggregation: Aggregation
+    quantity: str = ""
+    unique_dimension: str = ""
+    group_by: tuple[str, ...] = ()
+    filter: Pairs = ()
+
+    def __post_init__(self) -> None:
+        """Raises InvalidArgumentError."""
+        _check_name("meter.name", self.name)
+        _check_name("meter.event_type", self.event_type)
+        self._check_measure()
+        if len(self.group_by) > MAX_GROUP_BY:
+            raise InvalidArgumentError("meter.group_by", f"at most {MAX_GROUP_BY} dimensions")
+        if len(set(self.group_by)) != len(self.group_by):
+            raise InvalidArgumentError("meter.group_by", "names must differ")
+        for name in self.group_by:
+            _check_name("meter.group_by", name)
+        if len(self.filter) > MAX_FILTER:
+            raise InvalidArgumentError("meter.filter", f"at most {MAX_FILTER} dimensions")
+        for name, value in self.filter:
+            _check_name("meter.filter", name)
+            if not 0 < len(value) <= MAX_VALUE_LENGTH or "\0" in value:
+                raise InvalidArgumentError(
+                    f"meter.filter.{name}", f"a value of 1 to {MAX_VALUE_LENGTH} characters without NUL"
+                )
+
+    def _check_measure(self) -> None:
+        if self.aggregation.needs_quantity:
+            _check_name("meter.quantity", self.quantity)
+        elif self.quantity:
+            raise InvalidArgumentError("meter.quantity", "only for the aggregations SUM and MAX")
+        if self.aggregation is not Aggregation.UNIQUE and self.unique_dimension:
+            raise InvalidArgumentError("meter.unique_dimension", "only for the aggregation UNIQUE")
+        if self.unique_dimension:
+            _check_name("meter.unique_dimension", self.unique_dimension)
+
+    def means_the_same_as(self, other: Definition) -> bool:
+        """Whether both count the same; the order of `group_by` means nothing."""
+        return (
+            self.name,
+            self.event_type,
+            self.aggregation,
+            self.quantity,
+            self.unique_dimension,
+            sorted(self.group_by),
+            self.filter,
+        ) == (
+            other.name,
+            other.event_type,
+            other.aggregation,
+            other.quantity,
+            other.unique_dimension,
+            sorted(other.group_by),
+            other.filter,
+        )
+
+    def passes(self, dimensions: Mapping[str, str]) -> bool:
+        """Whether events with these dimensions pass the filter."""
+        return all(dimensions.get(name) == value for name, value in self.filter)
+
+    def group_of(self, dimensions: Mapping[str, str]) -> Pairs:
+        """The group that events with these dimensions belong to; a missing dimension is the empty value.
+
+        Sorted by name, so that meters that list the same dimensions in another order share their groups.
+        """
+        return tuple((name, dimensions.get(name, "")) for name in sorted(self.group_by))
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """`meter_id` is the number that keys carry."""
+
+    meter_id: int
+    definition: Definition
+
+    @property
+    def aggregation(self) -> Aggregation:
+        return self.definition.aggregation
+
+
+def _check_name(field: str, value: str) -> None:
+    if not _NAME.fullmatch(value):
+        raise InvalidArgumentError(field, _NAME_RULE)

@@ -1,0 +1,1 @@
+"""What aggregate does: one function a message or call, each in one transaction."""

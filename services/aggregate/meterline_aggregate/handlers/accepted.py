@@ -1,0 +1,82 @@
+"""Accepted events become windows: all messages of a batch in one transaction."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+from meterline.bus.consumer import Delivery
+from meterline.clock import Clock
+from meterline.db.unit_of_work import Transaction
+from meterline.errors import Later, Never
+from meterline.telemetry import metrics
+
+from meterline_aggregate.decoding import Accepted, GarbledError, decode
+from meterline_aggregate.domain.fold import fold
+from meterline_aggregate.domain.fold.changes import Changes
+from meterline_aggregate.repository import changes as repository
+from meterline_aggregate.repository.changes import AppliedBeforeError
+from meterline_aggregate.series import SeriesBook, UnknownTenantError
+
+_FIRST_DELAY_SECONDS: Final = 0.1
+_LONGEST_DELAY_SECONDS: Final = 5.0
+
+# Calls of single events come as thousands of batches a second; some of them tell the delay of all.
+_OBSERVATIONS: Final = 64
+
+
+class AcceptedEvents:
+    """The handler of `events.accepted`. Messages may come in any order and any company."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._book = SeriesBook()
+
+    async def handle(self, transaction: Transaction, deliveries: Sequence[Delivery]) -> None:
+        """Raises Later for messages of tenants that are not known yet, Never for those that are garbled or
+        bring a batch for the second time, each naming the messages at fault if it can."""
+        accepted = _decode(deliveries)
+        try:
+            series = await self._book.look_up(transaction, [message.fact for message in accepted])
+        except UnknownTenantError as error:
+            raise _later(deliveries, accepted, error) from error
+        changes = fold([one.with_series(own) for one, own in zip(accepted, series, strict=True)])
+        try:
+            await repository.apply(transaction.connection, changes)
+        except AppliedBeforeError as error:
+            raise Never(str(error)) from error
+        transaction.after_commit(partial(self._observe, changes))
+
+    def _observe(self, changes: Changes) -> None:
+        metrics.EVENTS_AGGREGATED.inc(sum(changes.totals.values()))
+        now_us = self._clock.now_us()
+        for batch in changes.batches[:: 1 + len(changes.batches) // _OBSERVATIONS]:
+            metrics.FRESHNESS_SECONDS.observe(max(0, now_us - batch.received_at_us) / 1e6)
+
+
+def _decode(deliveries: Sequence[Delivery]) -> list[Accepted]:
+    accepted: list[Accepted] = []
+    garbled: dict[uuid.UUID, str] = {}
+    for delivery in deliveries:
+        try:
+            accepted.append(decode(delivery.data))
+        except GarbledError as error:
+            garbled[delivery.message_id] = str(error)
+    for reason in garbled.values():
+        # The reason is kept with each message, so that of the first one serves only those that share it.
+        raise Never(reason, [message_id for message_id, other in garbled.items() if other == reason])
+    return accepted
+
+
+def _later(deliveries: Sequence[Delivery], accepted: Sequence[Accepted], error: UnknownTenantError) -> Later:
+    """Soon at first, since tenants are seldom far behind their first events; then ever less often."""
+    waiting = [
+        delivery
+        for delivery, message in zip(deliveries, accepted, strict=True)
+        if any(series.tenant_id in error.tenant_ids for series in message.fact.series)
+    ]
+    attempt = min(delivery.attempt for delivery in waiting)
+    delay = min(_LONGEST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2 ** min(attempt - 1, 10))
+    return Later(str(error), delay, [delivery.message_id for delivery in waiting])

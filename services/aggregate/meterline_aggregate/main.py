@@ -1,0 +1,107 @@
+"""Wires aggregate by hand, and runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from meterline import config
+from meterline.app import Component, Periodic, run
+from meterline.bus.connection import Bus
+from meterline.bus.consumer import Consumer
+from meterline.bus.subjects import EVENTS_ACCEPTED, TENANTS_CHANGED
+from meterline.clock import Clock, SystemClock
+from meterline.db.pool import Database
+from meterline.db.unit_of_work import UnitOfWork
+from meterline.outbox.relay import Relay
+from meterline.rpc.server import Server
+from meterline.tenants import TenantReplica
+from meterline_protos.aggregate.v1 import meters_pb2_grpc, reconciliation_pb2_grpc, usage_pb2_grpc
+
+from meterline_aggregate.handlers.accepted import AcceptedEvents
+from meterline_aggregate.handlers.announcing import MonthAnnouncer
+from meterline_aggregate.handlers.meters import Meters
+from meterline_aggregate.handlers.reconciliation import IngestTotals, Reconciler
+from meterline_aggregate.handlers.usage import Usage
+from meterline_aggregate.servicers import (
+    METERS_SERVICE,
+    RECONCILIATION_SERVICE,
+    USAGE_SERVICE,
+    MetersServicer,
+    ReconciliationServicer,
+    UsageServicer,
+)
+from meterline_aggregate.settings import AggregateSettings
+
+NAME = "aggregate"
+
+
+class Aggregate:
+    """The parts of one process. Build it inside the event loop."""
+
+    def __init__(self, settings: AggregateSettings, clock: Clock) -> None:
+        database = Database(
+            settings.database_url.get_secret_value(),
+            size=settings.database_pool_size,
+            application_name=f"meterline-{NAME}",
+        )
+        bus = Bus(settings.nats_url.get_secret_value(), name=NAME, replicas=settings.jetstream_replicas)
+        relay = Relay(database, bus)
+        unit_of_work = UnitOfWork(database, relay.wake)
+        tenants = TenantReplica(database)
+        ingest = IngestTotals(settings.ingest_address)
+        reconciler = Reconciler(database, ingest)
+        self.announcer = MonthAnnouncer(unit_of_work)
+        self.components: Sequence[Component] = (
+            database,
+            bus,
+            relay,
+            Consumer(bus, unit_of_work, TENANTS_CHANGED, NAME, tenants.handle),
+            Consumer(
+                bus,
+                unit_of_work,
+                EVENTS_ACCEPTED,
+                NAME,
+                AcceptedEvents(clock).handle,
+                max_messages=settings.batch_messages,
+                linger=settings.linger_seconds,
+            ),
+            Periodic("announce-months", settings.emit_seconds, self.announcer.announce),
+            ingest,
+            *_watching(settings, reconciler),
+        )
+        self.server = _server(settings, Meters(database, unit_of_work), Usage(database, tenants), reconciler)
+
+
+def _watching(settings: AggregateSettings, reconciler: Reconciler) -> Sequence[Component]:
+    if not settings.ingest_address:
+        return ()
+    return (Periodic("reconcile", settings.reconcile_seconds, reconciler.watch),)
+
+
+def _server(settings: AggregateSettings, meters: Meters, usage: Usage, reconciler: Reconciler) -> Server:
+    return Server(
+        settings.bind_host,
+        settings.grpc_port,
+        [
+            (METERS_SERVICE, meters_pb2_grpc.add_MetersServiceServicer_to_server, MetersServicer(meters)),
+            (USAGE_SERVICE, usage_pb2_grpc.add_UsageServiceServicer_to_server, UsageServicer(usage)),
+            (
+                RECONCILIATION_SERVICE,
+                reconciliation_pb2_grpc.add_ReconciliationServiceServicer_to_server,
+                ReconciliationServicer(reconciler),
+            ),
+        ],
+        drain=settings.shutdown_drain_seconds,
+        grace=settings.shutdown_grace_seconds,
+    )
+
+
+def main() -> None:
+    """Runs until SIGTERM; settings come from the environment."""
+    settings = config.load(AggregateSettings)
+    run(NAME, settings, partial(Aggregate, settings, SystemClock()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+-- name: latest_meter
+-- tenant: meters are the same for all tenants
+-- Meters are only added, one at a time, so the greatest number tells whether any is new.
+SELECT coalesce(max(meter_id), 0) FROM meters
+
+-- name: meters
+-- tenant: meters are the same for all tenants
+SELECT meter_id, name, event_type, aggregation, quantity, unique_dimension, group_by, filter
+FROM meters ORDER BY name
+
+-- name: meter_by_name
+-- tenant: meters are the same for all tenants
+SELECT meter_id, name, event_type, aggregation, quantity, unique_dimension, group_by, filter
+FROM meters WHERE name = %s
+
+-- name: lock_meters
+-- tenant: meters are the same for all tenants
+-- One writer at a time, so that numbers become visible in their order. Readers do not wait.
+LOCK TABLE meters IN SHARE ROW EXCLUSIVE MODE
+
+-- name: insert_meter
+-- tenant: meters are the same for all tenants
+INSERT INTO meters (name, event_type, aggregation, quantity, unique_dimension, group_by, filter)
+VALUES (%s, %s, %s, %s, %s, %s, %s)
+RETURNING meter_id
+
+-- name: time_zones
+SELECT tenant_id, time_zone FROM tenants WHERE tenant_id = ANY(%s)
+
+-- name: find_groups
+SELECT g.tenant_id, g.digest, g.group_id
+FROM unnest(%s::int4[], %s::uuid[]) AS k (tenant_id, digest)
+JOIN dimension_groups g ON g.tenant_id = k.tenant_id AND g.digest = k.digest
+
+-- name: add_groups
+-- A transaction that is adding the same group is waited for; rows come sorted, so never in a circle.
+INSERT INTO dimension_groups (tenant_id, digest, dimensions)
+SELECT * FROM unnest(%s::int4[], %s::uuid[], %s::text[]::json[])
+ON CONFLICT (tenant_id, digest) DO NOTHING
+
+-- name: add_members
+-- Answers how many were new in each window.
+WITH fresh AS (
+    INSERT INTO window_members (grain, tenant_id, meter_id, window_start, group_id, member)
+    SELECT * FROM unnest(%s::int2[], %s::int4[], %s::int4[], %s::timestamptz[], %s::int8[], %s::uuid[])
+    ON CONFLICT DO NOTHING
+    RETURNING grain, tenant_id, meter_id, window_start, group_id
+)
+SELECT grain, tenant_id, meter_id, window_start, group_id, count(*)
+FROM fresh
+GROUP BY grain, tenant_id, meter_id, window_start, group_id
+
+-- name: add_to_windows
+-- Counts, sums and unique counts: what is new comes on top.
+INSERT INTO windows AS w (
+    grain, tenant_id, meter_id, window_start, group_id, event_count, value, revision
+)
+SELECT u.*, 1
+FROM unnest(
+    %s::int2[], %s::int4[], %s::int4[], %s::timestamptz[], %s::int8[], %s::int8[], %s::numeric[]
+) AS u
+ON CONFLICT (tenant_id, meter_id, window_start, group_id, grain) DO UPDATE SET
+    event_count = w.event_count + excluded.event_count,
+    value = w.value + excluded.value,
+    revision = w.revision + 1
+
+-- name: raise_windows
+-- Maxima: the greater one stays.
+INSERT INTO windows AS w (
+    grain, tenant_id, meter_id, window_start, group_id, event_count, value, revision
+)
+SELECT u.*, 1
+FROM unnest(
+    %s::int2[], %s::int4[], %s::int4[], %s::timestamptz[], %s::int8[], %s::int8[], %s::numeric[]
+) AS u
+ON CONFLICT (tenant_id, meter_id, window_start, group_id, grain) DO UPDATE SET
+    event_count = w.event_count + excluded.event_count,
+    value = greatest(w.value, excluded.value),
+    revision = w.revision + 1
+
+-- name: add_contributions
+INSERT INTO contributions (tenant_id, meter_id, window_start, batch_id, event_count, value)
+SELECT * FROM unnest(%s::int4[], %s::int4[], %s::timestamptz[], %s::uuid[], %s::int8[], %s::numeric[])
+
+-- name: add_totals
+INSERT INTO tenant_totals AS t (tenant_id, aggregated)
+SELECT * FROM unnest(%s::int4[], %s::int8[])
+ON CONFLICT (tenant_id) DO UPDATE SET aggregated = t.aggregated + excluded.aggregated
+
+-- name: mark_months
+INSERT INTO changed_months (tenant_id, meter_id, window_start, traceparent)
+SELECT * FROM unnest(%s::int4[], %s::int4[], %s::timestamptz[], %s::text[])
+ON CONFLICT (tenant_id, meter_id, window_start) DO UPDATE SET traceparent = excluded.traceparent
+
+-- name: claim_months
+-- tenant: months of all tenants are published together
+-- Only claims: the windows are read by a statement of their own. In this one they would be seen as they
+-- were when it began, while the claim may already be of a later change.
+WITH claimed AS (
+    SELECT tenant_id, meter_id, window_start
+    FROM changed_months
+    ORDER BY tenant_id, meter_id, window_start
+    LIMIT %s
+    FOR UPDATE SKIP LOCKED
+)
+DELETE FROM changed_months c USING claimed
+WHERE (c.tenant_id, c.meter_id, c.window_start)
+    = (claimed.tenant_id, claimed.meter_id, claimed.window_start)
+RETURNING c.tenant_id, c.meter_id, c.window_start, c.traceparent
+
+-- name: claim_busy_months
+-- tenant: months of all tenants are published together
+-- As claim_months, but waits for rows that are being changed, in the order in which they are locked.
+WITH claimed AS (
+    SELECT tenant_id, meter_id, window_start
+    FROM changed_months
+    ORDER BY tenant_id, meter_id, window_start
+    LIMIT %s
+    FOR UPDATE
+)
+DELETE FROM changed_months c USING claimed
+WHERE (c.tenant_id, c.meter_id, c.window_start)
+    = (claimed.tenant_id, claimed.meter_id, claimed.window_start)
+RETURNING c.tenant_id, c.meter_id, c.window_start, c.traceparent
+
+-- name: limit_waiting
+-- tenant: touches no row
+SET LOCAL lock_timeout = '2s'
+
+-- name: read_months
+SELECT w.tenant_id, m.name, m.aggregation, t.time_zone, w.window_start,
+       coalesce(w.value, w.event_count), w.event_count, w.revision, k.traceparent
+FROM unnest(%s::int4[], %s::int4[], %s::timestamptz[], %s::text[])
+    AS k (tenant_id, meter_id, window_start, traceparent)
+JOIN windows w ON w.tenant_id = k.tenant_id AND w.meter_id = k.meter_id
+    AND w.window_start = k.window_start AND w.group_id = 0 AND w.grain = 4
+JOIN meters m ON m.meter_id = k.meter_id
+JOIN tenants t ON t.tenant_id = k.tenant_id
+ORDER BY k.tenant_id, k.meter_id, k.window_start
+
+-- name: totals_of_windows
+SELECT window_start, coalesce(value, event_count), event_count, revision
+FROM windows
+WHERE tenant_id = %(tenant_id)s AND meter_id = %(meter_id)s AND grain = %(grain)s AND group_id = 0
+  AND window_start >= %(start)s AND window_start < %(end)s AND window_start > %(after)s
+ORDER BY window_start
+LIMIT %(limit)s
+
+-- name: groups_of_windows
+SELECT w.window_start, w.group_id, g.dimensions, coalesce(w.value, w.event_count), w.event_count, w.revision
+FROM windows w
+JOIN dimension_groups g ON g.tenant_id = w.tenant_id AND g.group_id = w.group_id
+WHERE w.tenant_id = %(tenant_id)s AND w.meter_id = %(meter_id)s AND w.grain = %(grain)s AND w.group_id > 0
+  AND w.window_start >= %(start)s AND w.window_start < %(end)s
+  AND (w.window_start, w.group_id) > (%(after)s, %(after_group)s)
+ORDER BY w.window_start, w.group_id
+LIMIT %(limit)s
+
+-- name: contributions_of_meter
+SELECT window_start, batch_id, event_count, value
+FROM contributions
+WHERE tenant_id = %(tenant_id)s AND meter_id = %(meter_id)s
+  AND window_start >= %(start)s AND window_start < %(end)s
+  AND (window_start, batch_id) > (%(after)s, %(after_batch)s)
+ORDER BY window_start, batch_id
+LIMIT %(limit)s
+
+-- name: contributions_of_batch
+SELECT m.name, m.aggregation, c.window_start, c.batch_id, c.event_count, c.value
+FROM contributions c
+JOIN meters m ON m.meter_id = c.meter_id
+WHERE c.tenant_id = %s AND c.batch_id = %s
+ORDER BY m.name, c.window_start
+
+-- name: totals
+SELECT t.slug, coalesce(a.aggregated, 0)
+FROM tenants t LEFT JOIN tenant_totals a ON a.tenant_id = t.tenant_id
+
+-- name: total_of_tenant
+SELECT t.slug, coalesce(a.aggregated, 0)
+FROM tenants t LEFT JOIN tenant_totals a ON a.tenant_id = t.tenant_id
+WHERE t.slug = %s

@@ -1,0 +1,103 @@
+"""Meters and the dictionary of groups."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from meterline.db.arrays import int4_array, text_array, uuid_array
+from meterline.db.pool import Connection
+from psycopg.types.json import Jsonb
+
+from meterline_aggregate.domain.meters import Aggregation, Definition, Meter, Pairs
+from meterline_aggregate.repository.statements import queries
+
+# A group's tenant and the digest of its dimensions.
+GroupKey = tuple[int, bytes]
+
+
+async def latest(connection: Connection) -> int:
+    """The number of the newest meter, 0 when there is none."""
+    cursor = await connection.execute(queries.latest_meter, binary=True)
+    row = await cursor.fetchone()
+    return int(row[0]) if row else 0
+
+
+async def everything(connection: Connection) -> list[Meter]:
+    """All meters by name."""
+    cursor = await connection.execute(queries.meters, binary=True)
+    return [_meter(row) for row in await cursor.fetchall()]
+
+
+async def find(connection: Connection, name: str) -> Meter | None:
+    cursor = await connection.execute(queries.meter_by_name, (name,), binary=True)
+    row = await cursor.fetchone()
+    return _meter(row) if row else None
+
+
+async def lock(connection: Connection) -> None:
+    """Waits until nobody else adds a meter, and keeps others from it until the transaction ends."""
+    await connection.execute(queries.lock_meters)
+
+
+async def insert(connection: Connection, definition: Definition) -> Meter:
+    cursor = await connection.execute(
+        queries.insert_meter,
+        (
+            definition.name,
+            definition.event_type,
+            int(definition.aggregation),
+            definition.quantity,
+            definition.unique_dimension,
+            list(definition.group_by),
+            Jsonb(dict(definition.filter)),
+        ),
+        binary=True,
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    return Meter(row[0], definition)
+
+
+def _meter(row: Sequence[Any]) -> Meter:
+    meter_id, name, event_type, aggregation, quantity, unique_dimension, group_by, filter_ = row
+    return Meter(
+        meter_id,
+        Definition(
+            name,
+            event_type,
+            Aggregation(aggregation),
+            quantity,
+            unique_dimension,
+            tuple(group_by),
+            tuple(sorted(filter_.items())),
+        ),
+    )
+
+
+async def time_zones(connection: Connection, tenant_ids: Collection[int]) -> dict[int, str]:
+    """The time zone of each tenant that is known here."""
+    cursor = await connection.execute(queries.time_zones, (sorted(tenant_ids),), binary=True)
+    return dict(await cursor.fetchall())
+
+
+async def find_groups(connection: Connection, keys: Collection[GroupKey]) -> dict[GroupKey, int]:
+    """The numbers of those groups that exist."""
+    cursor = await connection.execute(queries.find_groups, _keys(sorted(keys)), binary=True)
+    return {(tenant_id, digest.bytes): group_id for tenant_id, digest, group_id in await cursor.fetchall()}
+
+
+async def add_groups(connection: Connection, groups: Mapping[GroupKey, Pairs]) -> None:
+    """Adds the groups that are missing, by their dimensions."""
+    keys = sorted(groups)
+    dimensions = text_array([json.dumps(dict(groups[key]), ensure_ascii=False) for key in keys])
+    await connection.execute(queries.add_groups, (*_keys(keys), dimensions))
+
+
+def _keys(keys: Sequence[GroupKey]) -> tuple[Any, Any]:
+    return (
+        int4_array(np.array([tenant_id for tenant_id, _ in keys])),
+        uuid_array(np.frombuffer(b"".join(digest for _, digest in keys), "V16")),
+    )

@@ -1,0 +1,171 @@
+"""What the events of a series add to: looked up once, then remembered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from cachetools import LRUCache
+from meterline.db.pool import Connection
+from meterline.db.unit_of_work import Transaction
+from meterline_protos.events.v1 import events_pb2
+
+from meterline_aggregate.domain.calendar import is_zone
+from meterline_aggregate.domain.fold.digests import digest
+from meterline_aggregate.domain.fold.rows import EVERY_EVENT, SUBJECT, TOTAL, Series, Target
+from meterline_aggregate.domain.meters import Aggregation, Meter, Pairs
+from meterline_aggregate.repository import meters as repository
+from meterline_aggregate.repository.meters import GroupKey
+
+# Some tens of megabytes at most.
+_SERIES: Final = 20_000
+_GROUPS: Final = 100_000
+_TENANTS: Final = 100_000
+
+
+class UnknownTenantError(LookupError):
+    """The replica of tenants has not all of these yet, or their time zone is newer than this process."""
+
+    def __init__(self, tenant_ids: frozenset[int]) -> None:
+        super().__init__(f"unknown tenants {sorted(tenant_ids)}")
+        self.tenant_ids = tenant_ids
+
+
+@dataclass(frozen=True, slots=True)
+class _Match:
+    """A meter that counts a series."""
+
+    meter: Meter
+    measure: str
+    group: Pairs
+    member: bytes | None
+
+
+class SeriesBook:
+    """One for each process. Only what is committed is remembered."""
+
+    def __init__(self) -> None:
+        self._latest_meter = -1
+        self._meters: dict[str, list[Meter]] = {}
+        # By the series' own bytes; emptied when there is a new meter.
+        self._series: LRUCache[bytes, Series] = LRUCache(_SERIES)
+        self._groups: LRUCache[GroupKey, int] = LRUCache(_GROUPS)
+        # A tenant's time zone never changes.
+        self._zones: LRUCache[int, str] = LRUCache(_TENANTS)
+
+    async def look_up(
+        self, transaction: Transaction, facts: Sequence[events_pb2.EventsAccepted]
+    ) -> list[list[Series]]:
+        """The series of each message, in its order. Raises UnknownTenantError."""
+        await self._refresh_meters(transaction.connection)
+        keys = [[series.SerializeToString() for series in fact.series] for fact in facts]
+        found: dict[bytes, Series] = {}
+        missing: dict[bytes, events_pb2.Series] = {}
+        for fact, own_keys in zip(facts, keys, strict=True):
+            for series, key in zip(fact.series, own_keys, strict=True):
+                known = self._series.get(key)
+                if known is None:
+                    missing[key] = series
+                else:
+                    found[key] = known
+        if missing:
+            found |= await self._resolve(transaction, missing)
+        return [[found[key] for key in own_keys] for own_keys in keys]
+
+    async def _refresh_meters(self, connection: Connection) -> None:
+        """Asked in every transaction: a meter counts all that is captured after it was created, whichever
+        replica created it and whichever folds."""
+        latest = await repository.latest(connection)
+        if latest == self._latest_meter:
+            return
+        meters: dict[str, list[Meter]] = {}
+        for meter in await repository.everything(connection):
+            meters.setdefault(meter.definition.event_type, []).append(meter)
+        self._meters = meters
+        self._latest_meter = latest
+        self._series = LRUCache(_SERIES)
+
+    async def _resolve(
+        self, transaction: Transaction, missing: Mapping[bytes, events_pb2.Series]
+    ) -> dict[bytes, Series]:
+        connection = transaction.connection
+        zones = await self._find_zones(connection, {series.tenant_id for series in missing.values()})
+        matches = {key: list(self._matches(series)) for key, series in missing.items()}
+        groups = {
+            _group_key(missing[key].tenant_id, match.group): match.group
+            for key, own in matches.items()
+            for match in own
+            if match.group
+        }
+        group_ids = await self._find_groups(transaction, groups)
+        resolved = {
+            key: Series(
+                series.tenant_id,
+                zones[series.tenant_id],
+                tuple(_targets(series.tenant_id, matches[key], group_ids)),
+            )
+            for key, series in missing.items()
+        }
+        transaction.after_commit(partial(self._series.update, resolved))
+        return resolved
+
+    async def _find_zones(self, connection: Connection, tenant_ids: set[int]) -> dict[int, str]:
+        zones = {tenant_id: self._zones[tenant_id] for tenant_id in tenant_ids if tenant_id in self._zones}
+        if unknown := tenant_ids - zones.keys():
+            stored = await repository.time_zones(connection, unknown)
+            found = {tenant_id: zone for tenant_id, zone in stored.items() if is_zone(zone)}
+            self._zones.update(found)
+            zones |= found
+        if unknown := tenant_ids - zones.keys():
+            raise UnknownTenantError(frozenset(unknown))
+        return zones
+
+    def _matches(self, series: events_pb2.Series) -> Iterator[_Match]:
+        meters = self._meters.get(series.event_type, ())
+        dimensions = {dimension.name: dimension.value for dimension in series.dimensions}
+        for meter in meters:
+            definition = meter.definition
+            if not definition.passes(dimensions):
+                continue
+            measure, member = definition.quantity or EVERY_EVENT, None
+            if definition.aggregation is Aggregation.UNIQUE:
+                if not definition.unique_dimension:
+                    measure = SUBJECT
+                elif value := dimensions.get(definition.unique_dimension):
+                    member = digest(value)
+                else:
+                    continue  # an event without the dimension is not one of its values
+            yield _Match(meter, measure, definition.group_of(dimensions), member)
+
+    async def _find_groups(
+        self, transaction: Transaction, wanted: Mapping[GroupKey, Pairs]
+    ) -> dict[GroupKey, int]:
+        found = {key: self._groups[key] for key in wanted if key in self._groups}
+        missing = wanted.keys() - found.keys()
+        if not missing:
+            return found
+        connection = transaction.connection
+        stored = await repository.find_groups(connection, missing)
+        if new := missing - stored.keys():
+            await repository.add_groups(connection, {key: wanted[key] for key in new})
+            stored |= await repository.find_groups(connection, new)
+        transaction.after_commit(partial(self._groups.update, stored))
+        return found | stored
+
+
+def _group_key(tenant_id: int, group: Pairs) -> GroupKey:
+    return tenant_id, digest(json.dumps(group, ensure_ascii=False))
+
+
+def _targets(
+    tenant_id: int, matches: Sequence[_Match], group_ids: Mapping[GroupKey, int]
+) -> Iterator[Target]:
+    for match in matches:
+        numbers = [TOTAL]
+        if match.group:
+            numbers.append(group_ids[_group_key(tenant_id, match.group)])
+        for group_id in numbers:
+            yield Target(match.meter.meter_id, match.meter.aggregation, group_id, match.measure, match.member)

@@ -1,0 +1,229 @@
+"""The API of aggregate: protobuf in, domain, protobuf out."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any, Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from grpc import aio
+from meterline.clock import to_datetime
+from meterline.errors import InvalidArgumentError
+from meterline.rpc import paging
+from meterline_protos.aggregate.v1 import (
+    meters_pb2,
+    meters_pb2_grpc,
+    reconciliation_pb2,
+    reconciliation_pb2_grpc,
+    usage_pb2,
+    usage_pb2_grpc,
+)
+from meterline_protos.common.v1 import types_pb2
+
+from meterline_aggregate.decimals import to_text
+from meterline_aggregate.domain.calendar import Grain, end_of, lineage_end
+from meterline_aggregate.domain.meters import Aggregation, Definition, Meter
+from meterline_aggregate.handlers.meters import Meters
+from meterline_aggregate.handlers.reconciliation import Reconciler
+from meterline_aggregate.handlers.usage import Range, Usage
+from meterline_aggregate.repository.usage import Contribution, Window
+
+METERS_SERVICE = meters_pb2.DESCRIPTOR.services_by_name["MetersService"].full_name
+USAGE_SERVICE = usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name
+RECONCILIATION_SERVICE = reconciliation_pb2.DESCRIPTOR.services_by_name["ReconciliationService"].full_name
+
+Context = aio.ServicerContext[Any, Any]
+
+_WINDOWS: Final = 1_000
+_MOST_WINDOWS: Final = 10_000
+_LEAST_SECONDS: Final = -62_135_596_800  # 0001-01-01
+_MOST_SECONDS: Final = 253_402_300_799  # 9999-12-31
+
+
+class MetersServicer(meters_pb2_grpc.MetersServiceServicer):
+    """See protos/meterline/aggregate/v1/meters.proto. Failures become statuses in the server's wrapper."""
+
+    def __init__(self, meters: Meters) -> None:
+        self._meters = meters
+
+    async def CreateMeter(
+        self, request: meters_pb2.CreateMeterRequest, context: Context
+    ) -> meters_pb2.CreateMeterResponse:
+        meter, created = await self._meters.create(_to_definition(request.meter))
+        return meters_pb2.CreateMeterResponse(meter=_to_meter(meter), created=created)
+
+    async def ListMeters(
+        self, request: meters_pb2.ListMetersRequest, context: Context
+    ) -> meters_pb2.ListMetersResponse:
+        return meters_pb2.ListMetersResponse(meters=[_to_meter(meter) for meter in await self._meters.list()])
+
+
+class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
+    """See protos/meterline/aggregate/v1/usage.proto."""
+
+    def __init__(self, usage: Usage) -> None:
+        self._usage = usage
+
+    async def QueryUsage(
+        self, request: usage_pb2.QueryUsageRequest, context: Context
+    ) -> usage_pb2.QueryUsageResponse:
+        where = _to_range(request.tenant_id, request.meter, request.range)
+        grain = _to_grain(request.grain)
+        limit = paging.size(request.page_size, default=_WINDOWS, most=_MOST_WINDOWS)
+        # One more than asked for tells whether there is a next page.
+        if request.by_group:
+            key = paging.key(request.page_token, int, int)
+            after = (_instant(key[0]), int(key[1])) if key else None
+            zone, windows = await self._usage.groups(where, grain, after, limit + 1)
+        else:
+            key = paging.key(request.page_token, int)
+            zone, windows = await self._usage.totals(
+                where, grain, _instant(key[0]) if key else None, limit + 1
+            )
+        page = windows[:limit]
+        token = ""
+        if len(windows) > limit:
+            last = page[-1]
+            token = paging.token(last.start_us, *((last.group_id,) if request.by_group else ()))
+        return usage_pb2.QueryUsageResponse(
+            windows=[_to_window(where.meter, grain, zone, window) for window in page], next_page_token=token
+        )
+
+    async def ListContributions(
+        self, request: usage_pb2.ListContributionsRequest, context: Context
+    ) -> usage_pb2.ListContributionsResponse:
+        where = _to_range(request.tenant_id, request.meter, request.range)
+        limit = paging.size(request.page_size)
+        key = paging.key(request.page_token, int, str)
+        after = (_instant(key[0]), _to_uuid("page_token", str(key[1]))) if key else None
+        zone, found = await self._usage.contributions(where, after, limit + 1)
+        page = found[:limit]
+        token = paging.token(page[-1].start_us, str(page[-1].batch_id)) if len(found) > limit else ""
+        return usage_pb2.ListContributionsResponse(
+            contributions=[_to_contribution(zone, one) for one in page], next_page_token=token
+        )
+
+    async def FindContributions(
+        self, request: usage_pb2.FindContributionsRequest, context: Context
+    ) -> usage_pb2.FindContributionsResponse:
+        batch_id = _to_uuid("batch_id", request.batch_id)
+        zone, found = await self._usage.contributions_of_batch(request.tenant_id, batch_id)
+        return usage_pb2.FindContributionsResponse(
+            contributions=[_to_contribution(zone, one) for one in found]
+        )
+
+
+class ReconciliationServicer(reconciliation_pb2_grpc.ReconciliationServiceServicer):
+    """See protos/meterline/aggregate/v1/reconciliation.proto."""
+
+    def __init__(self, reconciler: Reconciler) -> None:
+        self._reconciler = reconciler
+
+    async def Compare(
+        self, request: reconciliation_pb2.CompareRequest, context: Context
+    ) -> reconciliation_pb2.CompareResponse:
+        comparisons = await self._reconciler.compare(request.tenant_id)
+        return reconciliation_pb2.CompareResponse(
+            tenants=[
+                reconciliation_pb2.TenantComparison(
+                    tenant_id=one.tenant, accepted=one.accepted, aggregated=one.aggregated, gap=one.gap
+                )
+                for one in comparisons
+            ]
+        )
+
+
+def _to_definition(meter: meters_pb2.Meter) -> Definition:
+    try:
+        aggregation = Aggregation(meter.aggregation)
+    except ValueError:
+        raise InvalidArgumentError("meter.aggregation", "one of COUNT, SUM, MAX, UNIQUE") from None
+    return Definition(
+        meter.name,
+        meter.event_type,
+        aggregation,
+        meter.quantity,
+        meter.unique_dimension,
+        tuple(meter.group_by),
+        tuple(sorted(meter.filter.items())),
+    )
+
+
+def _to_meter(meter: Meter) -> meters_pb2.Meter:
+    definition = meter.definition
+    return meters_pb2.Meter(
+        name=definition.name,
+        event_type=definition.event_type,
+        aggregation=types_pb2.Aggregation.ValueType(definition.aggregation),
+        quantity=definition.quantity,
+        unique_dimension=definition.unique_dimension,
+        group_by=definition.group_by,
+        filter=dict(definition.filter),
+    )
+
+
+def _to_grain(grain: types_pb2.Grain.ValueType) -> Grain:
+    try:
+        return Grain(grain)
+    except ValueError:
+        raise InvalidArgumentError("grain", "one of MINUTE, HOUR, DAY, MONTH") from None
+
+
+def _to_range(tenant: str, meter: str, given: types_pb2.TimeRange) -> Range:
+    for name, value in (("tenant_id", tenant), ("meter", meter)):
+        if not value:
+            raise InvalidArgumentError(name, "must not be empty")
+    start_us = _to_us("range.start_time", given.start_time if given.HasField("start_time") else None)
+    end_us = _to_us("range.end_time", given.end_time if given.HasField("end_time") else None)
+    if start_us >= end_us:
+        raise InvalidArgumentError("range", "start_time must be before end_time")
+    return Range(tenant, meter, start_us, end_us)
+
+
+def _to_us(field: str, moment: Timestamp | None) -> int:
+    """Rounded up: of a half-open range of whole microseconds nothing is lost or added."""
+    if moment is None:
+        raise InvalidArgumentError(field, "must be set")
+    if not _LEAST_SECONDS < moment.seconds < _MOST_SECONDS or not 0 <= moment.nanos < 1_000_000_000:
+        raise InvalidArgumentError(field, "must be a time from the year 1 to the year 9999")
+    return moment.seconds * 1_000_000 - (-moment.nanos // 1_000)
+
+
+def _instant(part: paging.Key) -> int:
+    """Microseconds out of a page token."""
+    us = int(part)
+    if not _LEAST_SECONDS < us // 1_000_000 < _MOST_SECONDS:
+        raise InvalidArgumentError("page_token", "must be the next_page_token of an earlier answer")
+    return us
+
+
+def _to_uuid(field: str, text: str) -> uuid.UUID:
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        raise InvalidArgumentError(field, "must be a UUID") from None
+
+
+def _to_window(meter: str, grain: Grain, zone: str, window: Window) -> usage_pb2.Window:
+    message = usage_pb2.Window(
+        group=window.dimensions,
+        value=to_text(window.value),
+        event_count=window.event_count,
+        revision=window.revision,
+        window_id=f"{meter}/{grain.name.lower()}/{window.start_us // 1_000_000}/{window.group_id}",
+    )
+    message.start_time.FromDatetime(to_datetime(window.start_us))
+    message.end_time.FromDatetime(to_datetime(end_of(grain, zone, window.start_us)))
+    return message
+
+
+def _to_contribution(zone: str, one: Contribution) -> usage_pb2.Contribution:
+    message = usage_pb2.Contribution(
+        batch_id=str(one.batch_id),
+        meter=one.meter,
+        event_count=one.event_count,
+        value="" if one.value is None else to_text(one.value),
+    )
+    message.hour_start.FromDatetime(to_datetime(one.start_us))
+    message.hour_end.FromDatetime(to_datetime(lineage_end(zone, one.start_us)))
+    return message

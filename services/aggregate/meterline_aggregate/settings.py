@@ -1,0 +1,21 @@
+"""What aggregate can be told."""
+
+from __future__ import annotations
+
+from meterline.config import ServiceSettings
+from pydantic import Field
+
+
+class AggregateSettings(ServiceSettings):
+    """What every service has, and:"""
+
+    ingest_address: str = ""
+    """host:port of ingest's API, for reconciliation; empty: none."""
+    emit_seconds: float = Field(default=60.0, gt=0)
+    """How often changed month windows are published."""
+    reconcile_seconds: float = Field(default=60.0, gt=0)
+    """How often accepted and aggregated events are compared, when ingest's address is known."""
+    linger_seconds: float = Field(default=0.05, ge=0, le=1)
+    """Pause between transactions, so that more messages share one: fewer writes, later figures."""
+    batch_messages: int = Field(default=64, ge=1, le=256)
+    """Most messages a transaction."""
