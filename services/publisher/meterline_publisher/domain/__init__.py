@@ -1,0 +1,1 @@
+"""The rules of rating: pure functions over values, without input, output or a clock."""

@@ -1,0 +1,34 @@
+"""Which events a meter counts, as the aggregate service decides it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class MeterDefinition:
+    """What the aggregate service says of a meter. `quantity` is empty unless one is summed or compared;
+    `of_subjects` is a count of distinct subjects."""
+
+    name: str
+    event_type: str
+    quantity: str = ""
+    unique_dimension: str = ""
+    of_subjects: bool = False
+    filter: Mapping[str, str] = field(default_factory=dict)
+
+
+def counts(
+    meter: MeterDefinition,
+    event_type: str,
+    subject: str,
+    dimensions: Mapping[str, str],
+    quantities: Mapping[str, str],
+) -> bool:
+    """Whether an event counts for the meter: its type, all filtered dimensions, and what is measured."""
+    return (
+        event_type == meter.event_type
+        and all(dimensions.get(name) == value for name, value in meter.filter.items())
+        and (not meter.quantity or meter.quantity in quantities)
+        and (not meter.unique_dimension or meter.unique_dimension in dimensions)
+        and (not meter.of_subjects or bool(subject))
+    )

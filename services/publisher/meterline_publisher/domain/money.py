@@ -1,0 +1,181 @@
+"""Exact money: decimals in, one rounding to a currency's minor unit, integers and decimals out.
+
+The default context of `decimal` keeps 28 digits and rounds the rest away without a word, so nothing here
+computes in it: arithmetic is done in fractions, or in `EXACT`, which raises where a digit would be lost.
+"""
+
+import decimal
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+from fractions import Fraction
+from functools import cache, reduce
+from typing import Self, TypeAlias
+
+import iso4217
+
+Exact: TypeAlias = Decimal | Fraction | int
+
+# Bounds the work that one number can cause: `1E+1000000` is ten bytes as text and a megabyte as an integer.
+MAX_DIGITS = 40
+
+EXACT = decimal.Context(
+    prec=1000,
+    traps=[decimal.Inexact, decimal.InvalidOperation, decimal.DivisionByZero, decimal.FloatOperation],
+)
+
+
+class Rounding(StrEnum):
+    """What becomes of an amount that lies exactly between two minor units."""
+
+    # Away from zero on both sides, so that a credit always mirrors its charge.
+    HALF_UP = "half_up"
+    HALF_EVEN = "half_even"
+
+
+class UnknownCurrencyError(ValueError):
+    """The code is not in ISO 4217, or it names something without a minor unit (gold, test codes)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Currency:
+    """A currency of ISO 4217: its code, and how many decimals its minor unit has."""
+
+    code: str
+    exponent: int
+
+
+@cache
+def currency(code: str) -> Currency:
+    """Look a currency up by its upper-case code; raise `UnknownCurrencyError` if none can be billed in."""
+    try:
+        exponent = iso4217.Currency(code).exponent
+    except ValueError as error:
+        raise UnknownCurrencyError(f"{code!r} is no currency of ISO 4217") from error
+    if exponent is None:
+        raise UnknownCurrencyError(f"{code!r} has no minor unit")
+    return Currency(code, exponent)
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """A whole number of a currency's minor units."""
+
+    currency: Currency
+    minor: int
+
+    @classmethod
+    def rounded(
+        cls,
+        exact: Exact,
+        currency: Currency,
+        rounding: Rounding = Rounding.HALF_UP,
+        exponent: int | None = None,
+    ) -> Self:
+        """Round an exact amount in major units, once.
+
+        `exponent` asks for fewer decimals than the currency has (a provider may take KWD to two only).
+        More than the currency has is a `ValueError`.
+        """
+        digits = currency.exponent if exponent is None else exponent
+        if not 0 <= digits <= currency.exponent:
+            raise ValueError(f"{currency.code} has {currency.exponent} decimals, not {digits}")
+        units = round_units(fraction_of(exact), digits, rounding)
+        return cls(currency, units * 10 ** (currency.exponent - digits))
+
+    @classmethod
+    def exactly(cls, amount: Exact, currency: Currency) -> Self:
+        """Take an amount that is already a whole number of minor units; raise `ValueError` if it is not."""
+        units = fraction_of(amount) * 10**currency.exponent
+        if units.denominator != 1:
+            raise ValueError(f"{amount} is finer than the minor unit of {currency.code}")
+        return cls(currency, units.numerator)
+
+    @property
+    def amount(self) -> Decimal:
+        """The amount in major units, with exactly the currency's decimals (`0.00`, `1000`, `1.235`)."""
+        return decimal_at(self.minor, self.currency.exponent)
+
+    def __neg__(self) -> Self:
+        return type(self)(self.currency, -self.minor)
+
+    def __add__(self, other: "Money") -> "Money":
+        if other.currency != self.currency:
+            raise ValueError(f"cannot add {other.currency.code} to {self.currency.code}")
+        return Money(self.currency, self.minor + other.minor)
+
+
+def fraction_of(value: Exact) -> Fraction:
+    """Turn an exact number into a fraction.
+
+    A float (or a bool) is a `TypeError`; NaN, an infinity, or a decimal of more than `MAX_DIGITS` digits on
+    either side of its point is a `ValueError`.
+    """
+    if isinstance(value, Fraction):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return Fraction(value)
+    if not isinstance(value, Decimal):
+        raise TypeError(f"needs an exact number (Decimal, Fraction or int), not {type(value).__name__}")
+    check_size(value)
+    return Fraction(value)
+
+
+def check_size(value: Decimal) -> None:
+    """Raise `ValueError` for NaN, an infinity, or more than `MAX_DIGITS` digits before or after the point."""
+    exponent = value.as_tuple().exponent
+    if not isinstance(exponent, int):
+        raise ValueError(f"{value} is not a finite number")
+    if value.adjusted() >= MAX_DIGITS or exponent < -MAX_DIGITS:
+        raise ValueError(f"the number has more than {MAX_DIGITS} digits before or after its point")
+
+
+def round_units(exact: Fraction, exponent: int, rounding: Rounding) -> int:
+    """Round `exact` to a whole number of units of 10^-exponent."""
+    scaled: Fraction = exact * 10**exponent
+    if rounding is Rounding.HALF_EVEN:
+        return round(scaled)
+    magnitude = (2 * abs(scaled.numerator) + scaled.denominator) // (2 * scaled.denominator)
+    return magnitude if scaled >= 0 else -magnitude
+
+
+def decimal_at(units: int, exponent: int) -> Decimal:
+    """Return `units` x 10^-exponent with exactly `exponent` decimals; unlike `scaleb`, never rounded."""
+    return Decimal(f"{units}E-{exponent}")
+
+
+def exact_sum(values: Iterable[Decimal]) -> Decimal:
+    """Sum decimals without losing a digit, whatever the caller's decimal context; 0 for none."""
+    return reduce(EXACT.add, values, Decimal(0))
+
+
+def exact_decimal(value: Fraction) -> Decimal:
+    """Turn a fraction that has a finite decimal form into it; raise `ValueError` for one like 2/3."""
+    rest = value.denominator
+    twos = (rest & -rest).bit_length() - 1
+    rest >>= twos
+    fives = 0
+    while rest % 5 == 0:
+        rest //= 5
+        fives += 1
+    if rest != 1:
+        raise ValueError(f"{value} has no finite decimal form")
+    exponent = max(twos, fives)
+    return decimal_at(value.numerator * 10**exponent // value.denominator, exponent)
+
+
+def exact_text(value: Fraction) -> str:
+    """Write an exact amount as a plain decimal (`0.1665`), or as `p/q` if it has no finite decimal form."""
+    try:
+        return plain_text(exact_decimal(value))
+    except ValueError:
+        return str(value)
+
+
+def plain_text(value: Decimal) -> str:
+    """Write a decimal in its one normal form: no exponent, no zeros at the end, no minus before zero."""
+    text = format(value, "f")
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text

@@ -1,0 +1,38 @@
+"""What the provider's invoice makes of ours."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+from meterline_publisher.domain.money import exact_sum
+from meterline_publisher.domain.records import Invoice, InvoiceState, Line
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalInvoice:
+    """What is compared of the provider's invoice; `total` is in major units, without taxes."""
+
+    invoice_id: str
+    final: bool
+    void: bool
+    currency: str
+    total: Decimal
+
+
+def settled(invoice: Invoice, lines: Iterable[Line], external: ExternalInvoice) -> Invoice:
+    """Our invoice in the light of the provider's; the same one when nothing follows.
+
+    A draft only gives its name. A final invoice agrees if it bills, in the same currency, the sum of our
+    lines as the provider rounds them; a void one bills nothing.
+    """
+    if not external.final:
+        return replace(invoice, external_invoice_id=external.invoice_id)
+    billed = Decimal(0) if external.void else external.total
+    expected = exact_sum(line.provider_amount for line in lines)
+    agrees = external.currency == invoice.currency and billed == expected
+    return replace(
+        invoice,
+        external_invoice_id=external.invoice_id,
+        external_total=billed,
+        state=(InvoiceState.FINALIZED if agrees else InvoiceState.DISPUTED).value,
+    )

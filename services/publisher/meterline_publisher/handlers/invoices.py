@@ -1,0 +1,76 @@
+"""Invoices as they are stored, and as they would be."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+
+from meterline.db.pool import Database
+from meterline.errors import NotFoundError
+from meterline.tenants import Tenant, TenantReplica
+
+from meterline_publisher.domain.lines import NO_ID, to_line
+from meterline_publisher.domain.months import month_of
+from meterline_publisher.domain.records import Invoice, InvoiceState, Line
+from meterline_publisher.handlers import rating
+from meterline_publisher.provider.port import BillingProvider
+from meterline_publisher.repository import invoices
+
+
+class Invoices:
+    """Everything here only reads."""
+
+    def __init__(self, database: Database, tenants: TenantReplica, provider: BillingProvider) -> None:
+        self._database = database
+        self._tenants = tenants
+        self._provider = provider
+
+    async def preview(self, slug: str, at: datetime) -> tuple[Tenant, Invoice, list[Line]]:
+        """The period that `at` lies in, rated by what is known here. Its ids are all zero.
+
+        Raises NotFoundError, FailedPreconditionError when nothing is priced.
+        """
+        tenant = await self._tenants.get(slug)
+        async with self._database.connection() as connection:
+            found = await rating.draft(connection, tenant, month_of(at, tenant.zone))
+        invoice = Invoice(
+            tenant_id=tenant.tenant_id,
+            invoice_id=NO_ID,
+            plan=found.plan,
+            currency=tenant.currency,
+            period_start=found.period.start,
+            period_end=found.period.end,
+            state=InvoiceState.OPEN.value,
+            total=found.total,
+            version=0,
+            rule_set_id=found.rule_set.rule_set_id,
+            external_invoice_id="",
+            external_total=None,
+            trace="",
+        )
+        decimals = self._provider.decimals(tenant.currency)
+        lines = [to_line(assessment, invoice, provider_decimals=decimals) for assessment in found.assessments]
+        return tenant, invoice, lines
+
+    async def get(self, slug: str, invoice_id: uuid.UUID) -> tuple[Tenant, Invoice, list[Line]]:
+        """Raises NotFoundError."""
+        tenant = await self._tenants.get(slug)
+        async with self._database.connection() as connection:
+            invoice = await invoices.by_id(connection, tenant.tenant_id, invoice_id)
+            if invoice is None:
+                raise NotFoundError("invoice", str(invoice_id))
+            lines = await invoices.lines(connection, tenant.tenant_id, [invoice_id])
+        return tenant, invoice, lines[invoice_id]
+
+    async def page(
+        self, slug: str, before: datetime, limit: int
+    ) -> tuple[Tenant, Sequence[tuple[Invoice, list[Line]]]]:
+        """At most `limit` invoices of periods that begin before then, newest first."""
+        tenant = await self._tenants.get(slug)
+        async with self._database.connection() as connection:
+            page = await invoices.page(connection, tenant.tenant_id, before, limit)
+            lines = await invoices.lines(
+                connection, tenant.tenant_id, [invoice.invoice_id for invoice in page]
+            )
+        return tenant, [(invoice, lines[invoice.invoice_id]) for invoice in page]

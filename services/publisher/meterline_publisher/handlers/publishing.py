@@ -1,0 +1,157 @@
+"""Publishing a period: rate what is known, write the differences, have them sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from meterline.clock import Clock, to_datetime
+from meterline.db.pool import Database, time_left
+from meterline.db.unit_of_work import UnitOfWork
+from meterline.errors import FailedPreconditionError
+from meterline.telemetry.tracing import tracer
+from meterline.tenants import Tenant, TenantReplica
+
+from meterline_publisher.domain.ledger import PublicationState
+from meterline_publisher.domain.months import month_of
+from meterline_publisher.domain.periods import Period
+from meterline_publisher.domain.records import Invoice, Line, Publication
+from meterline_publisher.handlers import rating
+from meterline_publisher.handlers.freshness import Freshness
+from meterline_publisher.handlers.rating import Circumstances, Rated
+from meterline_publisher.handlers.settling import Settling
+from meterline_publisher.handlers.tenants import require_customer
+from meterline_publisher.lineage import Lineage
+from meterline_publisher.provider.port import BillingProvider, RejectedError
+from meterline_publisher.repository import invoices, ledger
+
+_POLL_SECONDS: Final = 0.05
+# What an answer needs after the wait, out of the caller's deadline.
+_MARGIN_SECONDS: Final = 0.5
+
+_UNFINISHED: Final = (PublicationState.PENDING, PublicationState.AMBIGUOUS)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """An invoice as it stands after publishing, and the period's rows of the ledger."""
+
+    tenant: Tenant
+    invoice: Invoice
+    lines: Sequence[Line]
+    publications: Sequence[Publication]
+
+
+class Publishing:
+    """Reads go by `database`, changes by `unit_of_work`; `wake_sender` says that the ledger has grown."""
+
+    def __init__(
+        self,
+        database: Database,
+        unit_of_work: UnitOfWork,
+        tenants: TenantReplica,
+        provider: BillingProvider,
+        freshness: Freshness,
+        settling: Settling,
+        lineage: Lineage,
+        wake_sender: Callable[[], None],
+        clock: Clock,
+        *,
+        wait_seconds: float,
+    ) -> None:
+        self._database = database
+        self._unit_of_work = unit_of_work
+        self._tenants = tenants
+        self._provider = provider
+        self._freshness = freshness
+        self._settling = settling
+        self._lineage = lineage
+        self._wake_sender = wake_sender
+        self._clock = clock
+        self._wait_seconds = wait_seconds
+
+    async def publish(self, slug: str, at: datetime) -> Published:
+        """Rates the period that `at` lies in, and waits a while for its usage to be sent.
+
+        Raises NotFoundError; FailedPreconditionError without a customer or prices, before the period
+        begins and once the provider's invoice is final; AbortedError while usage is on its way here;
+        UnavailableError. Idempotent: what was sent is never sent again.
+        """
+        tenant = await self._tenants.get(slug)
+        period = month_of(at, tenant.zone)
+        rated = await self.rate(tenant, period, retry_rejected=True)
+        publications = await self._sent(rated.invoice)
+        async with self._database.connection() as connection:
+            invoice = await invoices.by_id(connection, tenant.tenant_id, rated.invoice.invoice_id)
+            lines = await invoices.lines(connection, tenant.tenant_id, [rated.invoice.invoice_id])
+        return Published(tenant, invoice or rated.invoice, lines[rated.invoice.invoice_id], publications)
+
+    async def rate(self, tenant: Tenant, period: Period, *, retry_rejected: bool) -> Rated:
+        """Rates a period and hands the differences to the sender; raises as `publish`."""
+        require_customer(tenant)
+        async with self._database.connection() as connection:
+            before = await rating.draft(connection, tenant, period)
+        await self._freshness.require(tenant, period, before.rule_set.rules)
+        provider_now = await self._require_open(tenant, period, before.invoice)
+        circumstances = Circumstances(
+            now=to_datetime(self._clock.now_us()),
+            provider_now=provider_now,
+            provider_decimals=self._provider.decimals(tenant.currency),
+            retry_rejected=retry_rejected,
+        )
+        with tracer().start_as_current_span("rate period"):
+            async with self._unit_of_work.begin() as tx:
+                rated = await rating.store(tx, tenant, period, circumstances)
+                await tx.commit()
+            if rated.changed:
+                self._lineage.submit(tenant.slug, rated.invoice, rated.changed)
+        if rated.added:
+            self._wake_sender()
+        return rated
+
+    async def page(self, slug: str, before: int, limit: int) -> tuple[Tenant, list[Publication]]:
+        """At most `limit` rows of the ledger with a `seq` below `before`, newest first."""
+        tenant = await self._tenants.get(slug)
+        async with self._database.connection() as connection:
+            return tenant, await ledger.page(connection, tenant.tenant_id, before, limit)
+
+    async def _require_open(self, tenant: Tenant, period: Period, invoice: Invoice | None) -> datetime:
+        """The provider's time, at which the period has begun and its invoice is not final."""
+        customer = tenant.external_customer_id
+        try:
+            now, external = await asyncio.gather(
+                self._provider.now(customer),
+                self._provider.find_invoice(customer, tenant.external_subscription_id, period),
+            )
+        except RejectedError as error:
+            raise FailedPreconditionError(f"customer {customer}", str(error)) from error
+        if external is not None and external.final:
+            if invoice is not None:
+                await self._settling.apply(invoice, external)
+            raise FailedPreconditionError(
+                f"invoice {external.invoice_id}",
+                "is final at the provider; usage that came since shows in ReconcilePeriod",
+            )
+        if now < period.start:
+            raise FailedPreconditionError(
+                f"period {period.start.isoformat()}",
+                f"has not begun at the provider, where it is {now.isoformat()}",
+            )
+        return now
+
+    async def _sent(self, invoice: Invoice) -> list[Publication]:
+        """The period's rows once none is on its way, or when the wait is over."""
+        left = time_left.get()
+        caller = left() if left else None
+        wait = self._wait_seconds if caller is None else min(self._wait_seconds, caller - _MARGIN_SECONDS)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait
+        while True:
+            async with self._database.connection() as connection:
+                rows = await ledger.of_period(connection, invoice.tenant_id, invoice.period_start)
+            if loop.time() >= deadline or not any(row.state in _UNFINISHED for row in rows):
+                return rows
+            await asyncio.sleep(_POLL_SECONDS)

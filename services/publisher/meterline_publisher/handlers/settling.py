@@ -1,0 +1,170 @@
+"""Holding ours against the provider's: its sums against the ledger, its final invoice against ours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Final
+
+from meterline.clock import Clock, to_datetime
+from meterline.db.pool import Database
+from meterline.db.unit_of_work import UnitOfWork
+from meterline.errors import MeterlineError
+from meterline.telemetry import metrics
+from meterline.telemetry.logging import logger
+from meterline.tenants import Tenant, TenantReplica
+
+from meterline_publisher import events
+from meterline_publisher.domain.ledger import agrees, scaled, unscaled
+from meterline_publisher.domain.months import month_of
+from meterline_publisher.domain.periods import Period
+from meterline_publisher.domain.records import Invoice, InvoiceState, Line
+from meterline_publisher.domain.rule_sets import Rule
+from meterline_publisher.domain.settlement import ExternalInvoice, settled
+from meterline_publisher.handlers import rating
+from meterline_publisher.handlers.tenants import require_customer
+from meterline_publisher.provider.port import BillingProvider, RejectedError
+from meterline_publisher.repository import invoices, ledger
+
+log = logger()
+
+# Stripe finalises within 72 hours; what is not final long after that is for people to look at.
+_GIVE_UP_AFTER: Final = timedelta(days=45)
+_AT_A_TIME: Final = 8
+_PAGE: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One meter: what was aggregated, what the ledger sent, what the provider has (None: it does not know
+    the meter). Unscaled."""
+
+    meter: str
+    usage: Decimal
+    sent: Decimal
+    provider: Decimal | None
+    agrees: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciliation:
+    """What ReconcilePeriod answers; without an invoice when the period was never rated."""
+
+    tenant: Tenant
+    comparisons: Sequence[Comparison]
+    invoice: Invoice | None
+    lines: Sequence[Line]
+
+
+class Settling:
+    """Asks the provider, and keeps what follows."""
+
+    def __init__(
+        self,
+        database: Database,
+        unit_of_work: UnitOfWork,
+        tenants: TenantReplica,
+        provider: BillingProvider,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._unit_of_work = unit_of_work
+        self._tenants = tenants
+        self._provider = provider
+        self._clock = clock
+
+    async def reconcile(self, slug: str, at: datetime) -> Reconciliation:
+        """Compares the period that `at` lies in, and settles its invoice if the provider's is final.
+
+        Raises NotFoundError, FailedPreconditionError without a customer or prices, UnavailableError.
+        """
+        tenant = await self._tenants.get(slug)
+        require_customer(tenant)
+        period = month_of(at, tenant.zone)
+        async with self._database.connection() as connection:
+            found = await rating.draft(connection, tenant, period)
+        usage = {item.rule.meter: item.usage.value for item in found.assessments}
+        comparisons = await asyncio.gather(
+            *(
+                self._compare(tenant, period, rule, usage[rule.meter])
+                for rule in found.rule_set.rules
+                if rule.event_name
+            )
+        )
+        invoice = await self.settle(tenant, found.invoice) if found.invoice else None
+        return Reconciliation(tenant, comparisons, invoice, list(found.lines.values()))
+
+    async def settle(self, tenant: Tenant, invoice: Invoice) -> Invoice:
+        """The invoice after a look at the provider's. Raises UnavailableError."""
+        external = await self._provider.find_invoice(
+            tenant.external_customer_id, tenant.external_subscription_id, invoice.period
+        )
+        return await self.apply(invoice, external) if external else invoice
+
+    async def apply(self, invoice: Invoice, external: ExternalInvoice) -> Invoice:
+        """Keeps what the provider's invoice says of ours."""
+        async with self._unit_of_work.begin() as tx:
+            # Under the lock, since usage may have been rated or sent meanwhile.
+            current = await invoices.by_id_for_update(tx.connection, invoice.tenant_id, invoice.invoice_id)
+            if current is None:
+                return invoice
+            lines = await invoices.lines(tx.connection, current.tenant_id, [current.invoice_id])
+            after = settled(current, lines[current.invoice_id], external)
+            if after == current:
+                return current
+            after = replace(after, version=current.version + 1)
+            await invoices.upsert(tx.connection, after)
+            events.emit_changed(tx, after)
+            await tx.commit()
+        if after.state == InvoiceState.DISPUTED:
+            log.error(
+                "invoice.disputed",
+                invoice_id=str(after.invoice_id),
+                total=str(after.total),
+                external_total=str(after.external_total),
+            )
+        return after
+
+    async def settle_due(self) -> None:
+        """Settles all invoices whose period has ended, and counts what is not sent."""
+        now = to_datetime(self._clock.now_us())
+        since = now - _GIVE_UP_AFTER
+        after = (since, 0)
+        while True:
+            async with self._database.connection() as connection:
+                page = await invoices.unsettled(connection, (since, now), after, _PAGE)
+            for start in range(0, len(page), _AT_A_TIME):
+                await asyncio.gather(*(self._try(invoice) for invoice in page[start : start + _AT_A_TIME]))
+            if len(page) < _PAGE:
+                break
+            after = (page[-1].period_end, page[-1].tenant_id)
+        await self._count()
+
+    async def _try(self, invoice: Invoice) -> None:
+        tenant = await self._tenants.find_by_id(invoice.tenant_id)
+        if tenant is None or not tenant.external_customer_id:
+            return
+        try:
+            await self.settle(tenant, invoice)
+        except MeterlineError as error:
+            log.warning("invoice.not_settled", invoice_id=str(invoice.invoice_id), error=str(error))
+
+    async def _compare(self, tenant: Tenant, period: Period, rule: Rule, usage: Decimal) -> Comparison:
+        async with self._database.connection() as connection:
+            sent = await ledger.sent_total(connection, tenant.tenant_id, rule.meter, period.start)
+        try:
+            total = await self._provider.usage_total(tenant.external_customer_id, rule.event_name, period)
+        except RejectedError as error:
+            log.warning("reconcile.unknown_meter", meter=rule.meter, code=error.code)
+            return Comparison(rule.meter, usage, unscaled(sent, rule.scale), None, False)
+        same = scaled(usage, rule.scale) == sent and agrees(sent, total)
+        return Comparison(rule.meter, usage, unscaled(sent, rule.scale), unscaled(total, rule.scale), same)
+
+    async def _count(self) -> None:
+        async with self._database.connection() as connection:
+            waiting = await ledger.waiting_by_state(connection)
+        for state in ("pending", "ambiguous", "rejected"):
+            metrics.PUBLICATIONS.labels(state).set(waiting.get(state, 0))

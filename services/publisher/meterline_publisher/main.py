@@ -1,0 +1,164 @@
+"""Wires the publisher by hand, and runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from meterline import config
+from meterline.app import Component, Periodic, run
+from meterline.bus.connection import Bus
+from meterline.bus.consumer import Consumer
+from meterline.bus.subjects import TENANTS_CHANGED, USAGE_WINDOW
+from meterline.clock import Clock, SystemClock
+from meterline.db.pool import Database
+from meterline.db.unit_of_work import UnitOfWork
+from meterline.outbox.relay import Relay
+from meterline.rpc.server import Server, Servicer
+from meterline.tenants import TenantReplica
+from meterline_protos.publisher.v1 import invoices_pb2_grpc, prices_pb2_grpc, publications_pb2_grpc
+
+from meterline_publisher import servicers
+from meterline_publisher.handlers.closing import Closing
+from meterline_publisher.handlers.explaining import Explaining
+from meterline_publisher.handlers.freshness import Freshness
+from meterline_publisher.handlers.invoices import Invoices
+from meterline_publisher.handlers.prices import Prices
+from meterline_publisher.handlers.publishing import Publishing
+from meterline_publisher.handlers.settling import Settling
+from meterline_publisher.handlers.usage import handle_windows
+from meterline_publisher.lineage import Lineage
+from meterline_publisher.peers import Aggregate, Ingest
+from meterline_publisher.provider.port import BillingProvider
+from meterline_publisher.provider.stripe_provider import StripeProvider
+from meterline_publisher.sender import Sender
+from meterline_publisher.settings import PublisherSettings
+
+NAME = "publisher"
+
+
+class Publisher:
+    """The parts of one process. Build it inside the event loop. Without `provider` it is Stripe."""
+
+    def __init__(
+        self, settings: PublisherSettings, clock: Clock, provider: BillingProvider | None = None
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._provider = provider or stripe_provider(settings, clock)
+        self._database = Database(
+            settings.database_url.get_secret_value(),
+            size=settings.database_pool_size,
+            application_name=f"meterline-{NAME}",
+        )
+        bus = Bus(settings.nats_url.get_secret_value(), name=NAME, replicas=settings.jetstream_replicas)
+        relay = Relay(self._database, bus)
+        unit_of_work = UnitOfWork(self._database, relay.wake)
+        self._tenants = TenantReplica(self._database)
+        self._aggregate = Aggregate(settings.aggregate_address)
+        self._ingest = Ingest(settings.ingest_address)
+        lineage = Lineage(self._aggregate, self._ingest)
+        self._settling = Settling(self._database, unit_of_work, self._tenants, self._provider, clock)
+        sender = Sender(
+            self._database,
+            unit_of_work,
+            self._provider,
+            clock,
+            concurrency=settings.send_concurrency,
+            call_timeout=settings.stripe_timeout_seconds,
+            backoff_seconds=settings.send_backoff_seconds,
+            backoff_max_seconds=settings.send_backoff_max_seconds,
+        )
+        self._publishing = self._make_publishing(unit_of_work, lineage, sender)
+        self._prices = Prices(self._database, unit_of_work)
+        self.components: Sequence[Component] = (
+            self._database,
+            bus,
+            self._provider,
+            self._aggregate,
+            self._ingest,
+            relay,
+            lineage,
+            sender,
+            Consumer(bus, unit_of_work, TENANTS_CHANGED, NAME, self._tenants.handle),
+            Consumer(bus, unit_of_work, USAGE_WINDOW, NAME, handle_windows),
+            self._make_closing(),
+            Periodic("settling", settings.settle_seconds, self._settling.settle_due),
+        )
+        self.server = Server(
+            settings.bind_host,
+            settings.grpc_port,
+            self._make_servicers(),
+            drain=settings.shutdown_drain_seconds,
+            grace=settings.shutdown_grace_seconds,
+        )
+
+    def _make_publishing(self, unit_of_work: UnitOfWork, lineage: Lineage, sender: Sender) -> Publishing:
+        freshness = Freshness(self._database, self._aggregate, self._settings.freshness_wait_seconds)
+        return Publishing(
+            self._database,
+            unit_of_work,
+            self._tenants,
+            self._provider,
+            freshness,
+            self._settling,
+            lineage,
+            sender.wake,
+            self._clock,
+            wait_seconds=self._settings.publish_wait_seconds,
+        )
+
+    def _make_closing(self) -> Periodic:
+        closing = Closing(
+            self._database,
+            self._tenants,
+            self._publishing,
+            self._clock,
+            grace_seconds=self._settings.close_grace_seconds,
+        )
+        return Periodic("closing", self._settings.close_check_seconds, closing.close_due)
+
+    def _make_servicers(self) -> Sequence[Servicer]:
+        invoices = servicers.InvoicesServicer(
+            Invoices(self._database, self._tenants, self._provider),
+            Explaining(self._database, self._tenants, self._aggregate, self._ingest),
+            self._settings.trace_ui_url,
+        )
+        publications = servicers.PublicationsServicer(self._publishing, self._settling)
+        return [
+            (
+                servicers.PRICES_SERVICE,
+                prices_pb2_grpc.add_PricesServiceServicer_to_server,
+                servicers.PricesServicer(self._prices),
+            ),
+            (
+                servicers.INVOICES_SERVICE,
+                invoices_pb2_grpc.add_InvoicesServiceServicer_to_server,
+                invoices,
+            ),
+            (
+                servicers.PUBLICATIONS_SERVICE,
+                publications_pb2_grpc.add_PublicationsServiceServicer_to_server,
+                publications,
+            ),
+        ]
+
+
+def stripe_provider(settings: PublisherSettings, clock: Clock) -> StripeProvider:
+    """The provider that the settings name."""
+    return StripeProvider(
+        settings.stripe_api_key,
+        api_base=settings.stripe_api_base,
+        timeout=settings.stripe_timeout_seconds,
+        clock=clock,
+    )
+
+
+def main() -> None:
+    """Runs until SIGTERM; settings come from the environment."""
+    settings = config.load(PublisherSettings)
+    run(NAME, settings, partial(Publisher, settings, SystemClock()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The billing provider: a port, and one module for each provider behind it."""

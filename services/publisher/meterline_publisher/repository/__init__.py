@@ -1,0 +1,1 @@
+"""The publisher's tables: the only place with SQL. Every function works in the caller's transaction."""

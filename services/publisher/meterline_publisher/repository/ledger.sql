@@ -1,0 +1,111 @@
+-- name: of_period
+SELECT tenant_id, identifier, seq, invoice_id, calculation_id, meter, period_start, period_end, revision,
+       value, event_name, customer_id, event_at, key_generation, state, attempts, first_attempt_at,
+       next_attempt_at, sent_at, error_code, trace
+FROM publications WHERE tenant_id = %s AND period_start = %s
+ORDER BY seq
+
+-- name: page
+-- Newest first. The bound is exclusive.
+SELECT tenant_id, identifier, seq, invoice_id, calculation_id, meter, period_start, period_end, revision,
+       value, event_name, customer_id, event_at, key_generation, state, attempts, first_attempt_at,
+       next_attempt_at, sent_at, error_code, trace
+FROM publications WHERE tenant_id = %s AND seq < %s
+ORDER BY seq DESC LIMIT %s
+
+-- name: insert
+INSERT INTO publications (
+    tenant_id, identifier, invoice_id, calculation_id, meter, period_start, period_end, revision, value,
+    event_name, customer_id, event_at, state, next_attempt_at, error_code, trace
+)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+
+-- name: claim
+-- tenant: one sender serves all tenants; the provider's limits are those of the account
+-- Only the first unfinished row of a (tenant_id, meter) may be on its way, since the provider takes one
+-- call at a time for each customer and meter, and since of two uncertain rows neither could be found in
+-- a sum. A claim is a lease: until then nobody else takes the row. It counts as one that may have arrived
+-- from before the call is made, whatever becomes of the caller; the answer has the state before.
+WITH due AS (
+    SELECT p.tenant_id, p.identifier, p.state
+    FROM publications p
+    WHERE p.state IN ('pending', 'ambiguous') AND p.next_attempt_at <= %(now)s
+      AND NOT EXISTS (
+          SELECT FROM publications q
+          WHERE q.tenant_id = p.tenant_id AND q.meter = p.meter AND q.seq < p.seq
+            AND q.state IN ('pending', 'ambiguous')
+      )
+    ORDER BY p.next_attempt_at
+    LIMIT %(most)s
+    FOR UPDATE OF p SKIP LOCKED
+)
+UPDATE publications p
+SET state = 'ambiguous', attempts = p.attempts + 1, next_attempt_at = %(until)s,
+    first_attempt_at = coalesce(p.first_attempt_at, %(now)s)
+FROM due
+WHERE p.tenant_id = due.tenant_id AND p.identifier = due.identifier
+RETURNING p.tenant_id, p.identifier, p.seq, p.invoice_id, p.calculation_id, p.meter, p.period_start,
+          p.period_end, p.revision, p.value, p.event_name, p.customer_id, p.event_at, p.key_generation,
+          due.state, p.attempts, p.first_attempt_at, p.next_attempt_at, p.sent_at, p.error_code, p.trace
+
+-- name: next_due
+-- tenant: one sender serves all tenants
+SELECT min(next_attempt_at) FROM publications WHERE state IN ('pending', 'ambiguous')
+
+-- name: mark_sent
+-- True whoever says it, so a process that was overtaken may say it too.
+UPDATE publications SET state = 'sent', sent_at = %(now)s, error_code = ''
+WHERE tenant_id = %(tenant_id)s AND identifier = %(identifier)s AND state IN ('pending', 'ambiguous')
+
+-- name: mark_rejected
+UPDATE publications SET state = 'rejected', error_code = %(code)s
+WHERE tenant_id = %(tenant_id)s AND identifier = %(identifier)s AND attempts = %(attempts)s
+  AND state IN ('pending', 'ambiguous')
+
+-- name: mark_refused
+-- The provider did not look at the call. A row that was pending before it is so again, and its memory of
+-- having been tried ends; one that was unclear before stays so.
+UPDATE publications SET state = %(state)s, error_code = %(code)s, next_attempt_at = %(next)s,
+       first_attempt_at = CASE WHEN %(state)s = 'pending' THEN NULL ELSE first_attempt_at END
+WHERE tenant_id = %(tenant_id)s AND identifier = %(identifier)s AND attempts = %(attempts)s
+  AND state IN ('pending', 'ambiguous')
+
+-- name: mark_unclear
+UPDATE publications SET state = 'ambiguous', error_code = %(code)s, next_attempt_at = %(next)s,
+       key_generation = %(key_generation)s
+WHERE tenant_id = %(tenant_id)s AND identifier = %(identifier)s AND attempts = %(attempts)s
+  AND state IN ('pending', 'ambiguous')
+
+-- name: mark_absent
+-- The provider's sums were read and do not hold the row: it may be sent as if for the first time, and
+-- under another key, since an answer of the first time would say nothing.
+UPDATE publications SET state = 'pending', error_code = '', first_attempt_at = NULL,
+       next_attempt_at = %(now)s, key_generation = key_generation + 1
+WHERE tenant_id = %(tenant_id)s AND identifier = %(identifier)s AND attempts = %(attempts)s
+  AND state IN ('pending', 'ambiguous')
+
+-- name: sent_total
+SELECT coalesce(sum(value), 0) FROM publications
+WHERE tenant_id = %s AND meter = %s AND period_start = %s AND state = 'sent'
+
+-- name: is_complete
+-- Whether all that an invoice's lines want at the provider was sent, and nothing is on its way.
+SELECT NOT EXISTS (
+    SELECT FROM publications p
+    WHERE p.tenant_id = i.tenant_id AND p.period_start = i.period_start
+      AND p.state IN ('pending', 'ambiguous')
+) AND NOT EXISTS (
+    SELECT FROM invoice_lines l
+    WHERE l.tenant_id = i.tenant_id AND l.invoice_id = i.invoice_id AND l.billing_target <> (
+        SELECT coalesce(sum(p.value), 0) FROM publications p
+        WHERE p.tenant_id = l.tenant_id AND p.meter = l.meter AND p.period_start = i.period_start
+          AND p.state = 'sent'
+    )
+)
+FROM invoices i WHERE i.tenant_id = %s AND i.invoice_id = %s
+
+-- name: waiting_by_state
+-- tenant: a metric of the whole service
+SELECT state, count(*) FROM publications WHERE state IN ('pending', 'ambiguous') GROUP BY state
+UNION ALL
+SELECT 'rejected', count(*) FROM publications WHERE state = 'rejected'

@@ -1,0 +1,80 @@
+"""The price catalogue. Versions are immutable, so what was parsed once stays parsed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from meterline.db.pool import Connection
+from meterline.db.queries import Queries
+from psycopg.types.json import Jsonb
+
+from meterline_publisher.domain.canonical import canonical_json
+from meterline_publisher.domain.price_parsing import parse_price
+from meterline_publisher.domain.prices import Price
+from meterline_publisher.domain.rule_sets import Rule, RuleSet
+from meterline_publisher.domain.versions import PriceVersion
+
+queries = Queries("meterline_publisher.repository", "prices.sql")
+
+
+async def lock(connection: Connection, plan: str) -> None:
+    """Until the transaction ends nobody else puts a price of this plan."""
+    await connection.execute(queries.lock, (plan,))
+
+
+async def of_plan(connection: Connection, plan: str) -> list[Rule]:
+    """All versions of all prices of a plan, by meter and version."""
+    cursor = await connection.execute(queries.of_plan, (plan,), binary=True)
+    return [_rule(row) for row in await cursor.fetchall()]
+
+
+async def everything(connection: Connection) -> list[Rule]:
+    cursor = await connection.execute(queries.everything, binary=True)
+    return [_rule(row) for row in await cursor.fetchall()]
+
+
+async def insert(connection: Connection, rule: Rule) -> None:
+    price = rule.version.price
+    await connection.execute(
+        queries.insert,
+        (
+            rule.plan,
+            rule.meter,
+            rule.version.version,
+            rule.version.effective_from,
+            canonical_json(price.body()),
+            price.digest(),
+            rule.description,
+            rule.event_name,
+            rule.scale,
+        ),
+    )
+
+
+async def insert_rule_set(connection: Connection, rule_set: RuleSet) -> None:
+    """Idempotent: the id follows from the content."""
+    rules = [
+        {
+            "rule": rule.rule_id,
+            "version": rule.version.version,
+            "from": rule.version.effective_from.isoformat(),
+            "digest": rule.digest,
+        }
+        for rule in rule_set.rules
+    ]
+    await connection.execute(queries.insert_rule_set, (rule_set.rule_set_id, rule_set.digest, Jsonb(rules)))
+
+
+def _rule(row: Sequence[Any]) -> Rule:
+    plan, meter, version, effective_from, body, description, event_name, scale = row
+    return Rule(
+        plan, meter, PriceVersion(version, effective_from, _parsed(body)), description, event_name, scale
+    )
+
+
+@lru_cache(maxsize=10_000)
+def _parsed(body: str) -> Price:
+    return parse_price(json.loads(body))

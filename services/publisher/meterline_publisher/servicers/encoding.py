@@ -1,0 +1,84 @@
+"""Writing answers: domain to protobuf."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from google.protobuf import struct_pb2
+from meterline_protos.publisher.v1 import invoices_pb2, prices_pb2
+
+from meterline_publisher import traces
+from meterline_publisher.domain.lines import NO_ID
+from meterline_publisher.domain.money import plain_text
+from meterline_publisher.domain.records import Invoice, Line, Publication
+from meterline_publisher.domain.rule_sets import Rule
+
+
+def invoice(slug: str, record: Invoice, lines: Iterable[Line]) -> invoices_pb2.Invoice:
+    """An invoice with its lines; a preview has no ids."""
+    total = record.external_total
+    message = invoices_pb2.Invoice(
+        invoice_id="" if record.invoice_id == NO_ID else str(record.invoice_id),
+        tenant_id=slug,
+        currency=record.currency,
+        state=invoices_pb2.InvoiceState.Value(f"INVOICE_STATE_{record.state.upper()}"),
+        total=str(record.total),
+        lines=[line(item) for item in lines],
+        external_invoice_id=record.external_invoice_id,
+        external_total="" if total is None else str(total),
+        trace=traces.to_proto(record.trace),
+    )
+    message.period_start.FromDatetime(record.period_start)
+    message.period_end.FromDatetime(record.period_end)
+    return message
+
+
+def line(record: Line) -> invoices_pb2.InvoiceLine:
+    return invoices_pb2.InvoiceLine(
+        line_id="" if record.line_id == NO_ID else str(record.line_id),
+        meter=record.meter,
+        description=record.description,
+        quantity=plain_text(record.quantity),
+        amount=str(record.amount),
+        exact_amount=record.exact_amount,
+        price_version=record.price_version,
+        price_digest=record.price_digest,
+        steps=[invoices_pb2.RatingStep(**step) for step in record.steps],
+        calculation_id="" if record.calculation_id == NO_ID else str(record.calculation_id),
+        event_count=record.event_count,
+        trace=traces.to_proto(record.trace),
+    )
+
+
+def publication(record: Publication) -> invoices_pb2.Publication:
+    message = invoices_pb2.Publication(
+        identifier=record.identifier,
+        meter=record.meter,
+        revision=record.revision,
+        value=plain_text(record.value),
+        state=invoices_pb2.PublicationState.Value(f"PUBLICATION_STATE_{record.state.upper()}"),
+        error_code=record.error_code,
+        trace=traces.to_proto(record.trace),
+    )
+    message.period_start.FromDatetime(record.period_start)
+    if record.sent_at is not None:
+        message.sent_at.FromDatetime(record.sent_at)
+    return message
+
+
+def price(rule: Rule) -> prices_pb2.Price:
+    """A version with its canonical body, which is what the digest covers."""
+    body = struct_pb2.Struct()
+    body.update(rule.version.price.body())
+    message = prices_pb2.Price(
+        plan=rule.plan,
+        meter=rule.meter,
+        version=rule.version.version,
+        body=body,
+        description=rule.description,
+        billing_event_name=rule.event_name,
+        billing_scale=rule.scale,
+        digest=rule.digest,
+    )
+    message.effective_from.FromDatetime(rule.version.effective_from)
+    return message
