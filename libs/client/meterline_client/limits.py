@@ -1,0 +1,20 @@
+"""Limits of the capture protocol (protos/meterline/ingest/v1). The server holds every caller to them."""
+
+from __future__ import annotations
+
+MAX_ID_LENGTH = 128
+MAX_SUBJECT_LENGTH = 256
+MAX_DIMENSION_VALUE_LENGTH = 256
+MAX_SOURCE_LENGTH = 128
+MAX_NAME_LENGTH = 64
+MAX_DIMENSIONS = 16
+MAX_QUANTITIES = 4
+
+# A quantity: at most 15 digits in all, 9 of them decimals.
+MAX_DIGITS = 15
+MAX_SCALE = 9
+UNITS_BOUND = 10**MAX_DIGITS
+
+MAX_BATCH_EVENTS = 10_000
+# The protocol's 4 MiB, less what is added to a request when it is sent.
+MAX_REQUEST_BYTES = (4 << 20) - 1_024

@@ -1,0 +1,147 @@
+"""The spool as a queue of batches: append at one end, take and acknowledge at the other."""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+
+from meterline_client.spool import slots
+from meterline_client.spool.segment import MAGIC, Reader, Record, Segment, Writer, record_size, scan
+
+_SMALLEST_SEGMENT_BYTES = 64 << 10
+_LARGEST_SEGMENT_BYTES = 8 << 20
+_SEGMENTS_PER_SPOOL = 16
+
+
+class SpoolFullError(Exception):
+    """The spool has no space for the batch; it will once older batches are acknowledged."""
+
+
+class Spool:
+    """Batches on disk, oldest first. For one thread, and one process: see `slots`.
+
+    One batch is taken at a time; `ack` tells that the server has it. A file is deleted when all its batches
+    are acknowledged, so a crash sends some of them again, with the same bytes, and they are duplicates then.
+    """
+
+    def __init__(self, directory: Path, max_bytes: int) -> None:
+        """Takes over what earlier processes left. OSError when the folder cannot be used."""
+        self._slot = slots.claim(directory)
+        self._max_bytes = max_bytes
+        self._segment_bytes = min(
+            _LARGEST_SEGMENT_BYTES, max(_SMALLEST_SEGMENT_BYTES, max_bytes // _SEGMENTS_PER_SPOOL)
+        )
+        self._segments: deque[Segment] = deque()
+        self._writer: Writer | None = None
+        self._reader: Reader | None = None
+        self._last_number = 0
+        self.unreadable: list[Path] = []
+        """Files that are no segments, left where they are."""
+        self._open_segments()
+        self.appended = sum(segment.records for segment in self._segments)
+        """Records that were ever in it, those it began with included."""
+        self.inherited_events = sum(segment.events for segment in self._segments)
+        self.acked = 0
+        """Records of `appended` that are done; the oldest go first."""
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(segment.end for segment in self._segments)
+
+    def append(self, payload: bytes, count: int) -> None:
+        """The batch is on disk when this returns. SpoolFullError or OSError when it is not."""
+        needed = record_size(payload) + (len(MAGIC) if self._writer is None else 0)
+        if self.size + needed > self._max_bytes:
+            raise SpoolFullError(f"{self.size} of {self._max_bytes} bytes are in use")
+        writer = self._writer or self._new_segment()
+        try:
+            writer.append(payload, count)
+        except OSError:
+            # What is behind the last good record is unknown now; a new file has no such past.
+            self._close_writer()
+            if not writer.segment.records:
+                self._drop(writer.segment)
+            raise
+        self.appended += 1
+        if writer.segment.end >= self._segment_bytes:
+            self._close_writer()
+
+    def take(self) -> Record | None:
+        """The oldest batch that was not taken; None when there is none. `ack` it before the next one."""
+        while self._segments:
+            segment = self._segments[0]
+            try:
+                if self._reader is None:
+                    self._reader = Reader(segment)
+                record = self._reader.next()
+            except OSError:
+                return self._give_up(segment)
+            if record is not None:
+                return record
+            if self._writer is not None and self._writer.segment is segment:
+                return None
+            self._drop(segment)
+        return None
+
+    def ack(self, record: Record) -> None:
+        """The batch that was taken is done; its file is deleted when it was the last in it."""
+        self.acked += record.records
+        if self.acked == self.appended:
+            self._close_writer()
+            for segment in list(self._segments):
+                self._drop(segment)
+
+    def close(self) -> None:
+        """What is left stays on disk for the next process."""
+        self._close_writer()
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+        self._slot.release()
+
+    def release_copy(self) -> None:
+        """In a child after fork: lets go of what belongs to the parent, and touches none of it."""
+        self._slot.release()
+
+    def _open_segments(self) -> None:
+        for number, path in slots.segment_paths(self._slot.path):
+            self._last_number = number
+            segment = scan(path, number)
+            if segment is None and path.stat().st_size >= len(MAGIC):
+                self.unreadable.append(path)
+            elif segment is None or not segment.records:
+                path.unlink()
+            else:
+                self._segments.append(segment)
+
+    def _new_segment(self) -> Writer:
+        self._last_number += 1
+        path = slots.segment_path(self._slot.path, self._last_number)
+        self._writer = Writer(path, self._last_number)
+        self._segments.append(self._writer.segment)
+        return self._writer
+
+    def _close_writer(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _drop(self, segment: Segment) -> None:
+        self._forget(segment)
+        segment.path.unlink(missing_ok=True)
+
+    def _give_up(self, segment: Segment) -> Record:
+        """A file that cannot be read now. It stays where it is: the next process may have more luck."""
+        lost = self._reader.rest() if self._reader else Record(None, segment.events, segment.records)
+        if self._writer is not None and self._writer.segment is segment:
+            self._close_writer()
+        self.unreadable.append(segment.path)
+        self._forget(segment)
+        return lost
+
+    def _forget(self, segment: Segment) -> None:
+        if self._reader is not None and segment is self._segments[0]:
+            self._reader.close()
+            self._reader = None
+        self._segments.remove(segment)

@@ -1,0 +1,90 @@
+"""The call that reports a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+from google.protobuf import timestamp_pb2
+from meterline_protos.ingest.v1 import capture_pb2
+
+from meterline_client.retry import Failure
+from meterline_client.status import to_failure
+
+Metadata = Sequence[tuple[str, str | bytes]]
+Answer = capture_pb2.ReportResponse | Failure
+
+_METHOD = f"/{capture_pb2.DESCRIPTOR.services_by_name['CaptureService'].full_name}/Report"
+
+_OPTIONS = [
+    # Retries happen in one layer, and that is delivery.
+    ("grpc.enable_retries", 0),
+    # By default a channel waits up to two minutes before it connects again, longer than the breaker.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    # An answer that names each of 10,000 refused events is longer than the usual limit.
+    ("grpc.max_receive_message_length", 64 << 20),
+]
+
+
+class GrpcTransport:
+    """Sends serialised batches. The first call opens the channel, so that a process may fork before."""
+
+    def __init__(self, target: str, credentials: grpc.ChannelCredentials | None, metadata: Metadata) -> None:
+        self._target = target
+        self._credentials = credentials
+        self._metadata = tuple(metadata)
+        self._channel: grpc.Channel | None = None
+        self._report: Any = None
+
+    def call(
+        self, payload: bytes, now_us: int, metadata: Metadata, timeout: float, done: Callable[[Answer], None]
+    ) -> None:
+        """Starts one attempt and returns; `done` is called once, in another thread."""
+        if self._report is None:
+            self._open()
+        try:
+            future = self._report.future(
+                payload + sent_at(now_us), timeout=timeout, metadata=(*self._metadata, *metadata)
+            )
+        except (ValueError, TypeError, RuntimeError, grpc.RpcError) as error:
+            # A closed channel, metadata that cannot be sent, no thread to be had at the process's end.
+            done(Failure(grpc.StatusCode.UNAVAILABLE, str(error)))
+            return
+        future.add_done_callback(lambda ended: done(_answer(ended)))
+
+    def close(self) -> None:
+        """Cancels what is on its way."""
+        if self._channel is not None:
+            self._channel.close()
+
+    def _open(self) -> None:
+        if self._credentials is None:
+            self._channel = grpc.insecure_channel(self._target, options=_OPTIONS)
+        else:
+            self._channel = grpc.secure_channel(self._target, self._credentials, options=_OPTIONS)
+        # The batch is bytes already, the same at every attempt.
+        self._report = self._channel.unary_unary(
+            _METHOD,
+            request_serializer=bytes,
+            response_deserializer=capture_pb2.ReportResponse.FromString,
+        )
+
+
+def sent_at(now_us: int) -> bytes:
+    """The request's field `sent_at`, serialised. Appended to a serialised request it is part of it, so that
+    the clock's offset can be told from a late attempt without touching the batch."""
+    seconds, micros = divmod(now_us, 1_000_000)
+    stamp = timestamp_pb2.Timestamp(seconds=seconds, nanos=micros * 1_000)
+    return capture_pb2.ReportRequest(sent_at=stamp).SerializeToString()
+
+
+def _answer(call: Any) -> Answer:
+    if call.cancelled():
+        return Failure(grpc.StatusCode.CANCELLED, "the call was cancelled")
+    if call.exception() is not None:
+        return to_failure(call)
+    response: capture_pb2.ReportResponse = call.result()
+    return response

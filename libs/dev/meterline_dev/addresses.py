@@ -1,0 +1,34 @@
+"""Where everything of a running mesh is."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from meterline_dev.mesh import DATABASE, SERVICES, Mesh
+
+
+def addresses(mesh: Mesh) -> RenderableType:
+    """Every address, and how to get the secrets that are not shown."""
+    services = Table(
+        box=box.SIMPLE_HEAD, title="Where everything is", title_justify="left", title_style="bold"
+    )
+    for name in ("service", "gRPC", "metrics"):
+        services.add_column(name, no_wrap=True)
+    for service in SERVICES:
+        services.add_row(service, mesh.address(service), mesh.metrics_url(service))
+    others = Table(box=None, show_header=False, padding=(0, 2))
+    others.add_column(no_wrap=True)
+    others.add_column(overflow="fold")
+    stripe = "double, key rk_test_double" if mesh.uses_double else "test mode, with the key given"
+    for name, value in (
+        ("Postgres", f"postgresql://postgres@127.0.0.1:{mesh.postgres.port}/{DATABASE}?sslmode=disable"),
+        ("", f"password: PGPASSWORD=$(cat {mesh.postgres.password_file})"),
+        ("NATS", f"{mesh.nats.url}, monitoring {mesh.nats.monitor_url}"),
+        ("Stripe", f"{mesh.stripe_url} ({stripe})"),
+        ("Data and logs", str(mesh.directory)),
+    ):
+        others.add_row(name, Text(value))
+    return Group(services, others)

@@ -1,0 +1,91 @@
+"""The `meterline` command: the whole mesh on this machine, and the demo."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Final
+
+import stamina.instrumentation
+import typer
+from rich.console import Console
+
+from meterline_dev.dev import DevOptions, Ending, run
+
+app = typer.Typer(
+    help="Meterline on one machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _commands() -> None:
+    """Keeps `dev` a command of its own, however few others there are."""
+
+
+@app.command()
+def dev(
+    once: Annotated[bool, typer.Option("--once", help="End after the demo.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the outcome as JSON in the last line, the rest to stderr.")
+    ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", file_okay=False, help="Keep all data here; a later run goes on with it."),
+    ] = None,
+    no_demo: Annotated[bool, typer.Option("--no-demo", help="Start the mesh alone.")] = False,
+    limit: Annotated[
+        int, typer.Option(hidden=True, min=0, help="Sample about so many flights; 0 takes all.")
+    ] = 0,
+) -> None:
+    """Start Postgres, NATS, the four services and a Stripe double (or use Stripe's test mode, with
+    METERLINE_STRIPE_API_KEY), run the demo on real flights, and keep running until Ctrl-C.
+
+    Exit code: 0, 1 when anything is not as it must be, 130 when interrupted before the end of the demo.
+    """
+    if no_demo and as_json:
+        raise typer.BadParameter("--json reports on the demo, so it does not go with --no-demo")
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character is no reason to stop.
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    # Waiting for a part that is not up yet is nothing to write about.
+    stamina.instrumentation.set_on_retry_hooks([])
+    options = DevOptions(once=once, as_json=as_json, data=data, demo=not no_demo, limit=limit)
+    with _traced():
+        ending = asyncio.run(run(options, _console(as_json)))
+    raise typer.Exit(_EXIT_CODES[ending])
+
+
+@contextmanager
+def _traced() -> Iterator[None]:
+    """Traces begin where events are recorded, when there is somewhere to send them."""
+    if not any(name in os.environ for name in _TRACE_ENDPOINTS):
+        yield
+        return
+    # Not imported for nothing: it takes a good part of a second.
+    from meterline.telemetry import tracing
+
+    provider = tracing.set_up("demo")
+    try:
+        yield
+    finally:
+        provider.shutdown()
+
+
+def _console(as_json: bool) -> Console:
+    console = Console(stderr=as_json, highlight=False)
+    if not console.is_terminal:
+        # A file or a pipe has no width, and 80 columns are too few for the tables.
+        console.width = _FILE_WIDTH
+    return console
+
+
+_TRACE_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_FILE_WIDTH: Final = 130
+_EXIT_CODES: Final = {Ending.GOOD: 0, Ending.BAD: 1, Ending.INTERRUPTED: 130}

@@ -1,0 +1,216 @@
+"""The whole of Meterline on one machine: Postgres, NATS, the Stripe double and the four services.
+
+Everything listens on loopback and ends with this process. What is started here is what production runs:
+the services know nothing of this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import secrets
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import psycopg
+from meterline.db import migrate, provision
+
+from meterline_dev.processes import ChildSpec, Supervisor
+from meterline_dev.servers import NatsServer, PostgresServer
+from meterline_dev.servers.ports import PortLease, reserve_port
+
+DATABASE: Final = "meterline"
+# In the order of their start: each asks only those before it.
+SERVICES: Final = ("identity", "ingest", "aggregate", "publisher")
+STRIPE_KEY: Final = "METERLINE_STRIPE_API_KEY"
+STRIPE_DOUBLE: Final = "stripe-double"
+_SERVICE_READY = re.compile(r'"grpc":')
+# Four services start at once, perhaps for the first time and beside other work; one that dies meanwhile is
+# noticed at once.
+_READY_SECONDS: Final = 120.0
+
+
+@dataclass(frozen=True)
+class MeshOptions:
+    """How a mesh differs from the usual one.
+
+    services: which to start; the servers and the double always are
+    environment: METERLINE_… variables by service, over the mesh's own
+    programs: another command line for a service, as fault tests need
+    postgres_settings: over those of `PostgresServer`
+    restart: whether a service that dies is started again
+    """
+
+    services: Sequence[str] = SERVICES
+    environment: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    programs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    postgres_settings: Mapping[str, str] = field(default_factory=dict)
+    restart: bool = False
+
+
+class Mesh:
+    """Use it as `async with Mesh(directory) as mesh`. The directory keeps all data and logs."""
+
+    def __init__(self, directory: Path, options: MeshOptions | None = None) -> None:
+        self.directory = directory
+        self.options = options or MeshOptions()
+        self.supervisor = Supervisor()
+        self.postgres = PostgresServer(directory / "postgres", settings=self.options.postgres_settings)
+        self.nats = NatsServer(directory / "nats")
+        self._leases: dict[str, PortLease] = {}
+        self._passwords = _Passwords(directory / "passwords.json")
+        self.uses_double = STRIPE_KEY not in os.environ
+
+    # --- where everything is
+
+    def address(self, service: str) -> str:
+        """host:port of a service's gRPC."""
+        return f"127.0.0.1:{self._port(service)}"
+
+    def metrics_url(self, service: str) -> str:
+        return f"http://127.0.0.1:{self._port(f'{service}-metrics')}/metrics"
+
+    @property
+    def stripe_url(self) -> str:
+        return (
+            f"http://127.0.0.1:{self._port(STRIPE_DOUBLE)}" if self.uses_double else "https://api.stripe.com"
+        )
+
+    @property
+    def stripe_key(self) -> str:
+        return "rk_test_double" if self.uses_double else os.environ[STRIPE_KEY]
+
+    def dsn(self, role: str) -> str:
+        return self.postgres.dsn(DATABASE, role, self._passwords[role])
+
+    def admin_dsn(self) -> str:
+        return self.postgres.dsn(DATABASE)
+
+    # --- lifecycle
+
+    async def start(self, tell: Callable[[str], None] = lambda _: None) -> None:
+        """Starts what is not running. `tell` gets a line at each step."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        tell("Postgres and NATS")
+        await asyncio.gather(asyncio.to_thread(self.postgres.start), asyncio.to_thread(self.nats.start))
+        tell("schemas and roles")
+        await asyncio.to_thread(self._prepare_database)
+        if self.uses_double:
+            tell("Stripe double")
+            await self.supervisor.start(self._double())
+        tell("services: " + ", ".join(self.options.services))
+        # Channels connect lazily, so that the order of start does not matter.
+        await asyncio.gather(*(self.start_service(name) for name in self.options.services))
+
+    async def start_service(self, service: str, **environment: str) -> None:
+        """Starts one service, with more variables if given."""
+        await self.supervisor.start(self._service(service, environment))
+
+    async def stop(self) -> None:
+        await self.supervisor.stop()
+        await asyncio.gather(asyncio.to_thread(self.nats.close), asyncio.to_thread(self.postgres.close))
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    # --- parts
+
+    def _port(self, name: str) -> int:
+        if name not in self._leases:
+            self._leases[name] = reserve_port()
+        return self._leases[name].port
+
+    def _prepare_database(self) -> None:
+        if not self._has_database():
+            self.postgres.create_database(DATABASE)
+        roles = [
+            role(name) for name in provision.SERVICES for role in (provision.owner_role, provision.app_role)
+        ]
+        provision.provision(self.admin_dsn(), {role: self._passwords[role] for role in roles})
+        for service in SERVICES:
+            migrate.apply(self.dsn(provision.owner_role(service)), service, migrate.for_service(service))
+
+    def _has_database(self) -> bool:
+        with psycopg.connect(self.postgres.dsn("postgres")) as connection:
+            found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,))
+            return found.fetchone() is not None
+
+    def _double(self) -> ChildSpec:
+        database = self.directory / "stripe.sqlite"
+        return ChildSpec(
+            name=STRIPE_DOUBLE,
+            argv=[
+                sys.executable,
+                "-m",
+                "meterline_dev.stripe_double",
+                f"--port={self._port(STRIPE_DOUBLE)}",
+                f"--db={database}",
+            ],
+            log_file=self._log(STRIPE_DOUBLE),
+            ready=re.compile(r"^http://"),
+            ready_timeout=_READY_SECONDS,
+        )
+
+    def _service(self, service: str, more: Mapping[str, str]) -> ChildSpec:
+        return ChildSpec(
+            name=service,
+            argv=self.options.programs.get(service, [sys.executable, "-m", f"meterline_{service}.main"]),
+            env=self._environment(service) | dict(self.options.environment.get(service, {})) | dict(more),
+            log_file=self._log(service),
+            ready=_SERVICE_READY,
+            ready_timeout=_READY_SECONDS,
+            restart=self.options.restart,
+        )
+
+    def _log(self, name: str) -> Path:
+        return self.directory / "logs" / f"{name}.log"
+
+    def _environment(self, service: str) -> dict[str, str]:
+        addresses = {f"METERLINE_{name.upper()}_ADDRESS": self.address(name) for name in SERVICES}
+        return {
+            # glibc keeps an arena a thread otherwise, which costs tens of megabytes a process.
+            "MALLOC_ARENA_MAX": "2",
+            **os.environ,
+            **addresses,
+            "METERLINE_DATABASE_URL": self.dsn(provision.app_role(service)),
+            "METERLINE_NATS_URL": self.nats.url,
+            "METERLINE_NATS_MONITOR_URL": self.nats.monitor_url,
+            "METERLINE_GRPC_PORT": str(self._port(service)),
+            "METERLINE_METRICS_PORT": str(self._port(f"{service}-metrics")),
+            "METERLINE_STRIPE_API_BASE": self.stripe_url,
+            STRIPE_KEY: self.stripe_key,
+        }
+
+
+class _Passwords:
+    """Random passwords of roles, kept in a file that only its owner reads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[str, str] | None = None
+
+    def __getitem__(self, role: str) -> str:
+        if self._known is None:
+            self._known = json.loads(self._path.read_text()) if self._path.exists() else {}
+        if role not in self._known:
+            self._known[role] = secrets.token_urlsafe(24)
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                json.dump(self._known, file)
+        return self._known[role]
