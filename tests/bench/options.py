@@ -1,0 +1,121 @@
+"""What the command line can say."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.bench.cases import CASES, Case, selected
+from tests.bench.workload import Workload
+
+# What the load needs; the publisher takes part when it is named too.
+SERVICES = "identity,ingest,aggregate"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """
+    seconds: how long to send in each case
+    events, concurrency: over each case's own
+    rate: events a second of the freshness case, 0 for half of what was measured
+    """
+
+    cases: tuple[Case, ...]
+    workload: Workload
+    seconds: float
+    events: int | None
+    concurrency: int | None
+    rate: float
+    repeat: int
+    fresh: bool
+    capture_only: bool
+    services: tuple[str, ...]
+    trace: bool
+    profile: str | None
+    json: bool
+    directory: Path | None
+
+    def bound(self, case: Case) -> tuple[int, float]:
+        """(events, seconds) of a case under these options."""
+        events = case.events if self.events is None else min(case.events, self.events)
+        return max(events, case.batch), self.seconds * case.stretch
+
+
+def parse(arguments: Sequence[str] | None = None) -> Options:
+    """Ends the process with a message when the arguments make no sense."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    try:
+        cases = selected(given.cases)
+    except ValueError as error:
+        parser.error(str(error))
+    services = tuple(given.services.split(","))
+    if given.capture_only:
+        services = tuple(name for name in services if name in ("identity", "ingest"))
+    if given.profile is not None and given.profile not in services:
+        parser.error(f"--profile takes one of {', '.join(services)}")
+    return Options(
+        cases=tuple(cases),
+        workload=Workload(given.tenants, given.subjects, given.mixed, given.spread_ms),
+        seconds=given.seconds,
+        events=given.events,
+        concurrency=given.concurrency,
+        rate=given.rate,
+        repeat=given.repeat,
+        fresh=given.fresh,
+        capture_only=given.capture_only,
+        services=services,
+        trace=given.trace,
+        profile=given.profile,
+        json=given.json,
+        directory=given.directory,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench",
+        description="Measures the data path on the real mesh; ends with 1 when a sum is wrong.",
+        epilog=f"Cases: {', '.join(case.name for case in CASES)}.",
+    )
+    add = parser.add_argument
+    add("--json", action="store_true", help="print one JSON object as the last line")
+    add(
+        "--cases",
+        default="",
+        metavar="PARTS",
+        help="only cases whose name contains one of these, with commas",
+    )
+    add("--seconds", type=_positive(float), default=5.0, help="how long to send in each case (5)")
+    add("--events", type=_positive(int), help="send at most so many events in each case")
+    add("--tenants", type=_positive(int), default=50, help="(50)")
+    add("--subjects", type=_positive(int), default=100, help="of each tenant (100)")
+    add("--mixed", action="store_true", help="events of all tenants in each batch, instead of one tenant's")
+    add("--spread-ms", type=int, default=0, help="ids of a batch are made over this time, among others' (0)")
+    add("--concurrency", type=_positive(int), help="calls in flight, over each case's own")
+    add(
+        "--rate", type=float, default=0.0, help="events/s of the freshness case, instead of half the greatest"
+    )
+    add("--repeat", type=_positive(int), default=1, help="runs of each case; the median counts (1)")
+    add("--fresh", action="store_true", help="an empty mesh for each run of a case")
+    add("--services", default=SERVICES, help=f"what to start ({SERVICES})")
+    add("--capture-only", action="store_true", help="without aggregate: how fast events are taken and stored")
+    add("--trace", action="store_true", help="record every span, and count what arrives at a collector")
+    add("--profile", metavar="SERVICE", help="run this service under cProfile and print where its time went")
+    add("--directory", type=Path, help="where data is kept while it runs; a temporary one if not given")
+    return parser
+
+
+def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
+    """A parser of numbers above 0."""
+
+    def parse_number(text: str) -> float:
+        number = kind(text)
+        if not 0 < number < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        return number
+
+    parse_number.__name__ = kind.__name__
+    return parse_number

@@ -1,0 +1,119 @@
+"""Processes of the bench's own that prepare, wait for the word, run, and answer with one JSON line.
+
+Both ends are here: `Worker` starts such a process and speaks with it, `serve` is what runs in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import uvloop
+
+ROOT = Path(__file__).resolve().parents[2]
+# A process that has not answered by then never will: every run is bounded in events and time.
+PREPARE_SECONDS = 120.0
+RUN_SECONDS = 300.0
+
+Answer = dict[str, Any]
+Run = Callable[[], Awaitable[Answer]]
+Prepare = Callable[[Answer], Awaitable[Run]]
+
+
+class WorkerError(RuntimeError):
+    """The process failed, or did not answer in time."""
+
+
+class Worker:
+    """Use it as `async with Worker("tests.bench.load", order) as worker`: it is ready then."""
+
+    def __init__(self, module: str, order: Answer) -> None:
+        self._module = module
+        self._order = order
+        self._process: asyncio.subprocess.Process
+
+    async def __aenter__(self) -> Self:
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            self._module,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            cwd=ROOT,
+            # An answer is one line, of tens of kilobytes.
+            limit=1 << 26,
+            # Ctrl-C is for us to handle.
+            start_new_session=True,
+        )
+        try:
+            await self._say(json.dumps(self._order))
+            await self._answer(PREPARE_SECONDS)
+        except BaseException:
+            await self._end()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._end()
+
+    async def run(self) -> Answer:
+        """Starts the clock; answers what came of it. Raises WorkerError."""
+        await self._say("go")
+        return await self._answer(RUN_SECONDS)
+
+    async def _say(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line.encode() + b"\n")
+        await self._process.stdin.drain()
+
+    async def _answer(self, seconds: float) -> Answer:
+        assert self._process.stdout is not None
+        try:
+            async with asyncio.timeout(seconds):
+                line = await self._process.stdout.readline()
+        except TimeoutError:
+            raise WorkerError(f"{self._module} did not answer in {seconds} s") from None
+        if not line:
+            raise WorkerError(f"{self._module} ended with code {await self._process.wait()}")
+        answer: Answer = json.loads(line)
+        if "error" in answer:
+            raise WorkerError(f"{self._module}: {answer['error']}")
+        return answer
+
+    async def _end(self) -> None:
+        if self._process.returncode is None:
+            self._process.kill()
+        await self._process.wait()
+
+
+def serve(prepare: Prepare) -> None:
+    """The other end: reads the order, prepares, says so, waits for the word, runs, answers."""
+    order = json.loads(sys.stdin.readline())
+
+    async def main() -> None:
+        run = await prepare(order)
+        print("{}", flush=True)
+        # Without the word whoever started this process is gone.
+        if await asyncio.to_thread(sys.stdin.readline):
+            print(json.dumps(await run()), flush=True)
+
+    try:
+        uvloop.run(main())
+    except Exception as error:  # noqa: BLE001 - it is for the other end to raise
+        cause = first_cause(error)
+        print(json.dumps({"error": f"{type(cause).__name__}: {cause}"}), flush=True)
+        sys.exit(1)
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """The first failure in a group of failures of tasks."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

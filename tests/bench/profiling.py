@@ -1,0 +1,55 @@
+"""Where the time of a service goes: the same program under cProfile, by CPU time and without its imports.
+
+`python -m tests.bench.profiling SERVICE FILE` runs the service and writes its figures when it stops.
+"""
+
+from __future__ import annotations
+
+import cProfile
+import importlib
+import io
+import pstats
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_TOP = 40
+
+
+def _file(directory: Path) -> Path:
+    return directory / "profile.pstats"
+
+
+def programs(service: str | None, directory: Path) -> Mapping[str, Sequence[str]]:
+    """The command line that profiles `service`, for the mesh."""
+    if service is None:
+        return {}
+    command = [sys.executable, "-m", "tests.bench.profiling", service, str(_file(directory))]
+    return {service: command}
+
+
+def report(directory: Path) -> str:
+    """The functions with the most time of their own, and those with the most below them.
+
+    The time is CPU time of the main thread. Some calls cost more for being watched: read the figures against
+    each other, not against the clock.
+    """
+    text = io.StringIO()
+    stats = pstats.Stats(str(_file(directory)), stream=text)
+    stats.sort_stats(pstats.SortKey.TIME).print_stats(_TOP)
+    stats.sort_stats(pstats.SortKey.CUMULATIVE).print_stats(_TOP)
+    return text.getvalue()
+
+
+def _main(service: str, file: str) -> None:
+    main = importlib.import_module(f"meterline_{service}.main").main
+    profile = cProfile.Profile(time.thread_time)
+    try:
+        profile.runcall(main)
+    finally:
+        profile.dump_stats(file)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

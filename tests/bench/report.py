@@ -1,0 +1,177 @@
+"""What the bench says: a table for people, one JSON object for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tests.bench.cases import COPY, TEXTBOOK
+from tests.bench.rows import Row, as_dict, ratio
+from tests.bench.workload import MADE_PER_SECOND, MAX_UNITS, REGIONS, SCALE, Workload
+
+_SERVICES = ("ingest", "aggregate", "identity", "publisher")
+_PROCESSES = (*_SERVICES, TEXTBOOK, "postgres", "nats", "load", "bench")
+# Above this share of the cores in use by others before the start, figures say little.
+_BUSY = 0.15
+_METHOD = " ".join(
+    (
+        "end to end: accepted events by the time from the first call until QueryUsage (month totals of both",
+        "meters, all tenants) equals the load's own integer sums; asked after the last acknowledgement,",
+        "every 10 ms, the tenant of the last call first.",
+        "p50, p99: of the acknowledgement; in an open loop from the moment a call was due.",
+        "freshness: a tenant of its own sends one event every 25 ms, and its count is asked for every 10 ms;",
+        "from when the event was due until an answer counts it.",
+        "CPU and WAL: from the first call until all is visible, by the events accepted.",
+        "copy: prepared buffers into a table of the same columns and key, without another index.",
+    )
+)
+
+
+@dataclass(slots=True)
+class Report:
+    """Everything that was found. `differences` are of the check at the very end."""
+
+    workload: Workload
+    rows: list[Row] = field(default_factory=list)
+    memory: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    differences: Sequence[str] = ()
+    spans: Mapping[str, Any] | None = None
+    profiles: list[str] = field(default_factory=list)
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def exact(self) -> bool:
+        return bool(self.rows) and not self.differences and all(row.exact for row in self.rows)
+
+
+def load_text(workload: Workload) -> str:
+    """The load in words."""
+    batches = "events of all tenants in each batch" if workload.mixed else "one tenant a batch"
+    ids = f"made over {workload.spread_ms} ms a batch" if workload.spread_ms else "made batch after batch"
+    return (
+        f"{workload.tenants} tenants, {batches}; {workload.subjects} subjects a tenant; UUIDv7 ids {ids};"
+        f" one count and one sum meter, grouped by one dimension of {REGIONS} values; quantities of up to"
+        f" {MAX_UNITS} units at scale {SCALE}; times up to now, {MADE_PER_SECOND} events a second"
+    )
+
+
+def as_json(report: Report) -> str:
+    """One line."""
+    workload = report.workload
+    body = {
+        "rows": [as_dict(report.rows, row) for row in report.rows],
+        "exact": report.exact,
+        "memory_mb": report.memory,
+        "load": {
+            "tenants": workload.tenants,
+            "mixed": workload.mixed,
+            "subjects": workload.subjects,
+            "regions": REGIONS,
+            "spread_ms": workload.spread_ms,
+            "text": load_text(workload),
+            **report.settings,
+        },
+        "machine": report.machine,
+        "differences": list(report.differences[:20]),
+    }
+    if report.spans is not None:
+        body["spans"] = report.spans
+    return json.dumps(body)
+
+
+def show(report: Report, console: Console) -> None:
+    """Prints everything but the JSON."""
+    for profile in report.profiles:
+        console.print(profile, markup=False, highlight=False, soft_wrap=True)
+    console.print(_table(report.rows))
+    console.print(_costs(report.rows))
+    if report.memory:
+        console.print(_memory(report.memory))
+    if report.spans is not None:
+        console.print(f"spans: {report.spans['total']} ({_pairs(report.spans['services'])})")
+    console.print(f"load: {load_text(report.workload)}", highlight=False)
+    console.print(f"machine: {_pairs(report.machine)}; {_pairs(report.settings)}", highlight=False)
+    console.print(_METHOD, style="dim", highlight=False)
+    for each in [*(text for row in report.rows for text in row.differences[:5]), *report.differences[:10]]:
+        console.print(Text(each, style="red"))
+    if report.machine.get("busy_before", 0.0) > _BUSY:
+        console.print(Text("the machine was busy with something else: figures are too low", style="yellow"))
+    verdict = "every sum is exact" if report.exact else "NOT EXACT"
+    console.print(Text(verdict, style="bold green" if report.exact else "bold red"))
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    table = Table(title="events a second", title_justify="left")
+    table.add_column("case", no_wrap=True)
+    for column in ("captured", "end to end", "of copy", "x textbook", "p50 ms", "p99 ms", "exact"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row.title,
+            _rate(row.capture_per_s),
+            _rate(row.events_per_s),
+            _number(ratio(rows, row, COPY), 2),
+            _number(ratio(rows, row, TEXTBOOK), 1),
+            _number(row.p50_ms, 1),
+            _number(row.p99_ms, 1) + ("*" if row.measures == "freshness" else ""),
+            Text("yes", style="green") if row.exact else Text("NO", style="bold red"),
+        )
+    if any(row.measures == "freshness" for row in rows):
+        table.caption = "* freshness: from capture to visible in QueryUsage"
+        table.caption_justify = "left"
+    return table
+
+
+def _costs(rows: Sequence[Row]) -> Table:
+    costs = [_together(row.cpu_us) for row in rows]
+    processes = [name for name in _PROCESSES if any(cost.get(name, 0.0) >= 0.005 for cost in costs)]
+    table = Table(title="CPU microseconds by process, and bytes of WAL, an event", title_justify="left")
+    table.add_column("case", no_wrap=True)
+    for column in (*processes, "all", "WAL"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row, cost in zip(rows, costs, strict=True):
+        table.add_row(
+            row.title,
+            *(_number(cost.get(name), 2) for name in processes),
+            _number(sum(row.cpu_us.values()), 2),
+            _number(row.wal_bytes, 0),
+        )
+    return table
+
+
+def _together(cpu_us: Mapping[str, float]) -> dict[str, float]:
+    """The processes of the textbook pipeline as one."""
+    found: dict[str, float] = {}
+    for name, spent in cpu_us.items():
+        process = TEXTBOOK if name.startswith(TEXTBOOK) else name
+        found[process] = found.get(process, 0.0) + spent
+    return found
+
+
+def _memory(memory: Mapping[str, Mapping[str, float]]) -> Table:
+    table = Table(title="memory after the load, MB", title_justify="left")
+    table.add_column("process")
+    for column in ("RSS", "PSS"):
+        table.add_column(column, justify="right")
+    for name, figures in memory.items():
+        table.add_row(name, f"{figures['rss']:.1f}", f"{figures['pss']:.1f}")
+    return table
+
+
+def _rate(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:,.{digits}f}"

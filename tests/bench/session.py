@@ -1,0 +1,163 @@
+"""A whole run: the mesh, once or for each case, and every case on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from meterline_dev.processes import ChildSpec, Supervisor
+
+from tests.bench import measure, profiling, spans
+from tests.bench.cases import Case
+from tests.bench.options import Options
+from tests.bench.pipes import ROOT, first_cause
+from tests.bench.report import Report
+from tests.bench.rows import Row, greatest, median
+from tests.bench.runner import Runner
+from tests.bench.stage import Stage, on_stage
+
+_COLLECTOR = "collector"
+Tell = Callable[[str], None]
+
+
+class Session:
+    """Runs what the options ask for, in `directory`; `tell` gets a line at each step."""
+
+    def __init__(self, options: Options, directory: Path, tell: Tell) -> None:
+        self._options = options
+        self._directory = directory
+        self._tell = tell
+        self._report = Report(options.workload, machine=_machine(), settings=_settings(options))
+
+    async def run(self) -> Report:
+        """What was found; a case that failed is the last one in it."""
+        async with AsyncExitStack() as stack:
+            environment: Mapping[str, str] = {}
+            if self._options.trace:
+                supervisor = await stack.enter_async_context(Supervisor())
+                environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": await self._start_collector(supervisor)}
+            await self._measure(environment)
+            if self._options.trace:
+                self._report.spans = await self._collected(supervisor)
+        return self._report
+
+    async def _measure(self, environment: Mapping[str, str]) -> None:
+        if not self._options.fresh:
+            await self._on_one_stage(environment, "all", self._options.cases)
+            return
+        for at, case in enumerate(self._options.cases):
+            if not await self._on_stages_of_its_own(environment, f"{at}", case):
+                return
+
+    async def _on_one_stage(self, environment: Mapping[str, str], name: str, cases: Sequence[Case]) -> None:
+        async with self._stage(environment, name) as stage:
+            runner = Runner(stage, self._options)
+            for case in cases:
+                runs = [await self._one(runner, stage, case) for _ in range(self._options.repeat)]
+                if not self._add(runs):
+                    return
+            await self._close(stage)
+
+    async def _on_stages_of_its_own(self, environment: Mapping[str, str], name: str, case: Case) -> bool:
+        runs = []
+        for turn in range(self._options.repeat):
+            async with self._stage(environment, f"{name}-{turn}") as stage:
+                runs.append(await self._one(Runner(stage, self._options), stage, case))
+                if runs[-1].accepted:
+                    await self._close(stage)
+        return self._add(runs)
+
+    @asynccontextmanager
+    async def _stage(self, environment: Mapping[str, str], name: str) -> AsyncIterator[Stage]:
+        self._tell(f"starting Postgres, NATS, {', '.join(self._options.services)}")
+        directory = _make_directory(self._directory, name)
+        try:
+            async with on_stage(self._options, directory, environment) as stage:
+                yield stage
+            if self._options.profile is not None:
+                self._report.profiles.append(profiling.report(directory))
+        finally:
+            # A mesh for each case would fill the disk.
+            shutil.rmtree(directory, ignore_errors=True)
+
+    async def _one(self, runner: Runner, stage: Stage, case: Case) -> Row:
+        self._tell(case.title)
+        try:
+            row = await runner.run(case, greatest(self._report.rows))
+        except Exception as error:  # noqa: BLE001 - what was measured before it is still worth showing
+            cause = first_cause(error)
+            row = Row.failed(case.name, case.title, f"{case.name}: {type(cause).__name__}: {cause}")
+            for name in self._options.services:
+                self._tell(f"--- the end of the log of {name}\n{stage.mesh.supervisor.log_tail(name)}")
+        self._tell(f"  {row.rate:,.0f} events/s, {'exact' if row.exact else 'NOT EXACT'}")
+        return row
+
+    def _add(self, runs: Sequence[Row]) -> bool:
+        """Whether to go on: after a case that failed nobody knows what is on its way."""
+        self._report.rows.append(median(runs))
+        return all(row.accepted for row in runs)
+
+    async def _close(self, stage: Stage) -> None:
+        self._report.memory = stage.meter.memory()
+        self._tell("checking raw events and usage by region")
+        self._report.differences = [*self._report.differences, *await stage.verify()]
+
+    async def _start_collector(self, supervisor: Supervisor) -> str:
+        await supervisor.start(
+            ChildSpec(
+                name=_COLLECTOR,
+                argv=[sys.executable, "-m", "tests.bench.spans"],
+                log_file=self._directory / "collector.log",
+                cwd=ROOT,
+                ready=re.compile(spans.READY),
+            )
+        )
+        return "http://" + supervisor.log_tail(_COLLECTOR, 1).strip().removeprefix(spans.READY)
+
+    async def _collected(self, supervisor: Supervisor) -> Mapping[str, Any]:
+        """Services send what they still hold when they stop, so this comes after the mesh."""
+        cpu = supervisor.cpu_seconds(_COLLECTOR)
+        await supervisor.stop(_COLLECTOR)
+        counted: dict[str, Any] = json.loads(supervisor.log_tail(_COLLECTOR, 1))
+        return counted | {"collector_cpu_seconds": round(cpu, 2)}
+
+
+def _make_directory(parent: Path, name: str) -> Path:
+    parent.mkdir(parents=True, exist_ok=True)
+    directory = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
+    # Postgres may run under an account of its own, which has to pass through.
+    directory.chmod(0o711)
+    return directory
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "busy_before": round(measure.machine_share(), 2),
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+    }
+
+
+def _settings(options: Options) -> dict[str, Any]:
+    return {
+        "seconds_a_case": options.seconds,
+        "runs_a_case": options.repeat,
+        "services": " ".join(options.services),
+        "mesh": "fresh for each run" if options.fresh else "one for all cases",
+        "spans": "all recorded and collected" if options.trace else "not recorded",
+    }
+
+
+async def run(options: Options, directory: Path, tell: Tell) -> Report:
+    """Runs everything and leaves nothing running. Cancel it to end it early."""
+    return await Session(options, directory, tell).run()

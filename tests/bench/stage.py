@@ -1,0 +1,178 @@
+"""The mesh with the tenants, the event type and the meters of the load on it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psycopg
+from grpc import aio
+from meterline_dev.mesh import Mesh, MeshOptions
+from meterline_protos.aggregate.v1 import meters_pb2, meters_pb2_grpc
+from meterline_protos.common.v1 import types_pb2
+from meterline_protos.identity.v1 import tenants_pb2, tenants_pb2_grpc
+from meterline_protos.ingest.v1 import event_types_pb2, event_types_pb2_grpc
+
+from tests.bench import profiling
+from tests.bench.measure import Meter
+from tests.bench.options import Options
+from tests.bench.orders import LoadOrder
+from tests.bench.pipes import Worker
+from tests.bench.usage import COUNT_METER, SUM_METER, Usage, Visible, Watch, differences
+from tests.bench.workload import DIMENSION, EVENT_TYPE, QUANTITY, SCALE, Tally, tenant_name
+
+# Tenant whose events show how fresh usage is; no load is sent for it.
+PROBE = "bench-probe"
+# Windows follow the tenant's time zone, so there are several.
+ZONES = ("UTC", "America/New_York", "Europe/Berlin", "Asia/Kolkata")
+_WARM_WAL_MB = 512
+_WARM_BATCH = 1_000
+_DRAIN_SECONDS = 60.0
+_STORED = """SELECT tenant_id, count(*)::bigint, coalesce(sum(quantity_1), 0)::bigint
+FROM ingest.events GROUP BY tenant_id"""
+
+
+class Stage:
+    """A running mesh, and the ledger of what it was given. Use `on_stage`."""
+
+    def __init__(self, mesh: Mesh, options: Options, ingest: aio.Channel, aggregate: aio.Channel) -> None:
+        self.mesh = mesh
+        self.meter = Meter(mesh)
+        self.usage = Usage(aggregate)
+        self.ingest = ingest
+        self.expected = Tally.empty(options.workload.tenants)
+        self._aggregate = aggregate
+        self._options = options
+        self._numbers: dict[int, int] = {}
+
+    async def prepare(self) -> None:
+        """Tenants, type and meters; then a first batch for each tenant, so that no case pays for what is
+        done once: dictionaries, plans, connections, segments of the WAL."""
+        await self._onboard()
+        await event_types_pb2_grpc.EventTypesServiceStub(self.ingest).PutEventType(
+            event_types_pb2.PutEventTypeRequest(event_type=_event_type())
+        )
+        if not self._options.capture_only:
+            meters = meters_pb2_grpc.MetersServiceStub(self._aggregate)
+            for meter in _meters():
+                await meters.CreateMeter(meters_pb2.CreateMeterRequest(meter=meter))
+        await asyncio.to_thread(self.meter.warm_wal, _WARM_WAL_MB)
+        await self._warm_up()
+
+    async def settle(self, tally: Tally, last: int) -> Visible:
+        """Adds what was accepted to the ledger and waits until it can be seen.
+
+        What is seen is the new truth when it differs, so that each case answers for itself alone.
+        """
+        self.expected += tally
+        visible = await self._look(last)
+        if visible.differences and not self._options.capture_only:
+            self.expected = await self._seen()
+        return visible
+
+    async def verify(self) -> list[str]:
+        """What differs at the end: raw events by tenant, and usage by tenant and region."""
+        found = await asyncio.to_thread(self._stored_differences)
+        if not self._options.capture_only:
+            found += await differences(self.usage, self.expected, range(len(self.expected.counts)))
+        return found
+
+    async def _onboard(self) -> None:
+        channel = aio.insecure_channel(self.mesh.address("identity"))
+        stub = tenants_pb2_grpc.TenantsServiceStub(channel)
+        names = [tenant_name(number) for number in range(self._options.workload.tenants)]
+        for at, name in enumerate([*names, PROBE]):
+            request = tenants_pb2.OnboardTenantRequest(
+                tenant_id=name,
+                display_name=name,
+                time_zone=ZONES[at % len(ZONES)],
+                currency="USD",
+                plan="basic",
+                external_customer_id=f"cus_{name}",
+                external_subscription_id=f"sub_{name}",
+            )
+            answer = await stub.OnboardTenant(request)
+            if name != PROBE:
+                self._numbers[answer.tenant.number] = at
+        await channel.close()
+
+    async def _warm_up(self) -> None:
+        """Every subject and region of every tenant, once or more."""
+        order = LoadOrder(
+            address=self.mesh.address("ingest"),
+            workload=self._options.workload,
+            form="columns",
+            batch=_WARM_BATCH,
+            concurrency=4,
+            events=2 * _WARM_BATCH * self._options.workload.tenants,
+            seconds=60.0,
+            seed=0,
+        )
+        async with Worker("tests.bench.load", order.as_dict()) as worker:
+            answer = await worker.run()
+        visible = await self.settle(Tally.parse(answer["tally"]), answer["last_tenant"])
+        if visible.differences:
+            raise RuntimeError("the first batches are not exact: " + "; ".join(visible.differences[:3]))
+
+    async def _look(self, last: int) -> Visible:
+        if self._options.capture_only:
+            return Visible(0.0, await asyncio.to_thread(self._stored_differences))
+        return await Watch(self.usage, self.expected).wait(last, _DRAIN_SECONDS)
+
+    async def _seen(self) -> Tally:
+        tally = Tally.empty(len(self.expected.counts))
+        for tenant in range(len(tally.counts)):
+            for region, (count, summed) in (await self.usage.regions(tenant_name(tenant))).items():
+                at = int(region.rpartition("-")[2])
+                tally.counts[tenant, at], tally.units[tenant, at] = count, summed
+        return tally
+
+    def _stored_differences(self) -> list[str]:
+        with psycopg.connect(self.mesh.admin_dsn(), autocommit=True) as connection:
+            rows = connection.execute(_STORED).fetchall()
+        stored = {self._numbers[row[0]]: (row[1], row[2]) for row in rows if row[0] in self._numbers}
+        return [
+            f"{tenant_name(tenant)}: (events, units) stored {stored.get(tenant)}, accepted {wanted}"
+            for tenant in range(len(self.expected.counts))
+            if stored.get(tenant, (0, 0)) != (wanted := self.expected.of_tenant(tenant))
+        ]
+
+
+def _event_type() -> event_types_pb2.EventType:
+    return event_types_pb2.EventType(
+        name=EVENT_TYPE,
+        quantities=[event_types_pb2.QuantityDefinition(name=QUANTITY, scale=SCALE, required=True)],
+        dimensions=[event_types_pb2.DimensionDefinition(name=DIMENSION, required=True)],
+        subject_required=True,
+    )
+
+
+def _meters() -> list[meters_pb2.Meter]:
+    count, total = types_pb2.AGGREGATION_COUNT, types_pb2.AGGREGATION_SUM
+    return [
+        meters_pb2.Meter(
+            name=name, event_type=EVENT_TYPE, aggregation=kind, quantity=of, group_by=[DIMENSION]
+        )
+        for name, kind, of in ((COUNT_METER, count, ""), (SUM_METER, total, QUANTITY))
+    ]
+
+
+@asynccontextmanager
+async def on_stage(options: Options, directory: Path, environment: Mapping[str, str]) -> AsyncIterator[Stage]:
+    """A prepared mesh in `directory`; `environment` is for all services. Stopped afterwards."""
+    mesh_options = MeshOptions(
+        services=options.services,
+        environment=dict.fromkeys(options.services, environment),
+        programs=profiling.programs(options.profile, directory),
+    )
+    async with Mesh(directory / "mesh", mesh_options) as mesh:
+        channels = [aio.insecure_channel(mesh.address(name)) for name in ("ingest", "aggregate")]
+        try:
+            stage = Stage(mesh, options, *channels)
+            await stage.prepare()
+            yield stage
+        finally:
+            for channel in channels:
+                await channel.close()

@@ -1,0 +1,183 @@
+"""The events of the load, as columns, and what they must add up to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tests.bench.ids import Ids, Int64s, uuid7
+
+EVENT_TYPE: Final = "bench.request"
+QUANTITY: Final = "units"
+DIMENSION: Final = "region"
+# The dimension that both meters are grouped by has so many values.
+REGIONS: Final = 20
+# Quantities are hundredths, from 0.01 to 100.00.
+SCALE: Final = 2
+MAX_UNITS: Final = 10_000
+# Events are dated as if they had been made at this rate, up to now.
+MADE_PER_SECOND: Final = 300_000
+# A repeated event comes from one of so many batches before, of the same tenant.
+REPEATED_FROM: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What the events are like.
+
+    mixed: every event of a batch belongs to a tenant of its own, else a batch is one tenant's
+    spread_ms: the ids of a batch were made over so many milliseconds, interleaved with those of other
+        batches; 0: one batch after the other
+    """
+
+    tenants: int = 50
+    subjects: int = 100
+    mixed: bool = False
+    spread_ms: int = 0
+
+
+def tenant_name(number: int) -> str:
+    return f"bench-{number:03d}"
+
+
+def subject_name(number: int) -> str:
+    return f"subject-{number:06d}"
+
+
+def region_name(number: int) -> str:
+    return f"region-{number:02d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Row i is element i of every column. `fresh` is false for events that repeat an earlier one."""
+
+    ids: Ids
+    tenants: Int64s
+    subjects: Int64s
+    regions: Int64s
+    units: Int64s
+    made_at_ms: Int64s
+    fresh: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    def __getitem__(self, rows: slice) -> Events:
+        return Events(*(column[rows] for column in self._columns()))
+
+    def repeat(self, rows: Int64s, sources: Int64s) -> None:
+        """Makes `rows` repetitions of `sources`."""
+        for column in self._columns():
+            column[rows] = column[sources]
+        self.fresh[rows] = False
+
+    def _columns(self) -> tuple[npt.NDArray[Any], ...]:
+        return (
+            self.ids,
+            self.tenants,
+            self.subjects,
+            self.regions,
+            self.units,
+            self.made_at_ms,
+            self.fresh,
+        )
+
+
+def generate(
+    workload: Workload, batches: int, batch: int, now_ms: int, seed: int, duplicates: float = 0.0
+) -> Events:
+    """`batches` times `batch` events, in the order in which they are to be sent.
+
+    duplicates: this share of each batch, at random places, are earlier events again; at most one half
+    """
+    rng = np.random.default_rng(seed)
+    count = batches * batch
+    # Rounds of all tenants, each in an order of its own.
+    rounds = -(-batches // workload.tenants)
+    turns = np.concatenate([rng.permutation(workload.tenants) for _ in range(rounds)])[:batches]
+    tenants = rng.integers(0, workload.tenants, count) if workload.mixed else np.repeat(turns, batch)
+    made_at_ms = _made_at(workload.spread_ms, batches, batch, now_ms, rng)
+    events = Events(
+        ids=uuid7(made_at_ms, rng),
+        tenants=tenants,
+        subjects=rng.integers(0, workload.subjects, count),
+        regions=rng.integers(0, REGIONS, count),
+        units=rng.integers(1, MAX_UNITS + 1, count),
+        made_at_ms=made_at_ms,
+        fresh=np.ones(count, np.bool_),
+    )
+    repeated = int(batch * duplicates)
+    if repeated:
+        _scatter_duplicates(events, turns, batch, repeated, rng, mixed=workload.mixed)
+    return events
+
+
+def _made_at(spread_ms: int, batches: int, batch: int, now_ms: int, rng: np.random.Generator) -> Int64s:
+    """Milliseconds at which the events were made; in order within each batch."""
+    count = batches * batch
+    steady = now_ms - (count - np.arange(count)) * 1000 // MADE_PER_SECOND
+    if spread_ms == 0:
+        return steady
+    ages = np.sort(rng.integers(0, spread_ms, (batches, batch)), axis=1)[:, ::-1]
+    ends: Int64s = steady.reshape(batches, batch)[:, -1:] - ages
+    return ends.reshape(count)
+
+
+def _scatter_duplicates(
+    events: Events, turns: Int64s, batch: int, repeated: int, rng: np.random.Generator, *, mixed: bool
+) -> None:
+    """Puts `repeated` earlier events at random places of each batch; of its own when it is the first."""
+    earlier: dict[int, list[int]] = {}
+    for at, turn in enumerate(turns.tolist()):
+        known = earlier.setdefault(0 if mixed else turn, [])
+        # Apart from each other: a row that is overwritten cannot be repeated.
+        places = at * batch + rng.choice(batch, 2 * repeated, replace=False)
+        rows, sources = places[:repeated], places[repeated:]
+        if known:
+            batches = rng.choice(np.array(known[-REPEATED_FROM:]), repeated)
+            sources = batches * batch + rng.integers(0, batch, repeated)
+        events.repeat(rows, sources)
+        known.append(at)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Events and their summed units by tenant (rows) and region (columns), in exact integers."""
+
+    counts: Int64s
+    units: Int64s
+
+    @classmethod
+    def empty(cls, tenants: int) -> Tally:
+        return cls(np.zeros((tenants, REGIONS), np.int64), np.zeros((tenants, REGIONS), np.int64))
+
+    @classmethod
+    def of(cls, events: Events, tenants: int) -> Tally:
+        """Counts each fresh event once; repetitions add nothing."""
+        tally = cls.empty(tenants)
+        cells = (events.tenants[events.fresh], events.regions[events.fresh])
+        np.add.at(tally.counts, cells, 1)
+        np.add.at(tally.units, cells, events.units[events.fresh])
+        return tally
+
+    @classmethod
+    def parse(cls, data: dict[str, Any]) -> Tally:
+        return cls(np.array(data["counts"], np.int64), np.array(data["units"], np.int64))
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"counts": self.counts.tolist(), "units": self.units.tolist()}
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.counts + other.counts, self.units + other.units)
+
+    @property
+    def total(self) -> int:
+        return int(self.counts.sum())
+
+    def of_tenant(self, tenant: int) -> tuple[int, int]:
+        """(events, units)"""
+        return int(self.counts[tenant].sum()), int(self.units[tenant].sum())

@@ -1,0 +1,208 @@
+"""What the publisher may rely on, whoever the billing provider is: held by the fake and by the adapter of
+Stripe, through the official library, against the double."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from uuid import uuid4
+
+import pytest
+from meterline_dev.stripe_double import Levers, running_double
+from meterline_publisher.domain.periods import Period
+from meterline_publisher.provider.port import (
+    AmbiguousError,
+    BusyError,
+    Delivery,
+    RejectedError,
+    UsageEvent,
+)
+
+from tests.contract.billing_provider.worlds import FakeWorld, StripeWorld, World
+from tests.contract.stripe_double.lab import Lab
+
+pytestmark = pytest.mark.req("S6", "S10", "T3.5")
+
+MARCH = Period(datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 4, 1, tzinfo=UTC))
+IN_MARCH = datetime(2026, 3, 20, 12, tzinfo=UTC)
+TODAY = Period(
+    datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=2),
+    datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=2),
+)
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with running_double() as double:
+        yield double.address
+
+
+@pytest.fixture(params=["fake", "stripe"])
+async def world(request: pytest.FixtureRequest, address: str) -> AsyncIterator[World]:
+    if request.param == "fake":
+        made: World = FakeWorld()
+        await made.provider.start()
+        yield made
+        await made.provider.stop()
+        return
+    with Levers(address) as levers:
+        made = StripeWorld(Lab(address, levers))
+        await made.provider.start()
+        await made.provider.start()
+        yield made
+        await made.provider.stop()
+        await made.provider.stop()
+
+
+def event(name: str, customer: str, value: int = 5, at: datetime | None = None) -> UsageEvent:
+    identifier = uuid4().hex
+    moment = (at or datetime.now(UTC)).replace(microsecond=0)
+    return UsageEvent(identifier, f"key-{identifier}", name, customer, Decimal(value), moment)
+
+
+def again(sent: UsageEvent, key: str) -> UsageEvent:
+    return UsageEvent(sent.identifier, key, sent.event_name, sent.customer, sent.value, sent.at)
+
+
+async def test_what_is_sent_adds_up_exactly(world: World) -> None:
+    name, customer, other = world.meter(), world.customer(), world.customer()
+    for value in (123_456_789_012_345, -45, 100):
+        assert await world.provider.send_usage(event(name, customer, value)) is Delivery.ACCEPTED
+    await world.provider.send_usage(event(name, other, 7))
+    assert await world.provider.usage_total(customer, name, TODAY) == 123_456_789_012_400
+    assert await world.provider.usage_total(other, name, TODAY) == 7
+    assert await world.provider.usage_total(world.customer(), name, TODAY) == 0
+
+
+async def test_only_usage_of_the_period_is_in_its_total(world: World) -> None:
+    name, customer = world.meter(), world.customer(IN_MARCH)
+    inside = Period(IN_MARCH - timedelta(days=1), IN_MARCH)
+    await world.provider.send_usage(event(name, customer, 1, inside.start))
+    await world.provider.send_usage(event(name, customer, 2, inside.end - timedelta(seconds=1)))
+    await world.provider.send_usage(event(name, customer, 4, inside.end))
+    assert await world.provider.usage_total(customer, name, inside) == 3
+
+
+async def test_an_identifier_counts_once(world: World) -> None:
+    name, customer = world.meter(), world.customer()
+    sent = event(name, customer)
+    assert await world.provider.send_usage(sent) is Delivery.ACCEPTED
+    assert await world.provider.send_usage(sent) is Delivery.ACCEPTED
+    assert await world.provider.send_usage(again(sent, "another key")) is Delivery.KNOWN
+    assert await world.provider.usage_total(customer, name, TODAY) == 5
+
+
+async def test_an_identifier_is_forgotten_after_a_day(world: World) -> None:
+    """The reason why nothing that old is sent again before the totals were read."""
+    name, customer = world.meter(), world.customer()
+    sent = event(name, customer)
+    await world.provider.send_usage(sent)
+    world.forget()
+    assert await world.provider.send_usage(sent) is Delivery.ACCEPTED
+    assert await world.provider.usage_total(customer, name, TODAY) == 10
+
+
+async def test_a_refused_call_changes_nothing_and_may_be_repeated(world: World) -> None:
+    name, customer = world.meter(), world.customer()
+    sent = event(name, customer)
+    world.be_busy()
+    with pytest.raises(BusyError):
+        await world.provider.send_usage(sent)
+    assert await world.provider.usage_total(customer, name, TODAY) == 0
+    assert await world.provider.send_usage(sent) is Delivery.ACCEPTED
+    assert await world.provider.usage_total(customer, name, TODAY) == 5
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_a_lost_answer_is_ambiguous_and_may_be_repeated(world: World, after: bool) -> None:
+    name, customer = world.meter(), world.customer()
+    sent = event(name, customer)
+    world.lose(after=after)
+    with pytest.raises(AmbiguousError) as failure:
+        await world.provider.send_usage(sent)
+    assert not failure.value.replayed
+    assert await world.provider.usage_total(customer, name, TODAY) == (5 if after else 0)
+    assert await world.provider.send_usage(sent) is Delivery.ACCEPTED
+    assert await world.provider.send_usage(again(sent, f"{sent.identifier}#1")) is Delivery.KNOWN
+    assert await world.provider.usage_total(customer, name, TODAY) == 5
+
+
+async def test_a_remembered_failure_needs_another_key(world: World) -> None:
+    name, customer = world.meter(), world.customer()
+    sent = event(name, customer)
+    world.fail_and_remember()
+    with pytest.raises(AmbiguousError) as first:
+        await world.provider.send_usage(sent)
+    with pytest.raises(AmbiguousError) as second:
+        await world.provider.send_usage(sent)
+    assert (first.value.replayed, second.value.replayed) == (False, True)
+    assert await world.provider.send_usage(again(sent, f"{sent.identifier}#1")) is Delivery.ACCEPTED
+    assert await world.provider.usage_total(customer, name, TODAY) == 5
+
+
+@pytest.mark.parametrize(
+    ("value", "at", "code"),
+    [
+        (10**15, IN_MARCH, "meter_event_value_too_many_digits"),
+        (1, IN_MARCH - timedelta(days=36), "timestamp_too_far_in_past"),
+        (1, IN_MARCH + timedelta(minutes=6), "timestamp_in_future"),
+    ],
+)
+async def test_what_can_never_be_taken_is_rejected_with_its_code(
+    world: World, value: int, at: datetime, code: str
+) -> None:
+    name, customer = world.meter(), world.customer(IN_MARCH)
+    with pytest.raises(RejectedError) as failure:
+        await world.provider.send_usage(event(name, customer, value, at))
+    assert failure.value.code == code
+    assert await world.provider.usage_total(customer, name, MARCH) == 0
+
+
+async def test_an_unknown_meter_is_rejected(world: World) -> None:
+    with pytest.raises(RejectedError) as failure:
+        await world.provider.send_usage(event("nobody_made_this", world.customer()))
+    assert failure.value.code == "no_meter"
+    with pytest.raises(RejectedError):
+        await world.provider.usage_total(world.customer(), "nobody_made_this", TODAY)
+
+
+async def test_a_new_meter_is_found_after_others_were(world: World) -> None:
+    customer, first = world.customer(), world.meter()
+    assert await world.provider.usage_total(customer, first, TODAY) == 0
+    second = world.meter()
+    assert await world.provider.usage_total(customer, second, TODAY) == 0
+
+
+async def test_the_time_is_that_of_the_customer(world: World) -> None:
+    on_clock, real = world.customer(IN_MARCH), world.customer()
+    assert await world.provider.now(on_clock) == IN_MARCH
+    assert abs(await world.provider.now(real) - datetime.now(UTC)) < timedelta(minutes=1)
+    world.subscribe(on_clock, world.meter(), MARCH)
+    world.pass_to(on_clock, IN_MARCH + timedelta(days=1))
+    assert await world.provider.now(on_clock) == IN_MARCH + timedelta(days=1)
+
+
+@pytest.mark.req("S9")
+async def test_an_invoice_appears_is_final_and_bills_what_was_sent(world: World) -> None:
+    name, customer = world.meter(), world.customer(MARCH.start)
+    subscription = world.subscribe(customer, name, MARCH)
+    assert await world.provider.find_invoice(customer, subscription, MARCH) is None
+    await world.provider.send_usage(event(name, customer, 1_234, MARCH.start))
+    world.pass_to(customer, MARCH.end)
+    draft = await world.provider.find_invoice(customer, subscription, MARCH)
+    assert draft is not None
+    assert not draft.final
+    world.pass_to(customer, MARCH.end + timedelta(hours=1))
+    final = await world.provider.find_invoice(customer, subscription, MARCH)
+    assert final is not None
+    assert (final.invoice_id, final.currency, final.total) == (draft.invoice_id, "USD", Decimal("12.34"))
+    assert final.final
+    assert not final.void
+    april = Period(MARCH.end, datetime(2026, 5, 1, tzinfo=UTC))
+    assert await world.provider.find_invoice(customer, subscription, april) is None
+
+
+@pytest.mark.parametrize(("currency", "decimals"), [("USD", 2), ("JPY", 0), ("KWD", 2), ("ISK", 0)])
+def test_it_says_how_finely_it_bills(world: World, currency: str, decimals: int) -> None:
+    assert world.provider.decimals(currency) == decimals

@@ -1,0 +1,162 @@
+"""The two worlds in which the contract of a billing provider is tested: in memory, and Stripe's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from itertools import count
+from typing import Protocol
+
+from meterline.clock import to_datetime
+from meterline_dev.stripe_double.faults import Kind
+from meterline_publisher.domain.periods import Period
+from meterline_publisher.domain.settlement import ExternalInvoice
+from meterline_publisher.provider.port import BillingProvider
+from meterline_publisher.provider.stripe_provider import StripeProvider
+from pydantic import SecretStr
+from stripe.billing import Meter
+
+from tests.contract.stripe_double.lab import Lab
+from tests.support.clocks import ShiftedClock
+from tests.support.fake_billing import FakeBilling, busy, lost, saved_failure
+
+EVENTS = "/v1/billing/meter_events"
+KEY = SecretStr("rk_test_contract")
+
+
+class World(Protocol):
+    """What a contract test needs to arrange, whoever the provider is."""
+
+    @property
+    def provider(self) -> BillingProvider: ...
+
+    def meter(self) -> str:
+        """A new meter's event name."""
+
+    def customer(self, at: datetime | None = None) -> str:
+        """A new customer; `at` puts it on a test clock that stands there."""
+
+    def subscribe(self, customer: str, event_name: str, period: Period) -> str:
+        """Bills the customer 0.01 USD a unit at the period's end; answers the subscription."""
+
+    def pass_to(self, customer: str, at: datetime) -> None:
+        """Moves the customer's test clock, with all that falls due on the way."""
+
+    def forget(self) -> None:
+        """Lets 24 hours pass on the provider's own clock."""
+
+    def be_busy(self) -> None:
+        """Refuses the next event unseen."""
+
+    def lose(self, *, after: bool) -> None:
+        """Leaves the next event without an answer, before or after it is kept."""
+
+    def fail_and_remember(self) -> None:
+        """Answers the next event with a failure that is kept under its idempotency key."""
+
+
+class StripeWorld:
+    """The adapter, the official library, and the double."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self._lab.levers.clear_faults()
+        self._lab.levers.follow_real_time()
+        self._meters: dict[str, Meter] = {}
+        self._clocks: dict[str, str] = {}
+        self.clock = ShiftedClock(datetime.now(UTC))
+        self.provider: BillingProvider = StripeProvider(
+            KEY, api_base=lab.address, timeout=5.0, clock=self.clock
+        )
+
+    def meter(self) -> str:
+        meter = self._lab.meter()
+        self._meters[meter.event_name] = meter
+        return meter.event_name
+
+    def customer(self, at: datetime | None = None) -> str:
+        if at is None:
+            return self._lab.customer()
+        clock = self._lab.clock(int(at.timestamp()))
+        customer = self._lab.customer(clock)
+        self._clocks[customer] = clock
+        return customer
+
+    def subscribe(self, customer: str, event_name: str, period: Period) -> str:
+        price = self._lab.price(self._meters[event_name], unit_amount=1)
+        end = str(int(period.end.timestamp()))
+        metadata = {"meterline_period_boundaries": end}
+        return str(self._lab.subscribe(customer, price, metadata=metadata).id)
+
+    def pass_to(self, customer: str, at: datetime) -> None:
+        self._lab.advance(self._clocks[customer], int(at.timestamp()))
+
+    def forget(self) -> None:
+        self._lab.levers.advance(24 * 3_600_000)
+
+    def be_busy(self) -> None:
+        self._lab.levers.add_fault(EVENTS, Kind.RATE_LIMIT_429, next_n=1)
+
+    def lose(self, *, after: bool) -> None:
+        kind = Kind.TIMEOUT_AFTER_ACCEPT if after else Kind.TIMEOUT_BEFORE
+        self._lab.levers.add_fault(EVENTS, kind, next_n=1)
+
+    def fail_and_remember(self) -> None:
+        self._lab.levers.add_fault(EVENTS, Kind.ERROR_500_SAVED, next_n=1)
+
+
+class FakeWorld:
+    """The fake that other tests use in place of a provider."""
+
+    def __init__(self) -> None:
+        self._numbers: Iterator[int] = count(1)
+        self._subscriptions: dict[str, tuple[str, str, Period]] = {}
+        self._clock = ShiftedClock(datetime.now(UTC))
+        self._fake = FakeBilling(lambda: to_datetime(self._clock.now_us()))
+        self.provider: BillingProvider = self._fake
+
+    def meter(self) -> str:
+        name = f"event_{next(self._numbers)}"
+        self._fake.meters.add(name)
+        return name
+
+    def customer(self, at: datetime | None = None) -> str:
+        customer = f"cus_{next(self._numbers)}"
+        if at is not None:
+            self._fake.clocks[customer] = at
+        return customer
+
+    def subscribe(self, customer: str, event_name: str, period: Period) -> str:
+        self._subscriptions[customer] = (f"sub_{next(self._numbers)}", event_name, period)
+        return self._subscriptions[customer][0]
+
+    def pass_to(self, customer: str, at: datetime) -> None:
+        self._fake.clocks[customer] = at
+        _, event_name, period = self._subscriptions[customer]
+        if at < period.end:
+            return
+        total = sum(
+            (
+                kept.event.value
+                for kept in self._fake.kept
+                if kept.event.customer == customer and kept.event.event_name == event_name
+            ),
+            Decimal(0),
+        )
+        final = at >= period.end + timedelta(hours=1)
+        self._fake.invoices[customer, period.end] = ExternalInvoice(
+            f"in_{customer}", final, False, "USD", total / 100
+        )
+
+    def forget(self) -> None:
+        self._clock.advance(timedelta(hours=24))
+
+    def be_busy(self) -> None:
+        self._fake.faults.append(busy())
+
+    def lose(self, *, after: bool) -> None:
+        self._fake.faults.append(lost(after=after))
+
+    def fail_and_remember(self) -> None:
+        self._fake.faults.append(saved_failure())

@@ -1,0 +1,23 @@
+"""Doubles to test against: one for the module, or one of its own for a test that moves the clock."""
+
+from collections.abc import Iterator
+
+import pytest
+from meterline_dev.stripe_double import DoubleSettings, Levers, running_double
+
+from tests.contract.stripe_double.lab import Lab
+
+
+@pytest.fixture(scope="module")
+def shared_address() -> Iterator[str]:
+    with running_double(settings=DoubleSettings(error_report_delay=0.01, webhook_backoff=0.01)) as double:
+        yield double.address
+
+
+@pytest.fixture
+def lab(shared_address: str) -> Iterator[Lab]:
+    """A lab on the module's double; its faults are cleared and its clock follows real time."""
+    with Levers(shared_address) as levers:
+        levers.clear_faults()
+        levers.follow_real_time()
+        yield Lab(shared_address, levers)

@@ -1,0 +1,205 @@
+"""Faults on demand: what the caller sees, and what has happened nevertheless."""
+
+from collections import Counter
+from typing import Any
+
+import httpx
+import pytest
+import stripe
+
+from tests.contract.stripe_double.lab import Lab, client, instant
+
+NOW = instant("2026-03-15T12:00:00")
+EVENTS = "/v1/billing/meter_events"
+
+
+class World:
+    """One meter and one customer, and how much of what was sent has counted."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.meter = lab.meter()
+        self.customer = lab.customer(lab.clock(NOW))
+
+    def send(self, value: int = 1, **more: Any) -> stripe.billing.MeterEvent:
+        return self.lab.send(self.meter, self.customer, value, **more)
+
+    def counted(self) -> int:
+        return sum(event["value"] for event in self.lab.levers.meter_events(self.customer))
+
+
+@pytest.fixture
+def world(lab: Lab) -> World:
+    return World(lab)
+
+
+@pytest.mark.req("T8.3")
+@pytest.mark.parametrize(
+    ("kind", "expected", "status", "code", "advice"),
+    [
+        ("rate_limit_429", stripe.RateLimitError, 429, "rate_limit", None),
+        ("lock_timeout", stripe.RateLimitError, 429, "lock_timeout", "true"),
+        ("error_500", stripe.APIError, 500, None, None),
+    ],
+)
+def test_a_refused_call_did_nothing_and_can_be_repeated_under_its_key(
+    world: World,
+    kind: str,
+    expected: type[stripe.StripeError],
+    status: int,
+    code: str | None,
+    advice: str | None,
+) -> None:
+    world.lab.levers.add_fault(EVENTS, kind, next_n=2)
+    for _ in range(2):
+        with pytest.raises(expected) as error:
+            world.send(identifier="refused", key="key-of-" + kind)
+        assert error.value.http_status == status
+        assert error.value.headers is not None
+        assert error.value.headers.get("Stripe-Should-Retry") == advice
+        assert error.value.error is not None
+        assert error.value.error.code == code
+    assert world.counted() == 0
+    world.send(identifier=f"after-{kind}", key="key-of-" + kind)
+    assert world.counted() == 1
+
+
+@pytest.mark.req("T8.3", "S6")
+def test_a_saved_500_comes_back_until_another_key_is_used(world: World) -> None:
+    world.lab.levers.add_fault(EVENTS, "error_500_saved", next_n=1)
+    for _ in range(2):
+        with pytest.raises(stripe.APIError) as error:
+            world.send(identifier="saved-500", key="first-key")
+    assert error.value.headers is not None
+    assert error.value.headers["Idempotent-Replayed"] == "true"
+    assert world.counted() == 0
+    world.send(identifier="saved-500", key="second-key")
+    assert world.counted() == 1
+
+
+@pytest.mark.req("T8.3", "S6")
+def test_a_timeout_before_has_done_nothing(world: World) -> None:
+    world.lab.levers.add_fault(EVENTS, "timeout_before", next_n=1)
+    with pytest.raises(stripe.APIConnectionError):
+        world.send(identifier="cut-before", key="cut-before")
+    assert world.counted() == 0
+    world.send(identifier="cut-before", key="cut-before")
+    assert world.counted() == 1
+
+
+@pytest.mark.req("T8.3", "S6")
+def test_a_timeout_after_has_done_it(world: World) -> None:
+    """Under the same key the answer is replayed, under another the event is a duplicate: counted once."""
+    world.lab.levers.add_fault(EVENTS, "timeout_after_accept", next_n=1)
+    with pytest.raises(stripe.APIConnectionError):
+        world.send(5, identifier="cut-after", key="cut-after")
+    assert world.counted() == 5
+    again = world.send(5, identifier="cut-after", key="cut-after")
+    assert again.last_response is not None
+    assert again.last_response.headers["Idempotent-Replayed"] == "true"
+    with pytest.raises(stripe.InvalidRequestError, match="already exists"):
+        world.send(5, identifier="cut-after", key="another")
+    assert world.counted() == 5
+
+
+@pytest.mark.req("T8.3", "S6")
+def test_a_duplicate_answer_means_delivered(world: World) -> None:
+    world.lab.levers.add_fault(EVENTS, "duplicate_400", next_n=1)
+    with pytest.raises(
+        stripe.InvalidRequestError, match="An event already exists with identifier twin"
+    ) as error:
+        world.send(3, identifier="twin", key="twin")
+    assert (error.value.http_status, error.value.code) == (400, None)
+    assert world.counted() == 3
+
+
+@pytest.mark.req("T8.3")
+def test_a_held_call_ends_when_the_caller_gives_up(world: World) -> None:
+    """The caller's own timeout decides, long before the double lets go."""
+    world.lab.levers.add_fault(EVENTS, "timeout_after_accept", next_n=1, hold_seconds=60)
+    impatient = stripe.StripeClient(
+        "sk_test_lab",
+        base_addresses={"api": world.lab.address},
+        max_network_retries=0,
+        http_client=stripe.RequestsClient(timeout=0.1),
+    )
+    world.lab.api = impatient
+    with pytest.raises(stripe.APIConnectionError, match="timed out"):
+        world.send(2)
+    assert world.counted() == 2
+
+
+@pytest.mark.req("T8.3", "T1.1")
+def test_the_library_retries_by_itself_and_counts_once(world: World) -> None:
+    world.lab.levers.add_fault(EVENTS, "timeout_after_accept", next_n=1)
+    world.lab.api = client(world.lab.address, retries=2)
+    assert world.send(4).identifier
+    assert world.counted() == 4
+    assert world.lab.levers.faults()[0]["fired"] == 1
+
+
+def _outcomes(world: World, calls: int) -> list[str]:
+    found = []
+    for _ in range(calls):
+        try:
+            world.send()
+            found.append("ok")
+        except stripe.APIConnectionError:
+            found.append("cut")
+        except stripe.RateLimitError:
+            found.append("429")
+        except stripe.APIError:
+            found.append("500")
+    return found
+
+
+@pytest.mark.req("T8.3")
+def test_the_same_seed_gives_the_same_faults(world: World) -> None:
+    """The mix of the fault runs: 20% timeouts after accept, 20% 429, 10% 500."""
+
+    def run(seed: int) -> list[str]:
+        world.lab.levers.clear_faults()
+        world.lab.levers.add_fault(EVENTS, "timeout_after_accept", probability=0.2, seed=seed)
+        world.lab.levers.add_fault(EVENTS, "rate_limit_429", probability=0.2, seed=seed + 1)
+        world.lab.levers.add_fault(EVENTS, "error_500", probability=0.1, seed=seed + 2)
+        return _outcomes(world, 120)
+
+    first, second, other = run(7), run(7), run(8)
+    assert second == first
+    assert other != first
+    counts = Counter(first)
+    assert set(counts) == {"ok", "cut", "429", "500"}
+    assert 10 <= counts["cut"] <= 40
+    delivered = sum(outcome in ("ok", "cut") for outcome in [*first, *second, *other])
+    assert world.counted() == delivered
+
+
+@pytest.mark.req("T8.3")
+def test_only_matching_calls_are_befallen_until_the_rules_are_cleared(world: World) -> None:
+    world.lab.levers.add_fault("/v1/customers", "error_500", method="POST")
+    world.send()
+    world.lab.api.v1.customers.list()
+    with pytest.raises(stripe.APIError):
+        world.lab.customer()
+    world.lab.levers.clear_faults()
+    world.lab.customer()
+    assert world.lab.levers.faults() == []
+
+
+@pytest.mark.req("T8.3")
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"kind": "nonsense"},
+        {"kind": "error_500", "probability": 2},
+        {"kind": "error_500", "next_n": 0},
+        {"kind": "error_500", "unknown": 1},
+        {"kind": "duplicate_400", "path_prefix": "/v1/customers"},
+    ],
+)
+def test_rules_that_make_no_sense_are_refused(lab: Lab, rule: dict[str, Any]) -> None:
+    body = {"path_prefix": EVENTS, **rule}
+    answer = httpx.post(f"{lab.address}/_double/faults", json=body, trust_env=False)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["problems"]
+    assert lab.levers.faults() == []

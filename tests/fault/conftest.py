@@ -1,0 +1,49 @@
+"""A whole mesh for each fault test, and the length of the runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+from meterline_dev.mesh import Mesh, MeshOptions
+from meterline_dev.testing import scratch_directory
+
+from tests.fault.load import prepare
+
+MakeMesh = Callable[..., AbstractAsyncContextManager[Mesh]]
+
+# All of a mesh of a test but what the test is not about.
+SERVICES = ("identity", "ingest", "aggregate")
+# The database survives kills of the processes around it either way; only speed is at stake.
+QUICK_POSTGRES = {"shared_buffers": "64MB", "max_wal_size": "1GB", "min_wal_size": "80MB"}
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How much is done: much with `make fault`, little with `make test`."""
+
+    events: int
+    rounds: int
+
+
+@pytest.fixture(scope="session")
+def lengths() -> Lengths:
+    return Lengths(12_000, 20) if os.environ.get("METERLINE_FAULTS") == "long" else Lengths(1_500, 3)
+
+
+@pytest.fixture
+def start_mesh() -> MakeMesh:
+    """`async with start_mesh(services=…, environment=…, programs=…) as mesh`: prepared for load."""
+
+    @asynccontextmanager
+    async def start(**options: object) -> AsyncIterator[Mesh]:
+        chosen = {"services": SERVICES, "postgres_settings": QUICK_POSTGRES} | options
+        with scratch_directory() as place:
+            async with Mesh(place, MeshOptions(**chosen)) as mesh:  # type: ignore[arg-type]
+                await prepare(mesh)
+                yield mesh
+
+    return start

@@ -1,0 +1,233 @@
+"""Load that never gives up, and the oracle that knows what must come of it.
+
+A reporter sends batches and repeats each, unchanged, until it is acknowledged. Every event is known here
+with its quantity, so that in the end the mesh must have counted each of them exactly once, whatever was
+killed or lost meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+import nats
+import nats.errors
+import nats.js.errors
+import psycopg
+from grpc import aio
+from meterline.bus.subjects import EVENTS_ACCEPTED
+from meterline_dev.mesh import Mesh
+from meterline_protos.aggregate.v1 import meters_pb2, meters_pb2_grpc, usage_pb2, usage_pb2_grpc
+from meterline_protos.common.v1 import types_pb2
+from meterline_protos.identity.v1 import tenants_pb2, tenants_pb2_grpc
+from meterline_protos.ingest.v1 import (
+    capture_pb2,
+    capture_pb2_grpc,
+    event_types_pb2,
+    event_types_pb2_grpc,
+    events_pb2,
+    events_pb2_grpc,
+)
+
+from tests.support.capture import Sample, rows
+from tests.support.polling import eventually
+
+TENANTS = ("acme", "bolt", "cobra")
+METERS = {"calls": types_pb2.AGGREGATION_COUNT, "units": types_pb2.AGGREGATION_SUM}
+# Long enough for a killed service to be back, short enough for a lost answer not to stop the test.
+CALL_SECONDS = 5.0
+
+
+@dataclass
+class Expected:
+    """What must have been counted: by tenant, the quantity of every event by its id."""
+
+    units: dict[str, dict[str, int]] = field(default_factory=lambda: {tenant: {} for tenant in TENANTS})
+
+    def add(self, tenant: str, samples: list[Sample]) -> None:
+        self.units[tenant].update({sample.id: int(sample.quantities["units"]) for sample in samples})
+
+    @property
+    def events(self) -> int:
+        return sum(map(len, self.units.values()))
+
+    def usage(self) -> dict[str, tuple[int, int]]:
+        """(count, sum) by tenant."""
+        return {tenant: (len(units), sum(units.values())) for tenant, units in self.units.items()}
+
+
+async def prepare(mesh: Mesh) -> None:
+    """Tenants, an event type and two meters. Repeats itself while services come and go."""
+    identity = aio.insecure_channel(mesh.address("identity"))
+    ingest = aio.insecure_channel(mesh.address("ingest"))
+    aggregate = aio.insecure_channel(mesh.address("aggregate"))
+    try:
+        for tenant in TENANTS:
+            await tenants_pb2_grpc.TenantsServiceStub(identity).OnboardTenant(
+                tenants_pb2.OnboardTenantRequest(
+                    tenant_id=tenant,
+                    display_name=tenant,
+                    time_zone="America/New_York",
+                    currency="USD",
+                    plan="basic",
+                    external_customer_id=f"cus_{tenant}",
+                    external_subscription_id=f"sub_{tenant}",
+                )
+            )
+        quantity = event_types_pb2.QuantityDefinition(name="units", scale=0)
+        region = event_types_pb2.DimensionDefinition(name="region")
+        definition = event_types_pb2.EventType(name="api.request", quantities=[quantity], dimensions=[region])
+        await event_types_pb2_grpc.EventTypesServiceStub(ingest).PutEventType(
+            event_types_pb2.PutEventTypeRequest(event_type=definition)
+        )
+        for name, aggregation in METERS.items():
+            meter = meters_pb2.Meter(
+                name=name,
+                event_type="api.request",
+                aggregation=aggregation,
+                quantity="units" if aggregation == types_pb2.AGGREGATION_SUM else "",
+                group_by=["region"],
+            )
+            await meters_pb2_grpc.MetersServiceStub(aggregate).CreateMeter(
+                meters_pb2.CreateMeterRequest(meter=meter)
+            )
+    finally:
+        await asyncio.gather(identity.close(), ingest.close(), aggregate.close())
+
+
+class Reporter:
+    """Sends batches to an address until told to stop."""
+
+    def __init__(self, address: str, expected: Expected, *, batch: int = 50, seed: int = 7) -> None:
+        self._address = address
+        self._expected = expected
+        self._batch = batch
+        self._random = random.Random(seed)
+        self.acknowledged = 0
+        self.repeated = 0
+        self.progress = asyncio.Event()
+
+    async def run(self, events: int) -> None:
+        """Reports so many events and returns when all are acknowledged."""
+        async with self._channel() as channel:
+            stub = capture_pb2_grpc.CaptureServiceStub(channel)
+            for start in range(0, events, self._batch):
+                await self._report(stub, min(self._batch, events - start))
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        async with self._channel() as channel:
+            stub = capture_pb2_grpc.CaptureServiceStub(channel)
+            while not stop.is_set():
+                await self._report(stub, self._batch)
+
+    def _channel(self) -> aio.Channel:
+        quick = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
+        return aio.insecure_channel(self._address, options=quick)
+
+    async def _report(self, stub: capture_pb2_grpc.CaptureServiceAsyncStub, events: int) -> None:
+        tenant = self._random.choice(TENANTS)
+        samples = [
+            Sample(
+                quantities={"units": str(self._random.randrange(1_000))},
+                dimensions={"region": f"r{self._random.randrange(20)}"},
+            )
+            for _ in range(events)
+        ]
+        self._expected.add(tenant, samples)
+        request = rows(*samples, tenant_id=tenant)
+        while not await self._attempt(stub, request):
+            self.repeated += 1
+        self.acknowledged += events
+        self.progress.set()
+
+    async def _attempt(
+        self, stub: capture_pb2_grpc.CaptureServiceAsyncStub, request: capture_pb2.ReportRequest
+    ) -> bool:
+        try:
+            answer = await stub.Report(request, timeout=CALL_SECONDS, wait_for_ready=True)
+        except aio.AioRpcError:
+            return False
+        # Every event was taken, now or in an attempt whose answer was lost.
+        assert answer.accepted + answer.duplicate == len(request.rows.events), answer
+        return True
+
+    async def more(self, events: int, *, seconds: float = 60.0) -> None:
+        """Waits until so many more events are acknowledged."""
+        goal = self.acknowledged + events
+        async with asyncio.timeout(seconds):
+            while self.acknowledged < goal:
+                self.progress.clear()
+                await self.progress.wait()
+
+
+async def counted(mesh: Mesh) -> dict[str, tuple[int, int]]:
+    """(count, sum) by tenant, as QueryUsage tells them."""
+    async with aio.insecure_channel(mesh.address("aggregate")) as channel:
+        stub = usage_pb2_grpc.UsageServiceStub(channel)
+        found = {}
+        for tenant in TENANTS:
+            values = []
+            for meter in METERS:
+                request = usage_pb2.QueryUsageRequest(
+                    tenant_id=tenant, meter=meter, grain=types_pb2.GRAIN_MONTH
+                )
+                request.range.start_time.FromSeconds(int(time.time()) - 40 * 86_400)
+                request.range.end_time.FromSeconds(int(time.time()) + 86_400)
+                answer = await stub.QueryUsage(request, timeout=10, wait_for_ready=True)
+                values.append(sum(Decimal(window.value) for window in answer.windows))
+            found[tenant] = (int(values[0]), int(values[1]))
+    return found
+
+
+async def accepted(mesh: Mesh) -> dict[str, int]:
+    """Stored raw events by tenant."""
+    async with aio.insecure_channel(mesh.address("ingest")) as channel:
+        answer = await events_pb2_grpc.EventsServiceStub(channel).GetTotals(
+            events_pb2.GetTotalsRequest(), timeout=10, wait_for_ready=True
+        )
+    return {total.tenant_id: total.accepted for total in answer.totals}
+
+
+async def settled(mesh: Mesh) -> bool:
+    """Whether nothing is on its way: the outbox of ingest is empty and aggregate has handled all messages."""
+    with psycopg.connect(mesh.admin_dsn()) as connection:
+        pending = connection.execute("SELECT count(*) FROM ingest.outbox WHERE published_at IS NULL")
+        if pending.fetchone() != (0,):
+            return False
+    client = await nats.connect(mesh.nats.url)
+    try:
+        name = EVENTS_ACCEPTED.consumer_name("aggregate")
+        info = await client.jetstream().consumer_info(EVENTS_ACCEPTED.stream, name)
+    except (nats.errors.TimeoutError, nats.js.errors.Error):
+        return False
+    finally:
+        await client.close()
+    return not info.num_pending and not info.num_ack_pending
+
+
+async def is_exact(mesh: Mesh, expected: Expected, *, seconds: float = 60.0) -> bool:
+    """Whether every event is stored once and counted once, when nothing is on its way any more.
+
+    A batch that comes twice as two messages is refused by aggregate's own keys and buried: sums stay right
+    then, but somebody told of it twice, so a dead letter is a failure too.
+
+    Raises AssertionError when something is still on its way after `seconds`.
+    """
+    await eventually(lambda: settled(mesh), seconds=seconds)
+    usage = expected.usage()
+    stored = {tenant: count for tenant, (count, _) in usage.items() if count}
+    exact = await accepted(mesh) == stored and await counted(mesh) == usage
+    return exact and dead_letters(mesh) == 0
+
+
+def dead_letters(mesh: Mesh) -> int:
+    with psycopg.connect(mesh.admin_dsn()) as connection:
+        row = connection.execute("SELECT count(*) FROM aggregate.dead_letters").fetchone()
+    return int(row[0]) if row else 0
+
+
+async def assert_exact(mesh: Mesh, expected: Expected) -> None:
+    assert await is_exact(mesh, expected)

@@ -1,0 +1,257 @@
+"""Messages go in through JetStream, usage comes out through gRPC, and every number is exact."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import psycopg
+import pytest
+from meterline_aggregate.handlers.accepted import AcceptedEvents
+from meterline_dev.servers import NatsServer
+from meterline_protos.common.v1 import types_pb2
+
+from tests.support.aggregate import (
+    METERS,
+    Event,
+    Feed,
+    Node,
+    accepted,
+    expected_usage,
+    meter,
+    running_aggregate,
+    some_events,
+)
+from tests.support.databases import TestDatabase
+from tests.support.polling import eventually
+
+pytestmark = pytest.mark.req("K3", "T2.2", "T6.1")
+
+GRAINS = (
+    types_pb2.GRAIN_MINUTE,
+    types_pb2.GRAIN_HOUR,
+    types_pb2.GRAIN_DAY,
+    types_pb2.GRAIN_MONTH,
+)
+
+ZONES = {1: ("acme", "America/New_York"), 2: ("globex", "Asia/Kolkata")}
+
+# The clocks of New York change, and a month ends, in this time.
+START = datetime(2026, 10, 30, 5, tzinfo=UTC)
+SPAN = timedelta(days=4)
+
+
+def events_of_both(count: int, seed: int = 7) -> list[Event]:
+    found = [
+        event
+        for tenant in ZONES
+        for event in some_events(tenant, count, seed=seed + tenant, start=START, span=SPAN)
+    ]
+    random.Random(seed).shuffle(found)
+    return found
+
+
+async def start_with_all(node: Node, feed: Feed) -> None:
+    await node.create(*METERS)
+    for number, (slug, zone) in ZONES.items():
+        await feed.onboard(number, slug, zone)
+
+
+async def publish_in_parts(feed: Feed, events: Sequence[Event], rows: int) -> None:
+    """Messages of two batches, of `rows` events together."""
+    for begin in range(0, len(events), rows):
+        part = events[begin : begin + rows]
+        await feed.publish(accepted(part[: rows // 3], part[rows // 3 :]))
+
+
+async def check_all(node: Node, events: Sequence[Event]) -> None:
+    for number, (slug, zone) in ZONES.items():
+        own = [event for event in events if event.tenant == number]
+        for one in METERS:
+            for grain in GRAINS:
+                for by_group in (False, True) if one.group_by else (False,):
+                    expected = expected_usage(one, own, zone, grain, by_group=by_group)
+                    assert expected, "nothing to compare"
+                    found = await node.used(slug, one.name, grain, by_group=by_group)
+                    assert found == expected, (slug, one.name, grain, by_group)
+
+
+def totals(database: TestDatabase) -> dict[int, int]:
+    with psycopg.connect(database.app_dsn("aggregate")) as connection:
+        return dict(connection.execute("SELECT tenant_id, aggregated FROM tenant_totals").fetchall())
+
+
+@pytest.mark.req("T3.2", "X2")
+async def test_every_window_is_exact(node: Node, feed: Feed, database: TestDatabase) -> None:
+    events = events_of_both(400)
+    await start_with_all(node, feed)
+    await publish_in_parts(feed, events, 100)
+    await feed.settled()
+    await check_all(node, events)
+    assert totals(database) == {1: 400, 2: 400}
+
+
+@pytest.mark.req("T1.6", "T3.1")
+async def test_the_stream_three_times_and_in_any_company_changes_nothing(
+    database: TestDatabase, broker: NatsServer, feed: Feed
+) -> None:
+    events = events_of_both(150)
+    async with running_aggregate(database, broker) as node:
+        await start_with_all(node, feed)
+        await publish_in_parts(feed, events, 60)
+        await feed.settled()
+        await check_all(node, events)
+    for batch_messages in (1, 3, 64):
+        await feed.forget_deliveries()
+        async with running_aggregate(database, broker, batch_messages=batch_messages) as node:
+            await feed.settled()
+            await check_all(node, events)
+    assert totals(database) == {1: 150, 2: 150}
+
+
+@pytest.mark.req("T2.1", "O9")
+async def test_replicas_share_the_work(
+    database: TestDatabase, broker: NatsServer, feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handled: dict[int, int] = {}
+    handle = AcceptedEvents.handle
+
+    async def counted(self: AcceptedEvents, transaction: object, deliveries: Sequence[object]) -> None:
+        handled[id(self)] = handled.get(id(self), 0) + len(deliveries)
+        await handle(self, transaction, deliveries)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(AcceptedEvents, "handle", counted)
+    events = events_of_both(400)
+    async with (
+        running_aggregate(database, broker, batch_messages=2) as one,
+        running_aggregate(database, broker, batch_messages=2) as other,
+    ):
+        await start_with_all(one, feed)
+        await publish_in_parts(feed, events, 10)
+        await feed.settled()
+        await check_all(other, events)
+    assert len(handled) == 2
+    assert min(handled.values()) > 5
+    assert totals(database) == {1: 400, 2: 400}
+
+
+@pytest.mark.req("T1.6")
+async def test_an_unknown_tenant_waits_and_delays_nobody(
+    node: Node, feed: Feed, database: TestDatabase
+) -> None:
+    events = events_of_both(100)
+    late = [event for event in events if event.tenant == 2]
+    early = [event for event in events if event.tenant == 1]
+    await node.create(*METERS)
+    await feed.onboard(1, *ZONES[1])
+    await feed.publish(accepted(late))
+    await publish_in_parts(feed, early, 10)
+    await eventually(lambda: totals(database), until=lambda found: found == {1: 100})
+    await feed.onboard(2, *ZONES[2])
+    await feed.settled()
+    await check_all(node, events)
+    with psycopg.connect(database.app_dsn("aggregate")) as connection:
+        assert connection.execute("SELECT count(*) FROM dead_letters").fetchone() == (0,)
+
+
+@pytest.mark.req("T1.6")
+async def test_what_must_wait_is_set_aside_and_the_rest_goes_together(
+    database: TestDatabase, broker: NatsServer, feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    applied: list[int] = []
+    handle = AcceptedEvents.handle
+
+    async def recorded(self: AcceptedEvents, transaction: object, deliveries: Sequence[object]) -> None:
+        await handle(self, transaction, deliveries)  # type: ignore[arg-type]
+        applied.append(len(deliveries))
+
+    monkeypatch.setattr(AcceptedEvents, "handle", recorded)
+    async with running_aggregate(database, broker, batch_messages=20) as node:
+        await start_with_all(node, feed)
+    for number in (1, 2, 3, 4, 1, 2, 3, 4, 1, 2):
+        await feed.publish(accepted([Event(number, START)]))
+    async with running_aggregate(database, broker, batch_messages=20):
+        await eventually(lambda: totals(database), until=lambda found: found == {1: 3, 2: 3})
+        for number in (3, 4):
+            await feed.onboard(number, f"late-{number}")
+        await feed.settled()
+    assert totals(database) == {1: 3, 2: 3, 3: 2, 4: 2}
+    # Every batch has had one in it that must wait, and yet the others went together.
+    assert sum(applied) == 10
+    assert max(applied) > 1
+
+
+@pytest.mark.req("T3.1")
+async def test_what_is_garbled_is_kept_and_delays_nobody(
+    node: Node, feed: Feed, database: TestDatabase
+) -> None:
+    events = events_of_both(50)
+    await start_with_all(node, feed)
+    bad = accepted(events[:10])
+    bad.times_us = bad.times_us[:-1]
+    garbled = {await feed.publish(b"\xff\xff"), await feed.publish(bad)}
+    await publish_in_parts(feed, events, 10)
+    garbled.add(await feed.publish(b"\xff\xff\xff"))
+    await feed.settled()
+    await check_all(node, events)
+    with psycopg.connect(database.app_dsn("aggregate")) as connection:
+        rows = connection.execute("SELECT message_id, error FROM dead_letters").fetchall()
+    assert {message_id for message_id, _ in rows} == garbled
+    reasons = {error.partition(":")[0] for _, error in rows}
+    assert reasons == {"not an EventsAccepted", "times_us is not of 10 rows"}
+
+
+@pytest.mark.req("T3.1")
+async def test_a_batch_that_comes_in_another_message_counts_once(
+    node: Node, feed: Feed, database: TestDatabase
+) -> None:
+    """The inbox forgets after some days; batches are known for good."""
+    events = events_of_both(50)
+    await start_with_all(node, feed)
+    fact = accepted(events)
+    await feed.publish(fact)
+    await feed.settled()
+    again = await feed.publish(fact)
+    await feed.settled()
+    await check_all(node, events)
+    assert totals(database) == {1: 50, 2: 50}
+    with psycopg.connect(database.app_dsn("aggregate")) as connection:
+        assert connection.execute("SELECT message_id FROM dead_letters").fetchall() == [(again,)]
+
+
+async def test_sums_are_exact_beyond_any_machine_word(node: Node, feed: Feed) -> None:
+    await node.create(meter("sum", types_pb2.AGGREGATION_SUM, quantity="q"))
+    await feed.onboard(1, "acme")
+    value = Decimal("999999.999999999")
+    event = Event(1, START, quantities={"q": str(value)})
+    for _ in range(12):
+        await feed.publish(accepted([event] * 2000, scale=9))
+    # One more digit than before, in the same column.
+    await feed.publish(accepted([Event(1, START, quantities={"q": "-0.5"})], scale=18))
+    await feed.settled()
+    (window,) = await node.windows("acme", "sum", types_pb2.GRAIN_MONTH)
+    assert Decimal(window.value) == value * 24_000 - Decimal("0.5")
+    assert window.event_count == 24_001
+
+
+async def test_a_meter_made_elsewhere_counts_at_once(
+    database: TestDatabase, broker: NatsServer, feed: Feed
+) -> None:
+    async with running_aggregate(database, broker) as folding:
+        await folding.create(meter("first", types_pb2.AGGREGATION_COUNT))
+        await feed.onboard(1, "acme")
+        await feed.publish(accepted([Event(1, START)]))
+        await feed.settled()
+        with psycopg.connect(database.app_dsn("aggregate")) as connection:
+            connection.execute(
+                "INSERT INTO meters (name, event_type, aggregation, quantity, unique_dimension, group_by,"
+                " filter) VALUES ('second', 'flight', 1, '', '', '{}', '{}')"
+            )
+        await feed.publish(accepted([Event(1, START)]))
+        await feed.settled()
+        first = await folding.used("acme", "first", types_pb2.GRAIN_DAY)
+        second = await folding.used("acme", "second", types_pb2.GRAIN_DAY)
+    assert [count for _, count in first.values()] == [2]
+    assert [count for _, count in second.values()] == [1]

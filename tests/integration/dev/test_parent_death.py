@@ -1,0 +1,119 @@
+"""Killing the process that started servers leaves nothing running, and nothing that blocks the next."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped,unused-ignore]
+import psycopg
+import pytest
+from meterline_dev import procstat
+from meterline_dev.servers import NatsServer, PostgresServer
+from meterline_dev.testing import eventually
+
+pytestmark = [pytest.mark.req("X4"), pytest.mark.fault]
+
+_PARENT = """
+import asyncio, json, sys
+from pathlib import Path
+import psycopg
+from meterline_dev import procstat
+from meterline_dev.processes import ChildSpec, Supervisor
+from meterline_dev.servers import NatsServer, PostgresServer
+
+place, tied = Path(sys.argv[1]), sys.argv[2] == "tied"
+if not tied:
+    PostgresServer.death_signal = NatsServer.death_signal = 0
+postgres = PostgresServer(place / "pg", settings={"shared_buffers": "32MB"})
+nats = NatsServer(place / "nats")
+
+async def main():
+    await asyncio.gather(asyncio.to_thread(postgres.start), asyncio.to_thread(nats.start))
+    with psycopg.connect(postgres.dsn()) as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 42 AS value")
+    mesh = Supervisor()
+    sleeper = [sys.executable, "-c", "import signal; signal.signal(15, signal.SIG_IGN); signal.pause()"]
+    await mesh.start(ChildSpec(name="child", argv=sleeper, log_file=place / "child.log"))
+    pids = [mesh.pid("child"), nats.pid, *(member.pid for member in procstat.tree(postgres.pid))]
+    print(json.dumps({"pids": pids, "postgres": postgres.pid, "nats": nats.pid}), flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What the parent tells before it waits to be killed."""
+
+    pids: list[int]
+    postgres: int
+    nats: int
+
+
+@contextmanager
+def _parent(place: Path, how: str) -> Iterator[tuple["subprocess.Popen[str]", _Told]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _PARENT, str(place), how], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        yield process, _Told(**json.loads(process.stdout.readline()))
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals children at their parent's death")
+def test_sigkill_of_the_parent_ends_everything_it_started(tmp_path: Path) -> None:
+    with _parent(tmp_path, "tied") as (parent, told):
+        assert len(told.pids) > 5
+        assert all(procstat.is_alive(pid) for pid in told.pids)
+        parent.kill()
+        parent.wait()
+        assert eventually(lambda: not any(map(procstat.is_alive, told.pids)), seconds=20)
+    # It was a fast shutdown, not a crash: nothing to recover.
+    assert "database system is shut down" in (tmp_path / "pg.log").read_text()
+    with PostgresServer(tmp_path / "pg") as server, psycopg.connect(server.dsn()) as connection:
+        assert connection.execute("SELECT value FROM kept").fetchone() == (42,)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals children at their parent's death")
+def test_the_next_start_does_not_wait_for_anything_but_the_shutdown(tmp_path: Path) -> None:
+    with _parent(tmp_path, "tied") as (parent, told):
+        parent.kill()
+        parent.wait()
+        with PostgresServer(tmp_path / "pg") as server, NatsServer(tmp_path / "nats"):
+            assert server.pid not in told.pids
+            with psycopg.connect(server.dsn()) as connection:
+                assert connection.execute("SELECT value FROM kept").fetchone() == (42,)
+
+
+def test_what_a_dead_owner_left_running_is_ended_by_the_next(tmp_path: Path) -> None:
+    with _parent(tmp_path, "untied") as (parent, told):
+        parent.kill()
+        parent.wait()
+        left = [psutil.Process(pid) for pid in (told.postgres, told.nats)]
+        try:
+            assert all(process.is_running() for process in left)
+            with PostgresServer(tmp_path / "pg") as server, NatsServer(tmp_path / "nats"):
+                assert procstat.wait_gone(left, 0) == []
+                with psycopg.connect(server.dsn()) as connection:
+                    assert connection.execute("SELECT value FROM kept").fetchone() == (42,)
+        finally:
+            procstat.kill(left)
+
+
+def test_a_pid_file_that_names_another_program_does_not_block_the_start(tmp_path: Path) -> None:
+    with PostgresServer(tmp_path / "pg") as server:
+        server.kill()
+        pid_file = server.data_dir / "postmaster.pid"
+        stranger = str(os.getpid())
+        pid_file.write_text(pid_file.read_text().replace(pid_file.read_text().split()[0], stranger, 1))
+        server.start()
+        assert server.running

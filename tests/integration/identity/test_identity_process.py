@@ -1,0 +1,167 @@
+"""Identity as a process: its start, its stop, and what is left when it is killed in between."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from typing import Any
+
+import httpx
+import nats
+import pytest
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from meterline.bus.subjects import TENANTS_CHANGED
+from meterline_dev.servers import NatsServer
+from meterline_dev.testing import scratch_directory
+from meterline_identity.servicers import TENANTS_SERVICE
+from meterline_protos.events.v1 import events_pb2
+from meterline_protos.identity.v1 import tenants_pb2, tenants_pb2_grpc
+
+from tests.support.databases import TestDatabase
+from tests.support.polling import eventually
+from tests.support.processes import environment_of, launched, service_process
+
+pytestmark = pytest.mark.req("K1", "T7.3")
+
+MODULE = "meterline_identity.main"
+
+REQUEST = tenants_pb2.OnboardTenantRequest(
+    tenant_id="acme",
+    time_zone="America/New_York",
+    currency="USD",
+    plan="gold",
+    external_customer_id="cus_1",
+    external_subscription_id="sub_1",
+)
+
+
+@pytest.fixture
+def environment(database: TestDatabase, broker: NatsServer) -> dict[str, str]:
+    return environment_of("identity", database, broker)
+
+
+async def onboard(address: str) -> tenants_pb2.OnboardTenantResponse:
+    async with aio.insecure_channel(address) as channel:
+        stub: Any = tenants_pb2_grpc.TenantsServiceStub(channel)
+        answer: tenants_pb2.OnboardTenantResponse = await stub.OnboardTenant(REQUEST, timeout=10.0)
+        return answer
+
+
+async def published(broker: NatsServer) -> list[int]:
+    """The versions of all tenants in the order of their publication."""
+    client = await nats.connect(broker.url, allow_reconnect=False)
+    try:
+        manager = client.jsm()
+        last = (await manager.stream_info(TENANTS_CHANGED.stream)).state.last_seq
+        messages = [await manager.get_msg(TENANTS_CHANGED.stream, seq) for seq in range(1, last + 1)]
+    finally:
+        await client.close()
+    return [events_pb2.TenantChanged.FromString(message.data or b"").version for message in messages]
+
+
+async def test_it_announces_itself_and_serves_health_reflection_and_metrics(
+    environment: dict[str, str],
+) -> None:
+    async with service_process(MODULE, environment) as identity:
+        assert identity.ready["service"] == "identity"
+        assert identity.ready["pid"] == identity.process.pid
+        assert (await onboard(identity.address)).created
+        async with aio.insecure_channel(identity.address) as channel:
+            health: Any = health_pb2_grpc.HealthStub(channel)
+            answer = await health.Check(health_pb2.HealthCheckRequest(service=TENANTS_SERVICE))
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+            reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[arg-type]
+            asked = reflection_pb2.ServerReflectionRequest(file_containing_symbol=TENANTS_SERVICE)
+            (described,) = [response async for response in reflection.ServerReflectionInfo(iter([asked]))]
+            assert described.file_descriptor_response.file_descriptor_proto
+        async with httpx.AsyncClient(trust_env=False) as client:
+            metrics = await client.get(f"http://127.0.0.1:{identity.ready['metrics']}/metrics")
+        assert "meterline_outbox_published_total" in metrics.text
+
+
+async def test_it_stops_gracefully_and_leaves_nothing_unpublished(
+    environment: dict[str, str], broker: NatsServer
+) -> None:
+    async with service_process(MODULE, environment) as identity:
+        await onboard(identity.address)
+        identity.process.send_signal(signal.SIGTERM)
+        assert await identity.ended() == 0
+    assert await published(broker) == [1]
+
+
+async def test_it_can_be_stopped_while_it_waits_for_a_server(environment: dict[str, str]) -> None:
+    """The broker does not answer: the process waits for it, but not deaf to its own end."""
+    waiting = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        waiting.set()
+        await reader.read()
+        writer.close()
+
+    mute = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    url = f"nats://127.0.0.1:{mute.sockets[0].getsockname()[1]}"
+    told = {"METERLINE_NATS_URL": url, "METERLINE_ALLOW_UNSYNCED_JETSTREAM": "true"}
+    async with launched(MODULE, {**environment, **told}) as process:
+        async with asyncio.timeout(30):
+            await waiting.wait()
+        process.terminate()
+        assert await _ended(process, 15.0) == 0
+    mute.close()
+
+
+async def _ended(process: asyncio.subprocess.Process, seconds: float) -> int:
+    async with asyncio.timeout(seconds):
+        return await process.wait()
+
+
+async def test_it_refuses_a_broker_that_may_lose_what_it_acknowledged(environment: dict[str, str]) -> None:
+    with scratch_directory() as place, NatsServer(place / "nats", sync_interval="2m") as careless:
+        told = {"METERLINE_NATS_URL": careless.url, "METERLINE_NATS_MONITOR_URL": careless.monitor_url}
+        async with launched(MODULE, {**environment, **told}) as process:
+            assert await _ended(process, 30.0) not in (0, None)
+
+
+async def test_its_migrations_run_by_a_command_of_their_own(
+    empty_database: TestDatabase, broker: NatsServer
+) -> None:
+    environment = environment_of("identity", empty_database, broker)
+    outputs = []
+    for _ in range(2):
+        async with launched("meterline_identity.migrate", environment) as process:
+            output, _ = await process.communicate()
+            assert process.returncode == 0
+            outputs.append(output.decode().splitlines())
+    assert outputs[0][-1] == "identity: applied meterline_identity/0001_tenants"
+    assert outputs[1] == []
+
+
+@pytest.mark.fault
+@pytest.mark.req("K3", "X7")
+@pytest.mark.parametrize(
+    "point",
+    [
+        "unit_of_work.before_commit",
+        "unit_of_work.after_commit",
+        "outbox.relay.before_publish",
+        "outbox.relay.after_publish",
+        "outbox.relay.after_commit",
+    ],
+)
+async def test_killed_anywhere_a_repeated_request_makes_one_tenant_and_one_fact(
+    environment: dict[str, str], broker: NatsServer, point: str
+) -> None:
+    async with service_process(MODULE, {**environment, "METERLINE_CRASH_AT": point}) as identity:
+        with contextlib.suppress(aio.AioRpcError):
+            await onboard(identity.address)
+        assert await identity.ended() == -signal.SIGKILL
+    async with service_process(MODULE, environment) as identity:
+        answer = await onboard(identity.address)
+        assert answer.created == (point == "unit_of_work.before_commit")
+        assert answer.tenant.version == 1
+        await eventually(lambda: published(broker), until=lambda versions: versions == [1])
+        identity.process.send_signal(signal.SIGTERM)
+        assert await identity.ended() == 0
+    assert await published(broker) == [1]

@@ -1,0 +1,371 @@
+"""Capture against real Postgres and NATS: what is answered is what is stored and told, once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+
+import grpc
+import numpy as np
+import psycopg
+import pytest
+from google.rpc import error_details_pb2
+from grpc import aio
+from grpc_status import rpc_status
+from meterline.bus.subjects import EVENTS_ACCEPTED
+from meterline.db import provision
+from meterline_protos.events.v1 import events_pb2 as facts_pb2
+from meterline_protos.ingest.v1 import capture_pb2, event_types_pb2, events_pb2
+
+from tests.support.capture import RunningIngest, Sample, columns, now_us, rows
+from tests.support.databases import TestDatabase
+from tests.support.polling import eventually
+
+Form = Callable[..., capture_pb2.ReportRequest]
+both_forms = pytest.mark.parametrize("form", [rows, columns])
+
+
+async def told(ingest: RunningIngest, messages: int) -> list[facts_pb2.EventsAccepted]:
+    """The first `messages` facts on the stream."""
+    jetstream = ingest.bus.jetstream()
+    subscription = await jetstream.pull_subscribe(EVENTS_ACCEPTED.subject, stream=EVENTS_ACCEPTED.stream)
+    received: list[facts_pb2.EventsAccepted] = []
+    while len(received) < messages:
+        for message in await subscription.fetch(1, timeout=5):
+            received.append(facts_pb2.EventsAccepted.FromString(message.data))
+    return received
+
+
+async def stored(ingest: RunningIngest, tenant_id: str = "acme") -> int:
+    totals = await ingest.events.GetTotals(events_pb2.GetTotalsRequest(tenant_id=tenant_id))
+    return totals.totals[0].accepted if totals.totals else 0
+
+
+@both_forms
+@pytest.mark.req("K1", "T1.2", "T2.1")
+async def test_an_accepted_event_is_stored_and_told_of(ingest: RunningIngest, form: Form) -> None:
+    sample = Sample(subject="plane", quantities={"units": "12"}, dimensions={"region": "us"})
+
+    response = await ingest.report(form(sample))
+
+    assert (response.accepted, list(response.outcomes)) == (1, [])
+    found = await ingest.events.GetEvent(events_pb2.GetEventRequest(tenant_id="acme", event_id=sample.id))
+    assert (found.event.subject, dict(found.event.dimensions)) == ("plane", {"region": "us"})
+    assert dict(found.event.quantities) == {"units": "12"}
+    assert found.event.time.ToMicroseconds() == sample.time_us
+    assert found.batch.batch_id == response.batch_id
+    assert found.batch.event_count == 1
+    assert len(found.batch.trace.trace_id) == 32
+    (fact,) = await told(ingest, 1)
+    assert fact.batches[0].rows == 1
+    assert fact.batches[0].trace == found.batch.trace
+    assert (fact.series[0].tenant_id, fact.series[0].event_type) == (1, "api.request")
+    (quantity,) = fact.quantities
+    assert (quantity.name, quantity.scale) == ("units", 2)
+    assert np.frombuffer(quantity.units, "<i8").tolist() == [1200]
+
+
+@both_forms
+@pytest.mark.req("T1.2")
+async def test_a_repeated_event_counts_once(ingest: RunningIngest, form: Form) -> None:
+    samples = [Sample() for _ in range(5)]
+
+    first = await ingest.report(form(*samples, samples[0]))
+    second = await ingest.report(form(*samples))
+
+    assert (first.accepted, first.duplicate) == (5, 1)
+    assert (second.accepted, second.duplicate, second.batch_id) == (0, 5, "")
+    assert await stored(ingest) == 5
+
+
+@both_forms
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"subject": "other"},
+        {"dimensions": {"region": "us"}},
+        {"quantities": {"units": "2"}},
+        {"quantities": {}},
+        {"time_us": now_us() - 1_000_000},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+@pytest.mark.req("T1.2")
+async def test_the_same_id_with_another_body_is_a_conflict(
+    ingest: RunningIngest, form: Form, change: dict[str, object]
+) -> None:
+    original = Sample(quantities={"units": "1"})
+    await ingest.report(form(original))
+
+    response = await ingest.report(form(replace(original, **change)))  # type: ignore[arg-type]
+
+    assert (response.accepted, response.conflict) == (0, 1)
+    assert response.outcomes[0].event_id == original.id
+    found = await ingest.events.GetEvent(events_pb2.GetEventRequest(tenant_id="acme", event_id=original.id))
+    assert (found.event.subject, dict(found.event.quantities)) == ("u1", {"units": "1"})
+
+
+@pytest.mark.req("T1.2")
+async def test_large_batches_with_repeats_in_and_between_them(ingest: RunningIngest) -> None:
+    """Takes the COPY path, its suspicion of repeats, and its repetition when the hint misses one."""
+    first = [Sample() for _ in range(400)]
+    second = [Sample() for _ in range(396)] + first[:3] + [first[0]]
+
+    answers = [await ingest.report(columns(*first)), await ingest.report(columns(*second))]
+    again = [Sample() for _ in range(300)]
+    again_response = await ingest.report(columns(*again, *again[:2]))
+
+    assert [(a.accepted, a.duplicate) for a in answers] == [(400, 0), (396, 4)]
+    assert (again_response.accepted, again_response.duplicate) == (300, 2)
+    assert await stored(ingest) == 1_096
+
+
+@pytest.mark.req("T1.2", "T1.6")
+async def test_the_same_events_at_once_from_many_callers_count_once(ingest: RunningIngest) -> None:
+    samples = [Sample() for _ in range(600)]
+    forward, backward = columns(*samples), columns(*reversed(samples))
+
+    responses = await asyncio.gather(*(ingest.report(r) for r in [forward, backward] * 4))
+
+    assert sum(response.accepted for response in responses) == 600
+    assert sum(response.duplicate for response in responses) == 7 * 600
+    assert await stored(ingest) == 600
+
+
+@pytest.mark.req("T1.2")
+async def test_ids_that_are_no_uuids_are_unique_for_their_source(ingest: RunningIngest) -> None:
+    sample = Sample(id="order-17")
+
+    one = await ingest.report(rows(sample, source="shop"))
+    same = await ingest.report(rows(sample, source="shop"))
+    other = await ingest.report(rows(sample, source="app"))
+
+    assert (one.accepted, same.duplicate, other.accepted) == (1, 1, 1)
+    request = events_pb2.GetEventRequest(tenant_id="acme", event_id="order-17", source="app")
+    assert (await ingest.events.GetEvent(request)).event.event_id == "order-17"
+
+
+@pytest.mark.req("T4.1")
+async def test_tenants_do_not_see_each_other(ingest: RunningIngest) -> None:
+    await ingest.onboard(2, "bolt")
+    sample = Sample()
+    from tests.integration.ingest.conftest import is_known
+
+    await eventually(lambda: is_known(ingest, "bolt"))
+
+    mine = await ingest.report(rows(sample))
+    theirs = await ingest.report(rows(sample, tenant_id="bolt"))
+
+    assert (mine.accepted, theirs.accepted) == (1, 1)
+    request = events_pb2.ListEventsRequest(tenant_id="bolt", batch_ids=[mine.batch_id])
+    assert list((await ingest.events.ListEvents(request)).events) == []
+
+
+@pytest.mark.req("T1.5", "T2.4")
+async def test_each_bad_event_is_named_and_the_good_ones_are_taken(ingest: RunningIngest) -> None:
+    await ingest.put_type(
+        "strict",
+        quantities=[event_types_pb2.QuantityDefinition(name="whole", scale=0, required=True)],
+        dimensions=["region"],
+        subject_required=True,
+    )
+    day = 86_400_000_000
+
+    def bad(**changes: object) -> Sample:
+        return Sample(**({"type": "strict", "quantities": {"whole": "1"}} | changes))  # type: ignore[arg-type]
+
+    cases = [
+        (bad(type="nope"), "UNKNOWN_EVENT_TYPE", "type"),
+        (bad(id=""), "ID_MISSING", "id"),
+        (bad(id="x" * 129), "ID_TOO_LONG", "id"),
+        (bad(id="a\0b"), "TEXT_INVALID", "id"),
+        (bad(subject=""), "SUBJECT_REQUIRED", "subject"),
+        (bad(subject="s" * 257), "SUBJECT_TOO_LONG", "subject"),
+        (bad(subject="a\0"), "TEXT_INVALID", "subject"),
+        (bad(time_us=0), "TIME_MISSING", "time"),
+        (bad(time_us=now_us() - 36 * day), "TIME_TOO_OLD", "time"),
+        (bad(time_us=now_us() + day), "TIME_IN_FUTURE", "time"),
+        (bad(dimensions={"colour": "red"}), "DIMENSION_UNKNOWN", "dimensions.colour"),
+        (bad(dimensions={"region": "r" * 257}), "DIMENSION_TOO_LONG", "dimensions.region"),
+        (bad(dimensions={"region": "\0"}), "TEXT_INVALID", "dimensions.region"),
+        (bad(quantities={}), "QUANTITY_REQUIRED", "quantities.whole"),
+        (bad(quantities={"whole": "1", "x": "1"}), "QUANTITY_UNKNOWN", "quantities.x"),
+        (bad(quantities={"whole": "many"}), "QUANTITY_NOT_A_DECIMAL", "quantities.whole"),
+        (bad(quantities={"whole": "NaN"}), "QUANTITY_NOT_FINITE", "quantities.whole"),
+        (bad(quantities={"whole": "-Infinity"}), "QUANTITY_NOT_FINITE", "quantities.whole"),
+        (bad(quantities={"whole": "1.5"}), "QUANTITY_TOO_PRECISE", "quantities.whole"),
+        (bad(quantities={"whole": "1e-12"}), "QUANTITY_TOO_PRECISE", "quantities.whole"),
+        (bad(quantities={"whole": str(2**63)}), "QUANTITY_OUT_OF_RANGE", "quantities.whole"),
+        (bad(quantities={"whole": "1e999999"}), "QUANTITY_OUT_OF_RANGE", "quantities.whole"),
+        (bad(quantities={"whole": "-1"}), "QUANTITY_NEGATIVE", "quantities.whole"),
+    ]
+    good = [bad() for _ in cases]
+
+    response = await ingest.report(
+        rows(*(s for pair in zip((c[0] for c in cases), good, strict=True) for s in pair))
+    )
+
+    assert (response.accepted, response.rejected) == (len(good), len(cases))
+    assert [(o.reason, o.field) for o in response.outcomes] == [case[1:] for case in cases]
+    assert [o.index for o in response.outcomes] == list(range(0, 2 * len(cases), 2))
+    assert all(o.message for o in response.outcomes)
+    assert await stored(ingest) == len(good)
+
+
+def _broken(**changes: object) -> capture_pb2.ReportRequest:
+    request = columns(Sample(), Sample(subject="u2"))
+    for name, value in changes.items():
+        if name == "source":
+            request.source = str(value)
+        else:
+            setattr(request.columns, name, value)
+    return request
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (capture_pb2.ReportRequest(tenant_id="acme", source="x"), "batch"),
+        (_broken(source=""), "source"),
+        (_broken(source="x" * 129), "source"),
+        (_broken(times_us=b"123"), "columns.times_us"),
+        (_broken(event_ids=b"short"), "columns.event_ids"),
+        (_broken(subject_index=b"\1\0\0\0"), "columns.subject_index"),
+        (_broken(subject_index=b"\0\0\0\0\7\0\0\0"), "columns.subject_index"),
+        (_broken(subject_index=b""), "columns.subject_index"),
+        (rows(*(Sample() for _ in range(1_001))), "rows.events"),
+    ],
+)
+@pytest.mark.req("T2.4")
+async def test_a_malformed_batch_is_refused_whole_with_its_field(
+    ingest: RunningIngest, request_: capture_pb2.ReportRequest, field: str
+) -> None:
+    with pytest.raises(aio.AioRpcError) as caught:
+        await ingest.report(request_)
+
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    status = rpc_status.from_call(caught.value)  # type: ignore[arg-type]
+    details = error_details_pb2.BadRequest()
+    assert any(detail.Unpack(details) for detail in status.details)
+    assert details.field_violations[0].field == field
+    assert details.field_violations[0].description
+    assert await stored(ingest) == 0
+
+
+@pytest.mark.req("T2.4")
+async def test_overload_is_told_at_once_with_the_time_to_come_back(
+    database: TestDatabase, broker: object
+) -> None:
+    from meterline_dev.servers import NatsServer
+
+    from tests.support.capture import running_ingest
+
+    assert isinstance(broker, NatsServer)
+    async with running_ingest(database, broker, max_queued_events=10) as ingest:
+        with pytest.raises(aio.AioRpcError) as caught:
+            await ingest.report(rows(*(Sample() for _ in range(11))))
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    status = rpc_status.from_call(caught.value)  # type: ignore[arg-type]
+    retry = error_details_pb2.RetryInfo()
+    assert any(detail.Unpack(retry) for detail in status.details)
+    assert retry.retry_delay.nanos > 0
+
+
+@pytest.mark.req("T1.1", "T2.1")
+async def test_a_stream_answers_every_message_in_order(ingest: RunningIngest) -> None:
+    samples = [Sample() for _ in range(300)]
+    samples[7].type = "nope"
+    samples.append(samples[0])
+
+    async def messages() -> AsyncIterator[capture_pb2.StreamRequest]:
+        for position, sample in enumerate(samples):
+            tenant, source = ("acme", "stream") if position == 0 else ("", "")
+            yield capture_pb2.StreamRequest(tenant_id=tenant, source=source, event=sample.to_row())
+
+    responses = [response async for response in ingest.capture.Stream(messages())]
+
+    acknowledged = [response.acknowledged for response in responses]
+    assert acknowledged == sorted(acknowledged)
+    assert acknowledged[-1] == 301
+    assert sum(response.accepted for response in responses) == 299
+    outcomes = {o.sequence: o.outcome.reason for response in responses for o in response.outcomes}
+    assert outcomes == {7: "UNKNOWN_EVENT_TYPE", 300: "DUPLICATE"}
+    assert await stored(ingest) == 299
+
+
+@pytest.mark.req("T4.1")
+async def test_an_inactive_tenant_takes_no_events(ingest: RunningIngest) -> None:
+    await ingest.onboard(1, "acme", version=2, active=False)
+
+    async def refused() -> bool:
+        response = await ingest.report(rows(Sample()))
+        return [o.reason for o in response.outcomes] == ["TENANT_INACTIVE"]
+
+    await eventually(refused)
+
+
+@pytest.mark.req("T7.4", "X2")
+async def test_replay_sends_the_same_messages_again(ingest: RunningIngest) -> None:
+    await ingest.report(rows(Sample(), Sample()))
+    (first,) = await told(ingest, 1)
+    await ingest.bus.jetstream().purge_stream(EVENTS_ACCEPTED.stream)
+    await ingest.bus.jetstream().delete_stream(EVENTS_ACCEPTED.stream)
+    await ingest.bus.ensure_streams()
+    request = events_pb2.ReplayRequest()
+    request.range.start_time.FromMicroseconds(now_us() - 60_000_000)
+    request.range.end_time.FromMicroseconds(now_us() + 60_000_000)
+
+    response = await ingest.events.Replay(request)
+
+    assert response.messages == 1
+    assert await told(ingest, 1) == [first]
+
+
+@pytest.mark.req("T1.1")
+async def test_events_of_a_batch_are_listed_by_time_in_pages(ingest: RunningIngest) -> None:
+    start = now_us()
+    samples = [Sample(time_us=start - at * 1_000) for at in range(25)]
+    response = await ingest.report(rows(*samples))
+    found: list[str] = []
+    token = ""
+    while True:
+        page = await ingest.events.ListEvents(
+            events_pb2.ListEventsRequest(
+                tenant_id="acme", batch_ids=[response.batch_id], page_size=10, page_token=token
+            )
+        )
+        found += [event.event_id for event in page.events]
+        token = page.next_page_token
+        if not token:
+            break
+
+    assert found == [sample.id for sample in reversed(samples)]
+
+
+@pytest.mark.req("T3.4")
+async def test_an_event_type_grows_but_never_changes_its_meaning(ingest: RunningIngest) -> None:
+    definition = event_types_pb2.QuantityDefinition
+    with pytest.raises(aio.AioRpcError) as caught:
+        await ingest.put_type(quantities=[definition(name="units", scale=3)])
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+    with pytest.raises(aio.AioRpcError, match="has scale 2 in"):
+        await ingest.put_type("other", quantities=[definition(name="units", scale=0)])
+
+    await ingest.put_type(
+        quantities=[definition(name="units", scale=2), definition(name="bytes", scale=0)],
+        dimensions=["region", "tier"],
+    )
+    listed = await ingest.types.ListEventTypes(event_types_pb2.ListEventTypesRequest())
+    assert [q.name for q in listed.event_types[0].quantities] == ["units", "bytes"]
+
+
+@pytest.mark.req("K3")
+def test_the_application_role_cannot_change_the_schema(database: TestDatabase) -> None:
+    with (
+        psycopg.connect(database.app_dsn("ingest")) as connection,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
+        connection.execute("CREATE TABLE mine (a int)")
+    assert provision.app_role("ingest") in database.app_dsn("ingest")

@@ -1,0 +1,96 @@
+"""The publisher, running inside the test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+
+import pytest
+from meterline_dev.servers import NatsServer
+from meterline_dev.stripe_double import DoubleSettings, Levers, running_double
+from meterline_publisher.main import Publisher
+from meterline_publisher.provider.port import BillingProvider
+from meterline_publisher.settings import PublisherSettings
+
+from tests.contract.stripe_double.lab import Lab
+from tests.integration.publisher.world import NOW, Api, World
+from tests.support import mesh as scripted
+from tests.support.bus import OpenBus
+from tests.support.clocks import ShiftedClock
+from tests.support.databases import TestDatabase
+from tests.support.services import running, settings_for
+
+StartPublisher = Callable[..., Awaitable[Api]]
+
+
+@pytest.fixture(scope="module")
+def double_address() -> Iterator[str]:
+    with running_double(settings=DoubleSettings(error_report_delay=0.01)) as double:
+        yield double.address
+
+
+@pytest.fixture
+def lab(double_address: str) -> Iterator[Lab]:
+    with Levers(double_address) as levers:
+        levers.clear_faults()
+        levers.follow_real_time()
+        yield Lab(double_address, levers)
+
+
+@pytest.fixture
+async def surroundings(
+    make_database: Callable[..., TestDatabase], broker: NatsServer, open_bus: OpenBus, lab: Lab
+) -> AsyncIterator[World]:
+    """All but the publisher."""
+    mesh = scripted.Mesh()
+    async with scripted.serving(mesh) as address:
+        bus = await open_bus()
+        database = make_database("publisher")
+        yield World(database, bus, mesh, lab, ShiftedClock(NOW), address, broker)
+
+
+def settings(world: World, **more: object) -> PublisherSettings:
+    """Short pauses, and periodic work only where a test asks for it."""
+    values = settings_for("publisher", world.database, world.broker) | {
+        "aggregate_address": world.aggregate,
+        "ingest_address": world.aggregate,
+        "stripe_api_key": "rk_test_publisher",
+        "stripe_api_base": world.lab.address,
+        "stripe_timeout_seconds": 2.0,
+        "send_backoff_seconds": 0.02,
+        "send_backoff_max_seconds": 0.2,
+        "close_check_seconds": 3_600.0,
+        "settle_seconds": 3_600.0,
+        "freshness_wait_seconds": 0.2,
+        "trace_ui_url": "http://traces.test/{trace_id}",
+    }
+    return PublisherSettings.model_validate(values | more)
+
+
+@pytest.fixture
+async def start(surroundings: World) -> AsyncIterator[StartPublisher]:
+    """A function `(provider=None, **settings) -> Api`: one more replica of the publisher, on Stripe's double
+    unless another provider is given. All are stopped after the test."""
+    async with AsyncExitStack() as stack:
+
+        async def one_more(provider: BillingProvider | None = None, **more: object) -> Api:
+            service = Publisher(settings(surroundings, **more), surroundings.clock, provider)
+            channel = await stack.enter_async_context(running(service))
+            api = Api(channel)
+            surroundings.api = surroundings.api or api
+            return api
+
+        yield one_more
+
+
+@pytest.fixture
+async def world(surroundings: World, start: StartPublisher) -> World:
+    """One replica in its world."""
+    await start()
+    return surroundings
+
+
+@pytest.fixture
+def api(world: World) -> Api:
+    assert world.api is not None
+    return world.api

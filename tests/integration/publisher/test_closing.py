@@ -1,0 +1,115 @@
+"""Closing: usage goes out by itself when its period is about to end, in the tenant's own time zone."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tests.integration.publisher.catalogue import PER_UNIT, Priced
+from tests.integration.publisher.conftest import StartPublisher
+from tests.integration.publisher.world import PUBLISHED, Api, World
+from tests.support.mesh import Event
+from tests.support.polling import eventually
+
+# March ends at midnight in New York, after the clocks went forward on the 8th: it is 743 hours long.
+MARCH_NY = datetime(2026, 3, 1, 5, tzinfo=UTC)
+APRIL_NY = datetime(2026, 4, 1, 4, tzinfo=UTC)
+# November has 721 hours there: the clocks go back on the 1st.
+NOVEMBER_NY = datetime(2026, 11, 1, 4, tzinfo=UTC)
+DECEMBER_NY = datetime(2026, 12, 1, 5, tzinfo=UTC)
+
+
+async def closed(api: Api, slug: str = "acme") -> str:
+    """The total of the tenant's only invoice, once its usage is at the provider."""
+    invoices = await eventually(
+        lambda: api.invoice_list(slug), until=lambda found: [i.state for i in found] == [PUBLISHED]
+    )
+    return str(invoices[0].total)
+
+
+@pytest.mark.req("S5", "S9", "T1.5")
+@pytest.mark.parametrize(("begin", "end"), [(MARCH_NY, APRIL_NY), (NOVEMBER_NY, DECEMBER_NY)])
+async def test_a_period_closes_at_the_tenants_own_month_end(
+    world: World, start: StartPublisher, begin: datetime, end: datetime
+) -> None:
+    world.clock.advance(end - timedelta(hours=2) - world.now())
+    closer = await start(close_check_seconds=0.05)
+    acme = await world.tenant(zone="America/New_York", start=begin, now=end - timedelta(hours=2))
+    last = end - timedelta(microseconds=1)
+    await world.capture("acme", Event(begin, value="1"), Event(last, value="2"), Event(end, value="40"))
+    # Somebody with a longer lead is closed first, so that there were looks.
+    await world.tenant(
+        "early", number=2, zone="America/New_York", lead_seconds=3 * 3_600, start=begin, now=world.now()
+    )
+    await closed(closer, "early")
+    assert await closer.invoice_list("acme") == []
+    assert world.sends(acme) == 0
+    world.lab.advance(acme.test_clock, int(end.timestamp()) - 60)
+    world.clock.advance(timedelta(hours=1, minutes=59))
+    assert await closed(closer) == "0.03"
+    assert world.at_provider(acme) == 3
+    (invoice,) = await closer.invoice_list("acme")
+    assert invoice.period_start.ToDatetime(tzinfo=UTC) == begin
+    assert invoice.period_end.ToDatetime(tzinfo=UTC) == end
+    world.lab.advance(acme.test_clock, int(end.timestamp()) + 3_600)
+    (external,) = world.lab.invoices(acme.subscription)
+    assert external.total == 3
+
+
+@pytest.mark.req("S5", "S9")
+async def test_usage_that_comes_late_follows_until_the_invoice_is_final(
+    world: World, start: StartPublisher
+) -> None:
+    end = datetime(2026, 4, 1, tzinfo=UTC)
+    world.clock.advance(end - timedelta(minutes=30) - world.now())
+    closer = await start(close_check_seconds=0.05)
+    acme = await world.tenant(now=end - timedelta(minutes=30))
+    await world.use("acme", "10", end - timedelta(days=1))
+    assert await closed(closer) == "0.10"
+    world.clock.advance(timedelta(minutes=40))
+    world.end_month(acme, final=False)
+    await world.use("acme", "5", end - timedelta(seconds=1))
+    await eventually(lambda: world.at_provider(acme), until=lambda held: held == 15)
+    world.end_month(acme)
+    (external,) = world.lab.invoices(acme.subscription)
+    assert external.total == 15
+    await world.use("acme", "1", end - timedelta(seconds=1))
+    await eventually(lambda: world.rows("SELECT FROM invoices WHERE state = 'finalized'"))
+    assert world.at_provider(acme) == 15
+
+
+@pytest.mark.req("S11")
+async def test_what_is_closed_is_left_alone(world: World, start: StartPublisher) -> None:
+    end = datetime(2026, 4, 1, tzinfo=UTC)
+    world.clock.advance(end - timedelta(minutes=30) - world.now())
+    closer = await start(close_check_seconds=0.02)
+    await world.tenant(now=end - timedelta(minutes=30))
+    await world.use("acme", "10", end - timedelta(days=1))
+    await closed(closer)
+    asked, written = len(world.mesh.asked), _written(world)
+    # Another tenant is closed meanwhile, so that there were looks.
+    await world.tenant("other", number=2, now=end - timedelta(minutes=30))
+    await closed(closer, "other")
+    assert [question for question in world.mesh.asked[asked:] if " acme " in question] == []
+    assert _written(world) == written
+
+
+async def test_tenants_without_prices_or_customers_are_passed_over(
+    world: World, start: StartPublisher
+) -> None:
+    end = datetime(2026, 4, 1, tzinfo=UTC)
+    world.clock.advance(end - timedelta(minutes=30) - world.now())
+    closer = await start(close_check_seconds=0.02)
+    await world.announce("bare", 1, "cus_without_prices")
+    await world.announce("free", 2)
+    await closer.put("plan-free", Priced("calls", PER_UNIT))
+    await world.tenant(number=3, now=end - timedelta(minutes=30))
+    assert await closed(closer) == "0.00"
+    assert await closer.invoice_list("bare") == []
+    assert await closer.invoice_list("free") == []
+
+
+def _written(world: World) -> list[tuple[object, ...]]:
+    """Changes with every write to a row."""
+    return world.rows("SELECT xmin::text, version FROM invoices WHERE tenant_id = 1")

@@ -1,0 +1,184 @@
+"""Recovery: processes that die between any two steps, and answers that stay out for longer than the
+provider remembers an identifier. Each has a twin with the guard taken out, which has to be caught."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from grpc import aio
+from meterline_publisher import sender
+from meterline_publisher.domain.records import Publication
+from meterline_publisher.provider.port import RejectedError, UsageEvent
+
+from tests.integration.publisher.catalogue import PER_UNIT, Priced
+from tests.integration.publisher.conftest import StartPublisher
+from tests.integration.publisher.world import NOW, PUBLISHED, SENT, START, Api, Billed, World
+from tests.support.fake_billing import FakeBilling, busy, lost
+from tests.support.polling import eventually
+
+EVENTS = "/v1/billing/meter_events"
+DAY = timedelta(hours=25)
+
+pytestmark = pytest.mark.req("S6", "T7.3", "X7")
+
+
+async def unanswered(world: World, start: StartPublisher, kind: str) -> tuple[Api, Billed]:
+    """Usage of 50 whose first send ends like `kind`, and whose repetitions are all refused."""
+    api = await start(publish_wait_seconds=0.3)
+    acme = await world.tenant()
+    await world.use("acme", "50")
+    world.lab.levers.add_fault(EVENTS, kind, next_n=1)
+    world.lab.levers.add_fault(EVENTS, "rate_limit_429")
+    (row,) = (await api.publish("acme")).publications
+    assert not row.HasField("sent_at")
+    return api, acme
+
+
+def let_a_day_pass(world: World) -> None:
+    """Here and on the provider's own clock; the provider then takes calls again."""
+    world.lab.levers.advance(DAY // timedelta(milliseconds=1))
+    world.clock.advance(DAY)
+    world.lab.levers.clear_faults()
+
+
+async def sent(world: World) -> list[tuple[object, ...]]:
+    return await eventually(lambda: world.rows("SELECT * FROM publications WHERE state = 'sent'"))
+
+
+async def test_after_a_day_what_arrived_is_found_and_not_sent_again(
+    world: World, start: StartPublisher
+) -> None:
+    api, acme = await unanswered(world, start, "timeout_after_accept")
+    let_a_day_pass(world)
+    await sent(world)
+    assert (world.at_provider(acme), world.sends(acme)) == (50, 1)
+    (invoice,) = await api.invoice_list("acme")
+    assert invoice.state == PUBLISHED
+
+
+async def test_without_looking_it_would_be_counted_twice(
+    world: World, start: StartPublisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "must_look_up", lambda *_: False)
+    _, acme = await unanswered(world, start, "timeout_after_accept")
+    let_a_day_pass(world)
+    await sent(world)
+    assert world.at_provider(acme) == 100
+
+
+async def test_after_a_day_what_never_arrived_is_sent(world: World, start: StartPublisher) -> None:
+    _, acme = await unanswered(world, start, "timeout_before")
+    let_a_day_pass(world)
+    await sent(world)
+    assert (world.at_provider(acme), world.sends(acme)) == (50, 1)
+
+
+async def test_sums_that_fit_neither_are_left_to_people(world: World, start: StartPublisher) -> None:
+    _, acme = await unanswered(world, start, "timeout_after_accept")
+    world.lab.levers.clear_faults()
+    world.lab.levers.add_fault(EVENTS, "rate_limit_429", method="POST", next_n=10_000)
+    world.lab.levers.advance(DAY // timedelta(milliseconds=1))
+    world.lab.levers.clear_faults()
+    world.lab.send(world.stripe_meter(acme), acme.customer, 3, at=int(START.timestamp()) + 60)
+    world.clock.advance(DAY)
+    await eventually(lambda: world.rows("SELECT FROM publications WHERE error_code = 'unreconciled'"))
+    assert world.rows("SELECT state FROM publications") == [("ambiguous",)]
+    assert world.sends(acme) == 2
+
+
+async def test_new_identifiers_for_each_attempt_would_be_caught(
+    world: World, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The twin of fault 8: an answer that is lost after the event was kept."""
+    real = sender._event
+
+    def careless(row: Publication) -> UsageEvent:
+        return replace(real(row), identifier=uuid4().hex, idempotency_key=uuid4().hex)
+
+    monkeypatch.setattr(sender, "_event", careless)
+    acme = await world.tenant()
+    await world.use("acme", "50")
+    world.lab.levers.add_fault(EVENTS, "timeout_after_accept", next_n=1)
+    await api.publish("acme")
+    assert world.at_provider(acme) == 100
+
+
+async def test_a_rejection_says_nothing_about_an_earlier_attempt(
+    surroundings: World, start: StartPublisher
+) -> None:
+    """The first call was taken and its answer lost; what the second is told must not bring a third event."""
+    world, billing = surroundings, FakeBilling(lambda: NOW, meters={"event"})
+    billing.faults = [lost(after=True), (RejectedError("archived_meter", "planted"), False), busy()]
+    api = await start(billing)
+    world.mesh.add_tenant("acme", 1, "UTC")
+    world.mesh.add_meter("calls")
+    await api.put("plan-acme", Priced("calls", PER_UNIT), "event")
+    await world.announce("acme", 1, "cus_acme")
+    await world.use("acme", "50")
+    answer = await api.publish("acme")
+    assert [(row.value, row.state) for row in answer.publications] == [("50", SENT)]
+    assert [kept.event.value for kept in billing.kept] == [50]
+    assert billing.calls == 4
+
+
+async def test_refusals_do_not_age_a_row(world: World, start: StartPublisher) -> None:
+    """What was never looked at cannot have arrived: it is sent after a day without a look at the sums."""
+    api, acme = await unanswered(world, start, "rate_limit_429")
+    world.lab.levers.add_fault("/v1/billing/meters", "error_500")
+    let_a_day_pass(world)
+    await sent(world)
+    assert (world.at_provider(acme), world.sends(acme)) == (50, 1)
+    assert (await api.invoice_list("acme"))[0].state == PUBLISHED
+
+
+@asynccontextmanager
+async def process(world: World, crash_at: str = "") -> AsyncIterator[tuple[asyncio.subprocess.Process, Api]]:
+    """The publisher as a process of its own; killed on exit if it still runs."""
+    environment = {
+        **os.environ,
+        "METERLINE_DATABASE_URL": world.database.app_dsn("publisher"),
+        "METERLINE_NATS_URL": world.broker.url,
+        "METERLINE_NATS_MONITOR_URL": world.broker.monitor_url,
+        "METERLINE_METRICS_PORT": "-1",
+        "METERLINE_AGGREGATE_ADDRESS": world.aggregate,
+        "METERLINE_INGEST_ADDRESS": world.aggregate,
+        "METERLINE_STRIPE_API_KEY": "rk_test_recovery",
+        "METERLINE_STRIPE_API_BASE": world.lab.address,
+        "METERLINE_STRIPE_TIMEOUT_SECONDS": "0.5",
+        "METERLINE_CRASH_AT": crash_at,
+    }
+    command = (sys.executable, "-m", "meterline_publisher.main")
+    child = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.PIPE)
+    try:
+        assert child.stdout is not None
+        ready = json.loads(await asyncio.wait_for(child.stdout.readline(), 60))
+        async with aio.insecure_channel(ready["grpc"]) as channel:
+            yield child, Api(channel)
+    finally:
+        if child.returncode is None:
+            child.kill()
+        await child.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["before_call", "after_call", "after_commit"])
+async def test_a_kill_at_any_step_of_a_send_loses_and_doubles_nothing(world: World, point: str) -> None:
+    acme = await world.tenant()
+    await world.use("acme", "50")
+    async with process(world, f"publisher.send.{point}") as (child, api):
+        with pytest.raises(aio.AioRpcError):
+            await api.publish("acme")
+        assert await asyncio.wait_for(child.wait(), 30) == -9
+    async with process(world) as (_, api):
+        answer = await api.publish("acme")
+        assert answer.invoice.state == PUBLISHED
+    assert (world.at_provider(acme), world.sends(acme)) == (50, 1)

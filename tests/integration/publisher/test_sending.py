@@ -1,0 +1,117 @@
+"""Sending: how many calls at a time, in which order, and what a stop leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pytest
+from meterline_publisher.main import Publisher
+from meterline_publisher.provider.port import Delivery, UsageEvent
+
+from tests.integration.publisher.catalogue import PER_UNIT, Priced
+from tests.integration.publisher.conftest import StartPublisher, settings
+from tests.integration.publisher.world import NOW, Api, World
+from tests.support.fake_billing import FakeBilling, busy
+from tests.support.polling import eventually
+from tests.support.services import running
+
+pytestmark = pytest.mark.req("S6", "S10", "T2.4")
+
+
+# No lease ends while the gate is shut, and nobody waits for it.
+PATIENT = {"publish_wait_seconds": 0.0, "stripe_timeout_seconds": 60.0, "send_concurrency": 10}
+
+
+@dataclass
+class GatedBilling(FakeBilling):
+    """Holds every call until the gate opens, and watches who is under way."""
+
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    under_way: Counter[tuple[str, str]] = field(default_factory=Counter)
+    most: int = 0
+    most_of_a_meter: int = 0
+    order: list[tuple[str, int]] = field(default_factory=list)
+
+    async def send_usage(self, event: UsageEvent) -> Delivery:
+        lane = (event.customer, event.event_name)
+        self.under_way[lane] += 1
+        self.most = max(self.most, self.under_way.total())
+        self.most_of_a_meter = max(self.most_of_a_meter, self.under_way[lane])
+        await self.gate.wait()
+        try:
+            self.order.append((event.event_name, int(event.value)))
+            return await super().send_usage(event)
+        finally:
+            self.under_way[lane] -= 1
+
+
+async def tenant_with(world: World, api: Api, billing: FakeBilling, meters: int) -> None:
+    """`acme` with as many meters, known to the fake provider only."""
+    world.mesh.add_tenant("acme", 1, "UTC")
+    for name in (f"m{number}" for number in range(meters)):
+        world.mesh.add_meter(name)
+        billing.meters.add(f"event-{name}")
+        await api.put("plan-acme", Priced(name, PER_UNIT), f"event-{name}")
+    await world.announce("acme", 1, "cus_acme")
+
+
+async def test_calls_are_bounded(surroundings: World, start: StartPublisher) -> None:
+    world, billing = surroundings, GatedBilling(lambda: NOW)
+    api = await start(billing, **PATIENT)
+    await start(billing, **PATIENT)
+    await tenant_with(world, api, billing, 24)
+    await world.use("acme", "1")
+    await api.publish("acme")
+    await eventually(lambda: billing.under_way.total() == 20)  # ten for each replica
+    billing.gate.set()
+    await eventually(lambda: world.rows("SELECT FROM invoices WHERE state = 'published'"))
+    assert billing.most == 20
+    assert len(billing.kept) == 24
+
+
+async def test_one_call_at_a_time_for_a_meter_and_in_order(
+    surroundings: World, start: StartPublisher
+) -> None:
+    world, billing = surroundings, GatedBilling(lambda: NOW)
+    replicas = [await start(billing, **PATIENT), await start(billing, **PATIENT)]
+    await tenant_with(world, replicas[0], billing, 3)
+    for value in range(1, 7):
+        await world.use("acme", str(value))
+        await replicas[value % 2].publish("acme")
+    await eventually(lambda: billing.under_way.total() == 3)
+    billing.gate.set()
+    await eventually(lambda: world.rows("SELECT FROM invoices WHERE state = 'published'"))
+    assert billing.most_of_a_meter == 1
+    for name in billing.meters:
+        assert [value for event, value in billing.order if event == name] == [1, 2, 3, 4, 5, 6]
+
+
+async def test_a_stop_lets_calls_under_way_end(surroundings: World) -> None:
+    world, billing = surroundings, GatedBilling(lambda: NOW)
+    service = Publisher(settings(world, publish_wait_seconds=0.0), world.clock, billing)
+    async with running(service) as channel:
+        api = Api(channel)
+        await tenant_with(world, api, billing, 1)
+        await world.use("acme", "5")
+        await api.publish("acme")
+        await eventually(lambda: billing.under_way.total() == 1)
+        asyncio.get_running_loop().call_later(0.2, billing.gate.set)
+    assert [kept.event.value for kept in billing.kept] == [5]
+    assert len(world.rows("SELECT FROM publications WHERE state = 'sent'")) == 1
+
+
+async def test_what_waits_for_the_provider_goes_out_when_it_is_back(
+    surroundings: World, start: StartPublisher
+) -> None:
+    world, billing = surroundings, FakeBilling(lambda: NOW)
+    billing.faults = [busy() for _ in range(30)]
+    api = await start(billing, publish_wait_seconds=0.0)
+    await tenant_with(world, api, billing, 3)
+    await world.use("acme", "4")
+    await api.publish("acme")
+    await eventually(lambda: len(billing.kept) == 3)
+    assert billing.calls == 33
+    await eventually(lambda: world.rows("SELECT FROM invoices WHERE state = 'published'"))
+    assert world.rows("SELECT sum(attempts)::int FROM publications") == [(33,)]

@@ -1,0 +1,87 @@
+"""No statement outlives the caller that waits for it."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+from grpc import aio
+from meterline.db.pool import Database, time_left
+from meterline.errors import UnavailableError
+from meterline.rpc import server as rpc_server
+from meterline.rpc.client import channel as service_channel
+
+from tests.support.calls import client_of, server_of, serving, started
+from tests.support.runtime import Node
+
+pytestmark = pytest.mark.req("K2", "T2.4")
+
+
+async def statement_timeout_ms(database: Database) -> int:
+    ((value,),) = await database.fetch("SELECT setting FROM pg_settings WHERE name = 'statement_timeout'")
+    return int(value)
+
+
+async def test_the_deadline_of_a_call_bounds_its_statements(node: Node) -> None:
+    async def ask(_: str) -> str:
+        return str(await statement_timeout_ms(node.database))
+
+    async with serving(ask) as client:
+        assert 0 < int(await client.ask("", timeout=5.0)) <= 4_950
+        assert int(await client.ask("", timeout=60.0)) > 50_000
+
+
+async def test_without_a_deadline_there_is_no_bound(node: Node) -> None:
+    async def ask(_: str) -> str:
+        return str(await statement_timeout_ms(node.database))
+
+    async with serving(ask) as client:
+        assert await client.ask("", timeout=5.0) != "0"
+        assert await client.ask("") == "0", "nor does one stay behind in the pool"
+
+
+async def test_a_statement_that_takes_too_long_is_ended_and_answered_in_time(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer comes from the handler, before the caller would give up by itself."""
+    # Enough for a busy machine to get the answer across.
+    monkeypatch.setattr(rpc_server, "DEADLINE_MARGIN_SECONDS", 1.0)
+
+    async def ask(_: str) -> str:
+        await node.database.fetch("SELECT pg_sleep(30)")
+        return ""
+
+    async with serving(ask) as client:
+        with pytest.raises(aio.AioRpcError) as caught:
+            await client.ask("", timeout=1.5)
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert caught.value.details() == "the database did not answer in time"
+    rows = await node.database.fetch(
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active'"
+    )
+    assert rows == [(0,)]
+
+
+async def test_a_deadline_goes_on_to_the_next_service(node: Node) -> None:
+    """identity -> aggregate -> database, say: the last one knows what the first was given."""
+
+    async def last(_: str) -> str:
+        return str(await statement_timeout_ms(node.database))
+
+    inner = server_of(last, grace=0.1)
+
+    async def first(_: str) -> str:
+        async with service_channel(inner.address, default_timeout=30.0) as onward:
+            answer: str = await client_of(onward).ask("")
+        return answer
+
+    async with started(inner), serving(first) as client:
+        assert 0 < int(await client.ask("", timeout=5.0)) <= 4_940
+        # Long deadlines are rounded up a little on the wire.
+        assert 20_000 < int(await client.ask("")) <= 31_000, "else the channel's own"
+
+
+async def test_a_caller_that_is_out_of_time_gets_no_statement_through(node: Node) -> None:
+    token = time_left.set(lambda: -1.0)
+    with pytest.raises(UnavailableError):
+        await node.database.fetch("SELECT pg_sleep(1)")
+    time_left.reset(token)

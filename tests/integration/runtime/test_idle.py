@@ -1,0 +1,84 @@
+"""Nothing to do costs nothing: no write anywhere, and next to no message."""
+
+from __future__ import annotations
+
+import asyncio
+
+import psycopg
+import pytest
+from meterline.bus import pull
+from meterline.outbox.relay import Relay
+from meterline_dev.servers import NatsServer
+
+from tests.support.databases import TestDatabase
+from tests.support.polling import eventually
+from tests.support.runtime import Node, OpenNode, notes
+
+pytestmark = pytest.mark.req("S11")
+
+LOOKS = 20
+
+
+class CountingRelay(Relay):
+    """Tells when it has looked often enough."""
+
+    looks = 0
+
+    async def publish_pending(self) -> int:
+        self.looks += 1
+        return await super().publish_pending()
+
+
+def next_transaction(database: TestDatabase) -> int:
+    """The next transaction that writes gets this number; reading ones get none."""
+    with psycopg.connect(database.admin_dsn) as connection:
+        row = connection.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+@pytest.fixture
+async def idle(open_node: OpenNode, monkeypatch: pytest.MonkeyPatch) -> Node:
+    """A node with a relay that looks often, and a consumer that hears often that there is nothing."""
+    monkeypatch.setattr(pull, "HEARTBEAT_SECONDS", 0.1)
+    node = await open_node(relay=CountingRelay, poll=0.01)
+    await node.relay.start()
+    return node
+
+
+async def looked(node: Node) -> None:
+    relay = node.relay
+    assert isinstance(relay, CountingRelay)
+    until = relay.looks + LOOKS
+    await eventually(lambda: relay.looks, until=lambda looks: looks >= until)
+
+
+async def test_an_idle_relay_and_consumer_write_nothing(
+    idle: Node, broker: NatsServer, effects_database: TestDatabase
+) -> None:
+    consumer = idle.consumer()
+    await consumer.start()
+    await idle.emit("the last work before the quiet")
+    await eventually(lambda: notes(effects_database))
+    await looked(idle)  # the mark of that message and the first upkeep are done
+
+    writes_before = next_transaction(effects_database)
+    sent_before = idle.bus.client.stats["out_msgs"]
+    heard_before = idle.bus.client.stats["in_msgs"]
+    await looked(idle)
+    await eventually(lambda: idle.bus.client.stats["in_msgs"], until=lambda heard: heard >= heard_before + 3)
+    assert next_transaction(effects_database) == writes_before
+    assert idle.bus.client.stats["out_msgs"] == sent_before
+    await consumer.stop()
+
+
+async def test_the_same_measure_sees_a_single_write(idle: Node, effects_database: TestDatabase) -> None:
+    await looked(idle)
+    before = next_transaction(effects_database)
+    await asyncio.to_thread(_write_one_row, effects_database)
+    assert next_transaction(effects_database) == before + 1
+
+
+def _write_one_row(database: TestDatabase) -> None:
+    with psycopg.connect(database.app_dsn("ingest")) as connection:
+        connection.execute("INSERT INTO effects VALUES (gen_random_uuid(), 'x')")

@@ -1,0 +1,134 @@
+"""Partitions of the outbox and the inbox: made ahead, dropped when old, never with what is still needed."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import LiteralString
+
+import psycopg
+import pytest
+
+from tests.support.databases import TestDatabase
+
+pytestmark = pytest.mark.req("S7")
+
+TODAY = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
+
+
+def id_of(moment: datetime) -> uuid.UUID:
+    """A UUIDv7 of that moment."""
+    return uuid.UUID(int=(int(moment.timestamp() * 1000) << 80) | 0x7000_8000_0000_0000_0001)
+
+
+class Messaging:
+    """Outbox and inbox, as the application role sees them."""
+
+    def __init__(self, database: TestDatabase) -> None:
+        self._app = psycopg.connect(database.app_dsn("ingest"), autocommit=True)
+        self._owner = psycopg.connect(database.owner_dsn("ingest"), autocommit=True)
+
+    def close(self) -> None:
+        self._app.close()
+        self._owner.close()
+
+    def column(self, query: LiteralString, *parameters: object) -> list[object]:
+        return [row[0] for row in self._app.execute(query, parameters).fetchall()]
+
+    def maintain(self, keep: str = "7 days") -> list[object]:
+        """What was dropped."""
+        return self.column("SELECT dropped FROM maintain_messaging(%s::interval)", keep)
+
+    def partition(self, parent: str, day: datetime) -> None:
+        """Makes a partition as upkeep made it on that day."""
+        floor = "uuid_floor(date_trunc('day', %s::timestamptz, 'UTC'))"
+        low, high = (self.column(f"SELECT {floor}", moment)[0] for moment in (day, day + timedelta(days=1)))
+        name = f"{parent}_{day:%Y%m%d}"
+        self._owner.execute(
+            f"CREATE TABLE {name} PARTITION OF {parent} FOR VALUES FROM ('{low}') TO ('{high}')"
+        )
+
+    def emitted(self, day: datetime, *, published: bool) -> uuid.UUID:
+        message_id = id_of(day)
+        self._app.execute(
+            "INSERT INTO outbox VALUES (%s, 'probe.x', '{}', '', %s)",
+            (message_id, day if published else None),
+        )
+        return message_id
+
+    def handled(self, day: datetime) -> uuid.UUID:
+        self._app.execute("INSERT INTO inbox VALUES (%s, 'probe', %s)", (id_of(day), day))
+        return id_of(day)
+
+
+@pytest.fixture
+def messaging(bare_database: TestDatabase) -> Iterator[Messaging]:
+    messaging = Messaging(bare_database)
+    yield messaging
+    messaging.close()
+
+
+def test_the_days_ahead_are_there(messaging: Messaging) -> None:
+    for parent in ("outbox", "inbox"):
+        for ahead in range(3):
+            name = f"{parent}_{TODAY + timedelta(days=ahead):%Y%m%d}"
+            assert messaging.column("SELECT to_regclass(%s)::text", name) == [name]
+
+
+def test_a_message_lies_in_the_partition_of_its_day(messaging: Messaging) -> None:
+    messaging.emitted(TODAY, published=False)
+    assert messaging.column("SELECT tableoid::regclass::text FROM outbox") == [f"outbox_{TODAY:%Y%m%d}"]
+
+
+def test_old_days_are_dropped_unless_something_waits_in_them(messaging: Messaging) -> None:
+    done, waits, recent = (TODAY - timedelta(days=days) for days in (30, 20, 3))
+    for day in (done, waits, recent):
+        messaging.partition("outbox", day)
+        messaging.emitted(day, published=day != waits)
+    assert messaging.maintain() == [f"outbox_{done:%Y%m%d}"]
+    assert messaging.column("SELECT message_id FROM outbox ORDER BY 1") == [id_of(waits), id_of(recent)]
+
+
+@pytest.mark.req("K3", "T3.1")
+def test_the_inbox_remembers_longer_than_the_outbox_can_repeat(messaging: Messaging) -> None:
+    repeatable, forgotten = TODAY - timedelta(days=10), TODAY - timedelta(days=15)
+    for day in (repeatable, forgotten):
+        messaging.partition("inbox", day)
+        messaging.handled(day)
+    assert messaging.maintain() == [f"inbox_{forgotten:%Y%m%d}"]
+    assert messaging.column("SELECT message_id FROM inbox") == [id_of(repeatable)]
+
+
+def test_rows_without_a_day_of_their_own_go_when_they_are_old(messaging: Messaging) -> None:
+    old, waits, recent = (TODAY - timedelta(days=days) for days in (30, 20, 3))
+    for day in (old, waits, recent):
+        messaging.emitted(day, published=day != waits)
+        messaging.handled(day)
+    assert messaging.maintain() == []
+    assert messaging.column("SELECT message_id FROM outbox ORDER BY 1") == [id_of(waits), id_of(recent)]
+    assert messaging.column("SELECT message_id FROM inbox") == [id_of(recent)]
+
+
+def test_rows_that_came_before_their_partition_do_no_harm(
+    messaging: Messaging, bare_database: TestDatabase
+) -> None:
+    """A service that slept over the end of its partitions writes to the rest before its first upkeep."""
+    tomorrow = TODAY + timedelta(days=1)
+    with psycopg.connect(bare_database.owner_dsn("ingest")) as owner:
+        owner.execute(f"DROP TABLE outbox_{tomorrow:%Y%m%d}")
+    early = messaging.emitted(tomorrow, published=False)
+    assert messaging.maintain() == []
+    assert messaging.column("SELECT message_id FROM outbox") == [early]
+    assert messaging.column("SELECT to_regclass(%s)::text", f"outbox_{tomorrow:%Y%m%d}") == [None]
+
+
+def test_a_long_transaction_is_not_waited_for(messaging: Messaging, bare_database: TestDatabase) -> None:
+    """Everybody who writes would wait behind the upkeep that waits."""
+    with psycopg.connect(bare_database.owner_dsn("ingest")) as owner:
+        owner.execute(f"DROP TABLE outbox_{TODAY:%Y%m%d}")
+    with psycopg.connect(bare_database.app_dsn("ingest")) as reader:
+        reader.execute("SELECT count(*) FROM outbox")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            messaging.maintain()
+    messaging.maintain()

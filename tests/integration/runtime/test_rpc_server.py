@@ -1,0 +1,206 @@
+"""The gRPC server: health, reflection, errors with details, and a stop that no call notices."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from meterline.errors import InvalidArgumentError, OverloadedError
+
+from tests.support.calls import NAME, client_of, server_of, serving, started, status_of
+from tests.support.polling import eventually
+
+pytestmark = pytest.mark.req("K1", "K2")
+
+Status = health_pb2.HealthCheckResponse
+
+
+async def health(channel: aio.Channel, service: str = "") -> int:
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    answer: Status = await stub.Check(health_pb2.HealthCheckRequest(service=service))
+    return answer.status
+
+
+# --- starting
+
+
+async def test_a_port_that_is_taken_is_refused() -> None:
+    first = server_of()
+    async with started(first):
+        second = server_of(port=int(first.address.rpartition(":")[2]))
+        with pytest.raises(OSError, match="cannot bind"):
+            async with started(second):
+                pass
+    async with started(second):
+        assert second.address == first.address
+
+
+@pytest.mark.parametrize("service", ["", NAME])
+async def test_health_is_not_serving_before_everything_is_up(service: str) -> None:
+    server = server_of(grace=0.1)
+    async with started(server) as channel:
+        assert await health(channel, service) == Status.NOT_SERVING
+        await server.serve()
+        assert await health(channel, service) == Status.SERVING
+
+
+async def test_health_of_a_service_that_is_not_there_is_not_found() -> None:
+    async with serving() as client:
+        with pytest.raises(aio.AioRpcError) as caught:
+            await health(client.channel, "some.other.Service")
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+async def test_reflection_lists_the_services() -> None:
+    async with serving() as client:
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(cast("Any", client.channel))
+        (answer,) = [
+            response
+            async for response in stub.ServerReflectionInfo(
+                iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+            )
+        ]
+    names = {service.name for service in answer.list_services_response.service}
+    assert names == {NAME, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+
+
+# --- failures
+
+
+async def refuse(text: str) -> str:
+    raise InvalidArgumentError("text", f"must not be {text}")
+
+
+async def test_a_failure_arrives_with_its_details() -> None:
+    async with serving(refuse) as client:
+        with pytest.raises(aio.AioRpcError) as caught:
+            await client.ask("x")
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    status = status_of(caught.value)
+    bad = error_details_pb2.BadRequest()
+    assert status.details[1].Unpack(bad)
+    (violation,) = bad.field_violations
+    assert (violation.field, violation.description) == ("text", "must not be x")
+
+
+async def test_a_fault_of_ours_tells_the_caller_nothing_of_itself() -> None:
+    async def fail(text: str) -> str:
+        raise ZeroDivisionError("secret of the house")
+
+    async with serving(fail) as client:
+        with pytest.raises(aio.AioRpcError) as caught:
+            await client.ask("x")
+        assert caught.value.code() == grpc.StatusCode.INTERNAL
+        assert caught.value.details() == "internal error"
+
+
+async def test_a_stream_ends_with_the_details_of_its_failure() -> None:
+    async def talk(texts: AsyncIterator[str]) -> AsyncIterator[str]:
+        async for text in texts:
+            yield text
+            raise OverloadedError("queue", 2.5)
+
+    async with serving(talk=talk) as client:
+        call = client.talk(iter(["first", "second"]))
+        assert await call.read() == "first"
+        with pytest.raises(aio.AioRpcError) as caught:
+            await call.read()
+    assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    status = status_of(caught.value)
+    retry = error_details_pb2.RetryInfo()
+    assert status.details[1].Unpack(retry)
+    assert retry.retry_delay.ToMilliseconds() == 2_500
+
+
+async def test_a_stream_that_its_caller_leaves_ends_here_too(caplog: pytest.LogCaptureFixture) -> None:
+    ended = asyncio.Event()
+
+    async def talk(texts: AsyncIterator[str]) -> AsyncIterator[str]:
+        try:
+            async for text in texts:
+                yield text
+        finally:
+            ended.set()
+
+    async with serving(talk=talk) as client:
+        call = client.talk()
+        await call.write("hello")
+        assert await call.read() == "hello"
+        call.cancel()
+        async with asyncio.timeout(5):
+            await ended.wait()
+        assert await client.ask("still there") == "still there"
+    assert [record.getMessage() for record in caplog.records] == []
+
+
+@pytest.mark.req("T2.4")
+async def test_a_message_beyond_the_limit_is_refused() -> None:
+    async def measure(text: str) -> str:
+        return str(len(text))
+
+    async with serving(measure) as client:
+        with pytest.raises(aio.AioRpcError) as caught:
+            await client.ask("x" * (5 << 20))
+        assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await client.ask("x" * (4 << 20)) == str(4 << 20)
+
+
+# --- stopping
+
+
+async def test_calls_under_way_are_finished_and_new_ones_are_refused() -> None:
+    arrived, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(text: str) -> str:
+        arrived.set()
+        await go_on.wait()
+        return text
+
+    server = server_of(slow, grace=10.0)
+    async with started(server) as channel:
+        await server.serve()
+        call = asyncio.ensure_future(client_of(channel).ask("x"))
+        await arrived.wait()
+        stopping = asyncio.create_task(server.stop())
+        async with aio.insecure_channel(server.address) as late:
+
+            async def refused() -> bool:
+                try:
+                    await client_of(late).ask("late", timeout=0.2)
+                except aio.AioRpcError as error:
+                    return error.code() == grpc.StatusCode.UNAVAILABLE
+                return False
+
+            await eventually(refused)
+        go_on.set()
+        assert await call == "x"
+        await stopping
+
+
+async def test_load_balancers_are_told_before_calls_are_refused() -> None:
+    server = server_of(drain=0.5, grace=0.1)
+    async with started(server) as channel:
+        await server.serve()
+        stopping = asyncio.create_task(server.stop())
+        await eventually(lambda: health(channel), until=lambda status: status == Status.NOT_SERVING)
+        assert await client_of(channel).ask("meanwhile") == "meanwhile"
+        await stopping
+
+
+async def test_start_and_stop_may_be_called_twice() -> None:
+    server = server_of(grace=0.1)
+    await server.stop()
+    for _ in range(2):
+        async with started(server) as channel:
+            await server.start()
+            await server.serve()
+            assert await client_of(channel).ask("x") == "x"
+            assert await health(channel) == Status.SERVING
+            await server.stop()

@@ -1,0 +1,157 @@
+"""One trace from the call over the outbox row and the message's header to the consumer, and beyond."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import psycopg
+import pytest
+from meterline.bus.consumer import Delivery
+from meterline.db.unit_of_work import Transaction
+from meterline_dev.servers import NatsServer
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from tests.support.calls import serving
+from tests.support.databases import TestDatabase
+from tests.support.polling import eventually
+from tests.support.runtime import Node, note_effects, notes, stored
+
+pytestmark = pytest.mark.req("K4")
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+CALLER = "b7ad6b7169203331"
+
+
+def ids(span: ReadableSpan) -> tuple[str, str]:
+    context = span.get_span_context()
+    assert context is not None
+    return f"{context.trace_id:032x}", f"{context.span_id:016x}"
+
+
+def traceparent(span: ReadableSpan) -> str:
+    context = span.get_span_context()
+    assert context is not None
+    return "00-{}-{}-{:02x}".format(*ids(span), context.trace_flags)
+
+
+def parent(span: ReadableSpan) -> str:
+    assert span.parent is not None
+    return f"{span.parent.span_id:016x}"
+
+
+def named(spans: InMemorySpanExporter, name: str) -> list[ReadableSpan]:
+    return [span for span in spans.get_finished_spans() if span.name == name]
+
+
+def headers_in_outbox(database: TestDatabase) -> list[dict[str, str]]:
+    with psycopg.connect(database.app_dsn("ingest")) as connection:
+        return [row[0] for row in connection.execute("SELECT headers FROM outbox ORDER BY message_id")]
+
+
+async def test_from_the_call_to_the_consumer_it_is_one_trace(
+    node: Node, broker: NatsServer, effects_database: TestDatabase, spans: InMemorySpanExporter
+) -> None:
+    async def ask(text: str) -> str:
+        await node.emit(text)
+        return text
+
+    consumer = node.consumer()
+    await consumer.start()
+    await node.relay.start()
+    async with serving(ask) as client:
+        await client.ask("traced", metadata=[("traceparent", f"00-{TRACE}-{CALLER}-01")])
+    await eventually(lambda: notes(effects_database))
+    await consumer.stop()
+
+    (call,) = named(spans, "probe.Probe/Ask")
+    assert ids(call)[0] == TRACE
+    assert parent(call) == CALLER
+    assert traceparent(call) == f"00-{TRACE}-{ids(call)[1]}-01"
+    assert headers_in_outbox(effects_database) == [{"traceparent": traceparent(call)}]
+    (message,) = await stored(broker)
+    assert (message.headers or {})["traceparent"] == traceparent(call)
+    (process,) = named(spans, "process PROBE")
+    assert ids(process)[0] == TRACE
+    assert parent(process) == ids(call)[1]
+    (receive,) = named(spans, "receive PROBE")
+    (link,) = process.links
+    assert (f"{link.context.trace_id:032x}", f"{link.context.span_id:016x}") == ids(receive)
+
+
+async def test_a_trace_that_is_not_sampled_goes_on_unsampled(
+    node: Node, effects_database: TestDatabase, spans: InMemorySpanExporter
+) -> None:
+    async def ask(text: str) -> str:
+        await node.emit(text)
+        return text
+
+    consumer = node.consumer()
+    await consumer.start()
+    await node.relay.start()
+    async with serving(ask) as client:
+        await client.ask("quiet", metadata=[("traceparent", f"00-{TRACE}-{CALLER}-00")])
+    await eventually(lambda: notes(effects_database))
+    await consumer.stop()
+    (headers,) = headers_in_outbox(effects_database)
+    assert headers["traceparent"].startswith(f"00-{TRACE}-")
+    assert headers["traceparent"].endswith("-00")
+    assert named(spans, "process PROBE") == []
+
+
+async def test_what_a_handler_emits_belongs_to_the_message_or_to_the_batch(
+    node: Node, effects_database: TestDatabase, spans: InMemorySpanExporter
+) -> None:
+    """One message: its own trace goes on. Several: none of them may claim the result, the receipt does."""
+    batches: list[int] = []
+
+    async def handle(transaction: Transaction, deliveries: Sequence[Delivery]) -> None:
+        await note_effects(transaction, deliveries)
+        batches.append(len(deliveries))
+        transaction.emit("nowhere", b"")
+
+    await node.emit("one")
+    while await node.relay.publish_pending():
+        continue
+    consumer = node.consumer(handle)
+    await consumer.start()
+    await eventually(lambda: batches)
+    await consumer.stop()
+    await node.emit(*"abc")
+    with psycopg.connect(effects_database.app_dsn("ingest")) as app:
+        app.execute("UPDATE outbox SET published_at = now() WHERE subject = 'nowhere'")
+    while await node.relay.publish_pending():
+        continue
+    await consumer.start()
+    await eventually(lambda: len(notes(effects_database)), until=lambda seen: seen == 4)
+    await consumer.stop()
+    assert batches == [1, 3]
+
+    with psycopg.connect(effects_database.app_dsn("ingest")) as app:
+        emitted = app.execute(
+            "SELECT headers->>'traceparent' FROM outbox WHERE subject = 'nowhere' ORDER BY message_id"
+        ).fetchall()
+    first, *_ = named(spans, "process PROBE")
+    _, second = named(spans, "receive PROBE")
+    assert emitted == [(traceparent(first),), (traceparent(second),)]
+
+
+async def test_a_failure_is_told_by_the_spans_of_the_messages(
+    node: Node, broker: NatsServer, spans: InMemorySpanExporter
+) -> None:
+    tried = asyncio.Event()
+
+    async def handle(transaction: Transaction, deliveries: Sequence[Delivery]) -> None:
+        tried.set()
+        raise ZeroDivisionError("a fault of ours")
+
+    consumer = node.consumer(handle)
+    await consumer.start()
+    await node.relay.start()
+    await node.emit("x")
+    await tried.wait()
+    await consumer.stop()
+    span, *_ = named(spans, "process PROBE")
+    assert not span.status.is_ok
+    assert span.status.description == "a fault of ours"

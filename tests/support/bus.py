@@ -1,0 +1,66 @@
+"""The broker for a test: the session's server, with nothing on it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import nats
+import pytest
+from meterline.bus.connection import Bus
+from meterline_dev.servers import NatsServer
+from meterline_dev.testing import scratch_directory
+from nats.js.errors import NotFoundError
+
+OpenBus = Callable[..., Awaitable[Bus]]
+
+
+async def delete_streams(url: str) -> None:
+    """Leaves the broker empty: streams, their messages and their consumers."""
+    client = await nats.connect(url, allow_reconnect=False, connect_timeout=5)
+    try:
+        manager = client.jsm()
+        while names := [info.config.name for info in await manager.streams_info()]:
+            for name in names:
+                try:
+                    await manager.delete_stream(name or "")
+                except NotFoundError:
+                    continue
+    finally:
+        await client.close()
+
+
+@pytest.fixture
+async def broker(nats_server: NatsServer) -> NatsServer:
+    """The session's broker, running and empty. The test may stop and restart it."""
+    nats_server.start()
+    await delete_streams(nats_server.url)
+    return nats_server
+
+
+@pytest.fixture
+def own_broker() -> Iterator[NatsServer]:
+    """A broker of the test's own, which may be wiped."""
+    with scratch_directory() as place, NatsServer(place / "nats") as server:
+        yield server
+
+
+@pytest.fixture
+async def open_bus(broker: NatsServer) -> AsyncIterator[OpenBus]:
+    """A function `(name="test") -> Bus`: one more connection to `broker`. All are stopped after the test."""
+    opened: list[Bus] = []
+
+    async def make(name: str = "test") -> Bus:
+        bus = Bus(broker.url, name=name)
+        opened.append(bus)
+        await bus.start()
+        return bus
+
+    yield make
+    for bus in opened:
+        await bus.stop()
+
+
+@pytest.fixture
+async def bus(open_bus: OpenBus) -> Bus:
+    """A started connection to `broker`."""
+    return await open_bus()

@@ -1,0 +1,186 @@
+"""Events for tests, in both forms that capture takes, and ingest inside the test's own process."""
+
+from __future__ import annotations
+
+import struct
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from grpc import aio
+from meterline.bus.connection import Bus
+from meterline.bus.subjects import TENANTS_CHANGED
+from meterline.clock import Clock, SystemClock
+from meterline.ids import new_id
+from meterline_dev.servers import NatsServer
+from meterline_ingest.main import Ingest
+from meterline_ingest.settings import IngestSettings
+from meterline_protos.events.v1 import events_pb2 as facts_pb2
+from meterline_protos.ingest.v1 import (
+    capture_pb2,
+    capture_pb2_grpc,
+    event_types_pb2,
+    event_types_pb2_grpc,
+    events_pb2_grpc,
+)
+
+from tests.support.databases import TestDatabase
+from tests.support.services import running, settings_for
+
+T = TypeVar("T")
+
+
+def now_us() -> int:
+    return time.time_ns() // 1_000
+
+
+@dataclass
+class Sample:
+    """One event, before it takes a form."""
+
+    type: str = "api.request"
+    subject: str = "u1"
+    time_us: int = field(default_factory=now_us)
+    dimensions: Mapping[str, str] = field(default_factory=lambda: {"region": "eu"})
+    quantities: Mapping[str, str] = field(default_factory=lambda: {"units": "1"})
+    id: str = field(default_factory=lambda: str(new_id()))
+    tenant_id: str = ""
+
+    def to_row(self) -> capture_pb2.Event:
+        event = capture_pb2.Event(
+            id=self.id,
+            tenant_id=self.tenant_id,
+            type=self.type,
+            subject=self.subject,
+            dimensions=self.dimensions,
+            quantities=self.quantities,
+        )
+        event.time.FromMicroseconds(self.time_us)
+        return event
+
+
+def rows(*samples: Sample, tenant_id: str = "acme", source: str = "test") -> capture_pb2.ReportRequest:
+    return capture_pb2.ReportRequest(
+        tenant_id=tenant_id,
+        source=source,
+        rows=capture_pb2.EventRows(events=[sample.to_row() for sample in samples]),
+    )
+
+
+def columns(*samples: Sample, tenant_id: str = "acme", source: str = "test") -> capture_pb2.ReportRequest:
+    """The same events as columns, written plainly. Quantities must be whole numbers, ids UUIDs."""
+    tenants = [sample.tenant_id or tenant_id for sample in samples]
+    sets = [tuple(sorted(sample.dimensions.items())) for sample in samples]
+    names = sorted({name for sample in samples for name in sample.quantities})
+    message = capture_pb2.EventColumns(
+        event_ids=b"".join(uuid.UUID(sample.id).bytes for sample in samples),
+        times_us=struct.pack(f"<{len(samples)}q", *(sample.time_us for sample in samples)),
+        dimension_sets=[capture_pb2.DimensionSet(values=dict(each)) for each in _distinct(sets)],
+        dimension_set_index=_index(sets),
+        tenants=_distinct(tenants),
+        tenant_index=_index(tenants),
+        types=_distinct([sample.type for sample in samples]),
+        type_index=_index([sample.type for sample in samples]),
+        subjects=_distinct([sample.subject for sample in samples]),
+        subject_index=_index([sample.subject for sample in samples]),
+        quantities=[
+            capture_pb2.QuantityColumn(
+                name=name,
+                units=struct.pack(
+                    f"<{len(samples)}q", *(int(sample.quantities.get(name, "0")) for sample in samples)
+                ),
+                present=bytes(name in sample.quantities for sample in samples),
+            )
+            for name in names
+        ],
+    )
+    return capture_pb2.ReportRequest(tenant_id=tenant_id, source=source, columns=message)
+
+
+def _distinct(values: Sequence[T]) -> list[T]:
+    return list(dict.fromkeys(values))
+
+
+def _index(values: Sequence[object]) -> bytes:
+    positions = {value: at for at, value in enumerate(dict.fromkeys(values))}
+    return struct.pack(f"<{len(values)}I", *(positions[value] for value in values))
+
+
+@dataclass
+class RunningIngest:
+    """A running ingest service and stubs to it."""
+
+    channel: aio.Channel
+    bus: Bus
+
+    @property
+    def capture(self) -> capture_pb2_grpc.CaptureServiceAsyncStub:
+        return capture_pb2_grpc.CaptureServiceStub(self.channel)
+
+    @property
+    def events(self) -> events_pb2_grpc.EventsServiceAsyncStub:
+        return events_pb2_grpc.EventsServiceStub(self.channel)
+
+    @property
+    def types(self) -> event_types_pb2_grpc.EventTypesServiceAsyncStub:
+        return event_types_pb2_grpc.EventTypesServiceStub(self.channel)
+
+    async def report(self, request: capture_pb2.ReportRequest) -> capture_pb2.ReportResponse:
+        response: capture_pb2.ReportResponse = await self.capture.Report(request, timeout=20)
+        return response
+
+    async def onboard(self, number: int, slug: str, *, version: int = 1, active: bool = True) -> None:
+        """Publishes the fact as identity would."""
+        fact = facts_pb2.TenantChanged(
+            tenant_id=number,
+            slug=slug,
+            version=version,
+            time_zone="America/New_York",
+            currency="USD",
+            plan="basic",
+            active=active,
+        )
+        fact.changed_at.GetCurrentTime()
+        await self.bus.jetstream().publish(
+            TENANTS_CHANGED.subject, fact.SerializeToString(), headers={"Nats-Msg-Id": str(new_id())}
+        )
+
+    async def put_type(
+        self,
+        name: str = "api.request",
+        *,
+        quantities: Sequence[event_types_pb2.QuantityDefinition] = (),
+        dimensions: Sequence[str] = ("region",),
+        subject_required: bool = False,
+    ) -> None:
+        definition = event_types_pb2.EventType(
+            name=name,
+            quantities=quantities or [event_types_pb2.QuantityDefinition(name="units", scale=2)],
+            dimensions=[event_types_pb2.DimensionDefinition(name=each) for each in dimensions],
+            subject_required=subject_required,
+        )
+        await self.types.PutEventType(event_types_pb2.PutEventTypeRequest(event_type=definition))
+
+
+@asynccontextmanager
+async def running_ingest(
+    database: TestDatabase,
+    broker: NatsServer,
+    *,
+    identity_address: str = "127.0.0.1:1",
+    clock: Clock | None = None,
+    **settings: object,
+) -> AsyncIterator[RunningIngest]:
+    """Ingest wired as in production. Nobody answers at the default identity."""
+    known = settings_for("ingest", database, broker) | {"identity_address": identity_address} | settings
+    service = Ingest(IngestSettings(**known), clock or SystemClock())  # type: ignore[arg-type]
+    bus = Bus(broker.url, name="test")
+    async with running(service) as channel:
+        await bus.start()
+        try:
+            yield RunningIngest(channel, bus)
+        finally:
+            await bus.stop()

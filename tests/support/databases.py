@@ -1,0 +1,118 @@
+"""A migrated database for each test, with the roles of production.
+
+Schemas are migrated once for each combination that tests ask for, into a template that is then copied.
+Roles belong to the server, but their settings and the rights on a database do not travel with a copy, so
+each copy is provisioned again.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pytest
+from meterline.db import migrate, provision
+from meterline_dev.servers import PostgresServer
+
+# The server listens on loopback and lives as long as the tests.
+PASSWORD = "for-tests-only"
+
+ROLES = [role(name) for name in provision.SERVICES for role in (provision.owner_role, provision.app_role)]
+
+
+@dataclass(frozen=True)
+class TestDatabase:
+    """A database with the roles of all services and the migrated schemas of some."""
+
+    __test__ = False
+
+    server: PostgresServer
+    name: str
+
+    @property
+    def admin_dsn(self) -> str:
+        return self.server.dsn(self.name)
+
+    def owner_dsn(self, service: str) -> str:
+        return self.server.dsn(self.name, provision.owner_role(service), PASSWORD)
+
+    def app_dsn(self, service: str) -> str:
+        return self.server.dsn(self.name, provision.app_role(service), PASSWORD)
+
+    def provision(self) -> None:
+        provision.provision(self.admin_dsn, dict.fromkeys(ROLES, PASSWORD))
+
+
+# (schema, packages of its migrations in order), as `migrate.load` takes them.
+Schema = tuple[str, tuple[str, ...]]
+
+COMMON = ("meterline.db", "meterline.replicas")
+
+
+class Databases:
+    """Makes databases, each a copy of a template that is made on first use."""
+
+    def __init__(self, server: PostgresServer) -> None:
+        self._server = server
+        self._templates: dict[tuple[Schema, ...], str] = {}
+
+    def create(self, schemas: Sequence[Schema]) -> TestDatabase:
+        key = tuple(schemas)
+        if key not in self._templates:
+            self._templates[key] = self._template(key)
+        database = TestDatabase(self._server, f"test_{uuid.uuid4().hex[:16]}")
+        self._server.create_database(database.name, self._templates[key])
+        database.provision()
+        return database
+
+    def drop(self, database: TestDatabase) -> None:
+        self._server.drop_database(database.name)
+
+    def _template(self, schemas: tuple[Schema, ...]) -> str:
+        database = TestDatabase(self._server, f"template_{uuid.uuid4().hex[:16]}")
+        self._server.create_database(database.name)
+        database.provision()
+        for schema, packages in schemas:
+            migrations = [migration for package in packages for migration in migrate.load(package)]
+            migrate.apply(database.owner_dsn(schema), schema, migrations)
+        self._server.freeze_template(database.name)
+        return database.name
+
+
+@pytest.fixture(scope="session")
+def databases(postgres_server: PostgresServer) -> Databases:
+    return Databases(postgres_server)
+
+
+@pytest.fixture
+def make_database(databases: Databases) -> Iterator[Callable[..., TestDatabase]]:
+    """A function `(*services: str) -> TestDatabase`: the schemas of these services, as in production.
+
+    Example: `make_database("identity").app_dsn("identity")`. Dropped after the test.
+    """
+    made: list[TestDatabase] = []
+
+    def make(*services: str) -> TestDatabase:
+        made.append(databases.create([(service, migrate.packages(service)) for service in services]))
+        return made[-1]
+
+    yield make
+    for database in made:
+        databases.drop(database)
+
+
+@pytest.fixture
+def bare_database(databases: Databases) -> Iterator[TestDatabase]:
+    """All roles and schemas, and in each schema nothing but what the runtime itself keeps there."""
+    database = databases.create([(service, COMMON) for service in provision.SERVICES])
+    yield database
+    databases.drop(database)
+
+
+@pytest.fixture
+def empty_database(databases: Databases) -> Iterator[TestDatabase]:
+    """All roles and schemas; no migration has run."""
+    database = databases.create([])
+    yield database
+    databases.drop(database)

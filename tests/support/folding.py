@@ -1,0 +1,223 @@
+"""Messages to fold, random and made to measure, and changes in a form that can be compared."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from meterline.clock import to_us
+from meterline_aggregate.domain.fold.changes import Changes, Numbers
+from meterline_aggregate.domain.fold.digests import digest
+from meterline_aggregate.domain.fold.rows import (
+    EVERY_EVENT,
+    SUBJECT,
+    TOTAL,
+    Batch,
+    Message,
+    Quantity,
+    Series,
+    Target,
+)
+from meterline_aggregate.domain.meters import Aggregation
+
+ZONES = (
+    "UTC",
+    "America/New_York",
+    "Europe/London",
+    "Asia/Kolkata",
+    "Asia/Kathmandu",
+    "Australia/Lord_Howe",
+    "America/Sao_Paulo",
+    "America/Havana",
+    "America/St_Johns",
+    "Africa/Cairo",
+    "Asia/Beirut",
+    "Pacific/Apia",
+    "Pacific/Kiritimati",
+    "Africa/Monrovia",
+)
+
+# Clocks that change (at midnight, by half an hour, over midnight, by a whole day, to whole minutes), leap
+# days, ends of months and years.
+ANCHORS = tuple(
+    to_us(datetime.fromisoformat(moment))
+    for moment in (
+        "2026-03-08T07:00:00+00:00",
+        "2026-11-01T06:00:00+00:00",
+        "2026-03-29T01:00:00+00:00",
+        "2026-04-04T15:00:00+00:00",
+        "2018-11-04T03:00:00+00:00",
+        "2018-02-18T02:00:00+00:00",
+        "2024-04-25T22:00:00+00:00",
+        "2011-11-06T02:31:00+00:00",
+        "2011-12-30T10:00:00+00:00",
+        "1972-01-07T00:44:30+00:00",
+        "2024-02-29T00:00:00+00:00",
+        "2024-03-01T00:00:00+00:00",
+        "2026-12-31T18:30:00+00:00",
+    )
+)
+
+_HOUR_US = timedelta(hours=1) // timedelta(microseconds=1)
+
+times = st.one_of(
+    st.builds(lambda anchor, shift: anchor + shift, st.sampled_from(ANCHORS), st.integers(-90, 90)),
+    st.builds(
+        lambda anchor, minutes, us: anchor + minutes * 60_000_000 + us,
+        st.sampled_from(ANCHORS),
+        st.integers(-30 * 60, 30 * 60),
+        st.integers(0, 59_999_999),
+    ),
+    st.integers(0, to_us(datetime.fromisoformat("2060-01-01T00:00:00+00:00"))),
+)
+
+small = st.integers(-1000, 1000)
+huge = st.sampled_from([10**15 - 1, 1 - 10**15, 2**62, 2**63 - 1, -(2**63), -1, 0])
+
+SUBJECTS = ("", "alice", "bob", "żółw", "a" * 256)
+GROUPS = (7, 9, 10**12)
+
+
+@st.composite
+def series(draw: st.DrawFn, zones: dict[int, str]) -> Series:
+    """Targets of some meters out of one of each kind, each in total and, for some, for a group."""
+    tenant_id = draw(st.sampled_from(sorted(zones)))
+    group = draw(st.sampled_from(GROUPS))
+    member = digest(draw(st.sampled_from(("x", "y"))))
+    choices: list[tuple[int, Aggregation, str, bytes | None]] = [
+        (1, Aggregation.COUNT, EVERY_EVENT, None),
+        (2, Aggregation.SUM, "a", None),
+        (3, Aggregation.MAX, "a", None),
+        (4, Aggregation.UNIQUE, SUBJECT, None),
+        (5, Aggregation.UNIQUE, EVERY_EVENT, member),
+        (6, Aggregation.SUM, "b", None),
+    ]
+    targets = [
+        Target(meter_id, aggregation, group_id, measure, member)
+        for meter_id, aggregation, measure, member in draw(st.lists(st.sampled_from(choices), unique=True))
+        for group_id in ((TOTAL, group) if meter_id % 2 else (TOTAL,))
+    ]
+    return Series(tenant_id, zones[tenant_id], tuple(targets))
+
+
+@st.composite
+def messages(
+    draw: st.DrawFn, zones: dict[int, str], values: st.SearchStrategy[int] = small, max_rows: int = 16
+) -> Message:
+    """One message; some of its columns and values are absent."""
+    rows = draw(st.integers(0, max_rows))
+    known = draw(st.lists(series(zones), min_size=1, max_size=3))
+    moments = draw(st.lists(times, min_size=1, max_size=6))
+    cuts = sorted(draw(st.lists(st.integers(0, rows), max_size=3)))
+    sizes = [end - begin for begin, end in zip([0, *cuts], [*cuts, rows], strict=True)]
+
+    def column(strategy: st.SearchStrategy[int]) -> list[int]:
+        return draw(st.lists(strategy, min_size=rows, max_size=rows))
+
+    quantities = {
+        name: Quantity(
+            draw(st.sampled_from((0, 2, 9))),
+            np.array(column(values), np.int64),
+            draw(st.sampled_from([None, np.array(column(st.integers(0, 1)), np.bool_)])),
+        )
+        for name in draw(st.sets(st.sampled_from(("a", "b", "unmetered"))))
+    }
+    return message(
+        [draw(st.uuids()) for _ in sizes],
+        sizes,
+        known,
+        column(st.integers(0, len(known) - 1)),
+        column(st.integers(0, len(SUBJECTS) - 1)),
+        column(st.sampled_from(moments)),
+        quantities,
+    )
+
+
+def message(
+    batch_ids: Sequence[uuid.UUID],
+    sizes: Sequence[int],
+    known: Sequence[Series],
+    series_index: Sequence[int],
+    subject_index: Sequence[int],
+    times_us: Sequence[int],
+    quantities: dict[str, Quantity],
+) -> Message:
+    return Message(
+        [Batch(one.bytes, size, "", 0) for one, size in zip(batch_ids, sizes, strict=True)],
+        known,
+        SUBJECTS,
+        np.array(series_index, np.uint32),
+        np.array(subject_index, np.uint32),
+        np.array(times_us, np.int64),
+        quantities,
+    )
+
+
+tenants = st.fixed_dictionaries({1: st.sampled_from(ZONES), 2: st.sampled_from(ZONES)})
+
+
+@st.composite
+def several_messages(draw: st.DrawFn, values: st.SearchStrategy[int] = small) -> list[Message]:
+    zones = draw(tenants)
+    return draw(st.lists(messages(zones, values), min_size=1, max_size=3))
+
+
+def values_of(numbers: Numbers) -> list[Fraction | None]:
+    """Exact values; None where a row only counts."""
+    return [
+        None if aggregation == Aggregation.COUNT else Fraction(units, 10**scale)
+        for aggregation, units, scale in zip(
+            numbers.aggregation.tolist(), numbers.units, numbers.scale.tolist(), strict=True
+        )
+    ]
+
+
+def comparable(changes: Changes) -> dict[str, Any]:
+    """Everything that the changes say, rows in their order, batches by their ids."""
+    ids = [batch.batch_id for batch in changes.batches]
+    windows, members, given = changes.windows, changes.members, changes.contributions
+    return {
+        "windows": [
+            (*row[:6], ids[row[6]], value)
+            for *row, value in zip(
+                windows.grain.tolist(),
+                windows.tenant_id.tolist(),
+                windows.meter_id.tolist(),
+                windows.start_us.tolist(),
+                windows.group_id.tolist(),
+                windows.event_count.tolist(),
+                windows.last_batch.tolist(),
+                values_of(windows.numbers),
+                strict=True,
+            )
+        ],
+        "members": list(
+            zip(
+                members.grain.tolist(),
+                members.tenant_id.tolist(),
+                members.meter_id.tolist(),
+                members.start_us.tolist(),
+                members.group_id.tolist(),
+                [member.tobytes() for member in members.member],
+                strict=True,
+            )
+        ),
+        "contributions": [
+            (*row[:3], ids[row[3]], row[4], value)
+            for *row, value in zip(
+                given.tenant_id.tolist(),
+                given.meter_id.tolist(),
+                given.start_us.tolist(),
+                given.batch.tolist(),
+                given.event_count.tolist(),
+                values_of(given.numbers),
+                strict=True,
+            )
+        ],
+        "totals": changes.totals,
+    }

@@ -1,0 +1,330 @@
+"""Ingest and aggregate as the publisher sees them: real gRPC in front of a few events in memory.
+
+Windows and contributions are computed from the events by the plainest code there is, so that what a test
+captures is what every service answers.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+from grpc import aio
+from grpc_status import rpc_status
+from meterline.errors import NotFoundError
+from meterline.rpc.errors import to_status
+from meterline_protos.aggregate.v1 import meters_pb2, meters_pb2_grpc, usage_pb2, usage_pb2_grpc
+from meterline_protos.common.v1 import types_pb2
+from meterline_protos.events.v1 import events_pb2 as facts_pb2
+from meterline_protos.ingest.v1 import events_pb2, events_pb2_grpc
+
+HOUR = timedelta(hours=1)
+
+Context = aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True)
+class Event:
+    """An event to be captured. `value` is the quantity `amount`; None leaves it out."""
+
+    time: datetime
+    type: str = "call"
+    value: str | None = "1"
+    dimensions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class _Tenant:
+    number: int
+    zone: ZoneInfo
+    batches: dict[str, events_pb2.Batch] = field(default_factory=dict)
+    events: list[events_pb2.StoredEvent] = field(default_factory=list)
+    revisions: dict[tuple[str, datetime], int] = field(default_factory=dict)
+    expired: bool = False
+
+
+class Mesh:
+    """All that was captured. `counts` and `sums` are the meters."""
+
+    def __init__(self) -> None:
+        self.tenants: dict[str, _Tenant] = {}
+        self.meters: dict[str, meters_pb2.Meter] = {}
+        self.asked: list[str] = []
+        self.page_limit = 1_000
+
+    def add_tenant(self, slug: str, number: int, zone: str) -> None:
+        self.tenants[slug] = _Tenant(number, ZoneInfo(zone))
+
+    def add_meter(self, name: str, event_type: str = "call", **more: Any) -> None:
+        """A sum of `amount` unless told otherwise."""
+        definition: dict[str, Any] = {"aggregation": types_pb2.AGGREGATION_SUM, "quantity": "amount"} | more
+        self.meters[name] = meters_pb2.Meter(name=name, event_type=event_type, **definition)
+
+    def capture(
+        self, slug: str, events: Iterable[Event], trace: types_pb2.TraceContext | None = None
+    ) -> facts_pb2.UsageWindowsChanged:
+        """Accepts events as one batch; answers the fact that the aggregate service would publish."""
+        tenant = self.tenants[slug]
+        batch_id = str(uuid.UUID(int=(len(tenant.batches) + 1) << 64))
+        stored = [_stored(slug, batch_id, event) for event in events]
+        tenant.events += stored
+        tenant.batches[batch_id] = events_pb2.Batch(
+            batch_id=batch_id,
+            tenant_id=slug,
+            source="test",
+            event_count=len(stored),
+            trace=trace,
+            message_id=str(uuid.uuid4()),
+        )
+        touched = {
+            (name, month_start(at(event), tenant.zone))
+            for event in stored
+            for name, meter in self.meters.items()
+            if counts(meter, event)
+        }
+        for key in touched:
+            tenant.revisions[key] = tenant.revisions.get(key, 0) + 1
+        return facts_pb2.UsageWindowsChanged(
+            windows=[self._fact(tenant, name, start, trace) for name, start in sorted(touched)]
+        )
+
+    def expire(self, slug: str) -> None:
+        """Drops the tenant's raw events, as their retention does; what was made of them stays."""
+        self.tenants[slug].expired = True
+
+    def value(self, slug: str, meter: str, start: datetime, end: datetime) -> tuple[Decimal, int]:
+        """What a meter comes to in [start, end), and of how many events."""
+        definition = self.meters[meter]
+        found = [
+            event
+            for event in self.tenants[slug].events
+            if counts(definition, event) and start <= at(event) < end
+        ]
+        if definition.aggregation == types_pb2.AGGREGATION_COUNT:
+            return Decimal(len(found)), len(found)
+        return sum((Decimal(e.quantities[definition.quantity]) for e in found), Decimal(0)), len(found)
+
+    def _fact(
+        self, tenant: _Tenant, meter: str, start: datetime, trace: types_pb2.TraceContext | None
+    ) -> facts_pb2.UsageWindow:
+        slug = next(name for name, known in self.tenants.items() if known is tenant)
+        end = next_month(start, tenant.zone)
+        value, count = self.value(slug, meter, start, end)
+        return facts_pb2.UsageWindow(
+            tenant_id=tenant.number,
+            meter=meter,
+            start_time=timestamp(start),
+            end_time=timestamp(end),
+            value=str(value),
+            event_count=count,
+            revision=tenant.revisions[meter, start],
+            aggregation=self.meters[meter].aggregation,
+            trace=trace,
+        )
+
+
+class ScriptedMeters(meters_pb2_grpc.MetersServiceServicer):
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+
+    async def ListMeters(
+        self, request: meters_pb2.ListMetersRequest, context: Context
+    ) -> meters_pb2.ListMetersResponse:
+        return meters_pb2.ListMetersResponse(meters=self._mesh.meters.values())
+
+
+class ScriptedUsage(usage_pb2_grpc.UsageServiceServicer):
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+
+    async def QueryUsage(
+        self, request: usage_pb2.QueryUsageRequest, context: Context
+    ) -> usage_pb2.QueryUsageResponse:
+        self._mesh.asked.append(f"QueryUsage {request.tenant_id} {request.meter}")
+        if request.tenant_id not in self._mesh.tenants:
+            await not_found(context, NotFoundError("tenant", request.tenant_id))
+        if request.meter not in self._mesh.meters:
+            await not_found(context, NotFoundError("meter", request.meter))
+        tenant = self._mesh.tenants[request.tenant_id]
+        first, last = range_of(request.range)
+        windows = []
+        grain = request.grain
+        start = month_start(first, tenant.zone) if grain == types_pb2.GRAIN_MONTH else first
+        while start < last:
+            end = next_month(start, tenant.zone) if grain == types_pb2.GRAIN_MONTH else start + 24 * HOUR
+            value, count = self._mesh.value(request.tenant_id, request.meter, start, end)
+            if count and start >= first:
+                windows.append(
+                    usage_pb2.Window(
+                        start_time=timestamp(start),
+                        end_time=timestamp(end),
+                        value=str(value),
+                        event_count=count,
+                        revision=tenant.revisions.get((request.meter, start), 0),
+                        window_id=f"{request.meter}/{types_pb2.Grain.Name(grain)[6:].lower()}"
+                        f"/{int(start.timestamp())}/",
+                    )
+                )
+            start = end
+        return usage_pb2.QueryUsageResponse(windows=windows)
+
+    async def ListContributions(
+        self, request: usage_pb2.ListContributionsRequest, context: Context
+    ) -> usage_pb2.ListContributionsResponse:
+        first, last = range_of(request.range)
+        found = [
+            item
+            for item in contributions(self._mesh, request.tenant_id, {request.meter})
+            if first <= item.hour_start.ToDatetime(tzinfo=UTC) < last
+        ]
+        page, token = page_of(found, min(request.page_size, self._mesh.page_limit), request.page_token)
+        return usage_pb2.ListContributionsResponse(contributions=page, next_page_token=token)
+
+    async def FindContributions(
+        self, request: usage_pb2.FindContributionsRequest, context: Context
+    ) -> usage_pb2.FindContributionsResponse:
+        found = contributions(self._mesh, request.tenant_id, set(self._mesh.meters))
+        return usage_pb2.FindContributionsResponse(
+            contributions=[item for item in found if item.batch_id == request.batch_id]
+        )
+
+
+class ScriptedEvents(events_pb2_grpc.EventsServiceServicer):
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+
+    async def GetEvent(
+        self, request: events_pb2.GetEventRequest, context: Context
+    ) -> events_pb2.GetEventResponse:
+        tenant = self._mesh.tenants[request.tenant_id]
+        for event in tenant.events:
+            if event.event_id == request.event_id:
+                return events_pb2.GetEventResponse(event=event, batch=tenant.batches[event.batch_id])
+        await context.abort(grpc.StatusCode.NOT_FOUND, "no such event")
+        raise AssertionError("abort returned")
+
+    async def ListEvents(
+        self, request: events_pb2.ListEventsRequest, context: Context
+    ) -> events_pb2.ListEventsResponse:
+        first, last = range_of(request.time)
+        tenant = self._mesh.tenants[request.tenant_id]
+        found = [
+            event
+            for event in tenant.events
+            if not tenant.expired
+            and event.batch_id in request.batch_ids
+            and request.type in ("", event.type)
+            and first <= at(event) < last
+        ]
+        found.sort(key=at)
+        page, token = page_of(found, min(request.page_size, self._mesh.page_limit), request.page_token)
+        return events_pb2.ListEventsResponse(events=page, next_page_token=token)
+
+    async def GetBatches(
+        self, request: events_pb2.GetBatchesRequest, context: Context
+    ) -> events_pb2.GetBatchesResponse:
+        known = self._mesh.tenants[request.tenant_id].batches
+        return events_pb2.GetBatchesResponse(
+            batches=[known[batch_id] for batch_id in request.batch_ids if batch_id in known]
+        )
+
+
+@asynccontextmanager
+async def serving(mesh: Mesh) -> AsyncIterator[str]:
+    """One server that is both services; answers its address."""
+    server = aio.server()
+    # What the publisher never asks stays as it is generated: UNIMPLEMENTED.
+    meters: Any = ScriptedMeters(mesh)  # type: ignore[abstract]
+    events: Any = ScriptedEvents(mesh)  # type: ignore[abstract]
+    meters_pb2_grpc.add_MetersServiceServicer_to_server(meters, server)
+    usage_pb2_grpc.add_UsageServiceServicer_to_server(ScriptedUsage(mesh), server)
+    events_pb2_grpc.add_EventsServiceServicer_to_server(events, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)
+
+
+async def not_found(context: Context, error: NotFoundError) -> None:
+    """Answers as the services' own server does."""
+    status = rpc_status.to_status(to_status(error))
+    await context.abort(status.code, status.details, status.trailing_metadata)
+
+
+def contributions(mesh: Mesh, slug: str, meters: set[str]) -> list[usage_pb2.Contribution]:
+    """What each batch added to each hour of each meter, in the order of hours, then batches."""
+    found: dict[tuple[datetime, str, str], list[events_pb2.StoredEvent]] = {}
+    for event in mesh.tenants[slug].events:
+        for name in sorted(meters):
+            if counts(mesh.meters[name], event):
+                hour = at(event).replace(minute=0, second=0, microsecond=0)
+                found.setdefault((hour, event.batch_id, name), []).append(event)
+    return [
+        usage_pb2.Contribution(
+            batch_id=batch_id,
+            meter=name,
+            hour_start=timestamp(hour),
+            hour_end=timestamp(hour + HOUR),
+            event_count=len(events),
+        )
+        for (hour, batch_id, name), events in sorted(found.items(), key=lambda item: item[0])
+    ]
+
+
+def counts(meter: meters_pb2.Meter, event: events_pb2.StoredEvent) -> bool:
+    return (
+        event.type == meter.event_type
+        and all(event.dimensions.get(name) == value for name, value in meter.filter.items())
+        and (not meter.quantity or meter.quantity in event.quantities)
+    )
+
+
+def page_of(items: Sequence[Any], size: int, token: str) -> tuple[Sequence[Any], str]:
+    start = int(token or 0)
+    return items[start : start + size], str(start + size) if start + size < len(items) else ""
+
+
+def month_start(moment: datetime, zone: ZoneInfo) -> datetime:
+    local = moment.astimezone(zone)
+    return local.replace(day=1, hour=0, minute=0, second=0, microsecond=0, fold=0).astimezone(UTC)
+
+
+def next_month(start: datetime, zone: ZoneInfo) -> datetime:
+    return month_start(start + timedelta(days=32), zone)
+
+
+def range_of(value: types_pb2.TimeRange) -> tuple[datetime, datetime]:
+    return value.start_time.ToDatetime(tzinfo=UTC), value.end_time.ToDatetime(tzinfo=UTC)
+
+
+def at(event: events_pb2.StoredEvent) -> datetime:
+    return event.time.ToDatetime(tzinfo=UTC)
+
+
+def timestamp(moment: datetime) -> Timestamp:
+    found = Timestamp()
+    found.FromDatetime(moment)
+    return found
+
+
+def _stored(slug: str, batch_id: str, event: Event) -> events_pb2.StoredEvent:
+    return events_pb2.StoredEvent(
+        event_id=str(uuid.uuid4()),
+        tenant_id=slug,
+        type=event.type,
+        subject="someone",
+        time=timestamp(event.time),
+        dimensions=event.dimensions,
+        quantities={} if event.value is None else {"amount": event.value},
+        batch_id=batch_id,
+    )

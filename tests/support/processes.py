@@ -1,0 +1,76 @@
+"""A service as its own process, the way it runs in production."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from meterline_dev.servers import NatsServer
+
+from tests.support.databases import TestDatabase
+
+
+def environment_of(service: str, database: TestDatabase, broker: NatsServer) -> dict[str, str]:
+    """What the process is told, and nothing of what this one was told."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("METERLINE_")}
+    return {
+        **inherited,
+        "METERLINE_DATABASE_URL": database.app_dsn(service),
+        "METERLINE_OWNER_DATABASE_URL": database.owner_dsn(service),
+        "METERLINE_NATS_URL": broker.url,
+        "METERLINE_NATS_MONITOR_URL": broker.monitor_url,
+        "METERLINE_SHUTDOWN_GRACE_SECONDS": "2",
+    }
+
+
+@dataclass
+class ServiceProcess:
+    """A running process; `ready` is the line that it announced itself with."""
+
+    process: asyncio.subprocess.Process
+    ready: dict[str, Any]
+
+    @property
+    def address(self) -> str:
+        return str(self.ready["grpc"])
+
+    async def ended(self, seconds: float = 15.0) -> int:
+        """Waits for the end; the exit code, negative for a signal."""
+        async with asyncio.timeout(seconds):
+            return await self.process.wait()
+
+
+@asynccontextmanager
+async def launched(module: str, environment: Mapping[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`python -m module`, killed at the end if it still runs then."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        module,
+        env=dict(environment),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+@asynccontextmanager
+async def service_process(module: str, environment: Mapping[str, str]) -> AsyncIterator[ServiceProcess]:
+    """As `launched`, once it has announced itself. Raises AssertionError when it ends before."""
+    async with launched(module, environment) as process:
+        assert process.stdout is not None
+        async with asyncio.timeout(30):
+            line = await process.stdout.readline()
+        assert line, f"{module} ended before it was ready, with code {await process.wait()}"
+        yield ServiceProcess(process, json.loads(line))

@@ -1,0 +1,148 @@
+"""The runtime's parts as one process of a service has them, on real servers, with a fact of their own."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import nats
+import psycopg
+import pytest
+from google.protobuf.wrappers_pb2 import StringValue
+from meterline.bus.connection import Bus
+from meterline.bus.consumer import Consumer, Delivery, Handler
+from meterline.bus.subjects import Fact
+from meterline.db.pool import Database
+from meterline.db.provision import app_role
+from meterline.db.unit_of_work import Transaction, UnitOfWork
+from meterline.outbox.relay import Relay
+from meterline_dev.servers import NatsServer
+from nats.js.api import RawStreamMsg
+
+from tests.support.bus import OpenBus
+from tests.support.databases import TestDatabase
+
+SERVICE = "ingest"
+PROBE = Fact("probe.>", "PROBE", "ingest", ("ingest",), StringValue)
+
+Effect = tuple[str, str]
+
+
+@dataclass
+class Node:
+    """One process's database pool, broker connection, relay and unit of work."""
+
+    database: Database
+    bus: Bus
+    relay: Relay
+    unit_of_work: UnitOfWork
+
+    async def emit(self, *notes: str) -> list[uuid.UUID]:
+        """Commits one message for each of `notes`, in one transaction; answers their ids."""
+        async with self.unit_of_work.begin() as tx:
+            envelopes = [tx.emit("probe.x", StringValue(value=note)) for note in notes]
+            await tx.commit()
+        return [envelope.message_id for envelope in envelopes]
+
+    def consumer(self, handler: Handler | None = None, **options: Any) -> Consumer:
+        """A consumer of the probe; `handler` is `note_effects` unless another is given."""
+        return Consumer(self.bus, self.unit_of_work, PROBE, SERVICE, handler or note_effects, **options)
+
+
+OpenNode = Callable[..., Awaitable[Node]]
+
+
+async def note_effects(transaction: Transaction, deliveries: Sequence[Delivery]) -> None:
+    """A handler whose effect can be counted: a row for each message, with no key that would hide doubles."""
+    for delivery in deliveries:
+        await transaction.connection.execute(
+            "INSERT INTO effects (message_id, note) VALUES (%s, %s)",
+            (delivery.message_id, StringValue.FromString(delivery.data).value),
+        )
+
+
+@pytest.fixture
+def effects_database(bare_database: TestDatabase) -> TestDatabase:
+    """The runtime's tables and `effects`, in the schema of one service."""
+    with psycopg.connect(bare_database.owner_dsn(SERVICE)) as connection:
+        connection.execute("CREATE TABLE effects (message_id uuid NOT NULL, note text NOT NULL)")
+    return bare_database
+
+
+@pytest.fixture
+async def open_node(effects_database: TestDatabase, open_bus: OpenBus) -> AsyncIterator[OpenNode]:
+    """A function `(pool_size=8, relay=Relay, **relay_options) -> Node`: database and bus started, the relay
+    not. The probe's stream exists. All nodes are stopped after the test."""
+    nodes: list[Node] = []
+
+    async def make(pool_size: int = 8, relay: type[Relay] = Relay, **options: Any) -> Node:
+        database = Database(effects_database.app_dsn(SERVICE), size=pool_size)
+        await database.start()
+        bus = await open_bus(f"node-{len(nodes)}")
+        await bus.ensure_streams(PROBE)
+        made = relay(database, bus, **options)
+        nodes.append(Node(database, bus, made, UnitOfWork(database, made.wake)))
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        await node.relay.stop()
+        await node.database.stop()
+
+
+@pytest.fixture
+async def node(open_node: OpenNode) -> Node:
+    return await open_node()
+
+
+def effects(database: TestDatabase) -> list[Effect]:
+    """(message id, note) of every effect, sorted."""
+    with psycopg.connect(database.owner_dsn(SERVICE)) as connection:
+        rows = connection.execute("SELECT message_id::text, note FROM effects ORDER BY 1, 2").fetchall()
+    return [(message_id, note) for message_id, note in rows]
+
+
+def notes(database: TestDatabase) -> list[str]:
+    """The notes of all effects, sorted."""
+    return sorted(note for _, note in effects(database))
+
+
+def count(database: TestDatabase, table: str, where: str = "true") -> int:
+    """How many rows of the service's `table` satisfy `where`."""
+    with psycopg.connect(database.admin_dsn) as connection:
+        row = connection.execute(f"SELECT count(*) FROM {SERVICE}.{table} WHERE {where}").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def end_sessions(database: TestDatabase) -> int:
+    """Ends all sessions of the service's application role, as a failover would; answers how many."""
+    with psycopg.connect(database.admin_dsn, autocommit=True) as connection:
+        cursor = connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s AND datname = %s",
+            (app_role(SERVICE), database.name),
+        )
+        return len(cursor.fetchall())
+
+
+async def stored(broker: NatsServer) -> list[RawStreamMsg]:
+    """Every message that the broker holds of the probe, in the order of arrival."""
+    client = await nats.connect(broker.url, allow_reconnect=False)
+    try:
+        manager = client.jsm()
+        state = (await manager.stream_info(PROBE.stream)).state
+        return [await manager.get_msg(PROBE.stream, seq) for seq in range(1, state.last_seq + 1)]
+    finally:
+        await client.close()
+
+
+async def pending(broker: NatsServer, consumer: str) -> tuple[int, int]:
+    """How many messages wait for a consumer's ack, and how many wait to be delivered."""
+    client = await nats.connect(broker.url, allow_reconnect=False)
+    try:
+        info = await client.jsm().consumer_info(PROBE.stream, consumer)
+        return info.num_ack_pending or 0, info.num_pending or 0
+    finally:
+        await client.close()

@@ -1,0 +1,39 @@
+"""A service inside the test's own process and event loop, wired as its `main` wires it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from grpc import aio
+from meterline.app import Service
+from meterline_dev.servers import NatsServer
+from pydantic import SecretStr
+
+from tests.support.databases import TestDatabase
+
+
+def settings_for(service: str, database: TestDatabase, broker: NatsServer) -> dict[str, object]:
+    """What `ServiceSettings` needs, as keyword arguments."""
+    return {
+        "database_url": SecretStr(database.app_dsn(service)),
+        "nats_url": SecretStr(broker.url),
+        "nats_monitor_url": broker.monitor_url,
+        "shutdown_grace_seconds": 1.0,
+        "metrics_port": -1,
+    }
+
+
+@asynccontextmanager
+async def running(service: Service) -> AsyncIterator[aio.Channel]:
+    """Starts the parts in the order of `meterline.app`, answers a channel to the server, stops in reverse."""
+    async with AsyncExitStack() as stack:
+        for component in service.components:
+            stack.push_async_callback(component.stop)
+            await component.start()
+        stack.push_async_callback(service.server.stop)
+        await service.server.start()
+        await service.server.serve()
+        channel = aio.insecure_channel(service.server.address)
+        stack.push_async_callback(channel.close)
+        yield channel

@@ -1,0 +1,28 @@
+"""Finished spans, in memory. A process has one tracer provider: it is set once and emptied for each test."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+
+@cache
+def _exporter() -> InMemorySpanExporter:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    return exporter
+
+
+@pytest.fixture
+def spans() -> InMemorySpanExporter:
+    """`spans.get_finished_spans()`: what has ended since the test began."""
+    exporter = _exporter()
+    exporter.clear()
+    return exporter

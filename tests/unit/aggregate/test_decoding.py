@@ -1,0 +1,135 @@
+"""Messages that keep to their schema become columns, and no others do."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from meterline_aggregate.decimals import to_text
+from meterline_aggregate.decoding import GarbledError, decode, trace_context, traceparent
+from meterline_protos.common.v1 import types_pb2
+from meterline_protos.events.v1 import events_pb2
+
+from tests.support.aggregate import Event, accepted
+
+pytestmark = pytest.mark.req("T3.1")
+
+NOON = datetime(2026, 11, 15, 12, tzinfo=UTC)
+TRACE = types_pb2.TraceContext(trace_id="0af7651916cd43dd8448eb211c80319c", span_id="b7ad6b7169203331")
+
+
+def sample() -> events_pb2.EventsAccepted:
+    return accepted(
+        [Event(1, NOON, dimensions={"origin": "JFK"}, quantities={"miles": "1.5"}), Event(2, NOON)],
+        [Event(1, NOON, subject="", quantities={"miles": "-2"})],
+        trace=TRACE,
+    )
+
+
+def test_columns_are_what_was_sent() -> None:
+    found = decode(sample().SerializeToString())
+    assert [batch.rows for batch in found.batches] == [2, 1]
+    assert found.batches[0].traceparent == f"00-{TRACE.trace_id}-{TRACE.span_id}-00"
+    assert found.times_us.tolist() == [1_794_744_000_000_000] * 3
+    assert [found.fact.subjects[at] for at in found.subject_index] == ["N12345", "N12345", ""]
+    assert [found.fact.series[at].tenant_id for at in found.series_index] == [1, 2, 1]
+    miles = found.quantities["miles"]
+    assert miles.scale == 3
+    assert miles.units.tolist() == [1500, 0, -2000]
+    assert miles.present is not None
+    assert miles.present.tolist() == [True, False, True]
+
+
+def test_nothing_is_a_message_too() -> None:
+    found = decode(b"")
+    assert len(found.times_us) == 0
+    assert found.batches == []
+
+
+def _cut(name: str) -> Callable[[events_pb2.EventsAccepted], None]:
+    def change(fact: events_pb2.EventsAccepted) -> None:
+        setattr(fact, name, getattr(fact, name)[:-1])
+
+    return change
+
+
+def _set(name: str, data: bytes) -> Callable[[events_pb2.EventsAccepted], None]:
+    return lambda fact: setattr(fact, name, data)
+
+
+BREAKS: list[tuple[str, Callable[[events_pb2.EventsAccepted], object]]] = [
+    ("event_ids is not of 16 bytes a row", _cut("event_ids")),
+    ("series_index is not of 3 rows", _cut("series_index")),
+    ("subject_index is not of 3 rows", _cut("subject_index")),
+    ("times_us is not of 3 rows", _cut("times_us")),
+    ("series_index points beyond its dictionary", _set("series_index", struct.pack("<III", 0, 3, 0))),
+    ("subject_index points beyond its dictionary", _set("subject_index", struct.pack("<III", 0, 2, 0))),
+    ("a time is out of range", _set("times_us", struct.pack("<qqq", 0, -1, 0))),
+    ("a time is out of range", _set("times_us", struct.pack("<qqq", 0, 2**63 - 1, 0))),
+    ("batches do not cover the rows", lambda fact: fact.batches.pop()),
+    ("batches do not cover the rows", lambda fact: setattr(fact.batches[0], "rows", 2**32 - 1)),
+    ("a batch_id is not of 16 bytes", lambda fact: setattr(fact.batches[0], "batch_id", b"short")),
+    ("a series has no tenant", lambda fact: setattr(fact.series[0], "tenant_id", 0)),
+    ("a series has no tenant", lambda fact: setattr(fact.series[0], "tenant_id", -1)),
+    ("quantity miles: scale above 18", lambda fact: setattr(fact.quantities[0], "scale", 19)),
+    ("quantity miles is not of 3 rows", lambda fact: setattr(fact.quantities[0], "units", b"")),
+    ("presence of miles is not of 3 rows", lambda fact: setattr(fact.quantities[0], "present", b"\1")),
+    ("a quantity occurs twice", lambda fact: fact.quantities.append(fact.quantities[0])),
+]
+
+
+@pytest.mark.parametrize(("rule", "change"), BREAKS, ids=[rule for rule, _ in BREAKS])
+def test_what_does_not_fit_is_refused_with_its_rule(
+    rule: str, change: Callable[[events_pb2.EventsAccepted], object]
+) -> None:
+    fact = sample()
+    change(fact)
+    with pytest.raises(GarbledError, match=rule):
+        decode(fact.SerializeToString())
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_damaged_messages_are_refused_or_whole(data: st.DataObject) -> None:
+    """Never an index beyond its dictionary, and no other failure than the one that names it."""
+    raw = bytearray(sample().SerializeToString())
+    for _ in range(data.draw(st.integers(1, 4))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    raw = raw[: data.draw(st.integers(0, len(raw)))]
+    try:
+        found = decode(bytes(raw))
+    except GarbledError:
+        return
+    rows = len(found.times_us)
+    assert len(found.series_index) == len(found.subject_index) == rows
+    assert all(at < len(found.fact.series) for at in found.series_index)
+    assert all(at < len(found.fact.subjects) for at in found.subject_index)
+    assert all(len(quantity.units) == rows for quantity in found.quantities.values())
+
+
+@pytest.mark.req("K4")
+@given(st.binary(min_size=16, max_size=16), st.binary(min_size=8, max_size=8), st.booleans())
+@settings(deadline=None)
+def test_a_trace_survives_its_text(trace_id: bytes, span_id: bytes, sampled: bool) -> None:
+    given_ = types_pb2.TraceContext(trace_id=trace_id.hex(), span_id=span_id.hex(), sampled=sampled)
+    assert trace_context(traceparent(given_)) == given_
+
+
+@pytest.mark.req("K4")
+def test_half_a_trace_is_none() -> None:
+    for trace_id, span_id in (("", ""), ("0" * 31, "1" * 16), ("1" * 32, "")):
+        assert traceparent(types_pb2.TraceContext(trace_id=trace_id, span_id=span_id)) == ""
+    assert trace_context("") == types_pb2.TraceContext()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [("0", "0"), ("0.00", "0"), ("-0.50", "-0.5"), ("1500", "1500"), ("1E+3", "1000"), ("1" * 60, "1" * 60)],
+)
+def test_decimals_have_one_shortest_form(value: str, text: str) -> None:
+    assert to_text(Decimal(value)) == text

@@ -1,0 +1,103 @@
+"""The two ways to fold come to the same, in values, in order and in what they say of batches."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+
+import numpy as np
+import pytest
+from hypothesis import assume, event, given, settings
+from hypothesis import strategies as st
+from meterline.clock import to_us
+from meterline_aggregate.domain.calendar import OddMinuteError
+from meterline_aggregate.domain.fold import fold
+from meterline_aggregate.domain.fold.digests import digest
+from meterline_aggregate.domain.fold.grouping import UnsuitableError
+from meterline_aggregate.domain.fold.plain import fold_plain
+from meterline_aggregate.domain.fold.rows import (
+    EVERY_EVENT,
+    SUBJECT,
+    TOTAL,
+    Message,
+    Quantity,
+    Series,
+    Target,
+)
+from meterline_aggregate.domain.fold.vectors import fold_vectors
+from meterline_aggregate.domain.meters import Aggregation
+
+from tests.support.folding import SUBJECTS, comparable, huge, message, several_messages, small
+
+pytestmark = pytest.mark.req("T2.2", "T6.1")
+
+
+def in_columns(messages: list[Message]) -> object:
+    assume(any(len(message) for message in messages))
+    try:
+        return comparable(fold_vectors(messages))
+    except (UnsuitableError, OddMinuteError) as error:
+        event(type(error).__name__)
+        return None
+
+
+@given(several_messages())
+@settings(max_examples=100, deadline=None)
+def test_columns_and_rows_come_to_the_same(messages: list[Message]) -> None:
+    found = in_columns(messages)
+    assert found is None or found == comparable(fold_plain(messages))
+
+
+@given(several_messages(st.one_of(small, huge)))
+@settings(max_examples=100, deadline=None)
+def test_they_do_so_for_values_of_any_width(messages: list[Message]) -> None:
+    found = in_columns(messages)
+    assert found is None or found == comparable(fold_plain(messages))
+
+
+@given(several_messages(st.integers(10**15 - 1000, 10**15 - 1)))
+@settings(max_examples=50, deadline=None)
+def test_whatever_way_is_chosen_is_right(messages: list[Message]) -> None:
+    assert comparable(fold(messages)) == comparable(fold_plain(messages))
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata", "Pacific/Apia"])
+def test_many_rows_need_no_other_way(zone: str) -> None:
+    """What capture takes in practice never falls back to one by one."""
+    messages = [many_rows(zone, seed, rows=600) for seed in range(2)]
+    assert comparable(fold_vectors(messages)) == comparable(fold_plain(messages))
+
+
+def many_rows(zone: str, seed: int, rows: int) -> Message:
+    """Values of up to 15 digits, over the days around a change of clocks."""
+    random = np.random.default_rng(seed)
+    start = to_us(datetime.fromisoformat("2026-10-30T00:00:00+00:00"))
+    known = [Series(tenant, zone, every_kind(group)) for tenant in (1, 2) for group in (7, 9)]
+    sizes = [rows // 4, rows - rows // 4]
+    return message(
+        [uuid.UUID(int=int(random.integers(2**62))) for _ in sizes],
+        sizes,
+        known,
+        random.integers(0, len(known), rows).tolist(),
+        random.integers(0, len(SUBJECTS), rows).tolist(),
+        (start + random.integers(0, 5 * 86_400_000_000, rows)).tolist(),
+        {
+            "a": Quantity(9, random.integers(-(10**15), 10**15, rows), random.random(rows) < 0.7),
+            "b": Quantity(seed, random.integers(0, 1000, rows), None),
+        },
+    )
+
+
+def every_kind(group: int) -> tuple[Target, ...]:
+    return tuple(
+        Target(meter_id, aggregation, group_id, measure, member)
+        for meter_id, aggregation, measure, member in (
+            (1, Aggregation.COUNT, EVERY_EVENT, None),
+            (2, Aggregation.SUM, "a", None),
+            (3, Aggregation.MAX, "a", None),
+            (4, Aggregation.SUM, "b", None),
+            (5, Aggregation.UNIQUE, SUBJECT, None),
+            (6, Aggregation.UNIQUE, EVERY_EVENT, digest(str(group))),
+        )
+        for group_id in (TOTAL, group)
+    )

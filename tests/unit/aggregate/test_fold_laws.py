@@ -1,0 +1,169 @@
+"""What folding promises: neither order nor company means anything, and nothing is lost or counted twice."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from meterline_aggregate.domain.fold import fold
+from meterline_aggregate.domain.fold.changes import Changes
+from meterline_aggregate.domain.fold.rows import EVERY_EVENT, TOTAL, Message
+from meterline_aggregate.domain.meters import Aggregation
+
+from tests.support.folding import comparable, several_messages, values_of
+
+pytestmark = pytest.mark.req("T1.6", "T2.2")
+
+Key = tuple[int, ...]
+
+
+@dataclass
+class Stored:
+    """What tables hold after changes were applied: the rules of the upserts, on dictionaries."""
+
+    windows: dict[Key, tuple[int, Fraction | None]] = field(default_factory=dict)
+    members: set[tuple[Key, bytes]] = field(default_factory=set)
+    contributions: dict[tuple[Key, bytes], tuple[int, Fraction | None]] = field(default_factory=dict)
+    totals: dict[int, int] = field(default_factory=dict)
+
+    def apply(self, changes: Changes) -> None:
+        said = comparable(changes)
+        aggregations = changes.windows.numbers.aggregation.tolist()
+        for row, aggregation in zip(said["windows"], aggregations, strict=True):
+            *key, count, _, value = row
+            before, mine = self.windows.get(tuple(key), (0, value if aggregation == Aggregation.MAX else 0))
+            if aggregation == Aggregation.COUNT:
+                together = None
+            else:
+                together = max(mine, value) if aggregation == Aggregation.MAX else mine + value
+            self.windows[tuple(key)] = (before + count, together)
+        self.members |= {(tuple(row[:5]), row[5]) for row in said["members"]}
+        for tenant, meter, start, batch_id, count, value in said["contributions"]:
+            place = ((tenant, meter, start), batch_id)
+            assert place not in self.contributions
+            self.contributions[place] = (count, value)
+        for tenant, count in changes.totals.items():
+            self.totals[tenant] = self.totals.get(tenant, 0) + count
+
+
+def stored(parts: Sequence[Sequence[Message]]) -> Stored:
+    found = Stored()
+    for part in parts:
+        found.apply(fold(part))
+    return found
+
+
+@given(several_messages(), st.randoms(use_true_random=False))
+@settings(max_examples=80, deadline=None)
+def test_neither_order_nor_company_means_anything(messages: list[Message], order: random.Random) -> None:
+    shuffled = order.sample(messages, len(messages))
+    cut = order.randint(0, len(shuffled))
+    together = stored([messages])
+    assert stored([shuffled]) == together
+    assert stored([[one] for one in shuffled]) == together
+    assert stored([part for part in (shuffled[:cut], shuffled[cut:]) if part]) == together
+
+
+@given(several_messages(), st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+def test_the_order_of_rows_means_nothing(messages: list[Message], order: random.Random) -> None:
+    """Within a batch; a batch keeps its rows together."""
+    shuffled = []
+    for message in messages:
+        rows: list[int] = []
+        for batch in message.batches:
+            own = list(range(len(rows), len(rows) + batch.rows))
+            order.shuffle(own)
+            rows += own
+        index = np.array(rows, np.int64)
+        shuffled.append(
+            replace(
+                message,
+                series_index=message.series_index[index],
+                subject_index=message.subject_index[index],
+                times_us=message.times_us[index],
+                quantities={
+                    name: replace(
+                        quantity,
+                        units=quantity.units[index],
+                        present=None if quantity.present is None else quantity.present[index],
+                    )
+                    for name, quantity in message.quantities.items()
+                },
+            )
+        )
+    assert comparable(fold(shuffled)) == comparable(fold(messages))
+
+
+@pytest.mark.req("X2")
+@given(several_messages())
+@settings(max_examples=80, deadline=None)
+def test_events_are_conserved(messages: list[Message]) -> None:
+    """Every event is in its tenant's total once, and in each grain of each meter that counts it once."""
+    changes = fold(messages)
+    events: dict[int, int] = {}
+    counted: dict[tuple[int, int], int] = {}
+    for message in messages:
+        for position in message.series_index.tolist():
+            series = message.series[position]
+            events[series.tenant_id] = events.get(series.tenant_id, 0) + 1
+            for target in series.targets:
+                if target.group_id == TOTAL and target.measure == EVERY_EVENT:
+                    key = (series.tenant_id, target.meter_id)
+                    counted[key] = counted.get(key, 0) + 1
+    assert changes.totals == events
+    windows = changes.windows
+    for (tenant_id, meter_id), number in counted.items():
+        for grain in (1, 2, 3, 4):
+            here = (windows.tenant_id == tenant_id) & (windows.meter_id == meter_id)
+            here &= (windows.grain == grain) & (windows.group_id == TOTAL)
+            assert windows.event_count[here].sum() == number
+        given_here = changes.contributions.tenant_id == tenant_id
+        given_here &= changes.contributions.meter_id == meter_id
+        assert changes.contributions.event_count[given_here].sum() == number
+
+
+@given(several_messages())
+@settings(max_examples=60, deadline=None)
+def test_changes_come_in_the_order_of_their_keys(messages: list[Message]) -> None:
+    """Replicas that lock in different orders would wait for each other."""
+    said = comparable(fold(messages))
+    for rows, width in (("windows", 5), ("members", 6), ("contributions", 4)):
+        keys = [row[:width] for row in said[rows]]
+        assert keys == sorted(set(keys))
+
+
+@given(several_messages())
+@settings(max_examples=60, deadline=None)
+def test_contributions_add_up_to_months(messages: list[Message]) -> None:
+    """Also where days begin within an hour: no contribution lies across the end of a month."""
+    changes = fold(messages)
+    windows, given_ = changes.windows, changes.contributions
+    values, own = values_of(windows.numbers), values_of(given_.numbers)
+    for row in np.flatnonzero((windows.grain == 4) & (windows.group_id == TOTAL)).tolist():
+        same = (given_.tenant_id == windows.tenant_id[row]) & (given_.meter_id == windows.meter_id[row])
+        months = sorted(
+            windows.start_us[
+                (windows.grain == 4)
+                & (windows.tenant_id == windows.tenant_id[row])
+                & (windows.meter_id == windows.meter_id[row])
+                & (windows.group_id == TOTAL)
+            ].tolist()
+        )
+        after = [start for start in months if start > windows.start_us[row]]
+        inside = same & (given_.start_us >= windows.start_us[row])
+        if after:
+            inside &= given_.start_us < after[0]
+        assert given_.event_count[inside].sum() == windows.event_count[row]
+        aggregation = windows.numbers.aggregation[row]
+        parts = [own[place] or Fraction(0) for place in np.flatnonzero(inside).tolist()]
+        if aggregation == Aggregation.SUM:
+            assert sum(parts) == values[row]
+        if aggregation == Aggregation.MAX:
+            assert max(parts) == values[row]

@@ -1,0 +1,56 @@
+"""The bench's ids are UUIDv7 as RFC 9562 has them, and in order."""
+
+from __future__ import annotations
+
+import uuid
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.bench.ids import texts, uuid7
+
+pytestmark = pytest.mark.req("T8.3")
+
+# 48 bits of milliseconds.
+MOMENTS = st.lists(st.integers(0, (1 << 48) - 1), min_size=1, max_size=200)
+
+
+def parsed(made_at_ms: list[int]) -> list[uuid.UUID]:
+    ids = uuid7(np.array(made_at_ms, np.int64), np.random.default_rng(7))
+    return [uuid.UUID(bytes=row.tobytes()) for row in ids]
+
+
+@given(MOMENTS)
+def test_version_variant_and_time_are_where_they_belong(made_at_ms: list[int]) -> None:
+    for moment, made in zip(made_at_ms, parsed(made_at_ms), strict=True):
+        assert made.version == 7
+        assert made.variant == uuid.RFC_4122
+        assert made.int >> 80 == moment
+
+
+@given(MOMENTS)
+def test_ids_made_in_order_are_in_order_and_differ(made_at_ms: list[int]) -> None:
+    made = parsed(sorted(made_at_ms))
+    assert made == sorted(made)
+    assert len(set(made)) == len(made)
+
+
+def test_more_ids_in_a_millisecond_than_twelve_bits_count_stay_in_order() -> None:
+    made = parsed([1_700_000_000_000] * 10_000)
+    assert made == sorted(made)
+    assert {each.int >> 80 for each in made} == {1_700_000_000_000}
+
+
+def test_ids_of_the_same_moment_made_elsewhere_differ() -> None:
+    moments = np.full(1_000, 1_700_000_000_000)
+    here, there = (uuid7(moments, np.random.default_rng(seed)).tobytes() for seed in (1, 2))
+    rows = {data[at : at + 16] for data in (here, there) for at in range(0, len(data), 16)}
+    assert len(rows) == 2_000
+
+
+@given(MOMENTS)
+def test_texts_are_those_of_the_library(made_at_ms: list[int]) -> None:
+    ids = uuid7(np.array(made_at_ms, np.int64), np.random.default_rng(7))
+    assert texts(ids) == [str(uuid.UUID(bytes=row.tobytes())) for row in ids]

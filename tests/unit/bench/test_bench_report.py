@@ -1,0 +1,104 @@
+"""The table, the JSON and the verdict."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tests.bench.report import Report, as_json, show
+from tests.bench.rows import Row, greatest, median
+from tests.bench.workload import Workload
+
+pytestmark = pytest.mark.req("T8.3")
+
+
+def row(name: str, events_per_s: float | None, **more: Any) -> Row:
+    return Row(name=name, title=f"title of {name}", capture_per_s=900.0, events_per_s=events_per_s, **more)
+
+
+ROWS = [
+    row("copy", 800_000.0, exact=True),
+    row("textbook", 500.0, exact=True),
+    row("columnar-5000", 400_000.0, exact=True, p99_ms=12.0, cpu_us={"ingest": 1.25}, wal_bytes=180.0),
+    row("ack-50000", 49_000.0, exact=True, offered_per_s=50_000.0),
+]
+
+
+def printed(report: Report) -> str:
+    out = io.StringIO()
+    show(report, Console(file=out, width=200))
+    return out.getvalue()
+
+
+def test_ratios_are_of_end_to_end_rates() -> None:
+    rows = {each["name"]: each for each in json.loads(as_json(Report(Workload(), ROWS)))["rows"]}
+    assert rows["columnar-5000"]["ratio_to_copy"] == 0.5
+    assert rows["columnar-5000"]["ratio_to_textbook"] == 800.0
+    assert rows["columnar-5000"]["cpu_us"] == {"ingest": 1.25}
+    assert rows["ack-50000"]["ratio_to_copy"] is None, "an offered rate is no measure of what is possible"
+
+
+def test_without_a_reference_there_is_no_ratio() -> None:
+    (only,) = json.loads(as_json(Report(Workload(), [ROWS[2]])))["rows"]
+    assert only["ratio_to_copy"] is None
+    assert only["ratio_to_textbook"] is None
+
+
+def test_the_json_is_one_line_that_names_load_and_memory() -> None:
+    text = as_json(Report(Workload(tenants=7), ROWS, memory={"ingest": {"rss": 90.5, "pss": 80.1}}))
+    assert "\n" not in text
+    body = json.loads(text)
+    assert body["memory_mb"] == {"ingest": {"rss": 90.5, "pss": 80.1}}
+    assert body["load"]["tenants"] == 7
+    assert body["exact"] is True
+
+
+def test_the_table_shows_each_case_and_the_verdict() -> None:
+    text = printed(Report(Workload(mixed=True), ROWS, memory={"ingest": {"rss": 90.5, "pss": 80.1}}))
+    for each in ROWS:
+        assert each.title in text
+    for part in ("400,000", "0.50", "800.0", "90.5", "all tenants in each batch", "every sum is exact"):
+        assert part in text
+    assert "NOT EXACT" not in text
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        Report(Workload(), [*ROWS, row("rows-1000", 1.0, exact=False, differences=["bench-001 lacks 3"])]),
+        Report(Workload(), [*ROWS, Row.failed("rows-1000", "rows", "bench-001 lacks 3")]),
+        Report(Workload(), ROWS, differences=["bench-001 lacks 3"]),
+    ],
+)
+def test_one_difference_anywhere_spoils_the_verdict(report: Report) -> None:
+    assert not report.exact
+    assert json.loads(as_json(report))["exact"] is False
+    text = printed(report)
+    assert "bench-001 lacks 3" in text
+    assert "NOT EXACT" in text
+
+
+def test_nothing_measured_is_not_exact() -> None:
+    assert not Report(Workload()).exact
+
+
+def test_a_busy_machine_is_told_of() -> None:
+    assert "busy with something else" in printed(Report(Workload(), ROWS, machine={"busy_before": 0.4}))
+    assert "busy with something else" not in printed(Report(Workload(), ROWS, machine={"busy_before": 0.01}))
+
+
+def test_of_several_runs_the_middle_counts_and_all_must_be_exact() -> None:
+    runs = [row("rows-100", rate, exact=rate != 30.0) for rate in (30.0, 10.0, 20.0)]
+    middle = median(runs)
+    assert middle.events_per_s == 20.0
+    assert list(middle.runs) == [30.0, 10.0, 20.0]
+    assert not middle.exact
+
+
+def test_the_greatest_load_is_of_the_mesh_and_not_of_its_references() -> None:
+    assert greatest(ROWS) == 400_000.0
+    assert greatest([]) == 0.0

@@ -1,0 +1,91 @@
+"""Changes of a tenant: one version each, none for nothing, and the guard of the version."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from meterline.errors import AbortedError, InvalidArgumentError
+from meterline_identity.domain.tenants import Changes, Tenant
+
+pytestmark = pytest.mark.req("S1")
+
+TENANT = Tenant(
+    tenant_id=7,
+    slug="acme",
+    display_name="Acme",
+    time_zone="UTC",
+    currency="USD",
+    plan="gold",
+    external_customer_id="cus_1",
+    external_subscription_id="sub_1",
+    close_lead_seconds=600,
+    active=True,
+    version=3,
+    created_at_us=1_000,
+    updated_at_us=2_000,
+)
+
+TEXTS = st.text(st.sampled_from("abc"), min_size=1, max_size=3)
+CHANGES = st.fixed_dictionaries(
+    {},
+    optional={
+        "display_name": st.one_of(st.just(""), st.just("Acme"), TEXTS),
+        "plan": st.one_of(st.just("gold"), TEXTS),
+        "external_customer_id": TEXTS,
+        "external_subscription_id": TEXTS,
+        "active": st.booleans(),
+        "close_lead_seconds": st.integers(0, 72 * 3600),
+    },
+)
+
+
+@given(CHANGES)
+def test_what_is_set_is_changed_and_nothing_else(changes: dict[str, Any]) -> None:
+    after = Changes(**changes).apply(TENANT, now_us=5_000)
+    expected = replace(TENANT, **changes)
+    if expected == TENANT:
+        assert after is TENANT
+    else:
+        assert after == replace(expected, version=4, updated_at_us=5_000)
+
+
+@given(CHANGES)
+def test_the_same_change_again_changes_nothing(changes: dict[str, Any]) -> None:
+    once = Changes(**changes).apply(TENANT, now_us=5_000)
+    assert Changes(**changes).apply(once, now_us=6_000) is once
+
+
+def test_a_clock_that_was_set_back_does_not_move_a_tenant_back() -> None:
+    after = Changes(plan="silver").apply(TENANT, now_us=1)
+    assert (after.version, after.updated_at_us) == (4, 2_000)
+
+
+@pytest.mark.parametrize("expected", [0, 3])
+def test_the_version_that_was_seen_or_none_passes(expected: int) -> None:
+    TENANT.require_version(expected)
+
+
+@pytest.mark.parametrize("expected", [1, 2, 4])
+def test_another_version_is_aborted(expected: int) -> None:
+    with pytest.raises(AbortedError, match=f"at version 3, not {expected}"):
+        TENANT.require_version(expected)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("plan", ""),
+        ("external_customer_id", ""),
+        ("external_subscription_id", "x" * 256),
+        ("display_name", "\0"),
+        ("close_lead_seconds", -1),
+    ],
+)
+def test_a_change_keeps_the_rules(field: str, value: Any) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        Changes(**{field: value})
+    assert caught.value.field == field

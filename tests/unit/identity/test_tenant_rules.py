@@ -1,0 +1,134 @@
+"""What each field of a tenant must be: the field and the rule are named, whatever comes in."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from zoneinfo import ZoneInfo, available_timezones
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from meterline.errors import InvalidArgumentError
+from meterline_identity.domain import rules
+from meterline_identity.domain.tenants import Onboarding
+
+pytestmark = pytest.mark.req("S1")
+
+GOOD: dict[str, Any] = {
+    "slug": "acme-1",
+    "display_name": "Acme, Inc.",
+    "time_zone": "America/New_York",
+    "currency": "USD",
+    "plan": "gold",
+    "external_customer_id": "cus_1",
+    "external_subscription_id": "sub_1",
+    "close_lead_seconds": 600,
+}
+
+SLUGS = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", fullmatch=True)
+LETTERS = st.characters(exclude_categories=["Cc", "Cs"])
+
+
+def refused(**changes: Any) -> InvalidArgumentError:
+    with pytest.raises(InvalidArgumentError) as caught:
+        Onboarding(**{**GOOD, **changes})
+    return caught.value
+
+
+@given(SLUGS)
+def test_slugs_are_accepted(slug: str) -> None:
+    assert Onboarding(**{**GOOD, "slug": slug}).slug == slug
+
+
+@pytest.mark.parametrize(
+    "slug",
+    ["", "-a", "a-", "-", "A", "a_b", "a.b", "a b", " a", "a\n", "é", "٣", "a" * 64, "a\0", "tenant/../x"],
+)
+def test_other_names_are_refused(slug: str) -> None:
+    error = refused(slug=slug)
+    assert error.field == "tenant_id"
+    assert "lower-case letters, digits and dashes" in error.rule
+
+
+@given(st.text())
+def test_a_name_is_accepted_exactly_when_it_fits_the_rule(text: str) -> None:
+    fits = (
+        1 <= len(text) <= 63
+        and set(text) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+        and not text.startswith("-")
+        and not text.endswith("-")
+    )
+    try:
+        rules.slug("tenant_id", text)
+    except InvalidArgumentError:
+        assert not fits
+    else:
+        assert fits
+
+
+@given(st.sampled_from(sorted(available_timezones() - {"localtime", "Factory", "posixrules"})))
+def test_zones_that_exist_are_accepted_and_can_be_used(name: str) -> None:
+    assert ZoneInfo(rules.time_zone("time_zone", name)).key == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "Mars/Olympus",
+        "america/new_york",
+        "EST5",
+        "+02:00",
+        "../../etc/passwd",
+        "/etc/localtime",
+        "localtime",
+        "UTC\0",
+        "tzdata.zi",
+        "Europe",
+    ],
+)
+def test_other_zones_are_refused(name: str) -> None:
+    assert refused(time_zone=name).field == "time_zone"
+
+
+@pytest.mark.parametrize("code", ["USD", "EUR", "JPY", "KWD", "CLF"])
+def test_currencies_are_accepted(code: str) -> None:
+    assert Onboarding(**{**GOOD, "currency": code}).currency == code
+
+
+@pytest.mark.parametrize("code", ["", "usd", "US", "USDT", "ABC", "XXX", "XTS", "XAU", "US$", "U5D", "\0"])
+def test_what_nobody_can_be_billed_in_is_refused(code: str) -> None:
+    assert refused(currency=code).field == "currency"
+
+
+@pytest.mark.parametrize("seconds", [0, 1, 72 * 3600])
+def test_a_lead_within_three_days_is_accepted(seconds: int) -> None:
+    assert Onboarding(**{**GOOD, "close_lead_seconds": seconds}).close_lead_seconds == seconds
+
+
+@pytest.mark.parametrize("seconds", [-1, 72 * 3600 + 1, 2**63 - 1, -(2**63)])
+def test_another_lead_is_refused(seconds: int) -> None:
+    assert refused(close_lead_seconds=seconds).field == "close_lead_seconds"
+
+
+@pytest.mark.parametrize("field", ["plan", "external_customer_id", "external_subscription_id"])
+@pytest.mark.parametrize("value", ["", " ", "\u3000", "x" * 256, "a\0b", "a\nb", "\x7f", "\x85"])
+def test_names_of_other_systems_are_neither_empty_nor_endless_nor_unprintable(field: str, value: str) -> None:
+    assert refused(**{field: value}).field == field
+
+
+@given(st.text(LETTERS, min_size=1, max_size=255).filter(lambda text: text.strip()))
+def test_other_names_of_other_systems_are_kept_as_they_are(value: str) -> None:
+    onboarding = Onboarding(**{**GOOD, "plan": value, "external_customer_id": value, "display_name": value})
+    assert (onboarding.plan, onboarding.external_customer_id, onboarding.display_name) == (value,) * 3
+
+
+def test_a_display_name_may_be_empty_but_not_endless() -> None:
+    assert Onboarding(**{**GOOD, "display_name": ""}).display_name == ""
+    assert refused(display_name="x" * 256).field == "display_name"
+
+
+def test_the_rule_says_what_to_do() -> None:
+    for field, value in [("slug", ""), ("plan", ""), ("time_zone", ""), ("currency", "")]:
+        assert re.match("must ", refused(**{field: value}).rule)

@@ -1,0 +1,114 @@
+"""The small rules of capture, each against a plain twin or by hand."""
+
+from __future__ import annotations
+
+import uuid
+from decimal import Decimal
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from meterline.errors import FailedPreconditionError, InvalidArgumentError
+from meterline_ingest.domain import decimals, event_ids
+from meterline_ingest.domain.columns import UUID_DTYPE
+from meterline_ingest.domain.event_types import Dimension, EventType, Quantity
+from meterline_ingest.domain.recently_seen import RecentlySeen
+from meterline_ingest.domain.validation import distinct
+from meterline_ingest.repository.memory import TwoGenerations
+
+ids = st.one_of(st.uuids().map(str), st.text(min_size=1, max_size=40), st.just("-" * 36))
+
+
+@given(st.lists(ids, max_size=20))
+@pytest.mark.req("T1.2")
+def test_ids_of_a_batch_are_read_as_each_alone(texts: list[str]) -> None:
+    parsed, kept = event_ids.parse("src", texts)
+    alone = [event_ids.parse_one("src", text) for text in texts]
+    assert [raw.tobytes() for raw in parsed] == [raw for raw, _ in alone]
+    assert [text is None for text in kept or [None] * len(texts)] == [is_uuid for _, is_uuid in alone]
+
+
+@pytest.mark.req("T1.2")
+def test_a_uuid_is_itself_whatever_its_source_and_other_ids_are_not() -> None:
+    text = str(uuid.uuid4())
+    assert event_ids.parse_one("a", text) == event_ids.parse_one("b", text.upper())
+    assert event_ids.digest("a", "bc") != event_ids.digest("ab", "c")
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, places=6, min_value=-(10**8), max_value=10**8))
+@pytest.mark.req("T6.1")
+def test_decimals_keep_their_value(value: Decimal) -> None:
+    units, scale = decimals.parse(str(value))
+    assert Decimal(units).scaleb(-scale) == value
+    assert Decimal(decimals.to_text(units, scale)) == value
+
+
+@pytest.mark.parametrize(
+    ("units", "scale", "text"),
+    [(1250, 2, "12.5"), (0, 3, "0"), (-5, 1, "-0.5"), (100, 0, "100"), (1000, 1, "100")],
+)
+def test_decimals_are_written_short(units: int, scale: int, text: str) -> None:
+    assert decimals.to_text(units, scale) == text
+
+
+@given(st.binary(min_size=16, max_size=16), st.integers(1, 2**31 - 1), st.integers(2, 5))
+@pytest.mark.req("T1.2")
+def test_a_repeat_in_a_batch_is_suspected_and_its_first_row_kept(raw: bytes, tenant: int, times: int) -> None:
+    suspects = RecentlySeen().suspects(
+        np.frombuffer(raw * times, UUID_DTYPE), np.full(times, tenant, np.int64)
+    )
+    assert suspects.tolist() == [False] + [True] * (times - 1)
+
+
+@pytest.mark.req("T1.2")
+def test_what_was_seen_is_suspected_and_new_ids_mostly_are_not() -> None:
+    seen = RecentlySeen(16)
+    first = np.frombuffer(b"".join(uuid.uuid4().bytes for _ in range(1_000)), UUID_DTYPE)
+    tenants = np.ones(1_000, np.int64)
+    assert seen.suspects(first, tenants).mean() < 0.05
+    assert seen.suspects(first, tenants).mean() > 0.95
+    assert seen.suspects(first, tenants + 1).mean() < 0.05
+
+
+@given(st.lists(st.integers(0, 40)), st.sampled_from([41, 10_000]))
+def test_distinct_is_numpys_unique(values: list[int], bound: int) -> None:
+    array = np.array(values, np.int64)
+    codes, index = distinct(array, bound)
+    assert codes.tolist() == sorted(set(values))
+    assert codes[index].tolist() == values
+
+
+@pytest.mark.req("T2.4")
+def test_memory_of_dictionaries_is_bounded() -> None:
+    memory: TwoGenerations[int, int] = TwoGenerations(10)
+    for number in range(1, 100):
+        memory.put(number, number)
+        assert memory.get_many([number, -1]) == [number, None]
+    assert memory.get_many(range(1, 100)).count(None) >= 99 - 20
+
+
+units = Quantity("units", 2, False, False)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        (Quantity("units", 3, False, False),),
+        (Quantity("more", 0, False, False), units),
+        (),
+    ],
+)
+@pytest.mark.req("T3.4")
+def test_a_type_never_changes_what_it_has(other: tuple[Quantity, ...]) -> None:
+    known = EventType("t", (units,), (Dimension("d", False),), False)
+    with pytest.raises(FailedPreconditionError):
+        known.grown_to(EventType("t", other, (Dimension("d", False),), False))
+    with pytest.raises(FailedPreconditionError):
+        known.grown_to(EventType("t", (units,), (), False))
+
+
+@pytest.mark.parametrize("name", ["", "9x", "a b", "x" * 65, "ü"])
+def test_names_of_types_are_plain(name: str) -> None:
+    with pytest.raises(InvalidArgumentError):
+        EventType(name, (), (), False)

@@ -1,0 +1,137 @@
+"""Rows and columns are two ways to say the same: what is read from them must be equal."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from meterline.errors import InvalidArgumentError
+from meterline_ingest import translate, wire
+from meterline_ingest.domain.columns import Columns, concatenate
+from meterline_ingest.domain.validation import Checked, check
+from meterline_ingest.rows import RowReader
+from meterline_protos.ingest.v1 import capture_pb2
+
+from tests.support.capture import Sample, columns, rows
+from tests.unit.ingest.registered import LIMITS, NOW_US, TENANTS, TYPES
+
+texts = st.text(max_size=5)
+samples = st.builds(
+    Sample,
+    type=st.sampled_from(["plain", "two", "strict", "unknown"]),
+    subject=st.one_of(st.sampled_from(["", "a", "b"]), st.text(max_size=4)),
+    time_us=st.integers(NOW_US - 40 * 86_400_000_000, NOW_US + 600_000_000),
+    dimensions=st.dictionaries(st.sampled_from(["region", "tier", "other"]), texts, max_size=3),
+    quantities=st.dictionaries(
+        st.sampled_from(["units", "bytes", "x"]), st.integers(-(10**16), 10**16).map(str), max_size=3
+    ),
+    id=st.uuids().map(str),
+    tenant_id=st.sampled_from(["", "acme", "bolt", "nobody", "asleep"]),
+)
+batches = st.lists(samples, min_size=1, max_size=12)
+
+
+def read_rows(request: capture_pb2.ReportRequest) -> Checked:
+    parsed = wire.ReportRequest.FromString(request.SerializeToString())
+    reader = RowReader()
+    reader.add(parsed.rows.events, parsed.tenant_id, parsed.source)
+    read, problems = reader.finish()
+    return check(read, TENANTS, TYPES, LIMITS, NOW_US, problems)
+
+
+def read_columns(request: capture_pb2.ReportRequest) -> Columns:
+    parsed = wire.ReportRequest.FromString(request.SerializeToString())
+    return translate.from_columns(parsed.columns, parsed.tenant_id, parsed.source)
+
+
+def plain(checked: Checked) -> list[tuple[object, ...]]:
+    """Row by row: what would be stored, or that it is refused. Of several faults either may be named."""
+    found: list[tuple[object, ...]] = []
+    columns_ = checked.columns
+    for row in range(len(columns_)):
+        if row in checked.problems.by_row:
+            found.append(("refused",))
+            continue
+        units = tuple(
+            None
+            if slot is None or (slot.present is not None and not slot.present[row])
+            else int(slot.units[row])
+            for slot in checked.slots
+        )
+        found.append(
+            (
+                columns_.ids[row].tobytes(),
+                checked.series[checked.series_index[row]],
+                columns_.subjects[columns_.subject_index[row]],
+                int(columns_.times_us[row]),
+                units,
+            )
+        )
+    return found
+
+
+@given(batches)
+@settings(max_examples=100, deadline=None)
+@pytest.mark.req("T1.2", "T1.6")
+def test_rows_and_columns_say_the_same(batch: list[Sample]) -> None:
+    by_columns = check(read_columns(columns(*batch)), TENANTS, TYPES, LIMITS, NOW_US)
+    assert plain(read_rows(rows(*batch))) == plain(by_columns)
+
+
+@given(st.lists(batches, min_size=1, max_size=4))
+@settings(max_examples=50, deadline=None)
+@pytest.mark.req("T1.6", "T2.1")
+def test_calls_that_share_a_commit_keep_their_outcomes(calls: list[list[Sample]]) -> None:
+    apart = [plain(check(read_columns(columns(*call)), TENANTS, TYPES, LIMITS, NOW_US)) for call in calls]
+    together = concatenate([read_columns(columns(*call)) for call in calls])
+    assert plain(check(together, TENANTS, TYPES, LIMITS, NOW_US)) == [row for call in apart for row in call]
+
+
+@given(st.dictionaries(st.text(max_size=200), st.text(max_size=200), max_size=5))
+@pytest.mark.req("O2")
+def test_maps_are_read_from_their_bytes_as_protobuf_reads_them(values: dict[str, str]) -> None:
+    event = capture_pb2.ReportRequest(
+        rows=capture_pb2.EventRows(events=[capture_pb2.Event(dimensions=values)])
+    )
+    (read,) = wire.ReportRequest.FromString(event.SerializeToString()).rows.events
+    assert wire.read_map(list(read.dimensions)) == values  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        b"",
+        b"\x12\x01v",
+        b"\x0a\x01k",
+        b"\x12\x01v\x0a\x01k",
+        b"\x0a\x01k\x12\x01v\x1a\x01z",
+        b"\x0a\x01k\x0a\x01j\x12\x01v",
+    ],
+)
+@pytest.mark.req("O2")
+def test_unusual_forms_of_an_entry_are_read_as_protobuf_reads_them(entry: bytes) -> None:
+    whole = b"\x0a" + bytes([len(entry)]) + entry
+    assert wire.read_map([entry]) == dict(capture_pb2.DimensionSet.FromString(whole).values)
+
+
+@pytest.mark.req("T2.4")
+def test_a_quantity_twice_in_columns_is_refused() -> None:
+    request = columns(Sample())
+    request.columns.quantities.append(request.columns.quantities[0])
+    with pytest.raises(InvalidArgumentError, match="one column a quantity"):
+        read_columns(request)
+
+
+@pytest.mark.req("T1.5")
+def test_a_time_before_1970_or_after_9999_is_out_of_range() -> None:
+    early, late = Sample().to_row(), Sample().to_row()
+    early.time.seconds = -5
+    late.time.seconds = 10**13
+    reader = RowReader()
+    request = capture_pb2.ReportRequest(rows=capture_pb2.EventRows(events=[early, late]))
+    reader.add(wire.ReportRequest.FromString(request.SerializeToString()).rows.events, "acme", "s")
+    _, problems = reader.finish()
+    assert [problem.reason for problem in problems.by_row.values()] == ["TIME_OUT_OF_RANGE"] * 2
+    assert datetime.fromtimestamp(NOW_US / 1e6, UTC).year == 2026

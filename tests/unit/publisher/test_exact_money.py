@@ -1,0 +1,170 @@
+"""Exact numbers, currencies and rounding."""
+
+import decimal
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from meterline_publisher.domain.invoice import totals
+from meterline_publisher.domain.money import (
+    Money,
+    Rounding,
+    UnknownCurrencyError,
+    currency,
+    decimal_at,
+    exact_decimal,
+    exact_sum,
+    exact_text,
+    fraction_of,
+    plain_text,
+)
+from meterline_publisher.domain.price_parsing import parse_price
+from meterline_publisher.domain.rating import rate
+
+USD, JPY, KWD = currency("USD"), currency("JPY"), currency("KWD")
+
+# Beyond the 28 digits that the default context keeps: 36 digits, 12 of them after the point.
+long_decimals = st.builds(lambda n: Decimal(f"{n}E-12"), st.integers(-(10**36), 10**36))
+fractions = st.fractions(min_value=-(10**9), max_value=10**9)
+roundings = st.sampled_from(Rounding)
+
+
+@pytest.mark.req("C5")
+@pytest.mark.parametrize(
+    ("codes", "exponent"),
+    [
+        ("JPY KRW VND CLP ISK", 0),
+        ("USD EUR GBP CHF MGA", 2),
+        ("KWD BHD OMR JOD TND IQD LYD", 3),
+        ("CLF UYW", 4),
+    ],
+)
+def test_exponents_are_those_of_iso_4217(codes: str, exponent: int) -> None:
+    assert {currency(code).exponent for code in codes.split()} == {exponent}
+
+
+@pytest.mark.req("C5")
+@pytest.mark.parametrize("code", ["", "usd", "XYZ", "XAU", "XXX", "XTS", "US"])
+def test_nothing_is_billed_in_what_has_no_minor_unit(code: str) -> None:
+    with pytest.raises(UnknownCurrencyError):
+        currency(code)
+
+
+@pytest.mark.req("C5")
+@given(fractions, roundings)
+def test_a_credit_mirrors_its_charge(exact: Fraction, rounding: Rounding) -> None:
+    charge = Money.rounded(exact, USD, rounding)
+
+    assert Money.rounded(-exact, USD, rounding) == -charge
+    assert (charge + -charge).minor == 0
+
+
+@pytest.mark.req("C5")
+@given(fractions, roundings)
+def test_rounding_is_off_by_half_a_unit_at_most(exact: Fraction, rounding: Rounding) -> None:
+    error = abs(Money.rounded(exact, KWD, rounding).minor - exact * 1000)
+
+    assert error <= Fraction(1, 2)
+
+
+@pytest.mark.req("C5")
+@given(st.integers(-(10**30), 10**30))
+def test_halves_go_away_from_zero_or_to_the_even_unit(units: int) -> None:
+    half = Fraction(2 * units + 1, 2)
+
+    assert Money.rounded(half, JPY).minor == (units + 1 if units >= 0 else units)
+    assert Money.rounded(half, JPY, Rounding.HALF_EVEN).minor == units + units % 2
+
+
+@pytest.mark.req("C5")
+@given(st.integers(-(10**40), 10**40))
+def test_amounts_carry_all_digits_and_the_decimals_of_the_currency(minor: int) -> None:
+    for unit in (JPY, USD, KWD):
+        money = Money(unit, minor)
+
+        assert Fraction(money.amount) == Fraction(minor, 10**unit.exponent)
+        assert money.amount.as_tuple().exponent == -unit.exponent
+        assert Money.exactly(Fraction(money.amount), unit) == money
+
+
+@pytest.mark.req("C5")
+def test_money_is_not_made_up() -> None:
+    with pytest.raises(ValueError, match="finer"):
+        Money.exactly(Decimal("0.005"), USD)
+    with pytest.raises(ValueError, match="cannot add"):
+        Money(USD, 1) + Money(JPY, 1)
+    with pytest.raises(ValueError, match="0 decimals"):
+        Money.rounded(Decimal(1), JPY, exponent=2)
+
+
+@pytest.mark.req("C5")
+@pytest.mark.parametrize("value", [0.5, float("nan"), True, "1", None])
+def test_only_exact_numbers_become_money(value: object) -> None:
+    with pytest.raises(TypeError):
+        fraction_of(value)  # type: ignore[arg-type]
+
+
+@pytest.mark.req("C5")
+@pytest.mark.parametrize(
+    "text", ["NaN", "Infinity", "-Infinity", "1E+999999", "1E-999999", "0E+999999", "1E40"]
+)
+def test_numbers_without_end_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="number"):
+        fraction_of(Decimal(text))
+
+
+@pytest.mark.req("C5", "T1.6")
+@given(st.lists(long_decimals, max_size=20), st.randoms(use_true_random=False))
+def test_sums_keep_every_digit_in_any_order(values: list[Decimal], random: object) -> None:
+    shuffled = list(values)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    with decimal.localcontext(decimal.Context(prec=3)):
+        total = exact_sum(shuffled)
+
+    assert Fraction(total) == sum(map(Fraction, values))
+
+
+@pytest.mark.req("C5")
+def test_a_sum_that_cannot_be_exact_raises() -> None:
+    with pytest.raises(decimal.Inexact):
+        exact_sum([Decimal("1E+2000"), Decimal("1E-2000")])
+
+
+@pytest.mark.req("X1")
+@given(long_decimals)
+def test_decimals_survive_as_fractions_and_as_text(value: Decimal) -> None:
+    fraction = Fraction(value)
+
+    assert exact_decimal(fraction) == value
+    assert Decimal(plain_text(value)) == value
+    assert Fraction(exact_text(fraction)) == fraction
+    assert decimal_at(int(fraction * 10**12), 12) == value
+
+
+@pytest.mark.req("X1")
+@pytest.mark.parametrize(
+    ("fraction", "text"), [("2/3", "2/3"), ("-1/6", "-1/6"), ("1/8", "0.125"), ("-20", "-20"), ("0", "0")]
+)
+def test_exact_amounts_are_written_in_full(fraction: str, text: str) -> None:
+    assert exact_text(Fraction(fraction)) == text
+
+
+@pytest.mark.req("X1")
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [("1E+3", "1000"), ("-0.00", "0"), ("1.50", "1.5"), ("100", "100"), ("1E-12", "0.000000000001")],
+)
+def test_decimals_have_one_normal_form(value: str, text: str) -> None:
+    assert plain_text(Decimal(value)) == text
+
+
+@pytest.mark.req("C5")
+def test_an_invoice_adds_up_what_its_lines_show_for_each_currency() -> None:
+    half_cent = parse_price({"model": "per_unit", "currency": "USD", "unit": "0.005"})
+    yen = parse_price({"model": "flat", "currency": "JPY", "amount": "7"})
+    lines = [rate(half_cent, 1), rate(half_cent, 1), rate(yen, 1)]
+
+    assert totals(lines) == {USD: Money(USD, 2), JPY: Money(JPY, 7)}
+    assert totals([]) == {}

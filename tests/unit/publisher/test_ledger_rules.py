@@ -1,0 +1,140 @@
+"""The ledger's rules: differences that add up, times inside the period, and what an old row may do."""
+
+import random
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from meterline_publisher.domain import ledger
+from meterline_publisher.domain.ledger import Finding, PublicationState, Refusal
+from meterline_publisher.domain.periods import Period
+from meterline_publisher.domain.records import Publication
+
+pytestmark = pytest.mark.req("S6", "S9")
+
+MARCH = Period(datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 4, 1, tzinfo=UTC))
+JANUARY = datetime(2026, 1, 1, tzinfo=UTC)
+wholes = st.integers(-(10**14), 10**14).map(Decimal)
+moments = st.timedeltas(timedelta(0), timedelta(days=150)).map(lambda since: JANUARY + since)
+
+
+def row(value: Decimal, state: PublicationState, revision: int = 1) -> Publication:
+    return Publication(
+        tenant_id=1,
+        identifier=f"r{revision}",
+        seq=revision,
+        invoice_id=UUID(int=1),
+        calculation_id=UUID(int=2),
+        meter="calls",
+        period_start=MARCH.start,
+        period_end=MARCH.end,
+        revision=revision,
+        value=value,
+        event_name="calls",
+        customer_id="cus",
+        event_at=MARCH.start,
+        key_generation=0,
+        state=state.value,
+        attempts=0,
+        first_attempt_at=None,
+        next_attempt_at=MARCH.start,
+        sent_at=None,
+        error_code="",
+        trace="",
+    )
+
+
+@given(st.lists(st.tuples(wholes, st.sampled_from(PublicationState)), max_size=8), wholes)
+def test_differences_add_up_to_the_last_target(
+    history: list[tuple[Decimal, PublicationState]], last: Decimal
+) -> None:
+    """Whatever was rejected on the way, what is not rejected comes to the target."""
+    rows: list[Publication] = []
+    for target, outcome in [*history, (last, PublicationState.SENT)]:
+        missing = ledger.difference(target, rows, retry_rejected=True)
+        if missing is not None:
+            rows.append(row(missing, outcome, len(rows) + 1))
+    held = sum((one.value for one in rows if one.state != PublicationState.REJECTED), Decimal(0))
+    assert held == last
+    assert ledger.difference(last, rows, retry_rejected=True) is None
+
+
+def test_the_same_rejection_is_repeated_only_when_somebody_asks() -> None:
+    rejected = [row(Decimal(5), PublicationState.REJECTED)]
+    assert ledger.difference(Decimal(5), rejected, retry_rejected=False) is None
+    assert ledger.difference(Decimal(5), rejected, retry_rejected=True) == 5
+    assert ledger.difference(Decimal(6), rejected, retry_rejected=False) == 6
+    unsendable = [row(Decimal("5.5"), PublicationState.REJECTED)]
+    assert ledger.difference(Decimal("5.5"), unsendable, retry_rejected=True) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("0.5", Refusal.NOT_WHOLE),
+        ("-0.5", Refusal.NOT_WHOLE),
+        ("5.0", None),
+        ("999999999999999", None),
+        ("-999999999999999", None),
+        ("1000000000000000", Refusal.TOO_MANY_DIGITS),
+    ],
+)
+def test_only_whole_numbers_of_fifteen_digits_are_sent(value: str, expected: Refusal | None) -> None:
+    assert ledger.refusal(Decimal(value)) is expected
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, places=9), st.integers(0, 9))
+def test_scaling_loses_nothing(value: Decimal, scale: int) -> None:
+    assert ledger.unscaled(ledger.scaled(value, scale), scale) == value
+
+
+@given(moments)
+def test_usage_happens_inside_its_period_and_not_in_the_future(now: datetime) -> None:
+    found = ledger.event_time(MARCH, now)
+    assert found in MARCH
+    assert found.microsecond == 0
+    assert found <= MARCH.end - ledger.PERIOD_EDGE
+    if now >= MARCH.start:
+        assert found <= now
+
+
+@pytest.mark.parametrize(
+    ("age", "expected"), [(None, False), (0, False), (23 * 3600 - 1, False), (23 * 3600, True)]
+)
+def test_an_identifier_is_relied_upon_for_less_than_a_day(age: int | None, expected: bool) -> None:
+    now = MARCH.end
+    first = None if age is None else now - timedelta(seconds=age)
+    assert ledger.must_look_up(first, now) is expected
+    assert timedelta(hours=24) > ledger.IDENTIFIER_MEMORY
+
+
+@given(wholes, wholes.filter(bool), wholes)
+def test_a_sum_tells_whether_a_row_arrived(sent: Decimal, value: Decimal, other: Decimal) -> None:
+    assert ledger.find(sent, value, sent + value) is Finding.ARRIVED
+    assert ledger.find(sent, value, sent) is Finding.ABSENT
+    if other not in (sent, sent + value):
+        assert ledger.find(sent, value, other) is Finding.UNCLEAR
+
+
+def test_sums_agree_as_far_as_floats_can_tell() -> None:
+    exact = Decimal(2**53 + 1)
+    assert ledger.agrees(exact, Decimal(float(exact)))
+    assert not ledger.agrees(exact, Decimal(float(exact)) + 2)
+    assert not ledger.agrees(Decimal(2**53 - 2), Decimal(2**53 - 1))
+
+
+@given(st.integers(1, 200), st.floats(0.01, 1), st.floats(1, 1_000), st.integers())
+def test_pauses_grow_to_a_limit_and_differ(attempt: int, base: float, most: float, seed: int) -> None:
+    pause = ledger.backoff(attempt, base, most, random.Random(seed)).total_seconds()
+    full = min(most, base * 2 ** min(attempt - 1, 30))
+    assert full / 2 - 1e-6 <= pause <= full + 1e-6
+
+
+def test_another_generation_is_another_key_of_the_same_event() -> None:
+    first = row(Decimal(1), PublicationState.PENDING)
+    assert first.idempotency_key == "meterline:r1"
+    later = Publication(**{name: getattr(first, name) for name in first.__slots__} | {"key_generation": 2})
+    assert (later.idempotency_key, later.identifier) == ("meterline:r1#2", "r1")

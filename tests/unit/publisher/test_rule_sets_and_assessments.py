@@ -1,0 +1,177 @@
+"""Which rules price a period, and what they make of its usage."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from meterline_publisher.domain.assessment import Assessment, MeterUsage, assess
+from meterline_publisher.domain.matching import MeterDefinition, counts
+from meterline_publisher.domain.periods import Period
+from meterline_publisher.domain.price_parsing import parse_price
+from meterline_publisher.domain.rule_sets import Rule, RuleSet, choose
+from meterline_publisher.domain.versions import PriceVersion, VersionError
+
+pytestmark = pytest.mark.req("C1", "C2")
+
+JANUARY = datetime(2026, 1, 1, tzinfo=UTC)
+MARCH = Period(datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 4, 1, tzinfo=UTC))
+
+
+def rule(meter: str = "calls", version: int = 1, unit: str = "1", **more: Any) -> Rule:
+    """A per-unit price whose version n takes effect n - 1 months after January."""
+    start = JANUARY.replace(month=version)
+    price = parse_price({"model": "per_unit", "currency": "USD", "unit": unit})
+    return replace(Rule("basic", meter, PriceVersion(version, start, price), meter, meter, 0), **more)
+
+
+def usage(value: str, revision: int = 1) -> MeterUsage:
+    return MeterUsage("calls", Decimal(value), 3, revision, "sum")
+
+
+CATALOGUE = [rule(version=version, unit=str(version)) for version in (1, 2, 3, 4)] + [rule("new", 4)]
+
+
+@pytest.mark.parametrize(
+    ("at", "version"),
+    [
+        (MARCH.start - timedelta(microseconds=1), 2),
+        (MARCH.start, 3),
+        (MARCH.end - timedelta(microseconds=1), 3),
+        (MARCH.end, 4),
+    ],
+)
+def test_the_version_in_force_at_the_start_is_chosen(at: datetime, version: int) -> None:
+    assert choose(CATALOGUE[:4], at, {}).versions() == [["basic/calls", version]]
+
+
+def test_meters_without_a_version_in_force_are_not_priced() -> None:
+    assert [found.meter for found in choose(CATALOGUE, MARCH.start, {}).rules] == ["calls"]
+    assert [found.meter for found in choose(CATALOGUE, MARCH.end, {}).rules] == ["calls", "new"]
+    assert choose(CATALOGUE, JANUARY - timedelta(days=1), {}).rules == ()
+
+
+def test_versions_that_contradict_each_other_price_nothing() -> None:
+    backwards = replace(rule(version=2), version=replace(rule().version, version=2))
+    with pytest.raises(VersionError):
+        choose([rule(), backwards], MARCH.start, {})
+
+
+def test_what_was_rated_keeps_its_version() -> None:
+    assert choose(CATALOGUE, MARCH.end, {"calls": 1}).versions() == [["basic/calls", 1], ["basic/new", 4]]
+    with pytest.raises(VersionError):
+        choose(CATALOGUE, MARCH.start, {"calls": 9})
+    with pytest.raises(VersionError):
+        choose(CATALOGUE, MARCH.start, {"gone": 1})
+
+
+@given(st.integers())
+def test_a_rule_set_is_named_by_its_content_in_any_order(seed: int) -> None:
+    rules = choose(CATALOGUE, MARCH.end, {}).rules
+    shuffled = list(rules)
+    Random(seed).shuffle(shuffled)
+    assert RuleSet(tuple(shuffled)).rule_set_id == RuleSet(rules).rule_set_id
+    assert choose(reversed(CATALOGUE), MARCH.end, {}).digest == RuleSet(rules).digest
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        rule(unit="2"),
+        rule(version=2),
+        rule("calls2"),
+        replace(rule(), plan="other"),
+    ],
+)
+def test_other_rules_have_another_name(other: Rule) -> None:
+    assert RuleSet((other,)).digest != RuleSet((rule(),)).digest
+
+
+def test_a_flat_fee_that_is_not_sent_needs_no_usage() -> None:
+    flat = PriceVersion(1, JANUARY, parse_price({"model": "flat", "currency": "USD", "amount": "5"}))
+    assert rule(event_name="").needs_usage
+    assert not replace(rule(), version=flat, event_name="").needs_usage
+    assert replace(rule(), version=flat).needs_usage
+
+
+def test_an_assessment_says_what_is_billed_and_what_is_sent() -> None:
+    rules = RuleSet((rule(unit="0.5", scale=2),))
+    (found,) = assess(rules, "acme", MARCH, {"calls": usage("2.5")})
+    assert (found.line.amount, found.target) == (Decimal("1.25"), Decimal(250))
+    assert found.output()["amount"] == "1.25"
+    assert found.inputs["rule"] == rules.rules[0].line()
+    (silent,) = assess(RuleSet((rule(event_name=""),)), "acme", MARCH, {"calls": usage("1")})
+    assert silent.target is None
+
+
+def test_no_usage_is_usage_of_zero_and_a_negative_total_bills_nothing() -> None:
+    rules = RuleSet((rule(),))
+    (nothing,) = assess(rules, "acme", MARCH, {})
+    assert nothing.line.amount == nothing.target == 0
+    (negative,) = assess(rules, "acme", MARCH, {"calls": usage("-4")})
+    assert negative.line.amount == negative.line.quantity == 0
+    assert negative.target == -4
+    assert negative.inputs["value"] == "-4"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"usage": usage("1", revision=2)},
+        {"usage": usage("2")},
+        {"rules": RuleSet((rule(unit="2"),))},
+        {"tenant": "other"},
+        {"period": Period(MARCH.start, MARCH.end + timedelta(hours=1))},
+    ],
+)
+def test_the_digest_of_the_inputs_covers_all_that_matters(change: dict[str, Any]) -> None:
+    given: dict[str, Any] = {
+        "rules": RuleSet((rule(),)),
+        "tenant": "acme",
+        "period": MARCH,
+        "usage": usage("1"),
+    }
+    (before,) = _assessed(**given)
+    (again,) = _assessed(**given)
+    (after,) = _assessed(**(given | change))
+    assert before.inputs_digest == again.inputs_digest != after.inputs_digest
+
+
+def _assessed(rules: RuleSet, tenant: str, period: Period, usage: MeterUsage) -> list[Assessment]:
+    return assess(rules, tenant, period, {"calls": usage})
+
+
+METER = MeterDefinition("m", "call", "amount", filter={"city": "Berlin"})
+TAILS = MeterDefinition("m", "call", unique_dimension="tail")
+SUBJECTS = MeterDefinition("m", "call", of_subjects=True)
+
+
+@pytest.mark.req("X1")
+@pytest.mark.parametrize(
+    ("meter", "event_type", "subject", "dimensions", "quantities", "expected"),
+    [
+        (METER, "call", "", {"city": "Berlin", "more": "x"}, {"amount": "1"}, True),
+        (METER, "other", "", {"city": "Berlin"}, {"amount": "1"}, False),
+        (METER, "call", "", {"city": "Paris"}, {"amount": "1"}, False),
+        (METER, "call", "", {}, {"amount": "1"}, False),
+        (METER, "call", "", {"city": "Berlin"}, {}, False),
+        (MeterDefinition("m", "call"), "call", "", {}, {}, True),
+        (TAILS, "call", "", {"tail": "N1"}, {}, True),
+        (TAILS, "call", "somebody", {}, {}, False),
+        (SUBJECTS, "call", "somebody", {}, {}, True),
+        (SUBJECTS, "call", "", {"tail": "N1"}, {}, False),
+    ],
+)
+def test_an_event_belongs_to_the_meters_that_count_it(
+    meter: MeterDefinition,
+    event_type: str,
+    subject: str,
+    dimensions: dict[str, str],
+    quantities: dict[str, str],
+    expected: bool,
+) -> None:
+    assert counts(meter, event_type, subject, dimensions, quantities) is expected

@@ -1,0 +1,92 @@
+"""Failures become statuses with the standard details, so that callers need not read texts."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import pytest
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from hypothesis import given
+from hypothesis import strategies as st
+from meterline import errors
+from meterline.rpc.errors import DOMAIN, STATUS_CODES, to_status
+
+pytestmark = pytest.mark.req("K2")
+
+M = TypeVar("M", bound=Message)
+
+
+def detail(status: status_pb2.Status, kind: type[M]) -> M:
+    """The one detail of this kind."""
+    found = []
+    for packed in status.details:
+        message = kind()
+        if packed.Unpack(message):
+            found.append(message)
+    (only,) = found
+    return only
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason"),
+    [
+        (
+            errors.InvalidArgumentError("plan", "must not be empty"),
+            code_pb2.INVALID_ARGUMENT,
+            "InvalidArgument",
+        ),
+        (errors.NotFoundError("tenant", "acme"), code_pb2.NOT_FOUND, "NotFound"),
+        (errors.AlreadyExistsError("tenant", "acme", "other"), code_pb2.ALREADY_EXISTS, "AlreadyExists"),
+        (
+            errors.FailedPreconditionError("invoice", "open"),
+            code_pb2.FAILED_PRECONDITION,
+            "FailedPrecondition",
+        ),
+        (errors.AbortedError("changed"), code_pb2.ABORTED, "Aborted"),
+        (errors.OverloadedError("queue", 1.5), code_pb2.RESOURCE_EXHAUSTED, "Overloaded"),
+        (errors.UnavailableError("database"), code_pb2.UNAVAILABLE, "Unavailable"),
+        (errors.Later("not yet"), code_pb2.UNAVAILABLE, "Later"),
+        (errors.MeterlineError("oops"), code_pb2.INTERNAL, "Meterline"),
+    ],
+)
+def test_every_failure_has_its_code_and_reason(error: errors.MeterlineError, code: int, reason: str) -> None:
+    status = to_status(error)
+    assert (status.code, status.message) == (code, str(error))
+    assert detail(status, error_details_pb2.ErrorInfo) == error_details_pb2.ErrorInfo(
+        reason=reason, domain=DOMAIN
+    )
+    assert STATUS_CODES[status.code].value[0] == code
+
+
+def test_a_wrong_argument_tells_field_and_rule() -> None:
+    status = to_status(errors.InvalidArgumentError("events[3].time", "must not lie ahead", "TIME_RANGE"))
+    (violation,) = detail(status, error_details_pb2.BadRequest).field_violations
+    assert (violation.field, violation.description, violation.reason) == (
+        "events[3].time",
+        "must not lie ahead",
+        "TIME_RANGE",
+    )
+
+
+@pytest.mark.parametrize(
+    "error", [errors.NotFoundError("meter", "miles"), errors.AlreadyExistsError("meter", "miles", "as a sum")]
+)
+def test_a_thing_is_named_by_kind_and_name(error: errors.MeterlineError) -> None:
+    resource = detail(to_status(error), error_details_pb2.ResourceInfo)
+    assert (resource.resource_type, resource.resource_name) == ("meter", "miles")
+
+
+def test_a_state_that_forbids_is_named() -> None:
+    status = to_status(errors.FailedPreconditionError("invoice inv-1", "must be open"))
+    (violation,) = detail(status, error_details_pb2.PreconditionFailure).violations
+    assert (violation.subject, violation.description) == ("invoice inv-1", "must be open")
+
+
+@pytest.mark.req("T2.4")
+@given(st.floats(0, 86_400))
+def test_an_overload_tells_when_to_come_back(seconds: float) -> None:
+    status = to_status(errors.OverloadedError("queue", seconds))
+    delay = detail(status, error_details_pb2.RetryInfo).retry_delay
+    assert 0 <= delay.nanos < 1_000_000_000
+    assert delay.ToTimedelta().total_seconds() == pytest.approx(seconds, abs=1e-6)

@@ -1,0 +1,46 @@
+"""Settings come from the environment or from files of secrets, and secrets stay out of texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from meterline.config import ServiceSettings, load
+from pydantic import ValidationError
+
+pytestmark = pytest.mark.req("S8")
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("METERLINE_DATABASE_URL", raising=False)
+    monkeypatch.delenv("METERLINE_SECRETS_DIR", raising=False)
+
+
+def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METERLINE_DATABASE_URL", "postgresql://from-the-environment")
+    monkeypatch.setenv("METERLINE_GRPC_PORT", "7001")
+    settings = load(ServiceSettings)
+    assert settings.database_url.get_secret_value() == "postgresql://from-the-environment"
+    assert settings.grpc_port == 7001
+
+
+def test_a_secret_may_be_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "meterline_database_url").write_text("postgresql://from-a-file\n")
+    monkeypatch.setenv("METERLINE_SECRETS_DIR", str(tmp_path))
+    assert load(ServiceSettings).database_url.get_secret_value() == "postgresql://from-a-file"
+
+
+def test_a_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METERLINE_DATABASE_URL", "postgresql://user:hunter2@host/db")
+    settings = load(ServiceSettings)
+    assert "hunter2" not in repr(settings) + str(settings) + settings.model_dump_json()
+
+
+def test_what_is_missing_or_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValidationError, match="database_url"):
+        load(ServiceSettings)
+    monkeypatch.setenv("METERLINE_DATABASE_URL", "postgresql://")
+    monkeypatch.setenv("METERLINE_GRPC_PORT", "65536")
+    with pytest.raises(ValidationError, match="grpc_port"):
+        load(ServiceSettings)
