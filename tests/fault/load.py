@@ -32,6 +32,7 @@ from meterline_protos.ingest.v1 import (
     events_pb2_grpc,
 )
 
+from tests.support.bus import unanswered
 from tests.support.capture import Sample, rows
 from tests.support.polling import eventually
 
@@ -200,12 +201,12 @@ async def settled(mesh: Mesh) -> bool:
     client = await nats.connect(mesh.nats.url)
     try:
         name = EVENTS_ACCEPTED.consumer_name("aggregate")
-        info = await client.jetstream().consumer_info(EVENTS_ACCEPTED.stream, name)
+        left = await unanswered(client, EVENTS_ACCEPTED.stream, name)
     except (nats.errors.TimeoutError, nats.js.errors.Error):
         return False
     finally:
         await client.close()
-    return not info.num_pending and not info.num_ack_pending
+    return left == 0
 
 
 async def is_exact(mesh: Mesh, expected: Expected, *, seconds: float = 60.0) -> bool:

@@ -35,6 +35,7 @@ from meterline_protos.aggregate.v1 import (
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.events.v1 import events_pb2
 
+from tests.support.bus import unanswered
 from tests.support.databases import TestDatabase
 from tests.support.polling import eventually
 from tests.support.services import running, settings_for
@@ -264,14 +265,13 @@ class Feed:
         headers = {"Nats-Msg-Id": str(new_id())}
         await self.bus.jetstream().publish(TENANTS_CHANGED.subject, fact.SerializeToString(), headers=headers)
 
-    async def waiting(self) -> tuple[int, int]:
-        """Messages that wait for aggregate's ack, and messages that wait to be delivered to it."""
-        info = await self.bus.client.jsm().consumer_info(EVENTS_ACCEPTED.stream, CONSUMER)
-        return info.num_ack_pending or 0, info.num_pending or 0
+    async def waiting(self) -> int:
+        """Messages that aggregate has not answered."""
+        return await unanswered(self.bus.client, EVENTS_ACCEPTED.stream, CONSUMER)
 
     async def settled(self) -> None:
         """Waits until aggregate has answered every message."""
-        await eventually(self.waiting, seconds=30, until=lambda left: left == (0, 0))
+        await eventually(self.waiting, seconds=30, until=lambda left: left == 0)
 
     async def forget_deliveries(self) -> None:
         """All messages are delivered again to the replica that starts next."""

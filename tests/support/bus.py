@@ -9,6 +9,7 @@ import pytest
 from meterline.bus.connection import Bus
 from meterline_dev.servers import NatsServer
 from meterline_dev.testing import scratch_directory
+from nats.aio.client import Client
 from nats.js.errors import NotFoundError
 
 OpenBus = Callable[..., Awaitable[Bus]]
@@ -27,6 +28,18 @@ async def delete_streams(url: str) -> None:
                     continue
     finally:
         await client.close()
+
+
+async def unanswered(client: Client, stream: str, consumer: str) -> int:
+    """How many messages of a stream its consumer has not answered.
+
+    Reckoned from the stream's own last message: a consumer hears of a new message only after its publisher
+    has, and until then tells that nothing waits.
+    """
+    manager = client.jsm()
+    last = (await manager.stream_info(stream)).state.last_seq
+    floor = (await manager.consumer_info(stream, consumer)).ack_floor
+    return last - (floor.stream_seq if floor else 0)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from meterline.outbox.relay import Relay
 from meterline_dev.servers import NatsServer
 from nats.js.api import RawStreamMsg
 
-from tests.support.bus import OpenBus
+from tests.support.bus import OpenBus, unanswered
 from tests.support.databases import TestDatabase
 
 SERVICE = "ingest"
@@ -134,6 +134,15 @@ async def stored(broker: NatsServer) -> list[RawStreamMsg]:
         manager = client.jsm()
         state = (await manager.stream_info(PROBE.stream)).state
         return [await manager.get_msg(PROBE.stream, seq) for seq in range(1, state.last_seq + 1)]
+    finally:
+        await client.close()
+
+
+async def unanswered_probes(broker: NatsServer, consumer: str) -> int:
+    """How many messages of the probe a consumer has not answered."""
+    client = await nats.connect(broker.url, allow_reconnect=False)
+    try:
+        return await unanswered(client, PROBE.stream, consumer)
     finally:
         await client.close()
 

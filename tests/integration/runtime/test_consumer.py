@@ -28,6 +28,7 @@ from tests.support.runtime import (
     note_effects,
     notes,
     pending,
+    unanswered_probes,
 )
 
 pytestmark = [pytest.mark.req("K3", "T3.1")]
@@ -43,7 +44,7 @@ async def noted(database: TestDatabase, expected: Sequence[str], seconds: float 
 
 async def settled(broker: NatsServer) -> None:
     """Waits until the broker has an answer to every message that it has."""
-    await eventually(lambda: pending(broker, NAME), until=lambda waiting: waiting == (0, 0))
+    await eventually(lambda: unanswered_probes(broker, NAME), until=lambda left: left == 0)
 
 
 async def publish(node: Node, *messages: str) -> None:
@@ -363,11 +364,11 @@ async def test_start_and_stop_may_be_called_twice(
         await consumer.start()
         await consumer.start()
         await publish(node, note)
-        await eventually(lambda: pending(broker, NAME), until=lambda waiting: waiting == (0, 0))
+        await settled(broker)
         await consumer.stop()
         await consumer.stop()
     await publish(node, "while stopped")
-    assert await pending(broker, NAME) == (0, 1)
+    await eventually(lambda: pending(broker, NAME), until=lambda waiting: waiting == (0, 1))
     assert notes(effects_database) == ["first", "second"]
 
 

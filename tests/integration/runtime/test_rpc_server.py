@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
@@ -137,6 +138,31 @@ async def test_a_stream_that_its_caller_leaves_ends_here_too(caplog: pytest.LogC
         async with asyncio.timeout(5):
             await ended.wait()
         assert await client.ask("still there") == "still there"
+    assert [record.getMessage() for record in caplog.records] == []
+
+
+async def test_a_stream_that_is_left_while_it_answers_ends_in_its_own_context(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ended = asyncio.Event()
+
+    async def talk(texts: AsyncIterator[str]) -> AsyncIterator[str]:
+        try:
+            async for text in texts:
+                while True:  # until the caller, who does not read on, has no more room
+                    yield text
+        finally:
+            ended.set()
+
+    async with serving(talk=talk) as client:
+        call = client.talk()
+        await call.write("x" * 100_000)
+        await call.read()
+        call.cancel()
+        async with asyncio.timeout(5):
+            await ended.wait()
+        assert await client.ask("still there") == "still there"
+    gc.collect()
     assert [record.getMessage() for record in caplog.records] == []
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, cast
 
 import grpc
@@ -147,12 +148,14 @@ def _unary(method: str, behaviour: Callable[..., Awaitable[Any]]) -> Callable[..
 
 
 def _streaming(
-    method: str, behaviour: Callable[..., AsyncIterator[Any]]
-) -> Callable[..., AsyncIterator[Any]]:
-    async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-        async with _Call(method, context):
-            async for response in behaviour(request, context):
-                yield response
+    method: str, behaviour: Callable[..., AsyncGenerator[Any, None]]
+) -> Callable[..., Awaitable[None]]:
+    # Written, not yielded: the server drops the generator of a call that its caller has left, and the
+    # interpreter then closes it whenever and in whatever context it likes.
+    async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> None:
+        async with _Call(method, context), aclosing(behaviour(request, context)) as responses:
+            async for response in responses:
+                await context.write(response)
 
     return call
 
