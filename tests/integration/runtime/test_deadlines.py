@@ -26,7 +26,8 @@ async def test_the_deadline_of_a_call_bounds_its_statements(node: Node) -> None:
         return str(await statement_timeout_ms(node.database))
 
     async with serving(ask) as client:
-        assert 0 < int(await client.ask("", timeout=5.0)) <= 4_950
+        # Less than what is left to the caller: gRPC may round that up by 10 ms on its way.
+        assert 0 < int(await client.ask("", timeout=5.0)) < 5_000
         assert int(await client.ask("", timeout=60.0)) > 50_000
 
 
