@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -76,6 +77,9 @@ async def _start(
     stack.push_async_callback(service.server.stop)
     await service.server.start()
     metrics_port = _serve_metrics(settings)
+    # What was made until now stays: no later collection has to walk through it.
+    gc.collect()
+    gc.freeze()
     await service.server.serve()
     announcement = {"service": name, "grpc": service.server.address, "metrics": metrics_port}
     print(json.dumps(announcement | {"pid": os.getpid()}), flush=True)  # noqa: T201 - the contract

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import DecodeError
+from meterline.packing import unpack_signed, unpack_unsigned
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.events.v1 import events_pb2
 
@@ -57,9 +58,7 @@ def decode(data: bytes) -> Accepted:
     _require(len(fact.event_ids) == rows * _ID_BYTES, "event_ids is not of 16 bytes a row")
     if any(series.tenant_id < 1 for series in fact.series):
         raise GarbledError("a series has no tenant")
-    times_us = _column("times_us", fact.times_us, "<i8", rows)
-    if rows:
-        _require(times_us.min() >= EARLIEST_US and times_us.max() < LATEST_US, "a time is out of range")
+    times_us = _times(fact, rows)
     return Accepted(
         fact,
         _batches(fact, rows),
@@ -75,13 +74,27 @@ def _require(condition: bool | np.bool_, rule: str) -> None:
         raise GarbledError(rule)
 
 
-def _column(name: str, data: bytes, dtype: str, rows: int) -> npt.NDArray[Any]:
-    _require(len(data) == rows * np.dtype(dtype).itemsize, f"{name} is not of {rows} rows")
-    return np.frombuffer(data, dtype)
+def _column(name: str, data: bytes, rows: int) -> npt.NDArray[np.int64]:
+    try:
+        return unpack_signed(data, rows)
+    except ValueError as error:
+        raise GarbledError(f"{name} is not of {rows} rows") from error
+
+
+def _times(fact: events_pb2.EventsAccepted, rows: int) -> npt.NDArray[np.int64]:
+    offsets = _column("times_us", fact.times_us, rows)
+    if rows:
+        # Judged before they are added, in numbers that cannot wrap.
+        first, last = fact.base_us + int(offsets.min()), fact.base_us + int(offsets.max())
+        _require(first >= EARLIEST_US and last < LATEST_US, "a time is out of range")
+    return offsets + np.int64(fact.base_us)
 
 
 def _index(name: str, data: bytes, rows: int, size: int) -> npt.NDArray[np.uint32]:
-    index = _column(name, data, "<u4", rows)
+    try:
+        index = unpack_unsigned(data, rows)
+    except ValueError as error:
+        raise GarbledError(f"{name} is not of {rows} rows") from error
     _require(not rows or index.max() < size, f"{name} points beyond its dictionary")
     return index
 
@@ -100,10 +113,11 @@ def _quantities(fact: events_pb2.EventsAccepted, rows: int) -> dict[str, Quantit
     quantities = {}
     for column in fact.quantities:
         _require(column.scale <= MAX_SCALE, f"quantity {column.name}: scale above {MAX_SCALE}")
-        units = _column(f"quantity {column.name}", column.units, "<i8", rows)
+        units = _column(f"quantity {column.name}", column.units, rows)
         present = None
         if column.present:
-            present = _column(f"presence of {column.name}", column.present, "u1", rows) != 0
+            _require(len(column.present) == rows, f"presence of {column.name} is not of {rows} rows")
+            present = np.frombuffer(column.present, np.uint8) != 0
         quantities[column.name] = Quantity(column.scale, units, present)
     _require(len(quantities) == len(fact.quantities), "a quantity occurs twice")
     return quantities

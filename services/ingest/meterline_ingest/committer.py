@@ -27,6 +27,9 @@ MAX_FLUSH_EVENTS = 5_000
 MAX_FLUSH_BYTES = 4 << 20
 # Fewer waiting events than this are worth a wait for company.
 SMALL_EVENTS = 500
+# While a window brings this many, the next one is waited for as well, up to so many windows.
+BRISK_EVENTS = 4
+MAX_WINDOWS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,10 @@ class Committer:
     """Workers that take what has gathered and flush it. `start` and `stop` may be called twice."""
 
     def __init__(self, flush: Flush, *, workers: int, window: float, max_queued: int) -> None:
-        """window: seconds that few events wait for company; max_queued: events, beyond which is overload"""
+        """
+        window: seconds that few events wait for company; a few times as long while more keep coming
+        max_queued: events, beyond which is overload
+        """
         self._flush = flush
         self._count = workers
         self._window = window
@@ -144,15 +150,18 @@ class Committer:
         return taken
 
     async def _company(self) -> None:
-        """Lets few events wait: for the window, and while other few are being flushed.
+        """Lets few events wait: while they come briskly, and while other few are being flushed.
 
         A flush costs milliseconds whatever its size, so few events in many flushes would leave no time for
         anything else. Many events, or the end of the small flush, end the wait.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._window
+        windows, before, deadline = 1, self._waiting, loop.time() + self._window
         while self._waiting < SMALL_EVENTS:
             left = deadline - loop.time()
+            if left <= 0 and windows < MAX_WINDOWS and self._waiting - before >= BRISK_EVENTS:
+                windows, before, deadline = windows + 1, self._waiting, loop.time() + self._window
+                continue
             if left <= 0 and not self._small_flushes:
                 return
             self._changed.clear()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from meterline.packing import pack_signed, pack_unsigned
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.events.v1 import events_pb2
 
@@ -34,6 +35,8 @@ def events_accepted(
     rows = slice(None) if everything else np.flatnonzero(accepted)
     series_index = checked.series_index[rows]
     subject_index = columns.subject_index[rows].astype(np.int64)
+    times_us = columns.times_us[rows]
+    base_us = int(times_us.min())
     series, subjects = checked.series, columns.subjects
     if not everything:
         # Entries that only refused rows used are not told: their tenant may be unknown.
@@ -61,9 +64,10 @@ def events_accepted(
         ],
         subjects=subjects,
         event_ids=columns.ids[rows].tobytes(),
-        series_index=series_index.astype("<u4").tobytes(),
-        subject_index=subject_index.astype("<u4").tobytes(),
-        times_us=columns.times_us[rows].astype("<i8").tobytes(),
+        series_index=pack_unsigned(series_index),
+        subject_index=pack_unsigned(subject_index),
+        times_us=pack_signed(times_us - base_us),
+        base_us=base_us,
     )
     fact.quantities.extend(
         _quantities(checked, rows, series_index, types, [key.event_type for key in series])
@@ -112,6 +116,6 @@ def _column(name: str, scale: int, units: Int64s, present: Flags | None) -> even
     return events_pb2.QuantityValues(
         name=name,
         scale=scale,
-        units=values.astype("<i8").tobytes(),
+        units=pack_signed(values),
         present=b"" if everywhere or present is None else present.astype(np.uint8).tobytes(),
     )

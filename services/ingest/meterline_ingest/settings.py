@@ -12,10 +12,10 @@ class IngestSettings(ServiceSettings):
     max_event_age_days: float = Field(default=35, gt=0)
     """Older events are rejected. 35 days is as far back as the billing provider takes usage."""
     max_event_ahead_seconds: float = Field(default=300, ge=0)
-    commit_workers: int = Field(default=2, ge=1, le=64)
+    commit_workers: int = Field(default=3, ge=1, le=64)
     """Transactions under way at once. While all are busy calls gather, so few of them make larger batches."""
     commit_window_ms: float = Field(default=5, ge=0)
-    """How long small calls wait for company."""
+    """How long small calls wait for company; up to four times as long while more keep coming."""
     max_queued_events: int = Field(default=100_000, ge=1)
     """Beyond these, calls are answered RESOURCE_EXHAUSTED."""
     relay_linger_ms: float = Field(default=8, ge=0)

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import grpc
-import numpy as np
 import psycopg
 import pytest
 from google.rpc import error_details_pb2
@@ -15,6 +14,7 @@ from grpc import aio
 from grpc_status import rpc_status
 from meterline.bus.subjects import EVENTS_ACCEPTED
 from meterline.db import provision
+from meterline.packing import unpack_signed
 from meterline_protos.events.v1 import events_pb2 as facts_pb2
 from meterline_protos.ingest.v1 import capture_pb2, event_types_pb2, events_pb2
 
@@ -63,7 +63,7 @@ async def test_an_accepted_event_is_stored_and_told_of(ingest: RunningIngest, fo
     assert (fact.series[0].tenant_id, fact.series[0].event_type) == (1, "api.request")
     (quantity,) = fact.quantities
     assert (quantity.name, quantity.scale) == ("units", 2)
-    assert np.frombuffer(quantity.units, "<i8").tolist() == [1200]
+    assert unpack_signed(quantity.units, 1).tolist() == [1200]
 
 
 @both_forms

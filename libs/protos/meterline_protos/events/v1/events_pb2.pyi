@@ -28,7 +28,8 @@ class EventsAccepted(_message.Message):
     Subject `events.accepted.<shard>`, published by ingest: events that are durable, valid and new.
 
     Columns: row i of the message is element i of every column. Columns are packed little-endian arrays,
-    so that a consumer reads them without touching a row. Rows of one batch are neighbours.
+    so that a consumer reads them without touching a row. Numbers are as wide as the greatest of a column
+    needs, 1, 2, 4 or 8 bytes: the length of the column divided by the rows. Rows of one batch are neighbours.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -41,14 +42,17 @@ class EventsAccepted(_message.Message):
     SUBJECT_INDEX_FIELD_NUMBER: _builtins.int
     TIMES_US_FIELD_NUMBER: _builtins.int
     QUANTITIES_FIELD_NUMBER: _builtins.int
+    BASE_US_FIELD_NUMBER: _builtins.int
     event_ids: _builtins.bytes
     """16 bytes a row."""
     series_index: _builtins.bytes
-    """uint32 a row."""
+    """Unsigned, up to 4 bytes."""
     subject_index: _builtins.bytes
-    """uint32 a row: position in `subjects`."""
+    """Unsigned, up to 4 bytes: position in `subjects`."""
     times_us: _builtins.bytes
-    """int64 a row: event time in microseconds since the Unix epoch."""
+    """Signed: event time in microseconds after `base_us`."""
+    base_us: _builtins.int
+    """Microseconds since the Unix epoch."""
     @_builtins.property
     def batches(self) -> _containers.RepeatedCompositeFieldContainer[Global___AcceptedBatch]:
         """Batches in row order."""
@@ -76,10 +80,11 @@ class EventsAccepted(_message.Message):
         subject_index: _builtins.bytes = ...,
         times_us: _builtins.bytes = ...,
         quantities: _abc.Iterable[Global___QuantityValues] | None = ...,
+        base_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "event_ids", b"event_ids", "quantities", b"quantities", "series", b"series", "series_index", b"series_index", "subject_index", b"subject_index", "subjects", b"subjects", "times_us", b"times_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_us", b"base_us", "batches", b"batches", "event_ids", b"event_ids", "quantities", b"quantities", "series", b"series", "series_index", b"series_index", "subject_index", b"subject_index", "subjects", b"subjects", "times_us", b"times_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -187,7 +192,7 @@ class QuantityValues(_message.Message):
     name: _builtins.str
     scale: _builtins.int
     units: _builtins.bytes
-    """int64 a row; 0 where absent."""
+    """Signed; 0 where absent."""
     present: _builtins.bytes
     """One byte a row, 0 or 1; empty when every row has a value."""
     def __init__(
