@@ -55,6 +55,7 @@ class _Run:
     directory: Path
     started: float = field(default_factory=time.perf_counter)
     ending: Ending = Ending.INTERRUPTED
+    summary: dict[str, Any] = field(default_factory=dict)
 
     async def live(self) -> None:
         """The mesh, the demo, and then nothing for ever, unless it is to be done once."""
@@ -93,16 +94,21 @@ class _Run:
         if demo is not None:
             outcome = await demo.run(mesh)
             self.ending = Ending.GOOD if outcome.verdict.holds else Ending.BAD
-            self.print_json(outcome.summary())
+            self.summary = outcome.summary() | {"seconds": self._seconds()}
+            if not self.options.once:
+                self.print_json(self.summary)
         if not self.options.once:
             report.show(addresses(mesh))
             report.show(Text("Ctrl-C ends all of it.", style="dim"))
             await asyncio.Event().wait()
 
     def print_json(self, body: dict[str, Any]) -> None:
-        """The last line on stdout, if JSON was asked for."""
+        """The last line, if JSON was asked for."""
         if self.options.as_json:
-            print(json.dumps(body | {"seconds": round(time.perf_counter() - self.started, 2)}), flush=True)
+            print(json.dumps({"seconds": self._seconds()} | body), flush=True)
+
+    def _seconds(self) -> float:
+        return round(time.perf_counter() - self.started, 2)
 
 
 async def run(options: DevOptions, console: Console) -> Ending:
@@ -117,6 +123,8 @@ async def run(options: DevOptions, console: Console) -> Ending:
             if options.data is None:
                 console.print(Text("With --data DIR the logs are kept.", style="dim"))
             return Ending.BAD
+        if options.once and this.summary:
+            this.print_json(this.summary)  # nothing is told after it, also not of the stop
         return this.ending
 
 
