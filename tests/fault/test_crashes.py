@@ -20,7 +20,8 @@ UNIT_OF_WORK = [point for point in crashpoints.ALL if point.startswith("unit_of_
 REPORT = [point for point in crashpoints.ALL if point.startswith("ingest.report.")]
 
 # What each service passes through while events flow. Points of onboarding and of the publisher's sending
-# are killed in test_onboarding_crashes.py and test_sending_crashes.py.
+# are killed where those are tested: tests/integration/identity/test_identity_process.py and
+# tests/integration/publisher/test_recovery.py.
 UNDER_LOAD = [
     *(("ingest", point) for point in [*REPORT, *UNIT_OF_WORK, *RELAY]),
     *(("aggregate", point) for point in [*CONSUMER, *UNIT_OF_WORK, *RELAY]),
