@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
 
@@ -22,9 +22,9 @@ from meterline_ingest import events
 from meterline_ingest.committer import Result, Submission
 from meterline_ingest.domain import validation
 from meterline_ingest.domain.columns import Columns, Flags, Int64s, concatenate
-from meterline_ingest.domain.event_types import EventType
 from meterline_ingest.domain.limits import TimeLimits
 from meterline_ingest.domain.outcomes import CONFLICT, DUPLICATE, Problem, Problems
+from meterline_ingest.domain.type_book import TypeBook
 from meterline_ingest.domain.validation import Checked
 from meterline_ingest.registry import TenantDirectory, TypeRegistry
 from meterline_ingest.repository.dictionaries import Dictionaries
@@ -81,7 +81,7 @@ class Capture:
         batch_ids: list[bytes],
         checked: Checked,
         good: Flags,
-        types: Mapping[str, EventType],
+        types: TypeBook,
     ) -> None:
         sizes = [len(submission) for submission in submissions]
         call = np.repeat(np.arange(len(sizes)), sizes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,8 @@ from meterline_protos.common.v1 import types_pb2
 from meterline_protos.events.v1 import events_pb2
 
 from meterline_ingest.domain.columns import Flags, Int64s
-from meterline_ingest.domain.event_types import EventType
-from meterline_ingest.domain.validation import Checked
+from meterline_ingest.domain.type_book import TypeBook
+from meterline_ingest.domain.validation import Checked, SeriesKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ def events_accepted(
     checked: Checked,
     accepted: Flags,
     batches: Sequence[BatchHeader],
-    types: Mapping[str, EventType],
+    types: TypeBook,
 ) -> bytes:
     """Serialises the accepted rows of `checked` in columns. `batches` cover them in order."""
     columns = checked.columns
@@ -69,9 +69,7 @@ def events_accepted(
         times_us=pack_signed(times_us - base_us),
         base_us=base_us,
     )
-    fact.quantities.extend(
-        _quantities(checked, rows, series_index, types, [key.event_type for key in series])
-    )
+    fact.quantities.extend(_quantities(checked, rows, series_index, types, series))
     return fact.SerializeToString()
 
 
@@ -79,16 +77,19 @@ def _quantities(
     checked: Checked,
     rows: slice | Int64s,
     series_index: Int64s,
-    types: Mapping[str, EventType],
-    series_types: Sequence[str],
+    types: TypeBook,
+    series: Sequence[SeriesKey],
 ) -> list[events_pb2.QuantityValues]:
     """Storage columns under the names and scales that the rows' types give them, one column a name."""
-    names = sorted(set(series_types))
-    type_of_series = np.array([names.index(name) for name in series_types] or [0])
+    found = [types.find(key.tenant_id, key.event_type) for key in series]
+    # By identity: a type is one object in its book, and comparing its parts would cost more.
+    definitions = list({id(each): each for each in found if each is not None}.values())
+    at_of = {id(each): at for at, each in enumerate(definitions)}
+    type_of_series = np.array([at_of[id(each)] for each in found] or [0])
     merged: dict[tuple[str, int], tuple[Int64s, Flags | None]] = {}
-    for type_at, name in enumerate(names):
-        mine = None if len(names) == 1 else type_of_series[series_index] == type_at
-        for at, quantity in enumerate(types[name].quantities):
+    for type_at, definition in enumerate(definitions):
+        mine = None if len(definitions) == 1 else type_of_series[series_index] == type_at
+        for at, quantity in enumerate(definition.quantities):
             slot = checked.slots[at]
             if slot is None:
                 continue

@@ -11,26 +11,60 @@ from meterline.errors import InvalidArgumentError, NotFoundError
 from meterline.tenants import TenantReplica
 
 from meterline_ingest.domain import event_ids
-from meterline_ingest.domain.event_types import EventType, check_scales
+from meterline_ingest.domain.event_types import EventType
+from meterline_ingest.domain.limits import MAX_SOURCE
+from meterline_ingest.domain.type_book import NOBODY
 from meterline_ingest.registry import TypeRegistry
-from meterline_ingest.repository.event_types import EventTypeRepository
+from meterline_ingest.repository.event_types import EventTypeRepository, Version
 from meterline_ingest.repository.reading import EventFilter, EventReader, StoredBatch, StoredEvent
 
 
 async def put_event_type(
-    unit_of_work: UnitOfWork, repository: EventTypeRepository, registry: TypeRegistry, wanted: EventType
+    unit_of_work: UnitOfWork,
+    tenants: TenantReplica,
+    repository: EventTypeRepository,
+    registry: TypeRegistry,
+    slug: str,
+    wanted: EventType,
+    changed_by: str,
 ) -> EventType:
-    """Creates a type or adds to it. Raises FailedPreconditionError when it would change what is there."""
+    """Creates a type or adds to it, for a tenant, or for all when `slug` is empty.
+
+    Raises FailedPreconditionError when it would change what is there, NotFoundError for an unknown tenant.
+    """
+    if len(changed_by) > MAX_SOURCE or "\0" in changed_by:
+        raise InvalidArgumentError("changed_by", f"at most {MAX_SOURCE} characters, no NUL")
+    owner = await _owner(tenants, slug)
     async with unit_of_work.begin() as transaction:
-        types = await repository.locked(transaction.connection)
-        known = types.get(wanted.name)
-        grown = wanted if known is None else known.grown_to(wanted)
-        check_scales(grown, types.values())
-        if grown != known:
-            await repository.put(transaction.connection, grown)
+        book = await repository.locked(transaction.connection)
+        grown = book.accept(owner, wanted)
+        known = book.common if owner == NOBODY else book.own.get(owner, {})
+        if grown != known.get(wanted.name):
+            await repository.put(transaction.connection, owner, grown, changed_by)
             transaction.after_commit(registry.forget)
             await transaction.commit()
     return grown
+
+
+async def list_event_types(tenants: TenantReplica, registry: TypeRegistry, slug: str) -> list[EventType]:
+    """What a tenant may send; the operator's types when `slug` is empty."""
+    owner = await _owner(tenants, slug)
+    registry.forget()
+    return (await registry.current()).visible_to(owner)
+
+
+async def list_event_type_versions(
+    tenants: TenantReplica, repository: EventTypeRepository, slug: str, name: str
+) -> list[Version]:
+    """Raises NotFoundError, also for another tenant's type."""
+    versions = await repository.versions(await _owner(tenants, slug), name)
+    if not versions:
+        raise NotFoundError("event type", name)
+    return versions
+
+
+async def _owner(tenants: TenantReplica, slug: str) -> int:
+    return (await tenants.get(slug)).tenant_id if slug else NOBODY
 
 
 async def get_event(

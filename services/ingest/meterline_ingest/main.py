@@ -79,7 +79,7 @@ class Ingest:
                 (
                     event_types_pb2.DESCRIPTOR.services_by_name["EventTypesService"].full_name,
                     event_types_pb2_grpc.add_EventTypesServiceServicer_to_server,
-                    EventTypesServicer(unit_of_work, event_types, types),
+                    EventTypesServicer(unit_of_work, tenants, event_types, types),
                 ),
             ],
             drain=settings.shutdown_drain_seconds,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from cachetools import TTLCache
 from grpc import aio
@@ -11,7 +11,7 @@ from meterline.rpc.client import as_unavailable, is_not_found
 from meterline.tenants import TenantReplica
 from meterline_protos.identity.v1 import tenants_pb2, tenants_pb2_grpc
 
-from meterline_ingest.domain.event_types import EventType
+from meterline_ingest.domain.type_book import TypeBook
 from meterline_ingest.repository.event_types import EventTypeRepository
 
 # A type that is put on one replica is known to the others after this long.
@@ -21,23 +21,27 @@ UNKNOWN_SECONDS = 1.0
 
 
 class TypeRegistry:
-    """All event types. They are few, so all are kept."""
+    """All event types. They are few, so all are kept, and read again only after a change."""
 
     def __init__(self, repository: EventTypeRepository) -> None:
         self._repository = repository
-        self._types: Mapping[str, EventType] = {}
-        self._loaded_at = float("-inf")
+        self._book = TypeBook({})
+        self._change = -1
+        self._looked_at = float("-inf")
 
-    async def current(self, needed: Iterable[str] = ()) -> Mapping[str, EventType]:
+    async def current(self, needed: Iterable[str] = ()) -> TypeBook:
         """The types; looked up anew when they are old, or lack a `needed` one and are not brand-new."""
-        age = time.monotonic() - self._loaded_at
-        if age > TYPES_SECONDS or (age > TYPES_SECONDS / 20 and any(n not in self._types for n in needed)):
-            self._types = {each.name: each for each in await self._repository.all()}
-            self._loaded_at = time.monotonic()
-        return self._types
+        age = time.monotonic() - self._looked_at
+        if age > TYPES_SECONDS or (age > TYPES_SECONDS / 20 and not all(map(self._book.knows, needed))):
+            change = await self._repository.last_change()
+            if change != self._change:
+                # What changes in between is only read twice.
+                self._book, self._change = await self._repository.book(), change
+            self._looked_at = time.monotonic()
+        return self._book
 
     def forget(self) -> None:
-        self._loaded_at = float("-inf")
+        self._looked_at = float("-inf")
 
 
 class TenantDirectory:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from meterline_ingest.domain.event_types import Dimension, EventType, Quantity
 from meterline_ingest.domain.limits import TimeLimits
+from meterline_ingest.domain.type_book import TypeBook
 
 NOW_US = 1_795_000_000_000_000  # November 2026
 LIMITS = TimeLimits(35 * 86_400_000_000, 300_000_000)
 TENANTS = {"acme": 1, "bolt": 2, "asleep": None}
-TYPES = {
+_COMMON = {
     "plain": EventType("plain", (Quantity("units", 0, False, True),), (Dimension("region", False),), False),
     "two": EventType(
         "two",
@@ -18,3 +19,4 @@ TYPES = {
     ),
     "strict": EventType("strict", (Quantity("units", 0, True, False),), (Dimension("region", True),), True),
 }
+TYPES = TypeBook(_COMMON)

@@ -8,7 +8,7 @@ from typing import Final
 MAX_DIGITS: Final = 15
 MAX_UNITS: Final = 10**MAX_DIGITS
 MAX_SCALE: Final = 9
-POWERS: Final = tuple(10**exponent for exponent in range(MAX_SCALE + 1))
+POWERS: Final[tuple[int, ...]] = tuple(10**exponent for exponent in range(MAX_SCALE + 1))
 
 
 class DecimalError(ValueError):

@@ -6,15 +6,16 @@ Texts are judged once a dictionary entry, not once a row; a row is touched by ar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from meterline_ingest.domain.columns import Columns, DimensionSet, Flags, Int64s, QuantityColumn
-from meterline_ingest.domain.decimals import MAX_SCALE, MAX_UNITS, POWERS
+from meterline_ingest.domain.decimals import MAX_SCALE, MAX_UNITS, POWERS, to_text
 from meterline_ingest.domain.event_types import MAX_QUANTITIES, EventType
-from meterline_ingest.domain.limits import MAX_DIMENSION_VALUE, MAX_SUBJECT, TimeLimits
+from meterline_ingest.domain.limits import MAX_SUBJECT, TimeLimits
 from meterline_ingest.domain.outcomes import Kind, Problem, Problems
+from meterline_ingest.domain.type_book import TypeBook
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Checked:
 def check(
     columns: Columns,
     tenants: Mapping[str, int | None],
-    types: Mapping[str, EventType],
+    types: TypeBook,
     times: TimeLimits,
     now_us: int,
     problems: Problems | None = None,
@@ -65,7 +66,8 @@ def check(
     """
     problems = problems or Problems(len(columns))
     tenant_ids = _check_tenants(columns, tenants, problems)
-    definitions = _check_types(columns, types, problems)
+    columns, definitions = _define(columns, tenant_ids, types)
+    _check_types(columns, definitions, problems)
     series, series_index = _check_series(columns, tenant_ids, definitions, problems)
     _check_subjects(columns, definitions, problems)
     _check_times(columns, times, now_us, problems)
@@ -88,15 +90,28 @@ def _check_tenants(columns: Columns, tenants: Mapping[str, int | None], problems
     return numbers
 
 
-def _check_types(
-    columns: Columns, types: Mapping[str, EventType], problems: Problems
-) -> list[EventType | None]:
-    definitions = [types.get(name) for name in columns.types]
+def _define(columns: Columns, tenant_ids: Int64s, types: TypeBook) -> tuple[Columns, list[EventType | None]]:
+    """What each entry of `columns.types` means. A name that tenants have themselves gets an entry each."""
+    definitions = [types.common.get(name) for name in columns.types]
+    if types.own_names.isdisjoint(columns.types):
+        return columns, definitions
+    names, type_index = list(columns.types), columns.type_index.copy()
+    for tenant_at, tenant_id in enumerate(tenant_ids.tolist()):
+        own = types.own.get(tenant_id, {})
+        for type_at, name in enumerate(columns.types):
+            if name in own:
+                mine = (columns.tenant_index == tenant_at) & (columns.type_index == type_at)
+                type_index[mine] = len(names)
+                names.append(name)
+                definitions.append(own[name])
+    return replace(columns, types=names, type_index=type_index), definitions
+
+
+def _check_types(columns: Columns, definitions: Sequence[EventType | None], problems: Problems) -> None:
     for position, definition in enumerate(definitions):
         if definition is None:
             rows = columns.type_index == position
             problems.flag_where(rows, "UNKNOWN_EVENT_TYPE", "type", "a registered event type")
-    return definitions
 
 
 def _check_series(
@@ -134,18 +149,22 @@ def distinct(values: Int64s, bound: int) -> tuple[Int64s, Int64s]:
 
 
 def _dimension_problem(dimensions: DimensionSet, definition: EventType) -> Problem | None:
-    declared = {dimension.name for dimension in definition.dimensions}
+    declared = {dimension.name: dimension for dimension in definition.dimensions}
     given = set()
     for name, value in dimensions:
         given.add(name)
-        if name not in declared:
+        dimension = declared.get(name)
+        if dimension is None:
             rule = f"a dimension of {definition.name}"
             return Problem(Kind.REJECTED, "DIMENSION_UNKNOWN", f"dimensions.{name[:64]}", rule)
-        if len(value) > MAX_DIMENSION_VALUE:
-            rule = f"at most {MAX_DIMENSION_VALUE} characters"
+        if len(value) > dimension.max_length:
+            rule = f"at most {dimension.max_length} characters"
             return Problem(Kind.REJECTED, "DIMENSION_TOO_LONG", f"dimensions.{name}", rule)
         if "\0" in value:
             return Problem(Kind.REJECTED, "TEXT_INVALID", f"dimensions.{name}", "no NUL characters")
+        if dimension.values and value not in dimension.values:
+            rule = f"one of the {len(dimension.values)} values of {definition.name}"
+            return Problem(Kind.REJECTED, "DIMENSION_NOT_ALLOWED", f"dimensions.{name}", rule)
     for dimension in definition.dimensions:
         if dimension.required and dimension.name not in given:
             rule = f"required by {definition.name}"
@@ -238,6 +257,12 @@ def _fill(
         problems.flag_where((rest != 0) & mine, "QUANTITY_TOO_PRECISE", field, rule)
     if not quantity.signed:
         problems.flag_where((units < 0) & mine, "QUANTITY_NEGATIVE", field, "not negative")
+    if quantity.minimum is not None:
+        rule = f"at least {to_text(quantity.minimum, quantity.scale)}"
+        problems.flag_where((units < quantity.minimum) & mine, "QUANTITY_BELOW_MINIMUM", field, rule)
+    if quantity.maximum is not None:
+        rule = f"at most {to_text(quantity.maximum, quantity.scale)}"
+        problems.flag_where((units > quantity.maximum) & mine, "QUANTITY_ABOVE_MAXIMUM", field, rule)
     slot = slots[at]
     if slot is None and rows is None and column.present is None:
         slots[at] = Slot(units, None)

@@ -84,10 +84,13 @@ class EventsServicer(events_pb2_grpc.EventsServiceServicer):
         return events_pb2.ReplayResponse(messages=await handlers.replay(self._reader, start, end))
 
     async def _events(self, slug: str, stored: Iterable[StoredEvent]) -> list[events_pb2.StoredEvent]:
-        types = await self._types.current()
+        stored = list(stored)
+        types = await self._types.current({event.event_type for event in stored})
+        tenant = await self._tenants.get(slug)
         messages = []
         for event in stored:
-            quantities = types[event.event_type].quantities
+            definition = types.find(tenant.tenant_id, event.event_type)
+            quantities = () if definition is None else definition.quantities
             message = events_pb2.StoredEvent(
                 event_id=event.text_id or str(event.event_id),
                 tenant_id=slug,

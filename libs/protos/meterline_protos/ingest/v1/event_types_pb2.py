@@ -22,29 +22,36 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%meterline/ingest/v1/event_types.proto\x12\x13meterline.ingest.v1\"\xae\x01\n\tEventType\x12\x0c\n\x04name\x18\x01 \x01(\t\x12;\n\nquantities\x18\x02 \x03(\x0b\x32\'.meterline.ingest.v1.QuantityDefinition\x12<\n\ndimensions\x18\x03 \x03(\x0b\x32(.meterline.ingest.v1.DimensionDefinition\x12\x18\n\x10subject_required\x18\x04 \x01(\x08\"S\n\x12QuantityDefinition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05scale\x18\x02 \x01(\r\x12\x10\n\x08required\x18\x03 \x01(\x08\x12\x0e\n\x06signed\x18\x04 \x01(\x08\"5\n\x13\x44imensionDefinition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08required\x18\x02 \x01(\x08\"I\n\x13PutEventTypeRequest\x12\x32\n\nevent_type\x18\x01 \x01(\x0b\x32\x1e.meterline.ingest.v1.EventType\"J\n\x14PutEventTypeResponse\x12\x32\n\nevent_type\x18\x01 \x01(\x0b\x32\x1e.meterline.ingest.v1.EventType\"\x17\n\x15ListEventTypesRequest\"M\n\x16ListEventTypesResponse\x12\x33\n\x0b\x65vent_types\x18\x01 \x03(\x0b\x32\x1e.meterline.ingest.v1.EventType2\xe3\x01\n\x11\x45ventTypesService\x12\x63\n\x0cPutEventType\x12(.meterline.ingest.v1.PutEventTypeRequest\x1a).meterline.ingest.v1.PutEventTypeResponse\x12i\n\x0eListEventTypes\x12*.meterline.ingest.v1.ListEventTypesRequest\x1a+.meterline.ingest.v1.ListEventTypesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%meterline/ingest/v1/event_types.proto\x12\x13meterline.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xae\x01\n\tEventType\x12\x0c\n\x04name\x18\x01 \x01(\t\x12;\n\nquantities\x18\x02 \x03(\x0b\x32\'.meterline.ingest.v1.QuantityDefinition\x12<\n\ndimensions\x18\x03 \x03(\x0b\x32(.meterline.ingest.v1.DimensionDefinition\x12\x18\n\x10subject_required\x18\x04 \x01(\x08\"u\n\x12QuantityDefinition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05scale\x18\x02 \x01(\r\x12\x10\n\x08required\x18\x03 \x01(\x08\x12\x0e\n\x06signed\x18\x04 \x01(\x08\x12\x0f\n\x07minimum\x18\x05 \x01(\t\x12\x0f\n\x07maximum\x18\x06 \x01(\t\"Y\n\x13\x44imensionDefinition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08required\x18\x02 \x01(\x08\x12\x0e\n\x06values\x18\x03 \x03(\t\x12\x12\n\nmax_length\x18\x04 \x01(\r\"p\n\x13PutEventTypeRequest\x12\x32\n\nevent_type\x18\x01 \x01(\x0b\x32\x1e.meterline.ingest.v1.EventType\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x12\n\nchanged_by\x18\x03 \x01(\t\"J\n\x14PutEventTypeResponse\x12\x32\n\nevent_type\x18\x01 \x01(\x0b\x32\x1e.meterline.ingest.v1.EventType\"*\n\x15ListEventTypesRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\"M\n\x16ListEventTypesResponse\x12\x33\n\x0b\x65vent_types\x18\x01 \x03(\x0b\x32\x1e.meterline.ingest.v1.EventType\"?\n\x1cListEventTypeVersionsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\"X\n\x1dListEventTypeVersionsResponse\x12\x37\n\x08versions\x18\x01 \x03(\x0b\x32%.meterline.ingest.v1.EventTypeVersion\"\x9b\x01\n\x10\x45ventTypeVersion\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x32\n\nevent_type\x18\x02 \x01(\x0b\x32\x1e.meterline.ingest.v1.EventType\x12\x12\n\nchanged_by\x18\x03 \x01(\t\x12.\n\nchanged_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xe3\x02\n\x11\x45ventTypesService\x12\x63\n\x0cPutEventType\x12(.meterline.ingest.v1.PutEventTypeRequest\x1a).meterline.ingest.v1.PutEventTypeResponse\x12i\n\x0eListEventTypes\x12*.meterline.ingest.v1.ListEventTypesRequest\x1a+.meterline.ingest.v1.ListEventTypesResponse\x12~\n\x15ListEventTypeVersions\x12\x31.meterline.ingest.v1.ListEventTypeVersionsRequest\x1a\x32.meterline.ingest.v1.ListEventTypeVersionsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'meterline.ingest.v1.event_types_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EVENTTYPE']._serialized_start=63
-  _globals['_EVENTTYPE']._serialized_end=237
-  _globals['_QUANTITYDEFINITION']._serialized_start=239
-  _globals['_QUANTITYDEFINITION']._serialized_end=322
-  _globals['_DIMENSIONDEFINITION']._serialized_start=324
-  _globals['_DIMENSIONDEFINITION']._serialized_end=377
-  _globals['_PUTEVENTTYPEREQUEST']._serialized_start=379
-  _globals['_PUTEVENTTYPEREQUEST']._serialized_end=452
-  _globals['_PUTEVENTTYPERESPONSE']._serialized_start=454
-  _globals['_PUTEVENTTYPERESPONSE']._serialized_end=528
-  _globals['_LISTEVENTTYPESREQUEST']._serialized_start=530
-  _globals['_LISTEVENTTYPESREQUEST']._serialized_end=553
-  _globals['_LISTEVENTTYPESRESPONSE']._serialized_start=555
-  _globals['_LISTEVENTTYPESRESPONSE']._serialized_end=632
-  _globals['_EVENTTYPESSERVICE']._serialized_start=635
-  _globals['_EVENTTYPESSERVICE']._serialized_end=862
+  _globals['_EVENTTYPE']._serialized_start=96
+  _globals['_EVENTTYPE']._serialized_end=270
+  _globals['_QUANTITYDEFINITION']._serialized_start=272
+  _globals['_QUANTITYDEFINITION']._serialized_end=389
+  _globals['_DIMENSIONDEFINITION']._serialized_start=391
+  _globals['_DIMENSIONDEFINITION']._serialized_end=480
+  _globals['_PUTEVENTTYPEREQUEST']._serialized_start=482
+  _globals['_PUTEVENTTYPEREQUEST']._serialized_end=594
+  _globals['_PUTEVENTTYPERESPONSE']._serialized_start=596
+  _globals['_PUTEVENTTYPERESPONSE']._serialized_end=670
+  _globals['_LISTEVENTTYPESREQUEST']._serialized_start=672
+  _globals['_LISTEVENTTYPESREQUEST']._serialized_end=714
+  _globals['_LISTEVENTTYPESRESPONSE']._serialized_start=716
+  _globals['_LISTEVENTTYPESRESPONSE']._serialized_end=793
+  _globals['_LISTEVENTTYPEVERSIONSREQUEST']._serialized_start=795
+  _globals['_LISTEVENTTYPEVERSIONSREQUEST']._serialized_end=858
+  _globals['_LISTEVENTTYPEVERSIONSRESPONSE']._serialized_start=860
+  _globals['_LISTEVENTTYPEVERSIONSRESPONSE']._serialized_end=948
+  _globals['_EVENTTYPEVERSION']._serialized_start=951
+  _globals['_EVENTTYPEVERSION']._serialized_end=1106
+  _globals['_EVENTTYPESSERVICE']._serialized_start=1109
+  _globals['_EVENTTYPESSERVICE']._serialized_end=1464
 # @@protoc_insertion_point(module_scope)

@@ -45,6 +45,11 @@ class EventTypesServiceStub(object):
                 request_serializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.ListEventTypesRequest.SerializeToString,
                 response_deserializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.ListEventTypesResponse.FromString,
                 _registered_method=True)
+        self.ListEventTypeVersions = channel.unary_unary(
+                '/meterline.ingest.v1.EventTypesService/ListEventTypeVersions',
+                request_serializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.ListEventTypeVersionsRequest.SerializeToString,
+                response_deserializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.ListEventTypeVersionsResponse.FromString,
+                _registered_method=True)
 
 
 class EventTypesServiceServicer(object):
@@ -54,7 +59,8 @@ class EventTypesServiceServicer(object):
     def PutEventType(self, request, context):
         """Creates a type, or adds to it. Idempotent. A quantity's scale never changes, is the same in all types
         that have the quantity, and nothing is ever removed, so that what was accepted keeps its meaning
-        (FAILED_PRECONDITION otherwise).
+        (FAILED_PRECONDITION otherwise). What is required, allowed and in bounds may change: it decides what is
+        accepted from then on. Known to every replica within seconds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -62,6 +68,13 @@ class EventTypesServiceServicer(object):
 
     def ListEventTypes(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEventTypeVersions(self, request, context):
+        """Lists what a type was, from its first version on. NOT_FOUND when there is no such type.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -78,6 +91,11 @@ def add_EventTypesServiceServicer_to_server(servicer, server):
                     servicer.ListEventTypes,
                     request_deserializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.ListEventTypesRequest.FromString,
                     response_serializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.ListEventTypesResponse.SerializeToString,
+            ),
+            'ListEventTypeVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEventTypeVersions,
+                    request_deserializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.ListEventTypeVersionsRequest.FromString,
+                    response_serializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.ListEventTypeVersionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -135,6 +153,33 @@ class EventTypesService(object):
             '/meterline.ingest.v1.EventTypesService/ListEventTypes',
             meterline_dot_ingest_dot_v1_dot_event__types__pb2.ListEventTypesRequest.SerializeToString,
             meterline_dot_ingest_dot_v1_dot_event__types__pb2.ListEventTypesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEventTypeVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterline.ingest.v1.EventTypesService/ListEventTypeVersions',
+            meterline_dot_ingest_dot_v1_dot_event__types__pb2.ListEventTypeVersionsRequest.SerializeToString,
+            meterline_dot_ingest_dot_v1_dot_event__types__pb2.ListEventTypeVersionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

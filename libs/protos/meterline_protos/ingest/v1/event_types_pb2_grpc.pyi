@@ -36,9 +36,12 @@ class EventTypesServiceStub:
     PutEventType: _grpc.UnaryUnaryMultiCallable[_event_types_pb2.PutEventTypeRequest, _event_types_pb2.PutEventTypeResponse]
     """Creates a type, or adds to it. Idempotent. A quantity's scale never changes, is the same in all types
     that have the quantity, and nothing is ever removed, so that what was accepted keeps its meaning
-    (FAILED_PRECONDITION otherwise).
+    (FAILED_PRECONDITION otherwise). What is required, allowed and in bounds may change: it decides what is
+    accepted from then on. Known to every replica within seconds.
     """
     ListEventTypes: _grpc.UnaryUnaryMultiCallable[_event_types_pb2.ListEventTypesRequest, _event_types_pb2.ListEventTypesResponse]
+    ListEventTypeVersions: _grpc.UnaryUnaryMultiCallable[_event_types_pb2.ListEventTypeVersionsRequest, _event_types_pb2.ListEventTypeVersionsResponse]
+    """Lists what a type was, from its first version on. NOT_FOUND when there is no such type."""
 
 @_typing.type_check_only
 class EventTypesServiceAsyncStub(EventTypesServiceStub):
@@ -48,9 +51,12 @@ class EventTypesServiceAsyncStub(EventTypesServiceStub):
     PutEventType: _aio.UnaryUnaryMultiCallable[_event_types_pb2.PutEventTypeRequest, _event_types_pb2.PutEventTypeResponse]  # type: ignore[assignment]
     """Creates a type, or adds to it. Idempotent. A quantity's scale never changes, is the same in all types
     that have the quantity, and nothing is ever removed, so that what was accepted keeps its meaning
-    (FAILED_PRECONDITION otherwise).
+    (FAILED_PRECONDITION otherwise). What is required, allowed and in bounds may change: it decides what is
+    accepted from then on. Known to every replica within seconds.
     """
     ListEventTypes: _aio.UnaryUnaryMultiCallable[_event_types_pb2.ListEventTypesRequest, _event_types_pb2.ListEventTypesResponse]  # type: ignore[assignment]
+    ListEventTypeVersions: _aio.UnaryUnaryMultiCallable[_event_types_pb2.ListEventTypeVersionsRequest, _event_types_pb2.ListEventTypeVersionsResponse]  # type: ignore[assignment]
+    """Lists what a type was, from its first version on. NOT_FOUND when there is no such type."""
 
 class EventTypesServiceServicer(metaclass=_abc_1.ABCMeta):
     """The event types that capture accepts."""
@@ -63,7 +69,8 @@ class EventTypesServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_event_types_pb2.PutEventTypeResponse, _abc.Awaitable[_event_types_pb2.PutEventTypeResponse]]:
         """Creates a type, or adds to it. Idempotent. A quantity's scale never changes, is the same in all types
         that have the quantity, and nothing is ever removed, so that what was accepted keeps its meaning
-        (FAILED_PRECONDITION otherwise).
+        (FAILED_PRECONDITION otherwise). What is required, allowed and in bounds may change: it decides what is
+        accepted from then on. Known to every replica within seconds.
         """
 
     @_abc_1.abstractmethod
@@ -72,5 +79,13 @@ class EventTypesServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _event_types_pb2.ListEventTypesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_types_pb2.ListEventTypesResponse, _abc.Awaitable[_event_types_pb2.ListEventTypesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListEventTypeVersions(
+        self,
+        request: _event_types_pb2.ListEventTypeVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_types_pb2.ListEventTypeVersionsResponse, _abc.Awaitable[_event_types_pb2.ListEventTypeVersionsResponse]]:
+        """Lists what a type was, from its first version on. NOT_FOUND when there is no such type."""
 
 def add_EventTypesServiceServicer_to_server(servicer: EventTypesServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
