@@ -13,7 +13,7 @@ import psycopg
 from meterline_ingest.copy_format import event_rows
 from meterline_ingest.domain.event_types import MAX_QUANTITIES
 from meterline_ingest.domain.validation import Slot
-from meterline_ingest.repository import queries
+from meterline_ingest.repository.writing import queries
 from psycopg import sql
 
 from tests.bench import pipes

@@ -14,7 +14,7 @@ from meterline.db import migrate
 from meterline_ingest.copy_format import event_rows
 from meterline_ingest.domain.columns import UUID_DTYPE
 from meterline_ingest.domain.validation import Slot
-from meterline_ingest.repository import queries
+from meterline_ingest.repository.writing import queries
 
 from tests.support.databases import Databases
 

@@ -12,7 +12,8 @@ from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from meterline.db import arrays
+from meterline.db import arrays, scope
+from meterline.db.scope import NO_TENANT, Scope
 from meterline.errors import UnavailableError
 
 Connection = AsyncConnection[TupleRow]
@@ -66,8 +67,10 @@ class Database:
             await self._pool.close()
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
+    async def connection(self, tenants: Scope = NO_TENANT) -> AsyncIterator[Connection]:
         """A connection in a transaction that is rolled back unless it is committed inside.
+
+        tenants: numbers of those whose rows it may touch where row-level security guards them
 
         Raises UnavailableError when the server cannot be reached or the pool stays empty.
         """
@@ -76,7 +79,7 @@ class Database:
             async with self._pool.connection() as connection:
                 used = connection
                 try:
-                    await _limit_statements(connection)
+                    await begin(connection, tenants)
                     yield connection
                 finally:
                     if not connection.closed:
@@ -101,17 +104,28 @@ class Database:
             finally:
                 self._checking = False
 
-    async def fetch(self, query: LiteralString, parameters: Any = None) -> list[TupleRow]:
+    async def fetch(
+        self, query: LiteralString, parameters: Any = None, tenants: Scope = NO_TENANT
+    ) -> list[TupleRow]:
         """All rows of one reading statement."""
-        async with self.connection() as connection:
+        async with self.connection(tenants) as connection:
             cursor = await connection.execute(query, parameters, binary=True)
             return await cursor.fetchall()
 
 
-async def _limit_statements(connection: Connection) -> None:
+async def begin(connection: Connection, tenants: Scope) -> None:
+    """Sets what ends with the transaction: whose rows it may touch, and how long a statement may take.
+
+    Also for a transaction that begins anew on a connection, after a rollback or a commit. Costs a round
+    trip, so it is left out when there is nothing to set.
+    """
+    setting = scope.to_setting(tenants)
     left = time_left.get()
     seconds = left() if left else None
-    if seconds is not None:
-        # Cheaper than a statement of its own only when a deadline is set, hence the condition.
-        milliseconds = max(1, int(seconds * 1000))
-        await connection.execute(f"SET LOCAL statement_timeout = {milliseconds:d}")
+    if seconds is None:
+        if setting:
+            await connection.execute(scope.SET_SCOPE, {"tenants": setting})
+        return
+    timeout = str(max(1, int(seconds * 1000)))
+    statement = scope.SET_BOTH if setting else scope.SET_TIMEOUT
+    await connection.execute(statement, {"tenants": setting, "timeout": timeout})

@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 
 from meterline.crashpoints import crash_point
 from meterline.db.pool import Connection, Database
+from meterline.db.scope import NO_TENANT, Scope
 from meterline.outbox import store
 from meterline.outbox.store import Envelope
 from meterline.telemetry.propagation import inject
@@ -57,8 +58,9 @@ class UnitOfWork:
         self._wake_relay = wake_relay
 
     @asynccontextmanager
-    async def begin(self) -> AsyncIterator[Transaction]:
-        async with self._database.connection() as connection:
+    async def begin(self, tenants: Scope = NO_TENANT) -> AsyncIterator[Transaction]:
+        """A transaction that may touch rows of `tenants`, as in `Database.connection`."""
+        async with self._database.connection(tenants) as connection:
             transaction = Transaction(connection)
             try:
                 yield transaction

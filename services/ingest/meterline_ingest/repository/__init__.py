@@ -1,5 +1,1 @@
-"""The only place with SQL."""
-
-from meterline.db.queries import Queries
-
-queries = Queries("meterline_ingest")
+"""The only place with SQL: a module and a file of queries for each concern."""

@@ -13,11 +13,13 @@ from collections.abc import Sequence
 import numpy as np
 from meterline.db.arrays import int4_array, text_array, uuid_array
 from meterline.db.pool import Database
+from meterline.db.queries import Queries
 
 from meterline_ingest.domain.columns import UUID_DTYPE, DimensionSet
 from meterline_ingest.domain.validation import SeriesKey
-from meterline_ingest.repository import queries
 from meterline_ingest.repository.memory import TwoGenerations
+
+queries = Queries("meterline_ingest.repository", "dictionaries.sql")
 
 Subject = tuple[int, str]
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from meterline.db.pool import Connection, Database
+from meterline.db.queries import Queries
 from psycopg.types.json import Jsonb
 
 from meterline_ingest.domain.event_types import EventType
 from meterline_ingest.domain.type_book import NOBODY, TypeBook
-from meterline_ingest.repository import queries
+
+queries = Queries("meterline_ingest.repository", "event_types.sql")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,12 @@ from datetime import datetime
 from typing import Any
 
 from meterline.db.pool import Database
+from meterline.db.queries import Queries
 from meterline.outbox.store import queries as outbox_queries
 
-from meterline_ingest.repository import queries
 from meterline_ingest.repository.writing import unsigned
+
+queries = Queries("meterline_ingest.repository", "reading.sql")
 
 
 @dataclass(frozen=True, slots=True)

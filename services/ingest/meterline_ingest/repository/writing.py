@@ -11,13 +11,15 @@ import psycopg
 from meterline.clock import to_datetime
 from meterline.db import arrays
 from meterline.db.pool import Connection, Database
+from meterline.db.queries import Queries
 from opentelemetry.trace import SpanContext
 
 from meterline_ingest.copy_format import event_rows
 from meterline_ingest.domain.columns import UUID_DTYPE, Flags, Ids, Int64s
 from meterline_ingest.domain.recently_seen import RecentlySeen
 from meterline_ingest.domain.validation import Slot
-from meterline_ingest.repository import queries
+
+queries = Queries("meterline_ingest.repository", "writing.sql")
 
 # Below this a single INSERT … ON CONFLICT is as fast as COPY, and never has to be repeated.
 COPY_FROM_ROWS = 200

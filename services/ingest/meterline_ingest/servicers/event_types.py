@@ -10,10 +10,10 @@ from meterline.errors import InvalidArgumentError
 from meterline.tenants import TenantReplica
 from meterline_protos.ingest.v1 import event_types_pb2, event_types_pb2_grpc
 
-from meterline_ingest import handlers
 from meterline_ingest.domain import decimals
 from meterline_ingest.domain.event_types import Dimension, EventType, Quantity
 from meterline_ingest.domain.limits import MAX_DIMENSION_VALUE
+from meterline_ingest.handlers import event_types as handlers
 from meterline_ingest.registry import TypeRegistry
 from meterline_ingest.repository.event_types import EventTypeRepository
 

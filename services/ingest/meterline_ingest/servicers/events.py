@@ -16,8 +16,8 @@ from meterline.tenants import TenantReplica
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.ingest.v1 import events_pb2, events_pb2_grpc
 
-from meterline_ingest import handlers
 from meterline_ingest.domain import decimals
+from meterline_ingest.handlers import events as handlers
 from meterline_ingest.registry import TypeRegistry
 from meterline_ingest.repository.reading import EventFilter, EventReader, StoredBatch, StoredEvent
 

@@ -1,0 +1,41 @@
+-- name: find_event
+SELECT e.event_id, e.occurred_at, e.quantity_1, e.quantity_2, e.quantity_3, e.quantity_4,
+       s.subject, r.event_type, r.dimensions, t.text_id, b.batch_id
+FROM events e
+JOIN subjects s ON s.tenant_id = e.tenant_id AND s.subject_id = e.subject_id
+JOIN series r ON r.tenant_id = e.tenant_id AND r.series_id = e.series_id
+JOIN batches b ON b.tenant_id = e.tenant_id AND b.batch_number = e.batch_number
+LEFT JOIN event_text_ids t ON t.tenant_id = e.tenant_id AND t.event_id = e.event_id
+WHERE e.tenant_id = %(tenant_id)s AND e.event_id = %(event_id)s
+
+-- name: list_events
+WITH wanted AS MATERIALIZED (
+    SELECT batch_number, batch_id FROM batches
+    WHERE tenant_id = %(tenant_id)s AND batch_id = ANY(%(batch_ids)s)
+)
+SELECT e.event_id, e.occurred_at, e.quantity_1, e.quantity_2, e.quantity_3, e.quantity_4,
+       s.subject, r.event_type, r.dimensions, t.text_id, w.batch_id
+FROM wanted w
+JOIN events e ON e.batch_number = w.batch_number AND e.tenant_id = %(tenant_id)s
+JOIN subjects s ON s.tenant_id = e.tenant_id AND s.subject_id = e.subject_id
+JOIN series r ON r.tenant_id = e.tenant_id AND r.series_id = e.series_id
+LEFT JOIN event_text_ids t ON t.tenant_id = e.tenant_id AND t.event_id = e.event_id
+WHERE (%(event_type)s::text IS NULL OR r.event_type = %(event_type)s)
+  AND (%(start)s::timestamptz IS NULL OR e.occurred_at >= %(start)s)
+  AND (%(end)s::timestamptz IS NULL OR e.occurred_at < %(end)s)
+  AND (%(after_time)s::timestamptz IS NULL OR (e.occurred_at, e.event_id) > (%(after_time)s, %(after_id)s))
+ORDER BY e.occurred_at, e.event_id
+LIMIT %(limit)s
+
+-- name: find_batches
+SELECT batch_id, source, event_count, received_at, trace_id, span_id, sampled, message_id
+FROM batches
+WHERE tenant_id = %s AND batch_id = ANY(%s)
+ORDER BY batch_id
+
+-- name: totals
+SELECT tenant_id, sum(event_count)::bigint
+FROM batches
+WHERE (%(tenant_id)s::int4 IS NULL OR tenant_id = %(tenant_id)s)
+GROUP BY tenant_id
+ORDER BY tenant_id
