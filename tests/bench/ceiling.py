@@ -98,11 +98,12 @@ async def _prepare(data: dict[str, Any]) -> pipes.Run:
         before, started = os.times(), time.monotonic()
         deadline = started + order.seconds
         done: list[int] = []
+        statement = sql.SQL(queries.copy_events).format(partition=sql.Identifier("events"))
 
         async def work(connection: psycopg.AsyncConnection[Any]) -> None:
             while time.monotonic() < deadline and (following := next(waiting, None)) is not None:
                 at, buffer = following
-                async with connection.cursor().copy(queries.copy_events) as copy:
+                async with connection.cursor().copy(statement) as copy:
                     await copy.write(buffer)
                 done.append(at)
 

@@ -17,6 +17,7 @@ from meterline.telemetry.logging import logger
 from meterline_protos.ingest.v1 import capture_pb2
 from opentelemetry.trace import SpanContext
 
+from meterline_ingest.domain.batches import BatchOrigin
 from meterline_ingest.domain.columns import Columns
 from meterline_ingest.domain.outcomes import Problem
 
@@ -34,12 +35,17 @@ MAX_WINDOWS = 4
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a call came from. Times in microseconds since the Unix epoch."""
+    """Where a call came from. Times in microseconds since the Unix epoch.
+
+    any_age: whether its events may be as old as they like
+    """
 
     source: str
     received_at_us: int
     sent_at_us: int | None
     trace: SpanContext
+    kind: BatchOrigin = BatchOrigin.REPORTED
+    any_age: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,9 @@ from meterline_protos.common.v1 import types_pb2
 from meterline_protos.events.v1 import events_pb2
 
 from meterline_ingest.domain.columns import Flags, Int64s
+from meterline_ingest.domain.fields import SeriesKey, Variant
 from meterline_ingest.domain.type_book import TypeBook
-from meterline_ingest.domain.validation import Checked, SeriesKey
+from meterline_ingest.domain.validation import Checked
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ def events_accepted(
                 tenant_id=key.tenant_id,
                 event_type=key.event_type,
                 dimensions=[events_pb2.Dimension(name=name, value=value) for name, value in key.dimensions],
+                for_identity=_is_for_identity(key, types),
             )
             for key in series
         ],
@@ -70,6 +72,7 @@ def events_accepted(
         base_us=base_us,
     )
     fact.quantities.extend(_quantities(checked, rows, series_index, types, series))
+    fact.properties.extend(_properties(checked, rows))
     return fact.SerializeToString()
 
 
@@ -103,6 +106,30 @@ def _quantities(
         for (name, scale), (units, present) in merged.items()
         if present is None or present.any()
     ]
+
+
+def _is_for_identity(key: SeriesKey, types: TypeBook) -> bool:
+    definition = types.find(key.tenant_id, key.event_type)
+    return definition is not None and definition.for_identity
+
+
+def _properties(checked: Checked, rows: slice | Int64s) -> list[events_pb2.PropertyValues]:
+    """Columns of what identity reads: properties, but no sensitive ones, of the types that it wants."""
+    fields = checked.fields
+    wanted = {at: each for at, each in fields.variants.items() if each.definition.for_identity}
+    if not wanted:
+        return []
+    names = sorted({name for each in wanted.values() for name in each.properties})
+    return [_property_column(name, wanted, fields.index[rows]) for name in names]
+
+
+def _property_column(name: str, variants: Mapping[int, Variant], index: Int64s) -> events_pb2.PropertyValues:
+    values: dict[str, int] = {}
+    codes = np.zeros(max(int(index.max()), *variants) + 1, np.int64)
+    for at, variant in variants.items():
+        if name in variant.properties:
+            codes[at] = values.setdefault(variant.properties[name], len(values) + 1)
+    return events_pb2.PropertyValues(name=name, values=values, index=pack_unsigned(codes[index]))
 
 
 def _both(present: Flags | None, rows: slice | Int64s, mine: Flags | None) -> Flags | None:

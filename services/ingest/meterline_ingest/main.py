@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
+from types import ModuleType
 
 from meterline import config
 from meterline.app import Component, run
@@ -16,10 +17,12 @@ from meterline.db.pool import Database
 from meterline.db.unit_of_work import UnitOfWork
 from meterline.outbox.relay import Relay
 from meterline.rpc import client
-from meterline.rpc.server import Server
+from meterline.rpc.server import Server, Servicer
 from meterline.tenants import TenantReplica
 from meterline_protos.ingest.v1 import (
     capture_pb2,
+    catalogue_pb2,
+    catalogue_pb2_grpc,
     event_types_pb2,
     event_types_pb2_grpc,
     events_pb2,
@@ -28,16 +31,23 @@ from meterline_protos.ingest.v1 import (
 
 from meterline_ingest.capture import Capture
 from meterline_ingest.committer import Committer
+from meterline_ingest.handlers.catalogue import Catalogue
 from meterline_ingest.registry import TenantDirectory, TypeRegistry
+from meterline_ingest.repository.catalogue import CatalogueReader
 from meterline_ingest.repository.dictionaries import Dictionaries
 from meterline_ingest.repository.event_types import EventTypeRepository
+from meterline_ingest.repository.partitions import Partitions
 from meterline_ingest.repository.reading import EventReader
 from meterline_ingest.repository.writing import EventWriter
 from meterline_ingest.servicers.capture import CaptureServicer
 from meterline_ingest.servicers.capture import add_to_server as add_capture_to_server
+from meterline_ingest.servicers.catalogue import CatalogueServicer
 from meterline_ingest.servicers.event_types import EventTypesServicer
 from meterline_ingest.servicers.events import EventsServicer
 from meterline_ingest.settings import IngestSettings
+from meterline_ingest.skews import Skews
+from meterline_ingest.storing import Storing
+from meterline_ingest.upkeep import Upkeep
 
 NAME = "ingest"
 
@@ -46,71 +56,101 @@ class Ingest:
     """The parts of one process. Build it inside the event loop."""
 
     def __init__(self, settings: IngestSettings, clock: Clock) -> None:
-        database = Database(
+        self._settings = settings
+        self._clock = clock
+        self._database = Database(
             settings.database_url.get_secret_value(),
             size=settings.database_pool_size,
             application_name=f"meterline-{NAME}",
+            generic_plans=True,
         )
         bus = Bus(settings.nats_url.get_secret_value(), name=NAME, replicas=settings.jetstream_replicas)
-        relay = Relay(database, bus, linger=settings.relay_linger_ms / 1000)
-        unit_of_work = UnitOfWork(database, relay.wake)
-        tenants = TenantReplica(database)
+        relay = Relay(self._database, bus, linger=settings.relay_linger_ms / 1000)
+        self._unit_of_work = UnitOfWork(self._database, relay.wake)
+        self._tenants = TenantReplica(self._database)
         identity = client.Link(settings.identity_address)
-        event_types = EventTypeRepository(database)
-        types = TypeRegistry(event_types)
-        directory = TenantDirectory(tenants, identity.channel)
-        committer = _committer(settings, database, unit_of_work, directory, types, clock)
-        known_tenants = Consumer(bus, unit_of_work, TENANTS_CHANGED, NAME, tenants.handle)
-        self.components: Sequence[Component] = (database, bus, relay, known_tenants, identity, committer)
+        self._event_types = EventTypeRepository(self._database)
+        self._types = TypeRegistry(self._event_types)
+        self._entries = CatalogueReader(self._database)
+        partitions = Partitions(self._database)
+        self._committer = self._build_committer(partitions, TenantDirectory(self._tenants, identity.channel))
+        known_tenants = Consumer(bus, self._unit_of_work, TENANTS_CHANGED, NAME, self._tenants.handle)
+        self.components: Sequence[Component] = (
+            self._database,
+            bus,
+            relay,
+            Upkeep(partitions),
+            known_tenants,
+            identity,
+            self._committer,
+        )
         self.server = Server(
             settings.bind_host,
             settings.grpc_port,
-            [
-                (
-                    capture_pb2.DESCRIPTOR.services_by_name["CaptureService"].full_name,
-                    add_capture_to_server,
-                    CaptureServicer(committer, clock),
-                ),
-                (
-                    events_pb2.DESCRIPTOR.services_by_name["EventsService"].full_name,
-                    events_pb2_grpc.add_EventsServiceServicer_to_server,
-                    EventsServicer(tenants, EventReader(database), types),
-                ),
-                (
-                    event_types_pb2.DESCRIPTOR.services_by_name["EventTypesService"].full_name,
-                    event_types_pb2_grpc.add_EventTypesServiceServicer_to_server,
-                    EventTypesServicer(unit_of_work, tenants, event_types, types),
-                ),
-            ],
+            self._servicers(),
             drain=settings.shutdown_drain_seconds,
             grace=settings.shutdown_grace_seconds,
         )
 
+    def _build_committer(self, partitions: Partitions, directory: TenantDirectory) -> Committer:
+        settings = self._settings
+        storing = Storing(
+            self._unit_of_work,
+            EventWriter(self._database, partitions),
+            Dictionaries(self._database),
+            _NoKeys(),
+        )
+        capture = Capture(
+            storing,
+            directory,
+            self._types,
+            self._entries,
+            Skews(timedelta(seconds=settings.clock_skew_tolerance_seconds)),
+            self._clock,
+            max_age=timedelta(days=settings.max_event_age_days),
+            max_ahead=timedelta(seconds=settings.max_event_ahead_seconds),
+        )
+        return Committer(
+            capture.flush,
+            workers=settings.commit_workers,
+            window=settings.commit_window_ms / 1000,
+            max_queued=settings.max_queued_events,
+        )
 
-def _committer(
-    settings: IngestSettings,
-    database: Database,
-    unit_of_work: UnitOfWork,
-    directory: TenantDirectory,
-    types: TypeRegistry,
-    clock: Clock,
-) -> Committer:
-    capture = Capture(
-        unit_of_work,
-        EventWriter(database),
-        Dictionaries(database),
-        directory,
-        types,
-        clock,
-        max_age=timedelta(days=settings.max_event_age_days),
-        max_ahead=timedelta(seconds=settings.max_event_ahead_seconds),
-    )
-    return Committer(
-        capture.flush,
-        workers=settings.commit_workers,
-        window=settings.commit_window_ms / 1000,
-        max_queued=settings.max_queued_events,
-    )
+    def _servicers(self) -> list[Servicer]:
+        catalogue = Catalogue(self._database, self._unit_of_work, self._tenants, self._entries)
+        return [
+            (
+                _full_name(capture_pb2, "CaptureService"),
+                add_capture_to_server,
+                CaptureServicer(self._committer, self._clock),
+            ),
+            (
+                _full_name(events_pb2, "EventsService"),
+                events_pb2_grpc.add_EventsServiceServicer_to_server,
+                EventsServicer(self._tenants, EventReader(self._database), self._types),
+            ),
+            (
+                _full_name(event_types_pb2, "EventTypesService"),
+                event_types_pb2_grpc.add_EventTypesServiceServicer_to_server,
+                EventTypesServicer(self._unit_of_work, self._tenants, self._event_types, self._types),
+            ),
+            (
+                _full_name(catalogue_pb2, "CatalogueService"),
+                catalogue_pb2_grpc.add_CatalogueServiceServicer_to_server,
+                CatalogueServicer(catalogue),
+            ),
+        ]
+
+
+def _full_name(module: ModuleType, service: str) -> str:
+    name: str = module.DESCRIPTOR.services_by_name[service].full_name
+    return name
+
+
+class _NoKeys:
+    async def keyrings(self, tenant_ids: object) -> dict[int, object]:
+        return {}
 
 
 def main() -> None:

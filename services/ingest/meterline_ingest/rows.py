@@ -10,7 +10,16 @@ from google.protobuf.message import DecodeError
 
 from meterline_ingest import wire
 from meterline_ingest.domain import decimals, event_ids
-from meterline_ingest.domain.columns import UUID_DTYPE, Columns, Ids, Int64s, QuantityColumn
+from meterline_ingest.domain.columns import (
+    NO_PROPERTIES,
+    UUID_DTYPE,
+    Columns,
+    Ids,
+    Indexes,
+    Int64s,
+    Pairs,
+    QuantityColumn,
+)
 from meterline_ingest.domain.outcomes import Kind, Problem, Problems
 from meterline_ingest.translate import Interned, index_array
 
@@ -23,12 +32,13 @@ class RowReader:
 
     def __init__(self) -> None:
         self._tenants, self._types, self._subjects = Interned(), Interned(), Interned()
-        self._sets, self._quantity_sets = Interned(), Interned()
+        self._sets, self._quantity_sets, self._property_sets = Interned(), Interned(), Interned()
         self._tenant_index: list[int] = []
         self._type_index: list[int] = []
         self._subject_index: list[int] = []
         self._set_index: list[int] = []
         self._quantity_index: list[int] = []
+        self._property_index: list[int] = []
         self._times: list[int] = []
         self._ids: list[str] = []
         self._sources: list[tuple[str, int]] = []
@@ -37,7 +47,8 @@ class RowReader:
     def add(self, events: Iterable[Any], tenant_id: str, source: str) -> None:
         """Takes events in the form of `wire`."""
         tenants, types, subjects = self._tenants, self._types, self._subjects
-        sets, quantity_sets, times = self._sets, self._quantity_sets, self._times
+        sets, quantity_sets, property_sets = self._sets, self._quantity_sets, self._property_sets
+        times, add_properties = self._times, self._property_index.append
         add_tenant, add_type = self._tenant_index.append, self._type_index.append
         add_subject, add_set = self._subject_index.append, self._set_index.append
         add_quantities, add_time, add_id = self._quantity_index.append, times.append, self._ids.append
@@ -50,6 +61,7 @@ class RowReader:
             # into C, iteration is one a value.
             add_set(sets[tuple(event.dimensions[:])])
             add_quantities(quantity_sets[tuple(event.quantities[:])])
+            add_properties(property_sets[tuple(event.properties[:])])
             time = event.time
             add_time(time.seconds * 1_000_000 + time.nanos // 1_000)
         self._sources.append((source, len(times)))
@@ -59,9 +71,10 @@ class RowReader:
         problems = Problems(rows)
         self._check_times(problems)
         ids, text_ids = self._read_ids(problems)
-        canonical = Interned()
-        decoded = self._decode(self._sets, self._set_index, "dimensions", problems)
-        renumbered = np.array([canonical[tuple(sorted(each.items()))] for each in decoded] or [0], np.uint32)
+        sets, set_index = self._read_sets(self._sets, self._set_index, "dimensions", problems)
+        properties, property_index = self._read_sets(
+            self._property_sets, self._property_index, "properties", problems
+        )
         columns = Columns(
             list(self._tenants),
             index_array(self._tenant_index),
@@ -69,14 +82,25 @@ class RowReader:
             index_array(self._type_index),
             list(self._subjects),
             index_array(self._subject_index),
-            list(canonical),
-            renumbered[index_array(self._set_index)] if rows else index_array([]),
+            sets,
+            set_index,
+            properties or list(NO_PROPERTIES),
+            property_index,
             ids,
             text_ids,
             np.array([min(max(time, -(1 << 62)), 1 << 62) for time in self._times], np.int64),
             self._read_quantities(problems),
         )
         return columns, problems
+
+    def _read_sets(
+        self, sets: Interned, index: Sequence[int], field: str, problems: Problems
+    ) -> tuple[list[Pairs], Indexes]:
+        """Distinct sets, sorted, and each row's position among them."""
+        canonical = Interned()
+        decoded = self._decode(sets, index, field, problems)
+        renumbered = np.array([canonical[tuple(sorted(each.items()))] for each in decoded] or [0], np.uint32)
+        return list(canonical), renumbered[index_array(index)] if index else index_array([])
 
     @staticmethod
     def _decode(sets: Interned, index: Sequence[int], field: str, problems: Problems) -> list[dict[str, str]]:

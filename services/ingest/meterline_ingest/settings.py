@@ -12,6 +12,8 @@ class IngestSettings(ServiceSettings):
     max_event_age_days: float = Field(default=35, gt=0)
     """Older events are rejected. 35 days is as far back as the billing provider takes usage."""
     max_event_ahead_seconds: float = Field(default=300, ge=0)
+    clock_skew_tolerance_seconds: float = Field(default=5, ge=0)
+    """A call whose time of sending differs by more from that of its receipt has its event times corrected."""
     commit_workers: int = Field(default=3, ge=1, le=64)
     """Transactions under way at once. While all are busy calls gather, so few of them make larger batches."""
     commit_window_ms: float = Field(default=5, ge=0)

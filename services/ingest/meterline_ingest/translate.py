@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +15,12 @@ from meterline_protos.ingest.v1 import capture_pb2
 from meterline_ingest import wire
 from meterline_ingest.domain import event_ids
 from meterline_ingest.domain.columns import (
+    NO_PROPERTIES,
     UUID_DTYPE,
     Columns,
-    DimensionSet,
     Flags,
     Indexes,
+    Pairs,
     QuantityColumn,
 )
 from meterline_ingest.domain.limits import MAX_COLUMN_ROWS
@@ -36,9 +37,8 @@ def from_columns(message: capture_pb2.EventColumns, tenant_id: str, source: str)
     rows = _count(message)
     tenants = list(message.tenants) or [tenant_id]
     subjects = list(message.subjects) or [""]
-    sets: list[DimensionSet] = [
-        _dimensions(cast("Iterable[bytes]", each.values)) for each in message.dimension_sets
-    ]
+    sets = _sets("dimension_sets", message.dimension_sets)
+    property_sets = _sets("property_sets", message.property_sets)
     ids, text_ids = _ids(message, rows, source)
     return Columns(
         tenants,
@@ -49,6 +49,8 @@ def from_columns(message: capture_pb2.EventColumns, tenant_id: str, source: str)
         _index(message.subject_index, "subject_index", rows, len(subjects)),
         sets or [()],
         _index(message.dimension_set_index, "dimension_set_index", rows, len(sets) or 1),
+        property_sets or list(NO_PROPERTIES),
+        _index(message.property_set_index, "property_set_index", rows, len(property_sets) or 1),
         ids,
         text_ids,
         np.frombuffer(message.times_us, _INT64),
@@ -56,11 +58,11 @@ def from_columns(message: capture_pb2.EventColumns, tenant_id: str, source: str)
     )
 
 
-def _dimensions(entries: Iterable[bytes]) -> DimensionSet:
+def _sets(name: str, messages: Iterable[Any]) -> list[Pairs]:
     try:
-        return tuple(sorted(wire.read_map(entries).items()))
+        return [tuple(sorted(wire.read_map(each.values).items())) for each in messages]
     except DecodeError:
-        raise InvalidArgumentError("columns.dimension_sets", "UTF-8 names and values") from None
+        raise InvalidArgumentError(f"columns.{name}", "UTF-8 names and values") from None
 
 
 def _count(message: capture_pb2.EventColumns) -> int:

@@ -13,8 +13,8 @@ from meterline.errors import FailedPreconditionError, InvalidArgumentError
 from meterline_ingest.domain import decimals, event_ids
 from meterline_ingest.domain.columns import UUID_DTYPE
 from meterline_ingest.domain.event_types import Dimension, EventType, Quantity
+from meterline_ingest.domain.fields import distinct
 from meterline_ingest.domain.recently_seen import RecentlySeen
-from meterline_ingest.domain.validation import distinct
 from meterline_ingest.repository.memory import TwoGenerations
 
 ids = st.one_of(st.uuids().map(str), st.text(min_size=1, max_size=40), st.just("-" * 36))

@@ -35,10 +35,15 @@ time_left: ContextVar[Callable[[], float | None] | None] = ContextVar("time_left
 class Database:
     """A bounded pool. `start` opens it, `stop` closes it; both may be called twice."""
 
-    def __init__(self, dsn: str, *, size: int = 8, application_name: str = "meterline") -> None:
+    def __init__(
+        self, dsn: str, *, size: int = 8, application_name: str = "meterline", generic_plans: bool = False
+    ) -> None:
+        """`generic_plans`: statements are planned once a connection, for any parameters. For services whose
+        every statement finds its rows by a key: over partitions, planning costs more than running."""
+        options = {"options": "-c plan_cache_mode=force_generic_plan"} if generic_plans else {}
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             dsn,
-            kwargs={"application_name": application_name, "prepare_threshold": 2, **_NETWORK},
+            kwargs={"application_name": application_name, "prepare_threshold": 2, **_NETWORK, **options},
             min_size=min(2, size),
             max_size=size,
             max_waiting=1_000,

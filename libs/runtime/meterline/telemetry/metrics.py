@@ -12,6 +12,11 @@ BATCHES = Counter("meterline_batches_total", "Batches committed at capture")
 CAPTURE_SECONDS = Histogram(
     "meterline_capture_seconds", "From a call's arrival to its durable answer", buckets=_LATENCY
 )
+CLOCK_SKEW_SECONDS = Gauge(
+    "meterline_clock_skew_seconds",
+    "How much later our clock is than a source's, of the sources heard of last",
+    ["tenant", "source"],
+)
 CAPTURE_QUEUE = Gauge("meterline_capture_queue_events", "Events that wait for a commit")
 
 # Messages

@@ -15,9 +15,12 @@ Ids = npt.NDArray[np.void]
 Flags = npt.NDArray[np.bool_]
 
 # Names and values, sorted by name.
-DimensionSet = tuple[tuple[str, str], ...]
+Pairs = tuple[tuple[str, str], ...]
+DimensionSet = Pairs
+PropertySet = Pairs
 
 UUID_DTYPE: Final = np.dtype("V16")
+NO_PROPERTIES: Final[list[PropertySet]] = [()]
 
 
 @dataclass(slots=True)
@@ -51,6 +54,8 @@ class Columns:
     subject_index: Indexes
     dimension_sets: list[DimensionSet]
     dimension_index: Indexes
+    property_sets: list[PropertySet]
+    property_index: Indexes
     ids: Ids
     text_ids: list[str | None] | None
     times_us: Int64s
@@ -69,6 +74,7 @@ def concatenate(batches: Sequence[Columns]) -> Columns:
         *_joined(batches, "types", "type_index"),
         *_joined(batches, "subjects", "subject_index"),
         *_joined(batches, "dimension_sets", "dimension_index"),
+        *_joined_properties(batches),
         np.concatenate([batch.ids for batch in batches]),
         _joined_text_ids(batches),
         np.concatenate([batch.times_us for batch in batches]),
@@ -83,6 +89,13 @@ def _joined(batches: Sequence[Columns], values: str, index: str) -> tuple[list, 
         indexes.append(getattr(batch, index) + np.uint32(len(entries)))
         entries.extend(getattr(batch, values))
     return entries, np.concatenate(indexes)
+
+
+def _joined_properties(batches: Sequence[Columns]) -> tuple[list[PropertySet], Indexes]:
+    """Most events have none: the empty set stays one entry, so that what looks for properties sees none."""
+    if all(batch.property_sets == NO_PROPERTIES for batch in batches):
+        return list(NO_PROPERTIES), np.zeros(sum(map(len, batches)), np.uint32)
+    return _joined(batches, "property_sets", "property_index")
 
 
 def _joined_text_ids(batches: Sequence[Columns]) -> list[str | None] | None:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from enum import IntEnum
+from functools import cached_property
 from typing import Any, Final
 
 from meterline.errors import FailedPreconditionError, InvalidArgumentError
 
 from meterline_ingest.domain.decimals import MAX_UNITS
+from meterline_ingest.domain.enrichment import Enrichment
 from meterline_ingest.domain.limits import MAX_DIMENSION_VALUE
+from meterline_ingest.domain.names import check_distinct, check_name
+from meterline_ingest.domain.properties import MAX_PROPERTIES, Kind, Property
 
 MAX_QUANTITIES: Final = 4
 MAX_DIMENSIONS: Final = 16
 MAX_SCALE: Final = 9
 MAX_VALUES: Final = 1_000
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
+MAX_ENRICHMENTS: Final = 4
+# Microseconds, so that what timers measure is exact.
+TIMER_SCALE: Final = 6
+_LONGEST_SILENCE: Final = 30 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +48,23 @@ class Dimension:
     max_length: int = MAX_DIMENSION_VALUE
 
 
+class WhenAbandoned(IntEnum):
+    """Numbers as in the API."""
+
+    COUNT_TO_HEARTBEAT = 1
+    COUNT_TO_END = 2
+    DISCARD = 3
+
+
+@dataclass(frozen=True, slots=True)
+class TimerPolicy:
+    """How timers of a type end; `quantity` gets the seconds."""
+
+    quantity: str
+    abandoned_after_seconds: int
+    when_abandoned: WhenAbandoned
+
+
 @dataclass(frozen=True)
 class EventType:
     """The position of a quantity is the column it is stored in."""
@@ -49,23 +73,65 @@ class EventType:
     quantities: tuple[Quantity, ...]
     dimensions: tuple[Dimension, ...]
     subject_required: bool
+    properties: tuple[Property, ...] = ()
+    enrichments: tuple[Enrichment, ...] = ()
+    for_identity: bool = False
+    timer: TimerPolicy | None = None
 
     def __post_init__(self) -> None:
-        _check_name("event_type.name", self.name)
-        if len(self.quantities) > MAX_QUANTITIES:
-            raise InvalidArgumentError("event_type.quantities", f"at most {MAX_QUANTITIES}")
-        if len(self.dimensions) > MAX_DIMENSIONS:
-            raise InvalidArgumentError("event_type.dimensions", f"at most {MAX_DIMENSIONS}")
-        for kind, parts in (("quantities", self.quantities), ("dimensions", self.dimensions)):
-            names = [part.name for part in parts]
-            for name in names:
-                _check_name(f"event_type.{kind}.name", name)
-            if len(set(names)) != len(names):
-                raise InvalidArgumentError(f"event_type.{kind}", "names must differ")
+        check_name("event_type.name", self.name)
+        for kind, parts, most in (
+            ("quantities", self.quantities, MAX_QUANTITIES),
+            ("dimensions", self.dimensions, MAX_DIMENSIONS),
+            ("properties", self.properties, MAX_PROPERTIES),
+            ("enrichments", self.enrichments, MAX_ENRICHMENTS),
+        ):
+            if len(parts) > most:
+                raise InvalidArgumentError(f"event_type.{kind}", f"at most {most}")
         for quantity in self.quantities:
             _check_quantity(quantity)
         for dimension in self.dimensions:
             _check_dimension(dimension)
+        for each in self.properties:
+            each.check()
+        check_distinct("event_type.quantities", (each.name for each in self.quantities))
+        # Both are what an enrichment may read and write, so a name has one meaning.
+        check_distinct("event_type.properties", (*self.dimensions_by_name, *self.properties_by_name))
+        for enrichment in self.enrichments:
+            enrichment.check(self.dimensions_by_name.keys() | self._enrichable)
+        if self.timer is not None:
+            self._check_timer(self.timer)
+
+    @cached_property
+    def dimensions_by_name(self) -> dict[str, Dimension]:
+        return {each.name: each for each in self.dimensions}
+
+    @cached_property
+    def properties_by_name(self) -> dict[str, Property]:
+        return {each.name: each for each in self.properties}
+
+    @cached_property
+    def sensitive(self) -> frozenset[str]:
+        """Names of the properties that are sealed."""
+        return frozenset(each.name for each in self.properties if each.sensitive)
+
+    @property
+    def has_details(self) -> bool:
+        """Whether its events have more than fits a row of `events`."""
+        return bool(self.properties or self.enrichments)
+
+    @property
+    def _enrichable(self) -> frozenset[str]:
+        texts = (each for each in self.properties if each.kind is Kind.TEXT)
+        return frozenset(each.name for each in texts if not each.sensitive)
+
+    def _check_timer(self, policy: TimerPolicy) -> None:
+        scales = {each.name: each.scale for each in self.quantities}
+        if scales.get(policy.quantity) != TIMER_SCALE:
+            raise InvalidArgumentError("event_type.timer.quantity", f"a quantity of scale {TIMER_SCALE}")
+        if not 0 < policy.abandoned_after_seconds <= _LONGEST_SILENCE:
+            rule = f"from 1 to {_LONGEST_SILENCE}"
+            raise InvalidArgumentError("event_type.timer.abandoned_after_seconds", rule)
 
     def grown_to(self, other: EventType) -> EventType:
         """`other`, if it only adds to this type. Raises FailedPreconditionError.
@@ -75,31 +141,43 @@ class EventType:
         """
         kept = other.quantities[: len(self.quantities)]
         if [(q.name, q.scale) for q in kept] != [(q.name, q.scale) for q in self.quantities]:
-            raise FailedPreconditionError(
-                f"event type {self.name}", "quantities keep their order and scale; new ones go last"
-            )
-        missing = {d.name for d in self.dimensions} - {d.name for d in other.dimensions}
-        if missing:
-            raise FailedPreconditionError(f"event type {self.name}", f"dimensions stay: {sorted(missing)}")
+            self._refuse("quantities keep their order and scale; new ones go last")
+        if missing := self.dimensions_by_name.keys() - other.dimensions_by_name.keys():
+            self._refuse(f"dimensions stay: {sorted(missing)}")
+        if missing := self.properties_by_name.keys() - other.properties_by_name.keys():
+            self._refuse(f"properties stay: {sorted(missing)}")
+        for each in self.properties:
+            if other.properties_by_name[each.name].sensitive != each.sensitive:
+                self._refuse(f"{each.name} stays {'' if each.sensitive else 'not '}sensitive")
         return other
 
+    def _refuse(self, rule: str) -> None:
+        raise FailedPreconditionError(f"event type {self.name}", rule)
+
     def to_json(self) -> dict[str, Any]:
-        return {
-            "quantities": [asdict(quantity) for quantity in self.quantities],
-            "dimensions": [asdict(dimension) for dimension in self.dimensions],
-            "subject_required": self.subject_required,
-        }
+        stated = asdict(self)
+        del stated["name"]
+        return stated
 
     @classmethod
     def from_json(cls, name: str, definition: dict[str, Any]) -> EventType:
+        """What `to_json` wrote, in this version or an earlier one."""
+        timer = definition.get("timer")
         return cls(
             name,
-            tuple(Quantity(**quantity) for quantity in definition["quantities"]),
+            tuple(Quantity(**each) for each in definition["quantities"]),
             tuple(
-                Dimension(**dimension | {"values": tuple(dimension.get("values", ()))})
-                for dimension in definition["dimensions"]
+                Dimension(**each | {"values": tuple(each.get("values", ()))})
+                for each in definition["dimensions"]
             ),
             definition["subject_required"],
+            tuple(
+                Property(**each | {"kind": Kind(each["kind"]), "values": tuple(each["values"])})
+                for each in definition.get("properties", ())
+            ),
+            tuple(Enrichment.from_json(each) for each in definition.get("enrichments", ())),
+            definition.get("for_identity", False),
+            timer and TimerPolicy(**timer | {"when_abandoned": WhenAbandoned(timer["when_abandoned"])}),
         )
 
 
@@ -118,12 +196,8 @@ def check_scales(wanted: EventType, others: Iterable[EventType]) -> None:
                 )
 
 
-def _check_name(field: str, name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise InvalidArgumentError(field, "a letter, then letters, digits, '.', '_' or '-', at most 64")
-
-
 def _check_quantity(quantity: Quantity) -> None:
+    check_name("event_type.quantities.name", quantity.name)
     field = f"event_type.quantities[{quantity.name}]"
     if not 0 <= quantity.scale <= MAX_SCALE:
         raise InvalidArgumentError(f"{field}.scale", f"from 0 to {MAX_SCALE}")
@@ -135,6 +209,7 @@ def _check_quantity(quantity: Quantity) -> None:
 
 
 def _check_dimension(dimension: Dimension) -> None:
+    check_name("event_type.dimensions.name", dimension.name)
     field = f"event_type.dimensions[{dimension.name}]"
     if not 0 < dimension.max_length <= MAX_DIMENSION_VALUE:
         raise InvalidArgumentError(f"{field}.max_length", f"from 1 to {MAX_DIMENSION_VALUE}")

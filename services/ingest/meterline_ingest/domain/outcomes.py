@@ -22,18 +22,26 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why an event was not accepted: `field` breaks `message`; `reason` is a stable code."""
+    """Why an event was not accepted: `field` breaks `message`; `reason` is a stable code.
+
+    stored_digest, sent_digest: of the bodies of a conflict
+    """
 
     kind: Kind
     reason: str
     field: str
     message: str
+    stored_digest: bytes = b""
+    sent_digest: bytes = b""
 
 
 DUPLICATE = Problem(Kind.DUPLICATE, "DUPLICATE", "id", "this event was accepted before")
-CONFLICT = Problem(
-    Kind.CONFLICT, "CONFLICT", "id", "another event with this id was accepted before; that one stands"
-)
+
+
+def conflict(stored_digest: bytes, sent_digest: bytes) -> Problem:
+    """The same id with another body: the first one stands."""
+    rule = "another event with this id was accepted before; that one stands"
+    return Problem(Kind.CONFLICT, "CONFLICT", "id", rule, stored_digest, sent_digest)
 
 
 @dataclass(slots=True)

@@ -10,21 +10,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from meterline_ingest.domain.columns import Columns, DimensionSet, Flags, Int64s, QuantityColumn
+from meterline_ingest.domain.columns import Columns, Flags, Int64s, QuantityColumn
 from meterline_ingest.domain.decimals import MAX_SCALE, MAX_UNITS, POWERS, to_text
+from meterline_ingest.domain.enrichment import Catalogue, EntryKey
 from meterline_ingest.domain.event_types import MAX_QUANTITIES, EventType
+from meterline_ingest.domain.fields import Combinations, Fields, SeriesKey
 from meterline_ingest.domain.limits import MAX_SUBJECT, TimeLimits
-from meterline_ingest.domain.outcomes import Kind, Problem, Problems
+from meterline_ingest.domain.outcomes import Problems
 from meterline_ingest.domain.type_book import TypeBook
-
-
-@dataclass(frozen=True, slots=True)
-class SeriesKey:
-    """One combination of tenant (number), type and dimensions."""
-
-    tenant_id: int
-    event_type: str
-    dimensions: DimensionSet
 
 
 @dataclass(slots=True)
@@ -40,16 +33,61 @@ class Checked:
     """A batch and what was found. Rows with problems have no meaning in the arrays.
 
     tenant_ids: a number an entry of `columns.tenants`, 0 where unknown
-    series: distinct combinations; `series_index` a row
     slots: quantities by storage column
     """
 
     columns: Columns
     problems: Problems
     tenant_ids: Int64s
-    series: list[SeriesKey]
-    series_index: Int64s
+    fields: Fields
     slots: list[Slot | None]
+
+    @property
+    def series(self) -> list[SeriesKey]:
+        return self.fields.series
+
+    @property
+    def series_index(self) -> Int64s:
+        return self.fields.series_index
+
+
+class Check:
+    """The check of one batch, in two steps: what it needs to know of the catalogue, and the verdict."""
+
+    def __init__(
+        self,
+        columns: Columns,
+        tenants: Mapping[str, int | None],
+        types: TypeBook,
+        problems: Problems | None = None,
+    ) -> None:
+        """`tenants` maps each name of the batch to its number, or to None when it takes no events.
+
+        Names that are missing in `tenants` are unknown. `problems` holds what was found before.
+        """
+        self._problems = problems or Problems(len(columns))
+        self._tenant_ids = _check_tenants(columns, tenants, self._problems)
+        self._columns, self._definitions = _define(columns, self._tenant_ids, types)
+        _check_types(self._columns, self._definitions, self._problems)
+        self._combinations = Combinations(self._columns, self._tenant_ids, self._definitions)
+
+    def entries_needed(self) -> set[EntryKey]:
+        return self._combinations.entries_needed()
+
+    def verdict(
+        self,
+        times: TimeLimits,
+        now_us: int,
+        catalogue: Catalogue | None = None,
+        any_age: Flags | None = None,
+    ) -> Checked:
+        """`any_age`: rows that may be as old as they like."""
+        columns, problems = self._columns, self._problems
+        fields = self._combinations.check(catalogue or {}, problems)
+        _check_subjects(columns, self._definitions, problems)
+        _check_times(columns, times, now_us, any_age, problems)
+        slots = _check_quantities(columns, self._definitions, problems)
+        return Checked(columns, problems, self._tenant_ids, fields, slots)
 
 
 def check(
@@ -60,19 +98,8 @@ def check(
     now_us: int,
     problems: Problems | None = None,
 ) -> Checked:
-    """`tenants` maps each name of the batch to its number, or to None when it takes no events.
-
-    Names that are missing in `tenants` are unknown. `problems` holds what was found before.
-    """
-    problems = problems or Problems(len(columns))
-    tenant_ids = _check_tenants(columns, tenants, problems)
-    columns, definitions = _define(columns, tenant_ids, types)
-    _check_types(columns, definitions, problems)
-    series, series_index = _check_series(columns, tenant_ids, definitions, problems)
-    _check_subjects(columns, definitions, problems)
-    _check_times(columns, times, now_us, problems)
-    slots = _check_quantities(columns, definitions, problems)
-    return Checked(columns, problems, tenant_ids, series, series_index, slots)
+    """Both steps at once, of a batch that needs nothing of the catalogue."""
+    return Check(columns, tenants, types, problems).verdict(times, now_us)
 
 
 def _check_tenants(columns: Columns, tenants: Mapping[str, int | None], problems: Problems) -> Int64s:
@@ -114,64 +141,6 @@ def _check_types(columns: Columns, definitions: Sequence[EventType | None], prob
             problems.flag_where(rows, "UNKNOWN_EVENT_TYPE", "type", "a registered event type")
 
 
-def _check_series(
-    columns: Columns, tenant_ids: Int64s, definitions: Sequence[EventType | None], problems: Problems
-) -> tuple[list[SeriesKey], Int64s]:
-    """Each combination that occurs is judged, and named, once."""
-    types, sets = len(columns.types), len(columns.dimension_sets)
-    combined = columns.tenant_index.astype(np.int64)
-    combined = (combined * types + columns.type_index) * sets + columns.dimension_index
-    codes, index = distinct(combined, len(columns.tenants) * types * sets)
-    series = []
-    for position, code in enumerate(codes.tolist()):
-        rest, set_at = divmod(code, sets)
-        tenant_at, type_at = divmod(rest, types)
-        dimensions = columns.dimension_sets[set_at]
-        definition = definitions[type_at]
-        if definition is not None:
-            problem = _dimension_problem(dimensions, definition)
-            if problem is not None:
-                problems.flag(np.nonzero(index == position)[0].tolist(), problem)
-        series.append(SeriesKey(int(tenant_ids[tenant_at]), columns.types[type_at], dimensions))
-    return series, index
-
-
-def distinct(values: Int64s, bound: int) -> tuple[Int64s, Int64s]:
-    """As `np.unique(values, return_inverse=True)` for values in [0, bound), without sorting when few."""
-    if bound > 4 * len(values) + 1024:
-        codes, index = np.unique(values, return_inverse=True)
-        return codes, index
-    table = np.zeros(bound, np.int64)
-    table[values] = 1
-    codes = np.flatnonzero(table)
-    table[codes] = np.arange(len(codes))
-    return codes, table[values]
-
-
-def _dimension_problem(dimensions: DimensionSet, definition: EventType) -> Problem | None:
-    declared = {dimension.name: dimension for dimension in definition.dimensions}
-    given = set()
-    for name, value in dimensions:
-        given.add(name)
-        dimension = declared.get(name)
-        if dimension is None:
-            rule = f"a dimension of {definition.name}"
-            return Problem(Kind.REJECTED, "DIMENSION_UNKNOWN", f"dimensions.{name[:64]}", rule)
-        if len(value) > dimension.max_length:
-            rule = f"at most {dimension.max_length} characters"
-            return Problem(Kind.REJECTED, "DIMENSION_TOO_LONG", f"dimensions.{name}", rule)
-        if "\0" in value:
-            return Problem(Kind.REJECTED, "TEXT_INVALID", f"dimensions.{name}", "no NUL characters")
-        if dimension.values and value not in dimension.values:
-            rule = f"one of the {len(dimension.values)} values of {definition.name}"
-            return Problem(Kind.REJECTED, "DIMENSION_NOT_ALLOWED", f"dimensions.{name}", rule)
-    for dimension in definition.dimensions:
-        if dimension.required and dimension.name not in given:
-            rule = f"required by {definition.name}"
-            return Problem(Kind.REJECTED, "DIMENSION_REQUIRED", f"dimensions.{dimension.name}", rule)
-    return None
-
-
 def _check_subjects(columns: Columns, definitions: Sequence[EventType | None], problems: Problems) -> None:
     if max(map(len, columns.subjects), default=0) > MAX_SUBJECT:
         long = np.array([len(subject) > MAX_SUBJECT for subject in columns.subjects])
@@ -187,12 +156,15 @@ def _check_subjects(columns: Columns, definitions: Sequence[EventType | None], p
         problems.flag_where(mask, "SUBJECT_REQUIRED", "subject", "required by the event type")
 
 
-def _check_times(columns: Columns, limits: TimeLimits, now_us: int, problems: Problems) -> None:
+def _check_times(
+    columns: Columns, limits: TimeLimits, now_us: int, any_age: Flags | None, problems: Problems
+) -> None:
     oldest, latest = now_us - limits.max_age_us, now_us + limits.max_ahead_us
     times = columns.times_us
     if len(times) and (times.min() < oldest or times.max() > latest):
         days = limits.max_age_us // 86_400_000_000
-        problems.flag_where(times < oldest, "TIME_TOO_OLD", "time", f"at most {days} days ago")
+        old = times < oldest if any_age is None else (times < oldest) & ~any_age
+        problems.flag_where(old, "TIME_TOO_OLD", "time", f"at most {days} days ago")
         seconds = limits.max_ahead_us // 1_000_000
         problems.flag_where(times > latest, "TIME_IN_FUTURE", "time", f"at most {seconds} s ahead")
 

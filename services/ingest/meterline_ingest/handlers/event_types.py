@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from meterline.db.scope import ALL_TENANTS
 from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import InvalidArgumentError, NotFoundError
 from meterline.tenants import TenantReplica
@@ -29,7 +30,7 @@ async def put_event_type(
     if len(changed_by) > MAX_SOURCE or "\0" in changed_by:
         raise InvalidArgumentError("changed_by", f"at most {MAX_SOURCE} characters, no NUL")
     owner = await _owner(tenants, slug)
-    async with unit_of_work.begin() as transaction:
+    async with unit_of_work.begin(ALL_TENANTS) as transaction:
         book = await repository.locked(transaction.connection)
         grown = book.accept(owner, wanted)
         known = book.common if owner == NOBODY else book.own.get(owner, {})

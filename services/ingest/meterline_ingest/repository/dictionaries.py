@@ -12,11 +12,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from meterline.db.arrays import int4_array, text_array, uuid_array
-from meterline.db.pool import Database
+from meterline.db.pool import Database, begin
 from meterline.db.queries import Queries
 
 from meterline_ingest.domain.columns import UUID_DTYPE, DimensionSet
-from meterline_ingest.domain.validation import SeriesKey
+from meterline_ingest.domain.fields import SeriesKey
 from meterline_ingest.repository.memory import TwoGenerations
 
 queries = Queries("meterline_ingest.repository", "dictionaries.sql")
@@ -67,18 +67,22 @@ class Dictionaries:
         digests = uuid_array(np.frombuffer(b"".join(digest for _, digest, _ in rows), UUID_DTYPE))
         types = text_array([key.event_type for _, _, key in rows])
         dimensions = text_array([json.dumps(dict(key.dimensions)) for _, _, key in rows])
-        async with self._database.connection() as connection:
+        scope = {tenant for tenant, _, _ in rows}
+        async with self._database.connection(scope) as connection:
             await connection.execute(queries.add_series, (tenants, digests, types, dimensions))
             await connection.commit()
+            await begin(connection, scope)
             cursor = await connection.execute(queries.find_series, (tenants, digests), binary=True)
             return {(tenant, key.bytes): number for tenant, key, number in await cursor.fetchall()}
 
     async def _load_subjects(self, missing: Sequence[Subject]) -> dict[Subject, int]:
         tenants = int4_array(np.array([tenant for tenant, _ in missing]))
         subjects = text_array([subject for _, subject in missing])
-        async with self._database.connection() as connection:
+        scope = {tenant for tenant, _ in missing}
+        async with self._database.connection(scope) as connection:
             await connection.execute(queries.add_subjects, (tenants, subjects))
             await connection.commit()
+            await begin(connection, scope)
             cursor = await connection.execute(queries.find_subjects, (tenants, subjects), binary=True)
             return {(tenant, subject): number for tenant, subject, number in await cursor.fetchall()}
 

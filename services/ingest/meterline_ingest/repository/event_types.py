@@ -7,6 +7,7 @@ from datetime import datetime
 
 from meterline.db.pool import Connection, Database
 from meterline.db.queries import Queries
+from meterline.db.scope import ALL_TENANTS
 from psycopg.types.json import Jsonb
 
 from meterline_ingest.domain.event_types import EventType
@@ -31,15 +32,15 @@ class EventTypeRepository:
 
     async def last_change(self) -> int:
         """A number that rises with every change of any type; 0 before the first."""
-        ((change,),) = await self._database.fetch(queries.last_event_type_change)
+        ((change,),) = await self._database.fetch(queries.last_event_type_change, tenants=ALL_TENANTS)
         return change or 0
 
     async def book(self) -> TypeBook:
-        async with self._database.connection() as connection:
+        async with self._database.connection(ALL_TENANTS) as connection:
             return await _book(connection)
 
     async def locked(self, connection: Connection) -> TypeBook:
-        """All types, held against changes until the transaction ends."""
+        """All types, held against changes until the transaction, which is everybody's, ends."""
         await connection.execute(queries.lock_event_types)
         return await _book(connection)
 
@@ -60,7 +61,7 @@ class EventTypeRepository:
 
     async def versions(self, tenant_id: int, name: str) -> list[Version]:
         """From the first on; empty when there is no such type."""
-        rows = await self._database.fetch(queries.event_type_versions, (tenant_id, name))
+        rows = await self._database.fetch(queries.event_type_versions, (tenant_id, name), [tenant_id])
         return [
             Version(version, EventType.from_json(name, definition), changed_by, changed_at)
             for version, definition, changed_by, changed_at in rows

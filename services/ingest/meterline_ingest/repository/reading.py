@@ -10,6 +10,7 @@ from typing import Any
 
 from meterline.db.pool import Database
 from meterline.db.queries import Queries
+from meterline.db.scope import ALL_TENANTS
 from meterline.outbox.store import queries as outbox_queries
 
 from meterline_ingest.repository.writing import unsigned
@@ -56,7 +57,9 @@ class EventReader:
         self._database = database
 
     async def find(self, tenant_id: int, event_id: uuid.UUID) -> StoredEvent | None:
-        rows = await self._database.fetch(queries.find_event, {"tenant_id": tenant_id, "event_id": event_id})
+        rows = await self._database.fetch(
+            queries.find_event, {"tenant_id": tenant_id, "event_id": event_id}, [tenant_id]
+        )
         return _event(rows[0]) if rows else None
 
     async def select(
@@ -79,11 +82,12 @@ class EventReader:
                 "after_id": after and after[1],
                 "limit": limit,
             },
+            [tenant_id],
         )
         return [_event(row) for row in rows]
 
     async def batches(self, tenant_id: int, batch_ids: Sequence[uuid.UUID]) -> list[StoredBatch]:
-        rows = await self._database.fetch(queries.find_batches, (tenant_id, list(batch_ids)))
+        rows = await self._database.fetch(queries.find_batches, (tenant_id, list(batch_ids)), [tenant_id])
         return [
             StoredBatch(
                 batch_id,
@@ -99,8 +103,9 @@ class EventReader:
         ]
 
     async def totals(self, tenant_id: int | None) -> dict[int, int]:
-        """Accepted events by tenant number."""
-        return dict(await self._database.fetch(queries.totals, {"tenant_id": tenant_id}))
+        """Accepted events by tenant number; of all tenants for None."""
+        scope = ALL_TENANTS if tenant_id is None else [tenant_id]
+        return dict(await self._database.fetch(queries.totals, {"tenant_id": tenant_id}, scope))
 
     async def replay(self, start: datetime, end: datetime) -> int:
         """Marks the messages of a range of commit times as not published; returns how many."""

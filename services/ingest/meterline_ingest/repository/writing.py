@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import psycopg
 from meterline.clock import to_datetime
 from meterline.db import arrays
-from meterline.db.pool import Connection, Database
+from meterline.db.pool import Connection, Database, begin
 from meterline.db.queries import Queries
 from opentelemetry.trace import SpanContext
+from psycopg import sql
 
 from meterline_ingest.copy_format import event_rows
+from meterline_ingest.domain.batches import BatchOrigin
 from meterline_ingest.domain.columns import UUID_DTYPE, Flags, Ids, Int64s
 from meterline_ingest.domain.recently_seen import RecentlySeen
 from meterline_ingest.domain.validation import Slot
+from meterline_ingest.repository.partitions import Partitions
 
 queries = Queries("meterline_ingest.repository", "writing.sql")
 
@@ -26,6 +29,15 @@ COPY_FROM_ROWS = 200
 # After a repetition that the hint missed, so many batches are looked up before they are copied: where one
 # old event comes again, more do, and a COPY in vain costs more than a look.
 DOUBTFUL_BATCHES = 100
+
+# Reasons to store a batch in another way: an id was stored before, the same events arrive twice at once, or
+# the partitions are not what they were.
+_COPY_AGAIN = (
+    psycopg.errors.UniqueViolation,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.CheckViolation,
+    psycopg.errors.UndefinedTable,
+)
 
 
 @dataclass(slots=True)
@@ -43,6 +55,13 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.times_us)
+
+    def units(self, row: int) -> tuple[int | None, ...]:
+        """The quantities of one row, None where absent."""
+        return tuple(
+            None if slot is None or not (slot.present is None or slot.present[row]) else int(slot.units[row])
+            for slot in self.slots
+        )
 
     def take(self, rows: Int64s) -> Rows:
         slots = [
@@ -64,7 +83,10 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class BatchRow:
-    """What one call added for one tenant. Times in microseconds since the Unix epoch."""
+    """What one call added for one tenant. Times in microseconds since the Unix epoch.
+
+    first_us, last_us: the span of its events' times
+    """
 
     batch_id: bytes
     tenant_id: int
@@ -73,14 +95,19 @@ class BatchRow:
     event_count: int
     received_at_us: int
     sent_at_us: int | None
+    skew_us: int
+    origin: BatchOrigin
+    first_us: int
+    last_us: int
     trace: SpanContext
 
 
 class EventWriter:
     """One for each process."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, partitions: Partitions) -> None:
         self._database = database
+        self._partitions = partitions
         self._seen = RecentlySeen()
         self._doubtful = 0
         self._numbers = iter(range(0))
@@ -97,33 +124,40 @@ class EventWriter:
                 numbers.append(number)
         return numbers
 
-    async def insert(self, connection: Connection, rows: Rows) -> Flags:
-        """Inserts `rows` into the open transaction; tells which were new.
+    async def insert(self, connection: Connection, rows: Rows, tenants: Collection[int]) -> Flags:
+        """Inserts `rows` into the open transaction of `tenants`; tells which were new.
 
         May roll the transaction back to start again, so it must come first in it.
         """
         if len(rows) < COPY_FROM_ROWS:
-            return await self._insert(connection, rows)
+            return await self._insert(connection, rows, tenants)
         suspects = self._seen.suspects(rows.ids, rows.tenant_ids)
         if self._doubtful:
             self._doubtful -= 1
             suspects |= await self._known(connection, rows)
         try:
             return await self._copy(connection, rows, suspects)
-        except (psycopg.errors.UniqueViolation, psycopg.errors.DeadlockDetected):
-            # The hint missed a repetition, or the same events arrive twice at once.
-            await connection.rollback()
+        except _COPY_AGAIN as error:
+            await self._start_again(connection, tenants, error)
         self._doubtful = DOUBTFUL_BATCHES
         suspects |= await self._known(connection, rows)
         try:
             return await self._copy(connection, rows, suspects)
-        except (psycopg.errors.UniqueViolation, psycopg.errors.DeadlockDetected):
-            await connection.rollback()
-        return await self._insert(connection, rows)
+        except _COPY_AGAIN as error:
+            await self._start_again(connection, tenants, error)
+        return await self._insert(connection, rows, tenants)
+
+    async def _start_again(
+        self, connection: Connection, tenants: Collection[int], error: psycopg.Error
+    ) -> None:
+        await connection.rollback()
+        await begin(connection, tenants)
+        if isinstance(error, psycopg.errors.CheckViolation | psycopg.errors.UndefinedTable):
+            await self._partitions.refresh()
 
     async def _known(self, connection: Connection, rows: Rows) -> Flags:
         """Which rows are stored already, as far as this transaction can see."""
-        keys = arrays.uuid_array(rows.ids), arrays.int4_array(rows.tenant_ids)
+        keys = arrays.uuid_array(rows.ids), arrays.int4_array(np.unique(rows.tenant_ids))
         cursor = await connection.execute(queries.known_events, keys, binary=True)
         known = {(event_id.bytes, tenant_id) for event_id, tenant_id in await cursor.fetchall()}
         if not known:
@@ -133,24 +167,15 @@ class EventWriter:
     async def _copy(self, connection: Connection, rows: Rows, suspects: Flags) -> Flags:
         doubtful = np.flatnonzero(suspects)
         clear = rows.take(np.flatnonzero(~suspects)) if len(doubtful) else rows
-        buffer = event_rows(
-            clear.ids,
-            clear.batch_numbers,
-            clear.subject_ids,
-            clear.times_us,
-            clear.slots,
-            clear.tenant_ids,
-            clear.series_ids,
-        )
-        async with connection.cursor().copy(queries.copy_events) as copy:
-            await copy.write(buffer)
+        for partition, chosen in self._partitions.split(clear.ids):
+            await _copy_to(connection, partition, clear if chosen is None else clear.take(chosen))
         new = np.ones(len(rows), np.bool_)
         if len(doubtful):
             new[doubtful] = await self._insert_some(connection, rows.take(doubtful))
         await _insert_text_ids(connection, rows, new)
         return new
 
-    async def _insert(self, connection: Connection, rows: Rows) -> Flags:
+    async def _insert(self, connection: Connection, rows: Rows, tenants: Collection[int]) -> Flags:
         for attempt in range(3):
             try:
                 new = await self._insert_some(connection, rows)
@@ -160,6 +185,7 @@ class EventWriter:
                 await connection.rollback()
                 if attempt == 2:
                     raise
+                await begin(connection, tenants)
         await _insert_text_ids(connection, rows, new)
         return new
 
@@ -179,16 +205,6 @@ class EventWriter:
                 fresh.discard(key)
                 new[row] = True
         return new
-
-    async def stored_differently(self, connection: Connection, rows: Rows) -> list[bool]:
-        """For each of `rows`, all of which are stored: whether it was stored with another content."""
-        cursor = await connection.execute(
-            queries.stored_events,
-            (arrays.uuid_array(rows.ids), arrays.int4_array(rows.tenant_ids)),
-            binary=True,
-        )
-        stored = {(row[0].bytes, row[1]): row[2:] for row in await cursor.fetchall()}
-        return [stored.get(key) != content for key, content in zip(_keys(rows), _contents(rows), strict=True)]
 
     async def insert_batches(
         self, connection: Connection, batches: Sequence[BatchRow], message_id: uuid.UUID
@@ -218,18 +234,19 @@ def _keys(rows: Rows) -> list[tuple[bytes, int]]:
     return list(zip(rows.ids.tolist(), rows.tenant_ids.tolist(), strict=True))
 
 
-def _contents(rows: Rows) -> list[tuple[object, ...]]:
-    quantities = []
-    for slot in rows.slots:
-        if slot is None:
-            quantities.append([None] * len(rows))
-        else:
-            there = [True] * len(rows) if slot.present is None else slot.present.tolist()
-            quantities.append(
-                [units if here else None for units, here in zip(slot.units.tolist(), there, strict=True)]
-            )
-    times = [to_datetime(us) for us in rows.times_us.tolist()]
-    return list(zip(rows.subject_ids.tolist(), times, rows.series_ids.tolist(), *quantities, strict=True))
+async def _copy_to(connection: Connection, partition: str, rows: Rows) -> None:
+    buffer = event_rows(
+        rows.ids,
+        rows.batch_numbers,
+        rows.subject_ids,
+        rows.times_us,
+        rows.slots,
+        rows.tenant_ids,
+        rows.series_ids,
+    )
+    statement = sql.SQL(queries.copy_events).format(partition=sql.Identifier(partition))
+    async with connection.cursor().copy(statement) as copy:
+        await copy.write(buffer)
 
 
 async def _insert_text_ids(connection: Connection, rows: Rows, new: Flags) -> None:
@@ -252,6 +269,10 @@ def _batch_parameters(batches: Sequence[BatchRow]) -> tuple[object, ...]:
         arrays.int4_array(np.array([batch.event_count for batch in batches])),
         arrays.timestamptz_array(np.array([batch.received_at_us for batch in batches])),
         [None if batch.sent_at_us is None else to_datetime(batch.sent_at_us) for batch in batches],
+        arrays.int8_array(np.array([batch.skew_us for batch in batches])),
+        arrays.int2_array(np.array([batch.origin for batch in batches])),
+        arrays.timestamptz_array(np.array([batch.first_us for batch in batches])),
+        arrays.timestamptz_array(np.array([batch.last_us for batch in batches])),
         [uuid.UUID(int=batch.trace.trace_id) if batch.trace.is_valid else None for batch in batches],
         # Span ids are unsigned, int8 is not.
         [_signed(batch.trace.span_id) if batch.trace.is_valid else None for batch in batches],

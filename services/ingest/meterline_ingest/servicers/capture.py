@@ -168,6 +168,8 @@ def _outcome(row: int, event_id: str, problem: Problem) -> capture_pb2.EventOutc
         field=problem.field,
         message=problem.message,
         event_id=event_id,
+        stored_digest=problem.stored_digest.hex(),
+        sent_digest=problem.sent_digest.hex(),
     )
 
 

@@ -43,6 +43,7 @@ class EventsAccepted(_message.Message):
     TIMES_US_FIELD_NUMBER: _builtins.int
     QUANTITIES_FIELD_NUMBER: _builtins.int
     BASE_US_FIELD_NUMBER: _builtins.int
+    PROPERTIES_FIELD_NUMBER: _builtins.int
     event_ids: _builtins.bytes
     """16 bytes a row."""
     series_index: _builtins.bytes
@@ -69,6 +70,10 @@ class EventsAccepted(_message.Message):
     def quantities(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuantityValues]:
         """One column for each quantity that occurs."""
 
+    @_builtins.property
+    def properties(self) -> _containers.RepeatedCompositeFieldContainer[Global___PropertyValues]:
+        """One column for each property that occurs in events that sessions are made from. Sensitive ones never."""
+
     def __init__(
         self,
         *,
@@ -81,10 +86,11 @@ class EventsAccepted(_message.Message):
         times_us: _builtins.bytes = ...,
         quantities: _abc.Iterable[Global___QuantityValues] | None = ...,
         base_us: _builtins.int = ...,
+        properties: _abc.Iterable[Global___PropertyValues] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_us", b"base_us", "batches", b"batches", "event_ids", b"event_ids", "quantities", b"quantities", "series", b"series", "series_index", b"series_index", "subject_index", b"subject_index", "subjects", b"subjects", "times_us", b"times_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_us", b"base_us", "batches", b"batches", "event_ids", b"event_ids", "properties", b"properties", "quantities", b"quantities", "series", b"series", "series_index", b"series_index", "subject_index", b"subject_index", "subjects", b"subjects", "times_us", b"times_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -135,9 +141,12 @@ class Series(_message.Message):
     TENANT_ID_FIELD_NUMBER: _builtins.int
     EVENT_TYPE_FIELD_NUMBER: _builtins.int
     DIMENSIONS_FIELD_NUMBER: _builtins.int
+    FOR_IDENTITY_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.int
     """The tenant's number, given by identity."""
     event_type: _builtins.str
+    for_identity: _builtins.bool
+    """Whether sessions and identities are made from events of this type."""
     @_builtins.property
     def dimensions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Dimension]:
         """Sorted by name."""
@@ -148,14 +157,44 @@ class Series(_message.Message):
         tenant_id: _builtins.int = ...,
         event_type: _builtins.str = ...,
         dimensions: _abc.Iterable[Global___Dimension] | None = ...,
+        for_identity: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimensions", b"dimensions", "event_type", b"event_type", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimensions", b"dimensions", "event_type", b"event_type", "for_identity", b"for_identity", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Series: _TypeAlias = Series  # noqa: Y015
+
+@_typing.final
+class PropertyValues(_message.Message):
+    """A column of texts, coded by a dictionary."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    index: _builtins.bytes
+    """Unsigned, up to 4 bytes: 0 where absent, else the position in `values` and one."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+        index: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "name", b"name", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PropertyValues: _TypeAlias = PropertyValues  # noqa: Y015
 
 @_typing.final
 class Dimension(_message.Message):

@@ -60,7 +60,9 @@ class ReportRequest(_message.Message):
     """What sent the events, for example `gateway/eu-1`. At most 128 characters."""
     @_builtins.property
     def sent_at(self) -> _timestamp_pb2.Timestamp:
-        """The caller's clock when it sent the call."""
+        """The caller's clock when it sent the call. When it is off by more than a little, event times are
+        corrected by the difference.
+        """
 
     @_builtins.property
     def rows(self) -> Global___EventRows: ...
@@ -169,6 +171,26 @@ class Event(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class PropertiesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ID_FIELD_NUMBER: _builtins.int
     TENANT_ID_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
@@ -176,6 +198,7 @@ class Event(_message.Message):
     TIME_FIELD_NUMBER: _builtins.int
     DIMENSIONS_FIELD_NUMBER: _builtins.int
     QUANTITIES_FIELD_NUMBER: _builtins.int
+    PROPERTIES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Unique for the event, the same in every attempt to send it. A UUID is unique as it is (UUIDv7 is
     the fastest to store), any other string together with the source. At most 128 characters.
@@ -198,6 +221,10 @@ class Event(_message.Message):
     def quantities(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Quantities that the type declares, as decimals ("12.5"), at most 15 significant digits."""
 
+    @_builtins.property
+    def properties(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Properties that the type declares and that are no dimensions: texts, or other kinds written as text."""
+
     def __init__(
         self,
         *,
@@ -208,10 +235,11 @@ class Event(_message.Message):
         time: _timestamp_pb2.Timestamp | None = ...,
         dimensions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         quantities: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        properties: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimensions", b"dimensions", "id", b"id", "quantities", b"quantities", "subject", b"subject", "tenant_id", b"tenant_id", "time", b"time", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimensions", b"dimensions", "id", b"id", "properties", b"properties", "quantities", b"quantities", "subject", b"subject", "tenant_id", b"tenant_id", "time", b"time", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -257,6 +285,8 @@ class EventColumns(_message.Message):
     TEXT_IDS_FIELD_NUMBER: _builtins.int
     TIMES_US_FIELD_NUMBER: _builtins.int
     QUANTITIES_FIELD_NUMBER: _builtins.int
+    PROPERTY_SETS_FIELD_NUMBER: _builtins.int
+    PROPERTY_SET_INDEX_FIELD_NUMBER: _builtins.int
     tenant_index: _builtins.bytes
     """uint32 a row; empty when `tenants` has at most one element."""
     type_index: _builtins.bytes
@@ -269,6 +299,8 @@ class EventColumns(_message.Message):
     """16 bytes a row: UUIDs. Exactly one of `event_ids` and `text_ids` is set."""
     times_us: _builtins.bytes
     """int64 a row: microseconds since the Unix epoch."""
+    property_set_index: _builtins.bytes
+    """uint32 a row; empty when `property_sets` has at most one element."""
     @_builtins.property
     def tenants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Empty: all rows are the request's tenant's."""
@@ -285,6 +317,8 @@ class EventColumns(_message.Message):
 
     @_builtins.property
     def quantities(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuantityColumn]: ...
+    @_builtins.property
+    def property_sets(self) -> _containers.RepeatedCompositeFieldContainer[Global___PropertySet]: ...
     def __init__(
         self,
         *,
@@ -300,10 +334,12 @@ class EventColumns(_message.Message):
         text_ids: _abc.Iterable[_builtins.str] | None = ...,
         times_us: _builtins.bytes = ...,
         quantities: _abc.Iterable[Global___QuantityColumn] | None = ...,
+        property_sets: _abc.Iterable[Global___PropertySet] | None = ...,
+        property_set_index: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension_set_index", b"dimension_set_index", "dimension_sets", b"dimension_sets", "event_ids", b"event_ids", "quantities", b"quantities", "subject_index", b"subject_index", "subjects", b"subjects", "tenant_index", b"tenant_index", "tenants", b"tenants", "text_ids", b"text_ids", "times_us", b"times_us", "type_index", b"type_index", "types", b"types"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension_set_index", b"dimension_set_index", "dimension_sets", b"dimension_sets", "event_ids", b"event_ids", "property_set_index", b"property_set_index", "property_sets", b"property_sets", "quantities", b"quantities", "subject_index", b"subject_index", "subjects", b"subjects", "tenant_index", b"tenant_index", "tenants", b"tenants", "text_ids", b"text_ids", "times_us", b"times_us", "type_index", b"type_index", "types", b"types"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -350,6 +386,46 @@ class DimensionSet(_message.Message):
 Global___DimensionSet: _TypeAlias = DimensionSet  # noqa: Y015
 
 @_typing.final
+class PropertySet(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ValuesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VALUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def values(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        values: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PropertySet: _TypeAlias = PropertySet  # noqa: Y015
+
+@_typing.final
 class QuantityColumn(_message.Message):
     """Fixed-point values: value = units / 10^scale. A value has at most 15 digits."""
 
@@ -393,6 +469,9 @@ class EventOutcome(_message.Message):
     FIELD_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     EVENT_ID_FIELD_NUMBER: _builtins.int
+    STORED_DIGEST_FIELD_NUMBER: _builtins.int
+    SENT_DIGEST_FIELD_NUMBER: _builtins.int
+    QUARANTINED_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Position in the request (in a stream: in the message)."""
     outcome: Global___Outcome.ValueType
@@ -404,6 +483,13 @@ class EventOutcome(_message.Message):
     """The rule, for people."""
     event_id: _builtins.str
     """The id as it was sent."""
+    stored_digest: _builtins.str
+    """Of a conflict: digests of the event that was accepted before and of the one that was sent now, as
+    hexadecimal digits. They cover type, subject, time, dimensions, quantities and properties as sent.
+    """
+    sent_digest: _builtins.str
+    quarantined: _builtins.bool
+    """Whether a rejected event was kept, with its reason, to be replayed after a fix."""
     def __init__(
         self,
         *,
@@ -413,10 +499,13 @@ class EventOutcome(_message.Message):
         field: _builtins.str = ...,
         message: _builtins.str = ...,
         event_id: _builtins.str = ...,
+        stored_digest: _builtins.str = ...,
+        sent_digest: _builtins.str = ...,
+        quarantined: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "field", b"field", "index", b"index", "message", b"message", "outcome", b"outcome", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "field", b"field", "index", b"index", "message", b"message", "outcome", b"outcome", "quarantined", b"quarantined", "reason", b"reason", "sent_digest", b"sent_digest", "stored_digest", b"stored_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

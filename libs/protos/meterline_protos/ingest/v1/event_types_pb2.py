@@ -25,33 +25,47 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%meterline/ingest/v1/event_types.proto\x12\x13meterline.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xae\x01\n\tEventType\x12\x0c\n\x04name\x18\x01 \x01(\t\x12;\n\nquantities\x18\x02 \x03(\x0b\x32\'.meterline.ingest.v1.QuantityDefinition\x12<\n\ndimensions\x18\x03 \x03(\x0b\x32(.meterline.ingest.v1.DimensionDefinition\x12\x18\n\x10subject_required\x18\x04 \x01(\x08\"u\n\x12QuantityDefinition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05scale\x18\x02 \x01(\r\x12\x10\n\x08required\x18\x03 \x01(\x08\x12\x0e\n\x06signed\x18\x04 \x01(\x08\x12\x0f\n\x07minimum\x18\x05 \x01(\t\x12\x0f\n\x07maximum\x18\x06 \x01(\t\"Y\n\x13\x44imensionDefinition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08required\x18\x02 \x01(\x08\x12\x0e\n\x06values\x18\x03 \x03(\t\x12\x12\n\nmax_length\x18\x04 \x01(\r\"p\n\x13PutEventTypeRequest\x12\x32\n\nevent_type\x18\x01 \x01(\x0b\x32\x1e.meterline.ingest.v1.EventType\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x12\n\nchanged_by\x18\x03 \x01(\t\"J\n\x14PutEventTypeResponse\x12\x32\n\nevent_type\x18\x01 \x01(\x0b\x32\x1e.meterline.ingest.v1.EventType\"*\n\x15ListEventTypesRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\"M\n\x16ListEventTypesResponse\x12\x33\n\x0b\x65vent_types\x18\x01 \x03(\x0b\x32\x1e.meterline.ingest.v1.EventType\"?\n\x1cListEventTypeVersionsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\"X\n\x1dListEventTypeVersionsResponse\x12\x37\n\x08versions\x18\x01 \x03(\x0b\x32%.meterline.ingest.v1.EventTypeVersion\"\x9b\x01\n\x10\x45ventTypeVersion\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x32\n\nevent_type\x18\x02 \x01(\x0b\x32\x1e.meterline.ingest.v1.EventType\x12\x12\n\nchanged_by\x18\x03 \x01(\t\x12.\n\nchanged_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xe3\x02\n\x11\x45ventTypesService\x12\x63\n\x0cPutEventType\x12(.meterline.ingest.v1.PutEventTypeRequest\x1a).meterline.ingest.v1.PutEventTypeResponse\x12i\n\x0eListEventTypes\x12*.meterline.ingest.v1.ListEventTypesRequest\x1a+.meterline.ingest.v1.ListEventTypesResponse\x12~\n\x15ListEventTypeVersions\x12\x31.meterline.ingest.v1.ListEventTypeVersionsRequest\x1a\x32.meterline.ingest.v1.ListEventTypeVersionsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%meterline/ingest/v1/event_types.proto\x12\x13meterline.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe8\x02\n\tEventType\x12\x0c\n\x04name\x18\x01 \x01(\t\x12;\n\nquantities\x18\x02 \x03(\x0b\x32\'.meterline.ingest.v1.QuantityDefinition\x12<\n\ndimensions\x18\x03 \x03(\x0b\x32(.meterline.ingest.v1.DimensionDefinition\x12\x18\n\x10subject_required\x18\x04 \x01(\x08\x12;\n\nproperties\x18\x05 \x03(\x0b\x32\'.meterline.ingest.v1.PropertyDefinition\x12\x34\n\x0b\x65nrichments\x18\x06 \x03(\x0b\x32\x1f.meterline.ingest.v1.Enrichment\x12\x14\n\x0c\x66or_identity\x18\x07 \x01(\x08\x12/\n\x05timer\x18\x08 \x01(\x0b\x32 .meterline.ingest.v1.TimerPolicy\"u\n\x12QuantityDefinition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05scale\x18\x02 \x01(\r\x12\x10\n\x08required\x18\x03 \x01(\x08\x12\x0e\n\x06signed\x18\x04 \x01(\x08\x12\x0f\n\x07minimum\x18\x05 \x01(\t\x12\x0f\n\x07maximum\x18\x06 \x01(\t\"Y\n\x13\x44imensionDefinition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08required\x18\x02 \x01(\x08\x12\x0e\n\x06values\x18\x03 \x03(\t\x12\x12\n\nmax_length\x18\x04 \x01(\r\"\xbe\x01\n\x12PropertyDefinition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x04kind\x18\x02 \x01(\x0e\x32!.meterline.ingest.v1.PropertyKind\x12\x10\n\x08required\x18\x03 \x01(\x08\x12\x0f\n\x07minimum\x18\x04 \x01(\t\x12\x0f\n\x07maximum\x18\x05 \x01(\t\x12\x0e\n\x06values\x18\x06 \x03(\t\x12\x12\n\nmax_length\x18\x07 \x01(\r\x12\x11\n\tsensitive\x18\x08 \x01(\x08\"\xa1\x01\n\nEnrichment\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12:\n\nattributes\x18\x03 \x03(\x0b\x32&.meterline.ingest.v1.EnrichedAttribute\x12\x37\n\x0cwhen_missing\x18\x04 \x01(\x0e\x32!.meterline.ingest.v1.MissingEntry\"6\n\x11\x45nrichedAttribute\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\"}\n\x0bTimerPolicy\x12\x10\n\x08quantity\x18\x01 \x01(\t\x12\x1f\n\x17\x61\x62\x61ndoned_after_seconds\x18\x02 \x01(\r\x12;\n\x0ewhen_abandoned\x18\x03 \x01(\x0e\x32#.meterline.ingest.v1.AbandonedTimer\"p\n\x13PutEventTypeRequest\x12\x32\n\nevent_type\x18\x01 \x01(\x0b\x32\x1e.meterline.ingest.v1.EventType\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x12\n\nchanged_by\x18\x03 \x01(\t\"J\n\x14PutEventTypeResponse\x12\x32\n\nevent_type\x18\x01 \x01(\x0b\x32\x1e.meterline.ingest.v1.EventType\"*\n\x15ListEventTypesRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\"M\n\x16ListEventTypesResponse\x12\x33\n\x0b\x65vent_types\x18\x01 \x03(\x0b\x32\x1e.meterline.ingest.v1.EventType\"?\n\x1cListEventTypeVersionsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\"X\n\x1dListEventTypeVersionsResponse\x12\x37\n\x08versions\x18\x01 \x03(\x0b\x32%.meterline.ingest.v1.EventTypeVersion\"\x9b\x01\n\x10\x45ventTypeVersion\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x32\n\nevent_type\x18\x02 \x01(\x0b\x32\x1e.meterline.ingest.v1.EventType\x12\x12\n\nchanged_by\x18\x03 \x01(\t\x12.\n\nchanged_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xb3\x01\n\x0cPropertyKind\x12\x1d\n\x19PROPERTY_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12PROPERTY_KIND_TEXT\x10\x01\x12\x19\n\x15PROPERTY_KIND_INTEGER\x10\x02\x12\x19\n\x15PROPERTY_KIND_DECIMAL\x10\x03\x12\x19\n\x15PROPERTY_KIND_BOOLEAN\x10\x04\x12\x1b\n\x17PROPERTY_KIND_TIMESTAMP\x10\x05*e\n\x0cMissingEntry\x12\x1d\n\x19MISSING_ENTRY_UNSPECIFIED\x10\x00\x12\x1c\n\x18MISSING_ENTRY_QUARANTINE\x10\x01\x12\x18\n\x14MISSING_ENTRY_ACCEPT\x10\x02*\x98\x01\n\x0e\x41\x62\x61ndonedTimer\x12\x1f\n\x1b\x41\x42\x41NDONED_TIMER_UNSPECIFIED\x10\x00\x12&\n\"ABANDONED_TIMER_COUNT_TO_HEARTBEAT\x10\x01\x12 \n\x1c\x41\x42\x41NDONED_TIMER_COUNT_TO_END\x10\x02\x12\x1b\n\x17\x41\x42\x41NDONED_TIMER_DISCARD\x10\x03\x32\xe3\x02\n\x11\x45ventTypesService\x12\x63\n\x0cPutEventType\x12(.meterline.ingest.v1.PutEventTypeRequest\x1a).meterline.ingest.v1.PutEventTypeResponse\x12i\n\x0eListEventTypes\x12*.meterline.ingest.v1.ListEventTypesRequest\x1a+.meterline.ingest.v1.ListEventTypesResponse\x12~\n\x15ListEventTypeVersions\x12\x31.meterline.ingest.v1.ListEventTypeVersionsRequest\x1a\x32.meterline.ingest.v1.ListEventTypeVersionsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'meterline.ingest.v1.event_types_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_PROPERTYKIND']._serialized_start=1835
+  _globals['_PROPERTYKIND']._serialized_end=2014
+  _globals['_MISSINGENTRY']._serialized_start=2016
+  _globals['_MISSINGENTRY']._serialized_end=2117
+  _globals['_ABANDONEDTIMER']._serialized_start=2120
+  _globals['_ABANDONEDTIMER']._serialized_end=2272
   _globals['_EVENTTYPE']._serialized_start=96
-  _globals['_EVENTTYPE']._serialized_end=270
-  _globals['_QUANTITYDEFINITION']._serialized_start=272
-  _globals['_QUANTITYDEFINITION']._serialized_end=389
-  _globals['_DIMENSIONDEFINITION']._serialized_start=391
-  _globals['_DIMENSIONDEFINITION']._serialized_end=480
-  _globals['_PUTEVENTTYPEREQUEST']._serialized_start=482
-  _globals['_PUTEVENTTYPEREQUEST']._serialized_end=594
-  _globals['_PUTEVENTTYPERESPONSE']._serialized_start=596
-  _globals['_PUTEVENTTYPERESPONSE']._serialized_end=670
-  _globals['_LISTEVENTTYPESREQUEST']._serialized_start=672
-  _globals['_LISTEVENTTYPESREQUEST']._serialized_end=714
-  _globals['_LISTEVENTTYPESRESPONSE']._serialized_start=716
-  _globals['_LISTEVENTTYPESRESPONSE']._serialized_end=793
-  _globals['_LISTEVENTTYPEVERSIONSREQUEST']._serialized_start=795
-  _globals['_LISTEVENTTYPEVERSIONSREQUEST']._serialized_end=858
-  _globals['_LISTEVENTTYPEVERSIONSRESPONSE']._serialized_start=860
-  _globals['_LISTEVENTTYPEVERSIONSRESPONSE']._serialized_end=948
-  _globals['_EVENTTYPEVERSION']._serialized_start=951
-  _globals['_EVENTTYPEVERSION']._serialized_end=1106
-  _globals['_EVENTTYPESSERVICE']._serialized_start=1109
-  _globals['_EVENTTYPESSERVICE']._serialized_end=1464
+  _globals['_EVENTTYPE']._serialized_end=456
+  _globals['_QUANTITYDEFINITION']._serialized_start=458
+  _globals['_QUANTITYDEFINITION']._serialized_end=575
+  _globals['_DIMENSIONDEFINITION']._serialized_start=577
+  _globals['_DIMENSIONDEFINITION']._serialized_end=666
+  _globals['_PROPERTYDEFINITION']._serialized_start=669
+  _globals['_PROPERTYDEFINITION']._serialized_end=859
+  _globals['_ENRICHMENT']._serialized_start=862
+  _globals['_ENRICHMENT']._serialized_end=1023
+  _globals['_ENRICHEDATTRIBUTE']._serialized_start=1025
+  _globals['_ENRICHEDATTRIBUTE']._serialized_end=1079
+  _globals['_TIMERPOLICY']._serialized_start=1081
+  _globals['_TIMERPOLICY']._serialized_end=1206
+  _globals['_PUTEVENTTYPEREQUEST']._serialized_start=1208
+  _globals['_PUTEVENTTYPEREQUEST']._serialized_end=1320
+  _globals['_PUTEVENTTYPERESPONSE']._serialized_start=1322
+  _globals['_PUTEVENTTYPERESPONSE']._serialized_end=1396
+  _globals['_LISTEVENTTYPESREQUEST']._serialized_start=1398
+  _globals['_LISTEVENTTYPESREQUEST']._serialized_end=1440
+  _globals['_LISTEVENTTYPESRESPONSE']._serialized_start=1442
+  _globals['_LISTEVENTTYPESRESPONSE']._serialized_end=1519
+  _globals['_LISTEVENTTYPEVERSIONSREQUEST']._serialized_start=1521
+  _globals['_LISTEVENTTYPEVERSIONSREQUEST']._serialized_end=1584
+  _globals['_LISTEVENTTYPEVERSIONSRESPONSE']._serialized_start=1586
+  _globals['_LISTEVENTTYPEVERSIONSRESPONSE']._serialized_end=1674
+  _globals['_EVENTTYPEVERSION']._serialized_start=1677
+  _globals['_EVENTTYPEVERSION']._serialized_end=1832
+  _globals['_EVENTTYPESSERVICE']._serialized_start=2275
+  _globals['_EVENTTYPESSERVICE']._serialized_end=2630
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,6 +20,83 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _PropertyKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PropertyKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PropertyKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PROPERTY_KIND_UNSPECIFIED: _PropertyKind.ValueType  # 0
+    PROPERTY_KIND_TEXT: _PropertyKind.ValueType  # 1
+    PROPERTY_KIND_INTEGER: _PropertyKind.ValueType  # 2
+    """A whole number of at most 18 digits."""
+    PROPERTY_KIND_DECIMAL: _PropertyKind.ValueType  # 3
+    """A decimal of at most 15 significant digits."""
+    PROPERTY_KIND_BOOLEAN: _PropertyKind.ValueType  # 4
+    """`true` or `false`."""
+    PROPERTY_KIND_TIMESTAMP: _PropertyKind.ValueType  # 5
+    """RFC 3339 with an offset, for example `2026-11-25T12:00:00Z`."""
+
+class PropertyKind(_PropertyKind, metaclass=_PropertyKindEnumTypeWrapper): ...
+
+PROPERTY_KIND_UNSPECIFIED: PropertyKind.ValueType  # 0
+PROPERTY_KIND_TEXT: PropertyKind.ValueType  # 1
+PROPERTY_KIND_INTEGER: PropertyKind.ValueType  # 2
+"""A whole number of at most 18 digits."""
+PROPERTY_KIND_DECIMAL: PropertyKind.ValueType  # 3
+"""A decimal of at most 15 significant digits."""
+PROPERTY_KIND_BOOLEAN: PropertyKind.ValueType  # 4
+"""`true` or `false`."""
+PROPERTY_KIND_TIMESTAMP: PropertyKind.ValueType  # 5
+"""RFC 3339 with an offset, for example `2026-11-25T12:00:00Z`."""
+Global___PropertyKind: _TypeAlias = PropertyKind  # noqa: Y015
+
+class _MissingEntry:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MissingEntryEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MissingEntry.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MISSING_ENTRY_UNSPECIFIED: _MissingEntry.ValueType  # 0
+    MISSING_ENTRY_QUARANTINE: _MissingEntry.ValueType  # 1
+    """The event is rejected and kept in quarantine, to be replayed when the entry is there."""
+    MISSING_ENTRY_ACCEPT: _MissingEntry.ValueType  # 2
+    """The event is accepted as it is and marked `unenriched`."""
+
+class MissingEntry(_MissingEntry, metaclass=_MissingEntryEnumTypeWrapper): ...
+
+MISSING_ENTRY_UNSPECIFIED: MissingEntry.ValueType  # 0
+MISSING_ENTRY_QUARANTINE: MissingEntry.ValueType  # 1
+"""The event is rejected and kept in quarantine, to be replayed when the entry is there."""
+MISSING_ENTRY_ACCEPT: MissingEntry.ValueType  # 2
+"""The event is accepted as it is and marked `unenriched`."""
+Global___MissingEntry: _TypeAlias = MissingEntry  # noqa: Y015
+
+class _AbandonedTimer:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AbandonedTimerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AbandonedTimer.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ABANDONED_TIMER_UNSPECIFIED: _AbandonedTimer.ValueType  # 0
+    ABANDONED_TIMER_COUNT_TO_HEARTBEAT: _AbandonedTimer.ValueType  # 1
+    """It counts until its last heartbeat. The event is marked `abandoned`."""
+    ABANDONED_TIMER_COUNT_TO_END: _AbandonedTimer.ValueType  # 2
+    """It counts until it was given up. The event is marked `abandoned`."""
+    ABANDONED_TIMER_DISCARD: _AbandonedTimer.ValueType  # 3
+    """It yields no event."""
+
+class AbandonedTimer(_AbandonedTimer, metaclass=_AbandonedTimerEnumTypeWrapper): ...
+
+ABANDONED_TIMER_UNSPECIFIED: AbandonedTimer.ValueType  # 0
+ABANDONED_TIMER_COUNT_TO_HEARTBEAT: AbandonedTimer.ValueType  # 1
+"""It counts until its last heartbeat. The event is marked `abandoned`."""
+ABANDONED_TIMER_COUNT_TO_END: AbandonedTimer.ValueType  # 2
+"""It counts until it was given up. The event is marked `abandoned`."""
+ABANDONED_TIMER_DISCARD: AbandonedTimer.ValueType  # 3
+"""It yields no event."""
+Global___AbandonedTimer: _TypeAlias = AbandonedTimer  # noqa: Y015
+
 @_typing.final
 class EventType(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -27,10 +105,16 @@ class EventType(_message.Message):
     QUANTITIES_FIELD_NUMBER: _builtins.int
     DIMENSIONS_FIELD_NUMBER: _builtins.int
     SUBJECT_REQUIRED_FIELD_NUMBER: _builtins.int
+    PROPERTIES_FIELD_NUMBER: _builtins.int
+    ENRICHMENTS_FIELD_NUMBER: _builtins.int
+    FOR_IDENTITY_FIELD_NUMBER: _builtins.int
+    TIMER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """For example `flight.departed`: letters, digits, `.`, `_`, `-`; at most 64 characters."""
     subject_required: _builtins.bool
     """Whether an event without a subject is rejected."""
+    for_identity: _builtins.bool
+    """Whether sessions and identities are made from events of this type."""
     @_builtins.property
     def quantities(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuantityDefinition]:
         """At most 4."""
@@ -39,6 +123,20 @@ class EventType(_message.Message):
     def dimensions(self) -> _containers.RepeatedCompositeFieldContainer[Global___DimensionDefinition]:
         """At most 16."""
 
+    @_builtins.property
+    def properties(self) -> _containers.RepeatedCompositeFieldContainer[Global___PropertyDefinition]:
+        """What is kept with an event but is not counted by: at most 32. Costs an event of such a type a second
+        row. Whether a property is sensitive never changes.
+        """
+
+    @_builtins.property
+    def enrichments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Enrichment]:
+        """What is added from the catalogue, in this order. At most 4."""
+
+    @_builtins.property
+    def timer(self) -> Global___TimerPolicy:
+        """How timers of this type end; without it there are none."""
+
     def __init__(
         self,
         *,
@@ -46,10 +144,14 @@ class EventType(_message.Message):
         quantities: _abc.Iterable[Global___QuantityDefinition] | None = ...,
         dimensions: _abc.Iterable[Global___DimensionDefinition] | None = ...,
         subject_required: _builtins.bool = ...,
+        properties: _abc.Iterable[Global___PropertyDefinition] | None = ...,
+        enrichments: _abc.Iterable[Global___Enrichment] | None = ...,
+        for_identity: _builtins.bool = ...,
+        timer: Global___TimerPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timer", b"timer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimensions", b"dimensions", "name", b"name", "quantities", b"quantities", "subject_required", b"subject_required"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimensions", b"dimensions", "enrichments", b"enrichments", "for_identity", b"for_identity", "name", b"name", "properties", b"properties", "quantities", b"quantities", "subject_required", b"subject_required", "timer", b"timer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -123,6 +225,139 @@ class DimensionDefinition(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DimensionDefinition: _TypeAlias = DimensionDefinition  # noqa: Y015
+
+@_typing.final
+class PropertyDefinition(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    REQUIRED_FIELD_NUMBER: _builtins.int
+    MINIMUM_FIELD_NUMBER: _builtins.int
+    MAXIMUM_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    MAX_LENGTH_FIELD_NUMBER: _builtins.int
+    SENSITIVE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    kind: Global___PropertyKind.ValueType
+    required: _builtins.bool
+    minimum: _builtins.str
+    """Numbers: the least and the greatest that are accepted, as decimals. Empty: no bound."""
+    maximum: _builtins.str
+    max_length: _builtins.int
+    """In characters, at most 4,096; 1,024 when not set."""
+    sensitive: _builtins.bool
+    """Sealed under a key of the tenant before it is written anywhere, never in a message, a log or a trace,
+    and shown only to callers who may unseal.
+    """
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The values that are accepted, at most 1,000. Empty: any."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        kind: Global___PropertyKind.ValueType = ...,
+        required: _builtins.bool = ...,
+        minimum: _builtins.str = ...,
+        maximum: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+        max_length: _builtins.int = ...,
+        sensitive: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "max_length", b"max_length", "maximum", b"maximum", "minimum", b"minimum", "name", b"name", "required", b"required", "sensitive", b"sensitive", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PropertyDefinition: _TypeAlias = PropertyDefinition  # noqa: Y015
+
+@_typing.final
+class Enrichment(_message.Message):
+    """Looks an entry of the catalogue up, and adds some of its attributes to the event."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    WHEN_MISSING_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    key: _builtins.str
+    """The dimension or property whose value is the entry's key. An event without it is not enriched."""
+    when_missing: Global___MissingEntry.ValueType
+    @_builtins.property
+    def attributes(self) -> _containers.RepeatedCompositeFieldContainer[Global___EnrichedAttribute]: ...
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        key: _builtins.str = ...,
+        attributes: _abc.Iterable[Global___EnrichedAttribute] | None = ...,
+        when_missing: Global___MissingEntry.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "key", b"key", "namespace", b"namespace", "when_missing", b"when_missing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Enrichment: _TypeAlias = Enrichment  # noqa: Y015
+
+@_typing.final
+class EnrichedAttribute(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTRIBUTE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    attribute: _builtins.str
+    """Name in the catalogue entry. An entry without it adds nothing."""
+    target: _builtins.str
+    """The dimension or property of the type that gets it; the attribute's name when empty. What the caller
+    sent under this name is replaced.
+    """
+    def __init__(
+        self,
+        *,
+        attribute: _builtins.str = ...,
+        target: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute", b"attribute", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnrichedAttribute: _TypeAlias = EnrichedAttribute  # noqa: Y015
+
+@_typing.final
+class TimerPolicy(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    ABANDONED_AFTER_SECONDS_FIELD_NUMBER: _builtins.int
+    WHEN_ABANDONED_FIELD_NUMBER: _builtins.int
+    quantity: _builtins.str
+    """The quantity that gets the seconds from start to stop. Microseconds are kept with scale 6."""
+    abandoned_after_seconds: _builtins.int
+    """A timer without a heartbeat for so long is abandoned."""
+    when_abandoned: Global___AbandonedTimer.ValueType
+    def __init__(
+        self,
+        *,
+        quantity: _builtins.str = ...,
+        abandoned_after_seconds: _builtins.int = ...,
+        when_abandoned: Global___AbandonedTimer.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abandoned_after_seconds", b"abandoned_after_seconds", "quantity", b"quantity", "when_abandoned", b"when_abandoned"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TimerPolicy: _TypeAlias = TimerPolicy  # noqa: Y015
 
 @_typing.final
 class PutEventTypeRequest(_message.Message):

@@ -27,3 +27,19 @@ BEGIN
 END $$;
 
 REVOKE ALL ON FUNCTION protect_tenants(regclass) FROM PUBLIC;
+
+-- Takes rights on a table from everybody but its owner, for example those that default privileges gave.
+CREATE FUNCTION take_rights(target regclass, VARIADIC rights text[]) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    grantee oid;
+BEGIN
+    FOR grantee IN
+        SELECT DISTINCT acl.grantee FROM pg_class c, aclexplode(c.relacl) acl
+        WHERE c.oid = target AND acl.grantee <> c.relowner AND acl.grantee <> 0
+    LOOP
+        EXECUTE format('REVOKE %s ON %s FROM %s', array_to_string(rights, ', '), target, grantee::regrole);
+    END LOOP;
+END $$;
+
+REVOKE ALL ON FUNCTION take_rights(regclass, text[]) FROM PUBLIC;

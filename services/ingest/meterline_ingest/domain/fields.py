@@ -1,0 +1,215 @@
+"""Dimensions and properties: judged, and added to from the catalogue, once a combination and not once a row.
+
+A combination is what of an event does not differ from row to row: tenant, type, dimensions and, where
+there are any, properties. Events with properties of their own are combinations of their own, which is what
+they cost; all others share a few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from meterline_ingest.domain.columns import NO_PROPERTIES, Columns, DimensionSet, Int64s, Pairs
+from meterline_ingest.domain.enrichment import Catalogue, EntryKey, enrich, entries_needed
+from meterline_ingest.domain.event_types import EventType
+from meterline_ingest.domain.outcomes import Kind, Problem, Problems
+from meterline_ingest.domain.properties import first_problem
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesKey:
+    """One combination of tenant (number), type and dimensions."""
+
+    tenant_id: int
+    event_type: str
+    dimensions: DimensionSet
+
+
+# Tenant, type's name, what it means, dimensions and properties as they were sent.
+Combination = tuple[int, str, EventType | None, DimensionSet, Pairs]
+
+
+@dataclass(slots=True)
+class Variant:
+    """A combination of a type that has details.
+
+    sent_dimensions, sent_properties: as they came
+    properties: as they are kept, without those that are sealed
+    sensitive: those that are sealed
+    sources: entries of the catalogue that were used
+    """
+
+    tenant_id: int
+    definition: EventType
+    sent_dimensions: DimensionSet
+    sent_properties: Pairs
+    properties: dict[str, str]
+    sensitive: dict[str, str]
+    sources: list[str]
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Fields:
+    """What the combinations of a batch are.
+
+    series: distinct, `series_index` a row
+    variants: by position of the combination; only those of types with details
+    index: the combination of each row
+    """
+
+    series: list[SeriesKey]
+    series_index: Int64s
+    index: Int64s
+    variants: dict[int, Variant] = field(default_factory=dict)
+
+
+def distinct(values: Int64s, bound: int) -> tuple[Int64s, Int64s]:
+    """As `np.unique(values, return_inverse=True)` for values in [0, bound), without sorting when few."""
+    if bound > 4 * len(values) + 1024:
+        codes, index = np.unique(values, return_inverse=True)
+        return codes, index
+    table = np.zeros(bound, np.int64)
+    table[values] = 1
+    codes = np.flatnonzero(table)
+    table[codes] = np.arange(len(codes))
+    return codes, table[values]
+
+
+class Combinations:
+    """The combinations that occur in a batch, by their positions in its dictionaries."""
+
+    def __init__(self, columns: Columns, tenant_ids: Int64s, definitions: Sequence[EventType | None]) -> None:
+        self._columns = columns
+        self._tenant_ids = tenant_ids.tolist()
+        self._definitions = definitions
+        sizes = [len(columns.types), len(columns.dimension_sets)]
+        keys = columns.tenant_index.astype(np.int64)
+        keys = (keys * sizes[0] + columns.type_index) * sizes[1] + columns.dimension_index
+        if columns.property_sets == NO_PROPERTIES:
+            sizes.append(1)
+        else:
+            sizes.append(len(columns.property_sets))
+            keys = keys * sizes[2] + columns.property_index
+        codes, self.index = distinct(keys, len(columns.tenants) * sizes[0] * sizes[1] * sizes[2])
+        rest, self._properties = np.divmod(codes, sizes[2])
+        rest, self._sets = np.divmod(rest, sizes[1])
+        self._tenants, self._types = np.divmod(rest, sizes[0])
+
+    def __iter__(self) -> Iterator[Combination]:
+        return map(self.at, range(len(self)))
+
+    def entries_needed(self) -> set[EntryKey]:
+        """Entries of the catalogue that the batch is enriched from."""
+        if not any(each and each.enrichments for each in self._definitions):
+            return set()
+        return {
+            entry
+            for tenant_id, _, definition, dimensions, properties in self
+            if definition is not None and definition.enrichments
+            for entry in entries_needed(tenant_id, definition.enrichments, dict(dimensions + properties))
+        }
+
+    def check(self, catalogue: Catalogue, problems: Problems) -> Fields:
+        """Judges and enriches each combination once."""
+        series: dict[SeriesKey, int] = {}
+        series_of: list[int] = []
+        wrong: dict[int, Problem] = {}
+        fields = Fields([], self.index, self.index)
+        for position, (tenant_id, name, definition, dimensions, properties) in enumerate(self):
+            problem = None
+            if definition is not None and (definition.has_details or properties):
+                found, dimensions, problem = _vary(tenant_id, definition, dimensions, properties, catalogue)
+                if definition.has_details:
+                    fields.variants[position] = found
+            elif definition is not None:
+                problem = _dimension_problem(dimensions, definition)
+            if problem is not None:
+                wrong[position] = problem
+            key = SeriesKey(tenant_id, name, dimensions)
+            series_of.append(series.setdefault(key, len(series)))
+        self._flag(wrong, problems)
+        fields.series = list(series)
+        if len(series) < len(series_of):
+            fields.series_index = np.array(series_of)[self.index]
+        return fields
+
+    def _flag(self, wrong: Mapping[int, Problem], problems: Problems) -> None:
+        if not wrong:
+            return
+        bad = np.zeros(len(self), np.bool_)
+        bad[list(wrong)] = True
+        rows = np.flatnonzero(bad[self.index])
+        for row, position in zip(rows.tolist(), self.index[rows].tolist(), strict=True):
+            problems.flag([row], wrong[position])
+
+    def at(self, position: int) -> Combination:
+        columns = self._columns
+        type_at = int(self._types[position])
+        return (
+            self._tenant_ids[int(self._tenants[position])],
+            columns.types[type_at],
+            self._definitions[type_at],
+            columns.dimension_sets[int(self._sets[position])],
+            columns.property_sets[int(self._properties[position])],
+        )
+
+    def __len__(self) -> int:
+        return len(self._types)
+
+
+def _vary(
+    tenant_id: int, definition: EventType, dimensions: DimensionSet, properties: Pairs, catalogue: Catalogue
+) -> tuple[Variant, DimensionSet, Problem | None]:
+    """The combination with what the catalogue adds, its dimensions then, and what is wrong with it."""
+    result = enrich(tenant_id, definition.enrichments, dict(dimensions + properties), catalogue)
+    kept, declared = dict(properties), definition.properties_by_name
+    if result.added:
+        added = {name: value for name, value in result.added.items() if name not in declared}
+        dimensions_now = tuple(sorted((dict(dimensions) | added).items()))
+        kept |= {name: value for name, value in result.added.items() if name in declared}
+    else:
+        dimensions_now = dimensions
+    problem = None
+    if result.missing is not None:
+        rule = f"the key of an entry in {result.missing.namespace}"
+        place = "properties" if result.missing.key in declared else "dimensions"
+        field_name = f"{place}.{result.missing.key}"
+        problem = Problem(Kind.REJECTED, "CATALOGUE_ENTRY_MISSING", field_name, rule)
+    elif (wrong := first_problem(kept, declared, definition.name)) is not None:
+        problem = Problem(Kind.REJECTED, *wrong)
+    sensitive = {name: kept.pop(name) for name in definition.sensitive if name in kept}
+    variant = Variant(
+        tenant_id, definition, dimensions, properties, kept, sensitive, result.sources, result.flags
+    )
+    return variant, dimensions_now, problem or _dimension_problem(dimensions_now, definition)
+
+
+def _dimension_problem(dimensions: DimensionSet, definition: EventType) -> Problem | None:
+    declared = definition.dimensions_by_name
+    for name, value in dimensions:
+        dimension = declared.get(name)
+        if dimension is None:
+            return _rejected("DIMENSION_UNKNOWN", name[:64], f"a dimension of {definition.name}")
+        if len(value) > dimension.max_length:
+            return _rejected("DIMENSION_TOO_LONG", name, f"at most {dimension.max_length} characters")
+        if "\0" in value:
+            return _rejected("TEXT_INVALID", name, "no NUL characters")
+        if dimension.values and value not in dimension.values:
+            rule = f"one of the {len(dimension.values)} values of {definition.name}"
+            return _rejected("DIMENSION_NOT_ALLOWED", name, rule)
+    return _missing_dimension({name for name, _ in dimensions}, definition)
+
+
+def _missing_dimension(given: Collection[str], definition: EventType) -> Problem | None:
+    for dimension in definition.dimensions:
+        if dimension.required and dimension.name not in given:
+            return _rejected("DIMENSION_REQUIRED", dimension.name, f"required by {definition.name}")
+    return None
+
+
+def _rejected(reason: str, dimension: str, rule: str) -> Problem:
+    return Problem(Kind.REJECTED, reason, f"dimensions.{dimension}", rule)

@@ -1,0 +1,105 @@
+"""The catalogue that events are enriched from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import numpy as np
+from cachetools import TTLCache
+from meterline.db import arrays
+from meterline.db.pool import Connection, Database
+from meterline.db.queries import Queries
+
+from meterline_ingest.domain.enrichment import Entry, EntryKey
+
+queries = Queries("meterline_ingest.repository", "catalogue.sql")
+
+# An entry that is put on one replica is known to the others after this long, and so is its absence.
+MEMORY_SECONDS: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEntry:
+    namespace: str
+    key: str
+    version: int
+    attributes: Mapping[str, str]
+    changed_at: datetime
+
+
+class CatalogueReader:
+    """What capture looks up, from memory where it is fresh. One for each process."""
+
+    def __init__(self, database: Database, *, remembered: int = 100_000) -> None:
+        self._database = database
+        self._known: TTLCache[EntryKey, Entry | None] = TTLCache(remembered, MEMORY_SECONDS)
+
+    async def find(self, keys: Collection[EntryKey]) -> dict[EntryKey, Entry | None]:
+        """All of `keys`; None where there is no entry."""
+        found: dict[EntryKey, Entry | None] = {key: self._known[key] for key in keys if key in self._known}
+        missing = sorted(keys - found.keys(), key=lambda key: (key.tenant_id, key.namespace, key.key))
+        if missing:
+            loaded = await self._load(missing)
+            for key in missing:
+                found[key] = self._known[key] = loaded.get(key)
+        return found
+
+    def forget(self, keys: Iterable[EntryKey]) -> None:
+        """So that this process knows its own changes at once."""
+        for key in keys:
+            self._known.pop(key, None)
+
+    async def _load(self, keys: Sequence[EntryKey]) -> dict[EntryKey, Entry]:
+        parameters = (
+            arrays.int4_array(np.array([key.tenant_id for key in keys])),
+            arrays.text_array([key.namespace for key in keys]),
+            arrays.text_array([key.key for key in keys]),
+        )
+        rows = await self._database.fetch(queries.find_entries, parameters, {key.tenant_id for key in keys})
+        return {
+            EntryKey(tenant_id, namespace, key): Entry(version, attributes)
+            for tenant_id, namespace, key, version, attributes in rows
+        }
+
+
+async def put(
+    connection: Connection, tenant_id: int, entries: Mapping[tuple[str, str], Mapping[str, str]]
+) -> int:
+    """Creates or replaces entries by (namespace, key); returns how many are not as they were."""
+    keys = sorted(entries)
+    cursor = await connection.execute(
+        queries.put_entries,
+        {
+            "tenant_id": tenant_id,
+            "namespaces": [namespace for namespace, _ in keys],
+            "keys": [key for _, key in keys],
+            "attributes": [json.dumps(dict(entries[each])) for each in keys],
+        },
+    )
+    return cursor.rowcount
+
+
+async def delete(connection: Connection, tenant_id: int, namespace: str, keys: Sequence[str]) -> int:
+    """Returns how many there were."""
+    cursor = await connection.execute(
+        queries.delete_entries, {"tenant_id": tenant_id, "namespace": namespace, "keys": sorted(keys)}
+    )
+    return cursor.rowcount
+
+
+async def get(connection: Connection, tenant_id: int, namespace: str, key: str) -> StoredEntry | None:
+    cursor = await connection.execute(queries.get_entry, (tenant_id, namespace, key), binary=True)
+    row = await cursor.fetchone()
+    return StoredEntry(*row) if row else None
+
+
+async def page(
+    connection: Connection, tenant_id: int, namespace: str, after: str, limit: int
+) -> list[StoredEntry]:
+    """In the order of their keys, from beyond `after`."""
+    cursor = await connection.execute(queries.list_entries, (tenant_id, namespace, after, limit), binary=True)
+    return [StoredEntry(*row) for row in await cursor.fetchall()]

@@ -1,0 +1,22 @@
+-- name: insert_details
+INSERT INTO event_details (
+    event_id, tenant_id, body_digest, sent_time, properties, sealed, flags, sources
+)
+SELECT event_id, tenant_id, body_digest, sent_time, properties, sealed,
+       string_to_array(flags, ' '), string_to_array(sources, E'\x1f')
+FROM unnest(
+    %s::uuid[], %s::int4[], %s::uuid[], %s::timestamptz[], %s::jsonb[], %s::bytea[], %s::text[], %s::text[]
+) AS d (event_id, tenant_id, body_digest, sent_time, properties, sealed, flags, sources)
+
+-- name: stored_bodies
+-- What comes again is held against what is stored. A batch that is being stored has no row yet. May answer
+-- pairs that were not asked for, of an id that two of the tenants use.
+SELECT e.event_id, e.tenant_id, e.batch_number, e.occurred_at, b.skew_us, e.subject_id, e.series_id,
+       e.quantity_1, e.quantity_2, e.quantity_3, e.quantity_4, d.body_digest, d.sent_time,
+       r.event_type, r.dimensions, s.subject
+FROM events e
+JOIN series r ON r.tenant_id = e.tenant_id AND r.series_id = e.series_id
+JOIN subjects s ON s.tenant_id = e.tenant_id AND s.subject_id = e.subject_id
+LEFT JOIN batches b ON b.tenant_id = e.tenant_id AND b.batch_number = e.batch_number
+LEFT JOIN event_details d ON d.event_id = e.event_id AND d.tenant_id = e.tenant_id
+WHERE e.event_id = ANY(%s::uuid[]) AND e.tenant_id = ANY(%s::int4[])

@@ -1,0 +1,239 @@
+"""One flush, one transaction: events, what they have beside, batches, and the message that tells of them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+from meterline.bus import subjects
+from meterline.crashpoints import crash_point
+from meterline.db.pool import Connection
+from meterline.db.unit_of_work import Transaction, UnitOfWork
+from meterline.telemetry import metrics, propagation
+from meterline.telemetry.tracing import MAX_LINKS, tracer
+from opentelemetry import trace
+
+from meterline_ingest import events
+from meterline_ingest.committer import Submission
+from meterline_ingest.contents import Contents, Keyrings, Sealer
+from meterline_ingest.domain.columns import Flags, Int64s
+from meterline_ingest.domain.fields import distinct
+from meterline_ingest.domain.outcomes import DUPLICATE, conflict
+from meterline_ingest.domain.skew import Corrected
+from meterline_ingest.domain.type_book import TypeBook
+from meterline_ingest.domain.validation import Checked, Slot
+from meterline_ingest.repository import details
+from meterline_ingest.repository.dictionaries import Dictionaries
+from meterline_ingest.repository.writing import BatchRow, EventWriter, Rows
+
+
+@dataclass(slots=True)
+class Flush:
+    """What was judged. `batch_ids` is one a submission."""
+
+    submissions: Sequence[Submission]
+    batch_ids: Sequence[bytes]
+    checked: Checked
+    corrected: Corrected
+    types: TypeBook
+
+    def calls(self) -> Int64s:
+        """The submission of each row."""
+        sizes = [len(submission) for submission in self.submissions]
+        return np.repeat(np.arange(len(sizes)), sizes)
+
+
+class Storing:
+    """One for each process."""
+
+    def __init__(
+        self, unit_of_work: UnitOfWork, writer: EventWriter, dictionaries: Dictionaries, keys: Keyrings
+    ) -> None:
+        self._unit_of_work = unit_of_work
+        self._writer = writer
+        self._dictionaries = dictionaries
+        self._keys = keys
+
+    async def store(self, flush: Flush) -> None:
+        """Stores the good events; adds to the problems those that were stored before."""
+        good = flush.checked.problems.good()
+        if good.any():
+            with _span(flush):
+                await self._store(flush, good)
+
+    async def _store(self, flush: Flush, good: Flags) -> None:
+        checked, call = flush.checked, flush.calls()
+        numbers = np.array(await self._writer.batch_numbers(len(flush.submissions)))
+        positions = np.flatnonzero(good)
+        rows = await self._rows(checked, numbers[call], None if good.all() else positions)
+        tenants = set(checked.tenant_ids.tolist()) - {0}
+        contents = Contents(checked, flush.corrected, flush.types, await self._sealers(checked))
+        async with self._unit_of_work.begin(tenants) as transaction:
+            connection = transaction.connection
+            new = await self._writer.insert(connection, rows, tenants)
+            accepted = good if new.all() else _only(len(good), positions[new])
+            if accepted.any():
+                await self._tell(transaction, flush, accepted, numbers, contents)
+            if not new.all():
+                skews = dict(zip(numbers.tolist(), flush.corrected.skews_us, strict=True))
+                await _settle_repeated(connection, checked, rows, positions, new, contents, skews)
+            if accepted.any():
+                crash_point("ingest.report.before_commit")
+                await transaction.commit()
+                crash_point("ingest.report.after_commit")
+        metrics.BATCHES.inc(len(np.unique(call[accepted])))
+
+    async def _tell(
+        self, transaction: Transaction, flush: Flush, accepted: Flags, numbers: Int64s, contents: Contents
+    ) -> None:
+        """Everything about the new events but their rows."""
+        connection, call = transaction.connection, flush.calls()
+        if detailed := contents.details(accepted):
+            await details.insert(connection, detailed)
+        counts = np.bincount(call[accepted], minlength=len(flush.submissions))
+        payload = events.events_accepted(
+            flush.checked, accepted, _headers(flush, counts.tolist()), flush.types
+        )
+        envelope = transaction.emit(subjects.events_accepted(), payload)
+        batches = _batches(flush, numbers.tolist(), call, accepted)
+        await self._writer.insert_batches(connection, batches, envelope.message_id)
+
+    async def _sealers(self, checked: Checked) -> Mapping[int, Sealer]:
+        """Keys of the tenants whose events have sensitive properties."""
+        variants = checked.fields.variants.values()
+        tenants = {each.tenant_id for each in variants if each.definition.sensitive} - {0}
+        return await self._keys.keyrings(tenants) if tenants else {}
+
+    async def _rows(self, checked: Checked, batch_numbers: Int64s, positions: Int64s | None) -> Rows:
+        columns = checked.columns
+        rows = slice(None) if positions is None else positions
+        tenant_ids = checked.tenant_ids[columns.tenant_index]
+        pairs = columns.tenant_index.astype(np.int64) * len(columns.subjects) + columns.subject_index
+        codes, subject_index = distinct(pairs[rows], len(columns.tenants) * len(columns.subjects))
+        subjects_used = [
+            (
+                int(checked.tenant_ids[code // len(columns.subjects)]),
+                columns.subjects[code % len(columns.subjects)],
+            )
+            for code in codes.tolist()
+        ]
+        series_used, series_index = distinct(checked.series_index[rows], len(checked.series))
+        subject_ids = np.array(await self._dictionaries.subject_ids(subjects_used))
+        series_ids = np.array(
+            await self._dictionaries.series_ids([checked.series[at] for at in series_used.tolist()])
+        )
+        slots = [
+            slot and Slot(slot.units[rows], None if slot.present is None else slot.present[rows])
+            for slot in checked.slots
+        ]
+        text_ids = columns.text_ids
+        if text_ids is not None and positions is not None:
+            text_ids = [text_ids[row] for row in positions.tolist()]
+        return Rows(
+            columns.ids[rows],
+            tenant_ids[rows],
+            batch_numbers[rows],
+            subject_ids[subject_index],
+            columns.times_us[rows],
+            series_ids[series_index],
+            slots,
+            text_ids,
+        )
+
+
+async def _settle_repeated(
+    connection: Connection,
+    checked: Checked,
+    rows: Rows,
+    positions: Int64s,
+    new: Flags,
+    contents: Contents,
+    skews_by_batch: Mapping[int, int],
+) -> None:
+    """Tells duplicates from conflicts. What is equal in its row, and has no more, needs no digest."""
+    again = np.flatnonzero(~new)
+    repeated = rows.take(again)
+    stored = await details.stored_bodies(connection, repeated.ids, repeated.tenant_ids)
+    keys = zip(repeated.ids.tolist(), repeated.tenant_ids.tolist(), strict=True)
+    for at, (row, key) in enumerate(zip(positions[again].tolist(), keys, strict=True)):
+        before = stored[key]
+        sent_us = before.sent_at(skews_by_batch)
+        if before.body_digest is None and not contents.has_details(row):
+            same = (
+                before.subject_id == repeated.subject_ids[at]
+                and before.series_id == repeated.series_ids[at]
+                and sent_us == contents.sent_us(row)
+                and before.units == repeated.units(at)
+            )
+            if same:
+                checked.problems.flag([row], DUPLICATE)
+                continue
+        theirs = before.body_digest or contents.digest_of_row(key[1], before, sent_us)
+        mine = contents.digest(row)
+        checked.problems.flag([row], DUPLICATE if theirs == mine else conflict(theirs, mine))
+
+
+def _only(size: int, rows: Int64s) -> Flags:
+    flags = np.zeros(size, np.bool_)
+    flags[rows] = True
+    return flags
+
+
+def _span(flush: Flush) -> AbstractContextManager[trace.Span]:
+    """The commit, in the trace of the first call and linked to those of the others."""
+    first, *others = [submission.origin.trace for submission in flush.submissions]
+    return tracer().start_as_current_span(
+        "commit events",
+        context=propagation.context_of(first),
+        links=[trace.Link(other) for other in others[:MAX_LINKS]],
+        attributes={"meterline.batch_id": str(uuid.UUID(bytes=flush.batch_ids[0]))},
+    )
+
+
+def _headers(flush: Flush, counts: Sequence[int]) -> list[events.BatchHeader]:
+    """One for each call that something was accepted of, in order."""
+    return [
+        events.BatchHeader(
+            batch_id, count, propagation.to_proto(submission.origin.trace), submission.origin.received_at_us
+        )
+        for submission, batch_id, count in zip(flush.submissions, flush.batch_ids, counts, strict=True)
+        if count
+    ]
+
+
+def _batches(flush: Flush, numbers: Sequence[int], call: Int64s, accepted: Flags) -> list[BatchRow]:
+    """One for each call and tenant that something was accepted of."""
+    checked = flush.checked
+    # A tenant may stand in the dictionary twice, since dictionaries are put side by side.
+    tenant_ids, tenant_of = np.unique(checked.tenant_ids, return_inverse=True)
+    both = (call * len(tenant_ids) + tenant_of[checked.columns.tenant_index])[accepted]
+    codes, index = distinct(both, len(flush.submissions) * len(tenant_ids))
+    times = checked.columns.times_us[accepted]
+    first, last = np.full(len(codes), times.max()), np.full(len(codes), times.min())
+    np.minimum.at(first, index, times)
+    np.maximum.at(last, index, times)
+    spans = zip(codes.tolist(), np.bincount(index).tolist(), first.tolist(), last.tolist(), strict=True)
+    rows = []
+    for code, count, first_us, last_us in spans:
+        at = code // len(tenant_ids)
+        origin = flush.submissions[at].origin
+        rows.append(
+            BatchRow(
+                flush.batch_ids[at],
+                int(tenant_ids[code % len(tenant_ids)]),
+                numbers[at],
+                origin.source,
+                count,
+                origin.received_at_us,
+                origin.sent_at_us,
+                flush.corrected.skews_us[at],
+                origin.kind,
+                first_us,
+                last_us,
+                origin.trace,
+            )
+        )
+    return rows
