@@ -46,6 +46,7 @@ class Sample:
     time_us: int = field(default_factory=now_us)
     dimensions: Mapping[str, str] = field(default_factory=lambda: {"region": "eu"})
     quantities: Mapping[str, str] = field(default_factory=lambda: {"units": "1"})
+    properties: Mapping[str, str] = field(default_factory=dict)
     id: str = field(default_factory=lambda: str(new_id()))
     tenant_id: str = ""
 
@@ -57,6 +58,7 @@ class Sample:
             subject=self.subject,
             dimensions=self.dimensions,
             quantities=self.quantities,
+            properties=self.properties,
         )
         event.time.FromMicroseconds(self.time_us)
         return event
@@ -74,12 +76,15 @@ def columns(*samples: Sample, tenant_id: str = "acme", source: str = "test") -> 
     """The same events as columns, written plainly. Quantities must be whole numbers, ids UUIDs."""
     tenants = [sample.tenant_id or tenant_id for sample in samples]
     sets = [tuple(sorted(sample.dimensions.items())) for sample in samples]
+    properties = [tuple(sorted(sample.properties.items())) for sample in samples]
     names = sorted({name for sample in samples for name in sample.quantities})
     message = capture_pb2.EventColumns(
         event_ids=b"".join(uuid.UUID(sample.id).bytes for sample in samples),
         times_us=struct.pack(f"<{len(samples)}q", *(sample.time_us for sample in samples)),
         dimension_sets=[capture_pb2.DimensionSet(values=dict(each)) for each in _distinct(sets)],
         dimension_set_index=_index(sets),
+        property_sets=[capture_pb2.PropertySet(values=dict(each)) for each in _distinct(properties)],
+        property_set_index=_index(properties),
         tenants=_distinct(tenants),
         tenant_index=_index(tenants),
         types=_distinct([sample.type for sample in samples]),

@@ -1,10 +1,15 @@
-"""A small world for validation: two tenants that take events, one that does not, and three types."""
+"""Event types, tenants and limits that tests of capture's rules share."""
 
 from __future__ import annotations
 
+from meterline_ingest.domain.columns import Columns
+from meterline_ingest.domain.enrichment import Attribute, Enrichment, Entry, EntryKey, WhenMissing
 from meterline_ingest.domain.event_types import Dimension, EventType, Quantity
 from meterline_ingest.domain.limits import TimeLimits
+from meterline_ingest.domain.outcomes import Problems
+from meterline_ingest.domain.properties import Kind, Property
 from meterline_ingest.domain.type_book import TypeBook
+from meterline_ingest.domain.validation import Check, Checked
 
 NOW_US = 1_795_000_000_000_000  # November 2026
 LIMITS = TimeLimits(35 * 86_400_000_000, 300_000_000)
@@ -18,5 +23,34 @@ _COMMON = {
         False,
     ),
     "strict": EventType("strict", (Quantity("units", 0, True, False),), (Dimension("region", True),), True),
+    "rich": EventType(
+        "rich",
+        (Quantity("units", 0, False, True),),
+        (Dimension("region", False), Dimension("category", False)),
+        False,
+        (
+            Property("product", Kind.TEXT),
+            Property("title", Kind.TEXT, max_length=8),
+            Property("age", Kind.INTEGER, minimum="0", maximum="150"),
+        ),
+        (
+            Enrichment(
+                "products",
+                "product",
+                (Attribute("category", "category"), Attribute("name", "title")),
+                WhenMissing.QUARANTINE,
+            ),
+        ),
+    ),
 }
 TYPES = TypeBook(_COMMON)
+CATALOGUE = {
+    EntryKey(1, "products", "p1"): Entry(3, {"category": "shoes", "name": "Boot"}),
+    EntryKey(1, "products", "p2"): Entry(1, {"category": "hats", "name": "much too long a name"}),
+    EntryKey(2, "products", "p1"): Entry(1, {"name": "Cap"}),
+}
+
+
+def check(columns: Columns, problems: Problems | None = None) -> Checked:
+    """The verdict on a batch, with the types, tenants and entries above."""
+    return Check(columns, TENANTS, TYPES, problems).verdict(LIMITS, NOW_US, CATALOGUE)

@@ -10,22 +10,28 @@ from hypothesis import strategies as st
 from meterline.errors import InvalidArgumentError
 from meterline_ingest import translate, wire
 from meterline_ingest.domain.columns import Columns, concatenate
-from meterline_ingest.domain.validation import Checked, check
+from meterline_ingest.domain.validation import Checked
 from meterline_ingest.rows import RowReader
 from meterline_protos.ingest.v1 import capture_pb2
 
 from tests.support.capture import Sample, columns, rows
-from tests.unit.ingest.registered import LIMITS, NOW_US, TENANTS, TYPES
+from tests.unit.ingest.registered import NOW_US, check
 
 texts = st.text(max_size=5)
 samples = st.builds(
     Sample,
-    type=st.sampled_from(["plain", "two", "strict", "unknown"]),
+    type=st.sampled_from(["plain", "two", "strict", "rich", "unknown"]),
     subject=st.one_of(st.sampled_from(["", "a", "b"]), st.text(max_size=4)),
     time_us=st.integers(NOW_US - 40 * 86_400_000_000, NOW_US + 600_000_000),
     dimensions=st.dictionaries(st.sampled_from(["region", "tier", "other"]), texts, max_size=3),
     quantities=st.dictionaries(
         st.sampled_from(["units", "bytes", "x"]), st.integers(-(10**16), 10**16).map(str), max_size=3
+    ),
+    properties=st.just({})
+    | st.dictionaries(
+        st.sampled_from(["product", "title", "age", "secret"]),
+        st.sampled_from(["p1", "p2", "p3", "30", "-1", "much too long", ""]),
+        max_size=3,
     ),
     id=st.uuids().map(str),
     tenant_id=st.sampled_from(["", "acme", "bolt", "nobody", "asleep"]),
@@ -38,7 +44,7 @@ def read_rows(request: capture_pb2.ReportRequest) -> Checked:
     reader = RowReader()
     reader.add(parsed.rows.events, parsed.tenant_id, parsed.source)
     read, problems = reader.finish()
-    return check(read, TENANTS, TYPES, LIMITS, NOW_US, problems)
+    return check(read, problems)
 
 
 def read_columns(request: capture_pb2.ReportRequest) -> Columns:
@@ -67,16 +73,24 @@ def plain(checked: Checked) -> list[tuple[object, ...]]:
                 columns_.subjects[columns_.subject_index[row]],
                 int(columns_.times_us[row]),
                 units,
+                _details(checked, row),
             )
         )
     return found
+
+
+def _details(checked: Checked, row: int) -> tuple[object, ...] | None:
+    variant = checked.fields.variants.get(int(checked.fields.index[row]))
+    if variant is None:
+        return None
+    return variant.sent_dimensions, variant.sent_properties, variant.properties, variant.sources
 
 
 @given(batches)
 @settings(max_examples=100, deadline=None)
 @pytest.mark.req("T1.2", "T1.6")
 def test_rows_and_columns_say_the_same(batch: list[Sample]) -> None:
-    by_columns = check(read_columns(columns(*batch)), TENANTS, TYPES, LIMITS, NOW_US)
+    by_columns = check(read_columns(columns(*batch)))
     assert plain(read_rows(rows(*batch))) == plain(by_columns)
 
 
@@ -84,9 +98,9 @@ def test_rows_and_columns_say_the_same(batch: list[Sample]) -> None:
 @settings(max_examples=50, deadline=None)
 @pytest.mark.req("T1.6", "T2.1")
 def test_calls_that_share_a_commit_keep_their_outcomes(calls: list[list[Sample]]) -> None:
-    apart = [plain(check(read_columns(columns(*call)), TENANTS, TYPES, LIMITS, NOW_US)) for call in calls]
+    apart = [plain(check(read_columns(columns(*call)))) for call in calls]
     together = concatenate([read_columns(columns(*call)) for call in calls])
-    assert plain(check(together, TENANTS, TYPES, LIMITS, NOW_US)) == [row for call in apart for row in call]
+    assert plain(check(together)) == [row for call in apart for row in call]
 
 
 @given(st.dictionaries(st.text(max_size=200), st.text(max_size=200), max_size=5))

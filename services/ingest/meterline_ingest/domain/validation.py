@@ -90,18 +90,6 @@ class Check:
         return Checked(columns, problems, self._tenant_ids, fields, slots)
 
 
-def check(
-    columns: Columns,
-    tenants: Mapping[str, int | None],
-    types: TypeBook,
-    times: TimeLimits,
-    now_us: int,
-    problems: Problems | None = None,
-) -> Checked:
-    """Both steps at once, of a batch that needs nothing of the catalogue."""
-    return Check(columns, tenants, types, problems).verdict(times, now_us)
-
-
 def _check_tenants(columns: Columns, tenants: Mapping[str, int | None], problems: Problems) -> Int64s:
     numbers = np.zeros(len(columns.tenants), np.int64)
     for position, name in enumerate(columns.tenants):

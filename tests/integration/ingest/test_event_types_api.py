@@ -1,0 +1,244 @@
+"""The registry of event types: versions, growth, and types of tenants' own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import grpc
+import pytest
+from grpc.aio import AioRpcError
+from meterline_protos.ingest.v1 import event_types_pb2 as pb
+
+from tests.integration.ingest.conftest import is_known
+from tests.support.capture import RunningIngest, Sample, rows
+from tests.support.polling import eventually
+
+pytestmark = pytest.mark.req("O1", "O2")
+
+
+def event_type(name: str, quantity: pb.QuantityDefinition | None = None, **more: object) -> pb.EventType:
+    quantities = [quantity or pb.QuantityDefinition(name="units", scale=2)]
+    return pb.EventType(name=name, quantities=quantities, **more)  # type: ignore[arg-type]
+
+
+async def put(
+    ingest: RunningIngest, wanted: pb.EventType, tenant_id: str = "", by: str = "ann"
+) -> pb.EventType:
+    request = pb.PutEventTypeRequest(event_type=wanted, tenant_id=tenant_id, changed_by=by)
+    return (await ingest.types.PutEventType(request)).event_type
+
+
+async def names(ingest: RunningIngest, tenant_id: str = "") -> list[str]:
+    response = await ingest.types.ListEventTypes(pb.ListEventTypesRequest(tenant_id=tenant_id))
+    return [each.name for each in response.event_types]
+
+
+async def versions(ingest: RunningIngest, name: str, tenant_id: str = "") -> Sequence[pb.EventTypeVersion]:
+    request = pb.ListEventTypeVersionsRequest(name=name, tenant_id=tenant_id)
+    return (await ingest.types.ListEventTypeVersions(request)).versions
+
+
+async def outcome(ingest: RunningIngest, sample: Sample, tenant_id: str = "acme") -> str:
+    """The reason of the refusal; empty when it was accepted."""
+    response = await ingest.report(rows(sample, tenant_id=tenant_id))
+    return "" if response.accepted else response.outcomes[0].reason
+
+
+FULL = pb.EventType(
+    name="add_to_cart",
+    quantities=[pb.QuantityDefinition(name="seconds", scale=6, minimum="0.5", maximum="100")],
+    dimensions=[pb.DimensionDefinition(name="category", values=["a", "b"], max_length=5)],
+    subject_required=True,
+    properties=[
+        pb.PropertyDefinition(
+            name="product", kind=pb.PROPERTY_KIND_TEXT, required=True, values=["p"], max_length=64
+        ),
+        pb.PropertyDefinition(
+            name="age", kind=pb.PROPERTY_KIND_INTEGER, minimum="1", maximum="9", max_length=3
+        ),
+    ],
+    enrichments=[
+        pb.Enrichment(
+            namespace="products",
+            key="product",
+            attributes=[pb.EnrichedAttribute(attribute="category", target="category")],
+            when_missing=pb.MISSING_ENTRY_ACCEPT,
+        )
+    ],
+    for_identity=True,
+    timer=pb.TimerPolicy(
+        quantity="seconds",
+        abandoned_after_seconds=60,
+        when_abandoned=pb.ABANDONED_TIMER_COUNT_TO_HEARTBEAT,
+    ),
+)
+
+
+async def test_a_type_comes_back_as_it_was_put(ingest: RunningIngest) -> None:
+    assert await put(ingest, FULL) == FULL
+    response = await ingest.types.ListEventTypes(pb.ListEventTypesRequest())
+    assert FULL in response.event_types
+
+
+async def test_every_change_is_a_version_with_its_author(ingest: RunningIngest) -> None:
+    await put(ingest, event_type("call"), by="ann")
+    await put(ingest, event_type("call"), by="bob")
+    await put(ingest, event_type("call", subject_required=True), by="cai")
+
+    found = await versions(ingest, "call")
+
+    assert [(each.version, each.changed_by, each.event_type.subject_required) for each in found] == [
+        (1, "ann", False),
+        (2, "cai", True),
+    ]
+
+
+async def test_a_change_decides_what_is_accepted_from_then_on(ingest: RunningIngest) -> None:
+    await put(ingest, event_type("call"))
+    nine = Sample(type="call", dimensions={}, quantities={"units": "9"})
+    assert await outcome(ingest, nine) == ""
+    await put(ingest, event_type("call", pb.QuantityDefinition(name="units", scale=2, maximum="5.50")))
+    assert await outcome(ingest, Sample(type="call", dimensions={}, quantities={"units": "5.50"})) == ""
+    above = Sample(type="call", dimensions={}, quantities={"units": "5.51"})
+    assert await outcome(ingest, above) == "QUANTITY_ABOVE_MAXIMUM"
+    # What was accepted stays, and is known when it comes again, though it would be refused now.
+    response = await ingest.report(rows(nine))
+    assert [each.reason for each in response.outcomes] == ["QUANTITY_ABOVE_MAXIMUM"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pb.EventType(name="grown", quantities=[pb.QuantityDefinition(name="units", scale=3)]),
+        pb.EventType(name="grown", quantities=[pb.QuantityDefinition(name="other", scale=2)]),
+        pb.EventType(name="grown"),
+        event_type(
+            "grown",
+            properties=[pb.PropertyDefinition(name="note", kind=pb.PROPERTY_KIND_TEXT, sensitive=True)],
+        ),
+        event_type("grown", dimensions=[pb.DimensionDefinition(name="region")]),
+    ],
+    ids=["scale", "name", "quantity gone", "sensitive now", "property gone"],
+)
+async def test_what_was_accepted_keeps_its_meaning(ingest: RunningIngest, change: pb.EventType) -> None:
+    await put(
+        ingest,
+        event_type("grown", properties=[pb.PropertyDefinition(name="note", kind=pb.PROPERTY_KIND_TEXT)]),
+    )
+    with pytest.raises(AioRpcError) as refused:
+        await put(ingest, change)
+    assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_a_quantity_has_one_scale_in_all_types(ingest: RunningIngest) -> None:
+    with pytest.raises(AioRpcError, match="scale 2"):
+        await put(ingest, event_type("other", pb.QuantityDefinition(name="units", scale=3)))
+
+
+@pytest.mark.req("T4.1")
+async def test_types_of_a_tenant_are_its_own(ingest: RunningIngest) -> None:
+    await ingest.onboard(2, "bolt")
+    await eventually(lambda: is_known(ingest, "bolt"))
+    own = event_type("acme.only", pb.QuantityDefinition(name="seats", scale=6))
+    await put(ingest, own, tenant_id="acme")
+
+    sample = Sample(type="acme.only", dimensions={}, quantities={"seats": "1.5"})
+    assert await outcome(ingest, sample) == ""
+    assert await outcome(ingest, sample, "bolt") == "UNKNOWN_EVENT_TYPE"
+    assert "acme.only" in await names(ingest, "acme")
+    assert "acme.only" not in await names(ingest, "bolt")
+    assert "acme.only" not in await names(ingest)
+    with pytest.raises(AioRpcError) as unknown:
+        await versions(ingest, "acme.only", "bolt")
+    assert unknown.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.req("T4.1")
+async def test_two_tenants_may_mean_different_things_by_one_name(ingest: RunningIngest) -> None:
+    await ingest.onboard(2, "bolt")
+    await eventually(lambda: is_known(ingest, "bolt"))
+    seats = pb.QuantityDefinition(name="seats", scale=6)
+    await put(ingest, event_type("ours", seats), tenant_id="acme")
+    await put(ingest, event_type("ours", seats, subject_required=True), tenant_id="bolt")
+
+    request = rows(
+        Sample(type="ours", subject="", dimensions={}, quantities={"seats": "1"}),
+        Sample(type="ours", subject="", dimensions={}, quantities={"seats": "1"}, tenant_id="bolt"),
+    )
+    response = await ingest.report(request)
+
+    assert response.accepted == 1
+    assert [(each.index, each.reason) for each in response.outcomes] == [(1, "SUBJECT_REQUIRED")]
+
+
+@pytest.mark.req("T4.1")
+@pytest.mark.parametrize(
+    ("name", "quantity", "why"),
+    [
+        ("api.request", pb.QuantityDefinition(name="units", scale=2), "is the operator's"),
+        ("mine", pb.QuantityDefinition(name="units", scale=3), "has scale 2"),
+        ("mine", pb.QuantityDefinition(name="fresh", scale=2), "has scale 6"),
+    ],
+)
+async def test_a_tenant_does_not_choose_names_and_scales_of_others(
+    ingest: RunningIngest, name: str, quantity: pb.QuantityDefinition, why: str
+) -> None:
+    with pytest.raises(AioRpcError, match=why) as refused:
+        await put(ingest, event_type(name, quantity), tenant_id="acme")
+    assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+
+
+@pytest.mark.parametrize(
+    ("field", "wanted"),
+    [
+        ("event_type.name", event_type("1st")),
+        (
+            "event_type.properties.name",
+            event_type("t", properties=[pb.PropertyDefinition(kind=pb.PROPERTY_KIND_TEXT)]),
+        ),
+        ("event_type.properties[p].kind", event_type("t", properties=[pb.PropertyDefinition(name="p")])),
+        (
+            "event_type.properties",
+            event_type(
+                "t",
+                properties=[
+                    pb.PropertyDefinition(name=f"p{n}", kind=pb.PROPERTY_KIND_TEXT) for n in range(33)
+                ],
+            ),
+        ),
+        (
+            "event_type.enrichments[ns].key",
+            event_type(
+                "t",
+                enrichments=[
+                    pb.Enrichment(namespace="ns", key="k", when_missing=pb.MISSING_ENTRY_QUARANTINE)
+                ],
+            ),
+        ),
+        (
+            "event_type.timer.quantity",
+            event_type(
+                "t",
+                timer=pb.TimerPolicy(
+                    quantity="units", abandoned_after_seconds=5, when_abandoned=pb.ABANDONED_TIMER_DISCARD
+                ),
+            ),
+        ),
+        (
+            "event_type.quantities[units].minimum",
+            event_type("t", pb.QuantityDefinition(name="units", scale=2, minimum="x")),
+        ),
+        (
+            "event_type.dimensions[d].max_length",
+            event_type("t", dimensions=[pb.DimensionDefinition(name="d", max_length=257)]),
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_bad_definitions_are_told_by_field(
+    ingest: RunningIngest, field: str, wanted: pb.EventType
+) -> None:
+    with pytest.raises(AioRpcError) as refused:
+        await put(ingest, wanted)
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert (refused.value.details() or "").startswith(f"{field}: ")

@@ -1,0 +1,88 @@
+"""What values of properties are taken, and what definitions make sense."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from meterline.errors import InvalidArgumentError
+from meterline_ingest.domain.properties import Kind, Property, first_problem
+
+pytestmark = pytest.mark.req("O1", "O2")
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        (Kind.TEXT, ["", "any text"], ["\0", "x" * 1_025]),
+        (Kind.INTEGER, ["0", "-5", "007", "9" * 18], ["", "1.0", "1e3", "NaN", "9" * 19, "+1", "\u0661"]),
+        (Kind.DECIMAL, ["0", "-12.50", "1e3", "0.000000001"], ["", "NaN", "Infinity", "x", "1" * 16]),
+        (Kind.BOOLEAN, ["true", "false"], ["", "True", "1", "yes"]),
+        (
+            Kind.TIMESTAMP,
+            ["2026-11-25T12:00:00Z", "2026-11-25t12:00:00.123456789+07:00", "2024-02-29T00:00:00-05:00"],
+            ["", "2026-11-25", "2026-11-25T12:00:00", "2026-02-29T00:00:00Z", "2026-11-25T25:00:00Z"],
+        ),
+    ],
+)
+def test_kinds(kind: Kind, good: list[str], bad: list[str]) -> None:
+    definition = Property("p", kind)
+    assert [text for text in good if definition.problem(text)] == []
+    assert [text for text in bad if not definition.problem(text)] == []
+
+
+@given(
+    st.decimals(-1_000, 1_000, places=2),
+    st.decimals(-1_000, 1_000, places=2),
+    st.decimals(-2_000, 2_000, places=2),
+)
+def test_bounds_are_accepted_themselves(one: Decimal, other: Decimal, value: Decimal) -> None:
+    least, most = sorted((one, other))
+    definition = Property("p", Kind.DECIMAL, minimum=str(least), maximum=str(most))
+    definition.check()
+    assert (definition.problem(str(value)) is None) is (least <= value <= most)
+
+
+def test_a_rule_never_repeats_the_value() -> None:
+    definition = Property("ssn", Kind.INTEGER, values=("1",), maximum="5", sensitive=True)
+    for secret in ("123456789", "no number", "2"):
+        found = definition.problem(secret)
+        assert found is not None
+        assert secret not in " ".join(found)
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        Property("1st", Kind.TEXT),
+        Property("p", Kind.TEXT, minimum="1"),
+        Property("p", Kind.INTEGER, minimum="x"),
+        Property("p", Kind.INTEGER, minimum="2", maximum="1"),
+        Property("p", Kind.INTEGER, values=("x",)),
+        Property("p", Kind.TEXT, values=("a", "a")),
+        Property("p", Kind.TEXT, max_length=0),
+        Property("p", Kind.TEXT, max_length=4_097),
+        Property("p", Kind.TEXT, values=("abc",), max_length=2),
+    ],
+)
+def test_definitions_that_make_no_sense(definition: Property) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"event_type\.properties"):
+        definition.check()
+
+
+def test_the_first_problem_names_field_and_rule() -> None:
+    declared = {"age": Property("age", Kind.INTEGER, required=True)}
+    assert first_problem({"age": "1"}, declared, "t") is None
+    assert first_problem({"age": "x"}, declared, "t") == (
+        "PROPERTY_WRONG_KIND",
+        "properties.age",
+        "a whole number of at most 18 digits",
+    )
+    assert first_problem({}, declared, "t") == ("PROPERTY_REQUIRED", "properties.age", "required by t")
+    assert first_problem({"other": "1"}, declared, "t") == (
+        "PROPERTY_UNKNOWN",
+        "properties.other",
+        "a property of t",
+    )

@@ -1,0 +1,88 @@
+"""Event times against the clock of their source."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from meterline_ingest.committer import Origin, Submission
+from meterline_ingest.domain.skew import Sending, correct
+from meterline_ingest.skews import MAX_SOURCES, Skews
+from opentelemetry.trace import INVALID_SPAN_CONTEXT
+from prometheus_client import REGISTRY
+
+pytestmark = pytest.mark.req("T1.5")
+
+SECOND = 1_000_000
+NOW = 1_795_000_000 * SECOND
+TOLERANCE = 5 * SECOND
+
+sendings = st.builds(
+    Sending,
+    rows=st.integers(0, 4),
+    received_at_us=st.integers(NOW, NOW + 100),
+    sent_at_us=st.none() | st.integers(NOW - 900 * SECOND, NOW + 900 * SECOND),
+)
+
+
+@given(st.lists(sendings, min_size=1, max_size=5), st.data())
+def test_skew_is_taken_off_and_leads_back(calls: list[Sending], data: st.DataObject) -> None:
+    count = sum(call.rows for call in calls)
+    ages = data.draw(st.lists(st.integers(-1_000 * SECOND, 10**12), min_size=count, max_size=count))
+    times = np.array([NOW - age for age in ages], np.int64)
+
+    corrected = correct(times, calls, TOLERANCE)
+
+    cut = np.zeros(count, np.bool_) if corrected.cut is None else corrected.cut
+    start = 0
+    for call, skew in zip(calls, corrected.skews_us, strict=True):
+        for row in range(start, start + call.rows):
+            sent, told = int(times[row]), int(corrected.times_us[row])
+            assert int(corrected.sent_us[row]) == sent
+            if not skew:
+                assert told == sent
+                continue
+            assert call.sent_at_us is not None
+            # The rule as it is specified: received - (sent - time), never later than received.
+            exact = call.received_at_us - (call.sent_at_us - sent)
+            assert told == min(exact, call.received_at_us)
+            assert bool(cut[row]) is (exact > call.received_at_us)
+            if not cut[row]:
+                assert told - skew == sent
+        start += call.rows
+
+
+@pytest.mark.parametrize("seconds", [-5, 0, 5])
+def test_what_is_within_the_tolerance_is_the_way_of_the_call(seconds: int) -> None:
+    assert Sending(1, NOW, NOW - seconds * SECOND).skew_us(TOLERANCE) == 0
+
+
+@pytest.mark.parametrize("minutes", [-10, 10])
+def test_ten_minutes_are_corrected(minutes: int) -> None:
+    sent = NOW + minutes * 60 * SECOND
+    corrected = correct(np.array([sent - 60 * SECOND]), [Sending(1, NOW, sent)], TOLERANCE)
+    assert corrected.times_us.tolist() == [NOW - 60 * SECOND]
+
+
+def submission(source: str, skew_us: int) -> Submission:
+    return Submission(Origin(source, NOW, NOW - skew_us, INVALID_SPAN_CONTEXT), "acme")
+
+
+async def test_the_quickest_call_tells_the_skew_of_a_source() -> None:
+    skews = Skews(timedelta(seconds=5))
+    skews.observe([submission("till-1", skew) for skew in (7 * SECOND + 900, 7 * SECOND + 5, 9 * SECOND)])
+    assert skews.estimate_us("acme", "till-1") == 7 * SECOND + 5
+    shown = REGISTRY.get_sample_value("meterline_clock_skew_seconds", {"tenant": "acme", "source": "till-1"})
+    assert shown == pytest.approx(7.000005)
+
+
+async def test_only_so_many_sources_are_shown() -> None:
+    skews = Skews(timedelta(seconds=5))
+    skews.observe(submission(f"s{number}", SECOND) for number in range(MAX_SOURCES + 1))
+    assert skews.estimate_us("acme", "s0") is None
+    assert skews.estimate_us("acme", f"s{MAX_SOURCES}") == SECOND
+    labels = {"tenant": "acme", "source": "s0"}
+    assert REGISTRY.get_sample_value("meterline_clock_skew_seconds", labels) is None
