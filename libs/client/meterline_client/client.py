@@ -115,17 +115,20 @@ class Client(AsyncMethods):
         time: datetime | None = None,
         dimensions: Mapping[str, str] | None = None,
         quantities: Mapping[str, int | Decimal] | None = None,
+        properties: Mapping[str, str] | None = None,
         event_id: str | UUID | None = None,
         tenant_id: str | None = None,
     ) -> str:
         """Takes an event, and answers with its id (a new UUIDv7 unless one is given).
+
+        Usage is counted by dimensions; properties are kept beside, as texts of the kinds that the type says.
 
         Never waits, and never raises because of the network, the server or the disk. Misuse raises at once,
         naming field and rule: TypeError (a float as a quantity), ValueError (a time without a zone, a text
         that is too long), RuntimeError (the client is closed).
         """
         identity, row, weight = self._recorder.row(
-            event_type, subject, time, dimensions, quantities, event_id, tenant_id
+            event_type, subject, time, dimensions, quantities, event_id, tenant_id, properties
         )
         self._buffer.add(row, weight)
         return identity

@@ -36,7 +36,7 @@ def encode(rows: Sequence[Row], source: str) -> bytes:
 
     ScaleConflictError when the quantities need two requests.
     """
-    ids, tenants, types, subjects, dimensions, times, quantities, _ = zip(*rows, strict=True)
+    ids, tenants, types, subjects, dimensions, times, quantities, _, properties = zip(*rows, strict=True)
     request = capture_pb2.ReportRequest(source=source)
     columns = request.columns
     names, index = _dictionary(tenants)
@@ -53,6 +53,10 @@ def encode(rows: Sequence[Row], source: str) -> bytes:
     if sets != [()]:
         columns.dimension_sets.extend(capture_pb2.DimensionSet(values=dict(one)) for one in sets)
         columns.dimension_set_index = index
+    sets, index = _dictionary(properties)
+    if sets != [()]:
+        columns.property_sets.extend(capture_pb2.PropertySet(values=dict(one)) for one in sets)
+        columns.property_set_index = index
     if isinstance(ids[0], bytes):
         columns.event_ids = b"".join(ids)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -17,12 +17,13 @@ MICROSECOND = timedelta(microseconds=1)
 
 # Pairs in the order of their names, so that equal sets are equal.
 Dimensions: TypeAlias = tuple[tuple[str, str], ...]
+Properties: TypeAlias = tuple[tuple[str, str], ...]
 Quantities: TypeAlias = dict[str, FixedPoint]
 
 # id (16 bytes: a UUID; a string: anything else), tenant, type, subject, dimensions, time in microseconds
-# since the epoch, quantities, and the trace that it was recorded in. A plain tuple, because one is made for
-# every event and columns are taken out of thousands of them with `zip`.
-Row: TypeAlias = tuple[bytes | str, str, str, str, Dimensions, int, Quantities, object]
+# since the epoch, quantities, the trace that it was recorded in, and properties. A plain tuple, because one
+# is made for every event and columns are taken out of thousands of them with `zip`.
+Row: TypeAlias = tuple[bytes | str, str, str, str, Dimensions, int, Quantities, object, Properties]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Event:
     time: datetime
     dimensions: Mapping[str, str]
     quantities: Mapping[str, Decimal]
+    properties: Mapping[str, str] = field(default_factory=dict)
 
 
 class OutcomeKind(StrEnum):
@@ -65,7 +67,7 @@ class Outcome:
 
 
 def to_event(row: Row) -> Event:
-    identity, tenant, event_type, subject, dimensions, time_us, quantities, _ = row
+    identity, tenant, event_type, subject, dimensions, time_us, quantities, _, properties = row
     return Event(
         id=identity if isinstance(identity, str) else str(UUID(bytes=identity)),
         tenant_id=tenant,
@@ -74,4 +76,5 @@ def to_event(row: Row) -> Event:
         time=EPOCH + time_us * MICROSECOND,
         dimensions=dict(dimensions),
         quantities={name: to_decimal(value) for name, value in quantities.items()},
+        properties=dict(properties),
     )

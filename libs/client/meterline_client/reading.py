@@ -9,7 +9,7 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError
 from meterline_protos.ingest.v1 import capture_pb2
 
-from meterline_client.events import Dimensions, Quantities, Row
+from meterline_client.events import Dimensions, Properties, Quantities, Row
 from meterline_client.packing import unpack_int64, unpack_uint32
 from meterline_client.quantities import reduced
 
@@ -33,6 +33,7 @@ def decode(payload: bytes) -> tuple[str, list[Row]]:
     for column in columns.quantities:
         _spread(column, quantities)
     sets: list[Dimensions] = [tuple(sorted(one.values.items())) for one in columns.dimension_sets]
+    property_sets: list[Properties] = [tuple(sorted(one.values.items())) for one in columns.property_sets]
     rows.extend(
         zip(
             ids,
@@ -43,6 +44,7 @@ def decode(payload: bytes) -> tuple[str, list[Row]]:
             times,
             quantities,
             [None] * count,
+            _column(property_sets or [()], columns.property_set_index, count),
             strict=True,
         )
     )

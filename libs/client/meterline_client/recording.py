@@ -17,12 +17,14 @@ from typing import Any
 import uuid_utils
 
 from meterline_client.clock import Clock
-from meterline_client.events import EPOCH, MICROSECOND, Dimensions, Quantities, Row
+from meterline_client.events import EPOCH, MICROSECOND, Dimensions, Properties, Quantities, Row
 from meterline_client.limits import (
     MAX_DIMENSION_VALUE_LENGTH,
     MAX_DIMENSIONS,
     MAX_ID_LENGTH,
     MAX_NAME_LENGTH,
+    MAX_PROPERTIES,
+    MAX_PROPERTY_VALUE_LENGTH,
     MAX_QUANTITIES,
     MAX_SUBJECT_LENGTH,
     UNITS_BOUND,
@@ -68,6 +70,7 @@ class Recorder:
         quantities: Mapping[str, int | Decimal] | None,
         event_id: str | uuid.UUID | None,
         tenant_id: str | None,
+        properties: Mapping[str, str] | None = None,
     ) -> tuple[str, Row, int]:
         """The event's id, its row, and about how many bytes of memory the row takes."""
         if not _is_in(self._types, event_type):
@@ -89,6 +92,10 @@ class Recorder:
         values: Quantities = {}
         if quantities:
             weight += self._quantities(quantities, values)
+        kept: Properties = ()
+        if properties:
+            kept, kept_weight = _checked_properties(properties)
+            weight += kept_weight
         row = (
             identity,
             tenant,
@@ -98,6 +105,7 @@ class Recorder:
             self._now_us() if time is None else _micros(time),
             values,
             self._trace() if self._trace is not None else None,
+            kept,
         )
         return text, row, weight + held_weight
 
@@ -196,6 +204,16 @@ def _checked_dimensions(given: object) -> tuple[Dimensions, int]:
     for name, value in checked.items():
         _check_name("dimensions", name)
         weight += 4 * len(name) + _check_text(f"dimensions.{name}", value, MAX_DIMENSION_VALUE_LENGTH)
+    return tuple(sorted(checked.items())), weight + _PAIR_BYTES * len(checked)
+
+
+def _checked_properties(given: object) -> tuple[Properties, int]:
+    # Most are different on every event, so nothing is gained by remembering those that passed.
+    checked = _check_mapping("properties", given, MAX_PROPERTIES)
+    weight = 0
+    for name, value in checked.items():
+        _check_name("properties", name)
+        weight += len(name) + _check_text(f"properties.{name}", value, MAX_PROPERTY_VALUE_LENGTH)
     return tuple(sorted(checked.items())), weight + _PAIR_BYTES * len(checked)
 
 

@@ -38,6 +38,7 @@ recorded = st.fixed_dictionaries(
         "quantities": st.dictionaries(names, quantity, max_size=3),
         "event_id": st.one_of(st.none(), st.uuids(), texts.filter(bool)),
         "tenant_id": st.sampled_from(["acme", "b-2"]),
+        "properties": st.none() | st.dictionaries(texts.filter(bool), texts, max_size=2),
     }
 )
 
@@ -54,7 +55,7 @@ def count(events: list[Event]) -> Counter[str]:
 def text(event: Event) -> str:
     amounts = sorted((name, value.normalize()) for name, value in event.quantities.items())
     fixed = (event.id, event.tenant_id, event.type, event.subject, event.time)
-    return repr((fixed, sorted(event.dimensions.items()), amounts))
+    return repr((fixed, sorted(event.dimensions.items()), amounts, sorted(event.properties.items())))
 
 
 @pytest.mark.req("T1.1", "T1.3")
