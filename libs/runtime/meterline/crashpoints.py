@@ -18,6 +18,8 @@ _passes: Counter[str] = Counter()
 ALL: Final = (
     "ingest.report.before_commit",
     "ingest.report.after_commit",
+    "timers.stop.before_capture",
+    "timers.stop.after_capture",
     "outbox.relay.before_publish",
     "outbox.relay.after_publish",
     "outbox.relay.after_commit",

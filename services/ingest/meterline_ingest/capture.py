@@ -50,9 +50,19 @@ class Capture:
 
     async def flush(self, submissions: Sequence[Submission]) -> list[Result]:
         """Stores all good events of `submissions` in one transaction; one result each."""
+        self._skews.observe(submissions)
+        flush = await self._judge(submissions)
+        await self._storing.store(flush)
+        return _results(submissions, flush.batch_ids, flush.checked.problems)
+
+    async def judge(self, submission: Submission) -> Problem | None:
+        """What would be said to the first event of `submission`, as far as that can be said without storing
+        it."""
+        return (await self._judge([submission])).checked.problems.by_row.get(0)
+
+    async def _judge(self, submissions: Sequence[Submission]) -> Flush:
         columns, problems = _read(submissions)
         corrected = correct(columns.times_us, list(map(_sending, submissions)), self._skews.tolerance_us)
-        self._skews.observe(submissions)
         types = await self._types.current(columns.types)
         check = Check(
             replace(columns, times_us=corrected.times_us),
@@ -64,8 +74,7 @@ class Capture:
         catalogue = await self._catalogue.find(needed) if needed else {}
         checked = check.verdict(self._limits, self._clock.now_us(), catalogue, _any_age(submissions))
         batch_ids = [new_id_bytes() for _ in submissions]
-        await self._storing.store(Flush(submissions, batch_ids, checked, corrected, types))
-        return _results(submissions, batch_ids, checked.problems)
+        return Flush(submissions, batch_ids, checked, corrected, types)
 
 
 def _sending(submission: Submission) -> Sending:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from meterline.errors import MeterlineError, OverloadedError, UnavailableError
@@ -59,13 +59,17 @@ class Result:
 
 @dataclass(slots=True, eq=False)
 class Submission:
-    """One call, or what a stream brought between two flushes. Either `rows` or `columns`."""
+    """One call, or what a stream brought between two flushes. Either `rows` or `columns`.
+
+    flags: what is to be noted of single events, by row
+    """
 
     origin: Origin
     tenant_id: str
     rows: Sequence[capture_pb2.Event] = ()
     columns: Columns | None = None
     bytes: int = 0
+    flags: Mapping[int, Sequence[str]] = field(default_factory=dict)
     taken: bool = False
     result: asyncio.Future[Result] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 

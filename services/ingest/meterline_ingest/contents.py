@@ -36,19 +36,26 @@ class Contents:
     """Looks at rows one by one, so it is asked only about those that need it."""
 
     def __init__(
-        self, checked: Checked, corrected: Corrected, types: TypeBook, sealers: Mapping[int, Sealer]
+        self,
+        checked: Checked,
+        corrected: Corrected,
+        types: TypeBook,
+        sealers: Mapping[int, Sealer],
+        flags: Mapping[int, Sequence[str]],
     ) -> None:
+        """`flags`: what is to be noted of single rows."""
         self._checked = checked
         self._corrected = corrected
         self._types = types
         self._sealers = sealers
+        self._flags = flags
 
     def sent_us(self, row: int) -> int:
         return int(self._corrected.sent_us[row])
 
     def has_details(self, row: int) -> bool:
         """Whether its row in `events` tells less than what was sent."""
-        return self._variant(row) is not None or self._is_cut(row)
+        return self._variant(row) is not None or self._is_cut(row) or row in self._flags
 
     def details(self, accepted: Flags) -> list[Detail]:
         """Of those of the accepted rows that have any."""
@@ -82,10 +89,13 @@ class Contents:
 
     def _detailed(self, accepted: Flags) -> Sequence[int]:
         fields, cut = self._checked.fields, self._corrected.cut
-        if not fields.variants and cut is None:
+        if not fields.variants and cut is None and not self._flags:
             return []
         wanted = np.isin(fields.index, list(fields.variants))
-        rows: list[int] = np.flatnonzero((wanted if cut is None else wanted | cut) & accepted).tolist()
+        if cut is not None:
+            wanted |= cut
+        wanted[list(self._flags)] = True
+        rows: list[int] = np.flatnonzero(wanted & accepted).tolist()
         return rows
 
     def _detail(self, row: int) -> Detail:
@@ -104,6 +114,7 @@ class Contents:
             if variant.sensitive:
                 text = json.dumps(variant.sensitive, ensure_ascii=False, sort_keys=True).encode()
                 detail.sealed = self._sealers[tenant_id].seal(TABLE, COLUMN, event_id, text)
+        detail.flags = (*detail.flags, *self._flags.get(row, ()))
         return detail
 
     def _is_cut(self, row: int) -> bool:

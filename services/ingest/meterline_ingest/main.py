@@ -27,11 +27,14 @@ from meterline_protos.ingest.v1 import (
     event_types_pb2_grpc,
     events_pb2,
     events_pb2_grpc,
+    timers_pb2,
+    timers_pb2_grpc,
 )
 
 from meterline_ingest.capture import Capture
 from meterline_ingest.committer import Committer
 from meterline_ingest.handlers.catalogue import Catalogue
+from meterline_ingest.handlers.timers import TimerLimits, Timers
 from meterline_ingest.registry import TenantDirectory, TypeRegistry
 from meterline_ingest.repository.catalogue import CatalogueReader
 from meterline_ingest.repository.dictionaries import Dictionaries
@@ -44,9 +47,11 @@ from meterline_ingest.servicers.capture import add_to_server as add_capture_to_s
 from meterline_ingest.servicers.catalogue import CatalogueServicer
 from meterline_ingest.servicers.event_types import EventTypesServicer
 from meterline_ingest.servicers.events import EventsServicer
+from meterline_ingest.servicers.timers import TimersServicer
 from meterline_ingest.settings import IngestSettings
 from meterline_ingest.skews import Skews
 from meterline_ingest.storing import Storing
+from meterline_ingest.timer_sweep import TimerSweep
 from meterline_ingest.upkeep import Upkeep
 
 NAME = "ingest"
@@ -73,7 +78,25 @@ class Ingest:
         self._types = TypeRegistry(self._event_types)
         self._entries = CatalogueReader(self._database)
         partitions = Partitions(self._database)
-        self._committer = self._build_committer(partitions, TenantDirectory(self._tenants, identity.channel))
+        capture = self._build_capture(partitions, TenantDirectory(self._tenants, identity.channel))
+        self._committer = Committer(
+            capture.flush,
+            workers=settings.commit_workers,
+            window=settings.commit_window_ms / 1000,
+            max_queued=settings.max_queued_events,
+        )
+        self._timers = Timers(
+            self._database,
+            self._unit_of_work,
+            self._tenants,
+            self._types,
+            self._committer,
+            capture.judge,
+            clock,
+            TimerLimits(
+                settings.max_running_timers_per_tenant, int(settings.max_event_ahead_seconds * 1_000_000)
+            ),
+        )
         known_tenants = Consumer(bus, self._unit_of_work, TENANTS_CHANGED, NAME, self._tenants.handle)
         self.components: Sequence[Component] = (
             self._database,
@@ -83,6 +106,7 @@ class Ingest:
             known_tenants,
             identity,
             self._committer,
+            TimerSweep(self._database, self._timers),
         )
         self.server = Server(
             settings.bind_host,
@@ -92,7 +116,7 @@ class Ingest:
             grace=settings.shutdown_grace_seconds,
         )
 
-    def _build_committer(self, partitions: Partitions, directory: TenantDirectory) -> Committer:
+    def _build_capture(self, partitions: Partitions, directory: TenantDirectory) -> Capture:
         settings = self._settings
         storing = Storing(
             self._unit_of_work,
@@ -100,7 +124,7 @@ class Ingest:
             Dictionaries(self._database),
             _NoKeys(),
         )
-        capture = Capture(
+        return Capture(
             storing,
             directory,
             self._types,
@@ -109,12 +133,6 @@ class Ingest:
             self._clock,
             max_age=timedelta(days=settings.max_event_age_days),
             max_ahead=timedelta(seconds=settings.max_event_ahead_seconds),
-        )
-        return Committer(
-            capture.flush,
-            workers=settings.commit_workers,
-            window=settings.commit_window_ms / 1000,
-            max_queued=settings.max_queued_events,
         )
 
     def _servicers(self) -> list[Servicer]:
@@ -139,6 +157,11 @@ class Ingest:
                 _full_name(catalogue_pb2, "CatalogueService"),
                 catalogue_pb2_grpc.add_CatalogueServiceServicer_to_server,
                 CatalogueServicer(catalogue),
+            ),
+            (
+                _full_name(timers_pb2, "TimersService"),
+                timers_pb2_grpc.add_TimersServiceServicer_to_server,
+                TimersServicer(self._timers),
             ),
         ]
 

@@ -14,6 +14,8 @@ class IngestSettings(ServiceSettings):
     max_event_ahead_seconds: float = Field(default=300, ge=0)
     clock_skew_tolerance_seconds: float = Field(default=5, ge=0)
     """A call whose time of sending differs by more from that of its receipt has its event times corrected."""
+    max_running_timers_per_tenant: int = Field(default=100_000, ge=1)
+    """Beyond these, starting one more is answered RESOURCE_EXHAUSTED."""
     commit_workers: int = Field(default=3, ge=1, le=64)
     """Transactions under way at once. While all are busy calls gather, so few of them make larger batches."""
     commit_window_ms: float = Field(default=5, ge=0)

@@ -45,6 +45,16 @@ class Flush:
         sizes = [len(submission) for submission in self.submissions]
         return np.repeat(np.arange(len(sizes)), sizes)
 
+    def flags(self) -> dict[int, Sequence[str]]:
+        """What is to be noted of single rows."""
+        found: dict[int, Sequence[str]] = {}
+        start = 0
+        for submission in self.submissions:
+            for row, flags in submission.flags.items():
+                found[start + row] = flags
+            start += len(submission)
+        return found
+
 
 class Storing:
     """One for each process."""
@@ -70,7 +80,9 @@ class Storing:
         positions = np.flatnonzero(good)
         rows = await self._rows(checked, numbers[call], None if good.all() else positions)
         tenants = set(checked.tenant_ids.tolist()) - {0}
-        contents = Contents(checked, flush.corrected, flush.types, await self._sealers(checked))
+        contents = Contents(
+            checked, flush.corrected, flush.types, await self._sealers(checked), flush.flags()
+        )
         async with self._unit_of_work.begin(tenants) as transaction:
             connection = transaction.connection
             new = await self._writer.insert(connection, rows, tenants)

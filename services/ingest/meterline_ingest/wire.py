@@ -54,6 +54,13 @@ else:
     StreamRequest = _CLASSES[f"{_PACKAGE}.StreamRequest"]
 
 
+def events(messages: Iterable[capture_pb2.Event]) -> list[capture_pb2.Event]:
+    """Events that were made here, in the form in which they would have been received."""
+    rows = capture_pb2.EventRows(events=messages)
+    read = ReportRequest.FromString(capture_pb2.ReportRequest(rows=rows).SerializeToString())
+    return list(read.rows.events)
+
+
 def read_map(entries: Iterable[bytes]) -> dict[str, str]:
     """The map that `entries` are of. A key that comes twice has its last value, as protobuf has it.
 

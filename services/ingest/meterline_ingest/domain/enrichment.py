@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import IntEnum
 from typing import Any, Final
 
@@ -80,6 +81,17 @@ class Entry:
 
     version: int
     attributes: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEntry:
+    """An entry as people see it."""
+
+    namespace: str
+    key: str
+    version: int
+    attributes: Mapping[str, str]
+    changed_at: datetime
 
 
 Catalogue = Mapping[EntryKey, Entry | None]

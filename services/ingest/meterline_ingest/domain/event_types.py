@@ -149,6 +149,8 @@ class EventType:
         for each in self.properties:
             if other.properties_by_name[each.name].sensitive != each.sensitive:
                 self._refuse(f"{each.name} stays {'' if each.sensitive else 'not '}sensitive")
+        if self.timer is not None and (other.timer is None or other.timer.quantity != self.timer.quantity):
+            self._refuse(f"timers stay, and measure {self.timer.quantity}")
         return other
 
     def _refuse(self, rule: str) -> None:

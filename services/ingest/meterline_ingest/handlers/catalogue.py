@@ -11,11 +11,11 @@ from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import InvalidArgumentError, NotFoundError
 from meterline.tenants import TenantReplica
 
-from meterline_ingest.domain.enrichment import MAX_ATTRIBUTES, EntryKey
+from meterline_ingest.domain.enrichment import MAX_ATTRIBUTES, EntryKey, StoredEntry
 from meterline_ingest.domain.limits import MAX_DIMENSION_VALUE
 from meterline_ingest.domain.names import check_name
 from meterline_ingest.repository import catalogue as repository
-from meterline_ingest.repository.catalogue import CatalogueReader, StoredEntry
+from meterline_ingest.repository.catalogue import CatalogueReader
 
 MAX_ENTRIES: Final = 1_000
 MAX_KEY: Final = 256

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
 
 import numpy as np
@@ -14,21 +12,12 @@ from meterline.db import arrays
 from meterline.db.pool import Connection, Database
 from meterline.db.queries import Queries
 
-from meterline_ingest.domain.enrichment import Entry, EntryKey
+from meterline_ingest.domain.enrichment import Entry, EntryKey, StoredEntry
 
 queries = Queries("meterline_ingest.repository", "catalogue.sql")
 
 # An entry that is put on one replica is known to the others after this long, and so is its absence.
 MEMORY_SECONDS: Final = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class StoredEntry:
-    namespace: str
-    key: str
-    version: int
-    attributes: Mapping[str, str]
-    changed_at: datetime
 
 
 class CatalogueReader:

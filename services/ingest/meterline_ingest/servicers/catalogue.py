@@ -9,8 +9,8 @@ from meterline.errors import InvalidArgumentError
 from meterline.rpc import paging
 from meterline_protos.ingest.v1 import catalogue_pb2, catalogue_pb2_grpc
 
+from meterline_ingest.domain.enrichment import StoredEntry
 from meterline_ingest.handlers.catalogue import Catalogue
-from meterline_ingest.repository.catalogue import StoredEntry
 
 Context = aio.ServicerContext[Any, Any]
 
