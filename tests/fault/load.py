@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from dataclasses import dataclass, field
-from decimal import Decimal
 
 import nats
 import nats.errors
@@ -20,7 +18,7 @@ import psycopg
 from grpc import aio
 from meterline.bus.subjects import EVENTS_ACCEPTED
 from meterline_dev.mesh import Mesh
-from meterline_protos.aggregate.v1 import meters_pb2, meters_pb2_grpc, usage_pb2, usage_pb2_grpc
+from meterline_protos.aggregate.v1 import meters_pb2, meters_pb2_grpc
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.identity.v1 import tenants_pb2, tenants_pb2_grpc
 from meterline_protos.ingest.v1 import (
@@ -35,6 +33,7 @@ from meterline_protos.ingest.v1 import (
 from tests.support.bus import unanswered
 from tests.support.capture import Sample, rows
 from tests.support.polling import eventually
+from tests.support.usage import month_total
 
 TENANTS = ("acme", "bolt", "cobra")
 METERS = {"calls": types_pb2.AGGREGATION_COUNT, "units": types_pb2.AGGREGATION_SUM}
@@ -166,20 +165,10 @@ class Reporter:
 
 async def counted(mesh: Mesh) -> dict[str, tuple[int, int]]:
     """(count, sum) by tenant, as QueryUsage tells them."""
-    async with aio.insecure_channel(mesh.address("aggregate")) as channel:
-        stub = usage_pb2_grpc.UsageServiceStub(channel)
-        found = {}
-        for tenant in TENANTS:
-            values = []
-            for meter in METERS:
-                request = usage_pb2.QueryUsageRequest(
-                    tenant_id=tenant, meter=meter, grain=types_pb2.GRAIN_MONTH
-                )
-                request.range.start_time.FromSeconds(int(time.time()) - 40 * 86_400)
-                request.range.end_time.FromSeconds(int(time.time()) + 86_400)
-                answer = await stub.QueryUsage(request, timeout=10, wait_for_ready=True)
-                values.append(sum(Decimal(window.value) for window in answer.windows))
-            found[tenant] = (int(values[0]), int(values[1]))
+    found = {}
+    for tenant in TENANTS:
+        calls, units = [await month_total(mesh.address("aggregate"), tenant, meter) for meter in METERS]
+        found[tenant] = (int(calls), int(units))
     return found
 
 
