@@ -14,6 +14,7 @@ from meterline.bus.subjects import TENANTS_CHANGED
 from meterline.clock import Clock, SystemClock
 from meterline.db.pool import Database
 from meterline.db.unit_of_work import UnitOfWork
+from meterline.dead_letters.servicer import dead_letters_service
 from meterline.outbox.relay import Relay
 from meterline.rpc import client
 from meterline.rpc.server import Server
@@ -60,7 +61,9 @@ class Ingest:
         types = TypeRegistry(event_types)
         directory = TenantDirectory(tenants, identity.channel)
         committer = _committer(settings, database, unit_of_work, directory, types, clock)
-        known_tenants = Consumer(bus, unit_of_work, TENANTS_CHANGED, NAME, tenants.handle)
+        known_tenants = Consumer(
+            bus, unit_of_work, TENANTS_CHANGED, NAME, tenants.handle, rules=settings.burial_rules
+        )
         self.components: Sequence[Component] = (database, bus, relay, known_tenants, identity, committer)
         self.server = Server(
             settings.bind_host,
@@ -81,6 +84,7 @@ class Ingest:
                     event_types_pb2_grpc.add_EventTypesServiceServicer_to_server,
                     EventTypesServicer(unit_of_work, tenants, event_types, types),
                 ),
+                dead_letters_service(database, [known_tenants]),
             ],
             drain=settings.shutdown_drain_seconds,
             grace=settings.shutdown_grace_seconds,
