@@ -10,10 +10,12 @@ from decimal import Decimal
 
 import psycopg
 import pytest
+from meterline.bus.subjects import TENANTS_CHANGED
 from meterline.ids import new_id
 from meterline_aggregate.handlers.accepted import AcceptedEvents
 from meterline_dev.servers import NatsServer
 from meterline_protos.common.v1 import types_pb2
+from meterline_protos.events.v1.events_pb2 import EventsAccepted
 from prometheus_client import REGISTRY
 
 from tests.support.aggregate import (
@@ -205,6 +207,23 @@ async def test_what_is_garbled_is_kept_and_delays_nobody(
     assert {message_id for message_id, _ in rows} == garbled
     reasons = {error.partition(":")[0] for _, error in rows}
     assert reasons == {"not an EventsAccepted", "times_us is not of 10 rows"}
+
+
+@pytest.mark.req("T3.1")
+async def test_what_is_no_tenant_is_kept_and_delays_nobody(
+    node: Node, feed: Feed, database: TestDatabase
+) -> None:
+    jetstream = feed.bus.jetstream()
+    for data in (b"\xff\xff", b"", EventsAccepted(base_us=7).SerializeToString()):
+        headers = {"Nats-Msg-Id": str(new_id())}
+        await jetstream.publish(TENANTS_CHANGED.subject, data, headers=headers)
+    await start_with_all(node, feed)
+    events = events_of_both(20)
+    await feed.publish(accepted(events))
+    await feed.settled()
+    await check_all(node, events)
+    reasons = await eventually(lambda: dead_letters(database), until=lambda found: len(found) == 3)
+    assert {error.partition(":")[0] for _, error in reasons} == {"not a TenantChanged"}
 
 
 def dead_letters(database: TestDatabase) -> list[tuple[uuid.UUID, str]]:
