@@ -11,7 +11,16 @@ from types import ModuleType
 import pytest
 from google.protobuf.descriptor import ServiceDescriptor
 
-from tests.architecture.tree import ROOT, SERVICES, identifier, name_of, parsed, service_package, sources
+from tests.architecture.tree import (
+    ROOT,
+    SERVICES,
+    calls,
+    identifier,
+    name_of,
+    parsed,
+    service_package,
+    sources,
+)
 
 # A module may grow into a package of the same name.
 MODULES = ("main", "migrate", "settings", "servicers", "handlers", "domain", "repository", "events")
@@ -29,6 +38,11 @@ def modules_with_services() -> list[ModuleType]:
     return [importlib.import_module(f"{name}_pb2") for name in names]
 
 
+# Protos of no service's own: what the runtime answers in several of them.
+RUNTIME = "libs/runtime/meterline"
+OPERATIONS = "operations"
+
+
 def proto_services() -> list[ServiceDescriptor]:
     return [
         service for file in modules_with_services() for service in file.DESCRIPTOR.services_by_name.values()
@@ -39,10 +53,11 @@ def has_module(package: Path, name: str) -> bool:
     return (package / f"{name}.py").is_file() or (package / name / "__init__.py").is_file()
 
 
-def servicer_methods(service: str) -> dict[str, set[str]]:
+def servicer_methods(package: str) -> dict[str, set[str]]:
     """What the classes that derive from a generated servicer implement, by the servicer's name."""
     found: dict[str, set[str]] = {}
-    for path in sources(name_of(service_package(service))):
+    folder = RUNTIME if package == OPERATIONS else name_of(service_package(package))
+    for path in sources(folder):
         for node in ast.walk(parsed(path)):
             if isinstance(node, ast.ClassDef):
                 methods = {
@@ -75,6 +90,14 @@ def test_a_service_can_be_started_by_name(service: str) -> None:
 @pytest.mark.req("K1")
 @pytest.mark.parametrize("descriptor", proto_services(), ids=lambda descriptor: str(descriptor.full_name))
 def test_every_call_of_the_protos_is_answered(descriptor: ServiceDescriptor) -> None:
-    service = descriptor.full_name.split(".")[1]
-    implemented = servicer_methods(service).get(f"{descriptor.name}Servicer", set())
+    package = descriptor.full_name.split(".")[1]
+    implemented = servicer_methods(package).get(f"{descriptor.name}Servicer", set())
     assert {method.name for method in descriptor.methods} - implemented == set()
+
+
+@pytest.mark.req("O2")
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_that_consumes_lets_its_dead_letters_be_redriven(service: str) -> None:
+    main = service_package(service) / "main.py"
+    consumes, answers = (any(calls(main, name)) for name in ("Consumer", "dead_letters_service"))
+    assert consumes == answers

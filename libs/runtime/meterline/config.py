@@ -8,6 +8,8 @@ from typing import TypeVar
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from meterline.bus.breaker import BurialRules
+
 # A refused value may be a secret, and what is raised at the start goes to a log.
 _SOURCES = SettingsConfigDict(env_prefix="METERLINE_", extra="ignore", hide_input_in_errors=True)
 
@@ -51,6 +53,25 @@ class ServiceSettings(BaseSettings):
     allow_unsynced_jetstream: bool = False
     """Start although the broker may lose acknowledged messages at power loss. Development only."""
     jetstream_replicas: int = Field(default=1, ge=1, le=5)
+    message_patience_seconds: float = Field(default=86_400, gt=0, le=172_800)
+    """When a message that only ever failed or had to wait is given up: before the broker drops it."""
+    breaker_window: int = Field(default=20, ge=1, le=10_000)
+    """A consumer looks back on so many messages, and stops when too many of them are poison."""
+    breaker_percent: int = Field(default=90, ge=1, le=100)
+    """More than this of them are too many; with 100 it never stops, and buries all that is poison."""
+    breaker_cooldown_seconds: float = Field(default=5, gt=0)
+    """How long a stopped consumer waits before it tries one message; twice as long after each failure."""
+    breaker_longest_cooldown_seconds: float = Field(default=300, gt=0)
     log_level: str = "INFO"
     trace_ui_url: str = ""
     """Address of a trace, with `{trace_id}` in it, for example `http://jaeger:16686/trace/{trace_id}`."""
+
+    @property
+    def burial_rules(self) -> BurialRules:
+        return BurialRules(
+            self.message_patience_seconds,
+            self.breaker_window,
+            self.breaker_percent,
+            self.breaker_cooldown_seconds,
+            self.breaker_longest_cooldown_seconds,
+        )

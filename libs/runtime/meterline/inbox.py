@@ -19,19 +19,3 @@ async def register(connection: Connection, consumer: str, ids: Iterable[uuid.UUI
     """
     cursor = await connection.execute(queries.register, (sorted(ids), consumer), binary=True)
     return {row[0] for row in await cursor.fetchall()}
-
-
-async def bury(
-    connection: Connection,
-    consumer: str,
-    message_id: uuid.UUID,
-    *,
-    subject: str,
-    headers: str,
-    payload: bytes,
-    error: str,
-) -> None:
-    """Keeps a message that can never be applied, with the reason."""
-    await connection.execute(
-        queries.bury, (message_id, consumer, subject, headers, payload, error), binary=True
-    )

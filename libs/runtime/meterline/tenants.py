@@ -75,7 +75,9 @@ class TenantReplica:
             try:
                 fact = events_pb2.TenantChanged.FromString(delivery.data)
             except DecodeError as error:
-                raise Never(f"not a TenantChanged: {error}") from error
+                raise Never(f"not a TenantChanged: {error}", [delivery.message_id]) from error
+            if fact.tenant_id < 1 or not fact.slug:
+                raise Never("not a TenantChanged: it has no tenant", [delivery.message_id])
             await self.apply(transaction, fact)
 
     async def apply(self, transaction: Transaction, fact: events_pb2.TenantChanged) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -34,6 +35,13 @@ class Accepted:
     subject_index: npt.NDArray[np.uint32]
     times_us: npt.NDArray[np.int64]
     quantities: dict[str, Quantity]
+
+    @property
+    def key(self) -> bytes:
+        """What this message and every copy of it brings, in 16 bytes: of all batches, and beginning with the
+        time of the first, so that keys of one time lie together."""
+        ids = [batch.batch_id for batch in self.batches]
+        return ids[0][:8] + hashlib.blake2b(b"".join(ids), digest_size=8).digest()
 
     def with_series(self, series: Sequence[Series]) -> Message:
         """The message to fold; `series` are those of the fact, in its order."""
@@ -69,7 +77,7 @@ def decode(data: bytes) -> Accepted:
     )
 
 
-def _require(condition: bool | np.bool_, rule: str) -> None:
+def _require(condition: object, rule: str) -> None:
     if not condition:
         raise GarbledError(rule)
 
@@ -104,7 +112,11 @@ def _batches(fact: events_pb2.EventsAccepted, rows: int) -> list[Batch]:
         Batch(batch.batch_id, batch.rows, traceparent(batch.trace), batch.received_at_us)
         for batch in fact.batches
     ]
-    _require(all(len(batch.batch_id) == _ID_BYTES for batch in batches), "a batch_id is not of 16 bytes")
+    # A message of another kind may well be read as one of these, with nothing in it.
+    _require(batches, "no batches")
+    ids = {batch.batch_id for batch in batches}
+    _require(all(len(batch_id) == _ID_BYTES for batch_id in ids), "a batch_id is not of 16 bytes")
+    _require(len(ids) == len(batches), "a batch occurs twice")
     _require(sum(batch.rows for batch in batches) == rows, "batches do not cover the rows")
     return batches
 

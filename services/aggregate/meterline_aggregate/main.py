@@ -13,8 +13,9 @@ from meterline.bus.subjects import EVENTS_ACCEPTED, TENANTS_CHANGED
 from meterline.clock import Clock, SystemClock
 from meterline.db.pool import Database
 from meterline.db.unit_of_work import UnitOfWork
+from meterline.dead_letters.servicer import dead_letters_service
 from meterline.outbox.relay import Relay
-from meterline.rpc.server import Server
+from meterline.rpc.server import Server, Servicer
 from meterline.tenants import TenantReplica
 from meterline_protos.aggregate.v1 import meters_pb2_grpc, reconciliation_pb2_grpc, usage_pb2_grpc
 
@@ -52,11 +53,9 @@ class Aggregate:
         ingest = IngestTotals(settings.ingest_address)
         reconciler = Reconciler(database, ingest)
         self.announcer = MonthAnnouncer(unit_of_work)
-        self.components: Sequence[Component] = (
-            database,
-            bus,
-            relay,
-            Consumer(bus, unit_of_work, TENANTS_CHANGED, NAME, tenants.handle),
+        rules = settings.burial_rules
+        consumers = (
+            Consumer(bus, unit_of_work, TENANTS_CHANGED, NAME, tenants.handle, rules=rules),
             Consumer(
                 bus,
                 unit_of_work,
@@ -65,12 +64,25 @@ class Aggregate:
                 AcceptedEvents(clock).handle,
                 max_messages=settings.batch_messages,
                 linger=settings.linger_seconds,
+                rules=rules,
             ),
+        )
+        self.components: Sequence[Component] = (
+            database,
+            bus,
+            relay,
+            *consumers,
             Periodic("announce-months", settings.emit_seconds, self.announcer.announce),
             ingest,
             *_watching(settings, reconciler),
         )
-        self.server = _server(settings, Meters(database, unit_of_work), Usage(database, tenants), reconciler)
+        self.server = _server(
+            settings,
+            Meters(database, unit_of_work),
+            Usage(database, tenants),
+            reconciler,
+            dead_letters_service(database, consumers),
+        )
 
 
 def _watching(settings: AggregateSettings, reconciler: Reconciler) -> Sequence[Component]:
@@ -79,7 +91,9 @@ def _watching(settings: AggregateSettings, reconciler: Reconciler) -> Sequence[C
     return (Periodic("reconcile", settings.reconcile_seconds, reconciler.watch),)
 
 
-def _server(settings: AggregateSettings, meters: Meters, usage: Usage, reconciler: Reconciler) -> Server:
+def _server(
+    settings: AggregateSettings, meters: Meters, usage: Usage, reconciler: Reconciler, *common: Servicer
+) -> Server:
     return Server(
         settings.bind_host,
         settings.grpc_port,
@@ -91,6 +105,7 @@ def _server(settings: AggregateSettings, meters: Meters, usage: Usage, reconcile
                 reconciliation_pb2_grpc.add_ReconciliationServiceServicer_to_server,
                 ReconciliationServicer(reconciler),
             ),
+            *common,
         ],
         drain=settings.shutdown_drain_seconds,
         grace=settings.shutdown_grace_seconds,

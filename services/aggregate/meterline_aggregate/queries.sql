@@ -38,6 +38,13 @@ INSERT INTO dimension_groups (tenant_id, digest, dimensions)
 SELECT * FROM unnest(%s::int4[], %s::uuid[], %s::text[]::json[])
 ON CONFLICT (tenant_id, digest) DO NOTHING
 
+-- name: register_applied
+-- tenant: a message may carry many tenants
+INSERT INTO applied_messages (batches)
+SELECT unnest(%s::uuid[])
+ON CONFLICT DO NOTHING
+RETURNING batches
+
 -- name: add_members
 -- Answers how many were new in each window.
 WITH fresh AS (

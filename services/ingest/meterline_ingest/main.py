@@ -15,6 +15,7 @@ from meterline.bus.subjects import TENANTS_CHANGED
 from meterline.clock import Clock, SystemClock
 from meterline.db.pool import Database
 from meterline.db.unit_of_work import UnitOfWork
+from meterline.dead_letters.servicer import dead_letters_service
 from meterline.outbox.relay import Relay
 from meterline.rpc import client
 from meterline.rpc.server import Server, Servicer
@@ -97,13 +98,20 @@ class Ingest:
                 settings.max_running_timers_per_tenant, int(settings.max_event_ahead_seconds * 1_000_000)
             ),
         )
-        known_tenants = Consumer(bus, self._unit_of_work, TENANTS_CHANGED, NAME, self._tenants.handle)
+        self._known_tenants = Consumer(
+            bus,
+            self._unit_of_work,
+            TENANTS_CHANGED,
+            NAME,
+            self._tenants.handle,
+            rules=settings.burial_rules,
+        )
         self.components: Sequence[Component] = (
             self._database,
             bus,
             relay,
             Upkeep(partitions),
-            known_tenants,
+            self._known_tenants,
             identity,
             self._committer,
             TimerSweep(self._database, self._timers),
@@ -163,6 +171,7 @@ class Ingest:
                 timers_pb2_grpc.add_TimersServiceServicer_to_server,
                 TimersServicer(self._timers),
             ),
+            dead_letters_service(self._database, [self._known_tenants]),
         ]
 
 

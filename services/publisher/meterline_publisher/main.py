@@ -13,6 +13,7 @@ from meterline.bus.subjects import TENANTS_CHANGED, USAGE_WINDOW
 from meterline.clock import Clock, SystemClock
 from meterline.db.pool import Database
 from meterline.db.unit_of_work import UnitOfWork
+from meterline.dead_letters.servicer import dead_letters_service
 from meterline.outbox.relay import Relay
 from meterline.rpc.server import Server, Servicer
 from meterline.tenants import TenantReplica
@@ -71,6 +72,11 @@ class Publisher:
         )
         self._publishing = self._make_publishing(unit_of_work, lineage, sender)
         self._prices = Prices(self._database, unit_of_work)
+        rules = settings.burial_rules
+        self._consumers = (
+            Consumer(bus, unit_of_work, TENANTS_CHANGED, NAME, self._tenants.handle, rules=rules),
+            Consumer(bus, unit_of_work, USAGE_WINDOW, NAME, handle_windows, rules=rules),
+        )
         self.components: Sequence[Component] = (
             self._database,
             bus,
@@ -80,8 +86,7 @@ class Publisher:
             relay,
             lineage,
             sender,
-            Consumer(bus, unit_of_work, TENANTS_CHANGED, NAME, self._tenants.handle),
-            Consumer(bus, unit_of_work, USAGE_WINDOW, NAME, handle_windows),
+            *self._consumers,
             self._make_closing(),
             Periodic("settling", settings.settle_seconds, self._settling.settle_due),
         )
@@ -141,6 +146,7 @@ class Publisher:
                 publications_pb2_grpc.add_PublicationsServiceServicer_to_server,
                 publications,
             ),
+            dead_letters_service(self._database, self._consumers),
         ]
 
 

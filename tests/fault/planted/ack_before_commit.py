@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 
 from meterline.bus.consumer import Consumer, Delivery
@@ -10,11 +11,11 @@ from meterline_aggregate.main import main
 _apply = Consumer._apply
 
 
-async def _acknowledge_first(self: Consumer, deliveries: Sequence[Delivery]) -> None:
+async def _acknowledge_first(self: Consumer, deliveries: Sequence[Delivery]) -> set[uuid.UUID]:
     for delivery in deliveries:
         await self._pull.answer(delivery.reply, b"+ACK")
     await self._pull._bus.client.flush()
-    await _apply(self, deliveries)
+    return await _apply(self, deliveries)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,25 @@
-"""Aggregate whose inbox does not know what it has seen: every redelivery counts again."""
+"""Aggregate that knows neither messages nor batches that it has seen: every redelivery counts again."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from meterline import inbox
 from meterline.db.pool import Connection
 from meterline_aggregate.main import main
+from meterline_aggregate.repository import applied
 
 
-async def _all_are_new(connection: Connection, consumer: str, ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
+async def _all_ids_are_new(connection: Connection, consumer: str, ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
     return set(ids)
 
 
+async def _all_keys_are_new(connection: Connection, keys: Collection[bytes]) -> set[bytes]:
+    return set(keys)
+
+
 if __name__ == "__main__":
-    inbox.register = _all_are_new
+    inbox.register = _all_ids_are_new
+    applied.register = _all_keys_are_new
     main()

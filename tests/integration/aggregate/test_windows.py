@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import random
+import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import psycopg
 import pytest
+from meterline.bus.subjects import TENANTS_CHANGED
+from meterline.ids import new_id
 from meterline_aggregate.handlers.accepted import AcceptedEvents
 from meterline_dev.servers import NatsServer
 from meterline_protos.common.v1 import types_pb2
+from meterline_protos.events.v1.events_pb2 import EventsAccepted
+from prometheus_client import REGISTRY
 
 from tests.support.aggregate import (
+    CONSUMER,
     METERS,
     Event,
     Feed,
@@ -204,21 +210,93 @@ async def test_what_is_garbled_is_kept_and_delays_nobody(
 
 
 @pytest.mark.req("T3.1")
-async def test_a_batch_that_comes_in_another_message_counts_once(
+async def test_what_is_no_tenant_is_kept_and_delays_nobody(
     node: Node, feed: Feed, database: TestDatabase
 ) -> None:
-    """The inbox forgets after some days; batches are known for good."""
-    events = events_of_both(50)
+    jetstream = feed.bus.jetstream()
+    for data in (b"\xff\xff", b"", EventsAccepted(base_us=7).SerializeToString()):
+        headers = {"Nats-Msg-Id": str(new_id())}
+        await jetstream.publish(TENANTS_CHANGED.subject, data, headers=headers)
     await start_with_all(node, feed)
-    fact = accepted(events)
+    events = events_of_both(20)
+    await feed.publish(accepted(events))
+    await feed.settled()
+    await check_all(node, events)
+    reasons = await eventually(lambda: dead_letters(database), until=lambda found: len(found) == 3)
+    assert {error.partition(":")[0] for _, error in reasons} == {"not a TenantChanged"}
+
+
+def dead_letters(database: TestDatabase) -> list[tuple[uuid.UUID, str]]:
+    with psycopg.connect(database.app_dsn("aggregate")) as connection:
+        return connection.execute("SELECT message_id, error FROM dead_letters").fetchall()
+
+
+@pytest.mark.req("T3.1", "X2")
+async def test_a_message_that_comes_under_another_id_is_a_duplicate(
+    node: Node, feed: Feed, database: TestDatabase
+) -> None:
+    """The inbox forgets after some days; what was applied is known for good, metered or not."""
+    events = events_of_both(50)
+    fact = accepted(events[:30], events[30:])
+    unmetered = accepted([Event(1, START, type="unheard of")] * 3)
+    await start_with_all(node, feed)
+    for one in (fact, unmetered):
+        await feed.publish(one)
+    await feed.settled()
+    counted = duplicates()
+    # Alone, and two copies of one kind in the company of new ones.
     await feed.publish(fact)
     await feed.settled()
-    again = await feed.publish(fact)
+    more = events_of_both(20, seed=8)
+    for one in (unmetered, accepted(more), fact, unmetered):
+        await feed.publish(one)
+    await feed.settled()
+    await check_all(node, events + more)
+    assert totals(database) == {1: 73, 2: 70}
+    assert dead_letters(database) == []
+    assert duplicates() == counted + 4
+
+
+def duplicates() -> float:
+    labels = {"consumer": CONSUMER, "outcome": "duplicate"}
+    return REGISTRY.get_sample_value("meterline_messages_total", labels) or 0.0
+
+
+@pytest.mark.req("T3.1", "X2")
+@pytest.mark.parametrize("kind", ["flight", "unheard of"])
+async def test_copies_that_arrive_together_count_once(
+    database: TestDatabase, broker: NatsServer, feed: Feed, kind: str
+) -> None:
+    async with running_aggregate(database, broker) as node:
+        await start_with_all(node, feed)
+    fact = accepted([Event(1, START, type=kind)] * 50)
+    for _ in range(5):
+        await feed.publish(fact)
+    async with running_aggregate(database, broker) as node:
+        await feed.settled()
+        windows = await node.windows("acme", "departures", types_pb2.GRAIN_MONTH)
+    assert sum(window.event_count for window in windows) == (50 if kind == "flight" else 0)
+    assert totals(database) == {1: 50}
+    assert dead_letters(database) == []
+
+
+@pytest.mark.req("T3.1")
+async def test_a_batch_that_comes_among_others_than_before_is_refused(
+    node: Node, feed: Feed, database: TestDatabase
+) -> None:
+    """Nobody sends that; it would be neither right to apply the message nor to drop it."""
+    events, more = events_of_both(50), events_of_both(20, seed=8)
+    batch_ids = [new_id(), new_id()]
+    await start_with_all(node, feed)
+    await feed.publish(accepted(events, batch_ids=batch_ids[:1]))
+    await feed.settled()
+    mixed = await feed.publish(accepted(events, more, batch_ids=batch_ids))
     await feed.settled()
     await check_all(node, events)
     assert totals(database) == {1: 50, 2: 50}
-    with psycopg.connect(database.app_dsn("aggregate")) as connection:
-        assert connection.execute("SELECT message_id FROM dead_letters").fetchall() == [(again,)]
+    ((buried, error),) = dead_letters(database)
+    assert buried == mixed
+    assert error.startswith("a batch was applied before")
 
 
 async def test_sums_are_exact_beyond_any_machine_word(node: Node, feed: Feed) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import struct
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
+from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from meterline_aggregate.decimals import to_text
@@ -45,10 +47,32 @@ def test_columns_are_what_was_sent() -> None:
     assert miles.present.tolist() == [True, False, True]
 
 
-def test_nothing_is_a_message_too() -> None:
-    found = decode(b"")
-    assert len(found.times_us) == 0
-    assert found.batches == []
+@pytest.mark.parametrize(
+    "other",
+    [
+        events_pb2.EventsAccepted(),
+        events_pb2.TenantChanged(tenant_id=7, version=3, active=True, close_lead_seconds=600),
+        events_pb2.TenantChanged(tenant_id=7, slug="acme", time_zone="UTC", currency="USD"),
+        events_pb2.UsageWindowsChanged(windows=[events_pb2.UsageWindow(tenant_id=7, meter="m", revision=1)]),
+        events_pb2.InvoiceChanged(),
+    ],
+    ids=lambda other: type(other).__name__,
+)
+def test_a_message_of_another_kind_is_not_taken_for_an_empty_one(other: Message) -> None:
+    with pytest.raises(GarbledError):
+        decode(other.SerializeToString())
+
+
+@given(st.lists(st.lists(st.uuids(), min_size=1, max_size=4, unique=True), unique_by=tuple, max_size=6))
+def test_copies_have_one_key_and_others_another(batches: list[list[uuid.UUID]]) -> None:
+    def key(batch_ids: list[uuid.UUID]) -> bytes:
+        empty: list[list[Event]] = [[] for _ in batch_ids]
+        return decode(accepted(*empty, batch_ids=batch_ids).SerializeToString()).key
+
+    keys = [key(one) for one in batches]
+    assert keys == [key(one) for one in batches]
+    assert len(set(keys)) == len(batches)
+    assert all(own[:8] == one[0].bytes[:8] for own, one in zip(keys, batches, strict=True))
 
 
 def _cut(name: str) -> Callable[[events_pb2.EventsAccepted], None]:
@@ -73,6 +97,7 @@ BREAKS: list[tuple[str, Callable[[events_pb2.EventsAccepted], object]]] = [
     ("a time is out of range", _set("times_us", struct.pack("<qqq", 0, 2**63 - 1, 0))),
     ("batches do not cover the rows", lambda fact: fact.batches.pop()),
     ("batches do not cover the rows", lambda fact: setattr(fact.batches[0], "rows", 2**32 - 1)),
+    ("a batch occurs twice", lambda fact: setattr(fact.batches[1], "batch_id", fact.batches[0].batch_id)),
     ("a batch_id is not of 16 bytes", lambda fact: setattr(fact.batches[0], "batch_id", b"short")),
     ("a series has no tenant", lambda fact: setattr(fact.series[0], "tenant_id", 0)),
     ("a series has no tenant", lambda fact: setattr(fact.series[0], "tenant_id", -1)),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from meterline.bus.breaker import BurialRules
+from meterline.bus.subjects import STREAM_MAX_AGE
 from meterline.config import ServiceSettings, load
 from pydantic import ValidationError
 
@@ -43,4 +45,23 @@ def test_what_is_missing_or_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("METERLINE_DATABASE_URL", "postgresql://")
     monkeypatch.setenv("METERLINE_GRPC_PORT", "65536")
     with pytest.raises(ValidationError, match="grpc_port"):
+        load(ServiceSettings)
+
+
+@pytest.mark.req("O2")
+def test_rules_of_burial_are_those_of_the_runtime_unless_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METERLINE_DATABASE_URL", "postgresql://")
+    assert load(ServiceSettings).burial_rules == BurialRules()
+    names = ("MESSAGE_PATIENCE_SECONDS", "BREAKER_WINDOW", "BREAKER_PERCENT")
+    cooldowns = ("BREAKER_COOLDOWN_SECONDS", "BREAKER_LONGEST_COOLDOWN_SECONDS")
+    for number, name in enumerate((*names, *cooldowns), 1):
+        monkeypatch.setenv(f"METERLINE_{name}", str(number))
+    assert load(ServiceSettings).burial_rules == BurialRules(1.0, 2, 3, 4.0, 5.0)
+
+
+@pytest.mark.req("O2")
+def test_patience_ends_before_the_broker_drops_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METERLINE_DATABASE_URL", "postgresql://")
+    monkeypatch.setenv("METERLINE_MESSAGE_PATIENCE_SECONDS", str(STREAM_MAX_AGE.total_seconds()))
+    with pytest.raises(ValidationError, match="message_patience_seconds"):
         load(ServiceSettings)

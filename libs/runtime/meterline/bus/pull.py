@@ -34,7 +34,7 @@ _FAILURES = (nats.errors.Error, UnavailableError, TimeoutError, OSError)
 
 
 class Pull:
-    """`start` and `stop` may be called twice."""
+    """`start` and `stop` may be called twice. Between `pause` and `resume` it asks for nothing."""
 
     def __init__(
         self, bus: Bus, fact: Fact, name: str, *, max_messages: int, max_bytes: int, ack_wait: float
@@ -45,6 +45,8 @@ class Pull:
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._ack_wait = ack_wait
+        # Most messages of a batch at this moment; none while it is paused.
+        self._batch = max_messages
         self._queue: asyncio.Queue[Msg] = asyncio.Queue()
         self._requested = 0
         self._heard_at = 0.0
@@ -69,14 +71,35 @@ class Pull:
             await self._drain()
         if watching is not None:
             await tasks.end(watching)
+        self._batch = self._max_messages
         while not self._queue.empty():
             await self.answer(self._queue.get_nowait().reply, b"-NAK")
+
+    async def pause(self, delay: float) -> None:
+        """Gives back what is queued, to come again after `delay` seconds, and asks for no more."""
+        async with self._subscribing:
+            self._batch = 0
+            await self._drain()
+        while not self._queue.empty():
+            await self.give_back(self._queue.get_nowait().reply, delay)
+
+    async def resume(self, *, one_by_one: bool = False) -> None:
+        """Asks again, after a pause or for more than one."""
+        self._batch = 1 if one_by_one else self._max_messages
+        if self._subscription is not None:
+            await self._request()
+            return
+        try:
+            await self._resume()
+        except _FAILURES as error:
+            log.warning("consumer.resume_failed", consumer=self._name, error=str(error))
+            self._heard_at = -SILENCE_SECONDS  # so that the watch asks soon
 
     async def take(self) -> list[Msg]:
         """Waits for a message; answers it with the others that are here, within the bounds of a batch."""
         batch = [await self._queue.get()]
         size = len(batch[0].data)
-        while len(batch) < self._max_messages and size < self._max_bytes and not self._queue.empty():
+        while len(batch) < self._batch and size < self._max_bytes and not self._queue.empty():
             batch.append(self._queue.get_nowait())
             size += len(batch[-1].data)
         try:
@@ -93,6 +116,10 @@ class Pull:
             await self._bus.client.publish(reply, answer)
         except _FAILURES as error:
             log.warning("consumer.answer_lost", consumer=self._name, error=str(error))
+
+    async def give_back(self, reply: str, delay: float) -> None:
+        """Has the broker deliver a message again after `delay` seconds, to whichever replica asks then."""
+        await self.answer(reply, b"-NAK " + json.dumps({"delay": int(delay * 1e9)}).encode())
 
     async def _subscribe(self) -> None:
         await self._bus.ensure_streams(self._fact)
@@ -131,8 +158,8 @@ class Pull:
 
     async def _request(self) -> None:
         """Keeps one open request for as much as there is room for."""
-        room = 2 * self._max_messages - self._queue.qsize() - self._requested
-        if self._subscription is None or (room < self._max_messages and self._requested > 0):
+        room = 2 * self._batch - self._queue.qsize() - self._requested
+        if self._subscription is None or (room < self._batch and self._requested > 0):
             return
         request = {
             "batch": max(1, room),
@@ -172,7 +199,7 @@ class Pull:
 
     async def _resume(self) -> None:
         async with self._subscribing:
-            if self._watching is not None:
+            if self._watching is not None and self._batch:
                 await self._unsubscribe()
                 await self._subscribe()
 

@@ -21,6 +21,7 @@ from meterline import tasks
 from meterline.bus.connection import Bus
 from meterline.crashpoints import crash_point
 from meterline.db.pool import Database
+from meterline.dead_letters.report import OpenLetters
 from meterline.errors import UnavailableError
 from meterline.ids import made_at_ms
 from meterline.outbox.store import queries
@@ -57,6 +58,7 @@ class Relay:
         keep: how long published rows stay, to be replayed
         """
         self._database = database
+        self._dead_letters = OpenLetters(database)
         self._bus = bus
         self._claim = claim
         self._linger = linger
@@ -181,11 +183,12 @@ class Relay:
             await self._report()
 
     async def _report(self) -> None:
-        """Tells how much is pending, and for how long."""
+        """Tells how much is pending, and for how long, and what could not be applied."""
         ((count, oldest),) = await self._database.fetch(queries.oldest_pending)
         metrics.OUTBOX_PENDING.set(count)
         age = time.time() - made_at_ms(oldest) / 1000 if oldest else 0.0
         metrics.OUTBOX_AGE_SECONDS.set(max(0.0, age))
+        await self._dead_letters.report()
 
     async def _maintain(self) -> None:
         """Makes coming partitions and drops old ones."""

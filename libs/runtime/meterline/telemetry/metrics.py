@@ -25,6 +25,12 @@ OUTBOX_PENDING = Gauge("meterline_outbox_pending", "Messages not published yet")
 OUTBOX_AGE_SECONDS = Gauge("meterline_outbox_age_seconds", "Age of the oldest message not published")
 MESSAGES = Counter("meterline_messages_total", "Messages handled by a consumer", ["consumer", "outcome"])
 CONSUMER_LAG = Gauge("meterline_consumer_lag", "Messages that wait for a consumer", ["consumer"])
+CONSUMER_BREAKER_OPEN = Gauge(
+    "meterline_consumer_breaker_open",
+    "1 while nearly all is poison and nothing is taken",
+    ["consumer"],
+)
+DEAD_LETTERS = Gauge("meterline_dead_letters", "Messages that wait to be redriven", ["consumer"])
 
 # Aggregation
 EVENTS_AGGREGATED = Counter("meterline_events_aggregated_total", "Events folded into windows")

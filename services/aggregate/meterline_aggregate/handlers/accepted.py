@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Final
 
 from meterline.bus.consumer import Delivery
 from meterline.clock import Clock
+from meterline.db.pool import Connection
 from meterline.db.unit_of_work import Transaction
 from meterline.errors import Later, Never
 from meterline.telemetry import metrics
@@ -16,6 +17,7 @@ from meterline.telemetry import metrics
 from meterline_aggregate.decoding import Accepted, GarbledError, decode
 from meterline_aggregate.domain.fold import fold
 from meterline_aggregate.domain.fold.changes import Changes
+from meterline_aggregate.repository import applied
 from meterline_aggregate.repository import changes as repository
 from meterline_aggregate.repository.changes import AppliedBeforeError
 from meterline_aggregate.series import SeriesBook, UnknownTenantError
@@ -34,20 +36,33 @@ class AcceptedEvents:
         self._clock = clock
         self._book = SeriesBook()
 
-    async def handle(self, transaction: Transaction, deliveries: Sequence[Delivery]) -> None:
-        """Raises Later for messages of tenants that are not known yet, Never for those that are garbled or
-        bring a batch for the second time, each naming the messages at fault if it can."""
+    async def handle(self, transaction: Transaction, deliveries: Sequence[Delivery]) -> Collection[uuid.UUID]:
+        """Answers the ids of copies: messages that bring what was applied before, under another id or so long
+        ago that the inbox has forgotten.
+
+        Raises Later for messages of tenants that are not known yet, Never for those that are garbled or
+        bring some batches for the second time, each naming the messages at fault if it can. A message that
+        nobody sends could bring a batch again among others; it is only noticed if its events are metered.
+        """
         accepted = _decode(deliveries)
         try:
             series = await self._book.look_up(transaction, [message.fact for message in accepted])
         except UnknownTenantError as error:
             raise _later(deliveries, accepted, error) from error
-        changes = fold([one.with_series(own) for one, own in zip(accepted, series, strict=True)])
+        copies = await _copies(transaction.connection, deliveries, accepted)
+        changes = fold(
+            [
+                message.with_series(own)
+                for delivery, message, own in zip(deliveries, accepted, series, strict=True)
+                if delivery.message_id not in copies
+            ]
+        )
         try:
             await repository.apply(transaction.connection, changes)
         except AppliedBeforeError as error:
             raise Never(str(error)) from error
         transaction.after_commit(partial(self._observe, changes))
+        return copies
 
     def _observe(self, changes: Changes) -> None:
         metrics.EVENTS_AGGREGATED.inc(sum(changes.totals.values()))
@@ -68,6 +83,21 @@ def _decode(deliveries: Sequence[Delivery]) -> list[Accepted]:
         # The reason is kept with each message, so that of the first one serves only those that share it.
         raise Never(reason, [message_id for message_id, other in garbled.items() if other == reason])
     return accepted
+
+
+async def _copies(
+    connection: Connection, deliveries: Sequence[Delivery], accepted: Sequence[Accepted]
+) -> set[uuid.UUID]:
+    """The messages that were applied before, or that another one before them is the same as."""
+    keys = [message.key for message in accepted]
+    new = await applied.register(connection, set(keys))
+    copies = set()
+    for delivery, key in zip(deliveries, keys, strict=True):
+        if key in new:
+            new.remove(key)
+        else:
+            copies.add(delivery.message_id)
+    return copies
 
 
 def _later(deliveries: Sequence[Delivery], accepted: Sequence[Accepted], error: UnknownTenantError) -> Later:

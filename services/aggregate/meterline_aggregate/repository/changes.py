@@ -1,7 +1,7 @@
 """Applies what was folded: some statements for any number of events.
 
-All replicas lock in the same order (members, windows, totals, months; within each by key), so that none
-can wait for another in a circle.
+All replicas lock in the same order (messages, members, windows, totals, months; within each by key), so that
+none can wait for another in a circle.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Int64s = npt.NDArray[np.int64]
 
 
 class AppliedBeforeError(Exception):
-    """A batch comes in another message than before. The inbox knows messages for some days, contributions
-    know batches for good."""
+    """A batch comes for the second time, in the company of others than before: contributions know batches
+    for good."""
 
 
 async def apply(connection: Connection, changes: Changes) -> None:

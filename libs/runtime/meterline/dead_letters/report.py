@@ -1,0 +1,21 @@
+"""The metric of dead letters that wait."""
+
+from __future__ import annotations
+
+from meterline.db.pool import Database
+from meterline.dead_letters import store
+from meterline.telemetry import metrics
+
+
+class OpenLetters:
+    """Tells how many there are of each consumer, also when there are none any more. Only reads."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._told: set[str] = set()
+
+    async def report(self) -> None:
+        counts = await store.count_open(self._database)
+        for consumer in self._told | counts.keys():
+            metrics.DEAD_LETTERS.labels(consumer).set(counts.get(consumer, 0))
+        self._told |= counts.keys()

@@ -1,0 +1,175 @@
+"""DeadLettersService: the same in every service that has consumers."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from grpc import aio
+from meterline_protos.operations.v1 import dead_letters_pb2, dead_letters_pb2_grpc
+
+from meterline.bus.consumer import Consumer, Redriven
+from meterline.clock import to_datetime, to_us
+from meterline.db.pool import Database
+from meterline.dead_letters.handlers import DeadLetters, Order, Result
+from meterline.dead_letters.store import DeadLetter, Filter, Place, State
+from meterline.errors import InvalidArgumentError
+from meterline.rpc import paging
+from meterline.rpc.server import Servicer
+
+DEAD_LETTERS_SERVICE: Final = dead_letters_pb2.DESCRIPTOR.services_by_name["DeadLettersService"].full_name
+
+Context = aio.ServicerContext[Any, Any]
+
+MAX_IDS: Final = 1_000
+MAX_REDRIVEN: Final = 1_000
+# So many of the largest messages there are fit into one answer.
+MAX_PAYLOADS: Final = 5
+
+_STATES: Final = {
+    dead_letters_pb2.DEAD_LETTER_STATE_OPEN: State.OPEN,
+    dead_letters_pb2.DEAD_LETTER_STATE_REDRIVEN: State.REDRIVEN,
+}
+_STATE_NUMBERS: Final = {state: number for number, state in _STATES.items()}
+_OUTCOMES: Final = {
+    Redriven.APPLIED: dead_letters_pb2.REDRIVE_OUTCOME_APPLIED,
+    Redriven.FAILED: dead_letters_pb2.REDRIVE_OUTCOME_FAILED,
+    Redriven.SKIPPED: dead_letters_pb2.REDRIVE_OUTCOME_SKIPPED,
+}
+
+
+def dead_letters_service(database: Database, consumers: Sequence[Consumer]) -> Servicer:
+    """What a service's server mounts for all of its consumers."""
+    return (
+        DEAD_LETTERS_SERVICE,
+        dead_letters_pb2_grpc.add_DeadLettersServiceServicer_to_server,
+        DeadLettersServicer(DeadLetters(database, consumers)),
+    )
+
+
+class DeadLettersServicer(dead_letters_pb2_grpc.DeadLettersServiceServicer):
+    """See protos/meterline/operations/v1/dead_letters.proto."""
+
+    def __init__(self, dead_letters: DeadLetters) -> None:
+        self._dead_letters = dead_letters
+
+    async def ListDeadLetters(
+        self, request: dead_letters_pb2.ListDeadLettersRequest, context: Context
+    ) -> dead_letters_pb2.ListDeadLettersResponse:
+        if request.include_payload:
+            limit = paging.size(request.page_size, default=MAX_PAYLOADS, most=MAX_PAYLOADS)
+        else:
+            limit = paging.size(request.page_size)
+        found = await self._dead_letters.page(
+            _to_filter(request.filter),
+            states=_to_states(request.states),
+            after=_to_place(request.page_token),
+            limit=limit + 1,  # one more than asked for tells whether there is a next page
+            with_payload=request.include_payload,
+        )
+        page = found[:limit]
+        return dead_letters_pb2.ListDeadLettersResponse(
+            dead_letters=[_to_message(letter) for letter in page],
+            next_page_token=_to_token(page[-1].place) if len(found) > limit else "",
+        )
+
+    async def RedriveDeadLetters(
+        self, request: dead_letters_pb2.RedriveDeadLettersRequest, context: Context
+    ) -> dead_letters_pb2.RedriveDeadLettersResponse:
+        ways = (bool(request.message_ids), request.HasField("filter"), request.all)
+        if sum(ways) != 1:
+            raise InvalidArgumentError("message_ids", "exactly one of message_ids, filter and all")
+        order = Order(request.requested_by, request.reason, request.dry_run)
+        if request.message_ids:
+            results, left = await self._dead_letters.redrive_ids(_to_ids(request.message_ids), order)
+        else:
+            limit = paging.size(request.limit, default=MAX_REDRIVEN, most=MAX_REDRIVEN)
+            results, left = await self._dead_letters.redrive(_to_filter(request.filter), order, limit=limit)
+        return dead_letters_pb2.RedriveDeadLettersResponse(
+            results=[_to_result(result) for result in results], left=left
+        )
+
+
+def _to_filter(given: dead_letters_pb2.DeadLetterFilter) -> Filter:
+    for field in ("consumer", "error_prefix"):
+        if "\0" in getattr(given, field):
+            raise InvalidArgumentError(f"filter.{field}", "no NUL")
+    everything = Filter()
+    has_start, has_end = given.received.HasField("start_time"), given.received.HasField("end_time")
+    return Filter(
+        given.consumer,
+        given.error_prefix,
+        _to_moment("start_time", given.received.start_time) if has_start else everything.since,
+        _to_moment("end_time", given.received.end_time) if has_end else everything.until,
+    )
+
+
+def _to_moment(end: str, given: Timestamp) -> datetime:
+    try:
+        return given.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise InvalidArgumentError(f"filter.received.{end}", "a time from the year 1 to 9999") from None
+
+
+def _to_states(numbers: Iterable[dead_letters_pb2.DeadLetterState.ValueType]) -> list[State]:
+    try:
+        return [_STATES[number] for number in numbers] or [State.OPEN]
+    except KeyError:
+        raise InvalidArgumentError("states", "OPEN, REDRIVEN or both") from None
+
+
+def _to_ids(texts: Sequence[str]) -> list[uuid.UUID]:
+    if len(texts) > MAX_IDS:
+        raise InvalidArgumentError("message_ids", f"at most {MAX_IDS}")
+    try:
+        return [uuid.UUID(text) for text in texts]
+    except ValueError:
+        raise InvalidArgumentError("message_ids", "UUIDs") from None
+
+
+def _to_token(place: Place) -> str:
+    received_at, message_id, consumer = place
+    return paging.token(to_us(received_at), str(message_id), consumer)
+
+
+def _to_place(token: str) -> Place | None:
+    key = paging.key(token, int, str, str)
+    if key is None:
+        return None
+    try:
+        return to_datetime(int(key[0])), uuid.UUID(str(key[1])), str(key[2])
+    except (ValueError, OverflowError):
+        raise InvalidArgumentError("page_token", "must be the next_page_token of an earlier answer") from None
+
+
+def _to_message(letter: DeadLetter) -> dead_letters_pb2.DeadLetter:
+    message = dead_letters_pb2.DeadLetter(
+        message_id=str(letter.message_id),
+        consumer=letter.consumer,
+        subject=letter.subject,
+        headers=letter.headers,
+        error=letter.error,
+        state=_STATE_NUMBERS[letter.state],
+        attempts=letter.attempts,
+        redriven_by=letter.redriven_by,
+        reason=letter.reason,
+        payload_size=letter.size,
+        payload=letter.payload or b"",
+    )
+    message.received_at.FromDatetime(letter.received_at)
+    message.failed_at.FromDatetime(letter.failed_at)
+    if letter.redriven_at is not None:
+        message.redriven_at.FromDatetime(letter.redriven_at)
+    return message
+
+
+def _to_result(result: Result) -> dead_letters_pb2.RedriveResult:
+    return dead_letters_pb2.RedriveResult(
+        message_id=str(result.message_id),
+        consumer=result.consumer,
+        outcome=_OUTCOMES[result.outcome],
+        error=result.error,
+    )

@@ -1,0 +1,19 @@
+"""Aggregate that takes all messages of a batch for poison when one of them is."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+
+from meterline.bus import consumer
+from meterline.bus.consumer import Delivery
+from meterline_aggregate.main import main
+
+
+def _all_of_them(deliveries: Sequence[Delivery], error: Exception) -> frozenset[uuid.UUID]:
+    return frozenset(delivery.message_id for delivery in deliveries)
+
+
+if __name__ == "__main__":
+    consumer._at_fault = _all_of_them
+    main()

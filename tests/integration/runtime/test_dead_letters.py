@@ -1,0 +1,385 @@
+"""Dead letters are found, and redriven exactly once, through the API that every service mounts."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import grpc
+import psycopg
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.protobuf.wrappers_pb2 import StringValue
+from grpc import aio
+from meterline.bus.breaker import BurialRules
+from meterline.bus.consumer import Consumer, Delivery
+from meterline.db.unit_of_work import Transaction
+from meterline.dead_letters.servicer import dead_letters_service
+from meterline.dead_letters.store import queries
+from meterline.errors import Later, Never
+from meterline.rpc.server import Server
+from meterline_dev.servers import NatsServer
+from meterline_protos.common.v1 import types_pb2
+from meterline_protos.operations.v1 import dead_letters_pb2 as api
+from meterline_protos.operations.v1 import dead_letters_pb2_grpc
+from prometheus_client import REGISTRY
+
+from tests.support.calls import started
+from tests.support.databases import TestDatabase
+from tests.support.polling import eventually
+from tests.support.runtime import (
+    PROBE,
+    SERVICE,
+    Node,
+    count,
+    note_effects,
+    notes,
+    unanswered_probes,
+)
+
+pytestmark = [pytest.mark.req("O2", "T3.1")]
+
+NAME = PROBE.consumer_name(SERVICE)
+BURY_ALL = BurialRules(percent=100)
+
+
+@dataclass
+class Handler:
+    """Refuses the notes of `failures`; `entered` tells when it has one in hand, `proceed` lets it go on."""
+
+    failures: dict[str, Exception] = field(default_factory=dict)
+    calls: int = 0
+    entered: asyncio.Event = field(default_factory=asyncio.Event)
+    proceed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def __call__(self, transaction: Transaction, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            note = StringValue.FromString(delivery.data).value
+            if note in self.failures:
+                raise self.failures[note]
+        await note_effects(transaction, deliveries)
+        self.calls += 1
+        self.entered.set()
+        if self.calls == 1:
+            await self.proceed.wait()
+
+
+@dataclass
+class World:
+    """A service's consumer, with some dead letters, and its API."""
+
+    node: Node
+    database: TestDatabase
+    broker: NatsServer
+    handler: Handler
+    consumer: Consumer
+    stub: dead_letters_pb2_grpc.DeadLettersServiceAsyncStub
+
+    async def bury(self, *texts: str, error: str = "no such event type") -> list[str]:
+        """The ids of messages that have become dead letters."""
+        self.handler.failures |= {text: Never(error) for text in texts}
+        ids = await self.node.emit(*texts)
+        while await self.node.relay.publish_pending():
+            continue
+        await self.consumer.start()
+        await eventually(lambda: unanswered_probes(self.broker, NAME), until=lambda left: left == 0)
+        await self.consumer.stop()
+        assert set(map(str, ids)) <= {row[0] for row in self.rows("message_id::text")}
+        return [str(message_id) for message_id in ids]
+
+    def mend(self, *texts: str) -> None:
+        for text in texts or list(self.handler.failures):
+            del self.handler.failures[text]
+        self.handler.proceed.set()
+
+    def rows(self, columns: str) -> list[tuple[object, ...]]:
+        with psycopg.connect(self.database.admin_dsn) as connection:
+            found = connection.execute(
+                f"SELECT {columns} FROM {SERVICE}.dead_letters ORDER BY received_at, message_id"
+            )
+            return found.fetchall()
+
+    async def letters(self, **request: object) -> list[api.DeadLetter]:
+        """All letters that a request asks for, by pages."""
+        found: list[api.DeadLetter] = []
+        token = ""
+        while True:
+            answer = await self.stub.ListDeadLetters(
+                api.ListDeadLettersRequest(page_token=token, **request)  # type: ignore[arg-type]
+            )
+            found += answer.dead_letters
+            token = answer.next_page_token
+            if not token:
+                return found
+
+    async def redrive(self, **request: object) -> api.RedriveDeadLettersResponse:
+        given = {"requested_by": "ann", "reason": "the type is there now"} | request
+        return await self.stub.RedriveDeadLetters(api.RedriveDeadLettersRequest(**given))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def world(node: Node, broker: NatsServer, effects_database: TestDatabase) -> AsyncIterator[World]:
+    handler = Handler()
+    consumer = node.consumer(handler, rules=BURY_ALL)
+    server = Server("127.0.0.1", 0, [dead_letters_service(node.database, [consumer])], grace=0.5)
+    async with started(server) as channel:
+        stub = dead_letters_pb2_grpc.DeadLettersServiceStub(channel)
+        yield World(node, effects_database, broker, handler, consumer, stub)
+
+
+def outcomes(answer: api.RedriveDeadLettersResponse) -> dict[str, str]:
+    return {
+        result.message_id: api.RedriveOutcome.Name(result.outcome).removeprefix("REDRIVE_OUTCOME_")
+        for result in answer.results
+    }
+
+
+def at(moment: object) -> Timestamp:
+    found = Timestamp()
+    found.FromDatetime(moment)  # type: ignore[arg-type]
+    return found
+
+
+# --- looking
+
+
+async def test_a_letter_tells_all_that_is_known(world: World) -> None:
+    (message_id,) = await world.bury("poison")
+    (letter,) = await world.letters()
+    assert (letter.message_id, letter.consumer, letter.subject) == (message_id, NAME, "probe.x")
+    assert (letter.error, letter.state, letter.attempts) == (
+        "no such event type",
+        api.DEAD_LETTER_STATE_OPEN,
+        1,
+    )
+    payload = StringValue(value="poison").SerializeToString()
+    assert (letter.payload_size, letter.payload) == (len(payload), b"")
+    assert letter.received_at == letter.failed_at
+    assert not letter.HasField("redriven_at")
+    (letter,) = await world.letters(include_payload=True)
+    assert letter.payload == payload
+
+
+@pytest.mark.parametrize("page_size", [1, 2, 7, 0])
+async def test_pages_hold_every_letter_once(world: World, page_size: int) -> None:
+    ids = await world.bury(*map(str, range(7)))
+    # Of one transaction and one time, as a restore or an import leaves them.
+    with psycopg.connect(world.database.admin_dsn) as connection:
+        connection.execute(f"UPDATE {SERVICE}.dead_letters SET received_at = now()")
+    for with_payload in (False, True):
+        found = await world.letters(page_size=page_size, include_payload=with_payload)
+        assert [letter.message_id for letter in found] == sorted(ids)
+
+
+async def test_a_filter_narrows_by_error_time_and_state(world: World) -> None:
+    garbled = await world.bury("a", "b", error="garbled: 100% of it_")
+    unknown = await world.bury("c", error="unknown tenants [7]")
+
+    async def found(**conditions: object) -> list[str]:
+        chosen = api.DeadLetterFilter(**conditions)  # type: ignore[arg-type]
+        return [letter.message_id for letter in await world.letters(filter=chosen)]
+
+    assert await found(error_prefix="garbled: 100% of") == garbled
+    assert await found(error_prefix="unknown") == unknown
+    assert await found(error_prefix="%") == await found(error_prefix="arbled") == []
+    assert await found(consumer=NAME) == garbled + unknown
+    ((boundary,),) = world.rows("received_at")[2:]
+    assert await found(received=types_pb2.TimeRange(end_time=at(boundary))) == garbled
+    assert await found(received=types_pb2.TimeRange(start_time=at(boundary))) == unknown
+
+    world.mend("c")
+    await world.redrive(message_ids=unknown)
+    assert await found() == garbled
+    both = [api.DEAD_LETTER_STATE_OPEN, api.DEAD_LETTER_STATE_REDRIVEN]
+    assert [letter.message_id for letter in await world.letters(states=both)] == garbled + unknown
+
+
+# --- redriving
+
+
+async def test_what_was_mended_is_applied_and_stays_as_history(world: World) -> None:
+    ids = await world.bury("a", "b")
+    world.mend()
+    answer = await world.redrive(all=True)
+    assert outcomes(answer) == dict.fromkeys(ids, "APPLIED")
+    assert answer.left == 0
+    assert notes(world.database) == ["a", "b"]
+    assert await world.letters() == []
+    first, _ = await world.letters(states=[api.DEAD_LETTER_STATE_REDRIVEN])
+    assert (first.redriven_by, first.reason, first.attempts) == ("ann", "the type is there now", 2)
+    assert first.redriven_at.ToNanoseconds() > first.received_at.ToNanoseconds()
+    assert outcomes(await world.redrive(message_ids=ids)) == dict.fromkeys(ids, "SKIPPED")
+    assert notes(world.database) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "error", [Never("still no such type"), Later("not yet"), ZeroDivisionError("a fault of ours")]
+)
+async def test_what_fails_again_stays_with_the_new_error(world: World, error: Exception) -> None:
+    mended, poison = await world.bury("a", "poison")
+    world.mend("a")
+    world.handler.failures["poison"] = error
+    for attempt in (2, 3):
+        answer = await world.redrive(all=True)
+        assert outcomes(answer)[poison] == "FAILED"
+        (letter,) = await world.letters()
+        assert (letter.message_id, letter.error, letter.attempts) == (poison, str(error), attempt)
+        assert letter.failed_at.ToNanoseconds() > letter.received_at.ToNanoseconds()
+    assert notes(world.database) == ["a"]
+    assert mended != poison
+
+
+async def test_a_dry_run_tells_and_keeps_nothing(world: World) -> None:
+    good, poison = await world.bury("a", "poison")
+    world.mend("a")
+    before = world.rows("state, attempts, error, failed_at")
+    answer = await world.redrive(all=True, dry_run=True)
+    assert outcomes(answer) == {good: "APPLIED", poison: "FAILED"}
+    assert world.rows("state, attempts, error, failed_at") == before
+    assert notes(world.database) == []
+    assert outcomes(await world.redrive(all=True)) == {good: "APPLIED", poison: "FAILED"}
+    assert notes(world.database) == ["a"]
+
+
+async def test_a_filter_and_a_limit_choose_and_calls_in_a_row_get_to_all(world: World) -> None:
+    poison = await world.bury("p1", "p2", error="garbled")
+    good = await world.bury(*"abc", error="unknown tenants [7]")
+    world.mend(*"abc")
+    chosen = api.DeadLetterFilter(error_prefix="unknown")
+    answer = await world.redrive(filter=chosen, limit=2)
+    assert outcomes(answer) == dict.fromkeys(good[:2], "APPLIED")
+    assert answer.left == 1
+    # The poison came first, and yet it does not keep the last good one from its turn.
+    tried = [outcomes(await world.redrive(all=True, limit=1)) for _ in range(3)]
+    assert tried == [{poison[0]: "FAILED"}, {poison[1]: "FAILED"}, {good[2]: "APPLIED"}]
+
+
+async def test_it_stops_before_the_deadline_and_tells_what_is_left(world: World) -> None:
+    await world.bury("a", "b")
+    world.mend()
+    request = api.RedriveDeadLettersRequest(all=True, requested_by="ann", reason="now")
+    answer = await world.stub.RedriveDeadLetters(request, timeout=0.9)
+    assert (list(answer.results), answer.left) == ([], 2)
+
+
+async def redrive_twice(world: World, message_id: str) -> list[str]:
+    """Two calls at the same time: the second comes while the first has the message in hand."""
+    first = asyncio.create_task(world.redrive(message_ids=[message_id]))
+    async with asyncio.timeout(15):
+        await world.handler.entered.wait()
+    second = await world.redrive(message_ids=[message_id])
+    world.handler.proceed.set()
+    return sorted([outcomes(await first)[message_id], outcomes(second)[message_id]])
+
+
+@pytest.mark.fault
+async def test_two_redrives_at_the_same_time_apply_it_once(world: World) -> None:
+    (message_id,) = await world.bury("once")
+    del world.handler.failures["once"]
+    assert await redrive_twice(world, message_id) == ["APPLIED", "SKIPPED"]
+    assert notes(world.database) == ["once"]
+
+
+@pytest.mark.fault
+async def test_a_redrive_that_does_not_claim_is_caught_by_the_same_assertion(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unclaimed = queries.claim.replace("FOR UPDATE SKIP LOCKED", "")
+    monkeypatch.setitem(cast("dict[str, str]", queries._by_name), "claim", unclaimed)
+    (message_id,) = await world.bury("once")
+    del world.handler.failures["once"]
+    await redrive_twice(world, message_id)
+    with pytest.raises(AssertionError):
+        assert notes(world.database) == ["once"]
+
+
+@pytest.mark.fault
+async def test_many_redrives_of_all_at_the_same_time_apply_each_once(world: World) -> None:
+    texts = [f"{number:02d}" for number in range(30)]
+    await world.bury(*texts)
+    world.mend()
+    await asyncio.gather(*(world.redrive(all=True) for _ in range(6)))
+    assert notes(world.database) == texts
+    assert count(world.database, "dead_letters", "state = 'redriven' AND attempts = 2") == 30
+
+
+async def test_a_letter_that_is_redriven_does_not_come_from_the_broker_too(world: World) -> None:
+    (message_id,) = await world.bury("once")
+    world.mend()
+    await world.redrive(message_ids=[message_id])
+    await world.node.bus.jetstream().delete_consumer(PROBE.stream, NAME)
+    await world.consumer.start()
+    await eventually(lambda: unanswered_probes(world.broker, NAME), until=lambda left: left == 0)
+    await world.consumer.stop()
+    assert notes(world.database) == ["once"]
+
+
+# --- what is asked wrongly
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        ({}, "message_ids"),
+        ({"all": True, "message_ids": [str(uuid.uuid4())]}, "message_ids"),
+        ({"all": True, "filter": api.DeadLetterFilter()}, "message_ids"),
+        ({"message_ids": ["7"]}, "message_ids"),
+        ({"message_ids": [str(uuid.uuid4())] * 1_001}, "message_ids"),
+        ({"all": True, "requested_by": ""}, "requested_by"),
+        ({"all": True, "requested_by": "x" * 129}, "requested_by"),
+        ({"all": True, "reason": ""}, "reason"),
+        ({"all": True, "reason": "a\0b"}, "reason"),
+        ({"filter": api.DeadLetterFilter(error_prefix="\0")}, "filter.error_prefix"),
+    ],
+)
+async def test_a_redrive_without_sense_is_refused(
+    world: World, request_: dict[str, object], field: str
+) -> None:
+    with pytest.raises(aio.AioRpcError) as caught:
+        await world.redrive(**request_)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert (caught.value.details() or "").startswith(field)
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        ({"filter": api.DeadLetterFilter(consumer="nobody")}, grpc.StatusCode.NOT_FOUND),
+        ({"states": [7]}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"page_token": "none of ours"}, grpc.StatusCode.INVALID_ARGUMENT),
+        (
+            {
+                "filter": api.DeadLetterFilter(
+                    received=types_pb2.TimeRange(start_time=Timestamp(seconds=2**60))
+                )
+            },
+            grpc.StatusCode.INVALID_ARGUMENT,
+        ),
+    ],
+)
+async def test_a_list_without_sense_is_refused(
+    world: World, request_: dict[str, object], code: grpc.StatusCode
+) -> None:
+    with pytest.raises(aio.AioRpcError) as caught:
+        await world.stub.ListDeadLetters(api.ListDeadLettersRequest(**request_))  # type: ignore[arg-type]
+    assert caught.value.code() is code
+
+
+# --- the metric
+
+
+async def test_the_metric_follows_what_is_open(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told() -> float | None:
+        return REGISTRY.get_sample_value("meterline_dead_letters", {"consumer": NAME})
+
+    monkeypatch.setattr("meterline.outbox.relay._REPORT_SECONDS", 0.05)
+    await world.bury("a", "b")
+    await world.node.relay.start()
+    await eventually(told, until=lambda value: value == 2)
+    world.mend()
+    await world.redrive(all=True)
+    world.node.relay.wake()
+    await eventually(told, until=lambda value: value == 0)
