@@ -7,39 +7,56 @@ from datetime import timedelta
 from functools import partial
 
 from meterline import config
-from meterline.app import Component, run
+from meterline.app import Component, Periodic, run
 from meterline.bus.connection import Bus
 from meterline.bus.consumer import Consumer
 from meterline.bus.subjects import TENANTS_CHANGED
 from meterline.clock import Clock, SystemClock
+from meterline.crypto.master_keys import MasterKeys
 from meterline.db.pool import Database
 from meterline.db.unit_of_work import UnitOfWork
 from meterline.outbox.relay import Relay
 from meterline.rpc import client
-from meterline.rpc.server import Server
+from meterline.rpc.server import Server, Servicer
 from meterline.tenants import TenantReplica
 from meterline_protos.ingest.v1 import (
+    audit_pb2,
+    audit_pb2_grpc,
     capture_pb2,
     event_types_pb2,
     event_types_pb2_grpc,
     events_pb2,
     events_pb2_grpc,
+    privacy_pb2,
+    privacy_pb2_grpc,
 )
 
 from meterline_ingest.capture import Capture
 from meterline_ingest.committer import Committer
+from meterline_ingest.handlers.key_upkeep import KeyUpkeep
+from meterline_ingest.handlers.keys import KeyStore
+from meterline_ingest.handlers.privacy import Holds
+from meterline_ingest.handlers.resealing import Resealer, SealedColumn
 from meterline_ingest.registry import TenantDirectory, TypeRegistry
+from meterline_ingest.repository.audit import AuditReader
+from meterline_ingest.repository.data_keys import DataKeys
 from meterline_ingest.repository.dictionaries import Dictionaries
 from meterline_ingest.repository.event_types import EventTypeRepository
 from meterline_ingest.repository.reading import EventReader
 from meterline_ingest.repository.writing import EventWriter
+from meterline_ingest.servicers.audit import AuditServicer
 from meterline_ingest.servicers.capture import CaptureServicer
 from meterline_ingest.servicers.capture import add_to_server as add_capture_to_server
 from meterline_ingest.servicers.event_types import EventTypesServicer
 from meterline_ingest.servicers.events import EventsServicer
+from meterline_ingest.servicers.privacy import PrivacyServicer
 from meterline_ingest.settings import IngestSettings
+from meterline_ingest.vault import Vault
 
 NAME = "ingest"
+# What is sealed, and what forbids that it is destroyed.
+SEALED_COLUMNS: Sequence[SealedColumn] = ()
+HOLDS: Sequence[Holds] = ()
 
 
 class Ingest:
@@ -59,9 +76,18 @@ class Ingest:
         event_types = EventTypeRepository(database)
         types = TypeRegistry(event_types)
         directory = TenantDirectory(tenants, identity.channel)
+        key_store = _key_store(settings, database, unit_of_work)
         committer = _committer(settings, database, unit_of_work, directory, types, clock)
         known_tenants = Consumer(bus, unit_of_work, TENANTS_CHANGED, NAME, tenants.handle)
-        self.components: Sequence[Component] = (database, bus, relay, known_tenants, identity, committer)
+        self.components: Sequence[Component] = (
+            database,
+            bus,
+            relay,
+            known_tenants,
+            identity,
+            *_keeping(settings, database, key_store),
+            committer,
+        )
         self.server = Server(
             settings.bind_host,
             settings.grpc_port,
@@ -81,10 +107,44 @@ class Ingest:
                     event_types_pb2_grpc.add_EventTypesServiceServicer_to_server,
                     EventTypesServicer(unit_of_work, tenants, event_types, types),
                 ),
+                *_privacy(key_store, tenants, AuditReader(database)),
             ],
             drain=settings.shutdown_drain_seconds,
             grace=settings.shutdown_grace_seconds,
         )
+
+
+def _key_store(settings: IngestSettings, database: Database, unit_of_work: UnitOfWork) -> KeyStore:
+    keys = DataKeys(database)
+    return KeyStore(
+        unit_of_work, keys, Vault(keys, MasterKeys.parse(settings.master_keys.get_secret_value()))
+    )
+
+
+def _privacy(store: KeyStore, tenants: TenantReplica, audit: AuditReader) -> Sequence[Servicer]:
+    return (
+        (
+            privacy_pb2.DESCRIPTOR.services_by_name["PrivacyService"].full_name,
+            privacy_pb2_grpc.add_PrivacyServiceServicer_to_server,
+            PrivacyServicer(store, tenants, HOLDS),
+        ),
+        (
+            audit_pb2.DESCRIPTOR.services_by_name["AuditService"].full_name,
+            audit_pb2_grpc.add_AuditServiceServicer_to_server,
+            AuditServicer(tenants, audit),
+        ),
+    )
+
+
+def _keeping(settings: IngestSettings, database: Database, store: KeyStore) -> Sequence[Component]:
+    """What looks after keys. It ends after all that seals has ended."""
+    max_age = timedelta(days=settings.data_key_max_age_days)
+    resealer = Resealer(database, store.keys, store.vault, SEALED_COLUMNS, most=settings.reseal_values)
+    return (
+        store.vault,
+        KeyUpkeep(store, seconds=settings.key_upkeep_seconds, max_age=max_age),
+        Periodic("reseal", settings.reseal_seconds, resealer.run),
+    )
 
 
 def _committer(
