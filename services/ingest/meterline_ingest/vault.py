@@ -57,8 +57,10 @@ class Vault:
         self._known.clear()
 
     async def keyring(self, connection: Connection | None, tenant_id: int, *, create: bool = True) -> Keyring:
-        """A tenant's keys. Reads through `connection` if given: for who holds one, a second may not be free.
+        """A tenant's keys.
 
+        connection: reads through it, in a transaction of the tenant's; for who holds one, a second may not be
+            free
         create: make the first keys of a tenant that has none. They are committed at once, in a transaction of
             their own: what is sealed must never outlive its key.
         """

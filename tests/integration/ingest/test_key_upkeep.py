@@ -14,6 +14,7 @@ from meterline_ingest.handlers.keys import rotate
 from meterline_ingest.keyring import Keyring
 
 from tests.support.databases import TestDatabase
+from tests.support.polling import eventually
 from tests.support.services import MASTER_KEYS
 from tests.support.vaults import CHANGE, OpenReplica, Replica, age_keys, stored_keys
 
@@ -111,10 +112,10 @@ async def test_a_key_that_sealed_enough_is_replaced_once(
             {"key_id": 2, "previous_key_id": 1},
         )
     ]
-    # A replica that has not noticed yet goes on with the old key: that is counted, and rotates nothing more.
+    # A replica that has not noticed yet goes on with the old key: that is counted, and no reason to rotate.
     await seal_some(two, 20)
-    await two.upkeep(most_sealed=9).run()
-    assert len(stored_keys(database, "1")) == 3
+    assert await two.upkeep(most_sealed=9).count() == []
+    assert stored_keys(database, "sealed")[1] == (29,)
 
 
 async def test_a_key_that_is_old_enough_is_replaced(
@@ -188,10 +189,33 @@ async def test_a_key_that_is_shredded_meanwhile_does_not_come_back(
     ]
 
 
-async def test_upkeep_of_replicas_never_waits_for_each_other_in_a_circle(
+async def test_everybody_locks_keys_in_one_order(database: TestDatabase, one: Replica) -> None:
+    """Whichever order they are counted in: else two replicas could wait for each other."""
+    await one.vault.keyrings([ACME, BOLT])
+    lock = "SELECT 1 FROM ingest.data_keys WHERE tenant_id = %s FOR UPDATE NOWAIT"
+    with (
+        psycopg.connect(database.admin_dsn, autocommit=True) as admin,
+        psycopg.connect(database.admin_dsn) as holder,
+    ):
+
+        def waiting() -> bool:
+            query = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = %s"
+            return admin.execute(query, (database.name,)).fetchone() is not None
+
+        holder.execute(lock, (BOLT,))
+        count = asyncio.create_task(one.keys.add_sealed({(BOLT, 1): 1, (ACME, 1): 1}, 10))
+        await eventually(waiting)
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            admin.execute(lock, (ACME,))
+        holder.rollback()
+        await count
+    assert stored_keys(database, "sealed") == [(0,), (1,), (0,), (1,)]
+
+
+async def test_upkeep_of_replicas_and_rotation_at_once(
     database: TestDatabase, one: Replica, two: Replica
 ) -> None:
-    """Counting, rotating, wrapping and shredding of the same keys at once: nobody is chosen to die."""
+    """Counting and rotating the same keys: nobody is chosen to fail, and nothing is lost."""
     tenants = range(1, 9)
     for _ in range(5):
         for tenant_id in tenants:

@@ -133,8 +133,9 @@ async def test_two_replicas_at_once_lose_nothing(
 
 
 async def test_a_value_that_does_not_open_is_left_and_holds_up_no_other(
-    things: TestDatabase, one: Replica
+    things: TestDatabase, one: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("meterline_ingest.handlers.resealing.PAGE", 1)
     await put(one, ACME, b"a", b"b", b"c")
     await put(one, BOLT, b"theirs")
     with psycopg.connect(things.admin_dsn) as connection:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from meterline.db.unit_of_work import Transaction, UnitOfWork
-from meterline.errors import ShreddedError
+from meterline.errors import AbortedError, ShreddedError
 
 from meterline_ingest.domain.audit import KEY_ROTATED, ChangeRequest
 from meterline_ingest.domain.data_keys import Purpose, WrappedKey
@@ -28,7 +28,7 @@ async def rotate(store: KeyStore, tenant_id: int, from_key_id: int, change: Chan
 
     from_key_id: rotate only if this one is current, so that who asks twice rotates once; 0: whichever is
 
-    Raises ShreddedError when the tenant's keys are destroyed.
+    Raises ShreddedError when the tenant's keys are destroyed, AbortedError when its first are made right now.
     """
     async with store.unit_of_work.begin([tenant_id]) as transaction:
         await store.keys.lock(transaction.connection, tenant_id)
@@ -58,9 +58,11 @@ def _current(keys: list[WrappedKey]) -> int:
 
 
 async def _replace(store: KeyStore, transaction: Transaction, tenant_id: int, current: int) -> None:
-    if not current:
-        await store.keys.add(transaction.connection, store.vault.first_keys(tenant_id))
-        return
-    await store.keys.retire(transaction.connection, tenant_id, current)
-    new = store.vault.new_key(tenant_id, current + 1, Purpose.SEALING)
-    await store.keys.add(transaction.connection, [new])
+    if current:
+        await store.keys.retire(transaction.connection, tenant_id, current)
+        new = [store.vault.new_key(tenant_id, current + 1, Purpose.SEALING)]
+    else:
+        new = store.vault.first_keys(tenant_id)
+    if await store.keys.add(transaction.connection, new) != len(new):
+        # First keys are made without the lock, when something is sealed for the first time.
+        raise AbortedError("the tenant's keys were made meanwhile")

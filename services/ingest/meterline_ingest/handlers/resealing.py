@@ -44,7 +44,10 @@ class SealedColumn(Protocol):
     async def earlier(
         self, connection: Connection, tenant_id: int, before: bytes, after: bytes, limit: int
     ) -> Sequence[tuple[bytes, bytes]]:
-        """(row, value) of a tenant's values that are less than `before`, in rows beyond `after`, by row."""
+        """(row, value) of a tenant's values that are less than `before`, in rows beyond `after`, by row.
+
+        A row is named as it was when it was sealed, by what may be logged: a key that tells nothing.
+        """
 
     async def replace(self, connection: Connection, tenant_id: int, values: Sequence[Resealed]) -> int:
         """Stores each, unless the value is no longer what was found; answers how many."""

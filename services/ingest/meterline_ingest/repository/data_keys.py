@@ -52,11 +52,14 @@ class DataKeys:
             await self.add(connection, keys)
             await connection.commit()
 
-    async def add(self, connection: Connection, keys: Iterable[WrappedKey]) -> None:
-        """Those whose number is taken are passed over. A key without `wrapped` is a shredded one."""
+    async def add(self, connection: Connection, keys: Iterable[WrappedKey]) -> int:
+        """Those whose number is taken are passed over; answers how many are not.
+
+        A key without `wrapped` is a shredded one.
+        """
         # Sorted: two transactions that add the same keys in another order would deadlock.
         ordered = sorted(keys, key=_name)
-        await connection.execute(
+        cursor = await connection.execute(
             queries.add_keys,
             {
                 **_names(map(_name, ordered)),
@@ -65,6 +68,7 @@ class DataKeys:
                 "master_key_ids": [key.master_key_id for key in ordered],
             },
         )
+        return cursor.rowcount
 
     async def lock(self, connection: Connection, tenant_id: int) -> None:
         """Holds the tenant's keys against rotation and destruction until the transaction ends."""
