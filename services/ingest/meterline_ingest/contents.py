@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -14,14 +14,14 @@ from meterline_ingest.domain.fields import Variant
 from meterline_ingest.domain.skew import Corrected
 from meterline_ingest.domain.type_book import TypeBook
 from meterline_ingest.domain.validation import Checked
-from meterline_ingest.repository.details import Detail, StoredBody
-
-TABLE: Final = "event_details"
-COLUMN: Final = "sealed"
+from meterline_ingest.repository.details import SEALED, TABLE, Detail, StoredBody
 
 
 class Sealer(Fingerprints, Protocol):
-    """Keys of one tenant."""
+    """Keys of one tenant; `shredded` once they were destroyed."""
+
+    @property
+    def shredded(self) -> bool: ...
 
     def seal(self, table: str, column: str, row: bytes, plaintext: bytes) -> bytes: ...
 
@@ -113,7 +113,7 @@ class Contents:
             )
             if variant.sensitive:
                 text = json.dumps(variant.sensitive, ensure_ascii=False, sort_keys=True).encode()
-                detail.sealed = self._sealers[tenant_id].seal(TABLE, COLUMN, event_id, text)
+                detail.sealed = self._sealers[tenant_id].seal(TABLE, SEALED, event_id, text)
         detail.flags = (*detail.flags, *self._flags.get(row, ()))
         return detail
 

@@ -5,55 +5,61 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
-from types import ModuleType
 
 from meterline import config
-from meterline.app import Component, run
+from meterline.app import Component, Periodic, run
 from meterline.bus.connection import Bus
 from meterline.bus.consumer import Consumer
 from meterline.bus.subjects import TENANTS_CHANGED
 from meterline.clock import Clock, SystemClock
+from meterline.crypto.master_keys import MasterKeys
 from meterline.db.pool import Database
 from meterline.db.unit_of_work import UnitOfWork
 from meterline.dead_letters.servicer import dead_letters_service
 from meterline.outbox.relay import Relay
 from meterline.rpc import client
-from meterline.rpc.server import Server, Servicer
+from meterline.rpc.server import Server, Servicer, service
 from meterline.tenants import TenantReplica
 from meterline_protos.ingest.v1 import (
+    audit_pb2,
     capture_pb2,
     catalogue_pb2,
-    catalogue_pb2_grpc,
     event_types_pb2,
-    event_types_pb2_grpc,
     events_pb2,
-    events_pb2_grpc,
+    privacy_pb2,
     timers_pb2,
-    timers_pb2_grpc,
 )
 
 from meterline_ingest.capture import Capture
 from meterline_ingest.committer import Committer
 from meterline_ingest.handlers.catalogue import Catalogue
+from meterline_ingest.handlers.key_upkeep import KeyUpkeep
+from meterline_ingest.handlers.keys import KeyStore
+from meterline_ingest.handlers.resealing import Resealer
 from meterline_ingest.handlers.timers import TimerLimits, Timers
 from meterline_ingest.registry import TenantDirectory, TypeRegistry
+from meterline_ingest.repository.audit import AuditReader
 from meterline_ingest.repository.catalogue import CatalogueReader
+from meterline_ingest.repository.data_keys import DataKeys
+from meterline_ingest.repository.details import SealedDetails
 from meterline_ingest.repository.dictionaries import Dictionaries
 from meterline_ingest.repository.event_types import EventTypeRepository
 from meterline_ingest.repository.partitions import Partitions
 from meterline_ingest.repository.reading import EventReader
 from meterline_ingest.repository.writing import EventWriter
-from meterline_ingest.servicers.capture import CaptureServicer
-from meterline_ingest.servicers.capture import add_to_server as add_capture_to_server
+from meterline_ingest.servicers.audit import AuditServicer
+from meterline_ingest.servicers.capture import CaptureServicer, add_to_server
 from meterline_ingest.servicers.catalogue import CatalogueServicer
 from meterline_ingest.servicers.event_types import EventTypesServicer
 from meterline_ingest.servicers.events import EventsServicer
+from meterline_ingest.servicers.privacy import PrivacyServicer
 from meterline_ingest.servicers.timers import TimersServicer
 from meterline_ingest.settings import IngestSettings
 from meterline_ingest.skews import Skews
 from meterline_ingest.storing import Storing
 from meterline_ingest.timer_sweep import TimerSweep
 from meterline_ingest.upkeep import Upkeep
+from meterline_ingest.vault import Vault
 
 NAME = "ingest"
 
@@ -74,45 +80,32 @@ class Ingest:
         relay = Relay(self._database, bus, linger=settings.relay_linger_ms / 1000)
         self._unit_of_work = UnitOfWork(self._database, relay.wake)
         self._tenants = TenantReplica(self._database)
-        identity = client.Link(settings.identity_address)
+        self._identity = client.Link(settings.identity_address)
         self._event_types = EventTypeRepository(self._database)
         self._types = TypeRegistry(self._event_types)
         self._entries = CatalogueReader(self._database)
-        partitions = Partitions(self._database)
-        capture = self._build_capture(partitions, TenantDirectory(self._tenants, identity.channel))
+        self._partitions = Partitions(self._database)
+        self._key_store = _key_store(settings, self._database, self._unit_of_work)
+        self._capture = self._build_capture()
         self._committer = Committer(
-            capture.flush,
+            self._capture.flush,
             workers=settings.commit_workers,
             window=settings.commit_window_ms / 1000,
             max_queued=settings.max_queued_events,
         )
-        self._timers = Timers(
-            self._database,
-            self._unit_of_work,
-            self._tenants,
-            self._types,
-            self._committer,
-            capture.judge,
-            clock,
-            TimerLimits(
-                settings.max_running_timers_per_tenant, int(settings.max_event_ahead_seconds * 1_000_000)
-            ),
-        )
+        self._timers = self._build_timers()
+        rules = settings.burial_rules
         self._known_tenants = Consumer(
-            bus,
-            self._unit_of_work,
-            TENANTS_CHANGED,
-            NAME,
-            self._tenants.handle,
-            rules=settings.burial_rules,
+            bus, self._unit_of_work, TENANTS_CHANGED, NAME, self._tenants.handle, rules=rules
         )
         self.components: Sequence[Component] = (
             self._database,
             bus,
             relay,
-            Upkeep(partitions),
+            Upkeep(self._partitions),
             self._known_tenants,
-            identity,
+            self._identity,
+            *self._keeping(),
             self._committer,
             TimerSweep(self._database, self._timers),
         )
@@ -124,17 +117,17 @@ class Ingest:
             grace=settings.shutdown_grace_seconds,
         )
 
-    def _build_capture(self, partitions: Partitions, directory: TenantDirectory) -> Capture:
+    def _build_capture(self) -> Capture:
         settings = self._settings
         storing = Storing(
             self._unit_of_work,
-            EventWriter(self._database, partitions),
+            EventWriter(self._database, self._partitions),
             Dictionaries(self._database),
-            _NoKeys(),
+            self._key_store.vault,
         )
         return Capture(
             storing,
-            directory,
+            TenantDirectory(self._tenants, self._identity.channel),
             self._types,
             self._entries,
             Skews(timedelta(seconds=settings.clock_skew_tolerance_seconds)),
@@ -143,46 +136,60 @@ class Ingest:
             max_ahead=timedelta(seconds=settings.max_event_ahead_seconds),
         )
 
-    def _servicers(self) -> list[Servicer]:
+    def _build_timers(self) -> Timers:
+        settings = self._settings
+        max_ahead_us = int(settings.max_event_ahead_seconds * 1_000_000)
+        return Timers(
+            self._database,
+            self._unit_of_work,
+            self._tenants,
+            self._types,
+            self._committer,
+            self._capture.judge,
+            self._clock,
+            TimerLimits(settings.max_running_timers_per_tenant, max_ahead_us),
+        )
+
+    def _keeping(self) -> Sequence[Component]:
+        """What looks after keys. It ends after all that seals has ended."""
+        settings, store = self._settings, self._key_store
+        max_age = timedelta(days=settings.data_key_max_age_days)
+        columns = (SealedDetails(),)
+        resealer = Resealer(self._database, store.keys, store.vault, columns, most=settings.reseal_values)
+        return (
+            store.vault,
+            KeyUpkeep(store, seconds=settings.key_upkeep_seconds, max_age=max_age),
+            Periodic("reseal", settings.reseal_seconds, resealer.run),
+        )
+
+    def _servicers(self) -> Sequence[Servicer]:
+        reader = EventReader(self._database)
         catalogue = Catalogue(self._database, self._unit_of_work, self._tenants, self._entries)
-        return [
-            (
-                _full_name(capture_pb2, "CaptureService"),
-                add_capture_to_server,
+        return (
+            service(
+                capture_pb2,
+                "CaptureService",
                 CaptureServicer(self._committer, self._clock),
+                add_to_server,
             ),
-            (
-                _full_name(events_pb2, "EventsService"),
-                events_pb2_grpc.add_EventsServiceServicer_to_server,
-                EventsServicer(self._tenants, EventReader(self._database), self._types),
-            ),
-            (
-                _full_name(event_types_pb2, "EventTypesService"),
-                event_types_pb2_grpc.add_EventTypesServiceServicer_to_server,
+            service(events_pb2, "EventsService", EventsServicer(self._tenants, reader, self._types)),
+            service(
+                event_types_pb2,
+                "EventTypesService",
                 EventTypesServicer(self._unit_of_work, self._tenants, self._event_types, self._types),
             ),
-            (
-                _full_name(catalogue_pb2, "CatalogueService"),
-                catalogue_pb2_grpc.add_CatalogueServiceServicer_to_server,
-                CatalogueServicer(catalogue),
-            ),
-            (
-                _full_name(timers_pb2, "TimersService"),
-                timers_pb2_grpc.add_TimersServiceServicer_to_server,
-                TimersServicer(self._timers),
-            ),
+            service(catalogue_pb2, "CatalogueService", CatalogueServicer(catalogue)),
+            service(timers_pb2, "TimersService", TimersServicer(self._timers)),
+            service(privacy_pb2, "PrivacyService", PrivacyServicer(self._key_store, self._tenants, ())),
+            service(audit_pb2, "AuditService", AuditServicer(self._tenants, AuditReader(self._database))),
             dead_letters_service(self._database, [self._known_tenants]),
-        ]
+        )
 
 
-def _full_name(module: ModuleType, service: str) -> str:
-    name: str = module.DESCRIPTOR.services_by_name[service].full_name
-    return name
-
-
-class _NoKeys:
-    async def keyrings(self, tenant_ids: object) -> dict[int, object]:
-        return {}
+def _key_store(settings: IngestSettings, database: Database, unit_of_work: UnitOfWork) -> KeyStore:
+    keys = DataKeys(database)
+    masters = MasterKeys.parse(settings.master_keys.get_secret_value())
+    return KeyStore(unit_of_work, keys, Vault(keys, masters))
 
 
 def main() -> None:

@@ -69,20 +69,20 @@ class Storing:
 
     async def store(self, flush: Flush) -> None:
         """Stores the good events; adds to the problems those that were stored before."""
+        sealers = await self._sealers(flush.checked)
+        _refuse_shredded(flush.checked, sealers)
         good = flush.checked.problems.good()
         if good.any():
             with _span(flush):
-                await self._store(flush, good)
+                await self._store(flush, good, sealers)
 
-    async def _store(self, flush: Flush, good: Flags) -> None:
+    async def _store(self, flush: Flush, good: Flags, sealers: Mapping[int, Sealer]) -> None:
         checked, call = flush.checked, flush.calls()
         numbers = np.array(await self._writer.batch_numbers(len(flush.submissions)))
         positions = np.flatnonzero(good)
         rows = await self._rows(checked, numbers[call], None if good.all() else positions)
         tenants = set(checked.tenant_ids.tolist()) - {0}
-        contents = Contents(
-            checked, flush.corrected, flush.types, await self._sealers(checked), flush.flags()
-        )
+        contents = Contents(checked, flush.corrected, flush.types, sealers, flush.flags())
         async with self._unit_of_work.begin(tenants) as transaction:
             connection = transaction.connection
             new = await self._writer.insert(connection, rows, tenants)
@@ -154,6 +154,17 @@ class Storing:
             slots,
             text_ids,
         )
+
+
+def _refuse_shredded(checked: Checked, sealers: Mapping[int, Sealer]) -> None:
+    """What cannot be sealed any more must not fail with the events of others."""
+    shredded = [tenant_id for tenant_id, sealer in sealers.items() if sealer.shredded]
+    if not shredded:
+        return
+    variants = checked.fields.variants.items()
+    gone = [at for at, each in variants if each.tenant_id in shredded and each.sensitive]
+    field, rule = "properties", "no sensitive ones: the keys of the tenant were destroyed"
+    checked.problems.flag_where(np.isin(checked.fields.index, gone), "TENANT_SHREDDED", field, rule)
 
 
 async def _settle_repeated(

@@ -7,9 +7,11 @@ every call.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from types import ModuleType
 from typing import Any, cast
 
 import grpc
@@ -34,6 +36,16 @@ DEADLINE_MARGIN_SECONDS = 0.05
 MAX_MESSAGE_BYTES = 4 << 20
 
 Servicer = tuple[str, Callable[[Any, Any], None], object]
+
+
+def service(
+    module: ModuleType, name: str, servicer: object, add: Callable[[Any, Any], None] | None = None
+) -> Servicer:
+    """A servicer as the server takes it. `module` is the generated one that describes the service; `add`
+    takes the place of the generated function that registers it."""
+    if add is None:
+        add = getattr(importlib.import_module(f"{module.__name__}_grpc"), f"add_{name}Servicer_to_server")
+    return module.DESCRIPTOR.services_by_name[name].full_name, add, servicer
 
 
 class Server:

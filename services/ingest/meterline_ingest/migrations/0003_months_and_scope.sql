@@ -45,6 +45,9 @@ CREATE TABLE event_details (
     sources      text[],
     PRIMARY KEY (event_id, tenant_id)
 ) PARTITION BY RANGE (event_id);
+-- A sealed value begins with its version and key: so those of keys before the current one are found.
+CREATE INDEX event_details_sealed ON event_details (tenant_id, substring(sealed FROM 1 FOR 5))
+    WHERE sealed IS NOT NULL;
 CREATE TABLE event_details_rest PARTITION OF event_details DEFAULT;
 
 -- Times are corrected by the skew of the source's clock, in microseconds: stored = sent + skew. The span

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from meterline.clock import to_datetime, to_us
@@ -13,8 +15,12 @@ from meterline.db.pool import Connection
 from meterline.db.queries import Queries
 
 from meterline_ingest.domain.columns import UUID_DTYPE, Ids, Int64s
+from meterline_ingest.domain.data_keys import Resealed
 
 queries = Queries("meterline_ingest.repository", "details.sql")
+
+TABLE: Final = "event_details"
+SEALED: Final = "sealed"
 
 Key = tuple[bytes, int]
 """Event id and tenant."""
@@ -56,6 +62,31 @@ class StoredBody:
             return self.sent_us
         skew = skews_by_batch.get(self.batch_number, 0) if self.skew_us is None else self.skew_us
         return self.occurred_at_us - skew
+
+
+class SealedDetails:
+    """The sealed properties of events, as the resealer looks after them."""
+
+    table = TABLE
+    column = SEALED
+
+    async def earlier(
+        self, connection: Connection, tenant_id: int, before: bytes, after: bytes, limit: int
+    ) -> list[tuple[bytes, bytes]]:
+        row = uuid.UUID(bytes=after) if after else uuid.UUID(int=0)
+        cursor = await connection.execute(
+            queries.sealed_earlier, (tenant_id, before, row, limit), binary=True
+        )
+        return [(event_id.bytes, sealed) for event_id, sealed in await cursor.fetchall()]
+
+    async def replace(self, connection: Connection, tenant_id: int, values: Sequence[Resealed]) -> int:
+        parameters = (
+            arrays.uuid_array(_ids([value.row for value in values])),
+            arrays.bytea_array([value.before for value in values]),
+            arrays.bytea_array([value.after for value in values]),
+            tenant_id,
+        )
+        return (await connection.execute(queries.replace_sealed, parameters)).rowcount
 
 
 async def insert(connection: Connection, details: Sequence[Detail]) -> None:

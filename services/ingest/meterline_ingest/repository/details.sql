@@ -8,6 +8,17 @@ FROM unnest(
     %s::uuid[], %s::int4[], %s::uuid[], %s::timestamptz[], %s::jsonb[], %s::bytea[], %s::text[], %s::text[]
 ) AS d (event_id, tenant_id, body_digest, sent_time, properties, sealed, flags, sources)
 
+-- name: sealed_earlier
+SELECT event_id, sealed FROM event_details
+WHERE tenant_id = %s AND substring(sealed FROM 1 FOR 5) < %s AND sealed IS NOT NULL AND event_id > %s
+ORDER BY event_id
+LIMIT %s
+
+-- name: replace_sealed
+UPDATE event_details d SET sealed = r.after
+FROM unnest(%s::uuid[], %s::bytea[], %s::bytea[]) AS r (event_id, before, after)
+WHERE d.tenant_id = %s AND d.event_id = r.event_id AND d.sealed = r.before
+
 -- name: stored_bodies
 -- What comes again is held against what is stored. A batch that is being stored has no row yet. May answer
 -- pairs that were not asked for, of an id that two of the tenants use.

@@ -1,1 +1,1 @@
-"""Protobuf to domain and back."""
+"""The API of ingest: protobuf in, domain, protobuf out. A module for each service."""
