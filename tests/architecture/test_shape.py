@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor import ServiceDescriptor
 from meterline_protos.aggregate.v1 import meters_pb2, reconciliation_pb2, usage_pb2
-from meterline_protos.identity.v1 import tenants_pb2
+from meterline_protos.identity.v1 import credentials_pb2, tenants_pb2
 from meterline_protos.ingest.v1 import capture_pb2, event_types_pb2, events_pb2
 from meterline_protos.publisher.v1 import invoices_pb2, prices_pb2, publications_pb2
 
@@ -22,6 +22,7 @@ PROTO_FILES = (
     meters_pb2,
     reconciliation_pb2,
     usage_pb2,
+    credentials_pb2,
     tenants_pb2,
     capture_pb2,
     event_types_pb2,

@@ -12,15 +12,21 @@ from pydantic import SecretStr
 
 from tests.support.databases import TestDatabase
 
+MASTER_KEYS = "test:" + "A" * 43 + "="
+
 
 def settings_for(service: str, database: TestDatabase, broker: NatsServer) -> dict[str, object]:
-    """What `ServiceSettings` needs, as keyword arguments."""
+    """What the settings of any service need, as keyword arguments. Every caller may do everything."""
     return {
         "database_url": SecretStr(database.app_dsn(service)),
         "nats_url": SecretStr(broker.url),
         "nats_monitor_url": broker.monitor_url,
         "shutdown_grace_seconds": 1.0,
         "metrics_port": -1,
+        "authentication": "off",
+        "master_keys": SecretStr(MASTER_KEYS),
+        # Nobody answers there.
+        "identity_address": "127.0.0.1:1",
     }
 
 

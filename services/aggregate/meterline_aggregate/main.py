@@ -7,6 +7,9 @@ from functools import partial
 
 from meterline import config
 from meterline.app import Component, Periodic, run
+from meterline.auth import setup as auth
+from meterline.auth.gate import Gate
+from meterline.auth.remote import verifier
 from meterline.bus.connection import Bus
 from meterline.bus.consumer import Consumer
 from meterline.bus.subjects import EVENTS_ACCEPTED, TENANTS_CHANGED
@@ -14,10 +17,13 @@ from meterline.clock import Clock, SystemClock
 from meterline.db.pool import Database
 from meterline.db.unit_of_work import UnitOfWork
 from meterline.outbox.relay import Relay
+from meterline.rpc import tls
+from meterline.rpc.client import Link
 from meterline.rpc.server import Server
 from meterline.tenants import TenantReplica
 from meterline_protos.aggregate.v1 import meters_pb2_grpc, reconciliation_pb2_grpc, usage_pb2_grpc
 
+from meterline_aggregate.access import NEEDS, RULES
 from meterline_aggregate.handlers.accepted import AcceptedEvents
 from meterline_aggregate.handlers.announcing import MonthAnnouncer
 from meterline_aggregate.handlers.meters import Meters
@@ -49,7 +55,9 @@ class Aggregate:
         relay = Relay(database, bus)
         unit_of_work = UnitOfWork(database, relay.wake)
         tenants = TenantReplica(database)
-        ingest = IngestTotals(settings.ingest_address)
+        caller = auth.caller(settings, NAME, NEEDS, clock)
+        identity = Link(settings.identity_address, caller)
+        ingest = IngestTotals(settings.ingest_address, caller)
         reconciler = Reconciler(database, ingest)
         self.announcer = MonthAnnouncer(unit_of_work)
         self.components: Sequence[Component] = (
@@ -67,10 +75,17 @@ class Aggregate:
                 linger=settings.linger_seconds,
             ),
             Periodic("announce-months", settings.emit_seconds, self.announcer.announce),
+            identity,
             ingest,
             *_watching(settings, reconciler),
         )
-        self.server = _server(settings, Meters(database, unit_of_work), Usage(database, tenants), reconciler)
+        self.server = _server(
+            settings,
+            Meters(database, unit_of_work),
+            Usage(database, tenants),
+            reconciler,
+            auth.gate(settings, RULES, clock, verifier(identity.channel)),
+        )
 
 
 def _watching(settings: AggregateSettings, reconciler: Reconciler) -> Sequence[Component]:
@@ -79,7 +94,9 @@ def _watching(settings: AggregateSettings, reconciler: Reconciler) -> Sequence[C
     return (Periodic("reconcile", settings.reconcile_seconds, reconciler.watch),)
 
 
-def _server(settings: AggregateSettings, meters: Meters, usage: Usage, reconciler: Reconciler) -> Server:
+def _server(
+    settings: AggregateSettings, meters: Meters, usage: Usage, reconciler: Reconciler, gate: Gate
+) -> Server:
     return Server(
         settings.bind_host,
         settings.grpc_port,
@@ -92,6 +109,8 @@ def _server(settings: AggregateSettings, meters: Meters, usage: Usage, reconcile
                 ReconciliationServicer(reconciler),
             ),
         ],
+        gate=gate,
+        credentials=tls.server_credentials(settings),
         drain=settings.shutdown_drain_seconds,
         grace=settings.shutdown_grace_seconds,
     )

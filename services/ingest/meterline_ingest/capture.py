@@ -24,6 +24,7 @@ from meterline_ingest.domain import validation
 from meterline_ingest.domain.columns import Columns, Flags, Int64s, concatenate
 from meterline_ingest.domain.limits import TimeLimits
 from meterline_ingest.domain.outcomes import CONFLICT, DUPLICATE, Problem, Problems
+from meterline_ingest.domain.ownership import Share
 from meterline_ingest.domain.type_book import TypeBook
 from meterline_ingest.domain.validation import Checked
 from meterline_ingest.registry import TenantDirectory, TypeRegistry
@@ -67,6 +68,7 @@ class Capture:
             self._limits,
             self._clock.now_us(),
             problems,
+            [Share(len(each), each.origin.tenant) for each in submissions],
         )
         batch_ids = [new_id_bytes() for _ in submissions]
         good = checked.problems.good()

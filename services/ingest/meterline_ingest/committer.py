@@ -34,12 +34,16 @@ MAX_WINDOWS = 4
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a call came from. Times in microseconds since the Unix epoch."""
+    """Where a call came from. Times in microseconds since the Unix epoch.
+
+    tenant: the only one that the caller may report for; None for any
+    """
 
     source: str
     received_at_us: int
     sent_at_us: int | None
     trace: SpanContext
+    tenant: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ from functools import partial
 
 from meterline import config
 from meterline.app import Component, run
+from meterline.auth import setup as auth
+from meterline.auth.remote import verifier
 from meterline.bus.connection import Bus
 from meterline.bus.consumer import Consumer
 from meterline.bus.subjects import TENANTS_CHANGED
@@ -15,7 +17,8 @@ from meterline.clock import Clock, SystemClock
 from meterline.db.pool import Database
 from meterline.db.unit_of_work import UnitOfWork
 from meterline.outbox.relay import Relay
-from meterline.rpc import client
+from meterline.rpc import tls
+from meterline.rpc.client import Link
 from meterline.rpc.server import Server
 from meterline.tenants import TenantReplica
 from meterline_protos.ingest.v1 import (
@@ -26,6 +29,7 @@ from meterline_protos.ingest.v1 import (
     events_pb2_grpc,
 )
 
+from meterline_ingest.access import NEEDS, RULES
 from meterline_ingest.capture import Capture
 from meterline_ingest.committer import Committer
 from meterline_ingest.registry import TenantDirectory, TypeRegistry
@@ -38,6 +42,7 @@ from meterline_ingest.servicers.capture import add_to_server as add_capture_to_s
 from meterline_ingest.servicers.event_types import EventTypesServicer
 from meterline_ingest.servicers.events import EventsServicer
 from meterline_ingest.settings import IngestSettings
+from meterline_ingest.signed_calls import SignedCalls, SigningKeys
 
 NAME = "ingest"
 
@@ -55,11 +60,16 @@ class Ingest:
         relay = Relay(database, bus, linger=settings.relay_linger_ms / 1000)
         unit_of_work = UnitOfWork(database, relay.wake)
         tenants = TenantReplica(database)
-        identity = client.Link(settings.identity_address)
+        identity = Link(settings.identity_address, auth.caller(settings, NAME, NEEDS, clock))
         event_types = EventTypeRepository(database)
         types = TypeRegistry(event_types)
         directory = TenantDirectory(tenants, identity.channel)
         committer = _committer(settings, database, unit_of_work, directory, types, clock)
+        signing_keys = SigningKeys(
+            identity.channel,
+            fresh=settings.credential_fresh_seconds,
+            stale=settings.credential_stale_seconds,
+        )
         known_tenants = Consumer(bus, unit_of_work, TENANTS_CHANGED, NAME, tenants.handle)
         self.components: Sequence[Component] = (database, bus, relay, known_tenants, identity, committer)
         self.server = Server(
@@ -69,7 +79,7 @@ class Ingest:
                 (
                     capture_pb2.DESCRIPTOR.services_by_name["CaptureService"].full_name,
                     add_capture_to_server,
-                    CaptureServicer(committer, clock),
+                    CaptureServicer(committer, SignedCalls(signing_keys, clock), clock),
                 ),
                 (
                     events_pb2.DESCRIPTOR.services_by_name["EventsService"].full_name,
@@ -82,6 +92,8 @@ class Ingest:
                     EventTypesServicer(unit_of_work, tenants, event_types, types),
                 ),
             ],
+            gate=auth.gate(settings, RULES, clock, verifier(identity.channel)),
+            credentials=tls.server_credentials(settings),
             drain=settings.shutdown_drain_seconds,
             grace=settings.shutdown_grace_seconds,
         )

@@ -15,6 +15,7 @@ from meterline_ingest.domain.decimals import MAX_SCALE, MAX_UNITS, POWERS, to_te
 from meterline_ingest.domain.event_types import MAX_QUANTITIES, EventType
 from meterline_ingest.domain.limits import MAX_SUBJECT, TimeLimits
 from meterline_ingest.domain.outcomes import Kind, Problem, Problems
+from meterline_ingest.domain.ownership import Share, flag_foreign
 from meterline_ingest.domain.type_book import TypeBook
 
 
@@ -59,12 +60,15 @@ def check(
     times: TimeLimits,
     now_us: int,
     problems: Problems | None = None,
+    shares: Sequence[Share] = (),
 ) -> Checked:
     """`tenants` maps each name of the batch to its number, or to None when it takes no events.
 
-    Names that are missing in `tenants` are unknown. `problems` holds what was found before.
+    Names that are missing in `tenants` are unknown. `problems` holds what was found before. `shares` tell who
+    brought which rows; without them, somebody who may report for every tenant did.
     """
     problems = problems or Problems(len(columns))
+    flag_foreign(columns, shares, problems)
     tenant_ids = _check_tenants(columns, tenants, problems)
     columns, definitions = _define(columns, tenant_ids, types)
     _check_types(columns, definitions, problems)
