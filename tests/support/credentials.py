@@ -69,14 +69,12 @@ class SignedClient:
 
 
 @dataclass
-class Guarded:
-    """Both services, and stubs of an operator who may do all that can be granted."""
+class Operator:
+    """What somebody who may do all that can be granted does; the channels bring the token."""
 
-    authority: Authority
-    identity_address: str
-    ingest_address: str
     identity_channel: aio.Channel
     ingest_channel: aio.Channel
+    ingest_address: str
 
     @property
     def credentials(self) -> credentials_pb2_grpc.CredentialsServiceAsyncStub:
@@ -150,6 +148,14 @@ class Guarded:
             return answer
 
 
+@dataclass
+class Guarded(Operator):
+    """Both services in this process."""
+
+    authority: Authority
+    identity_address: str
+
+
 @asynccontextmanager
 async def guarded(database: TestDatabase, broker: NatsServer, **settings: object) -> AsyncIterator[Guarded]:
     """Starts identity and ingest; `settings` are for both."""
@@ -168,7 +174,7 @@ async def guarded(database: TestDatabase, broker: NatsServer, **settings: object
             channel_with_token(identity.server.address, signer.token) as to_identity,
             channel_with_token(ingest.server.address, signer.token) as to_ingest,
         ):
-            yield Guarded(authority, identity.server.address, ingest.server.address, to_identity, to_ingest)
+            yield Guarded(to_identity, to_ingest, ingest.server.address, authority, identity.server.address)
 
 
 def refusal(error: aio.AioRpcError) -> tuple[grpc.StatusCode, str]:

@@ -73,10 +73,10 @@ class SignedCalls:
         Raises UnauthenticatedError, InvalidArgumentError and UnavailableError.
         """
         call = SignedCall(request.config, request.id, request.timestamp_ms, request.body, request.signature)
-        config = _config(call.config)
+        config, expires_us = _config(call.config)
         now_us = self._clock.now_us()
         signatures.check_moment(call, now_us)
-        if now_us >= config.expires_at.ToMicroseconds():
+        if now_us >= expires_us:
             raise UnauthenticatedError("the configuration has expired", "CONFIG_EXPIRED")
         key = signatures.check_key(await self._keys.find(config.tenant_id, config.key_id), now_us)
         signatures.check_signature(call, key)
@@ -130,12 +130,15 @@ def _out_of_scope(field: str, what: str) -> InvalidArgumentError:
     return InvalidArgumentError(f"body.{field}", f"a {what} of the configuration", reason)
 
 
-def _config(serialised: bytes) -> credentials_pb2.CaptureConfig:
+def _config(serialised: bytes) -> tuple[credentials_pb2.CaptureConfig, int]:
+    """A configuration, and when it expires in microseconds."""
     try:
         if not 0 < len(serialised) <= MAX_CONFIG_BYTES:
             raise DecodeError("no configuration has this size")
-        return credentials_pb2.CaptureConfig.FromString(serialised)
-    except DecodeError:
+        config = credentials_pb2.CaptureConfig.FromString(serialised)
+        return config, config.expires_at.ToMicroseconds()
+    except (DecodeError, ValueError):
+        # A time that cannot be is as made up as bytes that cannot be read.
         raise UnauthenticatedError("config: as it was issued", "CONFIG_INVALID") from None
 
 

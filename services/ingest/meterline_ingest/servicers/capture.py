@@ -76,7 +76,7 @@ class CaptureServicer(capture_pb2_grpc.CaptureServiceServicer):
         return Origin(
             source,
             self._clock.now_us(),
-            None if sent_at is None else sent_at.ToMicroseconds(),
+            None if sent_at is None else _microseconds(sent_at),
             trace.get_current_span().get_span_context(),
             current_principal().tenant,
         )
@@ -95,6 +95,13 @@ class CaptureServicer(capture_pb2_grpc.CaptureServiceServicer):
         if len(request.rows.events) > MAX_ROWS:
             raise InvalidArgumentError("rows.events", f"at most {MAX_ROWS}", "TOO_MANY_EVENTS")
         return Submission(origin, tenant_id, rows=request.rows.events, bytes=size)
+
+
+def _microseconds(sent_at: Timestamp) -> int:
+    try:
+        return sent_at.ToMicroseconds()
+    except ValueError:
+        raise InvalidArgumentError("sent_at", "a time from year 1 to 9999") from None
 
 
 def add_to_server(servicer: CaptureServicer, server: Any) -> None:
