@@ -71,8 +71,8 @@ class Client(AsyncMethods):
         Args:
             target: `host:port` of the ingest service.
             source: What sends the events, for example `gateway/eu-1`; the same after a restart.
-            tenant_id: Tenant of events that name none; with a key of one tenant it may stay empty.
-            api_key: Goes with every call, and nowhere else. In plain text only over networks that you trust.
+            tenant_id: Tenant of events that name none.
+            api_key: Goes with every call and nowhere else; without `credentials` it travels in plain text.
             spool_dir: Folder for batches that cannot be sent. None: they are kept in memory only, and lost
                 with the process. Processes may share it; each uses a part of its own.
             max_buffer_events: Events in memory, beside those of the few batches on their way.
