@@ -13,6 +13,7 @@ import pytest
 from grpc import aio
 from meterline.auth.api_keys import parse
 from meterline.auth.principals import Permission
+from meterline.rpc import paging
 from meterline_dev.channels import metadata
 from meterline_dev.servers import NatsServer
 from meterline_protos.identity.v1 import credentials_pb2, credentials_pb2_grpc, tenants_pb2, tenants_pb2_grpc
@@ -145,6 +146,9 @@ async def test_keys_are_listed_in_pages_and_apart_by_tenant(services: Guarded) -
     assert (found, token) == (made, "")
     listed = await services.credentials.ListApiKeys(credentials_pb2.ListApiKeysRequest())
     assert list(listed.api_keys) == [of_all]
+    for made_up in ("made up", paging.token(2**62, "a")):
+        request = credentials_pb2.ListApiKeysRequest(page_token=made_up)
+        assert (await refused(services.credentials.ListApiKeys(request)))[0] is Code.INVALID_ARGUMENT
 
 
 async def test_a_tenant_makes_keys_for_itself_and_grants_no_more_than_it_has(

@@ -112,6 +112,20 @@ async def test_many_callers_share_a_question_and_none_can_cancel_it() -> None:
     assert source.asked == ["a"]
 
 
+async def test_what_is_kept_is_bounded_and_the_oldest_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meterline.auth.leases._MOST_KEPT", 3)
+    source = Source(a="1", b="2", c="3", d="4")
+    for key in ("a", "b", "c"):
+        await source.leases.find(key)
+    source.now += FRESH
+    await source.leases.find("a")
+    await source.leases.find("d")
+    source.away = True
+    assert [await source.leases.find(key) for key in ("a", "c", "d")] == ["1", "3", "4"]
+    with pytest.raises(UnavailableError):
+        await source.leases.find("b")
+
+
 async def test_questions_are_bounded() -> None:
     source = Source(known="1")
     await source.leases.find("known")

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from cachetools import LRUCache
-
 from meterline.auth import api_keys
 from meterline.auth.api_keys import KnownKeys
 from meterline.auth.principals import ANYBODY, STRANGER, Principal
@@ -43,7 +41,7 @@ class Bearers:
         self._services = services
         self._keys = keys
         self._clock = clock
-        self._verified: LRUCache[str, tuple[Principal, int]] = LRUCache(_MAX_SERVICE_TOKENS)
+        self._verified: dict[str, tuple[Principal, int]] = {}
 
     async def identify(self, metadata: Metadata) -> Principal:
         token = bearer_token(metadata)
@@ -51,11 +49,19 @@ class Bearers:
             return self._keys.known(token) or await self._keys.find(token)
         known = self._verified.get(token)
         if known is None:
-            known = self._verified[token] = self._services.verify(token)
+            known = self._remember(token)
         principal, expires_us = known
         if self._clock.now_us() >= expires_us:
             raise UnauthenticatedError("the token has expired", "TOKEN_EXPIRED")
         return principal
+
+    def _remember(self, token: str) -> tuple[Principal, int]:
+        known = self._services.verify(token)
+        if len(self._verified) >= _MAX_SERVICE_TOKENS:
+            # The first was seen first, so it is likely the first to have expired.
+            del self._verified[next(iter(self._verified))]
+        self._verified[token] = known
+        return known
 
 
 class Gate:

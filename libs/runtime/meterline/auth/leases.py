@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
-from cachetools import LRUCache, TTLCache
+from cachetools import TTLCache
 
 from meterline.db.pool import time_left
 from meterline.errors import OverloadedError, UnavailableError
@@ -50,7 +50,9 @@ class Leases(Generic[K, V]):
         self._fresh = fresh
         self._stale = stale
         self._now = now
-        self._kept: LRUCache[K, tuple[V, float]] = LRUCache(_MOST_KEPT)
+        # In the order of their questions, so that the first is the oldest; a plain dict, since every call
+        # looks something up in it.
+        self._kept: dict[K, tuple[V, float]] = {}
         self._unknown: TTLCache[K, None] = TTLCache(_MOST_KEPT, UNKNOWN_SECONDS, now)
         self._questions: dict[K, asyncio.Task[V | None]] = {}
 
@@ -93,10 +95,12 @@ class Leases(Generic[K, V]):
         time_left.set(None)
         asked_at = self._now()
         answer = await self._ask(key)
+        self._kept.pop(key, None)
         if answer is None:
-            self._kept.pop(key, None)
             self._unknown[key] = None
         else:
+            if len(self._kept) >= _MOST_KEPT:
+                del self._kept[next(iter(self._kept))]
             self._kept[key] = (answer, asked_at)
         return answer
 
