@@ -57,6 +57,8 @@ def write_secret(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
+        # A file that was there keeps its mode otherwise.
+        os.fchmod(descriptor, 0o600)
         file.write(text)
 
 
