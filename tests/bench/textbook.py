@@ -67,7 +67,7 @@ class _Capture(capture_pb2_grpc.CaptureServiceServicer):
 
     async def ReportSigned(
         self, request: capture_pb2.ReportSignedRequest, context: aio.ServicerContext[Any, Any]
-    ) -> capture_pb2.ReportResponse:
+    ) -> capture_pb2.ReportSignedResponse:
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no load is signed")
         raise AssertionError("abort returned")
 

@@ -65,7 +65,7 @@ class Clients:
         while not self._stop.is_set():
             assert self.client is not None
             answer = await self._stub.ReportSigned(signed_rows(self.client, Sample()), timeout=30)
-            assert answer.accepted == 1, answer
+            assert answer.report.accepted == 1, answer
             self.reported += 1
             self.progress.set()
 

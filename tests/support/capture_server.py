@@ -85,7 +85,7 @@ class CaptureServer(capture_pb2_grpc.CaptureServiceServicer):
 
     def ReportSigned(
         self, request: capture_pb2.ReportSignedRequest, context: Context
-    ) -> capture_pb2.ReportResponse:
+    ) -> capture_pb2.ReportSignedResponse:
         """The client does not use it."""
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "not in this test")
 

@@ -144,8 +144,8 @@ class Operator:
         """As a client without a token does it."""
         async with aio.insecure_channel(self.ingest_address) as channel:
             stub: Any = capture_pb2_grpc.CaptureServiceStub(channel)
-            answer: capture_pb2.ReportResponse = await stub.ReportSigned(request, timeout=20)
-            return answer
+            answer: capture_pb2.ReportSignedResponse = await stub.ReportSigned(request, timeout=20)
+            return answer.report
 
 
 @dataclass

@@ -42,10 +42,10 @@ class CaptureServicer(capture_pb2_grpc.CaptureServiceServicer):
 
     async def ReportSigned(
         self, request: capture_pb2.ReportSignedRequest, context: Context
-    ) -> capture_pb2.ReportResponse:
+    ) -> capture_pb2.ReportSignedResponse:
         principal, body = await self._signed_calls.open(request)
         with acting_as(principal):
-            return await self._report(body)
+            return capture_pb2.ReportSignedResponse(report=await self._report(body))
 
     async def _report(self, request: capture_pb2.ReportRequest) -> capture_pb2.ReportResponse:
         started = time.perf_counter()

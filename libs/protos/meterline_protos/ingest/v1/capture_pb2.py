@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!meterline/ingest/v1/capture.proto\x12\x13meterline.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xce\x01\n\rReportRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12+\n\x07sent_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x04rows\x18\x04 \x01(\x0b\x32\x1e.meterline.ingest.v1.EventRowsH\x00\x12\x34\n\x07\x63olumns\x18\x05 \x01(\x0b\x32!.meterline.ingest.v1.EventColumnsH\x00\x42\x07\n\x05\x62\x61tch\"\xa0\x01\n\x0eReportResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\r\x12\x11\n\tduplicate\x18\x02 \x01(\r\x12\x10\n\x08\x63onflict\x18\x03 \x01(\r\x12\x10\n\x08rejected\x18\x04 \x01(\r\x12\x33\n\x08outcomes\x18\x05 \x03(\x0b\x32!.meterline.ingest.v1.EventOutcome\x12\x10\n\x08\x62\x61tch_id\x18\x06 \x01(\t\"h\n\x13ReportSignedRequest\x12\x0e\n\x06\x63onfig\x18\x01 \x01(\x0c\x12\n\n\x02id\x18\x02 \x01(\t\x12\x14\n\x0ctimestamp_ms\x18\x03 \x01(\x03\x12\x0c\n\x04\x62ody\x18\x04 \x01(\x0c\x12\x11\n\tsignature\x18\x05 \x01(\x0c\"\xd5\x02\n\x05\x45vent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12>\n\ndimensions\x18\x06 \x03(\x0b\x32*.meterline.ingest.v1.Event.DimensionsEntry\x12>\n\nquantities\x18\x07 \x03(\x0b\x32*.meterline.ingest.v1.Event.QuantitiesEntry\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0fQuantitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"7\n\tEventRows\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.meterline.ingest.v1.Event\"\xc9\x02\n\x0c\x45ventColumns\x12\x0f\n\x07tenants\x18\x01 \x03(\t\x12\x14\n\x0ctenant_index\x18\x02 \x01(\x0c\x12\r\n\x05types\x18\x03 \x03(\t\x12\x12\n\ntype_index\x18\x04 \x01(\x0c\x12\x10\n\x08subjects\x18\x05 \x03(\t\x12\x15\n\rsubject_index\x18\x06 \x01(\x0c\x12\x39\n\x0e\x64imension_sets\x18\x07 \x03(\x0b\x32!.meterline.ingest.v1.DimensionSet\x12\x1b\n\x13\x64imension_set_index\x18\x08 \x01(\x0c\x12\x11\n\tevent_ids\x18\t \x01(\x0c\x12\x10\n\x08text_ids\x18\n \x03(\t\x12\x10\n\x08times_us\x18\x0b \x01(\x0c\x12\x37\n\nquantities\x18\x0c \x03(\x0b\x32#.meterline.ingest.v1.QuantityColumn\"|\n\x0c\x44imensionSet\x12=\n\x06values\x18\x01 \x03(\x0b\x32-.meterline.ingest.v1.DimensionSet.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"M\n\x0eQuantityColumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05scale\x18\x02 \x01(\r\x12\r\n\x05units\x18\x03 \x01(\x0c\x12\x0f\n\x07present\x18\x04 \x01(\x0c\"\x8e\x01\n\x0c\x45ventOutcome\x12\r\n\x05index\x18\x01 \x01(\r\x12-\n\x07outcome\x18\x02 \x01(\x0e\x32\x1c.meterline.ingest.v1.Outcome\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x06 \x01(\t\"]\n\rStreamRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12)\n\x05\x65vent\x18\x03 \x01(\x0b\x32\x1a.meterline.ingest.v1.Event\"\x81\x01\n\x0eStreamResponse\x12\x14\n\x0c\x61\x63knowledged\x18\x01 \x01(\x04\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\r\x12\x11\n\tduplicate\x18\x03 \x01(\r\x12\x34\n\x08outcomes\x18\x04 \x03(\x0b\x32\".meterline.ingest.v1.StreamOutcome\"U\n\rStreamOutcome\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x32\n\x07outcome\x18\x02 \x01(\x0b\x32!.meterline.ingest.v1.EventOutcome*{\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x14\n\x10OUTCOME_ACCEPTED\x10\x01\x12\x15\n\x11OUTCOME_DUPLICATE\x10\x02\x12\x14\n\x10OUTCOME_CONFLICT\x10\x03\x12\x14\n\x10OUTCOME_REJECTED\x10\x04\x32\x99\x02\n\x0e\x43\x61ptureService\x12Q\n\x06Report\x12\".meterline.ingest.v1.ReportRequest\x1a#.meterline.ingest.v1.ReportResponse\x12U\n\x06Stream\x12\".meterline.ingest.v1.StreamRequest\x1a#.meterline.ingest.v1.StreamResponse(\x01\x30\x01\x12]\n\x0cReportSigned\x12(.meterline.ingest.v1.ReportSignedRequest\x1a#.meterline.ingest.v1.ReportResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!meterline/ingest/v1/capture.proto\x12\x13meterline.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xce\x01\n\rReportRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12+\n\x07sent_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x04rows\x18\x04 \x01(\x0b\x32\x1e.meterline.ingest.v1.EventRowsH\x00\x12\x34\n\x07\x63olumns\x18\x05 \x01(\x0b\x32!.meterline.ingest.v1.EventColumnsH\x00\x42\x07\n\x05\x62\x61tch\"\xa0\x01\n\x0eReportResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\r\x12\x11\n\tduplicate\x18\x02 \x01(\r\x12\x10\n\x08\x63onflict\x18\x03 \x01(\r\x12\x10\n\x08rejected\x18\x04 \x01(\r\x12\x33\n\x08outcomes\x18\x05 \x03(\x0b\x32!.meterline.ingest.v1.EventOutcome\x12\x10\n\x08\x62\x61tch_id\x18\x06 \x01(\t\"h\n\x13ReportSignedRequest\x12\x0e\n\x06\x63onfig\x18\x01 \x01(\x0c\x12\n\n\x02id\x18\x02 \x01(\t\x12\x14\n\x0ctimestamp_ms\x18\x03 \x01(\x03\x12\x0c\n\x04\x62ody\x18\x04 \x01(\x0c\x12\x11\n\tsignature\x18\x05 \x01(\x0c\"K\n\x14ReportSignedResponse\x12\x33\n\x06report\x18\x01 \x01(\x0b\x32#.meterline.ingest.v1.ReportResponse\"\xd5\x02\n\x05\x45vent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12>\n\ndimensions\x18\x06 \x03(\x0b\x32*.meterline.ingest.v1.Event.DimensionsEntry\x12>\n\nquantities\x18\x07 \x03(\x0b\x32*.meterline.ingest.v1.Event.QuantitiesEntry\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0fQuantitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"7\n\tEventRows\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.meterline.ingest.v1.Event\"\xc9\x02\n\x0c\x45ventColumns\x12\x0f\n\x07tenants\x18\x01 \x03(\t\x12\x14\n\x0ctenant_index\x18\x02 \x01(\x0c\x12\r\n\x05types\x18\x03 \x03(\t\x12\x12\n\ntype_index\x18\x04 \x01(\x0c\x12\x10\n\x08subjects\x18\x05 \x03(\t\x12\x15\n\rsubject_index\x18\x06 \x01(\x0c\x12\x39\n\x0e\x64imension_sets\x18\x07 \x03(\x0b\x32!.meterline.ingest.v1.DimensionSet\x12\x1b\n\x13\x64imension_set_index\x18\x08 \x01(\x0c\x12\x11\n\tevent_ids\x18\t \x01(\x0c\x12\x10\n\x08text_ids\x18\n \x03(\t\x12\x10\n\x08times_us\x18\x0b \x01(\x0c\x12\x37\n\nquantities\x18\x0c \x03(\x0b\x32#.meterline.ingest.v1.QuantityColumn\"|\n\x0c\x44imensionSet\x12=\n\x06values\x18\x01 \x03(\x0b\x32-.meterline.ingest.v1.DimensionSet.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"M\n\x0eQuantityColumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05scale\x18\x02 \x01(\r\x12\r\n\x05units\x18\x03 \x01(\x0c\x12\x0f\n\x07present\x18\x04 \x01(\x0c\"\x8e\x01\n\x0c\x45ventOutcome\x12\r\n\x05index\x18\x01 \x01(\r\x12-\n\x07outcome\x18\x02 \x01(\x0e\x32\x1c.meterline.ingest.v1.Outcome\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x06 \x01(\t\"]\n\rStreamRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12)\n\x05\x65vent\x18\x03 \x01(\x0b\x32\x1a.meterline.ingest.v1.Event\"\x81\x01\n\x0eStreamResponse\x12\x14\n\x0c\x61\x63knowledged\x18\x01 \x01(\x04\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\r\x12\x11\n\tduplicate\x18\x03 \x01(\r\x12\x34\n\x08outcomes\x18\x04 \x03(\x0b\x32\".meterline.ingest.v1.StreamOutcome\"U\n\rStreamOutcome\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x32\n\x07outcome\x18\x02 \x01(\x0b\x32!.meterline.ingest.v1.EventOutcome*{\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x14\n\x10OUTCOME_ACCEPTED\x10\x01\x12\x15\n\x11OUTCOME_DUPLICATE\x10\x02\x12\x14\n\x10OUTCOME_CONFLICT\x10\x03\x12\x14\n\x10OUTCOME_REJECTED\x10\x04\x32\x9f\x02\n\x0e\x43\x61ptureService\x12Q\n\x06Report\x12\".meterline.ingest.v1.ReportRequest\x1a#.meterline.ingest.v1.ReportResponse\x12U\n\x06Stream\x12\".meterline.ingest.v1.StreamRequest\x1a#.meterline.ingest.v1.StreamResponse(\x01\x30\x01\x12\x63\n\x0cReportSigned\x12(.meterline.ingest.v1.ReportSignedRequest\x1a).meterline.ingest.v1.ReportSignedResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,38 +38,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVENT_QUANTITIESENTRY']._serialized_options = b'8\001'
   _globals['_DIMENSIONSET_VALUESENTRY']._loaded_options = None
   _globals['_DIMENSIONSET_VALUESENTRY']._serialized_options = b'8\001'
-  _globals['_OUTCOME']._serialized_start=1966
-  _globals['_OUTCOME']._serialized_end=2089
+  _globals['_OUTCOME']._serialized_start=2043
+  _globals['_OUTCOME']._serialized_end=2166
   _globals['_REPORTREQUEST']._serialized_start=92
   _globals['_REPORTREQUEST']._serialized_end=298
   _globals['_REPORTRESPONSE']._serialized_start=301
   _globals['_REPORTRESPONSE']._serialized_end=461
   _globals['_REPORTSIGNEDREQUEST']._serialized_start=463
   _globals['_REPORTSIGNEDREQUEST']._serialized_end=567
-  _globals['_EVENT']._serialized_start=570
-  _globals['_EVENT']._serialized_end=911
-  _globals['_EVENT_DIMENSIONSENTRY']._serialized_start=811
-  _globals['_EVENT_DIMENSIONSENTRY']._serialized_end=860
-  _globals['_EVENT_QUANTITIESENTRY']._serialized_start=862
-  _globals['_EVENT_QUANTITIESENTRY']._serialized_end=911
-  _globals['_EVENTROWS']._serialized_start=913
-  _globals['_EVENTROWS']._serialized_end=968
-  _globals['_EVENTCOLUMNS']._serialized_start=971
-  _globals['_EVENTCOLUMNS']._serialized_end=1300
-  _globals['_DIMENSIONSET']._serialized_start=1302
-  _globals['_DIMENSIONSET']._serialized_end=1426
-  _globals['_DIMENSIONSET_VALUESENTRY']._serialized_start=1381
-  _globals['_DIMENSIONSET_VALUESENTRY']._serialized_end=1426
-  _globals['_QUANTITYCOLUMN']._serialized_start=1428
-  _globals['_QUANTITYCOLUMN']._serialized_end=1505
-  _globals['_EVENTOUTCOME']._serialized_start=1508
-  _globals['_EVENTOUTCOME']._serialized_end=1650
-  _globals['_STREAMREQUEST']._serialized_start=1652
-  _globals['_STREAMREQUEST']._serialized_end=1745
-  _globals['_STREAMRESPONSE']._serialized_start=1748
-  _globals['_STREAMRESPONSE']._serialized_end=1877
-  _globals['_STREAMOUTCOME']._serialized_start=1879
-  _globals['_STREAMOUTCOME']._serialized_end=1964
-  _globals['_CAPTURESERVICE']._serialized_start=2092
-  _globals['_CAPTURESERVICE']._serialized_end=2373
+  _globals['_REPORTSIGNEDRESPONSE']._serialized_start=569
+  _globals['_REPORTSIGNEDRESPONSE']._serialized_end=644
+  _globals['_EVENT']._serialized_start=647
+  _globals['_EVENT']._serialized_end=988
+  _globals['_EVENT_DIMENSIONSENTRY']._serialized_start=888
+  _globals['_EVENT_DIMENSIONSENTRY']._serialized_end=937
+  _globals['_EVENT_QUANTITIESENTRY']._serialized_start=939
+  _globals['_EVENT_QUANTITIESENTRY']._serialized_end=988
+  _globals['_EVENTROWS']._serialized_start=990
+  _globals['_EVENTROWS']._serialized_end=1045
+  _globals['_EVENTCOLUMNS']._serialized_start=1048
+  _globals['_EVENTCOLUMNS']._serialized_end=1377
+  _globals['_DIMENSIONSET']._serialized_start=1379
+  _globals['_DIMENSIONSET']._serialized_end=1503
+  _globals['_DIMENSIONSET_VALUESENTRY']._serialized_start=1458
+  _globals['_DIMENSIONSET_VALUESENTRY']._serialized_end=1503
+  _globals['_QUANTITYCOLUMN']._serialized_start=1505
+  _globals['_QUANTITYCOLUMN']._serialized_end=1582
+  _globals['_EVENTOUTCOME']._serialized_start=1585
+  _globals['_EVENTOUTCOME']._serialized_end=1727
+  _globals['_STREAMREQUEST']._serialized_start=1729
+  _globals['_STREAMREQUEST']._serialized_end=1822
+  _globals['_STREAMRESPONSE']._serialized_start=1825
+  _globals['_STREAMRESPONSE']._serialized_end=1954
+  _globals['_STREAMOUTCOME']._serialized_start=1956
+  _globals['_STREAMOUTCOME']._serialized_end=2041
+  _globals['_CAPTURESERVICE']._serialized_start=2169
+  _globals['_CAPTURESERVICE']._serialized_end=2456
 # @@protoc_insertion_point(module_scope)

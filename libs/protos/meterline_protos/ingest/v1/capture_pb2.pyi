@@ -164,6 +164,28 @@ class ReportSignedRequest(_message.Message):
 Global___ReportSignedRequest: _TypeAlias = ReportSignedRequest  # noqa: Y015
 
 @_typing.final
+class ReportSignedResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def report(self) -> Global___ReportResponse:
+        """What Report answers to the same events."""
+
+    def __init__(
+        self,
+        *,
+        report: Global___ReportResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportSignedResponse: _TypeAlias = ReportSignedResponse  # noqa: Y015
+
+@_typing.final
 class Event(_message.Message):
     """One event, as people write it."""
 

@@ -49,7 +49,7 @@ class CaptureServiceStub(object):
         self.ReportSigned = channel.unary_unary(
                 '/meterline.ingest.v1.CaptureService/ReportSigned',
                 request_serializer=meterline_dot_ingest_dot_v1_dot_capture__pb2.ReportSignedRequest.SerializeToString,
-                response_deserializer=meterline_dot_ingest_dot_v1_dot_capture__pb2.ReportResponse.FromString,
+                response_deserializer=meterline_dot_ingest_dot_v1_dot_capture__pb2.ReportSignedResponse.FromString,
                 _registered_method=True)
 
 
@@ -105,7 +105,7 @@ def add_CaptureServiceServicer_to_server(servicer, server):
             'ReportSigned': grpc.unary_unary_rpc_method_handler(
                     servicer.ReportSigned,
                     request_deserializer=meterline_dot_ingest_dot_v1_dot_capture__pb2.ReportSignedRequest.FromString,
-                    response_serializer=meterline_dot_ingest_dot_v1_dot_capture__pb2.ReportResponse.SerializeToString,
+                    response_serializer=meterline_dot_ingest_dot_v1_dot_capture__pb2.ReportSignedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -190,7 +190,7 @@ class CaptureService(object):
             target,
             '/meterline.ingest.v1.CaptureService/ReportSigned',
             meterline_dot_ingest_dot_v1_dot_capture__pb2.ReportSignedRequest.SerializeToString,
-            meterline_dot_ingest_dot_v1_dot_capture__pb2.ReportResponse.FromString,
+            meterline_dot_ingest_dot_v1_dot_capture__pb2.ReportSignedResponse.FromString,
             options,
             channel_credentials,
             insecure,

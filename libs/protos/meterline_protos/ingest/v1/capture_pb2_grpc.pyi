@@ -45,7 +45,7 @@ class CaptureServiceStub:
     """Reports events one message at a time, the fast way for single events. Answers arrive in order and
     cover one or many messages.
     """
-    ReportSigned: _grpc.UnaryUnaryMultiCallable[_capture_pb2.ReportSignedRequest, _capture_pb2.ReportResponse]
+    ReportSigned: _grpc.UnaryUnaryMultiCallable[_capture_pb2.ReportSignedRequest, _capture_pb2.ReportSignedResponse]
     """Reports events of a client that nobody trusts, under a configuration that CredentialsService issued to
     it. Needs no token: the signature is the proof. A call that is sent again within the window of time is
     harmless, because its events have their ids and are answered `duplicate`.
@@ -72,7 +72,7 @@ class CaptureServiceAsyncStub(CaptureServiceStub):
     """Reports events one message at a time, the fast way for single events. Answers arrive in order and
     cover one or many messages.
     """
-    ReportSigned: _aio.UnaryUnaryMultiCallable[_capture_pb2.ReportSignedRequest, _capture_pb2.ReportResponse]  # type: ignore[assignment]
+    ReportSigned: _aio.UnaryUnaryMultiCallable[_capture_pb2.ReportSignedRequest, _capture_pb2.ReportSignedResponse]  # type: ignore[assignment]
     """Reports events of a client that nobody trusts, under a configuration that CredentialsService issued to
     it. Needs no token: the signature is the proof. A call that is sent again within the window of time is
     harmless, because its events have their ids and are answered `duplicate`.
@@ -114,7 +114,7 @@ class CaptureServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _capture_pb2.ReportSignedRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_capture_pb2.ReportResponse, _abc.Awaitable[_capture_pb2.ReportResponse]]:
+    ) -> _typing.Union[_capture_pb2.ReportSignedResponse, _abc.Awaitable[_capture_pb2.ReportSignedResponse]]:
         """Reports events of a client that nobody trusts, under a configuration that CredentialsService issued to
         it. Needs no token: the signature is the proof. A call that is sent again within the window of time is
         harmless, because its events have their ids and are answered `duplicate`.
