@@ -113,6 +113,17 @@ def test_at_most_two_keys_are_active_and_none_ends_before_it_is_said(steps: list
 
 
 @pytest.mark.req("T1.4")
+def test_a_later_rotation_does_not_lengthen_a_life_that_was_limited_before() -> None:
+    rotation = Rotation()
+    rotation.rotate(0)
+    rotation.rotate(10)
+    ends = rotation.now_us + 10
+    rotation.revoke(1)
+    rotation.rotate(50)
+    assert [key.expires_at_us for key in rotation.keys] == [ends, None, None]
+
+
+@pytest.mark.req("T1.4")
 def test_a_key_is_active_until_its_end() -> None:
     key = SigningKey(1, 1, "0" * 16, b"sealed", 0, "maker", expires_at_us=10)
     assert key.is_active(9)
