@@ -7,7 +7,7 @@ import hmac
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from meterline.errors import InvalidArgumentError, UnauthenticatedError
 from meterline_identity.domain.capture_configs import client_secret
@@ -99,6 +99,10 @@ def test_the_secret_of_another_tenant_does_not_serve() -> None:
 
 
 @given(st.integers(-2 * WINDOW_MS, 2 * WINDOW_MS))
+@example(WINDOW_MS)
+@example(-WINDOW_MS)
+@example(WINDOW_MS + 1)
+@example(-WINDOW_MS - 1)
 def test_calls_of_another_time_are_refused_with_the_time_it_is(offset: int) -> None:
     call = signed(b"config", "call-1", NOW_MS + offset, b"body")
     if abs(offset) <= WINDOW_MS:
