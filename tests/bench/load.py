@@ -7,11 +7,13 @@ import gc
 import os
 import time
 from collections.abc import AsyncIterable
+from functools import partial
 from typing import Any
 
 import grpc
 import numpy as np
 from grpc import aio
+from meterline_dev import channels as dev_channels
 from meterline_protos.ingest.v1 import capture_pb2
 
 from tests.bench import pace, pipes
@@ -60,19 +62,23 @@ class Generator:
             work = [self._paced(channels, lane, started)]
         else:
             work = [
-                self._closed(_report(channels[at % _CHANNELS]), lane, deadline)
+                self._closed(self._report(channels[at % _CHANNELS]), lane, deadline)
                 for at in range(order.concurrency)
             ]
         async with asyncio.TaskGroup() as group:
             for each in work:
                 group.create_task(each)
 
+    def _report(self, channel: aio.Channel) -> Any:
+        """The call with bytes on both sides, so that no request is serialised while the clock runs."""
+        return partial(channel.unary_unary(_REPORT), metadata=_metadata(self._order))
+
     async def _closed(self, report: Any, lane: Lane, deadline: float) -> None:
         while (now := time.monotonic()) < deadline and (at := lane.take()) is not None:
             await self._call(report, lane.payloads[at], now)
 
     async def _paced(self, channels: list[aio.Channel], lane: Lane, started: float) -> None:
-        reports = [_report(channel) for channel in channels]
+        reports = [self._report(channel) for channel in channels]
         step = lane.batch / self._order.rate
         async with asyncio.TaskGroup() as group:
             while (at := lane.take()) is not None:
@@ -99,7 +105,9 @@ class Generator:
             raise ValueError(f"unexpected outcomes: {answer.outcomes[:3]}")
 
     async def _stream(self, channel: aio.Channel, lane: Lane, deadline: float) -> None:
-        call: aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(_STREAM)()
+        call: aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(_STREAM)(
+            metadata=_metadata(self._order)
+        )
         room = asyncio.Semaphore(self._order.window)
         written: list[float] = []
 
@@ -163,9 +171,8 @@ def _channel(address: str) -> aio.Channel:
     return aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
 
 
-def _report(channel: aio.Channel) -> Any:
-    """The call with bytes on both sides, so that no request is serialised while the clock runs."""
-    return channel.unary_unary(_REPORT)
+def _metadata(order: LoadOrder) -> tuple[tuple[str, str], ...]:
+    return dev_channels.metadata(order.token) if order.token else ()
 
 
 def _cpu_seconds() -> float:

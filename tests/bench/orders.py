@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tests.bench import encoding
@@ -24,6 +24,7 @@ class LoadOrder:
     rate: events a second of an open loop, where a call is due when its time comes whatever became of
         those before it, and its latency counts from then; 0: the next call follows an answer
     window: messages in flight on a stream
+    token: goes with every call; empty: none
     """
 
     address: str
@@ -37,6 +38,7 @@ class LoadOrder:
     rate: float = 0.0
     window: int = 256
     seed: int = 1
+    token: str = field(default="", repr=False)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -131,6 +131,7 @@ class Runner:
         events, seconds = self._options.bound(case)
         return LoadOrder(
             address=address,
+            token=self._stage.mesh.token(),
             workload=self._options.workload,
             form=case.form,
             batch=case.batch,

@@ -80,7 +80,7 @@ class Stage:
         return found
 
     async def _onboard(self) -> None:
-        channel = aio.insecure_channel(self.mesh.address("identity"))
+        channel = self.mesh.channel("identity")
         stub = tenants_pb2_grpc.TenantsServiceStub(channel)
         names = [tenant_name(number) for number in range(self._options.workload.tenants)]
         for at, name in enumerate([*names, PROBE]):
@@ -109,6 +109,7 @@ class Stage:
             events=2 * _WARM_BATCH * self._options.workload.tenants,
             seconds=60.0,
             seed=0,
+            token=self.mesh.token(),
         )
         async with Worker("tests.bench.load", order.as_dict()) as worker:
             answer = await worker.run()
@@ -168,7 +169,7 @@ async def on_stage(options: Options, directory: Path, environment: Mapping[str, 
         programs=profiling.programs(options.profile, directory),
     )
     async with Mesh(directory / "mesh", mesh_options) as mesh:
-        channels = [aio.insecure_channel(mesh.address(name)) for name in ("ingest", "aggregate")]
+        channels = [mesh.channel(name) for name in ("ingest", "aggregate")]
         try:
             stage = Stage(mesh, options, *channels)
             await stage.prepare()

@@ -22,6 +22,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import grpc
 import nats
 import nats.errors
 import psycopg
@@ -63,6 +64,12 @@ class _Capture(capture_pb2_grpc.CaptureServiceServicer):
             for event in request.rows.events:
                 accepted += await _store(connection, request.tenant_id, event)
         return capture_pb2.ReportResponse(accepted=accepted, duplicate=len(request.rows.events) - accepted)
+
+    async def ReportSigned(
+        self, request: capture_pb2.ReportSignedRequest, context: aio.ServicerContext[Any, Any]
+    ) -> capture_pb2.ReportSignedResponse:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no load is signed")
+        raise AssertionError("abort returned")
 
     async def Stream(
         self, requests: AsyncIterator[capture_pb2.StreamRequest], context: aio.ServicerContext[Any, Any]

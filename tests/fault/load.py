@@ -62,9 +62,7 @@ class Expected:
 
 async def prepare(mesh: Mesh) -> None:
     """Tenants, an event type and two meters. Repeats itself while services come and go."""
-    identity = aio.insecure_channel(mesh.address("identity"))
-    ingest = aio.insecure_channel(mesh.address("ingest"))
-    aggregate = aio.insecure_channel(mesh.address("aggregate"))
+    identity, ingest, aggregate = (mesh.channel(name) for name in ("identity", "ingest", "aggregate"))
     try:
         for tenant in TENANTS:
             await tenants_pb2_grpc.TenantsServiceStub(identity).OnboardTenant(
@@ -100,10 +98,10 @@ async def prepare(mesh: Mesh) -> None:
 
 
 class Reporter:
-    """Sends batches to an address until told to stop."""
+    """Sends batches to ingest until told to stop."""
 
-    def __init__(self, address: str, expected: Expected, *, batch: int = 50, seed: int = 7) -> None:
-        self._address = address
+    def __init__(self, mesh: Mesh, expected: Expected, *, batch: int = 50, seed: int = 7) -> None:
+        self._mesh = mesh
         self._expected = expected
         self._batch = batch
         self._random = random.Random(seed)
@@ -126,7 +124,7 @@ class Reporter:
 
     def _channel(self) -> aio.Channel:
         quick = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
-        return aio.insecure_channel(self._address, options=quick)
+        return self._mesh.channel("ingest", quick)
 
     async def _report(self, stub: capture_pb2_grpc.CaptureServiceAsyncStub, events: int) -> None:
         tenant = self._random.choice(TENANTS)
@@ -167,15 +165,16 @@ class Reporter:
 async def counted(mesh: Mesh) -> dict[str, tuple[int, int]]:
     """(count, sum) by tenant, as QueryUsage tells them."""
     found = {}
-    for tenant in TENANTS:
-        calls, units = [await month_total(mesh.address("aggregate"), tenant, meter) for meter in METERS]
-        found[tenant] = (int(calls), int(units))
+    async with mesh.channel("aggregate") as channel:
+        for tenant in TENANTS:
+            calls, units = [await month_total(channel, tenant, meter) for meter in METERS]
+            found[tenant] = (int(calls), int(units))
     return found
 
 
 async def accepted(mesh: Mesh) -> dict[str, int]:
     """Stored raw events by tenant."""
-    async with aio.insecure_channel(mesh.address("ingest")) as channel:
+    async with mesh.channel("ingest") as channel:
         answer = await events_pb2_grpc.EventsServiceStub(channel).GetTotals(
             events_pb2.GetTotalsRequest(), timeout=10, wait_for_ready=True
         )

@@ -46,7 +46,7 @@ async def kill_at(mesh: Mesh, service: str, point: str) -> None:
 async def test_nothing_is_lost_or_doubled_by_kills_under_load(start_mesh: MakeMesh, lengths: Lengths) -> None:
     expected = Expected()
     async with start_mesh(environment={"aggregate": {"METERLINE_EMIT_SECONDS": "0.2"}}) as mesh:
-        reporter, stop = Reporter(mesh.address("ingest"), expected), asyncio.Event()
+        reporter, stop = Reporter(mesh, expected), asyncio.Event()
         load = asyncio.create_task(reporter.run_until(stop))
         for service, point in UNDER_LOAD if lengths.rounds > 3 else SHORT:
             await reporter.more(100)
@@ -64,7 +64,7 @@ async def test_acknowledging_before_the_commit_is_caught(start_mesh: MakeMesh) -
     expected = Expected()
     program = [sys.executable, "-m", "tests.fault.planted.ack_before_commit"]
     async with start_mesh(programs={"aggregate": program}) as mesh:
-        reporter, stop = Reporter(mesh.address("ingest"), expected), asyncio.Event()
+        reporter, stop = Reporter(mesh, expected), asyncio.Event()
         load = asyncio.create_task(reporter.run_until(stop))
         await reporter.more(100)
         await kill_at(mesh, "aggregate", "unit_of_work.before_commit")

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from grpc import aio
 from meterline.ids import new_id
+from meterline_dev.channels import channel as channel_to
 from meterline_dev.mesh import Mesh
 from meterline_protos.ingest.v1 import capture_pb2, capture_pb2_grpc
 
@@ -31,13 +32,13 @@ async def report_and_lose_answers(mesh: Mesh, batches: list[list[Sample]], *, sa
             for attempt in range(RETRIES + 1):
                 if attempt and not same_ids:
                     samples = [replace(sample, id=str(new_id())) for sample in samples]
-                await _attempt(proxy, rows(*samples), lose=attempt < RETRIES)
+                await _attempt(mesh, proxy, rows(*samples), lose=attempt < RETRIES)
 
 
-async def _attempt(proxy: Proxy, request: capture_pb2.ReportRequest, *, lose: bool) -> None:
+async def _attempt(mesh: Mesh, proxy: Proxy, request: capture_pb2.ReportRequest, *, lose: bool) -> None:
     # A channel of its own, else the library shares a connection that was cut.
     options = [("grpc.use_local_subchannel_pool", 1)]
-    async with aio.insecure_channel(f"127.0.0.1:{proxy.port}", options=options) as channel:
+    async with channel_to(f"127.0.0.1:{proxy.port}", mesh.token, options) as channel:
         await channel.channel_ready()
         call = capture_pb2_grpc.CaptureServiceStub(channel).Report(request, timeout=30)
         if not lose:
@@ -110,7 +111,7 @@ async def report_through_lossy_broker(
         await mesh.supervisor.stop("ingest")
         await mesh.start_service("ingest", METERLINE_NATS_URL=f"nats://127.0.0.1:{proxy.port}")
         # Small batches in several lanes: many messages, each with an ack to lose.
-        reporters = [Reporter(mesh.address("ingest"), expected, batch=10, seed=at) for at in range(8)]
+        reporters = [Reporter(mesh, expected, batch=10, seed=at) for at in range(8)]
         await asyncio.gather(*(reporter.run(10 * batches // 8) for reporter in reporters))
         return await is_exact(mesh, expected), broker.lost
 

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 import httpx
 import psycopg
 import pytest
-from grpc import aio
 from meterline.bus.connection import Bus
 from meterline_dev.mesh import Mesh
 from meterline_protos.events.v1 import events_pb2
@@ -106,7 +105,7 @@ async def breaker(mesh: Mesh) -> bool:
 async def redrive_all(mesh: Mesh) -> dict[str, int]:
     """How often each outcome was answered."""
     request = dead_letters_pb2.RedriveDeadLettersRequest(all=True, requested_by="test", reason="it is mended")
-    async with aio.insecure_channel(mesh.address("aggregate")) as channel:
+    async with mesh.channel("aggregate") as channel:
         stub = dead_letters_pb2_grpc.DeadLettersServiceStub(channel)
         answer = await stub.RedriveDeadLetters(request, timeout=60, wait_for_ready=True)
     assert answer.left == 0
@@ -130,7 +129,7 @@ async def release(mesh: Mesh, *command: str) -> None:
 
 async def poison_under_load(mesh: Mesh, expected: Expected, lengths: Lengths) -> dict[uuid.UUID, str]:
     """Poison amid good messages, as they come and in one batch with some of them; answers the reasons."""
-    reporter = Reporter(mesh.address("ingest"), expected, batch=20)
+    reporter = Reporter(mesh, expected, batch=20)
     load = asyncio.create_task(reporter.run(lengths.events))
     published = await publish_poison(mesh, 1)
     for _ in range(lengths.rounds - 1):
@@ -200,7 +199,7 @@ async def test_burying_the_whole_batch_of_a_poison_message_is_caught(start_mesh:
 
 async def bad_release_under_load(mesh: Mesh, expected: Expected, lengths: Lengths, refused: str) -> None:
     """Events come in before, during and after a release that refuses one in `refused` messages."""
-    reporter, stop = Reporter(mesh.address("ingest"), expected, batch=10), asyncio.Event()
+    reporter, stop = Reporter(mesh, expected, batch=10), asyncio.Event()
     load = asyncio.create_task(reporter.run_until(stop))
     await reporter.more(200)
     await release(mesh, *planted("bad_release", refused))

@@ -9,7 +9,6 @@ from functools import partial
 
 import nats
 import pytest
-from grpc import aio
 from meterline.bus.subjects import EVENTS_ACCEPTED
 from meterline_dev.mesh import Mesh
 from meterline_protos.ingest.v1 import events_pb2, events_pb2_grpc
@@ -26,7 +25,7 @@ async def replay_everything(mesh: Mesh) -> int:
     request = events_pb2.ReplayRequest()
     request.range.start_time.FromSeconds(int(time.time()) - 3_600)
     request.range.end_time.FromSeconds(int(time.time()) + 3_600)
-    async with aio.insecure_channel(mesh.address("ingest")) as channel:
+    async with mesh.channel("ingest") as channel:
         answer = await events_pb2_grpc.EventsServiceStub(channel).Replay(request, wait_for_ready=True)
     return int(answer.messages)
 
@@ -56,7 +55,7 @@ async def forget_message_ids(mesh: Mesh) -> None:
 
 async def report_and_replay(mesh: Mesh, expected: Expected, lengths: Lengths, *, times: int) -> bool:
     await forget_message_ids(mesh)
-    await Reporter(mesh.address("ingest"), expected).run(lengths.events)
+    await Reporter(mesh, expected).run(lengths.events)
     assert await is_exact(mesh, expected)
     for _ in range(times):
         before = await messages_on_stream(mesh)
@@ -85,7 +84,7 @@ async def test_an_inbox_without_its_key_is_caught(start_mesh: MakeMesh) -> None:
 
 async def wipe_under_load(mesh: Mesh, expected: Expected, lengths: Lengths) -> None:
     """Loses all of JetStream's directory, consumers included, while events come in."""
-    reporter, stop = Reporter(mesh.address("ingest"), expected), asyncio.Event()
+    reporter, stop = Reporter(mesh, expected), asyncio.Event()
     load = asyncio.create_task(reporter.run_until(stop))
     await reporter.more(lengths.events // 2)
     # While aggregate is away messages pile up on the stream, so that the wipe certainly loses some.

@@ -27,7 +27,7 @@ POINTS = ("timers.stop.before_capture", "timers.stop.after_capture")
 
 async def prepare(mesh: Mesh) -> None:
     """An event type with timers, and a meter of their seconds."""
-    async with aio.insecure_channel(mesh.address("ingest")) as ingest:
+    async with mesh.channel("ingest") as ingest:
         definition = event_types_pb2.EventType(
             name="call",
             quantities=[event_types_pb2.QuantityDefinition(name="seconds", scale=6)],
@@ -40,7 +40,7 @@ async def prepare(mesh: Mesh) -> None:
         await event_types_pb2_grpc.EventTypesServiceStub(ingest).PutEventType(
             event_types_pb2.PutEventTypeRequest(event_type=definition)
         )
-    async with aio.insecure_channel(mesh.address("aggregate")) as aggregate:
+    async with mesh.channel("aggregate") as aggregate:
         meter = meters_pb2.Meter(
             name="seconds",
             event_type="call",
@@ -57,7 +57,7 @@ async def start_and_stop(mesh: Mesh, name: str) -> Decimal:
     quick = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
     start = timers_pb2.StartTimerRequest(tenant_id="acme", timer_id=name, source="test", type="call")
     stop = timers_pb2.StopTimerRequest(tenant_id="acme", timer_id=name)
-    async with aio.insecure_channel(mesh.address("ingest"), options=quick) as channel:
+    async with mesh.channel("ingest", quick) as channel:
         stub = timers_pb2_grpc.TimersServiceStub(channel)
         steps: list[tuple[Any, Any]] = [(stub.StartTimer, start), (stub.StopTimer, stop)]
         for call, request in steps:
@@ -85,9 +85,9 @@ async def run(mesh: Mesh, points: tuple[str, ...], timers: int) -> tuple[int, De
 
 
 async def found(mesh: Mesh) -> tuple[int, Decimal]:
-    return (await accepted(mesh)).get("acme", 0), await month_total(
-        mesh.address("aggregate"), "acme", "seconds"
-    )
+    events = await accepted(mesh)
+    async with mesh.channel("aggregate") as channel:
+        return events.get("acme", 0), await month_total(channel, "acme", "seconds")
 
 
 @pytest.mark.req("T6.3", "T7.3", "X7")

@@ -15,6 +15,9 @@ from google.protobuf.wrappers_pb2 import StringValue
 from google.rpc import status_pb2
 from grpc import aio
 from grpc_status import rpc_status
+from meterline.auth.gate import Anybody, Gate
+from meterline.auth.principals import Permission
+from meterline.auth.rules import Reach, Rule, Rules
 from meterline.rpc.server import Server
 
 NAME = "probe.Probe"
@@ -32,8 +35,14 @@ async def echo_all(texts: AsyncIterator[str]) -> AsyncIterator[str]:
         yield text
 
 
-def server_of(ask: Ask = echo, talk: Talk = echo_all, *, port: int = 0, **options: float) -> Server:
-    """A server that is not started."""
+RULES: Rules = {f"{NAME}/Ask": Rule(Permission.READ), f"{NAME}/Talk": Rule(Permission.CAPTURE, Reach.EVENTS)}
+OPEN = Gate(RULES, Anybody())
+
+
+def server_of(
+    ask: Ask = echo, talk: Talk = echo_all, *, port: int = 0, gate: Gate | None = None, **options: Any
+) -> Server:
+    """A server that is not started. Everybody may call it unless a gate says otherwise."""
 
     async def answer(request: str, _: object) -> str:
         return await ask(request)
@@ -50,7 +59,7 @@ def server_of(ask: Ask = echo, talk: Talk = echo_all, *, port: int = 0, **option
         }
         registry.add_registered_method_handlers(NAME, handlers)
 
-    return Server("127.0.0.1", port, [(NAME, add, object())], **options)
+    return Server("127.0.0.1", port, [(NAME, add, object())], gate=gate or OPEN, **options)
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,12 @@ class CaptureServer(capture_pb2_grpc.CaptureServiceServicer):
         """The client does not use it."""
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "not in this test")
 
+    def ReportSigned(
+        self, request: capture_pb2.ReportSignedRequest, context: Context
+    ) -> capture_pb2.ReportSignedResponse:
+        """The client does not use it."""
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "not in this test")
+
     def Report(self, request: capture_pb2.ReportRequest, context: Context) -> capture_pb2.ReportResponse:
         with self._lock:
             self.calls.append(request)

@@ -14,6 +14,7 @@ from typing import Any
 from meterline_dev.servers import NatsServer
 
 from tests.support.databases import TestDatabase
+from tests.support.services import MASTER_KEYS
 
 
 def environment_of(service: str, database: TestDatabase, broker: NatsServer) -> dict[str, str]:
@@ -26,6 +27,8 @@ def environment_of(service: str, database: TestDatabase, broker: NatsServer) -> 
         "METERLINE_NATS_URL": broker.url,
         "METERLINE_NATS_MONITOR_URL": broker.monitor_url,
         "METERLINE_SHUTDOWN_GRACE_SECONDS": "2",
+        "METERLINE_AUTHENTICATION": "off",
+        "METERLINE_MASTER_KEYS": MASTER_KEYS,
     }
 
 

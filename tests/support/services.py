@@ -25,8 +25,12 @@ def settings_for(service: str, database: TestDatabase, broker: NatsServer) -> di
         "nats_monitor_url": broker.monitor_url,
         "shutdown_grace_seconds": 1.0,
         "metrics_port": -1,
+        "authentication": "off",
+        "master_keys": SecretStr(MASTER_KEYS),
+        # Nobody answers there.
+        "identity_address": "127.0.0.1:1",
     }
-    return needed | {"master_keys": SecretStr(MASTER_KEYS)} if service == "ingest" else needed
+    return needed
 
 
 @asynccontextmanager

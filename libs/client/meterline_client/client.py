@@ -29,7 +29,7 @@ from meterline_client.recording import Recorder, check_source
 from meterline_client.spooling import open_spool
 from meterline_client.stats import Counters, Stats
 from meterline_client.tracing import find_tracing
-from meterline_client.transport import GrpcTransport, Metadata
+from meterline_client.transport import GrpcTransport, Metadata, bearer
 from meterline_client.tuning import Tuning
 from meterline_client.window import Parcel
 from meterline_client.worker import Worker
@@ -56,6 +56,7 @@ class Client(AsyncMethods):
         *,
         source: str,
         tenant_id: str = "",
+        api_key: str | None = None,
         spool_dir: str | os.PathLike[str] | None = None,
         max_buffer_events: int = 100_000,
         batch_events: int = 5_000,
@@ -71,6 +72,7 @@ class Client(AsyncMethods):
             target: `host:port` of the ingest service.
             source: What sends the events, for example `gateway/eu-1`; the same after a restart.
             tenant_id: Tenant of events that name none.
+            api_key: Goes with every call and nowhere else; without `credentials` it travels in plain text.
             spool_dir: Folder for batches that cannot be sent. None: they are kept in memory only, and lost
                 with the process. Processes may share it; each uses a part of its own.
             max_buffer_events: Events in memory, beside those of the few batches on their way.
@@ -85,6 +87,7 @@ class Client(AsyncMethods):
         ValueError or TypeError, naming the argument, when one is wrong.
         """
         check_source(source, MAX_SOURCE_LENGTH)
+        headers = (*metadata, *bearer(api_key))
         if not 1 <= batch_events <= MAX_BATCH_EVENTS:
             raise ValueError(f"batch_events: must be 1 to {MAX_BATCH_EVENTS}")
         if max_buffer_events < batch_events:
@@ -101,7 +104,7 @@ class Client(AsyncMethods):
         self._clock = clock or SystemClock()
         self._tracing = find_tracing()
         self._recorder = Recorder(tenant_id, self._clock, self._tracing.current if self._tracing else None)
-        self._new_transport = partial(GrpcTransport, target, credentials, metadata)
+        self._new_transport = partial(GrpcTransport, target, credentials, headers)
         self._closed: bool | None = None
         self._begin()
         lifecycle.register(self)

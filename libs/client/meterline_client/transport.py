@@ -29,6 +29,15 @@ _OPTIONS = [
 ]
 
 
+def bearer(api_key: str | None) -> Metadata:
+    """The header that an API key goes in. ValueError, without telling it, when it is no key."""
+    if api_key is None:
+        return ()
+    if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
+        raise ValueError("api_key: must be a key as it was made")
+    return (("authorization", f"Bearer {api_key}"),)
+
+
 class GrpcTransport:
     """Sends serialised batches. The first call opens the channel, so that a process may fork before."""
 

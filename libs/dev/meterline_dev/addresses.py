@@ -24,6 +24,7 @@ def addresses(mesh: Mesh) -> RenderableType:
     others.add_column(overflow="fold")
     stripe = "double, key rk_test_double" if mesh.uses_double else "test mode, with the key given"
     for name, value in (
+        ("Token", f"$(cat {mesh.token_file}) as metadata authorization: Bearer; the operator's, for a day"),
         ("Postgres", f"postgresql://postgres@127.0.0.1:{mesh.postgres.port}/{DATABASE}?sslmode=disable"),
         ("", f"password: PGPASSWORD=$(cat {mesh.postgres.password_file})"),
         ("NATS", f"{mesh.nats.url}, monitoring {mesh.nats.monitor_url}"),

@@ -7,36 +7,39 @@ the services know nothing of this module.
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
 import os
 import re
 import secrets
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import psycopg
+from grpc import aio
+from meterline.auth.principals import GRANTABLE, Permission
+from meterline.auth.tokens import ServiceSigner
+from meterline.clock import SystemClock
 from meterline.db import migrate, provision
 
+from meterline_dev import channels
+from meterline_dev.keys import Keys, SecretFile, write_secret
 from meterline_dev.processes import ChildSpec, Supervisor
 from meterline_dev.servers import NatsServer, PostgresServer
-from meterline_dev.servers.files import write_private
 from meterline_dev.servers.ports import PortLease, reserve_port
 
 DATABASE: Final = "meterline"
 # In the order of their start: each asks only those before it.
 SERVICES: Final = ("identity", "ingest", "aggregate", "publisher")
 STRIPE_KEY: Final = "METERLINE_STRIPE_API_KEY"
-MASTER_KEYS: Final = "METERLINE_MASTER_KEYS"
 STRIPE_DOUBLE: Final = "stripe-double"
 _SERVICE_READY = re.compile(r'"grpc":')
 # Four services start at once, perhaps for the first time and beside other work; one that dies meanwhile is
 # noticed at once.
 _READY_SECONDS: Final = 120.0
+_TOKEN_SECONDS: Final = 86_400
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,9 @@ class Mesh:
         self.postgres = PostgresServer(directory / "postgres", settings=self.options.postgres_settings)
         self.nats = NatsServer(directory / "nats")
         self._leases: dict[str, PortLease] = {}
-        self._passwords = _Passwords(directory / "passwords.json")
+        self._passwords = SecretFile(directory / "passwords.json")
+        self._keys = Keys(directory / "keys.json")
+        self._operator: ServiceSigner | None = None
         self.uses_double = STRIPE_KEY not in os.environ
 
     # --- where everything is
@@ -90,16 +95,52 @@ class Mesh:
         return "rk_test_double" if self.uses_double else os.environ[STRIPE_KEY]
 
     def dsn(self, role: str) -> str:
-        return self.postgres.dsn(DATABASE, role, self._passwords[role])
+        return self.postgres.dsn(DATABASE, role, self._password(role))
 
     def admin_dsn(self) -> str:
         return self.postgres.dsn(DATABASE)
+
+    # --- who may call
+
+    def token(self) -> str:
+        """A token that is valid now, of an operator who may do everything but what services ask of each
+        other."""
+        if self._operator is None:
+            self._operator = self.signer("operator", GRANTABLE)
+        return self._operator.token()
+
+    def signer(
+        self, name: str, permissions: Collection[Permission], tenant: str | None = None
+    ) -> ServiceSigner:
+        """Signs tokens of somebody else."""
+        return ServiceSigner(
+            name,
+            self._keys.private,
+            permissions,
+            SystemClock(),
+            tenant=tenant,
+            lifetime_seconds=_TOKEN_SECONDS,
+        )
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What a call carries to be the operator's."""
+        return channels.metadata(self.token())
+
+    def channel(self, service: str, options: Sequence[tuple[str, Any]] = ()) -> aio.Channel:
+        """A channel to a service, on which all calls are the operator's."""
+        return channels.channel(self.address(service), self.token, options)
+
+    @property
+    def token_file(self) -> Path:
+        """Holds the operator's token of when the mesh was started."""
+        return self.directory / "operator.token"
 
     # --- lifecycle
 
     async def start(self, tell: Callable[[str], None] = lambda _: None) -> None:
         """Starts what is not running. `tell` gets a line at each step."""
         self.directory.mkdir(parents=True, exist_ok=True)
+        write_secret(self.token_file, self.token())
         tell("Postgres and NATS")
         await asyncio.gather(asyncio.to_thread(self.postgres.start), asyncio.to_thread(self.nats.start))
         tell("schemas and roles")
@@ -134,6 +175,9 @@ class Mesh:
 
     # --- parts
 
+    def _password(self, role: str) -> str:
+        return self._passwords.get(role, lambda: secrets.token_urlsafe(24))
+
     def _port(self, name: str) -> int:
         if name not in self._leases:
             self._leases[name] = reserve_port()
@@ -145,7 +189,7 @@ class Mesh:
         roles = [
             role(name) for name in provision.SERVICES for role in (provision.owner_role, provision.app_role)
         ]
-        provision.provision(self.admin_dsn(), {role: self._passwords[role] for role in roles})
+        provision.provision(self.admin_dsn(), {role: self._password(role) for role in roles})
         for service in SERVICES:
             migrate.apply(self.dsn(provision.owner_role(service)), service, migrate.for_service(service))
 
@@ -194,34 +238,11 @@ class Mesh:
             "METERLINE_DATABASE_URL": self.dsn(provision.app_role(service)),
             "METERLINE_NATS_URL": self.nats.url,
             "METERLINE_NATS_MONITOR_URL": self.nats.monitor_url,
+            "METERLINE_SERVICE_KEY": self._keys.private,
+            "METERLINE_SERVICE_PUBLIC_KEYS": self._keys.public,
+            "METERLINE_MASTER_KEYS": self._keys.master_keys,
             "METERLINE_GRPC_PORT": str(self._port(service)),
             "METERLINE_METRICS_PORT": str(self._port(f"{service}-metrics")),
             "METERLINE_STRIPE_API_BASE": self.stripe_url,
             STRIPE_KEY: self.stripe_key,
-            **({MASTER_KEYS: self._master_keys()} if service == "ingest" else {}),
         }
-
-    def _master_keys(self) -> str:
-        """A random one, kept like the passwords: nothing else opens what ingest has sealed."""
-        path = self.directory / "master_keys"
-        if not path.exists():
-            write_private(path, f"dev:{base64.b64encode(secrets.token_bytes(32)).decode()}")
-        return path.read_text()
-
-
-class _Passwords:
-    """Random passwords of roles, kept in a file that only its owner reads."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._known: dict[str, str] | None = None
-
-    def __getitem__(self, role: str) -> str:
-        if self._known is None:
-            self._known = json.loads(self._path.read_text()) if self._path.exists() else {}
-        if role not in self._known:
-            self._known[role] = secrets.token_urlsafe(24)
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                json.dump(self._known, file)
-        return self._known[role]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TypeVar
+from pathlib import Path
+from typing import Literal, Self, TypeVar
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from meterline.bus.breaker import BurialRules
@@ -47,6 +48,23 @@ class ServiceSettings(BaseSettings):
     """0 lets the system choose; the address is printed when the service is ready."""
     metrics_port: int = Field(default=0, ge=-1, le=65535)
     """Prometheus; -1 serves none."""
+    authentication: Literal["required", "off"] = "required"
+    """`off` lets every caller do everything. Development only."""
+    service_key: SecretStr | None = None
+    """Ed25519 private key in PEM: signs the tokens that this service calls others with."""
+    service_public_keys: str = ""
+    """Ed25519 public keys in PEM, one after another: of all services, and of operators with such a key."""
+    credential_fresh_seconds: float = Field(default=2.0, gt=0, le=60)
+    """How long API keys and signing keys are taken without asking identity again."""
+    credential_stale_seconds: float = Field(default=30.0, gt=0, le=300)
+    """And how long when identity does not answer."""
+    tls_certificate_file: Path | None = None
+    """PEM chain of the server; with `tls_key_file` calls are served over TLS only."""
+    tls_key_file: Path | None = None
+    tls_client_ca_file: Path | None = None
+    """PEM: only callers with a certificate of this authority are served."""
+    tls_peer_ca_file: Path | None = None
+    """PEM: other services are called over TLS, and must have a certificate of this authority."""
     shutdown_drain_seconds: float = Field(default=0.0, ge=0)
     """How long to answer NOT_SERVING before calls are refused, for load balancers to notice."""
     shutdown_grace_seconds: float = Field(default=10.0, ge=0)
@@ -75,3 +93,13 @@ class ServiceSettings(BaseSettings):
             self.breaker_cooldown_seconds,
             self.breaker_longest_cooldown_seconds,
         )
+
+    @model_validator(mode="after")
+    def _can_authenticate(self) -> Self:
+        if self.authentication == "required" and not self.service_public_keys.strip():
+            raise ValueError("service_public_keys are needed, or authentication=off for development")
+        if (self.tls_certificate_file is None) != (self.tls_key_file is None):
+            raise ValueError("tls_certificate_file and tls_key_file are needed together")
+        if self.tls_client_ca_file is not None and self.tls_certificate_file is None:
+            raise ValueError("tls_client_ca_file needs tls_certificate_file")
+        return self

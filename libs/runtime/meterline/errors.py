@@ -7,7 +7,7 @@ happened) and `Never` (it will not, whatever happens).
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 
 class MeterlineError(Exception):
@@ -21,6 +21,23 @@ class InvalidArgumentError(MeterlineError):
         super().__init__(f"{field}: {rule}")
         self.field = field
         self.rule = rule
+        self.reason = reason
+
+
+class UnauthenticatedError(MeterlineError):
+    """It is not known who calls. `details` help callers to mend it, and tell nothing of what is secret."""
+
+    def __init__(self, rule: str, reason: str, details: Mapping[str, str] | None = None) -> None:
+        super().__init__(rule)
+        self.reason = reason
+        self.details = details or {}
+
+
+class PermissionDeniedError(MeterlineError):
+    """It is known who calls, and they may not."""
+
+    def __init__(self, rule: str, reason: str) -> None:
+        super().__init__(rule)
         self.reason = reason
 
 

@@ -7,18 +7,25 @@ from functools import partial
 
 from meterline import config
 from meterline.app import Component, Periodic, run
+from meterline.auth import setup as auth
+from meterline.auth.gate import Gate
+from meterline.auth.remote import verifier
 from meterline.bus.connection import Bus
 from meterline.bus.consumer import Consumer
 from meterline.bus.subjects import EVENTS_ACCEPTED, TENANTS_CHANGED
 from meterline.clock import Clock, SystemClock
 from meterline.db.pool import Database
 from meterline.db.unit_of_work import UnitOfWork
+from meterline.dead_letters.access import RULES as OPERATIONS
 from meterline.dead_letters.servicer import dead_letters_service
 from meterline.outbox.relay import Relay
+from meterline.rpc import tls
+from meterline.rpc.client import Link
 from meterline.rpc.server import Server, Servicer
 from meterline.tenants import TenantReplica
 from meterline_protos.aggregate.v1 import meters_pb2_grpc, reconciliation_pb2_grpc, usage_pb2_grpc
 
+from meterline_aggregate.access import NEEDS, RULES
 from meterline_aggregate.handlers.accepted import AcceptedEvents
 from meterline_aggregate.handlers.announcing import MonthAnnouncer
 from meterline_aggregate.handlers.meters import Meters
@@ -50,7 +57,9 @@ class Aggregate:
         relay = Relay(database, bus)
         unit_of_work = UnitOfWork(database, relay.wake)
         tenants = TenantReplica(database)
-        ingest = IngestTotals(settings.ingest_address)
+        caller = auth.caller(settings, NAME, NEEDS, clock)
+        identity = Link(settings.identity_address, caller)
+        ingest = IngestTotals(settings.ingest_address, caller)
         reconciler = Reconciler(database, ingest)
         self.announcer = MonthAnnouncer(unit_of_work)
         rules = settings.burial_rules
@@ -73,6 +82,7 @@ class Aggregate:
             relay,
             *consumers,
             Periodic("announce-months", settings.emit_seconds, self.announcer.announce),
+            identity,
             ingest,
             *_watching(settings, reconciler),
         )
@@ -81,6 +91,7 @@ class Aggregate:
             Meters(database, unit_of_work),
             Usage(database, tenants),
             reconciler,
+            auth.gate(settings, {**RULES, **OPERATIONS}, clock, verifier(identity.channel)),
             dead_letters_service(database, consumers),
         )
 
@@ -92,7 +103,12 @@ def _watching(settings: AggregateSettings, reconciler: Reconciler) -> Sequence[C
 
 
 def _server(
-    settings: AggregateSettings, meters: Meters, usage: Usage, reconciler: Reconciler, *common: Servicer
+    settings: AggregateSettings,
+    meters: Meters,
+    usage: Usage,
+    reconciler: Reconciler,
+    gate: Gate,
+    *common: Servicer,
 ) -> Server:
     return Server(
         settings.bind_host,
@@ -107,6 +123,8 @@ def _server(
             ),
             *common,
         ],
+        gate=gate,
+        credentials=tls.server_credentials(settings),
         drain=settings.shutdown_drain_seconds,
         grace=settings.shutdown_grace_seconds,
     )

@@ -9,6 +9,8 @@ from pydantic import Field
 class AggregateSettings(ServiceSettings):
     """What every service has, and:"""
 
+    identity_address: str = Field(min_length=1)
+    """host:port of identity, asked whom API keys belong to."""
     ingest_address: str = ""
     """host:port of ingest's API, for reconciliation; empty: none."""
     emit_seconds: float = Field(default=60.0, gt=0)

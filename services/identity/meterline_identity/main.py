@@ -7,16 +7,24 @@ from functools import partial
 
 from meterline import config
 from meterline.app import Component, run
+from meterline.auth import setup as auth
 from meterline.bus.connection import Bus
 from meterline.clock import Clock, SystemClock
+from meterline.crypto.master_keys import MasterKeys
+from meterline.crypto.sealer import Sealer
 from meterline.db.pool import Database
 from meterline.db.unit_of_work import UnitOfWork
 from meterline.outbox.relay import Relay
+from meterline.rpc import tls
 from meterline.rpc.server import Server
-from meterline_protos.identity.v1 import tenants_pb2_grpc
+from meterline_protos.identity.v1 import credentials_pb2_grpc, tenants_pb2_grpc
 
-from meterline_identity.handlers import Handlers
-from meterline_identity.servicers import TENANTS_SERVICE, TenantsServicer
+from meterline_identity.access import RULES
+from meterline_identity.handlers.api_keys import ApiKeys
+from meterline_identity.handlers.signing_keys import SigningKeys
+from meterline_identity.handlers.tenants import Tenants
+from meterline_identity.servicers.credentials import CREDENTIALS_SERVICE, CredentialsServicer
+from meterline_identity.servicers.tenants import TENANTS_SERVICE, TenantsServicer
 from meterline_identity.settings import IdentitySettings
 
 NAME = "identity"
@@ -33,7 +41,11 @@ class Identity:
         )
         bus = Bus(settings.nats_url.get_secret_value(), name=NAME, replicas=settings.jetstream_replicas)
         relay = Relay(database, bus)
-        handlers = Handlers(database, UnitOfWork(database, relay.wake), clock)
+        unit_of_work = UnitOfWork(database, relay.wake)
+        tenants = Tenants(database, unit_of_work, clock)
+        api_keys = ApiKeys(database, unit_of_work, tenants, clock)
+        sealer = Sealer(MasterKeys.parse(settings.master_keys.get_secret_value()))
+        signing_keys = SigningKeys(database, unit_of_work, tenants, clock, sealer)
         self.components: Sequence[Component] = (database, bus, relay)
         self.server = Server(
             settings.bind_host,
@@ -42,9 +54,16 @@ class Identity:
                 (
                     TENANTS_SERVICE,
                     tenants_pb2_grpc.add_TenantsServiceServicer_to_server,
-                    TenantsServicer(handlers),
-                )
+                    TenantsServicer(tenants),
+                ),
+                (
+                    CREDENTIALS_SERVICE,
+                    credentials_pb2_grpc.add_CredentialsServiceServicer_to_server,
+                    CredentialsServicer(api_keys, signing_keys),
+                ),
             ],
+            gate=auth.gate(settings, RULES, clock, api_keys.verify),
+            credentials=tls.server_credentials(settings),
             drain=settings.shutdown_drain_seconds,
             grace=settings.shutdown_grace_seconds,
         )

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from meterline.config import ServiceSettings
+from pydantic import SecretStr
 
 
 class IdentitySettings(ServiceSettings):
-    """What every service has; identity needs nothing of its own."""
+    """What every service has, and:"""
+
+    master_keys: SecretStr
+    """`id:base64,…`: keys of 32 bytes. The first seals signing keys, all of them open what was sealed."""

@@ -15,6 +15,7 @@ from meterline_ingest.committer import Result, Submission
 from meterline_ingest.domain.columns import Columns, Flags, concatenate
 from meterline_ingest.domain.limits import TimeLimits
 from meterline_ingest.domain.outcomes import Problem, Problems
+from meterline_ingest.domain.ownership import Share
 from meterline_ingest.domain.skew import Sending, correct
 from meterline_ingest.domain.validation import Check
 from meterline_ingest.registry import TenantDirectory, TypeRegistry
@@ -69,6 +70,7 @@ class Capture:
             await self._tenants.numbers(columns.tenants),
             types,
             problems,
+            [Share(len(each), each.origin.tenant) for each in submissions],
         )
         needed = check.entries_needed()
         catalogue = await self._catalogue.find(needed) if needed else {}

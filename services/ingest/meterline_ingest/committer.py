@@ -38,6 +38,7 @@ class Origin:
     """Where a call came from. Times in microseconds since the Unix epoch.
 
     any_age: whether its events may be as old as they like
+    tenant: the only one that the caller may report for; None for any
     """
 
     source: str
@@ -46,6 +47,7 @@ class Origin:
     trace: SpanContext
     kind: BatchOrigin = BatchOrigin.REPORTED
     any_age: bool = False
+    tenant: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ from functools import partial
 
 from meterline import config
 from meterline.app import Component, Periodic, run
+from meterline.auth import setup as auth
+from meterline.auth.remote import verifier
 from meterline.bus.connection import Bus
 from meterline.bus.consumer import Consumer
 from meterline.bus.subjects import TENANTS_CHANGED
@@ -15,9 +17,11 @@ from meterline.clock import Clock, SystemClock
 from meterline.crypto.master_keys import MasterKeys
 from meterline.db.pool import Database
 from meterline.db.unit_of_work import UnitOfWork
+from meterline.dead_letters.access import RULES as OPERATIONS
 from meterline.dead_letters.servicer import dead_letters_service
 from meterline.outbox.relay import Relay
-from meterline.rpc import client
+from meterline.rpc import tls
+from meterline.rpc.client import Link
 from meterline.rpc.server import Server, Servicer, service
 from meterline.tenants import TenantReplica
 from meterline_protos.ingest.v1 import (
@@ -30,6 +34,7 @@ from meterline_protos.ingest.v1 import (
     timers_pb2,
 )
 
+from meterline_ingest.access import NEEDS, RULES
 from meterline_ingest.capture import Capture
 from meterline_ingest.committer import Committer
 from meterline_ingest.handlers.catalogue import Catalogue
@@ -55,6 +60,7 @@ from meterline_ingest.servicers.events import EventsServicer
 from meterline_ingest.servicers.privacy import PrivacyServicer
 from meterline_ingest.servicers.timers import TimersServicer
 from meterline_ingest.settings import IngestSettings
+from meterline_ingest.signed_calls import SignedCalls, SigningKeys
 from meterline_ingest.skews import Skews
 from meterline_ingest.storing import Storing
 from meterline_ingest.timer_sweep import TimerSweep
@@ -80,7 +86,7 @@ class Ingest:
         relay = Relay(self._database, bus, linger=settings.relay_linger_ms / 1000)
         self._unit_of_work = UnitOfWork(self._database, relay.wake)
         self._tenants = TenantReplica(self._database)
-        self._identity = client.Link(settings.identity_address)
+        self._identity = Link(settings.identity_address, auth.caller(settings, NAME, NEEDS, clock))
         self._event_types = EventTypeRepository(self._database)
         self._types = TypeRegistry(self._event_types)
         self._entries = CatalogueReader(self._database)
@@ -113,6 +119,8 @@ class Ingest:
             settings.bind_host,
             settings.grpc_port,
             self._servicers(),
+            gate=auth.gate(settings, {**RULES, **OPERATIONS}, clock, verifier(self._identity.channel)),
+            credentials=tls.server_credentials(settings),
             drain=settings.shutdown_drain_seconds,
             grace=settings.shutdown_grace_seconds,
         )
@@ -162,6 +170,15 @@ class Ingest:
             Periodic("reseal", settings.reseal_seconds, resealer.run),
         )
 
+    def _signed_calls(self) -> SignedCalls:
+        settings = self._settings
+        keys = SigningKeys(
+            self._identity.channel,
+            fresh=settings.credential_fresh_seconds,
+            stale=settings.credential_stale_seconds,
+        )
+        return SignedCalls(keys, self._clock)
+
     def _servicers(self) -> Sequence[Servicer]:
         reader = EventReader(self._database)
         catalogue = Catalogue(self._database, self._unit_of_work, self._tenants, self._entries)
@@ -169,7 +186,7 @@ class Ingest:
             service(
                 capture_pb2,
                 "CaptureService",
-                CaptureServicer(self._committer, self._clock),
+                CaptureServicer(self._committer, self._signed_calls(), self._clock),
                 add_to_server,
             ),
             service(events_pb2, "EventsService", EventsServicer(self._tenants, reader, self._types)),

@@ -7,19 +7,25 @@ from functools import partial
 
 from meterline import config
 from meterline.app import Component, Periodic, run
+from meterline.auth import setup as auth
+from meterline.auth.remote import verifier
 from meterline.bus.connection import Bus
 from meterline.bus.consumer import Consumer
 from meterline.bus.subjects import TENANTS_CHANGED, USAGE_WINDOW
 from meterline.clock import Clock, SystemClock
 from meterline.db.pool import Database
 from meterline.db.unit_of_work import UnitOfWork
+from meterline.dead_letters.access import RULES as OPERATIONS
 from meterline.dead_letters.servicer import dead_letters_service
 from meterline.outbox.relay import Relay
+from meterline.rpc import tls
+from meterline.rpc.client import Link
 from meterline.rpc.server import Server, Servicer
 from meterline.tenants import TenantReplica
 from meterline_protos.publisher.v1 import invoices_pb2_grpc, prices_pb2_grpc, publications_pb2_grpc
 
 from meterline_publisher import servicers
+from meterline_publisher.access import NEEDS, RULES
 from meterline_publisher.handlers.closing import Closing
 from meterline_publisher.handlers.explaining import Explaining
 from meterline_publisher.handlers.freshness import Freshness
@@ -56,8 +62,10 @@ class Publisher:
         relay = Relay(self._database, bus)
         unit_of_work = UnitOfWork(self._database, relay.wake)
         self._tenants = TenantReplica(self._database)
-        self._aggregate = Aggregate(settings.aggregate_address)
-        self._ingest = Ingest(settings.ingest_address)
+        caller = auth.caller(settings, NAME, NEEDS, clock)
+        identity = Link(settings.identity_address, caller)
+        self._aggregate = Aggregate(settings.aggregate_address, caller)
+        self._ingest = Ingest(settings.ingest_address, caller)
         lineage = Lineage(self._aggregate, self._ingest)
         self._settling = Settling(self._database, unit_of_work, self._tenants, self._provider, clock)
         sender = Sender(
@@ -81,6 +89,7 @@ class Publisher:
             self._database,
             bus,
             self._provider,
+            identity,
             self._aggregate,
             self._ingest,
             relay,
@@ -94,6 +103,8 @@ class Publisher:
             settings.bind_host,
             settings.grpc_port,
             self._make_servicers(),
+            gate=auth.gate(settings, {**RULES, **OPERATIONS}, clock, verifier(identity.channel)),
+            credentials=tls.server_credentials(settings),
             drain=settings.shutdown_drain_seconds,
             grace=settings.shutdown_grace_seconds,
         )

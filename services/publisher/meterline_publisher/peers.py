@@ -11,7 +11,7 @@ from google.rpc import error_details_pb2
 from grpc import aio
 from grpc_status import rpc_status
 from meterline.errors import NotFoundError
-from meterline.rpc.client import Link, as_unavailable, is_not_found
+from meterline.rpc.client import Caller, Link, as_unavailable, is_not_found
 from meterline_protos.aggregate.v1 import meters_pb2, meters_pb2_grpc, usage_pb2, usage_pb2_grpc
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.ingest.v1 import events_pb2, events_pb2_grpc
@@ -49,8 +49,8 @@ def _missing(error: aio.AioRpcError) -> str:
 class Aggregate(Link):
     """The aggregate service: windows, and which batches made them."""
 
-    def __init__(self, address: str) -> None:
-        super().__init__(address)
+    def __init__(self, address: str, caller: Caller) -> None:
+        super().__init__(address, caller)
         self._meters: TTLCache[str, dict[str, MeterDefinition]] = TTLCache(1, _METERS_KEPT_SECONDS)
 
     async def month(self, tenant: str, meter: str, period: Period) -> usage_pb2.Window | None:

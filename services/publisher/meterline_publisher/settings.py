@@ -16,6 +16,8 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 class PublisherSettings(ServiceSettings):
     """Beside what every service has: the billing provider, the services asked, and how often to look."""
 
+    identity_address: str = Field(min_length=1)
+    """host:port of identity, asked whom API keys belong to."""
     aggregate_address: str = Field(min_length=1)
     """host:port of the aggregate service."""
     ingest_address: str = Field(min_length=1)

@@ -1,5 +1,6 @@
 """The client against a real gRPC server that behaves as servers do on their bad days."""
 
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -151,6 +152,18 @@ def test_the_trace_goes_along() -> None:
     [headers] = server.headers
     assert str(headers["traceparent"]).startswith(f"00-{5:032x}-")
     assert headers["x-team"] == "a"
+
+
+@pytest.mark.req("T1.4", "S8")
+def test_the_api_key_goes_with_every_call_and_nowhere_else(caplog: pytest.LogCaptureFixture) -> None:
+    key = "mlk_0123456789abcdef_secret"
+    with caplog.at_level(logging.DEBUG), serving(CaptureServer(unavailable)) as server:
+        with client(server, api_key=key) as one:
+            record(one, 3)
+            assert one.flush(SECONDS)
+            assert key not in repr(one)
+        assert [headers["authorization"] for headers in server.headers] == [f"Bearer {key}"] * 2
+    assert "secret" not in caplog.text
 
 
 @pytest.fixture

@@ -56,6 +56,12 @@ class Keeper(capture_pb2_grpc.CaptureServiceServicer):
         accepted = sum(self._keep(*event) for event in events)
         return capture_pb2.ReportResponse(accepted=accepted, duplicate=len(events) - accepted)
 
+    async def ReportSigned(
+        self, request: capture_pb2.ReportSignedRequest, context: aio.ServicerContext[Any, Any]
+    ) -> capture_pb2.ReportSignedResponse:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no load is signed")
+        raise AssertionError("abort returned")
+
     async def Stream(
         self, requests: AsyncIterator[capture_pb2.StreamRequest], context: aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[capture_pb2.StreamResponse]:

@@ -106,6 +106,16 @@ async def test_the_same_id_with_another_body_is_a_conflict(
     assert (found.event.subject, dict(found.event.quantities)) == ("u1", {"units": "1"})
 
 
+@both_forms
+@pytest.mark.req("T1.5")
+async def test_a_time_of_sending_that_cannot_be_is_refused(ingest: RunningIngest, form: Form) -> None:
+    request = form(Sample())
+    request.sent_at.seconds = 2**62
+    with pytest.raises(aio.AioRpcError) as caught:
+        await ingest.report(request)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 @pytest.mark.req("T1.2")
 async def test_large_batches_with_repeats_in_and_between_them(ingest: RunningIngest) -> None:
     """Takes the COPY path, its suspicion of repeats, and its repetition when the hint misses one."""

@@ -149,6 +149,8 @@ async def process(world: World, crash_at: str = "") -> AsyncIterator[tuple[async
         "METERLINE_NATS_URL": world.broker.url,
         "METERLINE_NATS_MONITOR_URL": world.broker.monitor_url,
         "METERLINE_METRICS_PORT": "-1",
+        "METERLINE_AUTHENTICATION": "off",
+        "METERLINE_IDENTITY_ADDRESS": world.aggregate,
         "METERLINE_AGGREGATE_ADDRESS": world.aggregate,
         "METERLINE_INGEST_ADDRESS": world.aggregate,
         "METERLINE_STRIPE_API_KEY": "rk_test_recovery",

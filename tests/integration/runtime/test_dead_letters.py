@@ -14,9 +14,11 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.wrappers_pb2 import StringValue
 from grpc import aio
+from meterline.auth.gate import Anybody, Gate
 from meterline.bus.breaker import BurialRules
 from meterline.bus.consumer import Consumer, Delivery
 from meterline.db.unit_of_work import Transaction
+from meterline.dead_letters.access import RULES
 from meterline.dead_letters.servicer import dead_letters_service
 from meterline.dead_letters.store import queries
 from meterline.errors import Later, Never
@@ -124,7 +126,13 @@ class World:
 async def world(node: Node, broker: NatsServer, effects_database: TestDatabase) -> AsyncIterator[World]:
     handler = Handler()
     consumer = node.consumer(handler, rules=BURY_ALL)
-    server = Server("127.0.0.1", 0, [dead_letters_service(node.database, [consumer])], grace=0.5)
+    server = Server(
+        "127.0.0.1",
+        0,
+        [dead_letters_service(node.database, [consumer])],
+        gate=Gate(RULES, Anybody()),
+        grace=0.5,
+    )
     async with started(server) as channel:
         stub = dead_letters_pb2_grpc.DeadLettersServiceStub(channel)
         yield World(node, effects_database, broker, handler, consumer, stub)

@@ -8,6 +8,7 @@ from grpc import aio
 from meterline.db.pool import Database, time_left
 from meterline.errors import UnavailableError
 from meterline.rpc import server as rpc_server
+from meterline.rpc.client import Caller
 from meterline.rpc.client import channel as service_channel
 
 from tests.support.calls import client_of, server_of, serving, started
@@ -71,7 +72,7 @@ async def test_a_deadline_goes_on_to_the_next_service(node: Node) -> None:
     inner = server_of(last, grace=0.1)
 
     async def first(_: str) -> str:
-        async with service_channel(inner.address, default_timeout=30.0) as onward:
+        async with service_channel(inner.address, Caller(), default_timeout=30.0) as onward:
             answer: str = await client_of(onward).ask("")
         return answer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import psycopg
@@ -111,6 +112,8 @@ def test_the_application_reads_every_relation_of_its_own(
     own = [(name, kind) for _, name, kind in relations(mesh, service) if kind != "S"]
     assert {"outbox", "inbox", "dead_letters"} <= {name for name, _ in own}
     for name, _ in own:
+        if re.fullmatch(r"event(s|_details)_(rest|\d{6})", name):
+            continue  # read by the name of the whole alone, where row-level security guards it
         app.execute(sql.SQL("SELECT * FROM {} LIMIT 1").format(sql.Identifier(name)))
     app.execute("SELECT maintain_messaging('7 days')")
 

@@ -26,6 +26,10 @@ def threads() -> list[str]:
         ({"max_buffer_events": 4_999}, ValueError, "max_buffer_events: must not be less"),
         ({"flush_interval": -1}, ValueError, "flush_interval: must not be negative"),
         ({"flush_interval": float("nan")}, ValueError, "flush_interval: must not be negative"),
+        ({"api_key": ""}, ValueError, "api_key: must be a key as it was made$"),
+        ({"api_key": "mlk_hidden\n"}, ValueError, "api_key: must be a key as it was made$"),
+        ({"api_key": "mlk hidden"}, ValueError, "api_key: must be a key as it was made$"),
+        ({"api_key": "mlk_hiddén"}, ValueError, "api_key: must be a key as it was made$"),
     ],
 )
 def test_wrong_arguments_are_named(options: dict[str, Any], error: type[Exception], message: str) -> None:

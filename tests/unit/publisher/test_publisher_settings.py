@@ -15,6 +15,8 @@ pytestmark = pytest.mark.req("S8")
 
 GIVEN: dict[str, Any] = {
     "database_url": "postgresql://somewhere",
+    "authentication": "off",
+    "identity_address": "identity:1",
     "aggregate_address": "aggregate:1",
     "ingest_address": "ingest:1",
     "stripe_api_key": "rk_test_secret",

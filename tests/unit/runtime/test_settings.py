@@ -17,6 +17,7 @@ pytestmark = pytest.mark.req("S8")
 def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("METERLINE_DATABASE_URL", raising=False)
     monkeypatch.delenv("METERLINE_SECRETS_DIR", raising=False)
+    monkeypatch.setenv("METERLINE_AUTHENTICATION", "off")
 
 
 def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

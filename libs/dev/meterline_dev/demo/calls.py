@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Final, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final, TypeVar
 
 import grpc
 import stamina
@@ -32,10 +32,10 @@ _PASSING: Final = frozenset(
 class Services:
     """Stubs of every service. Use it as `async with`."""
 
-    def __init__(self, address: Callable[[str], str]) -> None:
-        """`address` answers with host:port of a service."""
+    def __init__(self, channel: Callable[[str, Sequence[tuple[str, Any]]], aio.Channel]) -> None:
+        """`channel` opens one to a service, with options."""
         self._channels = {
-            name: aio.insecure_channel(address(name), options=[("grpc.max_receive_message_length", 64 << 20)])
+            name: channel(name, [("grpc.max_receive_message_length", 64 << 20)])
             for name in ("identity", "ingest", "aggregate", "publisher")
         }
         identity, ingest = self._channels["identity"], self._channels["ingest"]

@@ -76,16 +76,16 @@ class Captured:
 
 
 async def capture(
-    target: str, flights: Sequence[Flight], shift: timedelta, progress: Callable[[int], None]
+    target: str, token: str, flights: Sequence[Flight], shift: timedelta, progress: Callable[[int], None]
 ) -> Captured:
-    """Sends all flights, `shift` later than they were, to the ingest service at `target`.
+    """Sends all flights, `shift` later than they were, to the ingest service at `target`, with this token.
 
     `progress` gets the number of events that have their answer, in another thread. DemoError when ingest
     stops answering.
     """
     given_up = threading.Event()
     try:
-        return await asyncio.to_thread(_capture, target, flights, shift, progress, given_up)
+        return await asyncio.to_thread(_capture, target, token, flights, shift, progress, given_up)
     finally:
         # Cancelled or not: nothing cancels a thread, so it is told.
         given_up.set()
@@ -93,13 +93,14 @@ async def capture(
 
 def _capture(
     target: str,
+    token: str,
     flights: Sequence[Flight],
     shift: timedelta,
     progress: Callable[[int], None],
     given_up: threading.Event,
 ) -> Captured:
     captured = Captured(read=len(flights))
-    client = Client(target, source=SOURCE, batch_events=_BATCH, on_outcome=captured.note)
+    client = Client(target, source=SOURCE, api_key=token, batch_events=_BATCH, on_outcome=captured.note)
     started = time.perf_counter()
     try:
         rest = iter(flights)

@@ -108,7 +108,7 @@ class Demo:
         first, last = (one.departed + kept.shift for one in (_earliest(found), _latest(found)))
         period = months(first, last)
         async with (
-            Services(mesh.address) as services,
+            Services(mesh.channel) as services,
             StripeAccount(mesh.stripe_key, mesh.stripe_url) as account,
         ):
             with self._report.step(f"{len(CARRIERS)} tenants, {len(METERS)} meters, four plans"):
@@ -116,7 +116,7 @@ class Demo:
                 state.save(self._state_file, kept)
                 await setup.register(services, kept, period[0])
             with self._report.counting("Capturing real flights", len(found)) as counter:
-                captured = await capture(mesh.address("ingest"), found, kept.shift, counter.at)
+                captured = await capture(mesh.address("ingest"), mesh.token(), found, kept.shift, counter.at)
             self._report.captured(captured)
             with self._report.step("Every accepted event is aggregated"):
                 expected = await asyncio.to_thread(oracle.compute, path, kept.shift)

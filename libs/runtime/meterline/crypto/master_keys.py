@@ -59,6 +59,13 @@ class MasterKeys:
     def __repr__(self) -> str:
         return f"MasterKeys({', '.join(self._ciphers)})"
 
+    def cipher(self, master_id: str) -> AESGCM:
+        """Raises UnavailableError when this process was not given the master key."""
+        cipher = self._ciphers.get(master_id)
+        if cipher is None:
+            raise UnavailableError(f"master key {master_id!r} was not given to this process")
+        return cipher
+
     def wrap(self, secret: bytes, tenant_id: int, key_id: int, purpose: str) -> bytes:
         """A key of a tenant under the current master key, to be opened as that key only."""
         nonce = new_nonce()
@@ -68,9 +75,7 @@ class MasterKeys:
     def unwrap(self, wrapped: bytes, master_id: str, tenant_id: int, key_id: int, purpose: str) -> bytes:
         """Raises TamperedError when it is not what was wrapped, UnavailableError when this process was not
         given the master key."""
-        cipher = self._ciphers.get(master_id)
-        if cipher is None:
-            raise UnavailableError(f"master key {master_id!r} was not given to this process")
+        cipher = self.cipher(master_id)
         if len(wrapped) != WRAPPED_BYTES or wrapped[0] != VERSION:
             raise TamperedError("not a wrapped key of a known version")
         context = _context(tenant_id, key_id, purpose, master_id)

@@ -1,8 +1,9 @@
-"""Channels to other services: trace context and deadlines go along with every call."""
+"""Channels to other services: token, trace context and deadline go along with every call."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -18,11 +19,20 @@ _SERVICE_CONFIG = """{"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttemp
  "retryableStatusCodes": ["UNAVAILABLE"]}}]}"""
 
 
-class _Forward(aio.UnaryUnaryClientInterceptor):
-    """Adds the trace context, and the caller's deadline when none is set."""
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """How a service presents itself: `token` answers one that is valid now. None: no token, plain text."""
 
-    def __init__(self, default_timeout: float) -> None:
+    token: Callable[[], str] | None = None
+    credentials: grpc.ChannelCredentials | None = None
+
+
+class _Forward(aio.UnaryUnaryClientInterceptor):
+    """Adds the token, the trace context, and the caller's deadline when none is set."""
+
+    def __init__(self, default_timeout: float, token: Callable[[], str] | None) -> None:
         self._default_timeout = default_timeout
+        self._token = token
 
     async def intercept_unary_unary(
         self, continuation: Callable[..., Any], details: aio.ClientCallDetails, request: Any
@@ -30,6 +40,8 @@ class _Forward(aio.UnaryUnaryClientInterceptor):
         metadata = aio.Metadata(*(details.metadata or ()))
         for key, value in propagation.inject({}).items():
             metadata.add(key, value)
+        if self._token is not None:
+            metadata.add("authorization", f"Bearer {self._token()}")
         left = time_left.get()
         caller = left() if left else None
         timeout = details.timeout or min(self._default_timeout, caller or self._default_timeout)
@@ -41,24 +53,24 @@ class _Forward(aio.UnaryUnaryClientInterceptor):
         )
 
 
-def channel(address: str, *, default_timeout: float = 10.0) -> aio.Channel:
+def channel(address: str, caller: Caller, *, default_timeout: float = 10.0) -> aio.Channel:
     """A channel for calls that only read. Create it after fork, inside the event loop."""
-    return aio.insecure_channel(
-        address,
-        options=[
-            ("grpc.service_config", _SERVICE_CONFIG),
-            ("grpc.max_receive_message_length", 64 << 20),
-            ("grpc.keepalive_time_ms", 30_000),
-        ],
-        interceptors=[_Forward(default_timeout)],
-    )
+    options: list[tuple[str, Any]] = [
+        ("grpc.service_config", _SERVICE_CONFIG),
+        ("grpc.max_receive_message_length", 64 << 20),
+        ("grpc.keepalive_time_ms", 30_000),
+    ]
+    interceptors: list[aio.ClientInterceptor] = [_Forward(default_timeout, caller.token)]
+    if caller.credentials is None:
+        return aio.insecure_channel(address, options=options, interceptors=interceptors)
+    return aio.secure_channel(address, caller.credentials, options=options, interceptors=interceptors)
 
 
 class Link:
     """A channel as a part of a service: closed when the service stops."""
 
-    def __init__(self, address: str) -> None:
-        self.channel = channel(address)
+    def __init__(self, address: str, caller: Caller) -> None:
+        self.channel = channel(address, caller)
 
     async def start(self) -> None:
         """Nothing to wait for: a channel connects when it is first used."""

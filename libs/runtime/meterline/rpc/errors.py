@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
@@ -22,6 +24,10 @@ def to_status(error: errors.MeterlineError) -> status_pb2.Status:
             return _status(
                 code_pb2.INVALID_ARGUMENT, error, error_details_pb2.BadRequest(field_violations=[violation])
             )
+        case errors.UnauthenticatedError():
+            return _status(code_pb2.UNAUTHENTICATED, error, reason=error.reason, metadata=error.details)
+        case errors.PermissionDeniedError():
+            return _status(code_pb2.PERMISSION_DENIED, error, reason=error.reason)
         case errors.NotFoundError():
             return _status(code_pb2.NOT_FOUND, error, _resource(error.kind, error.name))
         case errors.AlreadyExistsError():
@@ -47,8 +53,15 @@ def to_status(error: errors.MeterlineError) -> status_pb2.Status:
             return _status(code_pb2.INTERNAL, error)
 
 
-def _status(code: int, error: errors.MeterlineError, *details: Message) -> status_pb2.Status:
-    info = error_details_pb2.ErrorInfo(reason=type(error).__name__.removesuffix("Error"), domain=DOMAIN)
+def _status(
+    code: int,
+    error: errors.MeterlineError,
+    *details: Message,
+    reason: str = "",
+    metadata: Mapping[str, str] | None = None,
+) -> status_pb2.Status:
+    kind = type(error).__name__.removesuffix("Error")
+    info = error_details_pb2.ErrorInfo(reason=reason or kind, domain=DOMAIN, metadata=metadata)
     return status_pb2.Status(
         code=code, message=str(error), details=[_packed(detail) for detail in (info, *details)]
     )

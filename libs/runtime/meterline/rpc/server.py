@@ -1,4 +1,4 @@
-"""A gRPC server with health per service, reflection, tracing, deadlines and rich errors.
+"""A gRPC server with authentication, health per service, reflection, tracing, deadlines and rich errors.
 
 Handlers are wrapped once, when they are registered, and not by interceptors, which are built anew for
 every call.
@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import importlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import grpc
 from grpc import aio
@@ -21,6 +22,9 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 from opentelemetry import trace
 
+from meterline.auth.gate import Gate, Metadata
+from meterline.auth.principals import Principal, acting_as
+from meterline.auth.rules import Rule
 from meterline.db.pool import time_left
 from meterline.errors import MeterlineError
 from meterline.rpc.errors import STATUS_CODES, to_status
@@ -49,7 +53,11 @@ def service(
 
 
 class Server:
-    """`servicers` are (full service name, generated add function, servicer)."""
+    """`servicers` are (full service name, generated add function, servicer).
+
+    Their calls pass `gate`; health and reflection are open to everybody. Without `credentials` all of it is
+    plain text.
+    """
 
     def __init__(
         self,
@@ -57,12 +65,16 @@ class Server:
         port: int,
         servicers: Sequence[Servicer],
         *,
+        gate: Gate,
+        credentials: grpc.ServerCredentials | None = None,
         drain: float = 0.0,
         grace: float = 10.0,
     ) -> None:
         self._host = host
         self._port = port
         self._servicers = servicers
+        self._gate = gate
+        self._credentials = credentials
         self._drain = drain
         self._grace = grace
         self._server: aio.Server | None = None
@@ -83,20 +95,25 @@ class Server:
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ]
         )
-        registry = _Registry(server)
+        registry = _Registry(server, self._gate)
         for _, add, servicer in self._servicers:
             add(servicer, registry)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = [name for name, _, _ in self._servicers]
         reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         try:
-            port = server.add_insecure_port(f"{self._host}:{self._port}")
+            port = self._bind(server, f"{self._host}:{self._port}")
         except RuntimeError as error:
             raise OSError(f"cannot bind {self._host}:{self._port}") from error
         self.address = f"{self._host}:{port}"
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         await server.start()
         self._server = server
+
+    def _bind(self, server: aio.Server, address: str) -> int:
+        if self._credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, self._credentials)
 
     async def serve(self) -> None:
         """Everything behind the server is up: answers SERVING."""
@@ -119,8 +136,9 @@ class Server:
 class _Registry:
     """Stands in for the server while handlers are registered, and wraps each of them."""
 
-    def __init__(self, server: aio.Server) -> None:
+    def __init__(self, server: aio.Server, gate: Gate) -> None:
         self._server = server
+        self._gate = gate
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Not needed: the registered form below serves every call."""
@@ -128,48 +146,92 @@ class _Registry:
     def add_registered_method_handlers(
         self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
     ) -> None:
-        wrapped = {name: _wrap(f"{service}/{name}", handler) for name, handler in handlers.items()}
+        wrapped = {
+            name: _wrap(f"{service}/{name}", handler, self._gate) for name, handler in handlers.items()
+        }
         generic = grpc.method_handlers_generic_handler(service, wrapped)
         self._server.add_generic_rpc_handlers((generic,))
 
 
-def _wrap(method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+def _wrap(
+    method: str, handler: grpc.RpcMethodHandler[Any, Any], gate: Gate
+) -> grpc.RpcMethodHandler[Any, Any]:
     codecs = {
         "request_deserializer": handler.request_deserializer,
         "response_serializer": handler.response_serializer,
     }
+    streams_in = bool(handler.request_streaming)
+    entry = _Entry(method, gate, gate.rule(method, streams_in=streams_in), streams_in)
     if handler.unary_unary:
-        return grpc.unary_unary_rpc_method_handler(_unary(method, handler.unary_unary), **codecs)
+        return grpc.unary_unary_rpc_method_handler(_unary(entry, handler.unary_unary), **codecs)
     if handler.stream_stream:
         return grpc.stream_stream_rpc_method_handler(
-            _streaming(method, cast("Any", handler.stream_stream)), **codecs
+            _streaming(entry, cast("Any", handler.stream_stream)), **codecs
         )
     if handler.unary_stream:
         return grpc.unary_stream_rpc_method_handler(
-            _streaming(method, cast("Any", handler.unary_stream)), **codecs
+            _streaming(entry, cast("Any", handler.unary_stream)), **codecs
         )
     raise TypeError(f"{method}: calls of this kind are not instrumented")
 
 
-def _unary(method: str, behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A method, and what it demands of its callers."""
+
+    method: str
+    gate: Gate
+    rule: Rule
+    streams_in: bool
+
+
+def _unary(entry: _Entry, behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
-        async with _Call(method, context):
-            return await behaviour(request, context)
+        async with _Call(entry.method, context) as metadata:
+            with acting_as(await entry.gate.admit(entry.rule, metadata, request)):
+                return await behaviour(request, context)
 
     return call
 
 
 def _streaming(
-    method: str, behaviour: Callable[..., AsyncGenerator[Any, None]]
+    entry: _Entry, behaviour: Callable[..., AsyncGenerator[Any, None]]
 ) -> Callable[..., Awaitable[None]]:
     # Written, not yielded: the server drops the generator of a call that its caller has left, and the
     # interpreter then closes it whenever and in whatever context it likes.
     async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> None:
-        async with _Call(method, context), aclosing(behaviour(request, context)) as responses:
-            async for response in responses:
-                await context.write(response)
+        async with _Call(entry.method, context) as metadata:
+
+            async def admitted() -> Principal:
+                return await entry.gate.admit(entry.rule, metadata, request)
+
+            principal = await admitted()
+            taken = _Guarded(request, admitted) if entry.streams_in else request
+            with acting_as(principal):
+                async with aclosing(behaviour(taken, context)) as responses:
+                    async for response in responses:
+                        await admitted()
+                        await context.write(response)
 
     return call
+
+
+class _Guarded:
+    """The requests of a stream, for as long as its caller would be let in anew."""
+
+    __slots__ = ("_admitted", "_requests")
+
+    def __init__(self, requests: AsyncIterator[Any], admitted: Callable[[], Awaitable[object]]) -> None:
+        self._requests = aiter(requests)
+        self._admitted = admitted
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        request = await anext(self._requests)
+        await self._admitted()
+        return request
 
 
 class _Call:
@@ -181,9 +243,10 @@ class _Call:
         self._method = method
         self._context = context
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> Metadata:
+        """The metadata of the call."""
         self._started = time.perf_counter()
-        metadata = self._context.invocation_metadata() or ()
+        metadata: Metadata = self._context.invocation_metadata() or ()
         carrier = {key: value for key, value in metadata if key in ("traceparent", "tracestate")}
         self._span = tracer().start_as_current_span(
             self._method,
@@ -195,6 +258,7 @@ class _Call:
         )
         self._span.__enter__()
         self._token = time_left.set(self._time_left)
+        return metadata
 
     def _time_left(self) -> float | None:
         remaining = self._context.time_remaining()

@@ -35,13 +35,14 @@ class Comparison:
 class IngestTotals:
     """Asks ingest. `start` and `stop` may be called twice."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, caller: client.Caller) -> None:
         self._address = address
+        self._caller = caller
         self._channel: aio.Channel | None = None
 
     async def start(self) -> None:
         if self._channel is None and self._address:
-            self._channel = client.channel(self._address)
+            self._channel = client.channel(self._address, self._caller)
 
     async def stop(self) -> None:
         channel, self._channel = self._channel, None

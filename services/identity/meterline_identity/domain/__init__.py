@@ -1,1 +1,1 @@
-"""What a tenant is and what may become of it. No I/O, no protobuf, no clock."""
+"""What tenants and their credentials are, and what may become of them. No I/O, no protobuf, no clock."""

@@ -31,12 +31,12 @@ def slug(field: str, value: str) -> str:
     return value
 
 
-def text(field: str, value: str, *, required: bool = True) -> str:
-    """A name of something: at most 255 characters, none of them a control character."""
+def text(field: str, value: str, *, required: bool = True, longest: int = MAX_TEXT) -> str:
+    """A name of something: at most 255 characters, or `longest`, none of them a control character."""
     if required and not value.strip():
         raise InvalidArgumentError(field, "must not be empty")
-    if len(value) > MAX_TEXT:
-        raise InvalidArgumentError(field, f"must have at most {MAX_TEXT} characters")
+    if len(value) > longest:
+        raise InvalidArgumentError(field, f"must have at most {longest} characters")
     if any(unicodedata.category(character) == "Cc" for character in value):
         raise InvalidArgumentError(field, "must not contain control characters")
     return value

@@ -17,6 +17,7 @@ from meterline_ingest.domain.event_types import MAX_QUANTITIES, EventType
 from meterline_ingest.domain.fields import Combinations, Fields, SeriesKey
 from meterline_ingest.domain.limits import MAX_SUBJECT, TimeLimits
 from meterline_ingest.domain.outcomes import Problems
+from meterline_ingest.domain.ownership import Share, flag_foreign
 from meterline_ingest.domain.type_book import TypeBook
 
 
@@ -60,12 +61,15 @@ class Check:
         tenants: Mapping[str, int | None],
         types: TypeBook,
         problems: Problems | None = None,
+        shares: Sequence[Share] = (),
     ) -> None:
         """`tenants` maps each name of the batch to its number, or to None when it takes no events.
 
-        Names that are missing in `tenants` are unknown. `problems` holds what was found before.
+        Names that are missing in `tenants` are unknown. `problems` holds what was found before. `shares` tell
+        who brought which rows; without them, somebody who may report for every tenant did.
         """
         self._problems = problems or Problems(len(columns))
+        flag_foreign(columns, shares, self._problems)
         self._tenant_ids = _check_tenants(columns, tenants, self._problems)
         self._columns, self._definitions = _define(columns, self._tenant_ids, types)
         _check_types(self._columns, self._definitions, self._problems)

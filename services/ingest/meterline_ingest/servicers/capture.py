@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
+from meterline.auth.principals import acting_as, current_principal
 from meterline.clock import Clock
 from meterline.errors import InvalidArgumentError
 from meterline.telemetry import metrics
@@ -20,6 +21,7 @@ from meterline_ingest import translate, wire
 from meterline_ingest.committer import Committer, Origin, Result, Submission
 from meterline_ingest.domain.limits import MAX_ROWS, MAX_SOURCE
 from meterline_ingest.domain.outcomes import Kind, Problem
+from meterline_ingest.signed_calls import SignedCalls
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -28,13 +30,24 @@ STREAM_WINDOW = 4_096
 
 
 class CaptureServicer(capture_pb2_grpc.CaptureServiceServicer):
-    def __init__(self, committer: Committer, clock: Clock) -> None:
+    def __init__(self, committer: Committer, signed_calls: SignedCalls, clock: Clock) -> None:
         self._committer = committer
+        self._signed_calls = signed_calls
         self._clock = clock
 
     async def Report(
         self, request: capture_pb2.ReportRequest, context: Context
     ) -> capture_pb2.ReportResponse:
+        return await self._report(request)
+
+    async def ReportSigned(
+        self, request: capture_pb2.ReportSignedRequest, context: Context
+    ) -> capture_pb2.ReportSignedResponse:
+        principal, body = await self._signed_calls.open(request)
+        with acting_as(principal):
+            return capture_pb2.ReportSignedResponse(report=await self._report(body))
+
+    async def _report(self, request: capture_pb2.ReportRequest) -> capture_pb2.ReportResponse:
         started = time.perf_counter()
         submission = self._submission(request)
         if len(submission) == 0:
@@ -63,22 +76,32 @@ class CaptureServicer(capture_pb2_grpc.CaptureServiceServicer):
         return Origin(
             source,
             self._clock.now_us(),
-            None if sent_at is None else sent_at.ToMicroseconds(),
+            None if sent_at is None else _microseconds(sent_at),
             trace.get_current_span().get_span_context(),
+            tenant=current_principal().tenant,
         )
 
     def _submission(self, request: capture_pb2.ReportRequest) -> Submission:
         sent_at = request.sent_at if request.HasField("sent_at") else None
         origin = self._origin(request.source, sent_at)
+        # A caller with a tenant need not name it.
+        tenant_id = request.tenant_id or origin.tenant or ""
         size = request.ByteSize()
         if request.HasField("columns"):
-            columns = translate.from_columns(request.columns, request.tenant_id, request.source)
-            return Submission(origin, request.tenant_id, columns=columns, bytes=size)
+            columns = translate.from_columns(request.columns, tenant_id, request.source)
+            return Submission(origin, tenant_id, columns=columns, bytes=size)
         if not request.HasField("rows"):
             raise InvalidArgumentError("batch", "rows or columns")
         if len(request.rows.events) > MAX_ROWS:
             raise InvalidArgumentError("rows.events", f"at most {MAX_ROWS}", "TOO_MANY_EVENTS")
-        return Submission(origin, request.tenant_id, rows=request.rows.events, bytes=size)
+        return Submission(origin, tenant_id, rows=request.rows.events, bytes=size)
+
+
+def _microseconds(sent_at: Timestamp) -> int:
+    try:
+        return sent_at.ToMicroseconds()
+    except ValueError:
+        raise InvalidArgumentError("sent_at", "a time from year 1 to 9999") from None
 
 
 def add_to_server(servicer: CaptureServicer, server: Any) -> None:
@@ -99,7 +122,7 @@ class _WithWireForms:
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         read = {
-            name: handler._replace(request_deserializer=self._READERS[name])
+            name: handler._replace(request_deserializer=self._READERS.get(name, handler.request_deserializer))
             for name, handler in handlers.items()
         }
         self._server.add_registered_method_handlers(service, read)
@@ -119,7 +142,7 @@ class _Stream:
         self._room = asyncio.Event()
 
     async def read(self, requests: AsyncIterator[capture_pb2.StreamRequest]) -> None:
-        tenant_id = source = ""
+        tenant_id, source = current_principal().tenant or "", ""
         async for request in requests:
             tenant_id, source = request.tenant_id or tenant_id, request.source or source
             current = self._open

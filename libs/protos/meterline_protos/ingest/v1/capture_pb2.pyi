@@ -126,6 +126,68 @@ class ReportResponse(_message.Message):
 Global___ReportResponse: _TypeAlias = ReportResponse  # noqa: Y015
 
 @_typing.final
+class ReportSignedRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONFIG_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    TIMESTAMP_MS_FIELD_NUMBER: _builtins.int
+    BODY_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    config: _builtins.bytes
+    """As IssueCaptureConfig answered it, byte for byte. At most 4 KiB."""
+    id: _builtins.str
+    """Names this call: letters, digits, `-` and `_`; at most 64 characters."""
+    timestamp_ms: _builtins.int
+    """The client's clock when it sent the call, in milliseconds since the Unix epoch; at most 300 seconds from
+    the server's.
+    """
+    body: _builtins.bytes
+    """A serialised ReportRequest, in rows or columns. Its tenant is empty or the configuration's, its source
+    and types are within the scope, and so are the subjects where the configuration names an actor.
+    """
+    signature: _builtins.bytes
+    """HMAC-SHA256 under the client's secret of `{id}.{timestamp_ms}.{body}`, the body as it stands above."""
+    def __init__(
+        self,
+        *,
+        config: _builtins.bytes = ...,
+        id: _builtins.str = ...,
+        timestamp_ms: _builtins.int = ...,
+        body: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "config", b"config", "id", b"id", "signature", b"signature", "timestamp_ms", b"timestamp_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportSignedRequest: _TypeAlias = ReportSignedRequest  # noqa: Y015
+
+@_typing.final
+class ReportSignedResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def report(self) -> Global___ReportResponse:
+        """What Report answers to the same events."""
+
+    def __init__(
+        self,
+        *,
+        report: Global___ReportResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportSignedResponse: _TypeAlias = ReportSignedResponse  # noqa: Y015
+
+@_typing.final
 class Event(_message.Message):
     """One event, as people write it."""
 

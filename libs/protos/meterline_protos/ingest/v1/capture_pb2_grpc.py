@@ -46,6 +46,11 @@ class CaptureServiceStub(object):
                 request_serializer=meterline_dot_ingest_dot_v1_dot_capture__pb2.StreamRequest.SerializeToString,
                 response_deserializer=meterline_dot_ingest_dot_v1_dot_capture__pb2.StreamResponse.FromString,
                 _registered_method=True)
+        self.ReportSigned = channel.unary_unary(
+                '/meterline.ingest.v1.CaptureService/ReportSigned',
+                request_serializer=meterline_dot_ingest_dot_v1_dot_capture__pb2.ReportSignedRequest.SerializeToString,
+                response_deserializer=meterline_dot_ingest_dot_v1_dot_capture__pb2.ReportSignedResponse.FromString,
+                _registered_method=True)
 
 
 class CaptureServiceServicer(object):
@@ -71,6 +76,19 @@ class CaptureServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportSigned(self, request, context):
+        """Reports events of a client that nobody trusts, under a configuration that CredentialsService issued to
+        it. Needs no token: the signature is the proof. A call that is sent again within the window of time is
+        harmless, because its events have their ids and are answered `duplicate`.
+
+        UNAUTHENTICATED, with the reason in ErrorInfo: CONFIG_INVALID, CONFIG_EXPIRED, KEY_UNKNOWN, KEY_REVOKED,
+        KEY_EXPIRED, TIMESTAMP_OUT_OF_WINDOW (its metadata tell `server_time_ms`), SIGNATURE_INVALID.
+        INVALID_ARGUMENT once the signature holds: what the body or the scope of the configuration forbids.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CaptureServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -83,6 +101,11 @@ def add_CaptureServiceServicer_to_server(servicer, server):
                     servicer.Stream,
                     request_deserializer=meterline_dot_ingest_dot_v1_dot_capture__pb2.StreamRequest.FromString,
                     response_serializer=meterline_dot_ingest_dot_v1_dot_capture__pb2.StreamResponse.SerializeToString,
+            ),
+            'ReportSigned': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportSigned,
+                    request_deserializer=meterline_dot_ingest_dot_v1_dot_capture__pb2.ReportSignedRequest.FromString,
+                    response_serializer=meterline_dot_ingest_dot_v1_dot_capture__pb2.ReportSignedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -141,6 +164,33 @@ class CaptureService(object):
             '/meterline.ingest.v1.CaptureService/Stream',
             meterline_dot_ingest_dot_v1_dot_capture__pb2.StreamRequest.SerializeToString,
             meterline_dot_ingest_dot_v1_dot_capture__pb2.StreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportSigned(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterline.ingest.v1.CaptureService/ReportSigned',
+            meterline_dot_ingest_dot_v1_dot_capture__pb2.ReportSignedRequest.SerializeToString,
+            meterline_dot_ingest_dot_v1_dot_capture__pb2.ReportSignedResponse.FromString,
             options,
             channel_credentials,
             insecure,

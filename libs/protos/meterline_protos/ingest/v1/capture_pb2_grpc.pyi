@@ -45,6 +45,15 @@ class CaptureServiceStub:
     """Reports events one message at a time, the fast way for single events. Answers arrive in order and
     cover one or many messages.
     """
+    ReportSigned: _grpc.UnaryUnaryMultiCallable[_capture_pb2.ReportSignedRequest, _capture_pb2.ReportSignedResponse]
+    """Reports events of a client that nobody trusts, under a configuration that CredentialsService issued to
+    it. Needs no token: the signature is the proof. A call that is sent again within the window of time is
+    harmless, because its events have their ids and are answered `duplicate`.
+
+    UNAUTHENTICATED, with the reason in ErrorInfo: CONFIG_INVALID, CONFIG_EXPIRED, KEY_UNKNOWN, KEY_REVOKED,
+    KEY_EXPIRED, TIMESTAMP_OUT_OF_WINDOW (its metadata tell `server_time_ms`), SIGNATURE_INVALID.
+    INVALID_ARGUMENT once the signature holds: what the body or the scope of the configuration forbids.
+    """
 
 @_typing.type_check_only
 class CaptureServiceAsyncStub(CaptureServiceStub):
@@ -62,6 +71,15 @@ class CaptureServiceAsyncStub(CaptureServiceStub):
     Stream: _aio.StreamStreamMultiCallable[_capture_pb2.StreamRequest, _capture_pb2.StreamResponse]  # type: ignore[assignment]
     """Reports events one message at a time, the fast way for single events. Answers arrive in order and
     cover one or many messages.
+    """
+    ReportSigned: _aio.UnaryUnaryMultiCallable[_capture_pb2.ReportSignedRequest, _capture_pb2.ReportSignedResponse]  # type: ignore[assignment]
+    """Reports events of a client that nobody trusts, under a configuration that CredentialsService issued to
+    it. Needs no token: the signature is the proof. A call that is sent again within the window of time is
+    harmless, because its events have their ids and are answered `duplicate`.
+
+    UNAUTHENTICATED, with the reason in ErrorInfo: CONFIG_INVALID, CONFIG_EXPIRED, KEY_UNKNOWN, KEY_REVOKED,
+    KEY_EXPIRED, TIMESTAMP_OUT_OF_WINDOW (its metadata tell `server_time_ms`), SIGNATURE_INVALID.
+    INVALID_ARGUMENT once the signature holds: what the body or the scope of the configuration forbids.
     """
 
 class CaptureServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -89,6 +107,21 @@ class CaptureServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_capture_pb2.StreamResponse], _abc.AsyncIterator[_capture_pb2.StreamResponse]]:
         """Reports events one message at a time, the fast way for single events. Answers arrive in order and
         cover one or many messages.
+        """
+
+    @_abc_1.abstractmethod
+    def ReportSigned(
+        self,
+        request: _capture_pb2.ReportSignedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_capture_pb2.ReportSignedResponse, _abc.Awaitable[_capture_pb2.ReportSignedResponse]]:
+        """Reports events of a client that nobody trusts, under a configuration that CredentialsService issued to
+        it. Needs no token: the signature is the proof. A call that is sent again within the window of time is
+        harmless, because its events have their ids and are answered `duplicate`.
+
+        UNAUTHENTICATED, with the reason in ErrorInfo: CONFIG_INVALID, CONFIG_EXPIRED, KEY_UNKNOWN, KEY_REVOKED,
+        KEY_EXPIRED, TIMESTAMP_OUT_OF_WINDOW (its metadata tell `server_time_ms`), SIGNATURE_INVALID.
+        INVALID_ARGUMENT once the signature holds: what the body or the scope of the configuration forbids.
         """
 
 def add_CaptureServiceServicer_to_server(servicer: CaptureServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,4 +1,4 @@
-"""The tenants' table: the only place with SQL. Every function works in the caller's transaction."""
+"""The tenants. Every function works in the caller's transaction."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 from meterline_identity.domain.tenants import Onboarding, Tenant
 
-queries = Queries("meterline_identity")
+queries = Queries("meterline_identity.repository", "tenants.sql")
 
 
 async def insert(connection: Connection, onboarding: Onboarding, now_us: int) -> Tenant | None:

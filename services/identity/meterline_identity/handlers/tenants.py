@@ -1,4 +1,4 @@
-"""What identity does: one function a call, each in one transaction."""
+"""Onboarding, reading and changing tenants."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from meterline.db.pool import Connection, Database
 from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import AlreadyExistsError, NotFoundError
 
-from meterline_identity import events, repository
+from meterline_identity import events
 from meterline_identity.domain.tenants import Changes, Onboarding, Tenant
+from meterline_identity.repository import tenants as repository
 
 
-class Handlers:
+class Tenants:
     """Reads go by `database`, changes by `unit_of_work`."""
 
     def __init__(self, database: Database, unit_of_work: UnitOfWork, clock: Clock) -> None:

@@ -1,4 +1,4 @@
-"""The API of identity: protobuf in, domain, protobuf out."""
+"""TenantsService."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from meterline_protos.identity.v1 import tenants_pb2, tenants_pb2_grpc
 
 from meterline_identity.domain import rules
 from meterline_identity.domain.tenants import Changes, Onboarding, Tenant
-from meterline_identity.handlers import Handlers
+from meterline_identity.handlers.tenants import Tenants
 
 TENANTS_SERVICE = tenants_pb2.DESCRIPTOR.services_by_name["TenantsService"].full_name
 
@@ -21,7 +21,7 @@ Context = aio.ServicerContext[Any, Any]
 class TenantsServicer(tenants_pb2_grpc.TenantsServiceServicer):
     """See protos/meterline/identity/v1/tenants.proto. Failures become statuses in the server's wrapper."""
 
-    def __init__(self, handlers: Handlers) -> None:
+    def __init__(self, handlers: Tenants) -> None:
         self._handlers = handlers
 
     async def OnboardTenant(

@@ -1,0 +1,110 @@
+"""Answers of another service that hold for a short time, and a little longer while it is away.
+
+What this remembers decides who gets in, so its times are promises: an answer counts from the moment it was
+asked for, and not from when it came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+from cachetools import TTLCache
+
+from meterline.db.pool import time_left
+from meterline.errors import OverloadedError, UnavailableError
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+FRESH_SECONDS = 2.0
+STALE_SECONDS = 30.0
+# What the other service does not know is not asked for again until then.
+UNKNOWN_SECONDS = 1.0
+_MOST_KEPT = 10_000
+# Questions under way at once; a flood of made-up keys gets no further than this.
+_MOST_QUESTIONS = 32
+
+
+class Leases(Generic[K, V]):
+    """`ask` answers None for what the other service does not know, and raises UnavailableError."""
+
+    def __init__(
+        self,
+        what: str,
+        ask: Callable[[K], Awaitable[V | None]],
+        *,
+        fresh: float = FRESH_SECONDS,
+        stale: float = STALE_SECONDS,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        what: of which too many questions may be under way, for the error
+        fresh: seconds that an answer is used without asking again
+        stale: seconds that it is used when asking again fails
+        """
+        self._what = what
+        self._ask = ask
+        self._fresh = fresh
+        self._stale = stale
+        self._now = now
+        # In the order of their questions, so that the first is the oldest; a plain dict, since every call
+        # looks something up in it.
+        self._kept: dict[K, tuple[V, float]] = {}
+        self._unknown: TTLCache[K, None] = TTLCache(_MOST_KEPT, UNKNOWN_SECONDS, now)
+        self._questions: dict[K, asyncio.Task[V | None]] = {}
+
+    def known(self, key: K) -> V | None:
+        """The answer, if there is a fresh one."""
+        return self._within(key, self._fresh)
+
+    async def find(self, key: K) -> V | None:
+        """The answer, asked for when there is no fresh one; None for what the other service does not know.
+
+        Raises UnavailableError, and OverloadedError when too much is being asked.
+        """
+        found = self.known(key)
+        if found is not None or key in self._unknown:
+            return found
+        try:
+            return await self._asked(key)
+        except (UnavailableError, OverloadedError):
+            stale = self._within(key, self._stale)
+            if stale is None:
+                raise
+            return stale
+
+    def _within(self, key: K, seconds: float) -> V | None:
+        kept = self._kept.get(key)
+        return kept[0] if kept is not None and self._now() - kept[1] < seconds else None
+
+    async def _asked(self, key: K) -> V | None:
+        """Callers that want the same share one question, and none of them can cancel it."""
+        question = self._questions.get(key)
+        if question is None:
+            if len(self._questions) >= _MOST_QUESTIONS:
+                raise OverloadedError(self._what, 0.1)
+            question = self._questions[key] = asyncio.create_task(self._question(key))
+            question.add_done_callback(lambda done: self._answered(key, done))
+        return await asyncio.shield(question)
+
+    async def _question(self, key: K) -> V | None:
+        # Not bound by the deadline of the caller who happened to be first.
+        time_left.set(None)
+        asked_at = self._now()
+        answer = await self._ask(key)
+        self._kept.pop(key, None)
+        if answer is None:
+            self._unknown[key] = None
+        else:
+            if len(self._kept) >= _MOST_KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[key] = (answer, asked_at)
+        return answer
+
+    def _answered(self, key: K, question: asyncio.Task[V | None]) -> None:
+        del self._questions[key]
+        if not question.cancelled():
+            question.exception()  # told to who waits; if nobody does any more, that is no fault

@@ -1,0 +1,51 @@
+"""What a method demands of its caller. Each service has one table of them, its `access.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Final
+
+from meterline.auth.principals import Permission, Principal
+from meterline.errors import PermissionDeniedError
+
+
+class Reach(Enum):
+    """Whose data a method reaches."""
+
+    TENANT = auto()
+    """That of the tenant which the request names in `tenant_id`; everybody's when it names none."""
+    EVERYBODY = auto()
+    """Everybody's, whatever the request names."""
+    EVENTS = auto()
+    """That of the tenants of single events; capture judges them one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """`permission` None: the request carries its own proof, which the servicer looks at."""
+
+    permission: Permission | None
+    reach: Reach = Reach.TENANT
+
+
+SELF_PROVING: Final = Rule(None, Reach.EVENTS)
+
+Rules = Mapping[str, Rule]
+"""By method: `meterline.identity.v1.TenantsService/GetTenant`."""
+
+
+def require(rule: Rule, principal: Principal, request: Any) -> None:
+    """Raises PermissionDeniedError unless `principal` may make this call with this request."""
+    if rule.permission is not None and rule.permission not in principal.permissions:
+        raise PermissionDeniedError(f"needs the permission {rule.permission.value}", "PERMISSION_MISSING")
+    if principal.tenant is None or rule.reach is Reach.EVENTS:
+        return
+    named = "" if rule.reach is Reach.EVERYBODY else getattr(request, "tenant_id", "")
+    if not named:
+        # No tenant means all of them.
+        raise PermissionDeniedError("needs a caller for all tenants", "ALL_TENANTS_NEEDED")
+    if named != principal.tenant:
+        # Says nothing of the other tenant, also not whether there is one.
+        raise PermissionDeniedError("the caller is bound to another tenant", "TENANT_FORBIDDEN")

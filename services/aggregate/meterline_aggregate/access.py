@@ -1,0 +1,24 @@
+"""What each call demands of its caller, and what aggregate may do itself when it calls others."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from meterline.auth.principals import Permission
+from meterline.auth.rules import Rule, Rules
+
+_METERS: Final = "meterline.aggregate.v1.MetersService"
+_USAGE: Final = "meterline.aggregate.v1.UsageService"
+_RECONCILIATION: Final = "meterline.aggregate.v1.ReconciliationService"
+
+RULES: Final[Rules] = {
+    f"{_METERS}/CreateMeter": Rule(Permission.CONFIGURE),
+    f"{_METERS}/ListMeters": Rule(Permission.READ),
+    f"{_USAGE}/QueryUsage": Rule(Permission.READ),
+    f"{_USAGE}/ListContributions": Rule(Permission.READ),
+    f"{_USAGE}/FindContributions": Rule(Permission.READ),
+    f"{_RECONCILIATION}/Compare": Rule(Permission.READ),
+}
+
+# Totals of ingest, and API keys of identity.
+NEEDS: Final = (Permission.READ, Permission.INTERNAL)

@@ -1,0 +1,46 @@
+"""What a client that nobody trusts may be allowed to report."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from meterline.errors import InvalidArgumentError
+
+from meterline_identity.domain import rules
+
+MAX_TYPES: Final = 32
+DEFAULT_LIFETIME_SECONDS: Final = 3_600
+MAX_LIFETIME_SECONDS: Final = 7 * 86_400
+_MAX_ACTOR: Final = 256
+_MAX_SOURCE: Final = 128
+_TYPE = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What is asked for. Raises InvalidArgumentError for what breaks a rule."""
+
+    actor: str
+    types: tuple[str, ...]
+    source: str
+    lifetime_seconds: int
+
+    def __post_init__(self) -> None:
+        rules.text("actor", self.actor, required=False, longest=_MAX_ACTOR)
+        rules.text("source", self.source, longest=_MAX_SOURCE)
+        if not 1 <= len(set(self.types)) == len(self.types) <= MAX_TYPES:
+            raise InvalidArgumentError("types", f"must be 1 to {MAX_TYPES}, each once")
+        if not all(map(_TYPE.fullmatch, self.types)):
+            raise InvalidArgumentError("types", "must be names of event types")
+        if not 1 <= self.lifetime_seconds <= MAX_LIFETIME_SECONDS:
+            raise InvalidArgumentError("lifetime_seconds", f"must be 1 to {MAX_LIFETIME_SECONDS}")
+
+
+def client_secret(signing_secret: bytes, config: bytes) -> bytes:
+    """What the client of a configuration signs with. It follows from the two, so that nothing is stored, and
+    a configuration that was changed belongs to another secret."""
+    return hmac.digest(signing_secret, config, hashlib.sha256)

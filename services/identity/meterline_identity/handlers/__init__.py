@@ -1,0 +1,1 @@
+"""What identity does: one function a call, each in one transaction."""

@@ -1,0 +1,81 @@
+"""Making, listing, revoking and verifying API keys."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable
+from datetime import datetime
+
+from meterline.auth import api_keys
+from meterline.auth.principals import Kind, Permission, Principal, current_principal
+from meterline.clock import Clock
+from meterline.db.pool import Database
+from meterline.db.scope import ALL_TENANTS, Scope
+from meterline.db.unit_of_work import UnitOfWork
+from meterline.errors import NotFoundError
+
+from meterline_identity.domain import rules
+from meterline_identity.domain.api_keys import ApiKey, grant
+from meterline_identity.handlers.tenants import Tenants
+from meterline_identity.repository import api_keys as repository
+
+
+class ApiKeys:
+    """A slug names the tenant of keys; an empty one stands for the keys for all tenants."""
+
+    def __init__(self, database: Database, unit_of_work: UnitOfWork, tenants: Tenants, clock: Clock) -> None:
+        self._database = database
+        self._unit_of_work = unit_of_work
+        self._tenants = tenants
+        self._clock = clock
+
+    async def create(self, slug: str, name: str, permissions: Iterable[str]) -> tuple[ApiKey, str]:
+        """The key, and its token, which nobody can tell again. Raises NotFoundError for an unknown tenant."""
+        rules.text("name", name)
+        maker = current_principal()
+        granted = grant("permissions", permissions, slug, maker)
+        tenant_id = await self._number(slug)
+        new = api_keys.make()
+        key = ApiKey(new.key_id, slug, name, granted, self._clock.now_us(), maker.name, None, "")
+        async with self._unit_of_work.begin(tenants=_scope(tenant_id)) as tx:
+            await repository.insert(tx.connection, tenant_id, key, new.digest)
+            await tx.commit()
+        return key, new.token
+
+    async def list(self, slug: str, after: tuple[datetime, str], limit: int) -> list[ApiKey]:
+        tenant_id = await self._number(slug)
+        async with self._database.connection(tenants=_scope(tenant_id)) as connection:
+            return await repository.page(connection, tenant_id, slug, after, limit)
+
+    async def revoke(self, slug: str, key_id: str) -> ApiKey:
+        """The key as it is then. Raises NotFoundError, also for another tenant's key."""
+        tenant_id = await self._number(slug)
+        async with self._unit_of_work.begin(tenants=_scope(tenant_id)) as tx:
+            key = await repository.revoke(
+                tx.connection, tenant_id, slug, key_id, current_principal().name, self._clock.now_us()
+            )
+            if key is None:
+                raise NotFoundError("API key", key_id)
+            await tx.commit()
+        return key
+
+    async def verify(self, key_id: str, digest: bytes) -> Principal | None:
+        """To whom the key belongs; None unless it is valid and the digest is that of its secret."""
+        async with self._database.connection(tenants=ALL_TENANTS) as connection:
+            found = await repository.find_valid(connection, key_id)
+        if found is None:
+            return None
+        expected, slug, name, permissions = found
+        if not hmac.compare_digest(expected, digest):
+            return None
+        # Names are the tenants' choice; with the key's id nobody passes for somebody else in the records.
+        full_name = f"{name} ({api_keys.PREFIX}{key_id})"
+        return Principal(full_name, Kind.API_KEY, slug or None, frozenset(map(Permission, permissions)))
+
+    async def _number(self, slug: str) -> int | None:
+        return (await self._tenants.get(slug)).tenant_id if slug else None
+
+
+def _scope(tenant_id: int | None) -> Scope:
+    # Row-level security shows keys for all tenants to nobody who acts for some.
+    return ALL_TENANTS if tenant_id is None else [tenant_id]

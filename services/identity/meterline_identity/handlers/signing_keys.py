@@ -1,0 +1,105 @@
+"""Making, listing, revoking and handing out signing keys, and what is issued under them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+from meterline.auth.principals import current_principal
+from meterline.clock import Clock, to_datetime
+from meterline.crypto.sealer import Place, Sealer
+from meterline.db.pool import Database
+from meterline.db.unit_of_work import UnitOfWork
+from meterline.errors import FailedPreconditionError, NotFoundError
+from meterline_protos.identity.v1 import credentials_pb2
+
+from meterline_identity.domain import capture_configs
+from meterline_identity.domain.capture_configs import Scope
+from meterline_identity.domain.signing_keys import SigningKey, newest_active, outgoing
+from meterline_identity.handlers.tenants import Tenants
+from meterline_identity.repository import signing_keys as repository
+from meterline_identity.repository import tenants as accounts
+
+_SECRET_BYTES = 32
+_SECOND_US = 1_000_000
+
+
+class SigningKeys:
+    """All of them raise NotFoundError for an unknown tenant."""
+
+    def __init__(
+        self, database: Database, unit_of_work: UnitOfWork, tenants: Tenants, clock: Clock, sealer: Sealer
+    ) -> None:
+        self._database = database
+        self._unit_of_work = unit_of_work
+        self._tenants = tenants
+        self._clock = clock
+        self._sealer = sealer
+
+    async def rotate(self, slug: str, grace_seconds: int) -> SigningKey:
+        """The new key. Raises FailedPreconditionError while two are active."""
+        tenant_id = (await self._tenants.get(slug)).tenant_id
+        async with self._unit_of_work.begin(tenants=[tenant_id]) as tx:
+            # Holds the tenant, so that two rotations at a time cannot make three keys.
+            await accounts.find_for_update(tx.connection, slug)
+            keys = await repository.latest(tx.connection, tenant_id)
+            now_us = self._clock.now_us()
+            replaced = outgoing(keys, now_us, grace_seconds * _SECOND_US)
+            if replaced is not None:
+                await repository.expire(tx.connection, replaced)
+            key_id = secrets.token_hex(8)
+            sealed = self._sealer.seal(secrets.token_bytes(_SECRET_BYTES), _place(tenant_id, key_id))
+            key = await repository.insert(
+                tx.connection, tenant_id, key_id, sealed, current_principal().name, now_us
+            )
+            await tx.commit()
+        return key
+
+    async def latest(self, slug: str) -> list[SigningKey]:
+        """The last 100, those that are not revoked first, newer before older."""
+        tenant_id = (await self._tenants.get(slug)).tenant_id
+        async with self._database.connection(tenants=[tenant_id]) as connection:
+            return await repository.latest(connection, tenant_id)
+
+    async def revoke(self, slug: str, key_id: str) -> SigningKey:
+        """The key as it is then. Its secret is gone, so nothing can be issued or verified under it again."""
+        tenant_id = (await self._tenants.get(slug)).tenant_id
+        async with self._unit_of_work.begin(tenants=[tenant_id]) as tx:
+            key = await repository.revoke(
+                tx.connection, tenant_id, key_id, current_principal().name, self._clock.now_us()
+            )
+            if key is None:
+                raise NotFoundError("signing key", key_id)
+            await tx.commit()
+        return key
+
+    async def get(self, slug: str, key_ids: Sequence[str]) -> list[tuple[SigningKey, bytes]]:
+        """Those of the keys that the tenant has, each with its secret; that of a revoked one is empty."""
+        tenant_id = (await self._tenants.get(slug)).tenant_id
+        async with self._database.connection(tenants=[tenant_id]) as connection:
+            keys = await repository.by_id(connection, tenant_id, key_ids)
+        return [(key, self._secret(key)) for key in keys]
+
+    async def issue(self, slug: str, scope: Scope) -> tuple[credentials_pb2.CaptureConfig, bytes, bytes]:
+        """A configuration, its bytes, and the secret of its client."""
+        keys = await self.latest(slug)
+        now_us = self._clock.now_us()
+        key = newest_active(keys, now_us)
+        if key is None:
+            raise FailedPreconditionError("signing keys", "none is active: RotateSigningKey makes one")
+        end_us = now_us + scope.lifetime_seconds * _SECOND_US
+        config = credentials_pb2.CaptureConfig(
+            tenant_id=slug, actor=scope.actor, types=scope.types, source=scope.source, key_id=key.key_id
+        )
+        config.issued_at.FromDatetime(to_datetime(now_us))
+        # It cannot outlive its key.
+        config.expires_at.FromDatetime(to_datetime(min(end_us, key.expires_at_us or end_us)))
+        serialised = config.SerializeToString(deterministic=True)
+        return config, serialised, capture_configs.client_secret(self._secret(key), serialised)
+
+    def _secret(self, key: SigningKey) -> bytes:
+        return b"" if key.sealed is None else self._sealer.open(key.sealed, _place(key.tenant_id, key.key_id))
+
+
+def _place(tenant_id: int, key_id: str) -> Place:
+    return Place(tenant_id, "signing_keys", "secret", key_id)

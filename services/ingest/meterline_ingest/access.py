@@ -1,0 +1,46 @@
+"""What each call demands of its caller, and what ingest may do itself when it calls others."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from meterline.auth.principals import Permission
+from meterline.auth.rules import SELF_PROVING, Reach, Rule, Rules
+
+_CAPTURE: Final = "meterline.ingest.v1.CaptureService"
+_EVENTS: Final = "meterline.ingest.v1.EventsService"
+_TYPES: Final = "meterline.ingest.v1.EventTypesService"
+_CATALOGUE: Final = "meterline.ingest.v1.CatalogueService"
+_TIMERS: Final = "meterline.ingest.v1.TimersService"
+_PRIVACY: Final = "meterline.ingest.v1.PrivacyService"
+_AUDIT: Final = "meterline.ingest.v1.AuditService"
+
+RULES: Final[Rules] = {
+    f"{_CAPTURE}/Report": Rule(Permission.CAPTURE, Reach.EVENTS),
+    f"{_CAPTURE}/Stream": Rule(Permission.CAPTURE, Reach.EVENTS),
+    f"{_CAPTURE}/ReportSigned": SELF_PROVING,
+    f"{_EVENTS}/GetEvent": Rule(Permission.READ),
+    f"{_EVENTS}/ListEvents": Rule(Permission.READ),
+    f"{_EVENTS}/GetBatches": Rule(Permission.READ),
+    f"{_EVENTS}/GetTotals": Rule(Permission.READ),
+    f"{_EVENTS}/Replay": Rule(Permission.OPERATE, Reach.EVERYBODY),
+    f"{_TYPES}/PutEventType": Rule(Permission.CONFIGURE),
+    f"{_TYPES}/ListEventTypes": Rule(Permission.READ),
+    f"{_TYPES}/ListEventTypeVersions": Rule(Permission.READ),
+    f"{_CATALOGUE}/PutEntries": Rule(Permission.CONFIGURE),
+    f"{_CATALOGUE}/GetEntry": Rule(Permission.READ),
+    f"{_CATALOGUE}/ListEntries": Rule(Permission.READ),
+    f"{_CATALOGUE}/DeleteEntries": Rule(Permission.CONFIGURE),
+    f"{_TIMERS}/StartTimer": Rule(Permission.CAPTURE),
+    f"{_TIMERS}/HeartbeatTimer": Rule(Permission.CAPTURE),
+    f"{_TIMERS}/StopTimer": Rule(Permission.CAPTURE),
+    f"{_TIMERS}/GetTimer": Rule(Permission.READ),
+    f"{_TIMERS}/ListTimers": Rule(Permission.READ),
+    f"{_PRIVACY}/RotateTenantKey": Rule(Permission.OPERATE),
+    f"{_PRIVACY}/ShredTenant": Rule(Permission.OPERATE),
+    f"{_PRIVACY}/ListDataKeys": Rule(Permission.OPERATE),
+    f"{_AUDIT}/ListAuditEntries": Rule(Permission.OPERATE),
+}
+
+# Tenants, API keys and signing keys of identity.
+NEEDS: Final = (Permission.READ, Permission.INTERNAL)

@@ -1,0 +1,41 @@
+"""Whose events a caller may report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from meterline_ingest.domain.columns import Columns
+from meterline_ingest.domain.outcomes import Problems
+
+_ANY: Final = -1
+_ABSENT: Final = -2
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Rows that one call brought. `tenant` is the only one that its caller may report for; None: any."""
+
+    rows: int
+    tenant: str | None
+
+
+def flag_foreign(columns: Columns, shares: Sequence[Share], problems: Problems) -> None:
+    """Flags events of tenants that their callers may not report for. `shares` follow one another.
+
+    Names are compared once a dictionary entry; most batches are done then.
+    """
+    callers = {share.tenant for share in shares}
+    if callers <= {None} or (len(callers) == 1 and callers.issuperset(columns.tenants)):
+        return
+    # Dictionaries of merged calls are put side by side, so that a name may stand in them twice.
+    codes = {name: code for code, name in enumerate(dict.fromkeys(columns.tenants))}
+    code_of_entry = np.array([codes[name] for name in columns.tenants], np.int64)
+    allowed = [_ANY if share.tenant is None else codes.get(share.tenant, _ABSENT) for share in shares]
+    allowed_of_row = np.repeat(np.array(allowed, np.int64), [share.rows for share in shares])
+    foreign = (allowed_of_row != _ANY) & (code_of_entry[columns.tenant_index] != allowed_of_row)
+    # Said before anything else of a row, so that nobody learns which tenants there are.
+    problems.flag_where(foreign, "TENANT_FORBIDDEN", "tenant_id", "the caller's own tenant")

@@ -1,0 +1,113 @@
+"""Fault 17: forged signatures. Thousands of changed calls, and not one is taken."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import Counter
+from collections.abc import Iterable
+
+import grpc
+import pytest
+from grpc import aio
+from meterline_dev.mesh import Mesh
+from meterline_protos.ingest.v1 import capture_pb2_grpc
+
+from tests.fault.conftest import Lengths, MakeMesh
+from tests.fault.forgeries import Call, Forger
+from tests.fault.load import accepted
+from tests.support.credentials import Operator, SignedClient, refusal
+
+pytestmark = [pytest.mark.fault, pytest.mark.timeout(600), pytest.mark.req("T1.4", "X7")]
+
+TAKEN = "TAKEN"
+# Said of a call before anything that only its signature can vouch for is looked at.
+BEFORE_THE_SIGNATURE = {
+    "CONFIG_INVALID",
+    "CONFIG_EXPIRED",
+    "KEY_UNKNOWN",
+    "TIMESTAMP_OUT_OF_WINDOW",
+    "ID_INVALID",
+    "SIGNATURE_INVALID",
+}
+
+
+async def prepared(mesh: Mesh, identity: aio.Channel, ingest: aio.Channel) -> tuple[Operator, Forger]:
+    """A client of acme, and a forger who has clients of acme and of another tenant."""
+    operator = Operator(identity, ingest, mesh.address("ingest"))
+    await operator.rotate("acme")
+    await operator.rotate("bolt")
+    victim = await operator.client("acme", actor="ann")
+    others: list[SignedClient] = [
+        await operator.client("acme", actor="eve"),
+        await operator.client("bolt", actor="ann"),
+        await operator.client("bolt"),
+    ]
+    return operator, Forger(victim, others, seed=17)
+
+
+async def outcomes(mesh: Mesh, calls: Iterable[Call]) -> Counter[str]:
+    """What became of the calls: the reason of each refusal, or TAKEN. Nobody brings a token."""
+    found: Counter[str] = Counter()
+    waiting = iter(calls)
+
+    async def send(stub: capture_pb2_grpc.CaptureServiceAsyncStub) -> None:
+        for call in waiting:
+            try:
+                await stub.ReportSigned(call, timeout=30)
+                found[TAKEN] += 1
+            except aio.AioRpcError as error:
+                code, reason = refusal(error)
+                expected = code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.INVALID_ARGUMENT)
+                found[reason if expected else code.name] += 1
+
+    async with aio.insecure_channel(mesh.address("ingest")) as channel:
+        stub = capture_pb2_grpc.CaptureServiceStub(channel)
+        await asyncio.gather(*(send(stub) for _ in range(16)))
+    return found
+
+
+async def test_no_forged_call_is_taken(start_mesh: MakeMesh, lengths: Lengths) -> None:
+    count = 5_000 if lengths.rounds <= 3 else 30_000
+    async with start_mesh() as mesh, mesh.channel("identity") as identity, mesh.channel("ingest") as ingest:
+        _, forger = await prepared(mesh, identity, ingest)
+        assert await outcomes(mesh, [forger.valid()]) == {TAKEN: 1}
+        found = await outcomes(mesh, forger.forgeries(count))
+        assert found.total() == count
+        assert set(found) <= BEFORE_THE_SIGNATURE
+        assert found["SIGNATURE_INVALID"] > count / 2
+        # The service has taken what was valid, before and after, and nothing else.
+        assert await outcomes(mesh, [forger.valid()]) == {TAKEN: 1}
+        assert await accepted(mesh) == {"acme": 2}
+
+
+async def test_a_signature_that_is_compared_in_part_is_caught(start_mesh: MakeMesh) -> None:
+    programs = {"ingest": [sys.executable, "-m", "tests.fault.planted.prefix_of_signatures"]}
+    async with (
+        start_mesh(programs=programs) as mesh,
+        mesh.channel("identity") as identity,
+        mesh.channel("ingest") as ingest,
+    ):
+        _, forger = await prepared(mesh, identity, ingest)
+        found = await outcomes(mesh, forger.forgeries(500))
+        assert found[TAKEN] > 0
+
+
+async def test_a_signature_that_leaves_out_the_time_is_caught(start_mesh: MakeMesh) -> None:
+    programs = {"ingest": [sys.executable, "-m", "tests.fault.planted.timeless_signatures"]}
+    async with (
+        start_mesh(programs=programs) as mesh,
+        mesh.channel("identity") as identity,
+        mesh.channel("ingest") as ingest,
+    ):
+        _, forger = await prepared(mesh, identity, ingest)
+        overheard = timeless(forger.valid(), forger)
+        assert await outcomes(mesh, [overheard]) == {TAKEN: 1}
+        overheard.timestamp_ms += 200_000
+        assert await outcomes(mesh, [overheard]) == {TAKEN: 1}
+
+
+def timeless(call: Call, forger: Forger) -> Call:
+    """The call as a client with the same bug signs it."""
+    call.signature = forger.sign(call.id, 0, call.body)
+    return call

@@ -1,0 +1,237 @@
+"""Signed capture and callers of one tenant, on ingest and identity as they run in production."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc import aio
+from meterline.auth.principals import Permission
+from meterline_dev.channels import metadata
+from meterline_dev.servers import NatsServer
+from meterline_protos.identity.v1 import credentials_pb2
+from meterline_protos.ingest.v1 import capture_pb2, capture_pb2_grpc, events_pb2, events_pb2_grpc
+
+from tests.support.calls import status_of
+from tests.support.capture import Sample, columns, rows
+from tests.support.credentials import Guarded, guarded, refusal, refused, signed_rows
+from tests.support.databases import TestDatabase
+
+Code = grpc.StatusCode
+Form = Callable[..., capture_pb2.ReportRequest]
+both_forms = pytest.mark.parametrize("form", [rows, columns])
+
+
+@pytest.fixture
+def database(make_database: Callable[..., TestDatabase]) -> TestDatabase:
+    return make_database("identity", "ingest")
+
+
+@pytest.fixture
+async def services(database: TestDatabase, broker: NatsServer) -> AsyncIterator[Guarded]:
+    async with guarded(database, broker) as both:
+        await both.put_type()
+        await both.onboard("acme")
+        await both.onboard("bolt")
+        await both.rotate("acme")
+        yield both
+
+
+@pytest.fixture
+async def bare(services: Guarded) -> AsyncIterator[aio.Channel]:
+    """A channel to ingest that brings no token."""
+    async with aio.insecure_channel(services.ingest_address) as channel:
+        yield channel
+
+
+@pytest.fixture
+def capture(bare: aio.Channel) -> capture_pb2_grpc.CaptureServiceAsyncStub:
+    return capture_pb2_grpc.CaptureServiceStub(bare)
+
+
+# --- signed
+
+
+@both_forms
+@pytest.mark.req("T1.4")
+async def test_a_signed_event_is_the_actors(services: Guarded, form: Form) -> None:
+    client = await services.client("acme", actor="ann", source="web/1")
+    sample = Sample(subject="")
+    request = client.request(form(sample, tenant_id="acme", source="web/1"))
+    answer = await services.report_signed(request)
+    assert (answer.accepted, list(answer.outcomes)) == (1, [])
+    stored = await events_pb2_grpc.EventsServiceStub(services.ingest_channel).GetEvent(
+        events_pb2.GetEventRequest(tenant_id="acme", event_id=sample.id)
+    )
+    assert (stored.event.subject, stored.batch.source) == ("ann", "web/1")
+
+
+@pytest.mark.req("T1.4")
+async def test_a_replay_within_the_window_counts_nothing_twice(services: Guarded) -> None:
+    client = await services.client("acme")
+    request = signed_rows(client, Sample(), Sample())
+    assert (await services.report_signed(request)).accepted == 2
+    again = await services.report_signed(request)
+    assert (again.accepted, again.duplicate) == (0, 2)
+
+
+@pytest.mark.req("T1.4")
+async def test_a_stale_call_is_refused_with_the_servers_time(services: Guarded) -> None:
+    client = await services.client("acme")
+    now_ms = time.time_ns() // 1_000_000
+    for offset in (-301_000, 301_000):
+        request = client.request(rows(Sample(), tenant_id=""), timestamp_ms=now_ms + offset)
+        with pytest.raises(aio.AioRpcError) as caught:
+            await services.report_signed(request)
+        assert refusal(caught.value) == (Code.UNAUTHENTICATED, "TIMESTAMP_OUT_OF_WINDOW")
+        info = error_details_pb2.ErrorInfo()
+        assert status_of(caught.value).details[0].Unpack(info)
+        assert abs(int(info.metadata["server_time_ms"]) - now_ms) < 60_000
+
+
+@pytest.mark.req("T1.4")
+async def test_each_refusal_has_its_reason(services: Guarded) -> None:
+    client = await services.client("acme")
+    good = signed_rows(client, Sample())
+
+    def changed(**fields: object) -> capture_pb2.ReportSignedRequest:
+        request = capture_pb2.ReportSignedRequest()
+        request.CopyFrom(good)
+        for name, value in fields.items():
+            setattr(request, name, value)
+        return request
+
+    def configured(**fields: object) -> bytes:
+        config = credentials_pb2.CaptureConfig.FromString(client.config)
+        for name, value in fields.items():
+            setattr(config, name, value)
+        return config.SerializeToString()
+
+    impossible = credentials_pb2.CaptureConfig.FromString(client.config)
+    impossible.expires_at.seconds = 2**62
+    assert await refused(services.report_signed(changed(config=impossible.SerializeToString()))) == (
+        Code.UNAUTHENTICATED,
+        "CONFIG_INVALID",
+    )
+    ended = credentials_pb2.CaptureConfig.FromString(client.config)
+    ended.expires_at.FromSeconds(int(time.time()) - 1)
+    expected = {
+        "CONFIG_INVALID": changed(config=b""),
+        "CONFIG_EXPIRED": changed(config=ended.SerializeToString()),
+        "KEY_UNKNOWN": changed(config=configured(key_id="f" * 16)),
+        "SIGNATURE_INVALID": changed(config=configured(source="elsewhere")),
+    }
+    for reason, request in expected.items():
+        assert await refused(services.report_signed(request)) == (Code.UNAUTHENTICATED, reason)
+    unknown = (Code.UNAUTHENTICATED, "KEY_UNKNOWN")
+    for tenant in ("nobody", "bolt", "Not A Name", ""):
+        assert await refused(services.report_signed(changed(config=configured(tenant_id=tenant)))) == unknown
+    for request, reason in (
+        (changed(id="a.b"), "ID_INVALID"),
+        (client.request(b"\xff\xff"), "BODY_INVALID"),
+        (client.request(rows(Sample(), source="elsewhere", tenant_id="")), "SOURCE_OUT_OF_SCOPE"),
+        (client.request(rows(Sample(), tenant_id="bolt")), "TENANT_OUT_OF_SCOPE"),
+        (signed_rows(client, Sample(type="other")), "TYPE_OUT_OF_SCOPE"),
+    ):
+        assert await refused(services.report_signed(request)) == (Code.INVALID_ARGUMENT, reason)
+
+
+@pytest.mark.req("T1.4")
+async def test_a_body_is_not_read_before_its_signature_holds(services: Guarded) -> None:
+    client = await services.client("acme")
+    request = client.request(b"\xff\xff")
+    request.signature = bytes(32)
+    assert await refused(services.report_signed(request)) == (Code.UNAUTHENTICATED, "SIGNATURE_INVALID")
+
+
+@pytest.mark.req("T1.4")
+async def test_bad_events_of_a_signed_call_have_outcomes_of_their_own(services: Guarded) -> None:
+    client = await services.client("acme")
+    answer = await services.report_signed(signed_rows(client, Sample(), Sample(quantities={"units": "many"})))
+    assert (answer.accepted, answer.rejected) == (1, 1)
+    assert answer.outcomes[0].reason == "QUANTITY_NOT_A_DECIMAL"
+
+
+# --- API keys of one tenant
+
+
+@both_forms
+@pytest.mark.req("T4.1")
+async def test_a_key_reports_for_its_tenant_and_no_other(
+    services: Guarded, capture: capture_pb2_grpc.CaptureServiceAsyncStub, form: Form
+) -> None:
+    key = metadata((await services.api_key("acme", Permission.CAPTURE)).token)
+    mine, theirs, nobodys = (Sample(tenant_id=tenant) for tenant in ("acme", "bolt", "nobody"))
+    answer = await capture.Report(form(mine, theirs, nobodys), metadata=key)
+    assert (answer.accepted, answer.rejected) == (1, 2)
+    assert {(outcome.index, outcome.reason) for outcome in answer.outcomes} == {
+        (1, "TENANT_FORBIDDEN"),
+        (2, "TENANT_FORBIDDEN"),
+    }
+    assert (await capture.Report(form(Sample(), tenant_id="bolt"), metadata=key)).rejected == 1
+
+
+@pytest.mark.req("T4.1")
+async def test_a_key_need_not_name_its_tenant(
+    services: Guarded, capture: capture_pb2_grpc.CaptureServiceAsyncStub
+) -> None:
+    key = metadata((await services.api_key("acme", Permission.CAPTURE)).token)
+    assert (await capture.Report(rows(Sample(), tenant_id=""), metadata=key)).accepted == 1
+
+
+@pytest.mark.req("T4.1")
+async def test_calls_of_several_tenants_share_a_flush_and_nothing_else(
+    services: Guarded, capture: capture_pb2_grpc.CaptureServiceAsyncStub
+) -> None:
+
+    keys = {
+        tenant: metadata((await services.api_key(tenant, Permission.CAPTURE)).token)
+        for tenant in ("acme", "bolt")
+    }
+    both = [Sample(tenant_id=tenant) for tenant in keys]
+    mixed = [
+        (tenant, form(*(replace(sample, id=Sample().id) for sample in both)))
+        for tenant in keys
+        for form in (rows, columns)
+        for _ in range(5)
+    ]
+    answers = await asyncio.gather(
+        *(capture.Report(request, metadata=keys[tenant]) for tenant, request in mixed)
+    )
+    for (tenant, _), answer in zip(mixed, answers, strict=True):
+        foreign = 1 if tenant == "acme" else 0
+        assert [outcome.index for outcome in answer.outcomes] == [foreign]
+        assert (answer.accepted, answer.outcomes[0].reason) == (1, "TENANT_FORBIDDEN")
+
+
+@pytest.mark.req("T4.1")
+async def test_a_stream_is_its_callers_tenant_too(
+    services: Guarded, capture: capture_pb2_grpc.CaptureServiceAsyncStub
+) -> None:
+    key = metadata((await services.api_key("acme", Permission.CAPTURE)).token)
+
+    async def requests() -> AsyncIterator[capture_pb2.StreamRequest]:
+        for tenant in ("", "bolt", "acme"):
+            event = Sample().to_row()
+            yield capture_pb2.StreamRequest(tenant_id=tenant, source="s", event=event)
+
+    outcomes, accepted = {}, 0
+    async for response in capture.Stream(requests(), metadata=key):
+        accepted += response.accepted
+        outcomes.update({each.sequence: each.outcome.reason for each in response.outcomes})
+    assert (accepted, outcomes) == (2, {1: "TENANT_FORBIDDEN"})
+
+
+@pytest.mark.req("T4.1")
+async def test_capture_needs_its_permission(
+    services: Guarded, capture: capture_pb2_grpc.CaptureServiceAsyncStub
+) -> None:
+    key = metadata((await services.api_key("acme", Permission.READ)).token)
+    expected = (Code.PERMISSION_DENIED, "PERMISSION_MISSING")
+    assert await refused(capture.Report(rows(Sample()), metadata=key)) == expected
+    assert await refused(capture.Report(rows(Sample()))) == (Code.UNAUTHENTICATED, "TOKEN_MISSING")

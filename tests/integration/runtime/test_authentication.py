@@ -1,0 +1,149 @@
+"""The gate on the wire: before handlers, with standard statuses, for as long as a stream lasts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from meterline.auth import setup
+from meterline.auth.api_keys import KnownKeys, make
+from meterline.auth.gate import Bearers, Gate
+from meterline.auth.principals import Kind, Permission, Principal, current_principal
+from meterline.auth.tokens import ServiceTokens, public_key_of
+from meterline.clock import SystemClock
+from meterline.config import ServiceSettings
+from meterline.rpc.client import Caller
+from meterline.rpc.client import channel as service_channel
+from meterline_dev.channels import metadata
+from pydantic import ValidationError
+
+from tests.support.callers import Authority
+from tests.support.calls import RULES, client_of, server_of, started
+from tests.support.credentials import refused
+
+pytestmark = pytest.mark.req("T4.1")
+
+AUTHORITY = Authority()
+Code = grpc.StatusCode
+
+
+class Keys:
+    """Identity, in as much as the gate asks it."""
+
+    def __init__(self) -> None:
+        self.holders: dict[str, Principal] = {}
+
+    async def verify(self, key_id: str, digest: bytes) -> Principal | None:
+        return self.holders.get(key_id)
+
+    def gate(self, *, fresh: float = 60.0) -> Gate:
+        known = KnownKeys(self.verify, fresh=fresh)
+        services = ServiceTokens(public_key_of(AUTHORITY.private))
+        return Gate(RULES, Bearers(services, known, SystemClock()))
+
+    def make(self, *permissions: Permission) -> tuple[str, tuple[tuple[str, str], ...]]:
+        """A key's id, and what a call carries to bring the key."""
+        key = make()
+        self.holders[key.key_id] = Principal("holder", Kind.API_KEY, None, frozenset(permissions))
+        return key.key_id, metadata(key.token)
+
+
+async def whoami(text: str) -> str:
+    return current_principal().name
+
+
+async def test_a_handler_is_reached_by_those_who_may_and_knows_them() -> None:
+    keys, reached = Keys(), []
+
+    async def ask(text: str) -> str:
+        reached.append(text)
+        return current_principal().name
+
+    _, reader = keys.make(Permission.READ)
+    _, writer = keys.make(Permission.CAPTURE)
+    server = server_of(ask, gate=keys.gate(), grace=0.1)
+    async with started(server) as channel:
+        client = client_of(channel)
+        assert await client.ask("1", metadata=reader) == "holder"
+        assert await client.ask("2", metadata=AUTHORITY.metadata(Permission.READ)) == "tester"
+        assert await refused(client.ask("3", metadata=writer)) == (
+            Code.PERMISSION_DENIED,
+            "PERMISSION_MISSING",
+        )
+        assert await refused(client.ask("4")) == (Code.UNAUTHENTICATED, "TOKEN_MISSING")
+        bound = AUTHORITY.metadata(Permission.READ, tenant="acme")
+        assert await refused(client.ask("5", metadata=bound)) == (
+            Code.PERMISSION_DENIED,
+            "ALL_TENANTS_NEEDED",
+        )
+    assert reached == ["1", "2"]
+
+
+async def test_health_stays_open() -> None:
+    server = server_of(gate=Keys().gate(), grace=0.1)
+    async with started(server) as channel:
+        await server.serve()
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        answer = await stub.Check(health_pb2.HealthCheckRequest())
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_a_stream_ends_when_its_key_is_revoked() -> None:
+    keys = Keys()
+    key_id, holder = keys.make(Permission.CAPTURE)
+    taken: list[str] = []
+
+    async def talk(texts: AsyncIterator[str]) -> AsyncIterator[str]:
+        async for text in texts:
+            taken.append(text)
+            yield text
+
+    async with started(server_of(talk=talk, gate=keys.gate(fresh=1e-9), grace=0.1)) as channel:
+        call = client_of(channel).talk(metadata=holder)
+        await call.write("before")
+        assert await call.read() == "before"
+        del keys.holders[key_id]
+        await call.write("after")
+        with pytest.raises(aio.AioRpcError) as caught:
+            await call.read()
+    assert caught.value.code() is Code.UNAUTHENTICATED
+    assert taken == ["before"]
+
+
+async def test_services_call_each_other_with_their_tokens() -> None:
+    server = server_of(whoami, gate=Keys().gate(), grace=0.1)
+    async with started(server):
+        signer = AUTHORITY.signer(Permission.READ, name="publisher")
+        async with service_channel(server.address, Caller(signer.token)) as onward:
+            assert await client_of(onward).ask("who") == "publisher"
+        async with service_channel(server.address, Caller()) as onward:
+            assert (await refused(client_of(onward).ask("who")))[0] is Code.UNAUTHENTICATED
+
+
+# --- settings
+
+
+def settings(**more: object) -> ServiceSettings:
+    return ServiceSettings.model_validate({"database_url": "postgresql://"} | more)
+
+
+def test_authentication_is_required_unless_it_is_turned_off() -> None:
+    with pytest.raises(ValidationError, match="service_public_keys"):
+        settings()
+    assert settings(authentication="off").authentication == "off"
+    with pytest.raises(ValueError, match="METERLINE_SERVICE_KEY"):
+        setup.caller(settings(service_public_keys=public_key_of(AUTHORITY.private)), "a", (), SystemClock())
+    told = settings(**AUTHORITY.settings)
+    assert "PRIVATE" not in repr(told)
+    assert setup.caller(told, "a", (), SystemClock()).token is not None
+
+
+async def test_without_somebody_to_ask_no_api_key_is_taken() -> None:
+    gate = setup.gate(settings(**AUTHORITY.settings), RULES, SystemClock(), None)
+    async with started(server_of(gate=gate, grace=0.1)) as channel:
+        expected = (Code.UNAUTHENTICATED, "TOKEN_INVALID")
+        assert await refused(client_of(channel).ask("a", metadata=metadata(make().token))) == expected

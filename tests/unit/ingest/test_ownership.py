@@ -1,0 +1,82 @@
+"""A caller of one tenant reports for no other: judged at the dictionary, held against the plainest twin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from meterline_ingest.domain.columns import UUID_DTYPE, Columns, concatenate
+from meterline_ingest.domain.limits import TimeLimits
+from meterline_ingest.domain.outcomes import Problems
+from meterline_ingest.domain.ownership import Share, flag_foreign
+from meterline_ingest.domain.type_book import TypeBook
+from meterline_ingest.domain.validation import Check
+
+pytestmark = pytest.mark.req("T4.1")
+
+names = st.sampled_from(["", "acme", "bolt", "cobra"])
+# What one call brings: its caller's tenant, and the tenant of each row.
+calls = st.lists(st.tuples(st.none() | names, st.lists(names, max_size=6)), min_size=1, max_size=6)
+
+
+def columns_of(tenants: Sequence[str]) -> Columns:
+    entries = list(dict.fromkeys(tenants))
+    size = len(tenants)
+    zeros = np.zeros(size, np.uint32)
+    index = np.array([entries.index(tenant) for tenant in tenants], np.uint32)
+    ids = np.zeros(size, UUID_DTYPE)
+    return Columns(
+        entries,
+        index,
+        ["t"],
+        zeros,
+        ["s"],
+        zeros,
+        [()],
+        zeros,
+        [()],
+        zeros,
+        ids,
+        None,
+        np.zeros(size, np.int64),
+        [],
+    )
+
+
+def flagged(columns: Columns, shares: Sequence[Share]) -> set[int]:
+    problems = Problems(len(columns))
+    flag_foreign(columns, shares, problems)
+    assert {problem.reason for problem in problems.by_row.values()} <= {"TENANT_FORBIDDEN"}
+    return set(problems.by_row)
+
+
+@given(calls, st.booleans())
+def test_rows_of_other_tenants_are_flagged_whoever_else_is_in_the_flush(
+    brought: list[tuple[str | None, list[str]]], merged: bool
+) -> None:
+    """`merged`: one dictionary for all, as calls with rows give; else side by side, as columns do."""
+    rows = [(caller, tenant) for caller, tenants in brought for tenant in tenants]
+    shares = [Share(len(tenants), caller) for caller, tenants in brought]
+    if merged:
+        columns = columns_of([tenant for _, tenant in rows])
+    else:
+        columns = concatenate([columns_of(tenants) for _, tenants in brought])
+    expected = {at for at, (caller, tenant) in enumerate(rows) if caller is not None and caller != tenant}
+    assert flagged(columns, shares) == expected
+
+
+def test_a_foreign_tenant_is_refused_before_it_is_told_whether_it_exists() -> None:
+    columns = columns_of(["acme", "bolt", "nobody"])
+    book, limits = TypeBook({}), TimeLimits(1, 1)
+    check = Check(columns, {"acme": 1, "bolt": None}, book, shares=[Share(3, "acme")])
+    checked = check.verdict(limits, 0)
+    reasons = [checked.problems.by_row[row].reason for row in range(3)]
+    assert reasons == ["UNKNOWN_EVENT_TYPE", "TENANT_FORBIDDEN", "TENANT_FORBIDDEN"]
+
+
+def test_without_a_bound_caller_nothing_is_looked_at() -> None:
+    assert flagged(columns_of(["acme", "bolt"]), [Share(1, None), Share(1, None)]) == set()
+    assert flagged(columns_of(["acme", "bolt"]), []) == set()
