@@ -7,7 +7,7 @@ happened) and `Never` (it will not, whatever happens).
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 
 class MeterlineError(Exception):
@@ -61,6 +61,18 @@ class OverloadedError(MeterlineError):
     def __init__(self, what: str, retry_after: float) -> None:
         super().__init__(f"{what} is full")
         self.what = what
+        self.retry_after = retry_after
+
+
+class QuotaError(MeterlineError):
+    """A limit that somebody agreed to is used up; repeat after `retry_after` seconds.
+
+    violations: by subject (`tenant:acme`), what its limit is
+    """
+
+    def __init__(self, violations: Mapping[str, str], retry_after: float) -> None:
+        super().__init__("; ".join(f"{subject}: {limit}" for subject, limit in violations.items()))
+        self.violations = violations
         self.retry_after = retry_after
 
 
