@@ -10,7 +10,7 @@ import pytest
 from google.protobuf.descriptor import ServiceDescriptor
 from meterline_protos.aggregate.v1 import meters_pb2, reconciliation_pb2, usage_pb2
 from meterline_protos.identity.v1 import tenants_pb2
-from meterline_protos.ingest.v1 import capture_pb2, event_types_pb2, events_pb2
+from meterline_protos.ingest.v1 import capture_pb2, event_types_pb2, events_pb2, limits_pb2
 from meterline_protos.publisher.v1 import invoices_pb2, prices_pb2, publications_pb2
 
 from tests.architecture.tree import ROOT, SERVICES, identifier, name_of, parsed, service_package, sources
@@ -26,6 +26,7 @@ PROTO_FILES = (
     capture_pb2,
     event_types_pb2,
     events_pb2,
+    limits_pb2,
     invoices_pb2,
     prices_pb2,
     publications_pb2,

@@ -25,6 +25,8 @@ from meterline_protos.ingest.v1 import (
     event_types_pb2,
     event_types_pb2_grpc,
     events_pb2_grpc,
+    limits_pb2,
+    limits_pb2_grpc,
 )
 
 from tests.support.databases import TestDatabase
@@ -127,6 +129,18 @@ class RunningIngest:
     @property
     def types(self) -> event_types_pb2_grpc.EventTypesServiceAsyncStub:
         return event_types_pb2_grpc.EventTypesServiceStub(self.channel)
+
+    @property
+    def limits(self) -> limits_pb2_grpc.LimitsServiceAsyncStub:
+        return limits_pb2_grpc.LimitsServiceStub(self.channel)
+
+    async def limit_plan(self, rate: int, burst: int = 0, *, plan: str = "basic", weight: int = 0) -> None:
+        limits = limits_pb2.Limits(events_per_second=rate, burst=burst, weight=weight)
+        await self.limits.PutPlanLimits(limits_pb2.PutPlanLimitsRequest(plan=plan, limits=limits))
+
+    async def limit_tenant(self, slug: str, rate: int, burst: int = 0, *, weight: int = 0) -> None:
+        limits = limits_pb2.Limits(events_per_second=rate, burst=burst, weight=weight)
+        await self.limits.PutTenantLimits(limits_pb2.PutTenantLimitsRequest(tenant_id=slug, limits=limits))
 
     async def report(self, request: capture_pb2.ReportRequest) -> capture_pb2.ReportResponse:
         response: capture_pb2.ReportResponse = await self.capture.Report(request, timeout=20)

@@ -24,19 +24,27 @@ from meterline_protos.ingest.v1 import (
     event_types_pb2_grpc,
     events_pb2,
     events_pb2_grpc,
+    limits_pb2,
+    limits_pb2_grpc,
 )
 
+from meterline_ingest.admission import Admission
 from meterline_ingest.capture import Capture
 from meterline_ingest.committer import Committer
-from meterline_ingest.registry import TenantDirectory, TypeRegistry
+from meterline_ingest.handlers.limits import LimitHandlers
+from meterline_ingest.rate_limiter import RateLimiter
+from meterline_ingest.registry import KnownTenants, LimitRegistry, TenantDirectory, TypeRegistry
+from meterline_ingest.repository.buckets import BucketRepository
 from meterline_ingest.repository.dictionaries import Dictionaries
 from meterline_ingest.repository.event_types import EventTypeRepository
+from meterline_ingest.repository.limits import LimitRepository
 from meterline_ingest.repository.reading import EventReader
 from meterline_ingest.repository.writing import EventWriter
 from meterline_ingest.servicers.capture import CaptureServicer
 from meterline_ingest.servicers.capture import add_to_server as add_capture_to_server
 from meterline_ingest.servicers.event_types import EventTypesServicer
 from meterline_ingest.servicers.events import EventsServicer
+from meterline_ingest.servicers.limits import LimitsServicer
 from meterline_ingest.settings import IngestSettings
 
 NAME = "ingest"
@@ -60,8 +68,23 @@ class Ingest:
         types = TypeRegistry(event_types)
         directory = TenantDirectory(tenants, identity.channel)
         committer = _committer(settings, database, unit_of_work, directory, types, clock)
+        limits, buckets = LimitRepository(database), BucketRepository(database)
+        limit_registry, limiter = LimitRegistry(limits), RateLimiter(buckets)
+        admission = Admission(
+            KnownTenants(tenants), limit_registry, limiter, max_waiting=settings.max_queued_events
+        )
+        limit_handlers = LimitHandlers(unit_of_work, tenants, limits, buckets, limit_registry)
         known_tenants = Consumer(bus, unit_of_work, TENANTS_CHANGED, NAME, tenants.handle)
-        self.components: Sequence[Component] = (database, bus, relay, known_tenants, identity, committer)
+        self.components: Sequence[Component] = (
+            database,
+            bus,
+            relay,
+            known_tenants,
+            identity,
+            limit_registry,
+            limiter,
+            committer,
+        )
         self.server = Server(
             settings.bind_host,
             settings.grpc_port,
@@ -69,7 +92,7 @@ class Ingest:
                 (
                     capture_pb2.DESCRIPTOR.services_by_name["CaptureService"].full_name,
                     add_capture_to_server,
-                    CaptureServicer(committer, clock),
+                    CaptureServicer(admission, committer, clock),
                 ),
                 (
                     events_pb2.DESCRIPTOR.services_by_name["EventsService"].full_name,
@@ -80,6 +103,11 @@ class Ingest:
                     event_types_pb2.DESCRIPTOR.services_by_name["EventTypesService"].full_name,
                     event_types_pb2_grpc.add_EventTypesServiceServicer_to_server,
                     EventTypesServicer(unit_of_work, tenants, event_types, types),
+                ),
+                (
+                    limits_pb2.DESCRIPTOR.services_by_name["LimitsService"].full_name,
+                    limits_pb2_grpc.add_LimitsServiceServicer_to_server,
+                    LimitsServicer(limit_handlers),
                 ),
             ],
             drain=settings.shutdown_drain_seconds,

@@ -12,7 +12,11 @@ BATCHES = Counter("meterline_batches_total", "Batches committed at capture")
 CAPTURE_SECONDS = Histogram(
     "meterline_capture_seconds", "From a call's arrival to its durable answer", buckets=_LATENCY
 )
-CAPTURE_QUEUE = Gauge("meterline_capture_queue_events", "Events that wait for a commit")
+CAPTURE_QUEUE = Gauge(
+    "meterline_capture_queue_events", "Events that wait for a commit, or their like in bytes"
+)
+CAPTURE_REFUSALS = Counter("meterline_capture_refusals_total", "Calls refused for a limit", ["reason"])
+TOKEN_EXCHANGES = Counter("meterline_token_exchanges_total", "Exchanges with the buckets of rate limits")
 
 # Messages
 OUTBOX_PUBLISHED = Counter("meterline_outbox_published_total", "Messages published by the relay")

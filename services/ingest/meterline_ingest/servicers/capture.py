@@ -5,30 +5,41 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, Final, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any, Final, TypeVar, cast
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 from meterline.clock import Clock
-from meterline.errors import InvalidArgumentError
+from meterline.db.pool import time_left
+from meterline.errors import (
+    InvalidArgumentError,
+    MeterlineError,
+    OverloadedError,
+    QuotaError,
+    UnavailableError,
+)
 from meterline.telemetry import metrics
 from meterline_protos.ingest.v1 import capture_pb2, capture_pb2_grpc
 from opentelemetry import trace
 
 from meterline_ingest import translate, wire
-from meterline_ingest.committer import Committer, Origin, Result, Submission
+from meterline_ingest.admission import Admission
+from meterline_ingest.committer import Committer, Origin, Result, Submission, Turn
 from meterline_ingest.domain.limits import MAX_ROWS, MAX_SOURCE
 from meterline_ingest.domain.outcomes import Kind, Problem
 
 Context = aio.ServicerContext[Any, Any]
+T = TypeVar("T")
 
 # Messages of one stream that wait for their outcome; beyond these the stream is read no further.
 STREAM_WINDOW = 4_096
 
 
 class CaptureServicer(capture_pb2_grpc.CaptureServiceServicer):
-    def __init__(self, committer: Committer, clock: Clock) -> None:
+    def __init__(self, admission: Admission, committer: Committer, clock: Clock) -> None:
+        self._admission = admission
         self._committer = committer
         self._clock = clock
 
@@ -39,15 +50,28 @@ class CaptureServicer(capture_pb2_grpc.CaptureServiceServicer):
         submission = self._submission(request)
         if len(submission) == 0:
             return capture_pb2.ReportResponse()
-        self._committer.submit(submission)
-        result = await submission.result
+        try:
+            async with asyncio.timeout(_seconds_left()):
+                result = await self._store(submission)
+        except TimeoutError as error:
+            # Perhaps it is durable all the same; then the same events sent again are duplicates.
+            raise UnavailableError("not stored before the deadline of the call") from error
         metrics.CAPTURE_SECONDS.observe(time.perf_counter() - started)
         return _response(result, _sent_ids(request, result))
+
+    async def _store(self, submission: Submission) -> Result:
+        acquired = await self._admission.admit(submission)
+        try:
+            self._committer.submit(submission)
+        except MeterlineError:
+            self._admission.take_back(acquired)
+            raise
+        return await submission.result
 
     async def Stream(
         self, requests: AsyncIterator[capture_pb2.StreamRequest], context: Context
     ) -> AsyncIterator[capture_pb2.StreamResponse]:
-        stream = _Stream(self._committer, self._origin)
+        stream = _Stream(self._admission, self._committer, self._origin)
         reading = asyncio.ensure_future(stream.read(requests))
         try:
             async for response in stream.responses(reading):
@@ -108,7 +132,8 @@ class _WithWireForms:
 class _Stream:
     """One stream: events gather in a submission until a flush takes it, then in the next."""
 
-    def __init__(self, committer: Committer, origin: Any) -> None:
+    def __init__(self, admission: Admission, committer: Committer, origin: Any) -> None:
+        self._admission = admission
         self._committer = committer
         self._make_origin = origin
         self._open: Submission | None = None
@@ -122,25 +147,34 @@ class _Stream:
         tenant_id = source = ""
         async for request in requests:
             tenant_id, source = request.tenant_id or tenant_id, request.source or source
-            current = self._open
-            if (
-                current is None
-                or current.taken
-                or current.tenant_id != tenant_id
-                or current.origin.source != source
-            ):
-                self._rows = [request.event]
-                current = self._open = Submission(self._make_origin(source, None), tenant_id, rows=self._rows)
-                self._committer.submit(current)
-                self._submissions.append(current)
-                self._changed.set()
-            else:
-                self._committer.reserve(1)
-                self._rows.append(request.event)
+            size = request.ByteSize()
+            slug = request.event.tenant_id or tenant_id
+            turn = await _patiently(partial(self._admission.admit_event, slug, size))
+            await _patiently(partial(self._take_in, tenant_id, source, request.event, size, turn))
             self._unanswered += 1
             while self._unanswered >= STREAM_WINDOW:
                 self._room.clear()
                 await self._room.wait()
+
+    async def _take_in(
+        self, tenant_id: str, source: str, event: capture_pb2.Event, size: int, turn: Turn
+    ) -> None:
+        current = self._open
+        if (
+            current is not None
+            and not current.taken
+            and current.tenant_id == tenant_id
+            and current.origin.source == source
+        ):
+            self._committer.extend(current, size)
+            self._rows.append(event)
+            return
+        rows = [event]
+        opened = Submission(self._make_origin(source, None), tenant_id, rows=rows, bytes=size, turn=turn)
+        self._committer.submit(opened)
+        self._rows, self._open = rows, opened
+        self._submissions.append(opened)
+        self._changed.set()
 
     async def responses(self, reading: asyncio.Future[None]) -> AsyncIterator[capture_pb2.StreamResponse]:
         """Answers in order; ends when all that was read is answered."""
@@ -158,6 +192,20 @@ class _Stream:
             self._room.set()
             yield _stream_response(submission, result, answered)
             answered += result.rows
+
+
+async def _patiently(step: Callable[[], Awaitable[T]]) -> T:
+    """A stream beyond a limit is not failed but read no further, which holds its sender back."""
+    while True:
+        try:
+            return await step()
+        except (QuotaError, OverloadedError) as error:
+            await asyncio.sleep(error.retry_after)
+
+
+def _seconds_left() -> float | None:
+    left = time_left.get()
+    return left() if left else None
 
 
 def _outcome(row: int, event_id: str, problem: Problem) -> capture_pb2.EventOutcome:
