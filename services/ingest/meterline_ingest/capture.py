@@ -58,8 +58,11 @@ class Capture:
 
     async def flush(self, submissions: Sequence[Submission]) -> list[Result]:
         """Stores all good events of `submissions` in one transaction; one result each."""
-        columns, problems = _read(submissions)
+        book = await self._types.current()
+        columns, problems = _read(submissions, book)
         types = await self._types.current(columns.types)
+        if types is not book:
+            columns, problems = _read(submissions, types)
         checked = validation.check(
             columns,
             await self._tenants.numbers(columns.tenants),
@@ -152,13 +155,13 @@ class Capture:
             problems.flag([position], CONFLICT if other else DUPLICATE)
 
 
-def _read(submissions: Sequence[Submission]) -> tuple[Columns, Problems]:
+def _read(submissions: Sequence[Submission], types: TypeBook) -> tuple[Columns, Problems]:
     """All rows in the order of `submissions`. Neighbouring calls that brought rows are read in one go."""
     parts: list[tuple[Columns, Problems]] = []
     reader: RowReader | None = None
     for submission in submissions:
         if submission.columns is None:
-            reader = reader or RowReader()
+            reader = reader or RowReader(types.quantity_names)
             reader.add(submission.rows, submission.tenant_id, submission.origin.source)
             continue
         if reader is not None:
@@ -167,7 +170,7 @@ def _read(submissions: Sequence[Submission]) -> tuple[Columns, Problems]:
         parts.append((submission.columns, Problems(len(submission.columns))))
     if reader is not None:
         parts.append(reader.finish())
-    columns = concatenate([each for each, _ in parts])
+    columns = concatenate([each for each, _ in parts], types.quantity_names)
     problems = Problems(len(columns))
     start = 0
     for each, found in parts:

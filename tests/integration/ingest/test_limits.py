@@ -11,6 +11,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc import aio
 from grpc_status import rpc_status
+from meterline_client import Client, Stats
 from meterline_dev.servers import NatsServer
 from meterline_protos.ingest.v1 import capture_pb2, limits_pb2
 
@@ -201,6 +202,23 @@ async def test_a_stream_over_the_limit_is_read_no_further_and_never_fails(ingest
     assert acknowledged == sent
     # 50 at once, the other 100 at 200 a second, less one block that was held.
     assert asyncio.get_running_loop().time() - started > 0.35
+
+
+@pytest.mark.req("T1.1")
+async def test_the_client_waits_and_loses_nothing(ingest: RunningIngest) -> None:
+    await ingest.limit_plan(200, 50)
+    assert (await found(ingest)).left == 50
+
+    def work() -> Stats:
+        with Client(ingest.address, tenant_id="acme", source="test", batch_events=20) as client:
+            for _ in range(200):
+                client.record("api.request", subject="u", quantities={"units": 1})
+            assert client.flush(60)
+            return client.stats
+
+    stats = await asyncio.to_thread(work)
+    assert (stats.recorded, stats.accepted, stats.dropped, stats.failed) == (200, 200, 0, 0)
+    assert stats.retries > 0
 
 
 @pytest.fixture

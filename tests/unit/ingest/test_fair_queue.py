@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from meterline_ingest.domain.fair_queue import FairQueue
 
@@ -75,6 +75,7 @@ steps = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(steps, st.lists(st.integers(1, 5), min_size=5, max_size=5))
 def test_each_call_comes_out_once_in_the_order_of_its_tenant_and_bounds_hold(
     steps: list[tuple[int, int] | int | None], weights: list[int]
@@ -118,6 +119,7 @@ def test_each_call_comes_out_once_in_the_order_of_its_tenant_and_bounds_hold(
     assert made._weights == 0
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 5), min_size=2, max_size=5),
     st.integers(1, 12),
@@ -154,6 +156,7 @@ def served_before(kind: Queue, flood: list[int], cost: int) -> int:
             before += call.cost
 
 
+@settings(deadline=None)
 @given(st.lists(costs, max_size=100), costs)
 def test_nobody_waits_for_more_than_a_turn_of_each_other(flood: list[int], cost: int) -> None:
     turns = -(-cost // TURN)
@@ -166,6 +169,7 @@ def test_a_queue_by_order_of_arrival_is_caught() -> None:
     assert served_before(Fifo, flood, 1) == sum(flood)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 20), st.integers(1, GUARANTEED), st.integers(1, 5))
 def test_a_newcomer_finds_room_however_much_others_flood(floods: int, cost: int, weight: int) -> None:
     made = queue()

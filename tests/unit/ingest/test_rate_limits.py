@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from meterline.errors import InvalidArgumentError
 from meterline_ingest.domain.leases import LEASE_SECONDS, Lease
@@ -115,6 +115,7 @@ class World:
         return True
 
 
+@settings(deadline=None)
 @given(limits, calls)
 def test_in_any_window_replicas_let_in_no_more_than_the_bound(
     limits: Limits, arriving: list[Arrival]
@@ -135,6 +136,7 @@ def test_replicas_that_count_for_themselves_are_caught() -> None:
     assert not planted.keeps_to_the_bound()
 
 
+@settings(deadline=None)
 @given(limits, calls, st.integers(1, 10_000))
 def test_a_call_of_any_size_gets_in_when_it_comes_back_as_it_was_told(
     limits: Limits, before: list[Arrival], events: int
@@ -153,6 +155,7 @@ def test_a_call_of_any_size_gets_in_when_it_comes_back_as_it_was_told(
     raise AssertionError("never let in")
 
 
+@settings(deadline=None)
 @given(limits, calls)
 def test_tokens_are_neither_made_nor_lost(limits: Limits, arriving: list[Arrival]) -> None:
     """With a clock that stands still: what was let in, is held and is left is what there was."""

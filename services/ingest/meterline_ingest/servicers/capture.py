@@ -27,10 +27,12 @@ from opentelemetry import trace
 from meterline_ingest import translate, wire
 from meterline_ingest.admission import Admission
 from meterline_ingest.committer import Committer, Origin, Result, Submission, Turn
+from meterline_ingest.domain.event_ids import MAX_LENGTH
 from meterline_ingest.domain.limits import MAX_ROWS, MAX_SOURCE
 from meterline_ingest.domain.outcomes import Kind, Problem
 
 Context = aio.ServicerContext[Any, Any]
+M = TypeVar("M")
 T = TypeVar("T")
 
 # Messages of one stream that wait for their outcome; beyond these the stream is read no further.
@@ -47,7 +49,7 @@ class CaptureServicer(capture_pb2_grpc.CaptureServiceServicer):
         self, request: capture_pb2.ReportRequest, context: Context
     ) -> capture_pb2.ReportResponse:
         started = time.perf_counter()
-        submission = self._submission(request)
+        submission = self._submission(_readable(request))
         if len(submission) == 0:
             return capture_pb2.ReportResponse()
         try:
@@ -113,7 +115,7 @@ def add_to_server(servicer: CaptureServicer, server: Any) -> None:
 class _WithWireForms:
     """Hands handlers on to a server, with other deserializers."""
 
-    _READERS: Final = {"Report": wire.ReportRequest.FromString, "Stream": wire.StreamRequest.FromString}
+    _READERS: Final = {"Report": wire.read_report, "Stream": wire.read_stream}
 
     def __init__(self, server: Any) -> None:
         self._server = server
@@ -145,7 +147,8 @@ class _Stream:
 
     async def read(self, requests: AsyncIterator[capture_pb2.StreamRequest]) -> None:
         tenant_id = source = ""
-        async for request in requests:
+        async for message in requests:
+            request = _readable(message)
             tenant_id, source = request.tenant_id or tenant_id, request.source or source
             size = request.ByteSize()
             slug = request.event.tenant_id or tenant_id
@@ -194,6 +197,12 @@ class _Stream:
             answered += result.rows
 
 
+def _readable(request: M | wire.Unreadable) -> M:
+    if isinstance(request, wire.Unreadable):
+        raise request.error
+    return request
+
+
 async def _patiently(step: Callable[[], Awaitable[T]]) -> T:
     """A stream beyond a limit is not failed but read no further, which holds its sender back."""
     while True:
@@ -215,7 +224,7 @@ def _outcome(row: int, event_id: str, problem: Problem) -> capture_pb2.EventOutc
         reason=problem.reason,
         field=problem.field,
         message=problem.message,
-        event_id=event_id,
+        event_id=event_id[:MAX_LENGTH],
     )
 
 

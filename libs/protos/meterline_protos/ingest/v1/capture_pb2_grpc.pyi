@@ -39,11 +39,12 @@ class CaptureServiceStub:
     """Reports up to 1,000 events in rows or 10,000 in columns (4 MiB).
 
     Bad events do not fail the call: each has an outcome. Errors of the call: INVALID_ARGUMENT (a
-    malformed batch; nothing was accepted), RESOURCE_EXHAUSTED with RetryInfo (overload; send again).
+    malformed batch; nothing was accepted), RESOURCE_EXHAUSTED with RetryInfo (overload, or with
+    QuotaFailure a tenant that is over its limit; nothing was accepted; send again later).
     """
     Stream: _grpc.StreamStreamMultiCallable[_capture_pb2.StreamRequest, _capture_pb2.StreamResponse]
     """Reports events one message at a time, the fast way for single events. Answers arrive in order and
-    cover one or many messages.
+    cover one or many messages. Over a limit the stream is read more slowly, and does not fail.
     """
 
 @_typing.type_check_only
@@ -57,11 +58,12 @@ class CaptureServiceAsyncStub(CaptureServiceStub):
     """Reports up to 1,000 events in rows or 10,000 in columns (4 MiB).
 
     Bad events do not fail the call: each has an outcome. Errors of the call: INVALID_ARGUMENT (a
-    malformed batch; nothing was accepted), RESOURCE_EXHAUSTED with RetryInfo (overload; send again).
+    malformed batch; nothing was accepted), RESOURCE_EXHAUSTED with RetryInfo (overload, or with
+    QuotaFailure a tenant that is over its limit; nothing was accepted; send again later).
     """
     Stream: _aio.StreamStreamMultiCallable[_capture_pb2.StreamRequest, _capture_pb2.StreamResponse]  # type: ignore[assignment]
     """Reports events one message at a time, the fast way for single events. Answers arrive in order and
-    cover one or many messages.
+    cover one or many messages. Over a limit the stream is read more slowly, and does not fail.
     """
 
 class CaptureServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -78,7 +80,8 @@ class CaptureServiceServicer(metaclass=_abc_1.ABCMeta):
         """Reports up to 1,000 events in rows or 10,000 in columns (4 MiB).
 
         Bad events do not fail the call: each has an outcome. Errors of the call: INVALID_ARGUMENT (a
-        malformed batch; nothing was accepted), RESOURCE_EXHAUSTED with RetryInfo (overload; send again).
+        malformed batch; nothing was accepted), RESOURCE_EXHAUSTED with RetryInfo (overload, or with
+        QuotaFailure a tenant that is over its limit; nothing was accepted; send again later).
         """
 
     @_abc_1.abstractmethod
@@ -88,7 +91,7 @@ class CaptureServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_capture_pb2.StreamResponse], _abc.AsyncIterator[_capture_pb2.StreamResponse]]:
         """Reports events one message at a time, the fast way for single events. Answers arrive in order and
-        cover one or many messages.
+        cover one or many messages. Over a limit the stream is read more slowly, and does not fail.
         """
 
 def add_CaptureServiceServicer_to_server(servicer: CaptureServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
