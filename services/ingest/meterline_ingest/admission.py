@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from meterline.errors import OverloadedError, QuotaError
@@ -40,41 +39,42 @@ class Admission:
         Raises QuotaError when any tenant is over its limit: nothing is taken then. Raises OverloadedError and
         UnavailableError.
         """
-        with self._room(submission.cost):
+        cost = self._enter(submission.cost)
+        try:
             book = await self._limits.current()
             submission.turn = await self._turn(book, _owner(submission))
             if not book.limited:
                 return ()
-            try:
-                return await self._acquire(book, _events_by_tenant(submission))
-            except QuotaError:
-                metrics.CAPTURE_REFUSALS.labels("quota").inc()
-                raise
+            return await self._acquire(book, _events_by_tenant(submission))
+        except QuotaError:
+            metrics.CAPTURE_REFUSALS.labels("quota").inc()
+            raise
+        finally:
+            self._waiting -= cost
 
     async def admit_event(self, slug: str, size: int) -> Turn:
         """As `admit`, for one event of so many bytes."""
-        with self._room(cost_of(1, size)):
+        cost = self._enter(cost_of(1, size))
+        try:
             book = await self._limits.current()
             turn = await self._turn(book, slug)
             if book.limited:
                 await self._acquire(book, {slug: 1})
             return turn
+        finally:
+            self._waiting -= cost
 
     def take_back(self, needs: Sequence[Need]) -> None:
         """The call was not taken in after all."""
         self._limiter.give_back(needs)
 
-    @contextmanager
-    def _room(self, cost: int) -> Iterator[None]:
+    def _enter(self, cost: int) -> int:
         """What waits here is held in memory, so it is bounded as the queue behind is."""
         if self._waiting + cost > self._max_waiting:
             metrics.CAPTURE_REFUSALS.labels("queue").inc()
             raise OverloadedError("what waits for admission", 0.1)
         self._waiting += cost
-        try:
-            yield
-        finally:
-            self._waiting -= cost
+        return cost
 
     async def _turn(self, book: LimitBook, slug: str) -> Turn:
         tenant = await self._tenants.find(slug)

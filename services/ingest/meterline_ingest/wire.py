@@ -132,35 +132,42 @@ def _count_fields(data: bytes, start: int, end: int, name: str) -> None:
 def _parts(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
     """(field, start, end) of the texts and messages of a message. Raises IndexError past the end."""
     while at < end:
-        tag, at = _number(data, at)
-        match tag & 7:
-            case 0:
-                _, at = _number(data, at)
-            case 1:
-                at += 8
-            case 2:
-                size, at = _number(data, at)
-                yield tag >> 3, at, at + size
-                at += size
-            case 5:
-                at += 4
-            case _:
-                pass  # a group begins or ends; its parts count as those of the message
+        tag = data[at]
+        at += 1
+        if tag > 0x7F:
+            tag, at = _number(data, at - 1)
+        kind = tag & 7
+        if kind == 2:
+            # Nearly all lengths have one or two bytes; a call for each would take half of the time.
+            size = data[at]
+            at += 1
+            if size > 0x7F:
+                more = data[at]
+                if more > 0x7F:
+                    size, at = _number(data, at - 1)
+                else:
+                    size, at = (size & 0x7F) | more << 7, at + 1
+            yield tag >> 3, at, at + size
+            at += size
+        elif kind == 0:
+            _, at = _number(data, at)
+        elif kind == 1:
+            at += 8
+        elif kind == 5:
+            at += 4
+        # Else a group begins or ends: its parts count as those of the message.
 
 
 def _number(data: bytes, at: int) -> tuple[int, int]:
     """A varint, and where it ends."""
-    value = data[at]
-    at += 1
-    if value < 0x80:
-        return value, at
-    value &= 0x7F
-    shift = 7
-    while (byte := data[at]) > 0x7F:
-        value |= (byte & 0x7F) << shift
-        shift += 7
+    byte = data[at]
+    value, shift = byte & 0x7F, 0
+    while byte > 0x7F:
         at += 1
-    return value | byte << shift, at + 1
+        shift += 7
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+    return value, at + 1
 
 
 def read_map(entries: Iterable[bytes]) -> dict[str, str]:
