@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import LiteralString
 
@@ -60,11 +62,11 @@ class Expected:
         return {tenant: (len(units), sum(units.values())) for tenant, units in self.units.items()}
 
 
-async def prepare(mesh: Mesh) -> None:
+async def prepare(mesh: Mesh, tenants: Sequence[str] = TENANTS) -> None:
     """Tenants, an event type and two meters. Repeats itself while services come and go."""
     identity, ingest, aggregate = (mesh.channel(name) for name in ("identity", "ingest", "aggregate"))
     try:
-        for tenant in TENANTS:
+        for tenant in tenants:
             await tenants_pb2_grpc.TenantsServiceStub(identity).OnboardTenant(
                 tenants_pb2.OnboardTenantRequest(
                     tenant_id=tenant,
@@ -107,6 +109,7 @@ class Reporter:
         self._random = random.Random(seed)
         self.acknowledged = 0
         self.repeated = 0
+        self.failures: Counter[str] = Counter()
         self.progress = asyncio.Event()
 
     async def run(self, events: int) -> None:
@@ -122,6 +125,13 @@ class Reporter:
             while not stop.is_set():
                 await self._report(stub, self._batch)
 
+    async def deliver(self, requests: Iterable[capture_pb2.ReportRequest]) -> None:
+        """Sends these, whose events the caller has made known, until they are acknowledged."""
+        async with self._channel() as channel:
+            stub = capture_pb2_grpc.CaptureServiceStub(channel)
+            for request in requests:
+                await self._deliver(stub, request)
+
     def _channel(self) -> aio.Channel:
         quick = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
         return self._mesh.channel("ingest", quick)
@@ -136,18 +146,23 @@ class Reporter:
             for _ in range(events)
         ]
         self._expected.add(tenant, samples)
-        request = rows(*samples, tenant_id=tenant)
-        while not await self._attempt(stub, request):
-            self.repeated += 1
+        await self._deliver(stub, rows(*samples, tenant_id=tenant))
         self.acknowledged += events
         self.progress.set()
+
+    async def _deliver(
+        self, stub: capture_pb2_grpc.CaptureServiceAsyncStub, request: capture_pb2.ReportRequest
+    ) -> None:
+        while not await self._attempt(stub, request):
+            self.repeated += 1
 
     async def _attempt(
         self, stub: capture_pb2_grpc.CaptureServiceAsyncStub, request: capture_pb2.ReportRequest
     ) -> bool:
         try:
             answer = await stub.Report(request, timeout=CALL_SECONDS, wait_for_ready=True)
-        except aio.AioRpcError:
+        except aio.AioRpcError as error:
+            self.failures[error.code().name] += 1
             return False
         # Every event was taken, now or in an attempt whose answer was lost.
         assert answer.accepted + answer.duplicate == len(request.rows.events), answer
@@ -162,11 +177,11 @@ class Reporter:
                 await self.progress.wait()
 
 
-async def counted(mesh: Mesh) -> dict[str, tuple[int, int]]:
+async def counted(mesh: Mesh, tenants: Iterable[str] = TENANTS) -> dict[str, tuple[int, int]]:
     """(count, sum) by tenant, as QueryUsage tells them."""
     found = {}
     async with mesh.channel("aggregate") as channel:
-        for tenant in TENANTS:
+        for tenant in tenants:
             calls, units = [await month_total(channel, tenant, meter) for meter in METERS]
             found[tenant] = (int(calls), int(units))
     return found
@@ -209,7 +224,7 @@ async def is_exact(mesh: Mesh, expected: Expected, *, seconds: float = 60.0) -> 
     await eventually(lambda: settled(mesh), seconds=seconds)
     usage = expected.usage()
     stored = {tenant: count for tenant, (count, _) in usage.items() if count}
-    exact = await accepted(mesh) == stored and await counted(mesh) == usage
+    exact = await accepted(mesh) == stored and await counted(mesh, usage) == usage
     return exact and dead_letters(mesh) == copies(mesh) == 0
 
 

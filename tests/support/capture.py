@@ -25,6 +25,8 @@ from meterline_protos.ingest.v1 import (
     event_types_pb2,
     event_types_pb2_grpc,
     events_pb2_grpc,
+    limits_pb2,
+    limits_pb2_grpc,
 )
 
 from tests.support.databases import TestDatabase
@@ -120,6 +122,7 @@ class RunningIngest:
 
     channel: aio.Channel
     bus: Bus
+    address: str
 
     @property
     def capture(self) -> capture_pb2_grpc.CaptureServiceAsyncStub:
@@ -132,6 +135,18 @@ class RunningIngest:
     @property
     def types(self) -> event_types_pb2_grpc.EventTypesServiceAsyncStub:
         return event_types_pb2_grpc.EventTypesServiceStub(self.channel)
+
+    @property
+    def limits(self) -> limits_pb2_grpc.LimitsServiceAsyncStub:
+        return limits_pb2_grpc.LimitsServiceStub(self.channel)
+
+    async def limit_plan(self, rate: int, burst: int = 0, *, plan: str = "basic", weight: int = 0) -> None:
+        limits = limits_pb2.Limits(events_per_second=rate, burst=burst, weight=weight)
+        await self.limits.PutPlanLimits(limits_pb2.PutPlanLimitsRequest(plan=plan, limits=limits))
+
+    async def limit_tenant(self, slug: str, rate: int, burst: int = 0, *, weight: int = 0) -> None:
+        limits = limits_pb2.Limits(events_per_second=rate, burst=burst, weight=weight)
+        await self.limits.PutTenantLimits(limits_pb2.PutTenantLimitsRequest(tenant_id=slug, limits=limits))
 
     async def report(self, request: capture_pb2.ReportRequest) -> capture_pb2.ReportResponse:
         response: capture_pb2.ReportResponse = await self.capture.Report(request, timeout=20)
@@ -186,6 +201,6 @@ async def running_ingest(
     async with running(service) as channel:
         await bus.start()
         try:
-            yield RunningIngest(channel, bus)
+            yield RunningIngest(channel, bus, service.server.address)
         finally:
             await bus.stop()

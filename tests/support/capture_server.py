@@ -9,9 +9,9 @@ from concurrent import futures
 from contextlib import contextmanager
 
 import grpc
-from google.protobuf import any_pb2, duration_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
+from meterline.errors import MeterlineError, OverloadedError, QuotaError
+from meterline.rpc.errors import to_status
 from meterline_protos.ingest.v1 import capture_pb2, capture_pb2_grpc
 
 from tests.support.client import Capture
@@ -40,13 +40,20 @@ def unavailable(
 
 def overloaded(seconds: float) -> Act:
     """Asks to be left alone for some time."""
-    delay = duration_pb2.Duration(nanos=round(seconds * 1e9))
-    detail = any_pb2.Any()
-    detail.Pack(error_details_pb2.RetryInfo(retry_delay=delay))
-    status = status_pb2.Status(code=code_pb2.RESOURCE_EXHAUSTED, message="queue is full", details=[detail])
+    return refused(OverloadedError("queue", seconds))
+
+
+def over_quota(seconds: float) -> Act:
+    """Refuses for a tenant that is over its limit."""
+    return refused(QuotaError({"tenant:acme": "100 events a second, 100 at once"}, seconds))
+
+
+def refused(error: MeterlineError) -> Act:
+    """Answers as the service would."""
+    status = rpc_status.to_status(to_status(error))
 
     def act(_: Capture, request: capture_pb2.ReportRequest, context: Context) -> capture_pb2.ReportResponse:
-        context.abort_with_status(rpc_status.to_status(status))
+        context.abort_with_status(status)
 
     return act
 

@@ -13,15 +13,19 @@ _CHUNK = 1 << 16
 class Proxy:
     """Forwards 127.0.0.1:`port` to a port on loopback, until told otherwise.
 
-    While `swallow()` is in force answers vanish, and `swallowed` is set when the first one has. `cut()`
-    breaks all connections. `inspect` sees each piece of an answer before it is passed on and returns
-    whether to pass it; when it says no, the connection is cut and the piece is lost.
+    While `swallow()` is in force answers vanish, and `swallowed` is set when the first one has. While
+    `blackhole()` is in force nothing passes in either direction, and nothing is closed: the other side seems
+    to be there and says nothing. `forward()` ends both. `cut()` breaks all connections. `inspect` sees each
+    piece of an answer before it is passed on and returns whether to pass it; when it says no, the connection
+    is cut and the piece is lost.
     """
 
     def __init__(self, target_port: int, inspect: Callable[[bytes], bool] = lambda _: True) -> None:
         self._target_port = target_port
         self._inspect = inspect
         self._swallowing = False
+        self._open = asyncio.Event()
+        self._open.set()
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -36,8 +40,12 @@ class Proxy:
         self.swallowed.clear()
         self._swallowing = True
 
+    def blackhole(self) -> None:
+        self._open.clear()
+
     def forward(self) -> None:
         self._swallowing = False
+        self._open.set()
 
     async def cut(self) -> None:
         """Breaks all connections; new ones are accepted."""
@@ -82,6 +90,7 @@ class Proxy:
     ) -> None:
         try:
             while data := await reader.read(_CHUNK):
+                await self._open.wait()
                 if answers and self._swallowing:
                     self.swallowed.set()
                     continue

@@ -12,7 +12,7 @@ import re
 import secrets
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -155,6 +155,15 @@ class Mesh:
     async def start_service(self, service: str, **environment: str) -> None:
         """Starts one service, with more variables if given."""
         await self.supervisor.start(self._service(service, environment))
+
+    async def start_replica(self, service: str, name: str) -> None:
+        """One more process of a service beside the usual one; `name` is what its address goes by."""
+        ports = {
+            "METERLINE_GRPC_PORT": str(self._port(name)),
+            "METERLINE_METRICS_PORT": str(self._port(f"{name}-metrics")),
+        }
+        spec = self._service(service, ports)
+        await self.supervisor.start(replace(spec, name=name, log_file=self._log(name)))
 
     async def stop(self) -> None:
         await self.supervisor.stop()

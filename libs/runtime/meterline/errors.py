@@ -89,6 +89,18 @@ class OverloadedError(MeterlineError):
         self.retry_after = retry_after
 
 
+class QuotaError(MeterlineError):
+    """A limit that somebody agreed to is used up; repeat after `retry_after` seconds.
+
+    violations: by subject (`tenant:acme`), what its limit is
+    """
+
+    def __init__(self, violations: Mapping[str, str], retry_after: float) -> None:
+        super().__init__("; ".join(f"{subject}: {limit}" for subject, limit in violations.items()))
+        self.violations = violations
+        self.retry_after = retry_after
+
+
 class UnavailableError(MeterlineError):
     """A part that is needed does not answer; repeat with backoff."""
 

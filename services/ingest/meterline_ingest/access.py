@@ -11,6 +11,7 @@ _CAPTURE: Final = "meterline.ingest.v1.CaptureService"
 _EVENTS: Final = "meterline.ingest.v1.EventsService"
 _TYPES: Final = "meterline.ingest.v1.EventTypesService"
 _CATALOGUE: Final = "meterline.ingest.v1.CatalogueService"
+_LIMITS: Final = "meterline.ingest.v1.LimitsService"
 _TIMERS: Final = "meterline.ingest.v1.TimersService"
 _PRIVACY: Final = "meterline.ingest.v1.PrivacyService"
 _AUDIT: Final = "meterline.ingest.v1.AuditService"
@@ -31,6 +32,11 @@ RULES: Final[Rules] = {
     f"{_CATALOGUE}/GetEntry": Rule(Permission.READ),
     f"{_CATALOGUE}/ListEntries": Rule(Permission.READ),
     f"{_CATALOGUE}/DeleteEntries": Rule(Permission.CONFIGURE),
+    f"{_LIMITS}/PutPlanLimits": Rule(Permission.OPERATE, Reach.EVERYBODY),
+    f"{_LIMITS}/ListPlanLimits": Rule(Permission.OPERATE, Reach.EVERYBODY),
+    f"{_LIMITS}/PutTenantLimits": Rule(Permission.OPERATE, Reach.EVERYBODY),
+    f"{_LIMITS}/DeleteTenantLimits": Rule(Permission.OPERATE, Reach.EVERYBODY),
+    f"{_LIMITS}/GetTenantLimits": Rule(Permission.READ),
     f"{_TIMERS}/StartTimer": Rule(Permission.CAPTURE),
     f"{_TIMERS}/HeartbeatTimer": Rule(Permission.CAPTURE),
     f"{_TIMERS}/StopTimer": Rule(Permission.CAPTURE),

@@ -17,6 +17,7 @@ from meterline_ingest.domain.limits import TimeLimits
 from meterline_ingest.domain.outcomes import Problem, Problems
 from meterline_ingest.domain.ownership import Share
 from meterline_ingest.domain.skew import Sending, correct
+from meterline_ingest.domain.type_book import TypeBook
 from meterline_ingest.domain.validation import Check
 from meterline_ingest.registry import TenantDirectory, TypeRegistry
 from meterline_ingest.repository.catalogue import CatalogueReader
@@ -62,9 +63,12 @@ class Capture:
         return (await self._judge([submission])).checked.problems.by_row.get(0)
 
     async def _judge(self, submissions: Sequence[Submission]) -> Flush:
-        columns, problems = _read(submissions)
-        corrected = correct(columns.times_us, list(map(_sending, submissions)), self._skews.tolerance_us)
+        book = await self._types.current()
+        columns, problems = _read(submissions, book)
         types = await self._types.current(columns.types)
+        if types is not book:
+            columns, problems = _read(submissions, types)
+        corrected = correct(columns.times_us, list(map(_sending, submissions)), self._skews.tolerance_us)
         check = Check(
             replace(columns, times_us=corrected.times_us),
             await self._tenants.numbers(columns.tenants),
@@ -93,13 +97,13 @@ def _any_age(submissions: Sequence[Submission]) -> Flags | None:
     )
 
 
-def _read(submissions: Sequence[Submission]) -> tuple[Columns, Problems]:
+def _read(submissions: Sequence[Submission], types: TypeBook) -> tuple[Columns, Problems]:
     """All rows in the order of `submissions`. Neighbouring calls that brought rows are read in one go."""
     parts: list[tuple[Columns, Problems]] = []
     reader: RowReader | None = None
     for submission in submissions:
         if submission.columns is None:
-            reader = reader or RowReader()
+            reader = reader or RowReader(types.quantity_names)
             reader.add(submission.rows, submission.tenant_id, submission.origin.source)
             continue
         if reader is not None:
@@ -108,7 +112,7 @@ def _read(submissions: Sequence[Submission]) -> tuple[Columns, Problems]:
         parts.append((submission.columns, Problems(len(submission.columns))))
     if reader is not None:
         parts.append(reader.finish())
-    columns = concatenate([each for each, _ in parts])
+    columns = concatenate([each for each, _ in parts], types.quantity_names)
     problems = Problems(len(columns))
     start = 0
     for each, found in parts:

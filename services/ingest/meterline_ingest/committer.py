@@ -1,16 +1,17 @@
 """Group commit: calls that arrive together share one transaction and one message.
 
 Each call keeps its own batch, with its own trace, so that lineage does not depend on who else was there.
-The queue is bounded: beyond it callers are told to come back.
+The queue is bounded and fair between tenants: beyond their share of it callers are told to come back.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from meterline import tasks
 from meterline.errors import MeterlineError, OverloadedError, UnavailableError
 from meterline.telemetry import metrics
 from meterline.telemetry.logging import logger
@@ -19,6 +20,8 @@ from opentelemetry.trace import SpanContext
 
 from meterline_ingest.domain.batches import BatchOrigin
 from meterline_ingest.domain.columns import Columns
+from meterline_ingest.domain.fair_queue import FairQueue
+from meterline_ingest.domain.limits import MAX_COLUMN_ROWS
 from meterline_ingest.domain.outcomes import Problem
 
 log = logger()
@@ -26,6 +29,13 @@ log = logger()
 # A flush takes as many events as the largest efficient batch; more would only delay the answers.
 MAX_FLUSH_EVENTS = 5_000
 MAX_FLUSH_BYTES = 4 << 20
+# So many bytes count as an event where an event has more, so that one bound is enough for both.
+BYTES_AN_EVENT = MAX_FLUSH_BYTES // MAX_FLUSH_EVENTS
+# What a tenant may have in a flush before it is the next one's turn. More would make flushes longer for
+# those who have little; less would make more of them.
+TURN_EVENTS = 1_000
+# A flush that takes longer is given up: its callers are gone by then, or send again.
+FLUSH_SECONDS = 10.0
 # Fewer waiting events than this are worth a wait for company.
 SMALL_EVENTS = 500
 # While a window brings this many, the next one is waited for as well, up to so many windows.
@@ -59,6 +69,17 @@ class Result:
     batch_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Among whose calls a call waits, by the number of the tenant (0: not known), and that tenant's share."""
+
+    flow: int = 0
+    weight: int = 1
+
+
+NOBODYS_TURN = Turn()
+
+
 @dataclass(slots=True, eq=False)
 class Submission:
     """One call, or what a stream brought between two flushes. Either `rows` or `columns`.
@@ -72,14 +93,24 @@ class Submission:
     columns: Columns | None = None
     bytes: int = 0
     flags: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    turn: Turn = NOBODYS_TURN
     taken: bool = False
     result: asyncio.Future[Result] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def __len__(self) -> int:
         return len(self.rows) if self.columns is None else len(self.columns)
 
+    @property
+    def cost(self) -> int:
+        return cost_of(len(self), self.bytes)
 
-Flush = Callable[[Sequence[Submission]], Awaitable[list[Result]]]
+
+def cost_of(events: int, size: int) -> int:
+    """What a flush and the queue count: events, or bytes where those are more."""
+    return max(events, -(-size // BYTES_AN_EVENT))
+
+
+Flush = Callable[[Sequence[Submission]], Coroutine[Any, Any, list[Result]]]
 
 
 class Committer:
@@ -88,15 +119,15 @@ class Committer:
     def __init__(self, flush: Flush, *, workers: int, window: float, max_queued: int) -> None:
         """
         window: seconds that few events wait for company; a few times as long while more keep coming
-        max_queued: events, beyond which is overload
+        max_queued: events, or their like in bytes, beyond which is overload
         """
         self._flush = flush
         self._count = workers
         self._window = window
-        self._max_queued = max_queued
-        self._queue: deque[Submission] = deque()
+        self._queue: FairQueue[Submission] = FairQueue(
+            max_queued, turn=TURN_EVENTS, guaranteed=MAX_COLUMN_ROWS
+        )
         self._waiting = 0
-        self._pending = 0
         self._arrived = asyncio.Event()
         self._changed = asyncio.Event()
         self._small_flushes = 0
@@ -120,46 +151,51 @@ class Committer:
 
     def submit(self, submission: Submission) -> None:
         """Queues a call; its `result` is set when it is durable. Raises OverloadedError."""
-        self.reserve(len(submission))
-        self._queue.append(submission)
+        self._reserve(submission, len(submission), submission.cost)
+        self._queue.add(submission.turn.flow, submission)
         self._arrived.set()
 
-    def reserve(self, events: int) -> None:
-        """Makes room for events, in a new submission or added to one that is not taken yet."""
+    def extend(self, submission: Submission, size: int) -> None:
+        """Makes room for one more event of so many bytes in a submission that is not taken yet. Raises
+        OverloadedError."""
+        grown = cost_of(len(submission) + 1, submission.bytes + size)
+        self._reserve(submission, 1, grown - submission.cost)
+        submission.bytes += size
+
+    def _reserve(self, submission: Submission, events: int, cost: int) -> None:
         if not self._workers:
             raise UnavailableError("the service is stopping")
-        if self._pending + events > self._max_queued:
-            raise OverloadedError("the capture queue", 0.1)
-        self._pending += events
+        if not self._queue.reserve(submission.turn.flow, submission.turn.weight, cost):
+            metrics.CAPTURE_REFUSALS.labels("queue").inc()
+            raise OverloadedError("the tenant's share of the capture queue", 0.1)
         self._idle.clear()
         self._waiting += events
         if self._waiting >= SMALL_EVENTS:
             self._changed.set()
-        metrics.CAPTURE_QUEUE.set(self._pending)
+        metrics.CAPTURE_QUEUE.set(self._queue.held)
 
     async def _work(self) -> None:
         while True:
             async with self._gathering:
                 submissions = await self._gather()
-            await self._finish(submissions)
+            if submissions:
+                await self._finish(submissions)
 
     async def _gather(self) -> list[Submission]:
         while not self._queue:
             self._arrived.clear()
             await self._arrived.wait()
         await self._company()
-        taken: list[Submission] = []
-        events = size = 0
-        while self._queue and events < MAX_FLUSH_EVENTS and size < MAX_FLUSH_BYTES:
-            following = self._queue[0]
-            if taken and events + len(following) > MAX_FLUSH_EVENTS:
-                break
-            following.taken = True
-            taken.append(self._queue.popleft())
-            events += len(following)
-            size += following.bytes
-        self._waiting -= events
-        return taken
+        wanted = []
+        for submission in self._queue.take(MAX_FLUSH_EVENTS):
+            submission.taken = True
+            self._waiting -= len(submission)
+            if submission.result.cancelled():
+                # Its caller has gone and sends it again; storing it twice over would only hold up others.
+                self._release(submission)
+            else:
+                wanted.append(submission)
+        return wanted
 
     async def _company(self) -> None:
         """Lets few events wait: while they come briskly, and while other few are being flushed.
@@ -184,16 +220,20 @@ class Committer:
                 pass  # the window is over
 
     async def _finish(self, submissions: Sequence[Submission]) -> None:
-        events = sum(map(len, submissions))
-        small = events < SMALL_EVENTS
+        small = sum(map(len, submissions)) < SMALL_EVENTS
         self._small_flushes += small
-        work = asyncio.ensure_future(self._flush(submissions))
+        work = asyncio.create_task(self._flush(submissions))
         try:
-            results = await asyncio.shield(work)
+            async with asyncio.timeout(FLUSH_SECONDS):
+                results = await asyncio.shield(work)
         except asyncio.CancelledError:
             await asyncio.gather(work, return_exceptions=True)
             _fail(submissions, UnavailableError("the service is stopping"))
             raise
+        except TimeoutError:
+            # Perhaps it is durable all the same; then the same events sent again are duplicates.
+            _fail(submissions, UnavailableError("the database did not answer in time"))
+            await tasks.end(work)
         except MeterlineError as error:
             _fail(submissions, error)
         except Exception as error:
@@ -206,10 +246,14 @@ class Committer:
         finally:
             self._small_flushes -= small
             self._changed.set()
-            self._pending -= events
-            if not self._pending:
-                self._idle.set()
-            metrics.CAPTURE_QUEUE.set(self._pending)
+            for submission in submissions:
+                self._release(submission)
+
+    def _release(self, submission: Submission) -> None:
+        self._queue.release(submission.turn.flow, submission.cost)
+        if not self._queue.held:
+            self._idle.set()
+        metrics.CAPTURE_QUEUE.set(self._queue.held)
 
 
 def _fail(submissions: Sequence[Submission], error: Exception) -> None:

@@ -30,25 +30,31 @@ from meterline_protos.ingest.v1 import (
     catalogue_pb2,
     event_types_pb2,
     events_pb2,
+    limits_pb2,
     privacy_pb2,
     timers_pb2,
 )
 
 from meterline_ingest.access import NEEDS, RULES
+from meterline_ingest.admission import Admission
 from meterline_ingest.capture import Capture
 from meterline_ingest.committer import Committer
 from meterline_ingest.handlers.catalogue import Catalogue
 from meterline_ingest.handlers.key_upkeep import KeyUpkeep
 from meterline_ingest.handlers.keys import KeyStore
+from meterline_ingest.handlers.limits import LimitHandlers
 from meterline_ingest.handlers.resealing import Resealer
 from meterline_ingest.handlers.timers import TimerLimits, Timers
-from meterline_ingest.registry import TenantDirectory, TypeRegistry
+from meterline_ingest.rate_limiter import RateLimiter
+from meterline_ingest.registry import KnownTenants, LimitRegistry, TenantDirectory, TypeRegistry
 from meterline_ingest.repository.audit import AuditReader
+from meterline_ingest.repository.buckets import BucketRepository
 from meterline_ingest.repository.catalogue import CatalogueReader
 from meterline_ingest.repository.data_keys import DataKeys
 from meterline_ingest.repository.details import SealedDetails
 from meterline_ingest.repository.dictionaries import Dictionaries
 from meterline_ingest.repository.event_types import EventTypeRepository
+from meterline_ingest.repository.limits import LimitRepository
 from meterline_ingest.repository.partitions import Partitions
 from meterline_ingest.repository.reading import EventReader
 from meterline_ingest.repository.writing import EventWriter
@@ -57,6 +63,7 @@ from meterline_ingest.servicers.capture import CaptureServicer, add_to_server
 from meterline_ingest.servicers.catalogue import CatalogueServicer
 from meterline_ingest.servicers.event_types import EventTypesServicer
 from meterline_ingest.servicers.events import EventsServicer
+from meterline_ingest.servicers.limits import LimitsServicer
 from meterline_ingest.servicers.privacy import PrivacyServicer
 from meterline_ingest.servicers.timers import TimersServicer
 from meterline_ingest.settings import IngestSettings
@@ -99,6 +106,10 @@ class Ingest:
             window=settings.commit_window_ms / 1000,
             max_queued=settings.max_queued_events,
         )
+        self._limits = LimitRepository(self._database)
+        self._buckets = BucketRepository(self._database)
+        self._limit_registry = LimitRegistry(self._limits)
+        self._limiter = RateLimiter(self._buckets)
         self._timers = self._build_timers()
         rules = settings.burial_rules
         self._known_tenants = Consumer(
@@ -112,6 +123,8 @@ class Ingest:
             self._known_tenants,
             self._identity,
             *self._keeping(),
+            self._limit_registry,
+            self._limiter,
             self._committer,
             TimerSweep(self._database, self._timers),
         )
@@ -170,6 +183,14 @@ class Ingest:
             Periodic("reseal", settings.reseal_seconds, resealer.run),
         )
 
+    def _admission(self) -> Admission:
+        return Admission(
+            KnownTenants(self._tenants),
+            self._limit_registry,
+            self._limiter,
+            max_waiting=self._settings.max_queued_events,
+        )
+
     def _signed_calls(self) -> SignedCalls:
         settings = self._settings
         keys = SigningKeys(
@@ -182,11 +203,14 @@ class Ingest:
     def _servicers(self) -> Sequence[Servicer]:
         reader = EventReader(self._database)
         catalogue = Catalogue(self._database, self._unit_of_work, self._tenants, self._entries)
+        limits = LimitHandlers(
+            self._unit_of_work, self._tenants, self._limits, self._buckets, self._limit_registry
+        )
         return (
             service(
                 capture_pb2,
                 "CaptureService",
-                CaptureServicer(self._committer, self._signed_calls(), self._clock),
+                CaptureServicer(self._admission(), self._committer, self._signed_calls(), self._clock),
                 add_to_server,
             ),
             service(events_pb2, "EventsService", EventsServicer(self._tenants, reader, self._types)),
@@ -196,6 +220,7 @@ class Ingest:
                 EventTypesServicer(self._unit_of_work, self._tenants, self._event_types, self._types),
             ),
             service(catalogue_pb2, "CatalogueService", CatalogueServicer(catalogue)),
+            service(limits_pb2, "LimitsService", LimitsServicer(limits)),
             service(timers_pb2, "TimersService", TimersServicer(self._timers)),
             service(privacy_pb2, "PrivacyService", PrivacyServicer(self._key_store, self._tenants, ())),
             service(audit_pb2, "AuditService", AuditServicer(self._tenants, AuditReader(self._database))),

@@ -1,4 +1,4 @@
-"""What capture must know of the world: tenants and event types, from memory where possible."""
+"""What capture must know of the world: tenants, event types and limits, from memory where possible."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ from collections.abc import Iterable
 
 from cachetools import TTLCache
 from grpc import aio
+from meterline.errors import MeterlineError
 from meterline.rpc.client import as_unavailable, is_not_found
-from meterline.tenants import TenantReplica
+from meterline.tenants import Tenant, TenantReplica
 from meterline_protos.identity.v1 import tenants_pb2, tenants_pb2_grpc
 
+from meterline_ingest.domain.rate_limits import LimitBook
 from meterline_ingest.domain.type_book import TypeBook
+from meterline_ingest.lookups import Lookups
 from meterline_ingest.repository.event_types import EventTypeRepository
+from meterline_ingest.repository.limits import LimitRepository
 
 # A type that is put on one replica is known to the others after this long.
 TYPES_SECONDS = 2.0
+# So is a limit.
+LIMITS_SECONDS = 2.0
 # A name that identity does not know is asked for again after this long.
 UNKNOWN_SECONDS = 1.0
 
@@ -42,6 +48,63 @@ class TypeRegistry:
 
     def forget(self) -> None:
         self._looked_at = float("-inf")
+
+
+class LimitRegistry:
+    """All limits, read again only after a change."""
+
+    def __init__(self, repository: LimitRepository) -> None:
+        self._repository = repository
+        self._book = LimitBook()
+        self._change = -1
+        self._looked_at = float("-inf")
+        self._looks = Lookups(self._look)
+
+    async def start(self) -> None:
+        """Before the first call comes in: until then no limit is known."""
+        await self._looks.get(None)
+
+    async def stop(self) -> None:
+        """Nothing to end."""
+
+    async def current(self) -> LimitBook:
+        now = time.monotonic()
+        if now - self._looked_at > LIMITS_SECONDS:
+            # One call looks for all; the others go on with what was known.
+            before, self._looked_at = self._looked_at, now
+            try:
+                await self._looks.get(None)
+            except MeterlineError:
+                self._looked_at = before
+                raise
+        return self._book
+
+    async def _look(self, _: None) -> None:
+        change = await self._repository.last_change()
+        if change != self._change:
+            # What changes in between is only read twice.
+            self._book, self._change = await self._repository.book(), change
+
+    def forget(self) -> None:
+        self._looked_at = float("-inf")
+
+
+class KnownTenants:
+    """Tenants as the replica has them. A name that it does not know is looked for again after a moment."""
+
+    def __init__(self, replica: TenantReplica) -> None:
+        self._replica = replica
+        self._unknown: TTLCache[str, bool] = TTLCache(10_000, UNKNOWN_SECONDS)
+        self._looks = Lookups(replica.find)
+
+    async def find(self, name: str) -> Tenant | None:
+        known = self._replica.cached(name)
+        if known is not None or name in self._unknown:
+            return known
+        found = await self._looks.get(name)
+        if found is None:
+            self._unknown[name] = True
+        return found
 
 
 class TenantDirectory:

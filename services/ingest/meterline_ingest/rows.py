@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from meterline_ingest.domain.columns import (
     Int64s,
     Pairs,
     QuantityColumn,
+    kept_name,
 )
 from meterline_ingest.domain.outcomes import Kind, Problem, Problems
 from meterline_ingest.translate import Interned, index_array
@@ -30,7 +31,9 @@ _SECONDS_MAX = 253_402_300_799  # the end of the year 9999, as google.protobuf.T
 class RowReader:
     """Collects rows of one or many calls; `finish` gives the columns and what was wrong with single rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: Container[str]) -> None:
+        """known: the names of quantities of all types"""
+        self._known = known
         self._tenants, self._types, self._subjects = Interned(), Interned(), Interned()
         self._sets, self._quantity_sets, self._property_sets = Interned(), Interned(), Interned()
         self._tenant_index: list[int] = []
@@ -168,7 +171,9 @@ class RowReader:
                     continue
                 column = columns.get((name, scale))
                 if column is None:
-                    column = columns[name, scale] = [0] * len(sets), [False] * len(sets)
+                    kept = kept_name(name, self._known, len(columns))
+                    empty = [0] * len(sets), [False] * len(sets)
+                    column = columns.setdefault((kept, scale if kept else 0), empty)
                 column[0][position] = units
                 column[1][position] = True
         return [_spread(name, scale, *column, rows) for (name, scale), column in columns.items()]

@@ -23,7 +23,7 @@ from meterline_ingest.domain.columns import (
     Pairs,
     QuantityColumn,
 )
-from meterline_ingest.domain.limits import MAX_COLUMN_ROWS
+from meterline_ingest.domain.limits import MAX_COLUMN_ROWS, MAX_QUANTITY_COLUMNS
 
 _INDEX = np.dtype("<u4")
 _INT64 = np.dtype("<i8")
@@ -35,6 +35,7 @@ def from_columns(message: capture_pb2.EventColumns, tenant_id: str, source: str)
     Raises InvalidArgumentError naming the column.
     """
     rows = _count(message)
+    _check_dictionaries(message, rows)
     tenants = list(message.tenants) or [tenant_id]
     subjects = list(message.subjects) or [""]
     sets = _sets("dimension_sets", message.dimension_sets)
@@ -72,6 +73,15 @@ def _count(message: capture_pb2.EventColumns) -> int:
     if rows > MAX_COLUMN_ROWS:
         raise InvalidArgumentError("columns", f"at most {MAX_COLUMN_ROWS} rows", "TOO_MANY_EVENTS")
     return rows
+
+
+def _check_dictionaries(message: capture_pb2.EventColumns, rows: int) -> None:
+    """Entries that no row can name would only cost memory and time."""
+    for name in ("tenants", "types", "subjects", "dimension_sets", "property_sets"):
+        if len(getattr(message, name)) > max(rows, 1):
+            raise InvalidArgumentError(f"columns.{name}", "at most one a row")
+    if len(message.quantities) > MAX_QUANTITY_COLUMNS:
+        raise InvalidArgumentError("columns.quantities", f"at most {MAX_QUANTITY_COLUMNS}")
 
 
 def _index(packed: bytes, name: str, rows: int, entries: int) -> Indexes:

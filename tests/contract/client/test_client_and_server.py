@@ -17,6 +17,7 @@ from tests.support.capture_server import (
     blackhole,
     lose_answer,
     malformed_for,
+    over_quota,
     overloaded,
     serving,
     unavailable,
@@ -62,8 +63,8 @@ def test_what_is_recorded_arrives_once() -> None:
     assert {call.source for call in server.calls} == {"test/1"}
 
 
-@pytest.mark.req("T1.1", "T1.2")
-@pytest.mark.parametrize("bad_day", [lose_answer, unavailable, overloaded(0.02)])
+@pytest.mark.req("T1.1", "T1.2", "T4.2")
+@pytest.mark.parametrize("bad_day", [lose_answer, unavailable, overloaded(0.02), over_quota(0.02)])
 def test_what_arrives_several_times_counts_once(bad_day: Act) -> None:
     script = [bad_day, accept, bad_day, bad_day, bad_day, accept, bad_day] * 3
     with serving(CaptureServer(*script)) as server, client(server) as one:

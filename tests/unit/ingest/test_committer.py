@@ -8,14 +8,28 @@ from contextlib import asynccontextmanager
 
 import pytest
 from meterline.errors import MeterlineError, OverloadedError, UnavailableError
-from meterline_ingest.committer import MAX_FLUSH_EVENTS, Committer, Flush, Origin, Result, Submission
+from meterline_ingest import committer as committer_module
+from meterline_ingest.committer import (
+    BYTES_AN_EVENT,
+    MAX_FLUSH_EVENTS,
+    TURN_EVENTS,
+    Committer,
+    Flush,
+    Origin,
+    Result,
+    Submission,
+    Turn,
+)
 from meterline_protos.ingest.v1 import capture_pb2
 from opentelemetry.trace import INVALID_SPAN_CONTEXT
 
+from tests.support.polling import eventually
 
-def submission(events: int = 1) -> Submission:
+
+def submission(events: int = 1, *, flow: int = 1, size: int = 0) -> Submission:
     rows = [capture_pb2.Event() for _ in range(events)]
-    return Submission(Origin("test", 0, None, INVALID_SPAN_CONTEXT), "acme", rows=rows)
+    origin = Origin("test", 0, None, INVALID_SPAN_CONTEXT)
+    return Submission(origin, "acme", rows=rows, bytes=size, turn=Turn(flow))
 
 
 def results(submissions: Sequence[Submission]) -> list[Result]:
@@ -137,3 +151,102 @@ async def test_stopping_flushes_what_was_taken_in_and_refuses_what_comes_after()
     with pytest.raises(UnavailableError):
         made.submit(submission())
     await made.stop()
+
+
+@pytest.mark.req("T4.2")
+async def test_a_flood_does_not_keep_others_from_the_next_flush() -> None:
+    recorder = Recorder()
+    recorder.gate.clear()
+    async with committer(recorder) as made:
+        # The first flush is under way while the others come.
+        made.submit(first := submission(MAX_FLUSH_EVENTS, flow=1))
+        await eventually(lambda: recorder.flushed)
+        flood = [submission(500, flow=1) for _ in range(100)]
+        others = [submission(flow=tenant) for tenant in range(2, 22)]
+        for call in (*flood, *others):
+            made.submit(call)
+        recorder.gate.set()
+        await asyncio.gather(*(call.result for call in (first, *flood, *others)))
+    second = recorder.flushed[1]
+    assert second.count(1) == len(others)
+    assert sum(second) == TURN_EVENTS + len(others)
+    assert sum(map(sum, recorder.flushed)) == MAX_FLUSH_EVENTS + 50_000 + len(others)
+
+
+@pytest.mark.req("T2.4")
+async def test_heavy_events_count_by_their_bytes() -> None:
+    recorder = Recorder()
+    recorder.gate.clear()
+    async with committer(recorder, max_queued=1_000) as made:
+        made.submit(call := submission(1, size=600 * BYTES_AN_EVENT))
+        with pytest.raises(OverloadedError):
+            made.submit(submission(1, size=600 * BYTES_AN_EVENT))
+        made.submit(light := submission(400))
+        recorder.gate.set()
+        await asyncio.gather(call.result, light.result)
+
+
+@pytest.mark.req("T2.4")
+async def test_a_submission_that_grows_is_bounded_too() -> None:
+    recorder = Recorder()
+    recorder.gate.clear()
+    async with committer(recorder, max_queued=100) as made:
+        made.submit(first := submission())
+        await eventually(lambda: recorder.flushed)
+        rows: list[capture_pb2.Event] = [capture_pb2.Event()]
+        growing = submission()
+        growing.rows = rows
+        made.submit(growing)
+        for _ in range(40):
+            made.extend(growing, BYTES_AN_EVENT * 2)
+            rows.append(capture_pb2.Event())
+        assert growing.cost == 80
+        with pytest.raises(OverloadedError):
+            made.extend(growing, 20 * BYTES_AN_EVENT)
+        recorder.gate.set()
+        assert (await growing.result).rows == 41
+        await first.result
+        made.submit(after := submission(100))
+        await after.result
+
+
+@pytest.mark.req("T7.3", "T2.4")
+async def test_a_flush_that_hangs_is_given_up_and_leaves_room_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(committer_module, "FLUSH_SECONDS", 0.05)
+    recorder = Recorder()
+    recorder.gate.clear()
+    async with committer(recorder, max_queued=10) as made:
+        made.submit(call := submission(10))
+        with pytest.raises(UnavailableError):
+            await call.result
+        recorder.gate.set()
+        await eventually(lambda: submitted(made, 10))
+
+
+@pytest.mark.req("T2.4")
+async def test_what_its_caller_has_left_is_not_stored() -> None:
+    recorder = Recorder()
+    recorder.gate.clear()
+    async with committer(recorder) as made:
+        made.submit(first := submission())
+        await eventually(lambda: recorder.flushed)
+        left, stays = submission(2), submission(3)
+        made.submit(left)
+        made.submit(stays)
+        left.result.cancel()
+        recorder.gate.set()
+        await asyncio.gather(first.result, stays.result)
+        # Nor does a flush of nothing take place when all have gone.
+        made.submit(gone := submission(4))
+        gone.result.cancel()
+    assert recorder.flushed == [[1], [3]]
+
+
+def submitted(made: Committer, events: int) -> bool:
+    try:
+        made.submit(submission(events))
+    except OverloadedError:
+        return False
+    return True

@@ -31,7 +31,7 @@ samples = st.builds(
 
 
 def checked(batch: list[Sample]) -> Check:
-    reader = RowReader()
+    reader = RowReader(frozenset())
     parsed = wire.ReportRequest.FromString(rows(*batch).SerializeToString())
     reader.add(parsed.rows.events, "acme", "test")
     read, problems = reader.finish()

@@ -24,6 +24,7 @@ def others_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_master_keys_are_read_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METERLINE_MASTER_KEYS", f"a:{SECRET}")
+    monkeypatch.setenv("METERLINE_AUTHENTICATION", "off")
     settings = load(IngestSettings)
     assert settings.master_keys.get_secret_value() == f"a:{SECRET}"
     assert SECRET not in repr(settings) + str(settings) + settings.model_dump_json()

@@ -63,7 +63,7 @@ def test_rows_of_other_tenants_are_flagged_whoever_else_is_in_the_flush(
     if merged:
         columns = columns_of([tenant for _, tenant in rows])
     else:
-        columns = concatenate([columns_of(tenants) for _, tenants in brought])
+        columns = concatenate([columns_of(tenants) for _, tenants in brought], frozenset())
     expected = {at for at, (caller, tenant) in enumerate(rows) if caller is not None and caller != tenant}
     assert flagged(columns, shares) == expected
 

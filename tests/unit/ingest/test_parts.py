@@ -44,6 +44,14 @@ def test_decimals_keep_their_value(value: Decimal) -> None:
     assert Decimal(decimals.to_text(units, scale)) == value
 
 
+@pytest.mark.parametrize("text", ["1_000", "٣", "१.५", "", "1 0", "0x1", "--1"])
+@pytest.mark.req("T8.3")
+def test_only_plain_decimals_are_numbers(text: str) -> None:
+    with pytest.raises(decimals.DecimalError) as refused:
+        decimals.parse(text)
+    assert refused.value.reason == "QUANTITY_NOT_A_DECIMAL"
+
+
 @pytest.mark.parametrize(
     ("units", "scale", "text"),
     [(1250, 2, "12.5"), (0, 3, "0"), (-5, 1, "-0.5"), (100, 0, "100"), (1000, 1, "100")],

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from meterline.errors import InvalidArgumentError
 from meterline_ingest import translate, wire
 from meterline_ingest.domain.columns import Columns, concatenate
+from meterline_ingest.domain.limits import MAX_QUANTITY_COLUMNS
 from meterline_ingest.domain.validation import Checked
 from meterline_ingest.rows import RowReader
 from meterline_protos.ingest.v1 import capture_pb2
@@ -41,7 +43,7 @@ batches = st.lists(samples, min_size=1, max_size=12)
 
 def read_rows(request: capture_pb2.ReportRequest) -> Checked:
     parsed = wire.ReportRequest.FromString(request.SerializeToString())
-    reader = RowReader()
+    reader = RowReader(frozenset())
     reader.add(parsed.rows.events, parsed.tenant_id, parsed.source)
     read, problems = reader.finish()
     return check(read, problems)
@@ -99,7 +101,7 @@ def test_rows_and_columns_say_the_same(batch: list[Sample]) -> None:
 @pytest.mark.req("T1.6", "T2.1")
 def test_calls_that_share_a_commit_keep_their_outcomes(calls: list[list[Sample]]) -> None:
     apart = [plain(check(read_columns(columns(*call)))) for call in calls]
-    together = concatenate([read_columns(columns(*call)) for call in calls])
+    together = concatenate([read_columns(columns(*call)) for call in calls], frozenset())
     assert plain(check(together)) == [row for call in apart for row in call]
 
 
@@ -143,9 +145,43 @@ def test_a_time_before_1970_or_after_9999_is_out_of_range() -> None:
     early, late = Sample().to_row(), Sample().to_row()
     early.time.seconds = -5
     late.time.seconds = 10**13
-    reader = RowReader()
+    reader = RowReader(frozenset())
     request = capture_pb2.ReportRequest(rows=capture_pb2.EventRows(events=[early, late]))
     reader.add(wire.ReportRequest.FromString(request.SerializeToString()).rows.events, "acme", "s")
     _, problems = reader.finish()
     assert [problem.reason for problem in problems.by_row.values()] == ["TIME_OUT_OF_RANGE"] * 2
     assert datetime.fromtimestamp(NOW_US / 1e6, UTC).year == 2026
+
+
+def made_up(rows_of: int, names: int) -> list[Sample]:
+    """Each with quantities that nobody else has, and one that a type has."""
+    return [
+        Sample(quantities={"units": "1", **{f"q{row}-{at}": "1" for at in range(names)}})
+        for row in range(rows_of)
+    ]
+
+
+@pytest.mark.req("T2.4", "T8.3")
+def test_names_that_somebody_made_up_have_few_columns_and_harm_no_others() -> None:
+    bad, good = made_up(50, 20), [Sample(quantities={"units": "2", "more": "3"}) for _ in range(5)]
+    known = frozenset({"units", "more"})
+    reader = RowReader(known)
+    request = wire.ReportRequest.FromString(rows(*bad, *good).SerializeToString())
+    reader.add(request.rows.events, "acme", "test")
+    from_rows, _ = reader.finish()
+    from_columns = concatenate(
+        [read_columns(columns(sample)) for sample in bad] + [read_columns(columns(*good))], known
+    )
+    for found in (from_rows, from_columns):
+        assert len(found.quantities) <= MAX_QUANTITY_COLUMNS + 3
+        by_name = {column.name: column for column in found.quantities}
+        more = by_name["more"]
+        assert more.present is not None
+        assert np.flatnonzero(more.present).tolist() == list(range(50, 55))
+        assert set(more.units[more.present].tolist()) == {3}
+        # Every row with a name that was made up still has one that no type has.
+        strange = np.zeros(len(found), np.bool_)
+        for name, column in by_name.items():
+            if name not in known:
+                strange |= np.True_ if column.present is None else column.present
+        assert strange.tolist() == [True] * 50 + [False] * 5

@@ -47,6 +47,7 @@ def detail(status: status_pb2.Status, kind: type[M]) -> M:
         (errors.TamperedError("does not fit"), code_pb2.DATA_LOSS, "Tampered"),
         (errors.AbortedError("changed"), code_pb2.ABORTED, "Aborted"),
         (errors.OverloadedError("queue", 1.5), code_pb2.RESOURCE_EXHAUSTED, "Overloaded"),
+        (errors.QuotaError({"tenant:acme": "10 a second"}, 1.5), code_pb2.RESOURCE_EXHAUSTED, "Quota"),
         (errors.UnavailableError("database"), code_pb2.UNAVAILABLE, "Unavailable"),
         (errors.Later("not yet"), code_pb2.UNAVAILABLE, "Later"),
         (errors.MeterlineError("oops"), code_pb2.INTERNAL, "Meterline"),
@@ -92,3 +93,14 @@ def test_an_overload_tells_when_to_come_back(seconds: float) -> None:
     delay = detail(status, error_details_pb2.RetryInfo).retry_delay
     assert 0 <= delay.nanos < 1_000_000_000
     assert delay.ToTimedelta().total_seconds() == pytest.approx(seconds, abs=1e-6)
+
+
+@pytest.mark.req("T4.2")
+def test_a_quota_that_is_used_up_names_each_who_is_over_it_and_when_to_come_back() -> None:
+    status = to_status(errors.QuotaError({"tenant:acme": "10 a second", "tenant:bolt": "5 a second"}, 0.25))
+    violations = detail(status, error_details_pb2.QuotaFailure).violations
+    assert {each.subject: each.description for each in violations} == {
+        "tenant:acme": "10 a second",
+        "tenant:bolt": "5 a second",
+    }
+    assert detail(status, error_details_pb2.RetryInfo).retry_delay.nanos == 250_000_000

@@ -36,7 +36,7 @@ class MasterKeys:
             if not _NAME.fullmatch(name):
                 raise ValueError("a master key's id has 1 to 64 letters, digits, '.', '_' and '-'")
             if len(secret) != KEY_BYTES:
-                raise ValueError(f"master key {name}: {KEY_BYTES} bytes, in base64")
+                raise ValueError(f"each master key has {KEY_BYTES} bytes, in base64")
         if len(set(secrets.values())) < len(secrets):
             raise ValueError("two master keys are the same under different ids")
         self.current_id = next(iter(secrets))

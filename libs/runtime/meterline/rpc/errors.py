@@ -47,6 +47,10 @@ def to_status(error: errors.MeterlineError) -> status_pb2.Status:
             return _status(code_pb2.ABORTED, error)
         case errors.OverloadedError():
             return _status(code_pb2.RESOURCE_EXHAUSTED, error, _retry(error.retry_after))
+        case errors.QuotaError():
+            return _status(
+                code_pb2.RESOURCE_EXHAUSTED, error, _quota(error.violations), _retry(error.retry_after)
+            )
         case errors.UnavailableError() | errors.Later():
             return _status(code_pb2.UNAVAILABLE, error, _retry(0.5))
         case _:
@@ -75,6 +79,15 @@ def _packed(detail: Message) -> any_pb2.Any:
 
 def _resource(kind: str, name: str) -> error_details_pb2.ResourceInfo:
     return error_details_pb2.ResourceInfo(resource_type=kind, resource_name=name)
+
+
+def _quota(violations: Mapping[str, str]) -> error_details_pb2.QuotaFailure:
+    return error_details_pb2.QuotaFailure(
+        violations=[
+            error_details_pb2.QuotaFailure.Violation(subject=subject, description=limit)
+            for subject, limit in violations.items()
+        ]
+    )
 
 
 def _retry(seconds: float) -> error_details_pb2.RetryInfo:

@@ -17,7 +17,11 @@ CLOCK_SKEW_SECONDS = Gauge(
     "How much later our clock is than a source's, of the sources heard of last",
     ["tenant", "source"],
 )
-CAPTURE_QUEUE = Gauge("meterline_capture_queue_events", "Events that wait for a commit")
+CAPTURE_QUEUE = Gauge(
+    "meterline_capture_queue_events", "Events that wait for a commit, or their like in bytes"
+)
+CAPTURE_REFUSALS = Counter("meterline_capture_refusals_total", "Calls refused for a limit", ["reason"])
+TOKEN_EXCHANGES = Counter("meterline_token_exchanges_total", "Exchanges with the buckets of rate limits")
 
 # Sensitive data
 SEALED_VALUES = Counter("meterline_sealed_values_total", "Values sealed under keys of tenants")

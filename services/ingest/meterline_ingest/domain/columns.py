@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+
+from meterline_ingest.domain.limits import MAX_QUANTITY_COLUMNS
 
 Int64s = npt.NDArray[np.int64]
 Indexes = npt.NDArray[np.uint32]
@@ -65,8 +67,23 @@ class Columns:
         return len(self.times_us)
 
 
-def concatenate(batches: Sequence[Columns]) -> Columns:
-    """One batch with the rows of all, in order. Dictionaries are put side by side, not merged."""
+# Stands for names of quantities that no type has, where there are too many to keep them apart.
+ANY_UNKNOWN: Final = ""
+
+
+def kept_name(name: str, known: Container[str], columns: int) -> str:
+    """The name that a quantity goes by in a batch which has so many columns of quantities.
+
+    Each column is as long as the batch, so names that somebody made up must not have one each.
+    """
+    return name if columns < MAX_QUANTITY_COLUMNS or name in known else ANY_UNKNOWN
+
+
+def concatenate(batches: Sequence[Columns], known: Container[str]) -> Columns:
+    """One batch with the rows of all, in order. Dictionaries are put side by side, not merged.
+
+    known: the names of quantities of all types
+    """
     if len(batches) == 1:
         return batches[0]
     return Columns(
@@ -78,7 +95,7 @@ def concatenate(batches: Sequence[Columns]) -> Columns:
         np.concatenate([batch.ids for batch in batches]),
         _joined_text_ids(batches),
         np.concatenate([batch.times_us for batch in batches]),
-        _joined_quantities(batches),
+        _joined_quantities(batches, known),
     )
 
 
@@ -107,7 +124,7 @@ def _joined_text_ids(batches: Sequence[Columns]) -> list[str | None] | None:
     return joined
 
 
-def _joined_quantities(batches: Sequence[Columns]) -> list[QuantityColumn]:
+def _joined_quantities(batches: Sequence[Columns], known: Container[str]) -> list[QuantityColumn]:
     """Columns of the same name and scale become one; rows without the column have no value in it."""
     total = sum(len(batch) for batch in batches)
     joined: dict[tuple[str, int], QuantityColumn] = {}
@@ -117,12 +134,17 @@ def _joined_quantities(batches: Sequence[Columns]) -> list[QuantityColumn]:
         for column in batch.quantities:
             target = joined.get((column.name, column.scale))
             if target is None:
-                target = QuantityColumn(
-                    column.name, column.scale, np.zeros(total, np.int64), np.zeros(total, np.bool_)
-                )
-                joined[column.name, column.scale] = target
+                name = kept_name(column.name, known, len(joined))
+                key = (name, column.scale if name else 0)
+                target = joined.get(key)
+                if target is None:
+                    target = joined[key] = QuantityColumn(
+                        *key, np.zeros(total, np.int64), np.zeros(total, np.bool_)
+                    )
             assert target.present is not None
+            present = np.True_ if column.present is None else column.present
             target.units[start:end] = column.units
-            target.present[start:end] = True if column.present is None else column.present
+            # Those without a name of their own share a column.
+            target.present[start:end] |= present
         start = end
     return list(joined.values())

@@ -33,6 +33,8 @@ def parse(text: str) -> tuple[int, int]:
         # What nearly all texts look like, without the detour over Decimal.
         return int(digits), len(decimals)
     try:
+        if "_" in text or not text.isascii():
+            raise InvalidOperation  # Python's own ways to write a number
         value = Decimal(text)
     except InvalidOperation:
         raise DecimalError("QUANTITY_NOT_A_DECIMAL", "a decimal number, for example 12.5") from None

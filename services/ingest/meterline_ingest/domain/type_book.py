@@ -36,6 +36,10 @@ class TypeBook:
     def own_names(self) -> frozenset[str]:
         return frozenset(name for types in self.own.values() for name in types)
 
+    @cached_property
+    def quantity_names(self) -> frozenset[str]:
+        return frozenset(quantity.name for each in self._all() for quantity in each.quantities)
+
     def knows(self, name: str) -> bool:
         """Whether any tenant has it."""
         return name in self.common or name in self.own_names

@@ -5,32 +5,47 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, Final, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any, Final, TypeVar, cast
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 from meterline.auth.principals import acting_as, current_principal
 from meterline.clock import Clock
-from meterline.errors import InvalidArgumentError
+from meterline.db.pool import time_left
+from meterline.errors import (
+    InvalidArgumentError,
+    MeterlineError,
+    OverloadedError,
+    QuotaError,
+    UnavailableError,
+)
 from meterline.telemetry import metrics
 from meterline_protos.ingest.v1 import capture_pb2, capture_pb2_grpc
 from opentelemetry import trace
 
 from meterline_ingest import translate, wire
-from meterline_ingest.committer import Committer, Origin, Result, Submission
+from meterline_ingest.admission import Admission
+from meterline_ingest.committer import Committer, Origin, Result, Submission, Turn
+from meterline_ingest.domain.event_ids import MAX_LENGTH
 from meterline_ingest.domain.limits import MAX_ROWS, MAX_SOURCE
 from meterline_ingest.domain.outcomes import Kind, Problem
 from meterline_ingest.signed_calls import SignedCalls
 
 Context = aio.ServicerContext[Any, Any]
+M = TypeVar("M")
+T = TypeVar("T")
 
 # Messages of one stream that wait for their outcome; beyond these the stream is read no further.
 STREAM_WINDOW = 4_096
 
 
 class CaptureServicer(capture_pb2_grpc.CaptureServiceServicer):
-    def __init__(self, committer: Committer, signed_calls: SignedCalls, clock: Clock) -> None:
+    def __init__(
+        self, admission: Admission, committer: Committer, signed_calls: SignedCalls, clock: Clock
+    ) -> None:
+        self._admission = admission
         self._committer = committer
         self._signed_calls = signed_calls
         self._clock = clock
@@ -49,18 +64,31 @@ class CaptureServicer(capture_pb2_grpc.CaptureServiceServicer):
 
     async def _report(self, request: capture_pb2.ReportRequest) -> capture_pb2.ReportResponse:
         started = time.perf_counter()
-        submission = self._submission(request)
+        submission = self._submission(_readable(request))
         if len(submission) == 0:
             return capture_pb2.ReportResponse()
-        self._committer.submit(submission)
-        result = await submission.result
+        try:
+            async with asyncio.timeout(_seconds_left()):
+                result = await self._store(submission)
+        except TimeoutError as error:
+            # Perhaps it is durable all the same; then the same events sent again are duplicates.
+            raise UnavailableError("not stored before the deadline of the call") from error
         metrics.CAPTURE_SECONDS.observe(time.perf_counter() - started)
         return _response(result, _sent_ids(request, result))
+
+    async def _store(self, submission: Submission) -> Result:
+        acquired = await self._admission.admit(submission)
+        try:
+            self._committer.submit(submission)
+        except MeterlineError:
+            self._admission.take_back(acquired)
+            raise
+        return await submission.result
 
     async def Stream(
         self, requests: AsyncIterator[capture_pb2.StreamRequest], context: Context
     ) -> AsyncIterator[capture_pb2.StreamResponse]:
-        stream = _Stream(self._committer, self._origin)
+        stream = _Stream(self._admission, self._committer, self._origin)
         reading = asyncio.ensure_future(stream.read(requests))
         try:
             async for response in stream.responses(reading):
@@ -112,7 +140,7 @@ def add_to_server(servicer: CaptureServicer, server: Any) -> None:
 class _WithWireForms:
     """Hands handlers on to a server, with other deserializers."""
 
-    _READERS: Final = {"Report": wire.ReportRequest.FromString, "Stream": wire.StreamRequest.FromString}
+    _READERS: Final = {"Report": wire.read_report, "Stream": wire.read_stream}
 
     def __init__(self, server: Any) -> None:
         self._server = server
@@ -131,7 +159,8 @@ class _WithWireForms:
 class _Stream:
     """One stream: events gather in a submission until a flush takes it, then in the next."""
 
-    def __init__(self, committer: Committer, origin: Any) -> None:
+    def __init__(self, admission: Admission, committer: Committer, origin: Any) -> None:
+        self._admission = admission
         self._committer = committer
         self._make_origin = origin
         self._open: Submission | None = None
@@ -143,27 +172,37 @@ class _Stream:
 
     async def read(self, requests: AsyncIterator[capture_pb2.StreamRequest]) -> None:
         tenant_id, source = current_principal().tenant or "", ""
-        async for request in requests:
+        async for message in requests:
+            request = _readable(message)
             tenant_id, source = request.tenant_id or tenant_id, request.source or source
-            current = self._open
-            if (
-                current is None
-                or current.taken
-                or current.tenant_id != tenant_id
-                or current.origin.source != source
-            ):
-                self._rows = [request.event]
-                current = self._open = Submission(self._make_origin(source, None), tenant_id, rows=self._rows)
-                self._committer.submit(current)
-                self._submissions.append(current)
-                self._changed.set()
-            else:
-                self._committer.reserve(1)
-                self._rows.append(request.event)
+            size = request.ByteSize()
+            slug = request.event.tenant_id or tenant_id
+            turn = await _patiently(partial(self._admission.admit_event, slug, size))
+            await _patiently(partial(self._take_in, tenant_id, source, request.event, size, turn))
             self._unanswered += 1
             while self._unanswered >= STREAM_WINDOW:
                 self._room.clear()
                 await self._room.wait()
+
+    async def _take_in(
+        self, tenant_id: str, source: str, event: capture_pb2.Event, size: int, turn: Turn
+    ) -> None:
+        current = self._open
+        if (
+            current is not None
+            and not current.taken
+            and current.tenant_id == tenant_id
+            and current.origin.source == source
+        ):
+            self._committer.extend(current, size)
+            self._rows.append(event)
+            return
+        rows = [event]
+        opened = Submission(self._make_origin(source, None), tenant_id, rows=rows, bytes=size, turn=turn)
+        self._committer.submit(opened)
+        self._rows, self._open = rows, opened
+        self._submissions.append(opened)
+        self._changed.set()
 
     async def responses(self, reading: asyncio.Future[None]) -> AsyncIterator[capture_pb2.StreamResponse]:
         """Answers in order; ends when all that was read is answered."""
@@ -183,6 +222,26 @@ class _Stream:
             answered += result.rows
 
 
+def _readable(request: M | wire.Unreadable) -> M:
+    if isinstance(request, wire.Unreadable):
+        raise request.error
+    return request
+
+
+async def _patiently(step: Callable[[], Awaitable[T]]) -> T:
+    """A stream beyond a limit is not failed but read no further, which holds its sender back."""
+    while True:
+        try:
+            return await step()
+        except (QuotaError, OverloadedError) as error:
+            await asyncio.sleep(error.retry_after)
+
+
+def _seconds_left() -> float | None:
+    left = time_left.get()
+    return left() if left else None
+
+
 def _outcome(row: int, event_id: str, problem: Problem) -> capture_pb2.EventOutcome:
     return capture_pb2.EventOutcome(
         index=row,
@@ -190,7 +249,7 @@ def _outcome(row: int, event_id: str, problem: Problem) -> capture_pb2.EventOutc
         reason=problem.reason,
         field=problem.field,
         message=problem.message,
-        event_id=event_id,
+        event_id=event_id[:MAX_LENGTH],
         stored_digest=problem.stored_digest.hex(),
         sent_digest=problem.sent_digest.hex(),
     )

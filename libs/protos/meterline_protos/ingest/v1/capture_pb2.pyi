@@ -330,7 +330,7 @@ Global___EventRows: _TypeAlias = EventRows  # noqa: Y015
 @_typing.final
 class EventColumns(_message.Message):
     """Events as columns: row i is element i of every column. Index columns hold positions in the
-    dictionary before them. Packed arrays are little-endian.
+    dictionary before them, which has at most one entry a row. Packed arrays are little-endian.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -378,7 +378,9 @@ class EventColumns(_message.Message):
         """One a row: ids that are no UUIDs."""
 
     @_builtins.property
-    def quantities(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuantityColumn]: ...
+    def quantities(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuantityColumn]:
+        """At most 64."""
+
     @_builtins.property
     def property_sets(self) -> _containers.RepeatedCompositeFieldContainer[Global___PropertySet]: ...
     def __init__(
@@ -544,7 +546,7 @@ class EventOutcome(_message.Message):
     message: _builtins.str
     """The rule, for people."""
     event_id: _builtins.str
-    """The id as it was sent."""
+    """The id as it was sent, of one that is too long its first 128 characters."""
     stored_digest: _builtins.str
     """Of a conflict: digests of the event that was accepted before and of the one that was sent now, as
     hexadecimal digits. They cover type, subject, time, dimensions, quantities and properties as sent.

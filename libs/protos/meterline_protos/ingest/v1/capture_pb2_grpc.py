@@ -62,7 +62,8 @@ class CaptureServiceServicer(object):
         """Reports up to 1,000 events in rows or 10,000 in columns (4 MiB).
 
         Bad events do not fail the call: each has an outcome. Errors of the call: INVALID_ARGUMENT (a
-        malformed batch; nothing was accepted), RESOURCE_EXHAUSTED with RetryInfo (overload; send again).
+        malformed batch; nothing was accepted), RESOURCE_EXHAUSTED with RetryInfo (overload, or with
+        QuotaFailure a tenant that is over its limit; nothing was accepted; send again later).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -70,7 +71,7 @@ class CaptureServiceServicer(object):
 
     def Stream(self, request_iterator, context):
         """Reports events one message at a time, the fast way for single events. Answers arrive in order and
-        cover one or many messages.
+        cover one or many messages. Over a limit the stream is read more slowly, and does not fail.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

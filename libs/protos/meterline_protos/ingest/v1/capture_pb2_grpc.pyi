@@ -39,11 +39,12 @@ class CaptureServiceStub:
     """Reports up to 1,000 events in rows or 10,000 in columns (4 MiB).
 
     Bad events do not fail the call: each has an outcome. Errors of the call: INVALID_ARGUMENT (a
-    malformed batch; nothing was accepted), RESOURCE_EXHAUSTED with RetryInfo (overload; send again).
+    malformed batch; nothing was accepted), RESOURCE_EXHAUSTED with RetryInfo (overload, or with
+    QuotaFailure a tenant that is over its limit; nothing was accepted; send again later).
     """
     Stream: _grpc.StreamStreamMultiCallable[_capture_pb2.StreamRequest, _capture_pb2.StreamResponse]
     """Reports events one message at a time, the fast way for single events. Answers arrive in order and
-    cover one or many messages.
+    cover one or many messages. Over a limit the stream is read more slowly, and does not fail.
     """
     ReportSigned: _grpc.UnaryUnaryMultiCallable[_capture_pb2.ReportSignedRequest, _capture_pb2.ReportSignedResponse]
     """Reports events of a client that nobody trusts, under a configuration that CredentialsService issued to
@@ -66,11 +67,12 @@ class CaptureServiceAsyncStub(CaptureServiceStub):
     """Reports up to 1,000 events in rows or 10,000 in columns (4 MiB).
 
     Bad events do not fail the call: each has an outcome. Errors of the call: INVALID_ARGUMENT (a
-    malformed batch; nothing was accepted), RESOURCE_EXHAUSTED with RetryInfo (overload; send again).
+    malformed batch; nothing was accepted), RESOURCE_EXHAUSTED with RetryInfo (overload, or with
+    QuotaFailure a tenant that is over its limit; nothing was accepted; send again later).
     """
     Stream: _aio.StreamStreamMultiCallable[_capture_pb2.StreamRequest, _capture_pb2.StreamResponse]  # type: ignore[assignment]
     """Reports events one message at a time, the fast way for single events. Answers arrive in order and
-    cover one or many messages.
+    cover one or many messages. Over a limit the stream is read more slowly, and does not fail.
     """
     ReportSigned: _aio.UnaryUnaryMultiCallable[_capture_pb2.ReportSignedRequest, _capture_pb2.ReportSignedResponse]  # type: ignore[assignment]
     """Reports events of a client that nobody trusts, under a configuration that CredentialsService issued to
@@ -96,7 +98,8 @@ class CaptureServiceServicer(metaclass=_abc_1.ABCMeta):
         """Reports up to 1,000 events in rows or 10,000 in columns (4 MiB).
 
         Bad events do not fail the call: each has an outcome. Errors of the call: INVALID_ARGUMENT (a
-        malformed batch; nothing was accepted), RESOURCE_EXHAUSTED with RetryInfo (overload; send again).
+        malformed batch; nothing was accepted), RESOURCE_EXHAUSTED with RetryInfo (overload, or with
+        QuotaFailure a tenant that is over its limit; nothing was accepted; send again later).
         """
 
     @_abc_1.abstractmethod
@@ -106,7 +109,7 @@ class CaptureServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_capture_pb2.StreamResponse], _abc.AsyncIterator[_capture_pb2.StreamResponse]]:
         """Reports events one message at a time, the fast way for single events. Answers arrive in order and
-        cover one or many messages.
+        cover one or many messages. Over a limit the stream is read more slowly, and does not fail.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,116 @@
+"""Whether events may come in: by the limits of their tenants, before anything is done for them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from meterline.errors import OverloadedError, QuotaError
+from meterline.telemetry import metrics
+
+from meterline_ingest.committer import NOBODYS_TURN, Submission, Turn, cost_of
+from meterline_ingest.domain.rate_limits import LimitBook
+from meterline_ingest.rate_limiter import Need, RateLimiter
+from meterline_ingest.registry import KnownTenants, LimitRegistry
+
+
+class Admission:
+    """One for each process."""
+
+    def __init__(
+        self, tenants: KnownTenants, limits: LimitRegistry, limiter: RateLimiter, *, max_waiting: int
+    ) -> None:
+        """
+        max_waiting: events, or their like in bytes, that wait here for the database before that is overload
+        """
+        self._tenants = tenants
+        self._limits = limits
+        self._limiter = limiter
+        self._max_waiting = max_waiting
+        self._waiting = 0
+
+    async def admit(self, submission: Submission) -> Sequence[Need]:
+        """Takes what a call needs of its tenants' limits, and sets whose turn it waits for.
+
+        All events count, also those that will be rejected or are repeats: they make the same work. Returns
+        what it took, for `take_back`.
+
+        Raises QuotaError when any tenant is over its limit: nothing is taken then. Raises OverloadedError and
+        UnavailableError.
+        """
+        cost = self._enter(submission.cost)
+        try:
+            book = await self._limits.current()
+            submission.turn = await self._turn(book, _owner(submission))
+            if not book.limited:
+                return ()
+            return await self._acquire(book, _events_by_tenant(submission))
+        except QuotaError:
+            metrics.CAPTURE_REFUSALS.labels("quota").inc()
+            raise
+        finally:
+            self._waiting -= cost
+
+    async def admit_event(self, slug: str, size: int) -> Turn:
+        """As `admit`, for one event of so many bytes."""
+        cost = self._enter(cost_of(1, size))
+        try:
+            book = await self._limits.current()
+            turn = await self._turn(book, slug)
+            if book.limited:
+                await self._acquire(book, {slug: 1})
+            return turn
+        finally:
+            self._waiting -= cost
+
+    def take_back(self, needs: Sequence[Need]) -> None:
+        """The call was not taken in after all."""
+        self._limiter.give_back(needs)
+
+    def _enter(self, cost: int) -> int:
+        """What waits here is held in memory, so it is bounded as the queue behind is."""
+        if self._waiting + cost > self._max_waiting:
+            metrics.CAPTURE_REFUSALS.labels("queue").inc()
+            raise OverloadedError("what waits for admission", 0.1)
+        self._waiting += cost
+        return cost
+
+    async def _turn(self, book: LimitBook, slug: str) -> Turn:
+        tenant = await self._tenants.find(slug)
+        if tenant is None:
+            return NOBODYS_TURN
+        limits, _ = book.find(tenant.tenant_id, tenant.plan)
+        return Turn(tenant.tenant_id, limits.weight)
+
+    async def _acquire(self, book: LimitBook, events_by_tenant: Mapping[str, int]) -> Sequence[Need]:
+        needs = []
+        for slug, events in events_by_tenant.items():
+            tenant = await self._tenants.find(slug)
+            if tenant is not None:
+                limits, _ = book.find(tenant.tenant_id, tenant.plan)
+                if limits.limited:
+                    needs.append(Need(tenant.tenant_id, slug, limits, events))
+        if needs:
+            await self._limiter.acquire(needs)
+        return needs
+
+
+def _owner(submission: Submission) -> str:
+    """The tenant for whose turn a call waits: that of its first event. Most calls are one tenant's."""
+    if submission.columns is None:
+        return submission.rows[0].tenant_id or submission.tenant_id
+    slugs = submission.columns.tenants
+    return slugs[int(submission.columns.tenant_index[0])]
+
+
+def _events_by_tenant(submission: Submission) -> Mapping[str, int]:
+    columns = submission.columns
+    if columns is None:
+        return Counter(row.tenant_id or submission.tenant_id for row in submission.rows)
+    if len(columns.tenants) == 1:
+        return {columns.tenants[0]: len(columns)}
+    counts: Counter[str] = Counter()
+    for slug, events in zip(columns.tenants, np.bincount(columns.tenant_index).tolist(), strict=False):
+        counts[slug] += events
+    return +counts

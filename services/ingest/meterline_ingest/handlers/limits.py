@@ -1,0 +1,89 @@
+"""Limits of plans and tenants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from meterline.db.scope import ALL_TENANTS
+from meterline.db.unit_of_work import UnitOfWork
+from meterline.errors import InvalidArgumentError
+from meterline.tenants import TenantReplica
+
+from meterline_ingest.domain.limits import MAX_SOURCE
+from meterline_ingest.domain.rate_limits import Limits, Origin
+from meterline_ingest.registry import LimitRegistry
+from meterline_ingest.repository.buckets import BucketRepository
+from meterline_ingest.repository.limits import LimitRepository, PlanLimits
+
+# As long as identity lets the name of a plan be.
+MAX_PLAN = 255
+
+
+@dataclass(frozen=True, slots=True)
+class TenantLimits:
+    """What holds for a tenant and where it comes from. `left` of the burst; None where nothing is limited."""
+
+    limits: Limits
+    origin: Origin
+    left: int | None
+
+
+class LimitHandlers:
+    def __init__(
+        self,
+        unit_of_work: UnitOfWork,
+        tenants: TenantReplica,
+        repository: LimitRepository,
+        buckets: BucketRepository,
+        registry: LimitRegistry,
+    ) -> None:
+        self._unit_of_work = unit_of_work
+        self._tenants = tenants
+        self._repository = repository
+        self._buckets = buckets
+        self._registry = registry
+
+    async def put_plan(self, plan: str, limits: Limits, changed_by: str) -> PlanLimits:
+        _check_text("plan", plan, MAX_PLAN)
+        _check_text("changed_by", changed_by, MAX_SOURCE, needed=False)
+        async with self._unit_of_work.begin(ALL_TENANTS) as transaction:
+            put = await self._repository.put_plan(transaction.connection, plan, limits, changed_by)
+            transaction.after_commit(self._registry.forget)
+            await transaction.commit()
+        return put
+
+    async def of_plans(self) -> list[PlanLimits]:
+        return await self._repository.of_plans()
+
+    async def put_tenant(self, slug: str, limits: Limits, changed_by: str) -> None:
+        """Raises NotFoundError for an unknown tenant."""
+        _check_text("changed_by", changed_by, MAX_SOURCE, needed=False)
+        tenant = await self._tenants.get(slug)
+        async with self._unit_of_work.begin([tenant.tenant_id]) as transaction:
+            await self._repository.put_tenant(transaction.connection, tenant.tenant_id, limits, changed_by)
+            transaction.after_commit(self._registry.forget)
+            await transaction.commit()
+
+    async def delete_tenant(self, slug: str, changed_by: str) -> None:
+        """Raises NotFoundError for an unknown tenant; one without limits of its own is left as it is."""
+        _check_text("changed_by", changed_by, MAX_SOURCE, needed=False)
+        tenant = await self._tenants.get(slug)
+        async with self._unit_of_work.begin([tenant.tenant_id]) as transaction:
+            await self._repository.delete_tenant(transaction.connection, tenant.tenant_id, changed_by)
+            transaction.after_commit(self._registry.forget)
+            await transaction.commit()
+
+    async def of_tenant(self, slug: str) -> TenantLimits:
+        """Raises NotFoundError for an unknown tenant."""
+        tenant = await self._tenants.get(slug)
+        self._registry.forget()
+        limits, origin = (await self._registry.current()).find(tenant.tenant_id, tenant.plan)
+        left = await self._buckets.level(tenant.tenant_id, limits) if limits.limited else None
+        return TenantLimits(limits, origin, left)
+
+
+def _check_text(field: str, value: str, most: int, *, needed: bool = True) -> None:
+    if needed and not value:
+        raise InvalidArgumentError(field, "must not be empty")
+    if len(value) > most or "\0" in value:
+        raise InvalidArgumentError(field, f"at most {most} characters, no NUL")

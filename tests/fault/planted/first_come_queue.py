@@ -1,0 +1,43 @@
+"""Ingest whose queue is one for all: whoever floods it leaves no room for others."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from meterline_ingest import committer
+from meterline_ingest.committer import Submission
+from meterline_ingest.domain.fair_queue import FairQueue
+from meterline_ingest.main import main
+
+
+class _FirstCome(FairQueue[Submission]):
+    def __init__(self, room: int, *, turn: int, guaranteed: int) -> None:
+        super().__init__(room, turn=turn, guaranteed=guaranteed)
+        self._limit = room
+        self._calls: deque[Submission] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._calls)
+
+    def reserve(self, flow: int, weight: int, cost: int) -> bool:
+        if self.held + cost > self._limit:
+            return False
+        self.held += cost
+        return True
+
+    def add(self, flow: int, item: Submission) -> None:
+        self._calls.append(item)
+
+    def release(self, flow: int, cost: int) -> None:
+        self.held -= cost
+
+    def take(self, most: int) -> list[Submission]:
+        taken = [self._calls.popleft()]
+        while self._calls and sum(each.cost for each in taken) + self._calls[0].cost <= most:
+            taken.append(self._calls.popleft())
+        return taken
+
+
+if __name__ == "__main__":
+    vars(committer)["FairQueue"] = _FirstCome
+    main()

@@ -1,0 +1,128 @@
+"""Fault 20: a server is there and says nothing: first the broker, then the database."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+from grpc import aio
+from meterline.db.provision import app_role
+from meterline_dev.mesh import Mesh
+from meterline_protos.ingest.v1 import capture_pb2, capture_pb2_grpc
+from psycopg.conninfo import make_conninfo
+
+from tests.fault.conftest import Lengths, MakeMesh
+from tests.fault.figures import MIB, peak_of, tell
+from tests.fault.load import Expected, Reporter, assert_exact
+from tests.support.capture import Sample, rows
+from tests.support.polling import eventually
+from tests.support.proxy import Proxy
+
+pytestmark = [pytest.mark.fault, pytest.mark.timeout(600)]
+
+DEADLINE = 2.0
+
+
+def seconds(lengths: Lengths) -> float:
+    return 30.0 if lengths.rounds > 3 else 4.0
+
+
+async def passed(duration: float) -> None:
+    until = time.monotonic() + duration
+    await eventually(lambda: time.monotonic() >= until, seconds=duration + 5)
+
+
+@pytest.mark.req("T2.4", "T7.3")
+async def test_capture_goes_on_while_the_broker_says_nothing(start_mesh: MakeMesh, lengths: Lengths) -> None:
+    expected = Expected()
+    async with start_mesh() as mesh, Proxy(mesh.nats.port) as proxy:
+        await mesh.supervisor.stop("ingest")
+        await mesh.start_service("ingest", METERLINE_NATS_URL=f"nats://127.0.0.1:{proxy.port}")
+        reporters = [Reporter(mesh, expected, batch=20, seed=at) for at in range(4)]
+        stop = asyncio.Event()
+        load = [asyncio.create_task(reporter.run_until(stop)) for reporter in reporters]
+        await reporters[0].more(100)
+        with peak_of(mesh.supervisor.pid("ingest")) as peak:
+            proxy.blackhole()
+            before = expected.events
+            await passed(seconds(lengths))
+            # Acknowledged within the time of one call, all along.
+            await asyncio.gather(*(reporter.more(100, seconds=10) for reporter in reporters))
+            captured = expected.events - before
+            proxy.forward()
+        stop.set()
+        await asyncio.gather(*load)
+        repeated = sum(reporter.repeated for reporter in reporters)
+        tell(f"{captured} events captured meanwhile, ingest took {peak}")
+        assert repeated == 0
+        assert peak.grown < 50 * MIB
+        await assert_exact(mesh, expected)
+
+
+async def outcomes_without_a_database(
+    mesh: Mesh, batches: Sequence[list[Sample]], until: float
+) -> Counter[str]:
+    """Codes of calls that each wait for their deadline, one after another on each of some channels."""
+    codes: Counter[str] = Counter()
+
+    async def one(samples: list[Sample]) -> None:
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        async with mesh.channel("ingest", options) as channel:
+            stub = capture_pb2_grpc.CaptureServiceStub(channel)
+            while time.monotonic() < until:
+                started = time.monotonic()
+                codes[await code_of(stub, rows(*samples))] += 1
+                assert time.monotonic() - started < DEADLINE + 1
+
+    await asyncio.gather(*map(one, batches))
+    return codes
+
+
+async def code_of(stub: capture_pb2_grpc.CaptureServiceAsyncStub, request: capture_pb2.ReportRequest) -> str:
+    try:
+        await stub.Report(request, timeout=DEADLINE)
+    except aio.AioRpcError as error:
+        return str(error.code().name)
+    return "OK"
+
+
+def through(proxy: Proxy, mesh: Mesh) -> str:
+    """The database of ingest, by way of the proxy."""
+    return make_conninfo(mesh.dsn(app_role("ingest")), host="127.0.0.1", port=proxy.port)
+
+
+@pytest.mark.req("T2.4", "T7.3")
+async def test_calls_are_answered_while_the_database_says_nothing(
+    start_mesh: MakeMesh, lengths: Lengths
+) -> None:
+    expected = Expected()
+    async with start_mesh() as mesh, Proxy(mesh.postgres.port) as proxy:
+        await mesh.supervisor.stop("ingest")
+        await mesh.start_service("ingest", METERLINE_DATABASE_URL=through(proxy, mesh))
+        reporter, stop = Reporter(mesh, expected), asyncio.Event()
+        load = asyncio.create_task(reporter.run_until(stop))
+        await reporter.more(200)
+        # Heavy callers that do not wait for one another: 40 calls of 1,000 events each, again and again.
+        batches = [[Sample(quantities={"units": "1"}) for _ in range(1_000)] for _ in range(40)]
+        with peak_of(mesh.supervisor.pid("ingest")) as peak:
+            proxy.blackhole()
+            until = time.monotonic() + seconds(lengths)
+            codes = await outcomes_without_a_database(mesh, batches, until)
+            proxy.forward()
+        # It answers again by itself, and those who send again count once.
+        await reporter.more(200)
+        for samples in batches:
+            expected.add("acme", samples)
+        await reporter.deliver(rows(*samples) for samples in batches)
+        stop.set()
+        await load
+        tell(f"{dict(codes)} meanwhile, ingest took {peak}")
+        assert codes["OK"] == 0
+        assert codes["UNAVAILABLE"] > 0
+        assert set(codes) <= {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
+        # 100,000 events wait at most, with what protobuf and the queue make of them.
+        assert peak.grown < 200 * MIB
+        await assert_exact(mesh, expected)

@@ -1,0 +1,24 @@
+"""The plain twin of the statement that exchanges tokens, with a clock that tests turn."""
+
+from __future__ import annotations
+
+from meterline_ingest.domain.leases import Ask, Grant
+from meterline_ingest.domain.rate_limits import MILLIONTHS, Limits
+
+
+class Bucket:
+    """One tenant's. Moments are in microseconds."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.level = limits.burst * MILLIONTHS
+        self.filled_at = 0
+
+    def exchange(self, ask: Ask, moment: int) -> Grant:
+        elapsed = max(0, moment - self.filled_at)
+        filled = self.level + ask.back * MILLIONTHS + elapsed * self.limits.events_per_second
+        level = min(self.limits.burst * MILLIONTHS, filled)
+        whole = level // MILLIONTHS
+        tokens = ask.need + max(0, min(ask.ahead, whole - ask.need)) if level >= MILLIONTHS else 0
+        self.level, self.filled_at = level - tokens * MILLIONTHS, moment
+        return Grant(tokens, self.level, self.limits.events_per_second)

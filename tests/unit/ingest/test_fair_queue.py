@@ -1,0 +1,242 @@
+"""The queue before the commit: who is next, who has room, and that nobody is forgotten."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from meterline_ingest.domain.fair_queue import FairQueue
+
+pytestmark = pytest.mark.req("T4.2", "T2.4")
+
+TURN = 100
+MOST = 500
+LARGEST = 300
+GUARANTEED = 300
+ROOM = 4_000
+
+
+@dataclass(eq=False)
+class Call:
+    flow: int
+    cost: int
+    number: int = 0
+
+
+class Fifo(FairQueue[Call]):
+    """The planted bug: first come, first served."""
+
+    def __init__(self, room: int, *, turn: int, guaranteed: int) -> None:
+        super().__init__(room, turn=turn, guaranteed=guaranteed)
+        self._calls: deque[Call] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._calls)
+
+    def add(self, flow: int, item: Call) -> None:
+        self._calls.append(item)
+
+    def take(self, most: int) -> list[Call]:
+        taken: list[Call] = []
+        while self._calls and (not taken or sum(each.cost for each in taken) + self._calls[0].cost <= most):
+            taken.append(self._calls.popleft())
+        return taken
+
+
+Queue = Callable[..., FairQueue[Call]]
+
+
+def queue(kind: Queue = FairQueue, room: int = ROOM) -> FairQueue[Call]:
+    return kind(room, turn=TURN, guaranteed=GUARANTEED)
+
+
+def put(into: FairQueue[Call], call: Call, weight: int = 1) -> bool:
+    if not into.reserve(call.flow, weight, call.cost):
+        return False
+    into.add(call.flow, call)
+    return True
+
+
+flows = st.integers(0, 4)
+costs = st.one_of(st.integers(1, 5), st.integers(1, LARGEST))
+# A call of a flow and a cost comes, or (None) a flush takes what is next, or (an index) one is done.
+steps = st.lists(
+    st.one_of(
+        st.tuples(flows, costs),
+        st.tuples(flows, costs),
+        st.none(),
+        st.integers(0, 10),
+    ),
+    max_size=200,
+)
+
+
+@settings(deadline=None)
+@given(steps, st.lists(st.integers(1, 5), min_size=5, max_size=5))
+def test_each_call_comes_out_once_in_the_order_of_its_tenant_and_bounds_hold(
+    steps: list[tuple[int, int] | int | None], weights: list[int]
+) -> None:
+    made = queue()
+    put_in: dict[int, list[int]] = {flow: [] for flow in range(5)}
+    came_out: dict[int, list[int]] = {flow: [] for flow in range(5)}
+    under_way: list[list[Call]] = []
+    number = 0
+
+    def take() -> None:
+        taken = made.take(MOST)
+        assert taken
+        assert len(taken) == 1 or sum(call.cost for call in taken) <= MOST
+        for call in taken:
+            came_out[call.flow].append(call.number)
+        under_way.append(taken)
+
+    def done(at: int) -> None:
+        for call in under_way.pop(at):
+            made.release(call.flow, call.cost)
+
+    for step in steps:
+        if isinstance(step, tuple):
+            number += 1
+            if put(made, Call(*step, number), weights[step[0]]):
+                put_in[step[0]].append(number)
+        elif step is None and made:
+            take()
+        elif isinstance(step, int) and step < len(under_way):
+            done(step)
+        assert 0 <= made.held <= ROOM
+    while made:
+        take()
+    while under_way:
+        done(0)
+    assert came_out == put_in
+    assert made.held == 0
+    # Nothing is kept of tenants that have gone.
+    assert not made._flows
+    assert made._weights == 0
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(1, 5), min_size=2, max_size=5),
+    st.integers(1, 12),
+    st.data(),
+)
+def test_tenants_that_wait_get_shares_by_weight_within_a_turn(
+    weights: list[int], takes: int, data: st.DataObject
+) -> None:
+    made = queue(room=10**9)
+    for flow, weight in enumerate(weights):
+        # More than can be taken below, so that everybody waits all the time.
+        for _ in range(2 * takes * MOST // 50):
+            call = Call(flow, data.draw(st.integers(50, LARGEST)) if flow == 0 else 50 + 40 * flow)
+            assert put(made, call, weight)
+    served: Counter[int] = Counter()
+    for _ in range(takes):
+        for call in made.take(MOST):
+            served[call.flow] += call.cost
+    turns = [(served[flow] / weight) / TURN for flow, weight in enumerate(weights)]
+    assert max(turns) - min(turns) <= 1 + LARGEST / TURN
+
+
+def served_before(kind: Queue, flood: list[int], cost: int) -> int:
+    """What a flood of calls gets before one call of another tenant that came after them all."""
+    made = queue(kind, room=10**9)
+    for each in flood:
+        put(made, Call(0, each))
+    put(made, Call(1, cost))
+    before = 0
+    while True:
+        for call in made.take(MOST):
+            if call.flow == 1:
+                return before
+            before += call.cost
+
+
+@settings(deadline=None)
+@given(st.lists(costs, max_size=100), costs)
+def test_nobody_waits_for_more_than_a_turn_of_each_other(flood: list[int], cost: int) -> None:
+    turns = -(-cost // TURN)
+    assert served_before(FairQueue, flood, cost) <= turns * TURN + LARGEST
+
+
+def test_a_queue_by_order_of_arrival_is_caught() -> None:
+    flood = [LARGEST] * 100
+    assert served_before(FairQueue, flood, 1) <= TURN + LARGEST
+    assert served_before(Fifo, flood, 1) == sum(flood)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 20), st.integers(1, GUARANTEED), st.integers(1, 5))
+def test_a_newcomer_finds_room_however_much_others_flood(floods: int, cost: int, weight: int) -> None:
+    made = queue()
+    refused = 0
+    for at in range(10_000):
+        refused = 0 if put(made, Call(at % floods, 10)) else refused + 1
+        if refused > floods:
+            break
+    assert refused > floods, "the floods had no end"
+    # One flood alone may not have all; many of them may, but what each has is what it is guaranteed.
+    alone = ROOM - ROOM // 8
+    assert made.held <= max(alone, floods * GUARANTEED)
+    if floods * GUARANTEED <= alone:
+        assert put(made, Call(99, cost), weight)
+
+
+def test_a_flood_gives_way_once_others_are_there() -> None:
+    made = queue()
+    while put(made, Call(0, 100)):
+        pass
+    assert made.held == ROOM - ROOM // 8
+    assert put(made, Call(1, 100), 3)
+    # Its share is a quarter of that now; until it holds less, it gets no more.
+    while made.held > ROOM // 5:
+        assert not put(made, Call(0, 100))
+        for call in made.take(MOST):
+            made.release(call.flow, call.cost)
+            if call.flow == 1:
+                assert put(made, Call(1, 100), 3)
+    assert put(made, Call(0, 100))
+
+
+def test_a_tenant_with_little_shares_a_flush_with_no_more_than_a_turn_of_the_flood() -> None:
+    made = queue()
+    for _ in range(10):
+        put(made, Call(0, 50))
+    put(made, Call(1, 1))
+    assert Counter(call.flow for call in made.take(MOST)) == {0: 2, 1: 1}
+    # Nobody else waits any more.
+    assert len(made.take(MOST)) == 8
+
+
+def test_nobody_saves_up_turns_by_being_quiet() -> None:
+    made = queue()
+    for _ in range(50):
+        put(made, Call(1, 1))
+        made.take(MOST)
+    for flow in (1, 0):
+        for _ in range(10):
+            put(made, Call(flow, 50))
+    assert Counter(call.flow for call in made.take(MOST - 100)) == {0: 4, 1: 4}
+
+
+def test_a_call_that_costs_more_than_a_flush_goes_alone() -> None:
+    made: FairQueue[Call] = FairQueue(10_000, turn=TURN, guaranteed=10_000)
+    put(made, Call(0, 10 * MOST))
+    put(made, Call(0, 1))
+    assert [call.cost for call in made.take(MOST)] == [10 * MOST]
+    assert [call.cost for call in made.take(MOST)] == [1]
+
+
+def test_what_grows_while_it_waits_costs_what_it_has_become() -> None:
+    made = queue()
+    call = Call(0, 1)
+    put(made, call)
+    assert made.reserve(0, 1, 4)
+    call.cost += 4
+    (taken,) = made.take(MOST)
+    made.release(0, taken.cost)
+    assert made.held == 0

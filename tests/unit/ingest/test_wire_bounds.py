@@ -1,0 +1,101 @@
+"""What has more parts than capture takes is told from its bytes, and whatever is no request is refused."""
+
+from __future__ import annotations
+
+import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from meterline_ingest import wire
+from meterline_ingest.domain.limits import MAX_ROWS
+from meterline_protos.ingest.v1 import capture_pb2
+
+from tests.support.capture import Sample, columns, rows
+
+pytestmark = pytest.mark.req("T2.4", "T8.3")
+
+# So long that the request is counted before it is read.
+LONG = "s" * (600 << 10)
+
+
+def message(field: int, content: bytes) -> bytes:
+    """A part of a message, as protobuf writes it."""
+    return bytes([field << 3 | 2]) + number(len(content)) + content
+
+
+def number(value: int) -> bytes:
+    written = bytearray()
+    while value > 0x7F:
+        written.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*written, value])
+
+
+EMPTY_EVENT = message(1, b"")
+EMPTY_ENTRY = message(6, b"")
+
+
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        (message(4, EMPTY_EVENT * 1_000_000), "rows.events"),
+        (message(4, EMPTY_EVENT * 600) * 600, "rows.events"),
+        (message(4, EMPTY_EVENT * 3 + message(1, EMPTY_ENTRY * 1_000_000)), "rows.events[3]"),
+        (message(5, message(7, b"") * 1_000_000), "columns"),
+        (message(5, message(12, b"") * 1_000_000), "columns"),
+        (message(5, message(7, message(1, b"") * 1_000_000)), "columns.dimension_sets"),
+        (message(1, LONG.encode())[:-1], "request"),
+        (b"\x0b" * 1_000_000, "request"),
+        (b"\x22", "request"),
+        (b"\xff" * 30, "request"),
+    ],
+)
+def test_a_bomb_is_told_by_its_field_and_not_read(data: bytes, field: str) -> None:
+    read = wire.read_report(data)
+    assert isinstance(read, wire.Unreadable)
+    assert read.error.field == field
+
+
+def test_a_bomb_on_a_stream_is_told_too() -> None:
+    read = wire.read_stream(message(3, EMPTY_ENTRY * 1_000_000))
+    assert isinstance(read, wire.Unreadable)
+    assert read.error.field == "event"
+
+
+@pytest.mark.parametrize("form", [rows, columns])
+def test_the_largest_request_that_is_right_is_read(form: object) -> None:
+    assert callable(form)
+    samples = [Sample(subject=f"{at}-{LONG[:600]}") for at in range(MAX_ROWS)]
+    request = form(*samples)
+    read = wire.read_report(request.SerializeToString())
+    assert not isinstance(read, wire.Unreadable)
+    assert read.SerializeToString() == request.SerializeToString()
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), max_size=5), st.lists(st.binary(max_size=300), max_size=5))
+def test_parts_are_found_between_fields_of_any_kind(numbers: list[int], texts: list[bytes]) -> None:
+    data = b""
+    for value in numbers:
+        data += b"\x08" + number(value) + b"\x09" + value.to_bytes(8, "little") + b"\x0d" + b"\xff" * 4
+    for text in texts:
+        data += b"\x08\x01" + message(2, text)
+    found = [data[start:end] for _, start, end in wire._parts(data, 0, len(data))]
+    assert found == texts
+
+
+PADDING = message(2, LONG.encode())
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_request_or_refused(data: bytes) -> None:
+    for padded in (data, data + PADDING, PADDING + data):
+        read = wire.read_report(padded)
+        try:
+            expected = capture_pb2.ReportRequest.FromString(padded)
+        except DecodeError:
+            # Entries of maps are not looked at before they are needed.
+            assert isinstance(read, wire.Unreadable) or read.HasField("batch")
+        else:
+            assert not isinstance(read, wire.Unreadable)
+            assert read.source == expected.source
