@@ -18,6 +18,8 @@ _passes: Counter[str] = Counter()
 ALL: Final = (
     "ingest.report.before_commit",
     "ingest.report.after_commit",
+    "ingest.quarantine.before_settle",
+    "ingest.quarantine.after_settle",
     "outbox.relay.before_publish",
     "outbox.relay.after_publish",
     "outbox.relay.after_commit",

@@ -32,15 +32,22 @@ from meterline_protos.ingest.v1 import (
     events_pb2_grpc,
     privacy_pb2,
     privacy_pb2_grpc,
+    quarantine_pb2,
+    quarantine_pb2_grpc,
 )
 
 from meterline_ingest.capture import Capture
 from meterline_ingest.committer import Committer
+from meterline_ingest.failures import Failures
 from meterline_ingest.handlers.catalogue import Catalogue
 from meterline_ingest.handlers.key_upkeep import KeyUpkeep
 from meterline_ingest.handlers.keys import KeyStore
 from meterline_ingest.handlers.privacy import Holds
+from meterline_ingest.handlers.quarantine import QuarantineAccess
+from meterline_ingest.handlers.quarantine_upkeep import QuarantineUpkeep
+from meterline_ingest.handlers.replaying import Replayer
 from meterline_ingest.handlers.resealing import Resealer, SealedColumn
+from meterline_ingest.quarantine import Quarantine
 from meterline_ingest.registry import TenantDirectory, TypeRegistry
 from meterline_ingest.repository.audit import AuditReader
 from meterline_ingest.repository.catalogue import CatalogueReader
@@ -48,6 +55,7 @@ from meterline_ingest.repository.data_keys import DataKeys
 from meterline_ingest.repository.dictionaries import Dictionaries
 from meterline_ingest.repository.event_types import EventTypeRepository
 from meterline_ingest.repository.partitions import Partitions
+from meterline_ingest.repository.quarantine import QuarantineCounts, QuarantinePayloads
 from meterline_ingest.repository.reading import EventReader
 from meterline_ingest.repository.writing import EventWriter
 from meterline_ingest.servicers.audit import AuditServicer
@@ -57,6 +65,7 @@ from meterline_ingest.servicers.catalogue import CatalogueServicer
 from meterline_ingest.servicers.event_types import EventTypesServicer
 from meterline_ingest.servicers.events import EventsServicer
 from meterline_ingest.servicers.privacy import PrivacyServicer
+from meterline_ingest.servicers.quarantine import QuarantineServicer
 from meterline_ingest.settings import IngestSettings
 from meterline_ingest.skews import Skews
 from meterline_ingest.storing import Storing
@@ -65,7 +74,7 @@ from meterline_ingest.vault import Vault
 
 NAME = "ingest"
 # What is sealed, and what forbids that it is destroyed.
-SEALED_COLUMNS: Sequence[SealedColumn] = ()
+SEALED_COLUMNS: Sequence[SealedColumn] = (QuarantinePayloads(),)
 HOLDS: Sequence[Holds] = ()
 
 
@@ -91,7 +100,8 @@ class Ingest:
         self._entries = CatalogueReader(self._database)
         self._keys = _key_store(settings, self._database, self._unit_of_work)
         partitions = Partitions(self._database)
-        self._committer = self._build_committer(partitions, TenantDirectory(self._tenants, identity.channel))
+        self._capture = self._build_capture(partitions, TenantDirectory(self._tenants, identity.channel))
+        self._committer = self._build_committer()
         known_tenants = Consumer(bus, self._unit_of_work, TENANTS_CHANGED, NAME, self._tenants.handle)
         self.components: Sequence[Component] = (
             self._database,
@@ -101,6 +111,7 @@ class Ingest:
             known_tenants,
             identity,
             *_keeping(settings, self._database, self._keys),
+            self._build_quarantine_upkeep(),
             self._committer,
         )
         self.server = Server(
@@ -111,15 +122,16 @@ class Ingest:
             grace=settings.shutdown_grace_seconds,
         )
 
-    def _build_committer(self, partitions: Partitions, directory: TenantDirectory) -> Committer:
+    def _build_capture(self, partitions: Partitions, directory: TenantDirectory) -> Capture:
         settings = self._settings
         storing = Storing(
             self._unit_of_work,
             EventWriter(self._database, partitions),
             Dictionaries(self._database),
             self._keys.vault,
+            Quarantine(self._keys.vault, Failures(), most=settings.max_quarantined_per_tenant),
         )
-        capture = Capture(
+        return Capture(
             storing,
             directory,
             self._types,
@@ -129,15 +141,28 @@ class Ingest:
             max_age=timedelta(days=settings.max_event_age_days),
             max_ahead=timedelta(seconds=settings.max_event_ahead_seconds),
         )
+
+    def _build_committer(self) -> Committer:
+        settings = self._settings
         return Committer(
-            capture.flush,
+            self._capture.flush,
             workers=settings.commit_workers,
             window=settings.commit_window_ms / 1000,
             max_queued=settings.max_queued_events,
         )
 
+    def _build_quarantine_upkeep(self) -> QuarantineUpkeep:
+        days = self._settings.quarantine_days
+        keep_waiting = timedelta(days=days) if days else None
+        return QuarantineUpkeep(
+            self._unit_of_work, QuarantineCounts(self._database), keep_waiting=keep_waiting
+        )
+
     def _servicers(self) -> list[Servicer]:
         catalogue = Catalogue(self._database, self._unit_of_work, self._tenants, self._entries)
+        quarantine = QuarantineAccess(
+            self._database, self._unit_of_work, self._tenants, self._keys.vault, self._clock
+        )
         return [
             (
                 _full_name(capture_pb2, "CaptureService"),
@@ -168,6 +193,13 @@ class Ingest:
                 _full_name(audit_pb2, "AuditService"),
                 audit_pb2_grpc.add_AuditServiceServicer_to_server,
                 AuditServicer(self._tenants, AuditReader(self._database)),
+            ),
+            (
+                _full_name(quarantine_pb2, "QuarantineService"),
+                quarantine_pb2_grpc.add_QuarantineServiceServicer_to_server,
+                QuarantineServicer(
+                    quarantine, self._types, Replayer(quarantine, self._capture, self._committer)
+                ),
             ),
         ]
 

@@ -11,6 +11,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from tests.support.capture import RunningIngest, Sample, rows, running_ingest
 from tests.support.databases import TestDatabase
 from tests.support.polling import eventually
+from tests.support.quarantine import QuarantineApi, forget_entries
 
 
 @pytest.fixture
@@ -27,6 +28,13 @@ async def ingest(
         await service.onboard(1, "acme")
         await eventually(lambda: is_known(service, "acme"))
         yield service
+
+
+@pytest.fixture
+def quarantine(ingest: RunningIngest, database: TestDatabase) -> QuarantineApi:
+    """That of `acme`, without the event that `is_known` sent."""
+    forget_entries(database)
+    return QuarantineApi(ingest.channel)
 
 
 async def is_known(service: RunningIngest, tenant_id: str) -> bool:

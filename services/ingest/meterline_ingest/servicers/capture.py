@@ -160,7 +160,7 @@ class _Stream:
             answered += result.rows
 
 
-def _outcome(row: int, event_id: str, problem: Problem) -> capture_pb2.EventOutcome:
+def _outcome(row: int, event_id: str, problem: Problem, *, quarantined: bool) -> capture_pb2.EventOutcome:
     return capture_pb2.EventOutcome(
         index=row,
         outcome=capture_pb2.Outcome.ValueType(problem.kind),
@@ -170,6 +170,7 @@ def _outcome(row: int, event_id: str, problem: Problem) -> capture_pb2.EventOutc
         event_id=event_id,
         stored_digest=problem.stored_digest.hex(),
         sent_digest=problem.sent_digest.hex(),
+        quarantined=quarantined,
     )
 
 
@@ -190,7 +191,10 @@ def _response(result: Result, sent_ids: dict[int, str]) -> capture_pb2.ReportRes
         duplicate=counts[Kind.DUPLICATE],
         conflict=counts[Kind.CONFLICT],
         rejected=counts[Kind.REJECTED],
-        outcomes=[_outcome(row, sent_ids[row], problem) for row, problem in result.problems.items()],
+        outcomes=[
+            _outcome(row, sent_ids[row], problem, quarantined=row in result.quarantined)
+            for row, problem in result.problems.items()
+        ],
         batch_id=result.batch_id,
     )
 
@@ -210,7 +214,8 @@ def _stream_response(submission: Submission, result: Result, answered: int) -> c
         duplicate=counts[Kind.DUPLICATE],
         outcomes=[
             capture_pb2.StreamOutcome(
-                sequence=answered + row, outcome=_outcome(0, submission.rows[row].id, problem)
+                sequence=answered + row,
+                outcome=_outcome(0, submission.rows[row].id, problem, quarantined=row in result.quarantined),
             )
             for row, problem in result.problems.items()
         ],
