@@ -83,11 +83,6 @@ def stored_entries(database: TestDatabase, columns: str) -> list[tuple[object, .
         ).fetchall()
 
 
-def forget_entries(database: TestDatabase) -> None:
-    with psycopg.connect(database.admin_dsn) as connection:
-        connection.execute("DELETE FROM ingest.quarantine")
-
-
 def counts_are_right(database: TestDatabase) -> bool:
     """Whether the counts that are kept are those of the rows that wait."""
     with psycopg.connect(database.admin_dsn) as connection:
