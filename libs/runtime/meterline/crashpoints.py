@@ -20,6 +20,8 @@ ALL: Final = (
     "ingest.report.after_commit",
     "timers.stop.before_capture",
     "timers.stop.after_capture",
+    "ingest.quarantine.before_settle",
+    "ingest.quarantine.after_settle",
     "outbox.relay.before_publish",
     "outbox.relay.after_publish",
     "outbox.relay.after_commit",

@@ -12,6 +12,7 @@ _EVENTS: Final = "meterline.ingest.v1.EventsService"
 _TYPES: Final = "meterline.ingest.v1.EventTypesService"
 _CATALOGUE: Final = "meterline.ingest.v1.CatalogueService"
 _LIMITS: Final = "meterline.ingest.v1.LimitsService"
+_QUARANTINE: Final = "meterline.ingest.v1.QuarantineService"
 _TIMERS: Final = "meterline.ingest.v1.TimersService"
 _PRIVACY: Final = "meterline.ingest.v1.PrivacyService"
 _AUDIT: Final = "meterline.ingest.v1.AuditService"
@@ -37,6 +38,10 @@ RULES: Final[Rules] = {
     f"{_LIMITS}/PutTenantLimits": Rule(Permission.OPERATE, Reach.EVERYBODY),
     f"{_LIMITS}/DeleteTenantLimits": Rule(Permission.OPERATE, Reach.EVERYBODY),
     f"{_LIMITS}/GetTenantLimits": Rule(Permission.READ),
+    f"{_QUARANTINE}/ListQuarantined": Rule(Permission.QUARANTINE),
+    f"{_QUARANTINE}/GetQuarantined": Rule(Permission.QUARANTINE),
+    f"{_QUARANTINE}/ReplayQuarantined": Rule(Permission.QUARANTINE),
+    f"{_QUARANTINE}/DiscardQuarantined": Rule(Permission.QUARANTINE),
     f"{_TIMERS}/StartTimer": Rule(Permission.CAPTURE),
     f"{_TIMERS}/HeartbeatTimer": Rule(Permission.CAPTURE),
     f"{_TIMERS}/StopTimer": Rule(Permission.CAPTURE),

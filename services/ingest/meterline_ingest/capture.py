@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -12,9 +12,10 @@ from meterline.clock import Clock
 from meterline.ids import new_id_bytes
 
 from meterline_ingest.committer import Result, Submission
-from meterline_ingest.domain.columns import Columns, Flags, concatenate
+from meterline_ingest.domain.batches import BatchOrigin
+from meterline_ingest.domain.columns import Columns, Flags, Int64s, concatenate
 from meterline_ingest.domain.limits import TimeLimits
-from meterline_ingest.domain.outcomes import Problem, Problems
+from meterline_ingest.domain.outcomes import Problem, Problems, Stage
 from meterline_ingest.domain.ownership import Share
 from meterline_ingest.domain.skew import Sending, correct
 from meterline_ingest.domain.type_book import TypeBook
@@ -54,13 +55,13 @@ class Capture:
         """Stores all good events of `submissions` in one transaction; one result each."""
         self._skews.observe(submissions)
         flush = await self._judge(submissions)
-        await self._storing.store(flush)
-        return _results(submissions, flush.batch_ids, flush.checked.problems)
+        kept = await self._storing.store(flush)
+        return _results(submissions, flush.batch_ids, flush.checked.problems, kept)
 
-    async def judge(self, submission: Submission) -> Problem | None:
-        """What would be said to the first event of `submission`, as far as that can be said without storing
-        it."""
-        return (await self._judge([submission])).checked.problems.by_row.get(0)
+    async def preview(self, submissions: Sequence[Submission]) -> list[Result]:
+        """What would become of them, but for events that were accepted before. Changes nothing."""
+        flush = await self._judge(submissions)
+        return _results(submissions, flush.batch_ids, flush.checked.problems)
 
     async def _judge(self, submissions: Sequence[Submission]) -> Flush:
         book = await self._types.current()
@@ -78,7 +79,8 @@ class Capture:
         )
         needed = check.entries_needed()
         catalogue = await self._catalogue.find(needed) if needed else {}
-        checked = check.verdict(self._limits, self._clock.now_us(), catalogue, _any_age(submissions))
+        now_us = _moments(submissions, self._clock.now_us())
+        checked = check.verdict(self._limits, now_us, catalogue, _any_age(submissions))
         batch_ids = [new_id_bytes() for _ in submissions]
         return Flush(submissions, batch_ids, checked, corrected, types)
 
@@ -86,6 +88,15 @@ class Capture:
 def _sending(submission: Submission) -> Sending:
     origin = submission.origin
     return Sending(len(submission), origin.received_at_us, origin.sent_at_us)
+
+
+def _moments(submissions: Sequence[Submission], now_us: int) -> int | Int64s:
+    """As of when each row is judged: now, but what comes again from quarantine as of its receipt."""
+    replayed = [submission.origin.kind is BatchOrigin.REPLAYED for submission in submissions]
+    if not any(replayed):
+        return now_us
+    received = [submission.origin.received_at_us for submission in submissions]
+    return np.repeat(np.where(replayed, received, now_us), [len(each) for each in submissions])
 
 
 def _any_age(submissions: Sequence[Submission]) -> Flags | None:
@@ -117,7 +128,7 @@ def _read(submissions: Sequence[Submission], types: TypeBook) -> tuple[Columns, 
     start = 0
     for each, found in parts:
         for row, problem in found.by_row.items():
-            problems.flag([start + row], problem)
+            problems.flag([start + row], replace(problem, stage=Stage.READ))
         start += len(each)
     return columns, problems
 
@@ -126,13 +137,22 @@ def _results(
     submissions: Sequence[Submission],
     batch_ids: Sequence[bytes],
     problems: Problems,
+    kept: Collection[int] = (),
 ) -> list[Result]:
     by_call: list[dict[int, Problem]] = [{} for _ in submissions]
+    kept_of: list[set[int]] = [set() for _ in submissions]
     starts = np.cumsum([0, *map(len, submissions)])
     for row, problem in sorted(problems.by_row.items()):
         at = int(np.searchsorted(starts, row, side="right")) - 1
         by_call[at][row - int(starts[at])] = problem
+        if row in kept:
+            kept_of[at].add(row - int(starts[at]))
     return [
-        Result(len(submission), found, str(uuid.UUID(bytes=raw)) if len(found) < len(submission) else "")
-        for submission, found, raw in zip(submissions, by_call, batch_ids, strict=True)
+        Result(
+            len(submission),
+            found,
+            str(uuid.UUID(bytes=raw)) if len(found) < len(submission) else "",
+            frozenset(quarantined),
+        )
+        for submission, found, raw, quarantined in zip(submissions, by_call, batch_ids, kept_of, strict=True)
     ]

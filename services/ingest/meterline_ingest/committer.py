@@ -62,11 +62,15 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """`problems` by row of the call; what is not in it was accepted. `batch_id` is empty when nothing was."""
+    """`problems` by row of the call; what is not in it was accepted. `batch_id` is empty when nothing was.
+
+    quarantined: rejected rows that were kept
+    """
 
     rows: int
     problems: dict[int, Problem]
     batch_id: str
+    quarantined: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from meterline_protos.ingest.v1 import (
     events_pb2,
     limits_pb2,
     privacy_pb2,
+    quarantine_pb2,
     timers_pb2,
 )
 
@@ -39,12 +40,17 @@ from meterline_ingest.access import NEEDS, RULES
 from meterline_ingest.admission import Admission
 from meterline_ingest.capture import Capture
 from meterline_ingest.committer import Committer
+from meterline_ingest.failures import Failures
 from meterline_ingest.handlers.catalogue import Catalogue
 from meterline_ingest.handlers.key_upkeep import KeyUpkeep
 from meterline_ingest.handlers.keys import KeyStore
 from meterline_ingest.handlers.limits import LimitHandlers
+from meterline_ingest.handlers.quarantine import QuarantineAccess
+from meterline_ingest.handlers.quarantine_upkeep import QuarantineUpkeep
+from meterline_ingest.handlers.replaying import Replayer
 from meterline_ingest.handlers.resealing import Resealer
 from meterline_ingest.handlers.timers import TimerLimits, Timers
+from meterline_ingest.quarantine import Quarantine
 from meterline_ingest.rate_limiter import RateLimiter
 from meterline_ingest.registry import KnownTenants, LimitRegistry, TenantDirectory, TypeRegistry
 from meterline_ingest.repository.audit import AuditReader
@@ -56,6 +62,7 @@ from meterline_ingest.repository.dictionaries import Dictionaries
 from meterline_ingest.repository.event_types import EventTypeRepository
 from meterline_ingest.repository.limits import LimitRepository
 from meterline_ingest.repository.partitions import Partitions
+from meterline_ingest.repository.quarantine import QuarantineCounts, QuarantinePayloads
 from meterline_ingest.repository.reading import EventReader
 from meterline_ingest.repository.writing import EventWriter
 from meterline_ingest.servicers.audit import AuditServicer
@@ -65,6 +72,7 @@ from meterline_ingest.servicers.event_types import EventTypesServicer
 from meterline_ingest.servicers.events import EventsServicer
 from meterline_ingest.servicers.limits import LimitsServicer
 from meterline_ingest.servicers.privacy import PrivacyServicer
+from meterline_ingest.servicers.quarantine import QuarantineServicer
 from meterline_ingest.servicers.timers import TimersServicer
 from meterline_ingest.settings import IngestSettings
 from meterline_ingest.signed_calls import SignedCalls, SigningKeys
@@ -125,6 +133,7 @@ class Ingest:
             *self._keeping(),
             self._limit_registry,
             self._limiter,
+            self._quarantine_upkeep(),
             self._committer,
             TimerSweep(self._database, self._timers),
         )
@@ -145,6 +154,7 @@ class Ingest:
             EventWriter(self._database, self._partitions),
             Dictionaries(self._database),
             self._key_store.vault,
+            Quarantine(self._key_store.vault, Failures(), most=settings.max_quarantined_per_tenant),
         )
         return Capture(
             storing,
@@ -166,7 +176,7 @@ class Ingest:
             self._tenants,
             self._types,
             self._committer,
-            self._capture.judge,
+            self._capture.preview,
             self._clock,
             TimerLimits(settings.max_running_timers_per_tenant, max_ahead_us),
         )
@@ -175,13 +185,25 @@ class Ingest:
         """What looks after keys. It ends after all that seals has ended."""
         settings, store = self._settings, self._key_store
         max_age = timedelta(days=settings.data_key_max_age_days)
-        columns = (SealedDetails(),)
+        columns = (SealedDetails(), QuarantinePayloads())
         resealer = Resealer(self._database, store.keys, store.vault, columns, most=settings.reseal_values)
         return (
             store.vault,
             KeyUpkeep(store, seconds=settings.key_upkeep_seconds, max_age=max_age),
             Periodic("reseal", settings.reseal_seconds, resealer.run),
         )
+
+    def _quarantine_upkeep(self) -> QuarantineUpkeep:
+        days = self._settings.quarantine_days
+        keep_waiting = timedelta(days=days) if days else None
+        counts = QuarantineCounts(self._database)
+        return QuarantineUpkeep(self._unit_of_work, counts, keep_waiting=keep_waiting)
+
+    def _quarantine_servicer(self) -> QuarantineServicer:
+        access = QuarantineAccess(
+            self._database, self._unit_of_work, self._tenants, self._key_store.vault, self._clock
+        )
+        return QuarantineServicer(access, self._types, Replayer(access, self._capture, self._committer))
 
     def _admission(self) -> Admission:
         return Admission(
@@ -221,6 +243,7 @@ class Ingest:
             ),
             service(catalogue_pb2, "CatalogueService", CatalogueServicer(catalogue)),
             service(limits_pb2, "LimitsService", LimitsServicer(limits)),
+            service(quarantine_pb2, "QuarantineService", self._quarantine_servicer()),
             service(timers_pb2, "TimersService", TimersServicer(self._timers)),
             service(privacy_pb2, "PrivacyService", PrivacyServicer(self._key_store, self._tenants, ())),
             service(audit_pb2, "AuditService", AuditServicer(self._tenants, AuditReader(self._database))),

@@ -23,6 +23,10 @@ class IngestSettings(ServiceSettings):
     """How long small calls wait for company; up to four times as long while more keep coming."""
     max_queued_events: int = Field(default=100_000, ge=1)
     """Beyond these, calls are answered RESOURCE_EXHAUSTED."""
+    max_quarantined_per_tenant: int = Field(default=100_000, ge=0)
+    """Rejected events of a tenant that are kept for a replay; what is beyond is only rejected."""
+    quarantine_days: float = Field(default=0, ge=0)
+    """How long rejected events wait for a replay; 0: for ever. Once settled they are kept for 30 days."""
     relay_linger_ms: float = Field(default=8, ge=0)
     """How long a message waits for others to be published with."""
     master_keys: SecretStr

@@ -10,6 +10,7 @@ from typing import Final
 from meterline.telemetry import metrics
 
 from meterline_ingest.committer import Submission
+from meterline_ingest.domain.batches import BatchOrigin
 
 # A metric with a label for each source must stay small: those heard of last are shown.
 MAX_SOURCES: Final = 1_000
@@ -28,7 +29,7 @@ class Skews:
         """Takes note of when calls were sent and received."""
         for submission in submissions:
             origin = submission.origin
-            if origin.sent_at_us is None:
+            if origin.sent_at_us is None or origin.kind is BatchOrigin.REPLAYED:
                 continue
             source = submission.tenant_id, origin.source
             calls = self._calls.get(source)

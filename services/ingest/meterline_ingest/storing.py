@@ -25,8 +25,10 @@ from meterline_ingest.domain.outcomes import DUPLICATE, conflict
 from meterline_ingest.domain.skew import Corrected
 from meterline_ingest.domain.type_book import TypeBook
 from meterline_ingest.domain.validation import Checked, Slot
+from meterline_ingest.quarantine import Quarantine
 from meterline_ingest.repository import details
 from meterline_ingest.repository.dictionaries import Dictionaries
+from meterline_ingest.repository.quarantine import Entry
 from meterline_ingest.repository.writing import BatchRow, EventWriter, Rows
 
 
@@ -60,23 +62,41 @@ class Storing:
     """One for each process."""
 
     def __init__(
-        self, unit_of_work: UnitOfWork, writer: EventWriter, dictionaries: Dictionaries, keys: Keyrings
+        self,
+        unit_of_work: UnitOfWork,
+        writer: EventWriter,
+        dictionaries: Dictionaries,
+        keys: Keyrings,
+        quarantine: Quarantine,
     ) -> None:
         self._unit_of_work = unit_of_work
         self._writer = writer
         self._dictionaries = dictionaries
         self._keys = keys
+        self._quarantine = quarantine
 
-    async def store(self, flush: Flush) -> None:
-        """Stores the good events; adds to the problems those that were stored before."""
+    async def store(self, flush: Flush) -> frozenset[int]:
+        """Stores the good events; adds to the problems those that were stored before. Keeps the rejected
+        ones in quarantine; answers their rows."""
         sealers = await self._sealers(flush.checked)
         _refuse_shredded(flush.checked, sealers)
         good = flush.checked.problems.good()
+        rejected = await self._quarantine.gather(flush.submissions, flush.checked)
         if good.any():
             with _span(flush):
-                await self._store(flush, good, sealers)
+                return await self._store(flush, good, rejected, sealers)
+        return await self._keep(rejected) if rejected else frozenset()
 
-    async def _store(self, flush: Flush, good: Flags, sealers: Mapping[int, Sealer]) -> None:
+    async def _keep(self, rejected: Sequence[Entry]) -> frozenset[int]:
+        """Of a flush with nothing good in it."""
+        async with self._unit_of_work.begin({entry.tenant_id for entry in rejected}) as transaction:
+            kept = await self._quarantine.keep(transaction, rejected)
+            await transaction.commit()
+        return kept
+
+    async def _store(
+        self, flush: Flush, good: Flags, rejected: Sequence[Entry], sealers: Mapping[int, Sealer]
+    ) -> frozenset[int]:
         checked, call = flush.checked, flush.calls()
         numbers = np.array(await self._writer.batch_numbers(len(flush.submissions)))
         positions = np.flatnonzero(good)
@@ -92,11 +112,13 @@ class Storing:
             if not new.all():
                 skews = dict(zip(numbers.tolist(), flush.corrected.skews_us, strict=True))
                 await _settle_repeated(connection, checked, rows, positions, new, contents, skews)
-            if accepted.any():
+            kept = await self._quarantine.keep(transaction, rejected)
+            if rejected or accepted.any():
                 crash_point("ingest.report.before_commit")
                 await transaction.commit()
                 crash_point("ingest.report.after_commit")
         metrics.BATCHES.inc(len(np.unique(call[accepted])))
+        return kept
 
     async def _tell(
         self, transaction: Transaction, flush: Flush, accepted: Flags, numbers: Int64s, contents: Contents

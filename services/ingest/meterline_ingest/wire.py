@@ -64,9 +64,11 @@ def _derive() -> dict[str, Any]:
 _CLASSES = _derive()
 
 if TYPE_CHECKING:
+    Event = capture_pb2.Event
     ReportRequest = capture_pb2.ReportRequest
     StreamRequest = capture_pb2.StreamRequest
 else:
+    Event = _CLASSES[f"{_PACKAGE}.Event"]
     ReportRequest = _CLASSES[f"{_PACKAGE}.ReportRequest"]
     StreamRequest = _CLASSES[f"{_PACKAGE}.StreamRequest"]
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+from grpc.aio import AioRpcError
 from meterline_dev.servers import NatsServer
+from meterline_protos.ingest.v1 import events_pb2
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from tests.support.capture import RunningIngest, Sample, rows, running_ingest
+from tests.support.capture import RunningIngest, running_ingest
 from tests.support.databases import TestDatabase
 from tests.support.polling import eventually
+from tests.support.quarantine import QuarantineApi
 
 
 @pytest.fixture
@@ -29,12 +32,16 @@ async def ingest(
         yield service
 
 
+@pytest.fixture
+def quarantine(ingest: RunningIngest) -> QuarantineApi:
+    """That of `acme`."""
+    return QuarantineApi(ingest.channel)
+
+
 async def is_known(service: RunningIngest, tenant_id: str) -> bool:
     """Whether ingest has heard of the tenant. Identity is not there to be asked."""
-    from grpc.aio import AioRpcError
-
     try:
-        response = await service.report(rows(Sample(type="no-such-type"), tenant_id=tenant_id))
+        await service.events.GetTotals(events_pb2.GetTotalsRequest(tenant_id=tenant_id))
     except AioRpcError:
         return False
-    return response.outcomes[0].reason == "UNKNOWN_EVENT_TYPE"
+    return True

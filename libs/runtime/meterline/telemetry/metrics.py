@@ -23,6 +23,22 @@ CAPTURE_QUEUE = Gauge(
 CAPTURE_REFUSALS = Counter("meterline_capture_refusals_total", "Calls refused for a limit", ["reason"])
 TOKEN_EXCHANGES = Counter("meterline_token_exchanges_total", "Exchanges with the buckets of rate limits")
 
+# Quarantine
+QUARANTINED = Counter(
+    "meterline_quarantined_total",
+    "Rejected events that were kept; sources beyond the first thousand combinations are `other`",
+    ["tenant", "source", "reason"],
+)
+QUARANTINE_REFUSED = Counter(
+    "meterline_quarantine_refused_total",
+    "Rejected events that were not kept: no room, too long, or the tenant's keys are destroyed",
+    ["tenant", "source", "reason"],
+)
+QUARANTINE_WAITING = Gauge("meterline_quarantine_waiting", "Rejected events that wait for a fix")
+QUARANTINE_EXPIRED = Counter(
+    "meterline_quarantine_expired_total", "Rejected events that were deleted after waiting for too long"
+)
+
 # Sensitive data
 SEALED_VALUES = Counter("meterline_sealed_values_total", "Values sealed under keys of tenants")
 RESEALED_VALUES = Counter("meterline_resealed_values_total", "Values that a newer key has sealed anew")

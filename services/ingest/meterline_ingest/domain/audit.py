@@ -18,6 +18,10 @@ SERVICE: Final = "meterline-ingest"
 
 KEY_ROTATED: Final = "tenant_key.rotated"
 TENANT_SHREDDED: Final = "tenant.shredded"
+QUARANTINE_UNSEALED: Final = "quarantine.unsealed"
+QUARANTINE_REPLAYED: Final = "quarantine.replayed"
+QUARANTINE_DISCARDED: Final = "quarantine.discarded"
+QUARANTINE_EXPIRED: Final = "quarantine.expired"
 
 
 @dataclass(frozen=True, slots=True)

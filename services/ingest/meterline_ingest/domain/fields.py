@@ -15,7 +15,7 @@ import numpy as np
 from meterline_ingest.domain.columns import NO_PROPERTIES, Columns, DimensionSet, Int64s, Pairs
 from meterline_ingest.domain.enrichment import Catalogue, EntryKey, enrich, entries_needed
 from meterline_ingest.domain.event_types import EventType
-from meterline_ingest.domain.outcomes import Kind, Problem, Problems
+from meterline_ingest.domain.outcomes import Kind, Problem, Problems, Stage
 from meterline_ingest.domain.properties import first_problem
 
 
@@ -178,7 +178,7 @@ def _vary(
         rule = f"the key of an entry in {result.missing.namespace}"
         place = "properties" if result.missing.key in declared else "dimensions"
         field_name = f"{place}.{result.missing.key}"
-        problem = Problem(Kind.REJECTED, "CATALOGUE_ENTRY_MISSING", field_name, rule)
+        problem = Problem(Kind.REJECTED, "CATALOGUE_ENTRY_MISSING", field_name, rule, stage=Stage.ENRICH)
     elif (wrong := first_problem(kept, declared, definition.name)) is not None:
         problem = Problem(Kind.REJECTED, *wrong)
     sensitive = {name: kept.pop(name) for name in definition.sensitive if name in kept}

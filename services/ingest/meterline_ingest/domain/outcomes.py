@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 
 import numpy as np
 
@@ -20,6 +20,14 @@ class Kind(IntEnum):
     REJECTED = 4
 
 
+class Stage(StrEnum):
+    """Where an event was found to be bad. Stored as these words."""
+
+    READ = "read"
+    VALIDATE = "validate"
+    ENRICH = "enrich"
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """Why an event was not accepted: `field` breaks `message`; `reason` is a stable code.
@@ -33,6 +41,7 @@ class Problem:
     message: str
     stored_digest: bytes = b""
     sent_digest: bytes = b""
+    stage: Stage = Stage.VALIDATE
 
 
 DUPLICATE = Problem(Kind.DUPLICATE, "DUPLICATE", "id", "this event was accepted before")

@@ -14,6 +14,8 @@ from meterline_ingest.domain.outcomes import Problems
 _ANY: Final = -1
 _ABSENT: Final = -2
 
+FOREIGN: Final = "TENANT_FORBIDDEN"
+
 
 @dataclass(frozen=True, slots=True)
 class Share:
@@ -38,4 +40,4 @@ def flag_foreign(columns: Columns, shares: Sequence[Share], problems: Problems) 
     allowed_of_row = np.repeat(np.array(allowed, np.int64), [share.rows for share in shares])
     foreign = (allowed_of_row != _ANY) & (code_of_entry[columns.tenant_index] != allowed_of_row)
     # Said before anything else of a row, so that nobody learns which tenants there are.
-    problems.flag_where(foreign, "TENANT_FORBIDDEN", "tenant_id", "the caller's own tenant")
+    problems.flag_where(foreign, FOREIGN, "tenant_id", "the caller's own tenant")

@@ -81,11 +81,14 @@ class Check:
     def verdict(
         self,
         times: TimeLimits,
-        now_us: int,
+        now_us: int | Int64s,
         catalogue: Catalogue | None = None,
         any_age: Flags | None = None,
     ) -> Checked:
-        """`any_age`: rows that may be as old as they like."""
+        """
+        now_us: one for all, or one a row
+        any_age: rows that may be as old as they like
+        """
         columns, problems = self._columns, self._problems
         fields = self._combinations.check(catalogue or {}, problems)
         _check_subjects(columns, self._definitions, problems)
@@ -149,11 +152,11 @@ def _check_subjects(columns: Columns, definitions: Sequence[EventType | None], p
 
 
 def _check_times(
-    columns: Columns, limits: TimeLimits, now_us: int, any_age: Flags | None, problems: Problems
+    columns: Columns, limits: TimeLimits, now_us: int | Int64s, any_age: Flags | None, problems: Problems
 ) -> None:
     oldest, latest = now_us - limits.max_age_us, now_us + limits.max_ahead_us
     times = columns.times_us
-    if len(times) and (times.min() < oldest or times.max() > latest):
+    if ((times < oldest) | (times > latest)).any():
         days = limits.max_age_us // 86_400_000_000
         old = times < oldest if any_age is None else (times < oldest) & ~any_age
         problems.flag_where(old, "TIME_TOO_OLD", "time", f"at most {days} days ago")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,13 +23,13 @@ from meterline_protos.ingest.v1 import capture_pb2
 from opentelemetry import trace
 
 from meterline_ingest import wire
-from meterline_ingest.committer import Committer, Origin, Submission
+from meterline_ingest.committer import Committer, Origin, Result, Submission
 from meterline_ingest.domain import timers as domain
 from meterline_ingest.domain.batches import BatchOrigin
 from meterline_ingest.domain.decimals import to_text
 from meterline_ingest.domain.event_types import TIMER_SCALE, EventType, TimerPolicy
 from meterline_ingest.domain.limits import MAX_SOURCE, MAX_SUBJECT
-from meterline_ingest.domain.outcomes import Kind, Problem
+from meterline_ingest.domain.outcomes import Kind
 from meterline_ingest.domain.timers import MAX_TIMER_ID, Content, Timer, TimerFilter, TimerState
 from meterline_ingest.registry import TypeRegistry
 from meterline_ingest.repository import timers as repository
@@ -40,8 +40,8 @@ log = logger()
 # How long a count of running timers is believed: the limit guards memory and disk, and need not be exact.
 _COUNTED_SECONDS: Final = 5.0
 
-Judge = Callable[[Submission], Awaitable[Problem | None]]
-"""What capture would say to the one event of a submission."""
+Preview = Callable[[Sequence[Submission]], Awaitable[list[Result]]]
+"""What capture would say, without storing anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Timers:
         tenants: TenantReplica,
         types: TypeRegistry,
         committer: Committer,
-        judge: Judge,
+        preview: Preview,
         clock: Clock,
         limits: TimerLimits,
     ) -> None:
@@ -69,7 +69,7 @@ class Timers:
         self._tenants = tenants
         self._types = types
         self._committer = committer
-        self._judge = judge
+        self._preview = preview
         self._clock = clock
         self._limits = limits
         self.on_due: Callable[[int], None] = lambda due_us: None
@@ -233,7 +233,8 @@ class Timers:
     async def _check_event(self, tenant: Tenant, timer: Timer, definition: EventType) -> None:
         """Refuses at the start what capture would refuse in the end."""
         ended = timer.stop(None, timer.last_heartbeat_us, self._limits.max_ahead_us)
-        problem = await self._judge(self._submission(tenant, ended, definition))
+        (result,) = await self._preview([self._submission(tenant, ended, definition)])
+        problem = result.problems.get(0)
         if problem is not None:
             raise InvalidArgumentError(problem.field, problem.message, problem.reason)
 

@@ -275,12 +275,13 @@ def _batch_parameters(batches: Sequence[BatchRow]) -> tuple[object, ...]:
         arrays.timestamptz_array(np.array([batch.last_us for batch in batches])),
         [uuid.UUID(int=batch.trace.trace_id) if batch.trace.is_valid else None for batch in batches],
         # Span ids are unsigned, int8 is not.
-        [_signed(batch.trace.span_id) if batch.trace.is_valid else None for batch in batches],
+        [signed(batch.trace.span_id) if batch.trace.is_valid else None for batch in batches],
         [batch.trace.trace_flags.sampled for batch in batches],
     )
 
 
-def _signed(unsigned: int) -> int:
+def signed(unsigned: int) -> int:
+    """What is stored of a span id."""
     return unsigned - (1 << 64) if unsigned >> 63 else unsigned
 
 

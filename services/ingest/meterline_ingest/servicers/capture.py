@@ -242,7 +242,7 @@ def _seconds_left() -> float | None:
     return left() if left else None
 
 
-def _outcome(row: int, event_id: str, problem: Problem) -> capture_pb2.EventOutcome:
+def _outcome(row: int, event_id: str, problem: Problem, *, quarantined: bool) -> capture_pb2.EventOutcome:
     return capture_pb2.EventOutcome(
         index=row,
         outcome=capture_pb2.Outcome.ValueType(problem.kind),
@@ -252,6 +252,7 @@ def _outcome(row: int, event_id: str, problem: Problem) -> capture_pb2.EventOutc
         event_id=event_id[:MAX_LENGTH],
         stored_digest=problem.stored_digest.hex(),
         sent_digest=problem.sent_digest.hex(),
+        quarantined=quarantined,
     )
 
 
@@ -272,7 +273,10 @@ def _response(result: Result, sent_ids: dict[int, str]) -> capture_pb2.ReportRes
         duplicate=counts[Kind.DUPLICATE],
         conflict=counts[Kind.CONFLICT],
         rejected=counts[Kind.REJECTED],
-        outcomes=[_outcome(row, sent_ids[row], problem) for row, problem in result.problems.items()],
+        outcomes=[
+            _outcome(row, sent_ids[row], problem, quarantined=row in result.quarantined)
+            for row, problem in result.problems.items()
+        ],
         batch_id=result.batch_id,
     )
 
@@ -292,7 +296,8 @@ def _stream_response(submission: Submission, result: Result, answered: int) -> c
         duplicate=counts[Kind.DUPLICATE],
         outcomes=[
             capture_pb2.StreamOutcome(
-                sequence=answered + row, outcome=_outcome(0, submission.rows[row].id, problem)
+                sequence=answered + row,
+                outcome=_outcome(0, submission.rows[row].id, problem, quarantined=row in result.quarantined),
             )
             for row, problem in result.problems.items()
         ],

@@ -1,0 +1,68 @@
+"""Rejected events, counted by tenant, source and reason, and told of when they are not kept."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+from typing import Final
+
+from meterline.telemetry import metrics
+from meterline.telemetry.logging import logger
+
+log = logger()
+
+# Sources are named by callers, so that a label for each must have a bound.
+MAX_LABELS: Final = 1_000
+OTHER: Final = "other"
+# A flood of refusals is one line of the log in so many seconds.
+QUIET_SECONDS: Final = 60.0
+
+Labels = tuple[str, str, str]
+"""Tenant, source and reason."""
+
+
+class Refusal(StrEnum):
+    """Why a rejected event is not kept."""
+
+    FULL = "the tenant's quarantine is full"
+    TOO_LONG = "larger than any event that could be accepted"
+    NO_KEY = "the tenant's keys are destroyed or damaged"
+
+
+class Failures:
+    """One for each process."""
+
+    def __init__(self, timer: Callable[[], float] = time.monotonic) -> None:
+        """`timer` tells seconds, from any moment."""
+        self._timer = timer
+        self._known: set[Labels] = set()
+        self._unsaid: Counter[Refusal] = Counter()
+        self._said_at: dict[Refusal, float] = {}
+
+    def kept(self, events: Iterable[Labels]) -> None:
+        for labels, count in Counter(events).items():
+            metrics.QUARANTINED.labels(*self._bounded(labels)).inc(count)
+
+    def refused(self, why: Refusal, events: Iterable[Labels]) -> None:
+        """Also writes it to the log, the first time and then once a minute."""
+        counts = Counter(events)
+        if not counts:
+            return
+        for labels, count in counts.items():
+            metrics.QUARANTINE_REFUSED.labels(*self._bounded(labels)).inc(count)
+        self._unsaid[why] += counts.total()
+        now = self._timer()
+        if now - self._said_at.get(why, float("-inf")) >= QUIET_SECONDS:
+            tenants = sorted({tenant for tenant, _, _ in counts})[:10]
+            log.warning("quarantine.refused", why=str(why), events=self._unsaid.pop(why), tenants=tenants)
+            self._said_at[why] = now
+
+    def _bounded(self, labels: Labels) -> Labels:
+        """Reasons are a closed list, so they are told apart also beyond the bound."""
+        if labels not in self._known:
+            if len(self._known) >= MAX_LABELS:
+                return OTHER, OTHER, labels[2]
+            self._known.add(labels)
+        return labels

@@ -1,0 +1,170 @@
+"""Rejected events of a flush: kept with its good ones, sealed, until they are replayed or discarded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from meterline.crypto.framing import part
+from meterline.db.pool import Connection
+from meterline.db.unit_of_work import Transaction
+from meterline.errors import ShreddedError, TamperedError
+from meterline_protos.ingest.v1 import capture_pb2
+
+from meterline_ingest import raw
+from meterline_ingest.committer import Submission
+from meterline_ingest.contents import Keyrings, Sealer
+from meterline_ingest.domain.batches import BatchOrigin
+from meterline_ingest.domain.outcomes import Kind, Problem
+from meterline_ingest.domain.ownership import FOREIGN
+from meterline_ingest.domain.quarantine import MAX_PAYLOAD
+from meterline_ingest.domain.validation import Checked
+from meterline_ingest.failures import Failures, Labels, Refusal
+from meterline_ingest.repository import quarantine as repository
+from meterline_ingest.repository.quarantine import PAYLOAD, TABLE, Entry, Key
+
+_LOOKED_AFTER = frozenset({BatchOrigin.REPLAYED, BatchOrigin.TIMED})
+
+
+@dataclass(frozen=True, slots=True)
+class _Rejected:
+    """A row of a flush, and of the call that brought it."""
+
+    row: int
+    problem: Problem
+    tenant_id: int
+    tenant: str
+    submission: Submission
+    row_of_call: int
+
+    @property
+    def labels(self) -> Labels:
+        return self.tenant, self.submission.origin.source, self.problem.reason
+
+
+class Quarantine:
+    """One for each process. Costs nothing while nothing is rejected."""
+
+    def __init__(self, keys: Keyrings, failures: Failures, *, most: int) -> None:
+        """most: entries of a tenant that may wait; flushes under way at once may each exceed it by theirs"""
+        self._keys = keys
+        self._failures = failures
+        self._most = most
+
+    async def gather(self, submissions: Sequence[Submission], checked: Checked) -> list[Entry]:
+        """The rejected events of active tenants, sealed. The same event twice is one entry."""
+        rejected = list(_rejected(submissions, checked))
+        if not rejected:
+            return []
+        keyrings = await self._keys.keyrings({each.tenant_id for each in rejected})
+        entries: dict[Key, Entry] = {}
+        refused: dict[Refusal, list[Labels]] = {}
+        for each in rejected:
+            why = _add(entries, each, keyrings)
+            if why is not None:
+                refused.setdefault(why, []).append(each.labels)
+        for why, labels in refused.items():
+            self._failures.refused(why, labels)
+        return list(entries.values())
+
+    async def keep(self, transaction: Transaction, entries: Sequence[Entry]) -> frozenset[int]:
+        """Stores what there is room for; answers its rows in the flush."""
+        if not entries:
+            return frozenset()
+        fitting = await self._fitting(transaction.connection, entries)
+        if fitting:
+            await repository.keep(transaction.connection, fitting)
+        kept = frozenset(row for entry in fitting for row in entry.rows)
+        transaction.after_commit(partial(self._count, entries, kept))
+        return kept
+
+    async def _fitting(self, connection: Connection, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """All, as a rule. Where there is no room for all of a tenant's, those that are there already, and
+        the first of the others."""
+        counts = Counter(entry.tenant_id for entry in entries)
+        waiting = await repository.waiting(connection, counts)
+        room = {tenant_id: self._most - waiting.get(tenant_id, 0) for tenant_id in counts}
+        short = {tenant_id for tenant_id, count in counts.items() if count > room[tenant_id]}
+        if not short:
+            return entries
+        known = await repository.known(connection, [each.key for each in entries if each.tenant_id in short])
+        fitting = []
+        for entry in entries:
+            if entry.tenant_id in short and entry.key not in known:
+                room[entry.tenant_id] -= 1
+                if room[entry.tenant_id] < 0:
+                    continue
+            fitting.append(entry)
+        return fitting
+
+    def _count(self, entries: Sequence[Entry], kept: Collection[int]) -> None:
+        by_fate: dict[bool, list[Labels]] = {True: [], False: []}
+        for entry in entries:
+            labels = entry.tenant, entry.source, entry.problem.reason
+            by_fate[entry.rows[0] in kept] += [labels] * len(entry.rows)
+        self._failures.kept(by_fate[True])
+        self._failures.refused(Refusal.FULL, by_fate[False])
+
+
+def _rejected(submissions: Sequence[Submission], checked: Checked) -> Iterator[_Rejected]:
+    """Those that belong here.
+
+    What a replay or a timer brought is looked after by whoever brought it, and there already. An event of an
+    unknown tenant is nobody's, and one of an inactive tenant unwanted: neither has a number. And nobody may
+    fill the quarantine of a tenant for whom he may not report.
+    """
+    if not checked.problems.by_row:
+        return
+    columns = checked.columns
+    rows = np.array(sorted(checked.problems.by_row))
+    tenants = columns.tenant_index[rows]
+    starts = np.cumsum([0, *map(len, submissions)])
+    calls = np.searchsorted(starts, rows, side="right") - 1
+    found = zip(
+        rows.tolist(), tenants.tolist(), checked.tenant_ids[tenants].tolist(), calls.tolist(), strict=True
+    )
+    for row, tenant_at, tenant_id, call in found:
+        problem, submission = checked.problems.by_row[row], submissions[call]
+        wanted = problem.kind is Kind.REJECTED and problem.reason != FOREIGN
+        if tenant_id and wanted and submission.origin.kind not in _LOOKED_AFTER:
+            tenant = columns.tenants[tenant_at]
+            yield _Rejected(row, problem, tenant_id, tenant, submission, row - int(starts[call]))
+
+
+def _add(entries: dict[Key, Entry], rejected: _Rejected, keyrings: Mapping[int, Sealer]) -> Refusal | None:
+    """Adds an event to `entries`, or tells why not."""
+    origin, keyring = rejected.submission.origin, keyrings[rejected.tenant_id]
+    event = raw.event(rejected.submission, rejected.row_of_call)
+    payload = raw.to_bytes(event)
+    if len(payload) > MAX_PAYLOAD:
+        return Refusal.TOO_LONG
+    try:
+        quarantine_id = keyring.fingerprint(part(origin.source.encode()) + payload)
+        key = rejected.tenant_id, quarantine_id
+        if key not in entries:
+            sealed = keyring.seal(TABLE, PAYLOAD, quarantine_id, payload)
+            entries[key] = _entry(rejected, quarantine_id, event, sealed)
+    except (ShreddedError, TamperedError):
+        return Refusal.NO_KEY
+    entries[key].rows.append(rejected.row)
+    return None
+
+
+def _entry(rejected: _Rejected, quarantine_id: bytes, event: capture_pb2.Event, sealed: bytes) -> Entry:
+    origin = rejected.submission.origin
+    return Entry(
+        rejected.tenant_id,
+        rejected.tenant,
+        quarantine_id,
+        origin.source,
+        event.id,
+        event.type,
+        rejected.problem,
+        sealed,
+        origin.received_at_us,
+        origin.sent_at_us,
+        origin.trace,
+    )

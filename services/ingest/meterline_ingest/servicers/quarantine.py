@@ -1,0 +1,216 @@
+"""QuarantineService."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError
+from grpc import aio
+from meterline.clock import to_datetime, to_us
+from meterline.errors import InvalidArgumentError
+from meterline.rpc import paging
+from meterline.telemetry import propagation
+from meterline_protos.ingest.v1 import capture_pb2, quarantine_pb2, quarantine_pb2_grpc
+
+from meterline_ingest.domain.audit import ChangeRequest
+from meterline_ingest.domain.outcomes import Kind, Problem, Stage
+from meterline_ingest.domain.quarantine import MAX_IDS, QuarantineFilter, State, hidden
+from meterline_ingest.handlers import quarantine as handlers
+from meterline_ingest.handlers.quarantine import Content, QuarantineAccess
+from meterline_ingest.handlers.replaying import Replayer
+from meterline_ingest.registry import TypeRegistry
+from meterline_ingest.repository.quarantine import Place, Quarantined
+from meterline_ingest.servicers import ranges
+
+Context = aio.ServicerContext[Any, Any]
+Selection = quarantine_pb2.ReplayQuarantinedRequest | quarantine_pb2.DiscardQuarantinedRequest
+
+_STAGES: Final = {
+    Stage.READ: quarantine_pb2.QUARANTINE_STAGE_READ,
+    Stage.VALIDATE: quarantine_pb2.QUARANTINE_STAGE_VALIDATE,
+    Stage.ENRICH: quarantine_pb2.QUARANTINE_STAGE_ENRICH,
+}
+_STATES: Final = {
+    State.WAITING: quarantine_pb2.QUARANTINE_STATE_WAITING,
+    State.REPLAYED: quarantine_pb2.QUARANTINE_STATE_REPLAYED,
+    State.DISCARDED: quarantine_pb2.QUARANTINE_STATE_DISCARDED,
+}
+# What is not set is 0.
+_ASKED_STAGES: Final[dict[int, Stage | None]] = dict.fromkeys([0]) | {
+    number: stage for stage, number in _STAGES.items()
+}
+_ASKED_STATES: Final = {number: state for state, number in _STATES.items()} | {0: State.WAITING}
+
+
+class QuarantineServicer(quarantine_pb2_grpc.QuarantineServiceServicer):
+    def __init__(self, access: QuarantineAccess, types: TypeRegistry, replayer: Replayer) -> None:
+        self._access = access
+        self._types = types
+        self._replayer = replayer
+
+    async def ListQuarantined(
+        self, request: quarantine_pb2.ListQuarantinedRequest, context: Context
+    ) -> quarantine_pb2.ListQuarantinedResponse:
+        limit = paging.size(request.page_size)
+        state = _ASKED_STATES.get(request.state)
+        if state is None:
+            raise InvalidArgumentError("state", "WAITING, REPLAYED or DISCARDED")
+        listing = await handlers.list_quarantined(
+            self._access,
+            request.tenant_id,
+            _filter(request.filter),
+            state,
+            _after(request.page_token),
+            limit + 1,
+        )
+        page = listing.entries[:limit]
+        return quarantine_pb2.ListQuarantinedResponse(
+            entries=(_to_proto(entry, shredded=listing.shredded) for entry in page),
+            next_page_token=_token(page[-1]) if len(listing.entries) > limit else "",
+            waiting=listing.waiting,
+        )
+
+    async def GetQuarantined(
+        self, request: quarantine_pb2.GetQuarantinedRequest, context: Context
+    ) -> quarantine_pb2.GetQuarantinedResponse:
+        (quarantine_id,) = _ids([request.quarantine_id], "quarantine_id")
+        unsealing = ChangeRequest(request.requested_by, request.reason) if request.unseal else None
+        content = await handlers.get_quarantined(
+            self._access, self._types, request.tenant_id, quarantine_id, unsealing
+        )
+        answer = quarantine_pb2.GetQuarantinedResponse(
+            entry=_to_proto(content.entry, shredded=content.payload is None)
+        )
+        _show(answer, content, everything=request.unseal)
+        return answer
+
+    async def ReplayQuarantined(
+        self, request: quarantine_pb2.ReplayQuarantinedRequest, context: Context
+    ) -> quarantine_pb2.ReplayQuarantinedResponse:
+        change = ChangeRequest(request.requested_by, request.reason)
+        replay = await self._replayer.replay(
+            request.tenant_id, _chosen(request), change, dry_run=request.dry_run
+        )
+        return quarantine_pb2.ReplayQuarantinedResponse(
+            accepted=replay.counts[Kind.ACCEPTED],
+            duplicate=replay.counts[Kind.DUPLICATE],
+            conflict=replay.counts[Kind.CONFLICT],
+            rejected=replay.counts[Kind.REJECTED],
+            outcomes=(_outcome(entry, problem) for entry, problem in replay.outcomes),
+            replay_id="" if request.dry_run else str(replay.replay_id),
+        )
+
+    async def DiscardQuarantined(
+        self, request: quarantine_pb2.DiscardQuarantinedRequest, context: Context
+    ) -> quarantine_pb2.DiscardQuarantinedResponse:
+        change = ChangeRequest(request.requested_by, request.reason)
+        discarded = await handlers.discard_quarantined(
+            self._access, request.tenant_id, _chosen(request), change
+        )
+        return quarantine_pb2.DiscardQuarantinedResponse(discarded=discarded)
+
+
+def _chosen(request: Selection) -> QuarantineFilter:
+    """Never everything by omission."""
+    match request.WhichOneof("entries"):
+        case "ids":
+            return QuarantineFilter(ids=_ids(request.ids.quarantine_ids, "ids.quarantine_ids"))
+        case "filter":
+            return _filter(request.filter)
+        case "everything":
+            return QuarantineFilter()
+        case _:
+            raise InvalidArgumentError("entries", "ids, filter or everything")
+
+
+def _filter(message: quarantine_pb2.QuarantineFilter) -> QuarantineFilter:
+    if message.stage not in _ASKED_STAGES:
+        raise InvalidArgumentError("filter.stage", "READ, VALIDATE or ENRICH")
+    return QuarantineFilter(
+        message.event_type,
+        message.reason,
+        message.field,
+        message.source,
+        _ASKED_STAGES[message.stage],
+        *ranges.from_proto(message.received if message.HasField("received") else None),
+    )
+
+
+def _ids(texts: Iterable[str], field: str) -> list[uuid.UUID]:
+    try:
+        ids = [uuid.UUID(bytes=bytes.fromhex(text)) for text in texts]
+    except ValueError:
+        raise InvalidArgumentError(field, "32 hexadecimal digits") from None
+    if not 0 < len(ids) <= MAX_IDS:
+        raise InvalidArgumentError(field, f"1 to {MAX_IDS}")
+    return ids
+
+
+def _token(entry: Quarantined) -> str:
+    return paging.token(to_us(entry.received_at), entry.quarantine_id.hex)
+
+
+def _after(token: str) -> Place | None:
+    key = paging.key(token, int, str)
+    if key is None:
+        return None
+    try:
+        return to_datetime(int(key[0])), uuid.UUID(str(key[1]))
+    except (ValueError, OverflowError):
+        raise InvalidArgumentError("page_token", "must be the next_page_token of an earlier answer") from None
+
+
+def _show(answer: quarantine_pb2.GetQuarantinedResponse, content: Content, *, everything: bool) -> None:
+    """Adds the content, without the values that may be sensitive unless `everything` is asked for."""
+    if content.payload is None:
+        return
+    if everything:
+        answer.payload = content.payload
+    try:
+        event = capture_pb2.Event.FromString(content.payload)
+    except DecodeError:
+        return
+    if not everything:
+        fields = hidden(content.definition, event.dimensions, event.quantities, event.properties)
+        for field, name in fields:
+            del getattr(event, field)[name]
+        answer.hidden_fields.extend(f"{field}.{name}" for field, name in fields)
+    answer.event.CopyFrom(event)
+
+
+def _outcome(entry: Quarantined, problem: Problem) -> quarantine_pb2.ReplayOutcome:
+    return quarantine_pb2.ReplayOutcome(
+        quarantine_id=entry.quarantine_id.hex,
+        event_id=entry.event_id,
+        outcome=capture_pb2.Outcome.ValueType(problem.kind),
+        reason=problem.reason,
+        field=problem.field,
+        rule=problem.message,
+    )
+
+
+def _to_proto(entry: Quarantined, *, shredded: bool) -> quarantine_pb2.QuarantinedEvent:
+    gone = shredded and entry.state is State.WAITING
+    message = quarantine_pb2.QuarantinedEvent(
+        quarantine_id=entry.quarantine_id.hex,
+        source=entry.source,
+        event_id=entry.event_id,
+        event_type=entry.event_type,
+        stage=_STAGES[entry.stage],
+        reason=entry.reason,
+        field=entry.field,
+        rule=entry.rule,
+        trace=propagation.to_proto(entry.trace),
+        attempts=entry.attempts,
+        state=quarantine_pb2.QUARANTINE_STATE_SHREDDED if gone else _STATES[entry.state],
+        settled_by=entry.settled_by,
+    )
+    message.received_at.FromDatetime(entry.received_at)
+    message.last_received_at.FromDatetime(entry.last_received_at)
+    if entry.sent_at is not None:
+        message.sent_at.FromDatetime(entry.sent_at)
+    if entry.settled_at is not None:
+        message.settled_at.FromDatetime(entry.settled_at)
+    return message

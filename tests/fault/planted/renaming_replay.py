@@ -1,0 +1,23 @@
+"""Ingest whose replay gives events new ids: one that is interrupted and repeated counts them twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meterline.ids import new_id
+from meterline_ingest.handlers import replaying
+from meterline_ingest.main import main
+
+_event = replaying._event
+
+
+def _renamed(*of: Any) -> Any:
+    event = _event(*of)
+    if event is not None:
+        event.id = str(new_id())
+    return event
+
+
+if __name__ == "__main__":
+    replaying._event = _renamed  # type: ignore[assignment]
+    main()

@@ -1,0 +1,120 @@
+"""What quarantine forgets, what it never forgets, and that its content outlives no key."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+
+import psycopg
+import pytest
+from meterline.crypto.envelope import key_id_of
+from meterline.db.unit_of_work import UnitOfWork
+from meterline.telemetry import metrics
+from meterline_ingest.handlers.keys import rotate
+from meterline_ingest.handlers.quarantine_upkeep import QuarantineUpkeep
+from meterline_ingest.handlers.resealing import Resealer
+from meterline_ingest.repository.data_keys import RETIRED_FOR_GOOD
+from meterline_ingest.repository.quarantine import QuarantineCounts, QuarantinePayloads
+from meterline_protos.ingest.v1 import quarantine_pb2
+
+from tests.support.capture import RunningIngest, rows
+from tests.support.databases import TestDatabase
+from tests.support.quarantine import QuarantineApi, bad, counts_are_right
+from tests.support.vaults import CHANGE, OpenReplica, Replica, age_keys
+
+pytestmark = pytest.mark.req("O2")
+
+DISCARDED = quarantine_pb2.QUARANTINE_STATE_DISCARDED
+
+
+@pytest.fixture
+async def replica(database: TestDatabase, open_replica: OpenReplica) -> Replica:
+    return await open_replica(database)
+
+
+def upkeep(replica: Replica, keep_waiting: timedelta | None) -> QuarantineUpkeep:
+    unit_of_work = UnitOfWork(replica.database, lambda: None)
+    return QuarantineUpkeep(unit_of_work, QuarantineCounts(replica.database), keep_waiting=keep_waiting)
+
+
+def age(database: TestDatabase, quarantine_id: str, days: int) -> None:
+    """As if an entry had been received, and settled, so much earlier."""
+    with psycopg.connect(database.admin_dsn) as connection:
+        connection.execute(
+            "UPDATE ingest.quarantine"
+            " SET received_at = received_at - %(by)s, settled_at = settled_at - %(by)s"
+            " WHERE quarantine_id = %(id)s::uuid",
+            {"by": timedelta(days=days), "id": quarantine_id},
+        )
+
+
+def payloads(database: TestDatabase) -> dict[uuid.UUID, bytes]:
+    with psycopg.connect(database.admin_dsn) as connection:
+        return dict(connection.execute("SELECT quarantine_id, payload FROM ingest.quarantine").fetchall())
+
+
+async def test_settled_entries_are_forgotten_after_thirty_days(
+    ingest: RunningIngest, quarantine: QuarantineApi, database: TestDatabase, replica: Replica
+) -> None:
+    await ingest.report(rows(*(bad() for _ in range(3))))
+    old, recent, waiting = await quarantine.entries()
+    ids = quarantine_pb2.QuarantineIds(quarantine_ids=[old.quarantine_id, recent.quarantine_id])
+    assert await quarantine.discard(ids=ids) == 2
+    age(database, old.quarantine_id, 31)
+    age(database, recent.quarantine_id, 29)
+    age(database, waiting.quarantine_id, 400)
+
+    await upkeep(replica, None).run()
+
+    assert [each.quarantine_id for each in await quarantine.entries(state=DISCARDED)] == [
+        recent.quarantine_id
+    ]
+    assert [each.quarantine_id for each in await quarantine.entries()] == [waiting.quarantine_id]
+    assert metrics.QUARANTINE_WAITING._value.get() == 1
+    assert counts_are_right(database)
+
+
+async def test_entries_wait_for_no_longer_than_they_may_and_their_end_is_noted(
+    ingest: RunningIngest, quarantine: QuarantineApi, database: TestDatabase, replica: Replica
+) -> None:
+    await ingest.report(rows(bad(), bad()))
+    old, recent = await quarantine.entries()
+    age(database, old.quarantine_id, 8)
+    before = metrics.QUARANTINE_EXPIRED._value.get()
+
+    await upkeep(replica, timedelta(days=7)).run()
+
+    assert [each.quarantine_id for each in await quarantine.entries()] == [recent.quarantine_id]
+    assert metrics.QUARANTINE_EXPIRED._value.get() == before + 1
+    assert counts_are_right(database)
+    with psycopg.connect(database.admin_dsn) as connection:
+        noted = connection.execute("SELECT action, principal, details FROM ingest.audit_log").fetchall()
+    assert noted == [("quarantine.expired", "meterline-ingest", {"events": 1})]
+
+
+@pytest.mark.req("T4.3")
+async def test_content_comes_under_the_new_key_after_a_rotation(
+    ingest: RunningIngest, quarantine: QuarantineApi, database: TestDatabase, replica: Replica
+) -> None:
+    sample = bad()
+    await ingest.report(rows(sample, *(bad() for _ in range(4))))
+    before = payloads(database)
+    await rotate(replica.store, 1, 0, CHANGE)
+    age_keys(database, RETIRED_FOR_GOOD + timedelta(minutes=1))
+    replica.timer.memory_passes()
+
+    resealer = Resealer(replica.database, replica.keys, replica.vault, [QuarantinePayloads()], most=100)
+    assert await resealer.run() == 5
+
+    after = payloads(database)
+    assert after.keys() == before.keys()
+    keyring = await replica.vault.keyring(None, 1)
+    texts = {
+        keyring.unseal("quarantine", "payload", quarantine_id.bytes, sealed)
+        for quarantine_id, sealed in after.items()
+    }
+    assert sample.to_row().SerializeToString(deterministic=True) in texts
+    assert {key_id_of(sealed) for sealed in after.values()} == {2}
+    # What is rejected again after the rotation is still the same entry.
+    await ingest.report(rows(sample))
+    assert len(await quarantine.entries()) == 5
