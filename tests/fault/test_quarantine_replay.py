@@ -35,7 +35,7 @@ REPLAY = 20
 
 def channel(mesh: Mesh) -> aio.Channel:
     quick = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
-    return aio.insecure_channel(mesh.address("ingest"), options=quick)
+    return mesh.channel("ingest", quick)
 
 
 async def quarantine_events(mesh: Mesh, expected: Expected, events: int) -> None:
