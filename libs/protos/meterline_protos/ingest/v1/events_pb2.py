@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from meterline_protos.common.v1 import types_pb2 as meterline_dot_common_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n meterline/ingest/v1/events.proto\x12\x13meterline.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmeterline/common/v1/types.proto\"\xff\x02\n\x0bStoredEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x44\n\ndimensions\x18\x06 \x03(\x0b\x32\x30.meterline.ingest.v1.StoredEvent.DimensionsEntry\x12\x44\n\nquantities\x18\x07 \x03(\x0b\x32\x30.meterline.ingest.v1.StoredEvent.QuantitiesEntry\x12\x10\n\x08\x62\x61tch_id\x18\x08 \x01(\t\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0fQuantitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xc8\x01\n\x05\x42\x61tch\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x04 \x01(\r\x12/\n\x0breceived_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x05trace\x18\x06 \x01(\x0b\x32!.meterline.common.v1.TraceContext\x12\x12\n\nmessage_id\x18\x07 \x01(\t\"F\n\x0fGetEventRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\"n\n\x10GetEventResponse\x12/\n\x05\x65vent\x18\x01 \x01(\x0b\x32 .meterline.ingest.v1.StoredEvent\x12)\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x1a.meterline.ingest.v1.Batch\"\x9c\x01\n\x11ListEventsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tbatch_ids\x18\x02 \x03(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12,\n\x04time\x18\x04 \x01(\x0b\x32\x1e.meterline.common.v1.TimeRange\x12\x11\n\tpage_size\x18\x05 \x01(\r\x12\x12\n\npage_token\x18\x06 \x01(\t\"_\n\x12ListEventsResponse\x12\x30\n\x06\x65vents\x18\x01 \x03(\x0b\x32 .meterline.ingest.v1.StoredEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"9\n\x11GetBatchesRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tbatch_ids\x18\x02 \x03(\t\"A\n\x12GetBatchesResponse\x12+\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32\x1a.meterline.ingest.v1.Batch\"%\n\x10GetTotalsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\"E\n\x11GetTotalsResponse\x12\x30\n\x06totals\x18\x01 \x03(\x0b\x32 .meterline.ingest.v1.TenantTotal\"2\n\x0bTenantTotal\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x03\">\n\rReplayRequest\x12-\n\x05range\x18\x01 \x01(\x0b\x32\x1e.meterline.common.v1.TimeRange\"\"\n\x0eReplayResponse\x12\x10\n\x08messages\x18\x01 \x01(\x04\x32\xd5\x03\n\rEventsService\x12W\n\x08GetEvent\x12$.meterline.ingest.v1.GetEventRequest\x1a%.meterline.ingest.v1.GetEventResponse\x12]\n\nListEvents\x12&.meterline.ingest.v1.ListEventsRequest\x1a\'.meterline.ingest.v1.ListEventsResponse\x12]\n\nGetBatches\x12&.meterline.ingest.v1.GetBatchesRequest\x1a\'.meterline.ingest.v1.GetBatchesResponse\x12Z\n\tGetTotals\x12%.meterline.ingest.v1.GetTotalsRequest\x1a&.meterline.ingest.v1.GetTotalsResponse\x12Q\n\x06Replay\x12\".meterline.ingest.v1.ReplayRequest\x1a#.meterline.ingest.v1.ReplayResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n meterline/ingest/v1/events.proto\x12\x13meterline.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmeterline/common/v1/types.proto\"\x92\x03\n\x0bStoredEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x44\n\ndimensions\x18\x06 \x03(\x0b\x32\x30.meterline.ingest.v1.StoredEvent.DimensionsEntry\x12\x44\n\nquantities\x18\x07 \x03(\x0b\x32\x30.meterline.ingest.v1.StoredEvent.QuantitiesEntry\x12\x10\n\x08\x62\x61tch_id\x18\x08 \x01(\t\x12\x11\n\tretracted\x18\t \x01(\x08\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0fQuantitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xc8\x01\n\x05\x42\x61tch\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x04 \x01(\r\x12/\n\x0breceived_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x05trace\x18\x06 \x01(\x0b\x32!.meterline.common.v1.TraceContext\x12\x12\n\nmessage_id\x18\x07 \x01(\t\"F\n\x0fGetEventRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\"n\n\x10GetEventResponse\x12/\n\x05\x65vent\x18\x01 \x01(\x0b\x32 .meterline.ingest.v1.StoredEvent\x12)\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x1a.meterline.ingest.v1.Batch\"\x9c\x01\n\x11ListEventsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tbatch_ids\x18\x02 \x03(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12,\n\x04time\x18\x04 \x01(\x0b\x32\x1e.meterline.common.v1.TimeRange\x12\x11\n\tpage_size\x18\x05 \x01(\r\x12\x12\n\npage_token\x18\x06 \x01(\t\"_\n\x12ListEventsResponse\x12\x30\n\x06\x65vents\x18\x01 \x03(\x0b\x32 .meterline.ingest.v1.StoredEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"9\n\x11GetBatchesRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tbatch_ids\x18\x02 \x03(\t\"A\n\x12GetBatchesResponse\x12+\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32\x1a.meterline.ingest.v1.Batch\"%\n\x10GetTotalsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\"E\n\x11GetTotalsResponse\x12\x30\n\x06totals\x18\x01 \x03(\x0b\x32 .meterline.ingest.v1.TenantTotal\"2\n\x0bTenantTotal\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x03\">\n\rReplayRequest\x12-\n\x05range\x18\x01 \x01(\x0b\x32\x1e.meterline.common.v1.TimeRange\"\"\n\x0eReplayResponse\x12\x10\n\x08messages\x18\x01 \x01(\x04\x32\xd5\x03\n\rEventsService\x12W\n\x08GetEvent\x12$.meterline.ingest.v1.GetEventRequest\x1a%.meterline.ingest.v1.GetEventResponse\x12]\n\nListEvents\x12&.meterline.ingest.v1.ListEventsRequest\x1a\'.meterline.ingest.v1.ListEventsResponse\x12]\n\nGetBatches\x12&.meterline.ingest.v1.GetBatchesRequest\x1a\'.meterline.ingest.v1.GetBatchesResponse\x12Z\n\tGetTotals\x12%.meterline.ingest.v1.GetTotalsRequest\x1a&.meterline.ingest.v1.GetTotalsResponse\x12Q\n\x06Replay\x12\".meterline.ingest.v1.ReplayRequest\x1a#.meterline.ingest.v1.ReplayResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,35 +38,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STOREDEVENT_QUANTITIESENTRY']._loaded_options = None
   _globals['_STOREDEVENT_QUANTITIESENTRY']._serialized_options = b'8\001'
   _globals['_STOREDEVENT']._serialized_start=124
-  _globals['_STOREDEVENT']._serialized_end=507
-  _globals['_STOREDEVENT_DIMENSIONSENTRY']._serialized_start=407
-  _globals['_STOREDEVENT_DIMENSIONSENTRY']._serialized_end=456
-  _globals['_STOREDEVENT_QUANTITIESENTRY']._serialized_start=458
-  _globals['_STOREDEVENT_QUANTITIESENTRY']._serialized_end=507
-  _globals['_BATCH']._serialized_start=510
-  _globals['_BATCH']._serialized_end=710
-  _globals['_GETEVENTREQUEST']._serialized_start=712
-  _globals['_GETEVENTREQUEST']._serialized_end=782
-  _globals['_GETEVENTRESPONSE']._serialized_start=784
-  _globals['_GETEVENTRESPONSE']._serialized_end=894
-  _globals['_LISTEVENTSREQUEST']._serialized_start=897
-  _globals['_LISTEVENTSREQUEST']._serialized_end=1053
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=1055
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=1150
-  _globals['_GETBATCHESREQUEST']._serialized_start=1152
-  _globals['_GETBATCHESREQUEST']._serialized_end=1209
-  _globals['_GETBATCHESRESPONSE']._serialized_start=1211
-  _globals['_GETBATCHESRESPONSE']._serialized_end=1276
-  _globals['_GETTOTALSREQUEST']._serialized_start=1278
-  _globals['_GETTOTALSREQUEST']._serialized_end=1315
-  _globals['_GETTOTALSRESPONSE']._serialized_start=1317
-  _globals['_GETTOTALSRESPONSE']._serialized_end=1386
-  _globals['_TENANTTOTAL']._serialized_start=1388
-  _globals['_TENANTTOTAL']._serialized_end=1438
-  _globals['_REPLAYREQUEST']._serialized_start=1440
-  _globals['_REPLAYREQUEST']._serialized_end=1502
-  _globals['_REPLAYRESPONSE']._serialized_start=1504
-  _globals['_REPLAYRESPONSE']._serialized_end=1538
-  _globals['_EVENTSSERVICE']._serialized_start=1541
-  _globals['_EVENTSSERVICE']._serialized_end=2010
+  _globals['_STOREDEVENT']._serialized_end=526
+  _globals['_STOREDEVENT_DIMENSIONSENTRY']._serialized_start=426
+  _globals['_STOREDEVENT_DIMENSIONSENTRY']._serialized_end=475
+  _globals['_STOREDEVENT_QUANTITIESENTRY']._serialized_start=477
+  _globals['_STOREDEVENT_QUANTITIESENTRY']._serialized_end=526
+  _globals['_BATCH']._serialized_start=529
+  _globals['_BATCH']._serialized_end=729
+  _globals['_GETEVENTREQUEST']._serialized_start=731
+  _globals['_GETEVENTREQUEST']._serialized_end=801
+  _globals['_GETEVENTRESPONSE']._serialized_start=803
+  _globals['_GETEVENTRESPONSE']._serialized_end=913
+  _globals['_LISTEVENTSREQUEST']._serialized_start=916
+  _globals['_LISTEVENTSREQUEST']._serialized_end=1072
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=1074
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=1169
+  _globals['_GETBATCHESREQUEST']._serialized_start=1171
+  _globals['_GETBATCHESREQUEST']._serialized_end=1228
+  _globals['_GETBATCHESRESPONSE']._serialized_start=1230
+  _globals['_GETBATCHESRESPONSE']._serialized_end=1295
+  _globals['_GETTOTALSREQUEST']._serialized_start=1297
+  _globals['_GETTOTALSREQUEST']._serialized_end=1334
+  _globals['_GETTOTALSRESPONSE']._serialized_start=1336
+  _globals['_GETTOTALSRESPONSE']._serialized_end=1405
+  _globals['_TENANTTOTAL']._serialized_start=1407
+  _globals['_TENANTTOTAL']._serialized_end=1457
+  _globals['_REPLAYREQUEST']._serialized_start=1459
+  _globals['_REPLAYREQUEST']._serialized_end=1521
+  _globals['_REPLAYRESPONSE']._serialized_start=1523
+  _globals['_REPLAYRESPONSE']._serialized_end=1557
+  _globals['_EVENTSSERVICE']._serialized_start=1560
+  _globals['_EVENTSSERVICE']._serialized_end=2029
 # @@protoc_insertion_point(module_scope)

@@ -74,6 +74,7 @@ class StoredEvent(_message.Message):
     DIMENSIONS_FIELD_NUMBER: _builtins.int
     QUANTITIES_FIELD_NUMBER: _builtins.int
     BATCH_ID_FIELD_NUMBER: _builtins.int
+    RETRACTED_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     """The id as it was sent."""
     tenant_id: _builtins.str
@@ -81,6 +82,10 @@ class StoredEvent(_message.Message):
     subject: _builtins.str
     batch_id: _builtins.str
     """UUID."""
+    retracted: _builtins.bool
+    """Whether the batch takes the event away: it is a correction, and the event no longer counts as it stands
+    here.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -100,10 +105,11 @@ class StoredEvent(_message.Message):
         dimensions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         quantities: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         batch_id: _builtins.str = ...,
+        retracted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "dimensions", b"dimensions", "event_id", b"event_id", "quantities", b"quantities", "subject", b"subject", "tenant_id", b"tenant_id", "time", b"time", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "dimensions", b"dimensions", "event_id", b"event_id", "quantities", b"quantities", "retracted", b"retracted", "subject", b"subject", "tenant_id", b"tenant_id", "time", b"time", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
