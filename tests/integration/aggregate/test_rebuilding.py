@@ -27,6 +27,8 @@ from tests.support.aggregate import (
     Node,
     expected_usage,
     meter,
+    pending_rebuilds,
+    rebuilt,
     running_aggregate,
     some_events,
 )
@@ -71,10 +73,6 @@ def history() -> History:
     return History({1: "acme"})
 
 
-def pending(database: TestDatabase) -> int:
-    return int(query(database, "SELECT count(*) FROM aggregate.pending_rebuilds")[0][0])
-
-
 def query(database: TestDatabase, statement: LiteralString) -> list[tuple[Any, ...]]:
     with psycopg.connect(database.admin_dsn) as connection:
         return connection.execute(statement).fetchall()
@@ -94,10 +92,6 @@ async def hurry(node: Node, database: TestDatabase) -> None:
         " WHERE next_attempt_at < now() + interval '40 seconds'",
     )
     node.service.rebuilder.wake()
-
-
-async def rebuilt(database: TestDatabase) -> None:
-    await eventually(lambda: pending(database), seconds=30, until=lambda left: left == 0)
 
 
 def gauge(metric: Gauge) -> float:
@@ -149,7 +143,7 @@ async def test_a_month_is_not_published_before_it_is_found_anew(
         before = {name: await month(node, name) for name in FOUND_ANEW}
         await feed.publish(history.tell([], [history.left[1]]))
         await feed.settled()
-        assert pending(database) == len(FOUND_ANEW)
+        assert pending_rebuilds(database) == len(FOUND_ANEW)
         # What arithmetic can do is done, and out.
         assert await announced(node, database) == {"departures", "miles"}
         assert (await month(node, "miles"))[:2] == ("5", 1)
@@ -191,7 +185,7 @@ async def test_what_is_taken_away_before_it_came_waits_for_it(
         await feed.publish(history.tell([flight("3")], [history.left[0]]))
         await feed.settled()
         assert await node.service.rebuilder.rebuild_due() == 0
-        assert pending(database) == len(FOUND_ANEW)
+        assert pending_rebuilds(database) == len(FOUND_ANEW)
         assert FOUND_ANEW.isdisjoint(await announced(node, database))
         await feed.publish(late)
         await feed.settled()
@@ -247,6 +241,8 @@ async def test_what_is_taken_away_meanwhile_begins_it_anew(
         await feed.publish(history.tell([], [history.left[1]]))
         await feed.settled()
         await rebuilt(database)
+        # What took away, and all there is; then both again, each with what came.
+        assert asked[:4] == [1, 2, 2, 3]
         assert (await month(node, "longest"))[:2] == ("5", 1)
         await check_all(node, history.events())
 
@@ -274,7 +270,7 @@ async def test_a_claim_that_is_lost_changes_nothing_and_one_that_ended_is_taken_
         await feed.settled()
         await stolen.wait()
         assert await node.service.rebuilder.rebuild_due() == 0
-        assert pending(database) == len(FOUND_ANEW)
+        assert pending_rebuilds(database) == len(FOUND_ANEW)
         assert (await month(node, "longest"))[:2] == ("900", 1)
         await change(database, "UPDATE aggregate.pending_rebuilds SET next_attempt_at = now()")
         node.service.rebuilder.wake()
@@ -304,7 +300,7 @@ async def test_replicas_fold_and_rebuild_at_the_same_time(
 
         async def left() -> int:
             await hurry(node, database)
-            return pending(database)
+            return pending_rebuilds(database)
 
         await eventually(left, seconds=60, until=lambda number: number == 0)
         await check_all(node, history.events())
