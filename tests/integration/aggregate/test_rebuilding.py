@@ -15,6 +15,7 @@ from typing import Any, Final, LiteralString
 import psycopg
 import pytest
 from meterline.telemetry import metrics
+from meterline_aggregate.repository import changes
 from meterline_dev.servers import NatsServer
 from meterline_protos.aggregate.v1 import reconciliation_pb2
 from meterline_protos.common.v1 import types_pb2
@@ -48,6 +49,10 @@ STAGED: Final = (
     "SELECT tenant_id FROM aggregate.rebuilt_batches UNION SELECT tenant_id FROM aggregate.rebuilt_windows"
     " UNION SELECT tenant_id FROM aggregate.rebuilt_members"
 )
+
+
+# Who waits for a whole table.
+WAITING: Final = "SELECT pid FROM pg_locks WHERE locktype = 'relation' AND NOT granted"
 
 
 def flight(miles: str, subject: str = "N1", **more: str) -> Event:
@@ -244,6 +249,43 @@ async def test_what_is_taken_away_meanwhile_begins_it_anew(
         # What took away, and all there is; then both again, each with what came.
         assert asked[:4] == [1, 2, 2, 3]
         assert (await month(node, "longest"))[:2] == ("5", 1)
+        await check_all(node, history.events())
+
+
+async def test_nobody_is_between_storing_a_member_and_counting_it_when_members_go(
+    database: TestDatabase,
+    broker: NatsServer,
+    feed: Feed,
+    history: History,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who finds that a member is there already adds nothing for it, and then it must not have gone."""
+    ask, between, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def wait(_: Sequence[str]) -> None:
+        await ask.wait()
+
+    apply_rest = changes._apply
+
+    async def pause(*given: Any) -> None:
+        between.set()
+        await go_on.wait()
+        await apply_rest(*given)
+
+    async with corrected_node(database, broker, feed, history) as node:
+        await feed.publish(history.tell([flight("5"), flight("900", "N2")]))
+        await feed.settled()
+        history.before_answer = wait
+        await feed.publish(history.tell([], [history.left[1]]))
+        await feed.settled()
+        monkeypatch.setattr(changes, "_apply", pause)
+        await feed.publish(history.tell([flight("7", "N2")]))
+        await between.wait()
+        ask.set()
+        await eventually(lambda: pending_rebuilds(database) == 0 or query(database, WAITING))
+        go_on.set()
+        await feed.settled()
+        await rebuilt(database)
         await check_all(node, history.events())
 
 

@@ -10,6 +10,7 @@ from typing import Final
 from meterline.bus.consumer import Delivery
 from meterline.clock import Clock
 from meterline.db.pool import begin
+from meterline.db.scope import ALL_TENANTS
 from meterline.db.unit_of_work import Transaction
 from meterline.errors import Later, Never
 from meterline.telemetry import metrics
@@ -51,7 +52,7 @@ class AcceptedEvents:
         changes = fold(await limited(transaction, accepted, messages))
         if changes.rebuilds.months:
             # Rows of rebuilds are guarded, unlike those that every message touches.
-            await begin(transaction.connection, {tenant_id for tenant_id, _, _ in changes.rebuilds.months})
+            await begin(transaction.connection, ALL_TENANTS)
             transaction.after_commit(self._wake_rebuilder)
         try:
             await repository.apply(transaction.connection, changes)
