@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 from zoneinfo import ZoneInfo
 
 import numpy as np
+import psycopg
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 from meterline.bus.connection import Bus
@@ -62,8 +63,12 @@ def accepted(
     batch_ids: Sequence[uuid.UUID] = (),
     trace: types_pb2.TraceContext | None = None,
     scale: int = 3,
+    origins: Sequence[Sequence[uuid.UUID]] = (),
 ) -> events_pb2.EventsAccepted:
-    """The message that carries these batches. All quantities have the same scale."""
+    """The message that carries these batches. All quantities have the same scale.
+
+    origins: the batches that brought the first rows of each batch, which are taken away
+    """
     events = [event for batch in batches for event in batch]
     keys = [(event.tenant, event.type, tuple(sorted(event.dimensions.items()))) for event in events]
     series, subjects = sorted(set(keys)), sorted({event.subject for event in events})
@@ -75,6 +80,8 @@ def accepted(
                 rows=len(batch),
                 trace=trace,
                 received_at_us=now_us,
+                retracted=len(origins[n]) if origins else 0,
+                origins=b"".join(origin.bytes for origin in origins[n]) if origins else b"",
             )
             for n, batch in enumerate(batches)
         ],
@@ -276,6 +283,19 @@ class Feed:
     async def forget_deliveries(self) -> None:
         """All messages are delivered again to the replica that starts next."""
         await self.bus.client.jsm().delete_consumer(EVENTS_ACCEPTED.stream, CONSUMER)
+
+
+def pending_rebuilds(database: TestDatabase) -> int:
+    """Months that are still to be found anew."""
+    with psycopg.connect(database.admin_dsn) as connection:
+        row = connection.execute("SELECT count(*) FROM aggregate.pending_rebuilds").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+async def rebuilt(database: TestDatabase) -> None:
+    """Waits until no month is to be found anew."""
+    await eventually(lambda: pending_rebuilds(database), seconds=30, until=lambda left: left == 0)
 
 
 def timestamp(moment: datetime) -> Timestamp:

@@ -17,6 +17,7 @@ RULES: Final[Rules] = {
     f"{_USAGE}/QueryUsage": Rule(Permission.READ),
     f"{_USAGE}/ListContributions": Rule(Permission.READ),
     f"{_USAGE}/FindContributions": Rule(Permission.READ),
+    f"{_USAGE}/PreviewChanges": Rule(Permission.READ),
     f"{_RECONCILIATION}/Compare": Rule(Permission.READ),
 }
 

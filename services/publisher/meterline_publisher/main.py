@@ -68,16 +68,7 @@ class Publisher:
         self._ingest = Ingest(settings.ingest_address, caller)
         lineage = Lineage(self._aggregate, self._ingest)
         self._settling = Settling(self._database, unit_of_work, self._tenants, self._provider, clock)
-        sender = Sender(
-            self._database,
-            unit_of_work,
-            self._provider,
-            clock,
-            concurrency=settings.send_concurrency,
-            call_timeout=settings.stripe_timeout_seconds,
-            backoff_seconds=settings.send_backoff_seconds,
-            backoff_max_seconds=settings.send_backoff_max_seconds,
-        )
+        sender = self._make_sender(unit_of_work)
         self._publishing = self._make_publishing(unit_of_work, lineage, sender)
         self._prices = Prices(self._database, unit_of_work)
         rules = settings.burial_rules
@@ -107,6 +98,19 @@ class Publisher:
             credentials=tls.server_credentials(settings),
             drain=settings.shutdown_drain_seconds,
             grace=settings.shutdown_grace_seconds,
+        )
+
+    def _make_sender(self, unit_of_work: UnitOfWork) -> Sender:
+        settings = self._settings
+        return Sender(
+            self._database,
+            unit_of_work,
+            self._provider,
+            self._clock,
+            concurrency=settings.send_concurrency,
+            call_timeout=settings.stripe_timeout_seconds,
+            backoff_seconds=settings.send_backoff_seconds,
+            backoff_max_seconds=settings.send_backoff_max_seconds,
         )
 
     def _make_publishing(self, unit_of_work: UnitOfWork, lineage: Lineage, sender: Sender) -> Publishing:

@@ -63,13 +63,17 @@ CONSUMER_BREAKER_OPEN = Gauge(
 DEAD_LETTERS = Gauge("meterline_dead_letters", "Messages that wait to be redriven", ["consumer"])
 
 # Aggregation
-EVENTS_AGGREGATED = Counter("meterline_events_aggregated_total", "Events folded into windows")
+EVENTS_AGGREGATED = Counter("meterline_events_aggregated_total", "Events folded into windows, or out of them")
 FRESHNESS_SECONDS = Histogram(
     "meterline_freshness_seconds", "From a call's arrival to its events being visible", buckets=_LATENCY
 )
 CONSERVATION_GAP = Gauge(
     "meterline_conservation_gap",
     "Events accepted less events aggregated, once what was on its way has arrived; must read zero",
+)
+REBUILDS_PENDING = Gauge(
+    "meterline_rebuilds_pending",
+    "Months of maxima and unique counts to be found anew, and not published before",
 )
 
 # Publishing

@@ -94,6 +94,7 @@ class StoredEvent(_message.Message):
     DIMENSIONS_FIELD_NUMBER: _builtins.int
     QUANTITIES_FIELD_NUMBER: _builtins.int
     BATCH_ID_FIELD_NUMBER: _builtins.int
+    RETRACTED_FIELD_NUMBER: _builtins.int
     PROPERTIES_FIELD_NUMBER: _builtins.int
     SEALED_PROPERTIES_FIELD_NUMBER: _builtins.int
     SENT_TIME_FIELD_NUMBER: _builtins.int
@@ -106,6 +107,10 @@ class StoredEvent(_message.Message):
     subject: _builtins.str
     batch_id: _builtins.str
     """UUID."""
+    retracted: _builtins.bool
+    """Whether the batch takes the event away: it is a correction, and the event no longer counts as it stands
+    here.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -147,6 +152,7 @@ class StoredEvent(_message.Message):
         dimensions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         quantities: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         batch_id: _builtins.str = ...,
+        retracted: _builtins.bool = ...,
         properties: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         sealed_properties: _abc.Iterable[_builtins.str] | None = ...,
         sent_time: _timestamp_pb2.Timestamp | None = ...,
@@ -155,7 +161,7 @@ class StoredEvent(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["received_at", b"received_at", "sent_time", b"sent_time", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "dimensions", b"dimensions", "event_id", b"event_id", "flags", b"flags", "properties", b"properties", "quantities", b"quantities", "received_at", b"received_at", "sealed_properties", b"sealed_properties", "sent_time", b"sent_time", "subject", b"subject", "tenant_id", b"tenant_id", "time", b"time", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "dimensions", b"dimensions", "event_id", b"event_id", "flags", b"flags", "properties", b"properties", "quantities", b"quantities", "received_at", b"received_at", "retracted", b"retracted", "sealed_properties", b"sealed_properties", "sent_time", b"sent_time", "subject", b"subject", "tenant_id", b"tenant_id", "time", b"time", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
