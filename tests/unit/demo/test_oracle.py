@@ -34,7 +34,7 @@ ROWS = (
 
 @pytest.mark.req("C4", "T3.5")
 def test_sums_by_hand(tmp_path: Path) -> None:
-    found = oracle.compute(write(tmp_path / "f.csv.gz", *ROWS), timedelta(0))
+    found = oracle.compute(write(tmp_path / "f.csv.gz", *ROWS), timedelta(0), without_air_time=False)
     assert (found.rows, found.no_aircraft, found.no_air_time) == (7, 1, 1)
     assert dict(found.billable) == {"UA": 4, "DL": 1}
     expected = {
@@ -55,6 +55,21 @@ def test_sums_by_hand(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.req("C4", "O2")
+def test_flights_without_air_time_count_for_all_else(tmp_path: Path) -> None:
+    path = write(tmp_path / "f.csv.gz", *ROWS)
+    before, after = (oracle.compute(path, timedelta(0), without_air_time=each) for each in (False, True))
+    assert (after.rows, after.no_aircraft, after.no_air_time) == (7, 1, 1)
+    assert dict(after.billable) == {"UA": 5, "DL": 1}
+    grown = {cell: value - before.sums.get(cell, 0) for cell, value in after.sums.items()}
+    assert {cell[3:]: value for cell, value in grown.items() if value} == {
+        ("departures", ""): 1,
+        ("departures", "LGA"): 1,
+        ("miles", ""): 730,
+        ("miles", "LGA"): 730,
+    }
+
+
 @pytest.mark.req("C4", "T2.2")
 def test_months_are_those_of_new_york_after_the_move(tmp_path: Path) -> None:
     """Moved from winter to summer time: the same distance in time, another hour on the clock."""
@@ -62,7 +77,9 @@ def test_months_are_those_of_new_york_after_the_move(tmp_path: Path) -> None:
     path = write(tmp_path / "f.csv.gz", row)
 
     def month(moved_by: timedelta) -> tuple[int, int]:
-        ((_, year, number, _, _),) = {(*cell[:3], "", "") for cell in oracle.compute(path, moved_by).sums}
+        ((_, year, number, _, _),) = {
+            (*cell[:3], "", "") for cell in oracle.compute(path, moved_by, without_air_time=False).sums
+        }
         return year, number
 
     assert month(timedelta(0)) == (2013, 1)
@@ -75,7 +92,7 @@ def test_months_are_those_of_new_york_after_the_move(tmp_path: Path) -> None:
 @pytest.mark.req("C4", "T3.5")
 def test_sums_of_the_real_data() -> None:
     """Numbers that a spreadsheet makes of the file."""
-    found = oracle.compute(flights.DATA, timedelta(0))
+    found = oracle.compute(flights.DATA, timedelta(0), without_air_time=False)
     assert (found.rows, found.no_aircraft, found.no_air_time) == (80_789, 841, 2_037)
     assert sum(found.billable.values()) == 77_911
 

@@ -67,7 +67,7 @@ def test_what_stripe_cannot_bill_is_refused() -> None:
 
 @pytest.mark.req("T6.1")
 def test_meters_measure_what_events_carry() -> None:
-    declared = event_type()
+    declared = event_type(air_minutes_required=True)
     quantities = {quantity.name for quantity in declared.quantities}
     dimensions = {dimension.name for dimension in declared.dimensions}
     for meter in METERS:

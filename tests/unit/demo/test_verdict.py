@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from meterline_dev.demo import verdict
 from meterline_dev.demo.capture import Captured, Refusal
 from meterline_dev.demo.explained import Explained
+from meterline_dev.demo.mending import Mended
 from meterline_dev.demo.months import Month
 from meterline_dev.demo.oracle import Cell, Expected
 from meterline_dev.demo.sums import Conservation
@@ -29,6 +30,11 @@ TRACE = types_pb2.TraceContext(trace_id="ab" * 16, span_id="cd" * 8)
 def cells(origin: str = "") -> dict[Cell, Decimal]:
     values = {"departures": 3, "air_minutes": 600, "miles": 4_000, "aircraft": 2}
     return {("UA", 2026, 9, meter, origin): Decimal(value) for meter, value in values.items()}
+
+
+def cells_before() -> dict[Cell, Decimal]:
+    values = {"departures": 2, "air_minutes": 600, "miles": 3_000, "aircraft": 2}
+    return {("UA", 2026, 9, meter, ""): Decimal(value) for meter, value in values.items()}
 
 
 def stamp(at: datetime) -> Timestamp:
@@ -75,15 +81,20 @@ class World:
     """Everything that the demo found out, all of it as it must be; tests spoil some of it."""
 
     expected: Expected = field(
-        default_factory=lambda: Expected(6, 2, 1, Counter({"UA": 3}), cells() | cells("EWR"))
+        default_factory=lambda: Expected(5, 2, 1, Counter({"UA": 3}), cells() | cells("EWR"))
     )
     captured: Captured = field(
         default_factory=lambda: Captured(
-            read=6,
-            accepted=2,
+            read=5,
+            accepted=1,
             duplicate=1,
             rejected=3,
             refusals=Counter({Refusal("A", "subject", ""): 2, Refusal("B", "quantities.air_minutes", ""): 1}),
+        )
+    )
+    mended: Mended = field(
+        default_factory=lambda: Mended(
+            replayed=1, left=2, before=cells_before(), after=cells(), due=cells_before() | cells("EWR")
         )
     )
     accepted: dict[str, int] = field(default_factory=lambda: {"UA": 3})
@@ -99,6 +110,7 @@ class World:
         return verdict.judge(
             self.expected,
             self.captured,
+            self.mended,
             Conservation(self.accepted, self.aggregated),
             Stages(self.expected.sums, self.usage, self.lines, self.stripe),
             {("ua", SEPTEMBER): self.invoice},
@@ -172,7 +184,7 @@ def test_one_tenant_does_not_make_up_for_another() -> None:
 @pytest.mark.req("O10", "X2")
 @pytest.mark.parametrize(
     "spoil",
-    [{"read": 5}, {"accepted": 1}, {"rejected": 2}, {"conflict": 1, "accepted": 1}, {"refusals": Counter()}],
+    [{"read": 4}, {"accepted": 0}, {"rejected": 2}, {"conflict": 1, "accepted": 0}, {"refusals": Counter()}],
     ids=str,
 )
 def test_an_event_without_its_outcome_is_found(spoil: dict[str, object]) -> None:
@@ -180,6 +192,26 @@ def test_an_event_without_its_outcome_is_found(spoil: dict[str, object]) -> None
     for name, value in spoil.items():
         setattr(world.captured, name, value)
     assert failed(world.judge()) == ["outcomes of capture"]
+
+
+@pytest.mark.req("O2", "X2")
+@pytest.mark.parametrize(("field_name", "value"), [("replayed", 0), ("replayed", 2), ("left", 1)])
+def test_a_replay_that_missed_something_is_found(field_name: str, value: int) -> None:
+    world = World()
+    setattr(world.mended, field_name, value)
+    assert "outcomes of capture" in failed(world.judge())
+
+
+@pytest.mark.req("O2", "T3.5")
+@given(data=st.data(), off=st.integers(-3, 3).filter(bool))
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_invoice_that_a_replay_changed_otherwise_is_found(
+    when: str, data: st.DataObject, off: int
+) -> None:
+    world = World()
+    quantities: dict[Cell, Decimal] = getattr(world.mended, when)
+    quantities[data.draw(st.sampled_from(sorted(quantities)))] += off
+    assert failed(world.judge()) == [f"invoices {when} the replay"]
 
 
 @pytest.mark.req("T3.5")

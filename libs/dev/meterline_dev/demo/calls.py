@@ -11,7 +11,7 @@ import stamina
 from grpc import aio
 from meterline_protos.aggregate.v1 import meters_pb2_grpc, reconciliation_pb2_grpc, usage_pb2_grpc
 from meterline_protos.identity.v1 import tenants_pb2_grpc
-from meterline_protos.ingest.v1 import event_types_pb2_grpc, events_pb2_grpc
+from meterline_protos.ingest.v1 import event_types_pb2_grpc, events_pb2_grpc, quarantine_pb2_grpc
 from meterline_protos.publisher.v1 import invoices_pb2_grpc, prices_pb2_grpc, publications_pb2_grpc
 
 from meterline_dev.demo.errors import DemoError
@@ -43,6 +43,9 @@ class Services:
         self.tenants: tenants_pb2_grpc.TenantsServiceAsyncStub = tenants_pb2_grpc.TenantsServiceStub(identity)
         self.event_types: event_types_pb2_grpc.EventTypesServiceAsyncStub = (
             event_types_pb2_grpc.EventTypesServiceStub(ingest)
+        )
+        self.quarantine: quarantine_pb2_grpc.QuarantineServiceAsyncStub = (
+            quarantine_pb2_grpc.QuarantineServiceStub(ingest)
         )
         self.events: events_pb2_grpc.EventsServiceAsyncStub = events_pb2_grpc.EventsServiceStub(ingest)
         self.meters: meters_pb2_grpc.MetersServiceAsyncStub = meters_pb2_grpc.MetersServiceStub(aggregate)

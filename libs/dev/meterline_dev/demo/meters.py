@@ -35,12 +35,12 @@ METERS: Final = (
 )
 
 
-def event_type() -> event_types_pb2.EventType:
-    """A flight without an aircraft, or without its minutes in the air, is refused."""
+def event_type(*, air_minutes_required: bool) -> event_types_pb2.EventType:
+    """A flight without an aircraft is refused; so is one without its minutes in the air, at first."""
     return event_types_pb2.EventType(
         name=EVENT_TYPE,
         quantities=[
-            event_types_pb2.QuantityDefinition(name="air_minutes", required=True),
+            event_types_pb2.QuantityDefinition(name="air_minutes", required=air_minutes_required),
             event_types_pb2.QuantityDefinition(name="miles", required=True),
         ],
         dimensions=[

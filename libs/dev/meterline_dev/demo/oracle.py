@@ -25,7 +25,8 @@ Cell = tuple[str, int, int, str, str]
 @dataclass(slots=True)
 class Expected:
     """rows: in the file
-    no_aircraft, no_air_time: rows that cannot be billed; those that lack both are in `no_aircraft` alone
+    no_aircraft: rows that cannot be billed
+    no_air_time: rows that have an aircraft, and no minutes in the air
     billable: by carrier, the rows that can be
     sums: by cell; a cell without flights is missing
     """
@@ -37,8 +38,11 @@ class Expected:
     sums: dict[Cell, Decimal] = field(default_factory=dict)
 
 
-def compute(path: Path, moved_by: datetime.timedelta) -> Expected:
-    """All sums of the file at `path` when every departure is `moved_by` later than it was."""
+def compute(path: Path, moved_by: datetime.timedelta, *, without_air_time: bool) -> Expected:
+    """All sums of the file at `path` when every departure is `moved_by` later than it was.
+
+    `without_air_time`: whether flights that have no minutes in the air are billed for all else
+    """
     expected = Expected()
     sums: defaultdict[Cell, Decimal] = defaultdict(Decimal)
     tails: defaultdict[Cell, set[str]] = defaultdict(set)
@@ -50,13 +54,15 @@ def compute(path: Path, moved_by: datetime.timedelta) -> Expected:
                 continue
             if not row["air_time"]:
                 expected.no_air_time += 1
-                continue
+                if not without_air_time:
+                    continue
             carrier = row["carrier"]
             expected.billable[carrier] += 1
             year, month = _month(row, moved_by)
             for origin in ("", row["origin"]):
                 sums[carrier, year, month, "departures", origin] += 1
-                sums[carrier, year, month, "air_minutes", origin] += Decimal(row["air_time"])
+                if row["air_time"]:
+                    sums[carrier, year, month, "air_minutes", origin] += Decimal(row["air_time"])
                 sums[carrier, year, month, "miles", origin] += Decimal(row["distance"])
                 tails[carrier, year, month, "aircraft", origin].add(row["tailnum"])
     expected.sums = dict(sums) | {cell: Decimal(len(seen)) for cell, seen in tails.items()}

@@ -12,7 +12,7 @@ from meterline_protos.publisher.v1 import prices_pb2
 
 from meterline_dev.demo.calls import Services, ask, each
 from meterline_dev.demo.carriers import CARRIERS, CURRENCY, TIME_ZONE, Carrier
-from meterline_dev.demo.meters import METERS, DemoMeter, definition, event_type
+from meterline_dev.demo.meters import EVENT_TYPE, METERS, DemoMeter, definition, event_type
 from meterline_dev.demo.months import Month
 from meterline_dev.demo.plans import PLANS
 from meterline_dev.demo.state import State
@@ -33,7 +33,11 @@ async def bill_at_stripe(account: StripeAccount, state: State, first: Month) -> 
 
 async def register(services: Services, state: State, first: Month) -> None:
     """Event type, meters, prices and tenants. All of it may be there already."""
-    await ask(services.event_types.PutEventType, event_types_pb2.PutEventTypeRequest(event_type=event_type()))
+    known = await ask(services.event_types.ListEventTypes, event_types_pb2.ListEventTypesRequest())
+    if not any(each.name == EVENT_TYPE for each in known.event_types):
+        # Once only: a later run finds the type as the earlier one has mended it.
+        strict = event_types_pb2.PutEventTypeRequest(event_type=event_type(air_minutes_required=True))
+        await ask(services.event_types.PutEventType, strict)
     for meter in METERS:
         await ask(services.meters.CreateMeter, meters_pb2.CreateMeterRequest(meter=definition(meter)))
     wanted = [(plan, meter) for plan in PLANS for meter in METERS]

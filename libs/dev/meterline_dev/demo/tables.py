@@ -21,6 +21,7 @@ from meterline_dev.demo.carriers import CARRIERS, CURRENCY
 from meterline_dev.demo.closing import Invoices
 from meterline_dev.demo.explained import Explained
 from meterline_dev.demo.flights import LOCAL
+from meterline_dev.demo.mending import Mended
 from meterline_dev.demo.meters import METERS
 from meterline_dev.demo.months import Month
 from meterline_dev.demo.sums import Sums
@@ -68,13 +69,29 @@ def outcomes(captured: Captured) -> RenderableType:
 
 
 def refusals(captured: Captured) -> Table:
-    """Events that do not count: nothing is dropped in silence."""
+    """Events that do not count yet: nothing is dropped in silence."""
     columns = ("reason", "field", "rule", "for example")
     table = _table("Rejected, each with its reason", *columns, right=["events"])
     for refusal, count in captured.refusals.most_common():
         example = captured.examples[refusal]
         table.add_row(refusal.reason, refusal.field, escape(refusal.message), escape(example), f"{count:,}")
     return table
+
+
+def mended(found: Mended) -> RenderableType:
+    """Entries by reason, and what replaying some of them did to the invoices."""
+    table = _table("In quarantine", "reason", "field", "rule", right=["events"])
+    for (reason, name, rule), count in found.waiting.most_common():
+        table.add_row(reason, name, escape(rule), f"{count:,}")
+    before, after = found.totals
+    line = Text(f"{found.replayed:,}", style="green").append(" replayed   ", style="not bold")
+    line.append(f"{found.left:,}", style="yellow").append(" wait on   ", style="not bold")
+    line.append(f"invoices {before:,.2f} to {after:,.2f} {CURRENCY}: ", style="not bold")
+    line.append(f"{after - before:+,.2f}", style="cyan")
+    for meter in METERS:
+        grown = _total(found.after, meter.name) - _total(found.before, meter.name)
+        line.append(f"   {meter.title} {grown:+,}", style="dim")
+    return Group(table, line)
 
 
 def invoices(found: Invoices, months: Sequence[Month], running: Month, width: int) -> Table:

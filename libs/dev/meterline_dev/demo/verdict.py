@@ -11,6 +11,7 @@ from meterline_protos.publisher.v1 import invoices_pb2
 from meterline_dev.demo.capture import Captured
 from meterline_dev.demo.closing import Invoices
 from meterline_dev.demo.explained import Explained
+from meterline_dev.demo.mending import Mended
 from meterline_dev.demo.oracle import Expected
 from meterline_dev.demo.sums import Conservation, Sums
 
@@ -68,6 +69,7 @@ _SUMS = (USAGE, ORIGINS, LINES, STRIPE)
 def judge(
     expected: Expected,
     captured: Captured,
+    mended: Mended,
     conserved: Conservation,
     stages: Stages,
     invoices: Invoices,
@@ -78,7 +80,8 @@ def judge(
     totals = {cell: value for cell, value in stages.file.items() if not cell[-1]}
     origins = {cell: value for cell, value in stages.file.items() if cell[-1]}
     checks = [
-        _outcomes(expected, captured),
+        _outcomes(expected, captured, mended),
+        *_mended(totals, mended),
         _compare(USAGE, totals, {cell: value for cell, value in stages.usage.items() if not cell[-1]}),
         _compare(ORIGINS, origins, {cell: value for cell, value in stages.usage.items() if cell[-1]}),
         _compare(LINES, totals, stages.lines),
@@ -90,20 +93,33 @@ def judge(
     return Verdict(checks, lost, doubled)
 
 
-def _outcomes(expected: Expected, captured: Captured) -> Check:
-    """Every row got its outcome, and the right ones were refused."""
+def _outcomes(expected: Expected, captured: Captured, mended: Mended) -> Check:
+    """Every row got its outcome; the right ones were refused, and wait."""
     check = Check("outcomes of capture", captured.read)
     billable = sum(expected.billable.values())
     for what, ours, theirs in (
         ("flights read", captured.read, expected.rows),
         ("outcomes", captured.accepted + captured.duplicate + captured.rejected, expected.rows),
-        ("accepted or there before", captured.accepted + captured.duplicate, billable),
+        (
+            "accepted, replayed or there before",
+            captured.accepted + captured.duplicate + mended.replayed,
+            billable,
+        ),
         ("without aircraft", _refused(captured, "subject"), expected.no_aircraft),
-        ("without air time", _refused(captured, "quantities.air_minutes"), expected.no_air_time),
+        ("waiting in quarantine", mended.left, expected.no_aircraft),
     ):
         if ours != theirs:
             check.differences.append(f"{what}: {ours:,}, and {theirs:,} by the file")
     return check
+
+
+def _mended(totals: Sums, mended: Mended) -> list[Check]:
+    """The invoices changed by exactly what was replayed. Where nothing was, they were right before."""
+    due = {cell: value for cell, value in mended.due.items() if not cell[-1]} if mended.replayed else totals
+    return [
+        _compare("invoices before the replay", due, mended.before),
+        _compare("invoices after the replay", totals, mended.after),
+    ]
 
 
 def _refused(captured: Captured, field_name: str) -> int:
