@@ -26,6 +26,8 @@ FIXED_FIELD: Final = "quantities.air_minutes"
 _WHO: Final = "demo"
 _WHY: Final = "diverted flights have no minutes in the air"
 _PAGE: Final = 1_000
+# Meters that count whatever is accepted.
+_OF_EVERY_FLIGHT: Final = ("departures", "miles", "aircraft")
 _SETTLE_SECONDS: Final = 30.0
 _PAUSE_SECONDS: Final = 0.25
 
@@ -54,7 +56,7 @@ class Mended:
 async def mend(services: Services, months: Sequence[Month]) -> Mended:
     """Mends and replays. Where it was done before there is nothing to replay, and nothing changes."""
     mended = Mended(waiting=await _waiting(services))
-    previews = await _previews(services, months)
+    previews = await _settled(services, months)
     mended.before = sums.rated(previews)
     await ask(
         services.event_types.PutEventType,
@@ -63,13 +65,8 @@ async def mend(services: Services, months: Sequence[Month]) -> Mended:
         ),
     )
     mended.replayed = sum(await each(CARRIERS, lambda carrier: _replay(services, carrier)))
-    await sums.conservation(services)
+    changed = await _settled(services, months)
     mended.left = (await _waiting(services)).total()
-    changed = previews
-    # Months reach the publisher when aggregate announces them.
-    async for changed in looks(lambda: _previews(services, months), _SETTLE_SECONDS, _PAUSE_SECONDS):
-        if _departures(changed) - _departures(previews) >= mended.replayed:
-            break
     mended.after = sums.rated(changed)
     mended.totals = _total(previews), _total(changed)
     return mended
@@ -106,8 +103,18 @@ async def _replay(services: Services, carrier: Carrier) -> int:
     return answer.accepted + answer.duplicate
 
 
+async def _settled(services: Services, months: Sequence[Month]) -> list[invoices_pb2.Invoice]:
+    """What every invoice would be if it closed now, once the publisher knows of all events that were
+    accepted; aggregate tells it of months that changed once a while."""
+    accepted = sum((await sums.conservation(services)).accepted.values())
+    found: list[invoices_pb2.Invoice] = []
+    async for found in looks(lambda: _previews(services, months), _SETTLE_SECONDS, _PAUSE_SECONDS):
+        if all(_events(found, meter) == accepted for meter in _OF_EVERY_FLIGHT):
+            break
+    return found
+
+
 async def _previews(services: Services, months: Sequence[Month]) -> list[invoices_pb2.Invoice]:
-    """What every invoice would be if it closed now."""
     wanted = [(carrier, month) for carrier in CARRIERS for month in months]
 
     async def preview(one: tuple[Carrier, Month]) -> invoices_pb2.Invoice:
@@ -118,9 +125,8 @@ async def _previews(services: Services, months: Sequence[Month]) -> list[invoice
     return await each(wanted, preview)
 
 
-def _departures(invoices: Sequence[invoices_pb2.Invoice]) -> int:
-    """Each flight is one."""
-    return sum(int(value) for cell, value in sums.rated(invoices).items() if cell[3] == "departures")
+def _events(invoices: Sequence[invoices_pb2.Invoice], meter: str) -> int:
+    return sum(line.event_count for invoice in invoices for line in invoice.lines if line.meter == meter)
 
 
 def _total(invoices: Sequence[invoices_pb2.Invoice]) -> Decimal:
