@@ -7,6 +7,7 @@ The queue is bounded: beyond it callers are told to come back.
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ class Origin:
     """Where a call came from. Times in microseconds since the Unix epoch.
 
     any_age: whether its events may be as old as they like
+    import_id: of the import that it is part of
     """
 
     source: str
@@ -46,6 +48,7 @@ class Origin:
     trace: SpanContext
     kind: BatchOrigin = BatchOrigin.REPORTED
     any_age: bool = False
+    import_id: uuid.UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,8 @@ WHERE tenant_id = %s AND batch_id = ANY(%s)
 ORDER BY batch_id
 
 -- name: totals
-SELECT tenant_id, sum(event_count)::bigint
+-- Corrections count what they add and take away what they do not: the same that aggregate counts.
+SELECT tenant_id, sum(event_count - retracted)::bigint
 FROM batches
 WHERE (%(tenant_id)s::int4 IS NULL OR tenant_id = %(tenant_id)s)
 GROUP BY tenant_id

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from meterline_protos.common.v1 import types_pb2 as meterline_dot_common_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n meterline/events/v1/events.proto\x12\x13meterline.events.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmeterline/common/v1/types.proto\"\xd9\x02\n\x0e\x45ventsAccepted\x12\x33\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32\".meterline.events.v1.AcceptedBatch\x12+\n\x06series\x18\x02 \x03(\x0b\x32\x1b.meterline.events.v1.Series\x12\x10\n\x08subjects\x18\x03 \x03(\t\x12\x11\n\tevent_ids\x18\x04 \x01(\x0c\x12\x14\n\x0cseries_index\x18\x05 \x01(\x0c\x12\x15\n\rsubject_index\x18\x06 \x01(\x0c\x12\x10\n\x08times_us\x18\x07 \x01(\x0c\x12\x37\n\nquantities\x18\x08 \x03(\x0b\x32#.meterline.events.v1.QuantityValues\x12\x0f\n\x07\x62\x61se_us\x18\t \x01(\x03\x12\x37\n\nproperties\x18\n \x03(\x0b\x32#.meterline.events.v1.PropertyValues\"y\n\rAcceptedBatch\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x0c\x12\x0c\n\x04rows\x18\x02 \x01(\r\x12\x30\n\x05trace\x18\x03 \x01(\x0b\x32!.meterline.common.v1.TraceContext\x12\x16\n\x0ereceived_at_us\x18\x04 \x01(\x03\"y\n\x06Series\x12\x11\n\ttenant_id\x18\x01 \x01(\x05\x12\x12\n\nevent_type\x18\x02 \x01(\t\x12\x32\n\ndimensions\x18\x03 \x03(\x0b\x32\x1e.meterline.events.v1.Dimension\x12\x14\n\x0c\x66or_identity\x18\x04 \x01(\x08\"=\n\x0ePropertyValues\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\t\x12\r\n\x05index\x18\x03 \x01(\x0c\"(\n\tDimension\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"M\n\x0eQuantityValues\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05scale\x18\x02 \x01(\r\x12\r\n\x05units\x18\x03 \x01(\x0c\x12\x0f\n\x07present\x18\x04 \x01(\x0c\"\x90\x02\n\rTenantChanged\x12\x11\n\ttenant_id\x18\x01 \x01(\x05\x12\x0c\n\x04slug\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x11\n\ttime_zone\x18\x04 \x01(\t\x12\x10\n\x08\x63urrency\x18\x05 \x01(\t\x12\x0c\n\x04plan\x18\x06 \x01(\t\x12\x1c\n\x14\x65xternal_customer_id\x18\x07 \x01(\t\x12 \n\x18\x65xternal_subscription_id\x18\x08 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\t \x01(\x08\x12\x1a\n\x12\x63lose_lead_seconds\x18\n \x01(\x03\x12.\n\nchanged_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"H\n\x13UsageWindowsChanged\x12\x31\n\x07windows\x18\x01 \x03(\x0b\x32 .meterline.events.v1.UsageWindow\"\xac\x02\n\x0bUsageWindow\x12\x11\n\ttenant_id\x18\x01 \x01(\x05\x12\r\n\x05meter\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05value\x18\x05 \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x06 \x01(\x03\x12\x10\n\x08revision\x18\x07 \x01(\x03\x12\x35\n\x0b\x61ggregation\x18\x08 \x01(\x0e\x32 .meterline.common.v1.Aggregation\x12\x30\n\x05trace\x18\t \x01(\x0b\x32!.meterline.common.v1.TraceContext\"\xda\x01\n\x0eInvoiceChanged\x12\x11\n\ttenant_id\x18\x01 \x01(\x05\x12\x12\n\ninvoice_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\r\n\x05state\x18\x04 \x01(\t\x12\r\n\x05total\x18\x05 \x01(\t\x12\x10\n\x08\x63urrency\x18\x06 \x01(\t\x12\x30\n\x0cperiod_start\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nperiod_end\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n meterline/events/v1/events.proto\x12\x13meterline.events.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmeterline/common/v1/types.proto\"\xd9\x02\n\x0e\x45ventsAccepted\x12\x33\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32\".meterline.events.v1.AcceptedBatch\x12+\n\x06series\x18\x02 \x03(\x0b\x32\x1b.meterline.events.v1.Series\x12\x10\n\x08subjects\x18\x03 \x03(\t\x12\x11\n\tevent_ids\x18\x04 \x01(\x0c\x12\x14\n\x0cseries_index\x18\x05 \x01(\x0c\x12\x15\n\rsubject_index\x18\x06 \x01(\x0c\x12\x10\n\x08times_us\x18\x07 \x01(\x0c\x12\x37\n\nquantities\x18\x08 \x03(\x0b\x32#.meterline.events.v1.QuantityValues\x12\x0f\n\x07\x62\x61se_us\x18\t \x01(\x03\x12\x37\n\nproperties\x18\n \x03(\x0b\x32#.meterline.events.v1.PropertyValues\"\x9d\x01\n\rAcceptedBatch\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x0c\x12\x0c\n\x04rows\x18\x02 \x01(\r\x12\x30\n\x05trace\x18\x03 \x01(\x0b\x32!.meterline.common.v1.TraceContext\x12\x16\n\x0ereceived_at_us\x18\x04 \x01(\x03\x12\x11\n\tretracted\x18\x05 \x01(\r\x12\x0f\n\x07origins\x18\x06 \x01(\x0c\"y\n\x06Series\x12\x11\n\ttenant_id\x18\x01 \x01(\x05\x12\x12\n\nevent_type\x18\x02 \x01(\t\x12\x32\n\ndimensions\x18\x03 \x03(\x0b\x32\x1e.meterline.events.v1.Dimension\x12\x14\n\x0c\x66or_identity\x18\x04 \x01(\x08\"=\n\x0ePropertyValues\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\t\x12\r\n\x05index\x18\x03 \x01(\x0c\"(\n\tDimension\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"M\n\x0eQuantityValues\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05scale\x18\x02 \x01(\r\x12\r\n\x05units\x18\x03 \x01(\x0c\x12\x0f\n\x07present\x18\x04 \x01(\x0c\"\x90\x02\n\rTenantChanged\x12\x11\n\ttenant_id\x18\x01 \x01(\x05\x12\x0c\n\x04slug\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x11\n\ttime_zone\x18\x04 \x01(\t\x12\x10\n\x08\x63urrency\x18\x05 \x01(\t\x12\x0c\n\x04plan\x18\x06 \x01(\t\x12\x1c\n\x14\x65xternal_customer_id\x18\x07 \x01(\t\x12 \n\x18\x65xternal_subscription_id\x18\x08 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\t \x01(\x08\x12\x1a\n\x12\x63lose_lead_seconds\x18\n \x01(\x03\x12.\n\nchanged_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"H\n\x13UsageWindowsChanged\x12\x31\n\x07windows\x18\x01 \x03(\x0b\x32 .meterline.events.v1.UsageWindow\"\xac\x02\n\x0bUsageWindow\x12\x11\n\ttenant_id\x18\x01 \x01(\x05\x12\r\n\x05meter\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05value\x18\x05 \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x06 \x01(\x03\x12\x10\n\x08revision\x18\x07 \x01(\x03\x12\x35\n\x0b\x61ggregation\x18\x08 \x01(\x0e\x32 .meterline.common.v1.Aggregation\x12\x30\n\x05trace\x18\t \x01(\x0b\x32!.meterline.common.v1.TraceContext\"\xda\x01\n\x0eInvoiceChanged\x12\x11\n\ttenant_id\x18\x01 \x01(\x05\x12\x12\n\ninvoice_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\r\n\x05state\x18\x04 \x01(\t\x12\r\n\x05total\x18\x05 \x01(\t\x12\x10\n\x08\x63urrency\x18\x06 \x01(\t\x12\x30\n\x0cperiod_start\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nperiod_end\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,22 +35,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EVENTSACCEPTED']._serialized_start=124
   _globals['_EVENTSACCEPTED']._serialized_end=469
-  _globals['_ACCEPTEDBATCH']._serialized_start=471
-  _globals['_ACCEPTEDBATCH']._serialized_end=592
-  _globals['_SERIES']._serialized_start=594
-  _globals['_SERIES']._serialized_end=715
-  _globals['_PROPERTYVALUES']._serialized_start=717
-  _globals['_PROPERTYVALUES']._serialized_end=778
-  _globals['_DIMENSION']._serialized_start=780
-  _globals['_DIMENSION']._serialized_end=820
-  _globals['_QUANTITYVALUES']._serialized_start=822
-  _globals['_QUANTITYVALUES']._serialized_end=899
-  _globals['_TENANTCHANGED']._serialized_start=902
-  _globals['_TENANTCHANGED']._serialized_end=1174
-  _globals['_USAGEWINDOWSCHANGED']._serialized_start=1176
-  _globals['_USAGEWINDOWSCHANGED']._serialized_end=1248
-  _globals['_USAGEWINDOW']._serialized_start=1251
-  _globals['_USAGEWINDOW']._serialized_end=1551
-  _globals['_INVOICECHANGED']._serialized_start=1554
-  _globals['_INVOICECHANGED']._serialized_end=1772
+  _globals['_ACCEPTEDBATCH']._serialized_start=472
+  _globals['_ACCEPTEDBATCH']._serialized_end=629
+  _globals['_SERIES']._serialized_start=631
+  _globals['_SERIES']._serialized_end=752
+  _globals['_PROPERTYVALUES']._serialized_start=754
+  _globals['_PROPERTYVALUES']._serialized_end=815
+  _globals['_DIMENSION']._serialized_start=817
+  _globals['_DIMENSION']._serialized_end=857
+  _globals['_QUANTITYVALUES']._serialized_start=859
+  _globals['_QUANTITYVALUES']._serialized_end=936
+  _globals['_TENANTCHANGED']._serialized_start=939
+  _globals['_TENANTCHANGED']._serialized_end=1211
+  _globals['_USAGEWINDOWSCHANGED']._serialized_start=1213
+  _globals['_USAGEWINDOWSCHANGED']._serialized_end=1285
+  _globals['_USAGEWINDOW']._serialized_start=1288
+  _globals['_USAGEWINDOW']._serialized_end=1588
+  _globals['_INVOICECHANGED']._serialized_start=1591
+  _globals['_INVOICECHANGED']._serialized_end=1809
 # @@protoc_insertion_point(module_scope)

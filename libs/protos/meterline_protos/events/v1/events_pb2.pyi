@@ -25,7 +25,8 @@ class EventsAccepted(_message.Message):
     """Facts, published on JetStream. Every fact is published by exactly one service; subjects stand in
     `meterline.bus.subjects`.
 
-    Subject `events.accepted.<shard>`, published by ingest: events that are durable, valid and new.
+    Subject `events.accepted.<shard>`, published by ingest: events that are durable, valid and new, and
+    corrections of those that were.
 
     Columns: row i of the message is element i of every column. Columns are packed little-endian arrays,
     so that a consumer reads them without touching a row. Numbers are as wide as the greatest of a column
@@ -98,7 +99,11 @@ Global___EventsAccepted: _TypeAlias = EventsAccepted  # noqa: Y015
 
 @_typing.final
 class AcceptedBatch(_message.Message):
-    """The rows of one call that were committed together."""
+    """The rows of one call that were committed together.
+
+    A correction is a batch as well: it names the rows that no longer count, and then those that do instead.
+    An amendment of one event has two rows and retracts one, a retraction has one row and retracts it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -106,12 +111,23 @@ class AcceptedBatch(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     TRACE_FIELD_NUMBER: _builtins.int
     RECEIVED_AT_US_FIELD_NUMBER: _builtins.int
+    RETRACTED_FIELD_NUMBER: _builtins.int
+    ORIGINS_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.bytes
     """UUIDv7, 16 bytes."""
     rows: _builtins.int
     """Number of consecutive rows."""
     received_at_us: _builtins.int
     """When the service received the call, in microseconds since the Unix epoch."""
+    retracted: _builtins.int
+    """The first so many of the rows are taken away: they were accepted before, by this tenant, and repeat what
+    was counted: series, subject, time and quantities. The other rows count from now on.
+    """
+    origins: _builtins.bytes
+    """The batches that brought the rows that are taken away, 16 bytes each, in the order of these rows. A meter
+    that was created later never counted them, and loses nothing. Empty: unknown, and every meter that counts
+    such rows loses them.
+    """
     @_builtins.property
     def trace(self) -> _types_pb2.TraceContext:
         """The trace of the call that brought the rows."""
@@ -123,10 +139,12 @@ class AcceptedBatch(_message.Message):
         rows: _builtins.int = ...,
         trace: _types_pb2.TraceContext | None = ...,
         received_at_us: _builtins.int = ...,
+        retracted: _builtins.int = ...,
+        origins: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "received_at_us", b"received_at_us", "rows", b"rows", "trace", b"trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "origins", b"origins", "received_at_us", b"received_at_us", "retracted", b"retracted", "rows", b"rows", "trace", b"trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
