@@ -62,8 +62,12 @@ def accepted(
     batch_ids: Sequence[uuid.UUID] = (),
     trace: types_pb2.TraceContext | None = None,
     scale: int = 3,
+    origins: Sequence[Sequence[uuid.UUID]] = (),
 ) -> events_pb2.EventsAccepted:
-    """The message that carries these batches. All quantities have the same scale."""
+    """The message that carries these batches. All quantities have the same scale.
+
+    origins: the batches that brought the first rows of each batch, which are taken away
+    """
     events = [event for batch in batches for event in batch]
     keys = [(event.tenant, event.type, tuple(sorted(event.dimensions.items()))) for event in events]
     series, subjects = sorted(set(keys)), sorted({event.subject for event in events})
@@ -75,6 +79,8 @@ def accepted(
                 rows=len(batch),
                 trace=trace,
                 received_at_us=now_us,
+                retracted=len(origins[n]) if origins else 0,
+                origins=b"".join(origin.bytes for origin in origins[n]) if origins else b"",
             )
             for n, batch in enumerate(batches)
         ],

@@ -168,9 +168,9 @@ def several_messages(draw: st.DrawFn, values: st.SearchStrategy[int] = small) ->
 
 
 def values_of(numbers: Numbers) -> list[Fraction | None]:
-    """Exact values; None where a row only counts."""
+    """Exact values; None where a row only counts, and of a maximum to which nothing was added."""
     return [
-        None if aggregation == Aggregation.COUNT else Fraction(units, 10**scale)
+        None if aggregation == Aggregation.COUNT or units is None else Fraction(units, 10**scale)
         for aggregation, units, scale in zip(
             numbers.aggregation.tolist(), numbers.units, numbers.scale.tolist(), strict=True
         )

@@ -243,9 +243,10 @@ async def serving(mesh: Mesh) -> AsyncIterator[str]:
     server = aio.server()
     # What the publisher never asks stays as it is generated: UNIMPLEMENTED.
     meters: Any = ScriptedMeters(mesh)  # type: ignore[abstract]
+    usage: Any = ScriptedUsage(mesh)  # type: ignore[abstract]
     events: Any = ScriptedEvents(mesh)  # type: ignore[abstract]
     meters_pb2_grpc.add_MetersServiceServicer_to_server(meters, server)
-    usage_pb2_grpc.add_UsageServiceServicer_to_server(ScriptedUsage(mesh), server)
+    usage_pb2_grpc.add_UsageServiceServicer_to_server(usage, server)
     events_pb2_grpc.add_EventsServiceServicer_to_server(events, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

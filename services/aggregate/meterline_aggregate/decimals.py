@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import decimal
 from decimal import Decimal
+from typing import Final
+
+# The default context rounds at 28 digits without a word; this one fails instead.
+EXACT: Final = decimal.Context(prec=1000, traps=[decimal.Inexact, decimal.InvalidOperation])
+
+
+def of_units(units: int, scale: int) -> Decimal:
+    """units / 10^scale."""
+    return Decimal(f"{units}e-{scale}")
 
 
 def to_text(value: Decimal) -> str:

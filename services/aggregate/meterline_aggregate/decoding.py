@@ -26,7 +26,11 @@ class GarbledError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A message as it came: columns are checked, series are not looked up yet."""
+    """A message as it came: columns are checked, series are not looked up yet.
+
+    retracted, origins: rows that are taken away, and the batch that brought each of these, empty where
+    unknown; None and empty when there are none
+    """
 
     fact: events_pb2.EventsAccepted
     batches: Sequence[Batch]
@@ -34,6 +38,8 @@ class Accepted:
     subject_index: npt.NDArray[np.uint32]
     times_us: npt.NDArray[np.int64]
     quantities: dict[str, Quantity]
+    retracted: npt.NDArray[np.bool_] | None
+    origins: Sequence[bytes]
 
     def with_series(self, series: Sequence[Series]) -> Message:
         """The message to fold; `series` are those of the fact, in its order."""
@@ -45,6 +51,7 @@ class Accepted:
             self.subject_index,
             self.times_us,
             self.quantities,
+            self.retracted,
         )
 
 
@@ -54,18 +61,27 @@ def decode(data: bytes) -> Accepted:
         fact = events_pb2.EventsAccepted.FromString(data)
     except DecodeError as error:
         raise GarbledError(f"not an EventsAccepted: {error}") from error
+    return read(fact)
+
+
+def read(fact: events_pb2.EventsAccepted) -> Accepted:
+    """Raises GarbledError."""
     rows = len(fact.event_ids) // _ID_BYTES
     _require(len(fact.event_ids) == rows * _ID_BYTES, "event_ids is not of 16 bytes a row")
     if any(series.tenant_id < 1 for series in fact.series):
         raise GarbledError("a series has no tenant")
     times_us = _times(fact, rows)
+    batches = _batches(fact, rows)
+    retracted, origins = _retractions(fact, rows)
     return Accepted(
         fact,
-        _batches(fact, rows),
+        batches,
         _index("series_index", fact.series_index, rows, len(fact.series)),
         _index("subject_index", fact.subject_index, rows, len(fact.subjects)),
         times_us,
         _quantities(fact, rows),
+        retracted,
+        origins,
     )
 
 
@@ -107,6 +123,28 @@ def _batches(fact: events_pb2.EventsAccepted, rows: int) -> list[Batch]:
     _require(all(len(batch.batch_id) == _ID_BYTES for batch in batches), "a batch_id is not of 16 bytes")
     _require(sum(batch.rows for batch in batches) == rows, "batches do not cover the rows")
     return batches
+
+
+def _retractions(
+    fact: events_pb2.EventsAccepted, rows: int
+) -> tuple[npt.NDArray[np.bool_] | None, Sequence[bytes]]:
+    """Of batches that cover the rows."""
+    if not any(batch.retracted or batch.origins for batch in fact.batches):
+        return None, ()
+    retracted = np.zeros(rows, np.bool_)
+    origins: list[bytes] = []
+    first = 0
+    for batch in fact.batches:
+        _require(batch.retracted <= batch.rows, "a batch retracts more rows than it has")
+        ids = [batch.origins[at : at + _ID_BYTES] for at in range(0, len(batch.origins), _ID_BYTES)]
+        _require(
+            not ids or len(batch.origins) == batch.retracted * _ID_BYTES,
+            "origins is not of 16 bytes a retracted row",
+        )
+        retracted[first : first + batch.retracted] = True
+        origins += ids or [b""] * batch.retracted
+        first += batch.rows
+    return (retracted, origins) if origins else (None, ())
 
 
 def _quantities(fact: events_pb2.EventsAccepted, rows: int) -> dict[str, Quantity]:

@@ -21,8 +21,13 @@ from meterline_protos.aggregate.v1 import meters_pb2_grpc, reconciliation_pb2_gr
 from meterline_aggregate.handlers.accepted import AcceptedEvents
 from meterline_aggregate.handlers.announcing import MonthAnnouncer
 from meterline_aggregate.handlers.meters import Meters
-from meterline_aggregate.handlers.reconciliation import IngestTotals, Reconciler
+from meterline_aggregate.handlers.previewing import Previews
+from meterline_aggregate.handlers.rebuilding import Rebuilder
+from meterline_aggregate.handlers.reconciliation import Reconciler
 from meterline_aggregate.handlers.usage import Usage
+from meterline_aggregate.peers import Ingest
+from meterline_aggregate.raw_events import RawEvents
+from meterline_aggregate.series import SeriesBook
 from meterline_aggregate.servicers import (
     METERS_SERVICE,
     RECONCILIATION_SERVICE,
@@ -49,7 +54,10 @@ class Aggregate:
         relay = Relay(database, bus)
         unit_of_work = UnitOfWork(database, relay.wake)
         tenants = TenantReplica(database)
-        ingest = IngestTotals(settings.ingest_address)
+        ingest = Ingest(settings.ingest_address)
+        book = SeriesBook()
+        raw = RawEvents(ingest, book)
+        self.rebuilder = Rebuilder(database, unit_of_work, raw)
         reconciler = Reconciler(database, ingest)
         self.announcer = MonthAnnouncer(unit_of_work)
         self.components: Sequence[Component] = (
@@ -62,34 +70,46 @@ class Aggregate:
                 unit_of_work,
                 EVENTS_ACCEPTED,
                 NAME,
-                AcceptedEvents(clock).handle,
+                AcceptedEvents(clock, book, self.rebuilder.wake).handle,
                 max_messages=settings.batch_messages,
                 linger=settings.linger_seconds,
             ),
             Periodic("announce-months", settings.emit_seconds, self.announcer.announce),
             ingest,
-            *_watching(settings, reconciler),
+            *_asking_ingest(settings, reconciler, self.rebuilder),
         )
-        self.server = _server(settings, Meters(database, unit_of_work), Usage(database, tenants), reconciler)
+        self.server = _server(
+            settings,
+            MetersServicer(Meters(database, unit_of_work)),
+            UsageServicer(Usage(database, tenants), Previews(unit_of_work, tenants, book, raw)),
+            ReconciliationServicer(reconciler),
+        )
 
 
-def _watching(settings: AggregateSettings, reconciler: Reconciler) -> Sequence[Component]:
+def _asking_ingest(
+    settings: AggregateSettings, reconciler: Reconciler, rebuilder: Rebuilder
+) -> Sequence[Component]:
     if not settings.ingest_address:
         return ()
-    return (Periodic("reconcile", settings.reconcile_seconds, reconciler.watch),)
+    return (rebuilder, Periodic("reconcile", settings.reconcile_seconds, reconciler.watch))
 
 
-def _server(settings: AggregateSettings, meters: Meters, usage: Usage, reconciler: Reconciler) -> Server:
+def _server(
+    settings: AggregateSettings,
+    meters: MetersServicer,
+    usage: UsageServicer,
+    reconciliation: ReconciliationServicer,
+) -> Server:
     return Server(
         settings.bind_host,
         settings.grpc_port,
         [
-            (METERS_SERVICE, meters_pb2_grpc.add_MetersServiceServicer_to_server, MetersServicer(meters)),
-            (USAGE_SERVICE, usage_pb2_grpc.add_UsageServiceServicer_to_server, UsageServicer(usage)),
+            (METERS_SERVICE, meters_pb2_grpc.add_MetersServiceServicer_to_server, meters),
+            (USAGE_SERVICE, usage_pb2_grpc.add_UsageServiceServicer_to_server, usage),
             (
                 RECONCILIATION_SERVICE,
                 reconciliation_pb2_grpc.add_ReconciliationServiceServicer_to_server,
-                ReconciliationServicer(reconciler),
+                reconciliation,
             ),
         ],
         drain=settings.shutdown_drain_seconds,

@@ -27,6 +27,16 @@ RETURNING meter_id
 -- name: time_zones
 SELECT tenant_id, time_zone FROM tenants WHERE tenant_id = ANY(%s)
 
+-- name: slices_of_batches
+-- Where batches contributed.
+SELECT c.tenant_id, c.batch_id, c.meter_id, c.window_start
+FROM unnest(%s::int4[], %s::uuid[]) AS k (tenant_id, batch_id)
+JOIN contributions c ON c.tenant_id = k.tenant_id AND c.batch_id = k.batch_id
+
+-- name: creation_of_meters
+-- tenant: meters are the same for all tenants
+SELECT meter_id, created_at FROM meters
+
 -- name: find_groups
 SELECT g.tenant_id, g.digest, g.group_id
 FROM unnest(%s::int4[], %s::uuid[]) AS k (tenant_id, digest)
@@ -95,13 +105,17 @@ ON CONFLICT (tenant_id, meter_id, window_start) DO UPDATE SET traceparent = excl
 -- name: claim_months
 -- tenant: months of all tenants are published together
 -- Only claims: the windows are read by a statement of their own. In this one they would be seen as they
--- were when it began, while the claim may already be of a later change.
+-- were when it began, while the claim may already be of a later change. What waits for a rebuild is left.
 WITH claimed AS (
     SELECT tenant_id, meter_id, window_start
-    FROM changed_months
+    FROM changed_months o
+    WHERE NOT EXISTS (
+        SELECT FROM pending_rebuilds p
+        WHERE p.tenant_id = o.tenant_id AND p.meter_id = o.meter_id AND p.window_start = o.window_start
+    )
     ORDER BY tenant_id, meter_id, window_start
     LIMIT %s
-    FOR UPDATE SKIP LOCKED
+    FOR UPDATE OF o SKIP LOCKED
 )
 DELETE FROM changed_months c USING claimed
 WHERE (c.tenant_id, c.meter_id, c.window_start)
@@ -113,10 +127,14 @@ RETURNING c.tenant_id, c.meter_id, c.window_start, c.traceparent
 -- As claim_months, but waits for rows that are being changed, in the order in which they are locked.
 WITH claimed AS (
     SELECT tenant_id, meter_id, window_start
-    FROM changed_months
+    FROM changed_months o
+    WHERE NOT EXISTS (
+        SELECT FROM pending_rebuilds p
+        WHERE p.tenant_id = o.tenant_id AND p.meter_id = o.meter_id AND p.window_start = o.window_start
+    )
     ORDER BY tenant_id, meter_id, window_start
     LIMIT %s
-    FOR UPDATE
+    FOR UPDATE OF o
 )
 DELETE FROM changed_months c USING claimed
 WHERE (c.tenant_id, c.meter_id, c.window_start)
@@ -128,27 +146,38 @@ RETURNING c.tenant_id, c.meter_id, c.window_start, c.traceparent
 SET LOCAL lock_timeout = '2s'
 
 -- name: read_months
+-- A month may have got a rebuild since it was claimed; that one has it published.
 SELECT w.tenant_id, m.name, m.aggregation, t.time_zone, w.window_start,
-       coalesce(w.value, w.event_count), w.event_count, w.revision, k.traceparent
+       coalesce(w.value, CASE m.aggregation WHEN 1 THEN w.event_count ELSE 0 END), w.event_count, w.revision,
+       k.traceparent
 FROM unnest(%s::int4[], %s::int4[], %s::timestamptz[], %s::text[])
     AS k (tenant_id, meter_id, window_start, traceparent)
 JOIN windows w ON w.tenant_id = k.tenant_id AND w.meter_id = k.meter_id
     AND w.window_start = k.window_start AND w.group_id = 0 AND w.grain = 4
 JOIN meters m ON m.meter_id = k.meter_id
 JOIN tenants t ON t.tenant_id = k.tenant_id
+WHERE NOT EXISTS (
+    SELECT FROM pending_rebuilds p
+    WHERE p.tenant_id = k.tenant_id AND p.meter_id = k.meter_id AND p.window_start = k.window_start
+)
 ORDER BY k.tenant_id, k.meter_id, k.window_start
 
 -- name: totals_of_windows
-SELECT window_start, coalesce(value, event_count), event_count, revision
-FROM windows
-WHERE tenant_id = %(tenant_id)s AND meter_id = %(meter_id)s AND grain = %(grain)s AND group_id = 0
-  AND window_start >= %(start)s AND window_start < %(end)s AND window_start > %(after)s
-ORDER BY window_start
+-- A maximum has no value of its own before its first event: what is taken away may come first.
+SELECT w.window_start, coalesce(w.value, CASE m.aggregation WHEN 1 THEN w.event_count ELSE 0 END),
+       w.event_count, w.revision
+FROM windows w
+JOIN meters m ON m.meter_id = w.meter_id
+WHERE w.tenant_id = %(tenant_id)s AND w.meter_id = %(meter_id)s AND w.grain = %(grain)s AND w.group_id = 0
+  AND w.window_start >= %(start)s AND w.window_start < %(end)s AND w.window_start > %(after)s
+ORDER BY w.window_start
 LIMIT %(limit)s
 
 -- name: groups_of_windows
-SELECT w.window_start, w.group_id, g.dimensions, coalesce(w.value, w.event_count), w.event_count, w.revision
+SELECT w.window_start, w.group_id, g.dimensions,
+       coalesce(w.value, CASE m.aggregation WHEN 1 THEN w.event_count ELSE 0 END), w.event_count, w.revision
 FROM windows w
+JOIN meters m ON m.meter_id = w.meter_id
 JOIN dimension_groups g ON g.tenant_id = w.tenant_id AND g.group_id = w.group_id
 WHERE w.tenant_id = %(tenant_id)s AND w.meter_id = %(meter_id)s AND w.grain = %(grain)s AND w.group_id > 0
   AND w.window_start >= %(start)s AND w.window_start < %(end)s
@@ -180,3 +209,23 @@ FROM tenants t LEFT JOIN tenant_totals a ON a.tenant_id = t.tenant_id
 SELECT t.slug, coalesce(a.aggregated, 0)
 FROM tenants t LEFT JOIN tenant_totals a ON a.tenant_id = t.tenant_id
 WHERE t.slug = %s
+
+-- name: totals_at
+SELECT w.grain, w.meter_id, w.window_start,
+       coalesce(w.value, CASE m.aggregation WHEN 1 THEN w.event_count ELSE 0 END), w.event_count
+FROM unnest(%(grains)s::int2[], %(meters)s::int4[], %(starts)s::timestamptz[])
+    AS k (grain, meter_id, window_start)
+JOIN windows w ON w.tenant_id = %(tenant_id)s AND w.meter_id = k.meter_id AND w.grain = k.grain
+    AND w.window_start = k.window_start AND w.group_id = 0
+JOIN meters m ON m.meter_id = w.meter_id
+
+-- name: count_new_members
+SELECT k.grain, k.meter_id, k.window_start, count(*)
+FROM unnest(%(grains)s::int2[], %(meters)s::int4[], %(starts)s::timestamptz[], %(members)s::uuid[])
+    AS k (grain, meter_id, window_start, member)
+WHERE NOT EXISTS (
+    SELECT FROM window_members m
+    WHERE m.tenant_id = %(tenant_id)s AND m.meter_id = k.meter_id AND m.grain = k.grain
+      AND m.window_start = k.window_start AND m.group_id = 0 AND m.member = k.member
+)
+GROUP BY k.grain, k.meter_id, k.window_start

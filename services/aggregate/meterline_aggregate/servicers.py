@@ -24,6 +24,7 @@ from meterline_aggregate.decimals import to_text
 from meterline_aggregate.domain.calendar import Grain, end_of, lineage_end
 from meterline_aggregate.domain.meters import Aggregation, Definition, Meter
 from meterline_aggregate.handlers.meters import Meters
+from meterline_aggregate.handlers.previewing import Previews, WindowPreview
 from meterline_aggregate.handlers.reconciliation import Reconciler
 from meterline_aggregate.handlers.usage import Range, Usage
 from meterline_aggregate.repository.usage import Contribution, Window
@@ -61,8 +62,9 @@ class MetersServicer(meters_pb2_grpc.MetersServiceServicer):
 class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
     """See protos/meterline/aggregate/v1/usage.proto."""
 
-    def __init__(self, usage: Usage) -> None:
+    def __init__(self, usage: Usage, previews: Previews) -> None:
         self._usage = usage
+        self._previews = previews
 
     async def QueryUsage(
         self, request: usage_pb2.QueryUsageRequest, context: Context
@@ -110,6 +112,16 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
         zone, found = await self._usage.contributions_of_batch(request.tenant_id, batch_id)
         return usage_pb2.FindContributionsResponse(
             contributions=[_to_contribution(zone, one) for one in found]
+        )
+
+    async def PreviewChanges(
+        self, request: usage_pb2.PreviewChangesRequest, context: Context
+    ) -> usage_pb2.PreviewChangesResponse:
+        if not request.tenant_id:
+            raise InvalidArgumentError("tenant_id", "must not be empty")
+        tenant, found = await self._previews.preview(request.tenant_id, request.events)
+        return usage_pb2.PreviewChangesResponse(
+            windows=[_to_preview(tenant.time_zone, window) for window in found]
         )
 
 
@@ -214,6 +226,22 @@ def _to_window(meter: str, grain: Grain, zone: str, window: Window) -> usage_pb2
     )
     message.start_time.FromDatetime(to_datetime(window.start_us))
     message.end_time.FromDatetime(to_datetime(end_of(grain, zone, window.start_us)))
+    return message
+
+
+def _to_preview(zone: str, window: WindowPreview) -> usage_pb2.WindowPreview:
+    message = usage_pb2.WindowPreview(
+        meter=window.meter,
+        grain=types_pb2.Grain.ValueType(window.grain),
+        value_before=to_text(window.before),
+        value_after="" if window.after is None else to_text(window.after),
+        value_delta="" if window.delta is None else to_text(window.delta),
+        event_count_before=window.events_before,
+        event_count_after=window.events_after,
+        needs_rebuild=window.after is None,
+    )
+    message.start_time.FromDatetime(to_datetime(window.start_us))
+    message.end_time.FromDatetime(to_datetime(end_of(window.grain, zone, window.start_us)))
     return message
 
 

@@ -45,6 +45,19 @@ def test_columns_are_what_was_sent() -> None:
     assert miles.present.tolist() == [True, False, True]
 
 
+@pytest.mark.req("T3.4")
+def test_the_first_rows_of_a_batch_may_be_taken_away() -> None:
+    assert decode(sample().SerializeToString()).retracted is None
+    fact = sample()
+    fact.batches[0].retracted = 1
+    fact.batches[1].retracted = 1
+    fact.batches[1].origins = b"o" * 16
+    found = decode(fact.SerializeToString())
+    assert found.retracted is not None
+    assert found.retracted.tolist() == [True, False, True]
+    assert found.origins == [b"", b"o" * 16]
+
+
 def test_nothing_is_a_message_too() -> None:
     found = decode(b"")
     assert len(found.times_us) == 0
@@ -79,6 +92,16 @@ BREAKS: list[tuple[str, Callable[[events_pb2.EventsAccepted], object]]] = [
     ("quantity miles: scale above 18", lambda fact: setattr(fact.quantities[0], "scale", 19)),
     ("quantity miles is not of 3 rows", lambda fact: setattr(fact.quantities[0], "units", b"")),
     ("presence of miles is not of 3 rows", lambda fact: setattr(fact.quantities[0], "present", b"\1")),
+    ("a batch retracts more rows than it has", lambda fact: setattr(fact.batches[1], "retracted", 2)),
+    ("a batch retracts more rows than it has", lambda fact: setattr(fact.batches[0], "retracted", 2**32 - 1)),
+    (
+        "origins is not of 16 bytes a retracted row",
+        lambda fact: setattr(fact.batches[0], "origins", b"0" * 16),
+    ),
+    (
+        "origins is not of 16 bytes a retracted row",
+        lambda fact: fact.batches[0].MergeFrom(events_pb2.AcceptedBatch(retracted=2, origins=b"0" * 17)),
+    ),
     ("a quantity occurs twice", lambda fact: fact.quantities.append(fact.quantities[0])),
 ]
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -12,51 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from meterline_aggregate.domain.fold import fold
-from meterline_aggregate.domain.fold.changes import Changes
 from meterline_aggregate.domain.fold.rows import EVERY_EVENT, TOTAL, Message
 from meterline_aggregate.domain.meters import Aggregation
 
 from tests.support.folding import comparable, several_messages, values_of
+from tests.support.folding_tables import stored
 
 pytestmark = pytest.mark.req("T1.6", "T2.2")
-
-Key = tuple[int, ...]
-
-
-@dataclass
-class Stored:
-    """What tables hold after changes were applied: the rules of the upserts, on dictionaries."""
-
-    windows: dict[Key, tuple[int, Fraction | None]] = field(default_factory=dict)
-    members: set[tuple[Key, bytes]] = field(default_factory=set)
-    contributions: dict[tuple[Key, bytes], tuple[int, Fraction | None]] = field(default_factory=dict)
-    totals: dict[int, int] = field(default_factory=dict)
-
-    def apply(self, changes: Changes) -> None:
-        said = comparable(changes)
-        aggregations = changes.windows.numbers.aggregation.tolist()
-        for row, aggregation in zip(said["windows"], aggregations, strict=True):
-            *key, count, _, value = row
-            before, mine = self.windows.get(tuple(key), (0, value if aggregation == Aggregation.MAX else 0))
-            if aggregation == Aggregation.COUNT:
-                together = None
-            else:
-                together = max(mine, value) if aggregation == Aggregation.MAX else mine + value
-            self.windows[tuple(key)] = (before + count, together)
-        self.members |= {(tuple(row[:5]), row[5]) for row in said["members"]}
-        for tenant, meter, start, batch_id, count, value in said["contributions"]:
-            place = ((tenant, meter, start), batch_id)
-            assert place not in self.contributions
-            self.contributions[place] = (count, value)
-        for tenant, count in changes.totals.items():
-            self.totals[tenant] = self.totals.get(tenant, 0) + count
-
-
-def stored(parts: Sequence[Sequence[Message]]) -> Stored:
-    found = Stored()
-    for part in parts:
-        found.apply(fold(part))
-    return found
 
 
 @given(several_messages(), st.randoms(use_true_random=False))

@@ -37,13 +37,17 @@ MESSAGES = Counter("meterline_messages_total", "Messages handled by a consumer",
 CONSUMER_LAG = Gauge("meterline_consumer_lag", "Messages that wait for a consumer", ["consumer"])
 
 # Aggregation
-EVENTS_AGGREGATED = Counter("meterline_events_aggregated_total", "Events folded into windows")
+EVENTS_AGGREGATED = Counter("meterline_events_aggregated_total", "Events folded into windows, or out of them")
 FRESHNESS_SECONDS = Histogram(
     "meterline_freshness_seconds", "From a call's arrival to its events being visible", buckets=_LATENCY
 )
 CONSERVATION_GAP = Gauge(
     "meterline_conservation_gap",
     "Events accepted less events aggregated, once what was on its way has arrived; must read zero",
+)
+REBUILDS_PENDING = Gauge(
+    "meterline_rebuilds_pending",
+    "Months of maxima and unique counts to be found anew, and not published before",
 )
 
 # Publishing

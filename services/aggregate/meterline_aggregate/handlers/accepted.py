@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
 from meterline.bus.consumer import Delivery
 from meterline.clock import Clock
+from meterline.db.pool import begin
 from meterline.db.unit_of_work import Transaction
 from meterline.errors import Later, Never
 from meterline.telemetry import metrics
@@ -16,8 +17,11 @@ from meterline.telemetry import metrics
 from meterline_aggregate.decoding import Accepted, GarbledError, decode
 from meterline_aggregate.domain.fold import fold
 from meterline_aggregate.domain.fold.changes import Changes
+from meterline_aggregate.domain.fold.origins import Origin, limit_to_counted
+from meterline_aggregate.domain.fold.rows import Message
 from meterline_aggregate.repository import changes as repository
 from meterline_aggregate.repository.changes import AppliedBeforeError
+from meterline_aggregate.repository.origins import find as find_origins
 from meterline_aggregate.series import SeriesBook, UnknownTenantError
 
 _FIRST_DELAY_SECONDS: Final = 0.1
@@ -30,9 +34,10 @@ _OBSERVATIONS: Final = 64
 class AcceptedEvents:
     """The handler of `events.accepted`. Messages may come in any order and any company."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, book: SeriesBook, wake_rebuilder: Callable[[], None]) -> None:
         self._clock = clock
-        self._book = SeriesBook()
+        self._book = book
+        self._wake_rebuilder = wake_rebuilder
 
     async def handle(self, transaction: Transaction, deliveries: Sequence[Delivery]) -> None:
         """Raises Later for messages of tenants that are not known yet, Never for those that are garbled or
@@ -42,7 +47,12 @@ class AcceptedEvents:
             series = await self._book.look_up(transaction, [message.fact for message in accepted])
         except UnknownTenantError as error:
             raise _later(deliveries, accepted, error) from error
-        changes = fold([one.with_series(own) for one, own in zip(accepted, series, strict=True)])
+        messages = [one.with_series(own) for one, own in zip(accepted, series, strict=True)]
+        changes = fold(await limited(transaction, accepted, messages))
+        if changes.rebuilds.months:
+            # Rows of rebuilds are guarded, unlike those that every message touches.
+            await begin(transaction.connection, {tenant_id for tenant_id, _, _ in changes.rebuilds.months})
+            transaction.after_commit(self._wake_rebuilder)
         try:
             await repository.apply(transaction.connection, changes)
         except AppliedBeforeError as error:
@@ -50,10 +60,29 @@ class AcceptedEvents:
         transaction.after_commit(partial(self._observe, changes))
 
     def _observe(self, changes: Changes) -> None:
-        metrics.EVENTS_AGGREGATED.inc(sum(changes.totals.values()))
+        metrics.EVENTS_AGGREGATED.inc(sum(batch.rows for batch in changes.batches))
         now_us = self._clock.now_us()
         for batch in changes.batches[:: 1 + len(changes.batches) // _OBSERVATIONS]:
             metrics.FRESHNESS_SECONDS.observe(max(0, now_us - batch.received_at_us) / 1e6)
+
+
+async def limited(
+    transaction: Transaction, accepted: Sequence[Accepted], messages: Sequence[Message]
+) -> Sequence[Message]:
+    """The messages, what is taken away only from meters that counted it."""
+    if all(one.retracted is None for one in accepted):
+        return messages
+    origins = [
+        Origin(message.series[position].tenant_id, batch_id)
+        for one, message in zip(accepted, messages, strict=True)
+        for position, batch_id in zip(one.series_index[message.gone].tolist(), one.origins, strict=True)
+    ]
+    here = {batch.batch_id for message in messages for batch in message.batches}
+    counted = await find_origins(transaction.connection, origins, here)
+    return [
+        limit_to_counted(message, one.origins, counted)
+        for one, message in zip(accepted, messages, strict=True)
+    ]
 
 
 def _decode(deliveries: Sequence[Delivery]) -> list[Accepted]:

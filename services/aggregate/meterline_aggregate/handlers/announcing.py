@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from meterline.db.scope import ALL_TENANTS
 from meterline.db.unit_of_work import UnitOfWork
 from meterline.telemetry.tracing import tracer
 
@@ -35,7 +36,7 @@ class MonthAnnouncer:
         return announced
 
     async def _announce_some(self, *, busy: bool) -> int:
-        async with self._unit_of_work.begin() as tx:
+        async with self._unit_of_work.begin(tenants=ALL_TENANTS) as tx:
             claimed = await months.claim(tx.connection, LIMIT, busy=busy)
             if claimed:
                 with tracer().start_as_current_span("announce months"):

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import grpc
-from grpc import aio
 from meterline.db.pool import Database
 from meterline.errors import NotFoundError, UnavailableError
-from meterline.rpc import client
 from meterline.telemetry import metrics
 from meterline.telemetry.logging import logger
-from meterline_protos.ingest.v1 import events_pb2, events_pb2_grpc
 
+from meterline_aggregate.peers import Ingest
 from meterline_aggregate.repository import usage
 
 log = logger()
@@ -32,40 +29,10 @@ class Comparison:
         return self.accepted - self.aggregated
 
 
-class IngestTotals:
-    """Asks ingest. `start` and `stop` may be called twice."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-        self._channel: aio.Channel | None = None
-
-    async def start(self) -> None:
-        if self._channel is None and self._address:
-            self._channel = client.channel(self._address)
-
-    async def stop(self) -> None:
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close()
-
-    async def get(self, tenant: str) -> dict[str, int]:
-        """Events accepted of each tenant, or of the one that `tenant` names. Raises UnavailableError."""
-        if self._channel is None:
-            raise UnavailableError("no address of ingest is configured")
-        stub: events_pb2_grpc.EventsServiceAsyncStub = events_pb2_grpc.EventsServiceStub(self._channel)
-        try:
-            answer = await stub.GetTotals(events_pb2.GetTotalsRequest(tenant_id=tenant))
-        except aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.NOT_FOUND:
-                return {}
-            raise client.as_unavailable("ingest", error) from error
-        return {total.tenant_id: total.accepted for total in answer.totals}
-
-
 class Reconciler:
     """Compares, and tells the metric what should have arrived by now."""
 
-    def __init__(self, database: Database, ingest: IngestTotals) -> None:
+    def __init__(self, database: Database, ingest: Ingest) -> None:
         self._database = database
         self._ingest = ingest
         self._accepted_before: dict[str, int] | None = None
@@ -75,7 +42,7 @@ class Reconciler:
         # In this order events on their way can only look missing, and never counted twice.
         async with self._database.connection() as connection:
             aggregated = await usage.totals(connection, tenant)
-        accepted = await self._ingest.get(tenant)
+        accepted = await self._ingest.totals(tenant)
         if tenant and tenant not in aggregated and tenant not in accepted:
             raise NotFoundError("tenant", tenant)
         if not tenant:

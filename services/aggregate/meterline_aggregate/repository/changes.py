@@ -1,7 +1,7 @@
 """Applies what was folded: some statements for any number of events.
 
-All replicas lock in the same order (members, windows, totals, months; within each by key), so that none
-can wait for another in a circle.
+All replicas lock in the same order (members, windows, totals, months, rebuilds; within each by key), so that
+none can wait for another in a circle.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from meterline_aggregate.domain.calendar import Grain
 from meterline_aggregate.domain.fold.changes import Changes, MemberChanges, WindowChanges
 from meterline_aggregate.domain.fold.rows import TOTAL
 from meterline_aggregate.domain.meters import Aggregation
+from meterline_aggregate.repository import rebuilds
+from meterline_aggregate.repository.literals import numeric_array
 from meterline_aggregate.repository.statements import queries
 
 Int64s = npt.NDArray[np.int64]
@@ -51,6 +53,8 @@ async def _apply(connection: Connection, changes: Changes) -> None:
     if len(changes.windows):
         # Last, so that the publisher of changed months finds these rows free nearly always.
         await _mark_months(connection, changes)
+    if changes.rebuilds.months:
+        await rebuilds.request(connection, changes)
 
 
 async def _add_members(connection: Connection, changes: Changes) -> None:
@@ -98,14 +102,9 @@ async def _change_windows(
     parameters = (
         *_window_keys(windows, which),
         int8_array(windows.event_count[which]),
-        _numeric_array(literals),
+        numeric_array(literals),
     )
     await connection.execute(statement, parameters)
-
-
-def _numeric_array(literals: list[str]) -> str:
-    """Text, in which a number may have any width; the statement says the type."""
-    return "{" + ",".join(literals) + "}"
 
 
 async def _add_contributions(connection: Connection, changes: Changes) -> None:
@@ -121,7 +120,7 @@ async def _add_contributions(connection: Connection, changes: Changes) -> None:
         timestamptz_array(given.start_us),
         uuid_array(ids[given.batch]),
         int8_array(given.event_count),
-        _numeric_array(literals),
+        numeric_array(literals),
     )
     await connection.execute(queries.add_contributions, parameters)
 

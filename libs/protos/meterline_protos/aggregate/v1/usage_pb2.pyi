@@ -230,9 +230,11 @@ class Contribution(_message.Message):
     """UUID."""
     meter: _builtins.str
     event_count: _builtins.int
-    """Events of the batch that counted."""
+    """Events of the batch that counted, less those that it took away."""
     value: _builtins.str
-    """Decimal; the batch's own sum, maximum or, for unique meters, empty."""
+    """Decimal; the batch's own sum, less what it took away, or its own maximum. Empty for unique meters, and for
+    a maximum when nothing was added.
+    """
     @_builtins.property
     def hour_start(self) -> _timestamp_pb2.Timestamp:
         """Start of the hour, or of the local day that begins within it."""
@@ -301,3 +303,104 @@ class FindContributionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FindContributionsResponse: _TypeAlias = FindContributionsResponse  # noqa: Y015
+
+@_typing.final
+class PreviewChangesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    events: _builtins.bytes
+    """A `meterline.events.v1.EventsAccepted` whose rows are all of this tenant."""
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        events: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewChangesRequest: _TypeAlias = PreviewChangesRequest  # noqa: Y015
+
+@_typing.final
+class PreviewChangesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WINDOWS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def windows(self) -> _containers.RepeatedCompositeFieldContainer[Global___WindowPreview]:
+        """Days and months that the rows touch, of all meters, in the order of meters, grains and time."""
+
+    def __init__(
+        self,
+        *,
+        windows: _abc.Iterable[Global___WindowPreview] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["windows", b"windows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewChangesResponse: _TypeAlias = PreviewChangesResponse  # noqa: Y015
+
+@_typing.final
+class WindowPreview(_message.Message):
+    """One window of the total, as it is and as it would be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METER_FIELD_NUMBER: _builtins.int
+    GRAIN_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    VALUE_BEFORE_FIELD_NUMBER: _builtins.int
+    VALUE_AFTER_FIELD_NUMBER: _builtins.int
+    VALUE_DELTA_FIELD_NUMBER: _builtins.int
+    EVENT_COUNT_BEFORE_FIELD_NUMBER: _builtins.int
+    EVENT_COUNT_AFTER_FIELD_NUMBER: _builtins.int
+    NEEDS_REBUILD_FIELD_NUMBER: _builtins.int
+    meter: _builtins.str
+    grain: _types_pb2.Grain.ValueType
+    value_before: _builtins.str
+    """Decimal."""
+    value_after: _builtins.str
+    """Decimal; empty when only a rebuild can tell."""
+    value_delta: _builtins.str
+    """Decimal: value_after - value_before; empty when value_after is."""
+    event_count_before: _builtins.int
+    event_count_after: _builtins.int
+    needs_rebuild: _builtins.bool
+    """Whether the value is found from all events of the month when they are taken away, and they are too many
+    to do so here, or still on their way.
+    """
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        meter: _builtins.str = ...,
+        grain: _types_pb2.Grain.ValueType = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        value_before: _builtins.str = ...,
+        value_after: _builtins.str = ...,
+        value_delta: _builtins.str = ...,
+        event_count_before: _builtins.int = ...,
+        event_count_after: _builtins.int = ...,
+        needs_rebuild: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "event_count_after", b"event_count_after", "event_count_before", b"event_count_before", "grain", b"grain", "meter", b"meter", "needs_rebuild", b"needs_rebuild", "start_time", b"start_time", "value_after", b"value_after", "value_before", b"value_before", "value_delta", b"value_delta"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WindowPreview: _TypeAlias = WindowPreview  # noqa: Y015

@@ -50,6 +50,11 @@ class UsageServiceStub(object):
                 request_serializer=meterline_dot_aggregate_dot_v1_dot_usage__pb2.FindContributionsRequest.SerializeToString,
                 response_deserializer=meterline_dot_aggregate_dot_v1_dot_usage__pb2.FindContributionsResponse.FromString,
                 _registered_method=True)
+        self.PreviewChanges = channel.unary_unary(
+                '/meterline.aggregate.v1.UsageService/PreviewChanges',
+                request_serializer=meterline_dot_aggregate_dot_v1_dot_usage__pb2.PreviewChangesRequest.SerializeToString,
+                response_deserializer=meterline_dot_aggregate_dot_v1_dot_usage__pb2.PreviewChangesResponse.FromString,
+                _registered_method=True)
 
 
 class UsageServiceServicer(object):
@@ -77,6 +82,13 @@ class UsageServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PreviewChanges(self, request, context):
+        """What windows would become if events were added and taken away. Stores nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UsageServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +106,11 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.FindContributions,
                     request_deserializer=meterline_dot_aggregate_dot_v1_dot_usage__pb2.FindContributionsRequest.FromString,
                     response_serializer=meterline_dot_aggregate_dot_v1_dot_usage__pb2.FindContributionsResponse.SerializeToString,
+            ),
+            'PreviewChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewChanges,
+                    request_deserializer=meterline_dot_aggregate_dot_v1_dot_usage__pb2.PreviewChangesRequest.FromString,
+                    response_serializer=meterline_dot_aggregate_dot_v1_dot_usage__pb2.PreviewChangesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +195,33 @@ class UsageService(object):
             '/meterline.aggregate.v1.UsageService/FindContributions',
             meterline_dot_aggregate_dot_v1_dot_usage__pb2.FindContributionsRequest.SerializeToString,
             meterline_dot_aggregate_dot_v1_dot_usage__pb2.FindContributionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterline.aggregate.v1.UsageService/PreviewChanges',
+            meterline_dot_aggregate_dot_v1_dot_usage__pb2.PreviewChangesRequest.SerializeToString,
+            meterline_dot_aggregate_dot_v1_dot_usage__pb2.PreviewChangesResponse.FromString,
             options,
             channel_credentials,
             insecure,

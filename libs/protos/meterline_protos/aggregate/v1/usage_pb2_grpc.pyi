@@ -39,6 +39,8 @@ class UsageServiceStub:
     """The batches that contributed to a meter in a range of time, and how much."""
     FindContributions: _grpc.UnaryUnaryMultiCallable[_usage_pb2.FindContributionsRequest, _usage_pb2.FindContributionsResponse]
     """The meters and windows that a batch contributed to."""
+    PreviewChanges: _grpc.UnaryUnaryMultiCallable[_usage_pb2.PreviewChangesRequest, _usage_pb2.PreviewChangesResponse]
+    """What windows would become if events were added and taken away. Stores nothing."""
 
 @_typing.type_check_only
 class UsageServiceAsyncStub(UsageServiceStub):
@@ -51,6 +53,8 @@ class UsageServiceAsyncStub(UsageServiceStub):
     """The batches that contributed to a meter in a range of time, and how much."""
     FindContributions: _aio.UnaryUnaryMultiCallable[_usage_pb2.FindContributionsRequest, _usage_pb2.FindContributionsResponse]  # type: ignore[assignment]
     """The meters and windows that a batch contributed to."""
+    PreviewChanges: _aio.UnaryUnaryMultiCallable[_usage_pb2.PreviewChangesRequest, _usage_pb2.PreviewChangesResponse]  # type: ignore[assignment]
+    """What windows would become if events were added and taken away. Stores nothing."""
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
     """Reads maintained windows."""
@@ -78,5 +82,13 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.FindContributionsResponse, _abc.Awaitable[_usage_pb2.FindContributionsResponse]]:
         """The meters and windows that a batch contributed to."""
+
+    @_abc_1.abstractmethod
+    def PreviewChanges(
+        self,
+        request: _usage_pb2.PreviewChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_usage_pb2.PreviewChangesResponse, _abc.Awaitable[_usage_pb2.PreviewChangesResponse]]:
+        """What windows would become if events were added and taken away. Stores nothing."""
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

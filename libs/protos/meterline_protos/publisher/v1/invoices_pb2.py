@@ -27,51 +27,53 @@ from meterline_protos.common.v1 import types_pb2 as meterline_dot_common_dot_v1_
 from meterline_protos.ingest.v1 import events_pb2 as meterline_dot_ingest_dot_v1_dot_events__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%meterline/publisher/v1/invoices.proto\x12\x16meterline.publisher.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmeterline/common/v1/types.proto\x1a meterline/ingest/v1/events.proto\"\x83\x03\n\x07Invoice\x12\x12\n\ninvoice_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x10\n\x08\x63urrency\x18\x03 \x01(\t\x12\x30\n\x0cperiod_start\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nperiod_end\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x05state\x18\x06 \x01(\x0e\x32$.meterline.publisher.v1.InvoiceState\x12\r\n\x05total\x18\x07 \x01(\t\x12\x32\n\x05lines\x18\x08 \x03(\x0b\x32#.meterline.publisher.v1.InvoiceLine\x12\x1b\n\x13\x65xternal_invoice_id\x18\t \x01(\t\x12\x16\n\x0e\x65xternal_total\x18\n \x01(\t\x12\x30\n\x05trace\x18\x0b \x01(\x0b\x32!.meterline.common.v1.TraceContext\"\xb9\x02\n\x0bInvoiceLine\x12\x0f\n\x07line_id\x18\x01 \x01(\t\x12\r\n\x05meter\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x10\n\x08quantity\x18\x04 \x01(\t\x12\x0e\n\x06\x61mount\x18\x05 \x01(\t\x12\x14\n\x0c\x65xact_amount\x18\x06 \x01(\t\x12\x15\n\rprice_version\x18\x07 \x01(\x05\x12\x14\n\x0cprice_digest\x18\x08 \x01(\t\x12\x31\n\x05steps\x18\t \x03(\x0b\x32\".meterline.publisher.v1.RatingStep\x12\x16\n\x0e\x63\x61lculation_id\x18\n \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x0b \x01(\x03\x12\x30\n\x05trace\x18\x0c \x01(\x0b\x32!.meterline.common.v1.TraceContext\"X\n\nRatingStep\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\t\x12\x13\n\x0bunit_amount\x18\x03 \x01(\t\x12\x0e\n\x06\x61mount\x18\x04 \x01(\t\"R\n\x15PreviewInvoiceRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"J\n\x16PreviewInvoiceResponse\x12\x30\n\x07invoice\x18\x01 \x01(\x0b\x32\x1f.meterline.publisher.v1.Invoice\":\n\x11GetInvoiceRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x12\n\ninvoice_id\x18\x02 \x01(\t\"F\n\x12GetInvoiceResponse\x12\x30\n\x07invoice\x18\x01 \x01(\x0b\x32\x1f.meterline.publisher.v1.Invoice\"O\n\x13ListInvoicesRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"b\n\x14ListInvoicesResponse\x12\x31\n\x08invoices\x18\x01 \x03(\x0b\x32\x1f.meterline.publisher.v1.Invoice\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"f\n\x19\x45xplainInvoiceLineRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07line_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"\xc8\x02\n\x1a\x45xplainInvoiceLineResponse\x12\x30\n\x07invoice\x18\x01 \x01(\x0b\x32\x1f.meterline.publisher.v1.Invoice\x12\x31\n\x04line\x18\x02 \x01(\x0b\x32#.meterline.publisher.v1.InvoiceLine\x12\x38\n\x07windows\x18\x03 \x03(\x0b\x32\'.meterline.publisher.v1.ExplainedWindow\x12\x37\n\x07\x62\x61tches\x18\x04 \x03(\x0b\x32&.meterline.publisher.v1.ExplainedBatch\x12\x39\n\x0cpublications\x18\x05 \x03(\x0b\x32#.meterline.publisher.v1.Publication\x12\x17\n\x0fnext_page_token\x18\x06 \x01(\t\"\xa6\x01\n\x0f\x45xplainedWindow\x12\x11\n\twindow_id\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05value\x18\x04 \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x05 \x01(\x03\"\x80\x01\n\x0e\x45xplainedBatch\x12)\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x1a.meterline.ingest.v1.Batch\x12\x30\n\x06\x65vents\x18\x02 \x03(\x0b\x32 .meterline.ingest.v1.StoredEvent\x12\x11\n\ttrace_url\x18\x03 \x01(\t\"J\n\x13\x45xplainEventRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\"\xb5\x01\n\x14\x45xplainEventResponse\x12/\n\x05\x65vent\x18\x01 \x01(\x0b\x32 .meterline.ingest.v1.StoredEvent\x12)\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x1a.meterline.ingest.v1.Batch\x12.\n\x04uses\x18\x03 \x03(\x0b\x32 .meterline.publisher.v1.EventUse\x12\x11\n\ttrace_url\x18\x04 \x01(\t\"\xae\x01\n\x08\x45ventUse\x12\r\n\x05meter\x18\x01 \x01(\t\x12\x11\n\twindow_id\x18\x02 \x01(\t\x12\x12\n\ninvoice_id\x18\x03 \x01(\t\x12\x31\n\x04line\x18\x04 \x01(\x0b\x32#.meterline.publisher.v1.InvoiceLine\x12\x39\n\x0cpublications\x18\x05 \x03(\x0b\x32#.meterline.publisher.v1.Publication\"\xaf\x02\n\x0bPublication\x12\x12\n\nidentifier\x18\x01 \x01(\t\x12\r\n\x05meter\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x05\x12\r\n\x05value\x18\x04 \x01(\t\x12\x37\n\x05state\x18\x05 \x01(\x0e\x32(.meterline.publisher.v1.PublicationState\x12+\n\x07sent_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nerror_code\x18\x07 \x01(\t\x12\x30\n\x05trace\x18\x08 \x01(\x0b\x32!.meterline.common.v1.TraceContext\x12\x30\n\x0cperiod_start\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\x9b\x01\n\x0cInvoiceState\x12\x1d\n\x19INVOICE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12INVOICE_STATE_OPEN\x10\x01\x12\x1b\n\x17INVOICE_STATE_PUBLISHED\x10\x02\x12\x1b\n\x17INVOICE_STATE_FINALIZED\x10\x03\x12\x1a\n\x16INVOICE_STATE_DISPUTED\x10\x04*\xb1\x01\n\x10PublicationState\x12!\n\x1dPUBLICATION_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19PUBLICATION_STATE_PENDING\x10\x01\x12\x1f\n\x1bPUBLICATION_STATE_AMBIGUOUS\x10\x02\x12\x1a\n\x16PUBLICATION_STATE_SENT\x10\x03\x12\x1e\n\x1aPUBLICATION_STATE_REJECTED\x10\x04\x32\xba\x04\n\x0fInvoicesService\x12o\n\x0ePreviewInvoice\x12-.meterline.publisher.v1.PreviewInvoiceRequest\x1a..meterline.publisher.v1.PreviewInvoiceResponse\x12\x63\n\nGetInvoice\x12).meterline.publisher.v1.GetInvoiceRequest\x1a*.meterline.publisher.v1.GetInvoiceResponse\x12i\n\x0cListInvoices\x12+.meterline.publisher.v1.ListInvoicesRequest\x1a,.meterline.publisher.v1.ListInvoicesResponse\x12{\n\x12\x45xplainInvoiceLine\x12\x31.meterline.publisher.v1.ExplainInvoiceLineRequest\x1a\x32.meterline.publisher.v1.ExplainInvoiceLineResponse\x12i\n\x0c\x45xplainEvent\x12+.meterline.publisher.v1.ExplainEventRequest\x1a,.meterline.publisher.v1.ExplainEventResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%meterline/publisher/v1/invoices.proto\x12\x16meterline.publisher.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmeterline/common/v1/types.proto\x1a meterline/ingest/v1/events.proto\"\x83\x03\n\x07Invoice\x12\x12\n\ninvoice_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x10\n\x08\x63urrency\x18\x03 \x01(\t\x12\x30\n\x0cperiod_start\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nperiod_end\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x05state\x18\x06 \x01(\x0e\x32$.meterline.publisher.v1.InvoiceState\x12\r\n\x05total\x18\x07 \x01(\t\x12\x32\n\x05lines\x18\x08 \x03(\x0b\x32#.meterline.publisher.v1.InvoiceLine\x12\x1b\n\x13\x65xternal_invoice_id\x18\t \x01(\t\x12\x16\n\x0e\x65xternal_total\x18\n \x01(\t\x12\x30\n\x05trace\x18\x0b \x01(\x0b\x32!.meterline.common.v1.TraceContext\"\xb9\x02\n\x0bInvoiceLine\x12\x0f\n\x07line_id\x18\x01 \x01(\t\x12\r\n\x05meter\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x10\n\x08quantity\x18\x04 \x01(\t\x12\x0e\n\x06\x61mount\x18\x05 \x01(\t\x12\x14\n\x0c\x65xact_amount\x18\x06 \x01(\t\x12\x15\n\rprice_version\x18\x07 \x01(\x05\x12\x14\n\x0cprice_digest\x18\x08 \x01(\t\x12\x31\n\x05steps\x18\t \x03(\x0b\x32\".meterline.publisher.v1.RatingStep\x12\x16\n\x0e\x63\x61lculation_id\x18\n \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x0b \x01(\x03\x12\x30\n\x05trace\x18\x0c \x01(\x0b\x32!.meterline.common.v1.TraceContext\"X\n\nRatingStep\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\t\x12\x13\n\x0bunit_amount\x18\x03 \x01(\t\x12\x0e\n\x06\x61mount\x18\x04 \x01(\t\"\x88\x01\n\x15PreviewInvoiceRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x07\x63hanges\x18\x03 \x03(\x0b\x32#.meterline.publisher.v1.UsageChange\"+\n\x0bUsageChange\x12\r\n\x05meter\x18\x01 \x01(\t\x12\r\n\x05\x64\x65lta\x18\x02 \x01(\t\"d\n\x16PreviewInvoiceResponse\x12\x30\n\x07invoice\x18\x01 \x01(\x0b\x32\x1f.meterline.publisher.v1.Invoice\x12\x18\n\x10\x66inal_invoice_id\x18\x02 \x01(\t\":\n\x11GetInvoiceRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x12\n\ninvoice_id\x18\x02 \x01(\t\"F\n\x12GetInvoiceResponse\x12\x30\n\x07invoice\x18\x01 \x01(\x0b\x32\x1f.meterline.publisher.v1.Invoice\"O\n\x13ListInvoicesRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"b\n\x14ListInvoicesResponse\x12\x31\n\x08invoices\x18\x01 \x03(\x0b\x32\x1f.meterline.publisher.v1.Invoice\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"f\n\x19\x45xplainInvoiceLineRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07line_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"\xc8\x02\n\x1a\x45xplainInvoiceLineResponse\x12\x30\n\x07invoice\x18\x01 \x01(\x0b\x32\x1f.meterline.publisher.v1.Invoice\x12\x31\n\x04line\x18\x02 \x01(\x0b\x32#.meterline.publisher.v1.InvoiceLine\x12\x38\n\x07windows\x18\x03 \x03(\x0b\x32\'.meterline.publisher.v1.ExplainedWindow\x12\x37\n\x07\x62\x61tches\x18\x04 \x03(\x0b\x32&.meterline.publisher.v1.ExplainedBatch\x12\x39\n\x0cpublications\x18\x05 \x03(\x0b\x32#.meterline.publisher.v1.Publication\x12\x17\n\x0fnext_page_token\x18\x06 \x01(\t\"\xa6\x01\n\x0f\x45xplainedWindow\x12\x11\n\twindow_id\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05value\x18\x04 \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x05 \x01(\x03\"\x80\x01\n\x0e\x45xplainedBatch\x12)\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x1a.meterline.ingest.v1.Batch\x12\x30\n\x06\x65vents\x18\x02 \x03(\x0b\x32 .meterline.ingest.v1.StoredEvent\x12\x11\n\ttrace_url\x18\x03 \x01(\t\"J\n\x13\x45xplainEventRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\"\xb5\x01\n\x14\x45xplainEventResponse\x12/\n\x05\x65vent\x18\x01 \x01(\x0b\x32 .meterline.ingest.v1.StoredEvent\x12)\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x1a.meterline.ingest.v1.Batch\x12.\n\x04uses\x18\x03 \x03(\x0b\x32 .meterline.publisher.v1.EventUse\x12\x11\n\ttrace_url\x18\x04 \x01(\t\"\xae\x01\n\x08\x45ventUse\x12\r\n\x05meter\x18\x01 \x01(\t\x12\x11\n\twindow_id\x18\x02 \x01(\t\x12\x12\n\ninvoice_id\x18\x03 \x01(\t\x12\x31\n\x04line\x18\x04 \x01(\x0b\x32#.meterline.publisher.v1.InvoiceLine\x12\x39\n\x0cpublications\x18\x05 \x03(\x0b\x32#.meterline.publisher.v1.Publication\"\xaf\x02\n\x0bPublication\x12\x12\n\nidentifier\x18\x01 \x01(\t\x12\r\n\x05meter\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x05\x12\r\n\x05value\x18\x04 \x01(\t\x12\x37\n\x05state\x18\x05 \x01(\x0e\x32(.meterline.publisher.v1.PublicationState\x12+\n\x07sent_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nerror_code\x18\x07 \x01(\t\x12\x30\n\x05trace\x18\x08 \x01(\x0b\x32!.meterline.common.v1.TraceContext\x12\x30\n\x0cperiod_start\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\x9b\x01\n\x0cInvoiceState\x12\x1d\n\x19INVOICE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12INVOICE_STATE_OPEN\x10\x01\x12\x1b\n\x17INVOICE_STATE_PUBLISHED\x10\x02\x12\x1b\n\x17INVOICE_STATE_FINALIZED\x10\x03\x12\x1a\n\x16INVOICE_STATE_DISPUTED\x10\x04*\xb1\x01\n\x10PublicationState\x12!\n\x1dPUBLICATION_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19PUBLICATION_STATE_PENDING\x10\x01\x12\x1f\n\x1bPUBLICATION_STATE_AMBIGUOUS\x10\x02\x12\x1a\n\x16PUBLICATION_STATE_SENT\x10\x03\x12\x1e\n\x1aPUBLICATION_STATE_REJECTED\x10\x04\x32\xba\x04\n\x0fInvoicesService\x12o\n\x0ePreviewInvoice\x12-.meterline.publisher.v1.PreviewInvoiceRequest\x1a..meterline.publisher.v1.PreviewInvoiceResponse\x12\x63\n\nGetInvoice\x12).meterline.publisher.v1.GetInvoiceRequest\x1a*.meterline.publisher.v1.GetInvoiceResponse\x12i\n\x0cListInvoices\x12+.meterline.publisher.v1.ListInvoicesRequest\x1a,.meterline.publisher.v1.ListInvoicesResponse\x12{\n\x12\x45xplainInvoiceLine\x12\x31.meterline.publisher.v1.ExplainInvoiceLineRequest\x1a\x32.meterline.publisher.v1.ExplainInvoiceLineResponse\x12i\n\x0c\x45xplainEvent\x12+.meterline.publisher.v1.ExplainEventRequest\x1a,.meterline.publisher.v1.ExplainEventResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'meterline.publisher.v1.invoices_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_INVOICESTATE']._serialized_start=2913
-  _globals['_INVOICESTATE']._serialized_end=3068
-  _globals['_PUBLICATIONSTATE']._serialized_start=3071
-  _globals['_PUBLICATIONSTATE']._serialized_end=3248
+  _globals['_INVOICESTATE']._serialized_start=3039
+  _globals['_INVOICESTATE']._serialized_end=3194
+  _globals['_PUBLICATIONSTATE']._serialized_start=3197
+  _globals['_PUBLICATIONSTATE']._serialized_end=3374
   _globals['_INVOICE']._serialized_start=166
   _globals['_INVOICE']._serialized_end=553
   _globals['_INVOICELINE']._serialized_start=556
   _globals['_INVOICELINE']._serialized_end=869
   _globals['_RATINGSTEP']._serialized_start=871
   _globals['_RATINGSTEP']._serialized_end=959
-  _globals['_PREVIEWINVOICEREQUEST']._serialized_start=961
-  _globals['_PREVIEWINVOICEREQUEST']._serialized_end=1043
-  _globals['_PREVIEWINVOICERESPONSE']._serialized_start=1045
-  _globals['_PREVIEWINVOICERESPONSE']._serialized_end=1119
-  _globals['_GETINVOICEREQUEST']._serialized_start=1121
-  _globals['_GETINVOICEREQUEST']._serialized_end=1179
-  _globals['_GETINVOICERESPONSE']._serialized_start=1181
-  _globals['_GETINVOICERESPONSE']._serialized_end=1251
-  _globals['_LISTINVOICESREQUEST']._serialized_start=1253
-  _globals['_LISTINVOICESREQUEST']._serialized_end=1332
-  _globals['_LISTINVOICESRESPONSE']._serialized_start=1334
-  _globals['_LISTINVOICESRESPONSE']._serialized_end=1432
-  _globals['_EXPLAININVOICELINEREQUEST']._serialized_start=1434
-  _globals['_EXPLAININVOICELINEREQUEST']._serialized_end=1536
-  _globals['_EXPLAININVOICELINERESPONSE']._serialized_start=1539
-  _globals['_EXPLAININVOICELINERESPONSE']._serialized_end=1867
-  _globals['_EXPLAINEDWINDOW']._serialized_start=1870
-  _globals['_EXPLAINEDWINDOW']._serialized_end=2036
-  _globals['_EXPLAINEDBATCH']._serialized_start=2039
-  _globals['_EXPLAINEDBATCH']._serialized_end=2167
-  _globals['_EXPLAINEVENTREQUEST']._serialized_start=2169
-  _globals['_EXPLAINEVENTREQUEST']._serialized_end=2243
-  _globals['_EXPLAINEVENTRESPONSE']._serialized_start=2246
-  _globals['_EXPLAINEVENTRESPONSE']._serialized_end=2427
-  _globals['_EVENTUSE']._serialized_start=2430
-  _globals['_EVENTUSE']._serialized_end=2604
-  _globals['_PUBLICATION']._serialized_start=2607
-  _globals['_PUBLICATION']._serialized_end=2910
-  _globals['_INVOICESSERVICE']._serialized_start=3251
-  _globals['_INVOICESSERVICE']._serialized_end=3821
+  _globals['_PREVIEWINVOICEREQUEST']._serialized_start=962
+  _globals['_PREVIEWINVOICEREQUEST']._serialized_end=1098
+  _globals['_USAGECHANGE']._serialized_start=1100
+  _globals['_USAGECHANGE']._serialized_end=1143
+  _globals['_PREVIEWINVOICERESPONSE']._serialized_start=1145
+  _globals['_PREVIEWINVOICERESPONSE']._serialized_end=1245
+  _globals['_GETINVOICEREQUEST']._serialized_start=1247
+  _globals['_GETINVOICEREQUEST']._serialized_end=1305
+  _globals['_GETINVOICERESPONSE']._serialized_start=1307
+  _globals['_GETINVOICERESPONSE']._serialized_end=1377
+  _globals['_LISTINVOICESREQUEST']._serialized_start=1379
+  _globals['_LISTINVOICESREQUEST']._serialized_end=1458
+  _globals['_LISTINVOICESRESPONSE']._serialized_start=1460
+  _globals['_LISTINVOICESRESPONSE']._serialized_end=1558
+  _globals['_EXPLAININVOICELINEREQUEST']._serialized_start=1560
+  _globals['_EXPLAININVOICELINEREQUEST']._serialized_end=1662
+  _globals['_EXPLAININVOICELINERESPONSE']._serialized_start=1665
+  _globals['_EXPLAININVOICELINERESPONSE']._serialized_end=1993
+  _globals['_EXPLAINEDWINDOW']._serialized_start=1996
+  _globals['_EXPLAINEDWINDOW']._serialized_end=2162
+  _globals['_EXPLAINEDBATCH']._serialized_start=2165
+  _globals['_EXPLAINEDBATCH']._serialized_end=2293
+  _globals['_EXPLAINEVENTREQUEST']._serialized_start=2295
+  _globals['_EXPLAINEVENTREQUEST']._serialized_end=2369
+  _globals['_EXPLAINEVENTRESPONSE']._serialized_start=2372
+  _globals['_EXPLAINEVENTRESPONSE']._serialized_end=2553
+  _globals['_EVENTUSE']._serialized_start=2556
+  _globals['_EVENTUSE']._serialized_end=2730
+  _globals['_PUBLICATION']._serialized_start=2733
+  _globals['_PUBLICATION']._serialized_end=3036
+  _globals['_INVOICESSERVICE']._serialized_start=3377
+  _globals['_INVOICESSERVICE']._serialized_end=3947
 # @@protoc_insertion_point(module_scope)

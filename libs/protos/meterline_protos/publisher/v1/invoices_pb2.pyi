@@ -226,40 +226,79 @@ class PreviewInvoiceRequest(_message.Message):
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
         """Any time in the period."""
+
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageChange]:
+        """What usage is assumed to change by; at most one a meter, at most 1,000. Meters that the plan does not
+        price change nothing.
+        """
 
     def __init__(
         self,
         *,
         tenant_id: _builtins.str = ...,
         at: _timestamp_pb2.Timestamp | None = ...,
+        changes: _abc.Iterable[Global___UsageChange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "changes", b"changes", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PreviewInvoiceRequest: _TypeAlias = PreviewInvoiceRequest  # noqa: Y015
 
 @_typing.final
+class UsageChange(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METER_FIELD_NUMBER: _builtins.int
+    DELTA_FIELD_NUMBER: _builtins.int
+    meter: _builtins.str
+    delta: _builtins.str
+    """Decimal, negative for less: added to the meter's usage of the period."""
+    def __init__(
+        self,
+        *,
+        meter: _builtins.str = ...,
+        delta: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "meter", b"meter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageChange: _TypeAlias = UsageChange  # noqa: Y015
+
+@_typing.final
 class PreviewInvoiceResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     INVOICE_FIELD_NUMBER: _builtins.int
+    FINAL_INVOICE_ID_FIELD_NUMBER: _builtins.int
+    final_invoice_id: _builtins.str
+    """UUID of the period's invoice once it is final: it stays as it is, and what differs from it is seen by
+    `ReconcilePeriod`. Empty while usage can still change what is billed.
+    """
     @_builtins.property
-    def invoice(self) -> Global___Invoice: ...
+    def invoice(self) -> Global___Invoice:
+        """What usage comes to by the period's prices, whether or not it can still be billed."""
+
     def __init__(
         self,
         *,
         invoice: Global___Invoice | None = ...,
+        final_invoice_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["invoice", b"invoice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["invoice", b"invoice"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["final_invoice_id", b"final_invoice_id", "invoice", b"invoice"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -472,7 +511,7 @@ class ExplainedBatch(_message.Message):
     def batch(self) -> _events_pb2.Batch: ...
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_events_pb2.StoredEvent]:
-        """Events of the batch that count for the line."""
+        """Events of the batch that count for the line, and those that a correction takes away (`retracted`)."""
 
     def __init__(
         self,

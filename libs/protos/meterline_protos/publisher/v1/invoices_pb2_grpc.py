@@ -65,7 +65,7 @@ class InvoicesServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def PreviewInvoice(self, request, context):
-        """What the invoice of a period would be if it closed now. Stores and sends nothing.
+        """What the invoice of a period would be if it closed now, also with other usage. Stores and sends nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

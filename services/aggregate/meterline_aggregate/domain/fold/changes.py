@@ -25,19 +25,23 @@ def _none() -> Int64s:
 class Numbers:
     """Values of rows, exact: value = units / 10^scale. Units mean nothing where a row only counts.
 
-    `units` are Python's integers, since a sum may be wider than a column of the machine.
+    `units` are Python's integers, since a sum may be wider than a column of the machine. None: a maximum to
+    which nothing was added, and which stays.
     """
 
     aggregation: Int64s = field(default_factory=_none)
-    units: list[int] = field(default_factory=list)
+    units: list[int | None] = field(default_factory=list)
     scale: Int64s = field(default_factory=_none)
 
     def literals(self, rows: Int64s, *, valueless: Collection[Aggregation]) -> list[str]:
         """The values of some rows as Postgres reads them; NULL for aggregations that have none."""
         return [
-            "NULL" if aggregation in valueless else f"{self.units[row]}e-{scale}"
-            for row, aggregation, scale in zip(
-                rows.tolist(), self.aggregation[rows].tolist(), self.scale[rows].tolist(), strict=True
+            "NULL" if aggregation in valueless or units is None else f"{units}e-{scale}"
+            for units, aggregation, scale in zip(
+                [self.units[row] for row in rows.tolist()],
+                self.aggregation[rows].tolist(),
+                self.scale[rows].tolist(),
+                strict=True,
             )
         ]
 
@@ -114,6 +118,18 @@ class ContributionChanges:
 
 
 @dataclass(slots=True)
+class Rebuilds:
+    """What took events away from maxima and unique counts, which cannot be undone by arithmetic.
+
+    months: (tenant, meter, start) to be found anew, sorted
+    sources: (tenant, meter, start, position of the batch) of contributions that took events away, sorted
+    """
+
+    months: list[tuple[int, int, int]] = field(default_factory=list)
+    sources: list[tuple[int, int, int, int]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class Changes:
     """All that a batch of messages changes. `totals`: events of each tenant, metered or not."""
 
@@ -122,3 +138,4 @@ class Changes:
     members: MemberChanges
     contributions: ContributionChanges
     totals: dict[int, int]
+    rebuilds: Rebuilds = field(default_factory=Rebuilds)

@@ -7,6 +7,7 @@ from typing import Final
 
 from meterline_aggregate.domain.calendar import OddMinuteError
 from meterline_aggregate.domain.fold.changes import Changes
+from meterline_aggregate.domain.fold.corrections import fold_corrections
 from meterline_aggregate.domain.fold.grouping import UnsuitableError
 from meterline_aggregate.domain.fold.plain import fold_plain
 from meterline_aggregate.domain.fold.rows import Message
@@ -20,8 +21,14 @@ def fold(messages: Sequence[Message]) -> Changes:
     """One change for each window, contribution and tenant that the messages touch.
 
     The order of messages and of their rows means nothing, and folding parts apart and applying both comes
-    to the same.
+    to the same. Rows that are taken away may come before those that they repeat.
     """
+    if any(message.retracted is not None for message in messages):
+        return fold_corrections(messages, _fold)
+    return _fold(messages)
+
+
+def _fold(messages: Sequence[Message]) -> Changes:
     if sum(map(len, messages)) < FEW_ROWS:
         return fold_plain(messages)
     try:

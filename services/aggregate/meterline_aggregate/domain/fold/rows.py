@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -68,12 +68,17 @@ class Quantity:
     units: Int64s
     present: Flags | None
 
+    def only(self, chosen: Flags) -> Quantity:
+        present = None if self.present is None else self.present[chosen]
+        return Quantity(self.scale, self.units[chosen], present)
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
     """Row i is element i of every column; rows of one batch are neighbours, in the order of `batches`.
 
     series_index and subject_index are positions in `series` and `subjects`.
+    retracted: rows that counted before and are taken away; None when there are none
     """
 
     batches: Sequence[Batch]
@@ -83,6 +88,26 @@ class Message:
     subject_index: Indexes
     times_us: Int64s
     quantities: dict[str, Quantity]
+    retracted: Flags | None = None
 
     def __len__(self) -> int:
         return len(self.times_us)
+
+    @property
+    def gone(self) -> Flags:
+        """Of each row whether it is taken away."""
+        return np.zeros(len(self), np.bool_) if self.retracted is None else self.retracted
+
+    def only(self, chosen: Flags) -> Message:
+        """The message without the other rows. Batches keep their positions, also those without rows."""
+        owners = np.repeat(np.arange(len(self.batches)), [batch.rows for batch in self.batches])
+        rows = np.bincount(owners[chosen], minlength=len(self.batches)).tolist()
+        return Message(
+            [replace(batch, rows=count) for batch, count in zip(self.batches, rows, strict=True)],
+            self.series,
+            self.subjects,
+            self.series_index[chosen],
+            self.subject_index[chosen],
+            self.times_us[chosen],
+            {name: quantity.only(chosen) for name, quantity in self.quantities.items()},
+        )

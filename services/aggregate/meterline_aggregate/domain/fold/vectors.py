@@ -136,7 +136,7 @@ class _Adding:
 
     def _numbers(self, grouping: Grouping, meter: Int64s, rows: Int64s | slice) -> Numbers:
         """What the rows of each group add up to; `meter` is the rank of each group's meter."""
-        units = wide_sums(grouping, self._sums[rows], self._bound)
+        units: list[int | None] = [*wide_sums(grouping, self._sums[rows], self._bound)]
         aggregation = self._layout.aggregation_of_meter[meter]
         if self._layout.has_max:
             greatest = grouping.greatest(self._greatest[rows]).tolist()

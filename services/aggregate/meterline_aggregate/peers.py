@@ -1,0 +1,84 @@
+"""The questions that aggregate asks of ingest. All of them only read."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import Final, TypeVar
+
+import grpc
+from grpc import aio
+from meterline.clock import to_datetime
+from meterline.errors import UnavailableError
+from meterline.rpc import client
+from meterline_protos.common.v1 import types_pb2
+from meterline_protos.ingest.v1 import events_pb2, events_pb2_grpc
+
+T = TypeVar("T")
+
+_PAGE: Final = 1_000
+
+
+class Ingest:
+    """The ingest service, if its address is known. `start` and `stop` may be called twice."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._channel: aio.Channel | None = None
+
+    async def start(self) -> None:
+        if self._channel is None and self._address:
+            self._channel = client.channel(self._address)
+
+    async def stop(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close()
+
+    async def totals(self, tenant: str) -> dict[str, int]:
+        """Events accepted of each tenant, or of the one that `tenant` names. Raises UnavailableError."""
+        try:
+            answer = await self._stub.GetTotals(events_pb2.GetTotalsRequest(tenant_id=tenant))
+        except aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return {}
+            raise client.as_unavailable("ingest", error) from error
+        return {total.tenant_id: total.accepted for total in answer.totals}
+
+    async def events(
+        self, tenant: str, batch_ids: Sequence[uuid.UUID], event_type: str, start_us: int, end_us: int
+    ) -> AsyncIterator[Sequence[events_pb2.StoredEvent]]:
+        """Pages of the events of at most 1,000 batches, of one type, in [start_us, end_us).
+
+        Raises UnavailableError.
+        """
+        time = types_pb2.TimeRange()
+        time.start_time.FromDatetime(to_datetime(start_us))
+        time.end_time.FromDatetime(to_datetime(end_us))
+        request = events_pb2.ListEventsRequest(
+            tenant_id=tenant,
+            batch_ids=[str(batch_id) for batch_id in batch_ids],
+            type=event_type,
+            time=time,
+            page_size=_PAGE,
+        )
+        while True:
+            answer = await _ask(self._stub.ListEvents(request))
+            if answer.events:
+                yield answer.events
+            if not answer.next_page_token:
+                return
+            request.page_token = answer.next_page_token
+
+    @property
+    def _stub(self) -> events_pb2_grpc.EventsServiceAsyncStub:
+        if self._channel is None:
+            raise UnavailableError("no address of ingest is configured")
+        return events_pb2_grpc.EventsServiceStub(self._channel)
+
+
+async def _ask(call: Awaitable[T]) -> T:
+    try:
+        return await call
+    except aio.AioRpcError as error:
+        raise client.as_unavailable("ingest", error) from error

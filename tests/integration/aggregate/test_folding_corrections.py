@@ -1,0 +1,214 @@
+"""The real tables after corrections hold what folding the events that are left would have made of them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from meterline.bus.consumer import Delivery
+from meterline.clock import SystemClock
+from meterline.db.pool import Database
+from meterline.db.scope import ALL_TENANTS
+from meterline.db.unit_of_work import UnitOfWork
+from meterline.ids import new_id
+from meterline.tenants import TenantReplica
+from meterline_aggregate.domain.meters import Aggregation, Definition
+from meterline_aggregate.handlers.accepted import AcceptedEvents
+from meterline_aggregate.handlers.meters import Meters
+from meterline_aggregate.handlers.rebuilding import Rebuilder
+from meterline_aggregate.peers import Ingest
+from meterline_aggregate.raw_events import RawEvents
+from meterline_aggregate.series import SeriesBook
+from meterline_protos.events.v1 import events_pb2
+
+from tests.support.aggregate import METERS, Event, expected_usage, some_events
+from tests.support.databases import TestDatabase
+from tests.support.raw_events import History, Kept, serving
+
+pytestmark = pytest.mark.req("T3.4", "T1.6", "T3.2")
+
+# The clocks of New York change and a month ends in this time; Kolkata's months begin within an hour.
+START = datetime(2026, 10, 30, 5, tzinfo=UTC)
+SPAN = timedelta(days=4)
+ZONES = ("America/New_York", "Asia/Kolkata")
+
+_numbers = itertools.count(1)
+
+
+def corrected(history: History, tenant: int, order: random.Random) -> list[events_pb2.EventsAccepted]:
+    """Messages of a tenant: events, amendments and retractions, some of them of what was amended."""
+    facts = []
+    events = some_events(tenant, order.randint(5, 40), seed=order.randint(0, 10**6), start=START, span=SPAN)
+    while events:
+        size = order.randint(1, 12)
+        facts.append(history.tell(events[:size]))
+        events = events[size:]
+    for _ in range(order.randint(1, 12)):
+        if not history.left:
+            break
+        taken = order.sample(history.left, min(len(history.left), order.randint(1, 3)))
+        added = [amended(kept, order) for kept in taken if order.random() < 0.5]
+        facts.append(history.tell(added, taken))
+    return facts
+
+
+def amended(kept: Kept, order: random.Random) -> Event:
+    event = kept.event
+    if order.random() < 0.5:
+        event = replace(event, time=event.time + timedelta(minutes=order.randint(-600, 600)))
+    if order.random() < 0.5 and "miles" in event.quantities:
+        event = replace(event, quantities={"miles": str(Decimal(order.randint(-1000, 10**6)).scaleb(-3))})
+    if order.random() < 0.3:
+        event = replace(event, subject=f"N{order.randint(0, 12)}")
+    return event
+
+
+class Tables:
+    """Aggregate without its consumer: a test says what comes together in which transaction."""
+
+    def __init__(self, dsn: str, ingest: str) -> None:
+        self.database = Database(dsn, size=4)
+        self.ingest = Ingest(ingest)
+        self.unit_of_work = UnitOfWork(self.database, lambda: None)
+        book = SeriesBook()
+        self.accepted = AcceptedEvents(SystemClock(), book, lambda: None)
+        self.rebuilder = Rebuilder(self.database, self.unit_of_work, RawEvents(self.ingest, book))
+
+    async def __aenter__(self) -> Tables:
+        await self.database.start()
+        await self.ingest.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.ingest.stop()
+        await self.database.stop()
+
+    async def onboard(self, number: int, slug: str, zone: str) -> None:
+        async with self.unit_of_work.begin() as tx:
+            fact = events_pb2.TenantChanged(
+                tenant_id=number, slug=slug, version=1, time_zone=zone, currency="USD", active=True
+            )
+            await TenantReplica(self.database).apply(tx, fact)
+            await tx.commit()
+
+    async def create_meters(self) -> None:
+        for one in METERS:
+            definition = Definition(
+                one.name,
+                one.event_type,
+                Aggregation(one.aggregation),
+                one.quantity,
+                one.unique_dimension,
+                tuple(one.group_by),
+                tuple(sorted(one.filter.items())),
+            )
+            await Meters(self.database, self.unit_of_work).create(definition)
+
+    async def rebuild_now(self) -> None:
+        """Every month that waits, however often it was in vain."""
+        async with self.database.connection(ALL_TENANTS) as connection:
+            await connection.execute("UPDATE pending_rebuilds SET next_attempt_at = now()")
+            await connection.commit()
+        await self.rebuilder.rebuild_due()
+
+    async def handle(self, facts: Sequence[events_pb2.EventsAccepted]) -> None:
+        """All of them in one transaction."""
+        deliveries = [
+            Delivery(new_id(), "events.accepted.0", fact.SerializeToString(), {}, "", 1) for fact in facts
+        ]
+        async with self.unit_of_work.begin() as tx:
+            await self.accepted.handle(tx, deliveries)
+            await tx.commit()
+
+
+QUERY = """
+SELECT m.name, w.grain, w.window_start, coalesce(g.dimensions, '{}'), w.event_count,
+       coalesce(w.value, w.event_count)
+FROM windows w
+JOIN meters m USING (meter_id)
+LEFT JOIN dimension_groups g USING (tenant_id, group_id)
+WHERE w.tenant_id = %s
+"""
+
+# Unique counts that are not the number of their members.
+MISCOUNTED = """
+SELECT w.meter_id, w.grain, w.window_start, w.group_id
+FROM windows w
+JOIN meters m USING (meter_id)
+LEFT JOIN window_members s USING (tenant_id, meter_id, grain, window_start, group_id)
+WHERE w.tenant_id = %s AND m.aggregation = 4
+GROUP BY w.meter_id, w.grain, w.window_start, w.group_id, w.value
+HAVING w.value <> count(s.member)
+"""
+
+Found = dict[tuple[Any, ...], tuple[Decimal, int]]
+
+
+def stored(dsn: str, tenant: int) -> Found:
+    """Value and events of every window; of windows without events the values must be 0."""
+    with psycopg.connect(dsn) as connection:
+        rows = connection.execute(QUERY, (tenant,)).fetchall()
+        assert connection.execute(MISCOUNTED, (tenant,)).fetchall() == []
+    found = {}
+    for name, grain, start, dimensions, count, value in rows:
+        if not count:
+            assert value == 0, (name, grain, start, dimensions)
+            continue
+        found[name, grain, start, tuple(sorted(dimensions.items()))] = (value, count)
+    return found
+
+
+def expected(events: Sequence[Event], zone: str) -> Found:
+    found: Found = {}
+    for one in METERS:
+        for grain in (1, 2, 3, 4):
+            for by_group in (False, True) if one.group_by else (False,):
+                usage = expected_usage(one, events, zone, grain, by_group=by_group)  # type: ignore[arg-type]
+                for (start, group), numbers in usage.items():
+                    found[one.name, grain, start, group] = numbers
+    return found
+
+
+@given(st.integers(0, 2**32), st.sampled_from(ZONES))
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_order_and_company_comes_to_what_is_left(database: TestDatabase, seed: int, zone: str) -> None:
+    asyncio.run(_check(database, random.Random(seed), zone))
+
+
+async def _check(database: TestDatabase, order: random.Random, zone: str) -> None:
+    number = next(_numbers)
+    async with Tables(database.app_dsn("aggregate"), "") as tables:
+        # What is captured from now on counts.
+        await tables.create_meters()
+    history = History({number: f"tenant-{number}"}, page_limit=order.choice([1, 7, 1000]))
+    dsn = database.app_dsn("aggregate")
+    facts = corrected(history, number, order)
+    order.shuffle(facts)
+    async with serving(history) as address, Tables(dsn, address) as tables:
+        await tables.onboard(number, f"tenant-{number}", zone)
+        while facts:
+            size = order.randint(1, 5)
+            await tables.handle(facts[:size])
+            facts = facts[size:]
+            if order.random() < 0.3:
+                await tables.rebuild_now()
+        await tables.rebuild_now()
+    with psycopg.connect(database.admin_dsn) as connection:
+        assert connection.execute("SELECT count(*) FROM aggregate.pending_rebuilds").fetchone() == (0,)
+        for staged in ("rebuilt_batches", "rebuilt_windows", "rebuilt_members"):
+            assert connection.execute(f"SELECT count(*) FROM aggregate.{staged}").fetchone() == (0,)
+        total = connection.execute(
+            "SELECT coalesce(sum(aggregated), 0) FROM aggregate.tenant_totals WHERE tenant_id = %s", (number,)
+        ).fetchone()
+    assert total == (len(history.left),)
+    assert stored(dsn, number) == expected(history.events(), zone)

@@ -1,0 +1,88 @@
+"""Histories of events that are amended and taken away, random, with what is left of them."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from hypothesis import strategies as st
+from meterline_aggregate.domain.fold.rows import Batch, Message, Quantity
+
+from tests.support.folding import messages, tenants
+
+KEPT, RETRACTED, AMENDED = range(3)
+_DEEPEST = 2
+
+
+@dataclass
+class History:
+    """Messages, corrections among them, and the rows alone that are left in the end."""
+
+    messages: list[Message] = field(default_factory=list)
+    survivors: list[Message] = field(default_factory=list)
+    _batches: int = 0
+
+    def renamed(self, message: Message) -> Message:
+        """The message with batches that occur nowhere else."""
+        ids = range(self._batches, self._batches + len(message.batches))
+        self._batches += len(message.batches)
+        batches = [
+            replace(batch, batch_id=uuid.UUID(int=number).bytes)
+            for number, batch in zip(ids, message.batches, strict=True)
+        ]
+        return replace(message, batches=batches)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> History:
+    zones = draw(tenants)
+    history = History()
+    for message in draw(st.lists(messages(zones, max_rows=8), min_size=1, max_size=3)):
+        history.messages.append(history.renamed(message))
+        _go_on(draw, history, message, _DEEPEST)
+    return history
+
+
+def _go_on(draw: st.DrawFn, history: History, message: Message, deepest: int) -> None:
+    """Corrects some rows of a message, and then some of the correction's own."""
+    rows = len(message)
+    fates = np.array(draw(st.lists(st.integers(KEPT, AMENDED), min_size=rows, max_size=rows)), np.int64)
+    if not deepest:
+        fates[:] = KEPT
+    history.survivors.append(history.renamed(message.only(fates == KEPT)))
+    if (fates != KEPT).any():
+        amended = _amended(message.only(fates == AMENDED), draw(st.integers(-3, 3)), draw(st.integers(-9, 9)))
+        history.messages.append(history.renamed(correction(message.only(fates != KEPT), amended)))
+        _go_on(draw, history, amended, deepest - 1)
+
+
+def _amended(message: Message, hours: int, units: int) -> Message:
+    """The same rows at another time and with other quantities."""
+    return replace(
+        message,
+        times_us=np.maximum(message.times_us + hours * 3_600_000_000, 0),
+        quantities={name: replace(one, units=one.units + units) for name, one in message.quantities.items()},
+    )
+
+
+def correction(taken: Message, added: Message) -> Message:
+    """One batch, without an id, that takes rows away and adds others, of the same series, subjects and
+    quantities."""
+    return Message(
+        [Batch(bytes(16), len(taken) + len(added), "", 0)],
+        taken.series,
+        taken.subjects,
+        np.concatenate([taken.series_index, added.series_index]),
+        np.concatenate([taken.subject_index, added.subject_index]),
+        np.concatenate([taken.times_us, added.times_us]),
+        {name: _joined(one, added.quantities[name]) for name, one in taken.quantities.items()},
+        np.arange(len(taken) + len(added)) < len(taken),
+    )
+
+
+def _joined(one: Quantity, other: Quantity) -> Quantity:
+    units = np.concatenate([one.units, other.units])
+    if one.present is None or other.present is None:
+        return Quantity(one.scale, units, None)
+    return Quantity(one.scale, units, np.concatenate([one.present, other.present]))

@@ -1,0 +1,55 @@
+"""What tables hold after changes were applied, on dictionaries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from meterline_aggregate.domain.fold import fold
+from meterline_aggregate.domain.fold.changes import Changes
+from meterline_aggregate.domain.fold.rows import Message
+from meterline_aggregate.domain.meters import Aggregation
+
+from tests.support.folding import comparable
+
+Key = tuple[int, ...]
+
+
+@dataclass
+class Stored:
+    """What tables hold after changes were applied: the rules of the upserts, on dictionaries."""
+
+    windows: dict[Key, tuple[int, Fraction | None]] = field(default_factory=dict)
+    members: set[tuple[Key, bytes]] = field(default_factory=set)
+    contributions: dict[tuple[Key, bytes], tuple[int, Fraction | None]] = field(default_factory=dict)
+    totals: dict[int, int] = field(default_factory=dict)
+
+    def apply(self, changes: Changes) -> None:
+        said = comparable(changes)
+        aggregations = changes.windows.numbers.aggregation.tolist()
+        for row, aggregation in zip(said["windows"], aggregations, strict=True):
+            *key, count, _, value = row
+            before, mine = self.windows.get(tuple(key), (0, None))
+            together: Fraction | None
+            if aggregation == Aggregation.COUNT:
+                together = None
+            elif aggregation == Aggregation.MAX:
+                together = max((one for one in (mine, value) if one is not None), default=None)
+            else:
+                together = (mine or Fraction(0)) + value
+            self.windows[tuple(key)] = (before + count, together)
+        self.members |= {(tuple(row[:5]), row[5]) for row in said["members"]}
+        for tenant, meter, start, batch_id, count, value in said["contributions"]:
+            place = ((tenant, meter, start), batch_id)
+            assert place not in self.contributions
+            self.contributions[place] = (count, value)
+        for tenant, count in changes.totals.items():
+            self.totals[tenant] = self.totals.get(tenant, 0) + count
+
+
+def stored(parts: Sequence[Sequence[Message]]) -> Stored:
+    found = Stored()
+    for part in parts:
+        found.apply(fold(part))
+    return found

@@ -1,0 +1,144 @@
+"""Ingest as aggregate sees it, with corrections: what it publishes, and what it answers of it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from grpc import aio
+from meterline.ids import new_id
+from meterline_protos.events.v1 import events_pb2 as facts_pb2
+from meterline_protos.ingest.v1 import events_pb2, events_pb2_grpc
+
+from tests.support.aggregate import Event, accepted, timestamp
+
+Context = aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An event as it counts, and the batch that brought it so."""
+
+    event: Event
+    batch_id: uuid.UUID
+
+
+@dataclass(frozen=True)
+class _Row:
+    tenant: int
+    batch_id: uuid.UUID
+    event: Event
+    retracted: bool
+
+
+@dataclass
+class History:
+    """All that was accepted, and what is left of it. `tenants` are names by number."""
+
+    tenants: Mapping[int, str]
+    rows: list[_Row] = field(default_factory=list)
+    left: list[Kept] = field(default_factory=list)
+    page_limit: int = 1_000
+    # Called with the ids of batches before their events are answered.
+    before_answer: Callable[[Sequence[str]], Any] | None = None
+
+    def tell(
+        self, added: Sequence[Event], taken: Sequence[Kept] = (), batch_id: uuid.UUID | None = None
+    ) -> facts_pb2.EventsAccepted:
+        """A batch that takes some events away and adds others."""
+        batch_id = batch_id or new_id()
+        for kept in taken:
+            self.left.remove(kept)
+            self.rows.append(_Row(kept.event.tenant, batch_id, kept.event, True))
+        for event in added:
+            self.left.append(Kept(event, batch_id))
+            self.rows.append(_Row(event.tenant, batch_id, event, False))
+        return accepted(
+            [*(kept.event for kept in taken), *added],
+            batch_ids=[batch_id],
+            origins=[[kept.batch_id for kept in taken]],
+        )
+
+    def events(self) -> list[Event]:
+        """What is left."""
+        return [kept.event for kept in self.left]
+
+    def forget(self, batch_id: uuid.UUID) -> None:
+        """Answers without this batch from now on."""
+        self.rows = [row for row in self.rows if row.batch_id != batch_id]
+
+
+class _Servicer(events_pb2_grpc.EventsServiceServicer):
+    def __init__(self, history: History) -> None:
+        self._history = history
+
+    async def ListEvents(
+        self, request: events_pb2.ListEventsRequest, context: Context
+    ) -> events_pb2.ListEventsResponse:
+        if self._history.before_answer is not None:
+            await self._history.before_answer(request.batch_ids)
+        first = request.time.start_time.ToDatetime(tzinfo=UTC)
+        last = request.time.end_time.ToDatetime(tzinfo=UTC)
+        wanted = set(request.batch_ids)
+        found = [
+            row
+            for row in self._history.rows
+            if self._history.tenants[row.tenant] == request.tenant_id
+            and str(row.batch_id) in wanted
+            and request.type in ("", row.event.type)
+            and first <= row.event.time < last
+        ]
+        found.sort(key=_when)
+        size = min(request.page_size, self._history.page_limit)
+        start = int(request.page_token or 0)
+        return events_pb2.ListEventsResponse(
+            events=[_stored(self._history.tenants[row.tenant], row) for row in found[start : start + size]],
+            next_page_token=str(start + size) if start + size < len(found) else "",
+        )
+
+    async def GetTotals(
+        self, request: events_pb2.GetTotalsRequest, context: Context
+    ) -> events_pb2.GetTotalsResponse:
+        sums = dict.fromkeys(self._history.tenants.values(), 0)
+        for row in self._history.rows:
+            sums[self._history.tenants[row.tenant]] += -1 if row.retracted else 1
+        return events_pb2.GetTotalsResponse(
+            totals=[events_pb2.TenantTotal(tenant_id=slug, accepted=count) for slug, count in sums.items()]
+        )
+
+
+def _when(row: _Row) -> datetime:
+    return row.event.time
+
+
+def _stored(slug: str, row: _Row) -> events_pb2.StoredEvent:
+    return events_pb2.StoredEvent(
+        event_id=str(new_id()),
+        tenant_id=slug,
+        type=row.event.type,
+        subject=row.event.subject,
+        time=timestamp(row.event.time),
+        dimensions=row.event.dimensions,
+        quantities=row.event.quantities,
+        batch_id=str(row.batch_id),
+        retracted=row.retracted,
+    )
+
+
+@asynccontextmanager
+async def serving(history: History) -> AsyncIterator[str]:
+    """Answers the address of its server."""
+    server = aio.server()
+    # What aggregate never asks stays as it is generated: UNIMPLEMENTED.
+    servicer: Any = _Servicer(history)  # type: ignore[abstract]
+    events_pb2_grpc.add_EventsServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)

@@ -1,0 +1,187 @@
+"""What was corrected comes to the same as if it had never been otherwise, in whatever order it is told."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from fractions import Fraction
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from meterline.clock import to_us
+from meterline_aggregate.domain.fold import fold
+from meterline_aggregate.domain.fold.origins import Counted, Origin, limit_to_counted, with_targets
+from meterline_aggregate.domain.fold.rows import EVERY_EVENT, TOTAL, Message, Series, Target
+from meterline_aggregate.domain.fold.survivors import Taken
+from meterline_aggregate.domain.meters import Aggregation
+
+from tests.support.corrections import History, correction, histories
+from tests.support.folding import comparable, message
+from tests.support.folding_tables import Key, Stored, stored
+
+pytestmark = pytest.mark.req("T3.4", "T1.6", "T3.2")
+
+# The meters of `tests.support.folding.series`.
+ADDS_UP, FOUND_ANEW = (1, 2, 6), (3, 4, 5)
+
+
+def in_parts(messages: Sequence[Message], order: random.Random) -> list[list[Message]]:
+    """The messages in any order, in transactions of any size."""
+    shuffled = order.sample(messages, len(messages))
+    parts: list[list[Message]] = []
+    for one in shuffled:
+        if parts and order.random() < 0.5:
+            parts[-1].append(one)
+        else:
+            parts.append([one])
+    return parts
+
+
+def left(found: Stored, meters: Sequence[int]) -> dict[Key, tuple[int, Fraction | None]]:
+    """Windows that hold anything. A window that nothing is left in may be there, and is as good as none."""
+    return {
+        key: (count, value)
+        for key, (count, value) in found.windows.items()
+        if key[2] in meters and (count or value)
+    }
+
+
+@given(histories(), st.randoms(use_true_random=False))
+@settings(max_examples=150, deadline=None)
+def test_counts_and_sums_are_those_of_what_is_left(history: History, order: random.Random) -> None:
+    found, expected = stored(in_parts(history.messages, order)), stored([history.survivors])
+    assert left(found, ADDS_UP) == left(expected, ADDS_UP)
+    assert {tenant: count for tenant, count in found.totals.items() if count} == expected.totals
+
+
+@given(histories(), st.randoms(use_true_random=False))
+@settings(max_examples=100, deadline=None)
+def test_every_window_knows_how_many_events_are_left(history: History, order: random.Random) -> None:
+    found, expected = stored(in_parts(history.messages, order)), stored([history.survivors])
+    assert {key: count for key, (count, _) in found.windows.items() if count} == {
+        key: count for key, (count, _) in expected.windows.items()
+    }
+
+
+@given(histories(), st.randoms(use_true_random=False))
+@settings(max_examples=100, deadline=None)
+def test_contributions_add_up_to_what_is_left(history: History, order: random.Random) -> None:
+    """The batch that corrects has contributions of its own, negative ones among them."""
+
+    def by_slice(found: Stored) -> dict[Key, tuple[int, Fraction]]:
+        sums: dict[Key, tuple[int, Fraction]] = {}
+        for (key, _), (count, value) in found.contributions.items():
+            events, units = sums.get(key, (0, Fraction(0)))
+            own = (value or Fraction(0)) if key[1] in ADDS_UP else Fraction(0)
+            sums[key] = (events + count, units + own)
+        return {key: one for key, one in sums.items() if any(one)}
+
+    found = stored(in_parts(history.messages, order))
+    assert by_slice(found) == by_slice(stored([history.survivors]))
+    batches = {batch.batch_id for one in history.messages for batch in one.batches if batch.rows}
+    counted = {batch.batch_id for one in history.messages for batch in one.batches}
+    assert {batch_id for _, batch_id in found.contributions} <= batches <= counted
+
+
+@given(histories(), st.randoms(use_true_random=False))
+@settings(max_examples=150, deadline=None)
+def test_maxima_and_unique_counts_are_found_anew_exactly(history: History, order: random.Random) -> None:
+    """Streamed in any order, with what was taken away known before."""
+    expected = stored([history.survivors])
+    for tenant_id, meter_id in product((1, 2), FOUND_ANEW):
+        shuffled = order.sample(history.messages, len(history.messages))
+        own = [only(tenant_id, meter_id, one) for one in shuffled]
+        taken = Taken()
+        for one in own:
+            taken.note(one)
+        found = stored([[taken.strike(one)] for one in own])
+        assert not taken.rows
+        assert left(found, [meter_id]) == {
+            key: value for key, value in left(expected, [meter_id]).items() if key[1] == tenant_id
+        }
+        assert found.members == {
+            (key, member) for key, member in expected.members if key[1:3] == (tenant_id, meter_id)
+        }
+
+
+def only(tenant_id: int, meter_id: int, one: Message) -> Message:
+    """The message as a meter of a tenant sees it."""
+
+    def sees(series: Series) -> Callable[[int], bool]:
+        return lambda known: (series.tenant_id, known) == (tenant_id, meter_id)
+
+    return replace(one, series=[with_targets(series, sees(series)) for series in one.series])
+
+
+@given(histories(), st.randoms(use_true_random=False))
+@settings(max_examples=80, deadline=None)
+def test_a_month_whose_maximum_may_have_gone_is_named(history: History, order: random.Random) -> None:
+    """Every month of such a meter that events were taken away from, and every batch that took them."""
+    parts = in_parts(history.messages, order)
+    named: set[Key] = set()
+    for part in parts:
+        changes = fold(part)
+        named |= set(changes.rebuilds.months)
+        given_to = {(row[0], row[1], row[2], row[3]) for row in comparable(changes)["contributions"]}
+        ids = [batch.batch_id for batch in changes.batches]
+        assert {(*source[:3], ids[source[3]]) for source in changes.rebuilds.sources} <= given_to
+    taken = stored([[one.only(one.gone) for one in history.messages]])
+    months = {key for key in taken.windows if key[0] == 4 and key[2] in FOUND_ANEW and key[4] == TOTAL}
+    assert named == {(tenant, meter, start) for _, tenant, meter, start, _ in months}
+
+
+def test_what_has_no_correction_takes_the_same_way_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise AssertionError("nothing is taken away here")
+
+    monkeypatch.setattr("meterline_aggregate.domain.fold.choice.fold_corrections", fails)
+    assert fold([one_row(1)]).totals == {1: 1}
+
+
+# --- meters that came later
+
+NOON_US = to_us(datetime.fromisoformat("2026-11-15T12:00:00+00:00"))
+OLD, NEW = 1, 2
+
+
+def one_row(*meters: int, batch_id: uuid.UUID | None = None) -> Message:
+    targets = tuple(Target(meter_id, Aggregation.COUNT, TOTAL, EVERY_EVENT) for meter_id in meters)
+    return message([batch_id or uuid.uuid4()], [1], [Series(1, "UTC", targets)], [0], [1], [NOON_US], {})
+
+
+def meters_that_lose(counted: Counted, batch_id: bytes) -> set[int]:
+    row = one_row(OLD, NEW)
+    taken = correction(row, row.only(np.zeros(1, np.bool_)))
+    windows = fold([limit_to_counted(taken, [batch_id], counted)]).windows
+    assert set(windows.event_count.tolist()) <= {-1}
+    return set(windows.meter_id.tolist())
+
+
+def batch_made_at(us: int) -> bytes:
+    return (us // 1000).to_bytes(6, "big") + bytes(10)
+
+
+def test_only_meters_that_counted_an_event_lose_it() -> None:
+    batch = batch_made_at(NOON_US)
+    origin = Origin(1, batch)
+    hour = NOON_US - NOON_US % 3_600_000_000
+    created = {OLD: NOON_US - 1, NEW: NOON_US + 1}
+    assert meters_that_lose(Counted({origin: {(OLD, hour)}}, set(), created), batch) == {OLD}
+    # What was counted decides, whatever the clocks of two machines say.
+    assert meters_that_lose(Counted({origin: {(OLD, hour), (NEW, hour)}}, set(), created), batch) == {
+        OLD,
+        NEW,
+    }
+    assert meters_that_lose(Counted({origin: {(OLD, hour - 1)}}, set(), created), batch) == set()
+    # On its way, or never counted: the meters that were there then.
+    assert meters_that_lose(Counted({}, set(), created), batch) == {OLD}
+    # Counted in this very transaction: by all.
+    assert meters_that_lose(Counted({}, {batch}, created), batch) == {OLD, NEW}
+    # Nobody said where it came from.
+    assert meters_that_lose(Counted({}, set(), created), b"") == {OLD, NEW}
