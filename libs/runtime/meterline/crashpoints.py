@@ -18,6 +18,8 @@ _passes: Counter[str] = Counter()
 ALL: Final = (
     "ingest.report.before_commit",
     "ingest.report.after_commit",
+    "ingest.correct.before_commit",
+    "ingest.correct.after_commit",
     "outbox.relay.before_publish",
     "outbox.relay.after_publish",
     "outbox.relay.after_commit",

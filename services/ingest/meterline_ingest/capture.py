@@ -50,6 +50,18 @@ class Capture:
 
     async def flush(self, submissions: Sequence[Submission]) -> list[Result]:
         """Stores all good events of `submissions` in one transaction; one result each."""
+        flush = await self._judge(submissions)
+        await self._storing.store(flush)
+        return _results(submissions, flush.batch_ids, flush.checked.problems)
+
+    async def rehearse(self, submission: Submission) -> tuple[Result, bytes]:
+        """What `flush` would make of it, and the message that would tell of it. Nothing of it stays."""
+        flush = await self._judge([submission])
+        message = await self._storing.rehearse(flush)
+        (result,) = _results([submission], flush.batch_ids, flush.checked.problems)
+        return result, message
+
+    async def _judge(self, submissions: Sequence[Submission]) -> Flush:
         columns, problems = _read(submissions)
         corrected = correct(columns.times_us, list(map(_sending, submissions)), self._skews.tolerance_us)
         self._skews.observe(submissions)
@@ -64,8 +76,7 @@ class Capture:
         catalogue = await self._catalogue.find(needed) if needed else {}
         checked = check.verdict(self._limits, self._clock.now_us(), catalogue, _any_age(submissions))
         batch_ids = [new_id_bytes() for _ in submissions]
-        await self._storing.store(Flush(submissions, batch_ids, checked, corrected, types))
-        return _results(submissions, batch_ids, checked.problems)
+        return Flush(submissions, batch_ids, checked, corrected, types)
 
 
 def _sending(submission: Submission) -> Sending:

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 
 import numpy as np
 from meterline.bus import subjects
@@ -116,6 +117,9 @@ class Corrector:
             await self._amend(prepared, tenant, left, changes)
         return prepared
 
+    def now_us(self) -> int:
+        return self._clock.now_us()
+
     async def message(
         self, tenant_id: int, batch_id: uuid.UUID, rows: Sequence[SignedRow], received_at_us: int
     ) -> bytes:
@@ -139,7 +143,8 @@ class Corrector:
         envelope = transaction.emit(subjects.events_accepted(), payload)
         batch = _batch(tenant_id, batch_id, number, rows, now_us)
         await self._writer.insert_batches(transaction.connection, [batch], envelope.message_id)
-        transaction.after_commit(metrics.BATCHES.inc)
+        corrected = metrics.CORRECTIONS.labels(prepared.kind.name.lower())
+        transaction.after_commit(partial(corrected.inc, len(prepared.revisions)))
         return batch_id
 
     async def _amend(

@@ -26,6 +26,8 @@ from meterline_protos.ingest.v1 import (
     capture_pb2,
     catalogue_pb2,
     catalogue_pb2_grpc,
+    corrections_pb2,
+    corrections_pb2_grpc,
     event_types_pb2,
     event_types_pb2_grpc,
     events_pb2,
@@ -36,11 +38,16 @@ from meterline_protos.ingest.v1 import (
 
 from meterline_ingest.capture import Capture
 from meterline_ingest.committer import Committer
+from meterline_ingest.correcting import Corrector
 from meterline_ingest.handlers.catalogue import Catalogue
+from meterline_ingest.handlers.correcting import Means
+from meterline_ingest.handlers.effects import Effects
+from meterline_ingest.handlers.importing import Imports
 from meterline_ingest.handlers.key_upkeep import KeyUpkeep
 from meterline_ingest.handlers.keys import KeyStore
 from meterline_ingest.handlers.privacy import Holds
 from meterline_ingest.handlers.resealing import Resealer, SealedColumn
+from meterline_ingest.peers import Aggregate, Publisher
 from meterline_ingest.registry import TenantDirectory, TypeRegistry
 from meterline_ingest.repository.audit import AuditReader
 from meterline_ingest.repository.catalogue import CatalogueReader
@@ -49,11 +56,13 @@ from meterline_ingest.repository.dictionaries import Dictionaries
 from meterline_ingest.repository.event_types import EventTypeRepository
 from meterline_ingest.repository.partitions import Partitions
 from meterline_ingest.repository.reading import EventReader
+from meterline_ingest.repository.resealing import SealedCorrections
 from meterline_ingest.repository.writing import EventWriter
 from meterline_ingest.servicers.audit import AuditServicer
 from meterline_ingest.servicers.capture import CaptureServicer
 from meterline_ingest.servicers.capture import add_to_server as add_capture_to_server
 from meterline_ingest.servicers.catalogue import CatalogueServicer
+from meterline_ingest.servicers.corrections import CorrectionsServicer
 from meterline_ingest.servicers.event_types import EventTypesServicer
 from meterline_ingest.servicers.events import EventsServicer
 from meterline_ingest.servicers.privacy import PrivacyServicer
@@ -65,7 +74,7 @@ from meterline_ingest.vault import Vault
 
 NAME = "ingest"
 # What is sealed, and what forbids that it is destroyed.
-SEALED_COLUMNS: Sequence[SealedColumn] = ()
+SEALED_COLUMNS: Sequence[SealedColumn] = (SealedCorrections(),)
 HOLDS: Sequence[Holds] = ()
 
 
@@ -90,8 +99,17 @@ class Ingest:
         self._types = TypeRegistry(self._event_types)
         self._entries = CatalogueReader(self._database)
         self._keys = _key_store(settings, self._database, self._unit_of_work)
+        self._aggregate = Aggregate(settings.aggregate_address)
+        self._publisher = Publisher(settings.publisher_address)
         partitions = Partitions(self._database)
-        self._committer = self._build_committer(partitions, TenantDirectory(self._tenants, identity.channel))
+        self._writer = EventWriter(self._database, partitions)
+        self._capture = self._build_capture(TenantDirectory(self._tenants, identity.channel))
+        self._committer = Committer(
+            self._capture.flush,
+            workers=settings.commit_workers,
+            window=settings.commit_window_ms / 1000,
+            max_queued=settings.max_queued_events,
+        )
         known_tenants = Consumer(bus, self._unit_of_work, TENANTS_CHANGED, NAME, self._tenants.handle)
         self.components: Sequence[Component] = (
             self._database,
@@ -100,6 +118,8 @@ class Ingest:
             Upkeep(partitions),
             known_tenants,
             identity,
+            self._aggregate,
+            self._publisher,
             *_keeping(settings, self._database, self._keys),
             self._committer,
         )
@@ -111,16 +131,10 @@ class Ingest:
             grace=settings.shutdown_grace_seconds,
         )
 
-    def _build_committer(self, partitions: Partitions, directory: TenantDirectory) -> Committer:
+    def _build_capture(self, directory: TenantDirectory) -> Capture:
         settings = self._settings
-        storing = Storing(
-            self._unit_of_work,
-            EventWriter(self._database, partitions),
-            Dictionaries(self._database),
-            self._keys.vault,
-        )
-        capture = Capture(
-            storing,
+        return Capture(
+            Storing(self._unit_of_work, self._writer, Dictionaries(self._database), self._keys.vault),
             directory,
             self._types,
             self._entries,
@@ -129,12 +143,20 @@ class Ingest:
             max_age=timedelta(days=settings.max_event_age_days),
             max_ahead=timedelta(seconds=settings.max_event_ahead_seconds),
         )
-        return Committer(
-            capture.flush,
-            workers=settings.commit_workers,
-            window=settings.commit_window_ms / 1000,
-            max_queued=settings.max_queued_events,
+
+    def _corrections(self) -> CorrectionsServicer:
+        corrector = Corrector(
+            self._types,
+            self._entries,
+            self._keys.vault,
+            self._writer,
+            self._clock,
+            max_ahead=timedelta(seconds=self._settings.max_event_ahead_seconds),
         )
+        effects = Effects(self._aggregate, self._publisher)
+        means = Means(self._database, self._unit_of_work, self._tenants, self._keys.vault, corrector, effects)
+        imports = Imports(self._unit_of_work, self._tenants, self._committer, self._capture.rehearse, effects)
+        return CorrectionsServicer(means, imports, self._types, self._clock)
 
     def _servicers(self) -> list[Servicer]:
         catalogue = Catalogue(self._database, self._unit_of_work, self._tenants, self._entries)
@@ -158,6 +180,11 @@ class Ingest:
                 _full_name(catalogue_pb2, "CatalogueService"),
                 catalogue_pb2_grpc.add_CatalogueServiceServicer_to_server,
                 CatalogueServicer(catalogue),
+            ),
+            (
+                _full_name(corrections_pb2, "CorrectionsService"),
+                corrections_pb2_grpc.add_CorrectionsServiceServicer_to_server,
+                self._corrections(),
             ),
             (
                 _full_name(privacy_pb2, "PrivacyService"),

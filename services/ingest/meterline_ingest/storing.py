@@ -59,12 +59,20 @@ class Storing:
 
     async def store(self, flush: Flush) -> None:
         """Stores the good events; adds to the problems those that were stored before."""
-        good = flush.checked.problems.good()
-        if good.any():
-            with _span(flush):
-                await self._store(flush, good)
+        await self._store_good(flush)
 
-    async def _store(self, flush: Flush, good: Flags) -> None:
+    async def rehearse(self, flush: Flush) -> bytes:
+        """As `store`, but takes it all back; answers the message that would have told of it, if any."""
+        return await self._store_good(flush, keep=False)
+
+    async def _store_good(self, flush: Flush, *, keep: bool = True) -> bytes:
+        good = flush.checked.problems.good()
+        if not good.any():
+            return b""
+        with _span(flush):
+            return await self._store(flush, good, keep)
+
+    async def _store(self, flush: Flush, good: Flags, keep: bool) -> bytes:
         checked, call = flush.checked, flush.calls()
         numbers = np.array(await self._writer.batch_numbers(len(flush.submissions)))
         positions = np.flatnonzero(good)
@@ -75,21 +83,25 @@ class Storing:
             connection = transaction.connection
             new = await self._writer.insert(connection, rows, tenants)
             accepted = good if new.all() else _only(len(good), positions[new])
+            payload = b""
             if accepted.any():
-                await self._tell(transaction, flush, accepted, numbers, contents)
+                payload = await self._tell(transaction, flush, accepted, numbers, contents)
             if not new.all():
                 skews = dict(zip(numbers.tolist(), flush.corrected.skews_us, strict=True))
                 await _settle_repeated(connection, checked, rows, positions, new, contents, skews)
+            if not keep:
+                return payload
             if accepted.any():
                 crash_point("ingest.report.before_commit")
                 await transaction.commit()
                 crash_point("ingest.report.after_commit")
         metrics.BATCHES.inc(len(np.unique(call[accepted])))
+        return payload
 
     async def _tell(
         self, transaction: Transaction, flush: Flush, accepted: Flags, numbers: Int64s, contents: Contents
-    ) -> None:
-        """Everything about the new events but their rows."""
+    ) -> bytes:
+        """Everything about the new events but their rows; answers the message."""
         connection, call = transaction.connection, flush.calls()
         if detailed := contents.details(accepted):
             await details.insert(connection, detailed)
@@ -100,6 +112,7 @@ class Storing:
         envelope = transaction.emit(subjects.events_accepted(), payload)
         batches = _batches(flush, numbers.tolist(), call, accepted)
         await self._writer.insert_batches(connection, batches, envelope.message_id)
+        return payload
 
     async def _sealers(self, checked: Checked) -> Mapping[int, Sealer]:
         """Keys of the tenants whose events have sensitive properties."""

@@ -18,6 +18,7 @@ CLOCK_SKEW_SECONDS = Gauge(
     ["tenant", "source"],
 )
 CAPTURE_QUEUE = Gauge("meterline_capture_queue_events", "Events that wait for a commit")
+CORRECTIONS = Counter("meterline_corrections_total", "Events amended or retracted", ["kind"])
 
 # Sensitive data
 SEALED_VALUES = Counter("meterline_sealed_values_total", "Values sealed under keys of tenants")

@@ -18,6 +18,10 @@ SERVICE: Final = "meterline-ingest"
 
 KEY_ROTATED: Final = "tenant_key.rotated"
 TENANT_SHREDDED: Final = "tenant.shredded"
+EVENT_AMENDED: Final = "event.amended"
+EVENT_RETRACTED: Final = "event.retracted"
+EVENTS_CORRECTED: Final = "events.corrected"
+EVENTS_IMPORTED: Final = "events.imported"
 
 
 @dataclass(frozen=True, slots=True)

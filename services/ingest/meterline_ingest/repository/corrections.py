@@ -15,6 +15,7 @@ from psycopg.types.json import Jsonb
 
 from meterline_ingest.domain.content import Content
 from meterline_ingest.domain.corrections import Kind, SignedRow
+from meterline_ingest.domain.history import Correction, CorrectionFilter, CorrectionKey
 from meterline_ingest.repository.current import Current
 
 queries = Queries("meterline_ingest.repository", "corrections.sql")
@@ -22,11 +23,9 @@ queries = Queries("meterline_ingest.repository", "corrections.sql")
 Position = Mapping[str, Any]
 """Where a call goes on."""
 
-Key = tuple[datetime, uuid.UUID, int]
-"""When a correction was made, of which event, and its revision."""
-
-ALWAYS: Final = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
-_NEWEST: Final[Key] = (ALWAYS[1], uuid.UUID(int=0), 0)
+_FIRST: Final = datetime.min.replace(tzinfo=UTC)
+_LAST: Final = datetime.max.replace(tzinfo=UTC)
+_NEWEST: Final[CorrectionKey] = (_LAST, uuid.UUID(int=0), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,32 +42,6 @@ class Revision:
 
 
 @dataclass(frozen=True, slots=True)
-class Correction:
-    """One that was made."""
-
-    event_id: uuid.UUID
-    revision: int
-    correction_id: uuid.UUID
-    kind: Kind
-    before: Content
-    after: Content | None
-    batch_id: uuid.UUID
-    batch_id_before: uuid.UUID
-    at: datetime
-    requested_by: str
-    reason: str
-    text_id: str | None
-
-    @property
-    def sent_id(self) -> str:
-        return self.text_id or str(self.event_id)
-
-    @property
-    def key(self) -> Key:
-        return self.at, self.event_id, self.revision
-
-
-@dataclass(frozen=True, slots=True)
 class Request:
     """A call as it is stored. `position` is None once it is complete."""
 
@@ -78,17 +51,6 @@ class Request:
     unchanged: int
     failed: int
     failures: Sequence[Mapping[str, str]]
-
-
-@dataclass(frozen=True, slots=True)
-class CorrectionFilter:
-    """At most one of the ids."""
-
-    event_id: uuid.UUID | None = None
-    correction_id: uuid.UUID | None = None
-    import_id: uuid.UUID | None = None
-    start: datetime | None = None
-    end: datetime | None = None
 
 
 async def add_request(
@@ -210,8 +172,14 @@ async def signed_rows(connection: Connection, tenant_id: int, batch_id: uuid.UUI
     return taken + added
 
 
+async def of_event(connection: Connection, tenant_id: int, event_id: uuid.UUID) -> list[Correction]:
+    """In the order that they were made."""
+    cursor = await connection.execute(queries.corrections_of_event, (tenant_id, event_id), binary=True)
+    return [_correction(row) for row in await cursor.fetchall()]
+
+
 async def page(
-    connection: Connection, tenant_id: int, chosen: CorrectionFilter, before: Key | None, limit: int
+    connection: Connection, tenant_id: int, chosen: CorrectionFilter, before: CorrectionKey | None, limit: int
 ) -> list[Correction]:
     """The newest first, from beyond `before`."""
     query = queries.list_corrections
@@ -227,8 +195,8 @@ async def page(
         "event_id": chosen.event_id,
         "correction_id": chosen.correction_id,
         "import_id": chosen.import_id,
-        "start": chosen.start or ALWAYS[0],
-        "end": chosen.end or ALWAYS[1],
+        "start": chosen.start or _FIRST,
+        "end": chosen.end or _LAST,
         "before": moment,
         "before_id": event_id,
         "before_revision": revision,

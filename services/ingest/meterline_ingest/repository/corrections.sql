@@ -95,22 +95,11 @@ WHERE c.tenant_id = %(tenant_id)s AND c.import_id = %(import_id)s
 ORDER BY c.at DESC, c.event_id DESC, c.revision DESC
 LIMIT %(limit)s
 
--- name: rows_of_batches
--- Both sides of corrections, as rows of the batches that carry them.
-SELECT event_id, occurred_at, content, revision, retracted, batch_id, text_id FROM (
-    SELECT c.event_id, c.batch_id, c.revision, retracted, content, t.text_id,
-           timestamptz '1970-01-01 00:00Z' + (content ->> 'time_us')::int8 * interval '1 microsecond'
-               AS occurred_at
-    FROM corrections c
-    CROSS JOIN LATERAL (VALUES (true, c.old), (false, c.new)) AS side (retracted, content)
-    LEFT JOIN event_text_ids t ON t.tenant_id = c.tenant_id AND t.event_id = c.event_id
-    WHERE c.tenant_id = %(tenant_id)s AND c.batch_id = ANY(%(batch_ids)s) AND content IS NOT NULL
-) AS r
-WHERE (%(event_type)s::text IS NULL OR content ->> 'type' = %(event_type)s)
-  AND (%(start)s::timestamptz IS NULL OR occurred_at >= %(start)s)
-  AND (%(end)s::timestamptz IS NULL OR occurred_at < %(end)s)
-  AND (%(after_time)s::timestamptz IS NULL
-       OR (occurred_at, event_id, 2 * revision - retracted::int) >
-          (%(after_time)s, %(after_id)s, %(after_step)s))
-ORDER BY occurred_at, event_id, 2 * revision - retracted::int
-LIMIT %(limit)s
+-- name: corrections_of_event
+SELECT c.event_id, c.revision, c.correction_id, c.kind, c.old, c.new, c.batch_id, c.old_batch_id, c.at,
+       q.requested_by, q.reason, t.text_id
+FROM corrections c
+JOIN correction_requests q ON q.tenant_id = c.tenant_id AND q.correction_id = c.correction_id
+LEFT JOIN event_text_ids t ON t.tenant_id = c.tenant_id AND t.event_id = c.event_id
+WHERE c.tenant_id = %s AND c.event_id = %s
+ORDER BY c.revision
