@@ -56,7 +56,6 @@ from meterline_ingest.repository.dictionaries import Dictionaries
 from meterline_ingest.repository.event_types import EventTypeRepository
 from meterline_ingest.repository.partitions import Partitions
 from meterline_ingest.repository.reading import EventReader
-from meterline_ingest.repository.resealing import SealedCorrections
 from meterline_ingest.repository.writing import EventWriter
 from meterline_ingest.servicers.audit import AuditServicer
 from meterline_ingest.servicers.capture import CaptureServicer
@@ -74,7 +73,7 @@ from meterline_ingest.vault import Vault
 
 NAME = "ingest"
 # What is sealed, and what forbids that it is destroyed.
-SEALED_COLUMNS: Sequence[SealedColumn] = (SealedCorrections(),)
+SEALED_COLUMNS: Sequence[SealedColumn] = ()
 HOLDS: Sequence[Holds] = ()
 
 

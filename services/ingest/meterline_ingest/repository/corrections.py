@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -122,9 +121,8 @@ async def add(
     kind: Kind,
     revisions: Sequence[Revision],
 ) -> bool:
-    """Adds them, in the order of their events. False when others have corrected one of these meanwhile: then
-    nothing of this may be committed."""
-    ordered = sorted(revisions, key=lambda each: each.current.event_id)
+    """False when others have corrected one of these events meanwhile: then nothing of this may be
+    committed."""
     cursor = await connection.execute(
         queries.add_corrections,
         {
@@ -132,16 +130,10 @@ async def add(
             "correction_id": correction_id,
             "kind": kind.value,
             "batch_id": batch_id,
-            "event_ids": [each.current.event_id for each in ordered],
-            "revisions": [each.number for each in ordered],
-            "old": [json.dumps(each.current.content.to_json()) for each in ordered],
-            "new": [each.after and json.dumps(each.after.to_json()) for each in ordered],
-            "sealed": [each.sealed for each in ordered],
-            "old_batch_ids": [each.current.batch_id for each in ordered],
-            "import_ids": [each.current.import_id for each in ordered],
+            "rows": Jsonb([_row(revision) for revision in revisions]),
         },
     )
-    return cursor.rowcount == len(ordered)
+    return cursor.rowcount == len(revisions)
 
 
 async def count(connection: Connection, tenant_id: int, correction_id: uuid.UUID) -> int:
@@ -210,6 +202,24 @@ def _correction(row: Sequence[Any]) -> Correction:
     event_id, revision, correction_id, kind, old, new, *rest = row
     after = None if new is None else Content.from_json(new)
     return Correction(event_id, revision, correction_id, Kind(kind), Content.from_json(old), after, *rest)
+
+
+def _row(revision: Revision) -> dict[str, Any]:
+    """What is not told is NULL."""
+    current, after = revision.current, revision.after
+    row: dict[str, Any] = {
+        "event_id": str(current.event_id),
+        "revision": revision.number,
+        "old": current.content.to_json(),
+        "old_batch_id": str(current.batch_id),
+    }
+    if after is not None:
+        row["new"] = after.to_json()
+    if revision.sealed is not None:
+        row["sealed"] = f"\\x{revision.sealed.hex()}"
+    if current.import_id is not None:
+        row["import_id"] = str(current.import_id)
+    return row
 
 
 def _json(position: Position | None) -> Jsonb | None:

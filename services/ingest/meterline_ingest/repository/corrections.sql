@@ -21,16 +21,16 @@ SET position = %(position)s, unchanged = unchanged + %(unchanged)s, failed = fai
 WHERE tenant_id = %(tenant_id)s AND correction_id = %(correction_id)s
 
 -- name: add_corrections
--- Rows come sorted, so two that correct the same events wait for each other and never in a circle.
+-- Sorted, so that two that correct the same events wait for each other and never in a circle.
 INSERT INTO corrections (
     tenant_id, event_id, revision, correction_id, kind, old, new, sealed, batch_id, old_batch_id, import_id
 )
 SELECT %(tenant_id)s, event_id, revision, %(correction_id)s, %(kind)s, old, new, sealed, %(batch_id)s,
        old_batch_id, import_id
-FROM unnest(
-    %(event_ids)s::uuid[], %(revisions)s::int4[], %(old)s::jsonb[], %(new)s::jsonb[], %(sealed)s::bytea[],
-    %(old_batch_ids)s::uuid[], %(import_ids)s::uuid[]
-) AS c (event_id, revision, old, new, sealed, old_batch_id, import_id)
+FROM jsonb_to_recordset(%(rows)s) AS c (
+    event_id uuid, revision integer, old jsonb, new jsonb, sealed bytea, old_batch_id uuid, import_id uuid
+)
+ORDER BY event_id
 ON CONFLICT (tenant_id, event_id, revision) DO NOTHING
 
 -- name: count_corrected

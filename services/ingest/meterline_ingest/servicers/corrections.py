@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from google.protobuf.message import Message
 from grpc import aio
 from meterline.clock import Clock, to_datetime, to_us
 from meterline.errors import InvalidArgumentError
@@ -31,6 +30,12 @@ from meterline_ingest.servicers import capture
 from meterline_ingest.servicers import correction_messages as messages
 
 Context = aio.ServicerContext[Any, Any]
+
+Correcting = (
+    corrections_pb2.AmendEventRequest
+    | corrections_pb2.RetractEventRequest
+    | corrections_pb2.CorrectEventsRequest
+)
 
 
 class CorrectionsServicer(corrections_pb2_grpc.CorrectionsServiceServicer):
@@ -147,19 +152,17 @@ class CorrectionsServicer(corrections_pb2_grpc.CorrectionsServiceServicer):
         )
 
 
-def _call(
-    request: corrections_pb2.AmendEventRequest
-    | corrections_pb2.RetractEventRequest
-    | corrections_pb2.CorrectEventsRequest,
-) -> Call:
+def _call(request: Correcting) -> Call:
     text = request.correction_id
     correction_id = messages.identifier("correction_id", text) if text else new_id()
     return Call(correction_id, ChangeRequest(request.requested_by, request.reason), _body(request))
 
 
-def _body(request: Message) -> bytes:
-    """What is asked for, the same in each repetition of a call."""
-    return request.DESCRIPTOR.name.encode() + b"\0" + request.SerializeToString(deterministic=True)
+def _body(request: Correcting) -> bytes:
+    """What is asked for, the same in each repetition of a call, also under an id that was made here."""
+    asked: Correcting = type(request).FromString(request.SerializeToString())
+    asked.ClearField("correction_id")
+    return asked.DESCRIPTOR.name.encode() + b"\0" + asked.SerializeToString(deterministic=True)
 
 
 def _selection(request: corrections_pb2.CorrectEventsRequest) -> Selection:
