@@ -115,6 +115,7 @@ class RunningIngest:
 
     channel: aio.Channel
     bus: Bus
+    address: str = ""
 
     @property
     def capture(self) -> capture_pb2_grpc.CaptureServiceAsyncStub:
@@ -181,6 +182,6 @@ async def running_ingest(
     async with running(service) as channel:
         await bus.start()
         try:
-            yield RunningIngest(channel, bus)
+            yield RunningIngest(channel, bus, service.server.address)
         finally:
             await bus.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from grpc import aio
 from meterline_protos.events.v1 import events_pb2 as facts_pb2
 from meterline_protos.ingest.v1 import corrections_pb2 as pb
 from meterline_protos.ingest.v1 import corrections_pb2_grpc, events_pb2
@@ -47,6 +48,14 @@ class Corrections:
         request.rows.events.extend(sample.to_row() for sample in samples)
         answer: pb.ImportEventsResponse = await self.stub.ImportEvents(request, timeout=20)
         return answer
+
+    async def knows_tenant(self) -> bool:
+        """Whether ingest has heard of the tenant."""
+        try:
+            await self.listed()
+        except aio.AioRpcError:
+            return False
+        return True
 
     async def listed(self, *, page_size: int = 0, **chosen: Any) -> list[pb.Correction]:
         """All pages."""

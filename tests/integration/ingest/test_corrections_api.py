@@ -343,15 +343,7 @@ async def test_corrections_are_audited(
 async def neighbour(ingest: RunningIngest) -> Corrections:
     await ingest.onboard(2, "bolt")
     corrections = Corrections(ingest, "bolt")
-
-    async def knows() -> bool:
-        try:
-            await corrections.listed()
-        except aio.AioRpcError:
-            return False
-        return True
-
-    await eventually(knows)
+    await eventually(corrections.knows_tenant)
     return corrections
 
 
