@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 from zoneinfo import ZoneInfo
 
 import numpy as np
+import psycopg
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 from meterline.bus.connection import Bus
@@ -282,6 +283,19 @@ class Feed:
     async def forget_deliveries(self) -> None:
         """All messages are delivered again to the replica that starts next."""
         await self.bus.client.jsm().delete_consumer(EVENTS_ACCEPTED.stream, CONSUMER)
+
+
+def pending_rebuilds(database: TestDatabase) -> int:
+    """Months that are still to be found anew."""
+    with psycopg.connect(database.admin_dsn) as connection:
+        row = connection.execute("SELECT count(*) FROM aggregate.pending_rebuilds").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+async def rebuilt(database: TestDatabase) -> None:
+    """Waits until no month is to be found anew."""
+    await eventually(lambda: pending_rebuilds(database), seconds=30, until=lambda left: left == 0)
 
 
 def timestamp(moment: datetime) -> Timestamp:

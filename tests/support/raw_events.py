@@ -46,6 +46,12 @@ class History:
     # Called with the ids of batches before their events are answered.
     before_answer: Callable[[Sequence[str]], Any] | None = None
 
+    def begin_anew(self, tenants: Mapping[int, str], page_limit: int) -> None:
+        """Forgets everything, as if these tenants were all there are."""
+        self.tenants, self.page_limit = tenants, page_limit
+        self.rows.clear()
+        self.left.clear()
+
     def tell(
         self, added: Sequence[Event], taken: Sequence[Kept] = (), batch_id: uuid.UUID | None = None
     ) -> facts_pb2.EventsAccepted:
@@ -66,10 +72,6 @@ class History:
     def events(self) -> list[Event]:
         """What is left."""
         return [kept.event for kept in self.left]
-
-    def forget(self, batch_id: uuid.UUID) -> None:
-        """Answers without this batch from now on."""
-        self.rows = [row for row in self.rows if row.batch_id != batch_id]
 
 
 class _Servicer(events_pb2_grpc.EventsServiceServicer):

@@ -201,7 +201,7 @@ async def count_differing(connection: Connection, claimed: Claim) -> int:
 
 async def replace(connection: Connection, claimed: Claim, *, members: bool) -> bool:
     """Puts what is staged in the place of what was, and has it published; whether the claim still held."""
-    parameters = claimed.parameters()
+    parameters = claimed.parameters(empty=0 if members else None)
     if members:
         await connection.execute(queries.drop_members, parameters)
     await connection.execute(queries.replace_windows, parameters)

@@ -148,18 +148,19 @@ FULL JOIN (
 WHERE coalesce(w.event_count, 0) <> coalesce(r.event_count, 0)
 
 -- name: replace_windows
--- The month's revision rises in any case, since it is published again.
+-- Without events a unique count is 0, to which others add, and a maximum is none, which others need not
+-- exceed. The month's revision rises in any case, since it is published again.
 UPDATE windows w
 SET value = n.value, revision = w.revision + 1
 FROM (
-    SELECT o.grain, o.window_start, o.group_id, coalesce(r.value, 0) AS value
+    SELECT o.grain, o.window_start, o.group_id, coalesce(r.value, %(empty)s::numeric) AS value
     FROM windows o
     LEFT JOIN rebuilt_windows r ON r.tenant_id = o.tenant_id AND r.rebuild_id = %(rebuild_id)s
         AND r.grain = o.grain AND r.window_start = o.window_start AND r.group_id = o.group_id
     WHERE o.tenant_id = %(tenant_id)s AND o.meter_id = %(meter_id)s
       AND o.window_start >= CASE WHEN o.grain < 3 THEN %(first)s ELSE %(start)s END
       AND o.window_start < CASE WHEN o.grain < 3 THEN %(last)s ELSE %(end)s END
-      AND (o.value IS DISTINCT FROM coalesce(r.value, 0) OR (o.grain = 4 AND o.group_id = 0))
+      AND (o.value IS DISTINCT FROM coalesce(r.value, %(empty)s::numeric) OR (o.grain = 4 AND o.group_id = 0))
 ) n
 WHERE w.tenant_id = %(tenant_id)s AND w.meter_id = %(meter_id)s
   AND w.grain = n.grain AND w.window_start = n.window_start AND w.group_id = n.group_id

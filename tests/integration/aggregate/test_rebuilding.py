@@ -1,0 +1,339 @@
+"""Maxima and unique counts that events were taken away from: unpublished until they are found anew, whatever
+goes on meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final, LiteralString
+
+import psycopg
+import pytest
+from meterline.telemetry import metrics
+from meterline_dev.servers import NatsServer
+from meterline_protos.aggregate.v1 import reconciliation_pb2
+from meterline_protos.common.v1 import types_pb2
+from prometheus_client import Gauge
+
+from tests.support.aggregate import (
+    METERS,
+    Event,
+    Feed,
+    Node,
+    expected_usage,
+    meter,
+    pending_rebuilds,
+    rebuilt,
+    running_aggregate,
+    some_events,
+)
+from tests.support.databases import TestDatabase
+from tests.support.polling import eventually
+from tests.support.raw_events import History, serving
+
+pytestmark = pytest.mark.req("T3.4", "T1.6")
+
+NOON = datetime(2026, 11, 15, 12, tzinfo=UTC)
+START, SPAN = NOON - timedelta(days=20), timedelta(days=30)
+FOUND_ANEW = {"longest", "aircraft", "origins"}
+GRAINS = (types_pb2.GRAIN_MINUTE, types_pb2.GRAIN_HOUR, types_pb2.GRAIN_DAY, types_pb2.GRAIN_MONTH)
+
+
+STAGED: Final = (
+    "SELECT tenant_id FROM aggregate.rebuilt_batches UNION SELECT tenant_id FROM aggregate.rebuilt_windows"
+    " UNION SELECT tenant_id FROM aggregate.rebuilt_members"
+)
+
+
+def flight(miles: str, subject: str = "N1", **more: str) -> Event:
+    return Event(1, NOON, subject=subject, dimensions=more or {"origin": "JFK"}, quantities={"miles": miles})
+
+
+@asynccontextmanager
+async def corrected_node(
+    database: TestDatabase, broker: NatsServer, feed: Feed, history: History
+) -> AsyncIterator[Node]:
+    """A replica with all meters and one tenant, beside an ingest that tells `history`."""
+    async with (
+        serving(history) as address,
+        running_aggregate(database, broker, ingest_address=address, reconcile_seconds=3600) as node,
+    ):
+        await node.create(*METERS)
+        await feed.onboard(1, "acme", "America/New_York")
+        yield node
+
+
+@pytest.fixture
+def history() -> History:
+    return History({1: "acme"})
+
+
+def query(database: TestDatabase, statement: LiteralString) -> list[tuple[Any, ...]]:
+    with psycopg.connect(database.admin_dsn) as connection:
+        return connection.execute(statement).fetchall()
+
+
+async def change(database: TestDatabase, statement: LiteralString) -> None:
+    """The loop goes on: what has locked the rows runs in it."""
+    async with await psycopg.AsyncConnection.connect(database.admin_dsn) as connection:
+        await connection.execute(statement)
+
+
+async def hurry(node: Node, database: TestDatabase) -> None:
+    """Has what waits tried again at once, as time would; not what is being tried, whose lease ends later."""
+    await change(
+        database,
+        "UPDATE aggregate.pending_rebuilds SET next_attempt_at = now()"
+        " WHERE next_attempt_at < now() + interval '40 seconds'",
+    )
+    node.service.rebuilder.wake()
+
+
+def gauge(metric: Gauge) -> float:
+    (found,) = metric.collect()
+    return found.samples[0].value
+
+
+async def announced(node: Node, database: TestDatabase) -> set[str]:
+    """Meters whose months were taken up for publishing just now."""
+    before = changed_months(database)
+    await node.service.announcer.announce()
+    return before - changed_months(database)
+
+
+def changed_months(database: TestDatabase) -> set[str]:
+    statement = "SELECT name FROM aggregate.changed_months JOIN aggregate.meters USING (meter_id)"
+    return {name for (name,) in query(database, statement)}
+
+
+async def check_all(node: Node, events: Sequence[Event]) -> None:
+    for one in METERS:
+        for grain in GRAINS:
+            for by_group in (False, True) if one.group_by else (False,):
+                expected = expected_usage(one, events, "America/New_York", grain, by_group=by_group)
+                found = await node.used("acme", one.name, grain, by_group=by_group)
+                # A window whose events are gone stays, and is as good as none.
+                assert {key: usage for key, usage in found.items() if any(usage)} == expected
+
+
+async def month(node: Node, name: str) -> tuple[str, int, int]:
+    (window,) = await node.windows("acme", name, types_pb2.GRAIN_MONTH)
+    return window.value, window.event_count, window.revision
+
+
+@pytest.mark.req("T3.2")
+async def test_a_month_is_not_published_before_it_is_found_anew(
+    database: TestDatabase, broker: NatsServer, feed: Feed, history: History
+) -> None:
+    go_on = asyncio.Event()
+
+    async def wait(_: Sequence[str]) -> None:
+        await go_on.wait()
+
+    history.before_answer = wait
+    async with corrected_node(database, broker, feed, history) as node:
+        await feed.publish(history.tell([flight("5"), flight("900", "N2", origin="EWR")]))
+        await feed.settled()
+        assert await announced(node, database) == {one.name for one in METERS}
+        before = {name: await month(node, name) for name in FOUND_ANEW}
+        await feed.publish(history.tell([], [history.left[1]]))
+        await feed.settled()
+        assert pending_rebuilds(database) == len(FOUND_ANEW)
+        # What arithmetic can do is done, and out.
+        assert await announced(node, database) == {"departures", "miles"}
+        assert (await month(node, "miles"))[:2] == ("5", 1)
+        assert changed_months(database) == FOUND_ANEW
+        go_on.set()
+        await rebuilt(database)
+        assert await announced(node, database) == FOUND_ANEW
+        for name, value in {"longest": "5", "aircraft": "1", "origins": "1"}.items():
+            after = await month(node, name)
+            assert after[:2] == (value, 1)
+            assert after[2] > before[name][2] + 1
+        await check_all(node, history.events())
+        await node.service.rebuilder.rebuild_due()
+        assert gauge(metrics.REBUILDS_PENDING) == 0
+
+
+async def test_of_a_month_whose_events_are_all_gone_nothing_is_left(
+    database: TestDatabase, broker: NatsServer, feed: Feed, history: History
+) -> None:
+    async with corrected_node(database, broker, feed, history) as node:
+        await feed.publish(history.tell([flight("-5"), flight("-7", "N2")]))
+        await feed.publish(history.tell([], list(history.left)))
+        await feed.settled()
+        await rebuilt(database)
+        for one in METERS:
+            assert (await month(node, one.name))[:2] == ("0", 0)
+        await feed.publish(history.tell([flight("-9", "N2")]))
+        await feed.settled()
+        # A maximum that was 0 for want of events is none that others must exceed.
+        await check_all(node, history.events())
+
+
+async def test_what_is_taken_away_before_it_came_waits_for_it(
+    database: TestDatabase, broker: NatsServer, feed: Feed, history: History
+) -> None:
+    async with corrected_node(database, broker, feed, history) as node:
+        late = history.tell([flight("900", "N2"), flight("7")])
+        kept = history.left[1]
+        await feed.publish(history.tell([flight("3")], [history.left[0]]))
+        await feed.settled()
+        assert await node.service.rebuilder.rebuild_due() == 0
+        assert pending_rebuilds(database) == len(FOUND_ANEW)
+        assert FOUND_ANEW.isdisjoint(await announced(node, database))
+        await feed.publish(late)
+        await feed.settled()
+        await hurry(node, database)
+        await rebuilt(database)
+        assert kept in history.left
+        await check_all(node, history.events())
+
+
+async def test_what_is_folded_meanwhile_is_in_it(
+    database: TestDatabase, broker: NatsServer, feed: Feed, history: History
+) -> None:
+    """More and more of it, so that the last round has to hold it up."""
+    asked: list[int] = []
+
+    async def fold_more(batch_ids: Sequence[str]) -> None:
+        asked.append(len(batch_ids))
+        if len(asked) <= 5:
+            await feed.publish(history.tell([flight(str(1000 + len(asked)), f"M{len(asked)}")]))
+            await feed.settled()
+
+    async with corrected_node(database, broker, feed, history) as node:
+        await feed.publish(history.tell([flight("5"), flight("9000", "N2")]))
+        await feed.settled()
+        history.before_answer = fold_more
+        await feed.publish(history.tell([], [history.left[1]]))
+        await feed.settled()
+        await rebuilt(database)
+        # The batches that took away, then all, then four times the one that is new.
+        assert asked[:6] == [1, 3, 1, 1, 1, 1]
+        history.before_answer = None
+        await feed.settled()
+        await check_all(node, history.events())
+
+
+async def test_what_is_taken_away_meanwhile_begins_it_anew(
+    database: TestDatabase, broker: NatsServer, feed: Feed, history: History
+) -> None:
+    asked: list[int] = []
+
+    async def take_more(batch_ids: Sequence[str]) -> None:
+        asked.append(len(batch_ids))
+        if len(asked) == 2:
+            await feed.publish(
+                history.tell([], [kept for kept in history.left if kept.event.subject == "N3"])
+            )
+            await feed.settled()
+
+    async with corrected_node(database, broker, feed, history) as node:
+        await feed.publish(history.tell([flight("5"), flight("9000", "N2"), flight("8000", "N3")]))
+        await feed.settled()
+        history.before_answer = take_more
+        await feed.publish(history.tell([], [history.left[1]]))
+        await feed.settled()
+        await rebuilt(database)
+        # What took away, and all there is; then both again, each with what came.
+        assert asked[:4] == [1, 2, 2, 3]
+        assert (await month(node, "longest"))[:2] == ("5", 1)
+        await check_all(node, history.events())
+
+
+async def test_a_claim_that_is_lost_changes_nothing_and_one_that_ended_is_taken_over(
+    database: TestDatabase, broker: NatsServer, feed: Feed, history: History
+) -> None:
+    """A replica that slept through its lease finds that the month is somebody else's."""
+    stolen = asyncio.Event()
+
+    async def steal(_: Sequence[str]) -> None:
+        if not stolen.is_set():
+            stolen.set()
+            await change(
+                database,
+                "UPDATE aggregate.pending_rebuilds SET rebuild_id = gen_random_uuid(),"
+                " next_attempt_at = now() + interval '1 hour'",
+            )
+
+    async with corrected_node(database, broker, feed, history) as node:
+        await feed.publish(history.tell([flight("5"), flight("900", "N2")]))
+        await feed.settled()
+        history.before_answer = steal
+        await feed.publish(history.tell([], [history.left[1]]))
+        await feed.settled()
+        await stolen.wait()
+        assert await node.service.rebuilder.rebuild_due() == 0
+        assert pending_rebuilds(database) == len(FOUND_ANEW)
+        assert (await month(node, "longest"))[:2] == ("900", 1)
+        await change(database, "UPDATE aggregate.pending_rebuilds SET next_attempt_at = now()")
+        node.service.rebuilder.wake()
+        await rebuilt(database)
+        await check_all(node, history.events())
+        assert query(database, STAGED) == []
+
+
+@pytest.mark.req("T2.1")
+async def test_replicas_fold_and_rebuild_at_the_same_time(
+    database: TestDatabase, broker: NatsServer, feed: Feed, history: History
+) -> None:
+    """Every number is exact in the end: none of them waits for another in a circle, or writes over it."""
+    order = random.Random(5)
+    async with (
+        corrected_node(database, broker, feed, history) as node,
+        serving(history) as address,
+        running_aggregate(database, broker, ingest_address=address, batch_messages=3, reconcile_seconds=3600),
+    ):
+        for seed in range(40):
+            await feed.publish(history.tell(some_events(1, 12, seed=seed, start=START, span=SPAN)))
+            if seed % 4 == 3:
+                taken = order.sample(history.left, 3)
+                added = [replace(taken[0].event, quantities={"miles": str(Decimal(order.randint(0, 9)))})]
+                await feed.publish(history.tell(added, taken))
+        await feed.settled()
+
+        async def left() -> int:
+            await hurry(node, database)
+            return pending_rebuilds(database)
+
+        await eventually(left, seconds=60, until=lambda number: number == 0)
+        await check_all(node, history.events())
+
+
+async def test_a_meter_that_came_later_loses_nothing(
+    database: TestDatabase, broker: NatsServer, feed: Feed, history: History
+) -> None:
+    later = (
+        meter("late.count", types_pb2.AGGREGATION_COUNT),
+        meter("late.max", types_pb2.AGGREGATION_MAX, quantity="miles"),
+    )
+    async with corrected_node(database, broker, feed, history) as node:
+        await feed.publish(history.tell([flight("5"), flight("900", "N2")]))
+        await feed.settled()
+        await node.create(*later)
+        await feed.publish(history.tell([flight("1")]))
+        await feed.publish(history.tell([flight("3", "N2")], [history.left[1]]))
+        await feed.settled()
+        await rebuilt(database)
+        assert (await month(node, "late.count"))[:2] == ("2", 2)
+        assert (await month(node, "late.max"))[:2] == ("3", 2)
+        await check_all(node, history.events())
+
+
+@pytest.mark.req("X2")
+async def test_totals_are_conserved(
+    database: TestDatabase, broker: NatsServer, feed: Feed, history: History
+) -> None:
+    async with corrected_node(database, broker, feed, history) as node:
+        await feed.publish(history.tell([flight("5"), flight("900", "N2"), flight("2")]))
+        await feed.publish(history.tell([flight("6")], history.left[:2]))
+        await feed.settled()
+        request = reconciliation_pb2.CompareRequest(tenant_id="acme")
+        (compared,) = (await node.reconciliation.Compare(request)).tenants
+        assert (compared.accepted, compared.aggregated, compared.gap) == (2, 2, 0)
