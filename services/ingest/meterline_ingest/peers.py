@@ -14,7 +14,7 @@ from meterline_protos.aggregate.v1 import meters_pb2, meters_pb2_grpc, usage_pb2
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.publisher.v1 import invoices_pb2, invoices_pb2_grpc
 
-from meterline_ingest.domain.effects import InvoiceEffect, WindowEffect
+from meterline_ingest.domain.effects import InvoiceEffect, WindowEffect, to_text
 
 T = TypeVar("T")
 
@@ -95,7 +95,7 @@ class Publisher(Peer):
         """The invoice of the period that `at` lies in, with and without changes of usage by meter."""
         now = await self._invoice(tenant, at, [])
         known = [
-            invoices_pb2.UsageChange(meter=meter, delta=format(delta, "f"))
+            invoices_pb2.UsageChange(meter=meter, delta=to_text(delta))
             for meter, delta in changes.items()
             if delta
         ]

@@ -14,6 +14,12 @@ EXACT: Final = Context(prec=1000, traps=[Inexact, InvalidOperation])
 Key = tuple[str, int, datetime]
 
 
+def to_text(value: Decimal) -> str:
+    """The shortest form without an exponent, exact at any width."""
+    text = format(value, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 @dataclass(frozen=True, slots=True)
 class WindowEffect:
     """A window of the total, as it is and as it would be. `after` is None where it is not known.

@@ -23,7 +23,7 @@ from meterline_ingest.domain.corrections import (
     Changes,
     Failure,
 )
-from meterline_ingest.domain.effects import Effect, InvoiceEffect, WindowEffect
+from meterline_ingest.domain.effects import Effect, InvoiceEffect, WindowEffect, to_text
 from meterline_ingest.domain.event_types import EventType
 from meterline_ingest.domain.history import Correction, Import
 from meterline_ingest.domain.selection import EventsFilter, NamedEvents
@@ -157,8 +157,8 @@ def _window(window: WindowEffect) -> pb.WindowEffect:
     message = pb.WindowEffect(
         meter=window.meter,
         grain=types_pb2.Grain.ValueType(window.grain),
-        value_before=format(window.before, "f"),
-        value_after="" if window.after is None else format(window.after, "f"),
+        value_before=to_text(window.before),
+        value_after="" if window.after is None else to_text(window.after),
         event_count_before=window.events_before,
         event_count_after=window.events_after,
     )
