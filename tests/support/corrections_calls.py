@@ -11,7 +11,7 @@ from meterline_protos.ingest.v1 import corrections_pb2_grpc, events_pb2
 
 from tests.support.capture import RunningIngest, Sample
 
-WHO = {"requested_by": "ann@example.com", "reason": "because the test says so"}
+WHO: dict[str, Any] = {"requested_by": "ann@example.com", "reason": "because the test says so"}
 
 
 class Corrections:
