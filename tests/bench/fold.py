@@ -30,6 +30,7 @@ from meterline_aggregate.domain.fold.vectors import fold_vectors
 from meterline_aggregate.domain.meters import Aggregation, Definition
 from meterline_aggregate.handlers.accepted import AcceptedEvents
 from meterline_aggregate.handlers.meters import Meters
+from meterline_aggregate.series import SeriesBook
 from meterline_dev import procstat
 from meterline_dev.servers import PostgresServer
 from meterline_dev.testing import scratch_directory
@@ -195,7 +196,7 @@ async def bench_handler(server: PostgresServer) -> None:
 async def _bench_shape(server: PostgresServer, database: Database, dsn: str, shape: Shape) -> None:
     unit_of_work = UnitOfWork(database, lambda: None)
     await _create_meters(Meters(database, unit_of_work), unique=shape.unique)
-    handler = AcceptedEvents(SystemClock())
+    handler = AcceptedEvents(SystemClock(), SeriesBook(), lambda: None)
     size = shape.messages_a_transaction
     transactions = max(4, min(60, 1_500_000 // (shape.rows * size)))
     # Every tenant once, so that series and groups are known as they are in the long run.

@@ -69,12 +69,18 @@ class Mesh:
         self.meters[name] = meters_pb2.Meter(name=name, event_type=event_type, **definition)
 
     def capture(
-        self, slug: str, events: Iterable[Event], trace: types_pb2.TraceContext | None = None
+        self,
+        slug: str,
+        events: Iterable[Event],
+        trace: types_pb2.TraceContext | None = None,
+        taken: Iterable[events_pb2.StoredEvent] = (),
     ) -> facts_pb2.UsageWindowsChanged:
-        """Accepts events as one batch; answers the fact that the aggregate service would publish."""
+        """Accepts events as one batch, which may take others away; answers the fact that the aggregate
+        service would publish."""
         tenant = self.tenants[slug]
         batch_id = str(uuid.UUID(int=(len(tenant.batches) + 1) << 64))
-        stored = [_stored(slug, batch_id, event) for event in events]
+        stored = [_taken(batch_id, event) for event in taken]
+        stored += [_stored(slug, batch_id, event) for event in events]
         tenant.events += stored
         tenant.batches[batch_id] = events_pb2.Batch(
             batch_id=batch_id,
@@ -108,9 +114,11 @@ class Mesh:
             for event in self.tenants[slug].events
             if counts(definition, event) and start <= at(event) < end
         ]
+        count = sum(_sign(event) for event in found)
         if definition.aggregation == types_pb2.AGGREGATION_COUNT:
-            return Decimal(len(found)), len(found)
-        return sum((Decimal(e.quantities[definition.quantity]) for e in found), Decimal(0)), len(found)
+            return Decimal(count), count
+        values = (_sign(event) * Decimal(event.quantities[definition.quantity]) for event in found)
+        return sum(values, Decimal(0)), count
 
     def _fact(
         self, tenant: _Tenant, meter: str, start: datetime, trace: types_pb2.TraceContext | None
@@ -205,7 +213,8 @@ class ScriptedEvents(events_pb2_grpc.EventsServiceServicer):
         self, request: events_pb2.GetEventRequest, context: Context
     ) -> events_pb2.GetEventResponse:
         tenant = self._mesh.tenants[request.tenant_id]
-        for event in tenant.events:
+        # As it stands: what came last says so.
+        for event in reversed(tenant.events):
             if event.event_id == request.event_id:
                 return events_pb2.GetEventResponse(event=event, batch=tenant.batches[event.batch_id])
         await context.abort(grpc.StatusCode.NOT_FOUND, "no such event")
@@ -276,7 +285,7 @@ def contributions(mesh: Mesh, slug: str, meters: set[str]) -> list[usage_pb2.Con
             meter=name,
             hour_start=timestamp(hour),
             hour_end=timestamp(hour + HOUR),
-            event_count=len(events),
+            event_count=sum(_sign(event) for event in events),
         )
         for (hour, batch_id, name), events in sorted(found.items(), key=lambda item: item[0])
     ]
@@ -329,3 +338,14 @@ def _stored(slug: str, batch_id: str, event: Event) -> events_pb2.StoredEvent:
         quantities={} if event.value is None else {"amount": event.value},
         batch_id=batch_id,
     )
+
+
+def _taken(batch_id: str, event: events_pb2.StoredEvent) -> events_pb2.StoredEvent:
+    found = events_pb2.StoredEvent()
+    found.CopyFrom(event)
+    found.batch_id, found.retracted = batch_id, True
+    return found
+
+
+def _sign(event: events_pb2.StoredEvent) -> int:
+    return -1 if event.retracted else 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -17,6 +17,7 @@ from meterline.bus.connection import Bus
 from meterline.clock import to_datetime
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.events.v1 import events_pb2
+from meterline_protos.ingest.v1.events_pb2 import StoredEvent
 from meterline_protos.publisher.v1 import (
     invoices_pb2,
     invoices_pb2_grpc,
@@ -69,8 +70,15 @@ class Api:
         return await self.publications.PublishUsage(request)
 
     async def preview(self, tenant: str, at: datetime = NOW) -> invoices_pb2.Invoice:
-        request = invoices_pb2.PreviewInvoiceRequest(tenant_id=tenant, at=timestamp(at))
-        return (await self.invoices.PreviewInvoice(request)).invoice
+        return (await self.preview_with(tenant, {}, at)).invoice
+
+    async def preview_with(
+        self, tenant: str, deltas: Mapping[str, str], at: datetime = NOW
+    ) -> invoices_pb2.PreviewInvoiceResponse:
+        """With usage that is other by these, by meter."""
+        changes = [invoices_pb2.UsageChange(meter=meter, delta=delta) for meter, delta in deltas.items()]
+        request = invoices_pb2.PreviewInvoiceRequest(tenant_id=tenant, at=timestamp(at), changes=changes)
+        return await self.invoices.PreviewInvoice(request)
 
     async def reconcile(self, tenant: str, at: datetime = NOW) -> publications_pb2.ReconcilePeriodResponse:
         request = publications_pb2.ReconcilePeriodRequest(tenant_id=tenant, at=timestamp(at))
@@ -178,10 +186,14 @@ class World:
         )
 
     async def capture(
-        self, slug: str, *events: Event, trace: types_pb2.TraceContext | None = None
+        self,
+        slug: str,
+        *events: Event,
+        trace: types_pb2.TraceContext | None = None,
+        taken: Iterable[StoredEvent] = (),
     ) -> events_pb2.UsageWindowsChanged:
-        """Captures a batch, and returns once the publisher knows of it."""
-        fact = self.mesh.capture(slug, events, trace)
+        """Captures a batch, which may take events away, and returns once the publisher knows of it."""
+        fact = self.mesh.capture(slug, events, trace, taken)
         await self.deliver("usage.window", fact)
         for window in fact.windows:
             start = window.start_time.ToDatetime(tzinfo=UTC)

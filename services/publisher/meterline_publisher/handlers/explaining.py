@@ -37,8 +37,8 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class ExplainedBatch:
-    """A batch and those of its events that count for the line. A batch that reaches over a page comes
-    again with its other events; each event comes once."""
+    """A batch and those of its events that count for the line, and those that it took away from it. A batch
+    that reaches over a page comes again with its other events; each event comes once."""
 
     batch: events_pb2.Batch
     events: Sequence[events_pb2.StoredEvent]
@@ -102,9 +102,14 @@ class Explaining:
         return ExplainedLine(tenant, invoice, line, windows, found, publications, following)
 
     async def event(self, slug: str, event_id: str, source: str) -> ExplainedEvent:
-        """An event with all meters that counted it. Raises NotFoundError, UnavailableError."""
+        """An event as it stands, with all meters that count it: none, when it was taken away.
+
+        Raises NotFoundError, UnavailableError.
+        """
         tenant = await self._tenants.get(slug)
         found = await self._ingest.event(slug, event_id, source)
+        if found.event.retracted:
+            return ExplainedEvent(tenant, found.event, found.batch, [])
         contributions = await self._aggregate.contributions_of(slug, found.event.batch_id)
         candidates = {one.meter for one in contributions if _is_within([_slice(one)], found.event)}
         meters = await self._aggregate.meters(candidates)

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 
 from meterline.db.pool import Database
-from meterline.errors import NotFoundError
+from meterline.errors import InvalidArgumentError, NotFoundError
 from meterline.tenants import Tenant, TenantReplica
 
 from meterline_publisher.domain.lines import NO_ID, to_line
 from meterline_publisher.domain.months import month_of
+from meterline_publisher.domain.rating import QuantityError
 from meterline_publisher.domain.records import Invoice, InvoiceState, Line
 from meterline_publisher.handlers import rating
 from meterline_publisher.provider.port import BillingProvider
 from meterline_publisher.repository import invoices
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """An invoice as it would be. `final`: the period's own, once nothing can change it any more."""
+
+    tenant: Tenant
+    invoice: Invoice
+    lines: Sequence[Line]
+    final: Invoice | None
 
 
 class Invoices:
@@ -26,14 +39,19 @@ class Invoices:
         self._tenants = tenants
         self._provider = provider
 
-    async def preview(self, slug: str, at: datetime) -> tuple[Tenant, Invoice, list[Line]]:
-        """The period that `at` lies in, rated by what is known here. Its ids are all zero.
+    async def preview(self, slug: str, at: datetime, deltas: Mapping[str, Decimal]) -> Preview:
+        """The period that `at` lies in, rated by what is known here, and by values that are others by
+        `deltas`. Its ids are all zero.
 
-        Raises NotFoundError, FailedPreconditionError when nothing is priced.
+        Raises NotFoundError, FailedPreconditionError when nothing is priced, InvalidArgumentError for values
+        with too many digits.
         """
         tenant = await self._tenants.get(slug)
         async with self._database.connection() as connection:
-            found = await rating.draft(connection, tenant, month_of(at, tenant.zone))
+            try:
+                found = await rating.draft(connection, tenant, month_of(at, tenant.zone), deltas)
+            except QuantityError as error:
+                raise InvalidArgumentError("changes", str(error)) from error
         invoice = Invoice(
             tenant_id=tenant.tenant_id,
             invoice_id=NO_ID,
@@ -51,7 +69,9 @@ class Invoices:
         )
         decimals = self._provider.decimals(tenant.currency)
         lines = [to_line(assessment, invoice, provider_decimals=decimals) for assessment in found.assessments]
-        return tenant, invoice, lines
+        stored = found.invoice
+        final = stored if stored is not None and InvoiceState(stored.state).final else None
+        return Preview(tenant, invoice, lines, final)
 
     async def get(self, slug: str, invoice_id: uuid.UUID) -> tuple[Tenant, Invoice, list[Line]]:
         """Raises NotFoundError."""

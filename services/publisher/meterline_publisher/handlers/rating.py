@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
+from typing import Final
 
 from meterline.db.pool import Connection
 from meterline.db.unit_of_work import Transaction
@@ -21,7 +22,7 @@ from meterline.tenants import Tenant
 
 from meterline_publisher import events, traces
 from meterline_publisher.domain import ledger as rules
-from meterline_publisher.domain.assessment import Assessment, assess
+from meterline_publisher.domain.assessment import Assessment, assess, changed_by
 from meterline_publisher.domain.identifiers import meter_event_identifier
 from meterline_publisher.domain.invoice import totals
 from meterline_publisher.domain.ledger import PublicationState
@@ -34,6 +35,8 @@ from meterline_publisher.domain.versions import VersionError
 from meterline_publisher.repository import invoices, ledger, prices, usage
 
 log = logger()
+
+NOTHING_ELSE: Final[Mapping[str, Decimal]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,10 @@ class Rated:
     added: int
 
 
-async def draft(connection: Connection, tenant: Tenant, period: Period) -> Draft:
-    """Rates a period without storing anything.
+async def draft(
+    connection: Connection, tenant: Tenant, period: Period, deltas: Mapping[str, Decimal] = NOTHING_ELSE
+) -> Draft:
+    """Rates a period without storing anything, also if the values of some meters were others by `deltas`.
 
     The plan and the versions of an invoice that exists are kept, whatever was changed since. Raises
     FailedPreconditionError when nothing is priced, or not in the tenant's currency.
@@ -88,7 +93,7 @@ async def draft(connection: Connection, tenant: Tenant, period: Period) -> Draft
     rule_set = await _rule_set(connection, plan, period, lines)
     _require_currency(rule_set, tenant)
     known = await usage.of_period(connection, tenant.tenant_id, period.start)
-    assessments = assess(rule_set, tenant.slug, period, known)
+    assessments = assess(rule_set, tenant.slug, period, changed_by(known, deltas))
     return Draft(tenant, period, plan, invoice, lines, rule_set, assessments)
 
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Final
 
 from google.protobuf import struct_pb2, timestamp_pb2
 from google.protobuf.message import Message
 from meterline.errors import InvalidArgumentError
+from meterline_protos.publisher.v1 import invoices_pb2
 
 from meterline_publisher.domain.price_fields import PriceError
 from meterline_publisher.domain.price_parsing import parse_price
 from meterline_publisher.domain.prices import Price
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_DECIMAL: Final = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?", re.ASCII)
+_MAX_CHANGES: Final = 1_000
 # Struct keeps numbers as doubles; a whole number below this is what was written.
 _EXACT_DOUBLES: Final = 2**53
 
@@ -55,6 +59,26 @@ def moment(message: Message, field: str, path: str = "") -> datetime:
         return value.ToDatetime(tzinfo=UTC)
     except (ValueError, OverflowError) as error:
         raise InvalidArgumentError(where, "must be a time between the years 1 and 9999") from error
+
+
+def deltas(field: str, changes: Sequence[invoices_pb2.UsageChange]) -> dict[str, Decimal]:
+    """What usage changes by, by meter. Raises InvalidArgumentError."""
+    if len(changes) > _MAX_CHANGES:
+        raise InvalidArgumentError(field, f"at most {_MAX_CHANGES} meters")
+    found = {
+        name(f"{field}[{place}].meter", change.meter): decimal(f"{field}[{place}].delta", change.delta)
+        for place, change in enumerate(changes)
+    }
+    if len(found) != len(changes):
+        raise InvalidArgumentError(field, "at most one change a meter")
+    return found
+
+
+def decimal(field: str, value: str) -> Decimal:
+    """A decimal, negative ones too, without an exponent. Raises InvalidArgumentError."""
+    if not _DECIMAL.fullmatch(value):
+        raise InvalidArgumentError(field, "must be a decimal of at most 40 digits on each side of its point")
+    return Decimal(value)
 
 
 def price(field: str, body: struct_pb2.Struct) -> Price:

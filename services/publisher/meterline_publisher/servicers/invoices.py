@@ -35,10 +35,15 @@ class InvoicesServicer(invoices_pb2_grpc.InvoicesServiceServicer):
     async def PreviewInvoice(
         self, request: invoices_pb2.PreviewInvoiceRequest, context: Context
     ) -> invoices_pb2.PreviewInvoiceResponse:
-        tenant, invoice, lines = await self._invoices.preview(
-            decoding.name("tenant_id", request.tenant_id), decoding.moment(request, "at")
+        found = await self._invoices.preview(
+            decoding.name("tenant_id", request.tenant_id),
+            decoding.moment(request, "at"),
+            decoding.deltas("changes", request.changes),
         )
-        return invoices_pb2.PreviewInvoiceResponse(invoice=encoding.invoice(tenant.slug, invoice, lines))
+        return invoices_pb2.PreviewInvoiceResponse(
+            invoice=encoding.invoice(found.tenant.slug, found.invoice, found.lines),
+            final_invoice_id=str(found.final.invoice_id) if found.final else "",
+        )
 
     async def GetInvoice(
         self, request: invoices_pb2.GetInvoiceRequest, context: Context
