@@ -28,5 +28,6 @@ async def _tell_first(transaction: Transaction) -> None:
 
 if __name__ == "__main__":
     UnitOfWork.__init__ = _noted  # type: ignore[method-assign]
-    correcting.commit = bulk.commit = _tell_first
+    for module in (correcting, bulk):
+        vars(module)["commit"] = _tell_first
     main()

@@ -125,7 +125,7 @@ def test_what_is_named_changes_and_nothing_else(content: Content, wanted: Change
     ):
         gone = stale | {name for place, name in wanted.removed if place == kind}
         kept = {name: value for name, value in was.items() if name not in gone}
-        assert is_ == {**kept, **said}  # type: ignore[dict-item]
+        assert is_ == {**kept, **said}
 
 
 @given(st.lists(contents, min_size=1, max_size=5))

@@ -48,8 +48,9 @@ CREATE TABLE corrections (
 -- A call corrects an event once, however often it is repeated.
 CREATE UNIQUE INDEX corrections_request ON corrections (tenant_id, correction_id, event_id);
 CREATE UNIQUE INDEX corrections_batch ON corrections (tenant_id, batch_id, event_id);
-CREATE INDEX corrections_at ON corrections (tenant_id, at, event_id);
-CREATE INDEX corrections_import ON corrections (tenant_id, import_id, at, event_id) WHERE import_id IS NOT NULL;
+CREATE INDEX corrections_at ON corrections (tenant_id, at, event_id, revision);
+CREATE INDEX corrections_import ON corrections (tenant_id, import_id, at, event_id, revision)
+    WHERE import_id IS NOT NULL;
 SELECT protect_tenants('corrections');
 -- Only the key that a value is sealed under may change.
 SELECT take_rights('corrections', 'UPDATE', 'DELETE', 'TRUNCATE');

@@ -41,8 +41,9 @@ LIMIT %(limit)s
 WITH wanted AS MATERIALIZED (
     SELECT batch_number, batch_id, origin FROM batches
     WHERE tenant_id = %(tenant_id)s AND batch_number = ANY(%(numbers)s)
-)
-SELECT event_id FROM (
+),
+-- Materialized, so that events are looked for by their batches and not by the order of their ids.
+found AS MATERIALIZED (
     SELECT e.event_id
     FROM wanted w
     JOIN events e ON e.batch_number = w.batch_number AND e.tenant_id = %(tenant_id)s
@@ -69,7 +70,8 @@ SELECT event_id FROM (
               WHERE n.tenant_id = c.tenant_id AND n.event_id = c.event_id AND n.revision > c.revision
           )
       END
-) AS found
+)
+SELECT event_id FROM found
 WHERE event_id > %(after)s
 ORDER BY event_id
 LIMIT %(limit)s
