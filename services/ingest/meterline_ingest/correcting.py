@@ -81,6 +81,16 @@ class Prepared:
         return taken + added
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Corrections, ready to store with the message that tells of them."""
+
+    prepared: Prepared
+    batch_id: uuid.UUID
+    row: BatchRow
+    message: bytes
+
+
 class Corrector:
     """One for each process."""
 
@@ -128,24 +138,27 @@ class Corrector:
         context = propagation.to_proto(trace.get_current_span().get_span_context())
         return events_corrected(tenant_id, batch_id.bytes, context, received_at_us, rows, types)
 
-    async def store(
-        self, transaction: Transaction, tenant_id: int, correction_id: uuid.UUID, prepared: Prepared
-    ) -> uuid.UUID:
-        """Everything but the commit; answers the batch. Raises AbortedError when others were quicker."""
+    async def batch(self, tenant_id: int, prepared: Prepared) -> Batch:
+        """What tells of the corrections. It is made before the transaction, which has one connection only."""
         batch_id, rows, now_us = new_id(), prepared.rows(), self._clock.now_us()
         (number,) = await self._writer.batch_numbers(1)
-        payload = await self.message(tenant_id, batch_id, rows, now_us)
+        message = await self.message(tenant_id, batch_id, rows, now_us)
+        return Batch(prepared, batch_id, _batch_row(tenant_id, batch_id, number, rows, now_us), message)
+
+    async def store(
+        self, transaction: Transaction, tenant_id: int, correction_id: uuid.UUID, batch: Batch
+    ) -> None:
+        """Everything but the commit. Raises AbortedError when others were quicker."""
+        revisions, kind = batch.prepared.revisions, batch.prepared.kind
         stored = await corrections.add(
-            transaction.connection, tenant_id, correction_id, batch_id, prepared.kind, prepared.revisions
+            transaction.connection, tenant_id, correction_id, batch.batch_id, kind, revisions
         )
         if not stored:
             raise AbortedError("others are correcting the same events")
-        envelope = transaction.emit(subjects.events_accepted(), payload)
-        batch = _batch(tenant_id, batch_id, number, rows, now_us)
-        await self._writer.insert_batches(transaction.connection, [batch], envelope.message_id)
-        corrected = metrics.CORRECTIONS.labels(prepared.kind.name.lower())
-        transaction.after_commit(partial(corrected.inc, len(prepared.revisions)))
-        return batch_id
+        envelope = transaction.emit(subjects.events_accepted(), batch.message)
+        await self._writer.insert_batches(transaction.connection, [batch.row], envelope.message_id)
+        corrected = metrics.CORRECTIONS.labels(kind.name.lower())
+        transaction.after_commit(partial(corrected.inc, len(revisions)))
 
     async def _amend(
         self, prepared: Prepared, tenant: Tenant, events: Sequence[Current], changes: Changes
@@ -208,7 +221,7 @@ def _unsealed(keyring: Sealer | None, event: Current) -> Secrets:
     return found
 
 
-def _batch(
+def _batch_row(
     tenant_id: int, batch_id: uuid.UUID, number: int, rows: Sequence[SignedRow], now_us: int
 ) -> BatchRow:
     times = [row.content.time_us for row in rows]

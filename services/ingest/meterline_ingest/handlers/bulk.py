@@ -192,12 +192,13 @@ async def _store(
     prepared: Prepared,
     position: Position | None,
 ) -> None:
+    batch = await means.corrector.batch(tenant_id, prepared) if prepared.revisions else None
     async with means.unit_of_work.begin([tenant_id]) as transaction:
         connection, correction_id = transaction.connection, call.correction_id
         if await corrections.lock_request(connection, tenant_id, correction_id) != request.position:
             return
-        if prepared.revisions:
-            await means.corrector.store(transaction, tenant_id, correction_id, prepared)
+        if batch is not None:
+            await means.corrector.store(transaction, tenant_id, correction_id, batch)
         room = MAX_FAILURES - len(request.failures)
         await corrections.move_request(
             connection,

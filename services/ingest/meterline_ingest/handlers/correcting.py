@@ -21,7 +21,7 @@ from meterline.errors import (
 from meterline.tenants import Tenant, TenantReplica
 
 from meterline_ingest.contents import Keyrings
-from meterline_ingest.correcting import Corrector, Prepared
+from meterline_ingest.correcting import Batch, Corrector, Prepared
 from meterline_ingest.domain import event_ids
 from meterline_ingest.domain.audit import EVENT_AMENDED, EVENT_RETRACTED, ChangeRequest
 from meterline_ingest.domain.corrections import Changes, Failure, Kind
@@ -94,9 +94,10 @@ async def correct_event(
         _, prepared = await _prepare(means, tenant, target, changes)
         if not prepared.revisions:
             return None
+        batch = await means.corrector.batch(tenant.tenant_id, prepared)
         async with means.unit_of_work.begin([tenant.tenant_id]) as transaction:
             try:
-                if await _store(means, transaction, tenant.tenant_id, prepared, call, digest):
+                if await _store(means, transaction, tenant.tenant_id, batch, call, digest):
                     await commit(transaction)
                     return await _read_back(means, tenant.tenant_id, call.correction_id)
             except AbortedError:
@@ -196,7 +197,7 @@ async def _store(
     means: Means,
     transaction: Transaction,
     tenant_id: int,
-    prepared: Prepared,
+    batch: Batch,
     call: Call,
     digest: uuid.UUID,
 ) -> bool:
@@ -207,12 +208,12 @@ async def _store(
     )
     if not new:
         return False
-    await means.corrector.store(transaction, tenant_id, call.correction_id, prepared)
-    (revision,) = prepared.revisions
+    await means.corrector.store(transaction, tenant_id, call.correction_id, batch)
+    (revision,) = batch.prepared.revisions
     await audit.record(
         connection,
         tenant_id,
-        action=EVENT_AMENDED if prepared.kind is Kind.AMENDED else EVENT_RETRACTED,
+        action=EVENT_AMENDED if batch.prepared.kind is Kind.AMENDED else EVENT_RETRACTED,
         subject=f"event {revision.current.sent_id}",
         principal=change.requested_by,
         reason=change.reason,
