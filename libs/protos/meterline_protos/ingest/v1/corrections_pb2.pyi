@@ -382,7 +382,9 @@ class AmendEventResponse(_message.Message):
     CORRECTION_FIELD_NUMBER: _builtins.int
     EFFECT_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def correction(self) -> Global___Correction: ...
+    def correction(self) -> Global___Correction:
+        """Not set when the event had been as it should be. Of a dry run it has no batch and no time."""
+
     @_builtins.property
     def effect(self) -> Global___Effect:
         """Of a dry run."""
@@ -454,7 +456,9 @@ class RetractEventResponse(_message.Message):
     CORRECTION_FIELD_NUMBER: _builtins.int
     EFFECT_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def correction(self) -> Global___Correction: ...
+    def correction(self) -> Global___Correction:
+        """Of a dry run it has no batch and no time."""
+
     @_builtins.property
     def effect(self) -> Global___Effect:
         """Of a dry run."""
@@ -930,7 +934,7 @@ class ListCorrectionsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     event_id: _builtins.str
-    """Only those of this event, when set: the id as it was sent."""
+    """Only those of this event, when set: the id as it was sent. At most one of the three ids is set."""
     source: _builtins.str
     """Needed for ids that are no UUIDs."""
     correction_id: _builtins.str
