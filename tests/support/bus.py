@@ -59,11 +59,12 @@ def own_broker() -> Iterator[NatsServer]:
 
 @pytest.fixture
 async def open_bus(broker: NatsServer) -> AsyncIterator[OpenBus]:
-    """A function `(name="test") -> Bus`: one more connection to `broker`. All are stopped after the test."""
+    """A function `(name="test", url="") -> Bus`: one more connection, to `broker` unless a URL is given.
+    All are stopped after the test."""
     opened: list[Bus] = []
 
-    async def make(name: str = "test") -> Bus:
-        bus = Bus(broker.url, name=name)
+    async def make(name: str = "test", url: str = "") -> Bus:
+        bus = Bus(url or broker.url, name=name)
         opened.append(bus)
         await bus.start()
         return bus

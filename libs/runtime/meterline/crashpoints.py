@@ -22,6 +22,8 @@ ALL: Final = (
     "timers.stop.after_capture",
     "ingest.quarantine.before_settle",
     "ingest.quarantine.after_settle",
+    "ingest.correct.before_commit",
+    "ingest.correct.after_commit",
     "outbox.relay.before_publish",
     "outbox.relay.after_publish",
     "outbox.relay.after_commit",

@@ -11,6 +11,7 @@ _CAPTURE: Final = "meterline.ingest.v1.CaptureService"
 _EVENTS: Final = "meterline.ingest.v1.EventsService"
 _TYPES: Final = "meterline.ingest.v1.EventTypesService"
 _CATALOGUE: Final = "meterline.ingest.v1.CatalogueService"
+_CORRECTIONS: Final = "meterline.ingest.v1.CorrectionsService"
 _LIMITS: Final = "meterline.ingest.v1.LimitsService"
 _QUARANTINE: Final = "meterline.ingest.v1.QuarantineService"
 _TIMERS: Final = "meterline.ingest.v1.TimersService"
@@ -33,6 +34,12 @@ RULES: Final[Rules] = {
     f"{_CATALOGUE}/GetEntry": Rule(Permission.READ),
     f"{_CATALOGUE}/ListEntries": Rule(Permission.READ),
     f"{_CATALOGUE}/DeleteEntries": Rule(Permission.CONFIGURE),
+    f"{_CORRECTIONS}/AmendEvent": Rule(Permission.CORRECT),
+    f"{_CORRECTIONS}/RetractEvent": Rule(Permission.CORRECT),
+    f"{_CORRECTIONS}/CorrectEvents": Rule(Permission.CORRECT),
+    f"{_CORRECTIONS}/ImportEvents": Rule(Permission.BACKFILL),
+    f"{_CORRECTIONS}/ListCorrections": Rule(Permission.READ),
+    f"{_CORRECTIONS}/ListImports": Rule(Permission.READ),
     f"{_LIMITS}/PutPlanLimits": Rule(Permission.OPERATE, Reach.EVERYBODY),
     f"{_LIMITS}/ListPlanLimits": Rule(Permission.OPERATE, Reach.EVERYBODY),
     f"{_LIMITS}/PutTenantLimits": Rule(Permission.OPERATE, Reach.EVERYBODY),
@@ -53,5 +60,5 @@ RULES: Final[Rules] = {
     f"{_AUDIT}/ListAuditEntries": Rule(Permission.OPERATE),
 }
 
-# Tenants, API keys and signing keys of identity.
+# Tenants, API keys and signing keys of identity; effects of corrections of aggregate and the publisher.
 NEEDS: Final = (Permission.READ, Permission.INTERNAL)

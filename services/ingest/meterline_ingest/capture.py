@@ -58,6 +58,13 @@ class Capture:
         kept = await self._storing.store(flush)
         return _results(submissions, flush.batch_ids, flush.checked.problems, kept)
 
+    async def rehearse(self, submission: Submission) -> tuple[Result, bytes]:
+        """What `flush` would make of it, and the message that would tell of it. Nothing of it stays."""
+        flush = await self._judge([submission])
+        message = await self._storing.rehearse(flush)
+        (result,) = _results([submission], flush.batch_ids, flush.checked.problems)
+        return result, message
+
     async def preview(self, submissions: Sequence[Submission]) -> list[Result]:
         """What would become of them, but for events that were accepted before. Changes nothing."""
         flush = await self._judge(submissions)

@@ -7,6 +7,7 @@ The queue is bounded and fair between tenants: beyond their share of it callers 
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,6 +50,7 @@ class Origin:
 
     any_age: whether its events may be as old as they like
     tenant: the only one that the caller may report for; None for any
+    import_id: of the import that it is part of
     """
 
     source: str
@@ -58,6 +60,7 @@ class Origin:
     kind: BatchOrigin = BatchOrigin.REPORTED
     any_age: bool = False
     tenant: str | None = None
+    import_id: uuid.UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,11 +25,18 @@ class Sealer(Fingerprints, Protocol):
 
     def seal(self, table: str, column: str, row: bytes, plaintext: bytes) -> bytes: ...
 
+    def unseal(self, table: str, column: str, row: bytes, sealed: bytes) -> bytes: ...
+
 
 class Keyrings(Protocol):
     """Where the keys of tenants come from."""
 
     async def keyrings(self, tenant_ids: Collection[int]) -> Mapping[int, Sealer]: ...
+
+
+def to_text(sensitive: Mapping[str, str]) -> bytes:
+    """What is sealed of an event's sensitive properties."""
+    return json.dumps(sensitive, ensure_ascii=False, sort_keys=True).encode()
 
 
 class Contents:
@@ -112,7 +119,7 @@ class Contents:
                 variant.sources,
             )
             if variant.sensitive:
-                text = json.dumps(variant.sensitive, ensure_ascii=False, sort_keys=True).encode()
+                text = to_text(variant.sensitive)
                 detail.sealed = self._sealers[tenant_id].seal(TABLE, SEALED, event_id, text)
         detail.flags = (*detail.flags, *self._flags.get(row, ()))
         return detail

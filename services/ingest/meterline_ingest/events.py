@@ -18,10 +18,14 @@ from meterline_ingest.domain.validation import Checked
 
 @dataclass(frozen=True, slots=True)
 class BatchHeader:
+    """`retracted`: rows at the front that are taken away; `origins`: the batches that had brought them."""
+
     batch_id: bytes
     rows: int
     trace: types_pb2.TraceContext
     received_at_us: int
+    retracted: int = 0
+    origins: bytes = b""
 
 
 def events_accepted(
@@ -52,6 +56,8 @@ def events_accepted(
                 rows=batch.rows,
                 trace=batch.trace,
                 received_at_us=batch.received_at_us,
+                retracted=batch.retracted,
+                origins=batch.origins,
             )
             for batch in batches
         ],

@@ -28,6 +28,7 @@ from meterline_protos.ingest.v1 import (
     audit_pb2,
     capture_pb2,
     catalogue_pb2,
+    corrections_pb2,
     event_types_pb2,
     events_pb2,
     limits_pb2,
@@ -40,8 +41,12 @@ from meterline_ingest.access import NEEDS, RULES
 from meterline_ingest.admission import Admission
 from meterline_ingest.capture import Capture
 from meterline_ingest.committer import Committer
+from meterline_ingest.correcting import Corrector
 from meterline_ingest.failures import Failures
 from meterline_ingest.handlers.catalogue import Catalogue
+from meterline_ingest.handlers.correcting import Means
+from meterline_ingest.handlers.effects import Effects
+from meterline_ingest.handlers.importing import Imports
 from meterline_ingest.handlers.key_upkeep import KeyUpkeep
 from meterline_ingest.handlers.keys import KeyStore
 from meterline_ingest.handlers.limits import LimitHandlers
@@ -50,6 +55,7 @@ from meterline_ingest.handlers.quarantine_upkeep import QuarantineUpkeep
 from meterline_ingest.handlers.replaying import Replayer
 from meterline_ingest.handlers.resealing import Resealer
 from meterline_ingest.handlers.timers import TimerLimits, Timers
+from meterline_ingest.peers import Aggregate, Publisher
 from meterline_ingest.quarantine import Quarantine
 from meterline_ingest.rate_limiter import RateLimiter
 from meterline_ingest.registry import KnownTenants, LimitRegistry, TenantDirectory, TypeRegistry
@@ -64,10 +70,12 @@ from meterline_ingest.repository.limits import LimitRepository
 from meterline_ingest.repository.partitions import Partitions
 from meterline_ingest.repository.quarantine import QuarantineCounts, QuarantinePayloads
 from meterline_ingest.repository.reading import EventReader
+from meterline_ingest.repository.resealing import SealedCorrections
 from meterline_ingest.repository.writing import EventWriter
 from meterline_ingest.servicers.audit import AuditServicer
 from meterline_ingest.servicers.capture import CaptureServicer, add_to_server
 from meterline_ingest.servicers.catalogue import CatalogueServicer
+from meterline_ingest.servicers.corrections import CorrectionsServicer
 from meterline_ingest.servicers.event_types import EventTypesServicer
 from meterline_ingest.servicers.events import EventsServicer
 from meterline_ingest.servicers.limits import LimitsServicer
@@ -101,11 +109,15 @@ class Ingest:
         relay = Relay(self._database, bus, linger=settings.relay_linger_ms / 1000)
         self._unit_of_work = UnitOfWork(self._database, relay.wake)
         self._tenants = TenantReplica(self._database)
-        self._identity = Link(settings.identity_address, auth.caller(settings, NAME, NEEDS, clock))
+        caller = auth.caller(settings, NAME, NEEDS, clock)
+        self._identity = Link(settings.identity_address, caller)
+        self._aggregate = Aggregate(settings.aggregate_address, caller)
+        self._publisher = Publisher(settings.publisher_address, caller)
         self._event_types = EventTypeRepository(self._database)
         self._types = TypeRegistry(self._event_types)
         self._entries = CatalogueReader(self._database)
         self._partitions = Partitions(self._database)
+        self._writer = EventWriter(self._database, self._partitions)
         self._key_store = _key_store(settings, self._database, self._unit_of_work)
         self._capture = self._build_capture()
         self._committer = Committer(
@@ -130,6 +142,8 @@ class Ingest:
             Upkeep(self._partitions),
             self._known_tenants,
             self._identity,
+            self._aggregate,
+            self._publisher,
             *self._keeping(),
             self._limit_registry,
             self._limiter,
@@ -151,7 +165,7 @@ class Ingest:
         settings = self._settings
         storing = Storing(
             self._unit_of_work,
-            EventWriter(self._database, self._partitions),
+            self._writer,
             Dictionaries(self._database),
             self._key_store.vault,
             Quarantine(self._key_store.vault, Failures(), most=settings.max_quarantined_per_tenant),
@@ -185,7 +199,7 @@ class Ingest:
         """What looks after keys. It ends after all that seals has ended."""
         settings, store = self._settings, self._key_store
         max_age = timedelta(days=settings.data_key_max_age_days)
-        columns = (SealedDetails(), QuarantinePayloads())
+        columns = (SealedDetails(), SealedCorrections(), QuarantinePayloads())
         resealer = Resealer(self._database, store.keys, store.vault, columns, most=settings.reseal_values)
         return (
             store.vault,
@@ -204,6 +218,24 @@ class Ingest:
             self._database, self._unit_of_work, self._tenants, self._key_store.vault, self._clock
         )
         return QuarantineServicer(access, self._types, Replayer(access, self._capture, self._committer))
+
+    def _corrections_servicer(self) -> CorrectionsServicer:
+        vault = self._key_store.vault
+        max_ahead = timedelta(seconds=self._settings.max_event_ahead_seconds)
+        corrector = Corrector(
+            self._types, self._entries, vault, self._writer, self._clock, max_ahead=max_ahead
+        )
+        effects = Effects(self._aggregate, self._publisher)
+        means = Means(self._database, self._unit_of_work, self._tenants, vault, corrector, effects)
+        imports = Imports(
+            self._unit_of_work,
+            self._tenants,
+            self._admission(),
+            self._committer,
+            self._capture.rehearse,
+            effects,
+        )
+        return CorrectionsServicer(means, imports, self._types, self._clock)
 
     def _admission(self) -> Admission:
         return Admission(
@@ -242,6 +274,7 @@ class Ingest:
                 EventTypesServicer(self._unit_of_work, self._tenants, self._event_types, self._types),
             ),
             service(catalogue_pb2, "CatalogueService", CatalogueServicer(catalogue)),
+            service(corrections_pb2, "CorrectionsService", self._corrections_servicer()),
             service(limits_pb2, "LimitsService", LimitsServicer(limits)),
             service(quarantine_pb2, "QuarantineService", self._quarantine_servicer()),
             service(timers_pb2, "TimersService", TimersServicer(self._timers)),

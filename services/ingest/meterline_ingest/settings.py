@@ -10,6 +10,10 @@ from pydantic import Field, SecretStr, field_validator
 class IngestSettings(ServiceSettings):
     identity_address: str
     """host:port; asked for tenants that this service has not heard of yet."""
+    aggregate_address: str = ""
+    """host:port; asked what a correction would do to usage. Empty: dry runs say that they do not know."""
+    publisher_address: str = ""
+    """host:port; asked what a correction would do to invoices. Empty: dry runs say that they do not know."""
     max_event_age_days: float = Field(default=35, gt=0)
     """Older events are rejected. 35 days is as far back as the billing provider takes usage."""
     max_event_ahead_seconds: float = Field(default=300, ge=0)

@@ -58,6 +58,17 @@ class Flush:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What is stored of a flush. `positions`: those of `rows` in the flush."""
+
+    batch_numbers: Int64s
+    positions: Int64s
+    rows: Rows
+    contents: Contents
+    tenants: set[int]
+
+
 class Storing:
     """One for each process."""
 
@@ -87,6 +98,18 @@ class Storing:
                 return await self._store(flush, good, rejected, sealers)
         return await self._keep(rejected) if rejected else frozenset()
 
+    async def rehearse(self, flush: Flush) -> bytes:
+        """As `store`, but takes it all back; answers the message that would have told of it, if any."""
+        sealers = await self._sealers(flush.checked)
+        _refuse_shredded(flush.checked, sealers)
+        good = flush.checked.problems.good()
+        if not good.any():
+            return b""
+        prepared = await self._prepare(flush, good, sealers)
+        async with self._unit_of_work.begin(prepared.tenants) as transaction:
+            _, message = await self._insert(transaction, flush, good, prepared)
+        return message
+
     async def _keep(self, rejected: Sequence[Entry]) -> frozenset[int]:
         """Of a flush with nothing good in it."""
         async with self._unit_of_work.begin({entry.tenant_id for entry in rejected}) as transaction:
@@ -97,33 +120,47 @@ class Storing:
     async def _store(
         self, flush: Flush, good: Flags, rejected: Sequence[Entry], sealers: Mapping[int, Sealer]
     ) -> frozenset[int]:
-        checked, call = flush.checked, flush.calls()
-        numbers = np.array(await self._writer.batch_numbers(len(flush.submissions)))
-        positions = np.flatnonzero(good)
-        rows = await self._rows(checked, numbers[call], None if good.all() else positions)
-        tenants = set(checked.tenant_ids.tolist()) - {0}
-        contents = Contents(checked, flush.corrected, flush.types, sealers, flush.flags())
-        async with self._unit_of_work.begin(tenants) as transaction:
-            connection = transaction.connection
-            new = await self._writer.insert(connection, rows, tenants)
-            accepted = good if new.all() else _only(len(good), positions[new])
-            if accepted.any():
-                await self._tell(transaction, flush, accepted, numbers, contents)
-            if not new.all():
-                skews = dict(zip(numbers.tolist(), flush.corrected.skews_us, strict=True))
-                await _settle_repeated(connection, checked, rows, positions, new, contents, skews)
+        prepared = await self._prepare(flush, good, sealers)
+        async with self._unit_of_work.begin(prepared.tenants) as transaction:
+            accepted, _ = await self._insert(transaction, flush, good, prepared)
             kept = await self._quarantine.keep(transaction, rejected)
             if rejected or accepted.any():
                 crash_point("ingest.report.before_commit")
                 await transaction.commit()
                 crash_point("ingest.report.after_commit")
-        metrics.BATCHES.inc(len(np.unique(call[accepted])))
+        metrics.BATCHES.inc(len(np.unique(flush.calls()[accepted])))
         return kept
+
+    async def _prepare(self, flush: Flush, good: Flags, sealers: Mapping[int, Sealer]) -> Prepared:
+        """Everything that needs no transaction."""
+        checked = flush.checked
+        numbers = np.array(await self._writer.batch_numbers(len(flush.submissions)))
+        positions = np.flatnonzero(good)
+        rows = await self._rows(checked, numbers[flush.calls()], None if good.all() else positions)
+        contents = Contents(checked, flush.corrected, flush.types, sealers, flush.flags())
+        return Prepared(numbers, positions, rows, contents, set(checked.tenant_ids.tolist()) - {0})
+
+    async def _insert(
+        self, transaction: Transaction, flush: Flush, good: Flags, prepared: Prepared
+    ) -> tuple[Flags, bytes]:
+        """Which rows were accepted, and the message that tells of them."""
+        connection, numbers, rows = transaction.connection, prepared.batch_numbers, prepared.rows
+        new = await self._writer.insert(connection, rows, prepared.tenants)
+        accepted = good if new.all() else _only(len(good), prepared.positions[new])
+        message = b""
+        if accepted.any():
+            message = await self._tell(transaction, flush, accepted, numbers, prepared.contents)
+        if not new.all():
+            skews = dict(zip(numbers.tolist(), flush.corrected.skews_us, strict=True))
+            await _settle_repeated(
+                connection, flush.checked, rows, prepared.positions, new, prepared.contents, skews
+            )
+        return accepted, message
 
     async def _tell(
         self, transaction: Transaction, flush: Flush, accepted: Flags, numbers: Int64s, contents: Contents
-    ) -> None:
-        """Everything about the new events but their rows."""
+    ) -> bytes:
+        """Everything about the new events but their rows; answers the message."""
         connection, call = transaction.connection, flush.calls()
         if detailed := contents.details(accepted):
             await details.insert(connection, detailed)
@@ -134,6 +171,7 @@ class Storing:
         envelope = transaction.emit(subjects.events_accepted(), payload)
         batches = _batches(flush, numbers.tolist(), call, accepted)
         await self._writer.insert_batches(connection, batches, envelope.message_id)
+        return payload
 
     async def _sealers(self, checked: Checked) -> Mapping[int, Sealer]:
         """Keys of the tenants whose events have sensitive properties."""

@@ -23,6 +23,8 @@ CAPTURE_QUEUE = Gauge(
 CAPTURE_REFUSALS = Counter("meterline_capture_refusals_total", "Calls refused for a limit", ["reason"])
 TOKEN_EXCHANGES = Counter("meterline_token_exchanges_total", "Exchanges with the buckets of rate limits")
 
+CORRECTIONS = Counter("meterline_corrections_total", "Events amended or retracted", ["kind"])
+
 # Quarantine
 QUARANTINED = Counter(
     "meterline_quarantined_total",

@@ -22,6 +22,10 @@ QUARANTINE_UNSEALED: Final = "quarantine.unsealed"
 QUARANTINE_REPLAYED: Final = "quarantine.replayed"
 QUARANTINE_DISCARDED: Final = "quarantine.discarded"
 QUARANTINE_EXPIRED: Final = "quarantine.expired"
+EVENT_AMENDED: Final = "event.amended"
+EVENT_RETRACTED: Final = "event.retracted"
+EVENTS_CORRECTED: Final = "events.corrected"
+EVENTS_IMPORTED: Final = "events.imported"
 
 
 @dataclass(frozen=True, slots=True)

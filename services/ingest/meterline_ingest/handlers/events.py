@@ -10,20 +10,24 @@ from meterline.errors import InvalidArgumentError, NotFoundError
 from meterline.tenants import TenantReplica
 
 from meterline_ingest.domain import event_ids
-from meterline_ingest.repository.reading import EventFilter, EventReader, StoredBatch, StoredEvent
+from meterline_ingest.domain.history import Correction
+from meterline_ingest.repository.reading import EventFilter, EventReader, Key, StoredBatch, StoredEvent
 
 
 async def get_event(
     tenants: TenantReplica, reader: EventReader, slug: str, event_id: str, source: str
-) -> tuple[StoredEvent, StoredBatch]:
-    """Raises NotFoundError, also for an event of another tenant."""
+) -> tuple[StoredEvent, StoredBatch, list[Correction]]:
+    """An event as it stands, what made it stand so, and all that was done to it.
+
+    Raises NotFoundError, also for an event of another tenant.
+    """
     tenant = await tenants.get(slug)
     raw, _ = event_ids.parse_one(source, event_id)
-    event = await reader.find(tenant.tenant_id, uuid.UUID(bytes=raw))
+    event, corrections = await reader.find(tenant.tenant_id, uuid.UUID(bytes=raw))
     if event is None:
         raise NotFoundError("event", event_id)
     (batch,) = await reader.batches(tenant.tenant_id, [event.batch_id])
-    return event, batch
+    return event, batch, corrections
 
 
 async def list_events(
@@ -31,7 +35,7 @@ async def list_events(
     reader: EventReader,
     slug: str,
     chosen: EventFilter,
-    after: tuple[datetime, uuid.UUID] | None,
+    after: Key | None,
     limit: int,
 ) -> list[StoredEvent]:
     tenant = await tenants.get(slug)

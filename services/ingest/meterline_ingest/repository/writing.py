@@ -86,6 +86,7 @@ class BatchRow:
     """What one call added for one tenant. Times in microseconds since the Unix epoch.
 
     first_us, last_us: the span of its events' times
+    retracted: events that it takes away, beside the `event_count` that it counts
     """
 
     batch_id: bytes
@@ -100,6 +101,8 @@ class BatchRow:
     first_us: int
     last_us: int
     trace: SpanContext
+    retracted: int = 0
+    import_id: uuid.UUID | None = None
 
 
 class EventWriter:
@@ -277,6 +280,8 @@ def _batch_parameters(batches: Sequence[BatchRow]) -> tuple[object, ...]:
         # Span ids are unsigned, int8 is not.
         [signed(batch.trace.span_id) if batch.trace.is_valid else None for batch in batches],
         [batch.trace.trace_flags.sampled for batch in batches],
+        arrays.int4_array(np.array([batch.retracted for batch in batches])),
+        [batch.import_id for batch in batches],
     )
 
 

@@ -32,11 +32,12 @@ ON CONFLICT DO NOTHING
 -- name: insert_batches
 INSERT INTO batches (
     message_id, batch_id, tenant_id, batch_number, source, event_count, received_at, sent_at, skew_us, origin,
-    first_at, last_at, trace_id, span_id, sampled
+    first_at, last_at, trace_id, span_id, sampled, retracted, import_id
 )
 SELECT %s::uuid, b.* FROM unnest(
     %s::uuid[], %s::int4[], %s::int8[], %s::text[], %s::int4[], %s::timestamptz[], %s::timestamptz[],
-    %s::int8[], %s::int2[], %s::timestamptz[], %s::timestamptz[], %s::uuid[], %s::int8[], %s::bool[]
+    %s::int8[], %s::int2[], %s::timestamptz[], %s::timestamptz[], %s::uuid[], %s::int8[], %s::bool[],
+    %s::int4[], %s::uuid[]
 ) AS b
 
 -- name: next_batch_numbers

@@ -64,7 +64,9 @@ class CaptureServicer(capture_pb2_grpc.CaptureServiceServicer):
 
     async def _report(self, request: capture_pb2.ReportRequest) -> capture_pb2.ReportResponse:
         started = time.perf_counter()
-        submission = self._submission(_readable(request))
+        request = _readable(request)
+        sent_at = request.sent_at if request.HasField("sent_at") else None
+        submission = to_submission(request, self._origin(request.source, sent_at))
         if len(submission) == 0:
             return capture_pb2.ReportResponse()
         try:
@@ -74,7 +76,7 @@ class CaptureServicer(capture_pb2_grpc.CaptureServiceServicer):
             # Perhaps it is durable all the same; then the same events sent again are duplicates.
             raise UnavailableError("not stored before the deadline of the call") from error
         metrics.CAPTURE_SECONDS.observe(time.perf_counter() - started)
-        return _response(result, _sent_ids(request, result))
+        return to_response(request, result)
 
     async def _store(self, submission: Submission) -> Result:
         acquired = await self._admission.admit(submission)
@@ -99,30 +101,35 @@ class CaptureServicer(capture_pb2_grpc.CaptureServiceServicer):
             await asyncio.gather(reading, return_exceptions=True)
 
     def _origin(self, source: str, sent_at: Timestamp | None) -> Origin:
-        if not 0 < len(source) <= MAX_SOURCE or "\0" in source:
-            raise InvalidArgumentError("source", f"1 to {MAX_SOURCE} characters, no NUL")
         return Origin(
-            source,
+            checked_source(source),
             self._clock.now_us(),
             None if sent_at is None else _microseconds(sent_at),
             trace.get_current_span().get_span_context(),
             tenant=current_principal().tenant,
         )
 
-    def _submission(self, request: capture_pb2.ReportRequest) -> Submission:
-        sent_at = request.sent_at if request.HasField("sent_at") else None
-        origin = self._origin(request.source, sent_at)
-        # A caller with a tenant need not name it.
-        tenant_id = request.tenant_id or origin.tenant or ""
-        size = request.ByteSize()
-        if request.HasField("columns"):
-            columns = translate.from_columns(request.columns, tenant_id, request.source)
-            return Submission(origin, tenant_id, columns=columns, bytes=size)
-        if not request.HasField("rows"):
-            raise InvalidArgumentError("batch", "rows or columns")
-        if len(request.rows.events) > MAX_ROWS:
-            raise InvalidArgumentError("rows.events", f"at most {MAX_ROWS}", "TOO_MANY_EVENTS")
-        return Submission(origin, tenant_id, rows=request.rows.events, bytes=size)
+
+def checked_source(source: str) -> str:
+    """Raises InvalidArgumentError."""
+    if not 0 < len(source) <= MAX_SOURCE or "\0" in source:
+        raise InvalidArgumentError("source", f"1 to {MAX_SOURCE} characters, no NUL")
+    return source
+
+
+def to_submission(request: capture_pb2.ReportRequest, origin: Origin) -> Submission:
+    """A call, in the form of `wire`. Raises InvalidArgumentError."""
+    # A caller with a tenant need not name it.
+    tenant_id = request.tenant_id or origin.tenant or ""
+    size = request.ByteSize()
+    if request.HasField("columns"):
+        columns = translate.from_columns(request.columns, tenant_id, request.source)
+        return Submission(origin, tenant_id, columns=columns, bytes=size)
+    if not request.HasField("rows"):
+        raise InvalidArgumentError("batch", "rows or columns")
+    if len(request.rows.events) > MAX_ROWS:
+        raise InvalidArgumentError("rows.events", f"at most {MAX_ROWS}", "TOO_MANY_EVENTS")
+    return Submission(origin, tenant_id, rows=request.rows.events, bytes=size)
 
 
 def _microseconds(sent_at: Timestamp) -> int:
@@ -256,18 +263,23 @@ def _outcome(row: int, event_id: str, problem: Problem, *, quarantined: bool) ->
     )
 
 
-def _count(result: Result) -> dict[Kind, int]:
+def _count(result: Result, *, shown: bool = True) -> dict[Kind, int]:
     counts = dict.fromkeys(Kind, 0)
     for problem in result.problems.values():
         counts[problem.kind] += 1
-        metrics.EVENTS.labels(problem.kind.name.lower(), problem.reason).inc()
     counts[Kind.ACCEPTED] = result.rows - len(result.problems)
-    metrics.EVENTS.labels("accepted", "").inc(counts[Kind.ACCEPTED])
+    if shown:
+        for problem in result.problems.values():
+            metrics.EVENTS.labels(problem.kind.name.lower(), problem.reason).inc()
+        metrics.EVENTS.labels("accepted", "").inc(counts[Kind.ACCEPTED])
     return counts
 
 
-def _response(result: Result, sent_ids: dict[int, str]) -> capture_pb2.ReportResponse:
-    counts = _count(result)
+def to_response(
+    request: capture_pb2.ReportRequest, result: Result, *, counted: bool = True
+) -> capture_pb2.ReportResponse:
+    """`counted`: whether the outcomes are shown in the metrics."""
+    counts, sent_ids = _count(result, shown=counted), _sent_ids(request, result)
     return capture_pb2.ReportResponse(
         accepted=counts[Kind.ACCEPTED],
         duplicate=counts[Kind.DUPLICATE],

@@ -15,10 +15,11 @@ from meterline_protos.common.v1 import types_pb2
 from meterline_protos.ingest.v1 import events_pb2, events_pb2_grpc
 
 from meterline_ingest.domain import decimals
+from meterline_ingest.domain.event_types import EventType
 from meterline_ingest.handlers import events as handlers
 from meterline_ingest.registry import TypeRegistry
 from meterline_ingest.repository.reading import EventFilter, EventReader, StoredBatch, StoredEvent
-from meterline_ingest.servicers import ranges
+from meterline_ingest.servicers import correction_messages, ranges
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -34,11 +35,16 @@ class EventsServicer(events_pb2_grpc.EventsServiceServicer):
     async def GetEvent(
         self, request: events_pb2.GetEventRequest, context: Context
     ) -> events_pb2.GetEventResponse:
-        event, batch = await handlers.get_event(
+        event, batch, made = await handlers.get_event(
             self._tenants, self._reader, request.tenant_id, request.event_id, request.source
         )
         (message,) = await self._events(request.tenant_id, [event])
-        return events_pb2.GetEventResponse(event=message, batch=_batch(request.tenant_id, batch))
+        definition = await self._definition(request.tenant_id, event.event_type)
+        return events_pb2.GetEventResponse(
+            event=message,
+            batch=_batch(request.tenant_id, batch),
+            corrections=[correction_messages.correction(each, definition) for each in made],
+        )
 
     async def ListEvents(
         self, request: events_pb2.ListEventsRequest, context: Context
@@ -49,8 +55,8 @@ class EventsServicer(events_pb2_grpc.EventsServiceServicer):
             request.type or None,
             *ranges.from_proto(request.time if request.HasField("time") else None),
         )
-        key = paging.key(request.page_token, int, str)
-        after = (to_datetime(int(key[0])), uuid.UUID(str(key[1]))) if key else None
+        key = paging.key(request.page_token, int, str, int)
+        after = (to_datetime(int(key[0])), uuid.UUID(str(key[1])), int(key[2])) if key else None
         found = await handlers.list_events(
             self._tenants, self._reader, request.tenant_id, chosen, after, limit + 1
         )
@@ -82,6 +88,10 @@ class EventsServicer(events_pb2_grpc.EventsServiceServicer):
             raise InvalidArgumentError("range", "start_time and end_time")
         return events_pb2.ReplayResponse(messages=await handlers.replay(self._reader, start, end))
 
+    async def _definition(self, slug: str, event_type: str) -> EventType | None:
+        tenant = await self._tenants.get(slug)
+        return (await self._types.current([event_type])).find(tenant.tenant_id, event_type)
+
     async def _events(self, slug: str, stored: Iterable[StoredEvent]) -> list[events_pb2.StoredEvent]:
         stored = list(stored)
         types = await self._types.current({event.event_type for event in stored})
@@ -102,6 +112,8 @@ class EventsServicer(events_pb2_grpc.EventsServiceServicer):
                     if units is not None
                 },
                 batch_id=str(event.batch_id),
+                retracted=event.retracted,
+                revision=event.revision,
             )
             message.time.FromDatetime(event.occurred_at)
             messages.append(message)
@@ -116,6 +128,7 @@ def _batch(slug: str, batch: StoredBatch) -> events_pb2.Batch:
         event_count=batch.event_count,
         trace=types_pb2.TraceContext(trace_id=batch.trace_id, span_id=batch.span_id, sampled=batch.sampled),
         message_id=str(batch.message_id),
+        retracted=batch.retracted,
     )
     message.received_at.FromDatetime(batch.received_at)
     return message
@@ -131,5 +144,6 @@ def _uuids(texts: Iterable[str]) -> list[uuid.UUID]:
     return ids
 
 
-def _sort_key(event: StoredEvent) -> tuple[int, str]:
-    return to_us(event.occurred_at), str(event.event_id)
+def _sort_key(event: StoredEvent) -> tuple[int, str, int]:
+    occurred_at, event_id, step = event.key
+    return to_us(occurred_at), str(event_id), step

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from meterline_protos.common.v1 import types_pb2 as _types_pb2
+from meterline_protos.ingest.v1 import corrections_pb2 as _corrections_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -100,6 +101,7 @@ class StoredEvent(_message.Message):
     SENT_TIME_FIELD_NUMBER: _builtins.int
     RECEIVED_AT_FIELD_NUMBER: _builtins.int
     FLAGS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     """The id as it was sent."""
     tenant_id: _builtins.str
@@ -111,6 +113,8 @@ class StoredEvent(_message.Message):
     """Whether the batch takes the event away: it is a correction, and the event no longer counts as it stands
     here.
     """
+    revision: _builtins.int
+    """How many corrections made it what it is here; 0 as it was accepted."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -158,10 +162,11 @@ class StoredEvent(_message.Message):
         sent_time: _timestamp_pb2.Timestamp | None = ...,
         received_at: _timestamp_pb2.Timestamp | None = ...,
         flags: _abc.Iterable[_builtins.str] | None = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["received_at", b"received_at", "sent_time", b"sent_time", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "dimensions", b"dimensions", "event_id", b"event_id", "flags", b"flags", "properties", b"properties", "quantities", b"quantities", "received_at", b"received_at", "retracted", b"retracted", "sealed_properties", b"sealed_properties", "sent_time", b"sent_time", "subject", b"subject", "tenant_id", b"tenant_id", "time", b"time", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "dimensions", b"dimensions", "event_id", b"event_id", "flags", b"flags", "properties", b"properties", "quantities", b"quantities", "received_at", b"received_at", "retracted", b"retracted", "revision", b"revision", "sealed_properties", b"sealed_properties", "sent_time", b"sent_time", "subject", b"subject", "tenant_id", b"tenant_id", "time", b"time", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -180,6 +185,7 @@ class Batch(_message.Message):
     RECEIVED_AT_FIELD_NUMBER: _builtins.int
     TRACE_FIELD_NUMBER: _builtins.int
     MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    RETRACTED_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.str
     """UUID."""
     tenant_id: _builtins.str
@@ -187,6 +193,8 @@ class Batch(_message.Message):
     event_count: _builtins.int
     message_id: _builtins.str
     """UUID of the message that carried the batch."""
+    retracted: _builtins.int
+    """Events that the batch takes away: it is a correction. `event_count` are those that it counts."""
     @_builtins.property
     def received_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -201,10 +209,11 @@ class Batch(_message.Message):
         received_at: _timestamp_pb2.Timestamp | None = ...,
         trace: _types_pb2.TraceContext | None = ...,
         message_id: _builtins.str = ...,
+        retracted: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["received_at", b"received_at", "trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "event_count", b"event_count", "message_id", b"message_id", "received_at", b"received_at", "source", b"source", "tenant_id", b"tenant_id", "trace", b"trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "event_count", b"event_count", "message_id", b"message_id", "received_at", b"received_at", "retracted", b"retracted", "source", b"source", "tenant_id", b"tenant_id", "trace", b"trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -243,19 +252,29 @@ class GetEventResponse(_message.Message):
 
     EVENT_FIELD_NUMBER: _builtins.int
     BATCH_FIELD_NUMBER: _builtins.int
+    CORRECTIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def event(self) -> Global___StoredEvent: ...
+    def event(self) -> Global___StoredEvent:
+        """As it stands: as it was accepted, or as the last correction left it."""
+
     @_builtins.property
-    def batch(self) -> Global___Batch: ...
+    def batch(self) -> Global___Batch:
+        """What made it stand so."""
+
+    @_builtins.property
+    def corrections(self) -> _containers.RepeatedCompositeFieldContainer[_corrections_pb2.Correction]:
+        """All that was done to it, in order."""
+
     def __init__(
         self,
         *,
         event: Global___StoredEvent | None = ...,
         batch: Global___Batch | None = ...,
+        corrections: _abc.Iterable[_corrections_pb2.Correction] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "event", b"event"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "event", b"event"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "corrections", b"corrections", "event", b"event"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -420,6 +439,7 @@ class TenantTotal(_message.Message):
     ACCEPTED_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     accepted: _builtins.int
+    """Less those that were retracted."""
     def __init__(
         self,
         *,

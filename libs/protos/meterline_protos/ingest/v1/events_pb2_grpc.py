@@ -74,7 +74,8 @@ class EventsServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListEvents(self, request, context):
-        """Lists events of some batches in the order of their time.
+        """Lists events of some batches in the order of their time, as these batches brought them. A batch of
+        corrections brought the rows that it takes away as well as those that it counts instead.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,7 +36,9 @@ class EventsServiceStub:
     GetEvent: _grpc.UnaryUnaryMultiCallable[_events_pb2.GetEventRequest, _events_pb2.GetEventResponse]
     """NOT_FOUND when the tenant has no such event."""
     ListEvents: _grpc.UnaryUnaryMultiCallable[_events_pb2.ListEventsRequest, _events_pb2.ListEventsResponse]
-    """Lists events of some batches in the order of their time."""
+    """Lists events of some batches in the order of their time, as these batches brought them. A batch of
+    corrections brought the rows that it takes away as well as those that it counts instead.
+    """
     GetBatches: _grpc.UnaryUnaryMultiCallable[_events_pb2.GetBatchesRequest, _events_pb2.GetBatchesResponse]
     """Describes batches, with the trace of the call that brought each."""
     GetTotals: _grpc.UnaryUnaryMultiCallable[_events_pb2.GetTotalsRequest, _events_pb2.GetTotalsResponse]
@@ -54,7 +56,9 @@ class EventsServiceAsyncStub(EventsServiceStub):
     GetEvent: _aio.UnaryUnaryMultiCallable[_events_pb2.GetEventRequest, _events_pb2.GetEventResponse]  # type: ignore[assignment]
     """NOT_FOUND when the tenant has no such event."""
     ListEvents: _aio.UnaryUnaryMultiCallable[_events_pb2.ListEventsRequest, _events_pb2.ListEventsResponse]  # type: ignore[assignment]
-    """Lists events of some batches in the order of their time."""
+    """Lists events of some batches in the order of their time, as these batches brought them. A batch of
+    corrections brought the rows that it takes away as well as those that it counts instead.
+    """
     GetBatches: _aio.UnaryUnaryMultiCallable[_events_pb2.GetBatchesRequest, _events_pb2.GetBatchesResponse]  # type: ignore[assignment]
     """Describes batches, with the trace of the call that brought each."""
     GetTotals: _aio.UnaryUnaryMultiCallable[_events_pb2.GetTotalsRequest, _events_pb2.GetTotalsResponse]  # type: ignore[assignment]
@@ -81,7 +85,9 @@ class EventsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _events_pb2.ListEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_events_pb2.ListEventsResponse, _abc.Awaitable[_events_pb2.ListEventsResponse]]:
-        """Lists events of some batches in the order of their time."""
+        """Lists events of some batches in the order of their time, as these batches brought them. A batch of
+        corrections brought the rows that it takes away as well as those that it counts instead.
+        """
 
     @_abc_1.abstractmethod
     def GetBatches(

@@ -1,0 +1,102 @@
+"""What a change does to usage and invoices, put together from answers about parts of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from decimal import Context, Decimal, Inexact, InvalidOperation
+from typing import Final
+
+# The default context rounds at 28 digits without a word; this one fails instead.
+EXACT: Final = Context(prec=1000, traps=[Inexact, InvalidOperation])
+
+Key = tuple[str, int, datetime]
+
+
+def to_text(value: Decimal) -> str:
+    """The shortest form without an exponent, exact at any width."""
+    text = format(value, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+@dataclass(frozen=True, slots=True)
+class WindowEffect:
+    """A window of the total, as it is and as it would be. `after` is None where it is not known.
+
+    grain: as in the API
+    """
+
+    meter: str
+    grain: int
+    start: datetime
+    end: datetime
+    before: Decimal
+    after: Decimal | None
+    events_before: int
+    events_after: int
+
+    @property
+    def key(self) -> Key:
+        return self.meter, self.grain, self.start
+
+    @property
+    def delta(self) -> Decimal | None:
+        return None if self.after is None else EXACT.subtract(self.after, self.before)
+
+    def and_then(self, other: WindowEffect, *, is_sum: bool) -> WindowEffect:
+        """Of two changes together. Each was looked at alone, and alone only sums know of the other."""
+        known = is_sum and self.after is not None and other.delta is not None
+        return replace(
+            self,
+            after=EXACT.add(self.after, other.delta) if known else None,  # type: ignore[arg-type]
+            events_after=self.events_after + other.events_after - other.events_before,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class InvoiceEffect:
+    """The invoice of a period, as it is and as it would be. Totals are decimals, in major units.
+
+    final_invoice_id: set once the invoice stays as it is
+    unknown_meters: those whose change is not known and is left out
+    """
+
+    start: datetime
+    end: datetime
+    currency: str
+    before: str
+    after: str
+    final_invoice_id: str
+    unknown_meters: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Effect:
+    """
+    retracted, added: rows that would no longer count, and that would count
+    windows_unknown, invoices_unknown: why these are not told; empty when they are
+    """
+
+    retracted: int = 0
+    added: int = 0
+    windows: dict[Key, WindowEffect] = field(default_factory=dict)
+    windows_unknown: str = ""
+    invoices: list[InvoiceEffect] = field(default_factory=list)
+    invoices_unknown: str = ""
+
+    def take(self, windows: Iterable[WindowEffect], sums: Collection[str]) -> None:
+        """Adds what one part of the change does. `sums`: meters whose values add up."""
+        for window in windows:
+            before = self.windows.get(window.key)
+            if before is not None:
+                window = before.and_then(window, is_sum=window.meter in sums)
+            self.windows[window.key] = window
+
+    def deltas(self, grain: int) -> Mapping[datetime, Mapping[str, Decimal | None]]:
+        """By how much each meter changes, by the start of its windows of a grain, in the order of time."""
+        found: dict[datetime, dict[str, Decimal | None]] = {}
+        for window in sorted(self.windows.values(), key=lambda each: each.start):
+            if window.grain == grain:
+                found.setdefault(window.start, {})[window.meter] = window.delta
+        return found

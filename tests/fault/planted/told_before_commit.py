@@ -1,0 +1,33 @@
+"""Ingest that tells of a correction before it is committed: a kill between makes it count twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from meterline.db.pool import Database
+from meterline.db.unit_of_work import Transaction, UnitOfWork
+from meterline_ingest.handlers import bulk, correcting
+from meterline_ingest.main import main
+
+_units_of_work: list[UnitOfWork] = []
+_commit = correcting.commit
+_init = UnitOfWork.__init__
+
+
+def _noted(self: UnitOfWork, database: Database, wake_relay: Callable[[], None]) -> None:
+    _init(self, database, wake_relay)
+    _units_of_work.append(self)
+
+
+async def _tell_first(transaction: Transaction) -> None:
+    async with _units_of_work[0].begin() as other:
+        other._outgoing, transaction._outgoing = transaction._outgoing, []
+        await other.commit()
+    await _commit(transaction)
+
+
+if __name__ == "__main__":
+    UnitOfWork.__init__ = _noted  # type: ignore[method-assign]
+    for module in (correcting, bulk):
+        vars(module)["commit"] = _tell_first
+    main()

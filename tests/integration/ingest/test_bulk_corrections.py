@@ -1,0 +1,281 @@
+"""Corrections of many events: which ones are meant, in bounded steps, and going on where it stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import grpc
+import pytest
+from grpc import aio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from meterline.bus.subjects import EVENTS_ACCEPTED
+from meterline.ids import new_id
+from meterline_ingest.handlers import bulk
+from meterline_protos.events.v1 import events_pb2 as facts_pb2
+from meterline_protos.ingest.v1 import corrections_pb2 as pb
+
+from tests.support.capture import RunningIngest, Sample, columns, now_us, rows
+from tests.support.corrections_calls import Corrections, signs
+
+pytestmark = pytest.mark.req("T3.4")
+
+HOUR = 3_600_000_000
+NOW = now_us()
+SUBJECTS = ("s0", "s1", "s2")
+SOURCES = ("north", "south")
+RETRACT: dict[str, Any] = {"retract": pb.Retraction()}
+
+
+@pytest.fixture
+def corrections(ingest: RunningIngest) -> Corrections:
+    return Corrections(ingest)
+
+
+def units(text: str) -> pb.EventChanges:
+    return pb.EventChanges(quantities={"units": text})
+
+
+async def told(ingest: RunningIngest) -> list[facts_pb2.EventsAccepted]:
+    """Everything on the stream."""
+    jetstream = ingest.bus.jetstream()
+    subscription = await jetstream.pull_subscribe(EVENTS_ACCEPTED.subject, stream=EVENTS_ACCEPTED.stream)
+    count = (await jetstream.stream_info(EVENTS_ACCEPTED.stream)).state.messages
+    found: list[facts_pb2.EventsAccepted] = []
+    while len(found) < count:
+        for message in await subscription.fetch(count, timeout=5):
+            found.append(facts_pb2.EventsAccepted.FromString(message.data))
+    return found
+
+
+async def test_many_events_are_few_messages(ingest: RunningIngest, corrections: Corrections) -> None:
+    samples = [Sample() for _ in range(6_000)]
+    await ingest.report(columns(*samples))
+    ids = pb.EventIds(event_ids=[sample.id for sample in samples])
+
+    amended = await corrections.correct(ids=ids, amend=units("3"))
+    retracted = await corrections.correct(ids=ids, **RETRACT)
+
+    assert (amended.complete, amended.corrected, amended.failed) == (True, 6_000, 0)
+    assert (retracted.complete, retracted.corrected, retracted.failed) == (True, 6_000, 0)
+    assert await corrections.total() == 0
+    made = await corrections.listed(correction_id=amended.correction_id, page_size=1000)
+    assert len({each.batch_id for each in made}) == 3
+    later = await corrections.listed(correction_id=retracted.correction_id, page_size=1000)
+    assert len({each.batch_id for each in later}) == 2
+
+
+async def test_what_cannot_be_corrected_is_told_and_keeps_no_other(
+    ingest: RunningIngest, corrections: Corrections
+) -> None:
+    bounded = [Sample(quantities={"units": value}) for value in ("1", "2", "3")]
+    await ingest.report(rows(*bounded))
+    await corrections.retract(bounded[1].id)
+    missing = str(new_id())
+    ids = [bounded[0].id, missing, bounded[1].id, bounded[2].id]
+
+    answer = await corrections.correct(ids=pb.EventIds(event_ids=ids), amend=units("3"))
+
+    assert (answer.corrected, answer.unchanged, answer.failed) == (1, 1, 2)
+    assert {(each.event_id, each.reason) for each in answer.failures} == {
+        (missing, "NOT_FOUND"),
+        (bounded[1].id, "RETRACTED"),
+    }
+    again = await corrections.correct(
+        ids=pb.EventIds(event_ids=ids), amend=units("3"), correction_id=answer.correction_id
+    )
+    assert again == answer
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"ids": pb.EventIds()}, "ids.event_ids"),
+        ({"ids": pb.EventIds(event_ids=["a", "a"])}, "ids.event_ids"),
+        ({"ids": pb.EventIds(event_ids=map(str, range(10_001)))}, "ids.event_ids"),
+        ({"filter": pb.EventsFilter(type="api.request")}, "filter"),
+        ({"filter": pb.EventsFilter(batch_ids=["x"])}, "filter.batch_ids"),
+        ({}, "events"),
+    ],
+)
+async def test_a_call_must_say_which_events_it_means(
+    corrections: Corrections, wrong: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(aio.AioRpcError) as caught:
+        await corrections.correct(**wrong, **RETRACT)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert str(caught.value.details()).startswith(f"{field}:")
+    with pytest.raises(aio.AioRpcError) as caught:
+        await corrections.correct(ids=pb.EventIds(event_ids=["a"]))
+    assert str(caught.value.details()).startswith("action:")
+
+
+def chunks_at_once(monkeypatch: pytest.MonkeyPatch, chunks: int | None, rows_at_once: int) -> None:
+    """Calls have time for so many chunks of so many rows."""
+
+    def pace() -> Callable[[], bool]:
+        left = itertools.count() if chunks is None else iter(range(chunks))
+        return lambda: next(left, None) is not None
+
+    monkeypatch.setattr(bulk, "_pace", pace)
+    monkeypatch.setattr(bulk, "MAX_MESSAGE_ROWS", rows_at_once)
+
+
+@pytest.mark.parametrize("by_filter", [False, True], ids=["ids", "filter"])
+async def test_an_interrupted_call_goes_on_where_it_stopped(
+    ingest: RunningIngest, corrections: Corrections, monkeypatch: pytest.MonkeyPatch, by_filter: bool
+) -> None:
+    samples = [Sample(quantities={"units": "1"}) for _ in range(25)]
+    reported = await ingest.report(rows(*samples))
+    call: dict[str, Any] = {"amend": units("4"), "correction_id": str(uuid.uuid4())}
+    if by_filter:
+        call["filter"] = pb.EventsFilter(batch_ids=[reported.batch_id])
+    else:
+        call["ids"] = pb.EventIds(event_ids=[sample.id for sample in samples])
+    chunks_at_once(monkeypatch, chunks=1, rows_at_once=20)
+
+    answers: list[pb.CorrectEventsResponse] = []
+    while not answers or not answers[-1].complete:
+        answers.append(await corrections.correct(**call))
+
+    assert [answer.corrected for answer in answers][:3] == [10, 20, 25]
+    assert answers[-1] == await corrections.correct(**call)
+    made = await corrections.listed(correction_id=call["correction_id"])
+    assert sorted(each.event_id for each in made) == sorted(sample.id for sample in samples)
+    assert sum(rows_ - 2 * taken for fact in (await told(ingest))[1:] for rows_, taken in signs(fact)) == 0
+
+
+async def test_the_same_call_twice_at_once_corrects_each_event_once(
+    ingest: RunningIngest, corrections: Corrections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = [Sample(quantities={"units": "1"}) for _ in range(40)]
+    reported = await ingest.report(rows(*samples))
+    chunks_at_once(monkeypatch, chunks=None, rows_at_once=10)
+    call: dict[str, Any] = {
+        "amend": units("4"),
+        "correction_id": str(uuid.uuid4()),
+        "filter": pb.EventsFilter(batch_ids=[reported.batch_id]),
+    }
+
+    answers = await asyncio.gather(*(corrections.correct(**call) for _ in range(4)))
+
+    assert {(answer.complete, answer.corrected) for answer in answers} == {(True, 40)}
+    assert {each.revision for each in await corrections.listed()} == {1}
+
+
+# --- which events a filter means
+
+
+@dataclass(frozen=True)
+class Known:
+    """An event as it stands, and the batches that brought it, first of all the one that reported it."""
+
+    sample: Sample
+    source: str
+    batches: tuple[str, ...]
+
+
+class History:
+    """Reports, imports and corrects events, and knows what each of them says."""
+
+    def __init__(self, ingest: RunningIngest, corrections: Corrections, order: random.Random) -> None:
+        self._ingest = ingest
+        self._corrections = corrections
+        self._order = order
+        self.mark = f"mark-{new_id()}"
+        self.standing: dict[str, Known] = {}
+
+    async def report(self) -> None:
+        """A call with events of a short or a long time."""
+        source, span = self._order.choice(SOURCES), self._order.choice([HOUR // 60, HOUR, 6 * HOUR])
+        samples = [
+            Sample(
+                subject=self._order.choice(SUBJECTS),
+                time_us=NOW - self._order.randrange(span) - self._order.choice([0, 2, 5]) * HOUR,
+                dimensions={"region": self.mark},
+            )
+            for _ in range(self._order.randint(1, 6))
+        ]
+        answer = await self._ingest.report(rows(*samples, source=source))
+        self.standing |= {each.id: Known(each, source, (answer.batch_id,)) for each in samples}
+
+    async def correct(self) -> None:
+        """Amends or retracts one event."""
+        if not self.standing:
+            return
+        event_id = self._order.choice(sorted(self.standing))
+        known = self.standing.pop(event_id)
+        if self._order.random() < 0.3:
+            await self._corrections.retract(event_id)
+            return
+        subject = self._order.choice(SUBJECTS)
+        time_us = known.sample.time_us - self._order.randint(0, 3) * HOUR - 1
+        changes = pb.EventChanges(subject=subject)
+        changes.time.FromMicroseconds(time_us)
+        made = (await self._corrections.amend(event_id, changes)).correction
+        sample = replace(known.sample, subject=subject, time_us=time_us)
+        self.standing[event_id] = Known(sample, known.source, (*known.batches, made.batch_id))
+
+    def filter(self) -> tuple[pb.EventsFilter, set[str]]:
+        """A filter, and the events that it means."""
+        chosen = pb.EventsFilter()
+        meant = list(self.standing.values())
+        batches = sorted({batch for known in meant for batch in known.batches})
+        start, end = sorted(self._order.sample(range(0, 12 * HOUR, HOUR // 4), 2), reverse=True)
+        if self._order.random() < 0.5 and batches:
+            chosen.batch_ids.extend(self._order.sample(batches, self._order.randint(1, len(batches))))
+            meant = [each for each in meant if set(each.batches) & set(chosen.batch_ids)]
+        if not chosen.batch_ids or self._order.random() < 0.3:
+            chosen.time.start_time.FromMicroseconds(NOW - start)
+            chosen.time.end_time.FromMicroseconds(NOW - end)
+            meant = [each for each in meant if NOW - start <= each.sample.time_us < NOW - end]
+        if self._order.random() < 0.5:
+            chosen.subject = self._order.choice(SUBJECTS)
+            meant = [each for each in meant if each.sample.subject == chosen.subject]
+        if self._order.random() < 0.4:
+            chosen.source = self._order.choice(SOURCES)
+            meant = [each for each in meant if each.source == chosen.source]
+        return chosen, {each.sample.id for each in meant}
+
+
+@given(seed=st.integers(0, 2**32), rows_at_once=st.integers(2, 14))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_a_filter_means_what_events_say_now(
+    ingest: RunningIngest,
+    corrections: Corrections,
+    monkeypatch: pytest.MonkeyPatch,
+    seed: int,
+    rows_at_once: int,
+) -> None:
+    """Held against a plain look at every event, for chunks of any size."""
+    order = random.Random(seed)
+    await take_all_away(corrections, monkeypatch)
+    history = History(ingest, corrections, order)
+    for _ in range(order.randint(1, 10)):
+        await (history.report() if order.random() < 0.5 else history.correct())
+    chosen, meant = history.filter()
+    chunks_at_once(monkeypatch, chunks=None, rows_at_once=rows_at_once)
+
+    tried = await corrections.correct(filter=chosen, **RETRACT, dry_run=True)
+    answer = await corrections.correct(filter=chosen, **RETRACT)
+
+    made = await corrections.listed(correction_id=answer.correction_id)
+    assert {each.event_id for each in made} == meant
+    assert (answer.complete, answer.corrected, answer.failed) == (True, len(meant), 0)
+    assert (tried.corrected, tried.failed) == (len(meant), 0)
+
+
+async def take_all_away(corrections: Corrections, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an earlier example left behind."""
+    chunks_at_once(monkeypatch, chunks=None, rows_at_once=5_000)
+    everything = pb.EventsFilter()
+    everything.time.start_time.FromSeconds(1)
+    answer = await corrections.correct(filter=everything, **RETRACT)
+    assert answer.complete
+    assert await corrections.total() == 0

@@ -1,0 +1,365 @@
+"""Corrections against real Postgres and NATS: what was accepted stays, a fact tells what counts instead."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import uuid
+
+import grpc
+import psycopg
+import pytest
+from grpc import aio
+from meterline.bus.subjects import EVENTS_ACCEPTED
+from meterline.ids import new_id
+from meterline.packing import unpack_signed
+from meterline_protos.events.v1 import events_pb2 as facts_pb2
+from meterline_protos.ingest.v1 import corrections_pb2 as pb
+
+from tests.support.capture import RunningIngest, Sample, columns, now_us, rows
+from tests.support.corrections_calls import Corrections, signs
+from tests.support.databases import TestDatabase
+from tests.support.polling import eventually
+
+pytestmark = pytest.mark.req("T3.4")
+
+
+@pytest.fixture
+def corrections(ingest: RunningIngest) -> Corrections:
+    return Corrections(ingest)
+
+
+async def told(ingest: RunningIngest, messages: int) -> list[facts_pb2.EventsAccepted]:
+    """The first `messages` facts on the stream."""
+    subscription = await ingest.bus.jetstream().pull_subscribe(
+        EVENTS_ACCEPTED.subject, stream=EVENTS_ACCEPTED.stream
+    )
+    received: list[facts_pb2.EventsAccepted] = []
+    while len(received) < messages:
+        for message in await subscription.fetch(1, timeout=5):
+            received.append(facts_pb2.EventsAccepted.FromString(message.data))
+    return received
+
+
+def units(text: str) -> pb.EventChanges:
+    return pb.EventChanges(quantities={"units": text})
+
+
+async def test_an_amended_event_says_what_it_should_have_said(
+    ingest: RunningIngest, corrections: Corrections
+) -> None:
+    sample = Sample(subject="plane", quantities={"units": "12"}, dimensions={"region": "us"})
+    reported = await ingest.report(rows(sample))
+
+    answer = await corrections.amend(
+        sample.id,
+        pb.EventChanges(subject="train", quantities={"units": "7.5"}, removed=["dimensions.region"]),
+    )
+
+    made = answer.correction
+    assert (made.kind, made.revision, made.event_id) == (pb.CORRECTION_KIND_AMENDED, 1, sample.id)
+    assert (made.before.subject, dict(made.before.quantities)) == ("plane", {"units": "12"})
+    assert (made.after.subject, dict(made.after.quantities)) == ("train", {"units": "7.5"})
+    assert (dict(made.before.dimensions), dict(made.after.dimensions)) == ({"region": "us"}, {})
+    assert made.batch_id_before == reported.batch_id
+    found = await corrections.get(sample.id)
+    assert (found.event.subject, dict(found.event.quantities)) == ("train", {"units": "7.5"})
+    assert (found.event.revision, found.event.retracted) == (1, False)
+    assert found.event.time.ToMicroseconds() == sample.time_us
+    assert (found.batch.batch_id, found.batch.event_count, found.batch.retracted) == (made.batch_id, 1, 1)
+    assert list(found.corrections) == [made]
+    assert await corrections.total() == 1
+
+
+async def test_a_correction_is_told_with_what_it_takes_away_first(
+    ingest: RunningIngest, corrections: Corrections
+) -> None:
+    sample = Sample(subject="plane", quantities={"units": "12"})
+    reported = await ingest.report(rows(sample))
+
+    amended = (await corrections.amend(sample.id, units("7"))).correction
+    retracted = (await corrections.retract(sample.id)).correction
+
+    _, first, second = await told(ingest, 3)
+    assert (signs(first), signs(second)) == ([(2, 1)], [(1, 1)])
+    assert first.event_ids == uuid.UUID(sample.id).bytes * 2
+    assert unpack_signed(first.quantities[0].units, 2).tolist() == [1200, 700]
+    assert unpack_signed(second.quantities[0].units, 1).tolist() == [700]
+    assert first.batches[0].batch_id == uuid.UUID(amended.batch_id).bytes
+    assert first.batches[0].origins == uuid.UUID(reported.batch_id).bytes
+    assert second.batches[0].origins == uuid.UUID(amended.batch_id).bytes
+    assert retracted.batch_id_before == amended.batch_id
+    assert len(first.batches[0].trace.trace_id) == 32
+
+
+async def test_a_retracted_event_is_gone_and_its_id_stays_taken(
+    ingest: RunningIngest, corrections: Corrections
+) -> None:
+    sample, other = Sample(), Sample()
+    await ingest.report(rows(sample, other))
+
+    await corrections.retract(sample.id)
+    again = await ingest.report(rows(sample))
+
+    assert (again.accepted, again.duplicate) == (0, 1)
+    found = await corrections.get(sample.id)
+    assert (found.event.retracted, found.event.revision) == (True, 1)
+    assert (found.batch.event_count, found.batch.retracted) == (0, 1)
+    assert await corrections.total() == 1
+    for change in (corrections.amend(sample.id, units("3")), corrections.retract(sample.id)):
+        with pytest.raises(aio.AioRpcError) as caught:
+            await change
+        assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_what_was_sent_is_what_a_repeat_is_held_against(
+    ingest: RunningIngest, corrections: Corrections
+) -> None:
+    sample = Sample(quantities={"units": "1"})
+    await ingest.report(rows(sample))
+    await corrections.amend(sample.id, units("2"))
+
+    assert (await ingest.report(rows(sample))).duplicate == 1
+    sample.quantities = {"units": "2"}
+    assert (await ingest.report(rows(sample))).conflict == 1
+
+
+@pytest.mark.req("T3.4", "X1")
+async def test_batches_of_corrections_list_both_sides(
+    ingest: RunningIngest, corrections: Corrections
+) -> None:
+    """Of an event that is amended at the same time, and at any size of a page."""
+    samples = [Sample(quantities={"units": str(at)}) for at in range(1, 4)]
+    reported = await ingest.report(rows(*samples))
+    answer = await corrections.correct(
+        ids=pb.EventIds(event_ids=[sample.id for sample in samples]), amend=units("9")
+    )
+    made = await corrections.listed(correction_id=answer.correction_id)
+    (batch_id,) = {each.batch_id for each in made}
+    last = (await corrections.retract(samples[0].id)).correction
+
+    for page_size in (1, 2, 100):
+        found = await corrections.rows_of(reported.batch_id, batch_id, last.batch_id, page_size=page_size)
+        assert len(found) == 3 + 6 + 1
+        seen = [(row.revision, row.retracted, row.quantities["units"]) for row in found]
+        assert [row for row in seen if row[0] == 0] == [(0, False, "1"), (0, False, "2"), (0, False, "3")]
+        first = [
+            (row.revision, row.retracted, row.quantities["units"], row.batch_id)
+            for row in found
+            if row.event_id == samples[0].id
+        ]
+        assert first == [
+            (0, False, "1", reported.batch_id),
+            (1, True, "1", batch_id),
+            (1, False, "9", batch_id),
+            (2, True, "9", last.batch_id),
+        ]
+
+
+async def test_what_the_type_does_not_allow_is_refused(
+    ingest: RunningIngest, corrections: Corrections
+) -> None:
+    sample = Sample()
+    await ingest.report(rows(sample))
+    ahead = pb.EventChanges()
+    ahead.time.FromMicroseconds(now_us() + 3_600_000_000)
+    refused = [
+        (pb.EventChanges(), "changes"),
+        (units("-1"), "changes.quantities.units"),
+        (units("x"), "changes.quantities.units"),
+        (units("0.001"), "changes.quantities.units"),
+        (pb.EventChanges(quantities={"pages": "1"}), "changes.quantities.pages"),
+        (pb.EventChanges(dimensions={"zone": "a"}), "changes.dimensions.zone"),
+        (pb.EventChanges(properties={"note": "a"}), "changes.properties.note"),
+        (pb.EventChanges(subject="x" * 300), "changes.subject"),
+        (pb.EventChanges(removed=["region"]), "changes.removed"),
+        (pb.EventChanges(dimensions={"region": "a"}, removed=["dimensions.region"]), "changes.removed"),
+        (ahead, "changes.time"),
+    ]
+    for changes, field in refused:
+        with pytest.raises(aio.AioRpcError) as caught:
+            await corrections.amend(sample.id, changes)
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT, field
+        assert str(caught.value.details()).startswith(f"{field}:")
+    assert (await corrections.get(sample.id)).event.revision == 0
+    assert await corrections.listed() == []
+
+
+async def test_somebody_must_ask_and_say_why(ingest: RunningIngest, corrections: Corrections) -> None:
+    sample = Sample()
+    await ingest.report(rows(sample))
+    for missing in ("requested_by", "reason"):
+        with pytest.raises(aio.AioRpcError) as caught:
+            await corrections.retract(sample.id, **{missing: " "})
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    with pytest.raises(aio.AioRpcError) as caught:
+        await corrections.retract(str(new_id()))
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_call_that_is_repeated_changes_nothing_more(
+    ingest: RunningIngest, corrections: Corrections
+) -> None:
+    sample, correction_id = Sample(), str(uuid.uuid4())
+    await ingest.report(rows(sample))
+
+    first = await corrections.amend(sample.id, units("5"), correction_id=correction_id)
+    await corrections.amend(sample.id, units("6"))
+    again = await corrections.amend(sample.id, units("5"), correction_id=correction_id)
+
+    assert again.correction == first.correction
+    assert (await corrections.get(sample.id)).event.quantities["units"] == "6"
+    with pytest.raises(aio.AioRpcError) as caught:
+        await corrections.amend(sample.id, units("7"), correction_id=correction_id)
+    assert caught.value.code() == grpc.StatusCode.ALREADY_EXISTS
+
+
+async def test_an_event_that_is_as_it_should_be_is_left_alone(
+    ingest: RunningIngest, corrections: Corrections
+) -> None:
+    sample = Sample(quantities={"units": "5"})
+    await ingest.report(rows(sample))
+
+    answer = await corrections.amend(sample.id, units("5.00"))
+
+    assert not answer.HasField("correction")
+    assert (await corrections.get(sample.id)).event.revision == 0
+
+
+async def test_corrections_of_one_event_at_the_same_time_all_count_or_are_refused(
+    ingest: RunningIngest, corrections: Corrections
+) -> None:
+    sample = Sample(quantities={"units": "0"})
+    await ingest.report(rows(sample))
+
+    answers = await asyncio.gather(
+        *(corrections.amend(sample.id, units(str(value))) for value in range(1, 9)), return_exceptions=True
+    )
+
+    made = [answer.correction for answer in answers if isinstance(answer, pb.AmendEventResponse)]
+    refused = [answer for answer in answers if isinstance(answer, aio.AioRpcError)]
+    assert {error.code() for error in refused} <= {grpc.StatusCode.ABORTED}
+    assert sorted(each.revision for each in made) == list(range(1, len(made) + 1))
+    history = (await corrections.get(sample.id)).corrections
+    assert len(history) == len(made)
+    for before, after in itertools.pairwise(history):
+        assert (before.after, before.batch_id) == (after.before, after.batch_id_before)
+    assert await corrections.total() == 1
+
+
+async def test_who_saw_an_older_revision_is_refused(ingest: RunningIngest, corrections: Corrections) -> None:
+    sample = Sample()
+    await ingest.report(rows(sample))
+    await corrections.amend(sample.id, units("2"), revision=0)
+
+    with pytest.raises(aio.AioRpcError) as caught:
+        await corrections.amend(sample.id, units("3"), revision=0)
+    assert caught.value.code() == grpc.StatusCode.ABORTED
+
+
+async def test_ids_that_are_no_uuids_are_corrected_by_their_source(
+    ingest: RunningIngest, corrections: Corrections
+) -> None:
+    sample = Sample(id="call-1")
+    await ingest.report(rows(sample, source="gateway"))
+
+    made = (await corrections.amend("call-1", units("4"), source="gateway")).correction
+
+    assert made.event_id == "call-1"
+    assert (await corrections.get("call-1", "gateway")).event.event_id == "call-1"
+    assert [row.event_id for row in await corrections.rows_of(made.batch_id)] == ["call-1", "call-1"]
+    assert [each.event_id for each in await corrections.listed(event_id="call-1", source="gateway")] == [
+        "call-1"
+    ]
+
+
+async def test_corrections_are_listed_by_what_is_asked(
+    ingest: RunningIngest, corrections: Corrections
+) -> None:
+    samples, import_id = [Sample() for _ in range(5)], str(new_id())
+    await ingest.report(rows(*samples))
+    imported = Sample()
+    await corrections.bring(import_id, imported)
+    for sample in (*samples, imported, samples[0]):
+        await corrections.amend(sample.id, units(str(len(await corrections.listed()) + 20)))
+
+    everything = await corrections.listed()
+
+    assert len(everything) == 7
+    assert [each.at.ToMicroseconds() for each in everything] == sorted(
+        (each.at.ToMicroseconds() for each in everything), reverse=True
+    )
+    assert await corrections.listed(page_size=2) == everything
+    of_first = [each for each in everything if each.event_id == samples[0].id]
+    assert await corrections.listed(event_id=samples[0].id) == of_first
+    assert [each.event_id for each in await corrections.listed(import_id=import_id)] == [imported.id]
+    call = everything[3]
+    assert await corrections.listed(correction_id=call.correction_id) == [call]
+    assert {(each.requested_by, each.reason) for each in everything} == {
+        ("ann@example.com", "because the test says so")
+    }
+
+
+async def test_nothing_of_a_correction_can_be_rewritten(
+    ingest: RunningIngest, corrections: Corrections, database: TestDatabase
+) -> None:
+    sample = Sample()
+    await ingest.report(rows(sample))
+    await corrections.amend(sample.id, units("2"))
+    refused = (
+        "UPDATE corrections SET new = old",
+        "UPDATE correction_requests SET reason = 'another'",
+        "DELETE FROM corrections",
+        "DELETE FROM correction_requests",
+        "UPDATE imports SET reason = 'another'",
+        "TRUNCATE corrections",
+    )
+    with psycopg.connect(database.app_dsn("ingest"), autocommit=True) as connection:
+        connection.execute("SELECT set_config('meterline.tenant_ids', '*', false)")
+        for statement in refused:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(statement)
+
+
+async def test_corrections_are_audited(
+    ingest: RunningIngest, corrections: Corrections, database: TestDatabase
+) -> None:
+    sample = Sample()
+    await ingest.report(rows(sample))
+    await corrections.amend(sample.id, units("2"))
+    await corrections.retract(sample.id)
+    await corrections.bring(str(new_id()), Sample())
+    await corrections.correct(ids=pb.EventIds(event_ids=[sample.id]), retract=pb.Retraction())
+
+    with psycopg.connect(database.admin_dsn) as connection:
+        entries = connection.execute(
+            "SELECT action, principal FROM ingest.audit_log ORDER BY audit_id"
+        ).fetchall()
+    actions = ("event.amended", "event.retracted", "events.imported", "events.corrected")
+    assert entries == [(action, "ann@example.com") for action in actions]
+
+
+@pytest.fixture
+async def neighbour(ingest: RunningIngest) -> Corrections:
+    await ingest.onboard(2, "bolt")
+    corrections = Corrections(ingest, "bolt")
+    await eventually(corrections.knows_tenant)
+    return corrections
+
+
+@pytest.mark.req("T3.4", "T4.1")
+async def test_another_tenants_events_are_not_there(
+    ingest: RunningIngest, corrections: Corrections, neighbour: Corrections
+) -> None:
+    sample = Sample()
+    await ingest.report(columns(sample))
+    made = (await corrections.amend(sample.id, units("2"))).correction
+
+    with pytest.raises(aio.AioRpcError) as caught:
+        await neighbour.retract(sample.id)
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+    assert await neighbour.rows_of(made.batch_id) == []
+    assert await neighbour.listed(correction_id=made.correction_id) == []
+    answer = await neighbour.correct(ids=pb.EventIds(event_ids=[sample.id]), retract=pb.Retraction())
+    assert (answer.corrected, answer.failed, answer.failures[0].reason) == (0, 1, "NOT_FOUND")
+    assert (await corrections.get(sample.id)).event.revision == 1

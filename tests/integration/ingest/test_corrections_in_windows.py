@@ -1,0 +1,193 @@
+"""Ingest and aggregate together: windows hold what is left of events, whatever was done to them."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from meterline_dev.servers import NatsServer
+from meterline_ingest.correcting import Prepared
+from meterline_ingest.domain.corrections import SignedRow
+from meterline_protos.common.v1 import types_pb2
+from meterline_protos.events.v1 import events_pb2 as facts_pb2
+
+from tests.support.aggregate import (
+    METERS,
+    Event,
+    Feed,
+    Node,
+    expected_usage,
+    running_aggregate,
+    some_events,
+)
+from tests.support.bus import OpenBus
+from tests.support.capture import RunningIngest, running_ingest
+from tests.support.corrected import Journal, Told, at, put_types
+from tests.support.databases import TestDatabase
+from tests.support.polling import eventually
+
+pytestmark = [pytest.mark.req("T3.4", "T1.6", "T3.2"), pytest.mark.timeout(300)]
+
+GRAINS = (types_pb2.GRAIN_MINUTE, types_pb2.GRAIN_HOUR, types_pb2.GRAIN_DAY, types_pb2.GRAIN_MONTH)
+ZONES = ("America/New_York", "Asia/Kolkata", "UTC")
+
+_numbers = itertools.count(10)
+
+
+@dataclass
+class World:
+    """Ingest, and aggregate beside it on a broker of its own: the test carries messages over."""
+
+    ingest: RunningIngest
+    node: Node
+    feed: Feed
+    told: Told
+    database: TestDatabase
+
+    async def onboard(self, zone: str) -> Journal:
+        number = next(_numbers)
+        slug = f"tenant-{number}"
+        await self.ingest.onboard(number, slug)
+        await self.feed.onboard(number, slug, zone)
+        journal = Journal(self.ingest, number, slug)
+        await eventually(journal.corrections.knows_tenant)
+        return journal
+
+    async def carry(self, facts: Sequence[facts_pb2.EventsAccepted]) -> None:
+        """Brings messages to aggregate, and waits until their effect is complete."""
+        for fact in facts:
+            await self.feed.publish(fact)
+        await self.feed.settled()
+        await eventually(self._pending_rebuilds, seconds=60, until=lambda left: left == 0)
+
+    def _pending_rebuilds(self) -> int:
+        with psycopg.connect(self.database.admin_dsn) as connection:
+            row = connection.execute("SELECT count(*) FROM aggregate.pending_rebuilds").fetchone()
+        return int(row[0]) if row else -1
+
+    async def differences(self, journal: Journal, zone: str) -> Sequence[tuple[str, int, bool]]:
+        """Meters and grains whose windows are not those of the events that are left."""
+        events = list(journal.left.values())
+        found = []
+        for meter, grain in itertools.product(METERS, GRAINS):
+            for by_group in (False, True) if meter.group_by else (False,):
+                used = await self.node.used(journal.slug, meter.name, grain, by_group=by_group)
+                wanted = expected_usage(meter, events, zone, grain, by_group=by_group)
+                left = {key: value for key, value in used.items() if value[1]}
+                gone = {value for value, events_ in used.values() if not events_}
+                if left != wanted or gone - {Decimal(0)}:
+                    found.append((meter.name, grain, by_group))
+        return found
+
+
+@pytest.fixture
+async def world(
+    make_database: Callable[..., TestDatabase],
+    broker: NatsServer,
+    own_broker: NatsServer,
+    open_bus: OpenBus,
+) -> AsyncIterator[World]:
+    database = make_database("ingest", "aggregate")
+    async with (
+        running_ingest(database, broker) as ingest,
+        running_aggregate(database, own_broker, ingest_address=ingest.address) as node,
+    ):
+        await put_types(ingest)
+        await node.create(*METERS)
+        bus = await open_bus(url=own_broker.url)
+        yield World(ingest, node, Feed(bus), await Told.of(ingest), database)
+
+
+def recent(tenant: int, order: random.Random) -> list[Event]:
+    """Events of days that capture takes as well as an import."""
+    start = datetime.now(UTC) - timedelta(days=30)
+    count, seed = order.randint(5, 40), order.randint(0, 10**6)
+    return some_events(tenant, count, seed=seed, start=start, span=timedelta(days=29))
+
+
+@given(seed=st.integers(0, 2**32), zone=st.sampled_from(ZONES))
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_windows_hold_what_is_left_in_any_order(world: World, seed: int, zone: str) -> None:
+    order = random.Random(seed)
+    journal = await world.onboard(zone)
+    await journal.at_random(order, recent(journal.tenant, order))
+
+    facts = await world.told.facts(journal.tenant, journal.calls)
+    order.shuffle(facts)
+    await world.carry(facts)
+
+    assert await world.differences(journal, zone) == []
+    assert await journal.corrections.total() == len(journal.left)
+
+
+async def test_forgetting_what_is_taken_away_is_caught(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = Prepared.rows
+
+    def forgetful(self: Prepared) -> list[SignedRow]:
+        every = rows(self)
+        return [row for row in every if not row.retracted] or every
+
+    monkeypatch.setattr(Prepared, "rows", forgetful)
+    order = random.Random(7)
+    journal = await world.onboard("UTC")
+    await journal.at_random(order, recent(journal.tenant, order))
+    await world.carry(await world.told.facts(journal.tenant, journal.calls))
+
+    assert await world.differences(journal, "UTC") != []
+
+
+# Months and days begin and end at these times, in New York: at the ends of months and years, on a leap day,
+# and where clocks were changed, in both directions.
+EDGES = (
+    at(2016, 2, 29, 5),
+    at(2016, 3, 1, 5),
+    at(2019, 3, 10, 7),
+    at(2019, 11, 3, 6),
+    at(2020, 1, 1, 5),
+    at(2024, 2, 29, 5),
+    at(2024, 3, 1, 5),
+    at(2024, 3, 10, 7),
+    at(2024, 3, 11, 4),
+    at(2024, 11, 3, 5),
+    at(2024, 11, 4, 5),
+    at(2003, 12, 31, 23),
+)
+
+
+@given(seed=st.integers(0, 2**32), edges=st.lists(st.sampled_from(EDGES), min_size=1, max_size=8))
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.req("T3.4", "T2.2")
+async def test_events_of_any_age_land_in_their_windows(
+    world: World, seed: int, edges: list[datetime]
+) -> None:
+    order, zone = random.Random(seed), "America/New_York"
+    journal = await world.onboard(zone)
+    events = [
+        Event(
+            journal.tenant,
+            edge + timedelta(microseconds=order.choice([-1, 0, 1, -1_800_000_000, 3_600_000_000])),
+            subject=f"N{order.randint(0, 3)}",
+            dimensions={"origin": order.choice(["JFK", "EWR"])},
+            quantities={"miles": str(order.randint(0, 1000))},
+        )
+        for edge in edges
+        for _ in range(2)
+    ]
+    await journal.bring(events)
+    for event_id in order.sample(sorted(journal.left), len(edges)):
+        moved = order.choice(edges) - timedelta(microseconds=order.choice([0, 1]))
+        event = journal.left[event_id]
+        after = Event(event.tenant, moved, event.type, event.subject, event.dimensions, event.quantities)
+        await journal.amend(event_id, after)
+
+    await world.carry(await world.told.facts(journal.tenant, journal.calls))
+
+    assert await world.differences(journal, zone) == []

@@ -1,0 +1,129 @@
+"""Imports: events of any age, by the rules of capture otherwise, with who brought them and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import pytest
+from grpc import aio
+from meterline.ids import new_id
+from meterline_protos.ingest.v1 import capture_pb2
+from meterline_protos.ingest.v1 import corrections_pb2 as pb
+
+from tests.support.capture import RunningIngest, Sample, columns, now_us, rows
+from tests.support.corrections_calls import WHO, Corrections
+
+pytestmark = pytest.mark.req("T3.4")
+
+DAY = 86_400_000_000
+
+
+@pytest.fixture
+def corrections(ingest: RunningIngest) -> Corrections:
+    return Corrections(ingest)
+
+
+async def imports(corrections: Corrections, page_size: int = 0) -> list[pb.Import]:
+    """All pages."""
+    request = pb.ListImportsRequest(tenant_id="acme", page_size=page_size)
+    found: list[pb.Import] = []
+    while True:
+        answer = await corrections.stub.ListImports(request)
+        found += answer.imports
+        if not answer.next_page_token:
+            return found
+        request.page_token = answer.next_page_token
+
+
+async def test_events_of_any_age_are_taken_but_none_of_the_future(
+    ingest: RunningIngest, corrections: Corrections
+) -> None:
+    old, ancient = Sample(time_us=now_us() - 400 * DAY), Sample(time_us=1)
+    future = Sample(time_us=now_us() + DAY)
+    reported = await ingest.report(rows(old))
+
+    answer = await corrections.bring(str(new_id()), old, ancient, future, Sample(id="text"))
+
+    assert reported.outcomes[0].reason == "TIME_TOO_OLD"
+    assert (answer.accepted, answer.rejected) == (3, 1)
+    assert answer.outcomes[0].reason == "TIME_IN_FUTURE"
+    assert (await corrections.get(ancient.id)).event.time.ToMicroseconds() == 1
+    assert (await corrections.get("text", "test")).batch.source == "test"
+    assert await corrections.total() == 3
+
+
+async def test_the_calls_of_an_import_are_listed_as_one(
+    ingest: RunningIngest, corrections: Corrections
+) -> None:
+    first, second = str(new_id()), str(new_id())
+    known = Sample()
+    await corrections.bring(first, known, Sample())
+    await corrections.bring(first, known)
+    await corrections.bring(first, Sample())
+    await corrections.bring(second, Sample())
+    await ingest.report(rows(Sample()))
+
+    found = await imports(corrections)
+
+    assert [(each.import_id, each.batches, each.events) for each in found] == [(second, 1, 1), (first, 2, 3)]
+    assert {(each.source, each.requested_by, each.reason) for each in found} == {
+        ("test", WHO["requested_by"], WHO["reason"])
+    }
+    assert await imports(corrections, page_size=1) == found
+
+
+async def test_columns_are_taken_as_rows_are(ingest: RunningIngest, corrections: Corrections) -> None:
+    samples = [Sample(time_us=now_us() - 100 * DAY) for _ in range(300)]
+    request = pb.ImportEventsRequest(
+        tenant_id="acme",
+        source="test",
+        import_id=str(new_id()),
+        columns=columns(*samples).columns,
+        **WHO,
+    )
+
+    answer = await corrections.stub.ImportEvents(request)
+
+    assert (answer.accepted, len(answer.outcomes)) == (300, 0)
+    assert len(await corrections.rows_of(answer.batch_id, page_size=1000)) == 300
+    assert (await corrections.stub.ImportEvents(request)).duplicate == 300
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [
+        ({"import_id": "x"}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"import_id": ""}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"source": ""}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"reason": ""}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"tenant_id": "nobody"}, grpc.StatusCode.NOT_FOUND),
+        (
+            {"rows": capture_pb2.EventRows(events=[Sample(tenant_id="bolt").to_row()])},
+            grpc.StatusCode.INVALID_ARGUMENT,
+        ),
+    ],
+)
+async def test_a_call_that_says_too_little_is_refused(
+    corrections: Corrections, wrong: dict[str, Any], code: grpc.StatusCode
+) -> None:
+    given: dict[str, Any] = {
+        "tenant_id": "acme",
+        "source": "test",
+        "import_id": str(new_id()),
+        "rows": capture_pb2.EventRows(events=[Sample().to_row()]),
+    }
+    with pytest.raises(aio.AioRpcError) as caught:
+        await corrections.stub.ImportEvents(pb.ImportEventsRequest(**(given | WHO | wrong)))
+    assert caught.value.code() == code
+    assert await imports(corrections) == []
+
+
+async def test_an_import_has_one_reason(ingest: RunningIngest, corrections: Corrections) -> None:
+    import_id = str(new_id())
+    await corrections.bring(import_id, Sample())
+    for other in ({"reason": "another"}, {"requested_by": "bob@example.com"}, {"source": "elsewhere"}):
+        with pytest.raises(aio.AioRpcError) as caught:
+            await corrections.bring(import_id, Sample(), **other)
+        assert caught.value.code() == grpc.StatusCode.ALREADY_EXISTS
+    assert await corrections.total() == 1

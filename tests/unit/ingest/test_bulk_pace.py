@@ -1,0 +1,58 @@
+"""How many chunks a call begins in the time that it has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from meterline.db.pool import time_left
+from meterline_ingest.handlers import bulk
+
+pytestmark = pytest.mark.req("T3.4")
+
+
+class Passing:
+    """A clock of which every chunk takes two seconds."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Passing:
+    clock = Passing()
+    monkeypatch.setattr(bulk, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def deadline(clock: Passing) -> Iterator[list[float | None]]:
+    """When the call ends; None: never."""
+    ends: list[float | None] = [None]
+    token = time_left.set(lambda: None if ends[0] is None else ends[0] - clock.now)
+    yield ends
+    time_left.reset(token)
+
+
+def chunks(clock: Passing, most: int) -> int:
+    has_time = bulk._pace()
+    done = 0
+    while done < most and has_time():
+        clock.now += 2.0
+        done += 1
+    return done
+
+
+@pytest.mark.parametrize(("seconds", "begun"), [(0.0, 1), (7.9, 1), (8.1, 2), (21.0, 8)])
+def test_a_chunk_is_begun_only_with_time_to_spare(
+    clock: Passing, deadline: list[float | None], seconds: float, begun: int
+) -> None:
+    deadline[0] = clock.now + seconds
+    assert chunks(clock, 100) == begun
+
+
+def test_without_a_deadline_all_is_done(clock: Passing, deadline: list[float | None]) -> None:
+    assert chunks(clock, 100) == 100
