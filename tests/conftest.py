@@ -8,4 +8,5 @@ pytest_plugins = [
     "tests.support.bus",
     "tests.support.runtime",
     "tests.support.spans",
+    "tests.support.vaults",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -12,16 +13,20 @@ from pydantic import SecretStr
 
 from tests.support.databases import TestDatabase
 
+# Opens nothing but what tests have sealed.
+MASTER_KEYS = f"test:{base64.b64encode(bytes(range(32))).decode()}"
+
 
 def settings_for(service: str, database: TestDatabase, broker: NatsServer) -> dict[str, object]:
-    """What `ServiceSettings` needs, as keyword arguments."""
-    return {
+    """What the service's settings need wherever it runs, as keyword arguments."""
+    needed: dict[str, object] = {
         "database_url": SecretStr(database.app_dsn(service)),
         "nats_url": SecretStr(broker.url),
         "nats_monitor_url": broker.monitor_url,
         "shutdown_grace_seconds": 1.0,
         "metrics_port": -1,
     }
+    return needed | {"master_keys": SecretStr(MASTER_KEYS)} if service == "ingest" else needed
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ the services know nothing of this module.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import re
@@ -23,12 +24,14 @@ from meterline.db import migrate, provision
 
 from meterline_dev.processes import ChildSpec, Supervisor
 from meterline_dev.servers import NatsServer, PostgresServer
+from meterline_dev.servers.files import write_private
 from meterline_dev.servers.ports import PortLease, reserve_port
 
 DATABASE: Final = "meterline"
 # In the order of their start: each asks only those before it.
 SERVICES: Final = ("identity", "ingest", "aggregate", "publisher")
 STRIPE_KEY: Final = "METERLINE_STRIPE_API_KEY"
+MASTER_KEYS: Final = "METERLINE_MASTER_KEYS"
 STRIPE_DOUBLE: Final = "stripe-double"
 _SERVICE_READY = re.compile(r'"grpc":')
 # Four services start at once, perhaps for the first time and beside other work; one that dies meanwhile is
@@ -195,7 +198,15 @@ class Mesh:
             "METERLINE_METRICS_PORT": str(self._port(f"{service}-metrics")),
             "METERLINE_STRIPE_API_BASE": self.stripe_url,
             STRIPE_KEY: self.stripe_key,
+            **({MASTER_KEYS: self._master_keys()} if service == "ingest" else {}),
         }
+
+    def _master_keys(self) -> str:
+        """A random one, kept like the passwords: nothing else opens what ingest has sealed."""
+        path = self.directory / "master_keys"
+        if not path.exists():
+            write_private(path, f"dev:{base64.b64encode(secrets.token_bytes(32)).decode()}")
+        return path.read_text()
 
 
 class _Passwords:

@@ -51,6 +51,14 @@ class FailedPreconditionError(MeterlineError):
         self.rule = rule
 
 
+class ShreddedError(FailedPreconditionError):
+    """The keys that could read it were destroyed, for good."""
+
+
+class TamperedError(MeterlineError):
+    """Something that is stored is not what was sealed, or not where it was. Never to be repeated."""
+
+
 class AbortedError(MeterlineError):
     """Somebody else changed it meanwhile; read again, then repeat."""
 

@@ -8,11 +8,12 @@ from functools import partial
 from types import ModuleType
 
 from meterline import config
-from meterline.app import Component, run
+from meterline.app import Component, Periodic, run
 from meterline.bus.connection import Bus
 from meterline.bus.consumer import Consumer
 from meterline.bus.subjects import TENANTS_CHANGED
 from meterline.clock import Clock, SystemClock
+from meterline.crypto.master_keys import MasterKeys
 from meterline.db.pool import Database
 from meterline.db.unit_of_work import UnitOfWork
 from meterline.outbox.relay import Relay
@@ -20,6 +21,8 @@ from meterline.rpc import client
 from meterline.rpc.server import Server, Servicer
 from meterline.tenants import TenantReplica
 from meterline_protos.ingest.v1 import (
+    audit_pb2,
+    audit_pb2_grpc,
     capture_pb2,
     catalogue_pb2,
     catalogue_pb2_grpc,
@@ -27,29 +30,43 @@ from meterline_protos.ingest.v1 import (
     event_types_pb2_grpc,
     events_pb2,
     events_pb2_grpc,
+    privacy_pb2,
+    privacy_pb2_grpc,
 )
 
 from meterline_ingest.capture import Capture
 from meterline_ingest.committer import Committer
 from meterline_ingest.handlers.catalogue import Catalogue
+from meterline_ingest.handlers.key_upkeep import KeyUpkeep
+from meterline_ingest.handlers.keys import KeyStore
+from meterline_ingest.handlers.privacy import Holds
+from meterline_ingest.handlers.resealing import Resealer, SealedColumn
 from meterline_ingest.registry import TenantDirectory, TypeRegistry
+from meterline_ingest.repository.audit import AuditReader
 from meterline_ingest.repository.catalogue import CatalogueReader
+from meterline_ingest.repository.data_keys import DataKeys
 from meterline_ingest.repository.dictionaries import Dictionaries
 from meterline_ingest.repository.event_types import EventTypeRepository
 from meterline_ingest.repository.partitions import Partitions
 from meterline_ingest.repository.reading import EventReader
 from meterline_ingest.repository.writing import EventWriter
+from meterline_ingest.servicers.audit import AuditServicer
 from meterline_ingest.servicers.capture import CaptureServicer
 from meterline_ingest.servicers.capture import add_to_server as add_capture_to_server
 from meterline_ingest.servicers.catalogue import CatalogueServicer
 from meterline_ingest.servicers.event_types import EventTypesServicer
 from meterline_ingest.servicers.events import EventsServicer
+from meterline_ingest.servicers.privacy import PrivacyServicer
 from meterline_ingest.settings import IngestSettings
 from meterline_ingest.skews import Skews
 from meterline_ingest.storing import Storing
 from meterline_ingest.upkeep import Upkeep
+from meterline_ingest.vault import Vault
 
 NAME = "ingest"
+# What is sealed, and what forbids that it is destroyed.
+SEALED_COLUMNS: Sequence[SealedColumn] = ()
+HOLDS: Sequence[Holds] = ()
 
 
 class Ingest:
@@ -71,6 +88,7 @@ class Ingest:
         identity = client.Link(settings.identity_address)
         self._event_types = EventTypeRepository(self._database)
         self._types = TypeRegistry(self._event_types)
+        self._key_store = _key_store(settings, self._database, self._unit_of_work)
         self._entries = CatalogueReader(self._database)
         partitions = Partitions(self._database)
         self._committer = self._build_committer(partitions, TenantDirectory(self._tenants, identity.channel))
@@ -82,6 +100,7 @@ class Ingest:
             Upkeep(partitions),
             known_tenants,
             identity,
+            *_keeping(settings, self._database, self._key_store),
             self._committer,
         )
         self.server = Server(
@@ -98,7 +117,7 @@ class Ingest:
             self._unit_of_work,
             EventWriter(self._database, partitions),
             Dictionaries(self._database),
-            _NoKeys(),
+            self._key_store.vault,
         )
         capture = Capture(
             storing,
@@ -140,6 +159,7 @@ class Ingest:
                 catalogue_pb2_grpc.add_CatalogueServiceServicer_to_server,
                 CatalogueServicer(catalogue),
             ),
+            *_privacy(self._key_store, self._tenants, AuditReader(self._database)),
         ]
 
 
@@ -148,9 +168,37 @@ def _full_name(module: ModuleType, service: str) -> str:
     return name
 
 
-class _NoKeys:
-    async def keyrings(self, tenant_ids: object) -> dict[int, object]:
-        return {}
+def _key_store(settings: IngestSettings, database: Database, unit_of_work: UnitOfWork) -> KeyStore:
+    keys = DataKeys(database)
+    return KeyStore(
+        unit_of_work, keys, Vault(keys, MasterKeys.parse(settings.master_keys.get_secret_value()))
+    )
+
+
+def _privacy(store: KeyStore, tenants: TenantReplica, audit: AuditReader) -> Sequence[Servicer]:
+    return (
+        (
+            privacy_pb2.DESCRIPTOR.services_by_name["PrivacyService"].full_name,
+            privacy_pb2_grpc.add_PrivacyServiceServicer_to_server,
+            PrivacyServicer(store, tenants, HOLDS),
+        ),
+        (
+            audit_pb2.DESCRIPTOR.services_by_name["AuditService"].full_name,
+            audit_pb2_grpc.add_AuditServiceServicer_to_server,
+            AuditServicer(tenants, audit),
+        ),
+    )
+
+
+def _keeping(settings: IngestSettings, database: Database, store: KeyStore) -> Sequence[Component]:
+    """What looks after keys. It ends after all that seals has ended."""
+    max_age = timedelta(days=settings.data_key_max_age_days)
+    resealer = Resealer(database, store.keys, store.vault, SEALED_COLUMNS, most=settings.reseal_values)
+    return (
+        store.vault,
+        KeyUpkeep(store, seconds=settings.key_upkeep_seconds, max_age=max_age),
+        Periodic("reseal", settings.reseal_seconds, resealer.run),
+    )
 
 
 def main() -> None:

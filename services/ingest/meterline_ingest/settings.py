@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from meterline.config import ServiceSettings
-from pydantic import Field
+from meterline.crypto.master_keys import MasterKeys
+from pydantic import Field, SecretStr, field_validator
 
 
 class IngestSettings(ServiceSettings):
@@ -22,3 +23,20 @@ class IngestSettings(ServiceSettings):
     """Beyond these, calls are answered RESOURCE_EXHAUSTED."""
     relay_linger_ms: float = Field(default=8, ge=0)
     """How long a message waits for others to be published with."""
+    master_keys: SecretStr
+    """`id:base64 of 32 bytes`, with commas between. The first wraps the keys of tenants. The others only
+    unwrap what they wrapped once, and can go as soon as that is wrapped anew."""
+    data_key_max_age_days: float = Field(default=90, gt=0)
+    """A tenant's key that is older is replaced."""
+    key_upkeep_seconds: float = Field(default=15, gt=0)
+    """How often keys are counted, rotated when it is time, and wrapped anew."""
+    reseal_seconds: float = Field(default=60, gt=0)
+    """How often values of retired keys are sealed anew."""
+    reseal_values: int = Field(default=2_000, ge=1)
+    """How many of them at once."""
+
+    @field_validator("master_keys")
+    @classmethod
+    def _readable(cls, value: SecretStr) -> SecretStr:
+        MasterKeys.parse(value.get_secret_value())
+        return value

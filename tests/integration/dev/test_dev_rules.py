@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from meterline.crypto.master_keys import MasterKeys
 from meterline_dev import logs
+from meterline_dev.mesh import Mesh
 from meterline_dev.processes import ChildSpec
 from meterline_dev.servers import files, postgres_settings
 from meterline_dev.testing import scratch_directory
@@ -97,3 +99,12 @@ def test_a_socket_directory_that_someone_else_took_is_refused(tmp_path: Path) ->
     (tmp_path / "link").symlink_to(wanted)
     with pytest.raises(PermissionError):
         files.ensure_private_directory(tmp_path / "link", {os.geteuid()})
+
+
+@pytest.mark.req("T4.3")
+def test_the_mesh_keeps_its_master_key_to_itself(tmp_path: Path) -> None:
+    keys = Mesh(tmp_path)._master_keys()
+    assert MasterKeys.parse(keys).current_id == "dev"
+    assert Mesh(tmp_path)._master_keys() == keys, "what was sealed can be read after a restart"
+    (path,) = tmp_path.iterdir()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600

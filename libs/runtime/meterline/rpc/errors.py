@@ -35,6 +35,8 @@ def to_status(error: errors.MeterlineError) -> status_pb2.Status:
                 error,
                 error_details_pb2.PreconditionFailure(violations=[violation]),
             )
+        case errors.TamperedError():
+            return _status(code_pb2.DATA_LOSS, error)
         case errors.AbortedError():
             return _status(code_pb2.ABORTED, error)
         case errors.OverloadedError():

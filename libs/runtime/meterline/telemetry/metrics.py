@@ -19,6 +19,16 @@ CLOCK_SKEW_SECONDS = Gauge(
 )
 CAPTURE_QUEUE = Gauge("meterline_capture_queue_events", "Events that wait for a commit")
 
+# Sensitive data
+SEALED_VALUES = Counter("meterline_sealed_values_total", "Values sealed under keys of tenants")
+RESEALED_VALUES = Counter("meterline_resealed_values_total", "Values that a newer key has sealed anew")
+TAMPERED_VALUES = Counter(
+    "meterline_tampered_values_total", "Values that do not open where they lie; must be zero", ["table"]
+)
+KEYS_NOT_REWRAPPED = Gauge(
+    "meterline_keys_not_rewrapped", "Keys of earlier master keys that do not open; must be zero"
+)
+
 # Messages
 OUTBOX_PUBLISHED = Counter("meterline_outbox_published_total", "Messages published by the relay")
 OUTBOX_PENDING = Gauge("meterline_outbox_pending", "Messages not published yet")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Any
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 from meterline.clock import to_datetime, to_us
 from meterline.errors import InvalidArgumentError
@@ -20,6 +18,7 @@ from meterline_ingest.domain import decimals
 from meterline_ingest.handlers import events as handlers
 from meterline_ingest.registry import TypeRegistry
 from meterline_ingest.repository.reading import EventFilter, EventReader, StoredBatch, StoredEvent
+from meterline_ingest.servicers import ranges
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -48,7 +47,7 @@ class EventsServicer(events_pb2_grpc.EventsServiceServicer):
         chosen = EventFilter(
             _uuids(request.batch_ids),
             request.type or None,
-            *_range(request.time if request.HasField("time") else None),
+            *ranges.from_proto(request.time if request.HasField("time") else None),
         )
         key = paging.key(request.page_token, int, str)
         after = (to_datetime(int(key[0])), uuid.UUID(str(key[1]))) if key else None
@@ -78,7 +77,7 @@ class EventsServicer(events_pb2_grpc.EventsServiceServicer):
         )
 
     async def Replay(self, request: events_pb2.ReplayRequest, context: Context) -> events_pb2.ReplayResponse:
-        start, end = _range(request.range)
+        start, end = ranges.from_proto(request.range)
         if start is None or end is None:
             raise InvalidArgumentError("range", "start_time and end_time")
         return events_pb2.ReplayResponse(messages=await handlers.replay(self._reader, start, end))
@@ -130,21 +129,6 @@ def _uuids(texts: Iterable[str]) -> list[uuid.UUID]:
     if not 0 < len(ids) <= MAX_IDS:
         raise InvalidArgumentError("batch_ids", f"1 to {MAX_IDS}")
     return ids
-
-
-def _range(wanted: types_pb2.TimeRange | None) -> tuple[datetime | None, datetime | None]:
-    if wanted is None:
-        return None, None
-    start = _moment(wanted.start_time) if wanted.HasField("start_time") else None
-    end = _moment(wanted.end_time) if wanted.HasField("end_time") else None
-    return start, end
-
-
-def _moment(timestamp: Timestamp) -> datetime:
-    try:
-        return timestamp.ToDatetime(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        raise InvalidArgumentError("range", "times from year 1 to 9999") from None
 
 
 def _sort_key(event: StoredEvent) -> tuple[int, str]:

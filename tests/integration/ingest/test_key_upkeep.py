@@ -1,0 +1,205 @@
+"""Keys are counted, rotated in time, and wrapped by whichever master key is current, in several replicas."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from datetime import timedelta
+
+import psycopg
+import pytest
+from meterline.errors import UnavailableError
+from meterline.telemetry import metrics
+from meterline_ingest.handlers.keys import rotate
+from meterline_ingest.keyring import Keyring
+
+from tests.support.databases import TestDatabase
+from tests.support.services import MASTER_KEYS
+from tests.support.vaults import CHANGE, OpenReplica, Replica, age_keys, stored_keys
+
+pytestmark = pytest.mark.req("T4.3")
+
+ACME, BOLT = 1, 2
+NEW_MASTER = f"new:{base64.b64encode(bytes(range(64, 96))).decode()}"
+
+
+@pytest.fixture
+async def one(database: TestDatabase, open_replica: OpenReplica) -> Replica:
+    return await open_replica(database)
+
+
+@pytest.fixture
+async def two(database: TestDatabase, open_replica: OpenReplica) -> Replica:
+    return await open_replica(database)
+
+
+def seal(keyring: Keyring) -> bytes:
+    return keyring.seal("t", "c", b"row", b"text")
+
+
+async def seal_some(replica: Replica, count: int, tenant_id: int = ACME) -> None:
+    keyring = await replica.vault.keyring(None, tenant_id)
+    for _ in range(count):
+        seal(keyring)
+
+
+def audited(database: TestDatabase) -> list[tuple[object, ...]]:
+    with psycopg.connect(database.admin_dsn) as connection:
+        return connection.execute(
+            "SELECT tenant_id, principal, action, subject, reason, details FROM ingest.audit_log"
+            " ORDER BY audit_id"
+        ).fetchall()
+
+
+async def test_what_replicas_sealed_adds_up(database: TestDatabase, one: Replica, two: Replica) -> None:
+    before = metrics.SEALED_VALUES._value.get()
+    for _ in range(4):
+        for replica in (one, two):
+            await seal_some(replica, 3)
+            await seal_some(replica, 1, BOLT)
+        await asyncio.gather(one.upkeep().run(), two.upkeep().run())
+    assert stored_keys(database, "tenant_id, key_id, sealed") == [(1, 0, 0), (1, 1, 24), (2, 0, 0), (2, 1, 8)]
+    assert metrics.SEALED_VALUES._value.get() == before + 32
+
+
+async def test_what_was_sealed_last_is_counted_when_a_replica_stops(
+    database: TestDatabase, one: Replica
+) -> None:
+    upkeep = one.upkeep()
+    await upkeep.start()
+    await seal_some(one, 5)
+    await upkeep.stop()
+    await upkeep.stop()
+    assert stored_keys(database, "key_id, sealed") == [(0, 0), (1, 5)]
+
+
+async def test_what_could_not_be_counted_is_counted_later(
+    database: TestDatabase, one: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise UnavailableError("database")
+
+    await seal_some(one, 5)
+    monkeypatch.setattr(one.keys, "add_sealed", away)
+    with pytest.raises(UnavailableError):
+        await one.upkeep().run()
+    await one.upkeep().stop()  # tells of it and stops all the same
+    monkeypatch.undo()
+    await one.upkeep().run()
+    assert stored_keys(database, "key_id, sealed") == [(0, 0), (1, 5)]
+
+
+async def test_a_key_that_sealed_enough_is_replaced_once(
+    database: TestDatabase, one: Replica, two: Replica
+) -> None:
+    await asyncio.gather(seal_some(one, 6), seal_some(two, 3))
+    await one.upkeep(most_sealed=9).run()
+    assert stored_keys(database, "key_id, state, sealed") == [(0, "current", 0), (1, "current", 6)]
+    await asyncio.gather(*(each.upkeep(most_sealed=9).run() for each in (two, one)))
+    assert stored_keys(database, "key_id, state, sealed") == [
+        (0, "current", 0),
+        (1, "retired", 9),
+        (2, "current", 0),
+    ]
+    assert audited(database) == [
+        (
+            ACME,
+            "meterline-ingest",
+            "tenant_key.rotated",
+            "key 2",
+            "sealed 9 values",
+            {"key_id": 2, "previous_key_id": 1},
+        )
+    ]
+    # A replica that has not noticed yet goes on with the old key: that is counted, and rotates nothing more.
+    await seal_some(two, 20)
+    await two.upkeep(most_sealed=9).run()
+    assert len(stored_keys(database, "1")) == 3
+
+
+async def test_a_key_that_is_old_enough_is_replaced(
+    database: TestDatabase, one: Replica, two: Replica
+) -> None:
+    await one.vault.keyrings([ACME, BOLT])
+    age_keys(database, timedelta(days=80))
+    await rotate(one.store, BOLT, 0, CHANGE)
+    age_keys(database, timedelta(days=11))
+    await asyncio.gather(*(each.upkeep().run() for each in (one, two)))
+    assert stored_keys(database, "tenant_id, key_id, state") == [
+        (ACME, 0, "current"),
+        (ACME, 1, "retired"),
+        (ACME, 2, "current"),
+        (BOLT, 0, "current"),
+        (BOLT, 1, "retired"),
+        (BOLT, 2, "current"),
+    ]
+    assert [entry[4] for entry in audited(database)] == [CHANGE.reason, "older than 90 days"]
+
+
+async def test_an_old_master_key_can_go_once_all_is_wrapped_anew(
+    database: TestDatabase, one: Replica, open_replica: OpenReplica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meterline_ingest.handlers.key_upkeep.PAGE", 3)
+    sealed = {tenant: seal(keyring) for tenant, keyring in (await one.vault.keyrings(range(1, 6))).items()}
+    prints = {tenant: k.fingerprint(b"x") for tenant, k in (await one.vault.keyrings(sealed)).items()}
+    await rotate(one.store, ACME, 0, CHANGE)
+    both = await open_replica(database, f"{NEW_MASTER},{MASTER_KEYS}")
+    await both.upkeep().run()
+    assert {master for (master,) in stored_keys(database, "master_key_id")} == {"new"}
+    assert metrics.KEYS_NOT_REWRAPPED._value.get() == 0
+
+    only_new = await open_replica(database, NEW_MASTER)
+    for tenant, keyring in (await only_new.vault.keyrings(sealed)).items():
+        assert keyring.unseal("t", "c", b"row", sealed[tenant]) == b"text"
+        assert keyring.fingerprint(b"x") == prints[tenant]
+    one.timer.memory_passes()
+    lacking = await one.vault.keyring(None, ACME)
+    with pytest.raises(UnavailableError, match="'new'"):
+        seal(lacking)
+
+
+async def test_a_key_that_does_not_open_keeps_no_other_from_being_wrapped(
+    database: TestDatabase, one: Replica, open_replica: OpenReplica
+) -> None:
+    await one.vault.keyrings([ACME, BOLT])
+    with psycopg.connect(database.admin_dsn) as connection:
+        connection.execute("UPDATE ingest.data_keys SET wrapped = '\\x00' WHERE tenant_id = 1 AND key_id = 1")
+    both = await open_replica(database, f"{NEW_MASTER},{MASTER_KEYS}")
+    await both.upkeep().run()
+    masters = [str(master) for (master,) in stored_keys(database, "master_key_id")]
+    assert masters == ["new", "test", "new", "new"]
+    assert metrics.KEYS_NOT_REWRAPPED._value.get() == 1
+
+
+async def test_a_key_that_is_shredded_meanwhile_does_not_come_back(
+    database: TestDatabase, one: Replica, open_replica: OpenReplica
+) -> None:
+    """Between reading a key and storing it as wrapped anew."""
+    await one.vault.keyring(None, ACME)
+    both = await open_replica(database, f"{NEW_MASTER},{MASTER_KEYS}")
+    read = await both.keys.of_other_masters("new", (0, -1), 10)
+    async with one.database.connection([ACME]) as connection:
+        assert await one.keys.shred(connection, ACME) == 2
+        await connection.commit()
+    assert await both.keys.rewrap([(key, b"anew") for key in read], "new") == 0
+    assert stored_keys(database, "key_id, wrapped, state") == [
+        (0, None, "shredded"),
+        (1, None, "shredded"),
+    ]
+
+
+async def test_upkeep_of_replicas_never_waits_for_each_other_in_a_circle(
+    database: TestDatabase, one: Replica, two: Replica
+) -> None:
+    """Counting, rotating, wrapping and shredding of the same keys at once: nobody is chosen to die."""
+    tenants = range(1, 9)
+    for _ in range(5):
+        for tenant_id in tenants:
+            await asyncio.gather(seal_some(one, 1, tenant_id), seal_some(two, 1, tenant_id))
+        await asyncio.gather(
+            one.upkeep(most_sealed=1).run(),
+            two.upkeep(max_age=timedelta(0)).run(),
+            *(rotate(one.store, tenant_id, 0, CHANGE) for tenant_id in tenants),
+        )
+    total = sum(int(str(sealed)) for (sealed,) in stored_keys(database, "sealed"))
+    assert total == 5 * 2 * len(tenants)

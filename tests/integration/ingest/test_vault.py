@@ -1,0 +1,282 @@
+"""Keys of tenants in two replicas on one database: made once, rotated, destroyed, and never in the clear."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from datetime import timedelta
+
+import psycopg
+import pytest
+from cachetools import Cache
+from meterline.crypto.envelope import key_id_of
+from meterline.errors import ShreddedError
+from meterline_ingest.handlers.keys import rotate
+from meterline_ingest.keyring import Keyring
+from meterline_ingest.repository.data_keys import SETTLING
+from meterline_ingest.vault import Vault
+
+from tests.support.databases import TestDatabase
+from tests.support.services import MASTER_KEYS
+from tests.support.vaults import CHANGE, OpenReplica, Replica, age_keys, stored_keys
+
+pytestmark = pytest.mark.req("T4.3")
+
+ACME, BOLT = 1, 2
+SETTLED = SETTLING + timedelta(seconds=1)
+
+
+@pytest.fixture
+async def one(database: TestDatabase, open_replica: OpenReplica) -> Replica:
+    return await open_replica(database)
+
+
+@pytest.fixture
+async def two(database: TestDatabase, open_replica: OpenReplica) -> Replica:
+    return await open_replica(database)
+
+
+def seal(keyring: Keyring, text: bytes = b"text") -> bytes:
+    return keyring.seal("t", "c", b"row", text)
+
+
+def unseal(keyring: Keyring, sealed: bytes) -> bytes:
+    return keyring.unseal("t", "c", b"row", sealed)
+
+
+async def shred(replica: Replica, tenant_id: int = ACME) -> None:
+    async with replica.database.connection([tenant_id]) as connection:
+        await replica.keys.shred(connection, tenant_id)
+        await connection.commit()
+
+
+async def test_one_seals_and_the_other_opens(one: Replica, two: Replica) -> None:
+    sealed = seal(await one.vault.keyring(None, ACME))
+    other = await two.vault.keyring(None, ACME)
+    assert unseal(other, sealed) == b"text"
+    assert other.fingerprint(b"text") == (await one.vault.keyring(None, ACME)).fingerprint(b"text")
+
+
+async def test_the_first_key_is_made_once_whoever_comes_first(
+    database: TestDatabase, one: Replica, two: Replica
+) -> None:
+    """Many at once, with both replicas' memories empty: all of them end with the same keys."""
+    looks = [replica.vault.keyring(None, ACME) for replica in [one, two] * 8]
+    looks_at_many = [replica.vault.keyrings([BOLT, ACME]) for replica in [one, two] * 4]
+    keyrings, mixed = await asyncio.gather(asyncio.gather(*looks), asyncio.gather(*looks_at_many))
+    keyrings += [found[ACME] for found in mixed]
+    assert len({keyring.fingerprint(b"text") for keyring in keyrings}) == 1
+    values = [seal(keyring) for keyring in keyrings]
+    assert all(unseal(keyring, value) == b"text" for keyring in keyrings for value in values)
+    assert stored_keys(database, "tenant_id, key_id, state") == [
+        (tenant_id, key_id, "current") for tenant_id in (ACME, BOLT) for key_id in (0, 1)
+    ]
+
+
+async def test_many_are_loaded_with_one_query(one: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    await one.vault.keyrings(range(1, 21))
+    one.timer.memory_passes()
+    queries = []
+    load = one.keys.load
+
+    async def counted(*arguments: object) -> object:
+        queries.append(arguments)
+        return await load(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(one.keys, "load", counted)
+    await one.vault.keyring(None, 3)
+    found = await one.vault.keyrings([1, 2, 3, 4, 4])
+    assert sorted(found) == [1, 2, 3, 4]
+    assert [sorted(arguments[0]) for arguments in queries] == [[3], [1, 2, 4]]  # type: ignore[call-overload]
+
+
+async def test_a_tenant_that_sealed_nothing_gets_no_key_from_a_look(
+    database: TestDatabase, one: Replica, two: Replica
+) -> None:
+    assert not (await one.vault.keyring(None, ACME, create=False)).exists
+    assert stored_keys(database, "1") == []
+    sealed = seal(await two.vault.keyring(None, ACME))
+    # That there was none is not remembered.
+    assert unseal(await one.vault.keyring(None, ACME, create=False), sealed) == b"text"
+
+
+async def test_keys_are_committed_even_if_the_caller_rolls_back(one: Replica) -> None:
+    """What is sealed may have left the process already, so its key must be there."""
+    async with one.database.connection([ACME]) as connection:
+        sealed = seal(await one.vault.keyring(connection, ACME))
+        await connection.rollback()
+    one.timer.memory_passes()
+    assert unseal(await one.vault.keyring(None, ACME), sealed) == b"text"
+
+
+async def test_a_callers_connection_is_enough(
+    database: TestDatabase, one: Replica, open_replica: OpenReplica
+) -> None:
+    """A process whose connections are all taken still reads keys through the one that the caller holds."""
+    await one.vault.keyring(None, ACME)
+    busy = await open_replica(database)
+    held = [busy.database.connection([ACME]) for _ in range(4)]
+    connections = [await each.__aenter__() for each in held]
+    try:
+        assert seal(await busy.vault.keyring(connections[0], ACME))
+    finally:
+        for each in held:
+            await each.__aexit__(None, None, None)
+
+
+async def test_a_rotation_reaches_the_other_replica(
+    database: TestDatabase, one: Replica, two: Replica
+) -> None:
+    old = seal(await two.vault.keyring(None, ACME))
+    fingerprint = (await two.vault.keyring(None, ACME)).fingerprint(b"text")
+    await rotate(one.store, ACME, 0, CHANGE)
+
+    # At first nobody seals with it, since the other replica may not know of it.
+    first = seal(await one.vault.keyring(None, ACME))
+    assert (key_id_of(first), unseal(await two.vault.keyring(None, ACME), first)) == (1, b"text")
+
+    age_keys(database, SETTLED)
+    for replica in (one, two):
+        replica.timer.memory_passes()
+    new = seal(await one.vault.keyring(None, ACME))
+    known = await two.vault.keyring(None, ACME)
+    assert key_id_of(new) == 2
+    assert unseal(known, new) == unseal(known, old) == b"text"
+    assert known.fingerprint(b"text") == fingerprint
+    assert (known.needs_reseal(old), known.needs_reseal(new)) == (True, False)
+    assert stored_keys(database, "key_id, state") == [(0, "current"), (1, "retired"), (2, "current")]
+
+
+async def test_who_asks_twice_rotates_once(database: TestDatabase, one: Replica, two: Replica) -> None:
+    await one.vault.keyring(None, ACME)
+    await asyncio.gather(*(rotate(each.store, ACME, 1, CHANGE) for each in [one, two] * 3))
+    assert stored_keys(database, "key_id, state") == [(0, "current"), (1, "retired"), (2, "current")]
+
+
+async def test_rotations_at_once_come_one_after_another(
+    database: TestDatabase, one: Replica, two: Replica
+) -> None:
+    await asyncio.gather(*(rotate(each.store, ACME, 0, CHANGE) for each in [one, two] * 3))
+    states = stored_keys(database, "key_id, state")
+    assert states == [(0, "current"), *((n, "retired") for n in range(1, 6)), (6, "current")]
+
+
+async def test_everything_stays_readable_while_keys_rotate(
+    database: TestDatabase, one: Replica, two: Replica
+) -> None:
+    """Fault 18: rotation under load. Each replica opens at once whatever the other has just sealed."""
+    await one.vault.keyring(None, ACME)
+    values: list[bytes] = []
+    stop = asyncio.Event()
+
+    async def work(writer: Replica, reader: Replica) -> None:
+        while not stop.is_set():
+            sealed = seal(await writer.vault.keyring(None, ACME))
+            assert unseal(await reader.vault.keyring(None, ACME), sealed) == b"text"
+            values.append(sealed)
+            writer.timer.now += 0.5
+            await asyncio.sleep(0)
+
+    load = [asyncio.create_task(work(one, two)), asyncio.create_task(work(two, one))]
+    for _ in range(5):
+        await rotate(one.store, ACME, 0, CHANGE)
+        for replica in (one, two):
+            replica.timer.memory_passes()
+            await replica.vault.keyring(None, ACME)
+        age_keys(database, SETTLED)
+    stop.set()
+    await asyncio.gather(*load)
+    for replica in (one, two):
+        replica.timer.memory_passes()
+    keyring = await two.vault.keyring(None, ACME)
+    assert {unseal(keyring, value) for value in values} == {b"text"}
+    assert len({key_id_of(value) for value in values}) > 1
+
+
+async def test_destruction_reaches_the_other_replica(one: Replica, two: Replica) -> None:
+    sealed = seal(await two.vault.keyring(None, ACME))
+    await shred(one)
+    assert unseal(await two.vault.keyring(None, ACME), sealed) == b"text", "it is remembered for a moment"
+    two.timer.memory_passes()
+    gone = await two.vault.keyring(None, ACME)
+    with pytest.raises(ShreddedError):
+        unseal(gone, sealed)
+    with pytest.raises(ShreddedError):
+        seal(gone)
+
+
+async def test_memory_lets_go_of_keys_though_nobody_asks(one: Replica) -> None:
+    await one.vault.keyrings([ACME, BOLT])
+    # Of the base class, which counts what is there, over or not.
+    assert Cache.__len__(one.vault._known) == 2
+    one.timer.memory_passes()
+    await one.vault.expire()
+    assert Cache.__len__(one.vault._known) == 0
+
+
+async def test_the_time_counts_from_before_the_question(
+    one: Replica, two: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that was long on its way is old when it arrives."""
+    await one.vault.keyring(None, ACME)
+    load = two.keys.load
+
+    async def slow(*arguments: object) -> object:
+        answer = await load(*arguments)  # type: ignore[arg-type]
+        two.timer.memory_passes()
+        return answer
+
+    monkeypatch.setattr(two.keys, "load", slow)
+    await two.vault.keyring(None, ACME)
+    monkeypatch.undo()
+    await shred(one)
+    assert (await two.vault.keyring(None, ACME)).shredded
+
+
+def test_a_memory_that_outlasts_settling_is_refused(one: Replica) -> None:
+    with pytest.raises(ValueError, match="before every replica"):
+        Vault(one.keys, one.masters, ttl=SETTLING.total_seconds())
+
+
+async def test_a_shredded_tenant_gets_no_new_key(database: TestDatabase, one: Replica, two: Replica) -> None:
+    await one.vault.keyring(None, ACME)
+    await shred(one)
+    assert (await two.vault.keyring(None, ACME)).shredded
+    with pytest.raises(ShreddedError):
+        await rotate(two.store, ACME, 0, CHANGE)
+    assert stored_keys(database, "key_id, wrapped") == [(0, None), (1, None)]
+
+
+async def test_the_database_holds_neither_text_nor_key(database: TestDatabase, one: Replica) -> None:
+    keyring = await one.vault.keyring(None, ACME)
+    text = b"a text that would be found"
+    with psycopg.connect(database.owner_dsn("ingest")) as connection:
+        connection.execute("CREATE TABLE things (secret bytea)")
+        connection.execute("INSERT INTO things VALUES (%s)", (seal(keyring, text),))
+    await rotate(one.store, ACME, 0, CHANGE)
+    secrets = [
+        one.masters.unwrap(key.wrapped or b"", key.master_key_id, ACME, key.key_id, key.purpose)
+        for key in (await one.keys.load([ACME]))[ACME]
+    ]
+    master = base64.b64decode(MASTER_KEYS.partition(":")[2])
+    dumped = everything(database)
+    assert len(secrets) == 3
+    for hidden in (text, master, *secrets):
+        assert hidden.hex() not in dumped
+        assert base64.b64encode(hidden).decode() not in dumped
+    assert seal(keyring)[:5].hex() in dumped, "what is sealed would have been found"
+
+
+def everything(database: TestDatabase) -> str:
+    """Every row of every table of ingest, as text."""
+    with psycopg.connect(database.admin_dsn) as connection:
+        tables = connection.execute(
+            "SELECT quote_ident(relname) FROM pg_class WHERE relnamespace = 'ingest'::regnamespace"
+            " AND relkind = 'r'"
+        ).fetchall()
+        rows = [
+            row
+            for (table,) in tables
+            for row in connection.execute(f"SELECT t::text FROM ingest.{table} t").fetchall()
+        ]
+    return "\n".join(str(row) for (row,) in rows)

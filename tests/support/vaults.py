@@ -1,0 +1,137 @@
+"""Replicas of what keeps tenants' keys: each with connections, memory and a timer of its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import psycopg
+import pytest
+from meterline.crypto.master_keys import MasterKeys
+from meterline.db.pool import Connection, Database
+from meterline.db.unit_of_work import UnitOfWork
+from meterline_ingest.domain.audit import ChangeRequest
+from meterline_ingest.handlers.key_upkeep import KeyUpkeep
+from meterline_ingest.handlers.keys import KeyStore
+from meterline_ingest.handlers.resealing import Resealed
+from meterline_ingest.repository.data_keys import DataKeys
+from meterline_ingest.vault import MEMORY_SECONDS, Vault
+
+from tests.support.databases import TestDatabase
+from tests.support.services import MASTER_KEYS
+
+CHANGE = ChangeRequest("ann@example.com", "because the test says so")
+
+
+@dataclass
+class Timer:
+    """Seconds that pass when they are told to."""
+
+    now: float = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def memory_passes(self) -> None:
+        """So long that no vault may still remember what it knew."""
+        self.now += MEMORY_SECONDS
+
+
+@dataclass
+class Replica:
+    """One process's vault. `timer` moves its memory."""
+
+    database: Database
+    masters: MasterKeys
+    timer: Timer = field(default_factory=Timer)
+
+    def __post_init__(self) -> None:
+        self.keys = DataKeys(self.database)
+        self.vault = Vault(self.keys, self.masters, timer=self.timer)
+        self.store = KeyStore(UnitOfWork(self.database, lambda: None), self.keys, self.vault)
+
+    def upkeep(self, *, max_age: timedelta = timedelta(days=90), most_sealed: int = 1 << 30) -> KeyUpkeep:
+        return KeyUpkeep(self.store, seconds=3_600, max_age=max_age, most_sealed=most_sealed)
+
+
+OpenReplica = Callable[..., Awaitable[Replica]]
+
+
+@pytest.fixture
+async def open_replica() -> AsyncIterator[OpenReplica]:
+    """A function `(database, master_keys=…) -> Replica`. All are stopped after the test."""
+    opened: list[Replica] = []
+
+    async def make(database: TestDatabase, master_keys: str = MASTER_KEYS) -> Replica:
+        pool = Database(database.app_dsn("ingest"), size=4)
+        await pool.start()
+        opened.append(Replica(pool, MasterKeys.parse(master_keys)))
+        return opened[-1]
+
+    yield make
+    for replica in opened:
+        await replica.vault.stop()
+        await replica.database.stop()
+
+
+class SealedThings:
+    """A table with a sealed column, as another part of ingest would have one."""
+
+    table = "things"
+    column = "secret"
+
+    @staticmethod
+    def create(database: TestDatabase) -> None:
+        with psycopg.connect(database.owner_dsn("ingest")) as connection:
+            connection.execute(
+                "CREATE TABLE things (tenant_id integer, id bytea, secret bytea, PRIMARY KEY (tenant_id, id))"
+            )
+            connection.execute("SELECT protect_tenants('things')")
+
+    async def put(self, connection: Connection, tenant_id: int, row: bytes, sealed: bytes) -> None:
+        await connection.execute("INSERT INTO things VALUES (%s, %s, %s)", (tenant_id, row, sealed))
+
+    async def all(self, database: Database, tenant_id: int) -> dict[bytes, bytes]:
+        rows = await database.fetch(
+            "SELECT id, secret FROM things WHERE tenant_id = %s", (tenant_id,), tenants=[tenant_id]
+        )
+        return dict(rows)
+
+    async def earlier(
+        self, connection: Connection, tenant_id: int, before: bytes, after: bytes, limit: int
+    ) -> list[tuple[bytes, bytes]]:
+        cursor = await connection.execute(
+            "SELECT id, secret FROM things WHERE tenant_id = %s AND secret < %s AND id > %s"
+            " ORDER BY id LIMIT %s",
+            (tenant_id, before, after, limit),
+            binary=True,
+        )
+        return [(row, sealed) for row, sealed in await cursor.fetchall()]
+
+    async def replace(self, connection: Connection, tenant_id: int, values: Sequence[Resealed]) -> int:
+        replaced = 0
+        for value in values:
+            cursor = await connection.execute(
+                "UPDATE things SET secret = %s WHERE tenant_id = %s AND id = %s AND secret = %s",
+                (value.after, tenant_id, value.row, value.before),
+            )
+            replaced += cursor.rowcount
+        return replaced
+
+
+def age_keys(database: TestDatabase, by: timedelta) -> None:
+    """As if all keys had been made, and retired, so much earlier."""
+    with psycopg.connect(database.admin_dsn) as connection:
+        connection.execute(
+            "UPDATE ingest.data_keys SET created_at = created_at - %(by)s, retired_at = retired_at - %(by)s",
+            {"by": by},
+        )
+
+
+def stored_keys(database: TestDatabase, columns: str) -> list[tuple[object, ...]]:
+    """Columns of all keys, by tenant and number, as an administrator sees them."""
+    with psycopg.connect(database.admin_dsn) as connection:
+        return connection.execute(
+            f"SELECT {columns} FROM ingest.data_keys ORDER BY tenant_id, key_id"
+        ).fetchall()
