@@ -103,6 +103,7 @@ class Contents:
             )
             if variant.sensitive:
                 text = json.dumps(variant.sensitive, ensure_ascii=False, sort_keys=True).encode()
+                detail.sealed_names = sorted(variant.sensitive)
                 detail.sealed = self._sealers[tenant_id].seal(TABLE, COLUMN, event_id, text)
         return detail
 

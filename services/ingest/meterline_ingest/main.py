@@ -41,6 +41,7 @@ from meterline_ingest.handlers.key_upkeep import KeyUpkeep
 from meterline_ingest.handlers.keys import KeyStore
 from meterline_ingest.handlers.privacy import Holds
 from meterline_ingest.handlers.resealing import Resealer, SealedColumn
+from meterline_ingest.handlers.unsealing import Unsealer
 from meterline_ingest.registry import TenantDirectory, TypeRegistry
 from meterline_ingest.repository.audit import AuditReader
 from meterline_ingest.repository.catalogue import CatalogueReader
@@ -136,6 +137,10 @@ class Ingest:
             max_queued=settings.max_queued_events,
         )
 
+    def _events_servicer(self) -> EventsServicer:
+        unsealer = Unsealer(self._unit_of_work, self._key_store.vault)
+        return EventsServicer(self._tenants, EventReader(self._database), self._types, unsealer, self._clock)
+
     def _servicers(self) -> list[Servicer]:
         catalogue = Catalogue(self._database, self._unit_of_work, self._tenants, self._entries)
         return [
@@ -147,7 +152,7 @@ class Ingest:
             (
                 _full_name(events_pb2, "EventsService"),
                 events_pb2_grpc.add_EventsServiceServicer_to_server,
-                EventsServicer(self._tenants, EventReader(self._database), self._types),
+                self._events_servicer(),
             ),
             (
                 _full_name(event_types_pb2, "EventTypesService"),

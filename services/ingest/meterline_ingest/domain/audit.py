@@ -18,6 +18,9 @@ SERVICE: Final = "meterline-ingest"
 
 KEY_ROTATED: Final = "tenant_key.rotated"
 TENANT_SHREDDED: Final = "tenant.shredded"
+EVENTS_UNSEALED: Final = "events.unsealed"
+LEGAL_HOLD_PLACED: Final = "legal_hold.placed"
+LEGAL_HOLD_RELEASED: Final = "legal_hold.released"
 
 
 @dataclass(frozen=True, slots=True)

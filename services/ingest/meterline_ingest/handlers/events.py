@@ -1,23 +1,25 @@
-"""Reading what was accepted, and sending it again."""
+"""Reading what was accepted."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 
 from meterline.errors import InvalidArgumentError, NotFoundError
-from meterline.tenants import TenantReplica
+from meterline.tenants import Tenant, TenantReplica
 
-from meterline_ingest.domain import event_ids
+from meterline_ingest.domain import event_ids, walk
+from meterline_ingest.domain.walk import Page, Position
 from meterline_ingest.repository.reading import EventFilter, EventReader, StoredBatch, StoredEvent
+
+EXPORTED_EVENTS = 1_000
 
 
 async def get_event(
-    tenants: TenantReplica, reader: EventReader, slug: str, event_id: str, source: str
+    reader: EventReader, tenant: Tenant, event_id: str, source: str
 ) -> tuple[StoredEvent, StoredBatch]:
     """Raises NotFoundError, also for an event of another tenant."""
-    tenant = await tenants.get(slug)
     raw, _ = event_ids.parse_one(source, event_id)
     event = await reader.find(tenant.tenant_id, uuid.UUID(bytes=raw))
     if event is None:
@@ -27,21 +29,25 @@ async def get_event(
 
 
 async def list_events(
-    tenants: TenantReplica,
-    reader: EventReader,
-    slug: str,
-    chosen: EventFilter,
-    after: tuple[datetime, uuid.UUID] | None,
-    limit: int,
-) -> list[StoredEvent]:
-    tenant = await tenants.get(slug)
-    return await reader.select(tenant.tenant_id, chosen, after, limit)
+    reader: EventReader, tenant: Tenant, chosen: EventFilter, after: Position, limit: int
+) -> Page[StoredEvent]:
+    return await walk.page(reader.select(tenant.tenant_id, chosen), after, limit)
+
+
+async def export_events(
+    reader: EventReader, tenant: Tenant, chosen: EventFilter, after: Position
+) -> AsyncIterator[Page[StoredEvent]]:
+    """Page after page. Nothing is held in between: no snapshot, no connection."""
+    following: Position | None = after
+    while following is not None:
+        page = await list_events(reader, tenant, chosen, following, EXPORTED_EVENTS)
+        following = page.following
+        yield page
 
 
 async def get_batches(
-    tenants: TenantReplica, reader: EventReader, slug: str, batch_ids: Sequence[uuid.UUID]
+    reader: EventReader, tenant: Tenant, batch_ids: Sequence[uuid.UUID]
 ) -> list[StoredBatch]:
-    tenant = await tenants.get(slug)
     return await reader.batches(tenant.tenant_id, batch_ids)
 
 

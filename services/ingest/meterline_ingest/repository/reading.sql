@@ -1,30 +1,81 @@
 -- name: find_event
 SELECT e.event_id, e.occurred_at, e.quantity_1, e.quantity_2, e.quantity_3, e.quantity_4,
-       s.subject, r.event_type, r.dimensions, t.text_id, b.batch_id
+       s.subject, r.event_type, r.dimensions, t.text_id, b.batch_id, b.received_at, b.skew_us,
+       d.sent_time, d.properties, d.sealed, d.sealed_names, d.flags
 FROM events e
 JOIN subjects s ON s.tenant_id = e.tenant_id AND s.subject_id = e.subject_id
 JOIN series r ON r.tenant_id = e.tenant_id AND r.series_id = e.series_id
 JOIN batches b ON b.tenant_id = e.tenant_id AND b.batch_number = e.batch_number
+LEFT JOIN event_details d ON d.tenant_id = e.tenant_id AND d.event_id = e.event_id
 LEFT JOIN event_text_ids t ON t.tenant_id = e.tenant_id AND t.event_id = e.event_id
 WHERE e.tenant_id = %(tenant_id)s AND e.event_id = %(event_id)s
 
--- name: list_events
-WITH wanted AS MATERIALIZED (
-    SELECT batch_number, batch_id FROM batches
-    WHERE tenant_id = %(tenant_id)s AND batch_id = ANY(%(batch_ids)s)
-)
+-- name: events_of_batches
+-- Of the batches with these numbers, the first events beyond (after_time, after_id). Names are looked up for
+-- those that are answered; filters by type and dimensions cost a look each event. The sum with 0 keeps the
+-- planner from reading all of the primary key for the tenant, which is not at its front.
 SELECT e.event_id, e.occurred_at, e.quantity_1, e.quantity_2, e.quantity_3, e.quantity_4,
-       s.subject, r.event_type, r.dimensions, t.text_id, w.batch_id
-FROM wanted w
-JOIN events e ON e.batch_number = w.batch_number AND e.tenant_id = %(tenant_id)s
+       s.subject, r.event_type, r.dimensions, t.text_id, b.batch_id, b.received_at, b.skew_us,
+       d.sent_time, d.properties, d.sealed, d.sealed_names, d.flags
+FROM (
+    SELECT e.*
+    FROM unnest(%(batch_numbers)s::int8[]) AS w (batch_number)
+    JOIN events e ON e.batch_number = w.batch_number AND e.tenant_id + 0 = %(tenant_id)s
+    WHERE (e.occurred_at, e.event_id) > (%(after_time)s::timestamptz, %(after_id)s::uuid)
+      AND (%(end)s::timestamptz IS NULL OR e.occurred_at < %(end)s)
+      AND (%(subject)s::text IS NULL OR e.subject_id = (
+          SELECT subject_id FROM subjects WHERE tenant_id = %(tenant_id)s AND subject = %(subject)s
+      ))
+      AND (%(event_type)s::text IS NULL AND %(dimensions)s::jsonb IS NULL OR (
+          SELECT (%(event_type)s::text IS NULL OR event_type = %(event_type)s)
+             AND (%(dimensions)s::jsonb IS NULL OR dimensions @> %(dimensions)s::jsonb)
+          FROM series
+          WHERE tenant_id = %(tenant_id)s AND series_id = e.series_id
+      ))
+    ORDER BY e.occurred_at, e.event_id
+    LIMIT %(limit)s
+) e
 JOIN subjects s ON s.tenant_id = e.tenant_id AND s.subject_id = e.subject_id
 JOIN series r ON r.tenant_id = e.tenant_id AND r.series_id = e.series_id
+JOIN batches b ON b.tenant_id = e.tenant_id AND b.batch_number = e.batch_number
+LEFT JOIN event_details d ON d.tenant_id = e.tenant_id AND d.event_id = e.event_id
 LEFT JOIN event_text_ids t ON t.tenant_id = e.tenant_id AND t.event_id = e.event_id
-WHERE (%(event_type)s::text IS NULL OR r.event_type = %(event_type)s)
-  AND (%(start)s::timestamptz IS NULL OR e.occurred_at >= %(start)s)
-  AND (%(end)s::timestamptz IS NULL OR e.occurred_at < %(end)s)
-  AND (%(after_time)s::timestamptz IS NULL OR (e.occurred_at, e.event_id) > (%(after_time)s, %(after_id)s))
 ORDER BY e.occurred_at, e.event_id
+
+-- name: spans_of_time
+-- Batches with events from `start` on, in the order of their first events: beyond (after_first, after_number)
+-- and before `end`. Of each class of `span_class`, those that may reach `start` began no earlier than the
+-- longest of the class before it; at least an eighth of so long ago is what any of them lasts, so that most
+-- of what is looked at is wanted.
+SELECT b.first_at, b.batch_number, b.event_count, b.source
+FROM (VALUES
+    (0::smallint, %(start)s::timestamptz - interval '1 minute'),
+    (1::smallint, %(start)s::timestamptz - interval '8 minutes'),
+    (2::smallint, %(start)s::timestamptz - interval '64 minutes'),
+    (3::smallint, %(start)s::timestamptz - interval '512 minutes'),
+    (4::smallint, %(start)s::timestamptz - interval '4096 minutes'),
+    (5::smallint, %(start)s::timestamptz - interval '32768 minutes'),
+    (6::smallint, %(start)s::timestamptz - interval '262144 minutes'),
+    (7::smallint, '-infinity'::timestamptz)
+) AS c (span_class, earliest)
+CROSS JOIN LATERAL (
+    SELECT first_at, batch_number, event_count, source
+    FROM batches
+    WHERE tenant_id = %(tenant_id)s AND span_class = c.span_class
+      AND first_at >= c.earliest AND first_at < %(end)s AND last_at >= %(start)s
+      AND (first_at, batch_number) > (%(after_first)s::timestamptz, %(after_number)s::int8)
+    ORDER BY first_at, batch_number
+    LIMIT %(limit)s
+) b
+ORDER BY b.first_at, b.batch_number
+LIMIT %(limit)s
+
+-- name: spans_of_batches
+SELECT first_at, batch_number, event_count, source
+FROM batches
+WHERE tenant_id = %(tenant_id)s AND batch_id = ANY(%(batch_ids)s::uuid[]) AND last_at >= %(start)s
+  AND (first_at, batch_number) > (%(after_first)s::timestamptz, %(after_number)s::int8)
+ORDER BY first_at, batch_number
 LIMIT %(limit)s
 
 -- name: find_batches
