@@ -40,6 +40,7 @@ from meterline_ingest.handlers.catalogue import Catalogue
 from meterline_ingest.handlers.key_upkeep import KeyUpkeep
 from meterline_ingest.handlers.keys import KeyStore
 from meterline_ingest.handlers.privacy import Holds
+from meterline_ingest.handlers.replaying import Replayer
 from meterline_ingest.handlers.resealing import Resealer, SealedColumn
 from meterline_ingest.handlers.unsealing import Unsealer
 from meterline_ingest.registry import TenantDirectory, TypeRegistry
@@ -48,6 +49,7 @@ from meterline_ingest.repository.catalogue import CatalogueReader
 from meterline_ingest.repository.data_keys import DataKeys
 from meterline_ingest.repository.dictionaries import Dictionaries
 from meterline_ingest.repository.event_types import EventTypeRepository
+from meterline_ingest.repository.messages import Messages
 from meterline_ingest.repository.partitions import Partitions
 from meterline_ingest.repository.reading import EventReader
 from meterline_ingest.repository.writing import EventWriter
@@ -138,8 +140,14 @@ class Ingest:
         )
 
     def _events_servicer(self) -> EventsServicer:
-        unsealer = Unsealer(self._unit_of_work, self._key_store.vault)
-        return EventsServicer(self._tenants, EventReader(self._database), self._types, unsealer, self._clock)
+        return EventsServicer(
+            self._tenants,
+            EventReader(self._database),
+            self._types,
+            Unsealer(self._unit_of_work, self._key_store.vault),
+            Replayer(self._unit_of_work, Messages(self._database), self._types),
+            self._clock,
+        )
 
     def _servicers(self) -> list[Servicer]:
         catalogue = Catalogue(self._database, self._unit_of_work, self._tenants, self._entries)

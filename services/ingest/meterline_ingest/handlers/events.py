@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime
 
-from meterline.errors import InvalidArgumentError, NotFoundError
+from meterline.errors import NotFoundError
 from meterline.tenants import Tenant, TenantReplica
 
 from meterline_ingest.domain import event_ids, walk
@@ -59,10 +58,3 @@ async def get_totals(tenants: TenantReplica, reader: EventReader, slug: str) -> 
         return {slug: totals.get(tenant.tenant_id, 0)}
     names = {tenant.tenant_id: tenant.slug for tenant in await tenants.all()}
     return {names[number]: count for number, count in (await reader.totals(None)).items() if number in names}
-
-
-async def replay(reader: EventReader, start: datetime, end: datetime) -> int:
-    """Messages of [start, end) go out again with the ids they had."""
-    if start >= end:
-        raise InvalidArgumentError("range", "start_time before end_time")
-    return await reader.replay(start, end)

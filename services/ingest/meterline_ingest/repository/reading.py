@@ -12,7 +12,6 @@ from meterline.clock import to_datetime, to_us
 from meterline.db.pool import Database
 from meterline.db.queries import Queries
 from meterline.db.scope import ALL_TENANTS
-from meterline.outbox.store import queries as outbox_queries
 from psycopg.types.json import Jsonb
 
 from meterline_ingest.domain.walk import Position, Span
@@ -113,13 +112,6 @@ class EventReader:
         """Accepted events by tenant number; of all tenants for None."""
         scope = ALL_TENANTS if tenant_id is None else [tenant_id]
         return dict(await self._database.fetch(queries.totals, {"tenant_id": tenant_id}, scope))
-
-    async def replay(self, start: datetime, end: datetime) -> int:
-        """Marks the messages of a range of commit times as not published; returns how many."""
-        async with self._database.connection() as connection:
-            cursor = await connection.execute(outbox_queries.replay, (start, end))
-            await connection.commit()
-            return cursor.rowcount
 
 
 class Selection:

@@ -17,6 +17,7 @@ from meterline_protos.ingest.v1 import events_pb2, events_pb2_grpc
 from meterline_ingest.domain.audit import ChangeRequest
 from meterline_ingest.domain.walk import Page, Position
 from meterline_ingest.handlers import events as handlers
+from meterline_ingest.handlers.replaying import Replayer
 from meterline_ingest.handlers.unsealing import Unsealer
 from meterline_ingest.registry import TypeRegistry
 from meterline_ingest.repository.reading import EventFilter, EventReader, StoredEvent
@@ -40,12 +41,14 @@ class EventsServicer(events_pb2_grpc.EventsServiceServicer):
         reader: EventReader,
         types: TypeRegistry,
         unsealer: Unsealer,
+        replayer: Replayer,
         clock: Clock,
     ) -> None:
         self._tenants = tenants
         self._reader = reader
         self._types = types
         self._unsealer = unsealer
+        self._replayer = replayer
         self._clock = clock
 
     async def GetEvent(
@@ -99,10 +102,24 @@ class EventsServicer(events_pb2_grpc.EventsServiceServicer):
         )
 
     async def Replay(self, request: events_pb2.ReplayRequest, context: Context) -> events_pb2.ReplayResponse:
-        start, end = ranges.from_proto(request.range)
-        if start is None or end is None:
-            raise InvalidArgumentError("range", "start_time and end_time")
-        return events_pb2.ReplayResponse(messages=await handlers.replay(self._reader, start, end))
+        messages = await self._replay(request)
+        return events_pb2.ReplayResponse(messages=messages)
+
+    async def _replay(self, request: events_pb2.ReplayRequest) -> int:
+        given = [bool(request.event_ids), bool(request.batch_ids), request.HasField("range")]
+        if sum(given) != 1:
+            raise InvalidArgumentError("range, event_ids, batch_ids", "one of them")
+        if request.HasField("range"):
+            start, end = ranges.from_proto(request.range)
+            if start is None or end is None or start >= end:
+                raise InvalidArgumentError("range", "start_time before end_time")
+            return await self._replayer.range(start, end)
+        tenant = await self._tenants.get(request.tenant_id)
+        if request.batch_ids:
+            return await self._replayer.batches(tenant, _uuids("batch_ids", request.batch_ids))
+        if len(request.event_ids) > MAX_IDS:
+            raise InvalidArgumentError("event_ids", f"1 to {MAX_IDS}")
+        return await self._replayer.events(tenant, request.source, request.event_ids)
 
     def _choice(self, request: Choice, batch_ids: Sequence[uuid.UUID]) -> tuple[EventFilter, Position]:
         """What is wanted, and where it begins."""
