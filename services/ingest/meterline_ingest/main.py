@@ -32,6 +32,8 @@ from meterline_protos.ingest.v1 import (
     events_pb2_grpc,
     privacy_pb2,
     privacy_pb2_grpc,
+    retention_pb2,
+    retention_pb2_grpc,
 )
 
 from meterline_ingest.capture import Capture
@@ -39,6 +41,7 @@ from meterline_ingest.committer import Committer
 from meterline_ingest.handlers.catalogue import Catalogue
 from meterline_ingest.handlers.key_upkeep import KeyUpkeep
 from meterline_ingest.handlers.keys import KeyStore
+from meterline_ingest.handlers.legal_holds import Holding
 from meterline_ingest.handlers.privacy import Holds
 from meterline_ingest.handlers.replaying import Replayer
 from meterline_ingest.handlers.resealing import Resealer, SealedColumn
@@ -49,10 +52,13 @@ from meterline_ingest.repository.catalogue import CatalogueReader
 from meterline_ingest.repository.data_keys import DataKeys
 from meterline_ingest.repository.dictionaries import Dictionaries
 from meterline_ingest.repository.event_types import EventTypeRepository
+from meterline_ingest.repository.legal_holds import LegalHolds
 from meterline_ingest.repository.messages import Messages
 from meterline_ingest.repository.partitions import Partitions
 from meterline_ingest.repository.reading import EventReader
+from meterline_ingest.repository.retention import OldEvents
 from meterline_ingest.repository.writing import EventWriter
+from meterline_ingest.retention import Reconciled, Retention
 from meterline_ingest.servicers.audit import AuditServicer
 from meterline_ingest.servicers.capture import CaptureServicer
 from meterline_ingest.servicers.capture import add_to_server as add_capture_to_server
@@ -60,6 +66,7 @@ from meterline_ingest.servicers.catalogue import CatalogueServicer
 from meterline_ingest.servicers.event_types import EventTypesServicer
 from meterline_ingest.servicers.events import EventsServicer
 from meterline_ingest.servicers.privacy import PrivacyServicer
+from meterline_ingest.servicers.retention import RetentionServicer
 from meterline_ingest.settings import IngestSettings
 from meterline_ingest.skews import Skews
 from meterline_ingest.storing import Storing
@@ -69,7 +76,7 @@ from meterline_ingest.vault import Vault
 NAME = "ingest"
 # What is sealed, and what forbids that it is destroyed.
 SEALED_COLUMNS: Sequence[SealedColumn] = ()
-HOLDS: Sequence[Holds] = ()
+HOLDS: Sequence[Holds] = (LegalHolds(),)
 
 
 class Ingest:
@@ -89,6 +96,8 @@ class Ingest:
         self._unit_of_work = UnitOfWork(self._database, relay.wake)
         self._tenants = TenantReplica(self._database)
         identity = client.Link(settings.identity_address)
+        aggregate = client.Link(settings.aggregate_address)
+        self._old_events = OldEvents(self._database)
         self._event_types = EventTypeRepository(self._database)
         self._types = TypeRegistry(self._event_types)
         self._key_store = _key_store(settings, self._database, self._unit_of_work)
@@ -100,7 +109,8 @@ class Ingest:
             self._database,
             bus,
             relay,
-            Upkeep(partitions),
+            aggregate,
+            Upkeep(partitions, self._retention(aggregate)),
             known_tenants,
             identity,
             *_keeping(settings, self._database, self._key_store),
@@ -128,6 +138,7 @@ class Ingest:
             self._types,
             self._entries,
             Skews(timedelta(seconds=settings.clock_skew_tolerance_seconds)),
+            self._old_events,
             self._clock,
             max_age=timedelta(days=settings.max_event_age_days),
             max_ahead=timedelta(seconds=settings.max_event_ahead_seconds),
@@ -138,6 +149,10 @@ class Ingest:
             window=settings.commit_window_ms / 1000,
             max_queued=settings.max_queued_events,
         )
+
+    def _retention(self, aggregate: client.Link) -> Retention:
+        keep = timedelta(days=self._settings.raw_event_retention_days)
+        return Retention(self._old_events, Reconciled(aggregate.channel), keep)
 
     def _events_servicer(self) -> EventsServicer:
         return EventsServicer(
@@ -171,6 +186,13 @@ class Ingest:
                 _full_name(catalogue_pb2, "CatalogueService"),
                 catalogue_pb2_grpc.add_CatalogueServiceServicer_to_server,
                 CatalogueServicer(catalogue),
+            ),
+            (
+                _full_name(retention_pb2, "RetentionService"),
+                retention_pb2_grpc.add_RetentionServiceServicer_to_server,
+                RetentionServicer(
+                    Holding(self._unit_of_work, self._tenants, self._key_store.keys, LegalHolds())
+                ),
             ),
             *_privacy(self._key_store, self._tenants, AuditReader(self._database)),
         ]

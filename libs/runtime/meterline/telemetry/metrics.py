@@ -17,6 +17,9 @@ CLOCK_SKEW_SECONDS = Gauge(
     "How much later our clock is than a source's, of the sources heard of last",
     ["tenant", "source"],
 )
+MONTHS_TO_DROP = Gauge(
+    "meterline_months_to_drop", "Months of raw events past their retention that could not be dropped yet"
+)
 CAPTURE_QUEUE = Gauge("meterline_capture_queue_events", "Events that wait for a commit")
 
 # Sensitive data
