@@ -20,6 +20,16 @@ class _UnaryWithToken(aio.UnaryUnaryClientInterceptor):
         return await continuation(_with_token(details, self._token), request)
 
 
+class _AnswersWithToken(aio.UnaryStreamClientInterceptor):
+    def __init__(self, token: Token) -> None:
+        self._token = token
+
+    async def intercept_unary_stream(
+        self, continuation: Callable[..., Any], details: aio.ClientCallDetails, request: Any
+    ) -> Any:
+        return await continuation(_with_token(details, self._token), request)
+
+
 class _StreamWithToken(aio.StreamStreamClientInterceptor):
     def __init__(self, token: Token) -> None:
         self._token = token
@@ -33,7 +43,9 @@ class _StreamWithToken(aio.StreamStreamClientInterceptor):
 def channel(address: str, token: Token, options: Sequence[tuple[str, Any]] = ()) -> aio.Channel:
     """`token` is asked at every call, so that a channel outlives its tokens."""
     return aio.insecure_channel(
-        address, options=options, interceptors=[_UnaryWithToken(token), _StreamWithToken(token)]
+        address,
+        options=options,
+        interceptors=[_UnaryWithToken(token), _AnswersWithToken(token), _StreamWithToken(token)],
     )
 
 

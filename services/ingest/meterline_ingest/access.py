@@ -14,6 +14,7 @@ _CATALOGUE: Final = "meterline.ingest.v1.CatalogueService"
 _CORRECTIONS: Final = "meterline.ingest.v1.CorrectionsService"
 _LIMITS: Final = "meterline.ingest.v1.LimitsService"
 _QUARANTINE: Final = "meterline.ingest.v1.QuarantineService"
+_RETENTION: Final = "meterline.ingest.v1.RetentionService"
 _TIMERS: Final = "meterline.ingest.v1.TimersService"
 _PRIVACY: Final = "meterline.ingest.v1.PrivacyService"
 _AUDIT: Final = "meterline.ingest.v1.AuditService"
@@ -24,6 +25,7 @@ RULES: Final[Rules] = {
     f"{_CAPTURE}/ReportSigned": SELF_PROVING,
     f"{_EVENTS}/GetEvent": Rule(Permission.READ),
     f"{_EVENTS}/ListEvents": Rule(Permission.READ),
+    f"{_EVENTS}/ExportEvents": Rule(Permission.READ),
     f"{_EVENTS}/GetBatches": Rule(Permission.READ),
     f"{_EVENTS}/GetTotals": Rule(Permission.READ),
     f"{_EVENTS}/Replay": Rule(Permission.OPERATE, Reach.EVERYBODY),
@@ -49,6 +51,9 @@ RULES: Final[Rules] = {
     f"{_QUARANTINE}/GetQuarantined": Rule(Permission.QUARANTINE),
     f"{_QUARANTINE}/ReplayQuarantined": Rule(Permission.QUARANTINE),
     f"{_QUARANTINE}/DiscardQuarantined": Rule(Permission.QUARANTINE),
+    f"{_RETENTION}/PutLegalHold": Rule(Permission.OPERATE),
+    f"{_RETENTION}/ReleaseLegalHold": Rule(Permission.OPERATE),
+    f"{_RETENTION}/ListLegalHolds": Rule(Permission.OPERATE),
     f"{_TIMERS}/StartTimer": Rule(Permission.CAPTURE),
     f"{_TIMERS}/HeartbeatTimer": Rule(Permission.CAPTURE),
     f"{_TIMERS}/StopTimer": Rule(Permission.CAPTURE),

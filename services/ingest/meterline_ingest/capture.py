@@ -12,6 +12,7 @@ from meterline.clock import Clock
 from meterline.ids import new_id_bytes
 
 from meterline_ingest.committer import Result, Submission
+from meterline_ingest.domain import retention
 from meterline_ingest.domain.batches import BatchOrigin
 from meterline_ingest.domain.columns import Columns, Flags, Int64s, concatenate
 from meterline_ingest.domain.limits import TimeLimits
@@ -22,9 +23,12 @@ from meterline_ingest.domain.type_book import TypeBook
 from meterline_ingest.domain.validation import Check
 from meterline_ingest.registry import TenantDirectory, TypeRegistry
 from meterline_ingest.repository.catalogue import CatalogueReader
+from meterline_ingest.repository.retention import OldEvents
 from meterline_ingest.rows import RowReader
 from meterline_ingest.skews import Skews
 from meterline_ingest.storing import Flush, Storing
+
+_LEAST_US = timedelta(days=retention.LEAST_DAYS) // timedelta(microseconds=1)
 
 
 class Capture:
@@ -37,6 +41,7 @@ class Capture:
         types: TypeRegistry,
         catalogue: CatalogueReader,
         skews: Skews,
+        old_events: OldEvents,
         clock: Clock,
         *,
         max_age: timedelta,
@@ -47,6 +52,7 @@ class Capture:
         self._types = types
         self._catalogue = catalogue
         self._skews = skews
+        self._old_events = old_events
         self._clock = clock
         microsecond = timedelta(microseconds=1)
         self._limits = TimeLimits(max_age // microsecond, max_ahead // microsecond)
@@ -76,6 +82,7 @@ class Capture:
         types = await self._types.current(columns.types)
         if types is not book:
             columns, problems = _read(submissions, types)
+        await self._refuse_old(columns, problems)
         corrected = correct(columns.times_us, list(map(_sending, submissions)), self._skews.tolerance_us)
         check = Check(
             replace(columns, times_us=corrected.times_us),
@@ -90,6 +97,14 @@ class Capture:
         checked = check.verdict(self._limits, now_us, catalogue, _any_age(submissions))
         batch_ids = [new_id_bytes() for _ in submissions]
         return Flush(submissions, batch_ids, checked, corrected, types)
+
+    async def _refuse_old(self, columns: Columns, problems: Problems) -> None:
+        """Asks for the horizon only where something could lie behind it: it may move at any moment."""
+        ids, sent_us = columns.ids, columns.times_us
+        if len(ids) and retention.oldest_us(ids, sent_us) < self._clock.now_us() - _LEAST_US:
+            kept_since_us = await self._old_events.kept_since_us()
+            if kept_since_us is not None:
+                retention.refuse_old(ids, sent_us, kept_since_us, problems)
 
 
 def _sending(submission: Submission) -> Sending:

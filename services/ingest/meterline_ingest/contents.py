@@ -120,6 +120,7 @@ class Contents:
             )
             if variant.sensitive:
                 text = to_text(variant.sensitive)
+                detail.sealed_names = sorted(variant.sensitive)
                 detail.sealed = self._sealers[tenant_id].seal(TABLE, SEALED, event_id, text)
         detail.flags = (*detail.flags, *self._flags.get(row, ()))
         return detail

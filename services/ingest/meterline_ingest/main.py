@@ -34,6 +34,7 @@ from meterline_protos.ingest.v1 import (
     limits_pb2,
     privacy_pb2,
     quarantine_pb2,
+    retention_pb2,
     timers_pb2,
 )
 
@@ -49,12 +50,15 @@ from meterline_ingest.handlers.effects import Effects
 from meterline_ingest.handlers.importing import Imports
 from meterline_ingest.handlers.key_upkeep import KeyUpkeep
 from meterline_ingest.handlers.keys import KeyStore
+from meterline_ingest.handlers.legal_holds import Holding
 from meterline_ingest.handlers.limits import LimitHandlers
 from meterline_ingest.handlers.quarantine import QuarantineAccess
 from meterline_ingest.handlers.quarantine_upkeep import QuarantineUpkeep
 from meterline_ingest.handlers.replaying import Replayer
+from meterline_ingest.handlers.republishing import Republisher
 from meterline_ingest.handlers.resealing import Resealer
 from meterline_ingest.handlers.timers import TimerLimits, Timers
+from meterline_ingest.handlers.unsealing import Unsealer
 from meterline_ingest.peers import Aggregate, Publisher
 from meterline_ingest.quarantine import Quarantine
 from meterline_ingest.rate_limiter import RateLimiter
@@ -66,12 +70,16 @@ from meterline_ingest.repository.data_keys import DataKeys
 from meterline_ingest.repository.details import SealedDetails
 from meterline_ingest.repository.dictionaries import Dictionaries
 from meterline_ingest.repository.event_types import EventTypeRepository
+from meterline_ingest.repository.legal_holds import LegalHolds
 from meterline_ingest.repository.limits import LimitRepository
+from meterline_ingest.repository.messages import Messages
 from meterline_ingest.repository.partitions import Partitions
 from meterline_ingest.repository.quarantine import QuarantineCounts, QuarantinePayloads
 from meterline_ingest.repository.reading import EventReader
 from meterline_ingest.repository.resealing import SealedCorrections
+from meterline_ingest.repository.retention import OldEvents
 from meterline_ingest.repository.writing import EventWriter
+from meterline_ingest.retention import Reconciled, Retention
 from meterline_ingest.servicers.audit import AuditServicer
 from meterline_ingest.servicers.capture import CaptureServicer, add_to_server
 from meterline_ingest.servicers.catalogue import CatalogueServicer
@@ -81,6 +89,7 @@ from meterline_ingest.servicers.events import EventsServicer
 from meterline_ingest.servicers.limits import LimitsServicer
 from meterline_ingest.servicers.privacy import PrivacyServicer
 from meterline_ingest.servicers.quarantine import QuarantineServicer
+from meterline_ingest.servicers.retention import RetentionServicer
 from meterline_ingest.servicers.timers import TimersServicer
 from meterline_ingest.settings import IngestSettings
 from meterline_ingest.signed_calls import SignedCalls, SigningKeys
@@ -113,6 +122,8 @@ class Ingest:
         self._identity = Link(settings.identity_address, caller)
         self._aggregate = Aggregate(settings.aggregate_address, caller)
         self._publisher = Publisher(settings.publisher_address, caller)
+        self._old_events = OldEvents(self._database)
+        self._legal_holds = LegalHolds()
         self._event_types = EventTypeRepository(self._database)
         self._types = TypeRegistry(self._event_types)
         self._entries = CatalogueReader(self._database)
@@ -139,10 +150,10 @@ class Ingest:
             self._database,
             bus,
             relay,
-            Upkeep(self._partitions),
+            self._aggregate,
+            Upkeep(self._partitions, self._retention()),
             self._known_tenants,
             self._identity,
-            self._aggregate,
             self._publisher,
             *self._keeping(),
             self._limit_registry,
@@ -176,6 +187,7 @@ class Ingest:
             self._types,
             self._entries,
             Skews(timedelta(seconds=settings.clock_skew_tolerance_seconds)),
+            self._old_events,
             self._clock,
             max_age=timedelta(days=settings.max_event_age_days),
             max_ahead=timedelta(seconds=settings.max_event_ahead_seconds),
@@ -206,6 +218,27 @@ class Ingest:
             KeyUpkeep(store, seconds=settings.key_upkeep_seconds, max_age=max_age),
             Periodic("reseal", settings.reseal_seconds, resealer.run),
         )
+
+    def _retention(self) -> Retention:
+        keep = timedelta(days=self._settings.raw_event_retention_days)
+        return Retention(self._old_events, Reconciled(self._aggregate), keep)
+
+    def _events_servicer(self) -> EventsServicer:
+        return EventsServicer(
+            self._tenants,
+            EventReader(self._database),
+            self._types,
+            Unsealer(self._unit_of_work, self._key_store.vault),
+            Republisher(self._unit_of_work, Messages(self._database), self._types),
+            self._clock,
+        )
+
+    def _retention_servicer(self) -> RetentionServicer:
+        store = self._key_store
+        return RetentionServicer(Holding(self._unit_of_work, self._tenants, store.keys, self._legal_holds))
+
+    def _privacy_servicer(self) -> PrivacyServicer:
+        return PrivacyServicer(self._key_store, self._tenants, (self._legal_holds,))
 
     def _quarantine_upkeep(self) -> QuarantineUpkeep:
         days = self._settings.quarantine_days
@@ -255,7 +288,6 @@ class Ingest:
         return SignedCalls(keys, self._clock)
 
     def _servicers(self) -> Sequence[Servicer]:
-        reader = EventReader(self._database)
         catalogue = Catalogue(self._database, self._unit_of_work, self._tenants, self._entries)
         limits = LimitHandlers(
             self._unit_of_work, self._tenants, self._limits, self._buckets, self._limit_registry
@@ -267,7 +299,7 @@ class Ingest:
                 CaptureServicer(self._admission(), self._committer, self._signed_calls(), self._clock),
                 add_to_server,
             ),
-            service(events_pb2, "EventsService", EventsServicer(self._tenants, reader, self._types)),
+            service(events_pb2, "EventsService", self._events_servicer()),
             service(
                 event_types_pb2,
                 "EventTypesService",
@@ -277,8 +309,9 @@ class Ingest:
             service(corrections_pb2, "CorrectionsService", self._corrections_servicer()),
             service(limits_pb2, "LimitsService", LimitsServicer(limits)),
             service(quarantine_pb2, "QuarantineService", self._quarantine_servicer()),
+            service(retention_pb2, "RetentionService", self._retention_servicer()),
             service(timers_pb2, "TimersService", TimersServicer(self._timers)),
-            service(privacy_pb2, "PrivacyService", PrivacyServicer(self._key_store, self._tenants, ())),
+            service(privacy_pb2, "PrivacyService", self._privacy_servicer()),
             service(audit_pb2, "AuditService", AuditServicer(self._tenants, AuditReader(self._database))),
             dead_letters_service(self._database, [self._known_tenants]),
         )

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from meterline.config import ServiceSettings
 from meterline.crypto.master_keys import MasterKeys
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from meterline_ingest.domain.retention import LEAST_DAYS
 
 
 class IngestSettings(ServiceSettings):
     identity_address: str
     """host:port; asked for tenants that this service has not heard of yet."""
     aggregate_address: str = ""
-    """host:port; asked what a correction would do to usage. Empty: dry runs say that they do not know."""
+    """host:port; asked what a correction would do to usage, and whether it has counted what is to be deleted.
+    Needed with a retention; else, when it is empty, dry runs say that they do not know."""
     publisher_address: str = ""
     """host:port; asked what a correction would do to invoices. Empty: dry runs say that they do not know."""
     max_event_age_days: float = Field(default=35, gt=0)
     """Older events are rejected. 35 days is as far back as the billing provider takes usage."""
+    raw_event_retention_days: int = Field(default=0, ge=0)
+    """Raw events of months that ended longer ago are deleted, and such events are no longer accepted. 0 keeps
+    all; else at least 62."""
     max_event_ahead_seconds: float = Field(default=300, ge=0)
     clock_skew_tolerance_seconds: float = Field(default=5, ge=0)
     """A call whose time of sending differs by more from that of its receipt has its event times corrected."""
@@ -50,3 +58,12 @@ class IngestSettings(ServiceSettings):
     def _readable(cls, value: SecretStr) -> SecretStr:
         MasterKeys.parse(value.get_secret_value())
         return value
+
+    @model_validator(mode="after")
+    def _deletes_only_what_is_counted(self) -> Self:
+        days = self.raw_event_retention_days
+        if days and (days < LEAST_DAYS or days < self.max_event_age_days):
+            raise ValueError(f"a retention is at least {LEAST_DAYS} days, and the age that events may have")
+        if days and not self.aggregate_address:
+            raise ValueError("a retention needs METERLINE_AGGREGATE_ADDRESS")
+        return self

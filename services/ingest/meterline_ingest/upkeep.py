@@ -7,20 +7,26 @@ from typing import Final
 from meterline.app import Periodic
 
 from meterline_ingest.repository.partitions import Partitions
+from meterline_ingest.retention import Retention
 
 _SECONDS: Final = 3600.0
 
 
 class Upkeep:
-    """Makes the partitions of coming months. `start` and `stop` may be called twice."""
+    """Makes partitions of coming months, and deletes what is old. `start` and `stop` may be called twice."""
 
-    def __init__(self, partitions: Partitions) -> None:
+    def __init__(self, partitions: Partitions, retention: Retention) -> None:
         self._partitions = partitions
-        self._periodic = Periodic("ingest-upkeep", _SECONDS, partitions.make)
+        self._retention = retention
+        self._making = Periodic("ingest-upkeep", _SECONDS, partitions.make)
+        self._deleting = Periodic("ingest-retention", _SECONDS, retention.run)
 
     async def start(self) -> None:
         await self._partitions.make()
-        await self._periodic.start()
+        await self._retention.announce()
+        await self._making.start()
+        await self._deleting.start()
 
     async def stop(self) -> None:
-        await self._periodic.stop()
+        await self._making.stop()
+        await self._deleting.stop()

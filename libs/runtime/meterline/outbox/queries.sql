@@ -16,10 +16,19 @@ FOR UPDATE SKIP LOCKED
 -- tenant: the relay carries every tenant's messages
 UPDATE outbox SET published_at = now() WHERE message_id = ANY(%s)
 
--- name: replay
--- tenant: operators replay ranges of time
-UPDATE outbox SET published_at = NULL
-WHERE message_id >= uuid_floor(%s) AND message_id < uuid_floor(%s) AND published_at IS NOT NULL
+-- name: there
+-- tenant: operators send messages again
+SELECT message_id FROM outbox WHERE message_id = ANY(%s)
+
+-- name: publish_again
+-- tenant: operators send messages again
+UPDATE outbox SET published_at = NULL WHERE message_id = ANY(%s) AND published_at IS NOT NULL
+
+-- name: restore
+-- tenant: a message may carry many tenants
+INSERT INTO outbox (message_id, subject, headers, payload)
+SELECT * FROM unnest(%s::uuid[], %s::text[], %s::text[]::jsonb[], %s::bytea[])
+ON CONFLICT DO NOTHING
 
 -- name: oldest_pending
 -- tenant: a metric of the whole service

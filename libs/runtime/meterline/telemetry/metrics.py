@@ -23,6 +23,9 @@ CAPTURE_QUEUE = Gauge(
 CAPTURE_REFUSALS = Counter("meterline_capture_refusals_total", "Calls refused for a limit", ["reason"])
 TOKEN_EXCHANGES = Counter("meterline_token_exchanges_total", "Exchanges with the buckets of rate limits")
 
+MONTHS_TO_DROP = Gauge(
+    "meterline_months_to_drop", "Months of raw events past their retention that could not be dropped yet"
+)
 CORRECTIONS = Counter("meterline_corrections_total", "Events amended or retracted", ["kind"])
 
 # Quarantine

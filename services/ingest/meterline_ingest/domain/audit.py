@@ -26,6 +26,9 @@ EVENT_AMENDED: Final = "event.amended"
 EVENT_RETRACTED: Final = "event.retracted"
 EVENTS_CORRECTED: Final = "events.corrected"
 EVENTS_IMPORTED: Final = "events.imported"
+EVENTS_UNSEALED: Final = "events.unsealed"
+LEGAL_HOLD_PLACED: Final = "legal_hold.placed"
+LEGAL_HOLD_RELEASED: Final = "legal_hold.released"
 
 
 @dataclass(frozen=True, slots=True)

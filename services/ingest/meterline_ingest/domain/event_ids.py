@@ -15,11 +15,15 @@ MAX_LENGTH: Final = 128
 
 
 def digest(source: str, text: str) -> bytes:
-    """The stored form of an id that is no UUID. A length prefix keeps (source, text) unambiguous."""
+    """The stored form of an id that is no UUID. A length prefix keeps (source, text) unambiguous.
+
+    It is a UUIDv8, so that it is never taken for a UUIDv7, which tells when it was made.
+    """
     prefix = source.encode()
-    return hashlib.blake2b(
+    hashed = hashlib.blake2b(
         len(prefix).to_bytes(4, "big") + prefix + text.encode(), digest_size=16, person=b"meterline.event"
     ).digest()
+    return hashed[:6] + bytes([hashed[6] & 0x0F | 0x80, hashed[7], hashed[8] & 0x3F | 0x80]) + hashed[9:]
 
 
 def parse_one(source: str, text: str) -> tuple[bytes, bool]:

@@ -1,27 +1,28 @@
-"""Reading what was accepted, and sending it again."""
+"""Reading what was accepted."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import AsyncIterator, Sequence
 
-from meterline.errors import InvalidArgumentError, NotFoundError
-from meterline.tenants import TenantReplica
+from meterline.errors import NotFoundError
+from meterline.tenants import Tenant, TenantReplica
 
-from meterline_ingest.domain import event_ids
+from meterline_ingest.domain import event_ids, walk
 from meterline_ingest.domain.history import Correction
-from meterline_ingest.repository.reading import EventFilter, EventReader, Key, StoredBatch, StoredEvent
+from meterline_ingest.domain.walk import Page, Position
+from meterline_ingest.repository.reading import EventFilter, EventReader, StoredBatch, StoredEvent
+
+EXPORTED_EVENTS = 1_000
 
 
 async def get_event(
-    tenants: TenantReplica, reader: EventReader, slug: str, event_id: str, source: str
+    reader: EventReader, tenant: Tenant, event_id: str, source: str
 ) -> tuple[StoredEvent, StoredBatch, list[Correction]]:
     """An event as it stands, what made it stand so, and all that was done to it.
 
     Raises NotFoundError, also for an event of another tenant.
     """
-    tenant = await tenants.get(slug)
     raw, _ = event_ids.parse_one(source, event_id)
     event, corrections = await reader.find(tenant.tenant_id, uuid.UUID(bytes=raw))
     if event is None:
@@ -31,21 +32,25 @@ async def get_event(
 
 
 async def list_events(
-    tenants: TenantReplica,
-    reader: EventReader,
-    slug: str,
-    chosen: EventFilter,
-    after: Key | None,
-    limit: int,
-) -> list[StoredEvent]:
-    tenant = await tenants.get(slug)
-    return await reader.select(tenant.tenant_id, chosen, after, limit)
+    reader: EventReader, tenant: Tenant, chosen: EventFilter, after: Position, limit: int
+) -> Page[StoredEvent]:
+    return await walk.page(reader.select(tenant.tenant_id, chosen), after, limit)
+
+
+async def export_events(
+    reader: EventReader, tenant: Tenant, chosen: EventFilter, after: Position
+) -> AsyncIterator[Page[StoredEvent]]:
+    """Page after page. Nothing is held in between: no snapshot, no connection."""
+    following: Position | None = after
+    while following is not None:
+        page = await list_events(reader, tenant, chosen, following, EXPORTED_EVENTS)
+        following = page.following
+        yield page
 
 
 async def get_batches(
-    tenants: TenantReplica, reader: EventReader, slug: str, batch_ids: Sequence[uuid.UUID]
+    reader: EventReader, tenant: Tenant, batch_ids: Sequence[uuid.UUID]
 ) -> list[StoredBatch]:
-    tenant = await tenants.get(slug)
     return await reader.batches(tenant.tenant_id, batch_ids)
 
 
@@ -57,10 +62,3 @@ async def get_totals(tenants: TenantReplica, reader: EventReader, slug: str) -> 
         return {slug: totals.get(tenant.tenant_id, 0)}
     names = {tenant.tenant_id: tenant.slug for tenant in await tenants.all()}
     return {names[number]: count for number, count in (await reader.totals(None)).items() if number in names}
-
-
-async def replay(reader: EventReader, start: datetime, end: datetime) -> int:
-    """Messages of [start, end) go out again with the ids they had."""
-    if start >= end:
-        raise InvalidArgumentError("range", "start_time before end_time")
-    return await reader.replay(start, end)

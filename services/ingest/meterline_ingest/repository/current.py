@@ -67,8 +67,8 @@ def sealed_row(event_id: uuid.UUID, revision: int) -> bytes:
 
 
 def _current(row: Sequence[Any]) -> Current:
-    event_id, text_id, batch_id, import_id = row[0], row[13], row[14], row[15]
-    revision, corrected_by, old, new, resealed = row[16:]
+    event_id, text_id, batch_id, import_id = row[0], row[14], row[15], row[16]
+    revision, corrected_by, old, new, resealed = row[17:]
     if revision is None:
         sealed = row[10] and SealedValue(details.TABLE, details.SEALED, event_id.bytes, row[10])
         return Current(event_id, text_id, 0, _accepted(row), False, batch_id, import_id, sealed)
@@ -86,8 +86,7 @@ def _accepted(row: Sequence[Any]) -> Content:
         row[8],
         tuple(row[2:6]),
         row[9] or {},
-        # Which ones there are only the key tells.
-        (),
+        tuple(row[13] or ()),
         tuple(row[11] or ()),
         tuple(row[12] or ()),
     )

@@ -1,6 +1,6 @@
 -- name: current_events
 SELECT e.event_id, e.occurred_at, e.quantity_1, e.quantity_2, e.quantity_3, e.quantity_4,
-       s.subject, r.event_type, r.dimensions, d.properties, d.sealed, d.flags, d.sources,
+       s.subject, r.event_type, r.dimensions, d.properties, d.sealed, d.flags, d.sources, d.sealed_names,
        t.text_id, b.batch_id, b.import_id, c.revision, c.batch_id, c.old, c.new, c.sealed
 FROM events e
 JOIN subjects s ON s.tenant_id = e.tenant_id AND s.subject_id = e.subject_id

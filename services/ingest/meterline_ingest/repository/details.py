@@ -36,6 +36,7 @@ class Detail:
     sent_us: int | None = None
     properties: Mapping[str, str] | None = None
     sealed: bytes | None = None
+    sealed_names: Sequence[str] = ()
     flags: Sequence[str] = ()
     sources: Sequence[str] = ()
 
@@ -99,6 +100,7 @@ async def insert(connection: Connection, details: Sequence[Detail]) -> None:
         [None if each.sent_us is None else to_datetime(each.sent_us) for each in ordered],
         [json.dumps(each.properties) if each.properties else None for each in ordered],
         [each.sealed for each in ordered],
+        [" ".join(each.sealed_names) or None for each in ordered],
         [" ".join(each.flags) or None for each in ordered],
         ["\x1f".join(each.sources) or None for each in ordered],
     )

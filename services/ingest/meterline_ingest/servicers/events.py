@@ -3,76 +3,101 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
 
 from grpc import aio
-from meterline.clock import to_datetime, to_us
+from meterline.clock import Clock, to_datetime, to_us
 from meterline.errors import InvalidArgumentError
 from meterline.rpc import paging
-from meterline.tenants import TenantReplica
-from meterline_protos.common.v1 import types_pb2
+from meterline.tenants import Tenant, TenantReplica
 from meterline_protos.ingest.v1 import events_pb2, events_pb2_grpc
 
-from meterline_ingest.domain import decimals
-from meterline_ingest.domain.event_types import EventType
+from meterline_ingest.domain.audit import ChangeRequest
+from meterline_ingest.domain.walk import Page, Position
 from meterline_ingest.handlers import events as handlers
+from meterline_ingest.handlers.republishing import Republisher
+from meterline_ingest.handlers.unsealing import Unsealer
 from meterline_ingest.registry import TypeRegistry
-from meterline_ingest.repository.reading import EventFilter, EventReader, StoredBatch, StoredEvent
+from meterline_ingest.repository.reading import EventFilter, EventReader, StoredEvent
 from meterline_ingest.servicers import correction_messages, ranges
+from meterline_ingest.servicers.event_messages import batch_to_proto, events_to_proto
 
 Context = aio.ServicerContext[Any, Any]
+Choice = events_pb2.ListEventsRequest | events_pb2.ExportEventsRequest
 
-MAX_IDS = 1_000
+MAX_IDS: Final = 1_000
+# Clients take messages of 4 MiB unless they are told otherwise.
+ANSWER_BYTES: Final = 3 << 20
+# A day after the first that a time can say, so that what is a moment earlier can be said as well.
+_EARLIEST: Final = datetime(1, 1, 2, tzinfo=UTC)
 
 
 class EventsServicer(events_pb2_grpc.EventsServiceServicer):
-    def __init__(self, tenants: TenantReplica, reader: EventReader, types: TypeRegistry) -> None:
+    def __init__(
+        self,
+        tenants: TenantReplica,
+        reader: EventReader,
+        types: TypeRegistry,
+        unsealer: Unsealer,
+        republisher: Republisher,
+        clock: Clock,
+    ) -> None:
         self._tenants = tenants
         self._reader = reader
         self._types = types
+        self._unsealer = unsealer
+        self._republisher = republisher
+        self._clock = clock
 
     async def GetEvent(
         self, request: events_pb2.GetEventRequest, context: Context
     ) -> events_pb2.GetEventResponse:
-        event, batch, made = await handlers.get_event(
-            self._tenants, self._reader, request.tenant_id, request.event_id, request.source
-        )
-        (message,) = await self._events(request.tenant_id, [event])
-        definition = await self._definition(request.tenant_id, event.event_type)
+        asked = _asked(request)
+        tenant = await self._tenants.get(request.tenant_id)
+        event, batch, made = await handlers.get_event(self._reader, tenant, request.event_id, request.source)
+        (message,) = await self._messages(tenant, [event], asked)
+        types = await self._types.current([event.event_type])
+        definition = types.find(tenant.tenant_id, event.event_type)
         return events_pb2.GetEventResponse(
             event=message,
-            batch=_batch(request.tenant_id, batch),
+            batch=batch_to_proto(tenant.slug, batch),
             corrections=[correction_messages.correction(each, definition) for each in made],
         )
 
     async def ListEvents(
         self, request: events_pb2.ListEventsRequest, context: Context
     ) -> events_pb2.ListEventsResponse:
-        limit = paging.size(request.page_size)
-        chosen = EventFilter(
-            _uuids(request.batch_ids),
-            request.type or None,
-            *ranges.from_proto(request.time if request.HasField("time") else None),
-        )
-        key = paging.key(request.page_token, int, str, int)
-        after = (to_datetime(int(key[0])), uuid.UUID(str(key[1])), int(key[2])) if key else None
-        found = await handlers.list_events(
-            self._tenants, self._reader, request.tenant_id, chosen, after, limit + 1
-        )
-        page = found[:limit]
-        return events_pb2.ListEventsResponse(
-            events=await self._events(request.tenant_id, page),
-            next_page_token=paging.token(*_sort_key(page[-1])) if len(found) > limit else "",
-        )
+        asked = _asked(request)
+        batch_ids = _uuids("batch_ids", request.batch_ids) if request.batch_ids else []
+        chosen, start = self._choice(request, batch_ids)
+        after = _position("page_token", request.page_token) or start
+        tenant = await self._tenants.get(request.tenant_id)
+        page = await handlers.list_events(self._reader, tenant, chosen, after, paging.size(request.page_size))
+        first, *_ = _cut(await self._messages(tenant, page.events, asked))
+        return events_pb2.ListEventsResponse(events=first, next_page_token=_token(page, len(first)))
+
+    async def ExportEvents(
+        self, request: events_pb2.ExportEventsRequest, context: Context
+    ) -> AsyncIterator[events_pb2.ExportEventsResponse]:
+        asked = _asked(request)
+        chosen, start = self._choice(request, [])
+        after = _position("resume_token", request.resume_token) or start
+        tenant = await self._tenants.get(request.tenant_id)
+        async for page in handlers.export_events(self._reader, tenant, chosen, after):
+            sent = 0
+            for events in _cut(await self._messages(tenant, page.events, asked)):
+                sent += len(events)
+                yield events_pb2.ExportEventsResponse(events=events, resume_token=_token(page, sent))
 
     async def GetBatches(
         self, request: events_pb2.GetBatchesRequest, context: Context
     ) -> events_pb2.GetBatchesResponse:
-        batches = await handlers.get_batches(
-            self._tenants, self._reader, request.tenant_id, _uuids(request.batch_ids)
-        )
-        return events_pb2.GetBatchesResponse(batches=[_batch(request.tenant_id, each) for each in batches])
+        batch_ids = _uuids("batch_ids", request.batch_ids)
+        tenant = await self._tenants.get(request.tenant_id)
+        batches = await handlers.get_batches(self._reader, tenant, batch_ids)
+        return events_pb2.GetBatchesResponse(batches=[batch_to_proto(tenant.slug, each) for each in batches])
 
     async def GetTotals(
         self, request: events_pb2.GetTotalsRequest, context: Context
@@ -83,67 +108,100 @@ class EventsServicer(events_pb2_grpc.EventsServiceServicer):
         )
 
     async def Replay(self, request: events_pb2.ReplayRequest, context: Context) -> events_pb2.ReplayResponse:
-        start, end = ranges.from_proto(request.range)
-        if start is None or end is None:
-            raise InvalidArgumentError("range", "start_time and end_time")
-        return events_pb2.ReplayResponse(messages=await handlers.replay(self._reader, start, end))
+        messages = await self._replay(request)
+        return events_pb2.ReplayResponse(messages=messages)
 
-    async def _definition(self, slug: str, event_type: str) -> EventType | None:
-        tenant = await self._tenants.get(slug)
-        return (await self._types.current([event_type])).find(tenant.tenant_id, event_type)
+    async def _replay(self, request: events_pb2.ReplayRequest) -> int:
+        given = [bool(request.event_ids), bool(request.batch_ids), request.HasField("range")]
+        if sum(given) != 1:
+            raise InvalidArgumentError("range, event_ids, batch_ids", "one of them")
+        if request.HasField("range"):
+            start, end = ranges.from_proto(request.range)
+            if start is None or end is None or start >= end:
+                raise InvalidArgumentError("range", "start_time before end_time")
+            return await self._republisher.range(start, end)
+        tenant = await self._tenants.get(request.tenant_id)
+        if request.batch_ids:
+            return await self._republisher.batches(tenant, _uuids("batch_ids", request.batch_ids))
+        if len(request.event_ids) > MAX_IDS:
+            raise InvalidArgumentError("event_ids", f"1 to {MAX_IDS}")
+        return await self._republisher.events(tenant, request.source, request.event_ids)
 
-    async def _events(self, slug: str, stored: Iterable[StoredEvent]) -> list[events_pb2.StoredEvent]:
-        stored = list(stored)
-        types = await self._types.current({event.event_type for event in stored})
-        tenant = await self._tenants.get(slug)
-        messages = []
-        for event in stored:
-            definition = types.find(tenant.tenant_id, event.event_type)
-            quantities = () if definition is None else definition.quantities
-            message = events_pb2.StoredEvent(
-                event_id=event.text_id or str(event.event_id),
-                tenant_id=slug,
-                type=event.event_type,
-                subject=event.subject,
-                dimensions=event.dimensions,
-                quantities={
-                    quantity.name: decimals.to_text(units, quantity.scale)
-                    for quantity, units in zip(quantities, event.units, strict=False)
-                    if units is not None
-                },
-                batch_id=str(event.batch_id),
-                retracted=event.retracted,
-                revision=event.revision,
-            )
-            message.time.FromDatetime(event.occurred_at)
-            messages.append(message)
-        return messages
+    def _choice(self, request: Choice, batch_ids: Sequence[uuid.UUID]) -> tuple[EventFilter, Position]:
+        """What is wanted, and where it begins."""
+        start, end = ranges.from_proto(request.time)
+        if not batch_ids:
+            if start is None:
+                raise InvalidArgumentError("time.start_time", "needed without batch_ids")
+            end = end or to_datetime(self._clock.now_us())
+        dimensions = dict(request.dimensions)
+        texts = (request.type, request.subject, request.source, *dimensions, *dimensions.values())
+        if any("\0" in text for text in texts):
+            raise InvalidArgumentError("type, subject, source, dimensions", "no NUL characters")
+        chosen = EventFilter(
+            batch_ids,
+            end,
+            request.type or None,
+            request.subject or None,
+            request.source or None,
+            dimensions,
+        )
+        return chosen, Position.before(to_us(max(start or _EARLIEST, _EARLIEST)))
 
-
-def _batch(slug: str, batch: StoredBatch) -> events_pb2.Batch:
-    message = events_pb2.Batch(
-        batch_id=str(batch.batch_id),
-        tenant_id=slug,
-        source=batch.source,
-        event_count=batch.event_count,
-        trace=types_pb2.TraceContext(trace_id=batch.trace_id, span_id=batch.span_id, sampled=batch.sampled),
-        message_id=str(batch.message_id),
-        retracted=batch.retracted,
-    )
-    message.received_at.FromDatetime(batch.received_at)
-    return message
+    async def _messages(
+        self, tenant: Tenant, events: Sequence[StoredEvent], asked: ChangeRequest | None
+    ) -> list[events_pb2.StoredEvent]:
+        types = await self._types.current({event.event_type for event in events})
+        opened = await self._unsealer.open(tenant.tenant_id, events, asked)
+        return events_to_proto(tenant.slug, tenant.tenant_id, events, types, opened)
 
 
-def _uuids(texts: Iterable[str]) -> list[uuid.UUID]:
+def _cut(events: Sequence[events_pb2.StoredEvent]) -> list[list[events_pb2.StoredEvent]]:
+    """Answers that clients take; at least one."""
+    answers: list[list[events_pb2.StoredEvent]] = [[]]
+    size = 0
+    for event in events:
+        size += event.ByteSize()
+        if answers[-1] and size > ANSWER_BYTES:
+            answers.append([])
+            size = event.ByteSize()
+        answers[-1].append(event)
+    return answers
+
+
+def _asked(request: events_pb2.GetEventRequest | Choice) -> ChangeRequest | None:
+    """Who wants to see what is sealed."""
+    if not request.HasField("unseal"):
+        return None
+    return ChangeRequest(request.unseal.requested_by, request.unseal.reason)
+
+
+def _uuids(field: str, texts: Iterable[str]) -> list[uuid.UUID]:
     try:
         ids = [uuid.UUID(text) for text in texts]
     except ValueError:
-        raise InvalidArgumentError("batch_ids", "UUIDs") from None
+        raise InvalidArgumentError(field, "UUIDs") from None
     if not 0 < len(ids) <= MAX_IDS:
-        raise InvalidArgumentError("batch_ids", f"1 to {MAX_IDS}")
+        raise InvalidArgumentError(field, f"1 to {MAX_IDS}")
     return ids
 
 
-def _sort_key(event: StoredEvent) -> tuple[int, str, int]:
-    occurred_at, event_id, step = event.key
-    return to_us(occurred_at), str(event_id), step
+def _position(field: str, token: str) -> Position | None:
+    """What `_token` made; None for an empty one."""
+    try:
+        key = paging.key(token, int, str, int)
+        if key is None:
+            return None
+        position = Position(int(key[0]), uuid.UUID(str(key[1])), int(key[2]))
+        to_datetime(position.time_us)
+    except (InvalidArgumentError, ValueError, OverflowError):
+        raise InvalidArgumentError(field, "must be the token of an earlier answer") from None
+    return position
+
+
+def _token(page: Page[StoredEvent], sent: int) -> str:
+    """Of what follows the first events of a page."""
+    following = page.following if sent == len(page.events) else page.events[sent - 1].position
+    return (
+        "" if following is None else paging.token(following.time_us, str(following.event_id), following.step)
+    )

@@ -226,25 +226,57 @@ class GetEventRequest(_message.Message):
     TENANT_ID_FIELD_NUMBER: _builtins.int
     EVENT_ID_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    UNSEAL_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     event_id: _builtins.str
     """The id as it was sent."""
     source: _builtins.str
     """Needed for ids that are no UUIDs."""
+    @_builtins.property
+    def unseal(self) -> Global___Unsealing:
+        """When set, sensitive properties are shown as well, which the audit log tells."""
+
     def __init__(
         self,
         *,
         tenant_id: _builtins.str = ...,
         event_id: _builtins.str = ...,
         source: _builtins.str = ...,
+        unseal: Global___Unsealing | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["unseal", b"unseal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "source", b"source", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "source", b"source", "tenant_id", b"tenant_id", "unseal", b"unseal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetEventRequest: _TypeAlias = GetEventRequest  # noqa: Y015
+
+@_typing.final
+class Unsealing(_message.Message):
+    """Who wants to see sensitive properties, and why."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    requested_by: _builtins.str
+    """At most 128 characters."""
+    reason: _builtins.str
+    """At most 500 characters."""
+    def __init__(
+        self,
+        *,
+        requested_by: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "requested_by", b"requested_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Unsealing: _TypeAlias = Unsealing  # noqa: Y015
 
 @_typing.final
 class GetEventResponse(_message.Message):
@@ -284,25 +316,61 @@ Global___GetEventResponse: _TypeAlias = GetEventResponse  # noqa: Y015
 class ListEventsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class DimensionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     TENANT_ID_FIELD_NUMBER: _builtins.int
     BATCH_IDS_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    DIMENSIONS_FIELD_NUMBER: _builtins.int
+    UNSEAL_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     type: _builtins.str
     """Only events of this type, when set."""
     page_size: _builtins.int
     """At most 1,000; 100 when not set."""
     page_token: _builtins.str
+    subject: _builtins.str
+    """Only events of this subject, when set."""
+    source: _builtins.str
+    """Only events that this source sent, when set."""
     @_builtins.property
     def batch_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """UUIDs, at most 1,000."""
+        """UUIDs, at most 1,000. Empty: all events of `time`."""
 
     @_builtins.property
     def time(self) -> _types_pb2.TimeRange:
-        """Only events of this time, when set."""
+        """Only events of this time, when set. Without `batch_ids` a start is needed; the end is now when not set."""
+
+    @_builtins.property
+    def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Only events that have these values."""
+
+    @_builtins.property
+    def unseal(self) -> Global___Unsealing:
+        """When set, sensitive properties are shown as well, which the audit log tells."""
 
     def __init__(
         self,
@@ -313,10 +381,14 @@ class ListEventsRequest(_message.Message):
         time: _types_pb2.TimeRange | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        source: _builtins.str = ...,
+        dimensions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        unseal: Global___Unsealing | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time", "unseal", b"unseal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_ids", b"batch_ids", "page_size", b"page_size", "page_token", b"page_token", "tenant_id", b"tenant_id", "time", b"time", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_ids", b"batch_ids", "dimensions", b"dimensions", "page_size", b"page_size", "page_token", b"page_token", "source", b"source", "subject", b"subject", "tenant_id", b"tenant_id", "time", b"time", "type", b"type", "unseal", b"unseal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -329,7 +401,9 @@ class ListEventsResponse(_message.Message):
     EVENTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page."""
+    """Empty on the last page. A page may be short, or empty, and not be the last: where few events satisfy the
+    filters, or events are large.
+    """
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredEvent]: ...
     def __init__(
@@ -345,6 +419,101 @@ class ListEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListEventsResponse: _TypeAlias = ListEventsResponse  # noqa: Y015
+
+@_typing.final
+class ExportEventsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class DimensionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    DIMENSIONS_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    UNSEAL_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    type: _builtins.str
+    """As in ListEventsRequest."""
+    subject: _builtins.str
+    source: _builtins.str
+    resume_token: _builtins.str
+    """The last token that was received, to go on after it. The request is otherwise the same."""
+    @_builtins.property
+    def time(self) -> _types_pb2.TimeRange:
+        """The start is needed; the end is now when not set."""
+
+    @_builtins.property
+    def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def unseal(self) -> Global___Unsealing:
+        """When set, sensitive properties are shown as well, which the audit log tells."""
+
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        time: _types_pb2.TimeRange | None = ...,
+        type: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        source: _builtins.str = ...,
+        dimensions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        resume_token: _builtins.str = ...,
+        unseal: Global___Unsealing | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time", "unseal", b"unseal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimensions", b"dimensions", "resume_token", b"resume_token", "source", b"source", "subject", b"subject", "tenant_id", b"tenant_id", "time", b"time", "type", b"type", "unseal", b"unseal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportEventsRequest: _TypeAlias = ExportEventsRequest  # noqa: Y015
+
+@_typing.final
+class ExportEventsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """Empty in the last answer."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredEvent]:
+        """At most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___StoredEvent] | None = ...,
+        resume_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "resume_token", b"resume_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportEventsResponse: _TypeAlias = ExportEventsResponse  # noqa: Y015
 
 @_typing.final
 class GetBatchesRequest(_message.Message):
@@ -456,21 +625,43 @@ Global___TenantTotal: _TypeAlias = TenantTotal  # noqa: Y015
 
 @_typing.final
 class ReplayRequest(_message.Message):
+    """One of a range, events and batches."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     RANGE_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    EVENT_IDS_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    BATCH_IDS_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    """Whose events or batches they are."""
+    source: _builtins.str
+    """Needed for event ids that are no UUIDs."""
     @_builtins.property
     def range(self) -> _types_pb2.TimeRange:
         """Commit times."""
+
+    @_builtins.property
+    def event_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids as they were sent, at most 1,000. The messages that carried them are published, whole."""
+
+    @_builtins.property
+    def batch_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """UUIDs, at most 1,000. The messages that carried them are published, whole."""
 
     def __init__(
         self,
         *,
         range: _types_pb2.TimeRange | None = ...,
+        tenant_id: _builtins.str = ...,
+        event_ids: _abc.Iterable[_builtins.str] | None = ...,
+        source: _builtins.str = ...,
+        batch_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["range", b"range"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["range", b"range"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_ids", b"batch_ids", "event_ids", b"event_ids", "range", b"range", "source", b"source", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -45,6 +45,11 @@ class EventsServiceStub(object):
                 request_serializer=meterline_dot_ingest_dot_v1_dot_events__pb2.ListEventsRequest.SerializeToString,
                 response_deserializer=meterline_dot_ingest_dot_v1_dot_events__pb2.ListEventsResponse.FromString,
                 _registered_method=True)
+        self.ExportEvents = channel.unary_stream(
+                '/meterline.ingest.v1.EventsService/ExportEvents',
+                request_serializer=meterline_dot_ingest_dot_v1_dot_events__pb2.ExportEventsRequest.SerializeToString,
+                response_deserializer=meterline_dot_ingest_dot_v1_dot_events__pb2.ExportEventsResponse.FromString,
+                _registered_method=True)
         self.GetBatches = channel.unary_unary(
                 '/meterline.ingest.v1.EventsService/GetBatches',
                 request_serializer=meterline_dot_ingest_dot_v1_dot_events__pb2.GetBatchesRequest.SerializeToString,
@@ -74,8 +79,16 @@ class EventsServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListEvents(self, request, context):
-        """Lists events of some batches in the order of their time, as these batches brought them. A batch of
-        corrections brought the rows that it takes away as well as those that it counts instead.
+        """Lists events in the order of their time: those of a range of time as they stand, or those of some batches as
+        these brought them. A batch of corrections brought the rows that it takes away as well as those that it
+        counts instead.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportEvents(self, request, context):
+        """Streams the events of a range of time in the order of their time. Every answer can be resumed from.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,8 +109,9 @@ class EventsServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Replay(self, request, context):
-        """Publishes the messages of a range of commit times again, with their original ids, so that consumers
-        that have them change nothing.
+        """Publishes messages again, with their original ids, so that consumers that have them change nothing.
+        Those that are not kept any more are made again from the events. FAILED_PRECONDITION when they cannot be.
+        May be repeated after a failure.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -115,6 +129,11 @@ def add_EventsServiceServicer_to_server(servicer, server):
                     servicer.ListEvents,
                     request_deserializer=meterline_dot_ingest_dot_v1_dot_events__pb2.ListEventsRequest.FromString,
                     response_serializer=meterline_dot_ingest_dot_v1_dot_events__pb2.ListEventsResponse.SerializeToString,
+            ),
+            'ExportEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportEvents,
+                    request_deserializer=meterline_dot_ingest_dot_v1_dot_events__pb2.ExportEventsRequest.FromString,
+                    response_serializer=meterline_dot_ingest_dot_v1_dot_events__pb2.ExportEventsResponse.SerializeToString,
             ),
             'GetBatches': grpc.unary_unary_rpc_method_handler(
                     servicer.GetBatches,
@@ -187,6 +206,33 @@ class EventsService(object):
             '/meterline.ingest.v1.EventsService/ListEvents',
             meterline_dot_ingest_dot_v1_dot_events__pb2.ListEventsRequest.SerializeToString,
             meterline_dot_ingest_dot_v1_dot_events__pb2.ListEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/meterline.ingest.v1.EventsService/ExportEvents',
+            meterline_dot_ingest_dot_v1_dot_events__pb2.ExportEventsRequest.SerializeToString,
+            meterline_dot_ingest_dot_v1_dot_events__pb2.ExportEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,16 +36,20 @@ class EventsServiceStub:
     GetEvent: _grpc.UnaryUnaryMultiCallable[_events_pb2.GetEventRequest, _events_pb2.GetEventResponse]
     """NOT_FOUND when the tenant has no such event."""
     ListEvents: _grpc.UnaryUnaryMultiCallable[_events_pb2.ListEventsRequest, _events_pb2.ListEventsResponse]
-    """Lists events of some batches in the order of their time, as these batches brought them. A batch of
-    corrections brought the rows that it takes away as well as those that it counts instead.
+    """Lists events in the order of their time: those of a range of time as they stand, or those of some batches as
+    these brought them. A batch of corrections brought the rows that it takes away as well as those that it
+    counts instead.
     """
+    ExportEvents: _grpc.UnaryStreamMultiCallable[_events_pb2.ExportEventsRequest, _events_pb2.ExportEventsResponse]
+    """Streams the events of a range of time in the order of their time. Every answer can be resumed from."""
     GetBatches: _grpc.UnaryUnaryMultiCallable[_events_pb2.GetBatchesRequest, _events_pb2.GetBatchesResponse]
     """Describes batches, with the trace of the call that brought each."""
     GetTotals: _grpc.UnaryUnaryMultiCallable[_events_pb2.GetTotalsRequest, _events_pb2.GetTotalsResponse]
     """Counts what was accepted, for reconciliation."""
     Replay: _grpc.UnaryUnaryMultiCallable[_events_pb2.ReplayRequest, _events_pb2.ReplayResponse]
-    """Publishes the messages of a range of commit times again, with their original ids, so that consumers
-    that have them change nothing.
+    """Publishes messages again, with their original ids, so that consumers that have them change nothing.
+    Those that are not kept any more are made again from the events. FAILED_PRECONDITION when they cannot be.
+    May be repeated after a failure.
     """
 
 @_typing.type_check_only
@@ -56,16 +60,20 @@ class EventsServiceAsyncStub(EventsServiceStub):
     GetEvent: _aio.UnaryUnaryMultiCallable[_events_pb2.GetEventRequest, _events_pb2.GetEventResponse]  # type: ignore[assignment]
     """NOT_FOUND when the tenant has no such event."""
     ListEvents: _aio.UnaryUnaryMultiCallable[_events_pb2.ListEventsRequest, _events_pb2.ListEventsResponse]  # type: ignore[assignment]
-    """Lists events of some batches in the order of their time, as these batches brought them. A batch of
-    corrections brought the rows that it takes away as well as those that it counts instead.
+    """Lists events in the order of their time: those of a range of time as they stand, or those of some batches as
+    these brought them. A batch of corrections brought the rows that it takes away as well as those that it
+    counts instead.
     """
+    ExportEvents: _aio.UnaryStreamMultiCallable[_events_pb2.ExportEventsRequest, _events_pb2.ExportEventsResponse]  # type: ignore[assignment]
+    """Streams the events of a range of time in the order of their time. Every answer can be resumed from."""
     GetBatches: _aio.UnaryUnaryMultiCallable[_events_pb2.GetBatchesRequest, _events_pb2.GetBatchesResponse]  # type: ignore[assignment]
     """Describes batches, with the trace of the call that brought each."""
     GetTotals: _aio.UnaryUnaryMultiCallable[_events_pb2.GetTotalsRequest, _events_pb2.GetTotalsResponse]  # type: ignore[assignment]
     """Counts what was accepted, for reconciliation."""
     Replay: _aio.UnaryUnaryMultiCallable[_events_pb2.ReplayRequest, _events_pb2.ReplayResponse]  # type: ignore[assignment]
-    """Publishes the messages of a range of commit times again, with their original ids, so that consumers
-    that have them change nothing.
+    """Publishes messages again, with their original ids, so that consumers that have them change nothing.
+    Those that are not kept any more are made again from the events. FAILED_PRECONDITION when they cannot be.
+    May be repeated after a failure.
     """
 
 class EventsServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -85,9 +93,18 @@ class EventsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _events_pb2.ListEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_events_pb2.ListEventsResponse, _abc.Awaitable[_events_pb2.ListEventsResponse]]:
-        """Lists events of some batches in the order of their time, as these batches brought them. A batch of
-        corrections brought the rows that it takes away as well as those that it counts instead.
+        """Lists events in the order of their time: those of a range of time as they stand, or those of some batches as
+        these brought them. A batch of corrections brought the rows that it takes away as well as those that it
+        counts instead.
         """
+
+    @_abc_1.abstractmethod
+    def ExportEvents(
+        self,
+        request: _events_pb2.ExportEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_events_pb2.ExportEventsResponse], _abc.AsyncIterator[_events_pb2.ExportEventsResponse]]:
+        """Streams the events of a range of time in the order of their time. Every answer can be resumed from."""
 
     @_abc_1.abstractmethod
     def GetBatches(
@@ -111,8 +128,9 @@ class EventsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _events_pb2.ReplayRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_events_pb2.ReplayResponse, _abc.Awaitable[_events_pb2.ReplayResponse]]:
-        """Publishes the messages of a range of commit times again, with their original ids, so that consumers
-        that have them change nothing.
+        """Publishes messages again, with their original ids, so that consumers that have them change nothing.
+        Those that are not kept any more are made again from the events. FAILED_PRECONDITION when they cannot be.
+        May be repeated after a failure.
         """
 
 def add_EventsServiceServicer_to_server(servicer: EventsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

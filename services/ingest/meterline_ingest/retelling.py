@@ -1,0 +1,90 @@
+"""The message of a commit, made again from the rows that it told of.
+
+It says the same as the one that was sent: the same batches in the same order, and of each event the same.
+Rows of a batch may stand in another order, and types that have grown since are told as they are now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import groupby
+from typing import TypeVar
+
+import numpy as np
+
+from meterline_ingest import events
+from meterline_ingest.domain.columns import NO_PROPERTIES, UUID_DTYPE, Columns, Int64s
+from meterline_ingest.domain.event_types import MAX_QUANTITIES
+from meterline_ingest.domain.fields import Fields, SeriesKey, Variant
+from meterline_ingest.domain.outcomes import Problems
+from meterline_ingest.domain.type_book import TypeBook
+from meterline_ingest.domain.validation import Checked, Slot
+from meterline_ingest.repository.messages import ToldBatch, ToldRow
+
+K = TypeVar("K", bound=Hashable)
+
+
+def events_accepted_again(told: Sequence[ToldBatch], rows: Sequence[ToldRow], types: TypeBook) -> bytes:
+    """Serialises all rows of the batches `told`, both in the order of the message."""
+    headers = []
+    # A call that brought events of several tenants is one batch in the message.
+    for batch_id, parts in groupby(told, key=lambda batch: batch.batch_id):
+        same = list(parts)
+        count = sum(batch.event_count for batch in same)
+        headers.append(events.BatchHeader(batch_id.bytes, count, same[0].trace, same[0].received_at_us))
+    return events.events_accepted(_checked(rows, types), np.ones(len(rows), np.bool_), headers, types)
+
+
+def _checked(rows: Sequence[ToldRow], types: TypeBook) -> Checked:
+    """The rows in the form that capture gives them, as far as a message is made of it."""
+    nothing = np.zeros(len(rows), np.uint32)
+    subjects, subject_index = _interned([row.subject for row in rows])
+    columns = Columns(
+        [""],
+        nothing,
+        [""],
+        nothing,
+        subjects,
+        subject_index.astype(np.uint32),
+        [()],
+        nothing,
+        list(NO_PROPERTIES),
+        nothing,
+        np.frombuffer(b"".join(row.event_id.bytes for row in rows), UUID_DTYPE),
+        None,
+        np.array([row.time_us for row in rows], np.int64),
+        [],
+    )
+    slots = [_slot([row.units[at] for row in rows]) for at in range(MAX_QUANTITIES)]
+    return Checked(columns, Problems(len(rows)), np.zeros(1, np.int64), _fields(rows, types), slots)
+
+
+def _fields(rows: Sequence[ToldRow], types: TypeBook) -> Fields:
+    keys = [
+        (
+            SeriesKey(row.tenant_id, row.event_type, tuple(sorted(row.dimensions.items()))),
+            tuple(sorted(row.properties.items())),
+        )
+        for row in rows
+    ]
+    combinations, index = _interned(keys)
+    series, series_index = _interned([key for key, _ in keys])
+    variants = {}
+    for at, (key, properties) in enumerate(combinations):
+        definition = types.find(key.tenant_id, key.event_type)
+        if definition is not None and definition.has_details:
+            variants[at] = Variant(key.tenant_id, definition, (), (), dict(properties), {}, [])
+    return Fields(series, series_index, index, variants)
+
+
+def _slot(units: Sequence[int | None]) -> Slot | None:
+    present = np.array([value is not None for value in units])
+    if not present.any():
+        return None
+    return Slot(np.array([value or 0 for value in units], np.int64), present)
+
+
+def _interned(values: Sequence[K]) -> tuple[list[K], Int64s]:
+    """The distinct values, and the position of each."""
+    positions: Mapping[K, int] = {value: at for at, value in enumerate(dict.fromkeys(values))}
+    return list(positions), np.array([positions[value] for value in values], np.int64)

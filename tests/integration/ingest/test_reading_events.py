@@ -1,0 +1,305 @@
+"""Reading events: what each has, in the order of time, over any range, by whoever may see it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+import psycopg
+import pytest
+from grpc import aio
+from meterline_protos.ingest.v1 import (
+    audit_pb2,
+    audit_pb2_grpc,
+    capture_pb2,
+    event_types_pb2,
+    events_pb2,
+    privacy_pb2,
+    privacy_pb2_grpc,
+)
+
+from tests.support.capture import RunningIngest, Sample, now_us, rows
+from tests.support.databases import TestDatabase
+
+BY_ANN = events_pb2.Unsealing(requested_by="ann@example.com", reason="ticket 17")
+HOUR_US = 3_600_000_000
+
+
+async def put_checkout(ingest: RunningIngest) -> None:
+    """A type with a property for everybody, and one that is sealed."""
+    definition = event_types_pb2.EventType(
+        name="checkout",
+        quantities=[event_types_pb2.QuantityDefinition(name="units", scale=2)],
+        properties=[
+            event_types_pb2.PropertyDefinition(name="page", kind=event_types_pb2.PROPERTY_KIND_TEXT),
+            event_types_pb2.PropertyDefinition(
+                name="email", kind=event_types_pb2.PROPERTY_KIND_TEXT, sensitive=True
+            ),
+        ],
+    )
+    await ingest.types.PutEventType(event_types_pb2.PutEventTypeRequest(event_type=definition))
+
+
+def checkout(email: str, **more: Any) -> tuple[Sample, capture_pb2.Event]:
+    sample = Sample(type="checkout", dimensions={}, **more)
+    event = sample.to_row()
+    event.properties.update({"page": "/cart", "email": email})
+    return sample, event
+
+
+def listing(start_us: int, **more: Any) -> events_pb2.ListEventsRequest:
+    request = events_pb2.ListEventsRequest(tenant_id="acme", **more)
+    request.time.start_time.FromMicroseconds(start_us)
+    return request
+
+
+def exporting(start_us: int, **more: Any) -> events_pb2.ExportEventsRequest:
+    request = events_pb2.ExportEventsRequest(tenant_id="acme", **more)
+    request.time.start_time.FromMicroseconds(start_us)
+    return request
+
+
+async def all_of(ingest: RunningIngest, request: events_pb2.ListEventsRequest) -> list[str]:
+    found: list[str] = []
+    while True:
+        page = await ingest.events.ListEvents(request)
+        found += [event.event_id for event in page.events]
+        if not page.next_page_token:
+            return found
+        request.page_token = page.next_page_token
+
+
+async def status_of(call: Awaitable[object]) -> grpc.StatusCode:
+    with pytest.raises(aio.AioRpcError) as caught:
+        await call
+    return caught.value.code()
+
+
+@pytest.mark.req("S3", "T1.4")
+async def test_an_event_is_read_with_all_that_it_has(ingest: RunningIngest) -> None:
+    await put_checkout(ingest)
+    sample, event = checkout("ann@example.com", quantities={"units": "1.5"})
+    request = capture_pb2.ReportRequest(
+        tenant_id="acme", source="shop", rows=capture_pb2.EventRows(events=[event])
+    )
+    # The source's clock is an hour behind ours.
+    event.time.FromMicroseconds(now_us() - HOUR_US)
+    request.rows.events[0].time.CopyFrom(event.time)
+    request.sent_at.FromMicroseconds(now_us() - HOUR_US)
+    before = now_us()
+    answer = await ingest.report(request)
+    assert answer.accepted == 1
+
+    found = (
+        await ingest.events.GetEvent(events_pb2.GetEventRequest(tenant_id="acme", event_id=sample.id))
+    ).event
+
+    assert dict(found.properties) == {"page": "/cart"}
+    assert list(found.sealed_properties) == ["email"]
+    assert found.sent_time == event.time
+    assert abs(found.time.ToMicroseconds() - event.time.ToMicroseconds() - HOUR_US) < 60_000_000
+    assert before <= found.received_at.ToMicroseconds() <= now_us()
+    assert list((await ingest.events.ListEvents(listing(before - HOUR_US))).events) == [found]
+
+
+async def test_a_time_that_was_not_corrected_is_told_once(ingest: RunningIngest) -> None:
+    sample = Sample()
+    await ingest.report(rows(sample))
+    found = await ingest.events.GetEvent(events_pb2.GetEventRequest(tenant_id="acme", event_id=sample.id))
+    assert not found.event.HasField("sent_time")
+    assert not found.event.properties
+
+
+@pytest.mark.req("T4.3")
+async def test_sensitive_properties_are_shown_on_demand_and_that_is_audited(ingest: RunningIngest) -> None:
+    await put_checkout(ingest)
+    start = now_us()
+    both = [checkout("ann@example.com"), checkout("bob@example.com")]
+    request = capture_pb2.ReportRequest(
+        tenant_id="acme", source="shop", rows=capture_pb2.EventRows(events=[event for _, event in both])
+    )
+    await ingest.report(request)
+    await ingest.report(rows(Sample()))
+    first = both[0][0].id
+
+    one = await ingest.events.GetEvent(
+        events_pb2.GetEventRequest(tenant_id="acme", event_id=first, unseal=BY_ANN)
+    )
+    page = await ingest.events.ListEvents(listing(start, unseal=BY_ANN))
+    (chunk,) = [
+        answer
+        async for answer in ingest.events.ExportEvents(exporting(start, unseal=BY_ANN, type="checkout"))
+    ]
+
+    assert dict(one.event.properties) == {"page": "/cart", "email": "ann@example.com"}
+    assert [event.properties.get("email", "") for event in page.events] == [
+        "ann@example.com",
+        "bob@example.com",
+        "",
+    ]
+    assert [event.properties["email"] for event in chunk.events] == ["ann@example.com", "bob@example.com"]
+    audit = audit_pb2_grpc.AuditServiceStub(ingest.channel)
+    entries = (
+        await audit.ListAuditEntries(
+            audit_pb2.ListAuditEntriesRequest(tenant_id="acme", action="events.unsealed")
+        )
+    ).entries
+    assert [(entry.principal, entry.reason, entry.subject) for entry in entries] == [
+        ("ann@example.com", "ticket 17", "2 events"),
+        ("ann@example.com", "ticket 17", "2 events"),
+        ("ann@example.com", "ticket 17", f"event {first}"),
+    ]
+
+
+@pytest.mark.req("T4.3")
+async def test_who_unseals_says_who_and_why_and_gets_nothing_that_was_shredded(ingest: RunningIngest) -> None:
+    await put_checkout(ingest)
+    sample, event = checkout("ann@example.com")
+    await ingest.report(
+        capture_pb2.ReportRequest(tenant_id="acme", source="shop", rows=capture_pb2.EventRows(events=[event]))
+    )
+    request = events_pb2.GetEventRequest(tenant_id="acme", event_id=sample.id)
+    request.unseal.requested_by = "ann@example.com"
+    assert await status_of(ingest.events.GetEvent(request)) is grpc.StatusCode.INVALID_ARGUMENT
+    request.unseal.CopyFrom(BY_ANN)
+    privacy = privacy_pb2_grpc.PrivacyServiceStub(ingest.channel)
+    await privacy.ShredTenant(
+        privacy_pb2.ShredTenantRequest(tenant_id="acme", requested_by="ann", reason="they left")
+    )
+    assert await status_of(ingest.events.GetEvent(request)) is grpc.StatusCode.FAILED_PRECONDITION
+    request.ClearField("unseal")
+    found = (await ingest.events.GetEvent(request)).event
+    assert (dict(found.properties), list(found.sealed_properties)) == ({"page": "/cart"}, ["email"])
+
+
+@pytest.fixture
+async def history(ingest: RunningIngest) -> list[Sample]:
+    """Some days of events in batches that are short, long, nested and shuffled; several at one moment."""
+    chance = random.Random(41)
+    now = now_us() // 1_000_000 * 1_000_000 - 60_000_000
+    samples: list[Sample] = []
+    for number in range(40):
+        begin = now - chance.choice([0, 1, 5, 48]) * HOUR_US - chance.randrange(600) * 1_000_000
+        length = chance.choice([1, 30, 5_000, 100_000])
+        batch = [
+            Sample(
+                subject=f"u{chance.randrange(3)}",
+                dimensions={"region": chance.choice(["eu", "us"])},
+                time_us=begin - chance.randrange(length) * 1_000_000,
+            )
+            for _ in range(chance.randrange(1, 30))
+        ]
+        await ingest.report(rows(*batch, source=f"s{number % 2}"))
+        samples += batch
+    return samples
+
+
+def in_order(samples: list[Sample]) -> list[str]:
+    return [sample.id for sample in sorted(samples, key=lambda sample: (sample.time_us, sample.id))]
+
+
+@pytest.mark.req("S3")
+async def test_a_range_is_listed_in_the_order_of_time_at_any_size_of_page(
+    ingest: RunningIngest, history: list[Sample]
+) -> None:
+    oldest = min(sample.time_us for sample in history)
+    for size in (1_000, 100, 17):
+        assert await all_of(ingest, listing(oldest, page_size=size)) == in_order(history)
+    middle = sorted(sample.time_us for sample in history)[len(history) // 2]
+    request = listing(middle, page_size=50)
+    request.time.end_time.FromMicroseconds(middle + HOUR_US)
+    inside = [sample for sample in history if middle <= sample.time_us < middle + HOUR_US]
+    assert await all_of(ingest, request) == in_order(inside)
+
+
+@pytest.mark.req("S3")
+async def test_filters(ingest: RunningIngest, history: list[Sample]) -> None:
+    oldest = min(sample.time_us for sample in history)
+
+    def those(wanted: Callable[[Sample], bool]) -> list[str]:
+        return in_order([sample for sample in history if wanted(sample)])
+
+    assert await all_of(ingest, listing(oldest, subject="u1")) == those(lambda each: each.subject == "u1")
+    assert await all_of(ingest, listing(oldest, dimensions={"region": "us"}, subject="u2")) == those(
+        lambda each: each.dimensions["region"] == "us" and each.subject == "u2"
+    )
+    assert await all_of(ingest, listing(oldest, type="api.request")) == in_order(history)
+    assert await all_of(ingest, listing(oldest, type="other")) == []
+    assert await all_of(ingest, listing(oldest, subject="nobody")) == []
+    by_source = [set(await all_of(ingest, listing(oldest, source=source))) for source in ("s0", "s1")]
+    assert by_source[0] | by_source[1] == set(in_order(history))
+    assert not by_source[0] & by_source[1]
+
+
+@pytest.mark.req("S3")
+async def test_an_export_streams_the_same_and_goes_on_from_any_token(
+    ingest: RunningIngest, monkeypatch: pytest.MonkeyPatch, history: list[Sample]
+) -> None:
+    monkeypatch.setattr("meterline_ingest.handlers.events.EXPORTED_EVENTS", 50)
+    oldest = min(sample.time_us for sample in history)
+    answers = [answer async for answer in ingest.events.ExportEvents(exporting(oldest))]
+    exported = [event.event_id for answer in answers for event in answer.events]
+    assert exported == in_order(history)
+    assert [bool(answer.resume_token) for answer in answers] == [True] * (len(answers) - 1) + [False]
+    third = answers[2]
+    rest = ingest.events.ExportEvents(exporting(oldest, resume_token=third.resume_token))
+    assert [event.event_id async for answer in rest for event in answer.events] == in_order(history)[
+        sum(len(answer.events) for answer in answers[:3]) :
+    ]
+
+
+async def test_large_events_come_in_answers_that_clients_take(
+    ingest: RunningIngest, monkeypatch: pytest.MonkeyPatch, history: list[Sample]
+) -> None:
+    monkeypatch.setattr("meterline_ingest.servicers.events.ANSWER_BYTES", 4_096)
+    oldest = min(sample.time_us for sample in history)
+    assert await all_of(ingest, listing(oldest, page_size=1_000)) == in_order(history)
+    answers = [answer async for answer in ingest.events.ExportEvents(exporting(oldest))]
+    assert [event.event_id for answer in answers for event in answer.events] == in_order(history)
+    assert max(answer.ByteSize() for answer in answers) < 5_000
+
+
+async def test_an_export_that_is_left_frees_its_connection(
+    ingest: RunningIngest, monkeypatch: pytest.MonkeyPatch, history: list[Sample], database: TestDatabase
+) -> None:
+    monkeypatch.setattr("meterline_ingest.handlers.events.EXPORTED_EVENTS", 1)
+    oldest = min(sample.time_us for sample in history)
+    for _ in range(20):  # more than the pool has connections
+        call = ingest.events.ExportEvents(exporting(oldest))
+        await call.read()
+        call.cancel()
+    open_transactions = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND state LIKE 'idle in%%'"
+    async with asyncio.timeout(30):
+        assert await all_of(ingest, listing(oldest, page_size=1_000)) == in_order(history)
+    with psycopg.connect(database.admin_dsn) as connection:
+        assert connection.execute(open_transactions, (database.name,)).fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        events_pb2.ListEventsRequest(tenant_id="acme"),
+        listing(0, page_token="nonsense"),
+        listing(0, page_token="WzkyMjMzNzIwMzY4NTQ3NzU4MDcsIngiXQ"),
+        listing(0, subject="\0"),
+        listing(0, dimensions={"region": "\0"}),
+        listing(0, batch_ids=["x"]),
+    ],
+    ids=["no start", "no token", "a token of another list", "NUL", "NUL in a value", "no UUID"],
+)
+async def test_what_cannot_be_meant_is_refused(
+    ingest: RunningIngest, request_: events_pb2.ListEventsRequest
+) -> None:
+    assert await status_of(ingest.events.ListEvents(request_)) is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_the_first_and_the_last_moment_are_no_trouble(ingest: RunningIngest) -> None:
+    await ingest.report(rows(Sample()))
+    request = events_pb2.ListEventsRequest(tenant_id="acme")
+    request.time.start_time.FromDatetime(datetime(1, 1, 1, tzinfo=UTC))
+    request.time.end_time.FromDatetime(datetime(9999, 12, 31, tzinfo=UTC))
+    assert len((await ingest.events.ListEvents(request)).events) == 1
