@@ -194,8 +194,10 @@ class Selection:
 
 
 def _event(row: Sequence[Any]) -> StoredEvent:
-    sealed = row[15] and SealedValue(details.TABLE, details.SEALED, row[0].bytes, row[15])
-    return StoredEvent(row[0], row[1], tuple(row[2:6]), *row[6:15], sealed, *row[16:])
+    (event_id, occurred_at, *units), told, (value, *rest) = row[:6], row[6:15], row[15:]
+    sealed = value and SealedValue(details.TABLE, details.SEALED, event_id.bytes, value)
+    values: Sequence[Any] = (event_id, occurred_at, tuple(units), *told, sealed, *rest)
+    return StoredEvent(*values)
 
 
 def _corrected(row: Sequence[Any]) -> StoredEvent:
