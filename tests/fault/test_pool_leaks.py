@@ -58,10 +58,7 @@ def visible_to(tenants: Scope) -> list[int]:
 
 
 class Traffic:
-    """Transactions of random tenants that end in random ways.
-
-    leaks: those that saw more or less than theirs
-    """
+    """Transactions of random tenants that end in random ways. `leaks` saw more than theirs, or less."""
 
     def __init__(self, database: TestDatabase, pool: Database, seed: int) -> None:
         self._database = database

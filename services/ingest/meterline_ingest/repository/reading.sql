@@ -56,14 +56,14 @@ SELECT e.event_id, e.occurred_at, e.quantity_1, e.quantity_2, e.quantity_3, e.qu
        c.batch_id, c.revision, c.retracted, c.content, c.sealed
 FROM (
     SELECT c.event_id, c.batch_id, c.revision, side.*,
-           timestamptz '1970-01-01 00:00Z' + (content ->> 'time_us')::int8 * interval '1 microsecond'
+           timestamptz '1970-01-01 00:00Z' + (side.content ->> 'time_us')::int8 * interval '1 microsecond'
                AS occurred_at
     FROM batches w
     JOIN corrections c ON c.tenant_id = w.tenant_id AND c.batch_id = w.batch_id
     CROSS JOIN LATERAL (VALUES (true, c.old, NULL), (false, c.new, c.sealed)) AS side (retracted, content, sealed)
     WHERE w.tenant_id = %(tenant_id)s AND w.batch_number = ANY(%(batch_numbers)s::int8[]) AND w.origin = 2
-      AND content IS NOT NULL
-      AND NOT (%(standing)s AND (retracted OR EXISTS (
+      AND side.content IS NOT NULL
+      AND NOT (%(standing)s AND (side.retracted OR EXISTS (
           SELECT FROM corrections n
           WHERE n.tenant_id = c.tenant_id AND n.event_id = c.event_id AND n.revision > c.revision
       )))
