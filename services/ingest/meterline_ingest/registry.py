@@ -61,8 +61,9 @@ class LimitRegistry:
         self._looks = Lookups(self._look)
 
     async def start(self) -> None:
-        """Before the first call comes in: until then no limit is known."""
-        await self._looks.get(None)
+        """Before the first call comes in: until then no limit is known. Takes as long as the database does."""
+        await self._look(None)
+        self._looked_at = time.monotonic()
 
     async def stop(self) -> None:
         """Nothing to end."""
