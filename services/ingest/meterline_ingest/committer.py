@@ -166,24 +166,18 @@ class Committer:
         while True:
             async with self._gathering:
                 submissions = await self._gather()
-            if submissions:
-                await self._finish(submissions)
+            await self._finish(submissions)
 
     async def _gather(self) -> list[Submission]:
         while not self._queue:
             self._arrived.clear()
             await self._arrived.wait()
         await self._company()
-        wanted = []
-        for submission in self._queue.take(MAX_FLUSH_EVENTS):
+        taken = self._queue.take(MAX_FLUSH_EVENTS)
+        for submission in taken:
             submission.taken = True
             self._waiting -= len(submission)
-            if submission.result.cancelled():
-                # Its caller has gone and sends it again; storing it twice over would only hold up others.
-                self._release(submission)
-            else:
-                wanted.append(submission)
-        return wanted
+        return taken
 
     async def _company(self) -> None:
         """Lets few events wait: while they come briskly, and while other few are being flushed.
@@ -235,13 +229,10 @@ class Committer:
             self._small_flushes -= small
             self._changed.set()
             for submission in submissions:
-                self._release(submission)
-
-    def _release(self, submission: Submission) -> None:
-        self._queue.release(submission.turn.flow, submission.cost)
-        if not self._queue.held:
-            self._idle.set()
-        metrics.CAPTURE_QUEUE.set(self._queue.held)
+                self._queue.release(submission.turn.flow, submission.cost)
+            if not self._queue.held:
+                self._idle.set()
+            metrics.CAPTURE_QUEUE.set(self._queue.held)
 
 
 def _fail(submissions: Sequence[Submission], error: Exception) -> None:

@@ -61,7 +61,7 @@ class LimitRegistry:
         self._looks = Lookups(self._look)
 
     async def start(self) -> None:
-        """Before the first call comes in: until then no limit is known. Takes as long as the database does."""
+        """Before the first call comes in: until then no limit is known."""
         await self._look(None)
         self._looked_at = time.monotonic()
 
