@@ -140,7 +140,7 @@ class Committer:
     def submit(self, submission: Submission) -> None:
         """Queues a call; its `result` is set when it is durable. Raises OverloadedError."""
         self._reserve(submission, len(submission), submission.cost)
-        self._queue.add(submission.turn.flow, submission)
+        self._queue.add(submission.turn.flow, submission.turn.weight, submission)
         self._arrived.set()
 
     def extend(self, submission: Submission, size: int) -> None:
