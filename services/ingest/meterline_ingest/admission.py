@@ -10,7 +10,9 @@ from meterline.errors import OverloadedError, QuotaError
 from meterline.telemetry import metrics
 
 from meterline_ingest.committer import NOBODYS_TURN, Submission, Turn, cost_of
+from meterline_ingest.domain.limits import MAX_COLUMN_ROWS
 from meterline_ingest.domain.rate_limits import LimitBook
+from meterline_ingest.domain.shares import Shares
 from meterline_ingest.rate_limiter import Need, RateLimiter
 from meterline_ingest.registry import KnownTenants, LimitRegistry
 
@@ -22,13 +24,13 @@ class Admission:
         self, tenants: KnownTenants, limits: LimitRegistry, limiter: RateLimiter, *, max_waiting: int
     ) -> None:
         """
-        max_waiting: events, or their like in bytes, that wait here for the database before that is overload
+        max_waiting: events, or their like in bytes, that may wait here for the database
         """
         self._tenants = tenants
         self._limits = limits
         self._limiter = limiter
-        self._max_waiting = max_waiting
-        self._waiting = 0
+        # What waits here is held in memory, so it is bounded and shared as the queue behind is.
+        self._waiting: Shares[str] = Shares(max_waiting, guaranteed=MAX_COLUMN_ROWS)
 
     async def admit(self, submission: Submission) -> Sequence[Need]:
         """Takes what a call needs of its tenants' limits, and sets whose turn it waits for.
@@ -39,10 +41,11 @@ class Admission:
         Raises QuotaError when any tenant is over its limit: nothing is taken then. Raises OverloadedError and
         UnavailableError.
         """
-        cost = self._enter(submission.cost)
+        owner, cost = _owner(submission), submission.cost
+        self._enter(owner, cost)
         try:
             book = await self._limits.current()
-            submission.turn = await self._turn(book, _owner(submission))
+            submission.turn = await self._turn(book, owner)
             if not book.limited:
                 return ()
             return await self._acquire(book, _events_by_tenant(submission))
@@ -50,11 +53,12 @@ class Admission:
             metrics.CAPTURE_REFUSALS.labels("quota").inc()
             raise
         finally:
-            self._waiting -= cost
+            self._waiting.release(owner, cost)
 
     async def admit_event(self, slug: str, size: int) -> Turn:
         """As `admit`, for one event of so many bytes."""
-        cost = self._enter(cost_of(1, size))
+        cost = cost_of(1, size)
+        self._enter(slug, cost)
         try:
             book = await self._limits.current()
             turn = await self._turn(book, slug)
@@ -62,19 +66,16 @@ class Admission:
                 await self._acquire(book, {slug: 1})
             return turn
         finally:
-            self._waiting -= cost
+            self._waiting.release(slug, cost)
 
     def take_back(self, needs: Sequence[Need]) -> None:
         """The call was not taken in after all."""
         self._limiter.give_back(needs)
 
-    def _enter(self, cost: int) -> int:
-        """What waits here is held in memory, so it is bounded as the queue behind is."""
-        if self._waiting + cost > self._max_waiting:
+    def _enter(self, owner: str, cost: int) -> None:
+        if not self._waiting.reserve(owner, 1, cost):
             metrics.CAPTURE_REFUSALS.labels("queue").inc()
-            raise OverloadedError("what waits for admission", 0.1)
-        self._waiting += cost
-        return cost
+            raise OverloadedError("the tenant's share of what waits for admission", 0.1)
 
     async def _turn(self, book: LimitBook, slug: str) -> Turn:
         tenant = await self._tenants.find(slug)

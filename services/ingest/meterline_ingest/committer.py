@@ -159,7 +159,7 @@ class Committer:
     def submit(self, submission: Submission) -> None:
         """Queues a call; its `result` is set when it is durable. Raises OverloadedError."""
         self._reserve(submission, len(submission), submission.cost)
-        self._queue.add(submission.turn.flow, submission)
+        self._queue.add(submission.turn.flow, submission.turn.weight, submission)
         self._arrived.set()
 
     def extend(self, submission: Submission, size: int) -> None:
@@ -185,24 +185,18 @@ class Committer:
         while True:
             async with self._gathering:
                 submissions = await self._gather()
-            if submissions:
-                await self._finish(submissions)
+            await self._finish(submissions)
 
     async def _gather(self) -> list[Submission]:
         while not self._queue:
             self._arrived.clear()
             await self._arrived.wait()
         await self._company()
-        wanted = []
-        for submission in self._queue.take(MAX_FLUSH_EVENTS):
+        taken = self._queue.take(MAX_FLUSH_EVENTS)
+        for submission in taken:
             submission.taken = True
             self._waiting -= len(submission)
-            if submission.result.cancelled():
-                # Its caller has gone and sends it again; storing it twice over would only hold up others.
-                self._release(submission)
-            else:
-                wanted.append(submission)
-        return wanted
+        return taken
 
     async def _company(self) -> None:
         """Lets few events wait: while they come briskly, and while other few are being flushed.
@@ -254,13 +248,10 @@ class Committer:
             self._small_flushes -= small
             self._changed.set()
             for submission in submissions:
-                self._release(submission)
-
-    def _release(self, submission: Submission) -> None:
-        self._queue.release(submission.turn.flow, submission.cost)
-        if not self._queue.held:
-            self._idle.set()
-        metrics.CAPTURE_QUEUE.set(self._queue.held)
+                self._queue.release(submission.turn.flow, submission.cost)
+            if not self._queue.held:
+                self._idle.set()
+            metrics.CAPTURE_QUEUE.set(self._queue.held)
 
 
 def _fail(submissions: Sequence[Submission], error: Exception) -> None:

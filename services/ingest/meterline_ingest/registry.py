@@ -62,7 +62,8 @@ class LimitRegistry:
 
     async def start(self) -> None:
         """Before the first call comes in: until then no limit is known."""
-        await self._looks.get(None)
+        await self._look(None)
+        self._looked_at = time.monotonic()
 
     async def stop(self) -> None:
         """Nothing to end."""

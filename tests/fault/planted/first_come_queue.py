@@ -13,23 +13,27 @@ from meterline_ingest.main import main
 class _FirstCome(FairQueue[Submission]):
     def __init__(self, room: int, *, turn: int, guaranteed: int) -> None:
         super().__init__(room, turn=turn, guaranteed=guaranteed)
-        self._limit = room
+        self._limit, self._used = room, 0
         self._calls: deque[Submission] = deque()
 
     def __bool__(self) -> bool:
         return bool(self._calls)
 
+    @property
+    def held(self) -> int:
+        return self._used
+
     def reserve(self, flow: int, weight: int, cost: int) -> bool:
-        if self.held + cost > self._limit:
+        if self._used + cost > self._limit:
             return False
-        self.held += cost
+        self._used += cost
         return True
 
-    def add(self, flow: int, item: Submission) -> None:
-        self._calls.append(item)
-
     def release(self, flow: int, cost: int) -> None:
-        self.held -= cost
+        self._used -= cost
+
+    def add(self, flow: int, weight: int, item: Submission) -> None:
+        self._calls.append(item)
 
     def take(self, most: int) -> list[Submission]:
         taken = [self._calls.popleft()]

@@ -225,25 +225,6 @@ async def test_a_flush_that_hangs_is_given_up_and_leaves_room_for_others(
         await eventually(lambda: submitted(made, 10))
 
 
-@pytest.mark.req("T2.4")
-async def test_what_its_caller_has_left_is_not_stored() -> None:
-    recorder = Recorder()
-    recorder.gate.clear()
-    async with committer(recorder) as made:
-        made.submit(first := submission())
-        await eventually(lambda: recorder.flushed)
-        left, stays = submission(2), submission(3)
-        made.submit(left)
-        made.submit(stays)
-        left.result.cancel()
-        recorder.gate.set()
-        await asyncio.gather(first.result, stays.result)
-        # Nor does a flush of nothing take place when all have gone.
-        made.submit(gone := submission(4))
-        gone.result.cancel()
-    assert recorder.flushed == [[1], [3]]
-
-
 def submitted(made: Committer, events: int) -> bool:
     try:
         made.submit(submission(events))

@@ -37,7 +37,7 @@ class Fifo(FairQueue[Call]):
     def __bool__(self) -> bool:
         return bool(self._calls)
 
-    def add(self, flow: int, item: Call) -> None:
+    def add(self, flow: int, weight: int, item: Call) -> None:
         self._calls.append(item)
 
     def take(self, most: int) -> list[Call]:
@@ -57,7 +57,7 @@ def queue(kind: Queue = FairQueue, room: int = ROOM) -> FairQueue[Call]:
 def put(into: FairQueue[Call], call: Call, weight: int = 1) -> bool:
     if not into.reserve(call.flow, weight, call.cost):
         return False
-    into.add(call.flow, call)
+    into.add(call.flow, weight, call)
     return True
 
 
@@ -116,7 +116,8 @@ def test_each_call_comes_out_once_in_the_order_of_its_tenant_and_bounds_hold(
     assert made.held == 0
     # Nothing is kept of tenants that have gone.
     assert not made._flows
-    assert made._weights == 0
+    assert not made._shares._holders
+    assert made._shares._weights == 0
 
 
 @settings(deadline=None)

@@ -4,14 +4,15 @@ Tenants that wait take turns. At each turn a tenant may take out so much as its 
 it did not use while more of it waits; so over time each gets its share, whatever the sizes of its items,
 and nobody waits longer than one turn of each other. Within a tenant the first in is the first out.
 
-Room is fair too: a tenant may hold its share of it, and the last part is left to those that hold little, so
-that there is room for a newcomer while another floods. What was taken out counts until it is released.
+The room for what waits is shared as well (`shares`), and what was taken out counts until it is released.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
+
+from meterline_ingest.domain.shares import Shares
 
 
 class Item(Protocol):
@@ -23,19 +24,16 @@ class Item(Protocol):
 
 T = TypeVar("T", bound=Item)
 
-# Of the room, one in so many parts is left to tenants that hold less than their share.
-_RESERVE: Final = 8
-
 
 class _Flow(Generic[T]):
-    """What one tenant has in the queue. It is forgotten when it holds nothing."""
+    """What waits of one tenant. It is forgotten when that is nothing, and what it had earned with it."""
 
-    __slots__ = ("credit", "held", "items", "weight")
+    __slots__ = ("credit", "items", "number", "weight")
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number
         self.items: deque[T] = deque()
-        self.weight = 0
-        self.held = 0
+        self.weight = 1
         self.credit = 0
 
 
@@ -44,54 +42,39 @@ class FairQueue(Generic[T]):
 
     def __init__(self, room: int, *, turn: int, guaranteed: int) -> None:
         """
-        room: what all items may cost together
+        room, guaranteed: as in `Shares`, of the cost of what waits and what is not released yet
         turn: what a weight of 1 earns at each turn
-        guaranteed: what a tenant may hold in any case while there is room
         """
-        self._room = room
+        self._shares: Shares[int] = Shares(room, guaranteed=guaranteed)
         self._turn = turn
-        self._guaranteed = guaranteed
         self._flows: dict[int, _Flow[T]] = {}
-        # Flows with items, the one whose turn it is first. It has had its earnings when `_in_turn`.
+        # The flow whose turn it is comes first. It has had its earnings when `_in_turn`.
         self._ring: deque[_Flow[T]] = deque()
         self._in_turn = False
-        self._weights = 0
-        self.held = 0
 
     def __bool__(self) -> bool:
         return bool(self._ring)
 
+    @property
+    def held(self) -> int:
+        return self._shares.held
+
     def reserve(self, flow: int, weight: int, cost: int) -> bool:
         """Makes room for `cost`, or tells that there is none for this tenant."""
-        known = self._flows.get(flow)
-        weights = self._weights + weight - (known.weight if known else 0)
-        share = (self._room - self._room // _RESERVE) * weight // weights
-        holds = known.held if known else 0
-        if self.held + cost > self._room or holds + cost > max(share, self._guaranteed):
-            return False
-        if known is None:
-            known = self._flows[flow] = _Flow()
-        known.weight = weight
-        known.held += cost
-        self.held += cost
-        self._weights = weights
-        return True
-
-    def add(self, flow: int, item: T) -> None:
-        """Queues an item that there was room reserved for."""
-        known = self._flows[flow]
-        if not known.items:
-            self._ring.append(known)
-        known.items.append(item)
+        return self._shares.reserve(flow, weight, cost)
 
     def release(self, flow: int, cost: int) -> None:
         """What was taken out is done with."""
-        known = self._flows[flow]
-        known.held -= cost
-        self.held -= cost
-        if not known.held:
-            self._weights -= known.weight
-            del self._flows[flow]
+        self._shares.release(flow, cost)
+
+    def add(self, flow: int, weight: int, item: T) -> None:
+        """Queues an item that there was room reserved for."""
+        known = self._flows.get(flow)
+        if known is None:
+            known = self._flows[flow] = _Flow(flow)
+            self._ring.append(known)
+        known.weight = weight
+        known.items.append(item)
 
     def take(self, most: int) -> list[T]:
         """The items whose turn it is, for at most so much together, or one that costs more.
@@ -127,5 +110,5 @@ class FairQueue(Generic[T]):
         if flow.items:
             self._ring.append(flow)
             return False
-        flow.credit = 0
+        del self._flows[flow.number]
         return True
