@@ -246,7 +246,7 @@ async def answers(
         for turn in range(rounds):
             for rpc in rpcs:
                 if rpc.service not in channels:
-                    channels[rpc.service] = aio.insecure_channel(mesh.address(rpc.service))
+                    channels[rpc.service] = mesh.channel(rpc.service)
                 request = rpc.request()
                 (filler.fill if turn else filler.widest)(request)
                 yield rpc, request, await rpc.call(channels[rpc.service], request)

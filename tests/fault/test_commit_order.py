@@ -44,7 +44,7 @@ async def report_in_disorder(mesh: Mesh, expected: Expected, batches: int) -> No
     """Many writers at once, each of whose commits lingers for as long as it likes."""
     with psycopg.connect(mesh.admin_dsn()) as admin:
         admin.execute(SLOW_COMMITS)
-    lanes = [Reporter(mesh.address("ingest"), expected, batch=BATCH, seed=at) for at in range(WRITERS)]
+    lanes = [Reporter(mesh, expected, batch=BATCH, seed=at) for at in range(WRITERS)]
     await asyncio.gather(*(lane.run(batches * BATCH) for lane in lanes))
 
 

@@ -59,7 +59,7 @@ async def fill(mesh: Mesh, tenant: str) -> Belongings:
         )
         for at, event_id in enumerate([*(Sample().id for _ in range(5)), f"order-{mark}"])
     ]
-    async with aio.insecure_channel(mesh.address("ingest")) as channel:
+    async with mesh.channel("ingest") as channel:
         answer = await capture_pb2_grpc.CaptureServiceStub(channel).Report(
             rows(*samples, tenant_id=tenant, source=f"source-{mark}"), timeout=20, wait_for_ready=True
         )
@@ -99,7 +99,7 @@ async def fill(mesh: Mesh, tenant: str) -> Belongings:
 
 
 async def put_prices(mesh: Mesh) -> None:
-    async with aio.insecure_channel(mesh.address("publisher")) as channel:
+    async with mesh.channel("publisher") as channel:
         for meter, rate in (("calls", "0.01"), ("units", "0.0203")):
             body = struct_pb2.Struct()
             body.update({"model": "per_unit", "currency": "USD", "unit": rate})
@@ -116,7 +116,7 @@ async def bill(mesh: Mesh, tenant: str) -> None:
     """Makes a customer of the tenant's at the provider."""
     provider = stripe.StripeClient(mesh.stripe_key, base_addresses={"api": mesh.stripe_url})
     customer = await asyncio.to_thread(provider.v1.customers.create, {"name": tenant})
-    async with aio.insecure_channel(mesh.address("identity")) as channel:
+    async with mesh.channel("identity") as channel:
         await tenants_pb2_grpc.TenantsServiceStub(channel).UpdateTenant(
             tenants_pb2.UpdateTenantRequest(tenant_id=tenant, external_customer_id=customer.id)
         )
@@ -124,7 +124,7 @@ async def bill(mesh: Mesh, tenant: str) -> None:
 
 async def publish(mesh: Mesh, tenant: str) -> None:
     """So that there are calculations, an invoice and its lines."""
-    async with aio.insecure_channel(mesh.address("publisher")) as channel:
+    async with mesh.channel("publisher") as channel:
         stub = publications_pb2_grpc.PublicationsServiceStub(channel)
         request = publications_pb2.PublishUsageRequest(tenant_id=tenant)
         request.at.GetCurrentTime()
