@@ -162,15 +162,7 @@ class Ingest:
             self._committer,
             TimerSweep(self._database, self._timers),
         )
-        self.server = Server(
-            settings.bind_host,
-            settings.grpc_port,
-            self._servicers(),
-            gate=auth.gate(settings, {**RULES, **OPERATIONS}, clock, verifier(self._identity.channel)),
-            credentials=tls.server_credentials(settings),
-            drain=settings.shutdown_drain_seconds,
-            grace=settings.shutdown_grace_seconds,
-        )
+        self.server = self._build_server()
 
     def _build_capture(self) -> Capture:
         settings = self._settings
@@ -205,6 +197,18 @@ class Ingest:
             self._capture.preview,
             self._clock,
             TimerLimits(settings.max_running_timers_per_tenant, max_ahead_us),
+        )
+
+    def _build_server(self) -> Server:
+        settings, rules = self._settings, {**RULES, **OPERATIONS}
+        return Server(
+            settings.bind_host,
+            settings.grpc_port,
+            self._servicers(),
+            gate=auth.gate(settings, rules, self._clock, verifier(self._identity.channel)),
+            credentials=tls.server_credentials(settings),
+            drain=settings.shutdown_drain_seconds,
+            grace=settings.shutdown_grace_seconds,
         )
 
     def _keeping(self) -> Sequence[Component]:

@@ -26,7 +26,7 @@ from meterline_ingest.failures import Failures, Labels, Refusal
 from meterline_ingest.repository import quarantine as repository
 from meterline_ingest.repository.quarantine import PAYLOAD, TABLE, Entry, Key
 
-_LOOKED_AFTER = frozenset({BatchOrigin.REPLAYED, BatchOrigin.TIMED})
+_LOOKED_AFTER = frozenset({BatchOrigin.IMPORTED, BatchOrigin.REPLAYED, BatchOrigin.TIMED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +112,10 @@ class Quarantine:
 def _rejected(submissions: Sequence[Submission], checked: Checked) -> Iterator[_Rejected]:
     """Those that belong here.
 
-    What a replay or a timer brought is looked after by whoever brought it, and there already. An event of an
-    unknown tenant is nobody's, and one of an inactive tenant unwanted: neither has a number. And nobody may
-    fill the quarantine of a tenant for whom he may not report.
+    What a replay or a timer brought is looked after by whoever brought it, and there already. So is what an
+    import brought: a replay would judge its age, and belong to no import. An event of an unknown tenant is
+    nobody's, and one of an inactive tenant unwanted: neither has a number. And nobody may fill the quarantine
+    of a tenant for whom he may not report.
     """
     if not checked.problems.by_row:
         return

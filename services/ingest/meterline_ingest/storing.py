@@ -317,6 +317,7 @@ def _batches(flush: Flush, numbers: Sequence[int], call: Int64s, accepted: Flags
                 first_us,
                 last_us,
                 origin.trace,
+                import_id=origin.import_id,
             )
         )
     return rows

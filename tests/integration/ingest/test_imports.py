@@ -48,6 +48,8 @@ async def test_events_of_any_age_are_taken_but_none_of_the_future(
     assert reported.outcomes[0].reason == "TIME_TOO_OLD"
     assert (answer.accepted, answer.rejected) == (3, 1)
     assert answer.outcomes[0].reason == "TIME_IN_FUTURE"
+    # A replay would find events of an import too old, so that whoever imports brings them again.
+    assert (reported.outcomes[0].quarantined, answer.outcomes[0].quarantined) == (True, False)
     assert (await corrections.get(ancient.id)).event.time.ToMicroseconds() == 1
     assert (await corrections.get("text", "test")).batch.source == "test"
     assert await corrections.total() == 3
@@ -102,6 +104,7 @@ async def test_columns_are_taken_as_rows_are(ingest: RunningIngest, corrections:
             {"rows": capture_pb2.EventRows(events=[Sample(tenant_id="bolt").to_row()])},
             grpc.StatusCode.INVALID_ARGUMENT,
         ),
+        ({"columns": columns(Sample(tenant_id="bolt")).columns}, grpc.StatusCode.INVALID_ARGUMENT),
     ],
 )
 async def test_a_call_that_says_too_little_is_refused(

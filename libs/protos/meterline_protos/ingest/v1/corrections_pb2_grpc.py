@@ -105,7 +105,8 @@ class CorrectionsServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ImportEvents(self, request, context):
-        """Takes in events of any age, by the rules of capture otherwise. Events that are sent again count once.
+        """Takes in events of any age, by the rules of capture otherwise. Events that are sent again count once;
+        those that are rejected are told of, and not kept in quarantine.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

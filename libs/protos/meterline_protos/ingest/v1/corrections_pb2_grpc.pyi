@@ -50,7 +50,9 @@ class CorrectionsServiceStub:
     told of and keep none of the others.
     """
     ImportEvents: _grpc.UnaryUnaryMultiCallable[_corrections_pb2.ImportEventsRequest, _corrections_pb2.ImportEventsResponse]
-    """Takes in events of any age, by the rules of capture otherwise. Events that are sent again count once."""
+    """Takes in events of any age, by the rules of capture otherwise. Events that are sent again count once;
+    those that are rejected are told of, and not kept in quarantine.
+    """
     ListCorrections: _grpc.UnaryUnaryMultiCallable[_corrections_pb2.ListCorrectionsRequest, _corrections_pb2.ListCorrectionsResponse]
     """Lists corrections, the newest first."""
     ListImports: _grpc.UnaryUnaryMultiCallable[_corrections_pb2.ListImportsRequest, _corrections_pb2.ListImportsResponse]
@@ -78,7 +80,9 @@ class CorrectionsServiceAsyncStub(CorrectionsServiceStub):
     told of and keep none of the others.
     """
     ImportEvents: _aio.UnaryUnaryMultiCallable[_corrections_pb2.ImportEventsRequest, _corrections_pb2.ImportEventsResponse]  # type: ignore[assignment]
-    """Takes in events of any age, by the rules of capture otherwise. Events that are sent again count once."""
+    """Takes in events of any age, by the rules of capture otherwise. Events that are sent again count once;
+    those that are rejected are told of, and not kept in quarantine.
+    """
     ListCorrections: _aio.UnaryUnaryMultiCallable[_corrections_pb2.ListCorrectionsRequest, _corrections_pb2.ListCorrectionsResponse]  # type: ignore[assignment]
     """Lists corrections, the newest first."""
     ListImports: _aio.UnaryUnaryMultiCallable[_corrections_pb2.ListImportsRequest, _corrections_pb2.ListImportsResponse]  # type: ignore[assignment]
@@ -127,7 +131,9 @@ class CorrectionsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _corrections_pb2.ImportEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_corrections_pb2.ImportEventsResponse, _abc.Awaitable[_corrections_pb2.ImportEventsResponse]]:
-        """Takes in events of any age, by the rules of capture otherwise. Events that are sent again count once."""
+        """Takes in events of any age, by the rules of capture otherwise. Events that are sent again count once;
+        those that are rejected are told of, and not kept in quarantine.
+        """
 
     @_abc_1.abstractmethod
     def ListCorrections(
