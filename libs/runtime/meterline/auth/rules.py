@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Final
 
-from meterline.auth.principals import Permission, Principal
+from meterline.auth.principals import Permission, Principal, current_principal
 from meterline.errors import PermissionDeniedError
 
 
@@ -34,6 +34,12 @@ SELF_PROVING: Final = Rule(None, Reach.EVENTS)
 
 Rules = Mapping[str, Rule]
 """By method: `meterline.identity.v1.TenantsService/GetTenant`."""
+
+
+def demand(permission: Permission) -> None:
+    """What only some requests of a method need. Raises PermissionDeniedError."""
+    if permission not in current_principal().permissions:
+        raise PermissionDeniedError(f"needs the permission {permission.value}", "PERMISSION_MISSING")
 
 
 def require(rule: Rule, principal: Principal, request: Any) -> None:

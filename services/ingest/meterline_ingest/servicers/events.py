@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from grpc import aio
+from meterline.auth.principals import Permission
+from meterline.auth.rules import demand
 from meterline.clock import Clock, to_datetime, to_us
 from meterline.errors import InvalidArgumentError
 from meterline.rpc import paging
@@ -173,6 +175,7 @@ def _asked(request: events_pb2.GetEventRequest | Choice) -> ChangeRequest | None
     """Who wants to see what is sealed."""
     if not request.HasField("unseal"):
         return None
+    demand(Permission.UNSEAL)
     return ChangeRequest(request.unseal.requested_by, request.unseal.reason)
 
 

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 from grpc import aio
+from meterline.auth.principals import Permission
+from meterline.auth.rules import demand
 from meterline.clock import to_datetime, to_us
 from meterline.errors import InvalidArgumentError
 from meterline.rpc import paging
@@ -76,6 +78,8 @@ class QuarantineServicer(quarantine_pb2_grpc.QuarantineServiceServicer):
         self, request: quarantine_pb2.GetQuarantinedRequest, context: Context
     ) -> quarantine_pb2.GetQuarantinedResponse:
         (quarantine_id,) = _ids([request.quarantine_id], "quarantine_id")
+        if request.unseal:
+            demand(Permission.UNSEAL)
         unsealing = ChangeRequest(request.requested_by, request.reason) if request.unseal else None
         content = await handlers.get_quarantined(
             self._access, self._types, request.tenant_id, quarantine_id, unsealing
