@@ -31,7 +31,7 @@ def end_all_sessions(mesh: Mesh) -> int:
 
 async def strike_under_load(mesh: Mesh, expected: Expected, blows: int) -> None:
     """Restarts the server and ends sessions in turns, each as soon as capture goes on again."""
-    reporters = [Reporter(mesh.address("ingest"), expected, seed=at) for at in range(LANES)]
+    reporters = [Reporter(mesh, expected, seed=at) for at in range(LANES)]
     stop = asyncio.Event()
     load = [asyncio.create_task(reporter.run_until(stop)) for reporter in reporters]
     for blow in range(blows):

@@ -11,9 +11,10 @@ from meterline_ingest.storing import Flush, Storing
 _store = Storing.store
 
 
-async def _hope(self: Storing, flush: Flush) -> None:
+async def _hope(self: Storing, flush: Flush) -> frozenset[int]:
     with suppress(UnavailableError):
-        await _store(self, flush)
+        return await _store(self, flush)
+    return frozenset()
 
 
 if __name__ == "__main__":
