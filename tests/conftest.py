@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from hypothesis import settings
+
+# No test says how long anything may take: machines are busy.
+settings.register_profile("meterline", deadline=None)
+settings.load_profile("meterline")
+
 pytest_plugins = [
     "tests.support.servers",
     "tests.support.databases",
