@@ -1,0 +1,75 @@
+"""Fault 12: a relay is paused while it publishes, its work is taken over, and it wakes afterwards."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from functools import partial
+
+import psycopg
+import pytest
+from meterline_dev.mesh import Mesh
+
+from tests.fault.conftest import Lengths, MakeMesh
+from tests.fault.load import Expected, Reporter, is_exact, settled
+from tests.fault.replicas import Replica
+from tests.fault.test_redelivery import grown_to, messages_on_stream
+from tests.support.polling import eventually
+from tests.support.proxy import Proxy
+
+pytestmark = [pytest.mark.fault, pytest.mark.timeout(600)]
+
+
+def pending(mesh: Mesh) -> int:
+    with psycopg.connect(mesh.admin_dsn()) as admin:
+        row = admin.execute("SELECT count(*) FROM ingest.outbox WHERE published_at IS NULL").fetchone()
+    return int(row[0]) if row else 0
+
+
+def end_sessions_of_ingest(mesh: Mesh) -> None:
+    """What a database does that hears nothing from a client."""
+    with psycopg.connect(mesh.admin_dsn(), autocommit=True) as admin:
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = 'meterline-ingest'"
+        )
+
+
+async def pause_and_take_over(mesh: Mesh, expected: Expected, rounds: int) -> bool:
+    """Whether everything counted once."""
+    replica = Replica(mesh)
+    async with Proxy(mesh.nats.port) as proxy:
+        await mesh.supervisor.stop("ingest")
+        await mesh.start_service("ingest", METERLINE_NATS_URL=f"nats://127.0.0.1:{proxy.port}")
+        reporter = Reporter(mesh.address("ingest"), expected, batch=10)
+        stored = 0
+        for _ in range(rounds):
+            proxy.swallow()
+            await reporter.run(50)
+            # The broker has some of it, and the relay does not know; it holds its claim.
+            await eventually(partial(grown_to, mesh, stored + 1), seconds=30)
+            assert pending(mesh) > 0
+            mesh.supervisor.send_signal("ingest", signal.SIGSTOP)
+            end_sessions_of_ingest(mesh)
+            await replica.start()
+            await eventually(lambda: pending(mesh) == 0, seconds=30)
+            await mesh.supervisor.stop("ingest-second")
+            proxy.forward()
+            mesh.supervisor.send_signal("ingest", signal.SIGCONT)
+            await reporter.run(50)
+            await eventually(lambda: settled(mesh), seconds=60)
+            stored = await messages_on_stream(mesh)
+        return await is_exact(mesh, expected)
+
+
+@pytest.mark.req("K3", "T7.3", "X7")
+async def test_a_relay_that_wakes_changes_nothing(start_mesh: MakeMesh, lengths: Lengths) -> None:
+    async with start_mesh() as mesh:
+        assert await pause_and_take_over(mesh, Expected(), 1 if lengths.rounds <= 3 else 5)
+
+
+@pytest.mark.req("X7")
+async def test_relays_that_name_messages_themselves_are_caught(start_mesh: MakeMesh) -> None:
+    programs = {"ingest": [sys.executable, "-m", "tests.fault.planted.fresh_message_ids"]}
+    async with start_mesh(programs=programs) as mesh:
+        assert not await pause_and_take_over(mesh, Expected(), 1)
