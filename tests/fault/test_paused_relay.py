@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from functools import partial
+from typing import Final
 
 import psycopg
 import pytest
@@ -12,10 +13,11 @@ from meterline_dev.mesh import Mesh
 
 from tests.fault.conftest import Lengths, MakeMesh
 from tests.fault.load import Expected, Reporter, is_exact, settled
-from tests.fault.replicas import Replica
 from tests.fault.test_redelivery import grown_to, messages_on_stream
 from tests.support.polling import eventually
 from tests.support.proxy import Proxy
+
+SECOND: Final = "ingest-second"
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(600)]
 
@@ -37,11 +39,10 @@ def end_sessions_of_ingest(mesh: Mesh) -> None:
 
 async def pause_and_take_over(mesh: Mesh, expected: Expected, rounds: int) -> bool:
     """Whether everything counted once."""
-    replica = Replica(mesh)
     async with Proxy(mesh.nats.port) as proxy:
         await mesh.supervisor.stop("ingest")
         await mesh.start_service("ingest", METERLINE_NATS_URL=f"nats://127.0.0.1:{proxy.port}")
-        reporter = Reporter(mesh.address("ingest"), expected, batch=10)
+        reporter = Reporter(mesh, expected, batch=10)
         stored = 0
         for _ in range(rounds):
             proxy.swallow()
@@ -51,9 +52,9 @@ async def pause_and_take_over(mesh: Mesh, expected: Expected, rounds: int) -> bo
             assert pending(mesh) > 0
             mesh.supervisor.send_signal("ingest", signal.SIGSTOP)
             end_sessions_of_ingest(mesh)
-            await replica.start()
+            await mesh.start_replica("ingest", SECOND)
             await eventually(lambda: pending(mesh) == 0, seconds=30)
-            await mesh.supervisor.stop("ingest-second")
+            await mesh.supervisor.stop(SECOND)
             proxy.forward()
             mesh.supervisor.send_signal("ingest", signal.SIGCONT)
             await reporter.run(50)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from typing import Final
 
 import pytest
 from grpc import aio
+from meterline_dev import channels
 from meterline_dev.mesh import Mesh
-from meterline_protos.ingest.v1 import capture_pb2, capture_pb2_grpc
 
 from tests.fault.conftest import Lengths, MakeMesh
-from tests.fault.load import CALL_SECONDS, Expected, Reporter, assert_exact
-from tests.fault.replicas import SECOND, Replica
+from tests.fault.load import Expected, Reporter, assert_exact
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(600)]
 
@@ -33,6 +33,7 @@ RETRIES: Final = {
         }
     ]
 }
+SECOND: Final = "ingest-second"
 DRAINED: Final = {"METERLINE_SHUTDOWN_DRAIN_SECONDS": "0.2"}
 
 
@@ -41,26 +42,13 @@ class Balanced(Reporter):
 
     retries = True
 
-    def __init__(self, address: str, expected: Expected, *, batch: int, seed: int) -> None:
-        super().__init__(address, expected, batch=batch, seed=seed)
-        self.failures: list[str] = []
-
-    async def _attempt(
-        self, stub: capture_pb2_grpc.CaptureServiceAsyncStub, request: capture_pb2.ReportRequest
-    ) -> bool:
-        try:
-            answer = await stub.Report(request, timeout=CALL_SECONDS, wait_for_ready=True)
-        except aio.AioRpcError as error:
-            self.failures.append(f"{error.code().name} {error.details()}")
-            return False
-        assert answer.accepted + answer.duplicate == len(request.rows.events), answer
-        return True
-
     def _channel(self) -> aio.Channel:
         config: dict[str, object] = {"loadBalancingConfig": [{"round_robin": {}}]}
-        return aio.insecure_channel(
-            self._address,
-            options=[
+        both = ",".join(self._mesh.address(name) for name in ("ingest", SECOND))
+        return channels.channel(
+            f"ipv4:{both}",
+            self._mesh.token,
+            [
                 ("grpc.service_config", json.dumps(config | (RETRIES if self.retries else {}))),
                 ("grpc.use_local_subchannel_pool", 1),
                 ("grpc.initial_reconnect_backoff_ms", 50),
@@ -75,30 +63,28 @@ class Unretried(Balanced):
 
 async def roll(
     mesh: Mesh, expected: Expected, rounds: int, kind: type[Balanced], *, kill: bool = False
-) -> list[str]:
+) -> Counter[str]:
     """Restarts both replicas in turns; answers how calls failed."""
-    replica = Replica(mesh)
-    await replica.start(**DRAINED)
-    address = f"ipv4:{mesh.address('ingest')},127.0.0.1:{replica.port}"
-    reporters = [kind(address, expected, batch=20, seed=at) for at in range(6)]
+    await mesh.start_replica("ingest", SECOND)
+    reporters = [kind(mesh, expected, batch=20, seed=at) for at in range(6)]
     stop = asyncio.Event()
     load = [asyncio.create_task(reporter.run_until(stop)) for reporter in reporters]
     for _ in range(rounds):
         for name in ("ingest", SECOND):
             await asyncio.gather(*(reporter.more(40) for reporter in reporters))
             await (mesh.supervisor.kill(name) if kill else mesh.supervisor.stop(name))
-            await (replica.start(**DRAINED) if name == SECOND else mesh.start_service("ingest", **DRAINED))
+            await (mesh.start_replica("ingest", SECOND) if name == SECOND else mesh.start_service("ingest"))
     await asyncio.gather(*(reporter.more(40) for reporter in reporters))
     stop.set()
     await asyncio.gather(*load)
-    return [failure for reporter in reporters for failure in reporter.failures]
+    return sum((reporter.failures for reporter in reporters), Counter())
 
 
 @pytest.mark.req("T7.3", "K5", "X7")
 async def test_no_call_fails(start_mesh: MakeMesh, lengths: Lengths) -> None:
     expected = Expected()
     async with start_mesh(environment={"ingest": DRAINED}) as mesh:
-        assert await roll(mesh, expected, 1 if lengths.rounds <= 3 else 5, Balanced) == []
+        assert await roll(mesh, expected, 1 if lengths.rounds <= 3 else 5, Balanced) == {}
         await assert_exact(mesh, expected)
 
 
