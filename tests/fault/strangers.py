@@ -28,7 +28,13 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 OPERATORS: Final = {
     "aggregate.v1.MetersService/CreateMeter": "meters are the same for all tenants",
     "aggregate.v1.MetersService/ListMeters": "meters are the same for all tenants",
+    "identity.v1.CredentialsService/VerifyApiKey": "services ask it, and the key says whose it is",
     "identity.v1.TenantsService/ListTenants": "lists all tenants",
+    "ingest.v1.CaptureService/ReportSigned": "the signed configuration names the tenant",
+    "ingest.v1.LimitsService/ListPlanLimits": "plans are the same for all tenants",
+    "ingest.v1.LimitsService/PutPlanLimits": "plans are the same for all tenants",
+    "operations.v1.DeadLettersService/ListDeadLetters": "a message may be of many tenants",
+    "operations.v1.DeadLettersService/RedriveDeadLetters": "a message may be of many tenants",
     "publisher.v1.PricesService/PutPrice": "plans are the same for all tenants",
     "publisher.v1.PricesService/ListPrices": "plans are the same for all tenants",
 }

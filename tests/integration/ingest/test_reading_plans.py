@@ -121,6 +121,8 @@ def test_events_of_a_few_batches_are_found_without_the_others(filled: psycopg.Co
         queries.events_of_batches,
         tenant_id=1,
         batch_numbers=[4 * at for at in range(1, 11)],
+        # What is standing costs a look at the corrections an event.
+        standing=False,
         after_time=BEGINNING,
         after_id="00000000-0000-0000-0000-000000000000",
         end=None,
