@@ -109,10 +109,22 @@ async def test_a_wiped_broker_is_made_good_by_replay(start_mesh: MakeMesh, lengt
         await assert_exact(mesh, expected)
 
 
-@pytest.mark.req("X7")
-async def test_an_outbox_that_forgets_is_caught(start_mesh: MakeMesh) -> None:
+@pytest.mark.req("T7.4")
+async def test_messages_that_the_outbox_has_dropped_are_made_again(start_mesh: MakeMesh) -> None:
+    """As after more days than it keeps them: all that is left are raw events."""
     expected = Expected()
     program = [sys.executable, "-m", "tests.fault.planted.forgetful_outbox"]
+    async with start_mesh(programs={"ingest": program}) as mesh:
+        await wipe_under_load(mesh, expected, Lengths(400, 1))
+        assert not await is_exact(mesh, expected), "nothing was lost, so nothing is proven"
+        assert await replay_everything(mesh) > 0
+        await assert_exact(mesh, expected)
+
+
+@pytest.mark.req("X7")
+async def test_a_replay_of_the_outbox_alone_is_caught(start_mesh: MakeMesh) -> None:
+    expected = Expected()
+    program = [sys.executable, "-m", "tests.fault.planted.replay_from_outbox"]
     async with start_mesh(programs={"ingest": program}) as mesh:
         await wipe_under_load(mesh, expected, Lengths(400, 1))
         await replay_everything(mesh)

@@ -21,7 +21,7 @@ from tests.support.capture import RunningIngest, Sample, rows, running_ingest
 from tests.support.databases import Databases, TestDatabase
 from tests.support.polling import eventually
 
-pytestmark = [pytest.mark.fault, pytest.mark.req("T1.4", "T7.3", "X7")]
+pytestmark = [pytest.mark.fault, pytest.mark.req("T7.3", "X7")]
 
 BATCHES = 60
 

@@ -1,10 +1,15 @@
-"""Ingest that forgets a message once the broker has it: a wiped broker then loses it for good."""
+"""Ingest that forgets a message once the broker has it: a wiped broker loses it, until it is made again."""
 
 from __future__ import annotations
 
 from meterline.outbox.store import queries
 from meterline_ingest.main import main
 
-if __name__ == "__main__":
+
+def forget_published() -> None:
     queries._by_name["mark_published"] = "DELETE FROM outbox WHERE message_id = ANY(%s)"
+
+
+if __name__ == "__main__":
+    forget_published()
     main()

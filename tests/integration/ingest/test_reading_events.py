@@ -79,7 +79,7 @@ async def status_of(call: Awaitable[object]) -> grpc.StatusCode:
     return caught.value.code()
 
 
-@pytest.mark.req("S3", "T1.4")
+@pytest.mark.req("S3", "T1.5")
 async def test_an_event_is_read_with_all_that_it_has(ingest: RunningIngest) -> None:
     await put_checkout(ingest)
     sample, event = checkout("ann@example.com", quantities={"units": "1.5"})

@@ -13,7 +13,7 @@ from meterline_ingest.repository.reading import queries
 
 from tests.support.databases import TestDatabase
 
-pytestmark = pytest.mark.req("T2.3", "S3")
+pytestmark = pytest.mark.req("S3")
 
 NOW = datetime.now(UTC)
 BEGINNING = datetime(1, 1, 1, tzinfo=UTC)

@@ -6,7 +6,7 @@ import uuid
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from meterline_ingest.domain import event_ids, retention
 from meterline_ingest.domain.columns import UUID_DTYPE, Ids
@@ -38,17 +38,20 @@ moments = st.integers(HORIZON_US - 10**13, HORIZON_US + 10**13) | st.sampled_fro
 )
 
 
+@settings(deadline=None)
 @given(moments, moments, st.integers(0, 2**61))
 def test_a_uuidv7_is_judged_by_its_own_time(made_us: int, sent_us: int, rest: int) -> None:
     expected = "ID_TOO_OLD" if made_us // 1_000 * 1_000 < HORIZON_US else None
     assert refused(made_at(made_us, rest), sent_us) == expected
 
 
+@settings(deadline=None)
 @given(st.uuids(version=4) | st.uuids(version=1) | st.uuids(version=5), moments)
 def test_any_other_uuid_is_judged_by_the_time_as_it_was_sent(event_id: uuid.UUID, sent_us: int) -> None:
     assert refused(event_id, sent_us) == ("TIME_TOO_OLD" if sent_us < HORIZON_US else None)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=5), st.text(min_size=1, max_size=35), moments)
 def test_an_id_that_is_no_uuid_never_looks_like_one_that_tells_its_time(
     source: str, text: str, sent_us: int
@@ -58,6 +61,7 @@ def test_an_id_that_is_no_uuid_never_looks_like_one_that_tells_its_time(
     assert refused(stored, sent_us) == ("TIME_TOO_OLD" if sent_us < HORIZON_US else None)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.uuids(version=4) | moments.map(made_at), moments), min_size=1, max_size=8))
 def test_nothing_is_refused_where_the_oldest_is_new_enough(rows: list[tuple[uuid.UUID, int]]) -> None:
     """What capture relies on to ask for the horizon only where it matters."""
