@@ -14,6 +14,7 @@ pytestmark = pytest.mark.req("S7")
 
 USUAL: dict[str, Any] = {
     "database_url": SecretStr("postgresql:///x"),
+    "authentication": "off",
     "identity_address": "identity:7000",
     "master_keys": SecretStr(MASTER_KEYS),
 }
