@@ -16,8 +16,7 @@ from meterline.db import migrate
 from meterline_dev.servers import NatsServer, PostgresServer, sync_interval_is_always
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from tests.integration.ingest.conftest import is_known
-from tests.support.capture import RunningIngest, Sample, rows, running_ingest
+from tests.support.capture import RunningIngest, Sample, is_known, rows, running_ingest
 from tests.support.databases import Databases, TestDatabase
 from tests.support.polling import eventually
 

@@ -24,6 +24,7 @@ from meterline_protos.ingest.v1 import (
     capture_pb2_grpc,
     event_types_pb2,
     event_types_pb2_grpc,
+    events_pb2,
     events_pb2_grpc,
     limits_pb2,
     limits_pb2_grpc,
@@ -204,3 +205,12 @@ async def running_ingest(
             yield RunningIngest(channel, bus, service.server.address)
         finally:
             await bus.stop()
+
+
+async def is_known(service: RunningIngest, tenant_id: str) -> bool:
+    """Whether ingest has heard of the tenant. Identity is not there to be asked."""
+    try:
+        await service.events.GetTotals(events_pb2.GetTotalsRequest(tenant_id=tenant_id))
+    except aio.AioRpcError:
+        return False
+    return True

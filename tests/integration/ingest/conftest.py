@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from grpc.aio import AioRpcError
 from meterline_dev.servers import NatsServer
-from meterline_protos.ingest.v1 import events_pb2
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from tests.support.capture import RunningIngest, running_ingest
+from tests.support.capture import RunningIngest, is_known, running_ingest
 from tests.support.databases import TestDatabase
 from tests.support.polling import eventually
 from tests.support.quarantine import QuarantineApi
+from tests.support.retention import Store, running_store
 
 
 @pytest.fixture
@@ -38,10 +37,9 @@ def quarantine(ingest: RunningIngest) -> QuarantineApi:
     return QuarantineApi(ingest.channel)
 
 
-async def is_known(service: RunningIngest, tenant_id: str) -> bool:
-    """Whether ingest has heard of the tenant. Identity is not there to be asked."""
-    try:
-        await service.events.GetTotals(events_pb2.GetTotalsRequest(tenant_id=tenant_id))
-    except AioRpcError:
-        return False
-    return True
+@pytest.fixture
+async def store(
+    database: TestDatabase, broker: NatsServer, spans: InMemorySpanExporter
+) -> AsyncIterator[Store]:
+    async with running_store(database, broker) as running:
+        yield running

@@ -18,7 +18,7 @@ from meterline.packing import unpack_signed
 from meterline_protos.events.v1 import events_pb2 as facts_pb2
 from meterline_protos.ingest.v1 import capture_pb2, event_types_pb2, events_pb2
 
-from tests.support.capture import RunningIngest, Sample, columns, now_us, rows
+from tests.support.capture import RunningIngest, Sample, columns, is_known, now_us, rows
 from tests.support.databases import TestDatabase
 from tests.support.polling import eventually
 
@@ -160,8 +160,6 @@ async def test_ids_that_are_no_uuids_are_unique_for_their_source(ingest: Running
 async def test_tenants_do_not_see_each_other(ingest: RunningIngest) -> None:
     await ingest.onboard(2, "bolt")
     sample = Sample()
-    from tests.integration.ingest.conftest import is_known
-
     await eventually(lambda: is_known(ingest, "bolt"))
 
     mine = await ingest.report(rows(sample))

@@ -9,8 +9,7 @@ import pytest
 from grpc.aio import AioRpcError
 from meterline_protos.ingest.v1 import event_types_pb2 as pb
 
-from tests.integration.ingest.conftest import is_known
-from tests.support.capture import RunningIngest, Sample, rows
+from tests.support.capture import RunningIngest, Sample, is_known, rows
 from tests.support.polling import eventually
 
 pytestmark = pytest.mark.req("O1", "O2")

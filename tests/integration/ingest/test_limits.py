@@ -15,8 +15,7 @@ from meterline_client import Client, Stats
 from meterline_dev.servers import NatsServer
 from meterline_protos.ingest.v1 import capture_pb2, limits_pb2
 
-from tests.integration.ingest.conftest import is_known
-from tests.support.capture import RunningIngest, Sample, columns, rows, running_ingest
+from tests.support.capture import RunningIngest, Sample, columns, is_known, rows, running_ingest
 from tests.support.databases import TestDatabase
 from tests.support.polling import eventually
 

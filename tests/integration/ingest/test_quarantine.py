@@ -13,8 +13,7 @@ from meterline_protos.ingest.v1 import (
     quarantine_pb2,
 )
 
-from tests.integration.ingest.conftest import is_known
-from tests.support.capture import RunningIngest, Sample, columns, now_us, rows, running_ingest
+from tests.support.capture import RunningIngest, Sample, columns, is_known, now_us, rows, running_ingest
 from tests.support.databases import TestDatabase
 from tests.support.polling import eventually
 from tests.support.quarantine import (

@@ -15,8 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from meterline_protos.ingest.v1 import capture_pb2, event_types_pb2, events_pb2
 
-from tests.integration.ingest.conftest import is_known
-from tests.support.capture import RunningIngest, Sample, now_us, rows
+from tests.support.capture import RunningIngest, Sample, is_known, now_us, rows
 from tests.support.databases import TestDatabase
 from tests.support.facts import decoded
 from tests.support.polling import eventually

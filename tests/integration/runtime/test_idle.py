@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from typing import LiteralString
 
 import psycopg
 import pytest
@@ -38,7 +40,30 @@ def next_transaction(database: TestDatabase) -> int:
 
 
 @pytest.fixture
-async def idle(open_node: OpenNode, monkeypatch: pytest.MonkeyPatch) -> Node:
+async def undisturbed(effects_database: TestDatabase) -> AsyncIterator[None]:
+    """The server looks after its tables at any time, and that takes numbers of transactions as well."""
+
+    def upkeep() -> int:
+        with psycopg.connect(effects_database.admin_dsn) as connection:
+            query = "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'autovacuum%'"
+            row = connection.execute(query).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    _configure(effects_database, "SET autovacuum = off")
+    await eventually(upkeep, until=lambda running: running == 0, seconds=60)
+    yield
+    _configure(effects_database, "RESET autovacuum")
+
+
+def _configure(database: TestDatabase, change: LiteralString) -> None:
+    with psycopg.connect(database.admin_dsn, autocommit=True) as connection:
+        connection.execute(f"ALTER SYSTEM {change}")
+        connection.execute("SELECT pg_reload_conf()")
+
+
+@pytest.fixture
+async def idle(undisturbed: None, open_node: OpenNode, monkeypatch: pytest.MonkeyPatch) -> Node:
     """A node with a relay that looks often, and a consumer that hears often that there is nothing."""
     monkeypatch.setattr(pull, "HEARTBEAT_SECONDS", 0.1)
     node = await open_node(relay=CountingRelay, poll=0.01)
