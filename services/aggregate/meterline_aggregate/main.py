@@ -63,7 +63,7 @@ class Aggregate:
         unit_of_work = UnitOfWork(database, relay.wake)
         tenants = TenantReplica(database)
         caller = auth.caller(settings, NAME, NEEDS, clock)
-        identity = Link(settings.identity_address, caller)
+        identity = Link("identity", settings.identity_address, caller)
         ingest = Ingest(settings.ingest_address, caller)
         book = SeriesBook()
         raw = RawEvents(ingest, book)

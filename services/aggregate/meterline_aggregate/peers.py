@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from typing import Final, TypeVar
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
 
 import grpc
 from grpc import aio
 from meterline.clock import to_datetime
-from meterline.errors import UnavailableError
-from meterline.rpc import client
+from meterline.rpc.client import Caller, Link, as_unavailable
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.ingest.v1 import events_pb2, events_pb2_grpc
-
-T = TypeVar("T")
 
 _PAGE: Final = 1_000
 
 
-class Ingest:
-    """The ingest service, if its address is known. `start` and `stop` may be called twice."""
+class Ingest(Link):
+    """The ingest service, if its address is known."""
 
-    def __init__(self, address: str, caller: client.Caller) -> None:
-        self._address = address
-        self._caller = caller
-        self._channel: aio.Channel | None = None
-
-    async def start(self) -> None:
-        if self._channel is None and self._address:
-            self._channel = client.channel(self._address, self._caller)
-
-    async def stop(self) -> None:
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close()
+    def __init__(self, address: str, caller: Caller) -> None:
+        super().__init__("ingest", address, caller)
 
     async def totals(self, tenant: str) -> dict[str, int]:
         """Events accepted of each tenant, or of the one that `tenant` names. Raises UnavailableError."""
@@ -43,7 +29,7 @@ class Ingest:
         except aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 return {}
-            raise client.as_unavailable("ingest", error) from error
+            raise as_unavailable(self.name, error) from error
         return {total.tenant_id: total.accepted for total in answer.totals}
 
     async def events(
@@ -64,7 +50,7 @@ class Ingest:
             page_size=_PAGE,
         )
         while True:
-            answer = await _ask(self._stub.ListEvents(request))
+            answer = await self.ask(self._stub.ListEvents(request))
             if answer.events:
                 yield answer.events
             if not answer.next_page_token:
@@ -73,13 +59,4 @@ class Ingest:
 
     @property
     def _stub(self) -> events_pb2_grpc.EventsServiceAsyncStub:
-        if self._channel is None:
-            raise UnavailableError("no address of ingest is configured")
-        return events_pb2_grpc.EventsServiceStub(self._channel)
-
-
-async def _ask(call: Awaitable[T]) -> T:
-    try:
-        return await call
-    except aio.AioRpcError as error:
-        raise client.as_unavailable("ingest", error) from error
+        return events_pb2_grpc.EventsServiceStub(self.channel)

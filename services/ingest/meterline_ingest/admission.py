@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from meterline.errors import OverloadedError, QuotaError
+from meterline.errors import MeterlineError, OverloadedError, QuotaError
 from meterline.telemetry import metrics
 
-from meterline_ingest.committer import NOBODYS_TURN, Submission, Turn, cost_of
+from meterline_ingest.committer import NOBODYS_TURN, Committer, Submission, Turn, cost_of
 from meterline_ingest.domain.limits import MAX_COLUMN_ROWS
 from meterline_ingest.domain.rate_limits import LimitBook
 from meterline_ingest.domain.shares import Shares
@@ -21,7 +21,13 @@ class Admission:
     """One for each process."""
 
     def __init__(
-        self, tenants: KnownTenants, limits: LimitRegistry, limiter: RateLimiter, *, max_waiting: int
+        self,
+        tenants: KnownTenants,
+        limits: LimitRegistry,
+        limiter: RateLimiter,
+        committer: Committer,
+        *,
+        max_waiting: int,
     ) -> None:
         """
         max_waiting: events, or their like in bytes, that may wait here for the database
@@ -29,18 +35,27 @@ class Admission:
         self._tenants = tenants
         self._limits = limits
         self._limiter = limiter
+        self._committer = committer
         # What waits here is held in memory, so it is bounded and shared as the queue behind is.
         self._waiting: Shares[str] = Shares(max_waiting, guaranteed=MAX_COLUMN_ROWS)
 
-    async def admit(self, submission: Submission) -> Sequence[Need]:
-        """Takes what a call needs of its tenants' limits, and sets whose turn it waits for.
+    async def submit(self, submission: Submission) -> None:
+        """Takes what a call needs of its tenants' limits, and has it wait for its turn to be committed.
 
-        All events count, also those that will be rejected or are repeats: they make the same work. Returns
-        what it took, for `take_back`.
+        All events count, also those that will be rejected or are repeats: they make the same work.
 
         Raises QuotaError when any tenant is over its limit: nothing is taken then. Raises OverloadedError and
         UnavailableError.
         """
+        needs = await self._admit(submission)
+        try:
+            self._committer.submit(submission)
+        except MeterlineError:
+            # It was not taken in after all.
+            self._limiter.give_back(needs)
+            raise
+
+    async def _admit(self, submission: Submission) -> Sequence[Need]:
         owner, cost = _owner(submission), submission.cost
         self._enter(owner, cost)
         try:
@@ -56,7 +71,7 @@ class Admission:
             self._waiting.release(owner, cost)
 
     async def admit_event(self, slug: str, size: int) -> Turn:
-        """As `admit`, for one event of so many bytes."""
+        """Takes what one event of so many bytes needs, and answers its turn. Raises what `submit` raises."""
         cost = cost_of(1, size)
         self._enter(slug, cost)
         try:
@@ -67,10 +82,6 @@ class Admission:
             return turn
         finally:
             self._waiting.release(slug, cost)
-
-    def take_back(self, needs: Sequence[Need]) -> None:
-        """The call was not taken in after all."""
-        self._limiter.give_back(needs)
 
     def _enter(self, owner: str, cost: int) -> None:
         if not self._waiting.reserve(owner, 1, cost):

@@ -119,7 +119,7 @@ class Ingest:
         self._unit_of_work = UnitOfWork(self._database, relay.wake)
         self._tenants = TenantReplica(self._database)
         caller = auth.caller(settings, NAME, NEEDS, clock)
-        self._identity = Link(settings.identity_address, caller)
+        self._identity = Link("identity", settings.identity_address, caller)
         self._aggregate = Aggregate(settings.aggregate_address, caller)
         self._publisher = Publisher(settings.publisher_address, caller)
         self._old_events = OldEvents(self._database)
@@ -141,6 +141,7 @@ class Ingest:
         self._buckets = BucketRepository(self._database)
         self._limit_registry = LimitRegistry(self._limits)
         self._limiter = RateLimiter(self._buckets)
+        self._admission = self._build_admission()
         self._timers = self._build_timers()
         rules = settings.burial_rules
         self._known_tenants = Consumer(
@@ -264,21 +265,15 @@ class Ingest:
         )
         effects = Effects(self._aggregate, self._publisher)
         means = Means(self._database, self._unit_of_work, self._tenants, vault, corrector, effects)
-        imports = Imports(
-            self._unit_of_work,
-            self._tenants,
-            self._admission(),
-            self._committer,
-            self._capture.rehearse,
-            effects,
-        )
+        imports = Imports(self._unit_of_work, self._tenants, self._admission, self._capture.rehearse, effects)
         return CorrectionsServicer(means, imports, self._types, self._clock)
 
-    def _admission(self) -> Admission:
+    def _build_admission(self) -> Admission:
         return Admission(
             KnownTenants(self._tenants),
             self._limit_registry,
             self._limiter,
+            self._committer,
             max_waiting=self._settings.max_queued_events,
         )
 
@@ -300,7 +295,7 @@ class Ingest:
             service(
                 capture_pb2,
                 "CaptureService",
-                CaptureServicer(self._admission(), self._committer, self._signed_calls(), self._clock),
+                CaptureServicer(self._admission, self._committer, self._signed_calls(), self._clock),
                 add_to_server,
             ),
             service(events_pb2, "EventsService", self._events_servicer()),

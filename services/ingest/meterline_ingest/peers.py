@@ -9,8 +9,7 @@ from typing import TypeVar
 
 from grpc import aio
 from meterline.errors import UnavailableError
-from meterline.rpc import client
-from meterline.rpc.client import Caller
+from meterline.rpc.client import Caller, Link
 from meterline_protos.aggregate.v1 import meters_pb2, meters_pb2_grpc, usage_pb2, usage_pb2_grpc
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.publisher.v1 import invoices_pb2, invoices_pb2_grpc
@@ -26,31 +25,16 @@ class NotToldError(UnavailableError):
     """A service does not tell; the text begins with the name of a gRPC status."""
 
 
-class Peer:
-    """A service whose address may be unknown. `start` and `stop` may be called twice."""
-
-    name = ""
-
-    def __init__(self, address: str, caller: Caller) -> None:
-        self._address = address
-        self._caller = caller
-        self._channel: aio.Channel | None = None
-
-    async def start(self) -> None:
-        if self._channel is None and self._address:
-            self._channel = client.channel(self._address, self._caller)
-
-    async def stop(self) -> None:
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close()
+class Peer(Link):
+    """A service whose address may be unknown."""
 
     @property
     def channel(self) -> aio.Channel:
         """Raises NotToldError."""
-        if self._channel is None:
-            raise NotToldError(f"UNAVAILABLE: no address of {self.name} is configured")
-        return self._channel
+        try:
+            return super().channel
+        except UnavailableError as error:
+            raise NotToldError(f"UNAVAILABLE: {error}") from error
 
     async def ask(self, call: Awaitable[T]) -> T:
         """Raises NotToldError."""
@@ -61,7 +45,8 @@ class Peer:
 
 
 class Aggregate(Peer):
-    name = "aggregate"
+    def __init__(self, address: str, caller: Caller) -> None:
+        super().__init__("aggregate", address, caller)
 
     async def sums(self) -> set[str]:
         """Meters whose values are sums, so that what several changes do to them adds up."""
@@ -89,7 +74,8 @@ class Aggregate(Peer):
 
 
 class Publisher(Peer):
-    name = "publisher"
+    def __init__(self, address: str, caller: Caller) -> None:
+        super().__init__("publisher", address, caller)
 
     async def preview(
         self, tenant: str, at: datetime, changes: Mapping[str, Decimal | None]

@@ -6,22 +6,19 @@ Rows of a batch may stand in another order, and types that have grown since are 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
-from typing import TypeVar
 
 import numpy as np
 
 from meterline_ingest import events
-from meterline_ingest.domain.columns import NO_PROPERTIES, UUID_DTYPE, Columns, Int64s
+from meterline_ingest.domain.columns import NO_PROPERTIES, UUID_DTYPE, Columns, interned
 from meterline_ingest.domain.event_types import MAX_QUANTITIES
 from meterline_ingest.domain.fields import Fields, SeriesKey, Variant
 from meterline_ingest.domain.outcomes import Problems
 from meterline_ingest.domain.type_book import TypeBook
 from meterline_ingest.domain.validation import Checked, Slot
 from meterline_ingest.repository.messages import ToldBatch, ToldRow
-
-K = TypeVar("K", bound=Hashable)
 
 
 def events_accepted_again(told: Sequence[ToldBatch], rows: Sequence[ToldRow], types: TypeBook) -> bytes:
@@ -32,20 +29,20 @@ def events_accepted_again(told: Sequence[ToldBatch], rows: Sequence[ToldRow], ty
         same = list(parts)
         count = sum(batch.event_count for batch in same)
         headers.append(events.BatchHeader(batch_id.bytes, count, same[0].trace, same[0].received_at_us))
-    return events.events_accepted(_checked(rows, types), np.ones(len(rows), np.bool_), headers, types)
+    return events.events_accepted(as_captured(rows, types), np.ones(len(rows), np.bool_), headers, types)
 
 
-def _checked(rows: Sequence[ToldRow], types: TypeBook) -> Checked:
-    """The rows in the form that capture gives them, as far as a message is made of it."""
+def as_captured(rows: Sequence[ToldRow], types: TypeBook) -> Checked:
+    """Rows that were judged before, as capture gives them, as far as a message is made of it."""
     nothing = np.zeros(len(rows), np.uint32)
-    subjects, subject_index = _interned([row.subject for row in rows])
+    subjects, subject_index = interned([row.subject for row in rows])
     columns = Columns(
         [""],
         nothing,
         [""],
         nothing,
         subjects,
-        subject_index.astype(np.uint32),
+        subject_index,
         [()],
         nothing,
         list(NO_PROPERTIES),
@@ -67,14 +64,14 @@ def _fields(rows: Sequence[ToldRow], types: TypeBook) -> Fields:
         )
         for row in rows
     ]
-    combinations, index = _interned(keys)
-    series, series_index = _interned([key for key, _ in keys])
+    combinations, index = interned(keys)
+    series, series_index = interned([key for key, _ in keys])
     variants = {}
     for at, (key, properties) in enumerate(combinations):
         definition = types.find(key.tenant_id, key.event_type)
         if definition is not None and definition.has_details:
             variants[at] = Variant(key.tenant_id, definition, (), (), dict(properties), {}, [])
-    return Fields(series, series_index, index, variants)
+    return Fields(series, series_index.astype(np.int64), index.astype(np.int64), variants)
 
 
 def _slot(units: Sequence[int | None]) -> Slot | None:
@@ -82,9 +79,3 @@ def _slot(units: Sequence[int | None]) -> Slot | None:
     if not present.any():
         return None
     return Slot(np.array([value or 0 for value in units], np.int64), present)
-
-
-def _interned(values: Sequence[K]) -> tuple[list[K], Int64s]:
-    """The distinct values, and the position of each."""
-    positions: Mapping[K, int] = {value: at for at, value in enumerate(dict.fromkeys(values))}
-    return list(positions), np.array([positions[value] for value in values], np.int64)

@@ -63,7 +63,7 @@ class Publisher:
         unit_of_work = UnitOfWork(self._database, relay.wake)
         self._tenants = TenantReplica(self._database)
         caller = auth.caller(settings, NAME, NEEDS, clock)
-        identity = Link(settings.identity_address, caller)
+        identity = Link("identity", settings.identity_address, caller)
         self._aggregate = Aggregate(settings.aggregate_address, caller)
         self._ingest = Ingest(settings.ingest_address, caller)
         lineage = Lineage(self._aggregate, self._ingest)

@@ -50,7 +50,7 @@ class Aggregate(Link):
     """The aggregate service: windows, and which batches made them."""
 
     def __init__(self, address: str, caller: Caller) -> None:
-        super().__init__(address, caller)
+        super().__init__("aggregate", address, caller)
         self._meters: TTLCache[str, dict[str, MeterDefinition]] = TTLCache(1, _METERS_KEPT_SECONDS)
 
     async def month(self, tenant: str, meter: str, period: Period) -> usage_pb2.Window | None:
@@ -112,6 +112,9 @@ class Aggregate(Link):
 
 class Ingest(Link):
     """The ingest service: raw events, and the batches that brought them."""
+
+    def __init__(self, address: str, caller: Caller) -> None:
+        super().__init__("ingest", address, caller)
 
     async def event(self, tenant: str, event_id: str, source: str) -> events_pb2.GetEventResponse:
         """An event with its batch. Raises NotFoundError."""

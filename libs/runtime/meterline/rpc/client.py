@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from grpc import aio
@@ -12,6 +12,8 @@ from grpc import aio
 from meterline.db.pool import time_left
 from meterline.errors import UnavailableError
 from meterline.telemetry import propagation
+
+T = TypeVar("T")
 
 # Retries happen in one layer only, and this is it for calls between services. All of them only read.
 _SERVICE_CONFIG = """{"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": 4,
@@ -67,16 +69,33 @@ def channel(address: str, caller: Caller, *, default_timeout: float = 10.0) -> a
 
 
 class Link:
-    """A channel as a part of a service: closed when the service stops."""
+    """A channel to another service as a part of this one: closed when this one stops."""
 
-    def __init__(self, address: str, caller: Caller) -> None:
-        self.channel = channel(address, caller)
+    def __init__(self, name: str, address: str, caller: Caller) -> None:
+        """`address` is host:port; when it is empty, every question fails as UNAVAILABLE."""
+        self.name = name
+        self._channel = channel(address, caller) if address else None
+
+    @property
+    def channel(self) -> aio.Channel:
+        """Raises UnavailableError."""
+        if self._channel is None:
+            raise UnavailableError(f"no address of {self.name} is configured")
+        return self._channel
 
     async def start(self) -> None:
         """Nothing to wait for: a channel connects when it is first used."""
 
     async def stop(self) -> None:
-        await self.channel.close()
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def ask(self, call: Awaitable[T]) -> T:
+        """Raises UnavailableError."""
+        try:
+            return await call
+        except aio.AioRpcError as error:
+            raise as_unavailable(self.name, error) from error
 
 
 def as_unavailable(what: str, error: aio.AioRpcError) -> UnavailableError:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from meterline_ingest.domain.limits import MAX_QUANTITY_COLUMNS
+
+K = TypeVar("K", bound=Hashable)
 
 Int64s = npt.NDArray[np.int64]
 Indexes = npt.NDArray[np.uint32]
@@ -77,6 +79,12 @@ def kept_name(name: str, known: Container[str], columns: int) -> str:
     Each column is as long as the batch, so names that somebody made up must not have one each.
     """
     return name if columns < MAX_QUANTITY_COLUMNS or name in known else ANY_UNKNOWN
+
+
+def interned(values: Sequence[K]) -> tuple[list[K], Indexes]:
+    """The distinct ones of `values` in the order of their first occurrence, and the position of each."""
+    positions = {value: at for at, value in enumerate(dict.fromkeys(values))}
+    return list(positions), np.array([positions[value] for value in values], np.uint32)
 
 
 def concatenate(batches: Sequence[Columns], known: Container[str]) -> Columns:

@@ -11,17 +11,15 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 
-from meterline_ingest.domain.columns import UUID_DTYPE, Columns, Indexes, Pairs, QuantityColumn
+from meterline_ingest.domain.columns import UUID_DTYPE, Columns, Pairs, QuantityColumn, interned
 from meterline_ingest.domain.content import Content
 from meterline_ingest.domain.enrichment import UNENRICHED
 from meterline_ingest.domain.event_types import EventType
 from meterline_ingest.domain.validation import Checked
-
-T = TypeVar("T")
 
 MAX_IDS: Final = 10_000
 MAX_FAILURES: Final = 1_000
@@ -218,9 +216,3 @@ def judged(checked: Checked, row: int, before: Content) -> tuple[Content, dict[s
 
 def _pairs(values: Mapping[str, str]) -> Pairs:
     return tuple(sorted(values.items()))
-
-
-def interned(values: Sequence[T]) -> tuple[list[T], Indexes]:
-    """The distinct ones of `values` in the order of their first occurrence, and the position of each."""
-    positions = {value: at for at, value in enumerate(dict.fromkeys(values))}
-    return list(positions), np.array([positions[value] for value in values], np.uint32)

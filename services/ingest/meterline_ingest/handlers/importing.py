@@ -6,11 +6,11 @@ import uuid
 from collections.abc import Awaitable, Callable
 
 from meterline.db.unit_of_work import UnitOfWork
-from meterline.errors import AlreadyExistsError, MeterlineError
+from meterline.errors import AlreadyExistsError
 from meterline.tenants import TenantReplica
 
 from meterline_ingest.admission import Admission
-from meterline_ingest.committer import Committer, Result, Submission
+from meterline_ingest.committer import Result, Submission
 from meterline_ingest.domain.audit import EVENTS_IMPORTED, ChangeRequest
 from meterline_ingest.domain.effects import Effect
 from meterline_ingest.domain.history import Import, ImportKey
@@ -29,14 +29,12 @@ class Imports:
         unit_of_work: UnitOfWork,
         tenants: TenantReplica,
         admission: Admission,
-        committer: Committer,
         rehearse: Rehearse,
         effects: Effects,
     ) -> None:
         self._unit_of_work = unit_of_work
         self._tenants = tenants
         self._admission = admission
-        self._committer = committer
         self._rehearse = rehearse
         self._effects = effects
 
@@ -47,12 +45,7 @@ class Imports:
         somebody else, for another reason or from another source.
         """
         await self._begin(submission, change)
-        acquired = await self._admission.admit(submission)
-        try:
-            self._committer.submit(submission)
-        except MeterlineError:
-            self._admission.take_back(acquired)
-            raise
+        await self._admission.submit(submission)
         return await submission.result
 
     async def preview(self, submission: Submission) -> tuple[Result, Effect]:

@@ -16,7 +16,6 @@ from meterline.clock import Clock
 from meterline.db.pool import time_left
 from meterline.errors import (
     InvalidArgumentError,
-    MeterlineError,
     OverloadedError,
     QuotaError,
     UnavailableError,
@@ -71,21 +70,13 @@ class CaptureServicer(capture_pb2_grpc.CaptureServiceServicer):
             return capture_pb2.ReportResponse()
         try:
             async with asyncio.timeout(_seconds_left()):
-                result = await self._store(submission)
+                await self._admission.submit(submission)
+                result = await submission.result
         except TimeoutError as error:
             # Perhaps it is durable all the same; then the same events sent again are duplicates.
             raise UnavailableError("not stored before the deadline of the call") from error
         metrics.CAPTURE_SECONDS.observe(time.perf_counter() - started)
         return to_response(request, result)
-
-    async def _store(self, submission: Submission) -> Result:
-        acquired = await self._admission.admit(submission)
-        try:
-            self._committer.submit(submission)
-        except MeterlineError:
-            self._admission.take_back(acquired)
-            raise
-        return await submission.result
 
     async def Stream(
         self, requests: AsyncIterator[capture_pb2.StreamRequest], context: Context
