@@ -125,12 +125,12 @@ async def test_a_month_that_is_being_changed_delays_no_other(
     await feed.onboard(2, "free")
     await feed.publish(accepted([Event(1, NOON), Event(2, NOON)]))
     await feed.settled()
-    with psycopg.connect(database.app_dsn("aggregate")) as holder:
-        holder.execute("UPDATE changed_months SET traceparent = traceparent WHERE tenant_id = 1")
+    async with await psycopg.AsyncConnection.connect(database.app_dsn("aggregate")) as holder:
+        await holder.execute("UPDATE changed_months SET traceparent = traceparent WHERE tenant_id = 1")
         task = asyncio.create_task(node.service.announcer.announce())
         (first,) = await count(feed, 1)
         assert first.tenant_id == 2
-        holder.commit()
+        await holder.commit()
     assert await task == 2
     assert [window.tenant_id for window in await count(feed, 2)] == [2, 1]
 

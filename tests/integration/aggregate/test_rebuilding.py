@@ -83,16 +83,9 @@ def query(database: TestDatabase, statement: LiteralString) -> list[tuple[Any, .
         return connection.execute(statement).fetchall()
 
 
-async def change(database: TestDatabase, statement: LiteralString) -> None:
-    """The loop goes on: what has locked the rows runs in it."""
-    async with await psycopg.AsyncConnection.connect(database.admin_dsn) as connection:
-        await connection.execute(statement)
-
-
 async def hurry(node: Node, database: TestDatabase) -> None:
     """Has what waits tried again at once, as time would; not what is being tried, whose lease ends later."""
-    await change(
-        database,
+    await database.change(
         "UPDATE aggregate.pending_rebuilds SET next_attempt_at = now()"
         " WHERE next_attempt_at < now() + interval '40 seconds'",
     )
@@ -300,8 +293,7 @@ async def test_a_claim_that_is_lost_changes_nothing_and_one_that_ended_is_taken_
     async def steal(_: Sequence[str]) -> None:
         if not stolen.is_set():
             stolen.set()
-            await change(
-                database,
+            await database.change(
                 "UPDATE aggregate.pending_rebuilds SET rebuild_id = gen_random_uuid(),"
                 " next_attempt_at = now() + interval '1 hour';"
                 # Whoever claims a month forgets what was staged of it before.
@@ -319,7 +311,7 @@ async def test_a_claim_that_is_lost_changes_nothing_and_one_that_ended_is_taken_
         assert await node.service.rebuilder.rebuild_due() == 0
         assert pending_rebuilds(database) == len(FOUND_ANEW)
         assert (await month(node, "longest"))[:2] == ("900", 1)
-        await change(database, "UPDATE aggregate.pending_rebuilds SET next_attempt_at = now()")
+        await database.change("UPDATE aggregate.pending_rebuilds SET next_attempt_at = now()")
         node.service.rebuilder.wake()
         await rebuilt(database)
         await check_all(node, history.events())

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,10 @@ def _answers(server: PostgresServer) -> bool:
 
 
 @as_root
+@pytest.mark.skipif(
+    not all(place.stat().st_mode & stat.S_IXOTH for place in postgres.binaries().parents),
+    reason="the programs lie below a closed directory: then one capability stays, see below",
+)
 def test_root_runs_postgres_without_any_privilege_where_it_can() -> None:
     with scratch_directory() as place, PostgresServer(place / "pg", settings=SMALL) as server:
         assert _answers(server)

@@ -275,12 +275,12 @@ async def test_what_was_tampered_with_waits_and_harms_no_other(
 ) -> None:
     await ingest.report(rows(bad(), bad()))
     one, other = await quarantine.entries()
-    with psycopg.connect(database.admin_dsn) as connection:
-        connection.execute(
-            "UPDATE ingest.quarantine q SET payload = o.payload FROM ingest.quarantine o"
-            " WHERE q.quarantine_id = %s::uuid AND o.quarantine_id = %s::uuid",
-            (one.quarantine_id, other.quarantine_id),
-        )
+    await database.change(
+        "UPDATE ingest.quarantine q SET payload = o.payload FROM ingest.quarantine o"
+        " WHERE q.quarantine_id = %s::uuid AND o.quarantine_id = %s::uuid",
+        one.quarantine_id,
+        other.quarantine_id,
+    )
     await put_type(ingest)
 
     answer = await quarantine.replay()

@@ -37,15 +37,16 @@ def upkeep(replica: Replica, keep_waiting: timedelta | None) -> QuarantineUpkeep
     return QuarantineUpkeep(unit_of_work, QuarantineCounts(replica.database), keep_waiting=keep_waiting)
 
 
-def age(database: TestDatabase, quarantine_id: str, days: int) -> None:
+async def age(database: TestDatabase, quarantine_id: str, days: int) -> None:
     """As if an entry had been received, and settled, so much earlier."""
-    with psycopg.connect(database.admin_dsn) as connection:
-        connection.execute(
-            "UPDATE ingest.quarantine"
-            " SET received_at = received_at - %(by)s, settled_at = settled_at - %(by)s"
-            " WHERE quarantine_id = %(id)s::uuid",
-            {"by": timedelta(days=days), "id": quarantine_id},
-        )
+    by = timedelta(days=days)
+    await database.change(
+        "UPDATE ingest.quarantine SET received_at = received_at - %s, settled_at = settled_at - %s"
+        " WHERE quarantine_id = %s::uuid",
+        by,
+        by,
+        quarantine_id,
+    )
 
 
 def payloads(database: TestDatabase) -> dict[uuid.UUID, bytes]:
@@ -60,9 +61,9 @@ async def test_settled_entries_are_forgotten_after_thirty_days(
     old, recent, waiting = await quarantine.entries()
     ids = quarantine_pb2.QuarantineIds(quarantine_ids=[old.quarantine_id, recent.quarantine_id])
     assert await quarantine.discard(ids=ids) == 2
-    age(database, old.quarantine_id, 31)
-    age(database, recent.quarantine_id, 29)
-    age(database, waiting.quarantine_id, 400)
+    await age(database, old.quarantine_id, 31)
+    await age(database, recent.quarantine_id, 29)
+    await age(database, waiting.quarantine_id, 400)
 
     await upkeep(replica, None).run()
 
@@ -79,7 +80,7 @@ async def test_entries_wait_for_no_longer_than_they_may_and_their_end_is_noted(
 ) -> None:
     await ingest.report(rows(bad(), bad()))
     old, recent = await quarantine.entries()
-    age(database, old.quarantine_id, 8)
+    await age(database, old.quarantine_id, 8)
     before = metrics.QUARANTINE_EXPIRED._value.get()
 
     await upkeep(replica, timedelta(days=7)).run()

@@ -34,10 +34,9 @@ def outbox(database: TestDatabase) -> dict[uuid.UUID, tuple[Any, ...]]:
     return {row[0]: tuple(row[1:]) for row in found}
 
 
-def forget_outbox(database: TestDatabase) -> None:
+async def forget_outbox(database: TestDatabase) -> None:
     """As a week passes."""
-    with psycopg.connect(database.admin_dsn) as connection:
-        connection.execute("DELETE FROM ingest.outbox")
+    await database.change("DELETE FROM ingest.outbox")
 
 
 async def published(database: TestDatabase) -> bool:
@@ -127,7 +126,7 @@ async def test_a_message_that_is_made_again_says_what_it_said(
     answers = await asyncio.gather(*(shop.report(request) for request in requests))
     assert all(not answer.outcomes for answer in answers), answers
     before = outbox(database)
-    forget_outbox(database)
+    await forget_outbox(database)
 
     again = await replay(shop)
 
@@ -136,9 +135,8 @@ async def test_a_message_that_is_made_again_says_what_it_said(
     for message_id, (subject, payload, _) in before.items():
         assert after[message_id][0] == subject
         assert decoded(after[message_id][1]) == decoded(payload)
-    forget_outbox(database)
-    with psycopg.connect(database.admin_dsn) as connection:
-        connection.execute("DELETE FROM ingest.batches")
+    await forget_outbox(database)
+    await database.change("DELETE FROM ingest.batches")
 
 
 async def test_messages_of_events_and_of_batches_go_out_again(
@@ -159,7 +157,7 @@ async def test_messages_of_events_and_of_batches_go_out_again(
     await eventually(lambda: published(database))
     assert outbox(database) == kept
 
-    forget_outbox(database)
+    await forget_outbox(database)
     assert await replay(shop, tenant_id="acme", batch_ids=[answers[0].batch_id]) == 1
     await eventually(lambda: published(database))
     ((_, payload, _),) = outbox(database).values()
@@ -185,8 +183,7 @@ async def test_many_messages_go_out_in_chunks(
         await shop.report(rows(Sample()))
     await eventually(lambda: published(database))
     kept = outbox(database)
-    with psycopg.connect(database.admin_dsn) as connection:
-        connection.execute("DELETE FROM ingest.outbox WHERE message_id = ANY(%s)", (sorted(kept)[::2],))
+    await database.change("DELETE FROM ingest.outbox WHERE message_id = ANY(%s)", sorted(kept)[::2])
     assert await replay(shop) == len(kept)
     assert outbox(database).keys() == kept.keys()
 
@@ -197,11 +194,10 @@ async def test_a_message_whose_events_are_deleted_is_not_made_again(
     """Whoever does not have it would count too little."""
     await shop.report(rows(Sample(), Sample()))
     await eventually(lambda: published(database))
-    forget_outbox(database)
-    with psycopg.connect(database.admin_dsn) as connection:
-        connection.execute(
-            "DELETE FROM ingest.events WHERE event_id = (SELECT event_id FROM ingest.events LIMIT 1)"
-        )
+    await forget_outbox(database)
+    await database.change(
+        "DELETE FROM ingest.events WHERE event_id = (SELECT event_id FROM ingest.events LIMIT 1)"
+    )
     with pytest.raises(aio.AioRpcError, match="1 of its events are deleted") as caught:
         await replay(shop)
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION

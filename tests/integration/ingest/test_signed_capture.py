@@ -134,6 +134,8 @@ async def test_each_refusal_has_its_reason(services: Guarded) -> None:
     for request, reason in (
         (changed(id="a.b"), "ID_INVALID"),
         (client.request(b"\xff\xff"), "BODY_INVALID"),
+        # Two bytes each here, 350 once they were read.
+        (client.request(b"\x22\x80\x80\x40" + b"\x0a\x00" * 524_288), "TOO_MANY_EVENTS"),
         (client.request(rows(Sample(), source="elsewhere", tenant_id="")), "SOURCE_OUT_OF_SCOPE"),
         (client.request(rows(Sample(), tenant_id="bolt")), "TENANT_OUT_OF_SCOPE"),
         (signed_rows(client, Sample(type="other")), "TYPE_OUT_OF_SCOPE"),

@@ -62,15 +62,13 @@ async def event(ingest: RunningIngest, event_id: str) -> events_pb2.StoredEvent:
     return found.event
 
 
-def age(database: TestDatabase, seconds: int) -> None:
+async def age(database: TestDatabase, seconds: int) -> None:
     """Lets so much time pass for all timers."""
-    with psycopg.connect(database.admin_dsn) as connection:
-        connection.execute(
-            "UPDATE ingest.timers SET started_at = started_at - %(by)s * interval '1 second',"
-            " last_heartbeat_at = last_heartbeat_at - %(by)s * interval '1 second',"
-            " due_at = due_at - %(by)s * interval '1 second'",
-            {"by": seconds},
-        )
+    await database.change(
+        "UPDATE ingest.timers SET started_at = started_at - past, due_at = due_at - past,"
+        " last_heartbeat_at = last_heartbeat_at - past FROM make_interval(secs => %s) AS past",
+        seconds,
+    )
 
 
 @pytest.fixture
@@ -81,7 +79,7 @@ async def timing(ingest: RunningIngest) -> RunningIngest:
 
 async def test_a_stopped_timer_is_one_event(timing: RunningIngest, database: TestDatabase) -> None:
     first = await stub(timing).StartTimer(request(dimensions={"region": "eu"}))
-    age(database, 90)
+    await age(database, 90)
     answers = [await stub(timing).StopTimer(stop_request()) for _ in range(3)]
 
     assert first.created
@@ -144,10 +142,10 @@ async def test_an_abandoned_timer_counts_to_its_last_heartbeat_and_says_so(
     timing: RunningIngest, database: TestDatabase
 ) -> None:
     await stub(timing).StartTimer(request())
-    age(database, 30)
+    await age(database, 30)
     beat = timers_pb2.HeartbeatTimerRequest(tenant_id="acme", timer_id="t1")
     beaten = (await stub(timing).HeartbeatTimer(beat)).timer
-    age(database, 61)
+    await age(database, 61)
     # Another timer that is due at once wakes the sweep; without it, it looks within half a minute.
     await put_type(timing, "blink", abandoned_after_seconds=1)
     await stub(timing).StartTimer(request("t2", type="blink"))

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from tests.support.calls import serving
 from tests.support.databases import TestDatabase
 from tests.support.polling import eventually
-from tests.support.runtime import Node, note_effects, notes, stored
+from tests.support.runtime import PROBE, SERVICE, Node, note_effects, notes, pending, stored
 
 pytestmark = pytest.mark.req("K4")
 
@@ -101,29 +101,30 @@ async def test_a_trace_that_is_not_sampled_goes_on_unsampled(
 
 
 async def test_what_a_handler_emits_belongs_to_the_message_or_to_the_batch(
-    node: Node, effects_database: TestDatabase, spans: InMemorySpanExporter
+    node: Node, broker: NatsServer, effects_database: TestDatabase, spans: InMemorySpanExporter
 ) -> None:
     """One message: its own trace goes on. Several: none of them may claim the result, the receipt does."""
     batches: list[int] = []
+    busy, others_are_there = asyncio.Event(), asyncio.Event()
 
     async def handle(transaction: Transaction, deliveries: Sequence[Delivery]) -> None:
+        busy.set()
+        await others_are_there.wait()
         await note_effects(transaction, deliveries)
         batches.append(len(deliveries))
         transaction.emit("nowhere", b"")
 
-    await node.emit("one")
-    while await node.relay.publish_pending():
-        continue
     consumer = node.consumer(handle)
     await consumer.start()
-    await eventually(lambda: batches)
-    await consumer.stop()
-    await node.emit(*"abc")
-    with psycopg.connect(effects_database.app_dsn("ingest")) as app:
-        app.execute("UPDATE outbox SET published_at = now() WHERE subject = 'nowhere'")
-    while await node.relay.publish_pending():
-        continue
-    await consumer.start()
+    for texts in (["one"], ["a", "b", "c"]):
+        await node.emit(*texts)
+        while await node.relay.publish_pending():
+            continue
+        await busy.wait()
+    await eventually(
+        lambda: pending(broker, PROBE.consumer_name(SERVICE)), until=lambda waiting: waiting == (4, 0)
+    )
+    others_are_there.set()
     await eventually(lambda: len(notes(effects_database)), until=lambda seen: seen == 4)
     await consumer.stop()
     assert batches == [1, 3]

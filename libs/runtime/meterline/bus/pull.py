@@ -47,6 +47,7 @@ class Pull:
         self._ack_wait = ack_wait
         # Most messages of a batch at this moment; none while it is paused.
         self._batch = max_messages
+        self._held_until = 0.0
         self._queue: asyncio.Queue[Msg] = asyncio.Queue()
         self._requested = 0
         self._heard_at = 0.0
@@ -68,18 +69,22 @@ class Pull:
         """Gives back what is queued, for another replica to take at once."""
         async with self._subscribing:
             watching, self._watching = self._watching, None
+            self._batch = self._max_messages
             await self._drain()
         if watching is not None:
             await tasks.end(watching)
-        self._batch = self._max_messages
         while not self._queue.empty():
             await self.answer(self._queue.get_nowait().reply, b"-NAK")
 
     async def pause(self, delay: float) -> None:
-        """Gives back what is queued, to come again after `delay` seconds, and asks for no more."""
-        async with self._subscribing:
-            self._batch = 0
-            await self._drain()
+        """Gives back what is queued, to come again after `delay` seconds, and asks for no more.
+
+        What the open request still brings is given back too. Ending the subscription would be quicker, but
+        what the broker is just then sending to it would stay unanswered until `ack_wait` is over: a few
+        pauses of that kind, and everything that may be unanswered is.
+        """
+        self._batch = 0
+        self._held_until = asyncio.get_running_loop().time() + delay
         while not self._queue.empty():
             await self.give_back(self._queue.get_nowait().reply, delay)
 
@@ -147,8 +152,8 @@ class Pull:
             await subscription.unsubscribe()
 
     async def _drain(self) -> None:
-        """Ends the subscription once what the broker had sent by then is here: it would stay unanswered, and
-        out of other replicas' reach, until `ack_wait` is over."""
+        """Ends the subscription once what the broker had sent by then is here: most of it would stay
+        unanswered, and out of other replicas' reach, until `ack_wait` is over."""
         subscription, self._subscription = self._subscription, None
         if subscription is not None and self._bus.connected:
             try:
@@ -159,7 +164,7 @@ class Pull:
     async def _request(self) -> None:
         """Keeps one open request for as much as there is room for."""
         room = 2 * self._batch - self._queue.qsize() - self._requested
-        if self._subscription is None or (room < self._batch and self._requested > 0):
+        if self._subscription is None or not self._batch or (room < self._batch and self._requested > 0):
             return
         request = {
             "batch": max(1, room),
@@ -183,7 +188,10 @@ class Pull:
         status = headers.get("Status")
         if status is None:
             self._requested = max(0, self._requested - 1)
-            self._queue.put_nowait(message)
+            if self._batch:
+                self._queue.put_nowait(message)
+            else:
+                await self.give_back(message.reply, max(0.0, self._held_until - self._heard_at))
         elif status != "100":  # 100 is a heartbeat; all others end the request
             left = headers.get("Nats-Pending-Messages")
             self._requested = max(0, self._requested - int(left)) if left else 0
@@ -199,7 +207,10 @@ class Pull:
 
     async def _resume(self) -> None:
         async with self._subscribing:
-            if self._watching is not None and self._batch:
+            if self._watching is None:
+                return
+            self._requested = 0
+            if self._batch:
                 await self._unsubscribe()
                 await self._subscribe()
 
