@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,11 +92,12 @@ class Submission:
     """One call, or what a stream brought between two flushes. Either `rows` or `columns`.
 
     flags: what is to be noted of single events, by row
+    events, cost: how many it holds, and what a flush and the queue count for it
     """
 
     origin: Origin
     tenant_id: str
-    rows: Sequence[capture_pb2.Event] = ()
+    rows: MutableSequence[capture_pb2.Event] = field(default_factory=list)
     columns: Columns | None = None
     bytes: int = 0
     flags: Mapping[int, Sequence[str]] = field(default_factory=dict)
@@ -104,12 +105,15 @@ class Submission:
     taken: bool = False
     result: asyncio.Future[Result] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
-    def __len__(self) -> int:
-        return len(self.rows) if self.columns is None else len(self.columns)
+    events: int = field(init=False)
+    cost: int = field(init=False)
 
-    @property
-    def cost(self) -> int:
-        return cost_of(len(self), self.bytes)
+    def __post_init__(self) -> None:
+        self.events = len(self.rows) if self.columns is None else len(self.columns)
+        self.cost = cost_of(self.events, self.bytes)
+
+    def __len__(self) -> int:
+        return self.events
 
 
 def cost_of(events: int, size: int) -> int:
@@ -162,12 +166,15 @@ class Committer:
         self._queue.add(submission.turn.flow, submission.turn.weight, submission)
         self._arrived.set()
 
-    def extend(self, submission: Submission, size: int) -> None:
-        """Makes room for one more event of so many bytes in a submission that is not taken yet. Raises
+    def extend(self, submission: Submission, event: capture_pb2.Event, size: int) -> None:
+        """Adds one more event of so many bytes to a submission that is not taken yet. Raises
         OverloadedError."""
-        grown = cost_of(len(submission) + 1, submission.bytes + size)
+        grown = cost_of(submission.events + 1, submission.bytes + size)
         self._reserve(submission, 1, grown - submission.cost)
+        submission.rows.append(event)
+        submission.events += 1
         submission.bytes += size
+        submission.cost = grown
 
     def _reserve(self, submission: Submission, events: int, cost: int) -> None:
         if not self._workers:

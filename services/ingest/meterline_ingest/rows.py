@@ -41,7 +41,8 @@ class RowReader:
         self._subject_index: list[int] = []
         self._set_index: list[int] = []
         self._quantity_index: list[int] = []
-        self._property_index: list[int] = []
+        # Few events have properties: the row and the set of those that do.
+        self._properties: list[tuple[int, int]] = []
         self._times: list[int] = []
         self._ids: list[str] = []
         self._sources: list[tuple[str, int]] = []
@@ -51,7 +52,7 @@ class RowReader:
         """Takes events in the form of `wire`."""
         tenants, types, subjects = self._tenants, self._types, self._subjects
         sets, quantity_sets, property_sets = self._sets, self._quantity_sets, self._property_sets
-        times, add_properties = self._times, self._property_index.append
+        times, add_properties = self._times, self._properties.append
         add_tenant, add_type = self._tenant_index.append, self._type_index.append
         add_subject, add_set = self._subject_index.append, self._set_index.append
         add_quantities, add_time, add_id = self._quantity_index.append, times.append, self._ids.append
@@ -64,7 +65,8 @@ class RowReader:
             # into C, iteration is one a value.
             add_set(sets[tuple(event.dimensions[:])])
             add_quantities(quantity_sets[tuple(event.quantities[:])])
-            add_properties(property_sets[tuple(event.properties[:])])
+            if properties := event.properties:
+                add_properties((len(times), property_sets[tuple(properties[:])]))
             time = event.time
             add_time(time.seconds * 1_000_000 + time.nanos // 1_000)
         self._sources.append((source, len(times)))
@@ -72,12 +74,10 @@ class RowReader:
     def finish(self) -> tuple[Columns, Problems]:
         rows = len(self._times)
         problems = Problems(rows)
-        self._check_times(problems)
+        times_us = self._read_times(problems)
         ids, text_ids = self._read_ids(problems)
         sets, set_index = self._read_sets(self._sets, self._set_index, "dimensions", problems)
-        properties, property_index = self._read_sets(
-            self._property_sets, self._property_index, "properties", problems
-        )
+        properties, property_index = self._read_properties(rows, problems)
         columns = Columns(
             list(self._tenants),
             index_array(self._tenant_index),
@@ -87,11 +87,11 @@ class RowReader:
             index_array(self._subject_index),
             sets,
             set_index,
-            properties or list(NO_PROPERTIES),
+            properties,
             property_index,
             ids,
             text_ids,
-            np.array([min(max(time, -(1 << 62)), 1 << 62) for time in self._times], np.int64),
+            times_us,
             self._read_quantities(problems),
         )
         return columns, problems
@@ -105,6 +105,14 @@ class RowReader:
         renumbered = np.array([canonical[tuple(sorted(each.items()))] for each in decoded] or [0], np.uint32)
         return list(canonical), renumbered[index_array(index)] if index else index_array([])
 
+    def _read_properties(self, rows: int, problems: Problems) -> tuple[list[Pairs], Indexes]:
+        if not self._properties:
+            return list(NO_PROPERTIES), np.zeros(rows, np.uint32)
+        index = [self._property_sets[()]] * rows
+        for row, position in self._properties:
+            index[row] = position
+        return self._read_sets(self._property_sets, index, "properties", problems)
+
     @staticmethod
     def _decode(sets: Interned, index: Sequence[int], field: str, problems: Problems) -> list[dict[str, str]]:
         decoded = []
@@ -117,15 +125,17 @@ class RowReader:
                 problems.flag(rows, Problem(Kind.REJECTED, "TEXT_INVALID", field, "UTF-8 names and values"))
         return decoded
 
-    def _check_times(self, problems: Problems) -> None:
-        if self._times and min(self._times) > 0 and max(self._times) <= _SECONDS_MAX * 1_000_000:
-            return
-        for row, time in enumerate(self._times):
+    def _read_times(self, problems: Problems) -> Int64s:
+        times = self._times
+        if times and min(times) > 0 and max(times) <= _SECONDS_MAX * 1_000_000:
+            return np.array(times, np.int64)
+        for row, time in enumerate(times):
             if time == _NO_TIME:
                 problems.flag([row], Problem(Kind.REJECTED, "TIME_MISSING", "time", "needed"))
             elif not 0 < time <= _SECONDS_MAX * 1_000_000:
                 rule = "from 1970 to 9999"
                 problems.flag([row], Problem(Kind.REJECTED, "TIME_OUT_OF_RANGE", "time", rule))
+        return np.array([min(max(time, -(1 << 62)), 1 << 62) for time in times], np.int64)
 
     def _read_ids(self, problems: Problems) -> tuple[Ids, list[str | None] | None]:
         start = 0
@@ -158,7 +168,7 @@ class RowReader:
 
     def _read_quantities(self, problems: Problems) -> list[QuantityColumn]:
         """Parses each distinct set once, then spreads the values over the rows by index."""
-        rows = np.array(self._quantity_index, np.int64)
+        rows = index_array(self._quantity_index)
         sets = self._decode(self._quantity_sets, self._quantity_index, "quantities", problems)
         columns: dict[tuple[str, int], tuple[list[int], list[bool]]] = {}
         for position, pairs in enumerate(sets):
@@ -179,7 +189,7 @@ class RowReader:
         return [_spread(name, scale, *column, rows) for (name, scale), column in columns.items()]
 
 
-def _spread(name: str, scale: int, units: list[int], present: list[bool], rows: Int64s) -> QuantityColumn:
+def _spread(name: str, scale: int, units: list[int], present: list[bool], rows: Indexes) -> QuantityColumn:
     """The values of sets, given to the rows that have them."""
     there = None if all(present) else np.array(present)[rows]
     return QuantityColumn(name, scale, np.array(units, np.int64)[rows], there)

@@ -67,7 +67,7 @@ class SignedCalls:
 
     async def open(
         self, request: capture_pb2.ReportSignedRequest
-    ) -> tuple[Principal, capture_pb2.ReportRequest]:
+    ) -> tuple[Principal, wire.Received[capture_pb2.ReportRequest]]:
         """Who calls and what they report, in the form of `wire`.
 
         Raises UnauthenticatedError, InvalidArgumentError and UnavailableError.
@@ -81,7 +81,7 @@ class SignedCalls:
         key = signatures.check_key(await self._keys.find(config.tenant_id, config.key_id), now_us)
         signatures.check_signature(call, key)
         body = _body(call.body)
-        confine(body, config)
+        confine(body.message, config)
         name = f"{config.actor or config.source} ({config.key_id})"
         return Principal(name, Kind.SIGNED_CLIENT, config.tenant_id, _PERMISSIONS), body
 
@@ -142,8 +142,10 @@ def _config(serialised: bytes) -> tuple[credentials_pb2.CaptureConfig, int]:
         raise UnauthenticatedError("config: as it was issued", "CONFIG_INVALID") from None
 
 
-def _body(serialised: bytes) -> Any:
-    try:
-        return wire.ReportRequest.FromString(serialised)
-    except DecodeError:
-        raise InvalidArgumentError("body", "a serialised ReportRequest", "BODY_INVALID") from None
+def _body(serialised: bytes) -> wire.Received[capture_pb2.ReportRequest]:
+    read = wire.read_report(serialised)
+    if isinstance(read, wire.Received):
+        return read
+    if read.error.field == "request":
+        raise InvalidArgumentError("body", "a serialised ReportRequest", "BODY_INVALID")
+    raise read.error

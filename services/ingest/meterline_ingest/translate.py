@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from array import array
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -158,4 +159,5 @@ class Interned(dict[Any, int]):
 
 
 def index_array(positions: Sequence[int]) -> Indexes:
-    return np.array(positions, np.uint32)
+    # By way of the standard library's array, which takes a list in a third of the time.
+    return np.frombuffer(array("I", positions), np.uint32)

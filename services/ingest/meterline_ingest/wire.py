@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, timestamp_pb2
 from google.protobuf.message import DecodeError
@@ -81,25 +81,35 @@ def events(messages: Iterable[capture_pb2.Event]) -> list[capture_pb2.Event]:
 
 
 @dataclass(frozen=True, slots=True)
+class Received(Generic[M]):
+    """A request, and how many bytes it came in: its message would have to count them again."""
+
+    message: M
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Unreadable:
     """Stands for a request that is not taken. A reader that raised would leave the caller without the why."""
 
     error: InvalidArgumentError
 
 
-def read_report(data: bytes) -> capture_pb2.ReportRequest | Unreadable:
+def read_report(data: bytes) -> Received[capture_pb2.ReportRequest] | Unreadable:
     return _read(data, ReportRequest.FromString, _count_report)
 
 
-def read_stream(data: bytes) -> capture_pb2.StreamRequest | Unreadable:
+def read_stream(data: bytes) -> Received[capture_pb2.StreamRequest] | Unreadable:
     return _read(data, StreamRequest.FromString, _count_stream)
 
 
-def _read(data: bytes, parse: Callable[[bytes], M], count: Callable[[bytes], None]) -> M | Unreadable:
+def _read(
+    data: bytes, parse: Callable[[bytes], M], count: Callable[[bytes], None]
+) -> Received[M] | Unreadable:
     try:
         if len(data) > _SMALL_REQUEST:
             count(data)
-        return parse(data)
+        return Received(parse(data), len(data))
     except InvalidArgumentError as error:
         return Unreadable(error)
     except (DecodeError, IndexError):

@@ -193,16 +193,13 @@ async def test_a_submission_that_grows_is_bounded_too() -> None:
     async with committer(recorder, max_queued=100) as made:
         made.submit(first := submission())
         await eventually(lambda: recorder.flushed)
-        rows: list[capture_pb2.Event] = [capture_pb2.Event()]
-        growing = submission()
-        growing.rows = rows
-        made.submit(growing)
+        made.submit(growing := submission())
         for _ in range(40):
-            made.extend(growing, BYTES_AN_EVENT * 2)
-            rows.append(capture_pb2.Event())
-        assert growing.cost == 80
+            made.extend(growing, capture_pb2.Event(), BYTES_AN_EVENT * 2)
+        assert (len(growing), len(growing.rows), growing.cost) == (41, 41, 80)
         with pytest.raises(OverloadedError):
-            made.extend(growing, 20 * BYTES_AN_EVENT)
+            made.extend(growing, capture_pb2.Event(), 20 * BYTES_AN_EVENT)
+        assert (len(growing), len(growing.rows), growing.cost) == (41, 41, 80)
         recorder.gate.set()
         assert (await growing.result).rows == 41
         await first.result

@@ -68,8 +68,9 @@ def test_the_largest_request_that_is_right_is_read(form: object) -> None:
     samples = [Sample(subject=f"{at}-{LONG[:600]}") for at in range(MAX_ROWS)]
     request = form(*samples)
     read = wire.read_report(request.SerializeToString())
-    assert not isinstance(read, wire.Unreadable)
-    assert read.SerializeToString() == request.SerializeToString()
+    assert isinstance(read, wire.Received)
+    assert read.message.SerializeToString() == request.SerializeToString()
+    assert read.size == request.ByteSize()
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=5), st.lists(st.binary(max_size=300), max_size=5))
@@ -95,7 +96,7 @@ def test_any_bytes_are_a_request_or_refused(data: bytes) -> None:
             expected = capture_pb2.ReportRequest.FromString(padded)
         except DecodeError:
             # Entries of maps are not looked at before they are needed.
-            assert isinstance(read, wire.Unreadable) or read.HasField("batch")
+            assert isinstance(read, wire.Unreadable) or read.message.HasField("batch")
         else:
-            assert not isinstance(read, wire.Unreadable)
-            assert read.source == expected.source
+            assert isinstance(read, wire.Received)
+            assert read.message.source == expected.source

@@ -195,5 +195,5 @@ def _origin(entry: Quarantined) -> Origin:
     )
 
 
-def _submission(tenant: Tenant, call: Sequence[Quarantined], events: Sequence[Any]) -> Submission:
+def _submission(tenant: Tenant, call: Sequence[Quarantined], events: list[Any]) -> Submission:
     return Submission(_origin(call[0]), tenant.slug, rows=events, bytes=sum(entry.size for entry in call))

@@ -52,7 +52,7 @@ class CaptureServicer(capture_pb2_grpc.CaptureServiceServicer):
     async def Report(
         self, request: capture_pb2.ReportRequest, context: Context
     ) -> capture_pb2.ReportResponse:
-        return await self._report(request)
+        return await self._report(_received(request))
 
     async def ReportSigned(
         self, request: capture_pb2.ReportSignedRequest, context: Context
@@ -61,11 +61,11 @@ class CaptureServicer(capture_pb2_grpc.CaptureServiceServicer):
         with acting_as(principal):
             return capture_pb2.ReportSignedResponse(report=await self._report(body))
 
-    async def _report(self, request: capture_pb2.ReportRequest) -> capture_pb2.ReportResponse:
+    async def _report(self, received: wire.Received[capture_pb2.ReportRequest]) -> capture_pb2.ReportResponse:
         started = time.perf_counter()
-        request = _readable(request)
+        request = received.message
         sent_at = request.sent_at if request.HasField("sent_at") else None
-        submission = to_submission(request, self._origin(request.source, sent_at))
+        submission = to_submission(request, received.size, self._origin(request.source, sent_at))
         if len(submission) == 0:
             return capture_pb2.ReportResponse()
         try:
@@ -108,11 +108,10 @@ def checked_source(source: str) -> str:
     return source
 
 
-def to_submission(request: capture_pb2.ReportRequest, origin: Origin) -> Submission:
-    """A call, in the form of `wire`. Raises InvalidArgumentError."""
+def to_submission(request: capture_pb2.ReportRequest, size: int, origin: Origin) -> Submission:
+    """A call of so many bytes, in the form of `wire`. Raises InvalidArgumentError."""
     # A caller with a tenant need not name it.
     tenant_id = request.tenant_id or origin.tenant or ""
-    size = request.ByteSize()
     if request.HasField("columns"):
         columns = translate.from_columns(request.columns, tenant_id, request.source)
         return Submission(origin, tenant_id, columns=columns, bytes=size)
@@ -162,7 +161,6 @@ class _Stream:
         self._committer = committer
         self._make_origin = origin
         self._open: Submission | None = None
-        self._rows: list[capture_pb2.Event] = []
         self._submissions: deque[Submission] = deque()
         self._unanswered = 0
         self._changed = asyncio.Event()
@@ -171,9 +169,9 @@ class _Stream:
     async def read(self, requests: AsyncIterator[capture_pb2.StreamRequest]) -> None:
         tenant_id, source = current_principal().tenant or "", ""
         async for message in requests:
-            request = _readable(message)
+            received = _received(message)
+            request, size = received.message, received.size
             tenant_id, source = request.tenant_id or tenant_id, request.source or source
-            size = request.ByteSize()
             slug = request.event.tenant_id or tenant_id
             turn = await _patiently(partial(self._admission.admit_event, slug, size))
             await _patiently(partial(self._take_in, tenant_id, source, request.event, size, turn))
@@ -192,13 +190,12 @@ class _Stream:
             and current.tenant_id == tenant_id
             and current.origin.source == source
         ):
-            self._committer.extend(current, size)
-            self._rows.append(event)
+            self._committer.extend(current, event, size)
             return
-        rows = [event]
-        opened = Submission(self._make_origin(source, None), tenant_id, rows=rows, bytes=size, turn=turn)
+        origin = self._make_origin(source, None)
+        opened = Submission(origin, tenant_id, rows=[event], bytes=size, turn=turn)
         self._committer.submit(opened)
-        self._rows, self._open = rows, opened
+        self._open = opened
         self._submissions.append(opened)
         self._changed.set()
 
@@ -220,10 +217,11 @@ class _Stream:
             answered += result.rows
 
 
-def _readable(request: M | wire.Unreadable) -> M:
+def _received(request: M) -> wire.Received[M]:
+    """What the readers of `_WithWireForms` put in the place of a request. Raises InvalidArgumentError."""
     if isinstance(request, wire.Unreadable):
         raise request.error
-    return request
+    return cast("wire.Received[M]", request)
 
 
 async def _patiently(step: Callable[[], Awaitable[T]]) -> T:

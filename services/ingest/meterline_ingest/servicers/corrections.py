@@ -75,7 +75,7 @@ class CorrectionsServicer(corrections_pb2_grpc.CorrectionsServiceServicer):
     ) -> corrections_pb2.ImportEventsResponse:
         change = ChangeRequest(request.requested_by, request.reason)
         report = _report(request)
-        submission = capture.to_submission(report, self._origin(request))
+        submission = capture.to_submission(report, report.ByteSize(), self._origin(request))
         if len(submission) == 0:
             return corrections_pb2.ImportEventsResponse()
         if request.dry_run:
