@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Final
 
 COPY: Final = "copy"
@@ -10,6 +12,8 @@ TEXTBOOK: Final = "textbook"
 # Its end to end rate is the greatest load, of which the freshness case takes half.
 FASTEST: Final = "columnar-5000"
 FRESHNESS: Final = "freshness-half"
+# Ends the name of a case that is another one with the guards away.
+BARE: Final = "-bare"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +27,7 @@ class Case:
     stretch: of the run's seconds: more where percentiles need samples, less where there is much to drain
     duplicates: share of each batch that repeats earlier events
     rate: events a second of an open loop; 0: closed loop
+    bare: without the rules of types, and without limits (see `guards`)
     """
 
     name: str
@@ -34,9 +39,13 @@ class Case:
     stretch: float = 1.0
     duplicates: float = 0.0
     rate: float = 0.0
+    bare: bool = False
 
 
-CASES: Final = (
+# What is measured with the guards away as well.
+_GUARDED: Final = ("rows-1000", "columnar-1000", FASTEST, "single-256")
+
+_CASES: Final = (
     Case(
         name=COPY,
         title="binary COPY, 5,000 a batch, 2 connections",
@@ -134,6 +143,22 @@ CASES: Final = (
         stretch=2.0,
     ),
 )
+
+
+def _with_bare_ones() -> Iterator[Case]:
+    for case in _CASES:
+        yield case
+        if case.name in _GUARDED:
+            yield replace(case, name=f"{case.name}{BARE}", title=f"{case.title}, without guards", bare=True)
+
+
+CASES: Final = tuple(_with_bare_ones())
+
+
+def turn_about(cases: Sequence[Case]) -> Iterator[list[Case]]:
+    """Those to be run by turns, since they are to be compared: a case and its bare one."""
+    for _, group in groupby(cases, key=lambda case: case.name.removesuffix(BARE)):
+        yield list(group)
 
 
 def selected(patterns: str) -> list[Case]:

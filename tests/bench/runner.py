@@ -38,6 +38,7 @@ class Runner:
     async def run(self, case: Case, greatest: float) -> Row:
         """`greatest` is the highest rate so far, of which the freshness case offers half."""
         self._seed += 1
+        await self._stage.guards.put(on=not case.bare)
         if case.name == COPY:
             return await self._copy(case)
         if case.name == TEXTBOOK:

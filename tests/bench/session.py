@@ -17,7 +17,7 @@ from typing import Any
 from meterline_dev.processes import ChildSpec, Supervisor
 
 from tests.bench import measure, profiling, spans
-from tests.bench.cases import Case
+from tests.bench.cases import Case, turn_about
 from tests.bench.options import Options
 from tests.bench.pipes import ROOT, first_cause
 from tests.bench.report import Report
@@ -61,9 +61,13 @@ class Session:
     async def _on_one_stage(self, environment: Mapping[str, str], name: str, cases: Sequence[Case]) -> None:
         async with self._stage(environment, name) as stage:
             runner = Runner(stage, self._options)
-            for case in cases:
-                runs = [await self._one(runner, stage, case) for _ in range(self._options.repeat)]
-                if not self._add(runs):
+            for group in turn_about(cases):
+                runs: list[list[Row]] = [[] for _ in group]
+                for _ in range(self._options.repeat):
+                    for case, done in zip(group, runs, strict=True):
+                        done.append(await self._one(runner, stage, case))
+                went_well = [self._add(done) for done in runs]
+                if not all(went_well):
                     return
             await self._close(stage)
 

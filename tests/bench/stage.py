@@ -13,15 +13,15 @@ from meterline_dev.mesh import Mesh, MeshOptions
 from meterline_protos.aggregate.v1 import meters_pb2, meters_pb2_grpc
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.identity.v1 import tenants_pb2, tenants_pb2_grpc
-from meterline_protos.ingest.v1 import event_types_pb2, event_types_pb2_grpc
 
-from tests.bench import profiling
+from tests.bench import guards, profiling
+from tests.bench.guards import Guards
 from tests.bench.measure import Meter
 from tests.bench.options import Options
 from tests.bench.orders import LoadOrder
 from tests.bench.pipes import Worker
 from tests.bench.usage import COUNT_METER, SUM_METER, Usage, Visible, Watch, differences
-from tests.bench.workload import DIMENSION, EVENT_TYPE, QUANTITY, SCALE, Tally, tenant_name
+from tests.bench.workload import DIMENSION, EVENT_TYPE, QUANTITY, Tally, tenant_name
 
 # Tenant whose events show how fresh usage is; no load is sent for it.
 PROBE = "bench-probe"
@@ -42,18 +42,17 @@ class Stage:
         self.meter = Meter(mesh)
         self.usage = Usage(aggregate)
         self.ingest = ingest
+        self.guards = Guards(ingest)
         self.expected = Tally.empty(options.workload.tenants)
         self._aggregate = aggregate
         self._options = options
         self._numbers: dict[int, int] = {}
 
     async def prepare(self) -> None:
-        """Tenants, type and meters; then a first batch for each tenant, so that no case pays for what is
-        done once: dictionaries, plans, connections, segments of the WAL."""
+        """Tenants, type, limits and meters; then a first batch for each tenant, so that no case pays for what
+        is done once: dictionaries, plans, connections, segments of the WAL."""
         await self._onboard()
-        await event_types_pb2_grpc.EventTypesServiceStub(self.ingest).PutEventType(
-            event_types_pb2.PutEventTypeRequest(event_type=_event_type())
-        )
+        await self.guards.put(on=True)
         if not self._options.capture_only:
             meters = meters_pb2_grpc.MetersServiceStub(self._aggregate)
             for meter in _meters():
@@ -83,18 +82,18 @@ class Stage:
         channel = self.mesh.channel("identity")
         stub = tenants_pb2_grpc.TenantsServiceStub(channel)
         names = [tenant_name(number) for number in range(self._options.workload.tenants)]
-        for at, name in enumerate([*names, PROBE]):
+        for at, name in enumerate([*names, PROBE, *guards.TENANTS]):
             request = tenants_pb2.OnboardTenantRequest(
                 tenant_id=name,
                 display_name=name,
                 time_zone=ZONES[at % len(ZONES)],
                 currency="USD",
-                plan="basic",
+                plan=guards.PLAN,
                 external_customer_id=f"cus_{name}",
                 external_subscription_id=f"sub_{name}",
             )
             answer = await stub.OnboardTenant(request)
-            if name != PROBE:
+            if at < len(names):
                 self._numbers[answer.tenant.number] = at
         await channel.close()
 
@@ -139,15 +138,6 @@ class Stage:
             for tenant in range(len(self.expected.counts))
             if stored.get(tenant, (0, 0)) != (wanted := self.expected.of_tenant(tenant))
         ]
-
-
-def _event_type() -> event_types_pb2.EventType:
-    return event_types_pb2.EventType(
-        name=EVENT_TYPE,
-        quantities=[event_types_pb2.QuantityDefinition(name=QUANTITY, scale=SCALE, required=True)],
-        dimensions=[event_types_pb2.DimensionDefinition(name=DIMENSION, required=True)],
-        subject_required=True,
-    )
 
 
 def _meters() -> list[meters_pb2.Meter]:

@@ -41,7 +41,7 @@ FLUSH_SECONDS = 10.0
 SMALL_EVENTS = 500
 # While a window brings this many, the next one is waited for as well, up to so many windows.
 BRISK_EVENTS = 4
-MAX_WINDOWS = 4
+MAX_WINDOWS = 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from meterline.errors import MeterlineError, QuotaError, UnavailableError
 from meterline.telemetry import metrics
 from meterline.telemetry.logging import logger
 
-from meterline_ingest.domain.leases import LEASE_SECONDS, Ask, Grant, Lease
+from meterline_ingest.domain.leases import RENEW_SECONDS, Ask, Grant, Lease
 from meterline_ingest.domain.rate_limits import Limits
 from meterline_ingest.repository.buckets import BucketRepository
 
@@ -157,10 +157,10 @@ class RateLimiter:
         while not self._due:
             self._wake.clear()
             try:
-                async with asyncio.timeout(LEASE_SECONDS if self._leases else None):
+                async with asyncio.timeout(RENEW_SECONDS if self._leases else None):
                     await self._wake.wait()
             except TimeoutError:
-                pass  # the sweep below finds what was not used
+                pass  # the sweep below finds what was not used, and what was
             self._sweep()
         self._sweep()
 
@@ -168,8 +168,9 @@ class RateLimiter:
         now = self._now()
         if now < self._next_sweep:
             return
-        self._next_sweep = now + LEASE_SECONDS
+        self._next_sweep = now + RENEW_SECONDS
         for tenant_id, lease in list(self._leases.items()):
+            lease.renew(now)
             lease.settle(now)
             if lease.due:
                 self._due[tenant_id] = None

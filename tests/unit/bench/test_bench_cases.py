@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from tests.bench.cases import CASES, FASTEST, FRESHNESS, selected
+from tests.bench.cases import CASES, FASTEST, FRESHNESS, selected, turn_about
 from tests.bench.options import parse
 
 pytestmark = pytest.mark.req("T8.3")
@@ -16,7 +18,16 @@ def test_without_a_choice_everything_runs_once() -> None:
 
 
 def test_parts_of_names_select() -> None:
-    assert [case.name for case in selected("rows, stream")] == ["rows-100", "rows-1000", "stream"]
+    chosen = ["rows-100", "rows-1000", "rows-1000-bare", "stream"]
+    assert [case.name for case in selected("rows, stream")] == chosen
+
+
+def test_a_case_and_its_bare_one_take_turns() -> None:
+    groups = [[case.name for case in group] for group in turn_about(selected("rows,stream"))]
+    assert groups == [["rows-100"], ["rows-1000", "rows-1000-bare"], ["stream"]]
+    for guarded, bare in (group for group in turn_about(CASES) if len(group) > 1):
+        assert (guarded.bare, bare.bare) == (False, True)
+        assert replace(bare, name=guarded.name, title=guarded.title, bare=False) == guarded
 
 
 def test_freshness_brings_the_case_that_tells_the_greatest_load() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from meterline.errors import InvalidArgumentError
-from meterline_ingest.domain.leases import LEASE_SECONDS, Lease
+from meterline_ingest.domain.leases import LEASE_SECONDS, RENEW_SECONDS, Lease
 from meterline_ingest.domain.rate_limits import (
     MAX_BLOCK,
     MAX_RATE,
@@ -53,15 +53,25 @@ class Replica:
 
     lease: Lease
     bucket: Bucket
+    waited: int = 0
+    next_sweep: int = 0
+
+    def sweep(self, moment: int) -> None:
+        if moment >= self.next_sweep:
+            self.next_sweep = moment + int(RENEW_SECONDS * US)
+            self.lease.renew(moment / US)
+            self.exchange([], moment)
 
     def call(self, events: int, moment: int, gone: int = 0) -> float:
         """0 when it is let in, else seconds to come back after."""
+        self.sweep(moment)
         now = moment / US
         if self.lease.take(events, now):
             self.exchange([], moment)
             return 0.0
         if refused := self.lease.refuses(now):
             return refused
+        self.waited += 1
         self.exchange([events, gone], moment)
         if self.lease.take(events, now):
             self.lease.give(0)
@@ -176,6 +186,15 @@ def test_a_lease_that_is_not_used_goes_back() -> None:
     replica.exchange([], int(2 * LEASE_SECONDS * US))
     assert replica.lease.idle
     assert replica.bucket.level == limits.burst * US
+
+
+def test_while_a_lease_is_in_use_no_call_waits_for_another() -> None:
+    limits = Limits(1_000, 1_000)
+    replica = Replica(Lease(TENANT, limits), Bucket(limits))
+    for moment in range(0, 10 * US, 50_000):
+        replica.sweep(moment)
+        assert replica.call(1, moment) == 0.0
+    assert replica.waited == 1
 
 
 def test_a_quiet_lease_asks_for_nothing() -> None:

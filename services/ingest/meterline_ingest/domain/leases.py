@@ -17,6 +17,9 @@ from meterline_ingest.domain.rate_limits import BLOCKS_A_SECOND, MILLIONTHS, Lim
 
 # What is not used by then goes back, to be used where the tenant's calls arrive now.
 LEASE_SECONDS: Final = 1.0
+# What is in use is made to last longer so often, for all tenants in one exchange: else the first call of each
+# tenant would wait for one of its own in every second.
+RENEW_SECONDS: Final = LEASE_SECONDS / 2
 # A bucket that was short is asked again no sooner.
 PAUSE_SECONDS: Final = 1 / BLOCKS_A_SECOND
 
@@ -53,7 +56,17 @@ class Grant:
 class Lease:
     """One tenant's. `tokens` may be used until `expires`."""
 
-    __slots__ = ("_asked", "_back", "_wanted", "expires", "limits", "short_until", "tenant_id", "tokens")
+    __slots__ = (
+        "_asked",
+        "_back",
+        "_used",
+        "_wanted",
+        "expires",
+        "limits",
+        "short_until",
+        "tenant_id",
+        "tokens",
+    )
 
     def __init__(self, tenant_id: int, limits: Limits) -> None:
         self.tenant_id = tenant_id
@@ -64,6 +77,7 @@ class Lease:
         self._back = 0
         self._asked = 0
         self._wanted = False
+        self._used = False
 
     def follow(self, limits: Limits) -> None:
         """Other limits may have filled the bucket."""
@@ -76,8 +90,14 @@ class Lease:
         if events > self.tokens or now >= self.expires:
             return False
         self.tokens -= events
-        self._wanted = 2 * self.tokens < self.limits.block
+        self._wanted |= 2 * self.tokens < self.limits.block
+        self._used = True
         return True
+
+    def renew(self, now: float) -> None:
+        """To be called every RENEW_SECONDS: asks for more before the lease ends, if it was used lately."""
+        self._wanted |= self._used and now + RENEW_SECONDS >= self.expires
+        self._used = False
 
     def give(self, events: int) -> None:
         """Takes in what a call did not use after all; no more is kept than a block."""

@@ -1,0 +1,110 @@
+"""What guards capture: the rules of an event type, and limits for every tenant. On, or away to compare.
+
+Replicas learn of a change by themselves, within a second or two. So whoever changes the guards waits until
+two tenants of their own, which no load is sent for, are judged as they should be from then on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from typing import Final
+
+import grpc
+from grpc import aio
+from meterline_protos.ingest.v1 import (
+    capture_pb2,
+    capture_pb2_grpc,
+    event_types_pb2,
+    event_types_pb2_grpc,
+    limits_pb2,
+    limits_pb2_grpc,
+)
+
+from tests.bench.encoding import SOURCE
+from tests.bench.workload import DIMENSION, EVENT_TYPE, MAX_UNITS, QUANTITY, REGIONS, SCALE, region_name
+
+PLAN: Final = "basic"
+_JUDGED: Final = "bench-judged"
+_LIMITED: Final = "bench-limited"
+TENANTS: Final = (_JUDGED, _LIMITED)
+
+# In force, and never reached: what is measured is what it costs to hold to them.
+_RATE: Final = 100_000_000
+_PAUSE_SECONDS: Final = 0.05
+_GIVE_UP_SECONDS: Final = 30.0
+
+
+class Guards:
+    """Of one mesh, whose tenants are on `PLAN`."""
+
+    def __init__(self, ingest: aio.Channel) -> None:
+        self._types = event_types_pb2_grpc.EventTypesServiceStub(ingest)
+        self._limits = limits_pb2_grpc.LimitsServiceStub(ingest)
+        self._capture = capture_pb2_grpc.CaptureServiceStub(ingest)
+        self._on: bool | None = None
+
+    async def put(self, *, on: bool) -> None:
+        """Returns when every event is judged by the new state. `TENANTS` must be there."""
+        if on is self._on:
+            return
+        await self._types.PutEventType(event_types_pb2.PutEventTypeRequest(event_type=_event_type(on=on)))
+        await self._limits.PutTenantLimits(
+            limits_pb2.PutTenantLimitsRequest(
+                tenant_id=_LIMITED, limits=_limits(1 if on else 0), changed_by=SOURCE
+            )
+        )
+        await self._limits.PutPlanLimits(
+            limits_pb2.PutPlanLimitsRequest(plan=PLAN, limits=_limits(_RATE if on else 0), changed_by=SOURCE)
+        )
+        deadline = time.monotonic() + _GIVE_UP_SECONDS
+        while await self._seen() != (on, on):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"guards are not {'on' if on else 'away'} after {_GIVE_UP_SECONDS:.0f} s")
+            await asyncio.sleep(_PAUSE_SECONDS)
+        self._on = on
+
+    async def _seen(self) -> tuple[bool, bool]:
+        """Whether a false event is rejected, and whether a tenant is held to its limit."""
+        answer = await self._capture.Report(_false_event(_JUDGED))
+        try:
+            for _ in range(2):
+                await self._capture.Report(_false_event(_LIMITED))
+        except aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                raise
+            return answer.rejected == 1, True
+        return answer.rejected == 1, False
+
+
+def _limits(events_per_second: int) -> limits_pb2.Limits:
+    return limits_pb2.Limits(events_per_second=events_per_second, burst=events_per_second)
+
+
+def _event_type(*, on: bool) -> event_types_pb2.EventType:
+    """With all that the load is judged by when guards are on; else only what is needed to store it."""
+    quantity = event_types_pb2.QuantityDefinition(name=QUANTITY, scale=SCALE)
+    dimension = event_types_pb2.DimensionDefinition(name=DIMENSION)
+    if on:
+        quantity.required, quantity.minimum, quantity.maximum = True, "0", str(MAX_UNITS)
+        dimension.required = True
+        dimension.values.extend(region_name(number) for number in range(REGIONS))
+    return event_types_pb2.EventType(
+        name=EVENT_TYPE, quantities=[quantity], dimensions=[dimension], subject_required=on
+    )
+
+
+def _false_event(tenant: str) -> capture_pb2.ReportRequest:
+    """Right but for a region that there is not."""
+    event = capture_pb2.Event(
+        id=str(uuid.uuid4()),
+        type=EVENT_TYPE,
+        subject=tenant,
+        dimensions={DIMENSION: "nowhere"},
+        quantities={QUANTITY: "1"},
+    )
+    event.time.GetCurrentTime()
+    return capture_pb2.ReportRequest(
+        tenant_id=tenant, source=SOURCE, rows=capture_pb2.EventRows(events=[event])
+    )
