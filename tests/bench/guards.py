@@ -6,8 +6,6 @@ two tenants of their own, which no load is sent for, are judged as they should b
 
 from __future__ import annotations
 
-import asyncio
-import time
 import uuid
 from typing import Final
 
@@ -24,6 +22,7 @@ from meterline_protos.ingest.v1 import (
 
 from tests.bench.encoding import SOURCE
 from tests.bench.workload import DIMENSION, EVENT_TYPE, MAX_UNITS, QUANTITY, REGIONS, SCALE, region_name
+from tests.support.polling import eventually
 
 PLAN: Final = "basic"
 _JUDGED: Final = "bench-judged"
@@ -32,7 +31,6 @@ TENANTS: Final = (_JUDGED, _LIMITED)
 
 # In force, and never reached: what is measured is what it costs to hold to them.
 _RATE: Final = 100_000_000
-_PAUSE_SECONDS: Final = 0.05
 _GIVE_UP_SECONDS: Final = 30.0
 
 
@@ -58,11 +56,7 @@ class Guards:
         await self._limits.PutPlanLimits(
             limits_pb2.PutPlanLimitsRequest(plan=PLAN, limits=_limits(_RATE if on else 0), changed_by=SOURCE)
         )
-        deadline = time.monotonic() + _GIVE_UP_SECONDS
-        while await self._seen() != (on, on):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"guards are not {'on' if on else 'away'} after {_GIVE_UP_SECONDS:.0f} s")
-            await asyncio.sleep(_PAUSE_SECONDS)
+        await eventually(self._seen, seconds=_GIVE_UP_SECONDS, until=lambda seen: seen == (on, on))
         self._on = on
 
     async def _seen(self) -> tuple[bool, bool]:

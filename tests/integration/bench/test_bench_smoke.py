@@ -36,11 +36,12 @@ async def test_a_case_runs_against_its_reference_and_is_exact() -> None:
     assert process.returncode == 0, err.decode()
     body = json.loads(out.decode().splitlines()[-1])
     rows = {row["name"]: row for row in body["rows"]}
-    assert set(rows) == {"copy", "columnar-5000", "columnar-5000-duplicates"}
+    assert set(rows) == {"copy", "columnar-5000", "columnar-5000-bare", "columnar-5000-duplicates"}
     assert all(row["exact"] for row in rows.values())
     assert all(row["events_per_s"] > 0 for row in rows.values())
     assert rows["columnar-5000"]["accepted"] > 0
     assert rows["columnar-5000"]["ratio_to_copy"] > 0
+    assert rows["columnar-5000"]["ratio_to_bare"] > 0
     assert rows["columnar-5000"]["wal_bytes"] > 100
     assert rows["columnar-5000-duplicates"]["duplicate"] > 0
     assert {"identity", "ingest", "aggregate", "postgres", "nats"} <= set(body["memory_mb"])
