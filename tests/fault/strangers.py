@@ -29,6 +29,7 @@ OPERATORS: Final = {
     "aggregate.v1.MetersService/CreateMeter": "meters are the same for all tenants",
     "aggregate.v1.MetersService/ListMeters": "meters are the same for all tenants",
     "identity.v1.CredentialsService/VerifyApiKey": "services ask it, and the key says whose it is",
+    "identity.v1.TenantsService/BatchGetTenants": "services ask it, for names that they have met",
     "identity.v1.TenantsService/ListTenants": "lists all tenants",
     "ingest.v1.CaptureService/ReportSigned": "the signed configuration names the tenant",
     "ingest.v1.LimitsService/ListPlanLimits": "plans are the same for all tenants",

@@ -54,8 +54,9 @@ NUMBERS: Final = {
     "ingest.v1.EventsService/GetTotals",
     "ingest.v1.LimitsService/GetTenantLimits",
 }
-# Rows that change by themselves: what a service notes of its own work.
+# Tables and columns that change by themselves: what a service notes of its own work.
 RESTLESS: Final = {"tenants"}
+RESTLESS_COLUMNS: Final = {"data_keys": ["sealed"]}
 
 
 async def fill(mesh: Mesh, tenant: str) -> Belongings:
@@ -251,8 +252,11 @@ def state_of(mesh: Mesh, tenant: str) -> dict[str, list[str]]:
         ).fetchall()
         for table, name in tables:
             if name not in RESTLESS:
-                query = f"SELECT t::text FROM {table} t WHERE tenant_id = %s ORDER BY 1"
-                found[table] = [each for (each,) in admin.execute(query, row).fetchall()]
+                query = (
+                    f"SELECT (to_jsonb(t) - %s::text[])::text FROM {table} t WHERE tenant_id = %s ORDER BY 1"
+                )
+                parameters = RESTLESS_COLUMNS.get(name, []), *row
+                found[table] = [each for (each,) in admin.execute(query, parameters).fetchall()]
     return found
 
 

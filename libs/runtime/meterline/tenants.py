@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, timedelta
 from functools import partial
@@ -20,6 +21,15 @@ from meterline.db.unit_of_work import Transaction
 from meterline.errors import Never, NotFoundError
 
 queries = Queries("meterline", "tenants.sql")
+
+
+_SLUG = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+
+
+def is_slug(text: str) -> bool:
+    """Whether a tenant can have this name: 1 to 63 lower-case letters, digits and dashes, and a dash neither
+    first nor last. Any other need not be looked for."""
+    return _SLUG.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +120,19 @@ class TenantReplica:
 
     async def find(self, slug: str) -> Tenant | None:
         """The tenant of that name, or None when this service has not heard of it."""
+        if not is_slug(slug):
+            return None
         tenant = self._by_slug.get(slug)
         return tenant or await self._load(queries.by_slug, slug)
+
+    async def find_many(self, slugs: Collection[str]) -> dict[str, Tenant]:
+        """The tenants that this service has heard of, by name."""
+        found = {slug: tenant for slug in slugs if (tenant := self._by_slug.get(slug)) is not None}
+        missing = [slug for slug in slugs if slug not in found and is_slug(slug)]
+        if missing:
+            rows = await self._database.fetch(queries.by_slugs, (missing,))
+            found |= {tenant.slug: tenant for tenant in map(self._keep, rows)}
+        return found
 
     async def find_by_id(self, tenant_id: int) -> Tenant | None:
         tenant = self._by_id.get(tenant_id)
@@ -129,9 +150,10 @@ class TenantReplica:
 
     async def _load(self, query: Any, key: str | int) -> Tenant | None:
         rows = await self._database.fetch(query, (key,))
-        if not rows:
-            return None
-        tenant = _from_row(rows[0])
+        return self._keep(rows[0]) if rows else None
+
+    def _keep(self, row: Sequence[Any]) -> Tenant:
+        tenant = _from_row(row)
         self._by_slug[tenant.slug] = self._by_id[tenant.tenant_id] = tenant
         return tenant
 

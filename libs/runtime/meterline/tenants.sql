@@ -20,6 +20,12 @@ SELECT tenant_id, slug, version, time_zone, currency, plan, external_customer_id
        external_subscription_id, active, close_lead
 FROM tenants WHERE slug = %s
 
+-- name: by_slugs
+-- tenant: slugs are the tenants' names
+SELECT tenant_id, slug, version, time_zone, currency, plan, external_customer_id,
+       external_subscription_id, active, close_lead
+FROM tenants WHERE slug = ANY(%s)
+
 -- name: by_id
 SELECT tenant_id, slug, version, time_zone, currency, plan, external_customer_id,
        external_subscription_id, active, close_lead

@@ -97,8 +97,9 @@ class Admission:
 
     async def _acquire(self, book: LimitBook, events_by_tenant: Mapping[str, int]) -> Sequence[Need]:
         needs = []
+        tenants = await self._tenants.find_many(events_by_tenant)
         for slug, events in events_by_tenant.items():
-            tenant = await self._tenants.find(slug)
+            tenant = tenants.get(slug)
             if tenant is not None:
                 limits, _ = book.find(tenant.tenant_id, tenant.plan)
                 if limits.limited:

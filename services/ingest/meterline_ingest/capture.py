@@ -17,7 +17,7 @@ from meterline_ingest.domain.batches import BatchOrigin
 from meterline_ingest.domain.columns import Columns, Flags, Int64s, concatenate
 from meterline_ingest.domain.limits import TimeLimits
 from meterline_ingest.domain.outcomes import Problem, Problems, Stage
-from meterline_ingest.domain.ownership import Share
+from meterline_ingest.domain.ownership import Share, flag_foreign, named
 from meterline_ingest.domain.skew import Sending, correct
 from meterline_ingest.domain.type_book import TypeBook
 from meterline_ingest.domain.validation import Check
@@ -83,13 +83,13 @@ class Capture:
         if types is not book:
             columns, problems = _read(submissions, types)
         await self._refuse_old(columns, problems)
+        flag_foreign(columns, [Share(len(each), each.origin.tenant) for each in submissions], problems)
         corrected = correct(columns.times_us, list(map(_sending, submissions)), self._skews.tolerance_us)
         check = Check(
             replace(columns, times_us=corrected.times_us),
-            await self._tenants.numbers(columns.tenants),
+            await self._tenants.numbers(named(columns, problems)),
             types,
             problems,
-            [Share(len(each), each.origin.tenant) for each in submissions],
         )
         needed = check.entries_needed()
         catalogue = await self._catalogue.find(needed) if needed else {}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final
 
 from cachetools import TTLCache
 from grpc import aio
 from meterline.errors import MeterlineError
-from meterline.rpc.client import as_unavailable, is_not_found
-from meterline.tenants import Tenant, TenantReplica
+from meterline.rpc.client import as_unavailable
+from meterline.tenants import Tenant, TenantReplica, is_slug
 from meterline_protos.identity.v1 import tenants_pb2, tenants_pb2_grpc
 
 from meterline_ingest.domain.rate_limits import LimitBook
@@ -24,6 +25,10 @@ TYPES_SECONDS = 2.0
 LIMITS_SECONDS = 2.0
 # A name that identity does not know is asked for again after this long.
 UNKNOWN_SECONDS = 1.0
+# How many names identity takes at once.
+NAMES_A_CALL = 1_000
+# In place of an answer that may be None.
+_NOT_ASKED: Final = (0, False)
 
 
 class TypeRegistry:
@@ -96,54 +101,74 @@ class KnownTenants:
     def __init__(self, replica: TenantReplica) -> None:
         self._replica = replica
         self._unknown: TTLCache[str, bool] = TTLCache(10_000, UNKNOWN_SECONDS)
-        self._looks = Lookups(replica.find)
+        self._looks: Lookups[frozenset[str], dict[str, Tenant]] = Lookups(replica.find_many)
 
     async def find(self, name: str) -> Tenant | None:
         known = self._replica.cached(name)
         if known is not None or name in self._unknown:
             return known
-        found = await self._looks.get(name)
-        if found is None:
-            self._unknown[name] = True
+        return (await self.find_many([name])).get(name)
+
+    async def find_many(self, names: Iterable[str]) -> Mapping[str, Tenant]:
+        """Those that are known, by name: one look for all that are not in memory."""
+        found: dict[str, Tenant] = {}
+        missing = []
+        for name in names:
+            known = self._replica.cached(name)
+            if known is not None:
+                found[name] = known
+            elif name not in self._unknown:
+                missing.append(name)
+        if missing:
+            found |= await self._looks.get(frozenset(missing))
+            self._unknown.update({name: True for name in missing if name not in found})
         return found
 
 
 class TenantDirectory:
-    """Numbers of tenants. A name that the replica lacks is asked from identity, which may be ahead."""
+    """Numbers of tenants. Names that the replica lacks are asked from identity, which may be ahead."""
 
     def __init__(self, replica: TenantReplica, identity: aio.Channel) -> None:
         self._replica = replica
-        self._identity = tenants_pb2_grpc.TenantsServiceStub(identity)
+        self._identity: tenants_pb2_grpc.TenantsServiceAsyncStub = tenants_pb2_grpc.TenantsServiceStub(
+            identity
+        )
         self._asked: TTLCache[str, tuple[int, bool] | None] = TTLCache(10_000, UNKNOWN_SECONDS)
 
     async def numbers(self, names: Iterable[str]) -> dict[str, int | None]:
         """As `validation.check` wants them: unknown names are left out, inactive tenants are None.
 
+        However many names there are, one look finds those that are not in memory, and identity is asked for
+        a thousand at a time: a flush is many callers', and any of them may name what there is not.
+
         Raises UnavailableError when a name is not known here and identity does not answer.
         """
-        numbers: dict[str, int | None] = {}
-        for name in set(names):
-            found = await self._find(name)
+        wanted = set(names)
+        known = await self._replica.find_many(wanted)
+        numbers: dict[str, int | None] = {
+            name: tenant.tenant_id if tenant.active else None for name, tenant in known.items()
+        }
+        for name, found in (await self._told(wanted - known.keys())).items():
             if found is not None:
                 number, active = found
                 numbers[name] = number if active else None
         return numbers
 
-    async def _find(self, name: str) -> tuple[int, bool] | None:
-        tenant = self._replica.cached(name) or await self._replica.find(name)
-        if tenant is not None:
-            return tenant.tenant_id, tenant.active
-        if name not in self._asked:
-            self._asked[name] = await self._ask(name)
-        return self._asked.get(name)
+    async def _told(self, names: Collection[str]) -> Mapping[str, tuple[int, bool] | None]:
+        """What identity says of names, now or a moment ago."""
+        told = {name: self._asked.get(name, _NOT_ASKED) for name in names if is_slug(name)}
+        asking = [name for name, found in told.items() if found is _NOT_ASKED]
+        for start in range(0, len(asking), NAMES_A_CALL):
+            chunk = asking[start : start + NAMES_A_CALL]
+            told |= dict.fromkeys(chunk)
+            told |= await self._ask(chunk)
+        self._asked.update({name: told[name] for name in asking})
+        return told
 
-    async def _ask(self, name: str) -> tuple[int, bool] | None:
-        if not 0 < len(name) <= 63:
-            return None
+    async def _ask(self, names: Sequence[str]) -> Mapping[str, tuple[int, bool]]:
+        request = tenants_pb2.BatchGetTenantsRequest(tenant_ids=names)
         try:
-            answer = await self._identity.GetTenant(tenants_pb2.GetTenantRequest(tenant_id=name), timeout=2)
+            answer = await self._identity.BatchGetTenants(request, timeout=2)
         except aio.AioRpcError as error:
-            if is_not_found(error):
-                return None
             raise as_unavailable("identity", error) from error
-        return answer.tenant.number, answer.tenant.active
+        return {tenant.tenant_id: (tenant.number, tenant.active) for tenant in answer.tenants}

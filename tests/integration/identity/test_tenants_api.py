@@ -215,6 +215,18 @@ async def pages(tenants: Stub, size: int) -> list[list[str]]:
             return found
 
 
+async def test_many_are_told_at_once_and_names_that_nobody_has_are_left_out(tenants: Stub) -> None:
+    first, second = [await onboard(tenants, tenant_id=name) for name in ("zebra", "acme")]
+    names = ["acme", "nobody", "zebra", "acme", "", "No Name", "a\0b", "x" * 64]
+    answer = await tenants.BatchGetTenants(tenants_pb2.BatchGetTenantsRequest(tenant_ids=names))
+    assert list(answer.tenants) == [first, second]
+    assert not (await tenants.BatchGetTenants(tenants_pb2.BatchGetTenantsRequest())).tenants
+    too_many = tenants_pb2.BatchGetTenantsRequest(tenant_ids=["acme"] * 1_001)
+    error = await failure(tenants.BatchGetTenants(too_many))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "tenant_ids" in (error.details() or "")
+
+
 async def test_the_list_comes_in_pages_in_the_order_of_onboarding(tenants: Stub) -> None:
     assert await pages(tenants, 2) == [[]]
     for name in ("e", "d", "c", "b", "a"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 
 import grpc
@@ -14,6 +14,7 @@ from grpc import aio
 from meterline.auth.principals import Permission
 from meterline_dev.channels import metadata
 from meterline_dev.servers import NatsServer
+from meterline_ingest.registry import TenantDirectory
 from meterline_protos.identity.v1 import credentials_pb2
 from meterline_protos.ingest.v1 import capture_pb2, capture_pb2_grpc, events_pb2, events_pb2_grpc
 
@@ -176,6 +177,37 @@ async def test_a_key_reports_for_its_tenant_and_no_other(
         (2, "TENANT_FORBIDDEN"),
     }
     assert (await capture.Report(form(Sample(), tenant_id="bolt"), metadata=key)).rejected == 1
+
+
+@pytest.mark.req("T4.1", "T2.4")
+async def test_made_up_tenants_are_looked_for_together_and_only_for_who_may_report_for_them(
+    services: Guarded,
+    capture: capture_pb2_grpc.CaptureServiceAsyncStub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A flush is many callers': it must not wait for one of them to have thousands of names looked up."""
+    asked: list[int] = []
+    ask = TenantDirectory._ask
+
+    async def noted(directory: TenantDirectory, names: Sequence[str]) -> Mapping[str, tuple[int, bool]]:
+        asked.append(len(names))
+        return await ask(directory, names)
+
+    monkeypatch.setattr(TenantDirectory, "_ask", noted)
+    impossible = ["No Name", "a\0b", "x" * 100]
+    made_up = [Sample(tenant_id=name) for name in (*(f"made-up-{at}" for at in range(2_497)), *impossible)]
+    key = metadata((await services.api_key("acme", Permission.CAPTURE)).token)
+    mine = await capture.Report(columns(Sample(), *made_up), metadata=key)
+    assert (mine.accepted, mine.rejected, asked) == (1, 2_500, [])
+
+    operator = capture_pb2_grpc.CaptureServiceStub(services.ingest_channel)
+    anybodys = await operator.Report(columns(Sample(), *made_up))
+    assert (anybodys.accepted, anybodys.rejected) == (1, 2_500)
+    assert {outcome.reason for outcome in anybodys.outcomes} == {"UNKNOWN_TENANT"}
+    assert asked == [1_000, 1_000, 497]
+    # What was told a moment ago is not asked for again.
+    await operator.Report(columns(Sample(tenant_id="made-up-7"), Sample(tenant_id="made-up-8")))
+    assert len(asked) == 3
 
 
 @pytest.mark.req("T4.1")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from meterline_ingest.domain.columns import UUID_DTYPE, Columns, concatenate
 from meterline_ingest.domain.limits import TimeLimits
 from meterline_ingest.domain.outcomes import Problems
-from meterline_ingest.domain.ownership import Share, flag_foreign
+from meterline_ingest.domain.ownership import Share, flag_foreign, named
 from meterline_ingest.domain.type_book import TypeBook
 from meterline_ingest.domain.validation import Check
 
@@ -70,11 +70,22 @@ def test_rows_of_other_tenants_are_flagged_whoever_else_is_in_the_flush(
 
 def test_a_foreign_tenant_is_refused_before_it_is_told_whether_it_exists() -> None:
     columns = columns_of(["acme", "bolt", "nobody"])
-    book, limits = TypeBook({}), TimeLimits(1, 1)
-    check = Check(columns, {"acme": 1, "bolt": None}, book, shares=[Share(3, "acme")])
-    checked = check.verdict(limits, 0)
+    book, limits, problems = TypeBook({}), TimeLimits(1, 1), Problems(3)
+    flag_foreign(columns, [Share(3, "acme")], problems)
+    checked = Check(columns, {"acme": 1, "bolt": None}, book, problems).verdict(limits, 0)
     reasons = [checked.problems.by_row[row].reason for row in range(3)]
     assert reasons == ["UNKNOWN_EVENT_TYPE", "TENANT_FORBIDDEN", "TENANT_FORBIDDEN"]
+
+
+@given(calls)
+def test_only_tenants_of_rows_that_may_be_theirs_have_to_be_known(
+    brought: list[tuple[str | None, list[str]]],
+) -> None:
+    columns = concatenate([columns_of(tenants or ["acme"]) for _, tenants in brought], frozenset())
+    problems = Problems(len(columns))
+    flag_foreign(columns, [Share(len(tenants or ["acme"]), caller) for caller, tenants in brought], problems)
+    good = {columns.tenants[at] for at in columns.tenant_index[problems.good()].tolist()}
+    assert set(named(columns, problems)) == (good if len(columns.tenants) > 1 else set(columns.tenants))
 
 
 def test_without_a_bound_caller_nothing_is_looked_at() -> None:

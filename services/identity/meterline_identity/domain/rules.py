@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from functools import cache
 from typing import Final
@@ -10,12 +9,11 @@ from zoneinfo import available_timezones
 
 import iso4217
 from meterline.errors import InvalidArgumentError
+from meterline.tenants import is_slug
 
 MAX_TEXT: Final = 255
 MAX_CLOSE_LEAD_SECONDS: Final = 72 * 3600
 DEFAULT_CLOSE_LEAD_SECONDS: Final = 600
-
-_SLUG = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 
 # Names that a machine's own database may hold, but that mean something else on the next machine.
 _NOT_PLACES = frozenset({"Factory", "localtime", "posixrules"})
@@ -23,7 +21,7 @@ _NOT_PLACES = frozenset({"Factory", "localtime", "posixrules"})
 
 def slug(field: str, value: str) -> str:
     """The name that a tenant goes by in every API."""
-    if not _SLUG.fullmatch(value):
+    if not is_slug(value):
         raise InvalidArgumentError(
             field,
             "must be 1 to 63 lower-case letters, digits and dashes, and neither begin nor end with a dash",

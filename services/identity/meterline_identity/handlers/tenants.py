@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 from meterline.clock import Clock
 from meterline.db.pool import Connection, Database
 from meterline.db.unit_of_work import UnitOfWork
@@ -34,6 +36,11 @@ class Tenants:
         """Raises NotFoundError."""
         async with self._database.connection() as connection:
             return _found(await repository.find(connection, slug), slug)
+
+    async def find(self, slugs: Collection[str]) -> Sequence[Tenant]:
+        """Those that there are, in the order of onboarding."""
+        async with self._database.connection() as connection:
+            return await repository.find_many(connection, slugs)
 
     async def list(self, after: int, limit: int) -> list[Tenant]:
         """At most `limit` tenants with numbers above `after`, in the order of onboarding."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -27,6 +27,12 @@ async def insert(connection: Connection, onboarding: Onboarding, now_us: int) ->
 async def find(connection: Connection, slug: str) -> Tenant | None:
     cursor = await connection.execute(queries.by_slug, (slug,), binary=True)
     return _tenant(await cursor.fetchone())
+
+
+async def find_many(connection: Connection, slugs: Collection[str]) -> list[Tenant]:
+    """Those that there are, by number."""
+    cursor = await connection.execute(queries.by_slugs, (list(slugs),), binary=True)
+    return [_from_row(row) for row in await cursor.fetchall()]
 
 
 async def find_for_update(connection: Connection, slug: str) -> Tenant | None:

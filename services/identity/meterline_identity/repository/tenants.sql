@@ -19,6 +19,13 @@ SELECT tenant_id, slug, display_name, time_zone, currency, plan, external_custom
        external_subscription_id, close_lead_seconds, active, version, created_at, updated_at
 FROM tenant_accounts WHERE slug = %s
 
+-- name: by_slugs
+-- tenant: services look up names that they have met
+SELECT tenant_id, slug, display_name, time_zone, currency, plan, external_customer_id,
+       external_subscription_id, close_lead_seconds, active, version, created_at, updated_at
+FROM tenant_accounts WHERE slug = ANY(%s)
+ORDER BY tenant_id
+
 -- name: by_slug_for_update
 -- tenant: the slug is the tenant's name
 SELECT tenant_id, slug, display_name, time_zone, currency, plan, external_customer_id,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from grpc import aio
 from meterline.clock import to_datetime
+from meterline.errors import InvalidArgumentError
 from meterline.rpc import paging
+from meterline.tenants import is_slug
 from meterline_protos.identity.v1 import tenants_pb2, tenants_pb2_grpc
 
 from meterline_identity.domain import rules
@@ -16,6 +18,8 @@ from meterline_identity.handlers.tenants import Tenants
 TENANTS_SERVICE = tenants_pb2.DESCRIPTOR.services_by_name["TenantsService"].full_name
 
 Context = aio.ServicerContext[Any, Any]
+
+MAX_NAMES: Final = 1_000
 
 
 class TenantsServicer(tenants_pb2_grpc.TenantsServiceServicer):
@@ -45,6 +49,14 @@ class TenantsServicer(tenants_pb2_grpc.TenantsServiceServicer):
     ) -> tenants_pb2.GetTenantResponse:
         tenant = await self._handlers.get(rules.slug("tenant_id", request.tenant_id))
         return tenants_pb2.GetTenantResponse(tenant=_to_proto(tenant))
+
+    async def BatchGetTenants(
+        self, request: tenants_pb2.BatchGetTenantsRequest, context: Context
+    ) -> tenants_pb2.BatchGetTenantsResponse:
+        if len(request.tenant_ids) > MAX_NAMES:
+            raise InvalidArgumentError("tenant_ids", f"at most {MAX_NAMES}")
+        tenants = await self._handlers.find([*filter(is_slug, request.tenant_ids)])
+        return tenants_pb2.BatchGetTenantsResponse(tenants=map(_to_proto, tenants))
 
     async def ListTenants(
         self, request: tenants_pb2.ListTenantsRequest, context: Context

@@ -25,6 +25,14 @@ class Share:
     tenant: str | None
 
 
+def named(columns: Columns, problems: Problems) -> Sequence[str]:
+    """The tenants that have to be known: those of rows that may be theirs, after `flag_foreign`."""
+    if len(columns.tenants) == 1:
+        return columns.tenants
+    rows = np.bincount(columns.tenant_index[problems.good()], minlength=len(columns.tenants))
+    return [name for name, count in zip(columns.tenants, rows.tolist(), strict=True) if count]
+
+
 def flag_foreign(columns: Columns, shares: Sequence[Share], problems: Problems) -> None:
     """Flags events of tenants that their callers may not report for. `shares` follow one another.
 

@@ -17,7 +17,6 @@ from meterline_ingest.domain.event_types import MAX_QUANTITIES, EventType
 from meterline_ingest.domain.fields import Combinations, Fields, SeriesKey
 from meterline_ingest.domain.limits import MAX_SUBJECT, TimeLimits
 from meterline_ingest.domain.outcomes import Problems
-from meterline_ingest.domain.ownership import Share, flag_foreign
 from meterline_ingest.domain.type_book import TypeBook
 
 
@@ -61,15 +60,13 @@ class Check:
         tenants: Mapping[str, int | None],
         types: TypeBook,
         problems: Problems | None = None,
-        shares: Sequence[Share] = (),
     ) -> None:
         """`tenants` maps each name of the batch to its number, or to None when it takes no events.
 
-        Names that are missing in `tenants` are unknown. `problems` holds what was found before. `shares` tell
-        who brought which rows; without them, somebody who may report for every tenant did.
+        Names that are missing in `tenants` are unknown. `problems` holds what was found before, that a row is
+        of a tenant for which its caller may not report among it.
         """
         self._problems = problems or Problems(len(columns))
-        flag_foreign(columns, shares, self._problems)
         self._tenant_ids = _check_tenants(columns, tenants, self._problems)
         self._columns, self._definitions = _define(columns, self._tenant_ids, types)
         _check_types(self._columns, self._definitions, self._problems)
@@ -98,17 +95,13 @@ class Check:
 
 
 def _check_tenants(columns: Columns, tenants: Mapping[str, int | None], problems: Problems) -> Int64s:
-    numbers = np.zeros(len(columns.tenants), np.int64)
-    for position, name in enumerate(columns.tenants):
-        number = tenants.get(name)
-        if number is not None:
-            numbers[position] = number
-            continue
-        rows = columns.tenant_index == position
-        if name in tenants:
-            problems.flag_where(rows, "TENANT_INACTIVE", "tenant_id", "the tenant takes no events")
-        else:
-            problems.flag_where(rows, "UNKNOWN_TENANT", "tenant_id", "a tenant that was onboarded")
+    numbers = np.array([tenants.get(name) or 0 for name in columns.tenants], np.int64)
+    if not numbers.all():
+        inactive = np.array([name in tenants for name in columns.tenants]) & (numbers == 0)
+        unknown = (numbers == 0) & ~inactive
+        rows = columns.tenant_index
+        problems.flag_where(inactive[rows], "TENANT_INACTIVE", "tenant_id", "the tenant takes no events")
+        problems.flag_where(unknown[rows], "UNKNOWN_TENANT", "tenant_id", "a tenant that was onboarded")
     return numbers
 
 
@@ -120,6 +113,8 @@ def _define(columns: Columns, tenant_ids: Int64s, types: TypeBook) -> tuple[Colu
     names, type_index = list(columns.types), columns.type_index.copy()
     for tenant_at, tenant_id in enumerate(tenant_ids.tolist()):
         own = types.own.get(tenant_id, {})
+        if own.keys().isdisjoint(columns.types):
+            continue
         for type_at, name in enumerate(columns.types):
             if name in own:
                 mine = (columns.tenant_index == tenant_at) & (columns.type_index == type_at)
@@ -130,10 +125,10 @@ def _define(columns: Columns, tenant_ids: Int64s, types: TypeBook) -> tuple[Colu
 
 
 def _check_types(columns: Columns, definitions: Sequence[EventType | None], problems: Problems) -> None:
-    for position, definition in enumerate(definitions):
-        if definition is None:
-            rows = columns.type_index == position
-            problems.flag_where(rows, "UNKNOWN_EVENT_TYPE", "type", "a registered event type")
+    unknown = np.array([definition is None for definition in definitions])
+    if unknown.any():
+        rows = unknown[columns.type_index]
+        problems.flag_where(rows, "UNKNOWN_EVENT_TYPE", "type", "a registered event type")
 
 
 def _check_subjects(columns: Columns, definitions: Sequence[EventType | None], problems: Problems) -> None:

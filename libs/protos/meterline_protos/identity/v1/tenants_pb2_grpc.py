@@ -45,6 +45,11 @@ class TenantsServiceStub(object):
                 request_serializer=meterline_dot_identity_dot_v1_dot_tenants__pb2.GetTenantRequest.SerializeToString,
                 response_deserializer=meterline_dot_identity_dot_v1_dot_tenants__pb2.GetTenantResponse.FromString,
                 _registered_method=True)
+        self.BatchGetTenants = channel.unary_unary(
+                '/meterline.identity.v1.TenantsService/BatchGetTenants',
+                request_serializer=meterline_dot_identity_dot_v1_dot_tenants__pb2.BatchGetTenantsRequest.SerializeToString,
+                response_deserializer=meterline_dot_identity_dot_v1_dot_tenants__pb2.BatchGetTenantsResponse.FromString,
+                _registered_method=True)
         self.ListTenants = channel.unary_unary(
                 '/meterline.identity.v1.TenantsService/ListTenants',
                 request_serializer=meterline_dot_identity_dot_v1_dot_tenants__pb2.ListTenantsRequest.SerializeToString,
@@ -75,6 +80,13 @@ class TenantsServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchGetTenants(self, request, context):
+        """Many tenants by their names. Names that nobody has are left out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListTenants(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -100,6 +112,11 @@ def add_TenantsServiceServicer_to_server(servicer, server):
                     servicer.GetTenant,
                     request_deserializer=meterline_dot_identity_dot_v1_dot_tenants__pb2.GetTenantRequest.FromString,
                     response_serializer=meterline_dot_identity_dot_v1_dot_tenants__pb2.GetTenantResponse.SerializeToString,
+            ),
+            'BatchGetTenants': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchGetTenants,
+                    request_deserializer=meterline_dot_identity_dot_v1_dot_tenants__pb2.BatchGetTenantsRequest.FromString,
+                    response_serializer=meterline_dot_identity_dot_v1_dot_tenants__pb2.BatchGetTenantsResponse.SerializeToString,
             ),
             'ListTenants': grpc.unary_unary_rpc_method_handler(
                     servicer.ListTenants,
@@ -167,6 +184,33 @@ class TenantsService(object):
             '/meterline.identity.v1.TenantsService/GetTenant',
             meterline_dot_identity_dot_v1_dot_tenants__pb2.GetTenantRequest.SerializeToString,
             meterline_dot_identity_dot_v1_dot_tenants__pb2.GetTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchGetTenants(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterline.identity.v1.TenantsService/BatchGetTenants',
+            meterline_dot_identity_dot_v1_dot_tenants__pb2.BatchGetTenantsRequest.SerializeToString,
+            meterline_dot_identity_dot_v1_dot_tenants__pb2.BatchGetTenantsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,8 @@ class TenantsServiceStub:
     with the same tenant_id fails with ALREADY_EXISTS. Emits `tenants.changed`.
     """
     GetTenant: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.GetTenantRequest, _tenants_pb2.GetTenantResponse]
+    BatchGetTenants: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.BatchGetTenantsRequest, _tenants_pb2.BatchGetTenantsResponse]
+    """Many tenants by their names. Names that nobody has are left out."""
     ListTenants: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.ListTenantsRequest, _tenants_pb2.ListTenantsResponse]
     UpdateTenant: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.UpdateTenantRequest, _tenants_pb2.UpdateTenantResponse]
     """Changes what is set in the request. ABORTED when expected_version is set and is not the current one."""
@@ -52,6 +54,8 @@ class TenantsServiceAsyncStub(TenantsServiceStub):
     with the same tenant_id fails with ALREADY_EXISTS. Emits `tenants.changed`.
     """
     GetTenant: _aio.UnaryUnaryMultiCallable[_tenants_pb2.GetTenantRequest, _tenants_pb2.GetTenantResponse]  # type: ignore[assignment]
+    BatchGetTenants: _aio.UnaryUnaryMultiCallable[_tenants_pb2.BatchGetTenantsRequest, _tenants_pb2.BatchGetTenantsResponse]  # type: ignore[assignment]
+    """Many tenants by their names. Names that nobody has are left out."""
     ListTenants: _aio.UnaryUnaryMultiCallable[_tenants_pb2.ListTenantsRequest, _tenants_pb2.ListTenantsResponse]  # type: ignore[assignment]
     UpdateTenant: _aio.UnaryUnaryMultiCallable[_tenants_pb2.UpdateTenantRequest, _tenants_pb2.UpdateTenantResponse]  # type: ignore[assignment]
     """Changes what is set in the request. ABORTED when expected_version is set and is not the current one."""
@@ -75,6 +79,14 @@ class TenantsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tenants_pb2.GetTenantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tenants_pb2.GetTenantResponse, _abc.Awaitable[_tenants_pb2.GetTenantResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def BatchGetTenants(
+        self,
+        request: _tenants_pb2.BatchGetTenantsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenants_pb2.BatchGetTenantsResponse, _abc.Awaitable[_tenants_pb2.BatchGetTenantsResponse]]:
+        """Many tenants by their names. Names that nobody has are left out."""
 
     @_abc_1.abstractmethod
     def ListTenants(
