@@ -20,6 +20,7 @@ from tests.fault.conftest import Lengths, MakeMesh
 from tests.fault.figures import tell
 from tests.fault.load import Expected, assert_exact, prepare
 from tests.support.capture import Sample, columns
+from tests.support.polling import eventually
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(600)]
 
@@ -29,6 +30,8 @@ CALL = 1_000
 # The burst is most of what may come in while a test lasts, so that the clock decides little.
 LIMITS = Limits(events_per_second=500, burst=40_000)
 REPLICAS = ("ingest", "ingest-2")
+# How often a second calls come at fifty times the limit.
+FLOOD_CALLS = 50 * LIMITS.events_per_second // CALL
 # An eighth of the room is left to newcomers however much one floods: calls of this size of all others.
 FAIR_SIZE = 100
 SMALL_QUEUE = {"ingest": {"METERLINE_MAX_QUEUED_EVENTS": "20000"}}
@@ -49,20 +52,31 @@ class Crowd:
         options = [("grpc.use_local_subchannel_pool", 1)]
         return self.mesh.channel(replica, options)
 
-    async def flood(self, replica: str, stop: asyncio.Event) -> None:
-        """Calls of a client that takes no notice of when to come back."""
+    async def flood(self, replica: str, stop: asyncio.Event, every: float) -> None:
+        """Calls of a client that takes no notice of when to come back: one in so many seconds, or, for 0, as
+        fast as they are answered."""
         request = columns(*[Sample(quantities={"units": "1"}) for _ in range(CALL)], tenant_id=FLOOD)
         async with self.channel(replica) as channel:
             stub = capture_pb2_grpc.CaptureServiceStub(channel)
+            due = time.monotonic()
             while not stop.is_set():
                 # Other events each time, at next to no cost: what generates load disturbs others as well.
                 ids = [new_id_bytes() for _ in range(CALL)]
                 request.columns.event_ids = b"".join(ids)
-                while not await self.call(stub, request, "flood"):
+                while not await self.paced_call(stub, request, due := due + every):
                     if stop.is_set():
                         return
                 self.expected.units[FLOOD].update({each.hex(): 1 for each in ids})
                 self.admitted += CALL
+
+    async def paced_call(
+        self,
+        stub: capture_pb2_grpc.CaptureServiceAsyncStub,
+        request: capture_pb2.ReportRequest,
+        due: float,
+    ) -> bool:
+        await eventually(lambda: time.monotonic() >= due)
+        return await self.call(stub, request, "flood")
 
     async def other(self, tenant: str, calls: int) -> list[float]:
         """Small calls one after another, each repeated until it is taken; seconds that each took in all."""
@@ -108,12 +122,18 @@ async def put_limits(mesh: Mesh, limits: Limits) -> None:
         await limits_pb2_grpc.LimitsServiceStub(channel).PutTenantLimits(request, timeout=10)
 
 
-async def beside_a_flood(crowd: Crowd, calls: int, *, lanes: int) -> None:
-    """Others' calls alone, then beside a flood. Tells what their slowest percent took."""
+async def beside_a_flood(crowd: Crowd, calls: int, *, lanes: int, a_second: float = 0.0) -> None:
+    """Others' calls alone, then beside a flood. Tells what their slowest percent took.
+
+    a_second: calls of the flood, on all lanes of all replicas together; 0: as fast as they are answered
+    """
     alone = await crowd.quiet_p99(calls)
     stop, started = asyncio.Event(), time.monotonic()
+    every = lanes * len(crowd.replicas) / a_second if a_second else 0.0
     load = [
-        asyncio.create_task(crowd.flood(replica, stop)) for replica in crowd.replicas for _ in range(lanes)
+        asyncio.create_task(crowd.flood(replica, stop, every))
+        for replica in crowd.replicas
+        for _ in range(lanes)
     ]
     beside = await crowd.quiet_p99(calls)
     stop.set()
@@ -151,7 +171,7 @@ async def flooded_replicas(mesh: Mesh, calls: int, enough: Callable[[Crowd], boo
     crowd, started = Crowd(mesh, REPLICAS), time.monotonic()
     await known_everywhere(crowd)
     while not enough(crowd):
-        await beside_a_flood(crowd, calls, lanes=4)
+        await beside_a_flood(crowd, calls, lanes=4, a_second=FLOOD_CALLS)
     return crowd, time.monotonic() - started
 
 

@@ -26,6 +26,7 @@ from meterline_client.delivery import Delivery
 from meterline_client.ledger import Ledger, OutcomeCallback
 from meterline_client.limits import MAX_BATCH_EVENTS, MAX_SOURCE_LENGTH
 from meterline_client.recording import Recorder, check_source
+from meterline_client.signing import CaptureConfig, CaptureConfigs
 from meterline_client.spooling import open_spool
 from meterline_client.stats import Counters, Stats
 from meterline_client.tracing import find_tracing
@@ -57,6 +58,7 @@ class Client(AsyncMethods):
         source: str,
         tenant_id: str = "",
         api_key: str | None = None,
+        capture_config: CaptureConfig | CaptureConfigs | None = None,
         spool_dir: str | os.PathLike[str] | None = None,
         max_buffer_events: int = 100_000,
         batch_events: int = 5_000,
@@ -73,6 +75,9 @@ class Client(AsyncMethods):
             source: What sends the events, for example `gateway/eu-1`; the same after a restart.
             tenant_id: Tenant of events that name none.
             api_key: Goes with every call and nowhere else; without `credentials` it travels in plain text.
+            capture_config: In place of a key, for a client that nobody trusts: what `IssueCaptureConfig`
+                answered, or a function that is asked for it at every call. `source` must be the one that it
+                was issued for.
             spool_dir: Folder for batches that cannot be sent. None: they are kept in memory only, and lost
                 with the process. Processes may share it; each uses a part of its own.
             max_buffer_events: Events in memory, beside those of the few batches on their way.
@@ -87,6 +92,8 @@ class Client(AsyncMethods):
         ValueError or TypeError, naming the argument, when one is wrong.
         """
         check_source(source, MAX_SOURCE_LENGTH)
+        if api_key is not None and capture_config is not None:
+            raise ValueError("capture_config: either this or api_key")
         headers = (*metadata, *bearer(api_key))
         if not 1 <= batch_events <= MAX_BATCH_EVENTS:
             raise ValueError(f"batch_events: must be 1 to {MAX_BATCH_EVENTS}")
@@ -104,7 +111,8 @@ class Client(AsyncMethods):
         self._clock = clock or SystemClock()
         self._tracing = find_tracing()
         self._recorder = Recorder(tenant_id, self._clock, self._tracing.current if self._tracing else None)
-        self._new_transport = partial(GrpcTransport, target, credentials, headers)
+        configs = (lambda: capture_config) if isinstance(capture_config, CaptureConfig) else capture_config
+        self._new_transport = partial(GrpcTransport, target, credentials, headers, configs)
         self._closed: bool | None = None
         self._begin()
         lifecycle.register(self)

@@ -12,6 +12,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc import aio
 from meterline.auth.principals import Permission
+from meterline_client import CaptureConfig, Client
 from meterline_dev.channels import metadata
 from meterline_dev.servers import NatsServer
 from meterline_ingest.registry import TenantDirectory
@@ -158,6 +159,44 @@ async def test_bad_events_of_a_signed_call_have_outcomes_of_their_own(services: 
     answer = await services.report_signed(signed_rows(client, Sample(), Sample(quantities={"units": "many"})))
     assert (answer.accepted, answer.rejected) == (1, 1)
     assert answer.outcomes[0].reason == "QUANTITY_NOT_A_DECIMAL"
+
+
+@pytest.mark.req("T1.4", "X4")
+async def test_the_client_signs_and_takes_a_new_configuration_when_one_has_expired(services: Guarded) -> None:
+    current = await services.client("acme", actor="ann", source="web/1")
+    expired = credentials_pb2.CaptureConfig.FromString(current.config)
+    expired.expires_at.FromSeconds(int(time.time()) - 1)
+    configs = [CaptureConfig(expired.SerializeToString(), current.secret)]
+    asked = 0
+
+    def config() -> CaptureConfig:
+        nonlocal asked
+        asked += 1
+        return configs[-1]
+
+    async with Client(
+        services.ingest_address, source="web/1", tenant_id="acme", capture_config=config
+    ) as client:
+        ids = [client.record("api.request", quantities={"units": 1}) for _ in range(3)]
+        assert not await client.flush_async(0.5)
+        assert asked >= 1
+        configs.append(CaptureConfig(current.config, current.secret))
+        assert await client.flush_async(30)
+        assert (client.stats.accepted, client.stats.rejected) == (3, 0)
+        client.record("other", quantities={"units": 1})
+        assert await client.flush_async(30)
+        assert (client.stats.accepted, client.stats.rejected) == (3, 1), "no type of the configuration"
+    events = events_pb2_grpc.EventsServiceStub(services.ingest_channel)
+    for event_id in ids:
+        found = await events.GetEvent(events_pb2.GetEventRequest(tenant_id="acme", event_id=event_id))
+        assert found.event.subject == "ann"
+
+
+def test_a_client_has_a_key_or_a_configuration() -> None:
+    config = CaptureConfig(b"config", b"secret")
+    assert "secret" not in repr(config).replace("client_secret", "")
+    with pytest.raises(ValueError, match="capture_config"):
+        Client("nowhere:1", source="web/1", api_key="key", capture_config=config)
 
 
 # --- API keys of one tenant

@@ -119,7 +119,7 @@ def test_a_token_with_a_changed_character_is_refused(data: st.DataObject) -> Non
     at = data.draw(st.integers(0, len(token) - 1))
     other = data.draw(st.characters(codec="ascii").filter(lambda letter: letter != token[at]))
     changed = token[:at] + other + token[at + 1 :]
-    # The last character of the signature holds fewer bits than it could: some of its neighbours read the same.
+    # The last character of the signature holds fewer bits than it could: some neighbours read the same.
     assert not is_taken(changed) or _bytes_of(changed) == _bytes_of(token)
 
 
