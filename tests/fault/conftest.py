@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
+from meterline_dev.mesh import SERVICES as ALL_SERVICES
 from meterline_dev.mesh import Mesh, MeshOptions
 from meterline_dev.testing import scratch_directory
 
@@ -18,6 +19,8 @@ MakeMesh = Callable[..., AbstractAsyncContextManager[Mesh]]
 # All of a mesh of a test but what the test is not about.
 SERVICES = ("identity", "ingest", "aggregate")
 # The database survives kills of the processes around it either way; only speed is at stake.
+# Messages of whoever was killed come again soon.
+QUICK_MESSAGES = {"METERLINE_ACK_WAIT_SECONDS": "4"}
 QUICK_POSTGRES = {"shared_buffers": "64MB", "max_wal_size": "1GB", "min_wal_size": "80MB"}
 
 
@@ -39,8 +42,17 @@ def start_mesh() -> MakeMesh:
     """`async with start_mesh(services=…, environment=…, programs=…) as mesh`: prepared for load."""
 
     @asynccontextmanager
-    async def start(**options: object) -> AsyncIterator[Mesh]:
-        chosen = {"services": SERVICES, "postgres_settings": QUICK_POSTGRES} | options
+    async def start(
+        environment: Mapping[str, Mapping[str, str]] | None = None, **options: object
+    ) -> AsyncIterator[Mesh]:
+        chosen = {
+            "services": SERVICES,
+            "postgres_settings": QUICK_POSTGRES,
+            "environment": {
+                service: QUICK_MESSAGES | dict((environment or {}).get(service, {}))
+                for service in ALL_SERVICES
+            },
+        } | options
         with scratch_directory() as place:
             async with Mesh(place, MeshOptions(**chosen)) as mesh:  # type: ignore[arg-type]
                 await prepare(mesh)

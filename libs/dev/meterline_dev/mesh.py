@@ -46,7 +46,7 @@ _TOKEN_SECONDS: Final = 86_400
 class MeshOptions:
     """How a mesh differs from the usual one.
 
-    services: which to start; the servers and the double always are
+    services: which to start; the servers always are, and the double with the publisher, which alone asks it
     environment: METERLINE_… variables by service, over the mesh's own
     programs: another command line for a service, as fault tests need
     postgres_settings: over those of `PostgresServer`
@@ -145,12 +145,11 @@ class Mesh:
         await asyncio.gather(asyncio.to_thread(self.postgres.start), asyncio.to_thread(self.nats.start))
         tell("schemas and roles")
         await asyncio.to_thread(self._prepare_database)
-        if self.uses_double:
-            tell("Stripe double")
-            await self.supervisor.start(self._double())
-        tell("services: " + ", ".join(self.options.services))
+        double = [self._double()] if self.uses_double and "publisher" in self.options.services else []
+        tell("services: " + ", ".join([*self.options.services, *(spec.name for spec in double)]))
         # Channels connect lazily, so that the order of start does not matter.
-        await asyncio.gather(*(self.start_service(name) for name in self.options.services))
+        specs = [*double, *(self._service(name, {}) for name in self.options.services)]
+        await asyncio.gather(*map(self.supervisor.start, specs))
 
     async def start_service(self, service: str, **environment: str) -> None:
         """Starts one service, with more variables if given."""

@@ -71,6 +71,9 @@ class ServiceSettings(BaseSettings):
     allow_unsynced_jetstream: bool = False
     """Start although the broker may lose acknowledged messages at power loss. Development only."""
     jetstream_replicas: int = Field(default=1, ge=1, le=5)
+    ack_wait_seconds: float = Field(default=30, ge=1, le=3_600)
+    """When the broker takes whoever had a message for dead, and delivers it again. What only takes longer is
+    delivered again as well, and is known then."""
     message_patience_seconds: float = Field(default=86_400, gt=0, le=172_800)
     """When a message that only ever failed or had to wait is given up: before the broker drops it."""
     breaker_window: int = Field(default=20, ge=1, le=10_000)

@@ -70,18 +70,17 @@ class Aggregate:
         self.rebuilder = Rebuilder(database, unit_of_work, raw)
         reconciler = Reconciler(database, ingest)
         self.announcer = MonthAnnouncer(unit_of_work)
-        rules = settings.burial_rules
+        consumer = partial(
+            Consumer, bus, unit_of_work, rules=settings.burial_rules, ack_wait=settings.ack_wait_seconds
+        )
         consumers = (
-            Consumer(bus, unit_of_work, TENANTS_CHANGED, NAME, tenants.handle, rules=rules),
-            Consumer(
-                bus,
-                unit_of_work,
+            consumer(TENANTS_CHANGED, NAME, tenants.handle),
+            consumer(
                 EVENTS_ACCEPTED,
                 NAME,
                 AcceptedEvents(clock, book, self.rebuilder.wake).handle,
                 max_messages=settings.batch_messages,
                 linger=settings.linger_seconds,
-                rules=rules,
             ),
         )
         self.components: Sequence[Component] = (

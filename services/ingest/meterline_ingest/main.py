@@ -143,9 +143,14 @@ class Ingest:
         self._limiter = RateLimiter(self._buckets)
         self._admission = self._build_admission()
         self._timers = self._build_timers()
-        rules = settings.burial_rules
         self._known_tenants = Consumer(
-            bus, self._unit_of_work, TENANTS_CHANGED, NAME, self._tenants.handle, rules=rules
+            bus,
+            self._unit_of_work,
+            TENANTS_CHANGED,
+            NAME,
+            self._tenants.handle,
+            ack_wait=settings.ack_wait_seconds,
+            rules=settings.burial_rules,
         )
         self.components: Sequence[Component] = (
             self._database,
