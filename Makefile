@@ -39,10 +39,10 @@ run: $(INSTALLED) ## Start the whole mesh on this machine and show it on real da
 
 .PHONY: test
 test: $(INSTALLED) ## Run the tests, real Postgres and NATS included; options in PYTEST_ARGS
-	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
 
 .PHONY: fault
-fault: $(INSTALLED) ## Run the fault tests in their long form (minutes): kills, lost answers, wiped storage
+fault: $(INSTALLED) ## Run the fault tests in their long form, with planted bugs (an hour): kills, lost answers, wiped storage
 	METERLINE_FAULTS=long $(BIN)/python -m pytest tests/fault -m fault -p no:xdist -vv $(PYTEST_ARGS)
 
 .PHONY: bench

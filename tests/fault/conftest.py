@@ -32,9 +32,20 @@ class Lengths:
     rounds: int
 
 
+LONG = os.environ.get("METERLINE_FAULTS") == "long"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of what a planted bug does to a mesh it is enough to know after a change to what it breaks."""
+    if not LONG:
+        planted = [item for item in items if item.get_closest_marker("planted")]
+        config.hook.pytest_deselected(items=planted)
+        items[:] = [item for item in items if item not in planted]
+
+
 @pytest.fixture(scope="session")
 def lengths() -> Lengths:
-    return Lengths(12_000, 20) if os.environ.get("METERLINE_FAULTS") == "long" else Lengths(1_500, 3)
+    return Lengths(12_000, 20) if LONG else Lengths(1_500, 3)
 
 
 @pytest.fixture

@@ -69,6 +69,7 @@ async def test_capture_goes_on_while_the_broker_says_nothing(start_mesh: MakeMes
         assert await capture_without_a_broker(mesh, Expected(), seconds(lengths))
 
 
+@pytest.mark.planted
 @pytest.mark.req("T7.3")
 async def test_a_capture_that_waits_for_the_broker_is_caught(start_mesh: MakeMesh) -> None:
     program = [sys.executable, "-m", "tests.fault.planted.publish_before_answer"]
@@ -151,6 +152,7 @@ async def test_calls_are_answered_while_the_database_says_nothing(
     assert set(codes) <= {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
 
 
+@pytest.mark.planted
 @pytest.mark.req("T7.3")
 async def test_a_capture_that_waits_for_the_database_for_ever_is_caught(start_mesh: MakeMesh) -> None:
     program = [sys.executable, "-m", "tests.fault.planted.patient_calls"]

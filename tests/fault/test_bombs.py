@@ -180,6 +180,7 @@ async def test_bombs_are_told_what_is_wrong_and_disturb_nobody(
         await assert_exact(mesh, expected)
 
 
+@pytest.mark.planted
 @pytest.mark.req("X7")
 async def test_reading_whatever_comes_is_caught(start_mesh: MakeMesh) -> None:
     program = [sys.executable, "-m", "tests.fault.planted.reads_whatever_comes"]

@@ -70,6 +70,7 @@ async def test_no_message_is_passed_over(start_mesh: MakeMesh, lengths: Lengths)
     assert ids != sorted(ids), "every commit came in order, so nothing is proven"
 
 
+@pytest.mark.planted
 @pytest.mark.req("X7")
 async def test_a_relay_with_a_cursor_is_caught(start_mesh: MakeMesh) -> None:
     expected = Expected()

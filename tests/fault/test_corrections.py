@@ -61,6 +61,7 @@ async def test_corrections_are_exact_whoever_is_killed(start_mesh: MakeMesh, len
         assert corrections.repeated > 0
 
 
+@pytest.mark.planted
 async def test_telling_before_the_commit_is_caught(start_mesh: MakeMesh) -> None:
     expected, stop = Expected(), asyncio.Event()
     program = [sys.executable, "-m", "tests.fault.planted.told_before_commit"]

@@ -59,6 +59,7 @@ async def test_nothing_is_lost_or_doubled_by_kills_under_load(start_mesh: MakeMe
         assert expected.events >= lengths.events
 
 
+@pytest.mark.planted
 @pytest.mark.req("X7")
 async def test_acknowledging_before_the_commit_is_caught(start_mesh: MakeMesh) -> None:
     expected = Expected()

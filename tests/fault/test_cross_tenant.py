@@ -314,6 +314,7 @@ async def test_nothing_of_another_tenant_is_told_or_changed(start_mesh: MakeMesh
     assert {rpc.name for rpc in readers()} - telling <= NUMBERS
 
 
+@pytest.mark.planted
 @pytest.mark.req("X7")
 async def test_a_service_that_does_not_ask_whose_it_is_is_caught(
     start_mesh: MakeMesh, lengths: Lengths

@@ -55,6 +55,7 @@ async def test_nothing_is_lost_or_doubled_by_a_database_that_comes_and_goes(
         await assert_exact(mesh, expected)
 
 
+@pytest.mark.planted
 @pytest.mark.req("X7")
 async def test_an_answer_without_a_commit_is_caught(start_mesh: MakeMesh) -> None:
     expected = Expected()

@@ -81,6 +81,7 @@ async def test_no_forged_call_is_taken(start_mesh: MakeMesh, lengths: Lengths) -
         assert await accepted(mesh) == {"acme": 2}
 
 
+@pytest.mark.planted
 async def test_a_signature_that_is_compared_in_part_is_caught(start_mesh: MakeMesh) -> None:
     programs = {"ingest": [sys.executable, "-m", "tests.fault.planted.prefix_of_signatures"]}
     async with (
@@ -93,6 +94,7 @@ async def test_a_signature_that_is_compared_in_part_is_caught(start_mesh: MakeMe
         assert found[TAKEN] > 0
 
 
+@pytest.mark.planted
 async def test_a_signature_that_leaves_out_the_time_is_caught(start_mesh: MakeMesh) -> None:
     programs = {"ingest": [sys.executable, "-m", "tests.fault.planted.timeless_signatures"]}
     async with (

@@ -79,6 +79,7 @@ async def test_messages_wait_for_a_full_stream_and_nothing_is_lost(
         assert sorted(set(waits)) == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0]
 
 
+@pytest.mark.planted
 @pytest.mark.req("X7")
 async def test_a_relay_that_takes_a_refusal_for_an_answer_is_caught(start_mesh: MakeMesh) -> None:
     expected = Expected()

@@ -170,6 +170,7 @@ async def test_rotation_fails_no_valid_call_and_revocation_holds(
         assert (await accepted(mesh))["acme"] > 0
 
 
+@pytest.mark.planted
 @both_kinds
 @pytest.mark.req("X7")
 async def test_a_service_that_never_asks_again_is_caught(start_mesh: MakeMesh, revoke: Revoke) -> None:

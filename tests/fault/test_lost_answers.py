@@ -77,6 +77,7 @@ async def test_retries_after_lost_answers_count_once(start_mesh: MakeMesh, lengt
         await assert_exact(mesh, expected)
 
 
+@pytest.mark.planted
 @pytest.mark.req("X7")
 async def test_a_client_that_renames_events_on_retry_is_caught(start_mesh: MakeMesh) -> None:
     expected = Expected()
@@ -124,6 +125,7 @@ async def test_messages_whose_ack_was_lost_count_once(start_mesh: MakeMesh, leng
     assert exact
 
 
+@pytest.mark.planted
 @pytest.mark.req("X7")
 async def test_a_relay_that_renames_messages_is_caught(start_mesh: MakeMesh) -> None:
     programs = {"ingest": [sys.executable, "-m", "tests.fault.planted.fresh_message_ids"]}

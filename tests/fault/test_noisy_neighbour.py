@@ -188,6 +188,7 @@ async def test_a_flood_over_its_limit_is_held_to_it_on_all_replicas_and_others_n
         await assert_exact(mesh, crowd.expected)
 
 
+@pytest.mark.planted
 @pytest.mark.req("X7")
 async def test_limits_that_hold_for_each_replica_alone_are_caught(start_mesh: MakeMesh) -> None:
     program = [sys.executable, "-m", "tests.fault.planted.limits_by_replica"]
@@ -216,6 +217,7 @@ async def test_a_flood_without_a_limit_leaves_others_their_room_in_the_queue(
         await assert_exact(mesh, crowd.expected)
 
 
+@pytest.mark.planted
 @pytest.mark.req("X7")
 async def test_a_queue_without_shares_is_caught(start_mesh: MakeMesh) -> None:
     program = [sys.executable, "-m", "tests.fault.planted.first_come_queue"]

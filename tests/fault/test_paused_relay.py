@@ -69,6 +69,7 @@ async def test_a_relay_that_wakes_changes_nothing(start_mesh: MakeMesh, lengths:
         assert await pause_and_take_over(mesh, Expected(), 1 if lengths.rounds <= 3 else 5)
 
 
+@pytest.mark.planted
 @pytest.mark.req("X7")
 async def test_relays_that_name_messages_themselves_are_caught(start_mesh: MakeMesh) -> None:
     programs = {"ingest": [sys.executable, "-m", "tests.fault.planted.fresh_message_ids"]}

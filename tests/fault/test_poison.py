@@ -186,6 +186,7 @@ async def test_poison_is_buried_once_and_redriven_once_after_it_is_mended(
         assert all(attempts >= 2 for _, _, attempts in letters(mesh))
 
 
+@pytest.mark.planted
 async def test_burying_the_whole_batch_of_a_poison_message_is_caught(start_mesh: MakeMesh) -> None:
     expected = Expected()
     programs = {"aggregate": planted("bury_the_batch")}
@@ -244,6 +245,7 @@ async def test_a_release_that_refuses_some_is_made_good_by_redriving(
         await assert_exact(mesh, expected)
 
 
+@pytest.mark.planted
 async def test_a_breaker_that_never_opens_is_caught(start_mesh: MakeMesh, lengths: Lengths) -> None:
     expected = Expected()
     environment = {"aggregate": {"METERLINE_BREAKER_PERCENT": "100"}}

@@ -121,6 +121,7 @@ async def test_every_quarantined_event_counts_once(start_mesh: MakeMesh, lengths
         await assert_exact(mesh, expected)
 
 
+@pytest.mark.planted
 @pytest.mark.req("X7")
 async def test_a_replay_that_renames_events_is_caught(start_mesh: MakeMesh) -> None:
     expected = Expected()

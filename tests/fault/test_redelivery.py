@@ -74,6 +74,7 @@ async def test_the_whole_stream_three_times_more_changes_nothing(
         assert await report_and_replay(mesh, expected, lengths, times=3)
 
 
+@pytest.mark.planted
 @pytest.mark.req("X7")
 async def test_an_inbox_without_its_key_is_caught(start_mesh: MakeMesh) -> None:
     expected = Expected()
@@ -121,6 +122,7 @@ async def test_messages_that_the_outbox_has_dropped_are_made_again(start_mesh: M
         await assert_exact(mesh, expected)
 
 
+@pytest.mark.planted
 @pytest.mark.req("X7")
 async def test_a_replay_of_the_outbox_alone_is_caught(start_mesh: MakeMesh) -> None:
     expected = Expected()

@@ -88,6 +88,7 @@ async def test_no_call_fails(start_mesh: MakeMesh, lengths: Lengths) -> None:
         await assert_exact(mesh, expected)
 
 
+@pytest.mark.planted
 @pytest.mark.req("X7")
 async def test_replicas_that_are_killed_are_caught(start_mesh: MakeMesh) -> None:
     """The planted fault: nothing is drained, and nobody tries again. No event is lost all the same."""

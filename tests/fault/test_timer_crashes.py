@@ -97,6 +97,7 @@ async def test_every_stopped_timer_counts_once(start_mesh: MakeMesh, lengths: Le
         assert await found(mesh) == expected
 
 
+@pytest.mark.planted
 @pytest.mark.req("X7")
 async def test_timers_that_rename_their_events_are_caught(start_mesh: MakeMesh) -> None:
     program = [sys.executable, "-m", "tests.fault.planted.random_timer_events"]

@@ -26,7 +26,7 @@ from meterline_client.delivery import Delivery
 from meterline_client.ledger import Ledger, OutcomeCallback
 from meterline_client.limits import MAX_BATCH_EVENTS, MAX_SOURCE_LENGTH
 from meterline_client.recording import Recorder, check_source
-from meterline_client.signing import CaptureConfig, CaptureConfigs
+from meterline_client.signing import CaptureConfig, CaptureConfigs, to_configs
 from meterline_client.spooling import open_spool
 from meterline_client.stats import Counters, Stats
 from meterline_client.tracing import find_tracing
@@ -92,15 +92,8 @@ class Client(AsyncMethods):
         ValueError or TypeError, naming the argument, when one is wrong.
         """
         check_source(source, MAX_SOURCE_LENGTH)
-        if api_key is not None and capture_config is not None:
-            raise ValueError("capture_config: either this or api_key")
         headers = (*metadata, *bearer(api_key))
-        if not 1 <= batch_events <= MAX_BATCH_EVENTS:
-            raise ValueError(f"batch_events: must be 1 to {MAX_BATCH_EVENTS}")
-        if max_buffer_events < batch_events:
-            raise ValueError("max_buffer_events: must not be less than batch_events")
-        if not flush_interval >= 0:
-            raise ValueError("flush_interval: must not be negative")
+        _check_bounds(batch_events, max_buffer_events, flush_interval)
         self._source = source
         self._spool_dir = None if spool_dir is None else Path(spool_dir)
         self._max_buffer_events = max_buffer_events
@@ -111,7 +104,7 @@ class Client(AsyncMethods):
         self._clock = clock or SystemClock()
         self._tracing = find_tracing()
         self._recorder = Recorder(tenant_id, self._clock, self._tracing.current if self._tracing else None)
-        configs = (lambda: capture_config) if isinstance(capture_config, CaptureConfig) else capture_config
+        configs = None if capture_config is None else to_configs(capture_config, api_key)
         self._new_transport = partial(GrpcTransport, target, credentials, headers, configs)
         self._closed: bool | None = None
         self._begin()
@@ -255,3 +248,12 @@ class Client(AsyncMethods):
             _of_parents.append(self._worker)
         if self._closed is None:
             self._begin()
+
+
+def _check_bounds(batch_events: int, max_buffer_events: int, flush_interval: float) -> None:
+    if not 1 <= batch_events <= MAX_BATCH_EVENTS:
+        raise ValueError(f"batch_events: must be 1 to {MAX_BATCH_EVENTS}")
+    if max_buffer_events < batch_events:
+        raise ValueError("max_buffer_events: must not be less than batch_events")
+    if not flush_interval >= 0:
+        raise ValueError("flush_interval: must not be negative")

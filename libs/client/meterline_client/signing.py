@@ -26,6 +26,13 @@ class CaptureConfig:
 CaptureConfigs = Callable[[], CaptureConfig]
 
 
+def to_configs(given: CaptureConfig | CaptureConfigs, api_key: str | None) -> CaptureConfigs:
+    """ValueError when there is a key as well: a call is either signed or brings one."""
+    if api_key is not None:
+        raise ValueError("capture_config: either this or api_key")
+    return (lambda: given) if isinstance(given, CaptureConfig) else given
+
+
 def signed(body: bytes, now_us: int, config: CaptureConfig) -> bytes:
     """A serialised `ReportSignedRequest` of a serialised `ReportRequest`.
 

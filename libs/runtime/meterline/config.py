@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Literal, Self, TypedDict, TypeVar
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -15,6 +15,13 @@ from meterline.bus.breaker import BurialRules
 _SOURCES = SettingsConfigDict(env_prefix="METERLINE_", extra="ignore", hide_input_in_errors=True)
 
 S = TypeVar("S", bound=BaseSettings)
+
+
+class Consuming(TypedDict):
+    """Arguments of `Consumer`."""
+
+    ack_wait: float
+    rules: BurialRules
 
 
 def load(kind: type[S]) -> S:
@@ -88,14 +95,16 @@ class ServiceSettings(BaseSettings):
     """Address of a trace, with `{trace_id}` in it, for example `http://jaeger:16686/trace/{trace_id}`."""
 
     @property
-    def burial_rules(self) -> BurialRules:
-        return BurialRules(
+    def consuming(self) -> Consuming:
+        """What every consumer of the service is made with."""
+        rules = BurialRules(
             self.message_patience_seconds,
             self.breaker_window,
             self.breaker_percent,
             self.breaker_cooldown_seconds,
             self.breaker_longest_cooldown_seconds,
         )
+        return {"ack_wait": self.ack_wait_seconds, "rules": rules}
 
     @model_validator(mode="after")
     def _can_authenticate(self) -> Self:

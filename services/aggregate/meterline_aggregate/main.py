@@ -70,17 +70,17 @@ class Aggregate:
         self.rebuilder = Rebuilder(database, unit_of_work, raw)
         reconciler = Reconciler(database, ingest)
         self.announcer = MonthAnnouncer(unit_of_work)
-        consumer = partial(
-            Consumer, bus, unit_of_work, rules=settings.burial_rules, ack_wait=settings.ack_wait_seconds
-        )
         consumers = (
-            consumer(TENANTS_CHANGED, NAME, tenants.handle),
-            consumer(
+            Consumer(bus, unit_of_work, TENANTS_CHANGED, NAME, tenants.handle, **settings.consuming),
+            Consumer(
+                bus,
+                unit_of_work,
                 EVENTS_ACCEPTED,
                 NAME,
                 AcceptedEvents(clock, book, self.rebuilder.wake).handle,
                 max_messages=settings.batch_messages,
                 linger=settings.linger_seconds,
+                **settings.consuming,
             ),
         )
         self.components: Sequence[Component] = (

@@ -144,13 +144,7 @@ class Ingest:
         self._admission = self._build_admission()
         self._timers = self._build_timers()
         self._known_tenants = Consumer(
-            bus,
-            self._unit_of_work,
-            TENANTS_CHANGED,
-            NAME,
-            self._tenants.handle,
-            ack_wait=settings.ack_wait_seconds,
-            rules=settings.burial_rules,
+            bus, self._unit_of_work, TENANTS_CHANGED, NAME, self._tenants.handle, **settings.consuming
         )
         self.components: Sequence[Component] = (
             self._database,

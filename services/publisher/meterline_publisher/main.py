@@ -71,12 +71,9 @@ class Publisher:
         sender = self._make_sender(unit_of_work)
         self._publishing = self._make_publishing(unit_of_work, lineage, sender)
         self._prices = Prices(self._database, unit_of_work)
-        consumer = partial(
-            Consumer, bus, unit_of_work, rules=settings.burial_rules, ack_wait=settings.ack_wait_seconds
-        )
         self._consumers = (
-            consumer(TENANTS_CHANGED, NAME, self._tenants.handle),
-            consumer(USAGE_WINDOW, NAME, handle_windows),
+            Consumer(bus, unit_of_work, TENANTS_CHANGED, NAME, self._tenants.handle, **settings.consuming),
+            Consumer(bus, unit_of_work, USAGE_WINDOW, NAME, handle_windows, **settings.consuming),
         )
         self.components: Sequence[Component] = (
             self._database,
