@@ -42,7 +42,7 @@ test: $(INSTALLED) ## Run the tests, real Postgres and NATS included; options in
 	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
 
 .PHONY: fault
-fault: $(INSTALLED) ## Run the fault tests in their long form, with planted bugs (an hour): kills, lost answers, wiped storage
+fault: $(INSTALLED) ## Run the fault tests in their long form, with planted bugs (a quarter of an hour): kills, lost answers, wiped storage
 	METERLINE_FAULTS=long $(BIN)/python -m pytest tests/fault -m fault -p no:xdist -vv $(PYTEST_ARGS)
 
 .PHONY: bench

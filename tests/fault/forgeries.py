@@ -44,7 +44,7 @@ class Forger:
         ]
 
     def forgeries(self, count: int) -> Iterator[Call]:
-        """Calls of which each differs from a valid one in one way or in two."""
+        """Calls of which each differs from a valid one in one way or in two, and is no other client's own."""
         made = 0
         while made < count:
             valid = self.valid()
@@ -52,9 +52,17 @@ class Forger:
             call.CopyFrom(valid)
             for way in self._random.sample(self._ways, 1 if made % 3 else 2):
                 way(call)
-            if call != valid:
+            if call != valid and not self._is_anothers(call):
                 made += 1
                 yield call
+
+    def _is_anothers(self, call: Call) -> bool:
+        """Another client's configuration, signed with its secret: its good right."""
+        mine = call.id, call.timestamp_ms, call.body
+        return any(
+            call.config == other.config and call.signature == signature(other.secret, *mine)
+            for other in self._others
+        )
 
     def valid(self) -> Call:
         return self._victim.request(_body())

@@ -128,6 +128,7 @@ async def beside_a_flood(crowd: Crowd, calls: int, *, lanes: int, a_second: floa
     a_second: calls of the flood, on all lanes of all replicas together; 0: as fast as they are answered
     """
     alone = await crowd.quiet_p99(calls)
+    before = crowd.codes["flood"].total()
     stop, started = asyncio.Event(), time.monotonic()
     every = lanes * len(crowd.replicas) / a_second if a_second else 0.0
     load = [
@@ -138,7 +139,7 @@ async def beside_a_flood(crowd: Crowd, calls: int, *, lanes: int, a_second: floa
     beside = await crowd.quiet_p99(calls)
     stop.set()
     await asyncio.gather(*load)
-    offered = CALL * crowd.codes["flood"].total() / (time.monotonic() - started)
+    offered = CALL * (crowd.codes["flood"].total() - before) / (time.monotonic() - started)
     tell(
         f"flood of {offered:,.0f} events a second: {dict(crowd.codes['flood'])}, others"
         f" {dict(crowd.codes['others'])}, their p99 {1000 * alone:.0f} ms alone and {1000 * beside:.0f} ms"

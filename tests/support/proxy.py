@@ -13,7 +13,7 @@ _CHUNK = 1 << 16
 class Proxy:
     """Forwards 127.0.0.1:`port` to a port on loopback, until told otherwise.
 
-    While `swallow()` is in force answers vanish, and `swallowed` is set when the first one has. While
+    While `swallow()` is in force answers vanish, and `swallowed` is set when one of `least` bytes has. While
     `blackhole()` is in force nothing passes in either direction, and nothing is closed: the other side seems
     to be there and says nothing. `forward()` ends both. `cut()` breaks all connections. `inspect` sees each
     piece of an answer before it is passed on and returns whether to pass it; when it says no, the connection
@@ -24,6 +24,7 @@ class Proxy:
         self._target_port = target_port
         self._inspect = inspect
         self._swallowing = False
+        self._least = 1
         self._open = asyncio.Event()
         self._open.set()
         self._server: asyncio.Server | None = None
@@ -36,9 +37,10 @@ class Proxy:
         assert self._server is not None
         return int(self._server.sockets[0].getsockname()[1])
 
-    def swallow(self) -> None:
+    def swallow(self, *, least: int = 1) -> None:
+        """`least`: what is shorter is no answer, but what a protocol says between them."""
         self.swallowed.clear()
-        self._swallowing = True
+        self._swallowing, self._least = True, least
 
     def blackhole(self) -> None:
         self._open.clear()
@@ -92,7 +94,8 @@ class Proxy:
             while data := await reader.read(_CHUNK):
                 await self._open.wait()
                 if answers and self._swallowing:
-                    self.swallowed.set()
+                    if len(data) >= self._least:
+                        self.swallowed.set()
                     continue
                 if answers and not self._inspect(data):
                     return
