@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, timedelta
@@ -19,17 +18,9 @@ from meterline.db.pool import Database
 from meterline.db.queries import Queries
 from meterline.db.unit_of_work import Transaction
 from meterline.errors import Never, NotFoundError
+from meterline.slugs import is_slug
 
 queries = Queries("meterline", "tenants.sql")
-
-
-_SLUG = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
-
-
-def is_slug(text: str) -> bool:
-    """Whether a tenant can have this name: 1 to 63 lower-case letters, digits and dashes, and a dash neither
-    first nor last. Any other need not be looked for."""
-    return _SLUG.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True)

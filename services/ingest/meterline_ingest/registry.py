@@ -10,7 +10,8 @@ from cachetools import TTLCache
 from grpc import aio
 from meterline.errors import MeterlineError
 from meterline.rpc.client import as_unavailable
-from meterline.tenants import Tenant, TenantReplica, is_slug
+from meterline.slugs import is_slug
+from meterline.tenants import Tenant, TenantReplica
 from meterline_protos.identity.v1 import tenants_pb2, tenants_pb2_grpc
 
 from meterline_ingest.domain.rate_limits import LimitBook

@@ -9,7 +9,7 @@ from zoneinfo import available_timezones
 
 import iso4217
 from meterline.errors import InvalidArgumentError
-from meterline.tenants import is_slug
+from meterline.slugs import is_slug
 
 MAX_TEXT: Final = 255
 MAX_CLOSE_LEAD_SECONDS: Final = 72 * 3600

@@ -8,7 +8,7 @@ from grpc import aio
 from meterline.clock import to_datetime
 from meterline.errors import InvalidArgumentError
 from meterline.rpc import paging
-from meterline.tenants import is_slug
+from meterline.slugs import is_slug
 from meterline_protos.identity.v1 import tenants_pb2, tenants_pb2_grpc
 
 from meterline_identity.domain import rules
