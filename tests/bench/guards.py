@@ -48,16 +48,24 @@ class Guards:
         if on is self._on:
             return
         await self._types.PutEventType(event_types_pb2.PutEventTypeRequest(event_type=_event_type(on=on)))
-        await self._limits.PutTenantLimits(
-            limits_pb2.PutTenantLimitsRequest(
-                tenant_id=_LIMITED, limits=_limits(1 if on else 0), changed_by=SOURCE
-            )
-        )
+        await eventually(lambda: self._limit_tenant(1 if on else 0), seconds=_GIVE_UP_SECONDS)
         await self._limits.PutPlanLimits(
             limits_pb2.PutPlanLimitsRequest(plan=PLAN, limits=_limits(_RATE if on else 0), changed_by=SOURCE)
         )
         await eventually(self._seen, seconds=_GIVE_UP_SECONDS, until=lambda seen: seen == (on, on))
         self._on = on
+
+    async def _limit_tenant(self, events_per_second: int) -> bool:
+        """False while ingest has not heard of the tenant, which was onboarded just now."""
+        limits = _limits(events_per_second)
+        request = limits_pb2.PutTenantLimitsRequest(tenant_id=_LIMITED, limits=limits, changed_by=SOURCE)
+        try:
+            await self._limits.PutTenantLimits(request)
+        except aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            return False
+        return True
 
     async def _seen(self) -> tuple[bool, bool]:
         """Whether a false event is rejected, and whether a tenant is held to its limit."""
