@@ -12,6 +12,7 @@ import re
 import secrets
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -169,11 +170,10 @@ class Mesh:
         await asyncio.gather(asyncio.to_thread(self.nats.close), asyncio.to_thread(self.postgres.close))
 
     async def __aenter__(self) -> Self:
-        try:
+        async with AsyncExitStack() as unless_started:
+            unless_started.push_async_callback(self.stop)
             await self.start()
-        except BaseException:
-            await self.stop()
-            raise
+            unless_started.pop_all()
         return self
 
     async def __aexit__(
