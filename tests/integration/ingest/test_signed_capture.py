@@ -218,6 +218,26 @@ async def test_a_key_reports_for_its_tenant_and_no_other(
     assert (await capture.Report(form(Sample(), tenant_id="bolt"), metadata=key)).rejected == 1
 
 
+@pytest.mark.req("T4.1", "O2")
+async def test_bad_events_go_to_the_quarantine_of_their_tenant_and_a_strangers_to_none(
+    services: Guarded, capture: capture_pb2_grpc.CaptureServiceAsyncStub
+) -> None:
+    def bad(tenant: str) -> Sample:
+        return Sample(tenant_id=tenant, quantities={"units": "9" * 20})
+
+    key = metadata((await services.api_key("acme", Permission.CAPTURE)).token)
+    answer = await capture.Report(rows(Sample(), bad("acme"), bad("bolt"), bad("nobody")), metadata=key)
+    assert [(each.reason == "TENANT_FORBIDDEN", each.quarantined) for each in answer.outcomes] == [
+        (False, True),
+        (True, False),
+        (True, False),
+    ]
+    # All that a tenant has in a batch of several is bad, and is kept all the same.
+    operator = capture_pb2_grpc.CaptureServiceStub(services.ingest_channel)
+    several = await operator.Report(rows(Sample(), bad("bolt")))
+    assert [(each.index, each.quarantined) for each in several.outcomes] == [(1, True)]
+
+
 @pytest.mark.req("T4.1", "T2.4")
 async def test_made_up_tenants_are_looked_for_together_and_only_for_who_may_report_for_them(
     services: Guarded,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from meterline_ingest.domain.columns import UUID_DTYPE, Columns, concatenate
 from meterline_ingest.domain.limits import TimeLimits
-from meterline_ingest.domain.outcomes import Problems
+from meterline_ingest.domain.outcomes import Kind, Problem, Problems
 from meterline_ingest.domain.ownership import Share, flag_foreign, named
 from meterline_ingest.domain.type_book import TypeBook
 from meterline_ingest.domain.validation import Check
@@ -77,14 +77,20 @@ def test_a_foreign_tenant_is_refused_before_it_is_told_whether_it_exists() -> No
     assert reasons == ["UNKNOWN_EVENT_TYPE", "TENANT_FORBIDDEN", "TENANT_FORBIDDEN"]
 
 
-@given(calls)
+@given(calls, st.sets(st.integers(0, 40)))
 def test_only_tenants_of_rows_that_may_be_theirs_have_to_be_known(
-    brought: list[tuple[str | None, list[str]]],
+    brought: list[tuple[str | None, list[str]]], bad: set[int]
 ) -> None:
+    """Whatever else is wrong with rows: what is theirs goes to their quarantine, what is not to nobody's."""
     columns = concatenate([columns_of(tenants) for _, tenants in brought], frozenset())
     problems = Problems(len(columns))
+    problems.flag([row for row in bad if row < len(columns)], Problem(Kind.REJECTED, "ID_MISSING", "id", ""))
     flag_foreign(columns, [Share(len(tenants), caller) for caller, tenants in brought], problems)
     allowed = {each for caller, tenants in brought for each in tenants if caller in (None, each)}
+    callers = [caller for caller, tenants in brought for _ in tenants]
+    rows = [each for _, tenants in brought for each in tenants]
+    foreign = {at for at, caller in enumerate(callers) if caller not in (None, rows[at])}
+    assert {row for row, each in problems.by_row.items() if each.reason == "TENANT_FORBIDDEN"} == foreign
     # A single name is not worth a look at the rows.
     assert set(named(columns, problems)) == (allowed if len(columns.tenants) > 1 else set(columns.tenants))
 

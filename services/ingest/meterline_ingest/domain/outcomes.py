@@ -64,6 +64,10 @@ class Problems:
         for row in rows:
             self.by_row.setdefault(row, problem)
 
+    def put_first(self, rows: Iterable[int], problem: Problem) -> None:
+        """As `flag`, but whatever else is wrong with a row, this is said of it."""
+        self.by_row.update(dict.fromkeys(rows, problem))
+
     def flag_where(self, mask: Flags, reason: str, name: str, message: str) -> None:
         if mask.any():
             self.flag(np.nonzero(mask)[0].tolist(), Problem(Kind.REJECTED, reason, name, message))

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from meterline_ingest.domain.columns import Columns
-from meterline_ingest.domain.outcomes import Problems
+from meterline_ingest.domain.outcomes import Kind, Problem, Problems
 
 _ANY: Final = -1
 _ABSENT: Final = -2
@@ -26,10 +26,15 @@ class Share:
 
 
 def named(columns: Columns, problems: Problems) -> Sequence[str]:
-    """The tenants that have to be known: those of rows that may be theirs, after `flag_foreign`."""
+    """The tenants that have to be known: those of rows that may be theirs, after `flag_foreign`.
+
+    Also of rows that are bad already: the quarantine that they go to is their tenant's.
+    """
     if len(columns.tenants) == 1:
         return columns.tenants
-    rows = np.bincount(columns.tenant_index[problems.good()], minlength=len(columns.tenants))
+    theirs = np.ones(len(columns), np.bool_)
+    theirs[[row for row, problem in problems.by_row.items() if problem.reason == FOREIGN]] = False
+    rows = np.bincount(columns.tenant_index[theirs], minlength=len(columns.tenants))
     return [name for name, count in zip(columns.tenants, rows.tolist(), strict=True) if count]
 
 
@@ -47,5 +52,7 @@ def flag_foreign(columns: Columns, shares: Sequence[Share], problems: Problems) 
     allowed = [_ANY if share.tenant is None else codes.get(share.tenant, _ABSENT) for share in shares]
     allowed_of_row = np.repeat(np.array(allowed, np.int64), [share.rows for share in shares])
     foreign = (allowed_of_row != _ANY) & (code_of_entry[columns.tenant_index] != allowed_of_row)
-    # Said before anything else of a row, so that nobody learns which tenants there are.
-    problems.flag_where(foreign, FOREIGN, "tenant_id", "the caller's own tenant")
+    # Said before anything else of a row, so that nobody learns which tenants there are, or fills the
+    # quarantine of another.
+    rule = Problem(Kind.REJECTED, FOREIGN, "tenant_id", "the caller's own tenant")
+    problems.put_first(np.flatnonzero(foreign).tolist(), rule)
