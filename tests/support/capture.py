@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import time
 import uuid
@@ -34,6 +35,7 @@ from tests.support.databases import TestDatabase
 from tests.support.services import running, settings_for
 
 T = TypeVar("T")
+_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def now_us() -> int:
@@ -52,6 +54,8 @@ class Sample:
     properties: Mapping[str, str] = field(default_factory=dict)
     id: str = field(default_factory=lambda: str(new_id()))
     tenant_id: str = ""
+    # Only rows can leave their time out.
+    timed: bool = True
 
     def to_row(self) -> capture_pb2.Event:
         event = capture_pb2.Event(
@@ -63,7 +67,10 @@ class Sample:
             quantities=self.quantities,
             properties=self.properties,
         )
-        event.time.FromMicroseconds(self.time_us)
+        # Not by a method of Timestamp, which refuses times that tests want to be refused.
+        if self.timed:
+            seconds, rest = divmod(self.time_us, 1_000_000)
+            event.time.seconds, event.time.nanos = seconds, rest * 1_000
         return event
 
 
@@ -76,13 +83,17 @@ def rows(*samples: Sample, tenant_id: str = "acme", source: str = "test") -> cap
 
 
 def columns(*samples: Sample, tenant_id: str = "acme", source: str = "test") -> capture_pb2.ReportRequest:
-    """The same events as columns, written plainly. Quantities must be whole numbers, ids UUIDs."""
+    """The same events as columns, written plainly. Quantities must be written without an exponent, and be
+    whole numbers of 64 bits at the most decimals that any of the same name has."""
     tenants = [sample.tenant_id or tenant_id for sample in samples]
     sets = [tuple(sorted(sample.dimensions.items())) for sample in samples]
     properties = [tuple(sorted(sample.properties.items())) for sample in samples]
     names = sorted({name for sample in samples for name in sample.quantities})
+    scales = {name: max(_decimals(sample.quantities.get(name, "0")) for sample in samples) for name in names}
+    as_uuids = all(_UUID.fullmatch(sample.id) for sample in samples)
     message = capture_pb2.EventColumns(
-        event_ids=b"".join(uuid.UUID(sample.id).bytes for sample in samples),
+        event_ids=b"".join(uuid.UUID(sample.id).bytes for sample in samples) if as_uuids else b"",
+        text_ids=() if as_uuids else [sample.id for sample in samples],
         times_us=struct.pack(f"<{len(samples)}q", *(sample.time_us for sample in samples)),
         dimension_sets=[capture_pb2.DimensionSet(values=dict(each)) for each in _distinct(sets)],
         dimension_set_index=_index(sets),
@@ -97,8 +108,10 @@ def columns(*samples: Sample, tenant_id: str = "acme", source: str = "test") -> 
         quantities=[
             capture_pb2.QuantityColumn(
                 name=name,
+                scale=scales[name],
                 units=struct.pack(
-                    f"<{len(samples)}q", *(int(sample.quantities.get(name, "0")) for sample in samples)
+                    f"<{len(samples)}q",
+                    *(_units(sample.quantities.get(name, "0"), scales[name]) for sample in samples),
                 ),
                 present=bytes(name in sample.quantities for sample in samples),
             )
@@ -106,6 +119,14 @@ def columns(*samples: Sample, tenant_id: str = "acme", source: str = "test") -> 
         ],
     )
     return capture_pb2.ReportRequest(tenant_id=tenant_id, source=source, columns=message)
+
+
+def _decimals(text: str) -> int:
+    return len(text.partition(".")[2])
+
+
+def _units(text: str, scale: int) -> int:
+    return int(text.replace(".", "") + "0" * (scale - _decimals(text)))
 
 
 def _distinct(values: Sequence[T]) -> list[T]:

@@ -6,27 +6,34 @@ import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Final
 
 import numpy as np
 from meterline.clock import Clock
 from meterline.ids import new_id_bytes
+from meterline.tasks import aside
 
 from meterline_ingest.committer import Result, Submission
 from meterline_ingest.domain import retention
 from meterline_ingest.domain.batches import BatchOrigin
 from meterline_ingest.domain.columns import Columns, Flags, Int64s, concatenate
 from meterline_ingest.domain.limits import TimeLimits
-from meterline_ingest.domain.outcomes import Problem, Problems, Stage
+from meterline_ingest.domain.outcomes import Problem, Problems
 from meterline_ingest.domain.ownership import Share, flag_foreign, named
 from meterline_ingest.domain.skew import Sending, correct
 from meterline_ingest.domain.type_book import TypeBook
-from meterline_ingest.domain.validation import Check
+from meterline_ingest.domain.validation import Check, check_times
 from meterline_ingest.registry import TenantDirectory, TypeRegistry
 from meterline_ingest.repository.catalogue import CatalogueReader
 from meterline_ingest.repository.retention import OldEvents
 from meterline_ingest.rows import RowReader
 from meterline_ingest.skews import Skews
 from meterline_ingest.storing import Flush, Storing
+
+# Bytes of events in rows, and combinations of their fields, beyond which they are read and judged beside the
+# loop: some 20 ms.
+MUCH: Final = 512 << 10
+MANY: Final = 500
 
 _LEAST_US = timedelta(days=retention.LEAST_DAYS) // timedelta(microseconds=1)
 
@@ -78,10 +85,14 @@ class Capture:
 
     async def _judge(self, submissions: Sequence[Submission]) -> Flush:
         book = await self._types.current()
-        columns, problems = _read(submissions, book)
+        columns = await _read(submissions, book)
         types = await self._types.current(columns.types)
         if types is not book:
-            columns, problems = _read(submissions, types)
+            columns = await _read(submissions, types)
+        problems = Problems.read_with(columns)
+        # Times as they were sent, before anything is reckoned with them. The judge does it once more with
+        # what the correction makes of them.
+        check_times(columns.times_us, problems)
         await self._refuse_old(columns, problems)
         flag_foreign(columns, [Share(len(each), each.origin.tenant) for each in submissions], problems)
         corrected = correct(columns.times_us, list(map(_sending, submissions)), self._skews.tolerance_us)
@@ -91,10 +102,12 @@ class Capture:
             types,
             problems,
         )
-        needed = check.entries_needed()
+        many = check.combinations > MANY
+        needed = await aside(check.entries_needed) if many else check.entries_needed()
         catalogue = await self._catalogue.find(needed) if needed else {}
         now_us = _moments(submissions, self._clock.now_us())
-        checked = check.verdict(self._limits, now_us, catalogue, _any_age(submissions))
+        arguments = self._limits, now_us, catalogue, _any_age(submissions)
+        checked = await aside(check.verdict, *arguments) if many else check.verdict(*arguments)
         batch_ids = [new_id_bytes() for _ in submissions]
         return Flush(submissions, batch_ids, checked, corrected, types)
 
@@ -130,9 +143,15 @@ def _any_age(submissions: Sequence[Submission]) -> Flags | None:
     )
 
 
-def _read(submissions: Sequence[Submission], types: TypeBook) -> tuple[Columns, Problems]:
+async def _read(submissions: Sequence[Submission], types: TypeBook) -> Columns:
+    if sum(each.bytes for each in submissions if each.columns is None) > MUCH:
+        return await aside(_columns, submissions, types)
+    return _columns(submissions, types)
+
+
+def _columns(submissions: Sequence[Submission], types: TypeBook) -> Columns:
     """All rows in the order of `submissions`. Neighbouring calls that brought rows are read in one go."""
-    parts: list[tuple[Columns, Problems]] = []
+    parts: list[Columns] = []
     reader: RowReader | None = None
     for submission in submissions:
         if submission.columns is None:
@@ -142,17 +161,10 @@ def _read(submissions: Sequence[Submission], types: TypeBook) -> tuple[Columns, 
         if reader is not None:
             parts.append(reader.finish())
             reader = None
-        parts.append((submission.columns, Problems(len(submission.columns))))
+        parts.append(submission.columns)
     if reader is not None:
         parts.append(reader.finish())
-    columns = concatenate([each for each, _ in parts], types.quantity_names)
-    problems = Problems(len(columns))
-    start = 0
-    for each, found in parts:
-        for row, problem in found.by_row.items():
-            problems.flag([start + row], replace(problem, stage=Stage.READ))
-        start += len(each)
-    return columns, problems
+    return concatenate(parts, types.quantity_names)
 
 
 def _results(
@@ -164,11 +176,13 @@ def _results(
     by_call: list[dict[int, Problem]] = [{} for _ in submissions]
     kept_of: list[set[int]] = [set() for _ in submissions]
     starts = np.cumsum([0, *map(len, submissions)])
-    for row, problem in sorted(problems.by_row.items()):
-        at = int(np.searchsorted(starts, row, side="right")) - 1
-        by_call[at][row - int(starts[at])] = problem
+    rows = np.array(sorted(problems.by_row), np.int64)
+    calls = np.searchsorted(starts, rows, side="right") - 1
+    places = zip(rows.tolist(), calls.tolist(), (rows - starts[calls]).tolist(), strict=True)
+    for row, call, row_of_call in places:
+        by_call[call][row_of_call] = problems.by_row[row]
         if row in kept:
-            kept_of[at].add(row - int(starts[at]))
+            kept_of[call].add(row_of_call)
     return [
         Result(
             len(submission),

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
+from meterline.tasks import Pace
 
 from meterline_ingest.domain.bodies import Fingerprints, body_digest, disguised
 from meterline_ingest.domain.columns import Flags
@@ -64,9 +65,14 @@ class Contents:
         """Whether its row in `events` tells less than what was sent."""
         return self._variant(row) is not None or self._is_cut(row) or row in self._flags
 
-    def details(self, accepted: Flags) -> list[Detail]:
+    async def details(self, accepted: Flags) -> list[Detail]:
         """Of those of the accepted rows that have any."""
-        return [self._detail(row) for row in self._detailed(accepted)]
+        found, pace = [], Pace()
+        for row in self._detailed(accepted):
+            if pace.due:
+                await pace.rest()
+            found.append(self._detail(row))
+        return found
 
     def digest(self, row: int) -> bytes:
         """Of the body as it was sent."""

@@ -15,7 +15,7 @@ from meterline.db.arrays import COPY_HEADER, COPY_TRAILER, POSTGRES_EPOCH_US
 
 from meterline_ingest.domain.columns import Ids, Int64s
 from meterline_ingest.domain.event_types import MAX_QUANTITIES
-from meterline_ingest.domain.validation import Slot
+from meterline_ingest.domain.quantities import Slot
 
 _FIELDS = 6 + MAX_QUANTITIES
 

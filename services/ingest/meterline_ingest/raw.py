@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from decimal import Decimal
 
 from meterline_protos.ingest.v1 import capture_pb2
 
 from meterline_ingest.committer import Submission
 from meterline_ingest.domain.columns import Columns
+from meterline_ingest.domain.decimals import written
 
 
 def event(submission: Submission, row: int) -> capture_pb2.Event:
@@ -33,7 +33,7 @@ def _from_columns(columns: Columns, row: int, tenant_id: str) -> capture_pb2.Eve
         subject=columns.subjects[columns.subject_index[row]],
         dimensions=dict(columns.dimension_sets[columns.dimension_index[row]]),
         quantities={
-            column.name: _decimal(int(column.units[row]), column.scale)
+            column.name: written(int(column.units[row]), column.scale)
             for column in columns.quantities
             if column.present is None or column.present[row]
         },
@@ -41,6 +41,7 @@ def _from_columns(columns: Columns, row: int, tenant_id: str) -> capture_pb2.Eve
     )
     seconds, rest = divmod(int(columns.times_us[row]), 1_000_000)
     # Not by a method of Timestamp, which refuses the times that a bad event may have.
+    # Assigned even where it is zero, which is a time too: one that is not set would be missing.
     message.time.seconds, message.time.nanos = seconds, rest * 1_000
     return message
 
@@ -48,8 +49,3 @@ def _from_columns(columns: Columns, row: int, tenant_id: str) -> capture_pb2.Eve
 def _id(columns: Columns, row: int) -> str:
     text = None if columns.text_ids is None else columns.text_ids[row]
     return str(uuid.UUID(bytes=columns.ids[row].tobytes())) if text is None else text
-
-
-def _decimal(units: int, scale: int) -> str:
-    """With all decimals that were sent, also those that are zero."""
-    return format(Decimal(units).scaleb(-scale), "f")

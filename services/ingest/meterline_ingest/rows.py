@@ -1,9 +1,13 @@
-"""Turns events written as rows into columns, touching each event once."""
+"""Turns events written as rows into columns, touching each event once.
+
+Only what no column can hold is found to be wrong here: the rest is judged with the columns, by the one judge
+that all ways in have.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
-from typing import Any
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -21,15 +25,19 @@ from meterline_ingest.domain.columns import (
     QuantityColumn,
     kept_name,
 )
-from meterline_ingest.domain.outcomes import Kind, Problem, Problems
+from meterline_ingest.domain.outcomes import Kind, Problem, Problems, Stage
 from meterline_ingest.translate import Interned, index_array
 
-_NO_TIME = 0
-_SECONDS_MAX = 253_402_300_799  # the end of the year 9999, as google.protobuf.Timestamp has it
+_MICROSECONDS: Final = 1_000_000
+_NANOS: Final = 1_000_000_000
+# Of a time that says nothing a column can hold.
+_NO_TIME: Final = -1
+_MIN_INT64: Final = -(1 << 63)
+_MAX_INT64: Final = (1 << 63) - 1
 
 
 class RowReader:
-    """Collects rows of one or many calls; `finish` gives the columns and what was wrong with single rows."""
+    """Collects rows of one or many calls; `finish` gives the columns."""
 
     def __init__(self, known: Container[str]) -> None:
         """known: the names of quantities of all types"""
@@ -46,7 +54,8 @@ class RowReader:
         self._times: list[int] = []
         self._ids: list[str] = []
         self._sources: list[tuple[str, int]] = []
-        self._problems: list[tuple[int, Problem]] = []
+        # What is wrong with times, by row: the judge sees no more than a number.
+        self._bad_times: list[tuple[int, Problem]] = []
 
     def add(self, events: Iterable[Any], tenant_id: str, source: str) -> None:
         """Takes events in the form of `wire`."""
@@ -68,17 +77,35 @@ class RowReader:
             if properties := event.properties:
                 add_properties((len(times), property_sets[tuple(properties[:])]))
             time = event.time
-            add_time(time.seconds * 1_000_000 + time.nanos // 1_000)
+            seconds, nanos = time.seconds, time.nanos
+            if 0 <= nanos < _NANOS and seconds:
+                add_time(seconds * _MICROSECONDS + nanos // 1_000)
+            else:
+                add_time(self._unusual_time(event, len(times)))
         self._sources.append((source, len(times)))
 
-    def finish(self) -> tuple[Columns, Problems]:
+    def _unusual_time(self, event: Any, row: int) -> int:
+        """Microseconds of a time that is not set, in the first second of 1970 or none at all."""
+        seconds, nanos = event.time.seconds, event.time.nanos
+        if not event.HasField("time"):
+            self._bad_times.append((row, _read_problem("TIME_MISSING", "time", "needed")))
+        elif not 0 <= nanos < _NANOS:
+            rule = "nanos from 0 to 999999999"
+            self._bad_times.append((row, _read_problem("TIME_OUT_OF_RANGE", "time", rule)))
+        else:
+            return int(seconds * _MICROSECONDS + nanos // 1_000)
+        return _NO_TIME
+
+    def finish(self) -> Columns:
         rows = len(self._times)
         problems = Problems(rows)
-        times_us = self._read_times(problems)
-        ids, text_ids = self._read_ids(problems)
+        for row, problem in self._bad_times:
+            problems.flag([row], problem)
+        ids, text_ids = self._read_ids()
         sets, set_index = self._read_sets(self._sets, self._set_index, "dimensions", problems)
         properties, property_index = self._read_properties(rows, problems)
-        columns = Columns(
+        quantities = self._read_quantities(problems)
+        return Columns(
             list(self._tenants),
             index_array(self._tenant_index),
             list(self._types),
@@ -91,10 +118,10 @@ class RowReader:
             property_index,
             ids,
             text_ids,
-            times_us,
-            self._read_quantities(problems),
+            self._read_times(),
+            quantities,
+            problems.by_row,
         )
-        return columns, problems
 
     def _read_sets(
         self, sets: Interned, index: Sequence[int], field: str, problems: Problems
@@ -115,69 +142,48 @@ class RowReader:
 
     @staticmethod
     def _decode(sets: Interned, index: Sequence[int], field: str, problems: Problems) -> list[dict[str, str]]:
-        decoded = []
+        decoded, wrong = [], {}
         for position, entries in enumerate(sets):
             try:
                 decoded.append(wire.read_map(entries))
             except DecodeError:
                 decoded.append({})
-                rows = [row for row, at in enumerate(index) if at == position]
-                problems.flag(rows, Problem(Kind.REJECTED, "TEXT_INVALID", field, "UTF-8 names and values"))
+                wrong[position] = _read_problem("TEXT_INVALID", field, "UTF-8 names and values")
+        _flag_sets(wrong, index, problems)
         return decoded
 
-    def _read_times(self, problems: Problems) -> Int64s:
+    def _read_times(self) -> Int64s:
         times = self._times
-        if times and min(times) > 0 and max(times) <= _SECONDS_MAX * 1_000_000:
-            return np.array(times, np.int64)
-        for row, time in enumerate(times):
-            if time == _NO_TIME:
-                problems.flag([row], Problem(Kind.REJECTED, "TIME_MISSING", "time", "needed"))
-            elif not 0 < time <= _SECONDS_MAX * 1_000_000:
-                rule = "from 1970 to 9999"
-                problems.flag([row], Problem(Kind.REJECTED, "TIME_OUT_OF_RANGE", "time", rule))
-        return np.array([min(max(time, -(1 << 62)), 1 << 62) for time in times], np.int64)
+        if times and (min(times) < _MIN_INT64 or max(times) > _MAX_INT64):
+            times = list(map(clamped, times))
+        return np.array(times, np.int64)
 
-    def _read_ids(self, problems: Problems) -> tuple[Ids, list[str | None] | None]:
+    def _read_ids(self) -> tuple[Ids, list[str | None] | None]:
         start = 0
         parts, texts = [], []
         for source, end in self._sources:
-            chunk = self._ids[start:end]
-            lengths = set(map(len, chunk))
-            if lengths - {36}:
-                self._check_ids(chunk, start, problems)
-                # A bad id must not reach storage; its row is not stored, so any bytes serve.
-                chunk = [text[: event_ids.MAX_LENGTH] for text in chunk]
-            ids, text = event_ids.parse(source, chunk)
+            ids, text = event_ids.parse(source, self._ids[start:end])
             parts.append(ids)
             texts.append(text or [None] * (end - start))
             start = end
         joined = np.concatenate(parts) if parts else np.zeros(0, UUID_DTYPE)
         kept = [text for chunk in texts for text in chunk]
-        return joined, kept if any(kept) else None
-
-    @staticmethod
-    def _check_ids(ids: list[str], start: int, problems: Problems) -> None:
-        for row, text in enumerate(ids, start):
-            if not text:
-                problems.flag([row], Problem(Kind.REJECTED, "ID_MISSING", "id", "needed"))
-            elif len(text) > event_ids.MAX_LENGTH:
-                rule = f"at most {event_ids.MAX_LENGTH} characters"
-                problems.flag([row], Problem(Kind.REJECTED, "ID_TOO_LONG", "id", rule))
-            elif "\0" in text:
-                problems.flag([row], Problem(Kind.REJECTED, "TEXT_INVALID", "id", "no NUL characters"))
+        return joined, kept if any(text is not None for text in kept) else None
 
     def _read_quantities(self, problems: Problems) -> list[QuantityColumn]:
         """Parses each distinct set once, then spreads the values over the rows by index."""
         rows = index_array(self._quantity_index)
         sets = self._decode(self._quantity_sets, self._quantity_index, "quantities", problems)
         columns: dict[tuple[str, int], tuple[list[int], list[bool]]] = {}
+        wrong: dict[int, Problem] = {}
         for position, pairs in enumerate(sets):
-            for name, text in pairs.items():
+            # By name, so that of several faults every form of a batch reports the same.
+            for name, text in sorted(pairs.items()) if len(pairs) > 1 else pairs.items():
                 try:
                     units, scale = decimals.parse(text)
                 except decimals.DecimalError as error:
-                    problem = Problem(Kind.REJECTED, error.reason, f"quantities.{name[:64]}", str(error))
-                    problems.flag(np.flatnonzero(rows == position).tolist(), problem)
+                    problem = _read_problem(error.reason, f"quantities.{name[:64]}", str(error))
+                    wrong.setdefault(position, problem)
                     continue
                 column = columns.get((name, scale))
                 if column is None:
@@ -186,7 +192,25 @@ class RowReader:
                     column = columns.setdefault((kept, scale if kept else 0), empty)
                 column[0][position] = units
                 column[1][position] = True
+        _flag_sets(wrong, self._quantity_index, problems)
         return [_spread(name, scale, *column, rows) for (name, scale), column in columns.items()]
+
+
+def clamped(time_us: int) -> int:
+    """What 64 bits hold of a time. Seconds have 64 bits themselves; what is out of any range stays so."""
+    return min(max(time_us, _MIN_INT64), _MAX_INT64)
+
+
+def _read_problem(reason: str, field: str, rule: str) -> Problem:
+    return Problem(Kind.REJECTED, reason, field, rule, stage=Stage.READ)
+
+
+def _flag_sets(wrong: Mapping[int, Problem], index: Sequence[int], problems: Problems) -> None:
+    """Flags the rows that have sets with problems, in one pass however many sets there are."""
+    if wrong:
+        for row, position in enumerate(index):
+            if position in wrong:
+                problems.flag([row], wrong[position])
 
 
 def _spread(name: str, scale: int, units: list[int], present: list[bool], rows: Indexes) -> QuantityColumn:

@@ -6,30 +6,34 @@ import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from meterline.bus import subjects
 from meterline.crashpoints import crash_point
-from meterline.db.pool import Connection
 from meterline.db.unit_of_work import Transaction, UnitOfWork
+from meterline.tasks import aside
 from meterline.telemetry import metrics, propagation
 from meterline.telemetry.tracing import MAX_LINKS, tracer
 from opentelemetry import trace
 
-from meterline_ingest import events
+from meterline_ingest import events, repetitions
 from meterline_ingest.committer import Submission
 from meterline_ingest.contents import Contents, Keyrings, Sealer
 from meterline_ingest.domain.columns import Flags, Int64s
 from meterline_ingest.domain.fields import distinct
-from meterline_ingest.domain.outcomes import DUPLICATE, conflict
+from meterline_ingest.domain.quantities import Slot
 from meterline_ingest.domain.skew import Corrected
 from meterline_ingest.domain.type_book import TypeBook
-from meterline_ingest.domain.validation import Checked, Slot
+from meterline_ingest.domain.validation import Checked
 from meterline_ingest.quarantine import Quarantine
 from meterline_ingest.repository import details
 from meterline_ingest.repository.dictionaries import Dictionaries
 from meterline_ingest.repository.quarantine import Entry
 from meterline_ingest.repository.writing import BatchRow, EventWriter, Rows
+
+# Series and combinations, beyond which the message is made beside the loop.
+MANY: Final = 500
 
 
 @dataclass(slots=True)
@@ -152,7 +156,7 @@ class Storing:
             message = await self._tell(transaction, flush, accepted, numbers, prepared.contents)
         if not new.all():
             skews = dict(zip(numbers.tolist(), flush.corrected.skews_us, strict=True))
-            await _settle_repeated(
+            await repetitions.settle(
                 connection, flush.checked, rows, prepared.positions, new, prepared.contents, skews
             )
         return accepted, message
@@ -162,12 +166,14 @@ class Storing:
     ) -> bytes:
         """Everything about the new events but their rows; answers the message."""
         connection, call = transaction.connection, flush.calls()
-        if detailed := contents.details(accepted):
+        if detailed := await contents.details(accepted):
             await details.insert(connection, detailed)
         counts = np.bincount(call[accepted], minlength=len(flush.submissions))
-        payload = events.events_accepted(
-            flush.checked, accepted, _headers(flush, counts.tolist()), flush.types
-        )
+        headers = _headers(flush, counts.tolist())
+        if len(flush.checked.series) + len(flush.checked.fields.variants) > MANY:
+            payload = await aside(events.events_accepted, flush.checked, accepted, headers, flush.types)
+        else:
+            payload = events.events_accepted(flush.checked, accepted, headers, flush.types)
         envelope = transaction.emit(subjects.events_accepted(), payload)
         batches = _batches(flush, numbers.tolist(), call, accepted)
         await self._writer.insert_batches(connection, batches, envelope.message_id)
@@ -225,38 +231,6 @@ def _refuse_shredded(checked: Checked, sealers: Mapping[int, Sealer]) -> None:
     gone = [at for at, each in variants if each.tenant_id in shredded and each.sensitive]
     field, rule = "properties", "no sensitive ones: the keys of the tenant were destroyed"
     checked.problems.flag_where(np.isin(checked.fields.index, gone), "TENANT_SHREDDED", field, rule)
-
-
-async def _settle_repeated(
-    connection: Connection,
-    checked: Checked,
-    rows: Rows,
-    positions: Int64s,
-    new: Flags,
-    contents: Contents,
-    skews_by_batch: Mapping[int, int],
-) -> None:
-    """Tells duplicates from conflicts. What is equal in its row, and has no more, needs no digest."""
-    again = np.flatnonzero(~new)
-    repeated = rows.take(again)
-    stored = await details.stored_bodies(connection, repeated.ids, repeated.tenant_ids)
-    keys = zip(repeated.ids.tolist(), repeated.tenant_ids.tolist(), strict=True)
-    for at, (row, key) in enumerate(zip(positions[again].tolist(), keys, strict=True)):
-        before = stored[key]
-        sent_us = before.sent_at(skews_by_batch)
-        if before.body_digest is None and not contents.has_details(row):
-            same = (
-                before.subject_id == repeated.subject_ids[at]
-                and before.series_id == repeated.series_ids[at]
-                and sent_us == contents.sent_us(row)
-                and before.units == repeated.units(at)
-            )
-            if same:
-                checked.problems.flag([row], DUPLICATE)
-                continue
-        theirs = before.body_digest or contents.digest_of_row(key[1], before, sent_us)
-        mine = contents.digest(row)
-        checked.problems.flag([row], DUPLICATE if theirs == mine else conflict(theirs, mine))
 
 
 def _only(size: int, rows: Int64s) -> Flags:

@@ -25,6 +25,8 @@ from meterline_ingest.domain.columns import (
     QuantityColumn,
 )
 from meterline_ingest.domain.limits import MAX_COLUMN_ROWS, MAX_QUANTITY_COLUMNS
+from meterline_ingest.domain.outcomes import Kind, Problem, Problems, Stage
+from meterline_ingest.domain.quantities import MAX_SENT_SCALE, misfits
 
 _INDEX = np.dtype("<u4")
 _INT64 = np.dtype("<i8")
@@ -32,6 +34,9 @@ _INT64 = np.dtype("<i8")
 
 def from_columns(message: capture_pb2.EventColumns, tenant_id: str, source: str) -> Columns:
     """Reads packed columns, in the form of `wire`, without copying them.
+
+    Only what concerns all rows is refused here: columns that do not fit together, and dictionaries that are
+    no UTF-8. Single events are judged later, as those are that came as rows.
 
     Raises InvalidArgumentError naming the column.
     """
@@ -42,6 +47,7 @@ def from_columns(message: capture_pb2.EventColumns, tenant_id: str, source: str)
     sets = _sets("dimension_sets", message.dimension_sets)
     property_sets = _sets("property_sets", message.property_sets)
     ids, text_ids = _ids(message, rows, source)
+    quantities, misread = _quantities(message, rows)
     return Columns(
         tenants,
         _index(message.tenant_index, "tenant_index", rows, len(tenants)),
@@ -56,7 +62,8 @@ def from_columns(message: capture_pb2.EventColumns, tenant_id: str, source: str)
         ids,
         text_ids,
         np.frombuffer(message.times_us, _INT64),
-        _quantities(message, rows),
+        quantities,
+        misread,
     )
 
 
@@ -106,33 +113,31 @@ def _ids(
             raise InvalidArgumentError("columns.text_ids", "either these or event_ids")
         if len(message.text_ids) != rows:
             raise InvalidArgumentError("columns.text_ids", f"one a row, {rows} rows as times_us has")
-        for row, text in enumerate(message.text_ids):
-            if not 0 < len(text) <= event_ids.MAX_LENGTH or "\0" in text:
-                rule = f"1 to {event_ids.MAX_LENGTH} characters, no NUL"
-                raise InvalidArgumentError(f"columns.text_ids[{row}]", rule)
         return event_ids.parse(source, message.text_ids)
     if len(message.event_ids) != 16 * rows:
         raise InvalidArgumentError("columns.event_ids", f"16 bytes a row, {rows} rows as times_us has")
     return np.frombuffer(message.event_ids, UUID_DTYPE), None
 
 
-def _quantities(message: capture_pb2.EventColumns, rows: int) -> list[QuantityColumn]:
+def _quantities(
+    message: capture_pb2.EventColumns, rows: int
+) -> tuple[list[QuantityColumn], dict[int, Problem]]:
+    """The columns, and the rows that have a value which no text of a quantity could tell."""
     columns: list[QuantityColumn] = []
-    for column in message.quantities:
+    problems = Problems(rows)
+    for column in sorted(message.quantities, key=lambda column: column.name):
         field = f"columns.quantities[{column.name[:64]}]"
-        if any(column.name == other.name for other in columns):
+        if columns and columns[-1].name == column.name:
             raise InvalidArgumentError(field, "one column a quantity")
         if len(column.units) != 8 * rows:
             raise InvalidArgumentError(f"{field}.units", f"8 bytes a row, {rows} rows as times_us has")
-        columns.append(
-            QuantityColumn(
-                column.name,
-                min(column.scale, 255),
-                np.frombuffer(column.units, _INT64),
-                _present(column.present, field, rows),
-            )
-        )
-    return columns
+        units, present = np.frombuffer(column.units, _INT64), _present(column.present, field, rows)
+        columns.append(QuantityColumn(column.name, min(column.scale, MAX_SENT_SCALE), units, present))
+        for mask, reason, rule in misfits(columns[-1]):
+            name = f"quantities.{column.name[:64]}"
+            problem = Problem(Kind.REJECTED, reason, name, rule, stage=Stage.READ)
+            problems.flag(np.flatnonzero(mask).tolist(), problem)
+    return columns, problems.by_row
 
 
 def _present(packed: bytes, field: str, rows: int) -> Flags | None:

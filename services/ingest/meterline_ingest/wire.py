@@ -32,6 +32,9 @@ _MAX_FIELDS: Final = 64
 # Six columns may have an entry for each row.
 _MAX_ENTRIES: Final = 7 * MAX_COLUMN_ROWS
 
+# Of the tenth byte of a varint, the last that 64 bits have.
+_LONGEST_SHIFT: Final = 63
+
 _FIELD = descriptor_pb2.FieldDescriptorProto
 _PACKAGE = "meterline.ingest.wire"
 
@@ -184,12 +187,18 @@ def _parts(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
 
 
 def _number(data: bytes, at: int) -> tuple[int, int]:
-    """A varint, and where it ends."""
+    """A varint, and where it ends.
+
+    Raises IndexError for one that is longer than any can be: a number that grows with the request would make
+    reading it quadratic.
+    """
     byte = data[at]
     value, shift = byte & 0x7F, 0
     while byte > 0x7F:
         at += 1
         shift += 7
+        if shift > _LONGEST_SHIFT:
+            raise IndexError("a varint of more than ten bytes")
         byte = data[at]
         value |= (byte & 0x7F) << shift
     return value, at + 1
@@ -203,11 +212,13 @@ def read_map(entries: Iterable[bytes]) -> dict[str, str]:
     values: dict[str, str] = {}
     for entry in entries:
         # What every encoder writes for short texts: key, then value, each with a length of one byte.
-        split = entry[1] + 2 if len(entry) > 3 else 0
+        size = len(entry)
+        split = entry[1] + 2 if size > 3 else size
         if (
-            entry[:1] == b"\x0a"
-            and entry[split : split + 1] == b"\x12"
-            and len(entry) == split + 2 + entry[split + 1] < 128
+            split + 1 < size < 128
+            and entry[0] == 0x0A
+            and entry[split] == 0x12
+            and size == split + 2 + entry[split + 1]
         ):
             try:
                 values[entry[2:split].decode()] = entry[split + 2 :].decode()

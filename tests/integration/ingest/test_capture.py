@@ -191,7 +191,7 @@ async def test_each_bad_event_is_named_and_the_good_ones_are_taken(ingest: Runni
         (bad(subject=""), "SUBJECT_REQUIRED", "subject"),
         (bad(subject="s" * 257), "SUBJECT_TOO_LONG", "subject"),
         (bad(subject="a\0"), "TEXT_INVALID", "subject"),
-        (bad(time_us=0), "TIME_MISSING", "time"),
+        (bad(timed=False), "TIME_MISSING", "time"),
         (bad(time_us=now_us() - 36 * day), "TIME_TOO_OLD", "time"),
         (bad(time_us=now_us() + day), "TIME_IN_FUTURE", "time"),
         (bad(dimensions={"colour": "red"}), "DIMENSION_UNKNOWN", "dimensions.colour"),

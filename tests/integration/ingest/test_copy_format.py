@@ -13,7 +13,7 @@ from meterline.clock import to_datetime
 from meterline.db import migrate
 from meterline_ingest.copy_format import event_rows
 from meterline_ingest.domain.columns import UUID_DTYPE
-from meterline_ingest.domain.validation import Slot
+from meterline_ingest.domain.quantities import Slot
 from meterline_ingest.repository.writing import queries
 from psycopg import sql
 

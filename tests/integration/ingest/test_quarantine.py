@@ -115,12 +115,12 @@ async def test_every_reason_ends_in_quarantine(ingest: RunningIngest, quarantine
     await ingest.types.PutEventType(event_types_pb2.PutEventTypeRequest(event_type=STRICT))
     cases = [
         (strict(type="nope"), "UNKNOWN_EVENT_TYPE", VALIDATE),
-        (strict(id=""), "ID_MISSING", READ),
-        (strict(id="x" * 129), "ID_TOO_LONG", READ),
-        (strict(id="a\0b"), "TEXT_INVALID", READ),
+        (strict(id=""), "ID_MISSING", VALIDATE),
+        (strict(id="x" * 129), "ID_TOO_LONG", VALIDATE),
+        (strict(id="a\0b"), "TEXT_INVALID", VALIDATE),
         (strict(subject=""), "SUBJECT_REQUIRED", VALIDATE),
         (strict(subject="s" * 257), "SUBJECT_TOO_LONG", VALIDATE),
-        (strict(time_us=0), "TIME_MISSING", READ),
+        (strict(timed=False), "TIME_MISSING", READ),
         (strict(time_us=now_us() - 36 * DAY), "TIME_TOO_OLD", VALIDATE),
         (strict(time_us=now_us() + DAY), "TIME_IN_FUTURE", VALIDATE),
         (strict(dimensions={"colour\0": "red"}), "DIMENSION_UNKNOWN", VALIDATE),

@@ -153,7 +153,7 @@ async def test_of_a_shredded_tenant_only_the_list_is_left(
 async def test_pages_and_filters(ingest: RunningIngest, quarantine: QuarantineApi) -> None:
     await ingest.report(rows(*(bad() for _ in range(5)), source="a"))
     await ingest.report(rows(*(Sample(dimensions={"colour": "red"}) for _ in range(4)), source="b"))
-    await ingest.report(rows(*(bad(time_us=0, type="other") for _ in range(3)), source="b"))
+    await ingest.report(rows(*(bad(timed=False, type="other") for _ in range(3)), source="b"))
 
     async def count(**more: object) -> int:
         chosen = quarantine_pb2.QuarantineFilter(**more)  # type: ignore[arg-type]

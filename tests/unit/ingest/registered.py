@@ -22,6 +22,16 @@ _COMMON = {
         (Dimension("region", False), Dimension("tier", False)),
         False,
     ),
+    "bounded": EventType(
+        "bounded",
+        (
+            Quantity("x", 9, False, True, minimum=-(10**9), maximum=10**10),
+            Quantity("units", 2, True, True, minimum=-500, maximum=900),
+            Quantity("bytes", 0, False, False, minimum=1, maximum=5),
+        ),
+        (Dimension("region", False, values=("eu", "us")),),
+        False,
+    ),
     "strict": EventType("strict", (Quantity("units", 0, True, False),), (Dimension("region", True),), True),
     "rich": EventType(
         "rich",

@@ -34,8 +34,7 @@ def checked(batch: list[Sample]) -> Check:
     reader = RowReader(frozenset())
     parsed = wire.ReportRequest.FromString(rows(*batch).SerializeToString())
     reader.add(parsed.rows.events, "acme", "test")
-    read, problems = reader.finish()
-    return Check(read, TENANTS, TYPES, problems)
+    return Check(reader.finish(), TENANTS, TYPES)
 
 
 @given(st.lists(samples, min_size=1, max_size=20))

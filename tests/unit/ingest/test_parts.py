@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -36,6 +37,63 @@ def test_a_uuid_is_itself_whatever_its_source_and_other_ids_are_not() -> None:
     assert event_ids.digest("a", "bc") != event_ids.digest("ab", "c")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "20261129-083900-1234-5678-9012345678",
+        "2026112-9083900-1234-5678-9012345678",
+        "0123456789abcdef0123456789abcdef",
+        "{01234567-89ab-cdef-0123-456789abcdef}",
+        "urn:uuid:01234567-89ab-cdef-0123-456789abcdef",
+        "01234567-89ab-cdef-0123-456789abcde ",
+        "01234567-89ab-cdef-0123-456789abcd\n\n",
+        "0123456_-89ab-cdef-0123-456789abcdef",
+        "+1234567-89ab-cdef-0123-456789abcdef",
+        "٠١٢٣٤٥٦٧-89ab-cdef-0123-456789abcdef",
+        "\0" * 36,
+    ],
+)
+@pytest.mark.req("T1.2")
+def test_what_only_looks_like_a_uuid_is_unique_in_its_source_alone(text: str) -> None:
+    assert event_ids.parse_one("a", text) == (event_ids.digest("a", text), False)
+    assert event_ids.parse_one("a", text) != event_ids.parse_one("b", text)
+    for batch in ([text], [text, str(uuid.uuid4())]):
+        parsed, kept = event_ids.parse("a", batch)
+        assert parsed[0].tobytes() == event_ids.digest("a", text)
+        assert kept is not None
+        assert kept[0] == text
+
+
+@given(st.from_regex(r"\A[+-]?[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,20})?\Z"))
+@pytest.mark.req("T6.1", "T8.3")
+def test_a_decimal_is_exact_or_refused_whatever_its_exponent(text: str) -> None:
+    """Against fractions, which round nothing; exponents that those cannot hold are refused or of zero."""
+    mantissa, _, exponent = text.lower().partition("e")
+    if exponent and abs(int(exponent)) > 1_000 and Fraction(mantissa):
+        with pytest.raises(decimals.DecimalError) as refused:
+            decimals.parse(text)
+        wanted = "QUANTITY_TOO_PRECISE" if int(exponent) < 0 else "QUANTITY_OUT_OF_RANGE"
+        assert refused.value.reason == wanted or len(text) > 64
+        return
+    value = Fraction(mantissa) * (Fraction(10) ** int(exponent or 0) if Fraction(mantissa) else 1)
+    try:
+        units, scale = decimals.parse(text)
+    except decimals.DecimalError:
+        assert len(text) > 64 or value * 10**9 % 1 != 0 or _digits(value) > decimals.MAX_DIGITS
+    else:
+        assert Fraction(units, 10**scale) == value
+        assert Fraction(decimals.written(units, scale)) == value
+        assert Fraction(decimals.to_text(units, scale)) == value
+
+
+def _digits(value: Fraction) -> int:
+    """Of a value with at most 9 decimals, without zeros behind its point."""
+    units, scale = int(value * 10**9), 9
+    while scale and units % 10 == 0:
+        units, scale = units // 10, scale - 1
+    return len(str(abs(units)))
+
+
 @given(st.decimals(allow_nan=False, allow_infinity=False, places=6, min_value=-(10**8), max_value=10**8))
 @pytest.mark.req("T6.1")
 def test_decimals_keep_their_value(value: Decimal) -> None:
@@ -44,7 +102,9 @@ def test_decimals_keep_their_value(value: Decimal) -> None:
     assert Decimal(decimals.to_text(units, scale)) == value
 
 
-@pytest.mark.parametrize("text", ["1_000", "٣", "१.५", "", "1 0", "0x1", "--1"])
+@pytest.mark.parametrize(
+    "text", ["1_000", "٣", "१.५", "", "1 0", "0x1", "--1", " 1", "1\n", ".5", "5.", "1e", "e1"]
+)
 @pytest.mark.req("T8.3")
 def test_only_plain_decimals_are_numbers(text: str) -> None:
     with pytest.raises(decimals.DecimalError) as refused:

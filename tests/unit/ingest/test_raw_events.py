@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from meterline_ingest import raw, translate, wire
 from meterline_ingest.committer import Origin, Submission
 from meterline_ingest.domain.columns import Columns
-from meterline_ingest.domain.outcomes import Problems
+from meterline_ingest.domain.quantities import MAX_SENT_SCALE
 from meterline_ingest.rows import RowReader
 from meterline_protos.ingest.v1 import capture_pb2
 from opentelemetry.trace import INVALID_SPAN_CONTEXT
@@ -89,7 +89,7 @@ def read_columns(message: capture_pb2.EventColumns) -> Columns:
     return translate.from_columns(received.columns, "acme", "test")
 
 
-def reread(submission: Submission) -> tuple[Columns, Problems]:
+def reread(submission: Submission) -> Columns:
     """All rows of a call as a replay reads them."""
     kept = [raw.to_bytes(raw.event(submission, row)) for row in range(len(submission))]
     reader = RowReader(frozenset())
@@ -126,8 +126,8 @@ async def test_columns_are_reread_as_the_rows_that_they_are(
     made: list[dict[str, object]], text_ids: bool
 ) -> None:
     columns, rows = to_columns(made, text_ids=text_ids), range(len(made))
-    again, problems = reread(await submission_of(columns))
-    assert problems.by_row == {}
+    again = reread(await submission_of(columns))
+    assert again.misread == {}
     assert [plain(again, row) for row in rows] == [plain(columns, row) for row in rows]
 
 
@@ -144,8 +144,8 @@ async def test_numbers_out_of_any_range_are_kept_as_they_were(time_us: int, unit
     assert event.time.seconds * 1_000_000 + event.time.nanos // 1_000 == time_us
     text = event.quantities["a"]
     whole, _, decimals = text.partition(".")
-    # Beyond 255 decimals no column is read.
-    assert len(decimals) == min(scale, 255)
+    # With so many decimals all but 0 has too many, so more of them say nothing more.
+    assert len(decimals) == min(scale, MAX_SENT_SCALE)
     assert int(whole + decimals) == units
 
 

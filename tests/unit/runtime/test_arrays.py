@@ -20,6 +20,7 @@ pytestmark = pytest.mark.req("T2.1")
 INT2 = st.integers(-(2**15), 2**15 - 1)
 INT4 = st.integers(-(2**31), 2**31 - 1)
 INT8 = st.integers(-(2**63), 2**63 - 1)
+TEXT = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
 # What a datetime can hold, which is less than what Postgres can.
 MICROSECONDS = st.integers(-62_135_596_800_000_000, 253_402_300_799_999_999)
 
@@ -75,11 +76,15 @@ def test_timestamp_columns_equal_the_drivers(values: list[int]) -> None:
     assert arrays.timestamptz_array(column).data == by_the_driver(moments)
 
 
-@given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), min_size=1))
-def test_text_columns_equal_the_drivers(values: list[str]) -> None:
+@given(st.lists(st.none() | st.text(TEXT), min_size=1))
+def test_text_columns_equal_the_drivers(values: list[str | None]) -> None:
+    if all(value is None for value in values):
+        values = [*values, ""]  # the driver cannot tell the type of nothing
     assert arrays.text_array(values).data == by_the_driver(values)
 
 
-@given(st.lists(st.binary(), min_size=1))
-def test_bytea_columns_equal_the_drivers(values: list[bytes]) -> None:
+@given(st.lists(st.none() | st.binary(), min_size=1))
+def test_bytea_columns_equal_the_drivers(values: list[bytes | None]) -> None:
+    if all(value is None for value in values):
+        values = [*values, b""]
     assert arrays.bytea_array(values).data == by_the_driver(values)

@@ -26,6 +26,8 @@ COPY_TRAILER: Final = struct.pack(">h", -1)
 _OID_BOOL, _OID_BYTEA, _OID_INT8, _OID_INT4, _OID_INT2, _OID_TEXT = 16, 17, 20, 23, 21, 25
 _OID_TIMESTAMPTZ, _OID_UUID = 1184, 2950
 _HEADER = struct.Struct(">iiiii")
+# In the place of an element's length.
+_NULL: Final = struct.pack(">i", -1)
 
 
 class Binary:
@@ -87,22 +89,22 @@ def int8_array_or_null(values: npt.NDArray[np.int64], present: npt.NDArray[np.bo
         return int8_array(values)
     full = _HEADER.pack(1, 1, _OID_INT8, len(values), 1)
     cells = [
-        struct.pack(">iq", 8, value) if here else b"\xff\xff\xff\xff"
+        struct.pack(">iq", 8, value) if here else _NULL
         for value, here in zip(values.tolist(), present.tolist(), strict=True)
     ]
     return Binary(full + b"".join(cells))
 
 
-def _variable(oid: int, values: Sequence[bytes]) -> Binary:
+def _variable(oid: int, values: Sequence[bytes | None]) -> Binary:
     if not values:
         return Binary(struct.pack(">iii", 0, 0, oid))
-    cells = b"".join(struct.pack(">i", len(value)) + value for value in values)
-    return Binary(_HEADER.pack(1, 0, oid, len(values), 1) + cells)
+    cells = b"".join(_NULL if value is None else struct.pack(">i", len(value)) + value for value in values)
+    return Binary(_HEADER.pack(1, None in values, oid, len(values), 1) + cells)
 
 
-def text_array(values: Sequence[str]) -> Binary:
-    return _variable(_OID_TEXT, [value.encode() for value in values])
+def text_array(values: Sequence[str | None]) -> Binary:
+    return _variable(_OID_TEXT, [None if value is None else value.encode() for value in values])
 
 
-def bytea_array(values: Sequence[bytes]) -> Binary:
+def bytea_array(values: Sequence[bytes | None]) -> Binary:
     return _variable(_OID_BYTEA, values)

@@ -39,8 +39,11 @@ class Database:
         self, dsn: str, *, size: int = 8, application_name: str = "meterline", generic_plans: bool = False
     ) -> None:
         """`generic_plans`: statements are planned once a connection, for any parameters. For services whose
-        every statement finds its rows by a key: over partitions, planning costs more than running."""
-        options = {"options": "-c plan_cache_mode=force_generic_plan"} if generic_plans else {}
+        every statement finds its rows by a key: over partitions, planning costs more than running. A plan is
+        made once for good, perhaps while a table is still empty, so it never reads a whole table that has an
+        index for it."""
+        once = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off"
+        options = {"options": once} if generic_plans else {}
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             dsn,
             kwargs={"application_name": application_name, "prepare_threshold": 2, **_NETWORK, **options},

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Hashable, Sequence
-from dataclasses import dataclass
-from typing import Final, TypeVar
+from collections.abc import Container, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from meterline_ingest.domain.limits import MAX_QUANTITY_COLUMNS
+
+if TYPE_CHECKING:
+    from meterline_ingest.domain.outcomes import Problem
 
 K = TypeVar("K", bound=Hashable)
 
@@ -47,7 +50,8 @@ class Columns:
 
     ids: 16 bytes a row
     text_ids: None when all ids were UUIDs; else, a row, the id as it was sent or None
-    times_us: microseconds since the Unix epoch
+    times_us: microseconds since the Unix epoch; any 64 bits, until they are judged
+    misread: rows that say what no column can hold; their elements elsewhere mean nothing
     """
 
     tenants: list[str]
@@ -64,6 +68,7 @@ class Columns:
     text_ids: list[str | None] | None
     times_us: Int64s
     quantities: list[QuantityColumn]
+    misread: Mapping[int, Problem] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.times_us)
@@ -104,7 +109,17 @@ def concatenate(batches: Sequence[Columns], known: Container[str]) -> Columns:
         _joined_text_ids(batches),
         np.concatenate([batch.times_us for batch in batches]),
         _joined_quantities(batches, known),
+        _joined_misread(batches),
     )
+
+
+def _joined_misread(batches: Sequence[Columns]) -> dict[int, Problem]:
+    joined: dict[int, Problem] = {}
+    start = 0
+    for batch in batches:
+        joined.update((start + row, problem) for row, problem in batch.misread.items())
+        start += len(batch)
+    return joined
 
 
 def _joined(batches: Sequence[Columns], values: str, index: str) -> tuple[list, Indexes]:  # type: ignore[type-arg]

@@ -13,6 +13,7 @@ from meterline.errors import InvalidArgumentError
 from meterline_ingest.domain.names import check_distinct, check_name
 
 MAX_ATTRIBUTES: Final = 32
+MAX_KEY: Final = 256
 
 UNENRICHED: Final = "unenriched"
 
@@ -113,13 +114,18 @@ class Enriched:
     missing: Enrichment | None = None
 
 
+def is_key(text: str) -> bool:
+    """Whether an entry can have this key. Any other text is not looked for: the database may not take it."""
+    return 0 < len(text) <= MAX_KEY and "\0" not in text
+
+
 def entries_needed(
     tenant_id: int, enrichments: Collection[Enrichment], fields: Mapping[str, str]
 ) -> Iterator[EntryKey]:
     """The entries that an event with these dimensions and properties is enriched from."""
     for each in enrichments:
         value = fields.get(each.key)
-        if value:
+        if value and is_key(value):
             yield EntryKey(tenant_id, each.namespace, value)
 
 

@@ -1,9 +1,15 @@
-"""Event ids are 16 bytes: a UUID as it is, any other string hashed together with its source."""
+"""Event ids are 16 bytes: a UUID as it is, any other string hashed together with its source.
+
+A UUID is written as RFC 9562 has it and in no other way: 8-4-4-4-12 hexadecimal digits of ASCII, in either
+case. Python and others also read 32 digits without dashes, braces, `urn:uuid:` and dashes in any place; but
+what somebody else writes in such a form, a date and time for instance, is unique only in its source, and
+would be lost as a duplicate of another source's event. So every other form is a text.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import uuid
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -11,7 +17,7 @@ import numpy as np
 
 from meterline_ingest.domain.columns import UUID_DTYPE, Ids
 
-MAX_LENGTH: Final = 128
+_UUID: Final = re.compile("[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 def digest(source: str, text: str) -> bytes:
@@ -28,11 +34,8 @@ def digest(source: str, text: str) -> bytes:
 
 def parse_one(source: str, text: str) -> tuple[bytes, bool]:
     """The 16 bytes of an id, and whether it is a UUID."""
-    if len(text) == 36:
-        try:
-            return uuid.UUID(text).bytes, True
-        except ValueError:
-            pass  # 36 characters that are no UUID
+    if _UUID.fullmatch(text):
+        return bytes.fromhex(text.replace("-", "")), True
     return digest(source, text), False
 
 
@@ -44,7 +47,7 @@ def parse(source: str, texts: Sequence[str]) -> tuple[Ids, list[str | None] | No
     parsed = [parse_one(source, text) for text in texts]
     ids = np.frombuffer(b"".join(raw for raw, _ in parsed), UUID_DTYPE)
     kept = [None if is_uuid else text for text, (_, is_uuid) in zip(texts, parsed, strict=True)]
-    return ids, kept if any(kept) else None
+    return ids, kept if any(text is not None for text in kept) else None
 
 
 def _parse_canonical(texts: Sequence[str]) -> Ids | None:
@@ -59,7 +62,8 @@ def _parse_canonical(texts: Sequence[str]) -> Ids | None:
         raw = bytes.fromhex(joined.replace("-", ""))
     except ValueError:
         return None
-    # A dash elsewhere, or a text of another length, would have changed the number of digits.
+    # A dash elsewhere, or a text of another length, would have changed the number of digits. Blanks, which
+    # `fromhex` passes over, would as well.
     if len(raw) != 16 * len(texts) or any(len(text) != 36 for text in texts):
         return None
     return np.frombuffer(raw, UUID_DTYPE)

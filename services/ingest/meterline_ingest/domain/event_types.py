@@ -38,7 +38,7 @@ class Quantity:
     maximum: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Dimension:
     """`values`: the only ones that are accepted; empty: any. `max_length` in characters."""
 
@@ -46,6 +46,11 @@ class Dimension:
     required: bool
     values: tuple[str, ...] = ()
     max_length: int = MAX_DIMENSION_VALUE
+
+    @cached_property
+    def allowed(self) -> frozenset[str]:
+        """As `values`; looked into once for each combination of dimensions that a call brings."""
+        return frozenset(self.values)
 
 
 class WhenAbandoned(IntEnum):

@@ -14,9 +14,9 @@ import numpy as np
 
 from meterline_ingest.domain.columns import NO_PROPERTIES, Columns, DimensionSet, Int64s, Pairs
 from meterline_ingest.domain.enrichment import Catalogue, EntryKey, enrich, entries_needed
-from meterline_ingest.domain.event_types import EventType
+from meterline_ingest.domain.event_types import MAX_DIMENSIONS, EventType
 from meterline_ingest.domain.outcomes import Kind, Problem, Problems, Stage
-from meterline_ingest.domain.properties import first_problem
+from meterline_ingest.domain.properties import MAX_PROPERTIES, first_problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,10 @@ class Fields:
     variants: dict[int, Variant] = field(default_factory=dict)
 
 
+# Loads what numpy loads when this is first called: some 50 ms, in which nobody else would have the loop.
+np.unique(np.zeros(0, np.int64))
+
+
 def distinct(values: Int64s, bound: int) -> tuple[Int64s, Int64s]:
     """As `np.unique(values, return_inverse=True)` for values in [0, bound), without sorting when few."""
     if bound > 4 * len(values) + 1024:
@@ -84,6 +88,8 @@ class Combinations:
 
     def __init__(self, columns: Columns, tenant_ids: Int64s, definitions: Sequence[EventType | None]) -> None:
         self._columns = columns
+        self._dimension_sets, self._crowded = _bounded(columns.dimension_sets, MAX_DIMENSIONS)
+        self._property_sets, self._loaded = _bounded(columns.property_sets, MAX_PROPERTIES)
         self._tenant_ids = tenant_ids.tolist()
         self._definitions = definitions
         sizes = [len(columns.types), len(columns.dimension_sets)]
@@ -120,8 +126,10 @@ class Combinations:
         wrong: dict[int, Problem] = {}
         fields = Fields([], self.index, self.index)
         for position, (tenant_id, name, definition, dimensions, properties) in enumerate(self):
-            problem = None
-            if definition is not None and (definition.has_details or properties):
+            problem = self._oversize(position) if self._crowded or self._loaded else None
+            if problem is not None:
+                pass  # the sets are empty in its place
+            elif definition is not None and (definition.has_details or properties):
                 found, dimensions, problem = _vary(tenant_id, definition, dimensions, properties, catalogue)
                 if definition.has_details:
                     fields.variants[position] = found
@@ -153,12 +161,32 @@ class Combinations:
             self._tenant_ids[int(self._tenants[position])],
             columns.types[type_at],
             self._definitions[type_at],
-            columns.dimension_sets[int(self._sets[position])],
-            columns.property_sets[int(self._properties[position])],
+            self._dimension_sets[int(self._sets[position])],
+            self._property_sets[int(self._properties[position])],
         )
+
+    def _oversize(self, position: int) -> Problem | None:
+        if int(self._sets[position]) in self._crowded:
+            rule = f"at most {MAX_DIMENSIONS}"
+            return Problem(Kind.REJECTED, "TOO_MANY_DIMENSIONS", "dimensions", rule)
+        if int(self._properties[position]) in self._loaded:
+            rule = f"at most {MAX_PROPERTIES}"
+            return Problem(Kind.REJECTED, "TOO_MANY_PROPERTIES", "properties", rule)
+        return None
 
     def __len__(self) -> int:
         return len(self._types)
+
+
+def _bounded(sets: Sequence[Pairs], most: int) -> tuple[Sequence[Pairs], set[int]]:
+    """The sets, empty in place of those that no type has room for, and where these are.
+
+    A set is looked at once for each combination that it is in, and its caller chooses both numbers.
+    """
+    large = {at for at, pairs in enumerate(sets) if len(pairs) > most}
+    if not large:
+        return sets, large
+    return [() if at in large else pairs for at, pairs in enumerate(sets)], large
 
 
 def _vary(
@@ -173,8 +201,10 @@ def _vary(
         kept |= {name: value for name, value in result.added.items() if name in declared}
     else:
         dimensions_now = dimensions
-    problem = None
-    if result.missing is not None:
+    problem = _text_problem("dimensions", dimensions) or _text_problem("properties", properties)
+    if problem is not None:
+        pass  # nothing was looked for by such a text
+    elif result.missing is not None:
         rule = f"the key of an entry in {result.missing.namespace}"
         place = "properties" if result.missing.key in declared else "dimensions"
         field_name = f"{place}.{result.missing.key}"
@@ -188,6 +218,13 @@ def _vary(
     return variant, dimensions_now, problem or _dimension_problem(dimensions_now, definition)
 
 
+def _text_problem(field_name: str, pairs: Pairs) -> Problem | None:
+    for name, value in pairs:
+        if "\0" in value:
+            return Problem(Kind.REJECTED, "TEXT_INVALID", f"{field_name}.{name[:64]}", "no NUL characters")
+    return None
+
+
 def _dimension_problem(dimensions: DimensionSet, definition: EventType) -> Problem | None:
     declared = definition.dimensions_by_name
     for name, value in dimensions:
@@ -198,7 +235,7 @@ def _dimension_problem(dimensions: DimensionSet, definition: EventType) -> Probl
             return _rejected("DIMENSION_TOO_LONG", name, f"at most {dimension.max_length} characters")
         if "\0" in value:
             return _rejected("TEXT_INVALID", name, "no NUL characters")
-        if dimension.values and value not in dimension.values:
+        if dimension.values and value not in dimension.allowed:
             rule = f"one of the {len(dimension.values)} values of {definition.name}"
             return _rejected("DIMENSION_NOT_ALLOWED", name, rule)
     return _missing_dimension({name for name, _ in dimensions}, definition)

@@ -10,6 +10,7 @@ MAX_COLUMN_ROWS: Final = 10_000
 # An event type has up to 4; those of all types of a batch stand side by side, each as long as the batch.
 MAX_QUANTITY_COLUMNS: Final = 64
 MAX_SOURCE: Final = 128
+MAX_EVENT_ID: Final = 128
 MAX_SUBJECT: Final = 256
 MAX_DIMENSION_VALUE: Final = 256
 

@@ -8,7 +8,7 @@ from enum import IntEnum, StrEnum
 
 import numpy as np
 
-from meterline_ingest.domain.columns import Flags
+from meterline_ingest.domain.columns import Columns, Flags
 
 
 class Kind(IntEnum):
@@ -59,6 +59,11 @@ class Problems:
 
     rows: int
     by_row: dict[int, Problem] = field(default_factory=dict)
+
+    @classmethod
+    def read_with(cls, columns: Columns) -> Problems:
+        """What was found while the columns were read."""
+        return cls(len(columns), dict(columns.misread))
 
     def flag(self, rows: Iterable[int], problem: Problem) -> None:
         for row in rows:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import IntEnum
+from functools import cached_property
 from typing import Final
 
 from meterline.errors import InvalidArgumentError
@@ -20,7 +21,7 @@ MAX_LENGTH: Final = 4_096
 DEFAULT_LENGTH: Final = 1_024
 MAX_VALUES: Final = 1_000
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
-_TIMESTAMP = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})")
+_TIMESTAMP = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
 
 
 class Kind(IntEnum):
@@ -33,7 +34,7 @@ class Kind(IntEnum):
     TIMESTAMP = 5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Property:
     """What a type says of one property. Bounds are decimals as texts; empty: none."""
 
@@ -45,6 +46,11 @@ class Property:
     values: tuple[str, ...] = ()
     max_length: int = DEFAULT_LENGTH
     sensitive: bool = False
+
+    @cached_property
+    def allowed(self) -> frozenset[str]:
+        """As `values`; looked into once for each event."""
+        return frozenset(self.values)
 
     def check(self) -> None:
         """Raises InvalidArgumentError when the definition itself is wrong."""
@@ -80,7 +86,7 @@ class Property:
             return "PROPERTY_BELOW_MINIMUM", f"at least {self.minimum}"
         if self.maximum and Decimal(text) > Decimal(self.maximum):
             return "PROPERTY_ABOVE_MAXIMUM", f"at most {self.maximum}"
-        if self.values and text not in self.values:
+        if self.values and text not in self.allowed:
             return "PROPERTY_NOT_ALLOWED", f"one of the {len(self.values)} values of {self.name}"
         return None
 

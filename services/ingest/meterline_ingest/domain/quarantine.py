@@ -15,12 +15,13 @@ from meterline_ingest.domain import decimals
 from meterline_ingest.domain.event_types import EventType
 from meterline_ingest.domain.outcomes import Stage
 
-MAX_EVENT_ID: Final = 128
 MAX_NAME: Final = 64
 MAX_FIELD: Final = 128
 MAX_IDS: Final = 1_000
-# Nothing larger could be accepted after any fix: 32 properties, 16 dimensions, the longest texts.
-MAX_PAYLOAD: Final = 1 << 20
+# Bytes of one event. What can be accepted is smaller, but for many properties of the longest texts at once.
+MAX_PAYLOAD: Final = 64 << 10
+# Bytes of all events of one call, which has 4 MiB itself at most. Columns say once what many rows share.
+MAX_KEPT_OF_CALL: Final = 8 << 20
 
 
 class State(StrEnum):

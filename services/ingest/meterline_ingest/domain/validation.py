@@ -7,25 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
+from meterline.bounds import EARLIEST_US, LATEST_US
+from meterline.clock import to_datetime
 
-from meterline_ingest.domain.columns import Columns, Flags, Int64s, QuantityColumn
-from meterline_ingest.domain.decimals import MAX_SCALE, MAX_UNITS, POWERS, to_text
+from meterline_ingest.domain.columns import Columns, Flags, Int64s, interned
 from meterline_ingest.domain.enrichment import Catalogue, EntryKey
-from meterline_ingest.domain.event_types import MAX_QUANTITIES, EventType
-from meterline_ingest.domain.fields import Combinations, Fields, SeriesKey
-from meterline_ingest.domain.limits import MAX_SUBJECT, TimeLimits
-from meterline_ingest.domain.outcomes import Problems
+from meterline_ingest.domain.event_types import EventType
+from meterline_ingest.domain.fields import Combinations, Fields, SeriesKey, distinct
+from meterline_ingest.domain.limits import MAX_EVENT_ID, MAX_SUBJECT, TimeLimits
+from meterline_ingest.domain.outcomes import Kind, Problem, Problems
+from meterline_ingest.domain.quantities import Slot, to_slots
 from meterline_ingest.domain.type_book import TypeBook
 
-
-@dataclass(slots=True)
-class Slot:
-    """One of the quantity columns of storage: units at the type's scale; `present` None means all."""
-
-    units: Int64s
-    present: Flags | None
+# Stands for a pair of tenant and name that is no type of the tenant's own.
+_COMMON: Final = -1
+_TIME_RULE: Final = f"from 1970 to {to_datetime(LATEST_US - 1).year}"
 
 
 @dataclass(slots=True)
@@ -66,13 +65,20 @@ class Check:
         Names that are missing in `tenants` are unknown. `problems` holds what was found before, that a row is
         of a tenant for which its caller may not report among it.
         """
-        self._problems = problems or Problems(len(columns))
+        self._problems = problems or Problems.read_with(columns)
+        check_forms(columns, self._problems)
         self._tenant_ids = _check_tenants(columns, tenants, self._problems)
         self._columns, self._definitions = _define(columns, self._tenant_ids, types)
         _check_types(self._columns, self._definitions, self._problems)
         self._combinations = Combinations(self._columns, self._tenant_ids, self._definitions)
 
+    @property
+    def combinations(self) -> int:
+        """How many different ones are to be judged."""
+        return len(self._combinations)
+
     def entries_needed(self) -> set[EntryKey]:
+        """What the catalogue has to be asked for."""
         return self._combinations.entries_needed()
 
     def verdict(
@@ -90,8 +96,35 @@ class Check:
         fields = self._combinations.check(catalogue or {}, problems)
         _check_subjects(columns, self._definitions, problems)
         _check_times(columns, times, now_us, any_age, problems)
-        slots = _check_quantities(columns, self._definitions, problems)
+        slots = to_slots(columns, self._definitions, problems)
         return Checked(columns, problems, self._tenant_ids, fields, slots)
+
+
+def check_forms(columns: Columns, problems: Problems) -> None:
+    """What every event must be, whatever its tenant and type: it has an id, and a time that all services can
+    count. Before anything is looked up, reckoned or stored with either."""
+    check_times(columns.times_us, problems)
+    if columns.text_ids is None:
+        return
+    for row, text in enumerate(columns.text_ids):
+        if text is not None and (wrong := _id_problem(text)) is not None:
+            problems.flag([row], wrong)
+
+
+def check_times(times_us: Int64s, problems: Problems) -> None:
+    """Flags the rows whose times no service can count: see `meterline.bounds`."""
+    out = (times_us < EARLIEST_US) | (times_us >= LATEST_US)
+    problems.flag_where(out, "TIME_OUT_OF_RANGE", "time", _TIME_RULE)
+
+
+def _id_problem(text: str) -> Problem | None:
+    if not text:
+        return Problem(Kind.REJECTED, "ID_MISSING", "id", "needed")
+    if len(text) > MAX_EVENT_ID:
+        return Problem(Kind.REJECTED, "ID_TOO_LONG", "id", f"at most {MAX_EVENT_ID} characters")
+    if "\0" in text:
+        return Problem(Kind.REJECTED, "TEXT_INVALID", "id", "no NUL characters")
+    return None
 
 
 def _check_tenants(columns: Columns, tenants: Mapping[str, int | None], problems: Problems) -> Int64s:
@@ -106,22 +139,41 @@ def _check_tenants(columns: Columns, tenants: Mapping[str, int | None], problems
 
 
 def _define(columns: Columns, tenant_ids: Int64s, types: TypeBook) -> tuple[Columns, list[EventType | None]]:
-    """What each entry of `columns.types` means. A name that tenants have themselves gets an entry each."""
+    """What each entry of `columns.types` means. A name that tenants have themselves gets an entry for each.
+
+    Pairs of tenant and type are looked up that occur, not all there could be: callers choose both lists.
+    """
     definitions = [types.common.get(name) for name in columns.types]
-    if types.own_names.isdisjoint(columns.types):
+    # Where the operator has a type of this name, it is the operator's for all.
+    own_here = np.array(
+        [
+            definition is None and name in types.own_names
+            for name, definition in zip(columns.types, definitions, strict=True)
+        ],
+        np.bool_,
+    )
+    if not own_here.any():
         return columns, definitions
-    names, type_index = list(columns.types), columns.type_index.copy()
-    for tenant_at, tenant_id in enumerate(tenant_ids.tolist()):
-        own = types.own.get(tenant_id, {})
-        if own.keys().isdisjoint(columns.types):
-            continue
-        for type_at, name in enumerate(columns.types):
-            if name in own:
-                mine = (columns.tenant_index == tenant_at) & (columns.type_index == type_at)
-                type_index[mine] = len(names)
-                names.append(name)
-                definitions.append(own[name])
-    return replace(columns, types=names, type_index=type_index), definitions
+    rows = np.flatnonzero(own_here[columns.type_index])
+    # By numbers of their own, since dictionaries may say one thing often.
+    known, tenant_of_entry = np.unique(tenant_ids, return_inverse=True)
+    names, name_of_entry = interned(columns.types)
+    pairs = tenant_of_entry[columns.tenant_index[rows]] * len(names) + name_of_entry[columns.type_index[rows]]
+    codes, index = distinct(pairs, len(known) * len(names))
+    found = [
+        types.own.get(int(known[code // len(names)]), {}).get(names[code % len(names)])
+        for code in codes.tolist()
+    ]
+    types_now, entries = list(columns.types), np.full(len(codes), _COMMON)
+    for at, (code, definition) in enumerate(zip(codes.tolist(), found, strict=True)):
+        if definition is not None:
+            entries[at] = len(types_now)
+            types_now.append(names[code % len(names)])
+            definitions.append(definition)
+    type_index = columns.type_index.copy()
+    own = entries[index] != _COMMON
+    type_index[rows[own]] = entries[index][own]
+    return replace(columns, types=types_now, type_index=type_index), definitions
 
 
 def _check_types(columns: Columns, definitions: Sequence[EventType | None], problems: Problems) -> None:
@@ -157,94 +209,3 @@ def _check_times(
         problems.flag_where(old, "TIME_TOO_OLD", "time", f"at most {days} days ago")
         seconds = limits.max_ahead_us // 1_000_000
         problems.flag_where(times > latest, "TIME_IN_FUTURE", "time", f"at most {seconds} s ahead")
-
-
-def _check_quantities(
-    columns: Columns, definitions: Sequence[EventType | None], problems: Problems
-) -> list[Slot | None]:
-    """Moves every quantity to the storage column and scale that its row's type gives it."""
-    slots: list[Slot | None] = [None] * MAX_QUANTITIES
-    for type_at, definition in enumerate(definitions):
-        if definition is None:
-            continue
-        # None stands for all rows, which is what most batches are.
-        rows = None if len(definitions) == 1 else columns.type_index == type_at
-        names = {quantity.name: at for at, quantity in enumerate(definition.quantities)}
-        # By name, so that of several faults every form of a batch reports the same.
-        for column in sorted(columns.quantities, key=lambda column: column.name):
-            at = names.get(column.name)
-            if at is None:
-                mask = _both(rows, column.present, len(columns))
-                rule = f"a quantity of {definition.name}"
-                problems.flag_where(mask, "QUANTITY_UNKNOWN", f"quantities.{column.name[:64]}", rule)
-            else:
-                _fill(slots, at, column, definition, rows, problems)
-        for at, quantity in enumerate(definition.quantities):
-            if quantity.required:
-                mask = _absent(slots[at], rows, len(columns))
-                rule = f"required by {definition.name}"
-                problems.flag_where(mask, "QUANTITY_REQUIRED", f"quantities.{quantity.name}", rule)
-    return slots
-
-
-def _fill(
-    slots: list[Slot | None],
-    at: int,
-    column: QuantityColumn,
-    definition: EventType,
-    rows: Flags | None,
-    problems: Problems,
-) -> None:
-    quantity = definition.quantities[at]
-    field = f"quantities.{quantity.name}"
-    units = column.units
-    size = len(units)
-    mine = _both(rows, column.present, size)
-    if column.scale > MAX_SCALE:
-        problems.flag_where(mine, "QUANTITY_TOO_PRECISE", field, f"at most {quantity.scale} decimals")
-        return
-    limit = MAX_UNITS
-    if column.scale < quantity.scale:
-        # Judged before scaling up, so that no product can leave 64 bits.
-        limit = MAX_UNITS // POWERS[quantity.scale - column.scale]
-    out = (units >= limit) | (units <= -limit)
-    if out.any():
-        problems.flag_where(out & mine, "QUANTITY_OUT_OF_RANGE", field, "at most 15 significant digits")
-        units = np.where(out, 0, units)
-    if column.scale < quantity.scale:
-        units = units * POWERS[quantity.scale - column.scale]
-    elif column.scale > quantity.scale:
-        units, rest = np.divmod(units, POWERS[column.scale - quantity.scale])
-        rule = f"at most {quantity.scale} decimals"
-        problems.flag_where((rest != 0) & mine, "QUANTITY_TOO_PRECISE", field, rule)
-    if not quantity.signed:
-        problems.flag_where((units < 0) & mine, "QUANTITY_NEGATIVE", field, "not negative")
-    if quantity.minimum is not None:
-        rule = f"at least {to_text(quantity.minimum, quantity.scale)}"
-        problems.flag_where((units < quantity.minimum) & mine, "QUANTITY_BELOW_MINIMUM", field, rule)
-    if quantity.maximum is not None:
-        rule = f"at most {to_text(quantity.maximum, quantity.scale)}"
-        problems.flag_where((units > quantity.maximum) & mine, "QUANTITY_ABOVE_MAXIMUM", field, rule)
-    slot = slots[at]
-    if slot is None and rows is None and column.present is None:
-        slots[at] = Slot(units, None)
-        return
-    if slot is None:
-        slot = slots[at] = Slot(np.zeros(size, np.int64), np.zeros(size, np.bool_))
-    if slot.present is not None:
-        slot.units[mine] = units[mine]
-        slot.present[mine] = True
-
-
-def _both(rows: Flags | None, present: Flags | None, size: int) -> Flags:
-    if rows is None:
-        return np.ones(size, np.bool_) if present is None else present
-    return rows if present is None else rows & present
-
-
-def _absent(slot: Slot | None, rows: Flags | None, size: int) -> Flags:
-    if slot is None:
-        return np.ones(size, np.bool_) if rows is None else rows
-    if slot.present is None:
-        return np.zeros(size, np.bool_)
-    return ~slot.present if rows is None else rows & ~slot.present

@@ -11,14 +11,13 @@ from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import InvalidArgumentError, NotFoundError
 from meterline.tenants import TenantReplica
 
-from meterline_ingest.domain.enrichment import MAX_ATTRIBUTES, EntryKey, StoredEntry
+from meterline_ingest.domain.enrichment import MAX_ATTRIBUTES, MAX_KEY, EntryKey, StoredEntry
 from meterline_ingest.domain.limits import MAX_DIMENSION_VALUE
 from meterline_ingest.domain.names import check_name
 from meterline_ingest.repository import catalogue as repository
 from meterline_ingest.repository.catalogue import CatalogueReader
 
 MAX_ENTRIES: Final = 1_000
-MAX_KEY: Final = 256
 
 
 class Catalogue:

@@ -21,6 +21,8 @@ queries = Queries("meterline_ingest.repository", "details.sql")
 
 TABLE: Final = "event_details"
 SEALED: Final = "sealed"
+# Rows of one statement: its parameters and rows are made in one go, in which nobody else has the loop.
+PORTION: Final = 1_000
 
 Key = tuple[bytes, int]
 """Event id and tenant."""
@@ -93,22 +95,27 @@ class SealedDetails:
 async def insert(connection: Connection, details: Sequence[Detail]) -> None:
     """Adds details of events that were inserted in the same transaction."""
     ordered = sorted(details, key=lambda each: (each.event_id, each.tenant_id))
+    for start in range(0, len(ordered), PORTION):
+        await _insert(connection, ordered[start : start + PORTION])
+
+
+async def _insert(connection: Connection, ordered: Sequence[Detail]) -> None:
     parameters = (
         arrays.uuid_array(_ids([each.event_id for each in ordered])),
         arrays.int4_array(np.array([each.tenant_id for each in ordered])),
         arrays.uuid_array(_ids([each.body_digest for each in ordered])),
         [None if each.sent_us is None else to_datetime(each.sent_us) for each in ordered],
-        [json.dumps(each.properties) if each.properties else None for each in ordered],
-        [each.sealed for each in ordered],
-        [" ".join(each.sealed_names) or None for each in ordered],
-        [" ".join(each.flags) or None for each in ordered],
-        ["\x1f".join(each.sources) or None for each in ordered],
+        arrays.text_array([json.dumps(each.properties) if each.properties else None for each in ordered]),
+        arrays.bytea_array([each.sealed for each in ordered]),
+        arrays.text_array([" ".join(each.sealed_names) or None for each in ordered]),
+        arrays.text_array([" ".join(each.flags) or None for each in ordered]),
+        arrays.text_array(["\x1f".join(each.sources) or None for each in ordered]),
     )
     await connection.execute(queries.insert_details, parameters)
 
 
 async def stored_bodies(connection: Connection, ids: Ids, tenant_ids: Int64s) -> dict[Key, StoredBody]:
-    """What is stored under these ids, as this transaction sees it."""
+    """What is stored under these ids, PORTION at most, as this transaction sees it."""
     parameters = arrays.uuid_array(ids), arrays.int4_array(np.unique(tenant_ids))
     cursor = await connection.execute(queries.stored_bodies, parameters, binary=True)
     return {

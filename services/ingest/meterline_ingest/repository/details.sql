@@ -2,10 +2,10 @@
 INSERT INTO event_details (
     event_id, tenant_id, body_digest, sent_time, properties, sealed, sealed_names, flags, sources
 )
-SELECT event_id, tenant_id, body_digest, sent_time, properties, sealed,
+SELECT event_id, tenant_id, body_digest, sent_time, properties::jsonb, sealed,
        string_to_array(sealed_names, ' '), string_to_array(flags, ' '), string_to_array(sources, E'\x1f')
 FROM unnest(
-    %s::uuid[], %s::int4[], %s::uuid[], %s::timestamptz[], %s::jsonb[], %s::bytea[], %s::text[], %s::text[],
+    %s::uuid[], %s::int4[], %s::uuid[], %s::timestamptz[], %s::text[], %s::bytea[], %s::text[], %s::text[],
     %s::text[]
 ) AS d (event_id, tenant_id, body_digest, sent_time, properties, sealed, sealed_names, flags, sources)
 

@@ -9,17 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 from meterline.db.arrays import int4_array, text_array, uuid_array
 from meterline.db.pool import Database, begin
 from meterline.db.queries import Queries
+from meterline.tasks import Pace
 
 from meterline_ingest.domain.columns import UUID_DTYPE, DimensionSet
 from meterline_ingest.domain.fields import SeriesKey
 from meterline_ingest.repository.memory import TwoGenerations
 
 queries = Queries("meterline_ingest.repository", "dictionaries.sql")
+
+# Series that are looked up in one go, in which nobody else has the loop.
+PORTION: Final = 1_000
 
 Subject = tuple[int, str]
 
@@ -34,17 +39,21 @@ class Dictionaries:
 
     async def series_ids(self, keys: Sequence[SeriesKey]) -> list[int]:
         """Numbers in the order of `keys`."""
+        numbers: list[int] = []
+        pace = Pace()
+        for start in range(0, len(keys), PORTION):
+            if pace.due:
+                await pace.rest()
+            numbers += await self._series_ids(keys[start : start + PORTION])
+        return numbers
+
+    async def _series_ids(self, keys: Sequence[SeriesKey]) -> list[int]:
         found = self._series.get_many(keys)
-        missing = {key: _series_key(key) for key, number in zip(keys, found, strict=True) if number is None}
-        if missing:
-            numbers = await self._load_series(missing)
-            for key in missing:
-                self._series.put(key, numbers[key.tenant_id, missing[key]])
-            found = [
-                number if number is not None else numbers[key.tenant_id, missing[key]]
-                for key, number in zip(keys, found, strict=True)
-            ]
-        return [number for number in found if number is not None]
+        missing = list(dict.fromkeys(key for key, at in zip(keys, found, strict=True) if at is None))
+        numbers = await self._load_series(missing) if missing else {}
+        for key, number in numbers.items():
+            self._series.put(key, number)
+        return [numbers[key] if at is None else at for key, at in zip(keys, found, strict=True)]
 
     async def subject_ids(self, keys: Sequence[Subject]) -> list[int]:
         """Numbers in the order of `keys`."""
@@ -60,20 +69,22 @@ class Dictionaries:
             ]
         return [number for number in found if number is not None]
 
-    async def _load_series(self, missing: dict[SeriesKey, bytes]) -> dict[tuple[int, bytes], int]:
+    async def _load_series(self, missing: Sequence[SeriesKey]) -> dict[SeriesKey, int]:
+        by_digest = {(key.tenant_id, _series_key(key)): key for key in missing}
         # Sorted: two transactions that add the same entries in another order would deadlock.
-        rows = sorted((key.tenant_id, digest, key) for key, digest in missing.items())
-        tenants = int4_array(np.array([tenant for tenant, _, _ in rows]))
-        digests = uuid_array(np.frombuffer(b"".join(digest for _, digest, _ in rows), UUID_DTYPE))
-        types = text_array([key.event_type for _, _, key in rows])
-        dimensions = text_array([json.dumps(dict(key.dimensions)) for _, _, key in rows])
-        scope = {tenant for tenant, _, _ in rows}
+        rows = sorted(by_digest)
+        tenants = int4_array(np.array([tenant for tenant, _ in rows]))
+        digests = uuid_array(np.frombuffer(b"".join(digest for _, digest in rows), UUID_DTYPE))
+        types = text_array([by_digest[row].event_type for row in rows])
+        dimensions = text_array([json.dumps(dict(by_digest[row].dimensions)) for row in rows])
+        scope = {tenant for tenant, _ in rows}
         async with self._database.connection(scope) as connection:
             await connection.execute(queries.add_series, (tenants, digests, types, dimensions))
             await connection.commit()
             await begin(connection, scope)
             cursor = await connection.execute(queries.find_series, (tenants, digests), binary=True)
-            return {(tenant, key.bytes): number for tenant, key, number in await cursor.fetchall()}
+            found = await cursor.fetchall()
+        return {by_digest[tenant, digest.bytes]: number for tenant, digest, number in found}
 
     async def _load_subjects(self, missing: Sequence[Subject]) -> dict[Subject, int]:
         tenants = int4_array(np.array([tenant for tenant, _ in missing]))

@@ -17,8 +17,9 @@ from meterline.db.scope import ALL_TENANTS
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanContext, TraceFlags
 
 from meterline_ingest.domain.columns import UUID_DTYPE, Ids
+from meterline_ingest.domain.limits import MAX_EVENT_ID
 from meterline_ingest.domain.outcomes import Problem, Stage
-from meterline_ingest.domain.quarantine import MAX_EVENT_ID, MAX_FIELD, MAX_NAME, QuarantineFilter, State, cut
+from meterline_ingest.domain.quarantine import MAX_FIELD, MAX_NAME, QuarantineFilter, State, cut
 from meterline_ingest.repository.writing import signed, unsigned
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from psycopg import sql
 from meterline_ingest.copy_format import event_rows
 from meterline_ingest.domain.batches import BatchOrigin
 from meterline_ingest.domain.columns import UUID_DTYPE, Flags, Ids, Int64s
+from meterline_ingest.domain.quantities import Slot
 from meterline_ingest.domain.recently_seen import RecentlySeen
-from meterline_ingest.domain.validation import Slot
 from meterline_ingest.repository.partitions import Partitions
 
 queries = Queries("meterline_ingest.repository", "writing.sql")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Final, TypeVar, cast
@@ -20,6 +20,7 @@ from meterline.errors import (
     QuotaError,
     UnavailableError,
 )
+from meterline.tasks import aside
 from meterline.telemetry import metrics
 from meterline_protos.ingest.v1 import capture_pb2, capture_pb2_grpc
 from opentelemetry import trace
@@ -27,8 +28,7 @@ from opentelemetry import trace
 from meterline_ingest import translate, wire
 from meterline_ingest.admission import Admission
 from meterline_ingest.committer import Committer, Origin, Result, Submission, Turn
-from meterline_ingest.domain.event_ids import MAX_LENGTH
-from meterline_ingest.domain.limits import MAX_ROWS, MAX_SOURCE
+from meterline_ingest.domain.limits import MAX_EVENT_ID, MAX_ROWS, MAX_SOURCE
 from meterline_ingest.domain.outcomes import Kind, Problem
 from meterline_ingest.signed_calls import SignedCalls
 
@@ -38,6 +38,9 @@ T = TypeVar("T")
 
 # Messages of one stream that wait for their outcome; beyond these the stream is read no further.
 STREAM_WINDOW = 4_096
+# Bytes of a call, and sets or outcomes in it, beyond which they are read and written beside the loop.
+MUCH: Final = 128 << 10
+MANY: Final = 500
 
 
 class CaptureServicer(capture_pb2_grpc.CaptureServiceServicer):
@@ -65,7 +68,7 @@ class CaptureServicer(capture_pb2_grpc.CaptureServiceServicer):
         started = time.perf_counter()
         request = received.message
         sent_at = request.sent_at if request.HasField("sent_at") else None
-        submission = to_submission(request, received.size, self._origin(request.source, sent_at))
+        submission = await to_submission(request, received.size, self._origin(request.source, sent_at))
         if len(submission) == 0:
             return capture_pb2.ReportResponse()
         try:
@@ -76,7 +79,7 @@ class CaptureServicer(capture_pb2_grpc.CaptureServiceServicer):
             # Perhaps it is durable all the same; then the same events sent again are duplicates.
             raise UnavailableError("not stored before the deadline of the call") from error
         metrics.CAPTURE_SECONDS.observe(time.perf_counter() - started)
-        return to_response(request, result)
+        return await to_response(request, result)
 
     async def Stream(
         self, requests: AsyncIterator[capture_pb2.StreamRequest], context: Context
@@ -108,12 +111,17 @@ def checked_source(source: str) -> str:
     return source
 
 
-def to_submission(request: capture_pb2.ReportRequest, size: int, origin: Origin) -> Submission:
+async def to_submission(request: capture_pb2.ReportRequest, size: int, origin: Origin) -> Submission:
     """A call of so many bytes, in the form of `wire`. Raises InvalidArgumentError."""
     # A caller with a tenant need not name it.
     tenant_id = request.tenant_id or origin.tenant or ""
     if request.HasField("columns"):
-        columns = translate.from_columns(request.columns, tenant_id, request.source)
+        arguments = request.columns, tenant_id, request.source
+        sets = len(request.columns.dimension_sets) + len(request.columns.property_sets)
+        if size > MUCH and sets > MANY:
+            columns = await aside(translate.from_columns, *arguments)
+        else:
+            columns = translate.from_columns(*arguments)
         return Submission(origin, tenant_id, columns=columns, bytes=size)
     if not request.HasField("rows"):
         raise InvalidArgumentError("batch", "rows or columns")
@@ -245,7 +253,7 @@ def _outcome(row: int, event_id: str, problem: Problem, *, quarantined: bool) ->
         reason=problem.reason,
         field=problem.field,
         message=problem.message,
-        event_id=event_id[:MAX_LENGTH],
+        event_id=event_id[:MAX_EVENT_ID],
         stored_digest=problem.stored_digest.hex(),
         sent_digest=problem.sent_digest.hex(),
         quarantined=quarantined,
@@ -254,21 +262,31 @@ def _outcome(row: int, event_id: str, problem: Problem, *, quarantined: bool) ->
 
 def _count(result: Result, *, shown: bool = True) -> dict[Kind, int]:
     counts = dict.fromkeys(Kind, 0)
-    for problem in result.problems.values():
-        counts[problem.kind] += 1
+    by_reason = Counter((problem.kind, problem.reason) for problem in result.problems.values())
+    for (kind, _), events in by_reason.items():
+        counts[kind] += events
     counts[Kind.ACCEPTED] = result.rows - len(result.problems)
     if shown:
-        for problem in result.problems.values():
-            metrics.EVENTS.labels(problem.kind.name.lower(), problem.reason).inc()
+        for (kind, reason), events in by_reason.items():
+            metrics.EVENTS.labels(kind.name.lower(), reason).inc(events)
         metrics.EVENTS.labels("accepted", "").inc(counts[Kind.ACCEPTED])
     return counts
 
 
-def to_response(
+async def to_response(
     request: capture_pb2.ReportRequest, result: Result, *, counted: bool = True
 ) -> capture_pb2.ReportResponse:
     """`counted`: whether the outcomes are shown in the metrics."""
-    counts, sent_ids = _count(result, shown=counted), _sent_ids(request, result)
+    counts = _count(result, shown=counted)
+    if len(result.problems) > MANY:
+        return await aside(_response, request, result, counts)
+    return _response(request, result, counts)
+
+
+def _response(
+    request: capture_pb2.ReportRequest, result: Result, counts: Mapping[Kind, int]
+) -> capture_pb2.ReportResponse:
+    sent_ids = _sent_ids(request, result)
     return capture_pb2.ReportResponse(
         accepted=counts[Kind.ACCEPTED],
         duplicate=counts[Kind.DUPLICATE],

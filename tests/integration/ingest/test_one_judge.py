@@ -1,0 +1,310 @@
+"""Whatever way an event comes in, the same judge decides: the same outcome, field and reason.
+
+And what it accepts can be counted: aggregate reads every message that comes of it.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import psycopg
+import pytest
+from google.rpc import error_details_pb2
+from grpc import aio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from meterline.bounds import EARLIEST_US, LATEST_US
+from meterline.ids import new_id
+from meterline_aggregate.decoding import decode
+from meterline_dev.servers import NatsServer
+from meterline_protos.ingest.v1 import capture_pb2, corrections_pb2_grpc
+from meterline_protos.ingest.v1 import corrections_pb2 as pb
+
+from tests.support.calls import status_of
+from tests.support.capture import Sample, columns, now_us, rows
+from tests.support.corrections_calls import WHO
+from tests.support.credentials import TYPE, Guarded, SignedClient, guarded, signed_rows
+from tests.support.databases import TestDatabase
+from tests.support.polling import eventually
+from tests.support.quarantine import QuarantineApi
+
+pytestmark = pytest.mark.req("T1.1", "T1.5", "T8.3")
+
+INT64 = 1 << 63
+DAY_US = 86_400_000_000
+# What only an import may bring.
+OLD = "TIME_TOO_OLD"
+
+Form = Callable[..., capture_pb2.ReportRequest]
+Verdict = tuple[str, str] | None
+"""Reason and field; None for what was accepted."""
+
+texts = st.sampled_from(["", "eu", "\0", "a\0b", "s" * 256, "s" * 257, "é" * 256, "\U0010ffff"])
+times = (
+    st.sampled_from([-INT64, -1, 0, 1, EARLIEST_US, LATEST_US - 1, LATEST_US, INT64 - 1])
+    | st.integers(-INT64, INT64 - 1)
+    | st.integers(-40 * DAY_US, 600_000_000).map(lambda offset: now_us() + offset)
+)
+units = st.sampled_from(
+    [0, 1, -1, 10**13 - 1, 10**13, 10**15 - 1, 10**15, 10**18, INT64 - 1, -INT64]
+) | st.integers(-INT64, INT64 - 1)
+samples = st.builds(
+    Sample,
+    type=st.sampled_from([TYPE, TYPE, TYPE, "nope", "", "a\0"]),
+    subject=texts,
+    time_us=st.just(0) | times,
+    dimensions=st.dictionaries(st.sampled_from(["region", "other", "", "re\0gion"]), texts, max_size=2)
+    | st.just({f"d{at}": "v" for at in range(17)}),
+    quantities=st.dictionaries(st.sampled_from(["units", "other", "\0"]), units.map(str), max_size=2),
+    properties=st.just({}) | st.dictionaries(st.sampled_from(["x", "\0"]), texts, max_size=1),
+    id=st.just("")
+    | st.sampled_from(["\0" * 36, "x" * 128, "x" * 129, "20261129-083900-1234-5678-9012345678"]),
+)
+batches = st.lists(samples, min_size=1, max_size=6)
+
+each_with_the_same_services = settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+# What columns cannot say.
+ROWS_ONLY: Sequence[Mapping[str, object]] = [
+    {"quantities": {"units": text}}
+    for text in (
+        *(
+            "1e1000000",
+            "-1e1000000",
+            "1e-1000030",
+            "1e-999999999999999999",
+            "0e999999",
+            "NaN",
+            "sNaN",
+            "Infinity",
+        ),
+        *("", " 1", "1 ", "+1", ".5", "5.", "1_0", "0x1", "\u0661", "1e3", "1E+2", "-0", "9" * 64, "9" * 65),
+    )
+] + [{"timed": False}]
+
+
+@dataclass
+class Ways:
+    """Every way that events have into ingest."""
+
+    services: Guarded
+    client: SignedClient
+    dsn: str
+
+    @property
+    def corrections(self) -> corrections_pb2_grpc.CorrectionsServiceAsyncStub:
+        return corrections_pb2_grpc.CorrectionsServiceStub(self.services.ingest_channel)
+
+    async def knows_tenant(self) -> bool:
+        """Whether ingest has heard of the tenant by itself, as imports need it."""
+        try:
+            await self.quarantine.page()
+        except aio.AioRpcError:
+            return False
+        return True
+
+    async def rows(self, batch: Sequence[Sample]) -> list[Verdict]:
+        return _verdicts(len(batch), await self.services.capture.Report(rows(*batch), timeout=20))
+
+    async def columns(self, batch: Sequence[Sample]) -> list[Verdict]:
+        return _verdicts(len(batch), await self.services.capture.Report(columns(*batch), timeout=20))
+
+    async def signed(self, batch: Sequence[Sample]) -> list[Verdict]:
+        answer = await self.services.report_signed(signed_rows(self.client, *batch))
+        return _verdicts(len(batch), answer)
+
+    async def stream(self, batch: Sequence[Sample]) -> list[Verdict]:
+        async def requests() -> AsyncIterator[capture_pb2.StreamRequest]:
+            for sample in batch:
+                yield capture_pb2.StreamRequest(tenant_id="acme", source="test", event=sample.to_row())
+
+        found: list[Verdict] = [None] * len(batch)
+        async for answer in self.services.capture.Stream(requests(), timeout=20):
+            for each in answer.outcomes:
+                found[each.sequence] = (each.outcome.reason, each.outcome.field)
+        return found
+
+    async def imported(
+        self, batch: Sequence[Sample], form: Callable[..., capture_pb2.ReportRequest]
+    ) -> list[Verdict]:
+        report = form(*batch)
+        request = pb.ImportEventsRequest(tenant_id="acme", source="test", import_id=str(new_id()), **WHO)
+        if report.HasField("columns"):
+            request.columns.CopyFrom(report.columns)
+        else:
+            request.rows.CopyFrom(report.rows)
+        return _verdicts(len(batch), await self.corrections.ImportEvents(request, timeout=20))
+
+    async def amended(self, base: str, sample: Sample) -> Verdict:
+        """What is said of an event that would become so, by a dry run."""
+        changes = pb.EventChanges(
+            subject=sample.subject,
+            dimensions=sample.dimensions,
+            quantities=sample.quantities,
+            properties=sample.properties,
+        )
+        changes.time.CopyFrom(sample.to_row().time)
+        request = pb.AmendEventRequest(tenant_id="acme", event_id=base, changes=changes, dry_run=True, **WHO)
+        try:
+            await self.corrections.AmendEvent(request, timeout=20)
+        except aio.AioRpcError as error:
+            (violation,) = _violations(error)
+            return violation
+        return None
+
+    @property
+    def quarantine(self) -> QuarantineApi:
+        return QuarantineApi(self.services.ingest_channel)
+
+    async def waiting(self) -> dict[str, Verdict]:
+        """What is in quarantine."""
+        entries = await self.quarantine.entries(page_size=1_000)
+        return {each.quarantine_id: (each.reason, each.field) for each in entries}
+
+    def messages(self) -> list[bytes]:
+        """What ingest has to tell of, or told of."""
+        with psycopg.connect(self.dsn) as connection:
+            found = connection.execute(
+                "SELECT payload FROM ingest.outbox WHERE subject LIKE '%events.accepted%'"
+            ).fetchall()
+        return [bytes(payload) for (payload,) in found]
+
+
+def _verdicts(count: int, answer: capture_pb2.ReportResponse | pb.ImportEventsResponse) -> list[Verdict]:
+    found: list[Verdict] = [None] * count
+    for outcome in answer.outcomes:
+        found[outcome.index] = (outcome.reason, outcome.field)
+    return found
+
+
+def _violations(error: aio.AioRpcError) -> list[tuple[str, str]]:
+    details = error_details_pb2.BadRequest()
+    for each in status_of(error).details:
+        if each.Unpack(details):
+            break
+    return [(each.reason, each.field.removeprefix("changes.")) for each in details.field_violations]
+
+
+def _named_anew(batch: Sequence[Sample]) -> list[Sample]:
+    """The same events under ids of their own, so that none is a duplicate; bad ids stay what they are."""
+    return [replace(each, id=each.id or str(uuid.uuid4())) for each in batch]
+
+
+def _known_before(verdict: Verdict) -> bool:
+    return verdict is not None and verdict[0] in ("DUPLICATE", "CONFLICT")
+
+
+@pytest.fixture
+def database(make_database: Callable[..., TestDatabase]) -> TestDatabase:
+    return make_database("identity", "ingest")
+
+
+@pytest.fixture
+async def ways(database: TestDatabase, broker: NatsServer) -> AsyncIterator[Ways]:
+    async with guarded(database, broker) as services:
+        await services.put_type()
+        await services.onboard("acme")
+        await services.rotate("acme")
+        client = await services.client("acme", types=[TYPE, "nope"])
+        found = Ways(services, client, database.admin_dsn)
+        await eventually(found.knows_tenant)
+        yield found
+
+
+@given(batches)
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+async def test_the_verdict_is_the_same_in_every_way(ways: Ways, batch: list[Sample]) -> None:
+    expected = await ways.rows(_named_anew(batch))
+    assert all(verdict is None or verdict[0] for verdict in expected)
+
+    assert _alike(await ways.columns(_named_anew(batch)), expected)
+    assert _alike(await ways.stream(_named_anew(batch)), expected)
+    mine = [at for at, each in enumerate(batch) if each.type in (TYPE, "nope")]
+    if mine:
+        found = await ways.signed(_named_anew([batch[at] for at in mine]))
+        assert _alike(found, [expected[at] for at in mine])
+    for form in (rows, columns):
+        found = await ways.imported(_named_anew(batch), form)
+        aged = [at for at, verdict in enumerate(expected) if verdict is not None and verdict[0] == OLD]
+        assert _alike(
+            [each for at, each in enumerate(found) if at not in aged],
+            [each for at, each in enumerate(expected) if at not in aged],
+        )
+
+
+@given(samples)
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+async def test_an_amendment_is_judged_as_the_event_that_it_would_make(ways: Ways, sample: Sample) -> None:
+    base = Sample(dimensions={}, quantities={}, time_us=now_us())
+    assert await ways.rows([base]) == [None]
+    wanted = replace(sample, type=base.type, id=str(uuid.uuid4()))
+    (expected,) = await ways.imported([wanted], rows)
+    assert _alike([await ways.amended(base.id, wanted)], [expected])
+
+
+async def test_what_only_rows_can_say_is_judged_the_same(ways: Ways) -> None:
+    def batch() -> list[Sample]:
+        return [Sample(**fields) for fields in ROWS_ONLY]  # type: ignore[arg-type]
+
+    expected = await ways.rows(batch())
+    assert await ways.stream(batch()) == expected
+    assert await ways.signed(batch()) == expected
+    assert await ways.imported(batch(), rows) == expected
+    assert {verdict[0] for verdict in expected if verdict} == {
+        "QUANTITY_NOT_A_DECIMAL",
+        "QUANTITY_NOT_FINITE",
+        "QUANTITY_OUT_OF_RANGE",
+        "QUANTITY_TOO_PRECISE",
+        "TIME_MISSING",
+    }
+
+
+@given(batches)
+@each_with_the_same_services
+async def test_a_replay_judges_what_was_rejected_as_before(ways: Ways, batch: list[Sample]) -> None:
+    await ways.columns(_named_anew(batch))
+    await ways.rows(_named_anew(batch))
+    before = await ways.waiting()
+    answer = await ways.quarantine.replay()
+    assert await ways.waiting() == before
+    assert (answer.accepted, answer.duplicate) == (0, 0)
+    if before:
+        await ways.quarantine.discard()
+
+
+@given(batches)
+@each_with_the_same_services
+@pytest.mark.req("T3.1", "X2")
+async def test_aggregate_reads_every_message_of_what_was_accepted(ways: Ways, batch: list[Sample]) -> None:
+    before = sum(map(_rows_in, ways.messages()))
+    accepted = 0
+    for form in (rows, columns):
+        accepted += (await ways.imported(_named_anew(batch), form)).count(None)
+    assert sum(map(_rows_in, ways.messages())) - before == accepted
+
+
+def _rows_in(message: bytes) -> int:
+    return len(decode(message).times_us)
+
+
+def _alike(found: Sequence[Verdict], expected: Sequence[Verdict]) -> bool:
+    """Equal, but that what has an id that is no UUID may be known from the way before."""
+    assert len(found) == len(expected)
+    pairs = zip(found, expected, strict=True)
+    different = [each for each in pairs if each[0] != each[1] and not any(map(_known_before, each))]
+    assert different == []
+    return True
