@@ -101,6 +101,10 @@ class QuotaError(MeterlineError):
         self.retry_after = retry_after
 
 
+class InternalError(MeterlineError):
+    """A fault of the service, which it has written down. The text tells nothing of what happened inside."""
+
+
 class UnavailableError(MeterlineError):
     """A part that is needed does not answer; repeat with backoff."""
 

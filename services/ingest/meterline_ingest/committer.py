@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from meterline import tasks
-from meterline.errors import MeterlineError, OverloadedError, UnavailableError
+from meterline.errors import InternalError, MeterlineError, OverloadedError, UnavailableError
 from meterline.telemetry import metrics
 from meterline.telemetry.logging import logger
 from meterline_protos.ingest.v1 import capture_pb2
@@ -122,17 +122,28 @@ def cost_of(events: int, size: int) -> int:
 
 
 Flush = Callable[[Sequence[Submission]], Coroutine[Any, Any, list[Result]]]
+KeepFaulty = Callable[[Submission], Coroutine[Any, Any, int]]
 
 
 class Committer:
     """Workers that take what has gathered and flush it. `start` and `stop` may be called twice."""
 
-    def __init__(self, flush: Flush, *, workers: int, window: float, max_queued: int) -> None:
+    def __init__(
+        self,
+        flush: Flush,
+        keep_faulty: KeepFaulty | None = None,
+        *,
+        workers: int,
+        window: float,
+        max_queued: int,
+    ) -> None:
         """
+        keep_faulty: keeps what it can of a call that no flush can take, and tells how many events
         window: seconds that few events wait for company; a few times as long while more keep coming
         max_queued: events, or their like in bytes, beyond which is overload
         """
         self._flush = flush
+        self._keep_faulty = keep_faulty
         self._count = workers
         self._window = window
         self._queue: FairQueue[Submission] = FairQueue(
@@ -230,27 +241,11 @@ class Committer:
     async def _finish(self, submissions: Sequence[Submission]) -> None:
         small = sum(map(len, submissions)) < SMALL_EVENTS
         self._small_flushes += small
-        work = asyncio.create_task(self._flush(submissions))
         try:
-            async with asyncio.timeout(FLUSH_SECONDS):
-                results = await asyncio.shield(work)
+            await self._settle(submissions)
         except asyncio.CancelledError:
-            await asyncio.gather(work, return_exceptions=True)
             _fail(submissions, UnavailableError("the service is stopping"))
             raise
-        except TimeoutError:
-            # Perhaps it is durable all the same; then the same events sent again are duplicates.
-            _fail(submissions, UnavailableError("the database did not answer in time"))
-            await tasks.end(work)
-        except MeterlineError as error:
-            _fail(submissions, error)
-        except Exception as error:
-            log.exception("capture.flush_failed", error=str(error))
-            _fail(submissions, MeterlineError("internal error"))
-        else:
-            for submission, result in zip(submissions, results, strict=True):
-                if not submission.result.done():
-                    submission.result.set_result(result)
         finally:
             self._small_flushes -= small
             self._changed.set()
@@ -259,6 +254,65 @@ class Committer:
             if not self._queue.held:
                 self._idle.set()
             metrics.CAPTURE_QUEUE.set(self._queue.held)
+
+    async def _settle(self, submissions: Sequence[Submission]) -> None:
+        """Flushes calls and gives each its result.
+
+        Where a flush of several fails, halves of it are flushed until the call at fault is alone: callers
+        share a transaction, not each other's faults.
+        """
+        try:
+            results = await self._bounded(submissions)
+        except UnavailableError as error:
+            # What is away is away for each of them.
+            _fail(submissions, error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told or logged below
+            if len(submissions) > 1:
+                metrics.CAPTURE_SPLITS.inc()
+                half = len(submissions) // 2
+                await self._settle(submissions[:half])
+                await self._settle(submissions[half:])
+            elif isinstance(error, MeterlineError):
+                _fail(submissions, error)
+            else:
+                _fail(submissions, await self._faulty(submissions[0], error))
+        else:
+            for submission, result in zip(submissions, results, strict=True):
+                if not submission.result.done():
+                    submission.result.set_result(result)
+
+    async def _bounded(self, submissions: Sequence[Submission]) -> list[Result]:
+        """Raises UnavailableError when it takes too long: perhaps it is durable all the same; then the same
+        events sent again are duplicates."""
+        work = asyncio.create_task(self._flush(submissions))
+        try:
+            async with asyncio.timeout(FLUSH_SECONDS):
+                return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.gather(work, return_exceptions=True)
+            raise
+        except TimeoutError as error:
+            await tasks.end(work)
+            raise UnavailableError("the database did not answer in time") from error
+
+    async def _faulty(self, submission: Submission, fault: Exception) -> MeterlineError:
+        """Keeps a call that cannot be flushed for a reason nobody thought of; what its caller is told."""
+        log.error(
+            "capture.fault",
+            tenant=submission.tenant_id,
+            source=submission.origin.source,
+            events=len(submission),
+            exc_info=fault,
+        )
+        metrics.CAPTURE_FAULTS.inc()
+        kept = 0
+        if self._keep_faulty is not None:
+            try:
+                async with asyncio.timeout(FLUSH_SECONDS):
+                    kept = await self._keep_faulty(submission)
+            except Exception as error:
+                log.error("capture.fault_not_kept", exc_info=error)
+        return InternalError(f"a fault of the service; {kept} of {len(submission)} events are in quarantine")
 
 
 def _fail(submissions: Sequence[Submission], error: Exception) -> None:

@@ -27,6 +27,7 @@ class Refusal(StrEnum):
     """Why a rejected event is not kept."""
 
     FULL = "the tenant's quarantine is full"
+    TOO_MUCH = "more than one call may leave there"
     TOO_LONG = "larger than any event that could be accepted"
     NO_KEY = "the tenant's keys are destroyed or damaged"
 

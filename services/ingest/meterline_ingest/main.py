@@ -44,6 +44,7 @@ from meterline_ingest.capture import Capture
 from meterline_ingest.committer import Committer
 from meterline_ingest.correcting import Corrector
 from meterline_ingest.failures import Failures
+from meterline_ingest.faulty_calls import FaultyCalls
 from meterline_ingest.handlers.catalogue import Catalogue
 from meterline_ingest.handlers.correcting import Means
 from meterline_ingest.handlers.effects import Effects
@@ -130,9 +131,14 @@ class Ingest:
         self._partitions = Partitions(self._database)
         self._writer = EventWriter(self._database, self._partitions)
         self._key_store = _key_store(settings, self._database, self._unit_of_work)
+        self._quarantine = Quarantine(
+            self._key_store.vault, Failures(), most=settings.max_quarantined_per_tenant
+        )
+        self._directory = TenantDirectory(self._tenants, self._identity.channel)
         self._capture = self._build_capture()
         self._committer = Committer(
             self._capture.flush,
+            FaultyCalls(self._unit_of_work, self._quarantine, self._directory).keep,
             workers=settings.commit_workers,
             window=settings.commit_window_ms / 1000,
             max_queued=settings.max_queued_events,
@@ -171,11 +177,11 @@ class Ingest:
             self._writer,
             Dictionaries(self._database),
             self._key_store.vault,
-            Quarantine(self._key_store.vault, Failures(), most=settings.max_quarantined_per_tenant),
+            self._quarantine,
         )
         return Capture(
             storing,
-            TenantDirectory(self._tenants, self._identity.channel),
+            self._directory,
             self._types,
             self._entries,
             Skews(timedelta(seconds=settings.clock_skew_tolerance_seconds)),

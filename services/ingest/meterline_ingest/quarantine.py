@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 import numpy as np
 from meterline.crypto.framing import part
 from meterline.db.pool import Connection
 from meterline.db.unit_of_work import Transaction
 from meterline.errors import ShreddedError, TamperedError
+from meterline.tasks import Pace
 from meterline_protos.ingest.v1 import capture_pb2
 
 from meterline_ingest import raw
@@ -20,17 +22,20 @@ from meterline_ingest.contents import Keyrings, Sealer
 from meterline_ingest.domain.batches import BatchOrigin
 from meterline_ingest.domain.outcomes import Kind, Problem
 from meterline_ingest.domain.ownership import FOREIGN
-from meterline_ingest.domain.quarantine import MAX_PAYLOAD
+from meterline_ingest.domain.quarantine import MAX_KEPT_OF_CALL, MAX_PAYLOAD
 from meterline_ingest.domain.validation import Checked
 from meterline_ingest.failures import Failures, Labels, Refusal
 from meterline_ingest.repository import quarantine as repository
 from meterline_ingest.repository.quarantine import PAYLOAD, TABLE, Entry, Key
 
-_LOOKED_AFTER = frozenset({BatchOrigin.IMPORTED, BatchOrigin.REPLAYED, BatchOrigin.TIMED})
+# Entries of one statement: its parameters are made in one go, in which nobody else has the loop.
+PORTION: Final = 1_000
+
+LOOKED_AFTER: Final = frozenset({BatchOrigin.IMPORTED, BatchOrigin.REPLAYED, BatchOrigin.TIMED})
 
 
 @dataclass(frozen=True, slots=True)
-class _Rejected:
+class Rejected:
     """A row of a flush, and of the call that brought it."""
 
     row: int
@@ -56,14 +61,21 @@ class Quarantine:
 
     async def gather(self, submissions: Sequence[Submission], checked: Checked) -> list[Entry]:
         """The rejected events of active tenants, sealed. The same event twice is one entry."""
-        rejected = list(_rejected(submissions, checked))
+        return await self.seal(list(_rejected(submissions, checked)))
+
+    async def seal(self, rejected: Sequence[Rejected]) -> list[Entry]:
+        """As `gather`, of given rows, which are those of one flush."""
         if not rejected:
             return []
         keyrings = await self._keys.keyrings({each.tenant_id for each in rejected})
         entries: dict[Key, Entry] = {}
         refused: dict[Refusal, list[Labels]] = {}
+        room: dict[int, int] = {}
+        pace = Pace()
         for each in rejected:
-            why = _add(entries, each, keyrings)
+            if pace.due:
+                await pace.rest()
+            why = _add(entries, each, keyrings, room)
             if why is not None:
                 refused.setdefault(why, []).append(each.labels)
         for why, labels in refused.items():
@@ -75,8 +87,10 @@ class Quarantine:
         if not entries:
             return frozenset()
         fitting = await self._fitting(transaction.connection, entries)
-        if fitting:
-            await repository.keep(transaction.connection, fitting)
+        # In the order of their keys, as within each statement: two flushes never wait for each other.
+        ordered = sorted(fitting, key=lambda entry: entry.key)
+        for start in range(0, len(ordered), PORTION):
+            await repository.keep(transaction.connection, ordered[start : start + PORTION])
         kept = frozenset(row for entry in fitting for row in entry.rows)
         transaction.after_commit(partial(self._count, entries, kept))
         return kept
@@ -109,7 +123,7 @@ class Quarantine:
         self._failures.refused(Refusal.FULL, by_fate[False])
 
 
-def _rejected(submissions: Sequence[Submission], checked: Checked) -> Iterator[_Rejected]:
+def _rejected(submissions: Sequence[Submission], checked: Checked) -> Iterator[Rejected]:
     """Those that belong here.
 
     What a replay or a timer brought is looked after by whoever brought it, and there already. So is what an
@@ -130,22 +144,33 @@ def _rejected(submissions: Sequence[Submission], checked: Checked) -> Iterator[_
     for row, tenant_at, tenant_id, call in found:
         problem, submission = checked.problems.by_row[row], submissions[call]
         wanted = problem.kind is Kind.REJECTED and problem.reason != FOREIGN
-        if tenant_id and wanted and submission.origin.kind not in _LOOKED_AFTER:
+        if tenant_id and wanted and submission.origin.kind not in LOOKED_AFTER:
             tenant = columns.tenants[tenant_at]
-            yield _Rejected(row, problem, tenant_id, tenant, submission, row - int(starts[call]))
+            yield Rejected(row, problem, tenant_id, tenant, submission, row - int(starts[call]))
 
 
-def _add(entries: dict[Key, Entry], rejected: _Rejected, keyrings: Mapping[int, Sealer]) -> Refusal | None:
-    """Adds an event to `entries`, or tells why not."""
-    origin, keyring = rejected.submission.origin, keyrings[rejected.tenant_id]
-    event = raw.event(rejected.submission, rejected.row_of_call)
+def _add(
+    entries: dict[Key, Entry], rejected: Rejected, keyrings: Mapping[int, Sealer], room: dict[int, int]
+) -> Refusal | None:
+    """Adds an event to `entries`, or tells why not.
+
+    room: bytes that each call may still leave here, by its identity: what columns say once, and many rows
+        share, is written out for each of them
+    """
+    submission, keyring = rejected.submission, keyrings[rejected.tenant_id]
+    origin, left = submission.origin, room.setdefault(id(submission), MAX_KEPT_OF_CALL)
+    if left <= 0:
+        return Refusal.TOO_MUCH
+    event = raw.event(submission, rejected.row_of_call)
     payload = raw.to_bytes(event)
     if len(payload) > MAX_PAYLOAD:
+        room[id(submission)] = left - len(payload)
         return Refusal.TOO_LONG
     try:
         quarantine_id = keyring.fingerprint(part(origin.source.encode()) + payload)
         key = rejected.tenant_id, quarantine_id
         if key not in entries:
+            room[id(submission)] = left - len(payload)
             sealed = keyring.seal(TABLE, PAYLOAD, quarantine_id, payload)
             entries[key] = _entry(rejected, quarantine_id, event, sealed)
     except (ShreddedError, TamperedError):
@@ -154,7 +179,7 @@ def _add(entries: dict[Key, Entry], rejected: _Rejected, keyrings: Mapping[int, 
     return None
 
 
-def _entry(rejected: _Rejected, quarantine_id: bytes, event: capture_pb2.Event, sealed: bytes) -> Entry:
+def _entry(rejected: Rejected, quarantine_id: bytes, event: capture_pb2.Event, sealed: bytes) -> Entry:
     origin = rejected.submission.origin
     return Entry(
         rejected.tenant_id,

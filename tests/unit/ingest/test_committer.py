@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
-from meterline.errors import MeterlineError, OverloadedError, UnavailableError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from meterline.errors import (
+    InternalError,
+    InvalidArgumentError,
+    MeterlineError,
+    OverloadedError,
+    UnavailableError,
+)
 from meterline_ingest import committer as committer_module
 from meterline_ingest.committer import (
     BYTES_AN_EVENT,
@@ -135,6 +143,74 @@ async def test_a_failed_flush_is_told_to_all_and_the_next_one_works(
         recorder.failure = None
         made.submit(call := submission())
         assert (await call.result).rows == 1
+
+
+class Poisoned(Recorder):
+    """A flush that fails whenever one of `bad` is in it, as a transaction does."""
+
+    def __init__(self, bad: Collection[int], failure: Exception) -> None:
+        super().__init__()
+        self.bad = bad
+        self.poison = failure
+
+    async def __call__(self, submissions: Sequence[Submission]) -> list[Result]:
+        found = await super().__call__(submissions)
+        if any(len(each) in self.bad for each in submissions):
+            raise self.poison
+        return found
+
+
+@given(st.integers(1, 40), st.sets(st.integers(1, 40), max_size=4), st.booleans())
+@settings(deadline=None, max_examples=60)
+@pytest.mark.req("T4.2", "T7.3")
+async def test_only_the_calls_at_fault_fail_with_a_flush(calls: int, bad: set[int], ours: bool) -> None:
+    recorder = Poisoned(bad, ValueError("ours") if ours else InvalidArgumentError("field", "rule"))
+    kept: list[int] = []
+
+    async def keep(call: Submission) -> int:
+        kept.append(len(call))
+        return len(call)
+
+    made = Committer(recorder, keep, workers=1, window=0.0, max_queued=100_000)
+    await made.start()
+    waiting = [submission(size) for size in range(1, calls + 1)]
+    for call in waiting:
+        made.submit(call)
+    answers = await asyncio.gather(*(call.result for call in waiting), return_exceptions=True)
+    await made.stop()
+    for size, answer in enumerate(answers, start=1):
+        if size in bad:
+            assert isinstance(answer, InternalError if ours else InvalidArgumentError)
+        else:
+            assert isinstance(answer, Result)
+            assert answer.rows == size
+    assert sorted(kept) == (sorted(size for size in bad if size <= calls) if ours else [])
+
+
+@pytest.mark.req("T7.3")
+async def test_a_call_at_fault_is_answered_although_it_cannot_be_kept() -> None:
+    async def keep(call: Submission) -> int:
+        raise ValueError("this one too")
+
+    made = Committer(Poisoned({1}, ValueError("ours")), keep, workers=1, window=0.0, max_queued=10)
+    await made.start()
+    made.submit(call := submission(1))
+    with pytest.raises(InternalError, match="0 of 1 events"):
+        await call.result
+    await made.stop()
+
+
+@pytest.mark.req("T7.3")
+async def test_what_is_away_is_away_for_all_and_is_not_tried_for_each() -> None:
+    recorder = Poisoned({3}, UnavailableError("no database"))
+    async with committer(recorder) as made:
+        calls = [submission(size) for size in (1, 2, 3)]
+        for call in calls:
+            made.submit(call)
+        for call in calls:
+            with pytest.raises(UnavailableError):
+                await call.result
+    assert recorder.flushed == [[1, 2, 3]]
 
 
 @pytest.mark.req("T7.3")

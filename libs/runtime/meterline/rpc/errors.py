@@ -51,6 +51,8 @@ def to_status(error: errors.MeterlineError) -> status_pb2.Status:
             return _status(
                 code_pb2.RESOURCE_EXHAUSTED, error, _quota(error.violations), _retry(error.retry_after)
             )
+        case errors.InternalError():
+            return _status(code_pb2.INTERNAL, error, reason="INTERNAL_FAULT")
         case errors.UnavailableError() | errors.Later():
             return _status(code_pb2.UNAVAILABLE, error, _retry(0.5))
         case _:

@@ -26,7 +26,7 @@ from meterline.auth.gate import Gate, Metadata
 from meterline.auth.principals import Principal, acting_as
 from meterline.auth.rules import Rule
 from meterline.db.pool import time_left
-from meterline.errors import MeterlineError
+from meterline.errors import InternalError, MeterlineError
 from meterline.rpc.errors import STATUS_CODES, to_status
 from meterline.telemetry import metrics, propagation
 from meterline.telemetry.logging import logger
@@ -276,7 +276,7 @@ class _Call:
             error, aio.AbortError | asyncio.CancelledError | GeneratorExit
         ):
             log.exception("rpc.fault", method=self._method, exc_info=error)
-            status = to_status(MeterlineError("internal error"))
+            status = to_status(InternalError("a fault of the service"))
         code = STATUS_CODES[status.code].name if status else "CANCELLED" if error else "OK"
         span = trace.get_current_span()
         if span.is_recording():

@@ -21,6 +21,13 @@ CAPTURE_QUEUE = Gauge(
     "meterline_capture_queue_events", "Events that wait for a commit, or their like in bytes"
 )
 CAPTURE_REFUSALS = Counter("meterline_capture_refusals_total", "Calls refused for a limit", ["reason"])
+CAPTURE_SPLITS = Counter(
+    "meterline_capture_splits_total",
+    "Flushes that failed and were repeated in halves, to find who is at fault",
+)
+CAPTURE_FAULTS = Counter(
+    "meterline_capture_faults_total", "Calls that failed for a fault of the service; must be zero"
+)
 TOKEN_EXCHANGES = Counter("meterline_token_exchanges_total", "Exchanges with the buckets of rate limits")
 
 MONTHS_TO_DROP = Gauge(
