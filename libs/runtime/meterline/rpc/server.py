@@ -18,8 +18,7 @@ from typing import Any, Self, cast
 import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health, health_pb2
 from grpc_status import rpc_status
 from opentelemetry import trace
 
@@ -29,6 +28,7 @@ from meterline.auth.rules import Reach, Rule, require
 from meterline.db.pool import time_left
 from meterline.errors import InvalidArgumentError, MeterlineError
 from meterline.rpc.errors import STATUS_CODES, to_status
+from meterline.rpc.library_services import add_library_services
 from meterline.rpc.texts import check_texts
 from meterline.telemetry import metrics, propagation
 from meterline.telemetry.logging import logger
@@ -100,9 +100,7 @@ class Server:
         registry = _Registry(server, self._gate)
         for _, add, servicer in self._servicers:
             add(servicer, registry)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = [name for name, _, _ in self._servicers]
-        reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        add_library_services(server, self._health, [name for name, _, _ in self._servicers])
         try:
             port = self._bind(server, f"{self._host}:{self._port}")
         except RuntimeError as error:
