@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import Any, Final
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
-from meterline.clock import to_datetime
+from meterline.clock import to_datetime, to_us
 from meterline.errors import InvalidArgumentError
-from meterline.rpc import paging
+from meterline.rpc import fields, paging
 from meterline_protos.aggregate.v1 import (
     meters_pb2,
     meters_pb2_grpc,
@@ -37,8 +35,6 @@ Context = aio.ServicerContext[Any, Any]
 
 _WINDOWS: Final = 1_000
 _MOST_WINDOWS: Final = 10_000
-_LEAST_SECONDS: Final = -62_135_596_800  # 0001-01-01
-_MOST_SECONDS: Final = 253_402_300_799  # 9999-12-31
 
 
 class MetersServicer(meters_pb2_grpc.MetersServiceServicer):
@@ -70,18 +66,16 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
         self, request: usage_pb2.QueryUsageRequest, context: Context
     ) -> usage_pb2.QueryUsageResponse:
         where = _to_range(request.tenant_id, request.meter, request.range)
-        grain = _to_grain(request.grain)
+        grain = fields.choice("grain", Grain, request.grain)
         limit = paging.size(request.page_size, default=_WINDOWS, most=_MOST_WINDOWS)
         # One more than asked for tells whether there is a next page.
         if request.by_group:
-            key = paging.key(request.page_token, int, int)
-            after = (_instant(key[0]), int(key[1])) if key else None
+            place = paging.key(request.page_token, paging.instant, paging.int8)
+            after = (to_us(place[0]), place[1]) if place else None
             zone, windows = await self._usage.groups(where, grain, after, limit + 1)
         else:
-            key = paging.key(request.page_token, int)
-            zone, windows = await self._usage.totals(
-                where, grain, _instant(key[0]) if key else None, limit + 1
-            )
+            key = paging.key(request.page_token, paging.instant)
+            zone, windows = await self._usage.totals(where, grain, to_us(key[0]) if key else None, limit + 1)
         page = windows[:limit]
         token = ""
         if len(windows) > limit:
@@ -96,11 +90,11 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
     ) -> usage_pb2.ListContributionsResponse:
         where = _to_range(request.tenant_id, request.meter, request.range)
         limit = paging.size(request.page_size)
-        key = paging.key(request.page_token, int, str)
-        after = (_instant(key[0]), _to_uuid("page_token", str(key[1]))) if key else None
+        key = paging.key(request.page_token, paging.instant, paging.identifier)
+        after = (to_us(key[0]), key[1]) if key else None
         zone, found = await self._usage.contributions(where, after, limit + 1)
         page = found[:limit]
-        token = paging.token(page[-1].start_us, str(page[-1].batch_id)) if len(found) > limit else ""
+        token = paging.token(page[-1].start_us, page[-1].batch_id) if len(found) > limit else ""
         return usage_pb2.ListContributionsResponse(
             contributions=[_to_contribution(zone, one) for one in page], next_page_token=token
         )
@@ -108,7 +102,7 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
     async def FindContributions(
         self, request: usage_pb2.FindContributionsRequest, context: Context
     ) -> usage_pb2.FindContributionsResponse:
-        batch_id = _to_uuid("batch_id", request.batch_id)
+        batch_id = fields.identifier("batch_id", request.batch_id)
         zone, found = await self._usage.contributions_of_batch(request.tenant_id, batch_id)
         return usage_pb2.FindContributionsResponse(
             contributions=[_to_contribution(zone, one) for one in found]
@@ -146,14 +140,10 @@ class ReconciliationServicer(reconciliation_pb2_grpc.ReconciliationServiceServic
 
 
 def _to_definition(meter: meters_pb2.Meter) -> Definition:
-    try:
-        aggregation = Aggregation(meter.aggregation)
-    except ValueError:
-        raise InvalidArgumentError("meter.aggregation", "one of COUNT, SUM, MAX, UNIQUE") from None
     return Definition(
         meter.name,
         meter.event_type,
-        aggregation,
+        fields.choice("meter.aggregation", Aggregation, meter.aggregation),
         meter.quantity,
         meter.unique_dimension,
         tuple(meter.group_by),
@@ -174,46 +164,12 @@ def _to_meter(meter: Meter) -> meters_pb2.Meter:
     )
 
 
-def _to_grain(grain: types_pb2.Grain.ValueType) -> Grain:
-    try:
-        return Grain(grain)
-    except ValueError:
-        raise InvalidArgumentError("grain", "one of MINUTE, HOUR, DAY, MONTH") from None
-
-
 def _to_range(tenant: str, meter: str, given: types_pb2.TimeRange) -> Range:
     for name, value in (("tenant_id", tenant), ("meter", meter)):
         if not value:
             raise InvalidArgumentError(name, "must not be empty")
-    start_us = _to_us("range.start_time", given.start_time if given.HasField("start_time") else None)
-    end_us = _to_us("range.end_time", given.end_time if given.HasField("end_time") else None)
-    if start_us >= end_us:
-        raise InvalidArgumentError("range", "start_time must be before end_time")
-    return Range(tenant, meter, start_us, end_us)
-
-
-def _to_us(field: str, moment: Timestamp | None) -> int:
-    """Rounded up: of a half-open range of whole microseconds nothing is lost or added."""
-    if moment is None:
-        raise InvalidArgumentError(field, "must be set")
-    if not _LEAST_SECONDS < moment.seconds < _MOST_SECONDS or not 0 <= moment.nanos < 1_000_000_000:
-        raise InvalidArgumentError(field, "must be a time from the year 1 to the year 9999")
-    return moment.seconds * 1_000_000 - (-moment.nanos // 1_000)
-
-
-def _instant(part: paging.Key) -> int:
-    """Microseconds out of a page token."""
-    us = int(part)
-    if not _LEAST_SECONDS < us // 1_000_000 < _MOST_SECONDS:
-        raise InvalidArgumentError("page_token", "must be the next_page_token of an earlier answer")
-    return us
-
-
-def _to_uuid(field: str, text: str) -> uuid.UUID:
-    try:
-        return uuid.UUID(text)
-    except ValueError:
-        raise InvalidArgumentError(field, "must be a UUID") from None
+    start, end = fields.closed_range("range", given)
+    return Range(tenant, meter, to_us(start), to_us(end))
 
 
 def _to_window(meter: str, grain: Grain, zone: str, window: Window) -> usage_pb2.Window:

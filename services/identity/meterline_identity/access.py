@@ -15,7 +15,7 @@ RULES: Final[Rules] = {
     f"{_TENANTS}/OnboardTenant": Rule(Permission.TENANTS, Reach.EVERYBODY),
     f"{_TENANTS}/UpdateTenant": Rule(Permission.TENANTS, Reach.EVERYBODY),
     f"{_TENANTS}/GetTenant": Rule(Permission.READ),
-    f"{_TENANTS}/BatchGetTenants": Rule(Permission.INTERNAL, Reach.EVERYBODY),
+    f"{_TENANTS}/BatchGetTenants": Rule(Permission.INTERNAL, Reach.EVERYBODY, judged_singly=("tenant_ids",)),
     f"{_TENANTS}/ListTenants": Rule(Permission.READ),
     f"{_CREDENTIALS}/CreateApiKey": Rule(Permission.CREDENTIALS),
     f"{_CREDENTIALS}/ListApiKeys": Rule(Permission.CREDENTIALS),

@@ -39,7 +39,7 @@ RULES: Final[Rules] = {
     f"{_CORRECTIONS}/AmendEvent": Rule(Permission.CORRECT),
     f"{_CORRECTIONS}/RetractEvent": Rule(Permission.CORRECT),
     f"{_CORRECTIONS}/CorrectEvents": Rule(Permission.CORRECT),
-    f"{_CORRECTIONS}/ImportEvents": Rule(Permission.BACKFILL),
+    f"{_CORRECTIONS}/ImportEvents": Rule(Permission.BACKFILL, judged_singly=("rows", "columns")),
     f"{_CORRECTIONS}/ListCorrections": Rule(Permission.READ),
     f"{_CORRECTIONS}/ListImports": Rule(Permission.READ),
     f"{_LIMITS}/PutPlanLimits": Rule(Permission.OPERATE, Reach.EVERYBODY),

@@ -11,7 +11,7 @@ from google.rpc import error_details_pb2
 from grpc import aio
 from grpc_status import rpc_status
 from meterline.errors import NotFoundError
-from meterline.rpc.client import Caller, Link, as_unavailable, is_not_found
+from meterline.rpc.client import Caller, Link, as_invalid, as_unavailable, is_not_found
 from meterline_protos.aggregate.v1 import meters_pb2, meters_pb2_grpc, usage_pb2, usage_pb2_grpc
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.ingest.v1 import events_pb2, events_pb2_grpc
@@ -25,14 +25,17 @@ _METERS_KEPT_SECONDS: Final = 10.0
 _PAGE: Final = 1_000
 
 
-async def _ask(service: str, call: Awaitable[T], kind: str, name: str) -> T:
-    """The answer. Raises NotFoundError, of the kind that the service names (else `kind`), and
+async def _ask(service: str, call: Awaitable[T], kind: str, name: str, handed_on: Collection[str] = ()) -> T:
+    """The answer. Raises NotFoundError, of the kind that the service names (else `kind`);
+    InvalidArgumentError for one of the fields that our own caller filled and we handed on as they came; and
     UnavailableError for every other failure."""
     try:
         return await call
     except aio.AioRpcError as error:
         if is_not_found(error):
             raise NotFoundError(_missing(error) or kind, name) from error
+        if invalid := as_invalid(error, handed_on):
+            raise invalid from error
         raise as_unavailable(service, error) from error
 
 
@@ -75,7 +78,8 @@ class Aggregate(Link):
             page_token=page_token,
         )
         stub = usage_pb2_grpc.UsageServiceStub(self.channel)
-        answer = await _ask("aggregate", stub.ListContributions(request), "meter", meter)
+        call = stub.ListContributions(request)
+        answer = await _ask("aggregate", call, "meter", meter, handed_on=["page_token"])
         return answer.contributions, answer.next_page_token
 
     async def contributions_of(self, tenant: str, batch_id: str) -> Sequence[usage_pb2.Contribution]:
@@ -119,7 +123,8 @@ class Ingest(Link):
     async def event(self, tenant: str, event_id: str, source: str) -> events_pb2.GetEventResponse:
         """An event with its batch. Raises NotFoundError."""
         request = events_pb2.GetEventRequest(tenant_id=tenant, event_id=event_id, source=source)
-        return await _ask("ingest", self._stub.GetEvent(request), "event", event_id)
+        call = self._stub.GetEvent(request)
+        return await _ask("ingest", call, "event", event_id, handed_on=["event_id", "source"])
 
     async def batches(self, tenant: str, batch_ids: Sequence[str]) -> Sequence[events_pb2.Batch]:
         """What is known of at most 1,000 batches."""
@@ -140,7 +145,8 @@ class Ingest(Link):
             page_size=_PAGE,
             page_token=page_token,
         )
-        answer = await _ask("ingest", self._stub.ListEvents(request), "batches", batch_ids[0])
+        call = self._stub.ListEvents(request)
+        answer = await _ask("ingest", call, "batches", batch_ids[0], handed_on=["page_token"])
         return answer.events, answer.next_page_token
 
     @property

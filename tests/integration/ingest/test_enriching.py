@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -280,3 +281,25 @@ async def test_bad_entries_are_told_by_field(
         await catalogue(ingest).PutEntries(request)
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert (refused.value.details() or "").startswith(f"{field}: ")
+
+
+async def test_an_entry_that_comes_and_goes_at_once_keeps_counting_its_versions(
+    ingest: RunningIngest,
+) -> None:
+    stub = catalogue_pb2_grpc.CatalogueServiceStub(ingest.channel)
+
+    def put(title: int) -> Any:
+        entry = catalogue_pb2.CatalogueEntry(namespace="products", key="k", attributes={"title": str(title)})
+        return stub.PutEntries(catalogue_pb2.PutEntriesRequest(tenant_id="acme", entries=[entry]))
+
+    def delete() -> Any:
+        request = catalogue_pb2.DeleteEntriesRequest(tenant_id="acme", namespace="products", keys=["k"])
+        return stub.DeleteEntries(request)
+
+    changes = 0
+    for turn in range(20):
+        answers = await asyncio.gather(*(call for at in range(4) for call in (put(turn * 4 + at), delete())))
+        changes += sum(getattr(answer, "changed", 0) + getattr(answer, "deleted", 0) for answer in answers)
+    await put(-1)
+    request = catalogue_pb2.GetEntryRequest(tenant_id="acme", namespace="products", key="k")
+    assert (await stub.GetEntry(request)).entry.version == changes + 1

@@ -72,7 +72,37 @@ async def test_reflection_lists_the_services() -> None:
     assert names == {NAME, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
 
 
+async def test_health_is_watched_until_it_changes() -> None:
+    server = server_of(grace=0.1)
+    async with started(server) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        watched = stub.Watch(health_pb2.HealthCheckRequest())
+        assert (await watched.read()).status == Status.NOT_SERVING
+        await server.serve()
+        assert (await watched.read()).status == Status.SERVING
+        watched.cancel()
+
+
 # --- failures
+
+
+@pytest.mark.req("T8.3")
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/{NAME}/Ask",
+        f"/{NAME}/Talk",
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/Watch",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    ],
+)
+async def test_bytes_that_are_no_request_are_told_so(path: str) -> None:
+    async with serving() as client:
+        channel: Any = client.channel
+        call = channel.stream_stream(path)(iter([b"\x0a\x7f"]))
+        assert await call.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert await call.details() == "request: must be a message of the proto"
 
 
 async def refuse(text: str) -> str:

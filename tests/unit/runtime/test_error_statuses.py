@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 from typing import TypeVar
+from urllib.parse import quote
 
+import grpc
 import pytest
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -104,3 +107,26 @@ def test_a_quota_that_is_used_up_names_each_who_is_over_it_and_when_to_come_back
         "tenant:bolt": "5 a second",
     }
     assert detail(status, error_details_pb2.RetryInfo).retry_delay.nanos == 250_000_000
+
+
+LONG = "\N{GRINNING FACE}" * 5_000
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.InvalidArgumentError(LONG, LONG, "REASON"),
+        errors.NotFoundError("tenant", LONG),
+        errors.AlreadyExistsError("tenant", LONG, LONG),
+        errors.FailedPreconditionError(LONG, LONG),
+        errors.AbortedError(LONG),
+        errors.QuotaError({f"tenant:{at:063}": "at most 1,000,000,000 a second" for at in range(1_000)}, 1.0),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_failure_that_quotes_much_still_arrives(error: errors.MeterlineError) -> None:
+    status = to_status(error)
+    # As they travel: the message percent-encoded, the details in base 64. Clients take 8 KiB of metadata.
+    travelling = len(quote(status.message)) + len(base64.b64encode(status.SerializeToString()))
+    assert travelling < 7_680
+    assert STATUS_CODES[status.code] is not grpc.StatusCode.INTERNAL

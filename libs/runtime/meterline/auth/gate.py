@@ -85,11 +85,16 @@ class Gate:
 
         Asked again while a stream lasts, so that none outlives what it was opened with.
         """
-        if rule.permission is None:
-            return STRANGER
-        principal = await self._authenticator.identify(metadata)
+        principal = await self.identify(rule, metadata)
         require(rule, principal, request)
         return principal
+
+    async def identify(self, rule: Rule, metadata: Metadata) -> Principal:
+        """Who makes this call, before anything is known of the request.
+
+        Raises UnauthenticatedError and UnavailableError.
+        """
+        return STRANGER if rule.permission is None else await self._authenticator.identify(metadata)
 
 
 def bearer_token(metadata: Metadata) -> str:

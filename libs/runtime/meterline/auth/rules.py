@@ -24,10 +24,15 @@ class Reach(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`permission` None: the request carries its own proof, which the servicer looks at."""
+    """`permission` None: the request carries its own proof, which the servicer looks at.
+
+    judged_singly: fields of the request whose items are judged one by one, each with an outcome of its own:
+        a text that is wrong in one of them does not refuse the whole request
+    """
 
     permission: Permission | None
     reach: Reach = Reach.TENANT
+    judged_singly: tuple[str, ...] = ()
 
 
 SELF_PROVING: Final = Rule(None, Reach.EVENTS)

@@ -31,8 +31,8 @@ class Order:
     def __post_init__(self) -> None:
         for field, most in (("requested_by", MAX_REQUESTED_BY), ("reason", MAX_REASON)):
             text = getattr(self, field)
-            if not 0 < len(text) <= most or "\0" in text:
-                raise InvalidArgumentError(field, f"1 to {most} characters, no NUL")
+            if not 0 < len(text) <= most:
+                raise InvalidArgumentError(field, f"1 to {most} characters")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 from meterline_protos.operations.v1 import dead_letters_pb2, dead_letters_pb2_grpc
 
 from meterline.bus.consumer import Consumer, Redriven
-from meterline.clock import to_datetime, to_us
 from meterline.db.pool import Database
 from meterline.dead_letters.handlers import DeadLetters, Order, Result
-from meterline.dead_letters.store import DeadLetter, Filter, Place, State
+from meterline.dead_letters.store import DeadLetter, Filter, State
 from meterline.errors import InvalidArgumentError
-from meterline.rpc import paging
+from meterline.rpc import fields, paging
 from meterline.rpc.server import Servicer
 
 DEAD_LETTERS_SERVICE: Final = dead_letters_pb2.DESCRIPTOR.services_by_name["DeadLettersService"].full_name
@@ -66,14 +62,14 @@ class DeadLettersServicer(dead_letters_pb2_grpc.DeadLettersServiceServicer):
         found = await self._dead_letters.page(
             _to_filter(request.filter),
             states=_to_states(request.states),
-            after=_to_place(request.page_token),
+            after=paging.key(request.page_token, paging.instant, paging.identifier, paging.text),
             limit=limit + 1,  # one more than asked for tells whether there is a next page
             with_payload=request.include_payload,
         )
         page = found[:limit]
         return dead_letters_pb2.ListDeadLettersResponse(
             dead_letters=[_to_message(letter) for letter in page],
-            next_page_token=_to_token(page[-1].place) if len(found) > limit else "",
+            next_page_token=paging.token(*page[-1].place) if len(found) > limit else "",
         )
 
     async def RedriveDeadLetters(
@@ -84,7 +80,8 @@ class DeadLettersServicer(dead_letters_pb2_grpc.DeadLettersServiceServicer):
             raise InvalidArgumentError("message_ids", "exactly one of message_ids, filter and all")
         order = Order(request.requested_by, request.reason, request.dry_run)
         if request.message_ids:
-            results, left = await self._dead_letters.redrive_ids(_to_ids(request.message_ids), order)
+            ids = fields.identifiers("message_ids", request.message_ids, most=MAX_IDS)
+            results, left = await self._dead_letters.redrive_ids(ids, order)
         else:
             limit = paging.size(request.limit, default=MAX_REDRIVEN, most=MAX_REDRIVEN)
             results, left = await self._dead_letters.redrive(_to_filter(request.filter), order, limit=limit)
@@ -94,24 +91,9 @@ class DeadLettersServicer(dead_letters_pb2_grpc.DeadLettersServiceServicer):
 
 
 def _to_filter(given: dead_letters_pb2.DeadLetterFilter) -> Filter:
-    for field in ("consumer", "error_prefix"):
-        if "\0" in getattr(given, field):
-            raise InvalidArgumentError(f"filter.{field}", "no NUL")
+    since, until = fields.time_range("filter.received", given.received)
     everything = Filter()
-    has_start, has_end = given.received.HasField("start_time"), given.received.HasField("end_time")
-    return Filter(
-        given.consumer,
-        given.error_prefix,
-        _to_moment("start_time", given.received.start_time) if has_start else everything.since,
-        _to_moment("end_time", given.received.end_time) if has_end else everything.until,
-    )
-
-
-def _to_moment(end: str, given: Timestamp) -> datetime:
-    try:
-        return given.ToDatetime(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        raise InvalidArgumentError(f"filter.received.{end}", "a time from the year 1 to 9999") from None
+    return Filter(given.consumer, given.error_prefix, since or everything.since, until or everything.until)
 
 
 def _to_states(numbers: Iterable[dead_letters_pb2.DeadLetterState.ValueType]) -> list[State]:
@@ -119,30 +101,6 @@ def _to_states(numbers: Iterable[dead_letters_pb2.DeadLetterState.ValueType]) ->
         return [_STATES[number] for number in numbers] or [State.OPEN]
     except KeyError:
         raise InvalidArgumentError("states", "OPEN, REDRIVEN or both") from None
-
-
-def _to_ids(texts: Sequence[str]) -> list[uuid.UUID]:
-    if len(texts) > MAX_IDS:
-        raise InvalidArgumentError("message_ids", f"at most {MAX_IDS}")
-    try:
-        return [uuid.UUID(text) for text in texts]
-    except ValueError:
-        raise InvalidArgumentError("message_ids", "UUIDs") from None
-
-
-def _to_token(place: Place) -> str:
-    received_at, message_id, consumer = place
-    return paging.token(to_us(received_at), str(message_id), consumer)
-
-
-def _to_place(token: str) -> Place | None:
-    key = paging.key(token, int, str, str)
-    if key is None:
-        return None
-    try:
-        return to_datetime(int(key[0])), uuid.UUID(str(key[1])), str(key[2])
-    except (ValueError, OverflowError):
-        raise InvalidArgumentError("page_token", "must be the next_page_token of an earlier answer") from None
 
 
 def _to_message(letter: DeadLetter) -> dead_letters_pb2.DeadLetter:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import grpc
+from google.rpc import error_details_pb2
 from grpc import aio
+from grpc_status import rpc_status
 
 from meterline.db.pool import time_left
-from meterline.errors import UnavailableError
+from meterline.errors import InvalidArgumentError, UnavailableError
 from meterline.telemetry import propagation
 
 T = TypeVar("T")
@@ -101,6 +103,21 @@ class Link:
 def as_unavailable(what: str, error: aio.AioRpcError) -> UnavailableError:
     """What a failed call to another service means to our own caller."""
     return UnavailableError(f"{what}: {error.code().name} {error.details()}")
+
+
+def as_invalid(error: aio.AioRpcError, fields: Collection[str]) -> InvalidArgumentError | None:
+    """What our own caller did wrong, when a call to another service failed for one of `fields`, which were
+    handed on as they came; None when it failed for anything else."""
+    if error.code() is not grpc.StatusCode.INVALID_ARGUMENT:
+        return None
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    for detail in status.details if status else ():
+        request = error_details_pb2.BadRequest()
+        if detail.Unpack(request):
+            for violation in request.field_violations:
+                if violation.field in fields:
+                    return InvalidArgumentError(violation.field, violation.description, violation.reason)
+    return None
 
 
 def is_not_found(error: aio.AioRpcError) -> bool:

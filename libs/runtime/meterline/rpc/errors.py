@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -13,13 +14,18 @@ from meterline import errors
 
 DOMAIN = "meterline"
 
+# A status travels in metadata, of which clients take 8 KiB unless told otherwise; of a larger one they learn
+# neither code nor text. A character outside ASCII takes up to 12 bytes in the message and 6 in the details.
+_LONGEST = 256
+_MOST_VIOLATIONS = 8
+
 
 def to_status(error: errors.MeterlineError) -> status_pb2.Status:
-    """The status a caller gets. Never tells more than the failure's own text."""
+    """The status a caller gets. Never tells more than the failure's own text, of which long parts are cut."""
     match error:
         case errors.InvalidArgumentError():
             violation = error_details_pb2.BadRequest.FieldViolation(
-                field=error.field, description=error.rule, reason=error.reason
+                field=_cut(error.field), description=_cut(error.rule), reason=error.reason
             )
             return _status(
                 code_pb2.INVALID_ARGUMENT, error, error_details_pb2.BadRequest(field_violations=[violation])
@@ -34,7 +40,7 @@ def to_status(error: errors.MeterlineError) -> status_pb2.Status:
             return _status(code_pb2.ALREADY_EXISTS, error, _resource(error.kind, error.name))
         case errors.FailedPreconditionError():
             violation = error_details_pb2.PreconditionFailure.Violation(
-                subject=error.subject, description=error.rule
+                subject=_cut(error.subject), description=_cut(error.rule)
             )
             return _status(
                 code_pb2.FAILED_PRECONDITION,
@@ -69,7 +75,7 @@ def _status(
     kind = type(error).__name__.removesuffix("Error")
     info = error_details_pb2.ErrorInfo(reason=reason or kind, domain=DOMAIN, metadata=metadata)
     return status_pb2.Status(
-        code=code, message=str(error), details=[_packed(detail) for detail in (info, *details)]
+        code=code, message=_cut(str(error)), details=[_packed(detail) for detail in (info, *details)]
     )
 
 
@@ -80,16 +86,21 @@ def _packed(detail: Message) -> any_pb2.Any:
 
 
 def _resource(kind: str, name: str) -> error_details_pb2.ResourceInfo:
-    return error_details_pb2.ResourceInfo(resource_type=kind, resource_name=name)
+    return error_details_pb2.ResourceInfo(resource_type=kind, resource_name=_cut(name))
 
 
 def _quota(violations: Mapping[str, str]) -> error_details_pb2.QuotaFailure:
     return error_details_pb2.QuotaFailure(
         violations=[
             error_details_pb2.QuotaFailure.Violation(subject=subject, description=limit)
-            for subject, limit in violations.items()
+            for subject, limit in islice(violations.items(), _MOST_VIOLATIONS)
         ]
     )
+
+
+def _cut(text: str) -> str:
+    """What was sent may be quoted, and be of any length."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _retry(seconds: float) -> error_details_pb2.RetryInfo:

@@ -16,18 +16,20 @@ from types import ModuleType
 from typing import Any, Self, cast
 
 import grpc
+from google.protobuf.message import DecodeError, Message
 from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health, health_pb2
 from grpc_status import rpc_status
 from opentelemetry import trace
 
 from meterline.auth.gate import Gate, Metadata
 from meterline.auth.principals import Principal, acting_as
-from meterline.auth.rules import Rule
+from meterline.auth.rules import Reach, Rule, require
 from meterline.db.pool import time_left
-from meterline.errors import InternalError, MeterlineError
+from meterline.errors import InternalError, InvalidArgumentError, MeterlineError
 from meterline.rpc.errors import STATUS_CODES, to_status
+from meterline.rpc.library_services import add_library_services
+from meterline.rpc.texts import check_texts
 from meterline.telemetry import metrics, propagation
 from meterline.telemetry.logging import logger
 from meterline.telemetry.tracing import tracer
@@ -98,9 +100,7 @@ class Server:
         registry = _Registry(server, self._gate)
         for _, add, servicer in self._servicers:
             add(servicer, registry)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = [name for name, _, _ in self._servicers]
-        reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        add_library_services(server, self._health, [name for name, _, _ in self._servicers])
         try:
             port = self._bind(server, f"{self._host}:{self._port}")
         except RuntimeError as error:
@@ -156,12 +156,11 @@ class _Registry:
 def _wrap(
     method: str, handler: grpc.RpcMethodHandler[Any, Any], gate: Gate
 ) -> grpc.RpcMethodHandler[Any, Any]:
-    codecs = {
-        "request_deserializer": handler.request_deserializer,
-        "response_serializer": handler.response_serializer,
-    }
+    # Requests come as bytes, and are read by `_Entry` once it is known who sends them.
+    codecs = {"request_deserializer": None, "response_serializer": handler.response_serializer}
     streams_in = bool(handler.request_streaming)
-    entry = _Entry(method, gate, gate.rule(method, streams_in=streams_in), streams_in)
+    rule = gate.rule(method, streams_in=streams_in)
+    entry = _Entry(method, gate, rule, streams_in, handler.request_deserializer)
     if handler.unary_unary:
         return grpc.unary_unary_rpc_method_handler(_unary(entry, handler.unary_unary), **codecs)
     if handler.stream_stream:
@@ -177,18 +176,43 @@ def _wrap(
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A method, and what it demands of its callers."""
+    """A method, and what it demands of its callers and their requests."""
 
     method: str
     gate: Gate
     rule: Rule
     streams_in: bool
+    deserializer: Callable[[bytes], Any] | None
+
+    def read(self, raw: bytes) -> Any:
+        """The request. Raises InvalidArgumentError for bytes that are none."""
+        if self.deserializer is None:
+            return raw
+        try:
+            return self.deserializer(raw)
+        except DecodeError:
+            raise InvalidArgumentError(
+                "request", "must be a message of the proto", "REQUEST_INVALID"
+            ) from None
+
+    async def admit(self, metadata: Metadata, raw: bytes) -> tuple[Principal, Any]:
+        """Who calls, and the request. What strangers send is not read; what may not be asked is not judged.
+
+        Raises as `Gate` does, and InvalidArgumentError.
+        """
+        principal = await self.gate.identify(self.rule, metadata)
+        request = self.read(raw)
+        require(self.rule, principal, request)
+        if isinstance(request, Message) and self.rule.reach is not Reach.EVENTS:
+            check_texts(request, self.rule.judged_singly)
+        return principal, request
 
 
 def _unary(entry: _Entry, behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
+    async def call(raw: bytes, context: aio.ServicerContext[Any, Any]) -> Any:
         async with _Call(entry.method, context) as metadata:
-            with acting_as(await entry.gate.admit(entry.rule, metadata, request)):
+            principal, request = await entry.admit(metadata, raw)
+            with acting_as(principal):
                 return await behaviour(request, context)
 
     return call
@@ -199,14 +223,18 @@ def _streaming(
 ) -> Callable[..., Awaitable[None]]:
     # Written, not yielded: the server drops the generator of a call that its caller has left, and the
     # interpreter then closes it whenever and in whatever context it likes.
-    async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> None:
+    async def call(sent: Any, context: aio.ServicerContext[Any, Any]) -> None:
         async with _Call(entry.method, context) as metadata:
+            taken: Any = None
+            if not entry.streams_in:
+                _, taken = await entry.admit(metadata, sent)
 
             async def admitted() -> Principal:
-                return await entry.gate.admit(entry.rule, metadata, request)
+                return await entry.gate.admit(entry.rule, metadata, taken)
 
             principal = await admitted()
-            taken = _Guarded(request, admitted) if entry.streams_in else request
+            if entry.streams_in:
+                taken = _Guarded(sent, entry.read, admitted)
             with acting_as(principal):
                 async with aclosing(behaviour(taken, context)) as responses:
                     async for response in responses:
@@ -219,19 +247,25 @@ def _streaming(
 class _Guarded:
     """The requests of a stream, for as long as its caller would be let in anew."""
 
-    __slots__ = ("_admitted", "_requests")
+    __slots__ = ("_admitted", "_read", "_requests")
 
-    def __init__(self, requests: AsyncIterator[Any], admitted: Callable[[], Awaitable[object]]) -> None:
+    def __init__(
+        self,
+        requests: AsyncIterator[bytes],
+        read: Callable[[bytes], Any],
+        admitted: Callable[[], Awaitable[object]],
+    ) -> None:
         self._requests = aiter(requests)
+        self._read = read
         self._admitted = admitted
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Any:
-        request = await anext(self._requests)
+        raw = await anext(self._requests)
         await self._admitted()
-        return request
+        return self._read(raw)
 
 
 class _Call:

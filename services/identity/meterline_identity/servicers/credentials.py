@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
-from meterline.clock import EPOCH, to_datetime
+from meterline.clock import EPOCH
 from meterline.errors import InvalidArgumentError
 from meterline.rpc import paging
 from meterline_protos.identity.v1 import credentials_pb2, credentials_pb2_grpc
@@ -43,8 +42,8 @@ class CredentialsServicer(credentials_pb2_grpc.CredentialsServiceServicer):
         self, request: credentials_pb2.ListApiKeysRequest, context: Context
     ) -> credentials_pb2.ListApiKeysResponse:
         limit = paging.size(request.page_size)
-        slug, after = _tenant_or_all(request.tenant_id), _after(request.page_token)
-        found = await self._api_keys.list(slug, after, limit + 1)
+        after = paging.key(request.page_token, paging.instant, paging.text) or (EPOCH, "")
+        found = await self._api_keys.list(_tenant_or_all(request.tenant_id), after, limit + 1)
         page = found[:limit]
         more = len(found) > limit
         return credentials_pb2.ListApiKeysResponse(
@@ -124,15 +123,6 @@ class CredentialsServicer(credentials_pb2_grpc.CredentialsServiceServicer):
 
 def _tenant_or_all(value: str) -> str:
     return rules.slug("tenant_id", value) if value else ""
-
-
-def _after(page_token: str) -> tuple[datetime, str]:
-    """The sort key of the last row of the page before."""
-    key = paging.key(page_token, int, str)
-    try:
-        return (to_datetime(int(key[0])), str(key[1])) if key else (EPOCH, "")
-    except OverflowError:
-        raise InvalidArgumentError("page_token", "must be the next_page_token of an earlier answer") from None
 
 
 def _key_id(value: str) -> str:

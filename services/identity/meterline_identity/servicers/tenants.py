@@ -62,9 +62,9 @@ class TenantsServicer(tenants_pb2_grpc.TenantsServiceServicer):
         self, request: tenants_pb2.ListTenantsRequest, context: Context
     ) -> tenants_pb2.ListTenantsResponse:
         limit = paging.size(request.page_size)
-        key = paging.key(request.page_token, int)
+        key = paging.key(request.page_token, paging.int4)
         # One more than asked for tells whether there is a next page.
-        tenants = await self._handlers.list(int(key[0]) if key else 0, limit + 1)
+        tenants = await self._handlers.list(key[0] if key else 0, limit + 1)
         page = tenants[:limit]
         return tenants_pb2.ListTenantsResponse(
             tenants=[_to_proto(tenant) for tenant in page],

@@ -82,10 +82,10 @@ def _check_attributes(field: str, attributes: Mapping[str, str]) -> None:
         raise InvalidArgumentError(field, f"at most {MAX_ATTRIBUTES}")
     for name, value in attributes.items():
         check_name(field, name)
-        if len(value) > MAX_DIMENSION_VALUE or "\0" in value:
-            raise InvalidArgumentError(f"{field}.{name}", f"at most {MAX_DIMENSION_VALUE} characters, no NUL")
+        if len(value) > MAX_DIMENSION_VALUE:
+            raise InvalidArgumentError(f"{field}.{name}", f"at most {MAX_DIMENSION_VALUE} characters")
 
 
 def _check_text(field: str, text: str, most: int) -> None:
-    if not 0 < len(text) <= most or "\0" in text:
-        raise InvalidArgumentError(field, f"1 to {most} characters, no NUL")
+    if not 0 < len(text) <= most:
+        raise InvalidArgumentError(field, f"1 to {most} characters")

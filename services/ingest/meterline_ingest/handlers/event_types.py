@@ -27,8 +27,8 @@ async def put_event_type(
 
     Raises FailedPreconditionError when it would change what is there, NotFoundError for an unknown tenant.
     """
-    if len(changed_by) > MAX_SOURCE or "\0" in changed_by:
-        raise InvalidArgumentError("changed_by", f"at most {MAX_SOURCE} characters, no NUL")
+    if len(changed_by) > MAX_SOURCE:
+        raise InvalidArgumentError("changed_by", f"at most {MAX_SOURCE} characters")
     owner = await _owner(tenants, slug)
     async with unit_of_work.begin(ALL_TENANTS) as transaction:
         book = await repository.locked(transaction.connection)

@@ -85,5 +85,5 @@ class LimitHandlers:
 def _check_text(field: str, value: str, most: int, *, needed: bool = True) -> None:
     if needed and not value:
         raise InvalidArgumentError(field, "must not be empty")
-    if len(value) > most or "\0" in value:
-        raise InvalidArgumentError(field, f"at most {most} characters, no NUL")
+    if len(value) > most:
+        raise InvalidArgumentError(field, f"at most {most} characters")

@@ -263,5 +263,5 @@ def _found(timer: Timer | None, timer_id: str) -> Timer:
 
 
 def _check_text(field: str, text: str, most: int) -> None:
-    if not 0 < len(text) <= most or "\0" in text:
-        raise InvalidArgumentError(field, f"1 to {most} characters, no NUL")
+    if not 0 < len(text) <= most:
+        raise InvalidArgumentError(field, f"1 to {most} characters")

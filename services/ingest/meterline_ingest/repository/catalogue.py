@@ -60,6 +60,7 @@ async def put(
 ) -> int:
     """Creates or replaces entries by (namespace, key); returns how many are not as they were."""
     keys = sorted(entries)
+    await connection.execute(queries.lock_catalogue, {"tenant_id": tenant_id})
     cursor = await connection.execute(
         queries.put_entries,
         {
@@ -74,6 +75,7 @@ async def put(
 
 async def delete(connection: Connection, tenant_id: int, namespace: str, keys: Sequence[str]) -> int:
     """Returns how many there were."""
+    await connection.execute(queries.lock_catalogue, {"tenant_id": tenant_id})
     cursor = await connection.execute(
         queries.delete_entries, {"tenant_id": tenant_id, "namespace": namespace, "keys": sorted(keys)}
     )

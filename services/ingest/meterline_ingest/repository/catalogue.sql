@@ -16,6 +16,11 @@ WHERE tenant_id = %s AND namespace = %s AND key > %s
 ORDER BY key
 LIMIT %s
 
+-- name: lock_catalogue
+-- tenant: the tenant's own lock
+-- Versions are counted on from those there are, which nobody may add to meanwhile.
+SELECT pg_advisory_xact_lock(hashtext('meterline.ingest.catalogue'), %(tenant_id)s)
+
 -- name: put_entries
 -- A removed entry that comes back goes on with its versions. Rows come sorted, so never in a circle.
 WITH given AS (

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import Any
 
 from google.protobuf.json_format import ParseDict
 from grpc import aio
-from meterline.errors import InvalidArgumentError
-from meterline.rpc import paging
+from meterline.rpc import fields, paging
 from meterline.tenants import TenantReplica
 from meterline_protos.ingest.v1 import audit_pb2, audit_pb2_grpc
 
 from meterline_ingest.domain.audit import AuditEntry, AuditFilter
 from meterline_ingest.handlers import audit as handlers
 from meterline_ingest.repository.audit import AuditReader
-from meterline_ingest.servicers import ranges
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -29,30 +26,21 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
         self, request: audit_pb2.ListAuditEntriesRequest, context: Context
     ) -> audit_pb2.ListAuditEntriesResponse:
         limit = paging.size(request.page_size)
+        key = paging.key(request.page_token, paging.identifier)
         chosen = AuditFilter(
             request.action,
             request.principal,
             request.subject,
-            *ranges.from_proto(request.time if request.HasField("time") else None),
+            *fields.time_range("time", request.time),
         )
         found = await handlers.list_audit_entries(
-            self._tenants, self._reader, request.tenant_id, chosen, _before(request.page_token), limit + 1
+            self._tenants, self._reader, request.tenant_id, chosen, key[0] if key else None, limit + 1
         )
         page = found[:limit]
         return audit_pb2.ListAuditEntriesResponse(
             entries=map(_to_proto, page),
-            next_page_token=paging.token(str(page[-1].audit_id)) if len(found) > limit else "",
+            next_page_token=paging.token(page[-1].audit_id) if len(found) > limit else "",
         )
-
-
-def _before(token: str) -> uuid.UUID | None:
-    key = paging.key(token, str)
-    if key is None:
-        return None
-    try:
-        return uuid.UUID(str(key[0]))
-    except ValueError:
-        raise InvalidArgumentError("page_token", "must be the next_page_token of an earlier answer") from None
 
 
 def _to_proto(entry: AuditEntry) -> audit_pb2.AuditEntry:

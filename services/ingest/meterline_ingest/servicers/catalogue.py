@@ -39,10 +39,10 @@ class CatalogueServicer(catalogue_pb2_grpc.CatalogueServiceServicer):
         self, request: catalogue_pb2.ListEntriesRequest, context: Context
     ) -> catalogue_pb2.ListEntriesResponse:
         limit = paging.size(request.page_size)
-        key = paging.key(request.page_token, str)
+        key = paging.key(request.page_token, paging.text)
         # One more than asked for tells whether there is a next page.
         found = await self._catalogue.page(
-            request.tenant_id, request.namespace, str(key[0]) if key else "", limit + 1
+            request.tenant_id, request.namespace, key[0] if key else "", limit + 1
         )
         page = found[:limit]
         return catalogue_pb2.ListEntriesResponse(

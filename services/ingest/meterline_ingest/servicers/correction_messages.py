@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from meterline.clock import EPOCH, to_datetime, to_us
 from meterline.errors import InvalidArgumentError
+from meterline.rpc import fields
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.ingest.v1 import corrections_pb2 as pb
 
@@ -67,40 +67,14 @@ def named_events(message: pb.EventIds) -> NamedEvents:
 
 def events_filter(message: pb.EventsFilter) -> EventsFilter:
     """Raises InvalidArgumentError."""
-    start, end = time_range("filter.time", message.time if message.HasField("time") else None)
-    if len(message.batch_ids) > MAX_BATCHES:
-        raise InvalidArgumentError("filter.batch_ids", f"at most {MAX_BATCHES}")
-    subject = message.subject if message.HasField("subject") else None
-    for name, text in (("type", message.type), ("subject", subject or ""), ("source", message.source)):
-        if "\0" in text:
-            raise InvalidArgumentError(f"filter.{name}", "no NUL")
+    start, end = fields.time_range("filter.time", message.time)
     return EventsFilter(
         message.type,
-        subject,
+        message.subject if message.HasField("subject") else None,
         message.source,
-        [identifier("filter.batch_ids", text) for text in message.batch_ids],
+        fields.identifiers("filter.batch_ids", message.batch_ids, most=MAX_BATCHES, least=0),
         None if start is None else to_us(start),
         None if end is None else to_us(end),
-    )
-
-
-def identifier(field: str, text: str) -> uuid.UUID:
-    """Raises InvalidArgumentError."""
-    try:
-        return uuid.UUID(text)
-    except ValueError:
-        raise InvalidArgumentError(field, "a UUID") from None
-
-
-def time_range(field: str, message: types_pb2.TimeRange | None) -> tuple[datetime | None, datetime | None]:
-    """(start, end), None where it is open. Raises InvalidArgumentError."""
-    if message is None:
-        return None, None
-    start = _moment(field, message.start_time) if message.HasField("start_time") else None
-    end = _moment(field, message.end_time) if message.HasField("end_time") else None
-    return (
-        None if start is None else to_datetime(start),
-        None if end is None else to_datetime(end),
     )
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from grpc import aio
 from meterline.auth.principals import current_principal
-from meterline.clock import Clock, to_datetime, to_us
+from meterline.clock import Clock
 from meterline.errors import InvalidArgumentError
 from meterline.ids import new_id
-from meterline.rpc import paging
+from meterline.rpc import fields, paging
 from meterline.tasks import aside
 from meterline_protos.ingest.v1 import capture_pb2, corrections_pb2, corrections_pb2_grpc
 from opentelemetry import trace
@@ -93,30 +93,26 @@ class CorrectionsServicer(corrections_pb2_grpc.CorrectionsServiceServicer):
         self, request: corrections_pb2.ListCorrectionsRequest, context: Context
     ) -> corrections_pb2.ListCorrectionsResponse:
         limit = paging.size(request.page_size)
-        key = paging.key(request.page_token, int, str, int)
-        before = (to_datetime(int(key[0])), uuid.UUID(str(key[1])), int(key[2])) if key else None
+        before = paging.key(request.page_token, paging.instant, paging.identifier, paging.int4)
         found = await correcting.list_corrections(
             self._means, request.tenant_id, _chosen(request), before, limit + 1
         )
         page = found[:limit]
         return corrections_pb2.ListCorrectionsResponse(
             corrections=await self._told(request.tenant_id, page),
-            next_page_token=_after(page[-1]) if len(found) > limit else "",
+            next_page_token=paging.token(*page[-1].key) if len(found) > limit else "",
         )
 
     async def ListImports(
         self, request: corrections_pb2.ListImportsRequest, context: Context
     ) -> corrections_pb2.ListImportsResponse:
         limit = paging.size(request.page_size)
-        key = paging.key(request.page_token, int, str)
-        before = (to_datetime(int(key[0])), uuid.UUID(str(key[1]))) if key else None
+        before = paging.key(request.page_token, paging.instant, paging.identifier)
         found = await self._imports.page(request.tenant_id, before, limit + 1)
-        page, token = found[:limit], ""
-        if len(found) > limit:
-            started_at, import_id = page[-1].key
-            token = paging.token(to_us(started_at), str(import_id))
+        page = found[:limit]
         return corrections_pb2.ListImportsResponse(
-            imports=map(messages.imported, page), next_page_token=token
+            imports=map(messages.imported, page),
+            next_page_token=paging.token(*page[-1].key) if len(found) > limit else "",
         )
 
     async def _correct(
@@ -153,13 +149,13 @@ class CorrectionsServicer(corrections_pb2_grpc.CorrectionsServiceServicer):
             BatchOrigin.IMPORTED,
             any_age=True,
             tenant=current_principal().tenant,
-            import_id=messages.identifier("import_id", request.import_id),
+            import_id=fields.identifier("import_id", request.import_id),
         )
 
 
 def _call(request: Correcting) -> Call:
     text = request.correction_id
-    correction_id = messages.identifier("correction_id", text) if text else new_id()
+    correction_id = fields.identifier("correction_id", text) if text else new_id()
     return Call(correction_id, ChangeRequest(request.requested_by, request.reason), _body(request))
 
 
@@ -242,16 +238,11 @@ def _chosen(request: corrections_pb2.ListCorrectionsRequest) -> CorrectionFilter
     if sum(map(bool, ids)) > 1:
         raise InvalidArgumentError("event_id", "at most one of event_id, correction_id and import_id")
     event_id = event_ids.parse_one(request.source, request.event_id)[0] if request.event_id else None
-    start, end = messages.time_range("time", request.time if request.HasField("time") else None)
+    start, end = fields.time_range("time", request.time)
     return CorrectionFilter(
         uuid.UUID(bytes=event_id) if event_id else None,
-        messages.identifier("correction_id", request.correction_id) if request.correction_id else None,
-        messages.identifier("import_id", request.import_id) if request.import_id else None,
+        fields.identifier("correction_id", request.correction_id) if request.correction_id else None,
+        fields.identifier("import_id", request.import_id) if request.import_id else None,
         start,
         end,
     )
-
-
-def _after(last: Correction) -> str:
-    at, event_id, revision = last.key
-    return paging.token(to_us(at), str(event_id), revision)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
-from typing import TypeVar
-
 from meterline.errors import InvalidArgumentError
+from meterline.rpc import fields
 from meterline_protos.ingest.v1 import event_types_pb2 as pb
 
 from meterline_ingest.domain import decimals
 from meterline_ingest.domain.enrichment import Attribute, Enrichment, WhenMissing
-from meterline_ingest.domain.event_types import Dimension, EventType, Quantity, TimerPolicy, WhenAbandoned
+from meterline_ingest.domain.event_types import (
+    MAX_SCALE,
+    Dimension,
+    EventType,
+    Quantity,
+    TimerPolicy,
+    WhenAbandoned,
+)
 from meterline_ingest.domain.limits import MAX_DIMENSION_VALUE
 from meterline_ingest.domain.properties import DEFAULT_LENGTH, Kind, Property
-
-E = TypeVar("E", bound=IntEnum)
 
 
 def read(message: pb.EventType) -> EventType:
@@ -106,7 +109,10 @@ def _quantity(message: pb.QuantityDefinition) -> Quantity:
 def _bound(message: pb.QuantityDefinition, name: str, text: str) -> int | None:
     if not text:
         return None
-    field = f"event_type.quantities[{message.name[:64]}].{name}"
+    quantity = f"event_type.quantities[{message.name[:64]}]"
+    field = f"{quantity}.{name}"
+    if message.scale > MAX_SCALE:
+        raise InvalidArgumentError(f"{quantity}.scale", f"from 0 to {MAX_SCALE}")
     try:
         units, scale = decimals.parse(text)
     except decimals.DecimalError as error:
@@ -119,7 +125,7 @@ def _bound(message: pb.QuantityDefinition, name: str, text: str) -> int | None:
 def _property(message: pb.PropertyDefinition) -> Property:
     return Property(
         message.name,
-        _chosen(f"event_type.properties[{message.name[:64]}].kind", Kind, message.kind),
+        fields.choice(f"event_type.properties[{message.name[:64]}].kind", Kind, message.kind),
         message.required,
         message.minimum,
         message.maximum,
@@ -135,7 +141,7 @@ def _enrichment(message: pb.Enrichment) -> Enrichment:
         message.namespace,
         message.key,
         tuple(Attribute(each.attribute, each.target or each.attribute) for each in message.attributes),
-        _chosen(field, WhenMissing, message.when_missing),
+        fields.choice(field, WhenMissing, message.when_missing),
     )
 
 
@@ -144,13 +150,5 @@ def _timer(message: pb.TimerPolicy) -> TimerPolicy:
     return TimerPolicy(
         message.quantity,
         message.abandoned_after_seconds,
-        _chosen(field, WhenAbandoned, message.when_abandoned),
+        fields.choice(field, WhenAbandoned, message.when_abandoned),
     )
-
-
-def _chosen(field: str, kind: type[E], number: int) -> E:
-    try:
-        return kind(number)
-    except ValueError:
-        names = ", ".join(each.name for each in kind)
-        raise InvalidArgumentError(field, f"one of {names}") from None

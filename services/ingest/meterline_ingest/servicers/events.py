@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 from grpc import aio
@@ -12,7 +11,7 @@ from meterline.auth.principals import Permission
 from meterline.auth.rules import demand
 from meterline.clock import Clock, to_datetime, to_us
 from meterline.errors import InvalidArgumentError
-from meterline.rpc import paging
+from meterline.rpc import fields, paging
 from meterline.tenants import Tenant, TenantReplica
 from meterline_protos.ingest.v1 import events_pb2, events_pb2_grpc
 
@@ -23,7 +22,7 @@ from meterline_ingest.handlers.republishing import Republisher
 from meterline_ingest.handlers.unsealing import Unsealer
 from meterline_ingest.registry import TypeRegistry
 from meterline_ingest.repository.reading import EventFilter, EventReader, StoredEvent
-from meterline_ingest.servicers import correction_messages, ranges
+from meterline_ingest.servicers import correction_messages
 from meterline_ingest.servicers.event_messages import batch_to_proto, events_to_proto
 
 Context = aio.ServicerContext[Any, Any]
@@ -32,8 +31,6 @@ Choice = events_pb2.ListEventsRequest | events_pb2.ExportEventsRequest
 MAX_IDS: Final = 1_000
 # Clients take messages of 4 MiB unless they are told otherwise.
 ANSWER_BYTES: Final = 3 << 20
-# A day after the first that a time can say, so that what is a moment earlier can be said as well.
-_EARLIEST: Final = datetime(1, 1, 2, tzinfo=UTC)
 
 
 class EventsServicer(events_pb2_grpc.EventsServiceServicer):
@@ -72,7 +69,7 @@ class EventsServicer(events_pb2_grpc.EventsServiceServicer):
         self, request: events_pb2.ListEventsRequest, context: Context
     ) -> events_pb2.ListEventsResponse:
         asked = _asked(request)
-        batch_ids = _uuids("batch_ids", request.batch_ids) if request.batch_ids else []
+        batch_ids = fields.identifiers("batch_ids", request.batch_ids, most=MAX_IDS, least=0)
         chosen, start = self._choice(request, batch_ids)
         after = _position("page_token", request.page_token) or start
         tenant = await self._tenants.get(request.tenant_id)
@@ -96,7 +93,7 @@ class EventsServicer(events_pb2_grpc.EventsServiceServicer):
     async def GetBatches(
         self, request: events_pb2.GetBatchesRequest, context: Context
     ) -> events_pb2.GetBatchesResponse:
-        batch_ids = _uuids("batch_ids", request.batch_ids)
+        batch_ids = fields.identifiers("batch_ids", request.batch_ids, most=MAX_IDS)
         tenant = await self._tenants.get(request.tenant_id)
         batches = await handlers.get_batches(self._reader, tenant, batch_ids)
         return events_pb2.GetBatchesResponse(batches=[batch_to_proto(tenant.slug, each) for each in batches])
@@ -118,37 +115,31 @@ class EventsServicer(events_pb2_grpc.EventsServiceServicer):
         if sum(given) != 1:
             raise InvalidArgumentError("range, event_ids, batch_ids", "one of them")
         if request.HasField("range"):
-            start, end = ranges.from_proto(request.range)
-            if start is None or end is None or start >= end:
-                raise InvalidArgumentError("range", "start_time before end_time")
-            return await self._republisher.range(start, end)
+            return await self._republisher.range(*fields.closed_range("range", request.range))
         tenant = await self._tenants.get(request.tenant_id)
         if request.batch_ids:
-            return await self._republisher.batches(tenant, _uuids("batch_ids", request.batch_ids))
+            batch_ids = fields.identifiers("batch_ids", request.batch_ids, most=MAX_IDS)
+            return await self._republisher.batches(tenant, batch_ids)
         if len(request.event_ids) > MAX_IDS:
             raise InvalidArgumentError("event_ids", f"1 to {MAX_IDS}")
         return await self._republisher.events(tenant, request.source, request.event_ids)
 
     def _choice(self, request: Choice, batch_ids: Sequence[uuid.UUID]) -> tuple[EventFilter, Position]:
         """What is wanted, and where it begins."""
-        start, end = ranges.from_proto(request.time)
+        start, end = fields.time_range("time", request.time)
         if not batch_ids:
             if start is None:
                 raise InvalidArgumentError("time.start_time", "needed without batch_ids")
             end = end or to_datetime(self._clock.now_us())
-        dimensions = dict(request.dimensions)
-        texts = (request.type, request.subject, request.source, *dimensions, *dimensions.values())
-        if any("\0" in text for text in texts):
-            raise InvalidArgumentError("type, subject, source, dimensions", "no NUL characters")
         chosen = EventFilter(
             batch_ids,
             end,
             request.type or None,
             request.subject or None,
             request.source or None,
-            dimensions,
+            dict(request.dimensions),
         )
-        return chosen, Position.before(to_us(max(start or _EARLIEST, _EARLIEST)))
+        return chosen, Position.before(to_us(start or fields.EARLIEST))
 
     async def _messages(
         self, tenant: Tenant, events: Sequence[StoredEvent], asked: ChangeRequest | None
@@ -179,32 +170,13 @@ def _asked(request: events_pb2.GetEventRequest | Choice) -> ChangeRequest | None
     return ChangeRequest(request.unseal.requested_by, request.unseal.reason)
 
 
-def _uuids(field: str, texts: Iterable[str]) -> list[uuid.UUID]:
-    try:
-        ids = [uuid.UUID(text) for text in texts]
-    except ValueError:
-        raise InvalidArgumentError(field, "UUIDs") from None
-    if not 0 < len(ids) <= MAX_IDS:
-        raise InvalidArgumentError(field, f"1 to {MAX_IDS}")
-    return ids
-
-
 def _position(field: str, token: str) -> Position | None:
     """What `_token` made; None for an empty one."""
-    try:
-        key = paging.key(token, int, str, int)
-        if key is None:
-            return None
-        position = Position(int(key[0]), uuid.UUID(str(key[1])), int(key[2]))
-        to_datetime(position.time_us)
-    except (InvalidArgumentError, ValueError, OverflowError):
-        raise InvalidArgumentError(field, "must be the token of an earlier answer") from None
-    return position
+    key = paging.key(token, paging.instant, paging.identifier, paging.int4, field=field)
+    return None if key is None else Position(to_us(key[0]), *key[1:])
 
 
 def _token(page: Page[StoredEvent], sent: int) -> str:
     """Of what follows the first events of a page."""
     following = page.following if sent == len(page.events) else page.events[sent - 1].position
-    return (
-        "" if following is None else paging.token(following.time_us, str(following.event_id), following.step)
-    )
+    return "" if following is None else paging.token(following.time_us, following.event_id, following.step)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterable
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 from grpc import aio
 from meterline.auth.principals import Permission
 from meterline.auth.rules import demand
-from meterline.clock import to_datetime, to_us
 from meterline.errors import InvalidArgumentError
-from meterline.rpc import paging
+from meterline.rpc import fields, paging
 from meterline.telemetry import propagation
 from meterline_protos.ingest.v1 import capture_pb2, quarantine_pb2, quarantine_pb2_grpc
 
@@ -23,8 +20,7 @@ from meterline_ingest.handlers import quarantine as handlers
 from meterline_ingest.handlers.quarantine import Content, QuarantineAccess
 from meterline_ingest.handlers.replaying import Replayer
 from meterline_ingest.registry import TypeRegistry
-from meterline_ingest.repository.quarantine import Place, Quarantined
-from meterline_ingest.servicers import ranges
+from meterline_ingest.repository.quarantine import Quarantined
 
 Context = aio.ServicerContext[Any, Any]
 Selection = quarantine_pb2.ReplayQuarantinedRequest | quarantine_pb2.DiscardQuarantinedRequest
@@ -64,20 +60,24 @@ class QuarantineServicer(quarantine_pb2_grpc.QuarantineServiceServicer):
             request.tenant_id,
             _filter(request.filter),
             state,
-            _after(request.page_token),
+            paging.key(request.page_token, paging.instant, paging.identifier),
             limit + 1,
         )
         page = listing.entries[:limit]
         return quarantine_pb2.ListQuarantinedResponse(
             entries=(_to_proto(entry, shredded=listing.shredded) for entry in page),
-            next_page_token=_token(page[-1]) if len(listing.entries) > limit else "",
+            next_page_token=(
+                paging.token(page[-1].received_at, page[-1].quarantine_id)
+                if len(listing.entries) > limit
+                else ""
+            ),
             waiting=listing.waiting,
         )
 
     async def GetQuarantined(
         self, request: quarantine_pb2.GetQuarantinedRequest, context: Context
     ) -> quarantine_pb2.GetQuarantinedResponse:
-        (quarantine_id,) = _ids([request.quarantine_id], "quarantine_id")
+        quarantine_id = fields.identifier("quarantine_id", request.quarantine_id)
         if request.unseal:
             demand(Permission.UNSEAL)
         unsealing = ChangeRequest(request.requested_by, request.reason) if request.unseal else None
@@ -120,7 +120,8 @@ def _chosen(request: Selection) -> QuarantineFilter:
     """Never everything by omission."""
     match request.WhichOneof("entries"):
         case "ids":
-            return QuarantineFilter(ids=_ids(request.ids.quarantine_ids, "ids.quarantine_ids"))
+            ids = fields.identifiers("ids.quarantine_ids", request.ids.quarantine_ids, most=MAX_IDS)
+            return QuarantineFilter(ids=ids)
         case "filter":
             return _filter(request.filter)
         case "everything":
@@ -138,32 +139,8 @@ def _filter(message: quarantine_pb2.QuarantineFilter) -> QuarantineFilter:
         message.field,
         message.source,
         _ASKED_STAGES[message.stage],
-        *ranges.from_proto(message.received if message.HasField("received") else None),
+        *fields.time_range("filter.received", message.received),
     )
-
-
-def _ids(texts: Iterable[str], field: str) -> list[uuid.UUID]:
-    try:
-        ids = [uuid.UUID(bytes=bytes.fromhex(text)) for text in texts]
-    except ValueError:
-        raise InvalidArgumentError(field, "32 hexadecimal digits") from None
-    if not 0 < len(ids) <= MAX_IDS:
-        raise InvalidArgumentError(field, f"1 to {MAX_IDS}")
-    return ids
-
-
-def _token(entry: Quarantined) -> str:
-    return paging.token(to_us(entry.received_at), entry.quarantine_id.hex)
-
-
-def _after(token: str) -> Place | None:
-    key = paging.key(token, int, str)
-    if key is None:
-        return None
-    try:
-        return to_datetime(int(key[0])), uuid.UUID(str(key[1]))
-    except (ValueError, OverflowError):
-        raise InvalidArgumentError("page_token", "must be the next_page_token of an earlier answer") from None
 
 
 def _show(answer: quarantine_pb2.GetQuarantinedResponse, content: Content, *, everything: bool) -> None:
@@ -177,10 +154,10 @@ def _show(answer: quarantine_pb2.GetQuarantinedResponse, content: Content, *, ev
     except DecodeError:
         return
     if not everything:
-        fields = hidden(content.definition, event.dimensions, event.quantities, event.properties)
-        for field, name in fields:
+        found = hidden(content.definition, event.dimensions, event.quantities, event.properties)
+        for field, name in found:
             del getattr(event, field)[name]
-        answer.hidden_fields.extend(f"{field}.{name}" for field, name in fields)
+        answer.hidden_fields.extend(f"{field}.{name}" for field, name in found)
     answer.event.CopyFrom(event)
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
-from meterline.clock import to_datetime
+from meterline.clock import to_datetime, to_us
 from meterline.errors import InvalidArgumentError
-from meterline.rpc import paging
+from meterline.rpc import fields, paging
 from meterline_protos.ingest.v1 import timers_pb2, timers_pb2_grpc
 
 from meterline_ingest.domain.decimals import to_text
@@ -67,14 +67,14 @@ class TimersServicer(timers_pb2_grpc.TimersServiceServicer):
         self, request: timers_pb2.ListTimersRequest, context: Context
     ) -> timers_pb2.ListTimersResponse:
         limit = paging.size(request.page_size)
-        key = paging.key(request.page_token, str)
+        key = paging.key(request.page_token, paging.text)
         chosen = TimerFilter(
-            _state(request.state),
+            fields.choice("state", TimerState, request.state) if request.state else None,
             request.type or None,
             request.subject or None,
         )
         # One more than asked for tells whether there is a next page.
-        found = await self._timers.page(request.tenant_id, chosen, str(key[0]) if key else "", limit + 1)
+        found = await self._timers.page(request.tenant_id, chosen, key[0] if key else "", limit + 1)
         page = found[:limit]
         return timers_pb2.ListTimersResponse(
             timers=[_to_proto(request.tenant_id, timer) for timer in page],
@@ -82,21 +82,11 @@ class TimersServicer(timers_pb2_grpc.TimersServiceServicer):
         )
 
 
-def _state(number: int) -> TimerState | None:
-    try:
-        return TimerState(number) if number else None
-    except ValueError:
-        raise InvalidArgumentError("state", "one of TimerState") from None
-
-
 def _microseconds(field: str, moment: Timestamp) -> int:
-    try:
-        moment.ToDatetime()
-    except (ValueError, OverflowError):
-        raise InvalidArgumentError(field, "from year 1 to 9999") from None
-    if moment.seconds <= 0:
-        raise InvalidArgumentError(field, "after 1970")
-    return moment.ToMicroseconds()
+    us = to_us(fields.instant(field, moment))
+    if us < 1_000_000:
+        raise InvalidArgumentError(field, "after 1970", "TIME_OUT_OF_RANGE")
+    return us
 
 
 def _to_proto(slug: str, timer: Timer) -> timers_pb2.Timer:

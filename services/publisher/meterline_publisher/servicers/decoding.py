@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-import uuid
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, Final
 
-from google.protobuf import struct_pb2, timestamp_pb2
-from google.protobuf.message import Message
+from google.protobuf import struct_pb2
 from meterline.errors import InvalidArgumentError
 from meterline_protos.publisher.v1 import invoices_pb2
 
@@ -35,30 +32,10 @@ def name(field: str, value: str) -> str:
 
 
 def text(field: str, value: str, most: int) -> str:
-    """Free text of at most `most` characters, none of them NUL (which Postgres cannot keep)."""
-    if len(value) > most or "\0" in value:
-        raise InvalidArgumentError(field, f"must have at most {most} characters, and no NUL")
+    """Free text of at most `most` characters."""
+    if len(value) > most:
+        raise InvalidArgumentError(field, f"must have at most {most} characters")
     return value
-
-
-def identifier(field: str, value: str) -> uuid.UUID:
-    """A UUID. Raises InvalidArgumentError."""
-    try:
-        return uuid.UUID(value)
-    except ValueError as error:
-        raise InvalidArgumentError(field, "must be a UUID") from error
-
-
-def moment(message: Message, field: str, path: str = "") -> datetime:
-    """A timestamp that must be there. Raises InvalidArgumentError."""
-    where = path or field
-    if not message.HasField(field):
-        raise InvalidArgumentError(where, "is required")
-    value: timestamp_pb2.Timestamp = getattr(message, field)
-    try:
-        return value.ToDatetime(tzinfo=UTC)
-    except (ValueError, OverflowError) as error:
-        raise InvalidArgumentError(where, "must be a time between the years 1 and 9999") from error
 
 
 def deltas(field: str, changes: Sequence[invoices_pb2.UsageChange]) -> dict[str, Decimal]:
@@ -84,21 +61,26 @@ def decimal(field: str, value: str) -> Decimal:
 def price(field: str, body: struct_pb2.Struct) -> Price:
     """A price body. Raises InvalidArgumentError with the path of the field that breaks a rule."""
     try:
-        return parse_price(_json(body))
+        return parse_price(_object(body))
     except PriceError as error:
         path = f"{field}.{error.field}" if error.field else field
         raise InvalidArgumentError(path, str(error), f"PRICE_{error.rule.upper()}") from error
 
 
-def _json(value: Any) -> Any:
-    """A Struct as plain JSON. Numbers become integers where they are; others stay floats, which the
+def _json(value: struct_pb2.Value) -> Any:
+    """A value as plain JSON. Numbers become integers where they are; others stay floats, which the
     parser refuses."""
-    match value:
-        case struct_pb2.Struct() | Mapping():
-            return {key: _json(item) for key, item in value.items()}
-        case struct_pb2.ListValue() | list():
-            return [_json(item) for item in value]
-        case float() if value.is_integer() and abs(value) < _EXACT_DOUBLES:
-            return int(value)
-        case _:
-            return value
+    kind = value.WhichOneof("kind")
+    if kind == "struct_value":
+        return _object(value.struct_value)
+    if kind == "list_value":
+        return [_json(item) for item in value.list_value.values]
+    if kind == "number_value":
+        number = value.number_value
+        return int(number) if number.is_integer() and abs(number) < _EXACT_DOUBLES else number
+    # A value of no kind can be sent as well; it says as little as null.
+    return None if kind in (None, "null_value") else getattr(value, kind)
+
+
+def _object(body: struct_pb2.Struct) -> dict[str, Any]:
+    return {key: _json(item) for key, item in body.fields.items()}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from grpc import aio
-from meterline.clock import to_datetime, to_us
-from meterline.rpc import paging
+from meterline.rpc import fields, paging
 from meterline.telemetry.tracing import trace_url
 from meterline_protos.publisher.v1 import invoices_pb2, invoices_pb2_grpc
 
@@ -21,7 +19,6 @@ Context = aio.ServicerContext[Any, Any]
 
 # Longer than any id that capture accepts.
 _MAX_EVENT_ID: Final = 1_000
-_END_OF_TIME: Final = datetime(9999, 12, 31, tzinfo=UTC)
 
 
 class InvoicesServicer(invoices_pb2_grpc.InvoicesServiceServicer):
@@ -37,7 +34,7 @@ class InvoicesServicer(invoices_pb2_grpc.InvoicesServiceServicer):
     ) -> invoices_pb2.PreviewInvoiceResponse:
         found = await self._invoices.preview(
             decoding.name("tenant_id", request.tenant_id),
-            decoding.moment(request, "at"),
+            fields.required_instant(request, "at"),
             decoding.deltas("changes", request.changes),
         )
         return invoices_pb2.PreviewInvoiceResponse(
@@ -50,7 +47,7 @@ class InvoicesServicer(invoices_pb2_grpc.InvoicesServiceServicer):
     ) -> invoices_pb2.GetInvoiceResponse:
         tenant, invoice, lines = await self._invoices.get(
             decoding.name("tenant_id", request.tenant_id),
-            decoding.identifier("invoice_id", request.invoice_id),
+            fields.identifier("invoice_id", request.invoice_id),
         )
         return invoices_pb2.GetInvoiceResponse(invoice=encoding.invoice(tenant.slug, invoice, lines))
 
@@ -58,8 +55,8 @@ class InvoicesServicer(invoices_pb2_grpc.InvoicesServiceServicer):
         self, request: invoices_pb2.ListInvoicesRequest, context: Context
     ) -> invoices_pb2.ListInvoicesResponse:
         limit = paging.size(request.page_size)
-        key = paging.key(request.page_token, int)
-        before = to_datetime(int(key[0])) if key else _END_OF_TIME
+        key = paging.key(request.page_token, paging.instant)
+        before = key[0] if key else fields.LATEST
         # One more than asked for tells whether there is a next page.
         tenant, found = await self._invoices.page(
             decoding.name("tenant_id", request.tenant_id), before, limit + 1
@@ -67,17 +64,17 @@ class InvoicesServicer(invoices_pb2_grpc.InvoicesServiceServicer):
         page = found[:limit]
         return invoices_pb2.ListInvoicesResponse(
             invoices=[encoding.invoice(tenant.slug, invoice, lines) for invoice, lines in page],
-            next_page_token=paging.token(to_us(page[-1][0].period_start)) if len(found) > limit else "",
+            next_page_token=paging.token(page[-1][0].period_start) if len(found) > limit else "",
         )
 
     async def ExplainInvoiceLine(
         self, request: invoices_pb2.ExplainInvoiceLineRequest, context: Context
     ) -> invoices_pb2.ExplainInvoiceLineResponse:
-        key = paging.key(request.page_token, str, str)
-        cursor = Cursor(str(key[0]), str(key[1])) if key else Cursor()
+        key = paging.key(request.page_token, paging.text, paging.text)
+        cursor = Cursor(*key) if key else Cursor()
         found = await self._explaining.line(
             decoding.name("tenant_id", request.tenant_id),
-            decoding.identifier("line_id", request.line_id),
+            fields.identifier("line_id", request.line_id),
             paging.size(request.page_size),
             cursor,
         )

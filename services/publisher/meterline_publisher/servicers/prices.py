@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from grpc import aio
 from meterline.errors import InvalidArgumentError
+from meterline.rpc import fields
 from meterline_protos.publisher.v1 import prices_pb2, prices_pb2_grpc
 
 from meterline_publisher.domain.rule_sets import Rule
@@ -57,7 +58,7 @@ def _rule(message: prices_pb2.Price) -> Rule:
         meter=meter,
         version=PriceVersion(
             message.version,
-            decoding.moment(message, "effective_from", "price.effective_from"),
+            fields.required_instant(message, "effective_from", "price.effective_from"),
             decoding.price("price.body", message.body),
         ),
         description=decoding.text("price.description", message.description, _MAX_DESCRIPTION) or meter,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from grpc import aio
-from meterline.rpc import paging
+from meterline.rpc import fields, paging
 from meterline_protos.publisher.v1 import publications_pb2, publications_pb2_grpc
 
 from meterline_publisher.domain.money import plain_text
@@ -31,7 +31,7 @@ class PublicationsServicer(publications_pb2_grpc.PublicationsServiceServicer):
         self, request: publications_pb2.PublishUsageRequest, context: Context
     ) -> publications_pb2.PublishUsageResponse:
         found = await self._publishing.publish(
-            decoding.name("tenant_id", request.tenant_id), decoding.moment(request, "at")
+            decoding.name("tenant_id", request.tenant_id), fields.required_instant(request, "at")
         )
         return publications_pb2.PublishUsageResponse(
             invoice=encoding.invoice(found.tenant.slug, found.invoice, found.lines),
@@ -42,10 +42,10 @@ class PublicationsServicer(publications_pb2_grpc.PublicationsServiceServicer):
         self, request: publications_pb2.ListPublicationsRequest, context: Context
     ) -> publications_pb2.ListPublicationsResponse:
         limit = paging.size(request.page_size)
-        key = paging.key(request.page_token, int)
+        key = paging.key(request.page_token, paging.int8)
         # One more than asked for tells whether there is a next page.
         _, found = await self._publishing.page(
-            decoding.name("tenant_id", request.tenant_id), int(key[0]) if key else _NEWEST, limit + 1
+            decoding.name("tenant_id", request.tenant_id), key[0] if key else _NEWEST, limit + 1
         )
         page = found[:limit]
         return publications_pb2.ListPublicationsResponse(
@@ -57,7 +57,7 @@ class PublicationsServicer(publications_pb2_grpc.PublicationsServiceServicer):
         self, request: publications_pb2.ReconcilePeriodRequest, context: Context
     ) -> publications_pb2.ReconcilePeriodResponse:
         found = await self._settling.reconcile(
-            decoding.name("tenant_id", request.tenant_id), decoding.moment(request, "at")
+            decoding.name("tenant_id", request.tenant_id), fields.required_instant(request, "at")
         )
         return publications_pb2.ReconcilePeriodResponse(
             meters=[_comparison(comparison) for comparison in found.comparisons],
