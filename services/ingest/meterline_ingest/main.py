@@ -120,6 +120,7 @@ class Ingest:
         self._tenants = TenantReplica(self._database)
         caller = auth.caller(settings, NAME, NEEDS, clock)
         self._identity = Link("identity", settings.identity_address, caller)
+        self._directory = TenantDirectory(self._tenants, self._unit_of_work, self._identity.channel)
         self._aggregate = Aggregate(settings.aggregate_address, caller)
         self._publisher = Publisher(settings.publisher_address, caller)
         self._old_events = OldEvents(self._database)
@@ -175,7 +176,7 @@ class Ingest:
         )
         return Capture(
             storing,
-            TenantDirectory(self._tenants, self._identity.channel),
+            self._directory,
             self._types,
             self._entries,
             Skews(timedelta(seconds=settings.clock_skew_tolerance_seconds)),
@@ -269,7 +270,7 @@ class Ingest:
 
     def _build_admission(self) -> Admission:
         return Admission(
-            KnownTenants(self._tenants),
+            KnownTenants(self._directory),
             self._limit_registry,
             self._limiter,
             self._committer,

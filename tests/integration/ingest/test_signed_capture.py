@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
 import grpc
@@ -16,6 +16,7 @@ from meterline_client import CaptureConfig, Client
 from meterline_dev.channels import metadata
 from meterline_dev.servers import NatsServer
 from meterline_ingest.registry import TenantDirectory
+from meterline_protos.events.v1.events_pb2 import TenantChanged
 from meterline_protos.identity.v1 import credentials_pb2
 from meterline_protos.ingest.v1 import capture_pb2, capture_pb2_grpc, events_pb2, events_pb2_grpc
 
@@ -248,7 +249,7 @@ async def test_made_up_tenants_are_looked_for_together_and_only_for_who_may_repo
     asked: list[list[str]] = []
     ask = TenantDirectory._ask
 
-    async def noted(directory: TenantDirectory, names: Sequence[str]) -> Mapping[str, tuple[int, bool]]:
+    async def noted(directory: TenantDirectory, names: Sequence[str]) -> Sequence[TenantChanged]:
         # One that was onboarded just now may be asked for as well.
         asked.append([name for name in names if name.startswith("made-up")])
         return await ask(directory, names)
