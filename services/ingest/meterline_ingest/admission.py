@@ -67,7 +67,10 @@ class Admission:
             self._waiting.release(owner, cost)
 
     async def admit_event(self, slug: str, size: int) -> Turn:
-        """Takes what one event of so many bytes needs, and answers its turn. Raises what `submit` raises."""
+        """Takes what one event of so many bytes needs, and answers its turn. Raises what `submit` raises.
+
+        slug: the tenant that the event counts for: its caller's, else the one it names
+        """
         cost = cost_of(1, size)
         self._enter(slug, cost)
         try:
@@ -109,7 +112,9 @@ class Admission:
 
 
 def _owner(submission: Submission) -> str:
-    """The tenant for whose turn a call waits: that of its first event. Most calls are one tenant's."""
+    """The tenant for whose turn a call waits: its caller's, else that of its first event."""
+    if submission.origin.tenant is not None:
+        return submission.origin.tenant
     if submission.columns is None:
         return submission.rows[0].tenant_id or submission.tenant_id
     slugs = submission.columns.tenants
@@ -117,6 +122,13 @@ def _owner(submission: Submission) -> str:
 
 
 def _events_by_tenant(submission: Submission) -> Mapping[str, int]:
+    """For whom the events of a call count.
+
+    A caller with a tenant cannot use up the limits of others by naming them: such events are rejected, and
+    count for its own tenant.
+    """
+    if submission.origin.tenant is not None:
+        return {submission.origin.tenant: submission.events}
     columns = submission.columns
     if columns is None:
         return Counter(row.tenant_id or submission.tenant_id for row in submission.rows)
