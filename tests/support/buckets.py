@@ -16,7 +16,8 @@ class Bucket:
 
     def exchange(self, ask: Ask, moment: int) -> Grant:
         elapsed = max(0, moment - self.filled_at)
-        filled = self.level + ask.back * MILLIONTHS + elapsed * self.limits.events_per_second
+        back = ask.back if ask.limits == self.limits else 0
+        filled = self.level + back * MILLIONTHS + elapsed * self.limits.events_per_second
         level = min(self.limits.burst * MILLIONTHS, filled)
         whole = level // MILLIONTHS
         tokens = ask.need + max(0, min(ask.ahead, whole - ask.need)) if level >= MILLIONTHS else 0

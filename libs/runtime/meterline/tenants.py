@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, timedelta
 from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from cachetools import TTLCache
 from google.protobuf.message import DecodeError
 from meterline_protos.events.v1 import events_pb2
 
@@ -18,6 +17,7 @@ from meterline.db.pool import Database
 from meterline.db.queries import Queries
 from meterline.db.unit_of_work import Transaction
 from meterline.errors import Never, NotFoundError
+from meterline.remembered import Remembered
 from meterline.slugs import is_slug
 
 queries = Queries("meterline", "tenants.sql")
@@ -60,6 +60,7 @@ def from_fact(fact: events_pb2.TenantChanged) -> Tenant:
 
 # A change reaches one replica of a service by message and the others when their memory expires.
 MEMORY_SECONDS = 5.0
+_MOST_KEPT = 100_000
 
 
 class TenantReplica:
@@ -67,8 +68,8 @@ class TenantReplica:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._by_slug: TTLCache[str, Tenant] = TTLCache(100_000, MEMORY_SECONDS)
-        self._by_id: TTLCache[int, Tenant] = TTLCache(100_000, MEMORY_SECONDS)
+        self._by_slug: Remembered[str, Tenant] = Remembered(MEMORY_SECONDS, most=_MOST_KEPT)
+        self._by_id: Remembered[int, Tenant] = Remembered(MEMORY_SECONDS, most=_MOST_KEPT)
 
     async def handle(self, transaction: Transaction, deliveries: Sequence[Delivery]) -> None:
         """Applies `tenants.changed`. An older version than the known one changes nothing."""
@@ -83,28 +84,13 @@ class TenantReplica:
 
     async def apply(self, transaction: Transaction, fact: events_pb2.TenantChanged) -> None:
         tenant = from_fact(fact)
-        transaction.after_commit(partial(self._forget, tenant.tenant_id))
-        await transaction.connection.execute(
-            queries.upsert,
-            (
-                tenant.tenant_id,
-                tenant.slug,
-                tenant.version,
-                tenant.time_zone,
-                tenant.currency,
-                tenant.plan,
-                tenant.external_customer_id,
-                tenant.external_subscription_id,
-                tenant.active,
-                tenant.close_lead,
-                fact.changed_at.ToDatetime(tzinfo=UTC),
-            ),
-        )
+        transaction.after_commit(partial(self._forget, tenant))
+        parameters = asdict(tenant) | {"changed_at": fact.changed_at.ToDatetime(tzinfo=UTC)}
+        await transaction.connection.execute(queries.upsert, parameters)
 
-    def _forget(self, tenant_id: int) -> None:
-        tenant = self._by_id.pop(tenant_id, None)
-        if tenant is not None:
-            self._by_slug.pop(tenant.slug, None)
+    def _forget(self, tenant: Tenant) -> None:
+        self._by_id.forget(tenant.tenant_id)
+        self._by_slug.forget(tenant.slug)
 
     def cached(self, slug: str) -> Tenant | None:
         return self._by_slug.get(slug)
@@ -114,20 +100,19 @@ class TenantReplica:
         if not is_slug(slug):
             return None
         tenant = self._by_slug.get(slug)
-        return tenant or await self._load(queries.by_slug, slug)
+        return tenant or _only(await self._load(queries.by_slug, slug))
 
     async def find_many(self, slugs: Collection[str]) -> dict[str, Tenant]:
         """The tenants that this service has heard of, by name."""
         found = {slug: tenant for slug in slugs if (tenant := self._by_slug.get(slug)) is not None}
         missing = [slug for slug in slugs if slug not in found and is_slug(slug)]
         if missing:
-            rows = await self._database.fetch(queries.by_slugs, (missing,))
-            found |= {tenant.slug: tenant for tenant in map(self._keep, rows)}
+            found |= {tenant.slug: tenant for tenant in await self._load(queries.by_slugs, missing)}
         return found
 
     async def find_by_id(self, tenant_id: int) -> Tenant | None:
         tenant = self._by_id.get(tenant_id)
-        return tenant or await self._load(queries.by_id, tenant_id)
+        return tenant or _only(await self._load(queries.by_id, tenant_id))
 
     async def get(self, slug: str) -> Tenant:
         """Raises NotFoundError."""
@@ -139,14 +124,17 @@ class TenantReplica:
     async def all(self) -> list[Tenant]:
         return [_from_row(row) for row in await self._database.fetch(queries.everything)]
 
-    async def _load(self, query: Any, key: str | int) -> Tenant | None:
-        rows = await self._database.fetch(query, (key,))
-        return self._keep(rows[0]) if rows else None
+    async def _load(self, query: Any, keys: str | int | Sequence[str]) -> list[Tenant]:
+        by_slug, by_id = self._by_slug.ask(), self._by_id.ask()
+        loaded = [_from_row(row) for row in await self._database.fetch(query, (keys,))]
+        for tenant in loaded:
+            self._by_slug.keep(by_slug, tenant.slug, tenant)
+            self._by_id.keep(by_id, tenant.tenant_id, tenant)
+        return loaded
 
-    def _keep(self, row: Sequence[Any]) -> Tenant:
-        tenant = _from_row(row)
-        self._by_slug[tenant.slug] = self._by_id[tenant.tenant_id] = tenant
-        return tenant
+
+def _only(tenants: Sequence[Tenant]) -> Tenant | None:
+    return tenants[0] if tenants else None
 
 
 def _from_row(row: Sequence[Any]) -> Tenant:

@@ -1,9 +1,13 @@
 -- name: upsert
+-- One after another for each tenant: of two that put a new one at the same time, the second would otherwise
+-- find its name taken, which is no conflict of the key that it looks at.
 INSERT INTO tenants (
     tenant_id, slug, version, time_zone, currency, plan, external_customer_id, external_subscription_id,
     active, close_lead, changed_at
 )
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+SELECT %(tenant_id)s, %(slug)s, %(version)s, %(time_zone)s, %(currency)s, %(plan)s, %(external_customer_id)s,
+       %(external_subscription_id)s, %(active)s, %(close_lead)s, %(changed_at)s
+FROM pg_advisory_xact_lock(hashtext(current_schema() || '.tenants'), %(tenant_id)s::integer)
 ON CONFLICT (tenant_id) DO UPDATE SET
     version = excluded.version,
     plan = excluded.plan,

@@ -11,7 +11,6 @@ from meterline.telemetry import metrics
 
 from meterline_ingest.committer import NOBODYS_TURN, Committer, Submission, Turn, cost_of
 from meterline_ingest.domain.limits import MAX_COLUMN_ROWS
-from meterline_ingest.domain.rate_limits import LimitBook
 from meterline_ingest.domain.shares import Shares
 from meterline_ingest.rate_limiter import Need, RateLimiter
 from meterline_ingest.registry import KnownTenants, LimitRegistry
@@ -59,11 +58,8 @@ class Admission:
         owner, cost = _owner(submission), submission.cost
         self._enter(owner, cost)
         try:
-            book = await self._limits.current()
-            submission.turn = await self._turn(book, owner)
-            if not book.limited:
-                return ()
-            return await self._acquire(book, _events_by_tenant(submission))
+            submission.turn, limited = await self._turn(owner)
+            return await self._acquire(_events_by_tenant(submission)) if limited else ()
         except QuotaError:
             metrics.CAPTURE_REFUSALS.labels("quota").inc()
             raise
@@ -71,14 +67,16 @@ class Admission:
             self._waiting.release(owner, cost)
 
     async def admit_event(self, slug: str, size: int) -> Turn:
-        """Takes what one event of so many bytes needs, and answers its turn. Raises what `submit` raises."""
+        """Takes what one event of so many bytes needs, and answers its turn. Raises what `submit` raises.
+
+        slug: the tenant that the event counts for: its caller's, else the one it names
+        """
         cost = cost_of(1, size)
         self._enter(slug, cost)
         try:
-            book = await self._limits.current()
-            turn = await self._turn(book, slug)
-            if book.limited:
-                await self._acquire(book, {slug: 1})
+            turn, limited = await self._turn(slug)
+            if limited:
+                await self._acquire({slug: 1})
             return turn
         finally:
             self._waiting.release(slug, cost)
@@ -88,16 +86,20 @@ class Admission:
             metrics.CAPTURE_REFUSALS.labels("queue").inc()
             raise OverloadedError("the tenant's share of what waits for admission", 0.1)
 
-    async def _turn(self, book: LimitBook, slug: str) -> Turn:
+    async def _turn(self, slug: str) -> tuple[Turn, bool]:
+        """For whose turn a call waits, and whether any tenant may be limited."""
         tenant = await self._tenants.find(slug)
+        # Asked for last, here and below, so that limits are no older than promised when they decide.
+        book = await self._limits.current()
         if tenant is None:
-            return NOBODYS_TURN
+            return NOBODYS_TURN, book.limited
         limits, _ = book.find(tenant.tenant_id, tenant.plan)
-        return Turn(tenant.tenant_id, limits.weight)
+        return Turn(tenant.tenant_id, limits.weight), book.limited
 
-    async def _acquire(self, book: LimitBook, events_by_tenant: Mapping[str, int]) -> Sequence[Need]:
+    async def _acquire(self, events_by_tenant: Mapping[str, int]) -> Sequence[Need]:
         needs = []
         tenants = await self._tenants.find_many(events_by_tenant)
+        book = await self._limits.current()
         for slug, events in events_by_tenant.items():
             tenant = tenants.get(slug)
             if tenant is not None:
@@ -110,7 +112,9 @@ class Admission:
 
 
 def _owner(submission: Submission) -> str:
-    """The tenant for whose turn a call waits: that of its first event. Most calls are one tenant's."""
+    """The tenant for whose turn a call waits: its caller's, else that of its first event."""
+    if submission.origin.tenant is not None:
+        return submission.origin.tenant
     if submission.columns is None:
         return submission.rows[0].tenant_id or submission.tenant_id
     slugs = submission.columns.tenants
@@ -118,6 +122,13 @@ def _owner(submission: Submission) -> str:
 
 
 def _events_by_tenant(submission: Submission) -> Mapping[str, int]:
+    """For whom the events of a call count.
+
+    A caller with a tenant cannot use up the limits of others by naming them: such events are rejected, and
+    count for its own tenant.
+    """
+    if submission.origin.tenant is not None:
+        return {submission.origin.tenant: submission.events}
     columns = submission.columns
     if columns is None:
         return Counter(row.tenant_id or submission.tenant_id for row in submission.rows)

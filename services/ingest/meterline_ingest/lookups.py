@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Hashable
 from contextvars import Context
 from typing import Any, Generic, TypeVar
 
+from meterline import tasks
 from meterline.errors import UnavailableError
 
 K = TypeVar("K", bound=Hashable)
@@ -25,17 +26,27 @@ class Lookups(Generic[K, V]):
 
     async def get(self, key: K) -> V:
         """Raises UnavailableError when there is no answer in time, and what the look raises."""
+        task = self.begin(key)
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                return await asyncio.shield(task)
+        except TimeoutError as error:
+            raise UnavailableError("the database did not answer in time") from error
+
+    def begin(self, key: K) -> asyncio.Task[V]:
+        """The look that is under way, or a new one. Whoever does not wait for it need not see it fail."""
         task = self._under_way.get(key)
         if task is None:
             # In no call's context: one that ends, or whose deadline is near, must not fail the others.
             task = asyncio.create_task(self._bounded(key), context=Context())
             self._under_way[key] = task
             task.add_done_callback(lambda done: self._end(key, done))
-        try:
-            async with asyncio.timeout(LOOK_SECONDS):
-                return await asyncio.shield(task)
-        except TimeoutError as error:
-            raise UnavailableError("the database did not answer in time") from error
+        return task
+
+    async def stop(self) -> None:
+        """Ends what is under way."""
+        for task in list(self._under_way.values()):
+            await tasks.end(task)
 
     async def _bounded(self, key: K) -> V:
         async with asyncio.timeout(LOOK_SECONDS):

@@ -121,6 +121,7 @@ class Ingest:
         self._tenants = TenantReplica(self._database)
         caller = auth.caller(settings, NAME, NEEDS, clock)
         self._identity = Link("identity", settings.identity_address, caller)
+        self._directory = TenantDirectory(self._tenants, self._unit_of_work, self._identity.channel)
         self._aggregate = Aggregate(settings.aggregate_address, caller)
         self._publisher = Publisher(settings.publisher_address, caller)
         self._old_events = OldEvents(self._database)
@@ -275,7 +276,7 @@ class Ingest:
 
     def _build_admission(self) -> Admission:
         return Admission(
-            KnownTenants(self._tenants),
+            KnownTenants(self._directory),
             self._limit_registry,
             self._limiter,
             self._committer,

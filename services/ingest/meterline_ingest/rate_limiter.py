@@ -106,18 +106,20 @@ class RateLimiter:
     def give_back(self, needs: Iterable[Need]) -> None:
         """What was acquired was not used after all."""
         for need in needs:
-            self._lease(need).give(need.events)
+            lease = self._lease(need)
+            if lease.limits == need.limits:
+                lease.give(need.events)
 
     def _lease(self, need: Need) -> Lease:
         lease = self._leases.get(need.tenant_id)
         if lease is None:
             lease = self._leases[need.tenant_id] = Lease(need.tenant_id, need.limits)
-        lease.follow(need.limits)
         return lease
 
     def _try(self, need: Need, now: float) -> float | _Waiting:
         """0: taken; else seconds to come back after, or who waits to be told."""
         lease = self._lease(need)
+        lease.follow(need.limits)
         waiting = self._waiting.get(need.tenant_id)
         if not waiting:
             if lease.take(need.events, now):
@@ -209,9 +211,13 @@ class RateLimiter:
     def _granted(self, ask: Ask, grant: Grant | None) -> None:
         lease = self._leases[ask.tenant_id]
         if grant is None:
-            # Its limits were taken away meanwhile: nothing is owed and nothing is refused.
-            grant = Grant(ask.need + ask.ahead, 0, 1)
-        lease.granted(grant, self._now())
+            # Its limits were taken away meanwhile: who waits gets in, and nothing is kept for later calls.
+            lease.drop()
+            for call in self._waiting.pop(ask.tenant_id, ()):
+                if not call.refused.done():
+                    call.refused.set_result(0.0)
+            return
+        lease.granted(ask, grant, self._now())
         self._serve(ask.tenant_id)
 
     def _serve(self, tenant_id: int) -> None:

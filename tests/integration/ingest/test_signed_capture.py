@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
 import grpc
@@ -16,8 +16,16 @@ from meterline_client import CaptureConfig, Client
 from meterline_dev.channels import metadata
 from meterline_dev.servers import NatsServer
 from meterline_ingest.registry import TenantDirectory
+from meterline_protos.events.v1.events_pb2 import TenantChanged
 from meterline_protos.identity.v1 import credentials_pb2
-from meterline_protos.ingest.v1 import capture_pb2, capture_pb2_grpc, events_pb2, events_pb2_grpc
+from meterline_protos.ingest.v1 import (
+    capture_pb2,
+    capture_pb2_grpc,
+    events_pb2,
+    events_pb2_grpc,
+    limits_pb2,
+    limits_pb2_grpc,
+)
 
 from tests.support.calls import status_of
 from tests.support.capture import Sample, columns, rows
@@ -248,7 +256,7 @@ async def test_made_up_tenants_are_looked_for_together_and_only_for_who_may_repo
     asked: list[list[str]] = []
     ask = TenantDirectory._ask
 
-    async def noted(directory: TenantDirectory, names: Sequence[str]) -> Mapping[str, tuple[int, bool]]:
+    async def noted(directory: TenantDirectory, names: Sequence[str]) -> Sequence[TenantChanged]:
         # One that was onboarded just now may be asked for as well.
         asked.append([name for name in names if name.startswith("made-up")])
         return await ask(directory, names)
@@ -271,6 +279,60 @@ async def test_made_up_tenants_are_looked_for_together_and_only_for_who_may_repo
     # What was told a moment ago is not asked for again.
     await operator.Report(columns(Sample(tenant_id="made-up-7"), Sample(tenant_id="made-up-8")))
     assert len(asked) == 3
+
+
+async def limit_slowly(services: Guarded, *tenants: str) -> None:
+    """A hundred events at once, and hardly any more while a test lasts."""
+    capture = capture_pb2_grpc.CaptureServiceStub(services.ingest_channel)
+    limits = limits_pb2_grpc.LimitsServiceStub(services.ingest_channel)
+    slowly = limits_pb2.Limits(events_per_second=1, burst=100)
+    for tenant in tenants:
+        # Whose events were accepted is known to ingest, whether identity's message has arrived or not.
+        assert (await capture.Report(rows(Sample(), tenant_id=tenant))).accepted == 1
+        await limits.PutTenantLimits(limits_pb2.PutTenantLimitsRequest(tenant_id=tenant, limits=slowly))
+
+
+@both_forms
+@pytest.mark.req("T4.1", "T4.2")
+async def test_a_key_cannot_use_up_the_limit_of_another_tenant_by_naming_it(
+    services: Guarded, capture: capture_pb2_grpc.CaptureServiceAsyncStub, form: Form
+) -> None:
+    await limit_slowly(services, "acme", "bolt")
+    keys = {
+        tenant: metadata((await services.api_key(tenant, Permission.CAPTURE)).token)
+        for tenant in ("acme", "bolt")
+    }
+    foreign = form(*(Sample(tenant_id="bolt") for _ in range(200)))
+    assert (await capture.Report(foreign, metadata=keys["acme"])).rejected == 200
+    # They are acme's work, and count for its limit.
+    with pytest.raises(aio.AioRpcError) as over:
+        await capture.Report(foreign, metadata=keys["acme"])
+    assert over.value.code() is Code.RESOURCE_EXHAUSTED
+    own = form(*(Sample() for _ in range(100)), tenant_id="bolt")
+    assert (await capture.Report(own, metadata=keys["bolt"])).accepted == 100
+
+
+@pytest.mark.req("T4.1", "T4.2")
+async def test_a_stream_cannot_use_up_the_limit_of_another_tenant_by_naming_it(
+    services: Guarded, capture: capture_pb2_grpc.CaptureServiceAsyncStub
+) -> None:
+    await limit_slowly(services, "bolt")
+    acme, bolt = [
+        metadata((await services.api_key(tenant, Permission.CAPTURE)).token) for tenant in ("acme", "bolt")
+    ]
+
+    async def messages() -> AsyncIterator[capture_pb2.StreamRequest]:
+        for _ in range(120):
+            yield capture_pb2.StreamRequest(source="test", event=Sample(tenant_id="bolt").to_row())
+
+    reasons = [
+        each.outcome.reason
+        async for answer in capture.Stream(messages(), metadata=acme, timeout=30)
+        for each in answer.outcomes
+    ]
+    assert reasons == ["TENANT_FORBIDDEN"] * 120
+    own = columns(*(Sample() for _ in range(100)), tenant_id="bolt")
+    assert (await capture.Report(own, metadata=bolt)).accepted == 100
 
 
 @pytest.mark.req("T4.1")

@@ -82,7 +82,7 @@ class Replica:
     def exchange(self, waiting: list[int], moment: int) -> None:
         ask = self.lease.ask(waiting, moment / US)
         if ask is not None:
-            self.lease.granted(self.bucket.exchange(ask, moment), moment / US)
+            self.lease.granted(ask, self.bucket.exchange(ask, moment), moment / US)
 
 
 @dataclass

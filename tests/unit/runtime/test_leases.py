@@ -100,6 +100,20 @@ async def test_an_answer_is_as_old_as_its_question() -> None:
     assert source.leases.known("a") is None
 
 
+async def test_who_finds_an_old_question_under_way_waits_for_a_fresh_one() -> None:
+    source = Source(a="1")
+    source.gate = asyncio.Event()
+    first = asyncio.create_task(source.leases.find("a"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    source.now += FRESH
+    second = asyncio.create_task(source.leases.find("a"))
+    await asyncio.sleep(0)
+    source.gate.set()
+    assert await first == await second == "1"
+    assert source.asked == ["a", "a"]
+
+
 async def test_many_callers_share_a_question_and_none_can_cancel_it() -> None:
     source = Source(a="1")
     source.gate = asyncio.Event()

@@ -1,7 +1,7 @@
 """Answers of another service that hold for a short time, and a little longer while it is away.
 
 What this remembers decides who gets in, so its times are promises: an answer counts from the moment it was
-asked for, and not from when it came.
+asked for, and not from when it came. That also holds for who finds a question under way that is old already.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Leases(Generic[K, V]):
         # looks something up in it.
         self._kept: dict[K, tuple[V, float]] = {}
         self._unknown: TTLCache[K, None] = TTLCache(_MOST_KEPT, UNKNOWN_SECONDS, now)
-        self._questions: dict[K, asyncio.Task[V | None]] = {}
+        self._questions: dict[K, asyncio.Task[tuple[V | None, float]]] = {}
 
     def known(self, key: K) -> V | None:
         """The answer, if there is a fresh one."""
@@ -81,6 +81,14 @@ class Leases(Generic[K, V]):
         return kept[0] if kept is not None and self._now() - kept[1] < seconds else None
 
     async def _asked(self, key: K) -> V | None:
+        """The answer to a question that is fresh, or was asked after the caller came."""
+        came_at = self._now()
+        while True:
+            answer, asked_at = await self._shared(key)
+            if asked_at >= came_at or self._now() - asked_at < self._fresh:
+                return answer
+
+    async def _shared(self, key: K) -> tuple[V | None, float]:
         """Callers that want the same share one question, and none of them can cancel it."""
         question = self._questions.get(key)
         if question is None:
@@ -90,7 +98,8 @@ class Leases(Generic[K, V]):
             question.add_done_callback(lambda done: self._answered(key, done))
         return await asyncio.shield(question)
 
-    async def _question(self, key: K) -> V | None:
+    async def _question(self, key: K) -> tuple[V | None, float]:
+        """The answer, and when it was asked for."""
         # Not bound by the deadline of the caller who happened to be first.
         time_left.set(None)
         asked_at = self._now()
@@ -102,9 +111,9 @@ class Leases(Generic[K, V]):
             if len(self._kept) >= _MOST_KEPT:
                 del self._kept[next(iter(self._kept))]
             self._kept[key] = (answer, asked_at)
-        return answer
+        return answer, asked_at
 
-    def _answered(self, key: K, question: asyncio.Task[V | None]) -> None:
+    def _answered(self, key: K, question: asyncio.Task[tuple[V | None, float]]) -> None:
         del self._questions[key]
         if not question.cancelled():
             question.exception()  # told to who waits; if nobody does any more, that is no fault

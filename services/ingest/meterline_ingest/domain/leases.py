@@ -31,12 +31,14 @@ class Ask:
         and what was not there is owed: so a call of any size gets in, whatever the burst
     ahead: what would be good to have as well, given from what is there
     back: what was taken before and is not used
+    limits: those by which all of it was taken and is asked for
     """
 
     tenant_id: int
     need: int
     ahead: int
     back: int
+    limits: Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,6 @@ class Lease:
     """One tenant's. `tokens` may be used until `expires`."""
 
     __slots__ = (
-        "_asked",
         "_back",
         "_used",
         "_wanted",
@@ -75,15 +76,16 @@ class Lease:
         self.expires = 0.0
         self.short_until = 0.0
         self._back = 0
-        self._asked = 0
         self._wanted = False
         self._used = False
 
     def follow(self, limits: Limits) -> None:
-        """Other limits may have filled the bucket."""
+        """Other limits may have filled the bucket. What was taken from it by the earlier ones is void: it may
+        be more than these give."""
         if limits != self.limits:
             self.limits = limits
             self.short_until = 0.0
+            self.drop()
 
     def take(self, events: int, now: float) -> bool:
         """Whether the lease held so many, and gave them."""
@@ -105,6 +107,10 @@ class Lease:
         surplus = max(0, self.tokens - self.limits.block)
         self.tokens -= surplus
         self._back += surplus
+
+    def drop(self) -> None:
+        """Nothing is held any more, and nothing goes back."""
+        self.tokens = self._back = 0
 
     def settle(self, now: float) -> None:
         """Sets apart for the bucket what was not used in time."""
@@ -137,12 +143,15 @@ class Lease:
         self._wanted = False
         if not (need or ahead or self._back):
             return None
-        ask = Ask(self.tenant_id, need, ahead, self._back)
-        self._back, self._asked = 0, need + ahead
+        ask = Ask(self.tenant_id, need, ahead, self._back, self.limits)
+        self._back = 0
         return ask
 
-    def granted(self, grant: Grant, now: float) -> None:
+    def granted(self, ask: Ask, grant: Grant, now: float) -> None:
+        """Takes in what was asked for; what was by other limits than there are now is void."""
+        if ask.limits != self.limits:
+            return
         self.tokens += grant.tokens
         self.expires = now + LEASE_SECONDS
-        if grant.tokens < self._asked:
+        if grant.tokens < ask.need + ask.ahead:
             self.short_until = now + max(grant.wait, PAUSE_SECONDS)

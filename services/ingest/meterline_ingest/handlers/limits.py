@@ -76,8 +76,7 @@ class LimitHandlers:
     async def of_tenant(self, slug: str) -> TenantLimits:
         """Raises NotFoundError for an unknown tenant."""
         tenant = await self._tenants.get(slug)
-        self._registry.forget()
-        limits, origin = (await self._registry.current()).find(tenant.tenant_id, tenant.plan)
+        limits, origin = (await self._registry.latest()).find(tenant.tenant_id, tenant.plan)
         left = await self._buckets.level(tenant.tenant_id, limits) if limits.limited else None
         return TenantLimits(limits, origin, left)
 

@@ -35,7 +35,11 @@ class BucketRepository:
         async with self._database.connection(tenants) as connection:
             if new:
                 await connection.execute(queries.add_buckets, (tenants,))
-            columns = tenants, *([getattr(ask, name) for ask in asks] for name in ("need", "ahead", "back"))
+            columns = (
+                tenants,
+                *([getattr(ask, name) for ask in asks] for name in ("need", "ahead", "back")),
+                *([getattr(ask.limits, name) for ask in asks] for name in ("events_per_second", "burst")),
+            )
             cursor = await connection.execute(queries.exchange_tokens, columns)
             grants = {tenant_id: Grant(*values) for tenant_id, *values in await cursor.fetchall()}
             await connection.commit()

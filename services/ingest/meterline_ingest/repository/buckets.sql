@@ -6,10 +6,12 @@ ON CONFLICT DO NOTHING
 -- name: exchange_tokens
 -- Rows are locked in one order, so that replicas do not deadlock. The clock is read after that: one that
 -- waited for another would otherwise fill the bucket with time that the other has used. A clock that is
--- put back fills nothing, and takes nothing.
+-- put back fills nothing, and takes nothing. What comes back counts only when it was taken under the limits
+-- that there are: more of larger limits would fill the bucket of smaller ones again.
 WITH asked AS MATERIALIZED (
-    SELECT tenant_id, need, ahead, back
-    FROM unnest(%s::int4[], %s::int8[], %s::int8[], %s::int8[]) AS asked (tenant_id, need, ahead, back)
+    SELECT tenant_id, need, ahead, back, back_rate, back_burst
+    FROM unnest(%s::int4[], %s::int8[], %s::int8[], %s::int8[], %s::int8[], %s::int8[])
+        AS asked (tenant_id, need, ahead, back, back_rate, back_burst)
 ), locked AS MATERIALIZED (
     SELECT tenant_id, level, filled_at
     FROM rate_buckets
@@ -23,7 +25,7 @@ WITH asked AS MATERIALIZED (
            least(
                l.burst::numeric * 1000000,
                level
-               + back * 1000000
+               + CASE WHEN (back_rate, back_burst) = (l.events_per_second, l.burst) THEN back ELSE 0 END * 1000000
                + greatest(0, trunc(extract(epoch FROM moment - filled_at) * 1000000)) * l.events_per_second
            )::bigint AS level
     FROM timed

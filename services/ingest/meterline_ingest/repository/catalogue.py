@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
-from cachetools import TTLCache
 from meterline.db import arrays
 from meterline.db.pool import Connection, Database
 from meterline.db.queries import Queries
+from meterline.remembered import Remembered
 
 from meterline_ingest.domain.enrichment import Entry, EntryKey, StoredEntry
 
@@ -25,22 +25,27 @@ class CatalogueReader:
 
     def __init__(self, database: Database, *, remembered: int = 100_000) -> None:
         self._database = database
-        self._known: TTLCache[EntryKey, Entry | None] = TTLCache(remembered, MEMORY_SECONDS)
+        # Each in a tuple, so that an entry that there is not can be told from one that nobody asked for.
+        self._known: Remembered[EntryKey, tuple[Entry | None]] = Remembered(MEMORY_SECONDS, most=remembered)
 
     async def find(self, keys: Collection[EntryKey]) -> dict[EntryKey, Entry | None]:
         """All of `keys`; None where there is no entry."""
-        found: dict[EntryKey, Entry | None] = {key: self._known[key] for key in keys if key in self._known}
+        found: dict[EntryKey, Entry | None] = {
+            key: known[0] for key in keys if (known := self._known.get(key)) is not None
+        }
         missing = sorted(keys - found.keys(), key=lambda key: (key.tenant_id, key.namespace, key.key))
         if missing:
+            question = self._known.ask()
             loaded = await self._load(missing)
             for key in missing:
-                found[key] = self._known[key] = loaded.get(key)
+                found[key] = loaded.get(key)
+                self._known.keep(question, key, (found[key],))
         return found
 
     def forget(self, keys: Iterable[EntryKey]) -> None:
         """So that this process knows its own changes at once."""
         for key in keys:
-            self._known.pop(key, None)
+            self._known.forget(key)
 
     async def _load(self, keys: Sequence[EntryKey]) -> dict[EntryKey, Entry]:
         parameters = (

@@ -175,12 +175,13 @@ class _Stream:
         self._room = asyncio.Event()
 
     async def read(self, requests: AsyncIterator[capture_pb2.StreamRequest]) -> None:
-        tenant_id, source = current_principal().tenant or "", ""
+        own = current_principal().tenant
+        tenant_id, source = own or "", ""
         async for message in requests:
             received = _received(message)
             request, size = received.message, received.size
             tenant_id, source = request.tenant_id or tenant_id, request.source or source
-            slug = request.event.tenant_id or tenant_id
+            slug = own or request.event.tenant_id or tenant_id
             turn = await _patiently(partial(self._admission.admit_event, slug, size))
             await _patiently(partial(self._take_in, tenant_id, source, request.event, size, turn))
             self._unanswered += 1

@@ -1,0 +1,85 @@
+"""What others said a moment ago, and for how long that may be used.
+
+An answer counts from the moment of its question and not from when it came, and is not kept at all when it was
+forgotten in between: so its greatest age is what it is said to be, however slow the source and however long
+nobody asked.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+from weakref import WeakSet
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Question(Generic[K]):
+    """One that is under way: when it was asked, and what has been forgotten since."""
+
+    __slots__ = ("__weakref__", "asked_at", "forgotten")
+
+    def __init__(self, asked_at: float) -> None:
+        self.asked_at = asked_at
+        self.forgotten: set[K] = set()
+
+
+class Remembered(Generic[K, V]):
+    """At most `most` answers, by key. A look costs one into a dictionary and one on the clock."""
+
+    def __init__(self, seconds: float, *, most: int, now: Callable[[], float] = time.monotonic) -> None:
+        """
+        seconds: the greatest age of an answer that is used
+        most: answers kept; beyond these the oldest go
+        now: a clock in seconds, from any moment
+        """
+        self._seconds = seconds
+        self._most = most
+        self._now = now
+        # In the order in which answers were kept, so that the first is about the oldest.
+        self._kept: dict[K, tuple[V, float]] = {}
+        self._under_way: WeakSet[Question[K]] = WeakSet()
+
+    def get(self, key: K) -> V | None:
+        """The answer; None without one that may still be used."""
+        kept = self._kept.get(key)
+        return kept[0] if kept is not None and self._now() < kept[1] else None
+
+    def __contains__(self, key: K) -> bool:
+        kept = self._kept.get(key)
+        return kept is not None and self._now() < kept[1]
+
+    def __len__(self) -> int:
+        """How many are in memory, also those that are too old to be used."""
+        return len(self._kept)
+
+    def ask(self) -> Question[K]:
+        """To be called before the source is asked, and given to `keep` with each answer."""
+        question: Question[K] = Question(self._now())
+        self._under_way.add(question)
+        return question
+
+    def keep(self, question: Question[K], key: K, value: V) -> None:
+        """Remembers an answer, unless its key was forgotten meanwhile."""
+        if key in question.forgotten:
+            return
+        self._kept.pop(key, None)
+        self._make_room()
+        self._kept[key] = (value, question.asked_at + self._seconds)
+
+    def forget(self, key: K) -> None:
+        """What is known of a key holds no longer, and neither does what was asked before now."""
+        self._kept.pop(key, None)
+        for question in self._under_way:
+            question.forgotten.add(key)
+
+    def _make_room(self) -> None:
+        """Also lets go of what is at the front and too old, so that idle keys do not stay in memory."""
+        now = self._now()
+        while self._kept:
+            oldest = next(iter(self._kept))
+            if len(self._kept) < self._most and now < self._kept[oldest][1]:
+                return
+            del self._kept[oldest]

@@ -1,0 +1,139 @@
+"""What is remembered is no older than promised, and never what was forgotten since it was asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from meterline.db.pool import Database
+from meterline.db.unit_of_work import Transaction
+from meterline.remembered import Question, Remembered
+from meterline.tenants import TenantReplica
+from meterline_protos.events.v1 import events_pb2
+
+pytestmark = pytest.mark.req("T4.1")
+
+SECONDS = 2.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_an_answer_is_used_for_so_long_from_its_question_on() -> None:
+    clock = Clock()
+    remembered: Remembered[str, str] = Remembered(SECONDS, most=10, now=clock)
+    question = remembered.ask()
+    clock.now += 1.5
+    remembered.keep(question, "a", "1")
+    clock.now += 0.4
+    assert (remembered.get("a"), "a" in remembered) == ("1", True)
+    clock.now += 0.1
+    assert (remembered.get("a"), "a" in remembered) == (None, False)
+
+
+def test_an_answer_that_is_too_old_when_it_comes_is_not_used() -> None:
+    clock = Clock()
+    remembered: Remembered[str, str] = Remembered(SECONDS, most=10, now=clock)
+    question = remembered.ask()
+    clock.now += SECONDS
+    remembered.keep(question, "a", "1")
+    assert remembered.get("a") is None
+
+
+def test_what_was_forgotten_while_it_was_asked_for_is_not_kept() -> None:
+    remembered: Remembered[str, str] = Remembered(SECONDS, most=10)
+    before = remembered.ask()
+    remembered.forget("a")
+    remembered.keep(before, "a", "from before the change")
+    remembered.keep(before, "b", "1")
+    assert (remembered.get("a"), remembered.get("b")) == (None, "1")
+    remembered.keep(remembered.ask(), "a", "from after it")
+    assert remembered.get("a") == "from after it"
+
+
+def test_the_oldest_go_first_and_what_is_too_old_does_not_stay() -> None:
+    clock = Clock()
+    remembered: Remembered[int, int] = Remembered(SECONDS, most=3, now=clock)
+    for at in range(5):
+        remembered.keep(remembered.ask(), at, at)
+    assert [remembered.get(at) for at in range(5)] == [None, None, 2, 3, 4]
+    clock.now += SECONDS
+    remembered.keep(remembered.ask(), 5, 5)
+    assert len(remembered) == 1
+
+
+keys = st.sampled_from("ab")
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("pass"), st.sampled_from([0.3, 1.0, 1.9])),
+        st.tuples(st.sampled_from(["ask", "answer", "change"]), keys),
+    ),
+    max_size=40,
+)
+
+
+@given(steps)
+def test_nothing_is_used_that_was_true_too_long_ago(sequence: list[tuple[str, Any]]) -> None:
+    """A source whose values are the number of their change, and that answers whenever it likes."""
+    clock = Clock()
+    remembered: Remembered[str, int] = Remembered(SECONDS, most=10, now=clock)
+    value = dict.fromkeys("ab", 0)
+    changed_at: dict[tuple[str, int], float] = {}
+    under_way: list[tuple[str, Question[str], int]] = []
+    for step, what in sequence:
+        if step == "pass":
+            clock.now += what
+        elif step == "ask":
+            under_way.append((what, remembered.ask(), value[what]))
+        elif step == "answer" and under_way:
+            remembered.keep(under_way[0][1], under_way[0][0], under_way.pop(0)[2])
+        elif step == "change":
+            changed_at[what, value[what]] = clock.now
+            value[what] += 1
+            if value[what] % 2:
+                remembered.forget(what)
+                assert remembered.get(what) is None
+        for key in "ab":
+            known = remembered.get(key)
+            if known is not None and known != value[key]:
+                assert clock.now - changed_at[key, known] < SECONDS
+
+
+class SlowDatabase:
+    """Answers with the row that there was when it was asked, as soon as it may."""
+
+    def __init__(self) -> None:
+        self.plan = "free"
+        self.gate = asyncio.Event()
+
+    async def fetch(self, *_: object) -> list[tuple[object, ...]]:
+        row = (1, "acme", 1, "UTC", "USD", self.plan, "", "", True, None)
+        await self.gate.wait()
+        return [row]
+
+    async def execute(self, *_: object) -> None:
+        self.plan = "paid"
+
+
+async def test_a_tenant_that_changes_while_it_is_looked_for_is_not_remembered_as_it_was() -> None:
+    database = SlowDatabase()
+    replica = TenantReplica(cast("Database", database))
+    looking = asyncio.create_task(replica.find("acme"))
+    await asyncio.sleep(0)
+    transaction = Transaction(cast("Any", database))
+    await replica.apply(transaction, events_pb2.TenantChanged(tenant_id=1, slug="acme", plan="paid"))
+    for callback in transaction._after_commit:
+        callback()
+    database.gate.set()
+    before, after = await looking, await replica.find("acme")
+    assert before is not None
+    assert after is not None
+    assert (before.plan, after.plan) == ("free", "paid")
