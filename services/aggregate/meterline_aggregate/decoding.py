@@ -5,20 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import DecodeError
+from meterline.bounds import EARLIEST_US, ID_BYTES, LATEST_US, MAX_SCALE, MIN_TENANT_ID
 from meterline.packing import unpack_signed, unpack_unsigned
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.events.v1 import events_pb2
 
-from meterline_aggregate.domain.calendar import EARLIEST_US, LATEST_US
 from meterline_aggregate.domain.fold.rows import Batch, Message, Quantity, Series
-
-MAX_SCALE: Final = 18
-_ID_BYTES: Final = 16
 
 
 class GarbledError(ValueError):
@@ -74,9 +70,9 @@ def decode(data: bytes) -> Accepted:
 
 def read(fact: events_pb2.EventsAccepted) -> Accepted:
     """Raises GarbledError."""
-    rows = len(fact.event_ids) // _ID_BYTES
-    _require(len(fact.event_ids) == rows * _ID_BYTES, "event_ids is not of 16 bytes a row")
-    if any(series.tenant_id < 1 for series in fact.series):
+    rows = len(fact.event_ids) // ID_BYTES
+    _require(len(fact.event_ids) == rows * ID_BYTES, "event_ids is not of 16 bytes a row")
+    if any(series.tenant_id < MIN_TENANT_ID for series in fact.series):
         raise GarbledError("a series has no tenant")
     times_us = _times(fact, rows)
     batches = _batches(fact, rows)
@@ -131,7 +127,7 @@ def _batches(fact: events_pb2.EventsAccepted, rows: int) -> list[Batch]:
     # A message of another kind may well be read as one of these, with nothing in it.
     _require(batches, "no batches")
     ids = {batch.batch_id for batch in batches}
-    _require(all(len(batch_id) == _ID_BYTES for batch_id in ids), "a batch_id is not of 16 bytes")
+    _require(all(len(batch_id) == ID_BYTES for batch_id in ids), "a batch_id is not of 16 bytes")
     _require(len(ids) == len(batches), "a batch occurs twice")
     _require(sum(batch.rows for batch in batches) == rows, "batches do not cover the rows")
     return batches
@@ -148,9 +144,9 @@ def _retractions(
     first = 0
     for batch in fact.batches:
         _require(batch.retracted <= batch.rows, "a batch retracts more rows than it has")
-        ids = [batch.origins[at : at + _ID_BYTES] for at in range(0, len(batch.origins), _ID_BYTES)]
+        ids = [batch.origins[at : at + ID_BYTES] for at in range(0, len(batch.origins), ID_BYTES)]
         _require(
-            not ids or len(batch.origins) == batch.retracted * _ID_BYTES,
+            not ids or len(batch.origins) == batch.retracted * ID_BYTES,
             "origins is not of 16 bytes a retracted row",
         )
         retracted[first : first + batch.retracted] = True

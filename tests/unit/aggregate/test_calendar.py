@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from meterline.bounds import EARLIEST_US, LATEST_US
 from meterline.clock import to_datetime, to_us
 from meterline_aggregate.domain.calendar import (
-    EARLIEST_US,
     HOUR_US,
-    LATEST_US,
     MINUTE_US,
     Grain,
     OddMinuteError,

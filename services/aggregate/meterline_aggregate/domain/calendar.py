@@ -25,10 +25,6 @@ MINUTE_US: Final = 60_000_000
 HOUR_US: Final = 60 * MINUTE_US
 DAY_US: Final = 24 * HOUR_US
 
-# Beyond these no calendar is worth its arithmetic; capture takes far less.
-EARLIEST_US: Final = 0
-LATEST_US: Final = to_us(datetime.fromisoformat("9000-01-01T00:00:00+00:00"))
-
 _EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
 
 

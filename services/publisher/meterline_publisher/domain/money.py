@@ -14,11 +14,12 @@ from functools import cache, reduce
 from typing import Self, TypeAlias
 
 import iso4217
+from meterline.bounds import MAX_VALUE_DIGITS
 
 Exact: TypeAlias = Decimal | Fraction | int
 
 # Bounds the work that one number can cause: `1E+1000000` is ten bytes as text and a megabyte as an integer.
-MAX_DIGITS = 40
+MAX_DIGITS = MAX_VALUE_DIGITS
 
 EXACT = decimal.Context(
     prec=1000,

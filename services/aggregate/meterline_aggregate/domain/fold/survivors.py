@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from meterline.bounds import MAX_SCALE
+
 from meterline_aggregate.domain.calendar import MINUTE_US
 from meterline_aggregate.domain.fold.plain import Event, events_of
 from meterline_aggregate.domain.fold.rows import SUBJECT, Message, Target
-
-# The finest scale that there is, at which equal quantities have equal units.
-_FINEST = 18
 
 # What a meter sees of a row: its minute, where it counts, whom, and how much.
 Sight = tuple[int, tuple[Target, ...], str, int]
@@ -55,5 +54,6 @@ def _sight(event: Event) -> Sight | None:
     value = event.measured(targets[0]) if targets else None
     if value is None:
         return None
+    # At the finest scale, equal quantities have equal units.
     subject = event.subject if targets[0].measure == SUBJECT else ""
-    return event.time_us // MINUTE_US, targets, subject, value.units * 10 ** (_FINEST - value.scale)
+    return event.time_us // MINUTE_US, targets, subject, value.units * 10 ** (MAX_SCALE - value.scale)
