@@ -35,6 +35,7 @@ from meterline_protos.aggregate.v1 import (
 )
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.events.v1 import events_pb2
+from meterline_protos.operations.v1 import dead_letters_pb2_grpc
 
 from tests.support.bus import unanswered
 from tests.support.databases import TestDatabase
@@ -180,6 +181,7 @@ class Node:
     meters: meters_pb2_grpc.MetersServiceAsyncStub
     usage: usage_pb2_grpc.UsageServiceAsyncStub
     reconciliation: reconciliation_pb2_grpc.ReconciliationServiceAsyncStub
+    dead_letters: dead_letters_pb2_grpc.DeadLettersServiceAsyncStub
 
     async def create(self, *meters: meters_pb2.Meter) -> None:
         for meter in meters:
@@ -236,6 +238,7 @@ def node_of(service: Aggregate, channel: aio.Channel) -> Node:
         meters_pb2_grpc.MetersServiceStub(channel),
         usage_pb2_grpc.UsageServiceStub(channel),
         reconciliation_pb2_grpc.ReconciliationServiceStub(channel),
+        dead_letters_pb2_grpc.DeadLettersServiceStub(channel),
     )
 
 
@@ -254,6 +257,19 @@ class Feed:
         headers = {"Nats-Msg-Id": str(message_id)}
         await self.bus.jetstream().publish(events_accepted(), payload, headers=headers)
         return message_id
+
+    async def publish_again(self, fact: events_pb2.EventsAccepted, message_id: uuid.UUID) -> None:
+        """The same message with the same id, when the broker has forgotten it, as the RPC Replay does."""
+        jetstream = self.bus.jetstream()
+        config = (await jetstream.stream_info(EVENTS_ACCEPTED.stream)).config
+        await jetstream.update_stream(config, duplicate_window=0.1)
+        headers = {"Nats-Msg-Id": str(message_id)}
+
+        async def is_stored() -> bool:
+            answer = await jetstream.publish(events_accepted(), fact.SerializeToString(), headers=headers)
+            return not answer.duplicate
+
+        await eventually(is_stored)
 
     async def onboard(self, number: int, slug: str, zone: str = "UTC") -> None:
         fact = events_pb2.TenantChanged(

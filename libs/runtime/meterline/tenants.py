@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -12,7 +12,8 @@ from zoneinfo import ZoneInfo
 from google.protobuf.message import DecodeError
 from meterline_protos.events.v1 import events_pb2
 
-from meterline.bus.consumer import Delivery
+from meterline.bounds import MIN_TENANT_ID
+from meterline.bus.delivery import Delivery
 from meterline.db.pool import Database
 from meterline.db.queries import Queries
 from meterline.db.unit_of_work import Transaction
@@ -58,6 +59,27 @@ def from_fact(fact: events_pb2.TenantChanged) -> Tenant:
     )
 
 
+def _checked(fact: events_pb2.TenantChanged) -> tuple[Tenant, datetime]:
+    """The tenant and when it changed. Raises ValueError for what cannot be kept, whenever it comes."""
+    try:
+        tenant, changed_at = from_fact(fact), fact.changed_at.ToDatetime(tzinfo=UTC)
+    except OverflowError as error:
+        raise ValueError(str(error)) from error
+    if tenant.tenant_id < MIN_TENANT_ID or not tenant.slug:
+        raise ValueError("it has no tenant")
+    texts = (
+        tenant.slug,
+        tenant.time_zone,
+        tenant.currency,
+        tenant.plan,
+        tenant.external_customer_id,
+        tenant.external_subscription_id,
+    )
+    if any("\0" in text for text in texts):
+        raise ValueError("a text has NUL in it")
+    return tenant, changed_at
+
+
 # A change reaches one replica of a service by message and the others when their memory expires.
 MEMORY_SECONDS = 5.0
 _MOST_KEPT = 100_000
@@ -75,17 +97,18 @@ class TenantReplica:
         """Applies `tenants.changed`. An older version than the known one changes nothing."""
         for delivery in deliveries:
             try:
-                fact = events_pb2.TenantChanged.FromString(delivery.data)
-            except DecodeError as error:
+                tenant, changed_at = _checked(events_pb2.TenantChanged.FromString(delivery.data))
+            except (DecodeError, ValueError) as error:
                 raise Never(f"not a TenantChanged: {error}", [delivery.message_id]) from error
-            if fact.tenant_id < 1 or not fact.slug:
-                raise Never("not a TenantChanged: it has no tenant", [delivery.message_id])
-            await self.apply(transaction, fact)
+            await self._store(transaction, tenant, changed_at)
 
     async def apply(self, transaction: Transaction, fact: events_pb2.TenantChanged) -> None:
-        tenant = from_fact(fact)
+        """As `handle`, of one fact that did not come as a message. Raises ValueError for one that cannot be."""
+        await self._store(transaction, *_checked(fact))
+
+    async def _store(self, transaction: Transaction, tenant: Tenant, changed_at: datetime) -> None:
         transaction.after_commit(partial(self._forget, tenant))
-        parameters = asdict(tenant) | {"changed_at": fact.changed_at.ToDatetime(tzinfo=UTC)}
+        parameters = asdict(tenant) | {"changed_at": changed_at}
         await transaction.connection.execute(queries.upsert, parameters)
 
     def _forget(self, tenant: Tenant) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,9 @@ from meterline_protos.common.v1 import types_pb2
 from meterline_protos.events.v1 import events_pb2
 
 from meterline_aggregate.domain.fold.rows import Batch, Message, Quantity, Series
+
+_TRACE_ID: Final = re.compile("[0-9a-f]{32}")
+_SPAN_ID: Final = re.compile("[0-9a-f]{16}")
 
 
 class GarbledError(ValueError):
@@ -40,10 +45,8 @@ class Accepted:
 
     @property
     def key(self) -> bytes:
-        """What this message and every copy of it brings, in 16 bytes: of all batches, and beginning with the
-        time of the first, so that keys of one time lie together."""
-        ids = [batch.batch_id for batch in self.batches]
-        return ids[0][:8] + hashlib.blake2b(b"".join(ids), digest_size=8).digest()
+        """See `key_of`."""
+        return key_of([batch.batch_id for batch in self.batches])
 
     def with_series(self, series: Sequence[Series]) -> Message:
         """The message to fold; `series` are those of the fact, in its order."""
@@ -57,6 +60,12 @@ class Accepted:
             self.quantities,
             self.retracted,
         )
+
+
+def key_of(batch_ids: Sequence[bytes]) -> bytes:
+    """What a message of these batches and every copy of it brings, in 16 bytes: of all batches, and beginning
+    with the time of the first, so that keys of one time lie together."""
+    return batch_ids[0][:8] + hashlib.blake2b(b"".join(batch_ids), digest_size=8).digest()
 
 
 def decode(data: bytes) -> Accepted:
@@ -170,8 +179,8 @@ def _quantities(fact: events_pb2.EventsAccepted, rows: int) -> dict[str, Quantit
 
 
 def traceparent(context: types_pb2.TraceContext) -> str:
-    """The W3C form of a trace context; empty when there is none."""
-    if len(context.trace_id) != 32 or len(context.span_id) != 16:
+    """The W3C form of a trace context; empty when there is none, or what there is has not that form."""
+    if not (_TRACE_ID.fullmatch(context.trace_id) and _SPAN_ID.fullmatch(context.span_id)):
         return ""
     return f"00-{context.trace_id}-{context.span_id}-{'01' if context.sampled else '00'}"
 

@@ -45,6 +45,7 @@ from meterline_aggregate.servicers import (
     UsageServicer,
 )
 from meterline_aggregate.settings import AggregateSettings
+from meterline_aggregate.splitting import split
 
 NAME = "aggregate"
 
@@ -78,6 +79,7 @@ class Aggregate:
                 EVENTS_ACCEPTED,
                 NAME,
                 AcceptedEvents(clock, book, self.rebuilder.wake).handle,
+                split=split,
                 max_messages=settings.batch_messages,
                 linger=settings.linger_seconds,
                 **settings.consuming,

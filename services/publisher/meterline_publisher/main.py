@@ -33,7 +33,7 @@ from meterline_publisher.handlers.invoices import Invoices
 from meterline_publisher.handlers.prices import Prices
 from meterline_publisher.handlers.publishing import Publishing
 from meterline_publisher.handlers.settling import Settling
-from meterline_publisher.handlers.usage import handle_windows
+from meterline_publisher.handlers.usage import handle_windows, split_windows
 from meterline_publisher.lineage import Lineage
 from meterline_publisher.peers import Aggregate, Ingest
 from meterline_publisher.provider.port import BillingProvider
@@ -73,7 +73,15 @@ class Publisher:
         self._prices = Prices(self._database, unit_of_work)
         self._consumers = (
             Consumer(bus, unit_of_work, TENANTS_CHANGED, NAME, self._tenants.handle, **settings.consuming),
-            Consumer(bus, unit_of_work, USAGE_WINDOW, NAME, handle_windows, **settings.consuming),
+            Consumer(
+                bus,
+                unit_of_work,
+                USAGE_WINDOW,
+                NAME,
+                handle_windows,
+                split=split_windows,
+                **settings.consuming,
+            ),
         )
         self.components: Sequence[Component] = (
             self._database,

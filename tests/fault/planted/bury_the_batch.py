@@ -15,5 +15,5 @@ def _all_of_them(deliveries: Sequence[Delivery], error: Exception) -> frozenset[
 
 
 if __name__ == "__main__":
-    consumer._at_fault = _all_of_them
+    consumer.at_fault = _all_of_them  # type: ignore[attr-defined]
     main()

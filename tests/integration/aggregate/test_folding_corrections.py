@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from meterline.bus.consumer import Delivery
+from meterline.bus.subjects import TENANTS_CHANGED
 from meterline.clock import SystemClock
 from meterline.db.pool import Database
 from meterline.db.scope import ALL_TENANTS
@@ -100,7 +101,8 @@ class Tables:
             fact = events_pb2.TenantChanged(
                 tenant_id=number, slug=slug, version=1, time_zone=zone, currency="USD", active=True
             )
-            await TenantReplica(self.database).apply(tx, fact)
+            change = Delivery(new_id(), TENANTS_CHANGED.subject, fact.SerializeToString())
+            await TenantReplica(self.database).handle(tx, [change])
             await tx.commit()
 
     async def create_meters(self) -> None:

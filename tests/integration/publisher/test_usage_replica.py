@@ -5,9 +5,13 @@ from __future__ import annotations
 from itertools import permutations
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.wrappers_pb2 import BytesValue
 from meterline_protos.events.v1 import events_pb2
+from meterline_protos.operations.v1 import dead_letters_pb2
+from meterline_publisher.handlers import usage
 
+from tests.integration.publisher.conftest import StartPublisher
 from tests.integration.publisher.world import NOW, START, World
 from tests.support.mesh import timestamp
 from tests.support.polling import eventually
@@ -55,6 +59,10 @@ async def test_one_message_may_tell_of_a_window_twice(world: World) -> None:
         {"meter": ""},
         {"revision": 0},
         {"end_time": timestamp(START)},
+        {"meter": "a\0b"},
+        {"tenant_id": 0},
+        {"tenant_id": -1},
+        {"start_time": Timestamp(seconds=-(1 << 62))},
     ],
 )
 async def test_what_is_no_window_is_kept_apart_and_delays_nothing(
@@ -70,6 +78,43 @@ async def test_what_is_no_window_is_kept_apart_and_delays_nothing(
     letters = await eventually(lambda: world.rows("SELECT error FROM dead_letters"))
     assert len(letters) == 1
     assert len(world.rows("SELECT FROM usage")) == 1
+
+
+def a_bad_window_among_others() -> events_pb2.UsageWindowsChanged:
+    bad = window("1", 1, "bad")
+    bad.value = "1E+45"
+    return events_pb2.UsageWindowsChanged(windows=[window("5", 1, "a"), bad, window("7", 1, "b")])
+
+
+@pytest.mark.req("O2")
+async def test_a_bad_window_costs_no_other_of_its_message_and_can_be_redriven(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.deliver("usage.window", a_bad_window_among_others())
+    found = await eventually(lambda: world.rows("SELECT meter, value FROM usage ORDER BY meter"))
+    assert found == [("a", 5), ("b", 7)]
+    ((letter_id, payload),) = world.rows("SELECT message_id, payload FROM dead_letters")
+    kept = events_pb2.UsageWindowsChanged.FromString(payload)
+    assert [each.meter for each in kept.windows] == ["bad"]
+
+    monkeypatch.setattr(usage, "check_size", lambda value: None)
+    assert world.api is not None
+    answer = await world.api.dead_letters.RedriveDeadLetters(
+        dead_letters_pb2.RedriveDeadLettersRequest(
+            message_ids=[str(letter_id)], requested_by="ann", reason="it has room now"
+        )
+    )
+    assert [one.outcome for one in answer.results] == [dead_letters_pb2.REDRIVE_OUTCOME_APPLIED]
+    assert [meter for (meter,) in world.rows("SELECT meter FROM usage ORDER BY meter")] == ["a", "b", "bad"]
+
+
+async def test_burying_all_windows_of_a_message_is_caught(
+    surroundings: World, start: StartPublisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meterline_publisher.main.split_windows", lambda _: ())
+    await start()
+    with pytest.raises(AssertionError):
+        await test_a_bad_window_costs_no_other_of_its_message_and_can_be_redriven(surroundings, monkeypatch)
 
 
 async def test_bytes_that_are_no_message_are_kept_apart(world: World) -> None:

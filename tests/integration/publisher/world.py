@@ -18,6 +18,7 @@ from meterline.clock import to_datetime
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.events.v1 import events_pb2
 from meterline_protos.ingest.v1.events_pb2 import StoredEvent
+from meterline_protos.operations.v1 import dead_letters_pb2_grpc
 from meterline_protos.publisher.v1 import (
     invoices_pb2,
     invoices_pb2_grpc,
@@ -49,6 +50,7 @@ class Api:
         self.prices = prices_pb2_grpc.PricesServiceStub(channel)
         self.invoices = invoices_pb2_grpc.InvoicesServiceStub(channel)
         self.publications = publications_pb2_grpc.PublicationsServiceStub(channel)
+        self.dead_letters = dead_letters_pb2_grpc.DeadLettersServiceStub(channel)
 
     async def put(self, plan: str, priced: Priced, event_name: str = "", **more: Any) -> prices_pb2.Price:
         """Puts a price; `more` are fields of the message, version 1 from 2020 on unless told."""

@@ -169,8 +169,18 @@ def test_a_trace_survives_its_text(trace_id: bytes, span_id: bytes, sampled: boo
 
 
 @pytest.mark.req("K4")
-def test_half_a_trace_is_none() -> None:
-    for trace_id, span_id in (("", ""), ("0" * 31, "1" * 16), ("1" * 32, "")):
+def test_what_has_not_the_form_of_a_trace_is_none() -> None:
+    """A row cannot hold NUL, and dashes are what the text is taken apart at."""
+    wrong = (
+        ("", ""),
+        ("0" * 31, "1" * 16),
+        ("1" * 32, ""),
+        ("\0" * 32, "1" * 16),
+        ("1" * 32, "-" * 16),
+        ("A" * 32, "1" * 16),
+        ("\N{ARABIC-INDIC DIGIT ONE}" * 32, "1" * 16),
+    )
+    for trace_id, span_id in wrong:
         assert traceparent(types_pb2.TraceContext(trace_id=trace_id, span_id=span_id)) == ""
     assert trace_context("") == types_pb2.TraceContext()
 

@@ -25,6 +25,8 @@ class BurialRules:
 
     patience: seconds after which a message that only ever failed or had to wait is given up. Less than the
         broker keeps it, which then drops it without a word
+    longest_wait_for_parts: seconds for which a message may wait as a whole because some of its parts have to,
+        and between two tries of these once it was taken apart
     window: so many distinct messages are looked back on
     percent: more poison than this among a window of messages opens the breaker; 100 never does
     cooldown: seconds until the first try; twice as many after each that fails
@@ -36,6 +38,11 @@ class BurialRules:
     percent: int = 90
     cooldown: float = 5.0
     longest_cooldown: float = 300.0
+    longest_wait_for_parts: float = 30.0
+
+    @property
+    def patience_with_parts(self) -> float:
+        return min(self.longest_wait_for_parts, self.patience)
 
 
 class Breaker:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from enum import StrEnum
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from nats.aio.msg import Msg
 
@@ -16,12 +14,18 @@ from meterline import inbox
 from meterline.bus import spans
 from meterline.bus.breaker import Breaker, BreakerState, BurialRules
 from meterline.bus.connection import Bus
+from meterline.bus.delivery import Delivery as Delivery
+from meterline.bus.delivery import Handler as Handler
+from meterline.bus.delivery import at_fault, text_of, to_delivery
+from meterline.bus.parts import Sorted, Sorter, Split
 from meterline.bus.pull import Pull
+from meterline.bus.redriving import Redriven as Redriven
+from meterline.bus.redriving import Redriver
 from meterline.bus.subjects import Fact
 from meterline.crashpoints import crash_point
-from meterline.db.unit_of_work import Transaction, UnitOfWork
+from meterline.db.unit_of_work import UnitOfWork
 from meterline.dead_letters import store
-from meterline.errors import Later, MessageError, Never, UnavailableError
+from meterline.errors import Later, Never, UnavailableError
 from meterline.telemetry import metrics
 from meterline.telemetry.logging import logger
 
@@ -33,33 +37,15 @@ _LONGEST_HOLD_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
-    """One message as it was delivered. `waited` is how many seconds the broker has had it."""
+class _Poison:
+    """A message that can never be applied; `found` when some of its parts can."""
 
-    message_id: uuid.UUID
-    subject: str
-    data: bytes
-    headers: dict[str, str] = field(default_factory=dict)
-    reply: str = ""
-    attempt: int = 1
-    waited: float = 0.0
+    error: Never
+    found: Sorted | None = None
 
 
-Handler = Callable[[Transaction, Sequence[Delivery]], Awaitable[Collection[uuid.UUID] | None]]
-"""Applies messages. Answers the ids of those that it knew already by means of its own, if any."""
-
-# What is clear of messages: None for those that were applied, the reason for those that are poison.
-_Verdicts = Mapping[uuid.UUID, Never | None]
-
-
-class Redriven(StrEnum):
-    """What came of handing a dead letter to its handler once more."""
-
-    APPLIED = "applied"
-    FAILED = "failed"
-    """It stays a dead letter, with the new reason."""
-    SKIPPED = "skipped"
-    """It is no dead letter any more, or another redrive has it in hand."""
+# What is clear of messages: None for those that were applied, and why others are poison.
+_Verdicts = Mapping[uuid.UUID, _Poison | None]
 
 
 class Consumer:
@@ -82,6 +68,7 @@ class Consumer:
         service: str,
         handler: Handler,
         *,
+        split: Split | None = None,
         max_messages: int = 64,
         max_bytes: int = 16 << 20,
         linger: float = 0.0,
@@ -89,6 +76,7 @@ class Consumer:
         rules: BurialRules | None = None,
     ) -> None:
         """
+        split: tells the parts of messages that carry several independent things
         max_messages, max_bytes: bounds of a batch, and of what waits in memory (twice as much)
         linger: seconds between batches, so that more messages share a transaction
         ack_wait: seconds until the broker gives a message to another replica
@@ -98,6 +86,8 @@ class Consumer:
         self._fact = fact
         self.name = fact.consumer_name(service)
         self._handler = handler
+        self._sorter = Sorter(unit_of_work, fact.stream, self.name, handler, split)
+        self._redriver = Redriver(unit_of_work, fact.stream, self.name, handler, self._sorter)
         self._linger = linger
         self._pull = Pull(
             bus, fact, self.name, max_messages=max_messages, max_bytes=max_bytes, ack_wait=ack_wait
@@ -144,7 +134,7 @@ class Consumer:
         metrics.CONSUMER_LAG.labels(self.name).set(messages[-1].metadata.num_pending)
         deliveries = []
         for message in messages:
-            delivery = _to_delivery(message)
+            delivery = to_delivery(message)
             if delivery is None:
                 log.error("consumer.no_message_id", consumer=self.name, subject=message.subject)
                 metrics.MESSAGES.labels(self.name, "never").inc()
@@ -161,14 +151,11 @@ class Consumer:
         try:
             return dict.fromkeys(await self._apply(deliveries))
         except Exception as error:  # noqa: BLE001 - every failure has an outcome below, none is dropped
-            named = _at_fault(deliveries, error)
-            verdicts: dict[uuid.UUID, Never | None] = {}
+            named = at_fault(deliveries, error)
+            verdicts: dict[uuid.UUID, _Poison | None] = {}
             for delivery in deliveries:
                 if delivery.message_id in named:
-                    if poison := self._as_poison(delivery, error):
-                        verdicts[delivery.message_id] = poison
-                    else:
-                        await self._postpone(delivery, error)
+                    verdicts |= await self._fail(delivery, error)
             rest = [delivery for delivery in deliveries if delivery.message_id not in named]
             if rest and named:
                 verdicts |= await self._handle(rest)
@@ -178,26 +165,104 @@ class Consumer:
                     verdicts |= await self._handle([delivery])
             return verdicts
 
+    async def _fail(self, delivery: Delivery, error: Exception) -> _Verdicts:
+        """What is to become of a message that cannot be applied as a whole."""
+        poison = self._as_poison(delivery, error)
+        try:
+            # A short wait is no harm to the neighbours of what has to be waited for.
+            is_clear = poison is not None or delivery.waited >= self._rules.patience_with_parts
+            found = await self._sorter.sort(delivery) if is_clear else None
+        except UnavailableError as failure:
+            await self._postpone(delivery, failure)
+            return {}
+        waiting = self._waiting(found) if found else []
+        if found is None or (not found.good and len(waiting) in (0, len(found.bad))):
+            # It has no parts, or all of them are as bad as the whole.
+            if poison is not None:
+                return {delivery.message_id: _Poison(poison)}
+            await self._postpone(delivery, error)
+            return {}
+        if waiting and delivery.waited < self._rules.patience_with_parts:
+            await self._postpone(delivery, waiting[0])
+            return {}
+        if found.percent_bad > self._rules.percent:
+            # The breaker decides: a release that can apply nearly nothing must not bury nearly everything.
+            return {delivery.message_id: _Poison(poison or Never(text_of(error)), found)}
+        return {delivery.message_id: None} if await self._take_apart(found) else {}
+
+    def _waiting(self, found: Sorted) -> list[Exception]:
+        """Why some parts cannot be applied yet."""
+        return [error for part, error in found.bad if self._as_poison(part, error) is None]
+
+    async def _take_apart(self, found: Sorted) -> bool:
+        """Applies the good parts and buries the others; whether it was done.
+
+        Parts that have to wait are buried as well, so that they are safe, and the message comes again until
+        they are through.
+        """
+        whole = found.whole
+        try:
+            async with self._unit_of_work.begin() as transaction:
+                if await inbox.register(transaction.connection, self.name, [whole.message_id]):
+                    reasons = [(part, self._as_poison(part, error)) for part, error in found.bad]
+                    await self._sorter.apply(
+                        transaction, found, {part.message_id: str(why) for part, why in reasons if why}
+                    )
+                    await transaction.commit()
+        except Exception as failure:  # noqa: BLE001 - then the message comes again
+            await self._postpone(whole, failure)
+            return False
+        crash_point("bus.parts.after_commit")
+        for part, error in found.bad:
+            self._note_burial(part, error)
+        metrics.MESSAGES.labels(self.name, "split").inc()
+        await self._answer_again(whole, waiting=bool(self._waiting(found)))
+        return True
+
+    async def _answer_again(self, delivery: Delivery, *, waiting: bool) -> None:
+        if waiting:
+            await self._pull.give_back(delivery.reply, self._rules.patience_with_parts)
+        else:
+            await self._pull.answer(delivery.reply, b"+ACK")
+
+    async def _replay(self, delivery: Delivery, letters: Sequence[uuid.UUID]) -> None:
+        """A message has come again, by redelivery or because somebody sent it again, that is buried or has
+        parts that are: these are tried once more."""
+        try:
+            failures = await self._redriver.replay(delivery, letters)
+        except UnavailableError as error:
+            await self._postpone(delivery, error)
+            return
+        metrics.MESSAGES.labels(self.name, "duplicate").inc()
+        waiting = any(self._as_poison(delivery, error) is None for error in failures)
+        await self._answer_again(delivery, waiting=waiting)
+
     async def _apply(self, deliveries: Sequence[Delivery]) -> set[uuid.UUID]:
         """Applies a batch as a whole and acknowledges it; answers the ids of those that were new."""
         crash_point("bus.consumer.before_handle")
         applied: set[uuid.UUID] = set()
+        letters: Mapping[uuid.UUID, Sequence[uuid.UUID]] = {}
         with spans.processing(self._fact.stream, self.name, deliveries):
             async with self._unit_of_work.begin() as transaction:
-                new = await inbox.register(
-                    transaction.connection, self.name, {d.message_id for d in deliveries}
-                )
+                given = {d.message_id for d in deliveries}
+                new = await inbox.register(transaction.connection, self.name, given)
+                if known_before := given - new:
+                    letters = await store.open_of(transaction.connection, self.name, known_before)
                 fresh = {d.message_id: d for d in deliveries if d.message_id in new}
                 if fresh:
                     known = await self._handler(transaction, list(fresh.values()))
                     await transaction.commit()
                     applied = fresh.keys() - set(known or ())
         crash_point("bus.consumer.before_ack")
-        for delivery in deliveries:
+        through = [delivery for delivery in deliveries if delivery.message_id not in letters]
+        for delivery in through:
             await self._pull.answer(delivery.reply, b"+ACK")
         crash_point("bus.consumer.after_ack")
         metrics.MESSAGES.labels(self.name, "handled").inc(len(applied))
-        metrics.MESSAGES.labels(self.name, "duplicate").inc(len(deliveries) - len(applied))
+        metrics.MESSAGES.labels(self.name, "duplicate").inc(len(through) - len(applied))
+        for delivery in deliveries:
+            if delivery.message_id in letters:
+                await self._replay(delivery, letters[delivery.message_id])
         return applied
 
     def _as_poison(self, delivery: Delivery, error: Exception) -> Never | None:
@@ -206,7 +271,7 @@ class Consumer:
             return error
         if isinstance(error, UnavailableError) or delivery.waited < self._rules.patience:
             return None
-        return Never(f"{_text(error)}; given up after {self._rules.patience:.0f} s")
+        return Never(f"{text_of(error)}; given up after {self._rules.patience:.0f} s")
 
     async def _postpone(self, delivery: Delivery, error: Exception) -> None:
         if isinstance(error, Later):
@@ -218,7 +283,7 @@ class Consumer:
                 "consumer.failed",
                 consumer=self.name,
                 message_id=str(delivery.message_id),
-                error=_text(error),
+                error=text_of(error),
                 retry_in=delay,
             )
         metrics.MESSAGES.labels(self.name, outcome).inc()
@@ -244,7 +309,7 @@ class Consumer:
                     "consumer.held",
                     consumer=self.name,
                     message_id=str(delivery.message_id),
-                    error=str(poison),
+                    error=str(poison.error),
                 )
                 # Those that were not tried yet come first.
                 await self._pull.give_back(delivery.reply, self._hold_seconds(2))
@@ -265,7 +330,10 @@ class Consumer:
             log.info("consumer.breaker_closed", consumer=self.name)
             await self._pull.resume()
 
-    async def _bury(self, delivery: Delivery, error: Never) -> None:
+    async def _bury(self, delivery: Delivery, poison: _Poison) -> None:
+        if poison.found is not None:
+            await self._take_apart(poison.found)
+            return
         try:
             async with self._unit_of_work.begin() as transaction:
                 await inbox.register(transaction.connection, self.name, [delivery.message_id])
@@ -276,84 +344,32 @@ class Consumer:
                     subject=delivery.subject,
                     headers=delivery.headers,
                     payload=delivery.data,
-                    error=str(error),
+                    error=str(poison.error),
                 )
                 await transaction.commit()
         except Exception as failure:  # noqa: BLE001 - then the message comes again
             await self._postpone(delivery, failure)
             return
+        self._note_burial(delivery, poison.error)
+        await self._pull.answer(delivery.reply, b"+ACK")
+
+    def _note_burial(self, delivery: Delivery, error: Exception) -> None:
         log.error(
-            "consumer.dead_letter", consumer=self.name, message_id=str(delivery.message_id), error=str(error)
+            "consumer.dead_letter",
+            consumer=self.name,
+            message_id=str(delivery.message_id),
+            error=text_of(error),
         )
         metrics.MESSAGES.labels(self.name, "never").inc()
-        await self._pull.answer(delivery.reply, b"+ACK")
 
     async def redrive(
         self, message_id: uuid.UUID, *, requested_by: str, reason: str, dry_run: bool = False
     ) -> tuple[Redriven, str]:
         """Hands a dead letter to the handler once more; answers what came of it, and the error if any.
 
-        Claim, effect and mark are one transaction, so the message is applied once however many do this at a
-        time. dry_run: nothing is kept of all this. Raises UnavailableError.
+        Of a message that still fails as a whole the good parts are applied. dry_run: nothing is kept of all
+        this, and a message that fails as a whole is said to fail. Raises UnavailableError.
         """
-        try:
-            async with self._unit_of_work.begin() as transaction:
-                letter = await store.claim(transaction.connection, self.name, message_id)
-                if letter is None:
-                    return Redriven.SKIPPED, ""
-                delivery = Delivery(message_id, letter.subject, letter.payload, letter.headers)
-                with spans.processing(self._fact.stream, self.name, [delivery]):
-                    await self._handler(transaction, [delivery])
-                await store.mark_redriven(
-                    transaction.connection, self.name, message_id, requested_by=requested_by, reason=reason
-                )
-                if not dry_run:
-                    await transaction.commit()
-        except UnavailableError:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is kept as the letter's new reason
-            if not dry_run:
-                await self._note_failure(message_id, error)
-            return Redriven.FAILED, _text(error)
-        if not dry_run:
-            metrics.MESSAGES.labels(self.name, "redriven").inc()
-            log.info("consumer.redriven", consumer=self.name, message_id=str(message_id), by=requested_by)
-        return Redriven.APPLIED, ""
-
-    async def _note_failure(self, message_id: uuid.UUID, error: Exception) -> None:
-        level = log.warning if isinstance(error, MessageError) else log.exception
-        level("consumer.redrive_failed", consumer=self.name, message_id=str(message_id), error=_text(error))
-        async with self._unit_of_work.begin() as transaction:
-            await store.note_failure(transaction.connection, self.name, message_id, _text(error))
-            await transaction.commit()
-
-
-def _text(error: Exception) -> str:
-    return str(error) or type(error).__name__
-
-
-def _at_fault(deliveries: Sequence[Delivery], error: Exception) -> frozenset[uuid.UUID]:
-    """The messages that the failure of a batch belongs to, as far as that is known."""
-    everything = frozenset(delivery.message_id for delivery in deliveries)
-    # A server that is away is away for each of them.
-    if len(deliveries) == 1 or isinstance(error, UnavailableError):
-        return everything
-    return everything & error.messages if isinstance(error, MessageError) else frozenset()
-
-
-def _to_delivery(message: Msg) -> Delivery | None:
-    headers: dict[str, Any] = dict(message.headers or {})
-    try:
-        message_id = uuid.UUID(headers.pop("Nats-Msg-Id", ""))
-    except ValueError:
-        return None
-    about = message.metadata
-    return Delivery(
-        message_id,
-        message.subject,
-        message.data,
-        headers,
-        message.reply,
-        about.num_delivered,
-        (datetime.now(UTC) - about.timestamp).total_seconds(),
-    )
+        return await self._redriver.redrive(
+            message_id, requested_by=requested_by, reason=reason, dry_run=dry_run
+        )

@@ -4,6 +4,14 @@ INSERT INTO dead_letters (message_id, consumer, subject, headers, payload, error
 VALUES (%s, %s, %s, %s, %s, %s)
 ON CONFLICT DO NOTHING
 
+-- name: open_of
+-- tenant: a message may carry many tenants
+SELECT message_id, headers ->> 'Meterline-Part-Of'
+FROM dead_letters
+WHERE consumer = %s AND state = 'open'
+  AND (message_id = ANY(%s) OR headers ->> 'Meterline-Part-Of' = ANY(%s::text[]))
+ORDER BY message_id
+
 -- name: claim
 -- tenant: a message may carry many tenants
 SELECT subject, headers, payload

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -17,6 +17,9 @@ queries = Queries("meterline.dead_letters")
 
 # A reason may quote the message, which may be anything.
 MAX_ERROR: Final = 2_000
+
+# The header of a part's letter that tells the id of the whole message; queries.sql and an index name it too.
+PART_OF: Final = "Meterline-Part-Of"
 
 # A letter's place in the order of lists.
 Place = tuple[datetime, uuid.UUID, str]
@@ -97,6 +100,19 @@ async def bury(
     kept = {name: _storable(value) for name, value in headers.items()}
     parameters = (message_id, consumer, subject, json.dumps(kept), payload, _reason(error))
     await connection.execute(queries.bury, parameters, binary=True)
+
+
+async def open_of(
+    connection: Connection, consumer: str, ids: Collection[uuid.UUID]
+) -> dict[uuid.UUID, list[uuid.UUID]]:
+    """The open letters of these messages, and of parts of them, by message; nothing for those without any."""
+    names = [str(message_id) for message_id in ids]
+    cursor = await connection.execute(queries.open_of, (consumer, list(ids), names), binary=True)
+    found: dict[uuid.UUID, list[uuid.UUID]] = {}
+    for message_id, whole in await cursor.fetchall():
+        owner = message_id if message_id in ids else uuid.UUID(whole)
+        found.setdefault(owner, []).append(message_id)
+    return found
 
 
 async def claim(connection: Connection, consumer: str, message_id: uuid.UUID) -> Letter | None:

@@ -25,6 +25,7 @@ from meterline_aggregate.repository import changes as repository
 from meterline_aggregate.repository.changes import AppliedBeforeError
 from meterline_aggregate.repository.origins import find as find_origins
 from meterline_aggregate.series import SeriesBook, UnknownTenantError
+from meterline_aggregate.splitting import WHOLE_KEY
 
 _FIRST_DELAY_SECONDS: Final = 0.1
 _LONGEST_DELAY_SECONDS: Final = 5.0
@@ -46,8 +47,8 @@ class AcceptedEvents:
         ago that the inbox has forgotten.
 
         Raises Later for messages of tenants that are not known yet, Never for those that are garbled or
-        bring some batches for the second time, each naming the messages at fault if it can. A message that
-        nobody sends could bring a batch again among others; it is only noticed if its events are metered.
+        bring some batches for the second time, each naming the messages at fault if it can. A batch that
+        nobody sends could come again among others; it is only noticed if its events are metered.
         """
         accepted = _decode(deliveries)
         try:
@@ -113,16 +114,44 @@ def _decode(deliveries: Sequence[Delivery]) -> list[Accepted]:
 async def _copies(
     connection: Connection, deliveries: Sequence[Delivery], accepted: Sequence[Accepted]
 ) -> set[uuid.UUID]:
-    """The messages that were applied before, or that another one before them is the same as."""
-    keys = [message.key for message in accepted]
-    new = await applied.register(connection, set(keys))
-    copies = set()
-    for delivery, key in zip(deliveries, keys, strict=True):
+    """The messages that were applied before, or that another one before them is the same as.
+
+    A message is applied as a whole or by its batches, never both, whichever comes first. Raises Never for a
+    whole that is applied by its batches.
+    """
+    copies = await _parts_of_applied(connection, deliveries)
+    keys = {
+        delivery.message_id: message.key
+        for delivery, message in zip(deliveries, accepted, strict=True)
+        if delivery.message_id not in copies
+    }
+    if not keys:
+        return copies
+    new = await applied.register(connection, set(keys.values()))
+    known = set(keys.values()) - new
+    apart = await applied.in_parts(connection, known) if known else known
+    if found := [message_id for message_id, key in keys.items() if key in apart]:
+        raise Never("its batches are applied apart from each other", found)
+    for message_id, key in keys.items():
         if key in new:
             new.remove(key)
         else:
-            copies.add(delivery.message_id)
+            copies.add(message_id)
     return copies
+
+
+async def _parts_of_applied(connection: Connection, deliveries: Sequence[Delivery]) -> set[uuid.UUID]:
+    """Notes that messages of which there are parts here are applied by their batches; answers the parts of
+    those that were applied as a whole."""
+    wholes = {
+        delivery.message_id: bytes.fromhex(delivery.headers[WHOLE_KEY])
+        for delivery in deliveries
+        if WHOLE_KEY in delivery.headers
+    }
+    if not wholes:
+        return set()
+    in_parts = await applied.register_in_parts(connection, set(wholes.values()))
+    return {message_id for message_id, key in wholes.items() if key not in in_parts}
 
 
 def _later(deliveries: Sequence[Delivery], accepted: Sequence[Accepted], error: UnknownTenantError) -> Later:

@@ -7,7 +7,9 @@ from datetime import UTC
 from decimal import Decimal, InvalidOperation
 
 from google.protobuf.message import DecodeError
-from meterline.bus.consumer import Delivery
+from meterline.bounds import MIN_TENANT_ID
+from meterline.bus.delivery import Delivery
+from meterline.bus.parts import part_of
 from meterline.db.unit_of_work import Transaction
 from meterline.errors import Never
 from meterline_protos.common.v1 import types_pb2
@@ -21,8 +23,9 @@ from meterline_publisher.repository.usage import UsageWindow
 
 
 async def handle_windows(transaction: Transaction, deliveries: Sequence[Delivery]) -> None:
-    """Applies `usage.window`. An older revision than the known one changes nothing."""
-    windows = [window for delivery in deliveries for window in _windows(delivery.data)]
+    """Applies `usage.window`. An older revision than the known one changes nothing. Raises Never for a
+    message that is no such fact, or has a window that cannot be billed; it names the message."""
+    windows = [window for delivery in deliveries for window in _windows(delivery)]
     if windows:
         await usage.upsert(transaction.connection, _newest(windows))
 
@@ -37,13 +40,28 @@ def _newest(windows: Iterable[UsageWindow]) -> Iterable[UsageWindow]:
     return found.values()
 
 
-def _windows(data: bytes) -> list[UsageWindow]:
-    """Raises Never for a message that is no such fact."""
+def split_windows(delivery: Delivery) -> Sequence[Delivery]:
+    """Each window as a message of its own: what is wrong with one says nothing of the others."""
     try:
-        fact = events_pb2.UsageWindowsChanged.FromString(data)
+        fact = events_pb2.UsageWindowsChanged.FromString(delivery.data)
+    except DecodeError:
+        return ()
+    return [
+        part_of(
+            delivery,
+            b"%d" % place,
+            events_pb2.UsageWindowsChanged(windows=[window]).SerializeToString(),
+        )
+        for place, window in enumerate(fact.windows)
+    ]
+
+
+def _windows(delivery: Delivery) -> list[UsageWindow]:
+    try:
+        fact = events_pb2.UsageWindowsChanged.FromString(delivery.data)
         return [_window(window) for window in fact.windows]
-    except (DecodeError, ValueError, InvalidOperation) as error:
-        raise Never(f"not a UsageWindowsChanged: {error}") from error
+    except (DecodeError, ValueError, OverflowError, InvalidOperation) as error:
+        raise Never(f"not a UsageWindowsChanged: {error}", [delivery.message_id]) from error
 
 
 def _window(window: events_pb2.UsageWindow) -> UsageWindow:
@@ -53,6 +71,8 @@ def _window(window: events_pb2.UsageWindow) -> UsageWindow:
     end = window.end_time.ToDatetime(tzinfo=UTC)
     if not window.meter or start >= end or window.revision < 1:
         raise ValueError("a window needs a meter, a stretch of time and a revision")
+    if window.tenant_id < MIN_TENANT_ID or "\0" in window.meter:
+        raise ValueError("a window needs a tenant, and a meter whose name can be stored")
     aggregation = types_pb2.Aggregation.Name(window.aggregation).removeprefix("AGGREGATION_").lower()
     return UsageWindow(
         window.tenant_id,

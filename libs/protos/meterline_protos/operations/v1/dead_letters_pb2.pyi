@@ -123,7 +123,9 @@ class DeadLetter(_message.Message):
     """Only when asked for."""
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Those of the message, with its trace."""
+        """Those of the message, with its trace. One that is only a part of a message, which carried several independent
+        things, names that in `Meterline-Part-Of`.
+        """
 
     @_builtins.property
     def received_at(self) -> _timestamp_pb2.Timestamp:

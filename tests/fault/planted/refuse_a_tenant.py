@@ -1,0 +1,38 @@
+"""Aggregate of a release that cannot decode what has events of one tenant, given by its number.
+
+With `whole` it takes no message apart, so that calls of others in the same message are buried with it; with
+`forgetful` it takes a message that comes again for a duplicate, whatever is buried of it.
+"""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from typing import Any
+
+from meterline.dead_letters import store
+from meterline_aggregate import main as wiring
+from meterline_aggregate.decoding import Accepted, GarbledError, decode
+from meterline_aggregate.handlers import accepted
+
+REASON = "a tenant that this release does not understand"
+
+
+def _refuse(data: bytes) -> Accepted:
+    found = decode(data)
+    if any(series.tenant_id == int(sys.argv[1]) for series in found.fact.series):
+        raise GarbledError(REASON)
+    return found
+
+
+async def _none_open(*_: Any) -> dict[uuid.UUID, list[uuid.UUID]]:
+    return {}
+
+
+if __name__ == "__main__":
+    accepted.decode = _refuse  # type: ignore[attr-defined]
+    if "whole" in sys.argv:
+        wiring.split = lambda delivery: ()  # type: ignore[attr-defined]
+    if "forgetful" in sys.argv:
+        store.open_of = _none_open  # type: ignore[assignment]
+    wiring.main()
