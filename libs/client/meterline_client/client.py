@@ -226,7 +226,8 @@ class Client(AsyncMethods):
         try:
             self._running().wake()
         except RuntimeError:
-            # No thread is to be had. The event is in the buffer, and the next one tries again.
+            # No thread is to be had. The event is in the buffer, and the next one tries again, or `close`.
+            lifecycle.hold(self)
             log.exception("delivery cannot start")
 
     def _running(self) -> Worker:
