@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -15,6 +16,7 @@ from meterline_client.events import Outcome, Row
 from meterline_client.ledger import Ledger
 from meterline_client.reading import decode
 from meterline_client.recording import Recorder
+from meterline_client.recovery import recover_journals
 from meterline_client.retry import Failure
 from meterline_client.spool import Spool
 from meterline_client.spooling import Spooling
@@ -123,7 +125,8 @@ class Core:
             wake=lambda: None,
         )
         self.ledger = Ledger(self.counters, self.outcomes.append, self.clock)
-        self.spool = Spool(spool_dir, max_spool_bytes) if spool_dir else None
+        recover = partial(recover_journals, own=None, ledger=self.ledger)
+        self.spool = Spool(spool_dir, max_spool_bytes, recover=recover) if spool_dir else None
         self.delivery = Delivery(
             buffer=self.buffer,
             spooling=Spooling(self.spool, self.ledger, self.tuning.spool_retry) if self.spool else None,

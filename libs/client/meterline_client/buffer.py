@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from meterline_client.clock import Clock
 from meterline_client.events import Row
+from meterline_client.spool import Journal
 
 # Beyond this a chunk is closed before it has all its rows, so that heavy rows do not make huge batches.
 _CHUNK_BYTES = 8 << 20
@@ -23,9 +24,11 @@ _REPORTED_OVERFLOW = 1_000
 
 @dataclass(slots=True)
 class Chunk:
-    """Rows of one future batch. `sequence` counts chunks from 1; `weight` is their memory in bytes, about."""
+    """Rows of one future batch. `sequence` counts chunks from 1; `weight` is their memory in bytes, about;
+    `journaled` says whether the journal has each of them."""
 
     sequence: int
+    journaled: bool
     opened: float = 0.0
     weight: int = 0
     rows: list[Row] = field(default_factory=list)
@@ -34,8 +37,8 @@ class Chunk:
 class Buffer:
     """Holds at most `max_events` rows and, up to the last of them, `max_bytes`.
 
-    `wake` is called when delivery may have something to do that it did not have before: rarely, and without
-    the lock.
+    With a `journal`, each row is in it before `add` returns. `wake` is called when delivery may have
+    something to do that it did not have before: rarely, and without the lock.
     """
 
     def __init__(
@@ -47,7 +50,9 @@ class Buffer:
         flush_interval: float,
         clock: Clock,
         wake: Callable[[], None],
+        journal: Journal | None = None,
     ) -> None:
+        self._journal = journal
         self._max_events = max_events
         self._max_bytes = max_bytes
         self._chunk_events = chunk_events
@@ -57,7 +62,7 @@ class Buffer:
         # Reentrant, because a signal handler or a finalizer may record while its thread is recording.
         self._lock = threading.RLock()
         self._full: deque[Chunk] = deque()
-        self._open = Chunk(1)
+        self._open = Chunk(1, journal is not None)
         self._events = 0
         self._bytes = 0
         self._overflow: deque[Row] = deque(maxlen=_REPORTED_OVERFLOW)
@@ -88,6 +93,9 @@ class Buffer:
                 wake = len(self._overflow) == 1
             else:
                 chunk = self._open
+                # To the journal first: an event that `record` answered for is safe.
+                if self._journal is not None and not self._journal.append(row):
+                    chunk.journaled = False
                 chunk.rows.append(row)
                 chunk.weight += weight
                 self._events += 1
@@ -146,6 +154,29 @@ class Buffer:
         with self._lock:
             self._closed = True
 
+    def release(self, sequence: int) -> OSError | None:
+        """Chunks up to this one have their outcome, or are in the spool: the journal need not have them.
+        Answers with the journal's latest error, if there was one."""
+        if self._journal is None:
+            return None
+        with self._lock:
+            files = self._journal.release(sequence)
+            error = self._journal.take_error()
+        try:
+            for file in files:
+                file.delete()
+        except OSError as failure:
+            error = failure
+        return error
+
+    def close_journal(self) -> None:
+        """What was not released stays on disk, for the next process. OSError when the disk fails."""
+        if self._journal is not None:
+            with self._lock:
+                self._journal.close()
+
     def _seal(self) -> None:
+        if self._journal is not None:
+            self._journal.mark(self._open.sequence)
         self._full.append(self._open)
-        self._open = Chunk(self._open.sequence + 1)
+        self._open = Chunk(self._open.sequence + 1, self._journal is not None)

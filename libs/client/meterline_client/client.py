@@ -27,6 +27,8 @@ from meterline_client.ledger import Ledger, OutcomeCallback
 from meterline_client.limits import MAX_BATCH_EVENTS, MAX_SOURCE_LENGTH
 from meterline_client.recording import Recorder, check_source
 from meterline_client.signing import CaptureConfig, CaptureConfigs, to_configs
+from meterline_client.spool import Journal
+from meterline_client.spool.slots import Claim
 from meterline_client.spooling import open_spool
 from meterline_client.stats import Counters, Stats
 from meterline_client.tracing import find_tracing
@@ -60,6 +62,7 @@ class Client(AsyncMethods):
         api_key: str | None = None,
         capture_config: CaptureConfig | CaptureConfigs | None = None,
         spool_dir: str | os.PathLike[str] | None = None,
+        journal: bool = True,
         max_buffer_events: int = 100_000,
         batch_events: int = 5_000,
         flush_interval: float = 0.5,
@@ -78,8 +81,9 @@ class Client(AsyncMethods):
             capture_config: In place of a key, for a client that nobody trusts: what `IssueCaptureConfig`
                 answered, or a function that is asked for it at every call. `source` must be the one that it
                 was issued for.
-            spool_dir: Folder for batches that cannot be sent. None: they are kept in memory only, and lost
-                with the process. Processes may share it; each uses a part of its own.
+            spool_dir: Folder, on a disk of this machine, for what is not sent yet; processes may share it.
+                None: that is in memory only, and lost with a process that is killed.
+            journal: Whether each event is in the spool before `record` returns, or only if it cannot be sent.
             max_buffer_events: Events in memory, beside those of the few batches on their way.
             batch_events: Events of a call, at most 10,000.
             flush_interval: Seconds that an event waits for others to go with it.
@@ -91,11 +95,11 @@ class Client(AsyncMethods):
 
         ValueError or TypeError, naming the argument, when one is wrong.
         """
-        check_source(source, MAX_SOURCE_LENGTH)
         headers = (*metadata, *bearer(api_key))
-        _check_bounds(batch_events, max_buffer_events, flush_interval)
+        _check_arguments(source, batch_events, max_buffer_events, flush_interval)
         self._source = source
         self._spool_dir = None if spool_dir is None else Path(spool_dir)
+        self._journaling = journal
         self._max_buffer_events = max_buffer_events
         self._batch_events = batch_events
         self._flush_interval = flush_interval
@@ -130,6 +134,10 @@ class Client(AsyncMethods):
         Never waits, and never raises because of the network, the server or the disk. Misuse raises at once,
         naming field and rule: TypeError (a float as a quantity), ValueError (a time without a zone, a text
         that is too long), RuntimeError (the client is closed).
+
+        With a `spool_dir` and its journal, the event outlives the process from the moment this returns,
+        though not a power failure before it is sent or in the spool. Without, it is in memory until the
+        server answers.
         """
         identity, row, weight = self._recorder.row(
             event_type, subject, time, dimensions, quantities, event_id, tenant_id, properties
@@ -157,7 +165,7 @@ class Client(AsyncMethods):
             if self._closed is None:
                 self._buffer.close()
                 idle = self._worker is None and not self._buffer.recorded
-                self._closed = idle or self._running().stop(self._buffer.seal(), timeout)
+                self._closed = idle or self._finish(timeout)
             return self._closed
 
     @property
@@ -190,9 +198,20 @@ class Client(AsyncMethods):
 
     def _begin(self) -> None:
         self._counters = Counters()
-        self._starting = threading.Lock()
-        self._closing = threading.Lock()
+        # Reentrant, because a signal handler may record, or close, while its thread does.
+        self._starting = threading.RLock()
+        self._closing = threading.RLock()
         self._worker: Worker | None = None
+        self._claim = None if self._spool_dir is None else Claim(self._spool_dir)
+        self._journal = None
+        if self._claim is not None and self._journaling:
+            self._journal = Journal(
+                self._claim,
+                self._source,
+                max_bytes=self._tuning.max_spool_bytes,
+                retry=self._tuning.spool_retry,
+                clock=self._clock,
+            )
         self._buffer = Buffer(
             max_events=self._max_buffer_events,
             max_bytes=self._tuning.max_buffer_bytes,
@@ -200,30 +219,56 @@ class Client(AsyncMethods):
             flush_interval=self._flush_interval,
             clock=self._clock,
             wake=self._wake,
+            journal=self._journal,
         )
 
     def _wake(self) -> None:
         try:
             self._running().wake()
         except RuntimeError:
-            # No thread is to be had. The event is in the buffer, and the next one tries again.
+            # No thread is to be had. The event is in the buffer, and the next one tries again, or `close`.
+            lifecycle.hold(self)
             log.exception("delivery cannot start")
 
     def _running(self) -> Worker:
         with self._starting:
             if self._worker is None:
-                worker = Worker(
-                    self._build, self._new_transport(), self._tracing, self._clock, self._tuning.call_timeout
-                )
+                worker = self._new_worker()
                 worker.start()
                 self._worker = worker
             return self._worker
+
+    def _new_worker(self) -> Worker:
+        return Worker(
+            self._build, self._new_transport(), self._tracing, self._clock, self._tuning.call_timeout
+        )
+
+    def _finish(self, timeout: float) -> bool:
+        before = self.stats
+        sequence = self._buffer.seal()
+        try:
+            worker = self._running()
+        except RuntimeError:
+            # While the interpreter ends there are no new threads.
+            self._worker = worker = self._new_worker()
+            delivered = worker.stop_here(sequence, timeout)
+        else:
+            delivered = worker.stop(sequence, timeout)
+        after = self.stats
+        lost = after.dropped + after.failed - before.dropped - before.failed
+        if self._journal is None:
+            lost += after.buffered
+        if lost:
+            log.error(
+                "the client closes and loses %d events: they have no answer, and no place in a spool", lost
+            )
+        return delivered
 
     def _build(self, send: Callable[[Parcel], None]) -> Delivery:
         ledger = Ledger(self._counters, self._on_outcome, self._clock)
         return Delivery(
             buffer=self._buffer,
-            spooling=open_spool(self._spool_dir, ledger, self._tuning),
+            spooling=open_spool(self._claim, self._journal, ledger, self._tuning),
             source=self._source,
             tuning=self._tuning,
             clock=self._clock,
@@ -244,13 +289,18 @@ class Client(AsyncMethods):
         # What was recorded before belongs to the parent, who sends it; its threads and connections do not
         # exist here.
         if self._worker is not None:
-            self._worker.forget()
             _of_parents.append(self._worker)
+        # Its files, too: the child claims a place of its own in the spool with its first event.
+        if self._journal is not None:
+            self._journal.release_copy()
+        if self._claim is not None:
+            self._claim.release()
         if self._closed is None:
             self._begin()
 
 
-def _check_bounds(batch_events: int, max_buffer_events: int, flush_interval: float) -> None:
+def _check_arguments(source: str, batch_events: int, max_buffer_events: int, flush_interval: float) -> None:
+    check_source(source, MAX_SOURCE_LENGTH)
     if not 1 <= batch_events <= MAX_BATCH_EVENTS:
         raise ValueError(f"batch_events: must be 1 to {MAX_BATCH_EVENTS}")
     if max_buffer_events < batch_events:

@@ -69,6 +69,11 @@ class Delivery:
         self._send = send
         self._window = Window(tuning.max_in_flight)
         self._breaker = Breaker(tuning.breaker_failures, tuning.breaker_cooldown, tuning.breaker_longest, rng)
+        # Seconds between two looks at what other processes left, and when the next one is due.
+        self._spool_scan = tuning.spool_scan
+        self._scan_at = clock.monotonic() + tuning.spool_scan
+        # The lowest chunk that stays in the journal at the end.
+        self._left_in_journal: int | None = None
         self._attempts = Attempts(self._window, self._breaker, spooling, ledger, tuning, rng)
 
     @property
@@ -79,16 +84,22 @@ class Delivery:
         """Does all that is due. Answers in how many seconds something will be; None: when it is woken."""
         now = self._clock.monotonic()
         self._ledger.overflowed(self._buffer.take_overflow())
+        self._inherit(now)
         self._empty_window(now)
         self._take_in(now)
         self._replay(now)
         self._dispatch(now)
+        self._release_journal()
         moments = list(self._moments(now))
         return max(0.0, min(moments) - now) if moments else None
 
     def answered(self, parcel: Parcel, answer: capture_pb2.ReportResponse | Failure) -> None:
         """An attempt has ended."""
         self._attempts.ended(parcel, answer, self._clock.monotonic())
+
+    def look_for_left(self) -> None:
+        """The next step takes over what ended processes left in the spool, however lately it looked."""
+        self._scan_at = self._clock.monotonic()
 
     def is_delivered(self, mark: Mark) -> bool:
         """Whether everything before the mark has its outcome."""
@@ -109,33 +120,58 @@ class Delivery:
         """The end: what has no outcome goes to disk; what finds no space there is given up, and told."""
         now = self._clock.monotonic()
         for parcel in self._window.not_on_disk():
-            self._leave(parcel.batch, now, attempted=parcel.attempts > 0)
+            self._leave(parcel.batch, parcel.origin, now, attempted=parcel.attempts > 0)
         while (chunk := self._buffer.take(float("inf"))) is not None:
+            origin = Origin(chunk.sequence, journaled=chunk.journaled)
             for batch in self._encoded(chunk):
-                self._leave(batch, now, attempted=False)
+                self._leave(batch, origin, now, attempted=False)
         self._ledger.overflowed(self._buffer.take_overflow())
 
     def close(self) -> None:
         """`abandon`, and the spool is free for another process."""
         try:
             self.abandon()
+            self._close_journal()
         finally:
             if self._spooling is not None:
                 self._spooling.close()
 
-    def release_copy(self) -> None:
-        """In a child after fork: the spool stays the parent's."""
-        if self._spooling is not None:
-            self._spooling.release_copy()
-
-    def _leave(self, batch: Batch, now: float, *, attempted: bool) -> None:
+    def _leave(self, batch: Batch, origin: Origin, now: float, *, attempted: bool) -> None:
         if self._spooling is not None and self._spooling.store(batch, now):
             pass
+        elif origin.journaled:
+            # The spool is full or fails; the next process finds the events in the journal.
+            self._counters.spooled += batch.count
+            self._left_in_journal = min(self._left_in_journal or origin.sequence, origin.sequence)
         elif attempted:
             self._ledger.failed(batch, _UNSENT)
         else:
             self._ledger.dropped(batch.events(), batch.count, "CLOSED", _UNSENT.message)
         self._counters.window -= batch.count
+
+    def _inherit(self, now: float) -> None:
+        """Takes over what a process left that ended after this one began."""
+        if self._spooling is not None and now >= self._scan_at:
+            self._scan_at = now + self._spool_scan
+            self._spooling.inherit()
+
+    def _release_journal(self) -> None:
+        """Lets the journal forget what has its outcome or is in the spool."""
+        waiting = self._buffer.oldest()
+        sent = self._window.oldest()
+        self._report(self._buffer.release((waiting if sent is None else min(waiting, sent)) - 1))
+
+    def _close_journal(self) -> None:
+        self._report(self._buffer.release((self._left_in_journal or self._buffer.oldest()) - 1))
+        try:
+            self._buffer.close_journal()
+        except OSError as error:
+            self._report(error)
+
+    def _report(self, error: OSError | None) -> None:
+        if error is not None:
+            self._counters.spool_errors += 1
+            self._ledger.warn("the journal fails, so that events may be in memory only", "%s", error)
 
     def _empty_window(self, now: float) -> None:
         """Moves to disk what waits for a server that has been away for long."""
@@ -158,7 +194,7 @@ class Delivery:
             chunk = self._buffer.take(now)
             if chunk is None:
                 return
-            origin = Origin(chunk.sequence)
+            origin = Origin(chunk.sequence, journaled=chunk.journaled)
             for batch in self._encoded(chunk):
                 if spilling and self._spooling is not None and self._spooling.store(batch, now):
                     self._counters.window -= batch.count
@@ -214,6 +250,8 @@ class Delivery:
     def _moments(self, now: float) -> Iterator[float]:
         """When `step` will have something to do. Each is later than `now` once `step` has done it all."""
         window = self._window
+        if self._spooling is not None:
+            yield self._scan_at
         retry = self._breaker.retry_at()
         if window.waiting and len(window.in_flight) < self._max_in_flight:
             due = max(min(parcel.due for parcel in window.waiting), self._attempts.held_until)

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
+from functools import partial
 
 from meterline_client.batches import Batch
 from meterline_client.ledger import Ledger
-from meterline_client.spool import Spool, SpoolFullError
+from meterline_client.recovery import recover_journals
+from meterline_client.spool import Journal, Spool, SpoolFullError
 from meterline_client.spool.segment import Record
+from meterline_client.spool.slots import Claim
 from meterline_client.tuning import Tuning
 
 log = logging.getLogger(__name__)
 
 
-def open_spool(directory: Path | None, ledger: Ledger, tuning: Tuning) -> Spooling | None:
+def open_spool(
+    claim: Claim | None, journal: Journal | None, ledger: Ledger, tuning: Tuning
+) -> Spooling | None:
     """None when none is wanted, or when the folder cannot be used: that is counted and logged."""
-    if directory is None:
+    if claim is None:
         return None
+    recover = partial(recover_journals, own=journal, ledger=ledger)
     try:
-        spool = Spool(directory, tuning.max_spool_bytes)
+        spool = Spool(claim.directory, tuning.max_spool_bytes, claim, recover)
     except OSError as error:
         ledger.counters.spool_errors += 1
         log.error("there is no spool: %s", error)
@@ -37,8 +42,15 @@ class Spooling:
         self._retry = retry
         self._unreadable = 0
         self.blocked_until = 0.0
-        self._counters.inherited = self._counters.spooled = spool.inherited_events
-        self._tell_unreadable()
+        self._count_inherited()
+
+    def inherit(self) -> None:
+        """Takes over what processes that have ended left."""
+        try:
+            self._spool.inherit()
+        except OSError as error:
+            self._error("cannot take over what ended processes left in the spool", error)
+        self._count_inherited()
 
     def store(self, batch: Batch, now: float) -> bool:
         """Whether the batch is on disk now."""
@@ -81,8 +93,11 @@ class Spooling:
     def close(self) -> None:
         self._spool.close()
 
-    def release_copy(self) -> None:
-        self._spool.release_copy()
+    def _count_inherited(self) -> None:
+        more = self._spool.inherited_events - self._counters.inherited
+        self._counters.inherited += more
+        self._counters.spooled += more
+        self._tell_unreadable()
 
     def _error(self, what: str, error: Exception) -> None:
         self._counters.spool_errors += 1

@@ -35,7 +35,7 @@ class Stats:
     retries: int
     """Calls that repeated an earlier one."""
     spool_errors: int
-    """Times that the spool was full, or the disk failed."""
+    """Times that the spool or the journal was full, or the disk failed."""
     breaker: BreakerState
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import grpc
 from google.protobuf import timestamp_pb2
 from meterline_protos.ingest.v1 import capture_pb2
 
+from meterline_client import lifecycle
 from meterline_client.retry import Failure
 from meterline_client.signing import CaptureConfigs, signed
 from meterline_client.status import to_failure
@@ -17,6 +20,12 @@ Metadata = Sequence[tuple[str, str | bytes]]
 Answer = capture_pb2.ReportResponse | Failure
 
 _SERVICE = capture_pb2.DESCRIPTOR.services_by_name["CaptureService"].full_name
+
+# How long a process that ends waits for one call, where it can do nothing else meanwhile.
+_LONGEST_WAIT = 5.0
+
+# Kept, because what has calls that never end cannot be taken down. Few: a thread failed to start for each.
+_abandoned: deque[grpc.Channel] = deque(maxlen=1_000)
 
 _OPTIONS = [
     # Retries happen in one layer, and that is delivery.
@@ -56,6 +65,8 @@ class GrpcTransport:
         self._metadata = tuple(metadata)
         self._channel: grpc.Channel | None = None
         self._report: Any = None
+        # Whether a thread of gRPC failed to start.
+        self._no_thread = False
 
     def call(
         self, payload: bytes, now_us: int, metadata: Metadata, timeout: float, done: Callable[[Answer], None]
@@ -68,13 +79,47 @@ class GrpcTransport:
         except Exception as error:  # noqa: BLE001 - of the application's own; until it is mended events wait
             done(Failure(grpc.StatusCode.UNAUTHENTICATED, f"no capture configuration: {error}"))
             return
+        headers = (*self._metadata, *metadata)
+        if (self._no_thread or lifecycle.is_closing()) and not self._has_threads():
+            done(self._call_and_wait(request, min(timeout, _LONGEST_WAIT), headers))
+            return
         try:
-            future = self._report.future(request, timeout=timeout, metadata=(*self._metadata, *metadata))
+            future = self._report.future(request, timeout=timeout, metadata=headers)
         except (ValueError, TypeError, RuntimeError, grpc.RpcError) as error:
-            # A closed channel, metadata that cannot be sent, no thread to be had at the process's end.
+            if isinstance(error, RuntimeError) and not isinstance(error, grpc.RpcError):
+                self._abandon()
+            # A closed channel, metadata that cannot be sent, no thread to be had.
             done(Failure(grpc.StatusCode.UNAVAILABLE, str(error)))
             return
         future.add_done_callback(lambda ended: done(_answer(ended)))
+
+    def _call_and_wait(self, request: bytes, timeout: float, headers: Metadata) -> Answer:
+        """The same in this thread, for a process that ends and has no other."""
+        try:
+            response, _ = self._report.with_call(request, timeout=timeout, metadata=headers)
+        except grpc.RpcError as error:
+            return to_failure(cast("grpc.Call", error))
+        except (ValueError, TypeError, RuntimeError) as error:
+            return Failure(grpc.StatusCode.UNAVAILABLE, str(error))
+        answer: capture_pb2.ReportResponse = response
+        return answer
+
+    def _has_threads(self) -> bool:
+        """Whether a thread can be started. From Python 3.12 on none can once the interpreter ends."""
+        try:
+            threading.Thread(target=int, daemon=True).start()
+        except RuntimeError:
+            return False
+        self._no_thread = False
+        return True
+
+    def _abandon(self) -> None:
+        """A channel whose thread did not start believes that it has one: its calls, and closing it, would
+        never end. The next call opens another, once there are threads."""
+        self._no_thread = True
+        if self._channel is not None:
+            _abandoned.append(self._channel)
+        self._channel = self._report = None
 
     def _request(self, report: bytes, now_us: int) -> bytes:
         return report if self._configs is None else signed(report, now_us, self._configs())

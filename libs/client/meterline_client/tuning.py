@@ -33,8 +33,11 @@ class Tuning:
     """How long the server may fail before batches go to disk instead of waiting in memory."""
     spool_retry: float = 5.0
     """How long the spool is left alone after it was full or the disk failed."""
+    spool_scan: float = 10.0
+    """How often a process looks in the spool for what processes left that ended since."""
     max_spool_bytes: int = 256 << 20
-    """Disk space for batches of this process; what ended processes left comes on top."""
+    """Disk space for batches of this process, and as much for its journal at the most; what ended processes
+    left comes on top."""
 
     def __post_init__(self) -> None:
         for item in fields(self):

@@ -11,10 +11,11 @@ from meterline_client.spool.segment import Record
 @dataclass(slots=True, eq=False)
 class Origin:
     """Where batches came from: a chunk of the buffer (its sequence) or a record of the spool. Done when its
-    last parcel is; `open` counts them."""
+    last parcel is; `open` counts them. `journaled`: the journal has every event of the chunk."""
 
     sequence: int
     record: Record | None = None
+    journaled: bool = False
     open: int = 0
 
 
@@ -92,6 +93,11 @@ class Window:
         """All parcels that are in memory only."""
         return [one for one in (*self.in_flight, *self.waiting) if one.origin.record is None]
 
+    def oldest(self) -> int | None:
+        """The lowest sequence of a chunk of which anything is here."""
+        return min((o.sequence for o in self._origins if o.record is None), default=None)
+
     def holds_up_to(self, sequence: int) -> bool:
         """Whether anything of a chunk up to `sequence` is still here."""
-        return any(o.record is None and o.sequence <= sequence for o in self._origins)
+        oldest = self.oldest()
+        return oldest is not None and oldest <= sequence

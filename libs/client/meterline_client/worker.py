@@ -59,7 +59,9 @@ class Worker:
         self._delivery: Delivery | None = None
         self._changed = threading.Condition()
         self._woken = False
+        self._looking = False
         self._stopping = False
+        self._last: tuple[_Flush, float] | None = None
         self._over = False
         self._paused = False
         self._parked = False
@@ -104,6 +106,15 @@ class Worker:
         self._thread.join(_LONGEST_HANG_UP)
         return delivered
 
+    def stop_here(self, sequence: int, timeout: float) -> bool:
+        """`stop`, in the calling thread: for a worker that was not started because there is no thread to be
+        had, which is how it is while the interpreter ends."""
+        flush = _Flush(Mark(sequence), leaving=True)
+        self._flushes.append(flush)
+        self._last = flush, self._clock.monotonic() + timeout
+        self._run()
+        return flush.delivered
+
     def pause(self, timeout: float) -> None:
         """Before a fork: waits until no call is on its way, because gRPC does not survive a fork in one."""
         if threading.current_thread() is self._thread:
@@ -118,11 +129,6 @@ class Worker:
         with self._changed:
             self._paused = False
             self._changed.notify_all()
-
-    def forget(self) -> None:
-        """In a child after fork, where this thread does not exist."""
-        if self._delivery is not None:
-            self._delivery.release_copy()
 
     def _run(self) -> None:
         try:
@@ -143,6 +149,11 @@ class Worker:
     def _wait(self, pause: float | None) -> bool:
         """Until there is something to do; True when that is to stop."""
         with self._changed:
+            if self._last is not None:
+                flush, until = self._last
+                left = until - self._clock.monotonic()
+                self._stopping = self._stopping or flush.over.is_set() or left <= 0
+                pause = left if pause is None else min(pause, left)
             if not (self._woken or self._answers or self._stopping or self._paused):
                 self._changed.wait(pause)
             while self._paused:
@@ -155,6 +166,9 @@ class Worker:
     def _work(self, delivery: Delivery) -> float | None:
         try:
             self._hand_over_answers(delivery)
+            if self._looking:
+                self._looking = False
+                delivery.look_for_left()
             pause = delivery.step()
         except Exception:
             log.exception("delivery failed; it goes on")
@@ -176,7 +190,7 @@ class Worker:
             if self._over:
                 return False
             self._flushes.append(flush)
-            self._woken = True
+            self._woken = self._looking = True
             self._changed.notify_all()
         flush.over.wait(timeout)
         with self._changed:

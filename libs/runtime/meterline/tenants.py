@@ -103,7 +103,7 @@ class TenantReplica:
             await self._store(transaction, tenant, changed_at)
 
     async def apply(self, transaction: Transaction, fact: events_pb2.TenantChanged) -> None:
-        """As `handle`, of one fact that did not come as a message. Raises ValueError for one that cannot be."""
+        """As `handle`, of one fact that did not come as a message. Raises ValueError."""
         await self._store(transaction, *_checked(fact))
 
     async def _store(self, transaction: Transaction, tenant: Tenant, changed_at: datetime) -> None:

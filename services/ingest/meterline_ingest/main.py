@@ -135,7 +135,6 @@ class Ingest:
         self._quarantine = Quarantine(
             self._key_store.vault, Failures(), most=settings.max_quarantined_per_tenant
         )
-        self._directory = TenantDirectory(self._tenants, self._identity.channel)
         self._capture = self._build_capture()
         self._committer = Committer(
             self._capture.flush,

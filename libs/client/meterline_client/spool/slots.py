@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from meterline_client.spool.segment import sync_directory
 _MAX_SLOTS = 1_024
 _LOCK = "lock"
 _SEGMENT = re.compile(r"(\d{16})\.seg")
+JOURNAL_SUFFIX = ".journal"
 
 
 class Slot:
@@ -35,15 +37,59 @@ class Slot:
 
 
 def claim(directory: Path) -> Slot:
-    """A free slot, with the segments of abandoned slots moved into it. OSError when there is none."""
+    """A free slot. OSError when there is none."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     for number in range(_MAX_SLOTS):
         slot = _try_to_claim(directory / str(number))
         if slot is not None:
-            for other in _others(directory, slot.path):
-                _adopt(other, slot.path)
             return slot
     raise OSError(f"all {_MAX_SLOTS} slots of {directory} are in use")
+
+
+def adopt(directory: Path, own: Slot) -> None:
+    """Moves what ended processes left in their slots into one's own. OSError when that fails."""
+    for other in _others(directory, own.path):
+        _adopt(other, own.path)
+
+
+class Claim:
+    """A slot that is claimed when it is first needed, once: the journal and the spool share it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        # Reentrant: a signal handler that records may interrupt its own thread in here.
+        self._lock = threading.RLock()
+        self._slot: Slot | None = None
+        self._error: OSError | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is no slot to be had."""
+        return self._error is not None
+
+    def slot(self) -> Slot:
+        """OSError when there is none, and from then on."""
+        with self._lock:
+            if self._error is not None:
+                raise self._error
+            if self._slot is None:
+                try:
+                    self._slot = claim(self.directory)
+                except OSError as error:
+                    self._error = error
+                    raise
+            return self._slot
+
+    def release(self) -> None:
+        """Gives the slot up. In a child after fork, where another thread of the parent may have held the
+        lock, it only closes the child's copy."""
+        if self._slot is not None:
+            self._slot.release()
+
+
+def journal_paths(slot: Path) -> list[Path]:
+    """The files of journals in a slot."""
+    return sorted(path for path in slot.iterdir() if path.suffix == JOURNAL_SUFFIX)
 
 
 def segment_paths(slot: Path) -> list[tuple[int, Path]]:
@@ -58,7 +104,9 @@ def segment_path(slot: Path, number: int) -> Path:
 
 def _others(directory: Path, own: Path) -> Iterator[Path]:
     for path in sorted(directory.iterdir()):
-        if path != own and path.name.isdigit() and path.is_dir() and segment_paths(path):
+        if path == own or not path.name.isdigit() or not path.is_dir():
+            continue
+        if segment_paths(path) or journal_paths(path):
             yield path
 
 
@@ -72,6 +120,8 @@ def _adopt(abandoned: Path, own: Path) -> None:
         for _, path in segment_paths(abandoned):
             number += 1
             path.rename(segment_path(own, number))
+        for path in journal_paths(abandoned):
+            path.rename(own / path.name)
         sync_directory(own)
     finally:
         slot.release()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 from meterline_client.spool import slots
@@ -24,9 +25,19 @@ class Spool:
     are acknowledged, so a crash sends some of them again, with the same bytes, and they are duplicates then.
     """
 
-    def __init__(self, directory: Path, max_bytes: int) -> None:
-        """Takes over what earlier processes left. OSError when the folder cannot be used."""
-        self._slot = slots.claim(directory)
+    def __init__(
+        self,
+        directory: Path,
+        max_bytes: int,
+        claim: slots.Claim | None = None,
+        recover: Callable[[Path], None] | None = None,
+    ) -> None:
+        """Takes over what earlier processes left. `claim`: of a slot below the directory, when a journal
+        shares it; `recover` makes segments of the journals in a slot. OSError when the folder cannot be
+        used."""
+        self._directory = directory
+        self._slot = (claim or slots.Claim(directory)).slot()
+        self._recover = recover
         self._max_bytes = max_bytes
         self._segment_bytes = min(
             _LARGEST_SEGMENT_BYTES, max(_SMALLEST_SEGMENT_BYTES, max_bytes // _SEGMENTS_PER_SPOOL)
@@ -37,17 +48,40 @@ class Spool:
         self._last_number = 0
         self.unreadable: list[Path] = []
         """Files that are no segments, left where they are."""
-        self._open_segments()
-        self.appended = sum(segment.records for segment in self._segments)
-        """Records that were ever in it, those it began with included."""
-        self.inherited_events = sum(segment.events for segment in self._segments)
+        self.appended = 0
+        """Records that were ever in it, those that it took over included."""
+        self.inherited_events = 0
+        """Events that were ever taken over."""
         self.acked = 0
         """Records of `appended` that are done; the oldest go first."""
+        self.inherit()
 
     @property
     def size(self) -> int:
         """Bytes on disk."""
         return sum(segment.end for segment in self._segments)
+
+    def inherit(self) -> None:
+        """Takes over what processes that have ended left, behind what it holds. OSError when that fails."""
+        slots.adopt(self._directory, self._slot)
+        if self._recover is not None:
+            self._recover(self._slot.path)
+        known = {segment.path for segment in self._segments}.union(self.unreadable)
+        found = [item for item in slots.segment_paths(self._slot.path) if item[1] not in known]
+        if found:
+            # What is appended from now on goes behind them.
+            self._close_writer()
+        for number, path in found:
+            self._last_number = max(self._last_number, number)
+            segment = scan(path, number)
+            if segment is None and path.stat().st_size >= len(MAGIC):
+                self.unreadable.append(path)
+            elif segment is None or not segment.records:
+                path.unlink()
+            else:
+                self._segments.append(segment)
+                self.appended += segment.records
+                self.inherited_events += segment.events
 
     def append(self, payload: bytes, count: int) -> None:
         """The batch is on disk when this returns. SpoolFullError or OSError when it is not."""
@@ -99,21 +133,6 @@ class Spool:
             self._reader.close()
             self._reader = None
         self._slot.release()
-
-    def release_copy(self) -> None:
-        """In a child after fork: lets go of what belongs to the parent, and touches none of it."""
-        self._slot.release()
-
-    def _open_segments(self) -> None:
-        for number, path in slots.segment_paths(self._slot.path):
-            self._last_number = number
-            segment = scan(path, number)
-            if segment is None and path.stat().st_size >= len(MAGIC):
-                self.unreadable.append(path)
-            elif segment is None or not segment.records:
-                path.unlink()
-            else:
-                self._segments.append(segment)
 
     def _new_segment(self) -> Writer:
         self._last_number += 1
