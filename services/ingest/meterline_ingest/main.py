@@ -136,13 +136,7 @@ class Ingest:
             self._key_store.vault, Failures(), most=settings.max_quarantined_per_tenant
         )
         self._capture = self._build_capture()
-        self._committer = Committer(
-            self._capture.flush,
-            FaultyCalls(self._unit_of_work, self._quarantine, self._directory).keep,
-            workers=settings.commit_workers,
-            window=settings.commit_window_ms / 1000,
-            max_queued=settings.max_queued_events,
-        )
+        self._committer = self._build_committer()
         self._limits = LimitRepository(self._database)
         self._buckets = BucketRepository(self._database)
         self._limit_registry = LimitRegistry(self._limits)
@@ -189,6 +183,16 @@ class Ingest:
             self._clock,
             max_age=timedelta(days=settings.max_event_age_days),
             max_ahead=timedelta(seconds=settings.max_event_ahead_seconds),
+        )
+
+    def _build_committer(self) -> Committer:
+        settings = self._settings
+        return Committer(
+            self._capture.flush,
+            FaultyCalls(self._unit_of_work, self._quarantine, self._directory).keep,
+            workers=settings.commit_workers,
+            window=settings.commit_window_ms / 1000,
+            max_queued=settings.max_queued_events,
         )
 
     def _build_timers(self) -> Timers:
