@@ -38,6 +38,7 @@ from meterline_protos.ingest.v1 import (
     timers_pb2,
 )
 
+from meterline_ingest import wire
 from meterline_ingest.access import NEEDS, RULES
 from meterline_ingest.admission import Admission
 from meterline_ingest.capture import Capture
@@ -82,7 +83,7 @@ from meterline_ingest.repository.retention import OldEvents
 from meterline_ingest.repository.writing import EventWriter
 from meterline_ingest.retention import Reconciled, Retention
 from meterline_ingest.servicers.audit import AuditServicer
-from meterline_ingest.servicers.capture import CaptureServicer, add_to_server
+from meterline_ingest.servicers.capture import CaptureServicer
 from meterline_ingest.servicers.catalogue import CatalogueServicer
 from meterline_ingest.servicers.corrections import CorrectionsServicer
 from meterline_ingest.servicers.event_types import EventTypesServicer
@@ -305,7 +306,7 @@ class Ingest:
                 capture_pb2,
                 "CaptureService",
                 CaptureServicer(self._admission, self._committer, self._signed_calls(), self._clock),
-                add_to_server,
+                {"Report": wire.read_report, "Stream": wire.read_stream},
             ),
             service(events_pb2, "EventsService", self._events_servicer()),
             service(
@@ -314,7 +315,12 @@ class Ingest:
                 EventTypesServicer(self._unit_of_work, self._tenants, self._event_types, self._types),
             ),
             service(catalogue_pb2, "CatalogueService", CatalogueServicer(catalogue)),
-            service(corrections_pb2, "CorrectionsService", self._corrections_servicer()),
+            service(
+                corrections_pb2,
+                "CorrectionsService",
+                self._corrections_servicer(),
+                {"ImportEvents": wire.read_import},
+            ),
             service(limits_pb2, "LimitsService", LimitsServicer(limits)),
             service(quarantine_pb2, "QuarantineService", self._quarantine_servicer()),
             service(retention_pb2, "RetentionService", self._retention_servicer()),

@@ -143,9 +143,9 @@ def _config(serialised: bytes) -> tuple[credentials_pb2.CaptureConfig, int]:
 
 
 def _body(serialised: bytes) -> wire.Received[capture_pb2.ReportRequest]:
-    read = wire.read_report(serialised)
-    if isinstance(read, wire.Received):
-        return read
-    if read.error.field == "request":
-        raise InvalidArgumentError("body", "a serialised ReportRequest", "BODY_INVALID")
-    raise read.error
+    try:
+        return wire.read_report(serialised)
+    except InvalidArgumentError as error:
+        if error.field != "request":
+            raise
+        raise InvalidArgumentError("body", "a serialised ReportRequest", "BODY_INVALID") from None

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, timestamp_pb2
 from google.protobuf.message import DecodeError
 from meterline.errors import InvalidArgumentError
-from meterline_protos.ingest.v1 import capture_pb2
+from meterline_protos.ingest.v1 import capture_pb2, corrections_pb2
 
 from meterline_ingest.domain.limits import MAX_COLUMN_ROWS, MAX_ROWS
 
@@ -91,45 +91,53 @@ class Received(Generic[M]):
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """Stands for a request that is not taken. A reader that raised would leave the caller without the why."""
-
-    error: InvalidArgumentError
-
-
-def read_report(data: bytes) -> Received[capture_pb2.ReportRequest] | Unreadable:
+def read_report(data: bytes) -> Received[capture_pb2.ReportRequest]:
+    """Raises InvalidArgumentError, as the other readers do."""
     return _read(data, ReportRequest.FromString, _count_report)
 
 
-def read_stream(data: bytes) -> Received[capture_pb2.StreamRequest] | Unreadable:
+def read_stream(data: bytes) -> Received[capture_pb2.StreamRequest]:
     return _read(data, StreamRequest.FromString, _count_stream)
 
 
-def _read(
-    data: bytes, parse: Callable[[bytes], M], count: Callable[[bytes], None]
-) -> Received[M] | Unreadable:
+def read_import(data: bytes) -> corrections_pb2.ImportEventsRequest:
+    """Not in another form, but counted before as well."""
+    return _read(data, corrections_pb2.ImportEventsRequest.FromString, _count_import).message
+
+
+def _read(data: bytes, parse: Callable[[bytes], M], count: Callable[[bytes], None]) -> Received[M]:
     try:
         if len(data) > _SMALL_REQUEST:
             count(data)
         return Received(parse(data), len(data))
-    except InvalidArgumentError as error:
-        return Unreadable(error)
     except (DecodeError, IndexError):
-        return Unreadable(InvalidArgumentError("request", "a message as capture.proto has it"))
+        rule = "must be a message of the proto"
+        raise InvalidArgumentError("request", rule, "REQUEST_INVALID") from None
 
 
 def _count_report(data: bytes) -> None:
+    _count_events(
+        data, capture_pb2.ReportRequest.ROWS_FIELD_NUMBER, capture_pb2.ReportRequest.COLUMNS_FIELD_NUMBER
+    )
+
+
+def _count_import(data: bytes) -> None:
+    message = corrections_pb2.ImportEventsRequest
+    _count_events(data, message.ROWS_FIELD_NUMBER, message.COLUMNS_FIELD_NUMBER)
+
+
+def _count_events(data: bytes, rows: int, columns: int) -> None:
+    """`rows` and `columns` are the numbers of the fields that have the events."""
     events = entries = 0
     for field, start, end in _parts(data, 0, len(data)):
-        if field == capture_pb2.ReportRequest.ROWS_FIELD_NUMBER:
+        if field == rows:
             for _, first, last in _parts(data, start, end):
                 events += 1
                 if events > MAX_ROWS:
                     raise InvalidArgumentError("rows.events", f"at most {MAX_ROWS}", "TOO_MANY_EVENTS")
                 if last - first > _SMALL_EVENT:
                     _count_fields(data, first, last, f"rows.events[{events - 1}]")
-        elif field == capture_pb2.ReportRequest.COLUMNS_FIELD_NUMBER:
+        elif field == columns:
             for column, first, last in _parts(data, start, end):
                 entries += 1
                 if entries > _MAX_ENTRIES:

@@ -6,6 +6,7 @@ service alone.
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,6 +15,10 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 from meterline.ids import new_id
+from meterline_ingest.domain import validation
+from meterline_ingest.domain.columns import Columns, Int64s
+from meterline_ingest.domain.event_types import EventType
+from meterline_ingest.domain.type_book import TypeBook
 from meterline_protos.ingest.v1 import capture_pb2, corrections_pb2, event_types_pb2
 
 from tests.support.capture import RunningIngest, Sample, columns, now_us, rows
@@ -59,10 +64,10 @@ def plain(count: int, **more: object) -> capture_pb2.ReportRequest:
     return capture_pb2.ReportRequest(tenant_id="acme", source="test", columns=message)
 
 
-def one_name_many_times() -> capture_pb2.ReportRequest:
-    names = packed(range(ROWS))
-    request = plain(ROWS, tenants=["acme"] * ROWS, tenant_index=names, type_index=names)
-    request.columns.types[:] = ["own.type"] * ROWS
+def one_name_many_times(count: int = ROWS) -> capture_pb2.ReportRequest:
+    names = packed(range(count))
+    request = plain(count, tenants=["acme"] * count, tenant_index=names, type_index=names)
+    request.columns.types[:] = ["own.type"] * count
     return request
 
 
@@ -171,6 +176,36 @@ async def send(ingest: RunningIngest, method: str, request: Message) -> bytes:
     call: Any = ingest.channel.unary_unary(f"/meterline.ingest.v1.{method}")
     answer: bytes = await call(request.SerializeToString(), timeout=60)
     return answer
+
+
+def quadratic(
+    columns_: Columns, tenant_ids: Int64s, types: TypeBook
+) -> tuple[Columns, list[EventType | None]]:
+    """Looks for the type of every entry of one dictionary under every entry of the other."""
+    definitions = [types.common.get(name) for name in columns_.types]
+    names, type_index = list(columns_.types), columns_.type_index.copy()
+    for tenant_at, tenant_id in enumerate(tenant_ids.tolist()):
+        own = types.own.get(tenant_id, {})
+        for type_at, name in enumerate(columns_.types):
+            if name in own:
+                mine = (columns_.tenant_index == tenant_at) & (columns_.type_index == type_at)
+                type_index[mine] = len(names)
+                names.append(name)
+                definitions.append(own[name])
+    return dataclasses.replace(columns_, types=names, type_index=type_index), definitions
+
+
+async def test_work_that_grows_with_the_product_of_two_lists_is_caught(
+    ingest: RunningIngest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validation, "_define", quadratic)
+    own = event_types_pb2.EventType(name="own.type")
+    await ingest.types.PutEventType(event_types_pb2.PutEventTypeRequest(event_type=own, tenant_id="acme"))
+    unit = reference_seconds()
+    with held_loop() as held:
+        # A thirtieth of what the other test sends.
+        await send(ingest, "CaptureService/Report", one_name_many_times(350))
+    assert held.seconds > ALLOWED * unit
 
 
 @pytest.mark.parametrize("name", REQUESTS)

@@ -29,7 +29,9 @@ from meterline.db.pool import time_left
 from meterline.errors import InternalError, InvalidArgumentError, MeterlineError
 from meterline.rpc.errors import STATUS_CODES, to_status
 from meterline.rpc.library_services import add_library_services
+from meterline.rpc.readers import Reader, with_readers
 from meterline.rpc.texts import check_texts
+from meterline.tasks import aside
 from meterline.telemetry import metrics, propagation
 from meterline.telemetry.logging import logger
 from meterline.telemetry.tracing import tracer
@@ -40,17 +42,20 @@ log = logger()
 DEADLINE_MARGIN_SECONDS = 0.05
 
 MAX_MESSAGE_BYTES = 4 << 20
+# A request of more bytes is read beside the loop.
+LARGE_REQUEST = 1 << 20
 
 Servicer = tuple[str, Callable[[Any, Any], None], object]
 
 
 def service(
-    module: ModuleType, name: str, servicer: object, add: Callable[[Any, Any], None] | None = None
+    module: ModuleType, name: str, servicer: object, readers: Mapping[str, Reader] | None = None
 ) -> Servicer:
-    """A servicer as the server takes it. `module` is the generated one that describes the service; `add`
-    takes the place of the generated function that registers it."""
-    if add is None:
-        add = getattr(importlib.import_module(f"{module.__name__}_grpc"), f"add_{name}Servicer_to_server")
+    """A servicer as the server takes it. `module` is the generated one that describes the service; `readers`
+    read the requests of some methods, by their names, in place of the generated code."""
+    add = getattr(importlib.import_module(f"{module.__name__}_grpc"), f"add_{name}Servicer_to_server")
+    if readers:
+        add = with_readers(add, readers)
     return module.DESCRIPTOR.services_by_name[name].full_name, add, servicer
 
 
@@ -184,11 +189,13 @@ class _Entry:
     streams_in: bool
     deserializer: Callable[[bytes], Any] | None
 
-    def read(self, raw: bytes) -> Any:
+    async def read(self, raw: bytes) -> Any:
         """The request. Raises InvalidArgumentError for bytes that are none."""
         if self.deserializer is None:
             return raw
         try:
+            if len(raw) > LARGE_REQUEST:
+                return await aside(self.deserializer, raw)
             return self.deserializer(raw)
         except DecodeError:
             raise InvalidArgumentError(
@@ -201,7 +208,7 @@ class _Entry:
         Raises as `Gate` does, and InvalidArgumentError.
         """
         principal = await self.gate.identify(self.rule, metadata)
-        request = self.read(raw)
+        request = await self.read(raw)
         require(self.rule, principal, request)
         if isinstance(request, Message) and self.rule.reach is not Reach.EVENTS:
             check_texts(request, self.rule.judged_singly)
@@ -252,7 +259,7 @@ class _Guarded:
     def __init__(
         self,
         requests: AsyncIterator[bytes],
-        read: Callable[[bytes], Any],
+        read: Callable[[bytes], Awaitable[Any]],
         admitted: Callable[[], Awaitable[object]],
     ) -> None:
         self._requests = aiter(requests)
@@ -265,7 +272,7 @@ class _Guarded:
     async def __anext__(self) -> Any:
         raw = await anext(self._requests)
         await self._admitted()
-        return self._read(raw)
+        return await self._read(raw)
 
 
 class _Call:
@@ -310,7 +317,7 @@ class _Call:
             error, aio.AbortError | asyncio.CancelledError | GeneratorExit
         ):
             log.exception("rpc.fault", method=self._method, exc_info=error)
-            status = to_status(InternalError("a fault of the service"))
+            status = to_status(InternalError("internal error"))
         code = STATUS_CODES[status.code].name if status else "CANCELLED" if error else "OK"
         span = trace.get_current_span()
         if span.is_recording():

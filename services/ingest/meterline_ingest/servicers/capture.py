@@ -33,7 +33,6 @@ from meterline_ingest.domain.outcomes import Kind, Problem
 from meterline_ingest.signed_calls import SignedCalls
 
 Context = aio.ServicerContext[Any, Any]
-M = TypeVar("M")
 T = TypeVar("T")
 
 # Messages of one stream that wait for their outcome; beyond these the stream is read no further.
@@ -55,7 +54,8 @@ class CaptureServicer(capture_pb2_grpc.CaptureServiceServicer):
     async def Report(
         self, request: capture_pb2.ReportRequest, context: Context
     ) -> capture_pb2.ReportResponse:
-        return await self._report(_received(request))
+        # As `wire.read_report` has read it.
+        return await self._report(cast("wire.Received[capture_pb2.ReportRequest]", request))
 
     async def ReportSigned(
         self, request: capture_pb2.ReportSignedRequest, context: Context
@@ -85,7 +85,10 @@ class CaptureServicer(capture_pb2_grpc.CaptureServiceServicer):
         self, requests: AsyncIterator[capture_pb2.StreamRequest], context: Context
     ) -> AsyncIterator[capture_pb2.StreamResponse]:
         stream = _Stream(self._admission, self._committer, self._origin)
-        reading = asyncio.ensure_future(stream.read(requests))
+        reading = asyncio.ensure_future(
+            # As `wire.read_stream` has read them.
+            stream.read(cast("AsyncIterator[wire.Received[capture_pb2.StreamRequest]]", requests))
+        )
         try:
             async for response in stream.responses(reading):
                 yield response
@@ -137,30 +140,6 @@ def _microseconds(sent_at: Timestamp) -> int:
         raise InvalidArgumentError("sent_at", "a time from year 1 to 9999") from None
 
 
-def add_to_server(servicer: CaptureServicer, server: Any) -> None:
-    """As the generated function, but requests are read in the form of `wire`."""
-    capture_pb2_grpc.add_CaptureServiceServicer_to_server(servicer, cast("Any", _WithWireForms(server)))
-
-
-class _WithWireForms:
-    """Hands handlers on to a server, with other deserializers."""
-
-    _READERS: Final = {"Report": wire.read_report, "Stream": wire.read_stream}
-
-    def __init__(self, server: Any) -> None:
-        self._server = server
-
-    def add_generic_rpc_handlers(self, handlers: Any) -> None:
-        """Not needed: see `meterline.rpc.server`."""
-
-    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
-        read = {
-            name: handler._replace(request_deserializer=self._READERS.get(name, handler.request_deserializer))
-            for name, handler in handlers.items()
-        }
-        self._server.add_registered_method_handlers(service, read)
-
-
 class _Stream:
     """One stream: events gather in a submission until a flush takes it, then in the next."""
 
@@ -174,12 +153,11 @@ class _Stream:
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
 
-    async def read(self, requests: AsyncIterator[capture_pb2.StreamRequest]) -> None:
+    async def read(self, requests: AsyncIterator[wire.Received[capture_pb2.StreamRequest]]) -> None:
         own = current_principal().tenant
         tenant_id, source = own or "", ""
         async for message in requests:
-            received = _received(message)
-            request, size = received.message, received.size
+            request, size = message.message, message.size
             tenant_id, source = request.tenant_id or tenant_id, request.source or source
             slug = own or request.event.tenant_id or tenant_id
             turn = await _patiently(partial(self._admission.admit_event, slug, size))
@@ -224,13 +202,6 @@ class _Stream:
             self._room.set()
             yield _stream_response(submission, result, answered)
             answered += result.rows
-
-
-def _received(request: M) -> wire.Received[M]:
-    """What the readers of `_WithWireForms` put in the place of a request. Raises InvalidArgumentError."""
-    if isinstance(request, wire.Unreadable):
-        raise request.error
-    return cast("wire.Received[M]", request)
 
 
 async def _patiently(step: Callable[[], Awaitable[T]]) -> T:
