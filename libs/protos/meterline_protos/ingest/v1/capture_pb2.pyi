@@ -262,8 +262,9 @@ class Event(_message.Message):
     QUANTITIES_FIELD_NUMBER: _builtins.int
     PROPERTIES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Unique for the event, the same in every attempt to send it. A UUID is unique as it is (UUIDv7 is
-    the fastest to store), any other string together with the source. At most 128 characters.
+    """Unique for the event, the same in every attempt to send it. A UUID (8-4-4-4-12 hexadecimal digits,
+    and no other form) is unique as it is, and UUIDv7 is the fastest to store; any other string is
+    unique together with the source. 1 to 128 characters, no NUL.
     """
     tenant_id: _builtins.str
     """Overrides the tenant of the request."""
@@ -273,7 +274,9 @@ class Event(_message.Message):
     """Who or what consumed. At most 256 characters."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """When it happened."""
+        """When it happened: from 1970 to 8999, nanos from 0 to 999999999; microseconds are kept. How old it
+        may be is a setting, but for imports.
+        """
 
     @_builtins.property
     def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -281,7 +284,9 @@ class Event(_message.Message):
 
     @_builtins.property
     def quantities(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Quantities that the type declares, as decimals ("12.5"), at most 15 significant digits."""
+        """Quantities that the type declares, as decimals ("12.5", "1e3"): digits before and after the point,
+        at most 64 characters, and as a value at most 15 digits and 9 decimals.
+        """
 
     @_builtins.property
     def properties(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -375,7 +380,7 @@ class EventColumns(_message.Message):
     def dimension_sets(self) -> _containers.RepeatedCompositeFieldContainer[Global___DimensionSet]: ...
     @_builtins.property
     def text_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """One a row: ids that are no UUIDs."""
+        """One a row, as in `Event.id`: for rows of which any has an id that is no UUID."""
 
     @_builtins.property
     def quantities(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuantityColumn]:
@@ -501,6 +506,7 @@ class QuantityColumn(_message.Message):
     PRESENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     scale: _builtins.int
+    """value = units / 10^scale. Any scale; a value is judged as if it were written as text."""
     units: _builtins.bytes
     """int64 a row; ignored where `present` is 0."""
     present: _builtins.bytes
