@@ -16,6 +16,7 @@ from meterline_ingest import wire
 from meterline_ingest.domain import decimals, event_ids
 from meterline_ingest.domain.columns import (
     NO_PROPERTIES,
+    SPARSE,
     UUID_DTYPE,
     Columns,
     Ids,
@@ -24,6 +25,7 @@ from meterline_ingest.domain.columns import (
     Pairs,
     QuantityColumn,
     kept_name,
+    with_values,
 )
 from meterline_ingest.domain.outcomes import Kind, Problem, Problems, Stage
 from meterline_ingest.translate import Interned, index_array
@@ -172,9 +174,8 @@ class RowReader:
 
     def _read_quantities(self, problems: Problems) -> list[QuantityColumn]:
         """Parses each distinct set once, then spreads the values over the rows by index."""
-        rows = index_array(self._quantity_index)
         sets = self._decode(self._quantity_sets, self._quantity_index, "quantities", problems)
-        columns: dict[tuple[str, int], tuple[list[int], list[bool]]] = {}
+        columns: dict[tuple[str, int], dict[int, int]] = {}
         wrong: dict[int, Problem] = {}
         for position, pairs in enumerate(sets):
             # By name, so that of several faults every form of a batch reports the same.
@@ -188,12 +189,37 @@ class RowReader:
                 column = columns.get((name, scale))
                 if column is None:
                     kept = kept_name(name, self._known, len(columns))
-                    empty = [0] * len(sets), [False] * len(sets)
-                    column = columns.setdefault((kept, scale if kept else 0), empty)
-                column[0][position] = units
-                column[1][position] = True
+                    column = columns.setdefault((kept, scale if kept else 0), {})
+                column[position] = units
         _flag_sets(wrong, self._quantity_index, problems)
-        return [_spread(name, scale, *column, rows) for (name, scale), column in columns.items()]
+        spread = _Spread(index_array(self._quantity_index), len(sets))
+        return [spread.column(name, scale, values) for (name, scale), values in columns.items()]
+
+
+class _Spread:
+    """Gives the values of sets to the rows that have these sets."""
+
+    def __init__(self, rows: Indexes, sets: int) -> None:
+        """rows: the set of each row"""
+        self._rows = rows
+        self._sets = sets
+        self._order: Int64s = np.argsort(rows, kind="stable")
+        self._counts = np.bincount(rows, minlength=sets)
+        self._starts = np.cumsum(self._counts) - self._counts
+
+    def column(self, name: str, scale: int, values: Mapping[int, int]) -> QuantityColumn:
+        """values: by set"""
+        positions = np.fromiter(values, np.int64, len(values))
+        units = np.fromiter(values.values(), np.int64, len(values))
+        if len(values) * SPARSE > self._sets:
+            by_set, there = np.zeros(self._sets, np.int64), np.zeros(self._sets, np.bool_)
+            by_set[positions], there[positions] = units, True
+            present = None if there.all() else there[self._rows]
+            return QuantityColumn(name, scale, by_set[self._rows], present)
+        counts = self._counts[positions]
+        within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+        rows = self._order[np.repeat(self._starts[positions], counts) + within]
+        return with_values(name, scale, rows, np.repeat(units, counts), len(self._rows))
 
 
 def clamped(time_us: int) -> int:
@@ -211,9 +237,3 @@ def _flag_sets(wrong: Mapping[int, Problem], index: Sequence[int], problems: Pro
         for row, position in enumerate(index):
             if position in wrong:
                 problems.flag([row], wrong[position])
-
-
-def _spread(name: str, scale: int, units: list[int], present: list[bool], rows: Indexes) -> QuantityColumn:
-    """The values of sets, given to the rows that have them."""
-    there = None if all(present) else np.array(present)[rows]
-    return QuantityColumn(name, scale, np.array(units, np.int64)[rows], there)

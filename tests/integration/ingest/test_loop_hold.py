@@ -122,6 +122,19 @@ def full_rows() -> capture_pb2.ReportRequest:
     return rows(*samples)
 
 
+def many_quantities() -> capture_pb2.ReportRequest:
+    """Each event has quantities of other types than its own, at scales that hardly another one has."""
+    samples = [
+        Sample(
+            type="own.type",
+            dimensions={},
+            quantities={f"own-{(4 * row + at) % 392}": "1." + "0" * (row // 98 % 9) + "1" for at in range(4)},
+        )
+        for row in range(1_000)
+    ]
+    return rows(*samples)
+
+
 def broken_rows() -> capture_pb2.ReportRequest:
     request = full_rows()
     for row, event in enumerate(request.rows.events):
@@ -164,6 +177,7 @@ REQUESTS: dict[str, Make] = {
         many_series,
         many_properties,
         full_rows,
+        many_quantities,
         broken_rows,
         rejected_columns,
         rejected_series,
@@ -211,8 +225,14 @@ async def test_work_that_grows_with_the_product_of_two_lists_is_caught(
 @pytest.mark.parametrize("name", REQUESTS)
 async def test_the_worst_calls_of_capture_do_not_hold_the_loop(ingest: RunningIngest, name: str) -> None:
     await ingest.types.PutEventType(event_types_pb2.PutEventTypeRequest(event_type=RICH))
-    own = event_types_pb2.EventType(name="own.type")
-    await ingest.types.PutEventType(event_types_pb2.PutEventTypeRequest(event_type=own, tenant_id="acme"))
+    for at in range(99):
+        own = event_types_pb2.EventType(
+            name=f"own.{at}" if at else "own.type",
+            quantities=[
+                event_types_pb2.QuantityDefinition(name=f"own-{4 * at + each}", scale=6) for each in range(4)
+            ],
+        )
+        await ingest.types.PutEventType(event_types_pb2.PutEventTypeRequest(event_type=own, tenant_id="acme"))
     request = REQUESTS[name]()
     unit = reference_seconds()
     imported = corrections_pb2.ImportEventsRequest(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from meterline.bounds import LATEST_US
 from meterline.errors import InvalidArgumentError
 from meterline_ingest import translate, wire
-from meterline_ingest.domain.columns import Columns, concatenate
+from meterline_ingest.domain.columns import Columns, QuantityColumn, concatenate
 from meterline_ingest.domain.limits import MAX_QUANTITY_COLUMNS
 from meterline_ingest.domain.validation import Checked
 from meterline_ingest.rows import RowReader
@@ -112,6 +112,35 @@ def test_an_event_is_judged_as_alone_whatever_comes_with_it(batch: list[Sample])
     assert plain(check(read_columns(columns(*batch)))) == alone
 
 
+many_quantities = st.lists(
+    st.builds(
+        Sample,
+        type=st.sampled_from(["plain", "two", "bounded", "unknown"]),
+        time_us=st.just(NOW_US),
+        dimensions=st.just({}),
+        quantities=st.dictionaries(
+            st.sampled_from(["units", "bytes", "x", *(f"q{at}" for at in range(12))]),
+            st.integers(-600, 1_000).map(str),
+            max_size=2,
+        ),
+        id=st.uuids().map(str),
+    ),
+    min_size=16,
+    max_size=40,
+)
+
+
+@given(many_quantities, st.integers(1, 15))
+@settings(max_examples=100, deadline=None)
+@pytest.mark.req("T1.6", "T4.2")
+def test_quantities_of_few_rows_are_judged_as_those_of_many(batch: list[Sample], first: int) -> None:
+    """Columns of few rows are kept in another form, when they are read and when calls are put together."""
+    alone = [plain(check(read_columns(columns(each))))[0] for each in batch]
+    assert plain(read_rows(rows(*batch))) == alone
+    calls = [read_columns(columns(*some)) for some in (batch[:first], batch[first:])]
+    assert plain(check(concatenate(calls, frozenset()))) == alone
+
+
 @given(st.lists(batches, min_size=1, max_size=4))
 @settings(max_examples=50, deadline=None)
 @pytest.mark.req("T1.6", "T2.1")
@@ -169,6 +198,13 @@ def test_a_time_before_1970_or_after_9999_is_out_of_range() -> None:
     assert datetime.fromtimestamp(NOW_US / 1e6, UTC).year == 2026
 
 
+def rows_of(column: QuantityColumn) -> list[int]:
+    """Where it has values."""
+    having = column.having()
+    found: list[int] = (having if column.rows is None else column.rows[having]).tolist()
+    return sorted(found)
+
+
 def made_up(rows_of: int, names: int) -> list[Sample]:
     """Each with quantities that nobody else has, and one that a type has."""
     return [
@@ -192,12 +228,11 @@ def test_names_that_somebody_made_up_have_few_columns_and_harm_no_others() -> No
         assert len(found.quantities) <= MAX_QUANTITY_COLUMNS + 3
         by_name = {column.name: column for column in found.quantities}
         more = by_name["more"]
-        assert more.present is not None
-        assert np.flatnonzero(more.present).tolist() == list(range(50, 55))
-        assert set(more.units[more.present].tolist()) == {3}
+        assert rows_of(more) == list(range(50, 55))
+        assert set(more.units[more.having()].tolist()) == {3}
         # Every row with a name that was made up still has one that no type has.
         strange = np.zeros(len(found), np.bool_)
         for name, column in by_name.items():
             if name not in known:
-                strange |= np.True_ if column.present is None else column.present
+                strange[rows_of(column)] = True
         assert strange.tolist() == [True] * 50 + [False] * 5

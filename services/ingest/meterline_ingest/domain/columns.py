@@ -32,16 +32,22 @@ NO_PROPERTIES: Final[list[PropertySet]] = [()]
 
 @dataclass(slots=True)
 class QuantityColumn:
-    """Fixed-point values: value = units / 10^scale. `present` is None when every row has a value."""
+    """Fixed-point values: value = units / 10^scale.
+
+    units: one a row of the batch or, with `rows`, one for each of those
+    present: None when all of them are values
+    rows: positions of the only rows that may have a value, where these are few; in any order
+    """
 
     name: str
     scale: int
     units: Int64s
     present: Flags | None = None
+    rows: Int64s | None = None
 
-    def take(self, rows: Int64s) -> QuantityColumn:
-        present = None if self.present is None else self.present[rows]
-        return QuantityColumn(self.name, self.scale, self.units[rows], present)
+    def having(self) -> Int64s:
+        """Positions in `units` of what is a value."""
+        return np.arange(len(self.units)) if self.present is None else np.flatnonzero(self.present)
 
 
 @dataclass(slots=True)
@@ -73,6 +79,10 @@ class Columns:
     def __len__(self) -> int:
         return len(self.times_us)
 
+
+# Columns in which fewer than one row in this many has a value name these rows. A batch of many tenants has
+# many quantities, and columns as long as the batch would be mostly empty, as would be all work on them.
+SPARSE: Final = 8
 
 # Stands for names of quantities that no type has, where there are too many to keep them apart.
 ANY_UNKNOWN: Final = ""
@@ -149,25 +159,43 @@ def _joined_text_ids(batches: Sequence[Columns]) -> list[str | None] | None:
 
 def _joined_quantities(batches: Sequence[Columns], known: Container[str]) -> list[QuantityColumn]:
     """Columns of the same name and scale become one; rows without the column have no value in it."""
-    total = sum(len(batch) for batch in batches)
-    joined: dict[tuple[str, int], QuantityColumn] = {}
+    parts: dict[tuple[str, int], list[tuple[int, QuantityColumn]]] = {}
     start = 0
     for batch in batches:
-        end = start + len(batch)
         for column in batch.quantities:
-            target = joined.get((column.name, column.scale))
-            if target is None:
-                name = kept_name(column.name, known, len(joined))
-                key = (name, column.scale if name else 0)
-                target = joined.get(key)
-                if target is None:
-                    target = joined[key] = QuantityColumn(
-                        *key, np.zeros(total, np.int64), np.zeros(total, np.bool_)
-                    )
-            assert target.present is not None
-            present = np.True_ if column.present is None else column.present
-            target.units[start:end] = column.units
-            # Those without a name of their own share a column.
-            target.present[start:end] |= present
-        start = end
-    return list(joined.values())
+            key = column.name, column.scale
+            if key not in parts:
+                # Those without a name of their own share a column.
+                name = kept_name(column.name, known, len(parts))
+                key = name, column.scale if name else 0
+            parts.setdefault(key, []).append((start, column))
+        start += len(batch)
+    return [_joined_column(*key, found, start) for key, found in parts.items()]
+
+
+def _joined_column(
+    name: str, scale: int, parts: Sequence[tuple[int, QuantityColumn]], total: int
+) -> QuantityColumn:
+    columns = [column for _, column in parts]
+    if all(each.present is None and each.rows is None for each in columns):
+        units = np.concatenate([each.units for each in columns])
+        if len(units) == total:
+            return QuantityColumn(name, scale, units)
+    having = [each.having() for each in columns]
+    rows = np.concatenate(
+        [
+            start + (having_ if column.rows is None else column.rows[having_])
+            for (start, column), having_ in zip(parts, having, strict=True)
+        ]
+    )
+    units = np.concatenate([each.units[having_] for each, having_ in zip(columns, having, strict=True)])
+    return with_values(name, scale, rows, units, total)
+
+
+def with_values(name: str, scale: int, rows: Int64s, units: Int64s, total: int) -> QuantityColumn:
+    """A column in which these rows of a batch have a value each."""
+    if len(rows) * SPARSE <= total:
+        return QuantityColumn(name, scale, units, rows=rows)
+    spread, present = np.zeros(total, np.int64), np.zeros(total, np.bool_)
+    spread[rows], present[rows] = units, True
+    return QuantityColumn(name, scale, spread, None if present.all() else present)

@@ -7,7 +7,7 @@ column is judged for all its rows at once, whatever their types, and rules are l
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -68,7 +68,7 @@ def _narrowed(column: QuantityColumn) -> QuantityColumn:
         return column
     # Nothing but 0 has this many digits too many.
     units = column.units // 10**lost if lost < _MOST_DIGITS else np.zeros_like(column.units)
-    return QuantityColumn(column.name, MAX_SCALE, units, column.present)
+    return replace(column, scale=MAX_SCALE, units=units)
 
 
 def _beyond(units: Int64s) -> Flags:
@@ -111,38 +111,46 @@ class _Move:
 
     def take(self, sent: QuantityColumn) -> None:
         column = _narrowed(sent)
+        rows, kinds = column.rows, self._kind_of_row
+        if rows is not None and kinds is not None:
+            kinds = kinds[rows]
         places = self._places.get(column.name, {})
-        here = np.ones(self._size, np.bool_) if column.present is None else column.present
-        if self._kind_of_row is not None:
+        here = np.ones(len(column.units), np.bool_) if column.present is None else column.present
+        if kinds is not None:
             # With one place more, which rows of no type find at -1.
             known, typed = np.zeros((2, len(self._types) + 1), np.bool_)
             known[list(places)], typed[:-1] = True, True
-            self._refuse_unknown(column, here & (typed & ~known)[self._kind_of_row])
-            here = here & known[self._kind_of_row]
+            self._refuse_unknown(column, here & (typed & ~known)[kinds], kinds)
+            here = here & known[kinds]
         elif not places:
-            self._refuse_unknown(column, here)
-        if places:
-            self._store(places, self._checked(column, places, here), here, column.present is None)
+            self._refuse_unknown(column, here, None)
+        if places and here.any():
+            units = self._checked(column, places, here, kinds)
+            self._store(places, column, units, here, kinds)
 
-    def _refuse_unknown(self, column: QuantityColumn, mask: Flags) -> None:
-        field = f"quantities.{column.name[:64]}"
-        self._flag(mask, "QUANTITY_UNKNOWN", lambda kind: (field, f"a quantity of {self._types[kind].name}"))
+    def _refuse_unknown(self, column: QuantityColumn, mask: Flags, kinds: Int64s | None) -> None:
+        def say(kind: int) -> tuple[str, str]:
+            return f"quantities.{column.name[:64]}", f"a quantity of {self._types[kind].name}"
 
-    def _checked(self, column: QuantityColumn, places: Mapping[int, int], here: Flags) -> Int64s:
+        self._flag(mask, "QUANTITY_UNKNOWN", say, column.rows, kinds)
+
+    def _checked(
+        self, column: QuantityColumn, places: Mapping[int, int], here: Flags, kinds: Int64s | None
+    ) -> Int64s:
         """The units at the scales of the types, where they mean anything; flags what breaks their rules."""
 
         def of_row(tell: Callable[[Quantity], int]) -> Int64s | np.int64:
             values = np.zeros(len(self._types), np.int64)
             for kind in places:
                 values[kind] = tell(rule(kind))
-            return values[0] if self._kind_of_row is None else values[self._kind_of_row]
+            return values[0] if kinds is None else values[kinds]
 
         def rule(kind: int) -> Quantity:
             return self._types[kind].quantities[places[kind]]
 
         def flag(mask: Flags, reason: str, say: Callable[[Quantity], str]) -> None:
             name = f"quantities.{column.name}"
-            self._flag(mask & here, reason, lambda kind: (name, say(rule(kind))))
+            self._flag(mask & here, reason, lambda kind: (name, say(rule(kind))), column.rows, kinds)
 
         units, more = column.units, of_row(lambda quantity: quantity.scale) - column.scale
         up, down = _POWERS[np.maximum(more, 0)], _POWERS[np.maximum(-more, 0)]
@@ -168,22 +176,31 @@ class _Move:
         flag(units > of_row(_most), "QUANTITY_ABOVE_MAXIMUM", _maximum_rule)
         return units
 
-    def _store(self, places: Mapping[int, int], units: Int64s, here: Flags, everywhere: bool) -> None:
-        if self._kind_of_row is None and everywhere and self.slots[places[0]] is None:
+    def _store(
+        self,
+        places: Mapping[int, int],
+        column: QuantityColumn,
+        units: Int64s,
+        here: Flags,
+        kinds: Int64s | None,
+    ) -> None:
+        everywhere = kinds is None and column.present is None and column.rows is None
+        if everywhere and self.slots[places[0]] is None:
             self.slots[places[0]] = Slot(units, None)
             return
         for at in set(places.values()):
             where = here
-            if len(self._types) > 1:
+            if kinds is not None and len(self._types) > 1:
                 mine = np.zeros(len(self._types) + 1, np.bool_)
                 mine[[kind for kind, place in places.items() if place == at]] = True
-                where = here & mine[self._kind_of_row]
+                where = here & mine[kinds]
             slot = self.slots[at]
             if slot is None:
                 slot = self.slots[at] = Slot(np.zeros(self._size, np.int64), np.zeros(self._size, np.bool_))
             if slot.present is not None:
-                slot.units[where] = units[where]
-                slot.present[where] = True
+                rows = where if column.rows is None else column.rows[where]
+                slot.units[rows] = units[where]
+                slot.present[rows] = True
 
     def check_required(self) -> None:
         for at, slot in enumerate(self.slots):
@@ -194,20 +211,31 @@ class _Move:
             missing = np.ones(self._size, np.bool_) if present is None else ~present
             if self._kind_of_row is not None:
                 missing = missing & np.array([*needed, False])[self._kind_of_row]
-            self._flag(missing, "QUANTITY_REQUIRED", partial(self._required, at))
+            self._flag(missing, "QUANTITY_REQUIRED", partial(self._required, at), None, self._kind_of_row)
 
     def _required(self, at: int, kind: int) -> tuple[str, str]:
         definition = self._types[kind]
         return f"quantities.{definition.quantities[at].name}", f"required by {definition.name}"
 
-    def _flag(self, mask: Flags, reason: str, say: Callable[[int], tuple[str, str]]) -> None:
-        """`say` tells field and rule for a kind."""
+    def _flag(
+        self,
+        mask: Flags,
+        reason: str,
+        say: Callable[[int], tuple[str, str]],
+        rows: Int64s | None,
+        kinds: Int64s | None,
+    ) -> None:
+        """Flags rows that are not flagged yet; `say` tells field and rule for a kind.
+
+        rows, kinds: of the elements of `mask`; None: all rows in their order, and all of the only kind
+        """
         if not mask.any():
             return
-        rows = np.flatnonzero(mask)
-        kinds = [0] * len(rows) if self._kind_of_row is None else self._kind_of_row[rows].tolist()
+        found = np.flatnonzero(mask)
+        flagged = found if rows is None else rows[found]
+        kind_of = [0] * len(found) if kinds is None else kinds[found].tolist()
         said: dict[int, Problem] = {}
-        for row, kind in zip(rows.tolist(), kinds, strict=True):
+        for row, kind in zip(flagged.tolist(), kind_of, strict=True):
             if row not in self._problems.by_row:
                 if kind not in said:
                     said[kind] = Problem(Kind.REJECTED, reason, *say(kind))
