@@ -30,8 +30,8 @@ from meterline_ingest.rows import RowReader
 from meterline_ingest.skews import Skews
 from meterline_ingest.storing import Flush, Storing
 
-# Bytes of events in rows, and combinations of their fields, beyond which they are read and judged beside the
-# loop: some 20 ms.
+# Bytes of events in rows, and combinations of their fields and columns of their quantities, beyond which they
+# are read and judged beside the loop: some 20 ms.
 MUCH: Final = 512 << 10
 MANY: Final = 500
 
@@ -102,7 +102,7 @@ class Capture:
             types,
             problems,
         )
-        many = check.combinations > MANY
+        many = check.combinations + len(columns.quantities) > MANY
         needed = await aside(check.entries_needed) if many else check.entries_needed()
         catalogue = await self._catalogue.find(needed) if needed else {}
         now_us = _moments(submissions, self._clock.now_us())
