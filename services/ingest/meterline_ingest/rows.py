@@ -27,6 +27,7 @@ from meterline_ingest.domain.columns import (
     kept_name,
     with_values,
 )
+from meterline_ingest.domain.names import shown
 from meterline_ingest.domain.outcomes import Kind, Problem, Problems, Stage
 from meterline_ingest.translate import Interned, index_array
 
@@ -183,7 +184,7 @@ class RowReader:
                 try:
                     units, scale = decimals.parse(text)
                 except decimals.DecimalError as error:
-                    problem = _read_problem(error.reason, f"quantities.{name[:64]}", str(error))
+                    problem = _read_problem(error.reason, f"quantities.{shown(name)}", str(error))
                     wrong.setdefault(position, problem)
                     continue
                 column = columns.get((name, scale))

@@ -25,6 +25,7 @@ from meterline_ingest.domain.columns import (
     QuantityColumn,
 )
 from meterline_ingest.domain.limits import MAX_COLUMN_ROWS, MAX_QUANTITY_COLUMNS
+from meterline_ingest.domain.names import shown
 from meterline_ingest.domain.outcomes import Kind, Problem, Problems, Stage
 from meterline_ingest.domain.quantities import MAX_SENT_SCALE, misfits
 
@@ -134,7 +135,7 @@ def _quantities(
         units, present = np.frombuffer(column.units, _INT64), _present(column.present, field, rows)
         columns.append(QuantityColumn(column.name, min(column.scale, MAX_SENT_SCALE), units, present))
         for mask, reason, rule in misfits(columns[-1]):
-            name = f"quantities.{column.name[:64]}"
+            name = f"quantities.{shown(column.name)}"
             problem = Problem(Kind.REJECTED, reason, name, rule, stage=Stage.READ)
             problems.flag(np.flatnonzero(mask).tolist(), problem)
     return columns, problems.by_row

@@ -15,6 +15,7 @@ import numpy as np
 from meterline_ingest.domain.columns import NO_PROPERTIES, Columns, DimensionSet, Int64s, Pairs
 from meterline_ingest.domain.enrichment import Catalogue, EntryKey, enrich, entries_needed
 from meterline_ingest.domain.event_types import MAX_DIMENSIONS, EventType
+from meterline_ingest.domain.names import shown
 from meterline_ingest.domain.outcomes import Kind, Problem, Problems, Stage
 from meterline_ingest.domain.properties import MAX_PROPERTIES, first_problem
 
@@ -221,7 +222,7 @@ def _vary(
 def _text_problem(field_name: str, pairs: Pairs) -> Problem | None:
     for name, value in pairs:
         if "\0" in value:
-            return Problem(Kind.REJECTED, "TEXT_INVALID", f"{field_name}.{name[:64]}", "no NUL characters")
+            return Problem(Kind.REJECTED, "TEXT_INVALID", f"{field_name}.{shown(name)}", "no NUL characters")
     return None
 
 
@@ -230,7 +231,7 @@ def _dimension_problem(dimensions: DimensionSet, definition: EventType) -> Probl
     for name, value in dimensions:
         dimension = declared.get(name)
         if dimension is None:
-            return _rejected("DIMENSION_UNKNOWN", name[:64], f"a dimension of {definition.name}")
+            return _rejected("DIMENSION_UNKNOWN", shown(name), f"a dimension of {definition.name}")
         if len(value) > dimension.max_length:
             return _rejected("DIMENSION_TOO_LONG", name, f"at most {dimension.max_length} characters")
         if "\0" in value:

@@ -16,6 +16,11 @@ def check_name(field: str, name: str) -> None:
         raise InvalidArgumentError(field, "a letter, then letters, digits, '.', '_' or '-', at most 64")
 
 
+def shown(name: str) -> str:
+    """A name that somebody made up, as answers have it: cut, and without NUL, which no column takes."""
+    return name[:64].replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
 def check_distinct(field: str, names: Iterable[str]) -> None:
     """Raises InvalidArgumentError."""
     found = list(names)

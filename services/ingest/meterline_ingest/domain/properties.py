@@ -14,7 +14,7 @@ from typing import Final
 from meterline.errors import InvalidArgumentError
 
 from meterline_ingest.domain import decimals
-from meterline_ingest.domain.names import check_name
+from meterline_ingest.domain.names import check_name, shown
 
 MAX_PROPERTIES: Final = 32
 MAX_LENGTH: Final = 4_096
@@ -98,7 +98,7 @@ def first_problem(
     for name, value in given.items():
         definition = declared.get(name)
         if definition is None:
-            return "PROPERTY_UNKNOWN", f"properties.{name[:64]}", f"a property of {event_type}"
+            return "PROPERTY_UNKNOWN", f"properties.{shown(name)}", f"a property of {event_type}"
         found = definition.problem(value)
         if found is not None:
             return found[0], f"properties.{name}", found[1]

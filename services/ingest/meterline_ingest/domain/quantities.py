@@ -24,6 +24,7 @@ from meterline_ingest.domain.decimals import (
     to_text,
 )
 from meterline_ingest.domain.event_types import MAX_QUANTITIES, EventType, Quantity
+from meterline_ingest.domain.names import shown
 from meterline_ingest.domain.outcomes import Kind, Problem, Problems
 
 # Of 64 bits.
@@ -130,7 +131,7 @@ class _Move:
 
     def _refuse_unknown(self, column: QuantityColumn, mask: Flags, kinds: Int64s | None) -> None:
         def say(kind: int) -> tuple[str, str]:
-            return f"quantities.{column.name[:64]}", f"a quantity of {self._types[kind].name}"
+            return f"quantities.{shown(column.name)}", f"a quantity of {self._types[kind].name}"
 
         self._flag(mask, "QUANTITY_UNKNOWN", say, column.rows, kinds)
 

@@ -26,6 +26,7 @@ from meterline_ingest.domain.corrections import (
 from meterline_ingest.domain.effects import Effect, InvoiceEffect, WindowEffect, to_text
 from meterline_ingest.domain.event_types import EventType
 from meterline_ingest.domain.history import Correction, Import
+from meterline_ingest.domain.names import shown
 from meterline_ingest.domain.selection import EventsFilter, NamedEvents
 from meterline_ingest.rows import clamped
 
@@ -42,7 +43,7 @@ def changes(message: pb.EventChanges, field: str = "changes") -> Changes:
         message.subject if message.HasField("subject") else None,
         dict(message.dimensions),
         {
-            name: _decimal(f"{field}.quantities.{name[:64]}", text)
+            name: _decimal(f"{field}.quantities.{shown(name)}", text)
             for name, text in sorted(message.quantities.items())
         },
         dict(message.properties),
