@@ -7,6 +7,7 @@ that all ways in have.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -204,9 +205,21 @@ class _Spread:
         """rows: the set of each row"""
         self._rows = rows
         self._sets = sets
-        self._order: Int64s = np.argsort(rows, kind="stable")
-        self._counts = np.bincount(rows, minlength=sets)
-        self._starts = np.cumsum(self._counts) - self._counts
+
+    @cached_property
+    def _order(self) -> Int64s:
+        """The rows by their sets."""
+        return np.argsort(self._rows, kind="stable")
+
+    @cached_property
+    def _counts(self) -> Int64s:
+        """How many rows have each set."""
+        return np.bincount(self._rows, minlength=self._sets)
+
+    @cached_property
+    def _starts(self) -> Int64s:
+        """Where those of each set begin in `_order`."""
+        return np.cumsum(self._counts) - self._counts
 
     def column(self, name: str, scale: int, values: Mapping[int, int]) -> QuantityColumn:
         """values: by set"""

@@ -210,7 +210,7 @@ class _Entry:
         principal = await self.gate.identify(self.rule, metadata)
         request = await self.read(raw)
         require(self.rule, principal, request)
-        if isinstance(request, Message) and self.rule.reach is not Reach.EVENTS:
+        if self.rule.reach is not Reach.EVENTS and isinstance(request, Message):
             check_texts(request, self.rule.judged_singly)
         return principal, request
 

@@ -140,11 +140,14 @@ class _Move:
     ) -> Int64s:
         """The units at the scales of the types, where they mean anything; flags what breaks their rules."""
 
-        def of_row(tell: Callable[[Quantity], int]) -> Int64s | np.int64:
+        def of_row(tell: Callable[[Quantity], int]) -> Int64s | int:
+            if kinds is None:
+                return tell(rule(0))
             values = np.zeros(len(self._types), np.int64)
             for kind in places:
                 values[kind] = tell(rule(kind))
-            return values[0] if kinds is None else values[kinds]
+            found: Int64s = values[kinds]
+            return found
 
         def rule(kind: int) -> Quantity:
             return self._types[kind].quantities[places[kind]]
@@ -155,7 +158,7 @@ class _Move:
 
         units, more = column.units, of_row(lambda quantity: quantity.scale) - column.scale
         up, down = _POWERS[np.maximum(more, 0)], _POWERS[np.maximum(-more, 0)]
-        if (down > 1).any():
+        if np.any(down > 1):
             units, rest = np.divmod(units, down)
         else:
             rest = None
@@ -167,7 +170,7 @@ class _Move:
             units = np.where(out, 0, units)
         if rest is not None:
             flag(rest != 0, "QUANTITY_TOO_PRECISE", lambda quantity: f"at most {quantity.scale} decimals")
-        if (up > 1).any():
+        if np.any(up > 1):
             units = units * up
         low = units < of_row(_least)
         if low.any():

@@ -234,6 +234,11 @@ def _outcome(row: int, event_id: str, problem: Problem, *, quarantined: bool) ->
 
 def _count(result: Result, *, shown: bool = True) -> dict[Kind, int]:
     counts = dict.fromkeys(Kind, 0)
+    if not result.problems:
+        counts[Kind.ACCEPTED] = result.rows
+        if shown:
+            metrics.EVENTS.labels("accepted", "").inc(result.rows)
+        return counts
     by_reason = Counter((problem.kind, problem.reason) for problem in result.problems.values())
     for (kind, _), events in by_reason.items():
         counts[kind] += events
