@@ -30,9 +30,10 @@ from meterline_ingest.rows import RowReader
 from meterline_ingest.skews import Skews
 from meterline_ingest.storing import Flush, Storing
 
-# Bytes of events in rows, and combinations of their fields and columns of their quantities, beyond which they
-# are read and judged beside the loop: some 20 ms.
-MUCH: Final = 512 << 10
+# What an event in a row has as a rule. Bytes over that in a flush, combinations of fields and columns of
+# quantities, beyond which events are read and judged beside the loop: some 20 ms.
+USUAL_BYTES: Final = 128
+MUCH: Final = 256 << 10
 MANY: Final = 500
 
 _LEAST_US = timedelta(days=retention.LEAST_DAYS) // timedelta(microseconds=1)
@@ -144,7 +145,8 @@ def _any_age(submissions: Sequence[Submission]) -> Flags | None:
 
 
 async def _read(submissions: Sequence[Submission], types: TypeBook) -> Columns:
-    if sum(each.bytes for each in submissions if each.columns is None) > MUCH:
+    rows = [each for each in submissions if each.columns is None]
+    if sum(each.bytes - len(each) * USUAL_BYTES for each in rows) > MUCH:
         return await aside(_columns, submissions, types)
     return _columns(submissions, types)
 
