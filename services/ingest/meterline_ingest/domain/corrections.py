@@ -23,6 +23,8 @@ from meterline_ingest.domain.validation import Checked
 
 MAX_IDS: Final = 10_000
 MAX_FAILURES: Final = 1_000
+# Of one kind in an amendment: more than any type has.
+MAX_CHANGES: Final = 64
 # Rows that are taken away and rows that count instead.
 MAX_MESSAGE_ROWS: Final = 5_000
 

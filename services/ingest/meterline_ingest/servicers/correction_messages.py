@@ -17,6 +17,7 @@ from meterline_ingest.domain import decimals, event_ids
 from meterline_ingest.domain.content import Content
 from meterline_ingest.domain.corrections import (
     DIMENSIONS,
+    MAX_CHANGES,
     MAX_IDS,
     PROPERTIES,
     QUANTITIES,
@@ -37,6 +38,10 @@ _KINDS: Final = (DIMENSIONS, QUANTITIES, PROPERTIES)
 
 def changes(message: pb.EventChanges, field: str = "changes") -> Changes:
     """Raises InvalidArgumentError."""
+    # Each of thousands of events gets a copy of them.
+    for name in (DIMENSIONS, QUANTITIES, PROPERTIES, "removed"):
+        if len(getattr(message, name)) > MAX_CHANGES:
+            raise InvalidArgumentError(f"{field}.{name}", f"at most {MAX_CHANGES}")
     removed = frozenset(map(_removed, message.removed))
     found = Changes(
         _moment(f"{field}.time", message.time) if message.HasField("time") else None,

@@ -218,7 +218,9 @@ Global___Correction: _TypeAlias = Correction  # noqa: Y015
 
 @_typing.final
 class EventChanges(_message.Message):
-    """What is changed in an event. What is not named stays as it is."""
+    """What is changed in an event. What is not named stays as it is. Each map, and `removed`, has at most 64
+    entries.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
