@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from meterline_ingest.domain.columns import NO_PROPERTIES, Columns, DimensionSet, Int64s, Pairs
-from meterline_ingest.domain.enrichment import Catalogue, EntryKey, enrich, entries_needed
+from meterline_ingest.domain.enrichment import Catalogue, Enriched, EntryKey, enrich, entries_needed
 from meterline_ingest.domain.event_types import MAX_DIMENSIONS, EventType
 from meterline_ingest.domain.names import shown
 from meterline_ingest.domain.outcomes import Kind, Problem, Problems, Stage
-from meterline_ingest.domain.properties import MAX_PROPERTIES, first_problem
+from meterline_ingest.domain.properties import MAX_PROPERTIES, Property, first_problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +128,15 @@ class Combinations:
         fields = Fields([], self.index, self.index)
         for position, (tenant_id, name, definition, dimensions, properties) in enumerate(self):
             problem = self._oversize(position) if self._crowded or self._loaded else None
-            if problem is not None:
-                pass  # the sets are empty in its place
-            elif definition is not None and (definition.has_details or properties):
-                found, dimensions, problem = _vary(tenant_id, definition, dimensions, properties, catalogue)
-                if definition.has_details:
-                    fields.variants[position] = found
-            elif definition is not None:
-                problem = _dimension_problem(dimensions, definition)
+            if problem is None and definition is not None:
+                if definition.has_details or properties:
+                    found, dimensions, problem = _vary(
+                        tenant_id, definition, dimensions, properties, catalogue
+                    )
+                    if definition.has_details:
+                        fields.variants[position] = found
+                else:
+                    problem = _dimension_problem(dimensions, definition)
             if problem is not None:
                 wrong[position] = problem
             key = SeriesKey(tenant_id, name, dimensions)
@@ -202,16 +203,13 @@ def _vary(
         kept |= {name: value for name, value in result.added.items() if name in declared}
     else:
         dimensions_now = dimensions
-    problem = _text_problem("dimensions", dimensions) or _text_problem("properties", properties)
-    if problem is not None:
-        pass  # nothing was looked for by such a text
-    elif result.missing is not None:
-        rule = f"the key of an entry in {result.missing.namespace}"
-        place = "properties" if result.missing.key in declared else "dimensions"
-        field_name = f"{place}.{result.missing.key}"
-        problem = Problem(Kind.REJECTED, "CATALOGUE_ENTRY_MISSING", field_name, rule, stage=Stage.ENRICH)
-    elif (wrong := first_problem(kept, declared, definition.name)) is not None:
-        problem = Problem(Kind.REJECTED, *wrong)
+    problem = (
+        # First: nothing was looked for by such a text, so what is missing says nothing.
+        _text_problem("dimensions", dimensions)
+        or _text_problem("properties", properties)
+        or _missing_entry(result, declared)
+        or _property_problem(kept, declared, definition.name)
+    )
     sensitive = {name: kept.pop(name) for name in definition.sensitive if name in kept}
     variant = Variant(
         tenant_id, definition, dimensions, properties, kept, sensitive, result.sources, result.flags
@@ -224,6 +222,23 @@ def _text_problem(field_name: str, pairs: Pairs) -> Problem | None:
         if "\0" in value:
             return Problem(Kind.REJECTED, "TEXT_INVALID", f"{field_name}.{shown(name)}", "no NUL characters")
     return None
+
+
+def _missing_entry(result: Enriched, declared: Collection[str]) -> Problem | None:
+    """`declared`: names of properties"""
+    if result.missing is None:
+        return None
+    place = "properties" if result.missing.key in declared else "dimensions"
+    rule = f"the key of an entry in {result.missing.namespace}"
+    field_name = f"{place}.{result.missing.key}"
+    return Problem(Kind.REJECTED, "CATALOGUE_ENTRY_MISSING", field_name, rule, stage=Stage.ENRICH)
+
+
+def _property_problem(
+    given: Mapping[str, str], declared: Mapping[str, Property], event_type: str
+) -> Problem | None:
+    wrong = first_problem(given, declared, event_type)
+    return None if wrong is None else Problem(Kind.REJECTED, *wrong)
 
 
 def _dimension_problem(dimensions: DimensionSet, definition: EventType) -> Problem | None:
