@@ -212,21 +212,29 @@ async def test_messages_that_a_failure_names_leave_the_others_one_batch(
     node: Node, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
     batches: list[list[str]] = []
+    all_here = asyncio.Event()
 
     async def handle(transaction: Transaction, deliveries: Sequence[Delivery]) -> None:
         texts = {StringValue.FromString(delivery.data).value: delivery for delivery in deliveries}
         batches.append(sorted(texts))
+        if "first" in texts:
+            # Meanwhile the others gather, however the broker divides them.
+            await all_here.wait()
         bad = [delivery.message_id for text, delivery in texts.items() if text.startswith("bad")]
         if bad:
             raise Never("broken", messages=bad)
         await note_effects(transaction, deliveries)
 
-    await publish(node, "a", "bad 1", "b", "bad 2", "c")
     consumer = node.consumer(handle)
     await consumer.start()
-    await noted(effects_database, ["a", "b", "c"])
+    await publish(node, "first")
+    await eventually(lambda: batches)
+    await publish(node, "a", "bad 1", "b", "bad 2", "c")
+    await eventually(lambda: consumer._pull._queue.qsize() == 5)
+    all_here.set()
+    await noted(effects_database, ["a", "b", "c", "first"])
     await settled(broker)
-    assert ["a", "b", "c"] in batches
+    assert batches == [["first"], ["a", "b", "bad 1", "bad 2", "c"], ["a", "b", "c"]]
     assert count(effects_database, "dead_letters") == 2
     await consumer.stop()
 
