@@ -155,32 +155,42 @@ async def test_tenants_that_are_not_limited_before_they_are_heard_of_are_caught(
     newcomer: RunningIngest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The planted bug: who is limited is looked for in the replica alone, who may report in identity too."""
+    asked = 0
 
     async def heard_of(self: KnownTenants, names: Iterable[str]) -> dict[str, Tenant]:
-        return await self._directory._replica.find_many(list(names))
+        nonlocal asked
+        found = await self._directory._replica.find_many(list(names))
+        asked += 1
+        # None gets on before all have asked, so that the first one's tenant is not heard of by the last.
+        await eventually(lambda: asked >= CALLS)
+        return found
 
     monkeypatch.setattr(KnownTenants, "find_many", heard_of)
     assert beyond_the_bound(await at_once(newcomer, tenant_id="new-tenant"), replicas=1)
 
 
-async def _whatever_its_age(self: LimitRegistry) -> LimitBook:
-    """One call looks for all; the others go on with what was known."""
-    now = time.monotonic()
-    if now - self._as_of > registry.LIMITS_SECONDS:
-        before, self._as_of = self._as_of, now
-        try:
-            await self._looks.get(None)
-        except MeterlineError:
-            self._as_of = before
-            raise
-    return self._book
-
-
 async def test_limits_that_are_used_whatever_their_age_are_caught(
     replicas: Sequence[RunningIngest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The planted bug, by the same measure."""
-    monkeypatch.setattr(LimitRegistry, "current", _whatever_its_age)
+    """The planted bug: one call looks for all, and the others go on with what was known."""
+    asked = 0
+
+    async def whatever_its_age(self: LimitRegistry) -> LimitBook:
+        nonlocal asked
+        asked += 1
+        now = time.monotonic()
+        if now - self._as_of > registry.LIMITS_SECONDS:
+            before, self._as_of = self._as_of, now
+            # The look takes until the others have come.
+            await eventually(lambda: asked >= CALLS)
+            try:
+                await self._looks.get(None)
+            except MeterlineError:
+                self._as_of = before
+                raise
+        return self._book
+
     await put_limits(replicas[0])
     await quiet(registry.LIMITS_SECONDS + 0.1)
+    monkeypatch.setattr(LimitRegistry, "current", whatever_its_age)
     assert beyond_the_bound(await at_once(replicas[1]), replicas=1)
