@@ -22,7 +22,7 @@ from meterline_ingest.domain.outcomes import Problem, Problems
 from meterline_ingest.domain.ownership import Share, flag_foreign, named
 from meterline_ingest.domain.skew import Sending, correct
 from meterline_ingest.domain.type_book import TypeBook
-from meterline_ingest.domain.validation import Check, check_times
+from meterline_ingest.domain.validation import Check, check_correction, check_times
 from meterline_ingest.registry import TenantDirectory, TypeRegistry
 from meterline_ingest.repository.catalogue import CatalogueReader
 from meterline_ingest.repository.retention import OldEvents
@@ -97,6 +97,8 @@ class Capture:
         await self._refuse_old(columns, problems)
         flag_foreign(columns, [Share(len(each), each.origin.tenant) for each in submissions], problems)
         corrected = correct(columns.times_us, list(map(_sending, submissions)), self._skews.tolerance_us)
+        now_us, any_age = _moments(submissions, self._clock.now_us()), _any_age(submissions)
+        check_correction(corrected, self._limits, now_us, any_age, problems)
         check = Check(
             replace(columns, times_us=corrected.times_us),
             await self._tenants.numbers(named(columns, problems)),
@@ -106,8 +108,7 @@ class Capture:
         many = check.combinations + len(columns.quantities) > MANY
         needed = await aside(check.entries_needed) if many else check.entries_needed()
         catalogue = await self._catalogue.find(needed) if needed else {}
-        now_us = _moments(submissions, self._clock.now_us())
-        arguments = self._limits, now_us, catalogue, _any_age(submissions)
+        arguments = self._limits, now_us, catalogue, any_age
         checked = await aside(check.verdict, *arguments) if many else check.verdict(*arguments)
         batch_ids = [new_id_bytes() for _ in submissions]
         return Flush(submissions, batch_ids, checked, corrected, types)

@@ -164,6 +164,7 @@ SUBJECTS = MeterDefinition("m", "call", of_subjects=True)
         (TAILS, "call", "somebody", {}, {}, False),
         (SUBJECTS, "call", "somebody", {}, {}, True),
         (SUBJECTS, "call", "", {"tail": "N1"}, {}, False),
+        (TAILS, "call", "somebody", {"tail": ""}, {}, False),
     ],
 )
 def test_an_event_belongs_to_the_meters_that_count_it(

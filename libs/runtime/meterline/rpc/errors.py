@@ -31,16 +31,16 @@ def to_status(error: errors.MeterlineError) -> status_pb2.Status:
                 code_pb2.INVALID_ARGUMENT, error, error_details_pb2.BadRequest(field_violations=[violation])
             )
         case errors.UnauthenticatedError():
-            return _status(code_pb2.UNAUTHENTICATED, error, reason=error.reason, metadata=error.details)
+            return _status(code_pb2.UNAUTHENTICATED, error, metadata=error.details)
         case errors.PermissionDeniedError():
-            return _status(code_pb2.PERMISSION_DENIED, error, reason=error.reason)
+            return _status(code_pb2.PERMISSION_DENIED, error)
         case errors.NotFoundError():
             return _status(code_pb2.NOT_FOUND, error, _resource(error.kind, error.name))
         case errors.AlreadyExistsError():
             return _status(code_pb2.ALREADY_EXISTS, error, _resource(error.kind, error.name))
         case errors.FailedPreconditionError():
             violation = error_details_pb2.PreconditionFailure.Violation(
-                subject=_cut(error.subject), description=_cut(error.rule)
+                type=error.reason, subject=_cut(error.subject), description=_cut(error.rule)
             )
             return _status(
                 code_pb2.FAILED_PRECONDITION,
@@ -57,8 +57,6 @@ def to_status(error: errors.MeterlineError) -> status_pb2.Status:
             return _status(
                 code_pb2.RESOURCE_EXHAUSTED, error, _quota(error.violations), _retry(error.retry_after)
             )
-        case errors.InternalError():
-            return _status(code_pb2.INTERNAL, error, reason="INTERNAL_FAULT")
         case errors.UnavailableError() | errors.Later():
             return _status(code_pb2.UNAVAILABLE, error, _retry(0.5))
         case _:
@@ -69,11 +67,9 @@ def _status(
     code: int,
     error: errors.MeterlineError,
     *details: Message,
-    reason: str = "",
     metadata: Mapping[str, str] | None = None,
 ) -> status_pb2.Status:
-    kind = type(error).__name__.removesuffix("Error")
-    info = error_details_pb2.ErrorInfo(reason=reason or kind, domain=DOMAIN, metadata=metadata)
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
     return status_pb2.Status(
         code=code, message=_cut(str(error)), details=[_packed(detail) for detail in (info, *details)]
     )

@@ -204,6 +204,7 @@ class DimensionDefinition(_message.Message):
     MAX_LENGTH_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     required: _builtins.bool
+    """An event without it, or with an empty value, is rejected: DIMENSION_REQUIRED."""
     max_length: _builtins.int
     """In characters; 256 when not set."""
     @_builtins.property
@@ -241,6 +242,7 @@ class PropertyDefinition(_message.Message):
     name: _builtins.str
     kind: Global___PropertyKind.ValueType
     required: _builtins.bool
+    """An event without it, or with an empty value, is rejected: PROPERTY_REQUIRED."""
     minimum: _builtins.str
     """Numbers: the least and the greatest that are accepted, as decimals. Empty: no bound."""
     maximum: _builtins.str
