@@ -15,6 +15,10 @@ import typer
 from rich.console import Console
 
 from meterline_dev.dev import DevOptions, Ending, run
+from meterline_dev.placement import Placement
+
+_TOKEN: Final = "METERLINE_TOKEN"
+_DATA: Final = Path(".meterline")
 
 app = typer.Typer(
     help="Meterline on one machine.",
@@ -22,11 +26,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-@app.callback()
-def _commands() -> None:
-    """Keeps `dev` a command of its own, however few others there are."""
 
 
 @app.command()
@@ -60,6 +59,37 @@ def dev(
     with _traced():
         ending = asyncio.run(run(options, _console(as_json)))
     raise typer.Exit(_EXIT_CODES[ending])
+
+
+@app.command()
+def call(
+    service: Annotated[str, typer.Argument(help="identity, ingest, aggregate or publisher.")],
+    method: Annotated[str, typer.Argument(help="A method, for example OnboardTenant.")],
+    body: Annotated[str, typer.Argument(help="The request as JSON.")] = "{}",
+    pick: Annotated[
+        str, typer.Option(metavar="PATH", help="Print only this part of the answer, as lines.0.line_id.")
+    ] = "",
+    data: Annotated[
+        Path, typer.Option(metavar="DIR", file_okay=False, envvar="METERLINE_DATA", help="Where the mesh is.")
+    ] = _DATA,
+) -> None:
+    """Call a service of a mesh that runs here, as its operator, or with the API key in METERLINE_TOKEN.
+
+    Exit code: 0, or 1 with status and details on stderr when the call was refused.
+    """
+    # Not imported for nothing: all stubs there are.
+    from meterline_dev.calling import CallError
+    from meterline_dev.calling import call as ask
+    from meterline_dev.calling import pick as part_of
+
+    try:
+        placement = Placement.read(data)
+        token = os.environ.get(_TOKEN) or placement.token()
+        for answer in ask(placement, service, method, body, token):
+            print(part_of(answer, pick) if pick else answer, flush=True)
+    except (CallError, OSError) as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from error
 
 
 @contextmanager

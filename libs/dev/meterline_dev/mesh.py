@@ -27,6 +27,7 @@ from meterline.db import migrate, provision
 
 from meterline_dev import channels
 from meterline_dev.keys import Keys, SecretFile, write_secret
+from meterline_dev.placement import Placement, token_file
 from meterline_dev.processes import ChildSpec, Supervisor
 from meterline_dev.servers import NatsServer, PostgresServer
 from meterline_dev.servers.ports import PortLease, reserve_port
@@ -134,7 +135,7 @@ class Mesh:
     @property
     def token_file(self) -> Path:
         """Holds the operator's token of when the mesh was started."""
-        return self.directory / "operator.token"
+        return token_file(self.directory)
 
     # --- lifecycle
 
@@ -151,6 +152,7 @@ class Mesh:
         # Channels connect lazily, so that the order of start does not matter.
         specs = [*double, *(self._service(name, {}) for name in self.options.services)]
         await asyncio.gather(*map(self.supervisor.start, specs))
+        Placement(self.directory, {name: self.address(name) for name in SERVICES}, self.stripe_url).write()
 
     async def start_service(self, service: str, **environment: str) -> None:
         """Starts one service, with more variables if given."""
