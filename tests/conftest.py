@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import decimal
+
 from hypothesis import settings
+
+# Arithmetic that drops a digit fails here, in whichever context: a sum of money or of a quantity is exact, or is
+# rounded where its rule says so, in a context that says so too.
+for _context in (decimal.DefaultContext, decimal.getcontext()):
+    _context.traps[decimal.Inexact] = True
 
 # No test says how long anything may take: machines are busy.
 settings.register_profile("meterline", deadline=None)
