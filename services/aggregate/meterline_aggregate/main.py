@@ -135,6 +135,7 @@ def _server(
             *common,
         ],
         gate=gate,
+        bounds=settings.bounds,
         credentials=tls.server_credentials(settings),
         drain=settings.shutdown_drain_seconds,
         grace=settings.shutdown_grace_seconds,

@@ -217,6 +217,7 @@ class Ingest:
             settings.grpc_port,
             self._servicers(),
             gate=auth.gate(settings, rules, self._clock, verifier(self._identity.channel)),
+            bounds=settings.bounds,
             credentials=tls.server_credentials(settings),
             drain=settings.shutdown_drain_seconds,
             grace=settings.shutdown_grace_seconds,

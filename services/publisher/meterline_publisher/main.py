@@ -102,6 +102,7 @@ class Publisher:
             settings.grpc_port,
             self._make_servicers(),
             gate=auth.gate(settings, {**RULES, **OPERATIONS}, clock, verifier(identity.channel)),
+            bounds=settings.bounds,
             credentials=tls.server_credentials(settings),
             drain=settings.shutdown_drain_seconds,
             grace=settings.shutdown_grace_seconds,

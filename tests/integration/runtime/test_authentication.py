@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -36,8 +37,11 @@ class Keys:
 
     def __init__(self) -> None:
         self.holders: dict[str, Principal] = {}
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def verify(self, key_id: str, digest: bytes) -> Principal | None:
+        await self.answers.wait()
         return self.holders.get(key_id)
 
     def gate(self, *, fresh: float = 60.0) -> Gate:

@@ -60,6 +60,10 @@ class Leases(Generic[K, V]):
         """The answer, if there is a fresh one."""
         return self._within(key, self._fresh)
 
+    def remembers(self, key: K) -> bool:
+        """Whether there is an answer, however old."""
+        return key in self._kept
+
     async def find(self, key: K) -> V | None:
         """The answer, asked for when there is no fresh one; None for what the other service does not know.
 
