@@ -12,9 +12,11 @@ from typing import Annotated, Final
 
 import stamina.instrumentation
 import typer
+from meterline.auth.public_keys import LOOK_SECONDS
 from rich.console import Console
 
 from meterline_dev.dev import DevOptions, Ending, run
+from meterline_dev.keys import Keys
 
 app = typer.Typer(
     help="Meterline on one machine.",
@@ -22,11 +24,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-@app.callback()
-def _commands() -> None:
-    """Keeps `dev` a command of its own, however few others there are."""
 
 
 @app.command()
@@ -60,6 +57,21 @@ def dev(
     with _traced():
         ending = asyncio.run(run(options, _console(as_json)))
     raise typer.Exit(_EXIT_CODES[ending])
+
+
+@app.command()
+def renew_operator(
+    data: Annotated[
+        Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="The data of the mesh.")
+    ],
+) -> None:
+    """Make the operator's key anew. What was signed with the old one is refused within seconds, by services
+    that run as well; the new token is in DIR/operator.token."""
+    keys = Keys(data)
+    if not keys.public_keys_file.exists():
+        raise typer.BadParameter(f"{data} is not the data of a mesh that was started")
+    keys.renew_operator()
+    typer.echo(f"{keys.token_file} is new; old tokens stop within {LOOK_SECONDS:g} seconds")
 
 
 @contextmanager

@@ -59,9 +59,11 @@ class ServiceSettings(BaseSettings):
     authentication: Literal["required", "off"] = "required"
     """`off` lets every caller do everything. Development only."""
     service_key: SecretStr | None = None
-    """Ed25519 private key in PEM: signs the tokens that this service calls others with."""
+    """Ed25519 private key in PEM, of this service alone: signs the tokens that it calls others with."""
     service_public_keys: str = ""
-    """Ed25519 public keys in PEM, one after another: of all services, and of operators with such a key."""
+    """Ed25519 public keys of all services and of operators, each with its owner: see `auth.public_keys`."""
+    service_public_keys_file: Path | None = None
+    """A file of them instead, read again within 2 seconds of a change: what is removed from it is refused."""
     credential_fresh_seconds: float = Field(default=2.0, gt=0, le=60)
     """How long API keys and signing keys are taken without asking identity again."""
     credential_stale_seconds: float = Field(default=30.0, gt=0, le=300)
@@ -145,8 +147,14 @@ class ServiceSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _can_authenticate(self) -> Self:
-        if self.authentication == "required" and not self.service_public_keys.strip():
-            raise ValueError("service_public_keys are needed, or authentication=off for development")
+        told = bool(self.service_public_keys.strip()) + (self.service_public_keys_file is not None)
+        if told == 0 and self.authentication == "required":
+            raise ValueError(
+                "service_public_keys or service_public_keys_file is needed, "
+                "or authentication=off for development"
+            )
+        if told > 1:
+            raise ValueError("service_public_keys or service_public_keys_file, and not both")
         if (self.tls_certificate_file is None) != (self.tls_key_file is None):
             raise ValueError("tls_certificate_file and tls_key_file are needed together")
         if self.tls_client_ca_file is not None and self.tls_certificate_file is None:

@@ -39,7 +39,7 @@ from meterline_protos.ingest.v1 import (
 )
 
 from meterline_ingest import wire
-from meterline_ingest.access import NEEDS, RULES
+from meterline_ingest.access import RULES
 from meterline_ingest.admission import Admission
 from meterline_ingest.capture import Capture
 from meterline_ingest.committer import Committer
@@ -120,7 +120,7 @@ class Ingest:
         relay = Relay(self._database, bus, linger=settings.relay_linger_ms / 1000)
         self._unit_of_work = UnitOfWork(self._database, relay.wake)
         self._tenants = TenantReplica(self._database)
-        caller = auth.caller(settings, NAME, NEEDS, clock)
+        caller = auth.caller(settings, NAME, clock)
         self._identity = Link("identity", settings.identity_address, caller)
         self._directory = TenantDirectory(self._tenants, self._unit_of_work, self._identity.channel)
         self._aggregate = Aggregate(settings.aggregate_address, caller)

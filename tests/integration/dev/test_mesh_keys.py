@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from pathlib import Path
 
 import pytest
 from meterline.auth.principals import GRANTABLE, Kind, Permission
+from meterline.auth.public_keys import KeyRing
 from meterline.auth.tokens import ServiceTokens
 from meterline.crypto.master_keys import MasterKeys
 from meterline.crypto.sealer import Place, Sealer
+from meterline.errors import UnauthenticatedError
+from meterline_dev.cli import app
 from meterline_dev.keys import Keys, SecretFile, write_secret
-from meterline_dev.mesh import Mesh
+from meterline_dev.mesh import SERVICES, Mesh
+from typer.testing import CliRunner
 
 pytestmark = pytest.mark.req("X4", "S8")
 
@@ -21,11 +26,11 @@ def mode(path: Path) -> int:
 
 
 def test_secrets_are_made_once_and_kept_for_their_owner(tmp_path: Path) -> None:
-    path = tmp_path / "keys.json"
-    first, second = Keys(path), Keys(path)
-    assert (first.private, first.master_keys) == (second.private, second.master_keys)
-    assert mode(path) == 0o600
-    assert first.private not in repr(first)
+    first, second = Keys(tmp_path), Keys(tmp_path)
+    first.publish()
+    assert (first.private("ingest"), first.master_keys) == (second.private("ingest"), second.master_keys)
+    assert {mode(path) for path in tmp_path.iterdir()} == {0o600}
+    assert first.private("ingest") not in repr(first)
     place = Place(1, "table", "column", "row")
     assert (
         Sealer(MasterKeys.parse(second.master_keys)).open(
@@ -52,9 +57,43 @@ def test_a_file_that_others_could_read_is_for_its_owner_once_it_is_written(tmp_p
 
 def test_the_operator_of_a_mesh_may_do_all_that_can_be_granted(tmp_path: Path) -> None:
     mesh = Mesh(tmp_path)
-    known = ServiceTokens(Keys(tmp_path / "keys.json").public)
+    mesh.keys.publish()
+    known = ServiceTokens(KeyRing(mesh.keys.public_keys_file))
     operator, _ = known.verify(mesh.token())
     assert (operator.kind, operator.tenant, operator.permissions) == (Kind.SERVICE, None, GRANTABLE)
-    bound, _ = known.verify(mesh.signer("somebody", [Permission.READ], "acme").token())
-    assert (bound.name, bound.tenant, list(bound.permissions)) == ("somebody", "acme", [Permission.READ])
+    bound, _ = known.verify(mesh.keys.operator_signer([Permission.READ], "acme").token())
+    assert (bound.name, bound.tenant, list(bound.permissions)) == ("operator", "acme", [Permission.READ])
     assert mesh.metadata() == (("authorization", f"Bearer {mesh.token()}"),)
+
+
+@pytest.mark.req("T4.1")
+def test_each_service_of_a_mesh_has_a_key_of_its_own_and_of_nobody_else(tmp_path: Path) -> None:
+    mesh = Mesh(tmp_path)
+    keys = {service: mesh.keys.private(service) for service in SERVICES}
+    assert len(set(keys.values())) == len(SERVICES)
+    for service in SERVICES:
+        told = json.dumps(mesh._environment(service))
+        assert [name for name, key in keys.items() if json.dumps(key)[1:-1] in told] == [service]
+
+
+@pytest.mark.req("T4.1")
+def test_a_new_key_of_the_operator_is_taken_up_by_a_mesh_that_runs(tmp_path: Path) -> None:
+    mesh = Mesh(tmp_path)
+    mesh.keys.publish()
+    before, service = mesh.token(), mesh.keys.service_signer("ingest").token()
+    # Another process, as the command is.
+    result = CliRunner().invoke(app, ["renew-operator", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    known = ServiceTokens(KeyRing(mesh.keys.public_keys_file))
+    with pytest.raises(UnauthenticatedError):
+        known.verify(before)
+    assert mesh.token() != before
+    for token in (mesh.token(), mesh.token_file.read_text()):
+        assert known.verify(token)[0].name == "operator"
+    assert known.verify(service)[0].name == "ingest"
+
+
+def test_no_key_is_made_where_no_mesh_was(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["renew-operator", str(tmp_path)])
+    assert result.exit_code == 2
+    assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,6 @@ from meterline.auth.api_keys import KnownKeys
 from meterline.auth.gate import Bearers, Gate
 from meterline.auth.principals import Permission
 from meterline.auth.rules import Reach, Rule
-from meterline.auth.tokens import ServiceTokens, public_key_of
 from meterline.bus.consumer import Delivery
 from meterline.clock import SystemClock
 from meterline.db.unit_of_work import Transaction
@@ -111,8 +110,7 @@ async def test_a_trace_that_is_not_sampled_goes_on_unsampled(
 async def test_what_strangers_say_of_a_trace_is_not_taken(spans: InMemorySpanExporter) -> None:
     """Neither one who is refused, nor one whose request has a proof of its own, decides what is sampled."""
     authority = Authority()
-    keys = ServiceTokens(public_key_of(authority.private))
-    known = Bearers(keys, KnownKeys(no_keys), SystemClock())
+    known = Bearers(authority.tokens(), KnownKeys(no_keys), SystemClock())
     reader, proving = Rule(Permission.READ), Rule(None, Reach.EVENTS)
     for rule, expected in ((reader, []), (proving, [None])):
         spans.clear()

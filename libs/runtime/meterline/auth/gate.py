@@ -53,6 +53,8 @@ class Bearers:
         token = bearer_token(metadata)
         if token.startswith(api_keys.PREFIX):
             return self._keys.known(token) or await self._keys.find(token)
+        if self._services.changed():
+            self._verified.clear()
         known = self._verified.get(token)
         if known is None:
             known = self._remember(token)
