@@ -63,6 +63,11 @@ class Keys:
     def master_keys(self) -> str:
         return self._file.get("master_keys", _master_keys)
 
+    @property
+    def double_levers(self) -> str:
+        """What the levers of the Stripe double take."""
+        return self._file.get("double_levers", lambda: secrets.token_urlsafe(32))
+
     def publish(self) -> None:
         """Writes the files that others read, and the operator's key if there is none."""
         owners = [entry(f"service {name}", public_key_of(self.private(name))) for name in SERVICES]

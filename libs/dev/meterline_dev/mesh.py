@@ -26,7 +26,9 @@ from meterline_dev import channels
 from meterline_dev.keys import Keys, SecretFile
 from meterline_dev.processes import ChildSpec, Supervisor
 from meterline_dev.servers import NatsServer, PostgresServer
+from meterline_dev.servers.account import close_to_others
 from meterline_dev.servers.ports import PortLease, reserve_port
+from meterline_dev.stripe_double.settings import LEVER_KEY
 
 DATABASE: Final = "meterline"
 # In the order of their start: each asks only those before it.
@@ -120,7 +122,9 @@ class Mesh:
 
     async def start(self, tell: Callable[[str], None] = lambda _: None) -> None:
         """Starts what is not running. `tell` gets a line at each step."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        was = close_to_others(self.directory)
+        if was is not None:
+            tell(f"{self.directory} is closed to others now: its mode was {was:04o}")
         self.keys.publish()
         tell("Postgres and NATS")
         await asyncio.gather(asyncio.to_thread(self.postgres.start), asyncio.to_thread(self.nats.start))
@@ -197,6 +201,7 @@ class Mesh:
                 f"--port={self._port(STRIPE_DOUBLE)}",
                 f"--db={database}",
             ],
+            env={**os.environ, LEVER_KEY: self.keys.double_levers},
             log_file=self._log(STRIPE_DOUBLE),
             ready=re.compile(r"^http://"),
             ready_timeout=_READY_SECONDS,

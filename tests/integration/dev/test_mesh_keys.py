@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from meterline.errors import UnauthenticatedError
 from meterline_dev.cli import app
 from meterline_dev.keys import Keys, SecretFile, write_secret
 from meterline_dev.mesh import SERVICES, Mesh
+from meterline_dev.servers import account
+from meterline_dev.servers.account import close_to_others
 from typer.testing import CliRunner
 
 pytestmark = pytest.mark.req("X4", "S8")
@@ -97,3 +100,53 @@ def test_no_key_is_made_where_no_mesh_was(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["renew-operator", str(tmp_path)])
     assert result.exit_code == 2
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.req("T4.3")
+@pytest.mark.parametrize(("before", "told"), [(0o755, 0o755), (0o777, 0o777), (0o711, 0o711), (0o700, None)])
+def test_a_directory_of_data_is_closed_to_others(tmp_path: Path, before: int, told: int | None) -> None:
+    directory = tmp_path / "data"
+    directory.mkdir()
+    directory.chmod(before)
+    assert close_to_others(directory) == told
+    assert mode(directory) == 0o700
+    assert close_to_others(directory) is None
+
+
+@pytest.mark.req("T4.3")
+def test_a_new_directory_of_data_is_closed_from_the_start(tmp_path: Path) -> None:
+    assert close_to_others(tmp_path / "new" / "data") is None
+    assert mode(tmp_path / "new" / "data") == 0o700
+
+
+@pytest.mark.req("T4.3")
+def test_the_account_of_postgres_may_pass_where_no_capability_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(account, "_passing_capability", lambda: None)
+    tmp_path.chmod(0o755)
+    assert close_to_others(tmp_path) == 0o755
+    assert mode(tmp_path) == 0o711
+    assert close_to_others(tmp_path) is None
+
+
+def opened(directory: Path) -> Path:
+    directory.chmod(0o755)
+    return directory
+
+
+@pytest.mark.req("T4.3")
+async def test_a_mesh_says_that_it_closes_its_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh, told = Mesh(opened(tmp_path)), list[str]()
+
+    def stop_here() -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(mesh.keys, "publish", stop_here)
+    with pytest.raises(InterruptedError):
+        await mesh.start(told.append)
+    assert told == [f"{tmp_path} is closed to others now: its mode was 0755"]
+    assert mode(tmp_path) & 0o077 in (0, 0o011)

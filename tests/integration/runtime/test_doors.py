@@ -228,15 +228,20 @@ async def test_no_call_notices_that_its_connection_has_grown_old() -> None:
         await stack.enter_async_context(started(server))
         signer = AUTHORITY.signer(Permission.READ)
         channel = await stack.enter_async_context(service_channel(server.address, Caller(signer.token)))
+        # As the client of applications, which repeats calls itself and not in the channel.
+        options = [*OWN_CONNECTION, ("grpc.enable_retries", 0)]
+        bare = await stack.enter_async_context(aio.insecure_channel(server.address, options=options))
         client = client_of(channel)
         long = asyncio.ensure_future(client.ask("long", timeout=60))
         await arrived.wait()
 
         async def again() -> int:
             assert await client.ask("short", timeout=30) == "short"
+            known = AUTHORITY.metadata(Permission.READ)
+            assert await client_of(bare).ask("short", timeout=30, metadata=known) == "short"
             return len(peers)
 
-        await eventually(again, seconds=60, until=lambda seen: seen >= 4)
+        await eventually(again, seconds=60, until=lambda seen: seen >= 7)
         go_on.set()
         assert await long == "long"
 
