@@ -12,9 +12,11 @@ from typing import Annotated, Final
 
 import stamina.instrumentation
 import typer
+from meterline.auth.public_keys import LOOK_SECONDS
 from rich.console import Console
 
 from meterline_dev.dev import DevOptions, Ending, run
+from meterline_dev.keys import Keys
 from meterline_dev.placement import Placement
 
 _TOKEN: Final = "METERLINE_TOKEN"
@@ -90,6 +92,21 @@ def call(
     except (CallError, OSError) as error:
         print(error, file=sys.stderr)
         raise typer.Exit(1) from error
+
+
+@app.command()
+def renew_operator(
+    data: Annotated[
+        Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="The data of the mesh.")
+    ],
+) -> None:
+    """Make the operator's key anew. What was signed with the old one is refused within seconds, by services
+    that run as well; the new token is in DIR/operator.token."""
+    keys = Keys(data)
+    if not keys.public_keys_file.exists():
+        raise typer.BadParameter(f"{data} is not the data of a mesh that was started")
+    keys.renew_operator()
+    typer.echo(f"{keys.token_file} is new; old tokens stop within {LOOK_SECONDS:g} seconds")
 
 
 @contextmanager

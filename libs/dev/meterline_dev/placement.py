@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from meterline_dev.keys import Keys
+
 _FILE: Final = "mesh.json"
-_TOKEN_FILE: Final = "operator.token"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +39,5 @@ class Placement:
         return cls(directory, body["addresses"], body["stripe"])
 
     def token(self) -> str:
-        """The operator's, of when the mesh was started."""
-        return token_file(self.directory).read_text()
-
-
-def token_file(directory: Path) -> Path:
-    """Where a mesh keeps the operator's token."""
-    return directory / _TOKEN_FILE
+        """The operator's, of when the mesh was started or its key made anew."""
+        return Keys(self.directory).token_file.read_text()

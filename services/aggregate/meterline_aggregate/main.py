@@ -25,7 +25,7 @@ from meterline.rpc.server import Server, Servicer
 from meterline.tenants import TenantReplica
 from meterline_protos.aggregate.v1 import meters_pb2_grpc, reconciliation_pb2_grpc, usage_pb2_grpc
 
-from meterline_aggregate.access import NEEDS, RULES
+from meterline_aggregate.access import RULES
 from meterline_aggregate.handlers.accepted import AcceptedEvents
 from meterline_aggregate.handlers.announcing import MonthAnnouncer
 from meterline_aggregate.handlers.meters import Meters
@@ -63,7 +63,7 @@ class Aggregate:
         relay = Relay(database, bus)
         unit_of_work = UnitOfWork(database, relay.wake)
         tenants = TenantReplica(database)
-        caller = auth.caller(settings, NAME, NEEDS, clock)
+        caller = auth.caller(settings, NAME, clock)
         identity = Link("identity", settings.identity_address, caller)
         ingest = Ingest(settings.ingest_address, caller)
         book = SeriesBook()
@@ -135,6 +135,7 @@ def _server(
             *common,
         ],
         gate=gate,
+        bounds=settings.bounds,
         credentials=tls.server_credentials(settings),
         drain=settings.shutdown_drain_seconds,
         grace=settings.shutdown_grace_seconds,

@@ -63,6 +63,7 @@ class Identity:
                 ),
             ],
             gate=auth.gate(settings, RULES, clock, api_keys.verify),
+            bounds=settings.bounds,
             credentials=tls.server_credentials(settings),
             drain=settings.shutdown_drain_seconds,
             grace=settings.shutdown_grace_seconds,

@@ -39,7 +39,7 @@ from meterline_protos.ingest.v1 import (
 )
 
 from meterline_ingest import wire
-from meterline_ingest.access import NEEDS, RULES
+from meterline_ingest.access import RULES
 from meterline_ingest.admission import Admission
 from meterline_ingest.capture import Capture
 from meterline_ingest.committer import Committer
@@ -120,7 +120,7 @@ class Ingest:
         relay = Relay(self._database, bus, linger=settings.relay_linger_ms / 1000)
         self._unit_of_work = UnitOfWork(self._database, relay.wake)
         self._tenants = TenantReplica(self._database)
-        caller = auth.caller(settings, NAME, NEEDS, clock)
+        caller = auth.caller(settings, NAME, clock)
         self._identity = Link("identity", settings.identity_address, caller)
         self._directory = TenantDirectory(self._tenants, self._unit_of_work, self._identity.channel)
         self._aggregate = Aggregate(settings.aggregate_address, caller)
@@ -217,6 +217,7 @@ class Ingest:
             settings.grpc_port,
             self._servicers(),
             gate=auth.gate(settings, rules, self._clock, verifier(self._identity.channel)),
+            bounds=settings.bounds,
             credentials=tls.server_credentials(settings),
             drain=settings.shutdown_drain_seconds,
             grace=settings.shutdown_grace_seconds,

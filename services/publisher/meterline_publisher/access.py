@@ -1,4 +1,4 @@
-"""What each call demands of its caller, and what the publisher may do itself when it calls others."""
+"""What each call demands of its caller."""
 
 from __future__ import annotations
 
@@ -24,6 +24,3 @@ RULES: Final[Rules] = {
     f"{_PUBLICATIONS}/ReconcilePeriod": Rule(Permission.OPERATE, Reach.EVERYBODY),
     f"{_PUBLICATIONS}/ListPublications": Rule(Permission.READ),
 }
-
-# Usage of aggregate, events of ingest, and API keys of identity.
-NEEDS: Final = (Permission.READ, Permission.INTERNAL)

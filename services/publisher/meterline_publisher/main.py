@@ -25,7 +25,7 @@ from meterline.tenants import TenantReplica
 from meterline_protos.publisher.v1 import invoices_pb2_grpc, prices_pb2_grpc, publications_pb2_grpc
 
 from meterline_publisher import servicers
-from meterline_publisher.access import NEEDS, RULES
+from meterline_publisher.access import RULES
 from meterline_publisher.handlers.closing import Closing
 from meterline_publisher.handlers.explaining import Explaining
 from meterline_publisher.handlers.freshness import Freshness
@@ -62,7 +62,7 @@ class Publisher:
         relay = Relay(self._database, bus)
         unit_of_work = UnitOfWork(self._database, relay.wake)
         self._tenants = TenantReplica(self._database)
-        caller = auth.caller(settings, NAME, NEEDS, clock)
+        caller = auth.caller(settings, NAME, clock)
         identity = Link("identity", settings.identity_address, caller)
         self._aggregate = Aggregate(settings.aggregate_address, caller)
         self._ingest = Ingest(settings.ingest_address, caller)
@@ -102,6 +102,7 @@ class Publisher:
             settings.grpc_port,
             self._make_servicers(),
             gate=auth.gate(settings, {**RULES, **OPERATIONS}, clock, verifier(identity.channel)),
+            bounds=settings.bounds,
             credentials=tls.server_credentials(settings),
             drain=settings.shutdown_drain_seconds,
             grace=settings.shutdown_grace_seconds,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import islice
+from typing import Any
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc import aio
+from grpc_status import rpc_status
 
 from meterline import errors
 
@@ -61,6 +64,12 @@ def to_status(error: errors.MeterlineError) -> status_pb2.Status:
             return _status(code_pb2.UNAVAILABLE, error, _retry(0.5))
         case _:
             return _status(code_pb2.INTERNAL, error)
+
+
+async def abort(context: aio.ServicerContext[Any, Any], status: status_pb2.Status) -> None:
+    """Ends a call with this status, details included. Raises grpc.aio.AbortError, as the library wants it."""
+    rich = rpc_status.to_status(status)
+    await context.abort(rich.code, rich.details, rich.trailing_metadata)
 
 
 def _status(
