@@ -6,8 +6,8 @@ import decimal
 
 from hypothesis import settings
 
-# Arithmetic that drops a digit fails here, in whichever context: a sum of money or of a quantity is exact, or is
-# rounded where its rule says so, in a context that says so too.
+# Arithmetic that drops a digit fails here: a sum of money or of a quantity is exact, or is rounded where its
+# rule says so, in a context that says so too.
 for _context in (decimal.DefaultContext, decimal.getcontext()):
     _context.traps[decimal.Inexact] = True
 
