@@ -60,12 +60,14 @@ class AlreadyExistsError(MeterlineError):
 
 
 class FailedPreconditionError(MeterlineError):
-    """The state of the system forbids it; the same call will fail again."""
+    """The state of the system forbids it; the same call will fail again. `reason`: for programs, empty for
+    the name of the failure."""
 
-    def __init__(self, subject: str, rule: str) -> None:
+    def __init__(self, subject: str, rule: str, reason: str = "") -> None:
         super().__init__(f"{subject}: {rule}")
         self.subject = subject
         self.rule = rule
+        self.reason = reason
 
 
 class ShreddedError(FailedPreconditionError):
@@ -77,7 +79,11 @@ class TamperedError(MeterlineError):
 
 
 class AbortedError(MeterlineError):
-    """Somebody else changed it meanwhile; read again, then repeat."""
+    """Something changed, or is changing, meanwhile: repeat, after `retry_after` seconds if that is known."""
+
+    def __init__(self, why: str, retry_after: float | None = None) -> None:
+        super().__init__(why)
+        self.retry_after = retry_after
 
 
 class OverloadedError(MeterlineError):

@@ -49,6 +49,7 @@ def detail(status: status_pb2.Status, kind: type[M]) -> M:
         (errors.ShreddedError("data", "destroyed"), code_pb2.FAILED_PRECONDITION, "Shredded"),
         (errors.TamperedError("does not fit"), code_pb2.DATA_LOSS, "Tampered"),
         (errors.AbortedError("changed"), code_pb2.ABORTED, "Aborted"),
+        (errors.AbortedError("busy", 1.5), code_pb2.ABORTED, "Aborted"),
         (errors.OverloadedError("queue", 1.5), code_pb2.RESOURCE_EXHAUSTED, "Overloaded"),
         (errors.QuotaError({"tenant:acme": "10 a second"}, 1.5), code_pb2.RESOURCE_EXHAUSTED, "Quota"),
         (errors.UnavailableError("database"), code_pb2.UNAVAILABLE, "Unavailable"),
