@@ -95,9 +95,13 @@ class TamperedError(MeterlineError):
 
 
 class AbortedError(MeterlineError):
-    """Somebody else changed it meanwhile; read again, then repeat."""
+    """Something changed, or is changing, meanwhile: repeat, after `retry_after` seconds if that is known."""
 
     reason = "ABORTED"
+
+    def __init__(self, why: str, retry_after: float | None = None) -> None:
+        super().__init__(why)
+        self.retry_after = retry_after
 
 
 class OverloadedError(MeterlineError):

@@ -19,6 +19,7 @@ RULES: Final[Rules] = {
     f"{_INVOICES}/ListInvoices": Rule(Permission.READ),
     f"{_INVOICES}/ExplainInvoiceLine": Rule(Permission.READ),
     f"{_INVOICES}/ExplainEvent": Rule(Permission.READ),
+    f"{_INVOICES}/ListBillingGaps": Rule(Permission.READ),
     # When usage goes out is not for those who pay for it.
     f"{_PUBLICATIONS}/PublishUsage": Rule(Permission.OPERATE, Reach.EVERYBODY),
     f"{_PUBLICATIONS}/ReconcilePeriod": Rule(Permission.OPERATE, Reach.EVERYBODY),

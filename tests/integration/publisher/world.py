@@ -166,8 +166,11 @@ class World:
         lead_seconds: int = 3600,
         currency: str = "USD",
         version: int = 1,
+        plan: str | None = None,
+        changed_at: datetime | None = None,
     ) -> None:
-        """Makes a tenant known to the publisher, and to nobody else. Its plan is `plan-<slug>`."""
+        """Makes a tenant known to the publisher, and to nobody else. Its plan is `plan-<slug>` unless told,
+        and counts from 1970 on."""
         await self.deliver(
             "tenants.changed",
             events_pb2.TenantChanged(
@@ -176,7 +179,8 @@ class World:
                 version=version,
                 time_zone=zone,
                 currency=currency,
-                plan=f"plan-{slug}",
+                plan=f"plan-{slug}" if plan is None else plan,
+                changed_at=timestamp(changed_at) if changed_at else None,
                 external_customer_id=customer,
                 external_subscription_id=subscription,
                 active=True,
@@ -184,7 +188,9 @@ class World:
             ),
         )
         await eventually(
-            lambda: self.rows("SELECT FROM tenants WHERE slug = %s AND version >= %s", slug, version)
+            lambda: self.rows(
+                "SELECT FROM tenant_plans WHERE tenant_id = %s AND version = %s", number, version
+            )
         )
 
     async def capture(
@@ -230,8 +236,9 @@ class World:
         return next(known for known in found if known.event_name == billed.events[meter])
 
     def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
-        """What the publisher's own role sees."""
+        """What the publisher's own role sees, of all tenants."""
         with psycopg.connect(self.database.app_dsn("publisher")) as connection:
+            connection.execute("SELECT set_config('meterline.tenant_ids', '*', false)")
             return connection.execute(query.encode(), parameters).fetchall()
 
     def at_provider(self, billed: Billed, meter: str = "calls") -> int:

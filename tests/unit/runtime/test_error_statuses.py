@@ -49,6 +49,7 @@ def detail(status: status_pb2.Status, kind: type[M]) -> M:
         (errors.ShreddedError("data", "destroyed"), code_pb2.FAILED_PRECONDITION, "DATA_SHREDDED"),
         (errors.TamperedError("does not fit"), code_pb2.DATA_LOSS, "DATA_TAMPERED"),
         (errors.AbortedError("changed"), code_pb2.ABORTED, "ABORTED"),
+        (errors.AbortedError("busy", 1.5), code_pb2.ABORTED, "ABORTED"),
         (errors.OverloadedError("queue", 1.5), code_pb2.RESOURCE_EXHAUSTED, "OVERLOADED"),
         (
             errors.QuotaError({"tenant:acme": "10 a second"}, 1.5),

@@ -53,7 +53,8 @@ def to_status(error: errors.MeterlineError) -> status_pb2.Status:
         case errors.TamperedError():
             return _status(code_pb2.DATA_LOSS, error)
         case errors.AbortedError():
-            return _status(code_pb2.ABORTED, error)
+            wait = [] if error.retry_after is None else [_retry(error.retry_after)]
+            return _status(code_pb2.ABORTED, error, *wait)
         case errors.OverloadedError():
             return _status(code_pb2.RESOURCE_EXHAUSTED, error, _retry(error.retry_after))
         case errors.QuotaError():

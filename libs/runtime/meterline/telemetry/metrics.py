@@ -90,6 +90,9 @@ REBUILDS_PENDING = Gauge(
 
 # Publishing
 PUBLICATIONS = Gauge("meterline_publications", "Usage records of the ledger", ["state"])
+BILLING_GAPS = Gauge(
+    "meterline_billing_gaps", "Periods and meters that are used and not billed as they are used", ["reason"]
+)
 PROVIDER_CALLS = Counter(
     "meterline_provider_calls_total", "Calls to the billing provider", ["operation", "outcome"]
 )

@@ -40,7 +40,7 @@ class Usage:
         Raises NotFoundError.
         """
         tenant = await self._tenants.get(where.tenant)
-        async with self._database.connection() as connection:
+        async with self._database.connection([tenant.tenant_id]) as connection:
             part, _ = await self._slice(connection, tenant.tenant_id, where)
             return tenant.time_zone, await usage.totals_of_windows(connection, part, grain, after_us, limit)
 

@@ -39,7 +39,8 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """`dimensions` is empty for the total, group 0."""
+    """`dimensions` is empty for the total, group 0. Of totals of months only: `traceparent` of a change that
+    is not published yet, and whether the value is being found anew."""
 
     start_us: int
     group_id: int
@@ -47,6 +48,9 @@ class Window:
     value: Decimal
     event_count: int
     revision: int
+    aggregation: int
+    traceparent: str = ""
+    rebuilding: bool = False
 
 
 @dataclass(frozen=True, slots=True)

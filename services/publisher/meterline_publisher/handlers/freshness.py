@@ -1,65 +1,86 @@
-"""Usage is never rated stale: what the aggregate service knows must have arrived here."""
+"""Usage is never rated stale: the aggregate service is asked, and its answer is what is rated.
+
+`usage.window` comes about once a minute, so under steady traffic the replica is always a little behind. What
+is asked here is the same absolute value with the same revision, so it may be kept in the replica too.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from decimal import InvalidOperation
 from typing import Final
 
-from meterline.db.pool import Database
-from meterline.errors import AbortedError, FailedPreconditionError, NotFoundError
+from meterline.errors import AbortedError, NotFoundError
 from meterline.tenants import Tenant
+from meterline_protos.aggregate.v1 import usage_pb2
 
+from meterline_publisher.domain.gaps import GapReason, NotBillableError
 from meterline_publisher.domain.periods import Period
 from meterline_publisher.domain.rule_sets import Rule
+from meterline_publisher.handlers.usage import to_window
 from meterline_publisher.peers import Aggregate
-from meterline_publisher.repository import usage
+from meterline_publisher.repository.usage import UsageWindow
 
-_POLL_SECONDS: Final = 0.05
+_POLL_SECONDS: Final = 0.1
+# A rebuild reads all events of a month: mostly done within seconds. A new tenant is known within one.
+_REBUILD_SECONDS: Final = 2.0
+_TENANT_SECONDS: Final = 0.5
 
 
 class Freshness:
-    """Compares the replica of usage with the service that it is a replica of."""
+    """Reads the months of a tenant where they are made. `wait_seconds`: how long a rebuild is waited for."""
 
-    def __init__(self, database: Database, aggregate: Aggregate, wait_seconds: float) -> None:
-        self._database = database
+    def __init__(self, aggregate: Aggregate, wait_seconds: float) -> None:
         self._aggregate = aggregate
         self._wait_seconds = wait_seconds
 
-    async def require(self, tenant: Tenant, period: Period, rules: Sequence[Rule]) -> None:
-        """Returns once the usage of these rules' meters is here as it was when this was called.
+    async def pull(self, tenant: Tenant, period: Period, rules: Sequence[Rule]) -> list[UsageWindow]:
+        """The usage of these rules' meters as it is now; a meter without events has no window.
 
-        Raises AbortedError if it is still on its way after the wait, FailedPreconditionError for a meter
-        that does not exist (a misspelt one would be billed at 0), UnavailableError.
+        Raises AbortedError with a time to wait while a value is being rebuilt, or the tenant is not known
+        there yet; NotBillableError for a meter that does not exist (a misspelt one would be billed
+        at 0), or a value that cannot be billed; UnavailableError.
         """
-        expected = dict(
-            await asyncio.gather(
-                *(self._revision(tenant, period, rule) for rule in rules if rule.needs_usage)
-            )
-        )
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._wait_seconds
-        while late := await self._late(tenant, period, expected):
-            if loop.time() >= deadline:
-                raise AbortedError(f"usage of {', '.join(late)} is still on its way; try again")
-            await asyncio.sleep(_POLL_SECONDS)
+        asked = [rule for rule in rules if rule.needs_usage]
+        found: list[UsageWindow] = []
+        while asked:
+            windows = await asyncio.gather(*(self._month(tenant, period, rule) for rule in asked))
+            answered = list(zip(asked, windows, strict=True))
+            asked = [rule for rule, window in answered if window is not None and window.rebuilding]
+            found += [
+                _window(tenant, rule, window)
+                for rule, window in answered
+                if window is not None and not window.rebuilding
+            ]
+            if asked and loop.time() >= deadline:
+                meters = ", ".join(rule.meter for rule in asked)
+                raise AbortedError(f"usage of {meters} is being rebuilt; try again", _REBUILD_SECONDS)
+            if asked:
+                await asyncio.sleep(_POLL_SECONDS)
+        return found
 
-    async def _revision(self, tenant: Tenant, period: Period, rule: Rule) -> tuple[str, int]:
+    async def _month(self, tenant: Tenant, period: Period, rule: Rule) -> usage_pb2.Window | None:
         try:
-            window = await self._aggregate.month(tenant.slug, rule.meter, period)
+            return await self._aggregate.month(tenant.slug, rule.meter, period)
         except NotFoundError as error:
             if error.kind != "meter":
-                raise AbortedError(f"aggregate has not heard of {tenant.slug} yet; try again") from error
-            raise FailedPreconditionError(
-                f"meter {rule.meter}", f"plan {rule.plan} prices it, and it does not exist"
+                raise AbortedError(
+                    f"aggregate has not heard of {tenant.slug} yet; try again", _TENANT_SECONDS
+                ) from error
+            raise NotBillableError(
+                GapReason.METER_UNKNOWN,
+                f"meter {rule.meter}",
+                f"plan {rule.plan} prices it, and it does not exist",
             ) from error
-        return rule.meter, window.revision if window else 0
 
-    async def _late(self, tenant: Tenant, period: Period, expected: dict[str, int]) -> list[str]:
-        async with self._database.connection() as connection:
-            known = await usage.of_period(connection, tenant.tenant_id, period.start)
-        return [
-            meter
-            for meter, revision in expected.items()
-            if (known[meter].revision if meter in known else 0) < revision
-        ]
+
+def _window(tenant: Tenant, rule: Rule, window: usage_pb2.Window) -> UsageWindow:
+    try:
+        return to_window(tenant.tenant_id, rule.meter, window)
+    except (ValueError, OverflowError, InvalidOperation) as error:
+        raise NotBillableError(
+            GapReason.FAULT, f"usage of {rule.meter}", f"cannot be billed: {error}"
+        ) from error

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from meterline.db.pool import Database
+from meterline.db.pool import Connection, Database
+from meterline.db.scope import ALL_TENANTS
 from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import AlreadyExistsError, FailedPreconditionError
 
 from meterline_publisher.domain.rule_sets import Rule
-from meterline_publisher.repository import prices
+from meterline_publisher.repository import invoices, prices
 
 
 class Prices:
@@ -21,10 +22,11 @@ class Prices:
         """The version as it is kept, and whether it is new.
 
         Raises AlreadyExistsError when the version is there with other content, FailedPreconditionError
-        when it does not follow the one before it, or when another meter of the plan is sent under the same
-        name: their usage could not be told apart at the provider.
+        when it does not follow the one before it, when it would price a period that is final, or when another
+        meter of the plan is sent under the same name: their usage could not be told apart at the provider.
         """
-        async with self._unit_of_work.begin() as tx:
+        # What is final is looked for among the invoices of all tenants.
+        async with self._unit_of_work.begin(tenants=ALL_TENANTS) as tx:
             await prices.lock(tx.connection, rule.plan)
             plan = await prices.of_plan(tx.connection, rule.plan)
             versions = [known for known in plan if known.meter == rule.meter]
@@ -35,6 +37,7 @@ class Prices:
                 return same, False
             _require_successor(rule, versions)
             _require_own_event_name(rule, plan)
+            await _require_open_periods(tx.connection, rule)
             await prices.insert(tx.connection, rule)
             await tx.commit()
         return rule, True
@@ -59,6 +62,19 @@ def _require_successor(rule: Rule, versions: list[Rule]) -> None:
             f"price {_name(rule)}",
             f"must take effect after version {last.version}, which does so at"
             f" {last.effective_from.isoformat()}",
+        )
+
+
+async def _require_open_periods(connection: Connection, rule: Rule) -> None:
+    """What is final was billed by the versions of then: one from before would say that it was not."""
+    start = rule.version.effective_from
+    final = await invoices.latest_final(connection, rule.plan, start)
+    if final is not None:
+        raise FailedPreconditionError(
+            f"price {_name(rule)}",
+            f"must take effect after {final.isoformat()}, the start of a period of this plan that has a final"
+            f" invoice; it would do so at {start.isoformat()}",
+            "PERIOD_IS_FINAL",
         )
 
 

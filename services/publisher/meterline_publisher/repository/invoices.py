@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,6 +16,7 @@ from psycopg.types.json import Jsonb
 from meterline_publisher import __version__
 from meterline_publisher.domain.assessment import Assessment
 from meterline_publisher.domain.canonical import canonical_json
+from meterline_publisher.domain.periods import Period
 from meterline_publisher.domain.records import Invoice, Line
 from meterline_publisher.domain.rule_sets import RuleSet
 
@@ -76,8 +77,21 @@ async def line(connection: Connection, tenant_id: int, line_id: uuid.UUID) -> Li
 
 
 async def upsert_line(connection: Connection, line: Line) -> None:
-    """A line that is there keeps its id and its price."""
+    """A line that is there keeps its id."""
     await connection.execute(queries.upsert_line, {**asdict(line), "steps": Jsonb(line.steps)})
+
+
+async def delete_lines(connection: Connection, invoice: Invoice, meters: Sequence[str]) -> None:
+    """Takes the lines of these meters off an invoice that is not final."""
+    if meters:
+        await connection.execute(queries.delete_lines, (invoice.tenant_id, invoice.invoice_id, meters))
+
+
+async def latest_final(connection: Connection, plan: str, since: datetime) -> datetime | None:
+    """The start of the last period from `since` on that has a final invoice of this plan, whose ever."""
+    cursor = await connection.execute(queries.latest_final, (plan, since), binary=True)
+    row = await cursor.fetchone()
+    return row[0] if row else None
 
 
 async def insert_calculation(
@@ -111,25 +125,39 @@ async def insert_calculation(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A tenant whose period may have to be rated; see the query."""
+
+    tenant_id: int
+    plan: str
+    rated_plan: str | None
+    rated_rules: uuid.UUID | None
+    is_used: bool
+    usage_differs: bool
+
+
 async def closing_schedules(connection: Connection) -> list[tuple[str, timedelta]]:
-    """The distinct (time zone, lead) of tenants that are billed."""
+    """The distinct (time zone, lead) of all tenants."""
     cursor = await connection.execute(queries.closing_schedules, binary=True)
     return [(zone, lead) for zone, lead in await cursor.fetchall()]
 
 
 async def to_close(
-    connection: Connection, schedule: tuple[str, timedelta], period_start: datetime, after: int, most: int
-) -> list[int]:
-    """At most `most` tenants with numbers above `after` whose period has to be rated."""
+    connection: Connection, schedule: tuple[str, timedelta], period: Period, after: int, most: int
+) -> list[Candidate]:
+    """At most `most` tenants with numbers above `after` whose period may have to be rated."""
     parameters = {
         "time_zone": schedule[0],
         "close_lead": schedule[1],
-        "period_start": period_start,
+        "period_start": period.start,
+        "period_end": period.end,
         "after": after,
         "most": most,
     }
-    cursor = await connection.execute(queries.to_close, parameters, binary=True)
-    return [tenant_id for (tenant_id,) in await cursor.fetchall()]
+    async with connection.cursor(binary=True, row_factory=class_row(Candidate)) as cursor:
+        await cursor.execute(queries.to_close, parameters)
+        return await cursor.fetchall()
 
 
 async def _one(connection: Connection, query: Any, parameters: Sequence[Any]) -> Invoice | None:

@@ -37,6 +37,7 @@ VALUES (
     %(total)s, %(version)s, %(rule_set_id)s, %(external_invoice_id)s, %(external_total)s, %(trace)s
 )
 ON CONFLICT (tenant_id, invoice_id) DO UPDATE SET
+    plan = excluded.plan,
     state = excluded.state,
     total = excluded.total,
     version = excluded.version,
@@ -71,18 +72,32 @@ VALUES (
     %(billing_event_name)s, %(billing_scale)s, %(billing_target)s, %(trace)s
 )
 ON CONFLICT (tenant_id, invoice_id, meter) DO UPDATE SET
+    description = excluded.description,
     quantity = excluded.quantity,
     amount = excluded.amount,
     exact_amount = excluded.exact_amount,
     provider_amount = excluded.provider_amount,
+    price_version = excluded.price_version,
+    price_digest = excluded.price_digest,
     steps = excluded.steps,
     calculation_id = excluded.calculation_id,
     inputs_digest = excluded.inputs_digest,
     usage_value = excluded.usage_value,
     usage_revision = excluded.usage_revision,
     event_count = excluded.event_count,
+    billing_event_name = excluded.billing_event_name,
+    billing_scale = excluded.billing_scale,
     billing_target = excluded.billing_target,
     trace = excluded.trace
+
+-- name: delete_lines
+-- Their calculations stay.
+DELETE FROM invoice_lines WHERE tenant_id = %s AND invoice_id = %s AND meter = ANY(%s)
+
+-- name: latest_final
+-- tenant: the catalogue is that of all tenants; answers a time and nothing of whose it is
+SELECT max(period_start) FROM invoices
+WHERE plan = %s AND period_start >= %s AND state IN ('finalized', 'disputed')
 
 -- name: insert_calculation
 INSERT INTO calculations (
@@ -103,33 +118,41 @@ LIMIT %s
 
 -- name: closing_schedules
 -- tenant: how many kinds of schedule all tenants have between them
-SELECT DISTINCT time_zone, close_lead FROM tenants WHERE external_customer_id <> ''
+SELECT DISTINCT time_zone, close_lead FROM tenants
 
 -- name: to_close
--- Tenants of one schedule whose period has to be rated: for the first time, or again since usage came.
--- Plans without a price at the period's start are left alone; so are invoices that are final.
-SELECT t.tenant_id
+-- Tenants of one schedule whose period is not final and may have to be rated, with what decides that: the plan
+-- that prices it, the rules that rated it (NULL: not rated), whether it was used, and whether usage differs from
+-- what was billed or noted as a gap. Without an invoice and usage only those who may owe a fee: active, with a
+-- customer, and a plan before the period's end.
+SELECT t.tenant_id, plan_at(t.tenant_id, %(period_start)s) AS plan, i.plan AS rated_plan,
+       i.rule_set_id AS rated_rules, used.any_use AS is_used, used.differs AS usage_differs
 FROM tenants t
 LEFT JOIN invoices i ON i.tenant_id = t.tenant_id AND i.period_start = %(period_start)s
-WHERE t.time_zone = %(time_zone)s AND t.close_lead = %(close_lead)s AND t.external_customer_id <> ''
-  AND t.tenant_id > %(after)s
+CROSS JOIN LATERAL (
+    SELECT coalesce(bool_or(u.value <> 0), false) AS any_use,
+           coalesce(bool_or(
+               CASE WHEN l.meter IS NOT NULL THEN u.revision <> l.usage_revision
+                    ELSE u.value <> coalesce(g.quantity, 0) END
+           ), false) AS differs
+    FROM usage u
+    LEFT JOIN invoice_lines l
+        ON l.tenant_id = u.tenant_id AND l.invoice_id = i.invoice_id AND l.meter = u.meter
+    LEFT JOIN billing_gaps g
+        ON g.tenant_id = u.tenant_id AND g.period_start = u.period_start AND g.meter = u.meter
+       AND g.reason IN ('meter_not_priced', 'price_not_in_force')
+    WHERE u.tenant_id = t.tenant_id AND u.period_start = %(period_start)s
+) used
+WHERE t.time_zone = %(time_zone)s AND t.close_lead = %(close_lead)s AND t.tenant_id > %(after)s
   AND CASE
-      WHEN i.invoice_id IS NULL THEN
-          EXISTS (
-              SELECT FROM prices p WHERE p.plan = t.plan AND p.effective_from <= %(period_start)s
-          ) AND (
-              t.active OR EXISTS (
-                  SELECT FROM usage u
-                  WHERE u.tenant_id = t.tenant_id AND u.period_start = %(period_start)s
-              )
+      WHEN i.invoice_id IS NOT NULL THEN i.state IN ('open', 'published')
+      ELSE used.any_use OR (
+          t.active AND t.external_customer_id <> '' AND EXISTS (
+              SELECT FROM tenant_plans h
+              WHERE h.tenant_id = t.tenant_id AND h.plan <> ''
+                AND (h.changed_at IS NULL OR h.changed_at < %(period_end)s)
           )
-      WHEN i.state IN ('open', 'published') THEN EXISTS (
-          SELECT FROM usage u
-          JOIN invoice_lines l ON l.tenant_id = u.tenant_id AND l.meter = u.meter
-          WHERE u.tenant_id = t.tenant_id AND u.period_start = %(period_start)s
-            AND l.invoice_id = i.invoice_id AND u.revision <> l.usage_revision
       )
-      ELSE false
   END
 ORDER BY t.tenant_id
 LIMIT %(most)s

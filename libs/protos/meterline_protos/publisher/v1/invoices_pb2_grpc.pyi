@@ -32,25 +32,49 @@ class InvoicesServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> InvoicesServiceAsyncStub: ...
     PreviewInvoice: _grpc.UnaryUnaryMultiCallable[_invoices_pb2.PreviewInvoiceRequest, _invoices_pb2.PreviewInvoiceResponse]
-    """What the invoice of a period would be if it closed now, also with other usage. Stores and sends nothing."""
+    """What the invoice of a period would be if it closed now, also with other usage. Stores and sends nothing.
+    Usage is asked of the aggregate service: an answer is never older than the call.
+
+    NOT_FOUND: the tenant. FAILED_PRECONDITION: nothing is priced, or a meter that does not exist is, or in
+    another currency; the violation names it. ABORTED with RetryInfo: usage is being rebuilt after a
+    correction. UNAVAILABLE: the aggregate service cannot be asked. INVALID_ARGUMENT: a change that is none.
+    """
     GetInvoice: _grpc.UnaryUnaryMultiCallable[_invoices_pb2.GetInvoiceRequest, _invoices_pb2.GetInvoiceResponse]
     ListInvoices: _grpc.UnaryUnaryMultiCallable[_invoices_pb2.ListInvoicesRequest, _invoices_pb2.ListInvoicesResponse]
     ExplainInvoiceLine: _grpc.UnaryUnaryMultiCallable[_invoices_pb2.ExplainInvoiceLineRequest, _invoices_pb2.ExplainInvoiceLineResponse]
     """From a line down to windows, batches and events, each with its trace."""
     ExplainEvent: _grpc.UnaryUnaryMultiCallable[_invoices_pb2.ExplainEventRequest, _invoices_pb2.ExplainEventResponse]
     """From an event up to the invoice lines that it is part of."""
+    ListBillingGaps: _grpc.UnaryUnaryMultiCallable[_invoices_pb2.ListBillingGapsRequest, _invoices_pb2.ListBillingGapsResponse]
+    """Usage that is not billed as it is used, and why: every tenant with usage in a period that is due has an
+    invoice line for it, or an entry here. An entry goes when its reason does, with the next rating.
+
+    NOT_FOUND: the tenant. INVALID_ARGUMENT: a page_token of another list.
+    """
 
 @_typing.type_check_only
 class InvoicesServiceAsyncStub(InvoicesServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     PreviewInvoice: _aio.UnaryUnaryMultiCallable[_invoices_pb2.PreviewInvoiceRequest, _invoices_pb2.PreviewInvoiceResponse]  # type: ignore[assignment]
-    """What the invoice of a period would be if it closed now, also with other usage. Stores and sends nothing."""
+    """What the invoice of a period would be if it closed now, also with other usage. Stores and sends nothing.
+    Usage is asked of the aggregate service: an answer is never older than the call.
+
+    NOT_FOUND: the tenant. FAILED_PRECONDITION: nothing is priced, or a meter that does not exist is, or in
+    another currency; the violation names it. ABORTED with RetryInfo: usage is being rebuilt after a
+    correction. UNAVAILABLE: the aggregate service cannot be asked. INVALID_ARGUMENT: a change that is none.
+    """
     GetInvoice: _aio.UnaryUnaryMultiCallable[_invoices_pb2.GetInvoiceRequest, _invoices_pb2.GetInvoiceResponse]  # type: ignore[assignment]
     ListInvoices: _aio.UnaryUnaryMultiCallable[_invoices_pb2.ListInvoicesRequest, _invoices_pb2.ListInvoicesResponse]  # type: ignore[assignment]
     ExplainInvoiceLine: _aio.UnaryUnaryMultiCallable[_invoices_pb2.ExplainInvoiceLineRequest, _invoices_pb2.ExplainInvoiceLineResponse]  # type: ignore[assignment]
     """From a line down to windows, batches and events, each with its trace."""
     ExplainEvent: _aio.UnaryUnaryMultiCallable[_invoices_pb2.ExplainEventRequest, _invoices_pb2.ExplainEventResponse]  # type: ignore[assignment]
     """From an event up to the invoice lines that it is part of."""
+    ListBillingGaps: _aio.UnaryUnaryMultiCallable[_invoices_pb2.ListBillingGapsRequest, _invoices_pb2.ListBillingGapsResponse]  # type: ignore[assignment]
+    """Usage that is not billed as it is used, and why: every tenant with usage in a period that is due has an
+    invoice line for it, or an entry here. An entry goes when its reason does, with the next rating.
+
+    NOT_FOUND: the tenant. INVALID_ARGUMENT: a page_token of another list.
+    """
 
 class InvoicesServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -59,7 +83,13 @@ class InvoicesServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _invoices_pb2.PreviewInvoiceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_invoices_pb2.PreviewInvoiceResponse, _abc.Awaitable[_invoices_pb2.PreviewInvoiceResponse]]:
-        """What the invoice of a period would be if it closed now, also with other usage. Stores and sends nothing."""
+        """What the invoice of a period would be if it closed now, also with other usage. Stores and sends nothing.
+        Usage is asked of the aggregate service: an answer is never older than the call.
+
+        NOT_FOUND: the tenant. FAILED_PRECONDITION: nothing is priced, or a meter that does not exist is, or in
+        another currency; the violation names it. ABORTED with RetryInfo: usage is being rebuilt after a
+        correction. UNAVAILABLE: the aggregate service cannot be asked. INVALID_ARGUMENT: a change that is none.
+        """
 
     @_abc_1.abstractmethod
     def GetInvoice(
@@ -90,5 +120,17 @@ class InvoicesServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_invoices_pb2.ExplainEventResponse, _abc.Awaitable[_invoices_pb2.ExplainEventResponse]]:
         """From an event up to the invoice lines that it is part of."""
+
+    @_abc_1.abstractmethod
+    def ListBillingGaps(
+        self,
+        request: _invoices_pb2.ListBillingGapsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_invoices_pb2.ListBillingGapsResponse, _abc.Awaitable[_invoices_pb2.ListBillingGapsResponse]]:
+        """Usage that is not billed as it is used, and why: every tenant with usage in a period that is due has an
+        invoice line for it, or an entry here. An entry goes when its reason does, with the next rating.
+
+        NOT_FOUND: the tenant. INVALID_ARGUMENT: a page_token of another list.
+        """
 
 def add_InvoicesServiceServicer_to_server(servicer: InvoicesServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -54,6 +54,10 @@ class PricesServiceServicer(object):
     def PutPrice(self, request, context):
         """Adds a version of a price. Versions are immutable: the same version again must be the same
         (ALREADY_EXISTS otherwise). A version must take effect after the one before it.
+
+        A period is priced by the versions in force at its start, also by one that is put later, until its invoice
+        is final. FAILED_PRECONDITION with the reason PERIOD_IS_FINAL: the version would take effect at or before
+        the start of a period that has a final invoice of this plan.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,6 +36,10 @@ class PricesServiceStub:
     PutPrice: _grpc.UnaryUnaryMultiCallable[_prices_pb2.PutPriceRequest, _prices_pb2.PutPriceResponse]
     """Adds a version of a price. Versions are immutable: the same version again must be the same
     (ALREADY_EXISTS otherwise). A version must take effect after the one before it.
+
+    A period is priced by the versions in force at its start, also by one that is put later, until its invoice
+    is final. FAILED_PRECONDITION with the reason PERIOD_IS_FINAL: the version would take effect at or before
+    the start of a period that has a final invoice of this plan.
     """
     ListPrices: _grpc.UnaryUnaryMultiCallable[_prices_pb2.ListPricesRequest, _prices_pb2.ListPricesResponse]
 
@@ -47,6 +51,10 @@ class PricesServiceAsyncStub(PricesServiceStub):
     PutPrice: _aio.UnaryUnaryMultiCallable[_prices_pb2.PutPriceRequest, _prices_pb2.PutPriceResponse]  # type: ignore[assignment]
     """Adds a version of a price. Versions are immutable: the same version again must be the same
     (ALREADY_EXISTS otherwise). A version must take effect after the one before it.
+
+    A period is priced by the versions in force at its start, also by one that is put later, until its invoice
+    is final. FAILED_PRECONDITION with the reason PERIOD_IS_FINAL: the version would take effect at or before
+    the start of a period that has a final invoice of this plan.
     """
     ListPrices: _aio.UnaryUnaryMultiCallable[_prices_pb2.ListPricesRequest, _prices_pb2.ListPricesResponse]  # type: ignore[assignment]
 
@@ -61,6 +69,10 @@ class PricesServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_prices_pb2.PutPriceResponse, _abc.Awaitable[_prices_pb2.PutPriceResponse]]:
         """Adds a version of a price. Versions are immutable: the same version again must be the same
         (ALREADY_EXISTS otherwise). A version must take effect after the one before it.
+
+        A period is priced by the versions in force at its start, also by one that is put later, until its invoice
+        is final. FAILED_PRECONDITION with the reason PERIOD_IS_FINAL: the version would take effect at or before
+        the start of a period that has a final invoice of this plan.
         """
 
     @_abc_1.abstractmethod

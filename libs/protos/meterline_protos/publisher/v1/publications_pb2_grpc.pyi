@@ -38,7 +38,11 @@ class PublicationsServiceStub:
     when the period is about to close. Idempotent: usage that was sent is never sent again; usage that
     came since is sent as a difference under a new revision.
 
-    FAILED_PRECONDITION when the provider's invoice is final already.
+    NOT_FOUND: the tenant. FAILED_PRECONDITION: the provider's invoice is final already, or the period has not
+    begun there; or it cannot be billed until somebody changes something, with the name of a BillingGapReason
+    as the reason (NO_PLAN, METER_UNKNOWN, …), which `ListBillingGaps` shows from then on. ABORTED with
+    RetryInfo: usage is being rebuilt after a correction, or aggregate does not know the tenant yet.
+    UNAVAILABLE: aggregate or the provider cannot be asked.
     """
     ListPublications: _grpc.UnaryUnaryMultiCallable[_publications_pb2.ListPublicationsRequest, _publications_pb2.ListPublicationsResponse]
     ReconcilePeriod: _grpc.UnaryUnaryMultiCallable[_publications_pb2.ReconcilePeriodRequest, _publications_pb2.ReconcilePeriodResponse]
@@ -54,7 +58,11 @@ class PublicationsServiceAsyncStub(PublicationsServiceStub):
     when the period is about to close. Idempotent: usage that was sent is never sent again; usage that
     came since is sent as a difference under a new revision.
 
-    FAILED_PRECONDITION when the provider's invoice is final already.
+    NOT_FOUND: the tenant. FAILED_PRECONDITION: the provider's invoice is final already, or the period has not
+    begun there; or it cannot be billed until somebody changes something, with the name of a BillingGapReason
+    as the reason (NO_PLAN, METER_UNKNOWN, …), which `ListBillingGaps` shows from then on. ABORTED with
+    RetryInfo: usage is being rebuilt after a correction, or aggregate does not know the tenant yet.
+    UNAVAILABLE: aggregate or the provider cannot be asked.
     """
     ListPublications: _aio.UnaryUnaryMultiCallable[_publications_pb2.ListPublicationsRequest, _publications_pb2.ListPublicationsResponse]  # type: ignore[assignment]
     ReconcilePeriod: _aio.UnaryUnaryMultiCallable[_publications_pb2.ReconcilePeriodRequest, _publications_pb2.ReconcilePeriodResponse]  # type: ignore[assignment]
@@ -73,7 +81,11 @@ class PublicationsServiceServicer(metaclass=_abc_1.ABCMeta):
         when the period is about to close. Idempotent: usage that was sent is never sent again; usage that
         came since is sent as a difference under a new revision.
 
-        FAILED_PRECONDITION when the provider's invoice is final already.
+        NOT_FOUND: the tenant. FAILED_PRECONDITION: the provider's invoice is final already, or the period has not
+        begun there; or it cannot be billed until somebody changes something, with the name of a BillingGapReason
+        as the reason (NO_PLAN, METER_UNKNOWN, …), which `ListBillingGaps` shows from then on. ABORTED with
+        RetryInfo: usage is being rebuilt after a correction, or aggregate does not know the tenant yet.
+        UNAVAILABLE: aggregate or the provider cannot be asked.
         """
 
     @_abc_1.abstractmethod
