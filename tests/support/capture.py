@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from grpc import aio
 from meterline.bus.connection import Bus
-from meterline.bus.subjects import TENANTS_CHANGED
+from meterline.bus.subjects import FACTS, TENANTS_CHANGED
 from meterline.clock import Clock, SystemClock
 from meterline.ids import new_id
 from meterline_dev.servers import NatsServer
@@ -226,6 +226,7 @@ async def running_ingest(
     bus = Bus(broker.url, name="test")
     async with running(service) as channel:
         await bus.start()
+        await bus.ensure_streams(*FACTS)
         try:
             yield RunningIngest(channel, bus, service.server.address)
         finally:

@@ -14,16 +14,18 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 import psycopg
 from grpc import aio
+from meterline.bus import permissions
 from meterline.db import migrate, provision
 
 from meterline_dev import channels
-from meterline_dev.keys import Keys, SecretFile
+from meterline_dev.keys import Keys, SecretFile, write_secret
 from meterline_dev.placement import Placement
 from meterline_dev.processes import ChildSpec, Supervisor
 from meterline_dev.servers import NatsServer, PostgresServer
@@ -34,6 +36,7 @@ from meterline_dev.stripe_double.settings import LEVER_KEY
 DATABASE: Final = "meterline"
 # In the order of their start: each asks only those before it.
 SERVICES: Final = ("identity", "ingest", "aggregate", "publisher")
+NATS_OPERATOR: Final = "operator"
 STRIPE_KEY: Final = "METERLINE_STRIPE_API_KEY"
 STRIPE_DOUBLE: Final = "stripe-double"
 _SERVICE_READY = re.compile(r'"grpc":')
@@ -68,7 +71,6 @@ class Mesh:
         self.options = options or MeshOptions()
         self.supervisor = Supervisor()
         self.postgres = PostgresServer(directory / "postgres", settings=self.options.postgres_settings)
-        self.nats = NatsServer(directory / "nats")
         self._leases: dict[str, PortLease] = {}
         self._passwords = SecretFile(directory / "passwords.json")
         self.keys = Keys(directory)
@@ -98,6 +100,29 @@ class Mesh:
 
     def admin_dsn(self) -> str:
         return self.postgres.dsn(DATABASE)
+
+    @cached_property
+    def nats(self) -> NatsServer:
+        """The broker. Its `url` has the login of an operator who may do everything, which no service has."""
+        names = permissions.services()
+        services = permissions.authorization({name: self._nats_password(name) for name in names})["users"]
+        password = self._nats_password(NATS_OPERATOR)
+        users = [{"user": NATS_OPERATOR, "password": password}, *services]
+        return NatsServer(
+            self.directory / "nats",
+            user=NATS_OPERATOR,
+            password=password,
+            settings={"authorization": {"users": users}},
+        )
+
+    def nats_url(self, service: str, port: int = 0) -> str:
+        """What a service connects to, with its own login; through a proxy's `port` if given."""
+        return self.nats.url_of(service, self._nats_password(service), port)
+
+    @property
+    def nats_url_file(self) -> Path:
+        """Holds the URL with the operator's login, for the tools of NATS."""
+        return self.directory / "operator.nats-url"
 
     # --- who may call
 
@@ -129,6 +154,7 @@ class Mesh:
         self.keys.publish()
         tell("Postgres and NATS")
         await asyncio.gather(asyncio.to_thread(self.postgres.start), asyncio.to_thread(self.nats.start))
+        write_secret(self.nats_url_file, self.nats.url)
         tell("schemas and roles")
         await asyncio.to_thread(self._prepare_database)
         double = [self._double()] if self.uses_double and "publisher" in self.options.services else []
@@ -171,6 +197,9 @@ class Mesh:
 
     def _password(self, role: str) -> str:
         return self._passwords.get(role, lambda: secrets.token_urlsafe(24))
+
+    def _nats_password(self, user: str) -> str:
+        return self._password(f"nats_{user}")
 
     def _port(self, name: str) -> int:
         if name not in self._leases:
@@ -231,7 +260,7 @@ class Mesh:
             **os.environ,
             **addresses,
             "METERLINE_DATABASE_URL": self.dsn(provision.app_role(service)),
-            "METERLINE_NATS_URL": self.nats.url,
+            "METERLINE_NATS_URL": self.nats_url(service),
             "METERLINE_NATS_MONITOR_URL": self.nats.monitor_url,
             "METERLINE_SERVICE_KEY": self.keys.private(service),
             "METERLINE_SERVICE_PUBLIC_KEYS_FILE": str(self.keys.public_keys_file),

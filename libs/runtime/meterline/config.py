@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 from typing import Literal, Self, TypedDict, TypeVar
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from meterline.bus.address import BrokerAddress
 from meterline.bus.breaker import BurialRules
 from meterline.rpc.doors import Bounds
 
@@ -49,6 +50,7 @@ class ServiceSettings(BaseSettings):
     """libpq URL of the service's own role."""
     database_pool_size: int = Field(default=8, ge=1, le=200)
     nats_url: SecretStr = SecretStr("nats://127.0.0.1:4222")
+    """nats://user:password@host:port of the broker, with the login of this service."""
     nats_monitor_url: str = ""
     """HTTP monitoring address of the broker, to check that it syncs every message before its ack."""
     bind_host: str = "127.0.0.1"
@@ -100,6 +102,9 @@ class ServiceSettings(BaseSettings):
     shutdown_grace_seconds: float = Field(default=10.0, ge=0)
     allow_unsynced_jetstream: bool = False
     """Start although the broker may lose acknowledged messages at power loss. Development only."""
+    allow_open_broker: bool = False
+    """Start although the broker lets clients in without a login, so that anybody who reaches it can publish
+    facts. Development only."""
     jetstream_replicas: int = Field(default=1, ge=1, le=5)
     ack_wait_seconds: float = Field(default=30, ge=1, le=3_600)
     """When the broker takes whoever had a message for dead, and delivers it again. What only takes longer is
@@ -144,6 +149,12 @@ class ServiceSettings(BaseSettings):
             idle_seconds=self.connection_idle_seconds,
             handshake_seconds=self.handshake_seconds,
         )
+
+    @field_validator("nats_url")
+    @classmethod
+    def _is_address(cls, url: SecretStr) -> SecretStr:
+        BrokerAddress.parse(url.get_secret_value())
+        return url
 
     @model_validator(mode="after")
     def _can_authenticate(self) -> Self:

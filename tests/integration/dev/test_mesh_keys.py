@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from meterline.auth.principals import GRANTABLE, Kind, Permission
@@ -14,11 +16,13 @@ from meterline.auth.tokens import ServiceTokens
 from meterline.crypto.master_keys import MasterKeys
 from meterline.crypto.sealer import Place, Sealer
 from meterline.errors import UnauthenticatedError
+from meterline_dev.addresses import addresses
 from meterline_dev.cli import app
 from meterline_dev.keys import Keys, SecretFile, write_secret
-from meterline_dev.mesh import SERVICES, Mesh
+from meterline_dev.mesh import SERVICES, Mesh, MeshOptions
 from meterline_dev.servers import account
 from meterline_dev.servers.account import close_to_others
+from rich.console import Console
 from typer.testing import CliRunner
 
 pytestmark = pytest.mark.req("X4", "S8")
@@ -56,6 +60,34 @@ def test_a_file_that_others_could_read_is_for_its_owner_once_it_is_written(tmp_p
     path.chmod(0o644)
     write_secret(path, "new")
     assert (path.read_text(), mode(path)) == ("new", 0o600)
+
+
+@pytest.mark.req("T4.1")
+def test_every_service_has_a_login_of_its_own_at_the_broker(tmp_path: Path) -> None:
+    mesh = Mesh(tmp_path)
+    logins = {name: urlsplit(mesh.nats_url(name)) for name in SERVICES}
+    assert {name: login.username for name, login in logins.items()} == {name: name for name in SERVICES}
+    passwords = {login.password for login in logins.values()} | {urlsplit(mesh.nats.url).password}
+    assert len(passwords) == len(SERVICES) + 1
+    assert mode(tmp_path / "passwords.json") == 0o600
+    again = Mesh(tmp_path)
+    assert [urlsplit(again.nats_url(name)).password for name in SERVICES] == [
+        login.password for login in logins.values()
+    ]
+
+
+@pytest.mark.req("T4.1", "S8")
+async def test_the_logins_of_the_broker_are_for_their_owner_only(tmp_path: Path) -> None:
+    async with Mesh(tmp_path, MeshOptions(services=[])) as mesh:
+        assert mode(mesh.nats.config_file) == mode(mesh.nats_url_file) == 0o600
+        assert mesh.nats_url_file.read_text() == mesh.nats.url
+        console = Console(file=io.StringIO(), width=200)
+        console.print(addresses(mesh))
+        shown = console.file.getvalue()  # type: ignore[attr-defined]
+        for name in SERVICES:
+            assert str(urlsplit(mesh.nats_url(name)).password) not in shown
+        assert str(urlsplit(mesh.nats.url).password) not in shown
+        assert str(mesh.nats_url_file) in shown
 
 
 def test_the_operator_of_a_mesh_may_do_all_that_can_be_granted(tmp_path: Path) -> None:

@@ -66,6 +66,11 @@ OUTBOX_PUBLISHED = Counter("meterline_outbox_published_total", "Messages publish
 OUTBOX_PENDING = Gauge("meterline_outbox_pending", "Messages not published yet")
 OUTBOX_AGE_SECONDS = Gauge("meterline_outbox_age_seconds", "Age of the oldest message not published")
 MESSAGES = Counter("meterline_messages_total", "Messages handled by a consumer", ["consumer", "outcome"])
+BROKER_REFUSALS = Counter(
+    "meterline_broker_refusals_total",
+    "Times that the broker refused the service's login or permission; must be zero",
+    ["kind"],
+)
 CONSUMER_LAG = Gauge("meterline_consumer_lag", "Messages that wait for a consumer", ["consumer"])
 CONSUMER_BREAKER_OPEN = Gauge(
     "meterline_consumer_breaker_open",
