@@ -44,6 +44,7 @@ from meterline_ingest.admission import Admission
 from meterline_ingest.capture import Capture
 from meterline_ingest.committer import Committer
 from meterline_ingest.correcting import Corrector
+from meterline_ingest.domain.quarantine import Held
 from meterline_ingest.failures import Failures
 from meterline_ingest.faulty_calls import FaultyCalls
 from meterline_ingest.handlers.catalogue import Catalogue
@@ -133,9 +134,7 @@ class Ingest:
         self._partitions = Partitions(self._database)
         self._writer = EventWriter(self._database, self._partitions)
         self._key_store = _key_store(settings, self._database, self._unit_of_work)
-        self._quarantine = Quarantine(
-            self._key_store.vault, Failures(), most=settings.max_quarantined_per_tenant
-        )
+        self._quarantine = Quarantine(self._key_store.vault, Failures(), most=_most_quarantined(settings))
         self._capture = self._build_capture()
         self._committer = self._build_committer()
         self._limits = LimitRepository(self._database)
@@ -259,7 +258,8 @@ class Ingest:
         days = self._settings.quarantine_days
         keep_waiting = timedelta(days=days) if days else None
         counts = QuarantineCounts(self._database)
-        return QuarantineUpkeep(self._unit_of_work, counts, keep_waiting=keep_waiting)
+        most = _most_quarantined(self._settings)
+        return QuarantineUpkeep(self._unit_of_work, counts, keep_waiting=keep_waiting, most=most)
 
     def _quarantine_servicer(self) -> QuarantineServicer:
         access = QuarantineAccess(
@@ -335,6 +335,10 @@ def _key_store(settings: IngestSettings, database: Database, unit_of_work: UnitO
     keys = DataKeys(database)
     masters = MasterKeys.parse(settings.master_keys.get_secret_value())
     return KeyStore(unit_of_work, keys, Vault(keys, masters))
+
+
+def _most_quarantined(settings: IngestSettings) -> Held:
+    return Held(settings.max_quarantined_per_tenant, settings.max_quarantined_bytes_per_tenant)
 
 
 def main() -> None:
