@@ -33,6 +33,10 @@ PORTION: Final = 1_000
 LOOKED_AFTER: Final = frozenset({BatchOrigin.IMPORTED, BatchOrigin.REPLAYED, BatchOrigin.TIMED})
 
 
+Kept = Mapping[int, int]
+"""Rows of a flush, and the bytes that each added."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rejected:
     """A row of a flush, and of the call that brought it."""
@@ -81,16 +85,18 @@ class Quarantine:
             self._failures.refused(why, labels)
         return list(entries.values())
 
-    async def keep(self, transaction: Transaction, entries: Sequence[Entry]) -> frozenset[int]:
-        """Stores what there is room for; answers its rows in the flush."""
+    async def keep(self, transaction: Transaction, entries: Sequence[Entry]) -> Kept:
+        """Stores what there is room for."""
         if not entries:
-            return frozenset()
+            return {}
         fitting = await self._fitting(transaction.connection, entries)
         # In the order of their keys, as within each statement: two flushes never wait for each other.
         ordered = sorted(fitting, key=lambda entry: entry.key)
         for start in range(0, len(ordered), PORTION):
             await repository.keep(transaction.connection, ordered[start : start + PORTION])
-        kept = frozenset(row for entry in fitting for row in entry.rows)
+        kept = {
+            row: len(entry.payload) if row == entry.rows[0] else 0 for entry in fitting for row in entry.rows
+        }
         transaction.after_commit(partial(self._count, entries, kept))
         return kept
 

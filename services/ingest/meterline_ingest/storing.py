@@ -26,7 +26,7 @@ from meterline_ingest.domain.quantities import Slot
 from meterline_ingest.domain.skew import Corrected
 from meterline_ingest.domain.type_book import TypeBook
 from meterline_ingest.domain.validation import Checked
-from meterline_ingest.quarantine import Quarantine
+from meterline_ingest.quarantine import Kept, Quarantine
 from meterline_ingest.repository import details
 from meterline_ingest.repository.dictionaries import Dictionaries
 from meterline_ingest.repository.quarantine import Entry
@@ -90,9 +90,9 @@ class Storing:
         self._keys = keys
         self._quarantine = quarantine
 
-    async def store(self, flush: Flush) -> frozenset[int]:
+    async def store(self, flush: Flush) -> Kept:
         """Stores the good events; adds to the problems those that were stored before. Keeps the rejected
-        ones in quarantine; answers their rows."""
+        ones in quarantine, and answers which."""
         sealers = await self._sealers(flush.checked)
         _refuse_shredded(flush.checked, sealers)
         good = flush.checked.problems.good()
@@ -100,7 +100,7 @@ class Storing:
         if good.any():
             with _span(flush):
                 return await self._store(flush, good, rejected, sealers)
-        return await self._keep(rejected) if rejected else frozenset()
+        return await self._keep(rejected) if rejected else {}
 
     async def rehearse(self, flush: Flush) -> bytes:
         """As `store`, but takes it all back; answers the message that would have told of it, if any."""
@@ -114,7 +114,7 @@ class Storing:
             _, message = await self._insert(transaction, flush, good, prepared)
         return message
 
-    async def _keep(self, rejected: Sequence[Entry]) -> frozenset[int]:
+    async def _keep(self, rejected: Sequence[Entry]) -> Kept:
         """Of a flush with nothing good in it."""
         async with self._unit_of_work.begin({entry.tenant_id for entry in rejected}) as transaction:
             kept = await self._quarantine.keep(transaction, rejected)
@@ -123,7 +123,7 @@ class Storing:
 
     async def _store(
         self, flush: Flush, good: Flags, rejected: Sequence[Entry], sealers: Mapping[int, Sealer]
-    ) -> frozenset[int]:
+    ) -> Kept:
         prepared = await self._prepare(flush, good, sealers)
         async with self._unit_of_work.begin(prepared.tenants) as transaction:
             accepted, _ = await self._insert(transaction, flush, good, prepared)
