@@ -51,3 +51,50 @@ UPDATE quarantine_counts c SET bytes = counted.bytes FROM (
 -- A row a tenant: read in no time.
 -- squawk-ignore constraint-missing-not-valid
 ALTER TABLE quarantine_counts ADD CONSTRAINT quarantine_counts_bytes CHECK (bytes >= 0);
+
+-- Series and subjects: how many of each a tenant has, so that nobody has to count them. Whoever adds some holds the
+-- row, so that no two go beyond a quota together.
+CREATE TABLE dictionary_counts (
+    tenant_id integer PRIMARY KEY,
+    series    bigint NOT NULL DEFAULT 0 CHECK (series >= 0),
+    subjects  bigint NOT NULL DEFAULT 0 CHECK (subjects >= 0)
+);
+SELECT protect_tenants('dictionary_counts');
+
+-- Counts with the change itself, whatever makes it. Rows are only ever added.
+CREATE FUNCTION count_dictionaries() RETURNS trigger
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    IF TG_TABLE_NAME = 'series' THEN
+        INSERT INTO dictionary_counts AS c (tenant_id, series)
+        SELECT tenant_id, count(*) FROM after_change GROUP BY tenant_id ORDER BY tenant_id
+        ON CONFLICT (tenant_id) DO UPDATE SET series = c.series + excluded.series;
+    ELSE
+        INSERT INTO dictionary_counts AS c (tenant_id, subjects)
+        SELECT tenant_id, count(*) FROM after_change GROUP BY tenant_id ORDER BY tenant_id
+        ON CONFLICT (tenant_id) DO UPDATE SET subjects = c.subjects + excluded.subjects;
+    END IF;
+    RETURN NULL;
+END $$;
+
+-- These wait for who adds entries, and hold the others up until the end: so nothing is added that is not counted.
+CREATE TRIGGER series_counted AFTER INSERT ON series REFERENCING NEW TABLE AS after_change
+    FOR EACH STATEMENT EXECUTE FUNCTION count_dictionaries();
+CREATE TRIGGER subjects_counted AFTER INSERT ON subjects REFERENCING NEW TABLE AS after_change
+    FOR EACH STATEMENT EXECUTE FUNCTION count_dictionaries();
+INSERT INTO dictionary_counts (tenant_id, series)
+SELECT tenant_id, count(*) FROM series GROUP BY tenant_id;
+INSERT INTO dictionary_counts AS c (tenant_id, subjects)
+SELECT tenant_id, count(*) FROM subjects GROUP BY tenant_id
+ON CONFLICT (tenant_id) DO UPDATE SET subjects = excluded.subjects;
+
+-- 0: as many as the service allows a tenant.
+ALTER TABLE plan_limits
+    ADD COLUMN max_series   bigint NOT NULL DEFAULT 0,
+    ADD COLUMN max_subjects bigint NOT NULL DEFAULT 0;
+ALTER TABLE tenant_limits
+    ADD COLUMN max_series   bigint NOT NULL DEFAULT 0,
+    ADD COLUMN max_subjects bigint NOT NULL DEFAULT 0;
+ALTER TABLE limit_changes
+    ADD COLUMN max_series   bigint,
+    ADD COLUMN max_subjects bigint;
