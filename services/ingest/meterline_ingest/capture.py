@@ -81,7 +81,7 @@ class Capture:
         return result, message
 
     async def preview(self, submissions: Sequence[Submission]) -> list[Result]:
-        """What would become of them, but for events that were accepted before, and quotas. Changes nothing."""
+        """What would become of them, but for quotas and what was accepted before. Changes nothing."""
         flush = await self._judge(submissions)
         return _results(submissions, flush.batch_ids, flush.checked.problems)
 
