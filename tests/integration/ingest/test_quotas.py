@@ -27,8 +27,7 @@ pytestmark = pytest.mark.req("T4.2", "T2.4")
 @pytest.fixture
 async def small(database: TestDatabase, broker: NatsServer) -> AsyncIterator[RunningIngest]:
     """Takes three series and two subjects of a tenant. One of each is there: `eu` and `u1`."""
-    quotas = {"max_series_per_tenant": 3, "max_subjects_per_tenant": 2}
-    async with running_ingest(database, broker, **quotas) as ingest:
+    async with running_ingest(database, broker, max_series_per_tenant=3, max_subjects_per_tenant=2) as ingest:
         await ingest.put_type()
         for number, slug in enumerate(("acme", "bolt"), 1):
             await ingest.onboard(number, slug)
