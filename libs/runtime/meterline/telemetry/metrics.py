@@ -51,6 +51,13 @@ QUARANTINE_EXPIRED = Counter(
     "meterline_quarantine_expired_total", "Rejected events that were deleted after waiting for too long"
 )
 
+# What is kept of one tenant's
+QUOTA_FULLEST = Gauge(
+    "meterline_quota_fullest_ratio",
+    "The part of a quota that the tenant has used which has used most of it; 1 is full",
+    ["quota"],
+)
+
 # Sensitive data
 SEALED_VALUES = Counter("meterline_sealed_values_total", "Values sealed under keys of tenants")
 RESEALED_VALUES = Counter("meterline_resealed_values_total", "Values that a newer key has sealed anew")
