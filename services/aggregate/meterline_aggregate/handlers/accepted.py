@@ -51,6 +51,8 @@ class AcceptedEvents:
         nobody sends could come again among others; it is only noticed if its events are metered.
         """
         accepted = _decode(deliveries)
+        # A message carries batches of many tenants.
+        await begin(transaction.connection, ALL_TENANTS)
         try:
             series = await self._book.look_up(transaction, [message.fact for message in accepted])
         except UnknownTenantError as error:
@@ -61,8 +63,6 @@ class AcceptedEvents:
         messages = [message.with_series(series[at]) for at, message in zip(fresh, accepted, strict=True)]
         changes = fold(await limited(transaction, accepted, messages))
         if changes.rebuilds.months:
-            # Rows of rebuilds are guarded, unlike those that every message touches.
-            await begin(transaction.connection, ALL_TENANTS)
             transaction.after_commit(self._wake_rebuilder)
         try:
             await repository.apply(transaction.connection, changes)

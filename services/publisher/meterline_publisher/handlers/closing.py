@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 from meterline.clock import Clock, to_datetime
 from meterline.db.pool import Database
+from meterline.db.scope import ALL_TENANTS
 from meterline.errors import MeterlineError
 from meterline.telemetry.logging import logger
 from meterline.tenants import TenantReplica
@@ -48,7 +49,7 @@ class Closing:
 
         A tenant that fails is logged, and tried again by the next look.
         """
-        async with self._database.connection() as connection:
+        async with self._database.connection(ALL_TENANTS) as connection:
             schedules = await invoices.closing_schedules(connection)
         now = to_datetime(self._clock.now_us())
         closed = 0
@@ -60,7 +61,7 @@ class Closing:
     async def _close(self, schedule: tuple[str, timedelta], period: Period) -> int:
         closed, after = 0, 0
         while True:
-            async with self._database.connection() as connection:
+            async with self._database.connection(ALL_TENANTS) as connection:
                 page = await invoices.to_close(connection, schedule, period.start, after, _PAGE)
             for start in range(0, len(page), _AT_A_TIME):
                 some = page[start : start + _AT_A_TIME]

@@ -56,7 +56,7 @@ class Freshness:
         return rule.meter, window.revision if window else 0
 
     async def _late(self, tenant: Tenant, period: Period, expected: dict[str, int]) -> list[str]:
-        async with self._database.connection() as connection:
+        async with self._database.connection([tenant.tenant_id]) as connection:
             known = await usage.of_period(connection, tenant.tenant_id, period.start)
         return [
             meter

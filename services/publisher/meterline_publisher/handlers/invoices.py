@@ -47,7 +47,7 @@ class Invoices:
         with too many digits.
         """
         tenant = await self._tenants.get(slug)
-        async with self._database.connection() as connection:
+        async with self._database.connection([tenant.tenant_id]) as connection:
             try:
                 found = await rating.draft(connection, tenant, month_of(at, tenant.zone), deltas)
             except QuantityError as error:
@@ -76,7 +76,7 @@ class Invoices:
     async def get(self, slug: str, invoice_id: uuid.UUID) -> tuple[Tenant, Invoice, list[Line]]:
         """Raises NotFoundError."""
         tenant = await self._tenants.get(slug)
-        async with self._database.connection() as connection:
+        async with self._database.connection([tenant.tenant_id]) as connection:
             invoice = await invoices.by_id(connection, tenant.tenant_id, invoice_id)
             if invoice is None:
                 raise NotFoundError("invoice", str(invoice_id))
@@ -88,7 +88,7 @@ class Invoices:
     ) -> tuple[Tenant, Sequence[tuple[Invoice, list[Line]]]]:
         """At most `limit` invoices of periods that begin before then, newest first."""
         tenant = await self._tenants.get(slug)
-        async with self._database.connection() as connection:
+        async with self._database.connection([tenant.tenant_id]) as connection:
             page = await invoices.page(connection, tenant.tenant_id, before, limit)
             lines = await invoices.lines(
                 connection, tenant.tenant_id, [invoice.invoice_id for invoice in page]

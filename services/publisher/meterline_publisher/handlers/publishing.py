@@ -84,7 +84,7 @@ class Publishing:
         period = month_of(at, tenant.zone)
         rated = await self.rate(tenant, period, retry_rejected=True)
         publications = await self._sent(rated.invoice)
-        async with self._database.connection() as connection:
+        async with self._database.connection([tenant.tenant_id]) as connection:
             invoice = await invoices.by_id(connection, tenant.tenant_id, rated.invoice.invoice_id)
             lines = await invoices.lines(connection, tenant.tenant_id, [rated.invoice.invoice_id])
         return Published(tenant, invoice or rated.invoice, lines[rated.invoice.invoice_id], publications)
@@ -92,7 +92,7 @@ class Publishing:
     async def rate(self, tenant: Tenant, period: Period, *, retry_rejected: bool) -> Rated:
         """Rates a period and hands the differences to the sender; raises as `publish`."""
         require_customer(tenant)
-        async with self._database.connection() as connection:
+        async with self._database.connection([tenant.tenant_id]) as connection:
             before = await rating.draft(connection, tenant, period)
         await self._freshness.require(tenant, period, before.rule_set.rules)
         provider_now = await self._require_open(tenant, period, before.invoice)
@@ -103,7 +103,7 @@ class Publishing:
             retry_rejected=retry_rejected,
         )
         with tracer().start_as_current_span("rate period"):
-            async with self._unit_of_work.begin() as tx:
+            async with self._unit_of_work.begin([tenant.tenant_id]) as tx:
                 rated = await rating.store(tx, tenant, period, circumstances)
                 await tx.commit()
             if rated.changed:
@@ -115,7 +115,7 @@ class Publishing:
     async def page(self, slug: str, before: int, limit: int) -> tuple[Tenant, list[Publication]]:
         """At most `limit` rows of the ledger with a `seq` below `before`, newest first."""
         tenant = await self._tenants.get(slug)
-        async with self._database.connection() as connection:
+        async with self._database.connection([tenant.tenant_id]) as connection:
             return tenant, await ledger.page(connection, tenant.tenant_id, before, limit)
 
     async def _require_open(self, tenant: Tenant, period: Period, invoice: Invoice | None) -> datetime:
@@ -150,7 +150,7 @@ class Publishing:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
         while True:
-            async with self._database.connection() as connection:
+            async with self._database.connection([invoice.tenant_id]) as connection:
                 rows = await ledger.of_period(connection, invoice.tenant_id, invoice.period_start)
             if loop.time() >= deadline or not any(row.state in _UNFINISHED for row in rows):
                 return rows

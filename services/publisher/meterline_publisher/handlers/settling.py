@@ -11,6 +11,7 @@ from typing import Final
 
 from meterline.clock import Clock, to_datetime
 from meterline.db.pool import Database
+from meterline.db.scope import ALL_TENANTS
 from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import MeterlineError
 from meterline.telemetry import metrics
@@ -84,7 +85,7 @@ class Settling:
         tenant = await self._tenants.get(slug)
         require_customer(tenant)
         period = month_of(at, tenant.zone)
-        async with self._database.connection() as connection:
+        async with self._database.connection([tenant.tenant_id]) as connection:
             found = await rating.draft(connection, tenant, period)
         usage = {item.rule.meter: item.usage.value for item in found.assessments}
         comparisons = await asyncio.gather(
@@ -106,7 +107,7 @@ class Settling:
 
     async def apply(self, invoice: Invoice, external: ExternalInvoice) -> Invoice:
         """Keeps what the provider's invoice says of ours."""
-        async with self._unit_of_work.begin() as tx:
+        async with self._unit_of_work.begin([invoice.tenant_id]) as tx:
             # Under the lock, since usage may have been rated or sent meanwhile.
             current = await invoices.by_id_for_update(tx.connection, invoice.tenant_id, invoice.invoice_id)
             if current is None:
@@ -134,7 +135,7 @@ class Settling:
         since = now - _GIVE_UP_AFTER
         after = (since, 0)
         while True:
-            async with self._database.connection() as connection:
+            async with self._database.connection(ALL_TENANTS) as connection:
                 page = await invoices.unsettled(connection, (since, now), after, _PAGE)
             for start in range(0, len(page), _AT_A_TIME):
                 await asyncio.gather(*(self._try(invoice) for invoice in page[start : start + _AT_A_TIME]))
@@ -153,7 +154,7 @@ class Settling:
             log.warning("invoice.not_settled", invoice_id=str(invoice.invoice_id), error=str(error))
 
     async def _compare(self, tenant: Tenant, period: Period, rule: Rule, usage: Decimal) -> Comparison:
-        async with self._database.connection() as connection:
+        async with self._database.connection([tenant.tenant_id]) as connection:
             sent = await ledger.sent_total(connection, tenant.tenant_id, rule.meter, period.start)
         try:
             total = await self._provider.usage_total(tenant.external_customer_id, rule.event_name, period)
@@ -164,7 +165,7 @@ class Settling:
         return Comparison(rule.meter, usage, unscaled(sent, rule.scale), unscaled(total, rule.scale), same)
 
     async def _count(self) -> None:
-        async with self._database.connection() as connection:
+        async with self._database.connection(ALL_TENANTS) as connection:
             waiting = await ledger.waiting_by_state(connection)
         for state in ("pending", "ambiguous", "rejected"):
             metrics.PUBLICATIONS.labels(state).set(waiting.get(state, 0))

@@ -10,6 +10,8 @@ from google.protobuf.message import DecodeError
 from meterline.bounds import MIN_TENANT_ID
 from meterline.bus.delivery import Delivery
 from meterline.bus.parts import part_of
+from meterline.db.pool import begin
+from meterline.db.scope import ALL_TENANTS
 from meterline.db.unit_of_work import Transaction
 from meterline.errors import Never
 from meterline_protos.common.v1 import types_pb2
@@ -27,6 +29,8 @@ async def handle_windows(transaction: Transaction, deliveries: Sequence[Delivery
     message that is no such fact, or has a window that cannot be billed; it names the message."""
     windows = [window for delivery in deliveries for window in _windows(delivery)]
     if windows:
+        # A message carries months of many tenants.
+        await begin(transaction.connection, ALL_TENANTS)
         await usage.upsert(transaction.connection, _newest(windows))
 
 
