@@ -3,6 +3,11 @@
 -- Meters are only added, one at a time, so the greatest number tells whether any is new.
 SELECT coalesce(max(meter_id), 0) FROM meters
 
+-- name: latest_meter_and_scope
+-- tenant: meters are the same for all tenants
+-- As latest_meter, and sets whose rows the transaction may touch from now on: alone, each would be a round trip.
+SELECT coalesce(max(meter_id), 0), set_config('meterline.tenant_ids', %s, true) FROM meters
+
 -- name: meters
 -- tenant: meters are the same for all tenants
 SELECT meter_id, name, event_type, aggregation, quantity, unique_dimension, group_by, filter

@@ -39,8 +39,8 @@ ROWS: Final[Mapping[str, Sequence[LiteralString]]] = {
         "INSERT INTO invoices SELECT t, gen_random_uuid(), 'p', 'USD',"
         " '2000-01-01'::timestamptz + n * interval '1 month', '2026-12-01', 'finalized', 1, 1,"
         " gen_random_uuid(), '', NULL, '' FROM generate_series(1, 50) t, generate_series(1, 200) n",
-        "INSERT INTO usage SELECT t, '2000-01-01'::timestamptz + n * interval '1 month', 'calls', now(), 1, 1,"
-        " 1, 'sum', '' FROM generate_series(1, 50) t, generate_series(1, 200) n",
+        "INSERT INTO usage SELECT t, '2000-01-01'::timestamptz + n * interval '1 month', 'calls', now(), 1,"
+        " 1, 1, 'sum', '' FROM generate_series(1, 50) t, generate_series(1, 200) n",
     ),
 }
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from meterline.bus.consumer import Delivery
 from meterline.clock import Clock
-from meterline.db.pool import Connection, begin
+from meterline.db.pool import Connection
 from meterline.db.scope import ALL_TENANTS
 from meterline.db.unit_of_work import Transaction
 from meterline.errors import Later, Never
@@ -51,10 +51,10 @@ class AcceptedEvents:
         nobody sends could come again among others; it is only noticed if its events are metered.
         """
         accepted = _decode(deliveries)
-        # A message carries batches of many tenants.
-        await begin(transaction.connection, ALL_TENANTS)
+        facts = [message.fact for message in accepted]
         try:
-            series = await self._book.look_up(transaction, [message.fact for message in accepted])
+            # A message carries batches of many tenants.
+            series = await self._book.look_up(transaction, facts, ALL_TENANTS)
         except UnknownTenantError as error:
             raise _later(deliveries, accepted, error) from error
         copies = await _copies(transaction.connection, deliveries, accepted)
