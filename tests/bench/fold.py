@@ -40,6 +40,7 @@ TENANTS = 50
 VALUES = 20
 CONSUMER = "aggregate-events"
 PASSWORD = "for-the-benchmark-only"
+OF_ALL_TENANTS = "-c meterline.tenant_ids=*"
 ZONES = ("UTC", "America/New_York", "Asia/Kolkata", "Europe/London")
 
 
@@ -249,7 +250,7 @@ def prepare(server: PostgresServer) -> str:
     owner = server.dsn(database, provision.owner_role("aggregate"), PASSWORD)
     migrate.apply(owner, "aggregate", migrate.for_service("aggregate"))
     dsn = server.dsn(database, provision.app_role("aggregate"), PASSWORD)
-    with psycopg.connect(dsn) as connection:
+    with psycopg.connect(dsn, options=OF_ALL_TENANTS) as connection:
         for tenant, zone in islice(zip(range(1, TENANTS + 1), cycle(ZONES), strict=False), TENANTS):
             connection.execute(
                 "INSERT INTO tenants VALUES (%s, %s, 1, %s, 'USD', 'p', 'c', 's', true, '10 minutes', now())",
@@ -267,7 +268,7 @@ def wal(dsn: str) -> int:
 
 def check(dsn: str) -> int:
     """Events in the months of the counting meter."""
-    with psycopg.connect(dsn) as connection:
+    with psycopg.connect(dsn, options=OF_ALL_TENANTS) as connection:
         row = connection.execute(
             "SELECT sum(event_count) FROM windows JOIN meters USING (meter_id)"
             " WHERE grain = 4 AND group_id = 0 AND name = 'requests'"

@@ -69,7 +69,7 @@ class Aggregate:
         book = SeriesBook()
         raw = RawEvents(ingest, book)
         self.rebuilder = Rebuilder(database, unit_of_work, raw)
-        reconciler = Reconciler(database, ingest)
+        reconciler = Reconciler(database, tenants, ingest)
         self.announcer = MonthAnnouncer(unit_of_work)
         consumers = (
             Consumer(bus, unit_of_work, TENANTS_CHANGED, NAME, tenants.handle, **settings.consuming),

@@ -3,6 +3,11 @@
 -- Meters are only added, one at a time, so the greatest number tells whether any is new.
 SELECT coalesce(max(meter_id), 0) FROM meters
 
+-- name: latest_meter_and_scope
+-- tenant: meters are the same for all tenants
+-- As latest_meter, and sets whose rows the transaction may touch from now on: alone, each would be a round trip.
+SELECT coalesce(max(meter_id), 0), set_config('meterline.tenant_ids', %s, true) FROM meters
+
 -- name: meters
 -- tenant: meters are the same for all tenants
 SELECT meter_id, name, event_type, aggregation, quantity, unique_dimension, group_by, filter
@@ -15,8 +20,9 @@ FROM meters WHERE name = %s
 
 -- name: lock_meters
 -- tenant: meters are the same for all tenants
--- One writer at a time, so that numbers become visible in their order. Readers do not wait.
-LOCK TABLE meters IN SHARE ROW EXCLUSIVE MODE
+-- One writer at a time, so that numbers become visible in their order. A lock of the table would need the right to
+-- change meters.
+SELECT pg_advisory_xact_lock(hashtext(current_schema() || '.meters'))
 
 -- name: insert_meter
 -- tenant: meters are the same for all tenants
@@ -229,9 +235,7 @@ SELECT t.slug, coalesce(a.aggregated, 0)
 FROM tenants t LEFT JOIN tenant_totals a ON a.tenant_id = t.tenant_id
 
 -- name: total_of_tenant
-SELECT t.slug, coalesce(a.aggregated, 0)
-FROM tenants t LEFT JOIN tenant_totals a ON a.tenant_id = t.tenant_id
-WHERE t.slug = %s
+SELECT coalesce(sum(aggregated), 0)::bigint FROM tenant_totals WHERE tenant_id = %s
 
 -- name: totals_at
 SELECT w.grain, w.meter_id, w.window_start,

@@ -168,7 +168,7 @@ class Sender:
         crash_point("publisher.send.after_commit")
 
     async def _mark_sent(self, row: Publication) -> None:
-        async with self._unit_of_work.begin(tenants=[row.tenant_id]) as tx:
+        async with self._unit_of_work.begin([row.tenant_id]) as tx:
             await ledger.mark_sent(tx.connection, row, to_datetime(self._clock.now_us()))
             await _publish_if_complete(tx, row)
             await tx.commit()
@@ -179,7 +179,7 @@ class Sender:
             await self._put_back(row, AmbiguousError(error.code, str(error)))
             return
         log.error("publication.rejected", identifier=row.identifier, code=error.code, reason=str(error))
-        async with self._unit_of_work.begin(tenants=[row.tenant_id]) as tx:
+        async with self._unit_of_work.begin([row.tenant_id]) as tx:
             await ledger.mark_rejected(tx.connection, row, error.code)
             gap = undeliverable(row.meter, row.value, error.code)
             await gaps.replace(
@@ -197,7 +197,7 @@ class Sender:
             retry_in=pause.total_seconds(),
         )
         at = to_datetime(self._clock.now_us()) + pause
-        async with self._unit_of_work.begin(tenants=[row.tenant_id]) as tx:
+        async with self._unit_of_work.begin([row.tenant_id]) as tx:
             if isinstance(error, BusyError):
                 await ledger.mark_refused(tx.connection, row, error.code, at)
             else:
@@ -219,7 +219,7 @@ class Sender:
             await self._mark_sent(row)
             return
         now = to_datetime(self._clock.now_us())
-        async with self._unit_of_work.begin(tenants=[row.tenant_id]) as tx:
+        async with self._unit_of_work.begin([row.tenant_id]) as tx:
             if finding is Finding.ABSENT:
                 await ledger.mark_absent(tx.connection, row, now)
             else:

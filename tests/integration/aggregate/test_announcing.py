@@ -131,6 +131,7 @@ async def test_a_month_that_is_being_changed_delays_no_other(
     await feed.publish(accepted([Event(1, NOON), Event(2, NOON)]))
     await feed.settled()
     async with await psycopg.AsyncConnection.connect(database.app_dsn("aggregate")) as holder:
+        await holder.execute("SELECT set_config('meterline.tenant_ids', '1', true)")
         await holder.execute("UPDATE changed_months SET traceparent = traceparent WHERE tenant_id = 1")
         task = asyncio.create_task(node.service.announcer.announce())
         (first,) = await count(feed, 1)

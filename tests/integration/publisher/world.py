@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, LiteralString
 
-import psycopg
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from grpc import aio
@@ -235,11 +234,9 @@ class World:
         found = self.lab.api.v1.billing.meters.list({"limit": 100}).auto_paging_iter()
         return next(known for known in found if known.event_name == billed.events[meter])
 
-    def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
-        """What the publisher's own role sees, of all tenants."""
-        with psycopg.connect(self.database.app_dsn("publisher")) as connection:
-            connection.execute("SELECT set_config('meterline.tenant_ids', '*', false)")
-            return connection.execute(query.encode(), parameters).fetchall()
+    def rows(self, query: LiteralString, *parameters: object) -> list[tuple[Any, ...]]:
+        """What the publisher's tables hold, of all tenants."""
+        return self.database.read("publisher", query, *parameters)
 
     def at_provider(self, billed: Billed, meter: str = "calls") -> int:
         """What the provider holds for the customer, whenever it happened, scaled."""

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from meterline.clock import Clock
 from meterline.db.pool import Connection, Database
+from meterline.db.scope import ALL_TENANTS
 from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import AlreadyExistsError, NotFoundError
 
@@ -15,7 +16,10 @@ from meterline_identity.repository import tenants as repository
 
 
 class Tenants:
-    """Reads go by `database`, changes by `unit_of_work`."""
+    """Reads go by `database`, changes by `unit_of_work`.
+
+    All of it is for all tenants: callers give names, and what these mean is not known before they are read.
+    """
 
     def __init__(self, database: Database, unit_of_work: UnitOfWork, clock: Clock) -> None:
         self._database = database
@@ -24,7 +28,7 @@ class Tenants:
 
     async def onboard(self, onboarding: Onboarding) -> tuple[Tenant, bool]:
         """The tenant, and whether it is new. Raises AlreadyExistsError when the name is another's."""
-        async with self._unit_of_work.begin() as tx:
+        async with self._unit_of_work.begin(ALL_TENANTS) as tx:
             tenant = await repository.insert(tx.connection, onboarding, self._clock.now_us())
             if tenant is None:
                 return await _repeated(tx.connection, onboarding), False
@@ -34,23 +38,23 @@ class Tenants:
 
     async def get(self, slug: str) -> Tenant:
         """Raises NotFoundError."""
-        async with self._database.connection() as connection:
+        async with self._database.connection(ALL_TENANTS) as connection:
             return _found(await repository.find(connection, slug), slug)
 
     async def find(self, slugs: Collection[str]) -> Sequence[Tenant]:
         """Those that there are, in the order of onboarding."""
-        async with self._database.connection() as connection:
+        async with self._database.connection(ALL_TENANTS) as connection:
             return await repository.find_many(connection, slugs)
 
     async def list(self, after: int, limit: int) -> list[Tenant]:
         """At most `limit` tenants with numbers above `after`, in the order of onboarding."""
-        async with self._database.connection() as connection:
+        async with self._database.connection(ALL_TENANTS) as connection:
             return await repository.page(connection, after, limit)
 
     async def update(self, slug: str, expected_version: int, changes: Changes) -> Tenant:
         """The tenant as it is then. Raises NotFoundError, and AbortedError when `expected_version` is
         neither 0 nor the present one. Nothing is stored or published when nothing differs."""
-        async with self._unit_of_work.begin() as tx:
+        async with self._unit_of_work.begin(ALL_TENANTS) as tx:
             tenant = _found(await repository.find_for_update(tx.connection, slug), slug)
             tenant.require_version(expected_version)
             changed = changes.apply(tenant, self._clock.now_us())

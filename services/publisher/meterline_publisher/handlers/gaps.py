@@ -36,7 +36,7 @@ class Gaps:
         """Keeps why a period could not be rated, in place of earlier reasons. For a transaction of its own:
         that of the rating is rolled back."""
         now = to_datetime(self._clock.now_us())
-        async with self._unit_of_work.begin(tenants=[tenant.tenant_id]) as tx:
+        async with self._unit_of_work.begin([tenant.tenant_id]) as tx:
             new = await gaps.replace(tx.connection, tenant.tenant_id, period, [gap], OF_RATING, now)
             await tx.commit()
         tell(tenant, period.start, new)

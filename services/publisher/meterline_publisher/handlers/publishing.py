@@ -126,7 +126,7 @@ class Publishing:
             fresh_meters={rule.meter for rule in before.rule_set.rules},
         )
         with tracer().start_as_current_span("rate period"):
-            async with self._unit_of_work.begin(tenants=[tenant.tenant_id]) as tx:
+            async with self._unit_of_work.begin([tenant.tenant_id]) as tx:
                 rated = await rating.store(tx, tenant, period, circumstances)
                 await tx.commit()
             tell(tenant, period.start, rated.gaps)
@@ -147,7 +147,7 @@ class Publishing:
         known, whether or not it can be billed."""
         windows = await self._freshness.pull(tenant, period, rules)
         if windows:
-            async with self._unit_of_work.begin(tenants=[tenant.tenant_id]) as tx:
+            async with self._unit_of_work.begin([tenant.tenant_id]) as tx:
                 await self._usage.store(tx.connection, windows)
                 await tx.commit()
 

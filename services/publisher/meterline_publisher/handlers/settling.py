@@ -127,7 +127,7 @@ class Settling:
 
     async def apply(self, invoice: Invoice, external: ExternalInvoice) -> Invoice:
         """Keeps what the provider's invoice says of ours."""
-        async with self._unit_of_work.begin(tenants=[invoice.tenant_id]) as tx:
+        async with self._unit_of_work.begin([invoice.tenant_id]) as tx:
             # Under the lock, since usage may have been rated or sent meanwhile.
             current = await invoices.by_id_for_update(tx.connection, invoice.tenant_id, invoice.invoice_id)
             if current is None:

@@ -5,6 +5,7 @@
 SELECT set_config('meterline.tenant_ids', '*', true);
 LOCK TABLE quarantine IN SHARE ROW EXCLUSIVE MODE;
 ALTER TABLE quarantine_counts ADD COLUMN bytes bigint NOT NULL DEFAULT 0;
+SELECT grant_rights('quarantine_counts', 'SELECT, INSERT, UPDATE (waiting, bytes)');
 
 -- What an entry counts: its payload, and 512 for its row and its places in the indexes.
 -- `meterline_ingest.domain.quarantine` says the same.
@@ -60,6 +61,7 @@ CREATE TABLE dictionary_counts (
     subjects  bigint NOT NULL DEFAULT 0 CHECK (subjects >= 0)
 );
 SELECT protect_tenants('dictionary_counts');
+SELECT grant_rights('dictionary_counts', 'SELECT, INSERT, UPDATE (series, subjects)');
 
 -- Counts with the change itself, whatever makes it. Rows are only ever added.
 CREATE FUNCTION count_dictionaries() RETURNS trigger
@@ -98,3 +100,12 @@ ALTER TABLE tenant_limits
 ALTER TABLE limit_changes
     ADD COLUMN max_series   bigint,
     ADD COLUMN max_subjects bigint;
+SELECT grant_rights(
+    'plan_limits',
+    'SELECT, INSERT, UPDATE (events_per_second, burst, weight, max_series, max_subjects, changed_by, changed_at)'
+);
+SELECT grant_rights(
+    'tenant_limits',
+    'SELECT, INSERT, DELETE, '
+    'UPDATE (events_per_second, burst, weight, max_series, max_subjects, changed_by, changed_at)'
+);

@@ -1,5 +1,6 @@
 -- Which plan a tenant had when, since the plan at a period's start prices the period, whenever it is rated;
 -- and what is used and not billed, with the reason.
+SELECT set_config('meterline.tenant_ids', '*', true);
 
 -- One row for each version of a tenant that was heard of, in whatever order they came. `changed_at` is NULL for
 -- what was known before this table: it counts from ever.
@@ -12,6 +13,7 @@ CREATE TABLE tenant_plans (
 );
 INSERT INTO tenant_plans (tenant_id, version, plan) SELECT tenant_id, version, plan FROM tenants;
 SELECT protect_tenants('tenant_plans');
+SELECT grant_rights('tenant_plans', 'SELECT, INSERT');
 
 -- The plan at an instant or, when the tenant had none by then, the first one that it got later; empty without
 -- any. A later version wins over an earlier one, whatever their clocks said.
@@ -57,3 +59,4 @@ JOIN invoice_lines l ON l.tenant_id = i.tenant_id AND l.invoice_id = i.invoice_i
 JOIN usage u ON u.tenant_id = i.tenant_id AND u.period_start = i.period_start AND u.meter = l.meter
 WHERE i.state IN ('finalized', 'disputed') AND u.value <> l.usage_value;
 SELECT protect_tenants('billing_gaps');
+SELECT grant_rights('billing_gaps', 'SELECT, INSERT, UPDATE (detail, quantity), DELETE');
