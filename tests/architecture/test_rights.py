@@ -33,7 +33,9 @@ def statements(service: str) -> Iterator[str]:
 def triggers(service: str) -> Iterator[str]:
     """Bodies of functions that run with the rights of whoever calls them."""
     for migration in migrate.for_service(service):
-        for head, body in re.findall(r"CREATE FUNCTION(.*?)AS \$\$(.*?)\$\$", migration.body, re.DOTALL):
+        for head, body in re.findall(
+            r"CREATE (?:OR REPLACE )?FUNCTION(.*?)AS \$\$(.*?)\$\$", migration.body, re.DOTALL
+        ):
             if "SECURITY DEFINER" not in head and "regclass" not in head:
                 yield body
 
@@ -62,6 +64,10 @@ def test_what_is_granted_is_what_statements_need(service: str) -> None:
             "SELECT, INSERT, UPDATE (b, c)",
         ),
         ("UPDATE t AS x SET a = (SELECT max(b) FROM t), b = 2 FROM u WHERE true", "SELECT, UPDATE (a, b)"),
+        (
+            "INSERT INTO t (a) VALUES (1) ON CONFLICT (a) DO UPDATE SET b = 1; DELETE FROM u",
+            "SELECT, INSERT, UPDATE (b)",
+        ),
         ("WITH w AS (UPDATE t SET a = 1) SELECT 1", "SELECT, UPDATE (a)"),
         ("DELETE FROM t USING u WHERE true", "SELECT, DELETE"),
         ("SELECT FROM u JOIN t ON true FOR UPDATE -- DELETE FROM t", "SELECT"),

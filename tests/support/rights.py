@@ -90,7 +90,7 @@ def _query(admin_dsn: str, query: str, service: str) -> list[tuple[Any, ...]]:
 _NOISE = re.compile(r"--[^\n]*|'(?:[^']|'')*'")
 _WORD = re.compile(r"\w+|[^\w\s]")
 _READS: Final = ("FROM", "JOIN", "USING")
-_ENDS: Final = ("WHERE", "FROM", "RETURNING")
+_ENDS: Final = ("WHERE", "FROM", "RETURNING", ";")
 
 
 def needed(statements: Iterable[str], tables: Iterable[str]) -> dict[str, Rights]:

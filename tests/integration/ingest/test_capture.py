@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -183,9 +184,8 @@ async def test_each_bad_event_is_named_and_the_good_ones_are_taken(ingest: Runni
     day = 86_400_000_000
 
     def bad(**changes: object) -> Sample:
-        return Sample(
-            **({"type": "strict", "quantities": {"whole": "1"}, "dimensions": {"region": "eu"}} | changes)
-        )  # type: ignore[arg-type]
+        usual = Sample("strict", quantities={"whole": "1"}, dimensions={"region": "eu"})
+        return replace(usual, **({"id": str(uuid.uuid4())} | changes))  # type: ignore[arg-type]
 
     cases = [
         (bad(type="nope"), "UNKNOWN_EVENT_TYPE", "type"),

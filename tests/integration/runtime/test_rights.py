@@ -192,7 +192,7 @@ def test_no_reason_is_given_for_a_table_that_is_not_there(mesh: TestDatabase) ->
         ("publisher", "UPDATE publications SET value = 0"),
         ("publisher", "DELETE FROM publications"),
         ("publisher", "DELETE FROM invoices"),
-        ("publisher", "UPDATE invoices SET plan = ''"),
+        ("publisher", "UPDATE invoices SET currency = ''"),
     ],
 )
 def test_the_application_cannot_rewrite_history(mesh: TestDatabase, service: str, statement: str) -> None:

@@ -28,6 +28,10 @@ ROWS: Final[Mapping[str, Sequence[LiteralString]]] = {
         "INSERT INTO contributions SELECT t, 1, '2026-11-01'::timestamptz + h * interval '1 hour',"
         " ('00000000-0000-7000-8000-' || lpad(to_hex(t * 1000 + h), 12, '0'))::uuid, 1, NULL"
         " FROM generate_series(1, 50) t, generate_series(0, 719) h",
+        "INSERT INTO changed_months SELECT t, 1, '2020-01-01'::timestamptz + n * interval '1 month', ''"
+        " FROM generate_series(1, 50) t, generate_series(1, 80) n",
+        "INSERT INTO pending_rebuilds SELECT t, 1, '2020-01-01'::timestamptz + n * interval '1 month'"
+        " FROM generate_series(1, 50) t, generate_series(1, 80) n",
         "INSERT INTO tenant_totals SELECT t, 720 FROM generate_series(1, 5000) t",
     ),
     "publisher": (

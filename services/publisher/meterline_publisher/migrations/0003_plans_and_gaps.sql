@@ -59,4 +59,17 @@ JOIN invoice_lines l ON l.tenant_id = i.tenant_id AND l.invoice_id = i.invoice_i
 JOIN usage u ON u.tenant_id = i.tenant_id AND u.period_start = i.period_start AND u.meter = l.meter
 WHERE i.state IN ('finalized', 'disputed') AND u.value <> l.usage_value;
 SELECT protect_tenants('billing_gaps');
+
+-- Until it is final, an invoice and its lines follow the plan and the prices, and lines go that are not priced any
+-- more.
+SELECT grant_rights(
+    'invoices',
+    'SELECT, INSERT, UPDATE (plan, state, total, version, rule_set_id, external_invoice_id, external_total, trace)'
+);
+SELECT grant_rights(
+    'invoice_lines',
+    'SELECT, INSERT, DELETE, UPDATE (description, quantity, amount, exact_amount, provider_amount, price_version, '
+    'price_digest, steps, calculation_id, inputs_digest, usage_value, usage_revision, event_count, '
+    'billing_event_name, billing_scale, billing_target, trace)'
+);
 SELECT grant_rights('billing_gaps', 'SELECT, INSERT, UPDATE (detail, quantity), DELETE');
