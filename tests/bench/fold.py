@@ -22,6 +22,7 @@ from meterline.db import migrate, provision
 from meterline.db.pool import Database
 from meterline.db.unit_of_work import UnitOfWork
 from meterline.ids import new_id
+from meterline.tenants import TenantReplica
 from meterline_aggregate.decoding import decode
 from meterline_aggregate.domain.fold.changes import Changes
 from meterline_aggregate.domain.fold.plain import fold_plain
@@ -196,7 +197,8 @@ async def bench_handler(server: PostgresServer) -> None:
 
 async def _bench_shape(server: PostgresServer, database: Database, dsn: str, shape: Shape) -> None:
     unit_of_work = UnitOfWork(database, lambda: None)
-    await _create_meters(Meters(database, unit_of_work), unique=shape.unique)
+    meters = Meters(database, unit_of_work, TenantReplica(database))
+    await _create_meters(meters, unique=shape.unique)
     handler = AcceptedEvents(SystemClock(), SeriesBook(), lambda: None)
     size = shape.messages_a_transaction
     transactions = max(4, min(60, 1_500_000 // (shape.rows * size)))

@@ -97,7 +97,7 @@ class Aggregate:
         )
         self.server = _server(
             settings,
-            MetersServicer(Meters(database, unit_of_work)),
+            MetersServicer(Meters(database, unit_of_work, tenants)),
             UsageServicer(Usage(database, tenants), Previews(unit_of_work, tenants, book, raw)),
             ReconciliationServicer(reconciler),
             auth.gate(settings, {**RULES, **OPERATIONS}, clock, verifier(identity.channel)),

@@ -53,7 +53,8 @@ class MetersServicer(meters_pb2_grpc.MetersServiceServicer):
     async def ListMeters(
         self, request: meters_pb2.ListMetersRequest, context: Context
     ) -> meters_pb2.ListMetersResponse:
-        return meters_pb2.ListMetersResponse(meters=[_to_meter(meter) for meter in await self._meters.list()])
+        meters = await self._meters.list(request.tenant_id)
+        return meters_pb2.ListMetersResponse(meters=[_to_meter(meter) for meter in meters])
 
 
 class UsageServicer(usage_pb2_grpc.UsageServiceServicer):

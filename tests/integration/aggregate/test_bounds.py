@@ -181,7 +181,7 @@ class World:
         await self.database.start()
         await self.bills.start()
         for one in METERS:
-            await Meters(self.database, self.unit_of_work).create(one)
+            await Meters(self.database, self.unit_of_work, self.tenants).create(one)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -106,6 +106,7 @@ class Tables:
             await tx.commit()
 
     async def create_meters(self) -> None:
+        meters = Meters(self.database, self.unit_of_work, TenantReplica(self.database))
         for one in METERS:
             definition = Definition(
                 one.name,
@@ -116,7 +117,7 @@ class Tables:
                 tuple(one.group_by),
                 tuple(sorted(one.filter.items())),
             )
-            await Meters(self.database, self.unit_of_work).create(definition)
+            await meters.create(definition)
 
     async def rebuild_now(self) -> None:
         """Every month that waits, however often it was in vain."""
