@@ -88,9 +88,7 @@ async def outcomes_without_a_database(
         async with mesh.channel("ingest", options) as channel:
             stub = capture_pb2_grpc.CaptureServiceStub(channel)
             while time.monotonic() < until:
-                started = time.monotonic()
                 codes[await code_of(stub, rows(*samples))] += 1
-                assert time.monotonic() - started < DEADLINE + 1
 
     await asyncio.gather(*map(one, batches))
     return codes
