@@ -80,7 +80,7 @@ def _capture(world: World) -> Table:
 
 DEFINITION: Final = {
     "name": OWN_TYPE,
-    "quantities": [{"name": "seconds", "scale": 6, "minimum": "0", "maximum": "1000"}],
+    "quantities": [{"name": "own.seconds", "scale": 6, "minimum": "0", "maximum": "1000"}],
     "dimensions": [{"name": "region", "values": ["eu", "us"], "max_length": 9}, {"name": "kind"}],
     "properties": [
         {"name": "p", "kind": "PROPERTY_KIND_DECIMAL", "minimum": "-1.5", "maximum": "2.5"},
@@ -95,7 +95,7 @@ DEFINITION: Final = {
         }
     ],
     "timer": {
-        "quantity": "seconds",
+        "quantity": "own.seconds",
         "abandoned_after_seconds": 60,
         "when_abandoned": "ABANDONED_TIMER_DISCARD",
     },
@@ -237,7 +237,7 @@ def _aggregate(world: World, now: datetime) -> Table:
         "name": "fuzzed-meter",
         "event_type": OWN_TYPE,
         "aggregation": "AGGREGATION_SUM",
-        "quantity": "seconds",
+        "quantity": "own.seconds",
         "group_by": ["region"],
         "filter": {"region": "eu"},
     }
@@ -313,6 +313,7 @@ def _publisher(world: World, now: datetime) -> Table:
         f"{invoices}PreviewInvoice": [of | at | {"changes": [{"meter": "units", "delta": "-1.5"}]}],
         f"{invoices}GetInvoice": [of | {"invoice_id": world.invoice_id}],
         f"{invoices}ListInvoices": [of | {"page_size": 1}],
+        f"{invoices}ListBillingGaps": [of | {"page_size": 1}, {"page_size": 1}],
         f"{invoices}ExplainInvoiceLine": [of | {"line_id": world.line_id, "page_size": 1}],
         f"{invoices}ExplainEvent": [of | {"event_id": world.event_id}],
         "publisher.v1.PricesService/PutPrice": [{"price": price}],

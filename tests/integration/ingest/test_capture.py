@@ -369,7 +369,7 @@ async def test_replay_sends_the_same_messages_again(ingest: RunningIngest) -> No
     (first,) = await told(ingest, 1)
     await ingest.bus.jetstream().purge_stream(EVENTS_ACCEPTED.stream)
     await ingest.bus.jetstream().delete_stream(EVENTS_ACCEPTED.stream)
-    await ingest.bus.ensure_streams()
+    await ingest.bus.ensure_streams(EVENTS_ACCEPTED)
     request = events_pb2.ReplayRequest()
     request.range.start_time.FromMicroseconds(now_us() - 60_000_000)
     request.range.end_time.FromMicroseconds(now_us() + 60_000_000)
