@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 from google.protobuf.message import Message
@@ -39,6 +39,7 @@ from tests.support.polling import eventually
 START = datetime(2026, 3, 1, tzinfo=UTC)
 NOW = datetime(2026, 3, 20, 12, tzinfo=UTC)
 
+NO_FIELDS: Final[Mapping[str, Any]] = {}
 OPEN, PUBLISHED, FINALIZED, DISPUTED = 1, 2, 3, 4
 SENT, REJECTED = invoices_pb2.PUBLICATION_STATE_SENT, invoices_pb2.PUBLICATION_STATE_REJECTED
 
@@ -127,8 +128,12 @@ class World:
         start: datetime = START,
         now: datetime = NOW,
         currency: str = "USD",
+        effect: Mapping[str, Any] = NO_FIELDS,
     ) -> Billed:
-        """Makes a tenant with a plan of its own, here and at the provider, whose month began at `start`."""
+        """Makes a tenant with a plan of its own, here and at the provider, whose month began at `start`.
+
+        `effect` are fields of its prices, over those of `Api.put`.
+        """
         assert self.api is not None
         items = list(prices)
         self.mesh.add_tenant(slug, number, zone)
@@ -141,7 +146,7 @@ class World:
             meter = self.lab.meter()
             stripe_prices.append(self.lab.price(meter, **stripe_terms(priced)))
             events[priced.meter] = meter.event_name
-            await self.api.put(f"plan-{slug}", priced, meter.event_name)
+            await self.api.put(f"plan-{slug}", priced, meter.event_name, **effect)
         ends, end = [], start
         for _ in range(4):
             end = next_month(end, self.mesh.tenants[slug].zone)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from google.protobuf import struct_pb2, timestamp_pb2
+from google.protobuf import struct_pb2
 from meterline_protos.aggregate.v1 import meters_pb2
 from meterline_protos.identity.v1 import tenants_pb2
 from meterline_protos.ingest.v1 import event_types_pb2
@@ -52,7 +52,7 @@ async def _put_price(services: Services, plan: str, meter: DemoMeter, first: Mon
         plan=plan,
         meter=meter.name,
         version=1,
-        effective_from=timestamp_pb2.Timestamp(seconds=int(first.start.timestamp())),
+        effective_date=first.first_day,
         body=body,
         description=meter.title,
         billing_event_name=meter.billing_event_name,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from operator import attrgetter
+from zoneinfo import ZoneInfo
 
 from meterline_publisher.domain.canonical import Json
 from meterline_publisher.domain.periods import instant
@@ -75,8 +76,10 @@ class RuleSet:
         return [[rule.rule_id, rule.version.version] for rule in self.rules]
 
 
-def choose(catalogue: Iterable[Rule], period_start: datetime, kept: Mapping[str, int]) -> RuleSet:
-    """The rules of a plan for a period: for each meter the version in force at the period's start.
+def choose(
+    catalogue: Iterable[Rule], period_start: datetime, kept: Mapping[str, int], zone: ZoneInfo
+) -> RuleSet:
+    """The rules of a plan for a period: for each meter the version in force in `zone` at the period's start.
 
     `catalogue` holds all versions of one plan. `kept` maps meters that were rated before to the version
     that priced them: these never change, whatever was put since. A version that is kept and missing in
@@ -87,7 +90,7 @@ def choose(catalogue: Iterable[Rule], period_start: datetime, kept: Mapping[str,
     ordered = sorted(catalogue, key=attrgetter("meter"))
     for meter, group in groupby(ordered, key=attrgetter("meter")):
         versions = {rule.version.version: rule for rule in group}
-        number = kept.get(meter) or _in_force(versions, period_start)
+        number = kept.get(meter) or _in_force(versions, period_start, zone)
         if number is None:
             continue
         if number not in versions:
@@ -98,7 +101,7 @@ def choose(catalogue: Iterable[Rule], period_start: datetime, kept: Mapping[str,
     return RuleSet(tuple(rules))
 
 
-def _in_force(versions: Mapping[int, Rule], at: datetime) -> int | None:
-    if all(rule.version.effective_from > instant(at) for rule in versions.values()):
+def _in_force(versions: Mapping[int, Rule], at: datetime, zone: ZoneInfo) -> int | None:
+    if all(rule.version.start_in(zone) > instant(at) for rule in versions.values()):
         return None
-    return pinned([rule.version for rule in versions.values()], at).version
+    return pinned([rule.version for rule in versions.values()], at, zone).version

@@ -54,11 +54,11 @@ def _require_successor(rule: Rule, versions: list[Rule]) -> None:
     expected = last.version + 1 if last else 1
     if rule.version.version != expected:
         raise FailedPreconditionError(f"price {_name(rule)}", f"the next version is {expected}")
-    if last and rule.version.effective_from <= last.effective_from:
+    if last and not rule.version.follows(last):
         raise FailedPreconditionError(
             f"price {_name(rule)}",
             f"must take effect after version {last.version}, which does so at"
-            f" {last.effective_from.isoformat()}",
+            f" {last.effective_from.isoformat()}, in every time zone from UTC-12 to UTC+14",
         )
 
 

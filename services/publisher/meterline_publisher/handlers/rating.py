@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Final
+from zoneinfo import ZoneInfo
 
 from meterline.db.pool import Connection
 from meterline.db.unit_of_work import Transaction
@@ -90,7 +91,7 @@ async def draft(
         stored = await invoices.lines(connection, tenant.tenant_id, [invoice.invoice_id])
         lines = {line.meter: line for line in stored[invoice.invoice_id]}
     plan = invoice.plan if invoice else tenant.plan
-    rule_set = await _rule_set(connection, plan, period, lines)
+    rule_set = await _rule_set(connection, plan, period, lines, tenant.zone)
     _require_currency(rule_set, tenant)
     known = await usage.of_period(connection, tenant.tenant_id, period.start)
     assessments = assess(rule_set, tenant.slug, period, changed_by(known, deltas))
@@ -141,11 +142,13 @@ async def _locked(connection: Connection, found: Draft) -> Invoice | None:
     return await invoices.by_id_for_update(connection, found.tenant.tenant_id, found.invoice.invoice_id)
 
 
-async def _rule_set(connection: Connection, plan: str, period: Period, lines: Mapping[str, Line]) -> RuleSet:
+async def _rule_set(
+    connection: Connection, plan: str, period: Period, lines: Mapping[str, Line], zone: ZoneInfo
+) -> RuleSet:
     catalogue = await prices.of_plan(connection, plan)
     kept = {meter: line.price_version for meter, line in lines.items()}
     try:
-        rule_set = choose(catalogue, period.start, kept)
+        rule_set = choose(catalogue, period.start, kept, zone)
     except VersionError as error:
         raise FailedPreconditionError(f"plan {plan}", str(error)) from error
     if not rule_set.rules:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from meterline.db.pool import Connection
 from meterline.db.queries import Queries
@@ -125,6 +126,7 @@ async def to_close(
         "time_zone": schedule[0],
         "close_lead": schedule[1],
         "period_start": period_start,
+        "first_day": period_start.astimezone(ZoneInfo(schedule[0])).date(),
         "after": after,
         "most": most,
     }

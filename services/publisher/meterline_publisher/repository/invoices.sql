@@ -107,7 +107,8 @@ SELECT DISTINCT time_zone, close_lead FROM tenants WHERE external_customer_id <>
 
 -- name: to_close
 -- Tenants of one schedule whose period has to be rated: for the first time, or again since usage came.
--- Plans without a price at the period's start are left alone; so are invoices that are final.
+-- Plans without a price at the period's start are left alone; so are invoices that are final. A price that
+-- takes effect on a day is compared by the day on which the period starts in the schedule's time zone.
 SELECT t.tenant_id
 FROM tenants t
 LEFT JOIN invoices i ON i.tenant_id = t.tenant_id AND i.period_start = %(period_start)s
@@ -116,7 +117,9 @@ WHERE t.time_zone = %(time_zone)s AND t.close_lead = %(close_lead)s AND t.extern
   AND CASE
       WHEN i.invoice_id IS NULL THEN
           EXISTS (
-              SELECT FROM prices p WHERE p.plan = t.plan AND p.effective_from <= %(period_start)s
+              SELECT FROM prices p
+              WHERE p.plan = t.plan
+                AND (p.effective_from <= %(period_start)s OR p.effective_date <= %(first_day)s)
           ) AND (
               t.active OR EXISTS (
                   SELECT FROM usage u

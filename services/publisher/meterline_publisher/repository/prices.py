@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -37,14 +38,16 @@ async def everything(connection: Connection) -> list[Rule]:
 
 
 async def insert(connection: Connection, rule: Rule) -> None:
-    price = rule.version.price
+    price, start = rule.version.price, rule.version.effective_from
+    at_instant = isinstance(start, datetime)
     await connection.execute(
         queries.insert,
         (
             rule.plan,
             rule.meter,
             rule.version.version,
-            rule.version.effective_from,
+            start if at_instant else None,
+            None if at_instant else start,
             canonical_json(price.body()),
             price.digest(),
             rule.description,
@@ -69,10 +72,9 @@ async def insert_rule_set(connection: Connection, rule_set: RuleSet) -> None:
 
 
 def _rule(row: Sequence[Any]) -> Rule:
-    plan, meter, version, effective_from, body, description, event_name, scale = row
-    return Rule(
-        plan, meter, PriceVersion(version, effective_from, _parsed(body)), description, event_name, scale
-    )
+    plan, meter, version, effective_from, effective_date, body, description, event_name, scale = row
+    start = effective_date if effective_from is None else effective_from
+    return Rule(plan, meter, PriceVersion(version, start, _parsed(body)), description, event_name, scale)
 
 
 @lru_cache(maxsize=10_000)

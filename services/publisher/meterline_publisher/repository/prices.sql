@@ -5,22 +5,23 @@ SELECT pg_advisory_xact_lock(hashtextextended('publisher.plan:' || %s, 0))
 
 -- name: of_plan
 -- tenant: the catalogue belongs to no tenant
-SELECT plan, meter, version, effective_from, body, description, billing_event_name, billing_scale
+SELECT plan, meter, version, effective_from, effective_date, body, description, billing_event_name, billing_scale
 FROM prices WHERE plan = %s
 ORDER BY meter, version
 
 -- name: everything
 -- tenant: the catalogue belongs to no tenant
-SELECT plan, meter, version, effective_from, body, description, billing_event_name, billing_scale
+SELECT plan, meter, version, effective_from, effective_date, body, description, billing_event_name, billing_scale
 FROM prices
 ORDER BY plan, meter, version
 
 -- name: insert
 -- tenant: the catalogue belongs to no tenant
 INSERT INTO prices (
-    plan, meter, version, effective_from, body, digest, description, billing_event_name, billing_scale
+    plan, meter, version, effective_from, effective_date, body, digest, description, billing_event_name,
+    billing_scale
 )
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 
 -- name: insert_rule_set
 -- tenant: the catalogue belongs to no tenant

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 
 from google.protobuf import struct_pb2
 from meterline_protos.publisher.v1 import invoices_pb2, prices_pb2
@@ -80,5 +81,9 @@ def price(rule: Rule) -> prices_pb2.Price:
         billing_scale=rule.scale,
         digest=rule.digest,
     )
-    message.effective_from.FromDatetime(rule.version.effective_from)
+    start = rule.version.effective_from
+    if isinstance(start, datetime):
+        message.effective_from.FromDatetime(start)
+    else:
+        message.effective_date = start.isoformat()
     return message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date, datetime
 from typing import Any, Final
 
 from grpc import aio
@@ -58,7 +59,7 @@ def _rule(message: prices_pb2.Price) -> Rule:
         meter=meter,
         version=PriceVersion(
             message.version,
-            fields.required_instant(message, "effective_from", "price.effective_from"),
+            _effective_from(message),
             decoding.price("price.body", message.body),
         ),
         description=decoding.text("price.description", message.description, _MAX_DESCRIPTION) or meter,
@@ -68,3 +69,18 @@ def _rule(message: prices_pb2.Price) -> Rule:
     if message.digest and message.digest != rule.digest:
         raise InvalidArgumentError("price.digest", "is not the digest of this body")
     return rule
+
+
+def _effective_from(message: prices_pb2.Price) -> datetime | date:
+    """The instant or the day at which the version takes effect. Raises InvalidArgumentError."""
+    if message.HasField("effective_from"):
+        if message.effective_date:
+            raise InvalidArgumentError(
+                "price.effective_date", "must not be set with effective_from", "EFFECT_AMBIGUOUS"
+            )
+        return fields.instant("price.effective_from", message.effective_from)
+    if not message.effective_date:
+        raise InvalidArgumentError(
+            "price.effective_date", "must be set when effective_from is not", "EFFECT_MISSING"
+        )
+    return fields.day("price.effective_date", message.effective_date)

@@ -33,6 +33,7 @@ class Price(_message.Message):
     BILLING_EVENT_NAME_FIELD_NUMBER: _builtins.int
     BILLING_SCALE_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_DATE_FIELD_NUMBER: _builtins.int
     plan: _builtins.str
     meter: _builtins.str
     version: _builtins.int
@@ -45,8 +46,16 @@ class Price(_message.Message):
     """Values are sent multiplied by 10^billing_scale, since the provider takes whole numbers."""
     digest: _builtins.str
     """SHA-256 of the canonical body, hexadecimal."""
+    effective_date: _builtins.str
+    """When the version takes effect: a day of the years 1970 to 9998, `YYYY-MM-DD`, which begins at midnight in
+    each tenant's own time zone, as its billing periods do. The usual way for a price to change.
+    """
     @_builtins.property
-    def effective_from(self) -> _timestamp_pb2.Timestamp: ...
+    def effective_from(self) -> _timestamp_pb2.Timestamp:
+        """When the version takes effect: an instant, the same for all tenants. Exactly one of `effective_from` and
+        `effective_date` is set (INVALID_ARGUMENT, EFFECT_MISSING or EFFECT_AMBIGUOUS).
+        """
+
     @_builtins.property
     def body(self) -> _struct_pb2.Struct:
         """The model and its numbers, as in docs/services/publisher.md: `model` (flat, per_unit, graduated,
@@ -65,10 +74,11 @@ class Price(_message.Message):
         billing_event_name: _builtins.str = ...,
         billing_scale: _builtins.int = ...,
         digest: _builtins.str = ...,
+        effective_date: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "effective_from", b"effective_from"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["billing_event_name", b"billing_event_name", "billing_scale", b"billing_scale", "body", b"body", "description", b"description", "digest", b"digest", "effective_from", b"effective_from", "meter", b"meter", "plan", b"plan", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["billing_event_name", b"billing_event_name", "billing_scale", b"billing_scale", "body", b"body", "description", b"description", "digest", b"digest", "effective_date", b"effective_date", "effective_from", b"effective_from", "meter", b"meter", "plan", b"plan", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

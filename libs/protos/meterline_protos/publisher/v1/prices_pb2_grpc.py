@@ -53,7 +53,10 @@ class PricesServiceServicer(object):
 
     def PutPrice(self, request, context):
         """Adds a version of a price. Versions are immutable: the same version again must be the same
-        (ALREADY_EXISTS otherwise). A version must take effect after the one before it.
+        (ALREADY_EXISTS otherwise). A version must take effect after the one before it in every time zone from
+        UTC-12 to UTC+14 (FAILED_PRECONDITION): after a day comes a later day, or an instant that is more than 12
+        hours after that day's midnight in UTC; after an instant comes a later one, or a day whose midnight in UTC
+        is more than 14 hours after it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

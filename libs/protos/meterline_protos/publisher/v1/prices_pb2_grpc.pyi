@@ -35,7 +35,10 @@ class PricesServiceStub:
     def __new__(cls, channel: _aio.Channel) -> PricesServiceAsyncStub: ...
     PutPrice: _grpc.UnaryUnaryMultiCallable[_prices_pb2.PutPriceRequest, _prices_pb2.PutPriceResponse]
     """Adds a version of a price. Versions are immutable: the same version again must be the same
-    (ALREADY_EXISTS otherwise). A version must take effect after the one before it.
+    (ALREADY_EXISTS otherwise). A version must take effect after the one before it in every time zone from
+    UTC-12 to UTC+14 (FAILED_PRECONDITION): after a day comes a later day, or an instant that is more than 12
+    hours after that day's midnight in UTC; after an instant comes a later one, or a day whose midnight in UTC
+    is more than 14 hours after it.
     """
     ListPrices: _grpc.UnaryUnaryMultiCallable[_prices_pb2.ListPricesRequest, _prices_pb2.ListPricesResponse]
 
@@ -46,7 +49,10 @@ class PricesServiceAsyncStub(PricesServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     PutPrice: _aio.UnaryUnaryMultiCallable[_prices_pb2.PutPriceRequest, _prices_pb2.PutPriceResponse]  # type: ignore[assignment]
     """Adds a version of a price. Versions are immutable: the same version again must be the same
-    (ALREADY_EXISTS otherwise). A version must take effect after the one before it.
+    (ALREADY_EXISTS otherwise). A version must take effect after the one before it in every time zone from
+    UTC-12 to UTC+14 (FAILED_PRECONDITION): after a day comes a later day, or an instant that is more than 12
+    hours after that day's midnight in UTC; after an instant comes a later one, or a day whose midnight in UTC
+    is more than 14 hours after it.
     """
     ListPrices: _aio.UnaryUnaryMultiCallable[_prices_pb2.ListPricesRequest, _prices_pb2.ListPricesResponse]  # type: ignore[assignment]
 
@@ -60,7 +66,10 @@ class PricesServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_prices_pb2.PutPriceResponse, _abc.Awaitable[_prices_pb2.PutPriceResponse]]:
         """Adds a version of a price. Versions are immutable: the same version again must be the same
-        (ALREADY_EXISTS otherwise). A version must take effect after the one before it.
+        (ALREADY_EXISTS otherwise). A version must take effect after the one before it in every time zone from
+        UTC-12 to UTC+14 (FAILED_PRECONDITION): after a day comes a later day, or an instant that is more than 12
+        hours after that day's midnight in UTC; after an instant comes a later one, or a day whose midnight in UTC
+        is more than 14 hours after it.
         """
 
     @_abc_1.abstractmethod
