@@ -60,12 +60,16 @@ class AlreadyExistsError(MeterlineError):
 
 
 class FailedPreconditionError(MeterlineError):
-    """The state of the system forbids it; the same call will fail again."""
+    """The state of the system forbids it; the same call will fail again.
 
-    def __init__(self, subject: str, rule: str) -> None:
+    reason: what callers may tell it by; empty where the status says enough
+    """
+
+    def __init__(self, subject: str, rule: str, reason: str = "") -> None:
         super().__init__(f"{subject}: {rule}")
         self.subject = subject
         self.rule = rule
+        self.reason = reason
 
 
 class ShreddedError(FailedPreconditionError):

@@ -27,6 +27,7 @@ from meterline_protos.publisher.v1 import invoices_pb2_grpc, prices_pb2_grpc, pu
 from meterline_publisher import servicers
 from meterline_publisher.access import NEEDS, RULES
 from meterline_publisher.handlers.closing import Closing
+from meterline_publisher.handlers.deliveries import Deliveries
 from meterline_publisher.handlers.explaining import Explaining
 from meterline_publisher.handlers.freshness import Freshness
 from meterline_publisher.handlers.invoices import Invoices
@@ -71,6 +72,7 @@ class Publisher:
         sender = self._make_sender(unit_of_work)
         self._publishing = self._make_publishing(unit_of_work, lineage, sender)
         self._prices = Prices(self._database, unit_of_work)
+        self._deliveries = Deliveries(self._database, unit_of_work)
         self._consumers = (
             Consumer(bus, unit_of_work, TENANTS_CHANGED, NAME, self._tenants.handle, **settings.consuming),
             Consumer(
@@ -156,7 +158,7 @@ class Publisher:
             (
                 servicers.PRICES_SERVICE,
                 prices_pb2_grpc.add_PricesServiceServicer_to_server,
-                servicers.PricesServicer(self._prices),
+                servicers.PricesServicer(self._prices, self._deliveries),
             ),
             (
                 servicers.INVOICES_SERVICE,

@@ -242,7 +242,7 @@ async def test_a_rated_period_keeps_its_price(world: World, api: Api) -> None:
     await world.use("acme", "10")
     await api.publish("acme")
     dear = Priced("calls", PER_UNIT | {"unit": "9"})
-    await api.put("plan-acme", dear, "calls_v2", version=2, effective_from=timestamp(START))
+    await api.put("plan-acme", dear, version=2, effective_from=timestamp(START))
     await world.use("acme", "10")
     answer = await api.publish("acme")
     assert (answer.invoice.total, answer.invoice.lines[0].price_version) == ("0.20", 1)

@@ -57,13 +57,16 @@ class Api:
         """Puts a price; `more` are fields of the message, version 1 from 2020 on unless told."""
         body = Struct()
         body.update(priced.body)
-        fields: dict[str, Any] = {"version": 1, "effective_from": timestamp(datetime(2020, 1, 1, tzinfo=UTC))}
+        fields: dict[str, Any] = {
+            "version": 1,
+            "effective_from": timestamp(datetime(2020, 1, 1, tzinfo=UTC)),
+            "billing_scale": priced.scale,
+        }
         message = prices_pb2.Price(
             plan=plan,
             meter=priced.meter,
             body=body,
             billing_event_name=event_name,
-            billing_scale=priced.scale,
             **(fields | more),
         )
         return (await self.prices.PutPrice(prices_pb2.PutPriceRequest(price=message))).price

@@ -40,12 +40,13 @@ def to_status(error: errors.MeterlineError) -> status_pb2.Status:
             return _status(code_pb2.ALREADY_EXISTS, error, _resource(error.kind, error.name))
         case errors.FailedPreconditionError():
             violation = error_details_pb2.PreconditionFailure.Violation(
-                subject=_cut(error.subject), description=_cut(error.rule)
+                type=error.reason, subject=_cut(error.subject), description=_cut(error.rule)
             )
             return _status(
                 code_pb2.FAILED_PRECONDITION,
                 error,
                 error_details_pb2.PreconditionFailure(violations=[violation]),
+                reason=error.reason,
             )
         case errors.TamperedError():
             return _status(code_pb2.DATA_LOSS, error)

@@ -1,9 +1,11 @@
 """The rules that price one invoice: chosen once, immutable, and named by their content."""
 
+from __future__ import annotations
+
 import hashlib
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import groupby
 from operator import attrgetter
@@ -44,6 +46,10 @@ class Rule:
     def needs_usage(self) -> bool:
         """Whether the amount or the provider depends on usage; a flat fee that is not sent does not."""
         return bool(self.event_name) or not isinstance(self.version.price.model, Flat)
+
+    def sent_as(self, event_name: str, scale: int) -> Rule:
+        """The rule with other delivery settings."""
+        return replace(self, event_name=event_name, scale=scale)
 
     def line(self) -> str:
         """`id|version|from|sha256(body)`: what the digest of a rule set is made of.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from meterline.db.pool import Database
+from meterline.db.pool import Connection, Database
 from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import AlreadyExistsError, FailedPreconditionError
 
 from meterline_publisher.domain.rule_sets import Rule
-from meterline_publisher.repository import prices
+from meterline_publisher.handlers.deliveries import require_own_event_name, set_by_price
+from meterline_publisher.repository import deliveries, prices
 
 
 class Prices:
@@ -21,8 +22,8 @@ class Prices:
         """The version as it is kept, and whether it is new.
 
         Raises AlreadyExistsError when the version is there with other content, FailedPreconditionError
-        when it does not follow the one before it, or when another meter of the plan is sent under the same
-        name: their usage could not be told apart at the provider.
+        when it does not follow the one before it, or says another delivery than the one that holds, or when
+        another meter of the plan is sent under the same name.
         """
         async with self._unit_of_work.begin() as tx:
             await prices.lock(tx.connection, rule.plan)
@@ -30,14 +31,16 @@ class Prices:
             versions = [known for known in plan if known.meter == rule.meter]
             same = next((known for known in versions if known.version.version == rule.version.version), None)
             if same is not None:
-                if same != rule:
+                if not await _is_same(tx.connection, rule, same):
                     raise AlreadyExistsError("price version", _name(rule), "it was put with other content")
                 return same, False
             _require_successor(rule, versions)
-            _require_own_event_name(rule, plan)
+            known = await deliveries.of_plan(tx.connection, rule.plan)
+            require_own_event_name(rule.event_name, rule.meter, known, {other.meter for other in plan})
+            put = await set_by_price(tx.connection, rule, known, first=not versions)
             await prices.insert(tx.connection, rule)
             await tx.commit()
-        return rule, True
+        return put, True
 
     async def of_plan(self, plan: str) -> list[Rule]:
         """All versions of a plan, or of all plans when it is empty, by plan, meter and version."""
@@ -62,9 +65,9 @@ def _require_successor(rule: Rule, versions: list[Rule]) -> None:
         )
 
 
-def _require_own_event_name(rule: Rule, plan: list[Rule]) -> None:
-    for known in plan:
-        if rule.event_name and known.event_name == rule.event_name and known.meter != rule.meter:
-            raise FailedPreconditionError(
-                f"price {_name(rule)}", f"{known.meter} is sent as {rule.event_name!r} already"
-            )
+async def _is_same(connection: Connection, rule: Rule, kept: Rule) -> bool:
+    """Whether a request repeats the one that put a version, or what the version is now."""
+    if rule.sent_as(kept.event_name, kept.scale) != kept:
+        return False
+    stated = (rule.event_name, rule.scale)
+    return stated == (kept.event_name, kept.scale) or stated == await prices.stated_delivery(connection, rule)

@@ -24,6 +24,7 @@ from meterline.tenants import Tenant
 from meterline_publisher import events, traces
 from meterline_publisher.domain import ledger as rules
 from meterline_publisher.domain.assessment import Assessment, assess, changed_by
+from meterline_publisher.domain.deliveries import as_sent, redirected
 from meterline_publisher.domain.identifiers import meter_event_identifier
 from meterline_publisher.domain.invoice import totals
 from meterline_publisher.domain.ledger import PublicationState
@@ -93,6 +94,8 @@ async def draft(
     plan = invoice.plan if invoice else tenant.plan
     rule_set = await _rule_set(connection, plan, period, lines, tenant.zone)
     _require_currency(rule_set, tenant)
+    sent = await ledger.of_period(connection, tenant.tenant_id, period.start) if lines else []
+    rule_set = as_sent(rule_set, lines, sent)
     known = await usage.of_period(connection, tenant.tenant_id, period.start)
     assessments = assess(rule_set, tenant.slug, period, changed_by(known, deltas))
     return Draft(tenant, period, plan, invoice, lines, rule_set, assessments)
@@ -124,7 +127,10 @@ async def store(tx: Transaction, tenant: Tenant, period: Period, circumstances: 
             connection, line, invoice, found.rule_set, assessment, circumstances.now
         )
         await invoices.upsert_line(connection, line)
-    lines = dict(found.lines) | {line.meter: line for _, line in changed}
+    moved = _redirected(found)
+    for line in moved:
+        await invoices.upsert_line(connection, line)
+    lines = dict(found.lines) | {line.meter: line for line in (*moved, *(line for _, line in changed))}
     added = await _extend_ledger(connection, found, invoice, lines, circumstances)
     complete = await ledger.is_complete(connection, tenant.tenant_id, invoice.invoice_id)
     state = InvoiceState.PUBLISHED if complete else InvoiceState.OPEN
@@ -187,6 +193,16 @@ def _new_invoice(found: Draft) -> Invoice:
 def _is_new(stored: Line | None, assessment: Assessment) -> bool:
     """The digest covers the usage, its revision and the rule, so the same digest is the same amount."""
     return stored is None or stored.inputs_digest != assessment.inputs_digest
+
+
+def _redirected(found: Draft) -> list[Line]:
+    """Lines whose amount stands and whose usage goes to the provider in another way than they say."""
+    standing = [
+        (found.lines[assessment.rule.meter], assessment)
+        for assessment in found.assessments
+        if not _is_new(found.lines.get(assessment.rule.meter), assessment)
+    ]
+    return [moved for line, assessment in standing if (moved := redirected(line, assessment)) != line]
 
 
 def _line(found: Draft, invoice: Invoice, assessment: Assessment, circumstances: Circumstances) -> Line:

@@ -7,3 +7,37 @@ ALTER TABLE prices
 ALTER TABLE prices ADD CONSTRAINT prices_effect_is_one
     CHECK (num_nonnulls(effective_from, effective_date) = 1) NOT VALID;
 ALTER TABLE prices VALIDATE CONSTRAINT prices_effect_is_one;
+
+-- How a meter's usage reaches the billing provider. Apart from its prices, which never change, since a wrong
+-- name or scale must be mended for usage that was priced already. The last version of a meter holds; what a
+-- price says of it stays as the request said it.
+CREATE TABLE deliveries (
+    plan               text NOT NULL,
+    meter              text NOT NULL,
+    version            integer NOT NULL CHECK (version >= 1),
+    billing_event_name text NOT NULL,
+    billing_scale      integer NOT NULL CHECK (billing_scale BETWEEN 0 AND 9),
+    put_by             text NOT NULL,
+    put_at             timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (plan, meter, version)
+);
+CREATE TRIGGER deliveries_immutable BEFORE UPDATE OR DELETE ON deliveries
+    FOR EACH ROW EXECUTE FUNCTION refuse_change();
+
+-- Of the prices that are there, the version in force now says it; the first one where none is yet.
+INSERT INTO deliveries (plan, meter, version, billing_event_name, billing_scale, put_by)
+SELECT DISTINCT ON (plan, meter) plan, meter, 1, billing_event_name, billing_scale, 'migration'
+FROM prices
+ORDER BY plan, meter, effective_from > now(), CASE WHEN effective_from > now() THEN -version ELSE version END DESC;
+
+-- The catalogue as it holds. A price that the service before this one puts has no delivery yet.
+CREATE VIEW catalogue AS
+SELECT p.plan, p.meter, p.version, p.effective_from, p.effective_date, p.body, p.description,
+       coalesce(d.billing_event_name, p.billing_event_name) AS billing_event_name,
+       coalesce(d.billing_scale, p.billing_scale) AS billing_scale
+FROM prices p
+LEFT JOIN LATERAL (
+    SELECT billing_event_name, billing_scale FROM deliveries
+    WHERE plan = p.plan AND meter = p.meter
+    ORDER BY version DESC LIMIT 1
+) d ON true;

@@ -81,6 +81,8 @@ ON CONFLICT (tenant_id, invoice_id, meter) DO UPDATE SET
     usage_value = excluded.usage_value,
     usage_revision = excluded.usage_revision,
     event_count = excluded.event_count,
+    billing_event_name = excluded.billing_event_name,
+    billing_scale = excluded.billing_scale,
     billing_target = excluded.billing_target,
     trace = excluded.trace
 
@@ -117,7 +119,7 @@ WHERE t.time_zone = %(time_zone)s AND t.close_lead = %(close_lead)s AND t.extern
   AND CASE
       WHEN i.invoice_id IS NULL THEN
           EXISTS (
-              SELECT FROM prices p
+              SELECT FROM catalogue p
               WHERE p.plan = t.plan
                 AND (p.effective_from <= %(period_start)s OR p.effective_date <= %(first_day)s)
           ) AND (

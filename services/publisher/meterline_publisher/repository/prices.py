@@ -57,6 +57,14 @@ async def insert(connection: Connection, rule: Rule) -> None:
     )
 
 
+async def stated_delivery(connection: Connection, rule: Rule) -> tuple[str, int] | None:
+    """The event name and scale of the request that put this version."""
+    key = (rule.plan, rule.meter, rule.version.version)
+    cursor = await connection.execute(queries.stated_delivery, key, binary=True)
+    row = await cursor.fetchone()
+    return (row[0], row[1]) if row else None
+
+
 async def insert_rule_set(connection: Connection, rule_set: RuleSet) -> None:
     """Idempotent: the id follows from the content."""
     rules = [

@@ -6,13 +6,13 @@ SELECT pg_advisory_xact_lock(hashtextextended('publisher.plan:' || %s, 0))
 -- name: of_plan
 -- tenant: the catalogue belongs to no tenant
 SELECT plan, meter, version, effective_from, effective_date, body, description, billing_event_name, billing_scale
-FROM prices WHERE plan = %s
+FROM catalogue WHERE plan = %s
 ORDER BY meter, version
 
 -- name: everything
 -- tenant: the catalogue belongs to no tenant
 SELECT plan, meter, version, effective_from, effective_date, body, description, billing_event_name, billing_scale
-FROM prices
+FROM catalogue
 ORDER BY plan, meter, version
 
 -- name: insert
@@ -27,3 +27,8 @@ VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 -- tenant: the catalogue belongs to no tenant
 INSERT INTO rule_sets (rule_set_id, digest, rules) VALUES (%s, %s, %s)
 ON CONFLICT DO NOTHING
+
+-- name: stated_delivery
+-- tenant: the catalogue belongs to no tenant
+-- What the request that put a version said of its delivery.
+SELECT billing_event_name, billing_scale FROM prices WHERE plan = %s AND meter = %s AND version = %s

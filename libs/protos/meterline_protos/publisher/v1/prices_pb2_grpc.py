@@ -45,6 +45,16 @@ class PricesServiceStub(object):
                 request_serializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.ListPricesRequest.SerializeToString,
                 response_deserializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.ListPricesResponse.FromString,
                 _registered_method=True)
+        self.PutDelivery = channel.unary_unary(
+                '/meterline.publisher.v1.PricesService/PutDelivery',
+                request_serializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.PutDeliveryRequest.SerializeToString,
+                response_deserializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.PutDeliveryResponse.FromString,
+                _registered_method=True)
+        self.ListDeliveries = channel.unary_unary(
+                '/meterline.publisher.v1.PricesService/ListDeliveries',
+                request_serializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.ListDeliveriesRequest.SerializeToString,
+                response_deserializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.ListDeliveriesResponse.FromString,
+                _registered_method=True)
 
 
 class PricesServiceServicer(object):
@@ -68,6 +78,27 @@ class PricesServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutDelivery(self, request, context):
+        """Changes how a meter's usage reaches the billing provider, by a new version of its delivery settings. They
+        are no part of the price. A new version applies to every period of a tenant of which nothing is at the
+        provider or on its way there, rated or not: `PublishUsage` then sends what was rejected before. Other
+        periods keep the settings that their usage went with.
+
+        The same version again must be the same (ALREADY_EXISTS otherwise). NOT_FOUND when the plan has no price of
+        the meter. FAILED_PRECONDITION: DELIVERY_VERSION when it is not the next version, EVENT_NAME_TAKEN when
+        another meter of the plan is sent, or was, under the name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDeliveries(self, request, context):
+        """All versions of the delivery settings of a plan, by meter and version. The last of a meter holds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PricesServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -80,6 +111,16 @@ def add_PricesServiceServicer_to_server(servicer, server):
                     servicer.ListPrices,
                     request_deserializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.ListPricesRequest.FromString,
                     response_serializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.ListPricesResponse.SerializeToString,
+            ),
+            'PutDelivery': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutDelivery,
+                    request_deserializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.PutDeliveryRequest.FromString,
+                    response_serializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.PutDeliveryResponse.SerializeToString,
+            ),
+            'ListDeliveries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeliveries,
+                    request_deserializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.ListDeliveriesRequest.FromString,
+                    response_serializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.ListDeliveriesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -137,6 +178,60 @@ class PricesService(object):
             '/meterline.publisher.v1.PricesService/ListPrices',
             meterline_dot_publisher_dot_v1_dot_prices__pb2.ListPricesRequest.SerializeToString,
             meterline_dot_publisher_dot_v1_dot_prices__pb2.ListPricesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutDelivery(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterline.publisher.v1.PricesService/PutDelivery',
+            meterline_dot_publisher_dot_v1_dot_prices__pb2.PutDeliveryRequest.SerializeToString,
+            meterline_dot_publisher_dot_v1_dot_prices__pb2.PutDeliveryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeliveries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterline.publisher.v1.PricesService/ListDeliveries',
+            meterline_dot_publisher_dot_v1_dot_prices__pb2.ListDeliveriesRequest.SerializeToString,
+            meterline_dot_publisher_dot_v1_dot_prices__pb2.ListDeliveriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

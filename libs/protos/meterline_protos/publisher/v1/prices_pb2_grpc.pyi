@@ -41,6 +41,18 @@ class PricesServiceStub:
     is more than 14 hours after it.
     """
     ListPrices: _grpc.UnaryUnaryMultiCallable[_prices_pb2.ListPricesRequest, _prices_pb2.ListPricesResponse]
+    PutDelivery: _grpc.UnaryUnaryMultiCallable[_prices_pb2.PutDeliveryRequest, _prices_pb2.PutDeliveryResponse]
+    """Changes how a meter's usage reaches the billing provider, by a new version of its delivery settings. They
+    are no part of the price. A new version applies to every period of a tenant of which nothing is at the
+    provider or on its way there, rated or not: `PublishUsage` then sends what was rejected before. Other
+    periods keep the settings that their usage went with.
+
+    The same version again must be the same (ALREADY_EXISTS otherwise). NOT_FOUND when the plan has no price of
+    the meter. FAILED_PRECONDITION: DELIVERY_VERSION when it is not the next version, EVENT_NAME_TAKEN when
+    another meter of the plan is sent, or was, under the name.
+    """
+    ListDeliveries: _grpc.UnaryUnaryMultiCallable[_prices_pb2.ListDeliveriesRequest, _prices_pb2.ListDeliveriesResponse]
+    """All versions of the delivery settings of a plan, by meter and version. The last of a meter holds."""
 
 @_typing.type_check_only
 class PricesServiceAsyncStub(PricesServiceStub):
@@ -55,6 +67,18 @@ class PricesServiceAsyncStub(PricesServiceStub):
     is more than 14 hours after it.
     """
     ListPrices: _aio.UnaryUnaryMultiCallable[_prices_pb2.ListPricesRequest, _prices_pb2.ListPricesResponse]  # type: ignore[assignment]
+    PutDelivery: _aio.UnaryUnaryMultiCallable[_prices_pb2.PutDeliveryRequest, _prices_pb2.PutDeliveryResponse]  # type: ignore[assignment]
+    """Changes how a meter's usage reaches the billing provider, by a new version of its delivery settings. They
+    are no part of the price. A new version applies to every period of a tenant of which nothing is at the
+    provider or on its way there, rated or not: `PublishUsage` then sends what was rejected before. Other
+    periods keep the settings that their usage went with.
+
+    The same version again must be the same (ALREADY_EXISTS otherwise). NOT_FOUND when the plan has no price of
+    the meter. FAILED_PRECONDITION: DELIVERY_VERSION when it is not the next version, EVENT_NAME_TAKEN when
+    another meter of the plan is sent, or was, under the name.
+    """
+    ListDeliveries: _aio.UnaryUnaryMultiCallable[_prices_pb2.ListDeliveriesRequest, _prices_pb2.ListDeliveriesResponse]  # type: ignore[assignment]
+    """All versions of the delivery settings of a plan, by meter and version. The last of a meter holds."""
 
 class PricesServiceServicer(metaclass=_abc_1.ABCMeta):
     """The price catalogue. A plan is a set of prices, one for each meter."""
@@ -78,5 +102,29 @@ class PricesServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _prices_pb2.ListPricesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_prices_pb2.ListPricesResponse, _abc.Awaitable[_prices_pb2.ListPricesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def PutDelivery(
+        self,
+        request: _prices_pb2.PutDeliveryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_prices_pb2.PutDeliveryResponse, _abc.Awaitable[_prices_pb2.PutDeliveryResponse]]:
+        """Changes how a meter's usage reaches the billing provider, by a new version of its delivery settings. They
+        are no part of the price. A new version applies to every period of a tenant of which nothing is at the
+        provider or on its way there, rated or not: `PublishUsage` then sends what was rejected before. Other
+        periods keep the settings that their usage went with.
+
+        The same version again must be the same (ALREADY_EXISTS otherwise). NOT_FOUND when the plan has no price of
+        the meter. FAILED_PRECONDITION: DELIVERY_VERSION when it is not the next version, EVENT_NAME_TAKEN when
+        another meter of the plan is sent, or was, under the name.
+        """
+
+    @_abc_1.abstractmethod
+    def ListDeliveries(
+        self,
+        request: _prices_pb2.ListDeliveriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_prices_pb2.ListDeliveriesResponse, _abc.Awaitable[_prices_pb2.ListDeliveriesResponse]]:
+        """All versions of the delivery settings of a plan, by meter and version. The last of a meter holds."""
 
 def add_PricesServiceServicer_to_server(servicer: PricesServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
