@@ -71,8 +71,8 @@ class Publisher:
         self._settling = Settling(self._database, unit_of_work, self._tenants, self._provider, clock)
         sender = self._make_sender(unit_of_work)
         self._publishing = self._make_publishing(unit_of_work, lineage, sender)
-        self._prices = Prices(self._database, unit_of_work)
-        self._deliveries = Deliveries(self._database, unit_of_work)
+        self._prices = Prices(self._database, unit_of_work, self._aggregate)
+        self._deliveries = Deliveries(self._database, unit_of_work, self._aggregate)
         self._consumers = (
             Consumer(bus, unit_of_work, TENANTS_CHANGED, NAME, self._tenants.handle, **settings.consuming),
             Consumer(

@@ -221,9 +221,7 @@ async def test_a_negative_total_is_billed_as_nothing(world: World, api: Api) -> 
 
 
 async def test_prices_in_another_currency_are_not_billed(world: World, api: Api) -> None:
-    await world.tenant()
-    euro = Priced("euro", PER_UNIT | {"currency": "EUR"})
-    await api.put("plan-acme", euro)
+    await world.tenant(currency="EUR")
     assert (await refusal(api.preview("acme")))[0] == grpc.StatusCode.FAILED_PRECONDITION
 
 

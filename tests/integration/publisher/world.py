@@ -47,14 +47,18 @@ SENT, REJECTED = invoices_pb2.PUBLICATION_STATE_SENT, invoices_pb2.PUBLICATION_S
 class Api:
     """The calls of one running publisher."""
 
-    def __init__(self, channel: aio.Channel) -> None:
+    def __init__(self, channel: aio.Channel, mesh: Mesh) -> None:
+        self._mesh = mesh
         self.prices = prices_pb2_grpc.PricesServiceStub(channel)
         self.invoices = invoices_pb2_grpc.InvoicesServiceStub(channel)
         self.publications = publications_pb2_grpc.PublicationsServiceStub(channel)
         self.dead_letters = dead_letters_pb2_grpc.DeadLettersServiceStub(channel)
 
     async def put(self, plan: str, priced: Priced, event_name: str = "", **more: Any) -> prices_pb2.Price:
-        """Puts a price; `more` are fields of the message, version 1 from 2020 on unless told."""
+        """Puts a price of a meter that is made if need be; `more` are fields of the message, version 1 from
+        2020 on unless told."""
+        if priced.meter not in self._mesh.meters and (event_name or priced.body["model"] != "flat"):
+            self._mesh.add_meter(priced.meter)
         body = Struct()
         body.update(priced.body)
         fields: dict[str, Any] = {

@@ -19,6 +19,7 @@ from meterline_protos.common.v1 import types_pb2
 from meterline.clock import to_datetime, to_us
 from meterline.days import parse_day
 from meterline.errors import InvalidArgumentError
+from meterline.names import NAME_RULE, is_name
 
 E = TypeVar("E", bound=IntEnum)
 
@@ -56,6 +57,16 @@ def required_instant(message: Message, name: str, field: str = "") -> datetime:
     if not message.HasField(name):
         raise InvalidArgumentError(field or name, "is required", "TIME_MISSING")
     return instant(field or name, getattr(message, name))
+
+
+def name(field: str, text: str) -> str:
+    """The name of a plan, a meter, an event type or the like, as `meterline.names` rules.
+
+    Raises InvalidArgumentError with the reason NAME_INVALID.
+    """
+    if not is_name(text):
+        raise InvalidArgumentError(field, NAME_RULE, "NAME_INVALID")
+    return text
 
 
 def day(field: str, text: str) -> date:

@@ -12,6 +12,7 @@ from meterline.errors import AlreadyExistsError, FailedPreconditionError, NotFou
 
 from meterline_publisher.domain.deliveries import Delivery, last_of, taken_by
 from meterline_publisher.domain.rule_sets import Rule
+from meterline_publisher.peers import Aggregate
 from meterline_publisher.repository import deliveries, prices
 
 
@@ -31,19 +32,23 @@ class Wanted:
 
 
 class Deliveries:
-    """Reads go by `database`, changes by `unit_of_work`."""
+    """Reads go by `database`, changes by `unit_of_work`; `aggregate` knows which meters exist."""
 
-    def __init__(self, database: Database, unit_of_work: UnitOfWork) -> None:
+    def __init__(self, database: Database, unit_of_work: UnitOfWork, aggregate: Aggregate) -> None:
         self._database = database
         self._unit_of_work = unit_of_work
+        self._aggregate = aggregate
 
     async def put(self, wanted: Wanted) -> tuple[Delivery, bool]:
         """The version as it is kept, and whether it is new.
 
         Raises NotFoundError when the plan has no price of the meter; AlreadyExistsError when the version is
-        there with other content; FailedPreconditionError when it is not the next one, or when another meter
-        of the plan has the event name.
+        there with other content; FailedPreconditionError when it is not the next one, when another meter of
+        the plan has the event name, or when something is to be sent of a meter that does not exist;
+        UnavailableError.
         """
+        nothing_sent = not wanted.event_name
+        meter_exists = nothing_sent or wanted.meter in await self._aggregate.meters([wanted.meter])
         async with self._unit_of_work.begin() as tx:
             await prices.lock(tx.connection, wanted.plan)
             known = await deliveries.of_plan(tx.connection, wanted.plan)
@@ -64,6 +69,8 @@ class Deliveries:
                 raise FailedPreconditionError(
                     f"delivery {name}", f"the next version is {expected}", "DELIVERY_VERSION"
                 )
+            if not meter_exists:
+                raise FailedPreconditionError(f"meter {wanted.meter}", "does not exist", "METER_UNKNOWN")
             require_own_event_name(wanted.event_name, wanted.meter, known, priced)
             put = await _insert(tx.connection, wanted)
             await tx.commit()

@@ -12,6 +12,7 @@ from meterline.clock import Clock, to_datetime
 from meterline.db.pool import Database, time_left
 from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import FailedPreconditionError
+from meterline.telemetry.logging import logger
 from meterline.telemetry.tracing import tracer
 from meterline.tenants import Tenant, TenantReplica
 
@@ -27,6 +28,8 @@ from meterline_publisher.handlers.tenants import require_customer
 from meterline_publisher.lineage import Lineage
 from meterline_publisher.provider.port import BillingProvider, RejectedError
 from meterline_publisher.repository import invoices, ledger
+
+log = logger()
 
 _POLL_SECONDS: Final = 0.05
 # What an answer needs after the wait, out of the caller's deadline.
@@ -94,13 +97,16 @@ class Publishing:
         require_customer(tenant)
         async with self._database.connection() as connection:
             before = await rating.draft(connection, tenant, period)
-        await self._freshness.require(tenant, period, before.rule_set.rules)
+        unknown = await self._freshness.require(tenant, period, before.rule_set.rules)
+        for error in (*before.unbillable.values(), *unknown.values()):
+            log.error("meter.not_billed", tenant=tenant.slug, meter=error.meter, cause=error.cause.value)
         provider_now = await self._require_open(tenant, period, before.invoice)
         circumstances = Circumstances(
             now=to_datetime(self._clock.now_us()),
             provider_now=provider_now,
             provider_decimals=self._provider.decimals(tenant.currency),
             retry_rejected=retry_rejected,
+            unknown_meters=unknown,
         )
         with tracer().start_as_current_span("rate period"):
             async with self._unit_of_work.begin() as tx:

@@ -33,12 +33,14 @@ from meterline_publisher.domain.money import Money, currency
 from meterline_publisher.domain.periods import Period
 from meterline_publisher.domain.records import Invoice, InvoiceState, Line, Publication
 from meterline_publisher.domain.rule_sets import RuleSet, choose
+from meterline_publisher.domain.unbillable import UnbillableMeterError, without_unbillable
 from meterline_publisher.domain.versions import VersionError
 from meterline_publisher.repository import invoices, ledger, prices, usage
 
 log = logger()
 
 NOTHING_ELSE: Final[Mapping[str, Decimal]] = {}
+ALL_KNOWN: Final[Mapping[str, UnbillableMeterError]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class Draft:
     lines: Mapping[str, Line]
     rule_set: RuleSet
     assessments: Sequence[Assessment]
+    unbillable: Mapping[str, UnbillableMeterError]
 
     @property
     def total(self) -> Decimal:
@@ -61,12 +64,14 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What a rating has to know of the world outside: two clocks, and how the provider rounds."""
+    """What a rating has to know of the world outside: two clocks, how the provider rounds, and which meters
+    of the plan do not exist."""
 
     now: datetime
     provider_now: datetime
     provider_decimals: int
     retry_rejected: bool
+    unknown_meters: Mapping[str, UnbillableMeterError]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +84,17 @@ class Rated:
 
 
 async def draft(
-    connection: Connection, tenant: Tenant, period: Period, deltas: Mapping[str, Decimal] = NOTHING_ELSE
+    connection: Connection,
+    tenant: Tenant,
+    period: Period,
+    deltas: Mapping[str, Decimal] = NOTHING_ELSE,
+    unknown_meters: Mapping[str, UnbillableMeterError] = ALL_KNOWN,
 ) -> Draft:
     """Rates a period without storing anything, also if the values of some meters were others by `deltas`.
 
-    The plan and the versions of an invoice that exists are kept, whatever was changed since. Raises
-    FailedPreconditionError when nothing is priced, or not in the tenant's currency.
+    The plan and the versions of an invoice that exists are kept, whatever was changed since. Meters that
+    cannot be billed are left out and said. Raises FailedPreconditionError when nothing is priced, or nothing
+    that can be billed.
     """
     invoice = await invoices.by_period(connection, tenant.tenant_id, period.start)
     lines: Mapping[str, Line] = {}
@@ -93,12 +103,14 @@ async def draft(
         lines = {line.meter: line for line in stored[invoice.invoice_id]}
     plan = invoice.plan if invoice else tenant.plan
     rule_set = await _rule_set(connection, plan, period, lines, tenant.zone)
-    _require_currency(rule_set, tenant)
+    rule_set, unbillable = without_unbillable(rule_set, tenant.currency, unknown_meters)
+    if not rule_set.rules:
+        raise next(iter(unbillable.values()))
     sent = await ledger.of_period(connection, tenant.tenant_id, period.start) if lines else []
     rule_set = as_sent(rule_set, lines, sent)
     known = await usage.of_period(connection, tenant.tenant_id, period.start)
     assessments = assess(rule_set, tenant.slug, period, changed_by(known, deltas))
-    return Draft(tenant, period, plan, invoice, lines, rule_set, assessments)
+    return Draft(tenant, period, plan, invoice, lines, rule_set, assessments, unbillable)
 
 
 async def store(tx: Transaction, tenant: Tenant, period: Period, circumstances: Circumstances) -> Rated:
@@ -108,7 +120,7 @@ async def store(tx: Transaction, tenant: Tenant, period: Period, circumstances: 
     """
     connection = tx.connection
     await invoices.lock_tenant(connection, tenant.tenant_id)
-    found = await draft(connection, tenant, period)
+    found = await draft(connection, tenant, period, unknown_meters=circumstances.unknown_meters)
     before = await _locked(connection, found) or _new_invoice(found)
     if InvoiceState(before.state).final:
         raise FailedPreconditionError(f"invoice {before.invoice_id}", "is final at the provider")
@@ -151,6 +163,7 @@ async def _locked(connection: Connection, found: Draft) -> Invoice | None:
 async def _rule_set(
     connection: Connection, plan: str, period: Period, lines: Mapping[str, Line], zone: ZoneInfo
 ) -> RuleSet:
+    await prices.lock_shared(connection, plan)
     catalogue = await prices.of_plan(connection, plan)
     kept = {meter: line.price_version for meter, line in lines.items()}
     try:
@@ -160,16 +173,6 @@ async def _rule_set(
     if not rule_set.rules:
         raise FailedPreconditionError(f"plan {plan}", f"has no price in force at {period.start.isoformat()}")
     return rule_set
-
-
-def _require_currency(rule_set: RuleSet, tenant: Tenant) -> None:
-    for rule in rule_set.rules:
-        code = rule.version.price.currency.code
-        if code != tenant.currency:
-            raise FailedPreconditionError(
-                f"price {rule.rule_id}/{rule.version.version}",
-                f"is in {code}, and {tenant.slug} is billed in {tenant.currency}",
-            )
 
 
 def _new_invoice(found: Draft) -> Invoice:

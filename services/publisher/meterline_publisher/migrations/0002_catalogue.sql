@@ -30,6 +30,20 @@ SELECT DISTINCT ON (plan, meter) plan, meter, 1, billing_event_name, billing_sca
 FROM prices
 ORDER BY plan, meter, effective_from > now(), CASE WHEN effective_from > now() THEN -version ELSE version END DESC;
 
+-- Versions that were taken back before any calculation used them. Prices are never deleted, so that what was put
+-- stays on record, and its number taken.
+CREATE TABLE price_withdrawals (
+    plan         text NOT NULL,
+    meter        text NOT NULL,
+    version      integer NOT NULL,
+    withdrawn_by text NOT NULL,
+    withdrawn_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (plan, meter, version),
+    FOREIGN KEY (plan, meter, version) REFERENCES prices (plan, meter, version)
+);
+CREATE TRIGGER price_withdrawals_immutable BEFORE UPDATE OR DELETE ON price_withdrawals
+    FOR EACH ROW EXECUTE FUNCTION refuse_change();
+
 -- The catalogue as it holds. A price that the service before this one puts has no delivery yet.
 CREATE VIEW catalogue AS
 SELECT p.plan, p.meter, p.version, p.effective_from, p.effective_date, p.body, p.description,
@@ -40,4 +54,7 @@ LEFT JOIN LATERAL (
     SELECT billing_event_name, billing_scale FROM deliveries
     WHERE plan = p.plan AND meter = p.meter
     ORDER BY version DESC LIMIT 1
-) d ON true;
+) d ON true
+WHERE NOT EXISTS (
+    SELECT FROM price_withdrawals w WHERE w.plan = p.plan AND w.meter = p.meter AND w.version = p.version
+);

@@ -26,6 +26,11 @@ async def lock(connection: Connection, plan: str) -> None:
     await connection.execute(queries.lock, (plan,))
 
 
+async def lock_shared(connection: Connection, plan: str) -> None:
+    """Until the transaction ends nobody puts or withdraws a price of this plan; others may rate by it."""
+    await connection.execute(queries.lock_shared, (plan,))
+
+
 async def of_plan(connection: Connection, plan: str) -> list[Rule]:
     """All versions of all prices of a plan, by meter and version."""
     cursor = await connection.execute(queries.of_plan, (plan,), binary=True)
@@ -63,6 +68,24 @@ async def stated_delivery(connection: Connection, rule: Rule) -> tuple[str, int]
     cursor = await connection.execute(queries.stated_delivery, key, binary=True)
     row = await cursor.fetchone()
     return (row[0], row[1]) if row else None
+
+
+async def numbers(connection: Connection, plan: str, meter: str) -> dict[int, bool]:
+    """All versions that were ever put, in order, and whether each was withdrawn."""
+    cursor = await connection.execute(queries.numbers, (plan, meter), binary=True)
+    return dict(await cursor.fetchall())
+
+
+async def is_used(connection: Connection, rule_id: str, version: int) -> bool:
+    """Whether a stored calculation was made by this version."""
+    used = Jsonb([{"rule": rule_id, "version": version}])
+    cursor = await connection.execute(queries.is_used, (used,), binary=True)
+    row = await cursor.fetchone()
+    return bool(row and row[0])
+
+
+async def withdraw(connection: Connection, plan: str, meter: str, version: int, by: str) -> None:
+    await connection.execute(queries.withdraw, (plan, meter, version, by))
 
 
 async def insert_rule_set(connection: Connection, rule_set: RuleSet) -> None:

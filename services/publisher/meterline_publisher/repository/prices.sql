@@ -32,3 +32,26 @@ ON CONFLICT DO NOTHING
 -- tenant: the catalogue belongs to no tenant
 -- What the request that put a version said of its delivery.
 SELECT billing_event_name, billing_scale FROM prices WHERE plan = %s AND meter = %s AND version = %s
+
+-- name: lock_shared
+-- tenant: the catalogue belongs to no tenant
+-- Whoever rates by a plan holds this until its calculations are stored, so that none is by a version that is
+-- withdrawn meanwhile.
+SELECT pg_advisory_xact_lock_shared(hashtextextended('publisher.plan:' || %s, 0))
+
+-- name: numbers
+-- tenant: the catalogue belongs to no tenant
+-- All versions that were ever put, and whether each was withdrawn.
+SELECT p.version, w.version IS NOT NULL
+FROM prices p LEFT JOIN price_withdrawals w USING (plan, meter, version)
+WHERE plan = %s AND meter = %s
+ORDER BY version
+
+-- name: is_used
+-- tenant: the catalogue belongs to no tenant
+-- A calculation stores the rules that it was made by, so their sets tell what was ever used.
+SELECT EXISTS (SELECT FROM rule_sets WHERE rules @> %s)
+
+-- name: withdraw
+-- tenant: the catalogue belongs to no tenant
+INSERT INTO price_withdrawals (plan, meter, version, withdrawn_by) VALUES (%s, %s, %s, %s)

@@ -40,10 +40,20 @@ class PricesServicer(prices_pb2_grpc.PricesServiceServicer):
         rule, created = await self._prices.put(_rule(request.price))
         return prices_pb2.PutPriceResponse(price=encoding.price(rule), created=created)
 
+    async def WithdrawPrice(
+        self, request: prices_pb2.WithdrawPriceRequest, context: Context
+    ) -> prices_pb2.WithdrawPriceResponse:
+        withdrawn = await self._prices.withdraw(
+            fields.name("plan", request.plan),
+            fields.name("meter", request.meter),
+            _version("version", request.version),
+        )
+        return prices_pb2.WithdrawPriceResponse(withdrawn=withdrawn)
+
     async def ListPrices(
         self, request: prices_pb2.ListPricesRequest, context: Context
     ) -> prices_pb2.ListPricesResponse:
-        plan = decoding.name("plan", request.plan) if request.plan else ""
+        plan = fields.name("plan", request.plan) if request.plan else ""
         rules = await self._prices.of_plan(plan)
         return prices_pb2.ListPricesResponse(prices=[encoding.price(rule) for rule in rules])
 
@@ -56,14 +66,14 @@ class PricesServicer(prices_pb2_grpc.PricesServiceServicer):
     async def ListDeliveries(
         self, request: prices_pb2.ListDeliveriesRequest, context: Context
     ) -> prices_pb2.ListDeliveriesResponse:
-        found = await self._deliveries.of_plan(decoding.name("plan", request.plan))
+        found = await self._deliveries.of_plan(fields.name("plan", request.plan))
         return prices_pb2.ListDeliveriesResponse(deliveries=map(encoding.delivery, found))
 
 
 def _wanted(message: prices_pb2.Delivery) -> Wanted:
     return Wanted(
-        plan=decoding.name("delivery.plan", message.plan),
-        meter=decoding.name("delivery.meter", message.meter),
+        plan=fields.name("delivery.plan", message.plan),
+        meter=fields.name("delivery.meter", message.meter),
         version=_version("delivery.version", message.version),
         event_name=_event_name("delivery.billing_event_name", message.billing_event_name),
         scale=_scale("delivery.billing_scale", message.billing_scale),
@@ -89,9 +99,9 @@ def _scale(field: str, value: int) -> int:
 def _rule(message: prices_pb2.Price) -> Rule:
     if not message.HasField("body"):
         raise InvalidArgumentError("price.body", "is required")
-    meter = decoding.name("price.meter", message.meter)
+    meter = fields.name("price.meter", message.meter)
     rule = Rule(
-        plan=decoding.name("price.plan", message.plan),
+        plan=fields.name("price.plan", message.plan),
         meter=meter,
         version=PriceVersion(
             _version("price.version", message.version),

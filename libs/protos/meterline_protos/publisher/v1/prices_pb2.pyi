@@ -35,9 +35,10 @@ class Price(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     EFFECTIVE_DATE_FIELD_NUMBER: _builtins.int
     plan: _builtins.str
+    """Names of plans and meters: a letter or digit, then letters, digits, `.`, `_` and `-`; at most 64 characters."""
     meter: _builtins.str
     version: _builtins.int
-    """From 1, without holes."""
+    """From 1, without holes but those of versions that were withdrawn."""
     description: _builtins.str
     """What the invoice line is called."""
     billing_event_name: _builtins.str
@@ -130,6 +131,51 @@ class PutPriceResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PutPriceResponse: _TypeAlias = PutPriceResponse  # noqa: Y015
+
+@_typing.final
+class WithdrawPriceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    METER_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    plan: _builtins.str
+    meter: _builtins.str
+    version: _builtins.int
+    def __init__(
+        self,
+        *,
+        plan: _builtins.str = ...,
+        meter: _builtins.str = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["meter", b"meter", "plan", b"plan", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WithdrawPriceRequest: _TypeAlias = WithdrawPriceRequest  # noqa: Y015
+
+@_typing.final
+class WithdrawPriceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WITHDRAWN_FIELD_NUMBER: _builtins.int
+    withdrawn: _builtins.bool
+    """False when it was withdrawn before."""
+    def __init__(
+        self,
+        *,
+        withdrawn: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["withdrawn", b"withdrawn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WithdrawPriceResponse: _TypeAlias = WithdrawPriceResponse  # noqa: Y015
 
 @_typing.final
 class ListPricesRequest(_message.Message):

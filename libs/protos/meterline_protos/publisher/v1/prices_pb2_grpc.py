@@ -40,6 +40,11 @@ class PricesServiceStub(object):
                 request_serializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.PutPriceRequest.SerializeToString,
                 response_deserializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.PutPriceResponse.FromString,
                 _registered_method=True)
+        self.WithdrawPrice = channel.unary_unary(
+                '/meterline.publisher.v1.PricesService/WithdrawPrice',
+                request_serializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.WithdrawPriceRequest.SerializeToString,
+                response_deserializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.WithdrawPriceResponse.FromString,
+                _registered_method=True)
         self.ListPrices = channel.unary_unary(
                 '/meterline.publisher.v1.PricesService/ListPrices',
                 request_serializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.ListPricesRequest.SerializeToString,
@@ -67,6 +72,19 @@ class PricesServiceServicer(object):
         UTC-12 to UTC+14 (FAILED_PRECONDITION): after a day comes a later day, or an instant that is more than 12
         hours after that day's midnight in UTC; after an instant comes a later one, or a day whose midnight in UTC
         is more than 14 hours after it.
+
+        What a version refers to must exist (FAILED_PRECONDITION): METER_UNKNOWN when aggregate has no such meter, unless
+        the price is a flat fee of which nothing is sent; CURRENCY_DIFFERS when the plan's other prices are in another
+        currency. UNAVAILABLE when aggregate cannot be asked. VERSION_WITHDRAWN for a number that was withdrawn.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WithdrawPrice(self, request, context):
+        """Takes back the newest version of a price that no calculation has used. It is left out of everything then, and
+        its number is not given again. Idempotent. NOT_FOUND when there is no such version; FAILED_PRECONDITION:
+        NOT_THE_NEWEST when a later version is there, VERSION_USED when an invoice was calculated by it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -86,7 +104,8 @@ class PricesServiceServicer(object):
 
         The same version again must be the same (ALREADY_EXISTS otherwise). NOT_FOUND when the plan has no price of
         the meter. FAILED_PRECONDITION: DELIVERY_VERSION when it is not the next version, EVENT_NAME_TAKEN when
-        another meter of the plan is sent, or was, under the name.
+        another meter of the plan is sent, or was, under the name, METER_UNKNOWN when aggregate has no such meter and
+        something is to be sent. UNAVAILABLE when aggregate cannot be asked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -106,6 +125,11 @@ def add_PricesServiceServicer_to_server(servicer, server):
                     servicer.PutPrice,
                     request_deserializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.PutPriceRequest.FromString,
                     response_serializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.PutPriceResponse.SerializeToString,
+            ),
+            'WithdrawPrice': grpc.unary_unary_rpc_method_handler(
+                    servicer.WithdrawPrice,
+                    request_deserializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.WithdrawPriceRequest.FromString,
+                    response_serializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.WithdrawPriceResponse.SerializeToString,
             ),
             'ListPrices': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPrices,
@@ -151,6 +175,33 @@ class PricesService(object):
             '/meterline.publisher.v1.PricesService/PutPrice',
             meterline_dot_publisher_dot_v1_dot_prices__pb2.PutPriceRequest.SerializeToString,
             meterline_dot_publisher_dot_v1_dot_prices__pb2.PutPriceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WithdrawPrice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterline.publisher.v1.PricesService/WithdrawPrice',
+            meterline_dot_publisher_dot_v1_dot_prices__pb2.WithdrawPriceRequest.SerializeToString,
+            meterline_dot_publisher_dot_v1_dot_prices__pb2.WithdrawPriceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,15 @@ class PricesServiceStub:
     UTC-12 to UTC+14 (FAILED_PRECONDITION): after a day comes a later day, or an instant that is more than 12
     hours after that day's midnight in UTC; after an instant comes a later one, or a day whose midnight in UTC
     is more than 14 hours after it.
+
+    What a version refers to must exist (FAILED_PRECONDITION): METER_UNKNOWN when aggregate has no such meter, unless
+    the price is a flat fee of which nothing is sent; CURRENCY_DIFFERS when the plan's other prices are in another
+    currency. UNAVAILABLE when aggregate cannot be asked. VERSION_WITHDRAWN for a number that was withdrawn.
+    """
+    WithdrawPrice: _grpc.UnaryUnaryMultiCallable[_prices_pb2.WithdrawPriceRequest, _prices_pb2.WithdrawPriceResponse]
+    """Takes back the newest version of a price that no calculation has used. It is left out of everything then, and
+    its number is not given again. Idempotent. NOT_FOUND when there is no such version; FAILED_PRECONDITION:
+    NOT_THE_NEWEST when a later version is there, VERSION_USED when an invoice was calculated by it.
     """
     ListPrices: _grpc.UnaryUnaryMultiCallable[_prices_pb2.ListPricesRequest, _prices_pb2.ListPricesResponse]
     PutDelivery: _grpc.UnaryUnaryMultiCallable[_prices_pb2.PutDeliveryRequest, _prices_pb2.PutDeliveryResponse]
@@ -49,7 +58,8 @@ class PricesServiceStub:
 
     The same version again must be the same (ALREADY_EXISTS otherwise). NOT_FOUND when the plan has no price of
     the meter. FAILED_PRECONDITION: DELIVERY_VERSION when it is not the next version, EVENT_NAME_TAKEN when
-    another meter of the plan is sent, or was, under the name.
+    another meter of the plan is sent, or was, under the name, METER_UNKNOWN when aggregate has no such meter and
+    something is to be sent. UNAVAILABLE when aggregate cannot be asked.
     """
     ListDeliveries: _grpc.UnaryUnaryMultiCallable[_prices_pb2.ListDeliveriesRequest, _prices_pb2.ListDeliveriesResponse]
     """All versions of the delivery settings of a plan, by meter and version. The last of a meter holds."""
@@ -65,6 +75,15 @@ class PricesServiceAsyncStub(PricesServiceStub):
     UTC-12 to UTC+14 (FAILED_PRECONDITION): after a day comes a later day, or an instant that is more than 12
     hours after that day's midnight in UTC; after an instant comes a later one, or a day whose midnight in UTC
     is more than 14 hours after it.
+
+    What a version refers to must exist (FAILED_PRECONDITION): METER_UNKNOWN when aggregate has no such meter, unless
+    the price is a flat fee of which nothing is sent; CURRENCY_DIFFERS when the plan's other prices are in another
+    currency. UNAVAILABLE when aggregate cannot be asked. VERSION_WITHDRAWN for a number that was withdrawn.
+    """
+    WithdrawPrice: _aio.UnaryUnaryMultiCallable[_prices_pb2.WithdrawPriceRequest, _prices_pb2.WithdrawPriceResponse]  # type: ignore[assignment]
+    """Takes back the newest version of a price that no calculation has used. It is left out of everything then, and
+    its number is not given again. Idempotent. NOT_FOUND when there is no such version; FAILED_PRECONDITION:
+    NOT_THE_NEWEST when a later version is there, VERSION_USED when an invoice was calculated by it.
     """
     ListPrices: _aio.UnaryUnaryMultiCallable[_prices_pb2.ListPricesRequest, _prices_pb2.ListPricesResponse]  # type: ignore[assignment]
     PutDelivery: _aio.UnaryUnaryMultiCallable[_prices_pb2.PutDeliveryRequest, _prices_pb2.PutDeliveryResponse]  # type: ignore[assignment]
@@ -75,7 +94,8 @@ class PricesServiceAsyncStub(PricesServiceStub):
 
     The same version again must be the same (ALREADY_EXISTS otherwise). NOT_FOUND when the plan has no price of
     the meter. FAILED_PRECONDITION: DELIVERY_VERSION when it is not the next version, EVENT_NAME_TAKEN when
-    another meter of the plan is sent, or was, under the name.
+    another meter of the plan is sent, or was, under the name, METER_UNKNOWN when aggregate has no such meter and
+    something is to be sent. UNAVAILABLE when aggregate cannot be asked.
     """
     ListDeliveries: _aio.UnaryUnaryMultiCallable[_prices_pb2.ListDeliveriesRequest, _prices_pb2.ListDeliveriesResponse]  # type: ignore[assignment]
     """All versions of the delivery settings of a plan, by meter and version. The last of a meter holds."""
@@ -94,6 +114,21 @@ class PricesServiceServicer(metaclass=_abc_1.ABCMeta):
         UTC-12 to UTC+14 (FAILED_PRECONDITION): after a day comes a later day, or an instant that is more than 12
         hours after that day's midnight in UTC; after an instant comes a later one, or a day whose midnight in UTC
         is more than 14 hours after it.
+
+        What a version refers to must exist (FAILED_PRECONDITION): METER_UNKNOWN when aggregate has no such meter, unless
+        the price is a flat fee of which nothing is sent; CURRENCY_DIFFERS when the plan's other prices are in another
+        currency. UNAVAILABLE when aggregate cannot be asked. VERSION_WITHDRAWN for a number that was withdrawn.
+        """
+
+    @_abc_1.abstractmethod
+    def WithdrawPrice(
+        self,
+        request: _prices_pb2.WithdrawPriceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_prices_pb2.WithdrawPriceResponse, _abc.Awaitable[_prices_pb2.WithdrawPriceResponse]]:
+        """Takes back the newest version of a price that no calculation has used. It is left out of everything then, and
+        its number is not given again. Idempotent. NOT_FOUND when there is no such version; FAILED_PRECONDITION:
+        NOT_THE_NEWEST when a later version is there, VERSION_USED when an invoice was calculated by it.
         """
 
     @_abc_1.abstractmethod
@@ -116,7 +151,8 @@ class PricesServiceServicer(metaclass=_abc_1.ABCMeta):
 
         The same version again must be the same (ALREADY_EXISTS otherwise). NOT_FOUND when the plan has no price of
         the meter. FAILED_PRECONDITION: DELIVERY_VERSION when it is not the next version, EVENT_NAME_TAKEN when
-        another meter of the plan is sent, or was, under the name.
+        another meter of the plan is sent, or was, under the name, METER_UNKNOWN when aggregate has no such meter and
+        something is to be sent. UNAVAILABLE when aggregate cannot be asked.
         """
 
     @_abc_1.abstractmethod
