@@ -136,6 +136,7 @@ class World:
         now: datetime = NOW,
         currency: str = "USD",
         effect: Mapping[str, Any] = NO_FIELDS,
+        billed_from: str = "",
     ) -> Billed:
         """Makes a tenant with a plan of its own, here and at the provider, whose month began at `start`.
 
@@ -163,7 +164,14 @@ class World:
         if now > start:
             self.lab.advance(clock, int(now.timestamp()))
         await self.announce(
-            slug, number, customer, subscription, zone=zone, lead_seconds=lead_seconds, currency=currency
+            slug,
+            number,
+            customer,
+            subscription,
+            zone=zone,
+            lead_seconds=lead_seconds,
+            currency=currency,
+            billed_from=billed_from,
         )
         return Billed(slug, number, customer, subscription, clock, events)
 
@@ -178,6 +186,7 @@ class World:
         lead_seconds: int = 3600,
         currency: str = "USD",
         version: int = 1,
+        billed_from: str = "",
     ) -> None:
         """Makes a tenant known to the publisher, and to nobody else. Its plan is `plan-<slug>`."""
         await self.deliver(
@@ -193,6 +202,7 @@ class World:
                 external_subscription_id=subscription,
                 active=True,
                 close_lead_seconds=lead_seconds,
+                billed_from=billed_from,
             ),
         )
         await eventually(

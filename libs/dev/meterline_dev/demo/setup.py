@@ -42,7 +42,7 @@ async def register(services: Services, state: State, first: Month) -> None:
         await ask(services.meters.CreateMeter, meters_pb2.CreateMeterRequest(meter=definition(meter)))
     wanted = [(plan, meter) for plan in PLANS for meter in METERS]
     await each(wanted, lambda one: _put_price(services, *one, first))
-    await each(CARRIERS, lambda carrier: _onboard(services, carrier, state))
+    await each(CARRIERS, lambda carrier: _onboard(services, carrier, state, first))
 
 
 async def _put_price(services: Services, plan: str, meter: DemoMeter, first: Month) -> None:
@@ -60,7 +60,7 @@ async def _put_price(services: Services, plan: str, meter: DemoMeter, first: Mon
     await ask(services.prices.PutPrice, prices_pb2.PutPriceRequest(price=price))
 
 
-async def _onboard(services: Services, carrier: Carrier, state: State) -> None:
+async def _onboard(services: Services, carrier: Carrier, state: State, first: Month) -> None:
     billed = state.tenants[carrier.tenant]
     request = tenants_pb2.OnboardTenantRequest(
         tenant_id=carrier.tenant,
@@ -71,5 +71,7 @@ async def _onboard(services: Services, carrier: Carrier, state: State) -> None:
         external_customer_id=billed.customer,
         external_subscription_id=billed.subscription,
         close_lead_seconds=int(CLOSE_LEAD.total_seconds()),
+        # Its history is imported.
+        billed_from=first.first_day,
     )
     await ask(services.tenants.OnboardTenant, request)

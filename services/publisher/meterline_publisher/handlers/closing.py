@@ -61,7 +61,7 @@ class Closing:
         closed, after = 0, 0
         while True:
             async with self._database.connection() as connection:
-                page = await invoices.to_close(connection, schedule, period.start, after, _PAGE)
+                page = await invoices.to_close(connection, schedule, period, after, _PAGE)
             for start in range(0, len(page), _AT_A_TIME):
                 some = page[start : start + _AT_A_TIME]
                 closed += sum(await asyncio.gather(*(self._try(tenant_id, period) for tenant_id in some)))

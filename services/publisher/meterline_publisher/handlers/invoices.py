@@ -17,6 +17,7 @@ from meterline_publisher.domain.months import month_of
 from meterline_publisher.domain.rating import QuantityError
 from meterline_publisher.domain.records import Invoice, InvoiceState, Line
 from meterline_publisher.handlers import rating
+from meterline_publisher.handlers.tenants import require_billed
 from meterline_publisher.provider.port import BillingProvider
 from meterline_publisher.repository import invoices
 
@@ -43,13 +44,15 @@ class Invoices:
         """The period that `at` lies in, rated by what is known here, and by values that are others by
         `deltas`. Its ids are all zero.
 
-        Raises NotFoundError, FailedPreconditionError when nothing is priced, InvalidArgumentError for values
-        with too many digits.
+        Raises NotFoundError, FailedPreconditionError when nothing is priced, or billed yet,
+        InvalidArgumentError for values with too many digits.
         """
         tenant = await self._tenants.get(slug)
+        period = month_of(at, tenant.zone)
+        require_billed(tenant, period)
         async with self._database.connection() as connection:
             try:
-                found = await rating.draft(connection, tenant, month_of(at, tenant.zone), deltas)
+                found = await rating.draft(connection, tenant, period, deltas)
             except QuantityError as error:
                 raise InvalidArgumentError("changes", str(error)) from error
         invoice = Invoice(

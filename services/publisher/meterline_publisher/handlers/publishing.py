@@ -24,7 +24,7 @@ from meterline_publisher.handlers import rating
 from meterline_publisher.handlers.freshness import Freshness
 from meterline_publisher.handlers.rating import Circumstances, Rated
 from meterline_publisher.handlers.settling import Settling
-from meterline_publisher.handlers.tenants import require_customer
+from meterline_publisher.handlers.tenants import require_billed, require_customer
 from meterline_publisher.lineage import Lineage
 from meterline_publisher.provider.port import BillingProvider, RejectedError
 from meterline_publisher.repository import invoices, ledger
@@ -95,6 +95,7 @@ class Publishing:
     async def rate(self, tenant: Tenant, period: Period, *, retry_rejected: bool) -> Rated:
         """Rates a period and hands the differences to the sender; raises as `publish`."""
         require_customer(tenant)
+        require_billed(tenant, period)
         async with self._database.connection() as connection:
             before = await rating.draft(connection, tenant, period)
         unknown = await self._freshness.require(tenant, period, before.rule_set.rules)

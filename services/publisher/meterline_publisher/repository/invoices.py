@@ -17,6 +17,7 @@ from psycopg.types.json import Jsonb
 from meterline_publisher import __version__
 from meterline_publisher.domain.assessment import Assessment
 from meterline_publisher.domain.canonical import canonical_json
+from meterline_publisher.domain.periods import Period
 from meterline_publisher.domain.records import Invoice, Line
 from meterline_publisher.domain.rule_sets import RuleSet
 
@@ -119,14 +120,16 @@ async def closing_schedules(connection: Connection) -> list[tuple[str, timedelta
 
 
 async def to_close(
-    connection: Connection, schedule: tuple[str, timedelta], period_start: datetime, after: int, most: int
+    connection: Connection, schedule: tuple[str, timedelta], period: Period, after: int, most: int
 ) -> list[int]:
     """At most `most` tenants with numbers above `after` whose period has to be rated."""
+    zone = ZoneInfo(schedule[0])
     parameters = {
         "time_zone": schedule[0],
         "close_lead": schedule[1],
-        "period_start": period_start,
-        "first_day": period_start.astimezone(ZoneInfo(schedule[0])).date(),
+        "period_start": period.start,
+        "first_day": period.start.astimezone(zone).date(),
+        "next_first_day": period.end.astimezone(zone).date(),
         "after": after,
         "most": most,
     }

@@ -116,6 +116,7 @@ FROM tenants t
 LEFT JOIN invoices i ON i.tenant_id = t.tenant_id AND i.period_start = %(period_start)s
 WHERE t.time_zone = %(time_zone)s AND t.close_lead = %(close_lead)s AND t.external_customer_id <> ''
   AND t.tenant_id > %(after)s
+  AND (t.billed_from IS NULL OR t.billed_from < %(next_first_day)s)
   AND CASE
       WHEN i.invoice_id IS NULL THEN
           EXISTS (

@@ -66,6 +66,7 @@ class InvoicesServiceServicer(object):
 
     def PreviewInvoice(self, request, context):
         """What the invoice of a period would be if it closed now, also with other usage. Stores and sends nothing.
+        FAILED_PRECONDITION, NOT_BILLED_YET, for a period that ends before the tenant's first billed day or as it begins.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -32,7 +32,9 @@ class InvoicesServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> InvoicesServiceAsyncStub: ...
     PreviewInvoice: _grpc.UnaryUnaryMultiCallable[_invoices_pb2.PreviewInvoiceRequest, _invoices_pb2.PreviewInvoiceResponse]
-    """What the invoice of a period would be if it closed now, also with other usage. Stores and sends nothing."""
+    """What the invoice of a period would be if it closed now, also with other usage. Stores and sends nothing.
+    FAILED_PRECONDITION, NOT_BILLED_YET, for a period that ends before the tenant's first billed day or as it begins.
+    """
     GetInvoice: _grpc.UnaryUnaryMultiCallable[_invoices_pb2.GetInvoiceRequest, _invoices_pb2.GetInvoiceResponse]
     ListInvoices: _grpc.UnaryUnaryMultiCallable[_invoices_pb2.ListInvoicesRequest, _invoices_pb2.ListInvoicesResponse]
     ExplainInvoiceLine: _grpc.UnaryUnaryMultiCallable[_invoices_pb2.ExplainInvoiceLineRequest, _invoices_pb2.ExplainInvoiceLineResponse]
@@ -44,7 +46,9 @@ class InvoicesServiceStub:
 class InvoicesServiceAsyncStub(InvoicesServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     PreviewInvoice: _aio.UnaryUnaryMultiCallable[_invoices_pb2.PreviewInvoiceRequest, _invoices_pb2.PreviewInvoiceResponse]  # type: ignore[assignment]
-    """What the invoice of a period would be if it closed now, also with other usage. Stores and sends nothing."""
+    """What the invoice of a period would be if it closed now, also with other usage. Stores and sends nothing.
+    FAILED_PRECONDITION, NOT_BILLED_YET, for a period that ends before the tenant's first billed day or as it begins.
+    """
     GetInvoice: _aio.UnaryUnaryMultiCallable[_invoices_pb2.GetInvoiceRequest, _invoices_pb2.GetInvoiceResponse]  # type: ignore[assignment]
     ListInvoices: _aio.UnaryUnaryMultiCallable[_invoices_pb2.ListInvoicesRequest, _invoices_pb2.ListInvoicesResponse]  # type: ignore[assignment]
     ExplainInvoiceLine: _aio.UnaryUnaryMultiCallable[_invoices_pb2.ExplainInvoiceLineRequest, _invoices_pb2.ExplainInvoiceLineResponse]  # type: ignore[assignment]
@@ -59,7 +63,9 @@ class InvoicesServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _invoices_pb2.PreviewInvoiceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_invoices_pb2.PreviewInvoiceResponse, _abc.Awaitable[_invoices_pb2.PreviewInvoiceResponse]]:
-        """What the invoice of a period would be if it closed now, also with other usage. Stores and sends nothing."""
+        """What the invoice of a period would be if it closed now, also with other usage. Stores and sends nothing.
+        FAILED_PRECONDITION, NOT_BILLED_YET, for a period that ends before the tenant's first billed day or as it begins.
+        """
 
     @_abc_1.abstractmethod
     def GetInvoice(

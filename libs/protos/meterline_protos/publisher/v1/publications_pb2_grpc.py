@@ -61,7 +61,8 @@ class PublicationsServiceServicer(object):
         when the period is about to close. Idempotent: usage that was sent is never sent again; usage that
         came since is sent as a difference under a new revision.
 
-        FAILED_PRECONDITION when the provider's invoice is final already.
+        FAILED_PRECONDITION when the provider's invoice is final already, and with NOT_BILLED_YET for a period
+        that ends before the tenant's first billed day or as it begins.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,7 +38,8 @@ class PublicationsServiceStub:
     when the period is about to close. Idempotent: usage that was sent is never sent again; usage that
     came since is sent as a difference under a new revision.
 
-    FAILED_PRECONDITION when the provider's invoice is final already.
+    FAILED_PRECONDITION when the provider's invoice is final already, and with NOT_BILLED_YET for a period
+    that ends before the tenant's first billed day or as it begins.
     """
     ListPublications: _grpc.UnaryUnaryMultiCallable[_publications_pb2.ListPublicationsRequest, _publications_pb2.ListPublicationsResponse]
     ReconcilePeriod: _grpc.UnaryUnaryMultiCallable[_publications_pb2.ReconcilePeriodRequest, _publications_pb2.ReconcilePeriodResponse]
@@ -54,7 +55,8 @@ class PublicationsServiceAsyncStub(PublicationsServiceStub):
     when the period is about to close. Idempotent: usage that was sent is never sent again; usage that
     came since is sent as a difference under a new revision.
 
-    FAILED_PRECONDITION when the provider's invoice is final already.
+    FAILED_PRECONDITION when the provider's invoice is final already, and with NOT_BILLED_YET for a period
+    that ends before the tenant's first billed day or as it begins.
     """
     ListPublications: _aio.UnaryUnaryMultiCallable[_publications_pb2.ListPublicationsRequest, _publications_pb2.ListPublicationsResponse]  # type: ignore[assignment]
     ReconcilePeriod: _aio.UnaryUnaryMultiCallable[_publications_pb2.ReconcilePeriodRequest, _publications_pb2.ReconcilePeriodResponse]  # type: ignore[assignment]
@@ -73,7 +75,8 @@ class PublicationsServiceServicer(metaclass=_abc_1.ABCMeta):
         when the period is about to close. Idempotent: usage that was sent is never sent again; usage that
         came since is sent as a difference under a new revision.
 
-        FAILED_PRECONDITION when the provider's invoice is final already.
+        FAILED_PRECONDITION when the provider's invoice is final already, and with NOT_BILLED_YET for a period
+        that ends before the tenant's first billed day or as it begins.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,6 @@
+-- The first day that is billed, in the tenant's time zone. Null: all are, as of tenants that were there before.
+ALTER TABLE tenant_accounts ADD COLUMN billed_from date;
+
+-- Two tenants are not billed as one customer. There may be such pairs already, so no index forbids it: who sets a
+-- customer looks for others first, under a lock.
+CREATE INDEX tenant_accounts_by_customer ON tenant_accounts (external_customer_id);
