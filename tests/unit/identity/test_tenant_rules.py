@@ -129,9 +129,7 @@ def test_plans_are_accepted(plan: str) -> None:
     assert Onboarding(**{**GOOD, "plan": plan}).plan == plan
 
 
-@pytest.mark.parametrize(
-    "plan", [" ", "gold ", " gold", "go ld", "-gold", "gold\n", "g\0", "x" * 65, "\u00e9"]
-)
+@pytest.mark.parametrize("plan", [" ", "gold ", " gold", "go ld", "-gold", "gold\n", "g\0", "x" * 65])
 def test_other_names_of_plans_are_refused(plan: str) -> None:
     assert refused(plan=plan).field == "plan"
 
