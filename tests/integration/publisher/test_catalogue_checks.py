@@ -16,6 +16,8 @@ from tests.integration.publisher.conftest import StartPublisher
 from tests.integration.publisher.test_deliveries import refusal
 from tests.integration.publisher.world import Api, World
 
+pytestmark = pytest.mark.req("C1", "S2")
+
 CALLS = Priced("calls", PER_UNIT)
 DEAR = Priced("calls", PER_UNIT | {"unit": "3"})
 EURO = PER_UNIT | {"currency": "EUR"}
