@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+import decimal
+
+import structlog
 from hypothesis import settings
+
+# Arithmetic that drops a digit fails here: a sum of money or of a quantity is exact, or is rounded where its
+# rule says so, in a context that says so too.
+for _context in (decimal.DefaultContext, decimal.getcontext()):
+    _context.traps[decimal.Inexact] = True
+
+# A traceback with all its variables takes seconds of a busy machine to draw, and tests have many.
+structlog.configure(
+    processors=[
+        *structlog.get_config()["processors"][:-1],
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 # No test says how long anything may take: machines are busy.
 settings.register_profile("meterline", deadline=None)

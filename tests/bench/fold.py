@@ -22,6 +22,7 @@ from meterline.db import migrate, provision
 from meterline.db.pool import Database
 from meterline.db.unit_of_work import UnitOfWork
 from meterline.ids import new_id
+from meterline.tenants import TenantReplica
 from meterline_aggregate.decoding import decode
 from meterline_aggregate.domain.fold.changes import Changes
 from meterline_aggregate.domain.fold.plain import fold_plain
@@ -40,6 +41,7 @@ TENANTS = 50
 VALUES = 20
 CONSUMER = "aggregate-events"
 PASSWORD = "for-the-benchmark-only"
+OF_ALL_TENANTS = "-c meterline.tenant_ids=*"
 ZONES = ("UTC", "America/New_York", "Asia/Kolkata", "Europe/London")
 
 
@@ -195,7 +197,8 @@ async def bench_handler(server: PostgresServer) -> None:
 
 async def _bench_shape(server: PostgresServer, database: Database, dsn: str, shape: Shape) -> None:
     unit_of_work = UnitOfWork(database, lambda: None)
-    await _create_meters(Meters(database, unit_of_work), unique=shape.unique)
+    meters = Meters(database, unit_of_work, TenantReplica(database))
+    await _create_meters(meters, unique=shape.unique)
     handler = AcceptedEvents(SystemClock(), SeriesBook(), lambda: None)
     size = shape.messages_a_transaction
     transactions = max(4, min(60, 1_500_000 // (shape.rows * size)))
@@ -249,7 +252,7 @@ def prepare(server: PostgresServer) -> str:
     owner = server.dsn(database, provision.owner_role("aggregate"), PASSWORD)
     migrate.apply(owner, "aggregate", migrate.for_service("aggregate"))
     dsn = server.dsn(database, provision.app_role("aggregate"), PASSWORD)
-    with psycopg.connect(dsn) as connection:
+    with psycopg.connect(dsn, options=OF_ALL_TENANTS) as connection:
         for tenant, zone in islice(zip(range(1, TENANTS + 1), cycle(ZONES), strict=False), TENANTS):
             connection.execute(
                 "INSERT INTO tenants VALUES (%s, %s, 1, %s, 'USD', 'p', 'c', 's', true, '10 minutes', now())",
@@ -267,7 +270,7 @@ def wal(dsn: str) -> int:
 
 def check(dsn: str) -> int:
     """Events in the months of the counting meter."""
-    with psycopg.connect(dsn) as connection:
+    with psycopg.connect(dsn, options=OF_ALL_TENANTS) as connection:
         row = connection.execute(
             "SELECT sum(event_count) FROM windows JOIN meters USING (meter_id)"
             " WHERE grain = 4 AND group_id = 0 AND name = 'requests'"

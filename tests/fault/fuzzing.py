@@ -20,11 +20,13 @@ from meterline_dev.mesh import Mesh
 from meterline_protos.events.v1 import events_pb2
 from meterline_protos.ingest.v1 import capture_pb2
 
+from tests.architecture.test_access import rules
 from tests.fault.honest import OPERATIONS
 from tests.fault.honest_world import World
 from tests.fault.mutations import Mutator
 from tests.fault.strangers import Rpc
 
+RULES: Final = rules()
 CONCURRENT: Final = 16
 CALL_SECONDS: Final = 60.0
 # What no request may be answered with, whatever it is, while nothing is stopped. A status that is too large
@@ -65,9 +67,9 @@ class Gun:
     """Calls as somebody who may do everything, so that nothing is refused for who asks."""
 
     def __init__(self, mesh: Mesh) -> None:
-        self._signer = mesh.signer("fuzzer", frozenset(Permission))
         self._mesh = mesh
-        self._channels: dict[str, aio.Channel] = {}
+        self._peer = mesh.keys.service_signer("ingest")
+        self._channels: dict[tuple[str, bool], aio.Channel] = {}
 
     @classmethod
     @asynccontextmanager
@@ -83,7 +85,8 @@ class Gun:
         """The name of the status, and its text."""
         method = shot.rpc.method
         path = f"/{method.containing_service.full_name}/{method.name}"
-        channel: Any = self._channel(shot.service)
+        internal = RULES[path[1:]].permission is Permission.INTERNAL
+        channel: Any = self._channel(shot.service, internal)
         try:
             if method.client_streaming:
                 return await _converse(channel.stream_stream(path)(timeout=CALL_SECONDS), shot.sent)
@@ -96,12 +99,13 @@ class Gun:
             return error.code().name, error.details() or ""
         return grpc.StatusCode.OK.name, ""
 
-    def _channel(self, service: str) -> aio.Channel:
-        if service not in self._channels:
+    def _channel(self, service: str, internal: bool) -> aio.Channel:
+        if (service, internal) not in self._channels:
             options = [("grpc.max_receive_message_length", 64 << 20)]
-            address = self._mesh.address(service)
-            self._channels[service] = channels.channel(address, self._signer.token, options)
-        return self._channels[service]
+            # What services ask of each other is not for operators.
+            token = self._peer.token if internal else self._mesh.token
+            self._channels[service, internal] = channels.channel(self._mesh.address(service), token, options)
+        return self._channels[service, internal]
 
 
 async def _converse(call: Any, sent: Sequence[bytes]) -> tuple[str, str]:

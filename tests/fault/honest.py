@@ -245,7 +245,7 @@ def _aggregate(world: World, now: datetime) -> Table:
     service = "aggregate.v1."
     return {
         f"{service}MetersService/CreateMeter": [{"meter": meter}],
-        f"{service}MetersService/ListMeters": [{}],
+        f"{service}MetersService/ListMeters": [{}, {"tenant_id": TENANT}],
         f"{service}ReconciliationService/Compare": [{"tenant_id": TENANT}],
         f"{service}UsageService/QueryUsage": [
             of | {"grain": "GRAIN_HOUR", "page_size": 1},

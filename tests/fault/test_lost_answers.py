@@ -113,7 +113,7 @@ async def report_through_lossy_broker(
     expected, broker = Expected(), LossyBroker(8)
     async with start_mesh(programs=programs) as mesh, Proxy(mesh.nats.port, broker.passes) as proxy:
         await mesh.supervisor.stop("ingest")
-        await mesh.start_service("ingest", METERLINE_NATS_URL=f"nats://127.0.0.1:{proxy.port}")
+        await mesh.start_service("ingest", METERLINE_NATS_URL=mesh.nats_url("ingest", proxy.port))
         # Small batches in several lanes: many messages, each with an ack to lose.
         reporters = [Reporter(mesh, expected, batch=10, seed=at) for at in range(8)]
         await asyncio.gather(*(reporter.run(10 * batches // 8) for reporter in reporters))

@@ -41,7 +41,7 @@ async def pause_and_take_over(mesh: Mesh, expected: Expected, rounds: int) -> bo
     """Whether everything counted once."""
     async with Proxy(mesh.nats.port) as proxy:
         await mesh.supervisor.stop("ingest")
-        await mesh.start_service("ingest", METERLINE_NATS_URL=f"nats://127.0.0.1:{proxy.port}")
+        await mesh.start_service("ingest", METERLINE_NATS_URL=mesh.nats_url("ingest", proxy.port))
         reporter = Reporter(mesh, expected, batch=10)
         stored = 0
         for _ in range(rounds):

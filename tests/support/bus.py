@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 import nats
 import pytest
 from meterline.bus.connection import Bus
+from meterline.bus.subjects import FACTS
 from meterline_dev.servers import NatsServer
 from meterline_dev.testing import scratch_directory
 from nats.aio.client import Client
@@ -59,14 +60,15 @@ def own_broker() -> Iterator[NatsServer]:
 
 @pytest.fixture
 async def open_bus(broker: NatsServer) -> AsyncIterator[OpenBus]:
-    """A function `(name="test", url="") -> Bus`: one more connection, to `broker` unless a URL is given.
-    All are stopped after the test."""
+    """A function `(name="test", url="") -> Bus`: one more connection, to `broker` unless a URL is given,
+    which has all streams. All are stopped after the test."""
     opened: list[Bus] = []
 
     async def make(name: str = "test", url: str = "") -> Bus:
         bus = Bus(url or broker.url, name=name)
         opened.append(bus)
         await bus.start()
+        await bus.ensure_streams(*FACTS)
         return bus
 
     yield make

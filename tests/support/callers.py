@@ -2,44 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from meterline.auth.grants import SERVICES
 from meterline.auth.principals import GRANTABLE, Permission
-from meterline.auth.tokens import ServiceSigner, new_private_key, public_key_of
+from meterline.auth.public_keys import KeyRing, entry
+from meterline.auth.tokens import ServiceSigner, ServiceTokens, new_private_key, public_key_of
 from meterline.clock import Clock, SystemClock
 from meterline_dev.channels import metadata
 from pydantic import SecretStr
 
+TESTER = "tester"
+
+
+def _new_keys() -> Mapping[str, str]:
+    return {name: new_private_key() for name in (*SERVICES, TESTER)}
+
 
 @dataclass(frozen=True)
 class Authority:
-    """One key pair, and whatever it signs."""
+    """A key pair of each service and of one operator, who is called `tester`."""
 
-    private: str = field(default_factory=new_private_key, repr=False)
+    private: Mapping[str, str] = field(default_factory=_new_keys, repr=False)
 
     @property
-    def settings(self) -> dict[str, object]:
+    def public_keys(self) -> str:
+        """As services are told them."""
+        owners = {name: f"service {name}" for name in SERVICES} | {TESTER: f"operator {TESTER}"}
+        return "".join(entry(owners[name], public_key_of(key)) for name, key in self.private.items())
+
+    def tokens(self) -> ServiceTokens:
+        return ServiceTokens(KeyRing(self.public_keys))
+
+    def settings(self, service: str) -> dict[str, object]:
         """Over `settings_for`: calls need a token of this authority, or an API key."""
         return {
             "authentication": "required",
-            "service_key": SecretStr(self.private),
-            "service_public_keys": public_key_of(self.private),
+            "service_key": SecretStr(self.private[service]),
+            "service_public_keys": self.public_keys,
         }
 
     def signer(
         self,
         *permissions: Permission,
-        name: str = "tester",
+        name: str = TESTER,
         tenant: str | None = None,
         clock: Clock | None = None,
         lifetime_seconds: int = 300,
     ) -> ServiceSigner:
-        """For all that can be granted unless told otherwise."""
+        """Of a service, or of the operator; for all that can be granted unless told otherwise."""
         granted: Collection[Permission] = permissions or GRANTABLE
         return ServiceSigner(
             name,
-            self.private,
+            self.private[name],
             granted,
             clock or SystemClock(),
             tenant=tenant,
@@ -47,7 +63,11 @@ class Authority:
         )
 
     def metadata(
-        self, *permissions: Permission, tenant: str | None = None, clock: Clock | None = None
+        self,
+        *permissions: Permission,
+        name: str = TESTER,
+        tenant: str | None = None,
+        clock: Clock | None = None,
     ) -> tuple[tuple[str, str], ...]:
         """What a call carries to be that caller's."""
-        return metadata(self.signer(*permissions, tenant=tenant, clock=clock).token())
+        return metadata(self.signer(*permissions, name=name, tenant=tenant, clock=clock).token())

@@ -6,14 +6,14 @@ import re
 import struct
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from grpc import aio
 from meterline.bus.connection import Bus
-from meterline.bus.subjects import TENANTS_CHANGED
+from meterline.bus.subjects import FACTS, TENANTS_CHANGED
 from meterline.clock import Clock, SystemClock
 from meterline.ids import new_id
 from meterline_dev.servers import NatsServer
@@ -196,12 +196,16 @@ class RunningIngest:
         *,
         quantities: Sequence[event_types_pb2.QuantityDefinition] = (),
         dimensions: Sequence[str] = ("region",),
+        required: Collection[str] = (),
         subject_required: bool = False,
     ) -> None:
         definition = event_types_pb2.EventType(
             name=name,
             quantities=quantities or [event_types_pb2.QuantityDefinition(name="units", scale=2)],
-            dimensions=[event_types_pb2.DimensionDefinition(name=each) for each in dimensions],
+            dimensions=[
+                event_types_pb2.DimensionDefinition(name=each, required=each in required)
+                for each in dimensions
+            ],
             subject_required=subject_required,
         )
         await self.types.PutEventType(event_types_pb2.PutEventTypeRequest(event_type=definition))
@@ -222,6 +226,7 @@ async def running_ingest(
     bus = Bus(broker.url, name="test")
     async with running(service) as channel:
         await bus.start()
+        await bus.ensure_streams(*FACTS)
         try:
             yield RunningIngest(channel, bus, service.server.address)
         finally:

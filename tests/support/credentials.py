@@ -162,7 +162,7 @@ async def guarded(database: TestDatabase, broker: NatsServer, **settings: object
     authority = Authority()
 
     def told(service: str) -> dict[str, object]:
-        return settings_for(service, database, broker) | authority.settings | settings
+        return settings_for(service, database, broker) | authority.settings(service) | settings
 
     identity = Identity(IdentitySettings.model_validate(told("identity")), SystemClock())
     async with running(identity):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import LiteralString
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
@@ -41,6 +41,11 @@ class TestDatabase:
 
     def app_dsn(self, service: str) -> str:
         return self.server.dsn(self.name, provision.app_role(service), PASSWORD)
+
+    def read(self, service: str, query: LiteralString, *parameters: object) -> list[tuple[Any, ...]]:
+        """What a query finds in a service's schema, past all rules: rows of all tenants."""
+        with psycopg.connect(self.admin_dsn, options=f"-c search_path={service}") as connection:
+            return connection.execute(query, parameters or None).fetchall()
 
     async def change(self, statement: LiteralString, *parameters: object) -> None:
         """Changes rows past all rules, as time or a fault would.

@@ -59,6 +59,8 @@ class Mesh:
         self.meters: dict[str, meters_pb2.Meter] = {}
         self.asked: list[str] = []
         self.page_limit = 1_000
+        # Tenants and meters whose months are being rebuilt.
+        self.rebuilding: set[tuple[str, str]] = set()
 
     def add_tenant(self, slug: str, number: int, zone: str) -> None:
         self.tenants[slug] = _Tenant(number, ZoneInfo(zone))
@@ -169,14 +171,17 @@ class ScriptedUsage(usage_pb2_grpc.UsageServiceServicer):
         while start < last:
             end = next_month(start, tenant.zone) if grain == types_pb2.GRAIN_MONTH else start + 24 * HOUR
             value, count = self._mesh.value(request.tenant_id, request.meter, start, end)
-            if count and start >= first:
+            revision = tenant.revisions.get((request.meter, start), 0)
+            if (count or revision) and start >= first:
                 windows.append(
                     usage_pb2.Window(
                         start_time=timestamp(start),
                         end_time=timestamp(end),
                         value=str(value),
                         event_count=count,
-                        revision=tenant.revisions.get((request.meter, start), 0),
+                        revision=revision,
+                        aggregation=self._mesh.meters[request.meter].aggregation,
+                        rebuilding=(request.tenant_id, request.meter) in self._mesh.rebuilding,
                         window_id=f"{request.meter}/{types_pb2.Grain.Name(grain)[6:].lower()}"
                         f"/{int(start.timestamp())}/",
                     )

@@ -25,7 +25,7 @@ async def eventually(
 
 
 async def eventually(
-    look: Callable[[], Any], *, seconds: float = 15.0, until: Callable[[Any], object] = bool
+    look: Callable[[], Any], *, seconds: float = 60.0, until: Callable[[Any], object] = bool
 ) -> Any:
     """Looks again and again until what `look` answers satisfies `until`; returns that answer.
 

@@ -26,6 +26,8 @@ def environment_of(service: str, database: TestDatabase, broker: NatsServer) -> 
         "METERLINE_OWNER_DATABASE_URL": database.owner_dsn(service),
         "METERLINE_NATS_URL": broker.url,
         "METERLINE_NATS_MONITOR_URL": broker.monitor_url,
+        # Brokers of tests have no logins, unless the test is about them.
+        "METERLINE_ALLOW_OPEN_BROKER": "true",
         "METERLINE_SHUTDOWN_GRACE_SECONDS": "2",
         "METERLINE_AUTHENTICATION": "off",
         "METERLINE_MASTER_KEYS": MASTER_KEYS,
@@ -50,15 +52,17 @@ class ServiceProcess:
 
 
 @asynccontextmanager
-async def launched(module: str, environment: Mapping[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
-    """`python -m module`, killed at the end if it still runs then."""
+async def launched(
+    module: str, environment: Mapping[str, str], *, stderr: int = asyncio.subprocess.DEVNULL
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`python -m module`, killed at the end if it still runs then. `stderr` may be PIPE, to be read."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         module,
         env=dict(environment),
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
+        stderr=stderr,
     )
     try:
         yield process

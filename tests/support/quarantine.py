@@ -84,13 +84,14 @@ def stored_entries(database: TestDatabase, columns: str) -> list[tuple[object, .
 
 
 def counts_are_right(database: TestDatabase) -> bool:
-    """Whether the counts that are kept are those of the rows that wait."""
+    """Whether the counts that are kept are those of the rows: how many wait, and the bytes of all."""
     with psycopg.connect(database.admin_dsn) as connection:
         counted = connection.execute(
-            "SELECT tenant_id, count(*) FROM ingest.quarantine WHERE state = 'waiting' GROUP BY 1 ORDER BY 1"
+            "SELECT tenant_id, count(*) FILTER (WHERE state = 'waiting'), sum(octet_length(payload) + 512)"
+            " FROM ingest.quarantine GROUP BY 1 ORDER BY 1"
         ).fetchall()
         kept = connection.execute(
-            "SELECT tenant_id, waiting FROM ingest.quarantine_counts WHERE waiting > 0 ORDER BY 1"
+            "SELECT tenant_id, waiting, bytes FROM ingest.quarantine_counts WHERE bytes > 0 ORDER BY 1"
         ).fetchall()
     return counted == kept
 

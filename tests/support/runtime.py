@@ -68,6 +68,7 @@ def effects_database(bare_database: TestDatabase) -> TestDatabase:
     """The runtime's tables and `effects`, in the schema of one service."""
     with psycopg.connect(bare_database.owner_dsn(SERVICE)) as connection:
         connection.execute("CREATE TABLE effects (message_id uuid NOT NULL, note text NOT NULL)")
+        connection.execute("SELECT grant_rights('effects', 'SELECT, INSERT, UPDATE, DELETE')")
     return bare_database
 
 

@@ -88,6 +88,7 @@ class SealedThings:
                 "CREATE TABLE things (tenant_id integer, id bytea, secret bytea, PRIMARY KEY (tenant_id, id))"
             )
             connection.execute("SELECT protect_tenants('things')")
+            connection.execute("SELECT grant_rights('things', 'SELECT, INSERT, UPDATE')")
 
     async def put(self, connection: Connection, tenant_id: int, row: bytes, sealed: bytes) -> None:
         await connection.execute("INSERT INTO things VALUES (%s, %s, %s)", (tenant_id, row, sealed))

@@ -27,7 +27,8 @@ def addresses(mesh: Mesh) -> RenderableType:
         ("Token", f"$(cat {mesh.token_file}) as metadata authorization: Bearer; the operator's, for a day"),
         ("Postgres", f"postgresql://postgres@127.0.0.1:{mesh.postgres.port}/{DATABASE}?sslmode=disable"),
         ("", f"password: PGPASSWORD=$(cat {mesh.postgres.password_file})"),
-        ("NATS", f"{mesh.nats.url}, monitoring {mesh.nats.monitor_url}"),
+        ("NATS", f"nats://127.0.0.1:{mesh.nats.port}, monitoring {mesh.nats.monitor_url}"),
+        ("", f"login: NATS_URL=$(cat {mesh.nats_url_file})"),
         ("Stripe", f"{mesh.stripe_url} ({stripe})"),
         ("Data and logs", str(mesh.directory)),
     ):

@@ -12,9 +12,15 @@ from typing import Annotated, Final
 
 import stamina.instrumentation
 import typer
+from meterline.auth.public_keys import LOOK_SECONDS
 from rich.console import Console
 
 from meterline_dev.dev import DevOptions, Ending, run
+from meterline_dev.keys import Keys
+from meterline_dev.placement import Placement
+
+_TOKEN: Final = "METERLINE_TOKEN"
+_DATA: Final = Path(".meterline")
 
 app = typer.Typer(
     help="Meterline on one machine.",
@@ -22,11 +28,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-@app.callback()
-def _commands() -> None:
-    """Keeps `dev` a command of its own, however few others there are."""
 
 
 @app.command()
@@ -60,6 +61,52 @@ def dev(
     with _traced():
         ending = asyncio.run(run(options, _console(as_json)))
     raise typer.Exit(_EXIT_CODES[ending])
+
+
+@app.command()
+def call(
+    service: Annotated[str, typer.Argument(help="identity, ingest, aggregate or publisher.")],
+    method: Annotated[str, typer.Argument(help="A method, for example OnboardTenant.")],
+    body: Annotated[str, typer.Argument(help="The request as JSON.")] = "{}",
+    pick: Annotated[
+        str, typer.Option(metavar="PATH", help="Print only this part of the answer, as lines.0.line_id.")
+    ] = "",
+    data: Annotated[
+        Path, typer.Option(metavar="DIR", file_okay=False, envvar="METERLINE_DATA", help="Where the mesh is.")
+    ] = _DATA,
+) -> None:
+    """Call a service of a mesh that runs here, as its operator, or with the API key in METERLINE_TOKEN.
+
+    Exit code: 0, or 1 with status and details on stderr when the call was refused.
+    """
+    # Not imported for nothing: all stubs there are.
+    from meterline_dev.calling import CallError
+    from meterline_dev.calling import call as ask
+    from meterline_dev.calling import pick as part_of
+
+    try:
+        placement = Placement.read(data)
+        token = os.environ.get(_TOKEN) or placement.token()
+        for answer in ask(placement, service, method, body, token):
+            print(part_of(answer, pick) if pick else answer, flush=True)
+    except (CallError, OSError) as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def renew_operator(
+    data: Annotated[
+        Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="The data of the mesh.")
+    ],
+) -> None:
+    """Make the operator's key anew. What was signed with the old one is refused within seconds, by services
+    that run as well; the new token is in DIR/operator.token."""
+    keys = Keys(data)
+    if not keys.public_keys_file.exists():
+        raise typer.BadParameter(f"{data} is not the data of a mesh that was started")
+    keys.renew_operator()
+    typer.echo(f"{keys.token_file} is new; old tokens stop within {LOOK_SECONDS:g} seconds")
 
 
 @contextmanager

@@ -137,8 +137,6 @@ def _directory(given: Path | None) -> Iterator[Path]:
         yield given
         return
     place = Path(tempfile.mkdtemp(prefix="meterline-"))
-    # The account that Postgres runs under has to pass through.
-    place.chmod(0o711)
     try:
         yield place
     finally:

@@ -11,36 +11,38 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 import psycopg
 from grpc import aio
-from meterline.auth.principals import GRANTABLE, Permission
-from meterline.auth.tokens import ServiceSigner
-from meterline.clock import SystemClock
+from meterline.bus import permissions
 from meterline.db import migrate, provision
 
 from meterline_dev import channels
 from meterline_dev.keys import Keys, SecretFile, write_secret
+from meterline_dev.placement import Placement
 from meterline_dev.processes import ChildSpec, Supervisor
 from meterline_dev.servers import NatsServer, PostgresServer
+from meterline_dev.servers.account import close_to_others
 from meterline_dev.servers.ports import PortLease, reserve_port
+from meterline_dev.stripe_double.settings import LEVER_KEY
 
 DATABASE: Final = "meterline"
 # In the order of their start: each asks only those before it.
 SERVICES: Final = ("identity", "ingest", "aggregate", "publisher")
+NATS_OPERATOR: Final = "operator"
 STRIPE_KEY: Final = "METERLINE_STRIPE_API_KEY"
 STRIPE_DOUBLE: Final = "stripe-double"
 _SERVICE_READY = re.compile(r'"grpc":')
 # Four services start at once, perhaps for the first time and beside other work; one that dies meanwhile is
 # noticed at once.
 _READY_SECONDS: Final = 120.0
-_TOKEN_SECONDS: Final = 86_400
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,9 @@ class Mesh:
         self.options = options or MeshOptions()
         self.supervisor = Supervisor()
         self.postgres = PostgresServer(directory / "postgres", settings=self.options.postgres_settings)
-        self.nats = NatsServer(directory / "nats")
         self._leases: dict[str, PortLease] = {}
         self._passwords = SecretFile(directory / "passwords.json")
-        self._keys = Keys(directory / "keys.json")
-        self._operator: ServiceSigner | None = None
+        self.keys = Keys(directory)
         self.uses_double = STRIPE_KEY not in os.environ
 
     # --- where everything is
@@ -101,27 +101,35 @@ class Mesh:
     def admin_dsn(self) -> str:
         return self.postgres.dsn(DATABASE)
 
+    @cached_property
+    def nats(self) -> NatsServer:
+        """The broker. Its `url` has the login of an operator who may do everything, which no service has."""
+        names = permissions.services()
+        services = permissions.authorization({name: self._nats_password(name) for name in names})["users"]
+        password = self._nats_password(NATS_OPERATOR)
+        users = [{"user": NATS_OPERATOR, "password": password}, *services]
+        return NatsServer(
+            self.directory / "nats",
+            user=NATS_OPERATOR,
+            password=password,
+            settings={"authorization": {"users": users}},
+        )
+
+    def nats_url(self, service: str, port: int = 0) -> str:
+        """What a service connects to, with its own login; through a proxy's `port` if given."""
+        return self.nats.url_of(service, self._nats_password(service), port)
+
+    @property
+    def nats_url_file(self) -> Path:
+        """Holds the URL with the operator's login, for the tools of NATS."""
+        return self.directory / "operator.nats-url"
+
     # --- who may call
 
     def token(self) -> str:
         """A token that is valid now, of an operator who may do everything but what services ask of each
         other."""
-        if self._operator is None:
-            self._operator = self.signer("operator", GRANTABLE)
-        return self._operator.token()
-
-    def signer(
-        self, name: str, permissions: Collection[Permission], tenant: str | None = None
-    ) -> ServiceSigner:
-        """Signs tokens of somebody else."""
-        return ServiceSigner(
-            name,
-            self._keys.private,
-            permissions,
-            SystemClock(),
-            tenant=tenant,
-            lifetime_seconds=_TOKEN_SECONDS,
-        )
+        return self.keys.operator_token()
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What a call carries to be the operator's."""
@@ -133,17 +141,20 @@ class Mesh:
 
     @property
     def token_file(self) -> Path:
-        """Holds the operator's token of when the mesh was started."""
-        return self.directory / "operator.token"
+        """Holds the operator's token of when the mesh was started, or its key made anew."""
+        return self.keys.token_file
 
     # --- lifecycle
 
     async def start(self, tell: Callable[[str], None] = lambda _: None) -> None:
         """Starts what is not running. `tell` gets a line at each step."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        write_secret(self.token_file, self.token())
+        was = close_to_others(self.directory)
+        if was is not None:
+            tell(f"{self.directory} is closed to others now: its mode was {was:04o}")
+        self.keys.publish()
         tell("Postgres and NATS")
         await asyncio.gather(asyncio.to_thread(self.postgres.start), asyncio.to_thread(self.nats.start))
+        write_secret(self.nats_url_file, self.nats.url)
         tell("schemas and roles")
         await asyncio.to_thread(self._prepare_database)
         double = [self._double()] if self.uses_double and "publisher" in self.options.services else []
@@ -151,6 +162,7 @@ class Mesh:
         # Channels connect lazily, so that the order of start does not matter.
         specs = [*double, *(self._service(name, {}) for name in self.options.services)]
         await asyncio.gather(*map(self.supervisor.start, specs))
+        Placement(self.directory, {name: self.address(name) for name in SERVICES}, self.stripe_url).write()
 
     async def start_service(self, service: str, **environment: str) -> None:
         """Starts one service, with more variables if given."""
@@ -186,6 +198,9 @@ class Mesh:
     def _password(self, role: str) -> str:
         return self._passwords.get(role, lambda: secrets.token_urlsafe(24))
 
+    def _nats_password(self, user: str) -> str:
+        return self._password(f"nats_{user}")
+
     def _port(self, name: str) -> int:
         if name not in self._leases:
             self._leases[name] = reserve_port()
@@ -217,6 +232,7 @@ class Mesh:
                 f"--port={self._port(STRIPE_DOUBLE)}",
                 f"--db={database}",
             ],
+            env={**os.environ, LEVER_KEY: self.keys.double_levers},
             log_file=self._log(STRIPE_DOUBLE),
             ready=re.compile(r"^http://"),
             ready_timeout=_READY_SECONDS,
@@ -247,11 +263,11 @@ class Mesh:
             **os.environ,
             **addresses,
             "METERLINE_DATABASE_URL": self.dsn(provision.app_role(service)),
-            "METERLINE_NATS_URL": self.nats.url,
+            "METERLINE_NATS_URL": self.nats_url(service),
             "METERLINE_NATS_MONITOR_URL": self.nats.monitor_url,
-            "METERLINE_SERVICE_KEY": self._keys.private,
-            "METERLINE_SERVICE_PUBLIC_KEYS": self._keys.public,
-            "METERLINE_MASTER_KEYS": self._keys.master_keys,
+            "METERLINE_SERVICE_KEY": self.keys.private(service),
+            "METERLINE_SERVICE_PUBLIC_KEYS_FILE": str(self.keys.public_keys_file),
+            "METERLINE_MASTER_KEYS": self.keys.master_keys,
             "METERLINE_GRPC_PORT": str(self._port(service)),
             "METERLINE_METRICS_PORT": str(self._port(f"{service}-metrics")),
             "METERLINE_STRIPE_API_BASE": self.stripe_url,

@@ -15,7 +15,7 @@ import uvloop
 from prometheus_client import start_http_server
 
 from meterline import tasks
-from meterline.bus.connection import require_synced_jetstream
+from meterline.bus.safety import require_logins, require_synced_jetstream
 from meterline.config import ServiceSettings
 from meterline.rpc.server import Server
 from meterline.telemetry import logging, tracing
@@ -70,6 +70,8 @@ async def _start(
 ) -> None:
     if not settings.allow_unsynced_jetstream:
         await require_synced_jetstream(settings.nats_monitor_url)
+    if not settings.allow_open_broker:
+        await require_logins(settings.nats_url.get_secret_value())
     service = build()
     for component in service.components:
         stack.push_async_callback(component.stop)

@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 from typing import Literal, Self, TypedDict, TypeVar
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from meterline.bus.address import BrokerAddress
 from meterline.bus.breaker import BurialRules
+from meterline.rpc.doors import Bounds
 
 # A refused value may be a secret, and what is raised at the start goes to a log.
 _SOURCES = SettingsConfigDict(env_prefix="METERLINE_", extra="ignore", hide_input_in_errors=True)
@@ -48,6 +50,7 @@ class ServiceSettings(BaseSettings):
     """libpq URL of the service's own role."""
     database_pool_size: int = Field(default=8, ge=1, le=200)
     nats_url: SecretStr = SecretStr("nats://127.0.0.1:4222")
+    """nats://user:password@host:port of the broker, with the login of this service."""
     nats_monitor_url: str = ""
     """HTTP monitoring address of the broker, to check that it syncs every message before its ack."""
     bind_host: str = "127.0.0.1"
@@ -58,9 +61,11 @@ class ServiceSettings(BaseSettings):
     authentication: Literal["required", "off"] = "required"
     """`off` lets every caller do everything. Development only."""
     service_key: SecretStr | None = None
-    """Ed25519 private key in PEM: signs the tokens that this service calls others with."""
+    """Ed25519 private key in PEM, of this service alone: signs the tokens that it calls others with."""
     service_public_keys: str = ""
-    """Ed25519 public keys in PEM, one after another: of all services, and of operators with such a key."""
+    """Ed25519 public keys of all services and of operators, each with its owner: see `auth.public_keys`."""
+    service_public_keys_file: Path | None = None
+    """A file of them instead, read again within 2 seconds of a change: what is removed from it is refused."""
     credential_fresh_seconds: float = Field(default=2.0, gt=0, le=60)
     """How long API keys and signing keys are taken without asking identity again."""
     credential_stale_seconds: float = Field(default=30.0, gt=0, le=300)
@@ -72,11 +77,34 @@ class ServiceSettings(BaseSettings):
     """PEM: only callers with a certificate of this authority are served."""
     tls_peer_ca_file: Path | None = None
     """PEM: other services are called over TLS, and must have a certificate of this authority."""
+    max_calls: int = Field(default=10_000, ge=1)
+    """Calls of known callers at once."""
+    max_unknown_calls: int = Field(default=200, ge=1)
+    """Calls at once whose callers are being looked up."""
+    max_signed_calls: int = Field(default=1_000, ge=1)
+    """Calls at once that bring a signature in place of a token, and as many more that are on their way."""
+    max_watches: int = Field(default=100, ge=1)
+    """Streams at once of health and reflection, which are open to everybody."""
+    max_connections: int = Field(default=2_000, ge=1, le=1_000_000)
+    """Connections at once; whoever comes beyond it is closed at once."""
+    max_streams_per_connection: int = Field(default=1_000, ge=1, le=1_000_000)
+    """Calls at once on one connection; further ones wait in the client."""
+    connection_age_seconds: float = Field(default=3_600, ge=1, le=604_800)
+    """Clients are then told to connect anew, so that they spread over replicas. Not noticed by calls."""
+    connection_age_grace_seconds: float = Field(default=3_600, ge=1, le=604_800)
+    """How long calls that are under way by then may still take. What is left then is cut."""
+    connection_idle_seconds: float = Field(default=600, ge=1, le=604_800)
+    """A connection that has no call for so long is closed."""
+    handshake_seconds: float = Field(default=20, ge=1, le=120)
+    """A connection that has not begun to speak HTTP/2 by then is closed."""
     shutdown_drain_seconds: float = Field(default=0.0, ge=0)
     """How long to answer NOT_SERVING before calls are refused, for load balancers to notice."""
     shutdown_grace_seconds: float = Field(default=10.0, ge=0)
     allow_unsynced_jetstream: bool = False
     """Start although the broker may lose acknowledged messages at power loss. Development only."""
+    allow_open_broker: bool = False
+    """Start although the broker lets clients in without a login, so that anybody who reaches it can publish
+    facts. Development only."""
     jetstream_replicas: int = Field(default=1, ge=1, le=5)
     ack_wait_seconds: float = Field(default=30, ge=1, le=3_600)
     """When the broker takes whoever had a message for dead, and delivers it again. What only takes longer is
@@ -106,10 +134,38 @@ class ServiceSettings(BaseSettings):
         )
         return {"ack_wait": self.ack_wait_seconds, "rules": rules}
 
+    @property
+    def bounds(self) -> Bounds:
+        """What the server of the service is made with."""
+        return Bounds(
+            calls=self.max_calls,
+            strangers=self.max_unknown_calls,
+            signed=self.max_signed_calls,
+            watches=self.max_watches,
+            connections=self.max_connections,
+            streams=self.max_streams_per_connection,
+            age_seconds=self.connection_age_seconds,
+            age_grace_seconds=self.connection_age_grace_seconds,
+            idle_seconds=self.connection_idle_seconds,
+            handshake_seconds=self.handshake_seconds,
+        )
+
+    @field_validator("nats_url")
+    @classmethod
+    def _is_address(cls, url: SecretStr) -> SecretStr:
+        BrokerAddress.parse(url.get_secret_value())
+        return url
+
     @model_validator(mode="after")
     def _can_authenticate(self) -> Self:
-        if self.authentication == "required" and not self.service_public_keys.strip():
-            raise ValueError("service_public_keys are needed, or authentication=off for development")
+        told = bool(self.service_public_keys.strip()) + (self.service_public_keys_file is not None)
+        if told == 0 and self.authentication == "required":
+            raise ValueError(
+                "service_public_keys or service_public_keys_file is needed, "
+                "or authentication=off for development"
+            )
+        if told > 1:
+            raise ValueError("service_public_keys or service_public_keys_file, and not both")
         if (self.tls_certificate_file is None) != (self.tls_key_file is None):
             raise ValueError("tls_certificate_file and tls_key_file are needed together")
         if self.tls_client_ca_file is not None and self.tls_certificate_file is None:

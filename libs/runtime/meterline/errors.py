@@ -11,7 +11,13 @@ from collections.abc import Collection, Mapping
 
 
 class MeterlineError(Exception):
-    """Base of all failures that are part of the contract."""
+    """Base of all failures that are part of the contract.
+
+    reason: a stable code in upper case, which callers get in ErrorInfo; one of a kind, where an instance has
+        none of its own
+    """
+
+    reason: str = "INTERNAL_FAULT"
 
 
 class InvalidArgumentError(MeterlineError):
@@ -42,16 +48,20 @@ class PermissionDeniedError(MeterlineError):
 
 
 class NotFoundError(MeterlineError):
-    """There is no such thing, or not for this tenant."""
+    """There is no such thing, or not for this tenant. `hint` says what else may be the matter."""
 
-    def __init__(self, kind: str, name: str) -> None:
-        super().__init__(f"no {kind} {name!r}")
+    reason = "NOT_FOUND"
+
+    def __init__(self, kind: str, name: str, hint: str = "") -> None:
+        super().__init__(f"no {kind} {name!r}" + (f"; {hint}" if hint else ""))
         self.kind = kind
         self.name = name
 
 
 class AlreadyExistsError(MeterlineError):
     """The name is taken by something else."""
+
+    reason = "ALREADY_EXISTS"
 
     def __init__(self, kind: str, name: str, rule: str) -> None:
         super().__init__(f"{kind} {name!r} exists: {rule}")
@@ -62,30 +72,45 @@ class AlreadyExistsError(MeterlineError):
 class FailedPreconditionError(MeterlineError):
     """The state of the system forbids it; the same call will fail again.
 
-    reason: what callers may tell it by; empty where the status says enough
+    reason: what callers may tell it by
     """
+
+    reason = "FAILED_PRECONDITION"
 
     def __init__(self, subject: str, rule: str, reason: str = "") -> None:
         super().__init__(f"{subject}: {rule}")
         self.subject = subject
         self.rule = rule
-        self.reason = reason
+        if reason:
+            self.reason = reason
 
 
 class ShreddedError(FailedPreconditionError):
     """The keys that could read it were destroyed, for good."""
 
+    reason = "DATA_SHREDDED"
+
 
 class TamperedError(MeterlineError):
     """Something that is stored is not what was sealed, or not where it was. Never to be repeated."""
 
+    reason = "DATA_TAMPERED"
+
 
 class AbortedError(MeterlineError):
-    """Somebody else changed it meanwhile; read again, then repeat."""
+    """Something changed, or is changing, meanwhile: repeat, after `retry_after` seconds if that is known."""
+
+    reason = "ABORTED"
+
+    def __init__(self, why: str, retry_after: float | None = None) -> None:
+        super().__init__(why)
+        self.retry_after = retry_after
 
 
 class OverloadedError(MeterlineError):
     """A bounded queue is full; repeat after `retry_after` seconds."""
+
+    reason = "OVERLOADED"
 
     def __init__(self, what: str, retry_after: float) -> None:
         super().__init__(f"{what} is full")
@@ -99,6 +124,8 @@ class QuotaError(MeterlineError):
     violations: by subject (`tenant:acme`), what its limit is
     """
 
+    reason = "QUOTA_EXCEEDED"
+
     def __init__(self, violations: Mapping[str, str], retry_after: float) -> None:
         super().__init__("; ".join(f"{subject}: {limit}" for subject, limit in violations.items()))
         self.violations = violations
@@ -111,6 +138,8 @@ class InternalError(MeterlineError):
 
 class UnavailableError(MeterlineError):
     """A part that is needed does not answer; repeat with backoff."""
+
+    reason = "UNAVAILABLE"
 
 
 class MessageError(MeterlineError):
@@ -127,6 +156,8 @@ class MessageError(MeterlineError):
 
 class Later(MessageError):
     """A message cannot be applied yet: deliver it again after `delay` seconds."""
+
+    reason = "UNAVAILABLE"
 
     def __init__(self, why: str, delay: float = 0.25, messages: Collection[uuid.UUID] = ()) -> None:
         super().__init__(why, messages)

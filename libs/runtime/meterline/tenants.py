@@ -15,8 +15,9 @@ from meterline_protos.events.v1 import events_pb2
 from meterline.bounds import MIN_TENANT_ID
 from meterline.bus.delivery import Delivery
 from meterline.days import parse_day
-from meterline.db.pool import Database
+from meterline.db.pool import Database, begin
 from meterline.db.queries import Queries
+from meterline.db.scope import ALL_TENANTS
 from meterline.db.unit_of_work import Transaction
 from meterline.errors import Never, NotFoundError
 from meterline.remembered import Remembered
@@ -107,11 +108,15 @@ class TenantReplica:
             await self._store(transaction, tenant, changed_at)
 
     async def apply(self, transaction: Transaction, fact: events_pb2.TenantChanged) -> None:
-        """As `handle`, of one fact that did not come as a message. Raises ValueError."""
+        """As `handle`, of one fact that did not come as a message. Raises ValueError.
+
+        The transaction goes on as one of that tenant.
+        """
         await self._store(transaction, *_checked(fact))
 
     async def _store(self, transaction: Transaction, tenant: Tenant, changed_at: datetime) -> None:
         transaction.after_commit(partial(self._forget, tenant))
+        await begin(transaction.connection, [tenant.tenant_id])
         parameters = asdict(tenant) | {"changed_at": changed_at}
         await transaction.connection.execute(queries.upsert, parameters)
 
@@ -149,11 +154,12 @@ class TenantReplica:
         return tenant
 
     async def all(self) -> list[Tenant]:
-        return [_from_row(row) for row in await self._database.fetch(queries.everything)]
+        return [_from_row(row) for row in await self._database.fetch(queries.everything, None, ALL_TENANTS)]
 
     async def _load(self, query: Any, keys: str | int | Sequence[str]) -> list[Tenant]:
         by_slug, by_id = self._by_slug.ask(), self._by_id.ask()
-        loaded = [_from_row(row) for row in await self._database.fetch(query, (keys,))]
+        # Whose names these are is not known before they are read.
+        loaded = [_from_row(row) for row in await self._database.fetch(query, (keys,), ALL_TENANTS)]
         for tenant in loaded:
             self._by_slug.keep(by_slug, tenant.slug, tenant)
             self._by_id.keep(by_id, tenant.tenant_id, tenant)

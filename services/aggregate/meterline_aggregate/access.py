@@ -1,4 +1,4 @@
-"""What each call demands of its caller, and what aggregate may do itself when it calls others."""
+"""What each call demands of its caller."""
 
 from __future__ import annotations
 
@@ -20,6 +20,3 @@ RULES: Final[Rules] = {
     f"{_USAGE}/PreviewChanges": Rule(Permission.READ),
     f"{_RECONCILIATION}/Compare": Rule(Permission.READ),
 }
-
-# Totals of ingest, and API keys of identity.
-NEEDS: Final = (Permission.READ, Permission.INTERNAL)

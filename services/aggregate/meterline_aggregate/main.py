@@ -25,7 +25,7 @@ from meterline.rpc.server import Server, Servicer
 from meterline.tenants import TenantReplica
 from meterline_protos.aggregate.v1 import meters_pb2_grpc, reconciliation_pb2_grpc, usage_pb2_grpc
 
-from meterline_aggregate.access import NEEDS, RULES
+from meterline_aggregate.access import RULES
 from meterline_aggregate.handlers.accepted import AcceptedEvents
 from meterline_aggregate.handlers.announcing import MonthAnnouncer
 from meterline_aggregate.handlers.meters import Meters
@@ -63,13 +63,13 @@ class Aggregate:
         relay = Relay(database, bus)
         unit_of_work = UnitOfWork(database, relay.wake)
         tenants = TenantReplica(database)
-        caller = auth.caller(settings, NAME, NEEDS, clock)
+        caller = auth.caller(settings, NAME, clock)
         identity = Link("identity", settings.identity_address, caller)
         ingest = Ingest(settings.ingest_address, caller)
         book = SeriesBook()
         raw = RawEvents(ingest, book)
         self.rebuilder = Rebuilder(database, unit_of_work, raw)
-        reconciler = Reconciler(database, ingest)
+        reconciler = Reconciler(database, tenants, ingest)
         self.announcer = MonthAnnouncer(unit_of_work)
         consumers = (
             Consumer(bus, unit_of_work, TENANTS_CHANGED, NAME, tenants.handle, **settings.consuming),
@@ -97,7 +97,7 @@ class Aggregate:
         )
         self.server = _server(
             settings,
-            MetersServicer(Meters(database, unit_of_work)),
+            MetersServicer(Meters(database, unit_of_work, tenants)),
             UsageServicer(Usage(database, tenants), Previews(unit_of_work, tenants, book, raw)),
             ReconciliationServicer(reconciler),
             auth.gate(settings, {**RULES, **OPERATIONS}, clock, verifier(identity.channel)),
@@ -135,6 +135,7 @@ def _server(
             *common,
         ],
         gate=gate,
+        bounds=settings.bounds,
         credentials=tls.server_credentials(settings),
         drain=settings.shutdown_drain_seconds,
         grace=settings.shutdown_grace_seconds,

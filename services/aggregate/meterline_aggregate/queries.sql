@@ -3,6 +3,11 @@
 -- Meters are only added, one at a time, so the greatest number tells whether any is new.
 SELECT coalesce(max(meter_id), 0) FROM meters
 
+-- name: latest_meter_and_scope
+-- tenant: meters are the same for all tenants
+-- As latest_meter, and sets whose rows the transaction may touch from now on: alone, each would be a round trip.
+SELECT coalesce(max(meter_id), 0), set_config('meterline.tenant_ids', %s, true) FROM meters
+
 -- name: meters
 -- tenant: meters are the same for all tenants
 SELECT meter_id, name, event_type, aggregation, quantity, unique_dimension, group_by, filter
@@ -15,8 +20,9 @@ FROM meters WHERE name = %s
 
 -- name: lock_meters
 -- tenant: meters are the same for all tenants
--- One writer at a time, so that numbers become visible in their order. Readers do not wait.
-LOCK TABLE meters IN SHARE ROW EXCLUSIVE MODE
+-- One writer at a time, so that numbers become visible in their order. A lock of the table would need the right to
+-- change meters.
+SELECT pg_advisory_xact_lock(hashtext(current_schema() || '.meters'))
 
 -- name: insert_meter
 -- tenant: meters are the same for all tenants
@@ -181,10 +187,15 @@ ORDER BY k.tenant_id, k.meter_id, k.window_start
 
 -- name: totals_of_windows
 -- A maximum has no value of its own before its first event: what is taken away may come first.
+-- Only months are published and rebuilt.
 SELECT w.window_start, coalesce(w.value, CASE m.aggregation WHEN 1 THEN w.event_count ELSE 0 END),
-       w.event_count, w.revision
+       w.event_count, w.revision, m.aggregation, coalesce(c.traceparent, ''), p.window_start IS NOT NULL
 FROM windows w
 JOIN meters m ON m.meter_id = w.meter_id
+LEFT JOIN changed_months c ON w.grain = 4 AND c.tenant_id = w.tenant_id AND c.meter_id = w.meter_id
+    AND c.window_start = w.window_start
+LEFT JOIN pending_rebuilds p ON w.grain = 4 AND p.tenant_id = w.tenant_id AND p.meter_id = w.meter_id
+    AND p.window_start = w.window_start
 WHERE w.tenant_id = %(tenant_id)s AND w.meter_id = %(meter_id)s AND w.grain = %(grain)s AND w.group_id = 0
   AND w.window_start >= %(start)s AND w.window_start < %(end)s AND w.window_start > %(after)s
 ORDER BY w.window_start
@@ -192,7 +203,8 @@ LIMIT %(limit)s
 
 -- name: groups_of_windows
 SELECT w.window_start, w.group_id, g.dimensions,
-       coalesce(w.value, CASE m.aggregation WHEN 1 THEN w.event_count ELSE 0 END), w.event_count, w.revision
+       coalesce(w.value, CASE m.aggregation WHEN 1 THEN w.event_count ELSE 0 END), w.event_count, w.revision,
+       m.aggregation
 FROM windows w
 JOIN meters m ON m.meter_id = w.meter_id
 JOIN dimension_groups g ON g.tenant_id = w.tenant_id AND g.group_id = w.group_id
@@ -223,9 +235,7 @@ SELECT t.slug, coalesce(a.aggregated, 0)
 FROM tenants t LEFT JOIN tenant_totals a ON a.tenant_id = t.tenant_id
 
 -- name: total_of_tenant
-SELECT t.slug, coalesce(a.aggregated, 0)
-FROM tenants t LEFT JOIN tenant_totals a ON a.tenant_id = t.tenant_id
-WHERE t.slug = %s
+SELECT coalesce(sum(aggregated), 0)::bigint FROM tenant_totals WHERE tenant_id = %s
 
 -- name: totals_at
 SELECT w.grain, w.meter_id, w.window_start,

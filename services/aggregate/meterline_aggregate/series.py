@@ -10,6 +10,7 @@ from typing import Final
 
 from cachetools import LRUCache
 from meterline.db.pool import Connection
+from meterline.db.scope import Scope
 from meterline.db.unit_of_work import Transaction
 from meterline_protos.events.v1 import events_pb2
 
@@ -57,10 +58,16 @@ class SeriesBook:
         self._zones: LRUCache[int, str] = LRUCache(_TENANTS)
 
     async def look_up(
-        self, transaction: Transaction, facts: Sequence[events_pb2.EventsAccepted]
+        self,
+        transaction: Transaction,
+        facts: Sequence[events_pb2.EventsAccepted],
+        tenants: Scope | None = None,
     ) -> list[list[Series]]:
-        """The series of each message, in its order. Raises UnknownTenantError."""
-        await self._refresh_meters(transaction.connection)
+        """The series of each message, in its order. Raises UnknownTenantError.
+
+        tenants: whose rows the transaction may touch from now on, where that is not set yet
+        """
+        await self._refresh_meters(transaction.connection, tenants)
         keys = [[series.SerializeToString() for series in fact.series] for fact in facts]
         found: dict[bytes, Series] = {}
         missing: dict[bytes, events_pb2.Series] = {}
@@ -75,10 +82,10 @@ class SeriesBook:
             found |= await self._resolve(transaction, missing)
         return [[found[key] for key in own_keys] for own_keys in keys]
 
-    async def _refresh_meters(self, connection: Connection) -> None:
+    async def _refresh_meters(self, connection: Connection, tenants: Scope | None) -> None:
         """Asked in every transaction: a meter counts all that is captured after it was created, whichever
         replica created it and whichever folds."""
-        latest = await repository.latest(connection)
+        latest = await repository.latest(connection, tenants)
         if latest == self._latest_meter:
             return
         meters: dict[str, list[Meter]] = {}

@@ -19,6 +19,7 @@ from meterline_protos.aggregate.v1 import (
 from meterline_protos.common.v1 import types_pb2
 
 from meterline_aggregate.decimals import to_text
+from meterline_aggregate.decoding import trace_context
 from meterline_aggregate.domain.calendar import Grain, end_of, lineage_end
 from meterline_aggregate.domain.meters import Aggregation, Definition, Meter
 from meterline_aggregate.handlers.meters import Meters
@@ -52,7 +53,8 @@ class MetersServicer(meters_pb2_grpc.MetersServiceServicer):
     async def ListMeters(
         self, request: meters_pb2.ListMetersRequest, context: Context
     ) -> meters_pb2.ListMetersResponse:
-        return meters_pb2.ListMetersResponse(meters=[_to_meter(meter) for meter in await self._meters.list()])
+        meters = await self._meters.list(request.tenant_id)
+        return meters_pb2.ListMetersResponse(meters=[_to_meter(meter) for meter in meters])
 
 
 class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
@@ -178,6 +180,9 @@ def _to_window(meter: str, grain: Grain, zone: str, window: Window) -> usage_pb2
         value=to_text(window.value),
         event_count=window.event_count,
         revision=window.revision,
+        aggregation=types_pb2.Aggregation.ValueType(window.aggregation),
+        trace=trace_context(window.traceparent) if window.traceparent else None,
+        rebuilding=window.rebuilding,
         window_id=f"{meter}/{grain.name.lower()}/{window.start_us // 1_000_000}/{window.group_id}",
     )
     message.start_time.FromDatetime(to_datetime(window.start_us))

@@ -1,4 +1,4 @@
-"""What each call demands of its caller, and what identity may do itself when it calls others."""
+"""What each call demands of its caller."""
 
 from __future__ import annotations
 
@@ -27,6 +27,3 @@ RULES: Final[Rules] = {
     f"{_CREDENTIALS}/VerifyApiKey": Rule(Permission.INTERNAL, Reach.EVERYBODY),
     f"{_CREDENTIALS}/GetSigningKeys": Rule(Permission.INTERNAL, Reach.EVERYBODY),
 }
-
-# Prices of the publisher.
-NEEDS: Final = (Permission.READ,)

@@ -20,7 +20,7 @@ from meterline.rpc.client import Caller
 from meterline.rpc.server import Server
 from meterline_protos.identity.v1 import credentials_pb2_grpc, tenants_pb2_grpc
 
-from meterline_identity.access import NEEDS, RULES
+from meterline_identity.access import RULES
 from meterline_identity.handlers.api_keys import ApiKeys
 from meterline_identity.handlers.signing_keys import SigningKeys
 from meterline_identity.handlers.tenants import Tenants
@@ -45,7 +45,7 @@ class Identity:
         relay = Relay(database, bus)
         unit_of_work = UnitOfWork(database, relay.wake)
         # Without an address there is nobody to call, and no key is needed.
-        caller = auth.caller(settings, NAME, NEEDS, clock) if settings.publisher_address else Caller()
+        caller = auth.caller(settings, NAME, clock) if settings.publisher_address else Caller()
         plans = Plans(settings.publisher_address, caller)
         tenants = Tenants(database, unit_of_work, clock, plans)
         api_keys = ApiKeys(database, unit_of_work, tenants, clock)
@@ -68,6 +68,7 @@ class Identity:
                 ),
             ],
             gate=auth.gate(settings, RULES, clock, api_keys.verify),
+            bounds=settings.bounds,
             credentials=tls.server_credentials(settings),
             drain=settings.shutdown_drain_seconds,
             grace=settings.shutdown_grace_seconds,

@@ -1,4 +1,4 @@
-"""What each call demands of its caller, and what ingest may do itself when it calls others."""
+"""What each call demands of its caller."""
 
 from __future__ import annotations
 
@@ -64,6 +64,3 @@ RULES: Final[Rules] = {
     f"{_PRIVACY}/ListDataKeys": Rule(Permission.OPERATE),
     f"{_AUDIT}/ListAuditEntries": Rule(Permission.OPERATE),
 }
-
-# Tenants, API keys and signing keys of identity; effects of corrections of aggregate and the publisher.
-NEEDS: Final = (Permission.READ, Permission.INTERNAL)

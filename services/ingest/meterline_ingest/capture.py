@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final
@@ -22,7 +22,8 @@ from meterline_ingest.domain.outcomes import Problem, Problems
 from meterline_ingest.domain.ownership import Share, flag_foreign, named
 from meterline_ingest.domain.skew import Sending, correct
 from meterline_ingest.domain.type_book import TypeBook
-from meterline_ingest.domain.validation import Check, check_times
+from meterline_ingest.domain.validation import Check, check_correction, check_times
+from meterline_ingest.quarantine import Kept
 from meterline_ingest.registry import TenantDirectory, TypeRegistry
 from meterline_ingest.repository.catalogue import CatalogueReader
 from meterline_ingest.repository.retention import OldEvents
@@ -80,7 +81,7 @@ class Capture:
         return result, message
 
     async def preview(self, submissions: Sequence[Submission]) -> list[Result]:
-        """What would become of them, but for events that were accepted before. Changes nothing."""
+        """What would become of them, but for quotas and what was accepted before. Changes nothing."""
         flush = await self._judge(submissions)
         return _results(submissions, flush.batch_ids, flush.checked.problems)
 
@@ -97,6 +98,8 @@ class Capture:
         await self._refuse_old(columns, problems)
         flag_foreign(columns, [Share(len(each), each.origin.tenant) for each in submissions], problems)
         corrected = correct(columns.times_us, list(map(_sending, submissions)), self._skews.tolerance_us)
+        now_us, any_age = _moments(submissions, self._clock.now_us()), _any_age(submissions)
+        check_correction(corrected, self._limits, now_us, any_age, problems)
         check = Check(
             replace(columns, times_us=corrected.times_us),
             await self._tenants.numbers(named(columns, problems)),
@@ -106,8 +109,7 @@ class Capture:
         many = check.combinations + len(columns.quantities) > MANY
         needed = await aside(check.entries_needed) if many else check.entries_needed()
         catalogue = await self._catalogue.find(needed) if needed else {}
-        now_us = _moments(submissions, self._clock.now_us())
-        arguments = self._limits, now_us, catalogue, _any_age(submissions)
+        arguments = self._limits, now_us, catalogue, any_age
         checked = await aside(check.verdict, *arguments) if many else check.verdict(*arguments)
         batch_ids = [new_id_bytes() for _ in submissions]
         return Flush(submissions, batch_ids, checked, corrected, types)
@@ -173,24 +175,25 @@ def _results(
     submissions: Sequence[Submission],
     batch_ids: Sequence[bytes],
     problems: Problems,
-    kept: Collection[int] = (),
+    kept: Kept | None = None,
 ) -> list[Result]:
     by_call: list[dict[int, Problem]] = [{} for _ in submissions]
-    kept_of: list[set[int]] = [set() for _ in submissions]
+    kept_of: list[dict[int, int]] = [{} for _ in submissions]
     starts = np.cumsum([0, *map(len, submissions)])
     rows = np.array(sorted(problems.by_row), np.int64)
     calls = np.searchsorted(starts, rows, side="right") - 1
     places = zip(rows.tolist(), calls.tolist(), (rows - starts[calls]).tolist(), strict=True)
     for row, call, row_of_call in places:
         by_call[call][row_of_call] = problems.by_row[row]
-        if row in kept:
-            kept_of[call].add(row_of_call)
+        if kept and row in kept:
+            kept_of[call][row_of_call] = kept[row]
     return [
         Result(
             len(submission),
             found,
             str(uuid.UUID(bytes=raw)) if len(found) < len(submission) else "",
             frozenset(quarantined),
+            sum(quarantined.values()),
         )
         for submission, found, raw, quarantined in zip(submissions, by_call, batch_ids, kept_of, strict=True)
     ]

@@ -38,6 +38,7 @@ from meterline_ingest.domain.corrections import (
 from meterline_ingest.domain.event_types import EventType
 from meterline_ingest.domain.limits import TimeLimits
 from meterline_ingest.domain.validation import Check, Checked
+from meterline_ingest.numbering import Numbering
 from meterline_ingest.registry import TypeRegistry
 from meterline_ingest.repository import corrections
 from meterline_ingest.repository.catalogue import CatalogueReader
@@ -99,6 +100,7 @@ class Corrector:
         types: TypeRegistry,
         catalogue: CatalogueReader,
         keys: Keyrings,
+        numbering: Numbering,
         writer: EventWriter,
         clock: Clock,
         *,
@@ -107,12 +109,13 @@ class Corrector:
         self._types = types
         self._catalogue = catalogue
         self._keys = keys
+        self._numbering = numbering
         self._writer = writer
         self._clock = clock
         self._limits = TimeLimits(0, max_ahead // timedelta(microseconds=1))
 
     async def prepare(self, tenant: Tenant, events: Sequence[Current], changes: Changes | None) -> Prepared:
-        """Changes nothing. `changes` None: the events are retracted. Raises ShreddedError."""
+        """Changes no event. `changes` None: the events are retracted. Raises ShreddedError."""
         prepared = Prepared(changes)
         left = []
         for event in events:
@@ -180,6 +183,8 @@ class Corrector:
             await self._catalogue.find(needed) if needed else {},
             np.ones(len(drafts), np.bool_),
         )
+        # What an amendment makes of an event counts for the tenant's quotas as what is reported.
+        await self._numbering.number(checked)
         for row, (event, secret) in enumerate(zip(events, secrets, strict=True)):
             _take_verdict(prepared, checked, row, event, secret, keyring)
 

@@ -23,6 +23,7 @@ from meterline.outbox.relay import Relay
 from meterline.rpc import tls
 from meterline.rpc.client import Link
 from meterline.rpc.server import Server, Servicer, service
+from meterline.telemetry import metrics
 from meterline.tenants import TenantReplica
 from meterline_protos.ingest.v1 import (
     audit_pb2,
@@ -39,11 +40,13 @@ from meterline_protos.ingest.v1 import (
 )
 
 from meterline_ingest import wire
-from meterline_ingest.access import NEEDS, RULES
+from meterline_ingest.access import RULES
 from meterline_ingest.admission import Admission
 from meterline_ingest.capture import Capture
 from meterline_ingest.committer import Committer
 from meterline_ingest.correcting import Corrector
+from meterline_ingest.domain.quarantine import Held
+from meterline_ingest.domain.quotas import Quotas
 from meterline_ingest.failures import Failures
 from meterline_ingest.faulty_calls import FaultyCalls
 from meterline_ingest.handlers.catalogue import Catalogue
@@ -61,10 +64,11 @@ from meterline_ingest.handlers.republishing import Republisher
 from meterline_ingest.handlers.resealing import Resealer
 from meterline_ingest.handlers.timers import TimerLimits, Timers
 from meterline_ingest.handlers.unsealing import Unsealer
+from meterline_ingest.numbering import Numbering
 from meterline_ingest.peers import Aggregate, Publisher
 from meterline_ingest.quarantine import Quarantine
 from meterline_ingest.rate_limiter import RateLimiter
-from meterline_ingest.registry import KnownTenants, LimitRegistry, TenantDirectory, TypeRegistry
+from meterline_ingest.registry import KnownTenants, LimitRegistry, TenantDirectory, TenantQuotas, TypeRegistry
 from meterline_ingest.repository.audit import AuditReader
 from meterline_ingest.repository.buckets import BucketRepository
 from meterline_ingest.repository.catalogue import CatalogueReader
@@ -103,6 +107,9 @@ from meterline_ingest.vault import Vault
 
 NAME = "ingest"
 
+# How often it is told how full quotas are.
+QUOTA_SECONDS = 60.0
+
 
 class Ingest:
     """The parts of one process. Build it inside the event loop."""
@@ -120,7 +127,7 @@ class Ingest:
         relay = Relay(self._database, bus, linger=settings.relay_linger_ms / 1000)
         self._unit_of_work = UnitOfWork(self._database, relay.wake)
         self._tenants = TenantReplica(self._database)
-        caller = auth.caller(settings, NAME, NEEDS, clock)
+        caller = auth.caller(settings, NAME, clock)
         self._identity = Link("identity", settings.identity_address, caller)
         self._directory = TenantDirectory(self._tenants, self._unit_of_work, self._identity.channel)
         self._aggregate = Aggregate(settings.aggregate_address, caller)
@@ -133,14 +140,16 @@ class Ingest:
         self._partitions = Partitions(self._database)
         self._writer = EventWriter(self._database, self._partitions)
         self._key_store = _key_store(settings, self._database, self._unit_of_work)
-        self._quarantine = Quarantine(
-            self._key_store.vault, Failures(), most=settings.max_quarantined_per_tenant
-        )
-        self._capture = self._build_capture()
-        self._committer = self._build_committer()
+        self._quarantine = Quarantine(self._key_store.vault, Failures(), most=_most_quarantined(settings))
         self._limits = LimitRepository(self._database)
         self._buckets = BucketRepository(self._database)
         self._limit_registry = LimitRegistry(self._limits)
+        default = Quotas(settings.max_series_per_tenant, settings.max_subjects_per_tenant)
+        self._quotas = TenantQuotas(self._tenants, self._limit_registry, default)
+        self._dictionaries = Dictionaries(self._database, self._quotas.of)
+        self._numbering = Numbering(self._dictionaries)
+        self._capture = self._build_capture()
+        self._committer = self._build_committer()
         self._limiter = RateLimiter(self._buckets)
         self._admission = self._build_admission()
         self._timers = self._build_timers()
@@ -160,17 +169,23 @@ class Ingest:
             self._limit_registry,
             self._limiter,
             self._quarantine_upkeep(),
+            Periodic("quotas", QUOTA_SECONDS, self._tell_quotas),
             self._committer,
             TimerSweep(self._database, self._timers),
         )
         self.server = self._build_server()
+
+    async def _tell_quotas(self) -> None:
+        series, subjects = await self._dictionaries.fullest(self._quotas.default)
+        metrics.QUOTA_FULLEST.labels("series").set(series)
+        metrics.QUOTA_FULLEST.labels("subjects").set(subjects)
 
     def _build_capture(self) -> Capture:
         settings = self._settings
         storing = Storing(
             self._unit_of_work,
             self._writer,
-            Dictionaries(self._database),
+            self._numbering,
             self._key_store.vault,
             self._quarantine,
         )
@@ -217,6 +232,7 @@ class Ingest:
             settings.grpc_port,
             self._servicers(),
             gate=auth.gate(settings, rules, self._clock, verifier(self._identity.channel)),
+            bounds=settings.bounds,
             credentials=tls.server_credentials(settings),
             drain=settings.shutdown_drain_seconds,
             grace=settings.shutdown_grace_seconds,
@@ -259,7 +275,8 @@ class Ingest:
         days = self._settings.quarantine_days
         keep_waiting = timedelta(days=days) if days else None
         counts = QuarantineCounts(self._database)
-        return QuarantineUpkeep(self._unit_of_work, counts, keep_waiting=keep_waiting)
+        most = _most_quarantined(self._settings)
+        return QuarantineUpkeep(self._unit_of_work, counts, keep_waiting=keep_waiting, most=most)
 
     def _quarantine_servicer(self) -> QuarantineServicer:
         access = QuarantineAccess(
@@ -271,7 +288,7 @@ class Ingest:
         vault = self._key_store.vault
         max_ahead = timedelta(seconds=self._settings.max_event_ahead_seconds)
         corrector = Corrector(
-            self._types, self._entries, vault, self._writer, self._clock, max_ahead=max_ahead
+            self._types, self._entries, vault, self._numbering, self._writer, self._clock, max_ahead=max_ahead
         )
         effects = Effects(self._aggregate, self._publisher)
         means = Means(self._database, self._unit_of_work, self._tenants, vault, corrector, effects)
@@ -299,7 +316,13 @@ class Ingest:
     def _servicers(self) -> Sequence[Servicer]:
         catalogue = Catalogue(self._database, self._unit_of_work, self._tenants, self._entries)
         limits = LimitHandlers(
-            self._unit_of_work, self._tenants, self._limits, self._buckets, self._limit_registry
+            self._unit_of_work,
+            self._tenants,
+            self._limits,
+            self._buckets,
+            self._limit_registry,
+            self._dictionaries,
+            default_quotas=self._quotas.default,
         )
         return (
             service(
@@ -335,6 +358,10 @@ def _key_store(settings: IngestSettings, database: Database, unit_of_work: UnitO
     keys = DataKeys(database)
     masters = MasterKeys.parse(settings.master_keys.get_secret_value())
     return KeyStore(unit_of_work, keys, Vault(keys, masters))
+
+
+def _most_quarantined(settings: IngestSettings) -> Held:
+    return Held(settings.max_quarantined_per_tenant, settings.max_quarantined_bytes_per_tenant)
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,7 @@ from meterline_ingest.contents import Keyrings, Sealer
 from meterline_ingest.domain.batches import BatchOrigin
 from meterline_ingest.domain.outcomes import Kind, Problem
 from meterline_ingest.domain.ownership import FOREIGN
-from meterline_ingest.domain.quarantine import MAX_KEPT_OF_CALL, MAX_PAYLOAD
+from meterline_ingest.domain.quarantine import MAX_KEPT_OF_CALL, MAX_KEPT_OF_FLUSH, MAX_PAYLOAD, Held
 from meterline_ingest.domain.validation import Checked
 from meterline_ingest.failures import Failures, Labels, Refusal
 from meterline_ingest.repository import quarantine as repository
@@ -32,6 +31,10 @@ from meterline_ingest.repository.quarantine import PAYLOAD, TABLE, Entry, Key
 PORTION: Final = 1_000
 
 LOOKED_AFTER: Final = frozenset({BatchOrigin.IMPORTED, BatchOrigin.REPLAYED, BatchOrigin.TIMED})
+
+
+Kept = Mapping[int, int]
+"""Rows of a flush, and the bytes that each added."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +56,8 @@ class Rejected:
 class Quarantine:
     """One for each process. Costs nothing while nothing is rejected."""
 
-    def __init__(self, keys: Keyrings, failures: Failures, *, most: int) -> None:
-        """most: entries of a tenant that may wait; flushes under way at once may each exceed it by theirs"""
+    def __init__(self, keys: Keyrings, failures: Failures, *, most: Held) -> None:
+        """most: of a tenant; flushes under way at once may each exceed it by theirs"""
         self._keys = keys
         self._failures = failures
         self._most = most
@@ -70,7 +73,7 @@ class Quarantine:
         keyrings = await self._keys.keyrings({each.tenant_id for each in rejected})
         entries: dict[Key, Entry] = {}
         refused: dict[Refusal, list[Labels]] = {}
-        room: dict[int, int] = {}
+        room = _Room()
         pace = Pace()
         for each in rejected:
             if pace.due:
@@ -82,35 +85,40 @@ class Quarantine:
             self._failures.refused(why, labels)
         return list(entries.values())
 
-    async def keep(self, transaction: Transaction, entries: Sequence[Entry]) -> frozenset[int]:
-        """Stores what there is room for; answers its rows in the flush."""
+    async def keep(self, transaction: Transaction, entries: Sequence[Entry]) -> Kept:
+        """Stores what there is room for."""
         if not entries:
-            return frozenset()
+            return {}
         fitting = await self._fitting(transaction.connection, entries)
         # In the order of their keys, as within each statement: two flushes never wait for each other.
         ordered = sorted(fitting, key=lambda entry: entry.key)
         for start in range(0, len(ordered), PORTION):
             await repository.keep(transaction.connection, ordered[start : start + PORTION])
-        kept = frozenset(row for entry in fitting for row in entry.rows)
+        kept = {
+            row: len(entry.payload) if row == entry.rows[0] else 0 for entry in fitting for row in entry.rows
+        }
         transaction.after_commit(partial(self._count, entries, kept))
         return kept
 
     async def _fitting(self, connection: Connection, entries: Sequence[Entry]) -> Sequence[Entry]:
         """All, as a rule. Where there is no room for all of a tenant's, those that are there already, and
         the first of the others."""
-        counts = Counter(entry.tenant_id for entry in entries)
-        waiting = await repository.waiting(connection, counts)
-        room = {tenant_id: self._most - waiting.get(tenant_id, 0) for tenant_id in counts}
-        short = {tenant_id for tenant_id, count in counts.items() if count > room[tenant_id]}
+        tenant_ids = {entry.tenant_id for entry in entries}
+        held = await repository.held(connection, tenant_ids)
+        room = {tenant_id: self._most - held.get(tenant_id, Held()) for tenant_id in tenant_ids}
+        left = dict(room)
+        for entry in entries:
+            left[entry.tenant_id] -= entry.needs
+        short = {tenant_id for tenant_id, rest in left.items() if not rest.fits(Held())}
         if not short:
             return entries
         known = await repository.known(connection, [each.key for each in entries if each.tenant_id in short])
         fitting = []
         for entry in entries:
             if entry.tenant_id in short and entry.key not in known:
-                room[entry.tenant_id] -= 1
-                if room[entry.tenant_id] < 0:
+                if not room[entry.tenant_id].fits(entry.needs):
                     continue
+                room[entry.tenant_id] -= entry.needs
             fitting.append(entry)
         return fitting
 
@@ -149,28 +157,42 @@ def _rejected(submissions: Sequence[Submission], checked: Checked) -> Iterator[R
             yield Rejected(row, problem, tenant_id, tenant, submission, row - int(starts[call]))
 
 
-def _add(
-    entries: dict[Key, Entry], rejected: Rejected, keyrings: Mapping[int, Sealer], room: dict[int, int]
-) -> Refusal | None:
-    """Adds an event to `entries`, or tells why not.
+class _Room:
+    """Bytes that each call, and each tenant, may still leave in one flush: what columns say once, and many
+    rows share, is written out for each of them."""
 
-    room: bytes that each call may still leave here, by its identity: what columns say once, and many rows
-        share, is written out for each of them
-    """
+    def __init__(self) -> None:
+        self._of_calls: dict[int, int] = {}
+        self._of_tenants: dict[int, int] = {}
+
+    def left(self, rejected: Rejected) -> bool:
+        of_call = self._of_calls.get(id(rejected.submission), MAX_KEPT_OF_CALL)
+        return of_call > 0 and self._of_tenants.get(rejected.tenant_id, MAX_KEPT_OF_FLUSH) > 0
+
+    def take(self, rejected: Rejected, size: int) -> None:
+        call, tenant_id = id(rejected.submission), rejected.tenant_id
+        self._of_calls[call] = self._of_calls.get(call, MAX_KEPT_OF_CALL) - size
+        self._of_tenants[tenant_id] = self._of_tenants.get(tenant_id, MAX_KEPT_OF_FLUSH) - size
+
+
+def _add(
+    entries: dict[Key, Entry], rejected: Rejected, keyrings: Mapping[int, Sealer], room: _Room
+) -> Refusal | None:
+    """Adds an event to `entries`, or tells why not."""
     submission, keyring = rejected.submission, keyrings[rejected.tenant_id]
-    origin, left = submission.origin, room.setdefault(id(submission), MAX_KEPT_OF_CALL)
-    if left <= 0:
+    origin = submission.origin
+    if not room.left(rejected):
         return Refusal.TOO_MUCH
     event = raw.event(submission, rejected.row_of_call)
     payload = raw.to_bytes(event)
     if len(payload) > MAX_PAYLOAD:
-        room[id(submission)] = left - len(payload)
+        room.take(rejected, len(payload))
         return Refusal.TOO_LONG
     try:
         quarantine_id = keyring.fingerprint(part(origin.source.encode()) + payload)
         key = rejected.tenant_id, quarantine_id
         if key not in entries:
-            room[id(submission)] = left - len(payload)
+            room.take(rejected, len(payload))
             sealed = keyring.seal(TABLE, PAYLOAD, quarantine_id, payload)
             entries[key] = _entry(rejected, quarantine_id, event, sealed)
     except (ShreddedError, TamperedError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from grpc import aio
 from meterline.db.unit_of_work import UnitOfWork
@@ -15,6 +15,7 @@ from meterline_protos.events.v1 import events_pb2
 from meterline_protos.identity.v1 import tenants_pb2, tenants_pb2_grpc
 
 from meterline_ingest.cached_book import CachedBook, Source
+from meterline_ingest.domain.quotas import Quotas
 from meterline_ingest.domain.rate_limits import LimitBook
 from meterline_ingest.domain.type_book import TypeBook
 from meterline_ingest.lookups import Lookups
@@ -56,6 +57,24 @@ class LimitRegistry(CachedBook[LimitBook]):
 
     def __init__(self, repository: Source[LimitBook], now: Callable[[], float] = time.monotonic) -> None:
         super().__init__(repository, LimitBook(), max_age=LIMITS_SECONDS, now=now)
+
+
+class TenantQuotas:
+    """How much of tenants is kept, by their own limits, else their plans', else those of the service."""
+
+    def __init__(self, replica: TenantReplica, limits: LimitRegistry, default: Quotas) -> None:
+        self._replica = replica
+        self._limits = limits
+        self.default = default
+
+    async def of(self, tenant_ids: Collection[int]) -> dict[int, Quotas]:
+        """By number. Raises UnavailableError."""
+        found = {}
+        for tenant_id in tenant_ids:
+            tenant = await self._replica.find_by_id(tenant_id)
+            limits, _ = (await self._limits.current()).find(tenant_id, tenant.plan if tenant else "")
+            found[tenant_id] = limits.quotas.or_else(self.default)
+        return found
 
 
 class TenantDirectory:
@@ -153,7 +172,7 @@ class KnownTenants:
     async def find(self, name: str) -> Tenant | None:
         """The tenant; None where nobody has that name. Raises UnavailableError."""
         known = self._directory.cached(name)
-        if known is not None or name in self._unknown:
+        if known is not None or name in self._unknown or not is_slug(name):
             return known
         return (await self.find_many([name])).get(name)
 
@@ -165,7 +184,8 @@ class KnownTenants:
             known = self._directory.cached(name)
             if known is not None:
                 found[name] = known
-            elif name not in self._unknown:
+            elif name not in self._unknown and is_slug(name):
+                # Others are nobody's, and of any length: they are not kept in memory.
                 missing.append(name)
         if missing:
             question = self._unknown.ask()

@@ -91,7 +91,10 @@ class RowReader:
     def _unusual_time(self, event: Any, row: int) -> int:
         """Microseconds of a time that is not set, in the first second of 1970 or none at all."""
         seconds, nanos = event.time.seconds, event.time.nanos
-        if not event.HasField("time"):
+        if not event.ByteSize():
+            rule = "an event, which is needed"
+            self._bad_times.append((row, _read_problem("EVENT_MISSING", "event", rule)))
+        elif not event.HasField("time"):
             self._bad_times.append((row, _read_problem("TIME_MISSING", "time", "needed")))
         elif not 0 <= nanos < _NANOS:
             rule = "nanos from 0 to 999999999"

@@ -37,6 +37,14 @@ class IngestSettings(ServiceSettings):
     """Beyond these, calls are answered RESOURCE_EXHAUSTED."""
     max_quarantined_per_tenant: int = Field(default=100_000, ge=0)
     """Rejected events of a tenant that are kept for a replay; what is beyond is only rejected."""
+    max_quarantined_bytes_per_tenant: int = Field(default=1 << 30, ge=0)
+    """As many bytes of a tenant's rejected events are kept, settled ones among them; what is beyond is only
+    rejected."""
+    max_series_per_tenant: int = Field(default=100_000, ge=1)
+    """Combinations of type and dimensions of a tenant, unless its limits say otherwise. Events with new ones
+    beyond these are rejected."""
+    max_subjects_per_tenant: int = Field(default=1_000_000, ge=1)
+    """Subjects of a tenant, likewise."""
     quarantine_days: float = Field(default=0, ge=0)
     """How long rejected events wait for a replay; 0: for ever. Once settled they are kept for 30 days."""
     relay_linger_ms: float = Field(default=8, ge=0)

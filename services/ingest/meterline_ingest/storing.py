@@ -26,9 +26,9 @@ from meterline_ingest.domain.quantities import Slot
 from meterline_ingest.domain.skew import Corrected
 from meterline_ingest.domain.type_book import TypeBook
 from meterline_ingest.domain.validation import Checked
-from meterline_ingest.quarantine import Quarantine
+from meterline_ingest.numbering import Numbering, Numbers
+from meterline_ingest.quarantine import Kept, Quarantine
 from meterline_ingest.repository import details
-from meterline_ingest.repository.dictionaries import Dictionaries
 from meterline_ingest.repository.quarantine import Entry
 from meterline_ingest.repository.writing import BatchRow, EventWriter, Rows
 
@@ -80,41 +80,43 @@ class Storing:
         self,
         unit_of_work: UnitOfWork,
         writer: EventWriter,
-        dictionaries: Dictionaries,
+        numbering: Numbering,
         keys: Keyrings,
         quarantine: Quarantine,
     ) -> None:
         self._unit_of_work = unit_of_work
         self._writer = writer
-        self._dictionaries = dictionaries
+        self._numbering = numbering
         self._keys = keys
         self._quarantine = quarantine
 
-    async def store(self, flush: Flush) -> frozenset[int]:
+    async def store(self, flush: Flush) -> Kept:
         """Stores the good events; adds to the problems those that were stored before. Keeps the rejected
-        ones in quarantine; answers their rows."""
+        ones in quarantine, and answers which."""
         sealers = await self._sealers(flush.checked)
         _refuse_shredded(flush.checked, sealers)
+        numbers = await self._numbering.number(flush.checked)
         good = flush.checked.problems.good()
         rejected = await self._quarantine.gather(flush.submissions, flush.checked)
         if good.any():
             with _span(flush):
-                return await self._store(flush, good, rejected, sealers)
-        return await self._keep(rejected) if rejected else frozenset()
+                return await self._store(flush, good, numbers, rejected, sealers)
+        return await self._keep(rejected) if rejected else {}
 
     async def rehearse(self, flush: Flush) -> bytes:
         """As `store`, but takes it all back; answers the message that would have told of it, if any."""
         sealers = await self._sealers(flush.checked)
         _refuse_shredded(flush.checked, sealers)
+        numbers = await self._numbering.number(flush.checked)
         good = flush.checked.problems.good()
         if not good.any():
             return b""
-        prepared = await self._prepare(flush, good, sealers)
+        prepared = await self._prepare(flush, good, numbers, sealers)
         async with self._unit_of_work.begin(prepared.tenants) as transaction:
             _, message = await self._insert(transaction, flush, good, prepared)
         return message
 
-    async def _keep(self, rejected: Sequence[Entry]) -> frozenset[int]:
+    async def _keep(self, rejected: Sequence[Entry]) -> Kept:
         """Of a flush with nothing good in it."""
         async with self._unit_of_work.begin({entry.tenant_id for entry in rejected}) as transaction:
             kept = await self._quarantine.keep(transaction, rejected)
@@ -122,9 +124,14 @@ class Storing:
         return kept
 
     async def _store(
-        self, flush: Flush, good: Flags, rejected: Sequence[Entry], sealers: Mapping[int, Sealer]
-    ) -> frozenset[int]:
-        prepared = await self._prepare(flush, good, sealers)
+        self,
+        flush: Flush,
+        good: Flags,
+        numbers: Numbers,
+        rejected: Sequence[Entry],
+        sealers: Mapping[int, Sealer],
+    ) -> Kept:
+        prepared = await self._prepare(flush, good, numbers, sealers)
         async with self._unit_of_work.begin(prepared.tenants) as transaction:
             accepted, _ = await self._insert(transaction, flush, good, prepared)
             kept = await self._quarantine.keep(transaction, rejected)
@@ -135,14 +142,16 @@ class Storing:
         metrics.BATCHES.inc(len(np.unique(flush.calls()[accepted])))
         return kept
 
-    async def _prepare(self, flush: Flush, good: Flags, sealers: Mapping[int, Sealer]) -> Prepared:
+    async def _prepare(
+        self, flush: Flush, good: Flags, numbers: Numbers, sealers: Mapping[int, Sealer]
+    ) -> Prepared:
         """Everything that needs no transaction."""
         checked = flush.checked
-        numbers = np.array(await self._writer.batch_numbers(len(flush.submissions)))
+        batches = np.array(await self._writer.batch_numbers(len(flush.submissions)))
         positions = np.flatnonzero(good)
-        rows = await self._rows(checked, numbers[flush.calls()], None if good.all() else positions)
+        rows = _rows(checked, batches[flush.calls()], numbers, None if good.all() else positions)
         contents = Contents(checked, flush.corrected, flush.types, sealers, flush.flags())
-        return Prepared(numbers, positions, rows, contents, set(checked.tenant_ids.tolist()) - {0})
+        return Prepared(batches, positions, rows, contents, set(checked.tenant_ids.tolist()) - {0})
 
     async def _insert(
         self, transaction: Transaction, flush: Flush, good: Flags, prepared: Prepared
@@ -185,41 +194,27 @@ class Storing:
         tenants = {each.tenant_id for each in variants if each.definition.sensitive} - {0}
         return await self._keys.keyrings(tenants) if tenants else {}
 
-    async def _rows(self, checked: Checked, batch_numbers: Int64s, positions: Int64s | None) -> Rows:
-        columns = checked.columns
-        rows = slice(None) if positions is None else positions
-        tenant_ids = checked.tenant_ids[columns.tenant_index]
-        pairs = columns.tenant_index.astype(np.int64) * len(columns.subjects) + columns.subject_index
-        codes, subject_index = distinct(pairs[rows], len(columns.tenants) * len(columns.subjects))
-        subjects_used = [
-            (
-                int(checked.tenant_ids[code // len(columns.subjects)]),
-                columns.subjects[code % len(columns.subjects)],
-            )
-            for code in codes.tolist()
-        ]
-        series_used, series_index = distinct(checked.series_index[rows], len(checked.series))
-        subject_ids = np.array(await self._dictionaries.subject_ids(subjects_used))
-        series_ids = np.array(
-            await self._dictionaries.series_ids([checked.series[at] for at in series_used.tolist()])
-        )
-        slots = [
-            slot and Slot(slot.units[rows], None if slot.present is None else slot.present[rows])
-            for slot in checked.slots
-        ]
-        text_ids = columns.text_ids
-        if text_ids is not None and positions is not None:
-            text_ids = [text_ids[row] for row in positions.tolist()]
-        return Rows(
-            columns.ids[rows],
-            tenant_ids[rows],
-            batch_numbers[rows],
-            subject_ids[subject_index],
-            columns.times_us[rows],
-            series_ids[series_index],
-            slots,
-            text_ids,
-        )
+
+def _rows(checked: Checked, batch_numbers: Int64s, numbers: Numbers, positions: Int64s | None) -> Rows:
+    columns = checked.columns
+    rows = slice(None) if positions is None else positions
+    slots = [
+        slot and Slot(slot.units[rows], None if slot.present is None else slot.present[rows])
+        for slot in checked.slots
+    ]
+    text_ids = columns.text_ids
+    if text_ids is not None and positions is not None:
+        text_ids = [text_ids[row] for row in positions.tolist()]
+    return Rows(
+        columns.ids[rows],
+        checked.tenant_ids[columns.tenant_index[rows]],
+        batch_numbers[rows],
+        numbers.subjects[rows],
+        columns.times_us[rows],
+        numbers.series[rows],
+        slots,
+        text_ids,
+    )
 
 
 def _refuse_shredded(checked: Checked, sealers: Mapping[int, Sealer]) -> None:

@@ -1,4 +1,4 @@
-"""What each call demands of its caller, and what the publisher may do itself when it calls others."""
+"""What each call demands of its caller."""
 
 from __future__ import annotations
 
@@ -22,11 +22,9 @@ RULES: Final[Rules] = {
     f"{_INVOICES}/ListInvoices": Rule(Permission.READ),
     f"{_INVOICES}/ExplainInvoiceLine": Rule(Permission.READ),
     f"{_INVOICES}/ExplainEvent": Rule(Permission.READ),
+    f"{_INVOICES}/ListBillingGaps": Rule(Permission.READ),
     # When usage goes out is not for those who pay for it.
     f"{_PUBLICATIONS}/PublishUsage": Rule(Permission.OPERATE, Reach.EVERYBODY),
     f"{_PUBLICATIONS}/ReconcilePeriod": Rule(Permission.OPERATE, Reach.EVERYBODY),
     f"{_PUBLICATIONS}/ListPublications": Rule(Permission.READ),
 }
-
-# Usage of aggregate, events of ingest, and API keys of identity.
-NEEDS: Final = (Permission.READ, Permission.INTERNAL)

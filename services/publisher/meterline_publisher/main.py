@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import partial
 
 from meterline import config
@@ -25,16 +26,18 @@ from meterline.tenants import TenantReplica
 from meterline_protos.publisher.v1 import invoices_pb2_grpc, prices_pb2_grpc, publications_pb2_grpc
 
 from meterline_publisher import servicers
-from meterline_publisher.access import NEEDS, RULES
+from meterline_publisher.access import RULES
 from meterline_publisher.handlers.closing import Closing
 from meterline_publisher.handlers.deliveries import Deliveries
 from meterline_publisher.handlers.explaining import Explaining
 from meterline_publisher.handlers.freshness import Freshness
+from meterline_publisher.handlers.gaps import Gaps
 from meterline_publisher.handlers.invoices import Invoices
 from meterline_publisher.handlers.prices import Prices
 from meterline_publisher.handlers.publishing import Publishing
 from meterline_publisher.handlers.settling import Settling
-from meterline_publisher.handlers.usage import handle_windows, split_windows
+from meterline_publisher.handlers.tenants import TenantChanges
+from meterline_publisher.handlers.usage import UsageWindows, split_windows
 from meterline_publisher.lineage import Lineage
 from meterline_publisher.peers import Aggregate, Ingest
 from meterline_publisher.provider.port import BillingProvider
@@ -63,28 +66,21 @@ class Publisher:
         relay = Relay(self._database, bus)
         unit_of_work = UnitOfWork(self._database, relay.wake)
         self._tenants = TenantReplica(self._database)
-        caller = auth.caller(settings, NAME, NEEDS, clock)
+        caller = auth.caller(settings, NAME, clock)
         identity = Link("identity", settings.identity_address, caller)
         self._aggregate = Aggregate(settings.aggregate_address, caller)
         self._ingest = Ingest(settings.ingest_address, caller)
         lineage = Lineage(self._aggregate, self._ingest)
+        self._freshness = Freshness(self._aggregate, settings.freshness_wait_seconds)
+        self._close_grace = timedelta(seconds=settings.close_grace_seconds)
+        self._usage = UsageWindows(clock, self._close_grace)
+        self._gaps = Gaps(self._database, unit_of_work, self._tenants, clock)
         self._settling = Settling(self._database, unit_of_work, self._tenants, self._provider, clock)
         sender = self._make_sender(unit_of_work)
         self._publishing = self._make_publishing(unit_of_work, lineage, sender)
         self._prices = Prices(self._database, unit_of_work, self._aggregate)
         self._deliveries = Deliveries(self._database, unit_of_work, self._aggregate)
-        self._consumers = (
-            Consumer(bus, unit_of_work, TENANTS_CHANGED, NAME, self._tenants.handle, **settings.consuming),
-            Consumer(
-                bus,
-                unit_of_work,
-                USAGE_WINDOW,
-                NAME,
-                handle_windows,
-                split=split_windows,
-                **settings.consuming,
-            ),
-        )
+        self._consumers = self._make_consumers(bus, unit_of_work)
         self.components: Sequence[Component] = (
             self._database,
             bus,
@@ -104,9 +100,25 @@ class Publisher:
             settings.grpc_port,
             self._make_servicers(),
             gate=auth.gate(settings, {**RULES, **OPERATIONS}, clock, verifier(identity.channel)),
+            bounds=settings.bounds,
             credentials=tls.server_credentials(settings),
             drain=settings.shutdown_drain_seconds,
             grace=settings.shutdown_grace_seconds,
+        )
+
+    def _make_consumers(self, bus: Bus, unit_of_work: UnitOfWork) -> Sequence[Consumer]:
+        tenants, settings = TenantChanges(self._tenants), self._settings
+        return (
+            Consumer(bus, unit_of_work, TENANTS_CHANGED, NAME, tenants.handle, **settings.consuming),
+            Consumer(
+                bus,
+                unit_of_work,
+                USAGE_WINDOW,
+                NAME,
+                self._usage.handle,
+                split=split_windows,
+                **settings.consuming,
+            ),
         )
 
     def _make_sender(self, unit_of_work: UnitOfWork) -> Sender:
@@ -123,14 +135,15 @@ class Publisher:
         )
 
     def _make_publishing(self, unit_of_work: UnitOfWork, lineage: Lineage, sender: Sender) -> Publishing:
-        freshness = Freshness(self._database, self._aggregate, self._settings.freshness_wait_seconds)
         return Publishing(
             self._database,
             unit_of_work,
             self._tenants,
             self._provider,
-            freshness,
+            self._freshness,
+            self._usage,
             self._settling,
+            self._gaps,
             lineage,
             sender.wake,
             self._clock,
@@ -142,15 +155,18 @@ class Publisher:
             self._database,
             self._tenants,
             self._publishing,
+            self._freshness,
+            self._gaps,
             self._clock,
-            grace_seconds=self._settings.close_grace_seconds,
+            grace=self._close_grace,
         )
         return Periodic("closing", self._settings.close_check_seconds, closing.close_due)
 
     def _make_servicers(self) -> Sequence[Servicer]:
         invoices = servicers.InvoicesServicer(
-            Invoices(self._database, self._tenants, self._provider),
+            Invoices(self._database, self._tenants, self._provider, self._freshness),
             Explaining(self._database, self._tenants, self._aggregate, self._ingest),
+            self._gaps,
             self._settings.trace_ui_url,
         )
         publications = servicers.PublicationsServicer(self._publishing, self._settling)

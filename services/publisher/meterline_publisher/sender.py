@@ -18,6 +18,7 @@ from typing import Final
 from meterline.clock import Clock, to_datetime
 from meterline.crashpoints import crash_point
 from meterline.db.pool import Database
+from meterline.db.scope import ALL_TENANTS
 from meterline.db.unit_of_work import Transaction, UnitOfWork
 from meterline.errors import UnavailableError
 from meterline.telemetry import propagation
@@ -25,6 +26,7 @@ from meterline.telemetry.logging import logger
 from meterline.telemetry.tracing import tracer
 
 from meterline_publisher import events, traces
+from meterline_publisher.domain.gaps import undeliverable
 from meterline_publisher.domain.ledger import Finding, PublicationState, backoff, find, must_look_up
 from meterline_publisher.domain.records import InvoiceState, Publication
 from meterline_publisher.provider.port import (
@@ -34,7 +36,7 @@ from meterline_publisher.provider.port import (
     RejectedError,
     UsageEvent,
 )
-from meterline_publisher.repository import invoices, ledger
+from meterline_publisher.repository import gaps, invoices, ledger
 
 log = logger()
 
@@ -116,7 +118,7 @@ class Sender:
         if room <= 0:
             return _POLL_SECONDS  # the end of a call wakes
         now = to_datetime(self._clock.now_us())
-        async with self._database.connection() as connection:
+        async with self._database.connection(ALL_TENANTS) as connection:
             rows = await ledger.claim(connection, now, now + self._lease, room)
             due = None if rows else await ledger.next_due(connection)
             await connection.commit()
@@ -166,7 +168,7 @@ class Sender:
         crash_point("publisher.send.after_commit")
 
     async def _mark_sent(self, row: Publication) -> None:
-        async with self._unit_of_work.begin() as tx:
+        async with self._unit_of_work.begin([row.tenant_id]) as tx:
             await ledger.mark_sent(tx.connection, row, to_datetime(self._clock.now_us()))
             await _publish_if_complete(tx, row)
             await tx.commit()
@@ -177,8 +179,12 @@ class Sender:
             await self._put_back(row, AmbiguousError(error.code, str(error)))
             return
         log.error("publication.rejected", identifier=row.identifier, code=error.code, reason=str(error))
-        async with self._unit_of_work.begin() as tx:
+        async with self._unit_of_work.begin([row.tenant_id]) as tx:
             await ledger.mark_rejected(tx.connection, row, error.code)
+            gap = undeliverable(row.meter, row.value, error.code)
+            await gaps.replace(
+                tx.connection, row.tenant_id, row.period, [gap], (), to_datetime(self._clock.now_us())
+            )
             await tx.commit()
 
     async def _put_back(self, row: Publication, error: BusyError | AmbiguousError) -> None:
@@ -191,7 +197,7 @@ class Sender:
             retry_in=pause.total_seconds(),
         )
         at = to_datetime(self._clock.now_us()) + pause
-        async with self._unit_of_work.begin() as tx:
+        async with self._unit_of_work.begin([row.tenant_id]) as tx:
             if isinstance(error, BusyError):
                 await ledger.mark_refused(tx.connection, row, error.code, at)
             else:
@@ -200,8 +206,8 @@ class Sender:
 
     async def _look_up(self, row: Publication) -> None:
         """Decides by the provider's sums what became of a row that is too old to be sent again."""
-        async with self._database.connection() as connection:
-            sent = await ledger.sent_total(connection, row.tenant_id, row.meter, row.period_start)
+        async with self._database.connection([row.tenant_id]) as connection:
+            sent = await ledger.sent_total(connection, row.tenant_id, row.event_name, row.period_start)
         finding, code = Finding.UNCLEAR, "unreconciled"
         try:
             total = await self._provider.usage_total(row.customer_id, row.event_name, row.period)
@@ -213,7 +219,7 @@ class Sender:
             await self._mark_sent(row)
             return
         now = to_datetime(self._clock.now_us())
-        async with self._unit_of_work.begin() as tx:
+        async with self._unit_of_work.begin([row.tenant_id]) as tx:
             if finding is Finding.ABSENT:
                 await ledger.mark_absent(tx.connection, row, now)
             else:

@@ -39,7 +39,7 @@ class PublisherSettings(ServiceSettings):
     the provider can be told to finalise."""
     settle_seconds: float = Field(default=300.0, gt=0)
     freshness_wait_seconds: float = Field(default=5.0, ge=0)
-    """How long to wait for usage that the aggregate service has and this one does not."""
+    """How long to wait for usage that the aggregate service is rebuilding."""
     publish_wait_seconds: float = Field(default=15.0, ge=0)
     """How long PublishUsage waits for the provider before it answers with what is still on its way."""
 

@@ -9,7 +9,7 @@ from decimal import Decimal
 from uuid import uuid4
 
 import pytest
-from meterline_dev.stripe_double import Levers, running_double
+from meterline_dev.stripe_double import DoubleSettings, Levers, running_double
 from meterline_publisher.domain.periods import Period
 from meterline_publisher.provider.port import (
     AmbiguousError,
@@ -20,7 +20,7 @@ from meterline_publisher.provider.port import (
 )
 
 from tests.contract.billing_provider.worlds import FakeWorld, StripeWorld, World
-from tests.contract.stripe_double.lab import Lab
+from tests.contract.stripe_double.lab import LEVER_KEY, Lab
 
 pytestmark = pytest.mark.req("S6", "S10", "T3.5")
 
@@ -34,7 +34,7 @@ TODAY = Period(
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with running_double() as double:
+    with running_double(settings=DoubleSettings(lever_key=LEVER_KEY)) as double:
         yield double.address
 
 
@@ -46,7 +46,7 @@ async def world(request: pytest.FixtureRequest, address: str) -> AsyncIterator[W
         yield made
         await made.provider.stop()
         return
-    with Levers(address) as levers:
+    with Levers(address, LEVER_KEY) as levers:
         made = StripeWorld(Lab(address, levers))
         await made.provider.start()
         await made.provider.start()

@@ -10,6 +10,7 @@ import stripe
 from meterline_dev.stripe_double import Levers, advance_test_clock
 
 DAY = 86_400
+LEVER_KEY = "the-levers-of-tests"
 _names = itertools.count()
 
 

@@ -6,8 +6,9 @@ from typing import Any
 import httpx
 import pytest
 import stripe
+from meterline_dev.stripe_double import Levers, running_double
 
-from tests.contract.stripe_double.lab import Lab, client, instant
+from tests.contract.stripe_double.lab import LEVER_KEY, Lab, client, instant
 
 NOW = instant("2026-03-15T12:00:00")
 EVENTS = "/v1/billing/meter_events"
@@ -199,7 +200,39 @@ def test_only_matching_calls_are_befallen_until_the_rules_are_cleared(world: Wor
 )
 def test_rules_that_make_no_sense_are_refused(lab: Lab, rule: dict[str, Any]) -> None:
     body = {"path_prefix": EVENTS, **rule}
-    answer = httpx.post(f"{lab.address}/_double/faults", json=body, trust_env=False)
+    headers = {"Authorization": f"Bearer {LEVER_KEY}"}
+    answer = httpx.post(f"{lab.address}/_double/faults", json=body, headers=headers, trust_env=False)
     assert answer.status_code == 400
     assert answer.json()["error"]["problems"]
     assert lab.levers.faults() == []
+
+
+@pytest.mark.req("T4.1")
+@pytest.mark.parametrize("key", ["", "Bearer", "Bearer rk_test_double", f"Bearer {LEVER_KEY}x", LEVER_KEY])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "state"),
+        ("GET", "meter_events"),
+        ("POST", "reset"),
+        ("GET", "clock"),
+        ("POST", "clock"),
+        ("GET", "faults"),
+        ("POST", "faults"),
+        ("DELETE", "faults"),
+    ],
+)
+def test_levers_move_for_nobody_without_their_key(lab: Lab, method: str, path: str, key: str) -> None:
+    answer = httpx.request(
+        method, f"{lab.address}/_double/{path}", headers={"Authorization": key}, trust_env=False
+    )
+    assert answer.status_code == 401
+    assert LEVER_KEY not in answer.text
+
+
+@pytest.mark.req("T4.1")
+def test_a_double_without_a_key_has_no_levers() -> None:
+    with running_double() as double, Levers(double.address, "any") as levers:
+        with pytest.raises(httpx.HTTPStatusError, match="401"):
+            levers.reset()
+        assert httpx.get(f"{double.address}/healthz", trust_env=False).status_code == 200

@@ -6,7 +6,7 @@ import pytest
 import stripe
 from meterline_dev.stripe_double import DoubleSettings, Levers, running_double
 
-from tests.contract.stripe_double.lab import DAY, Lab, instant, period
+from tests.contract.stripe_double.lab import DAY, LEVER_KEY, Lab, instant, period
 
 START = instant("2026-03-01T00:00:00")
 END = instant("2026-04-01T00:00:00")
@@ -204,8 +204,8 @@ def test_invoice_numbers_count_up_for_each_customer(lab: Lab) -> None:
 @pytest.mark.req("S9")
 @pytest.mark.parametrize("finalize_after", [0, 72 * HOUR])
 def test_the_grace_period_can_be_set(finalize_after: int) -> None:
-    settings = DoubleSettings(finalize_after=finalize_after)
-    with running_double(settings=settings) as double, Levers(double.address) as levers:
+    settings = DoubleSettings(lever_key=LEVER_KEY, finalize_after=finalize_after)
+    with running_double(settings=settings) as double, Levers(double.address, LEVER_KEY) as levers:
         lab = Lab(double.address, levers)
         clock = lab.clock(START)
         subscription = lab.subscribe(lab.customer(clock), lab.price(lab.meter()))

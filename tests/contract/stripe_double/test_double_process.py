@@ -14,7 +14,7 @@ import pytest
 import stripe
 from meterline_dev.stripe_double import Levers
 
-from tests.contract.stripe_double.lab import Lab, instant
+from tests.contract.stripe_double.lab import LEVER_KEY, Lab, instant
 
 START, END = instant("2026-03-01T00:00:00"), instant("2026-04-01T00:00:00")
 
@@ -22,7 +22,8 @@ START, END = instant("2026-03-01T00:00:00"), instant("2026-04-01T00:00:00")
 @contextmanager
 def process(db: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     command = [sys.executable, "-m", "meterline_dev.stripe_double", "--db", str(db), *options]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, "METERLINE_DOUBLE_LEVER_KEY": LEVER_KEY}
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
         assert child.stdout is not None
         yield child, child.stdout.readline().strip()
@@ -55,7 +56,7 @@ def test_the_first_line_is_the_address_of_a_double_that_is_ready(tmp_path: Path)
 def test_a_killed_double_goes_on_where_it_was(tmp_path: Path) -> None:
     """Killed while its clock advances: identifiers, keys, usage and the rest of the way are kept."""
     db = tmp_path / "double.db"
-    with process(db) as (child, address), Levers(address) as levers:
+    with process(db) as (child, address), Levers(address, LEVER_KEY) as levers:
         lab = Lab(address, levers)
         clock, meter = lab.clock(START), lab.meter()
         customer = lab.customer(clock)
@@ -64,7 +65,7 @@ def test_a_killed_double_goes_on_where_it_was(tmp_path: Path) -> None:
         lab.api.v1.test_helpers.test_clocks.advance(clock, {"frozen_time": END + 7_200})
         child.kill()
         child.wait()
-    with process(db) as (_, address), Levers(address) as levers:
+    with process(db) as (_, address), Levers(address, LEVER_KEY) as levers:
         lab = Lab(address, levers)
         replayed = lab.send(meter, customer, 5, at=START, identifier="kept", key="kept")
         assert replayed.last_response is not None
@@ -80,7 +81,7 @@ def test_a_killed_double_goes_on_where_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.req("T8.3")
 def test_reset_forgets_everything(tmp_path: Path) -> None:
-    with process(tmp_path / "double.db") as (_, address), Levers(address) as levers:
+    with process(tmp_path / "double.db") as (_, address), Levers(address, LEVER_KEY) as levers:
         lab = Lab(address, levers)
         lab.send(lab.meter(), customer := lab.customer(), identifier="forgotten", key="forgotten")
         levers.add_fault("/v1/customers", "error_500")

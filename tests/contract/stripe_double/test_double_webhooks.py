@@ -10,7 +10,7 @@ import pytest
 import stripe
 from meterline_dev.stripe_double import DoubleSettings, Levers, running_double
 
-from tests.contract.stripe_double.lab import Lab, instant
+from tests.contract.stripe_double.lab import LEVER_KEY, Lab, instant
 
 START, END = instant("2026-03-01T00:00:00"), instant("2026-04-01T00:00:00")
 HOUR = 3_600
@@ -129,8 +129,8 @@ def test_events_of_unknown_customers_are_reported_by_their_key(
 @pytest.mark.req("X3")
 def test_a_report_counts_all_errors_and_samples_some(receiver: Receiver) -> None:
     """One report for what comes within the delay."""
-    settings = DoubleSettings(error_report_delay=1.0)
-    with running_double(settings=settings) as double, Levers(double.address) as levers:
+    settings = DoubleSettings(lever_key=LEVER_KEY, error_report_delay=1.0)
+    with running_double(settings=settings) as double, Levers(double.address, LEVER_KEY) as levers:
         lab = Lab(double.address, levers)
         events: Any = ["v1.billing.meter.error_report_triggered"]
         endpoint = lab.api.v1.webhook_endpoints.create({"url": receiver.url, "enabled_events": events})
@@ -157,8 +157,8 @@ def test_a_delivery_is_repeated_until_it_is_taken(
 @pytest.mark.req("T3.5")
 def test_deliveries_end_after_so_many_attempts_and_the_backlog_is_bounded(receiver: Receiver) -> None:
     """An endpoint that never takes anything: two attempts, and no more than one waiting at a time."""
-    settings = DoubleSettings(webhook_attempts=2, webhook_backoff=0.5, webhook_backlog=1)
-    with running_double(settings=settings) as double, Levers(double.address) as levers:
+    settings = DoubleSettings(lever_key=LEVER_KEY, webhook_attempts=2, webhook_backoff=0.5, webhook_backlog=1)
+    with running_double(settings=settings) as double, Levers(double.address, LEVER_KEY) as levers:
         lab = Lab(double.address, levers)
         lab.api.v1.webhook_endpoints.create({"url": receiver.url, "enabled_events": ["*"]})
         for _ in range(2):

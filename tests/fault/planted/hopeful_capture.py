@@ -6,15 +6,16 @@ from contextlib import suppress
 
 from meterline.errors import UnavailableError
 from meterline_ingest.main import main
+from meterline_ingest.quarantine import Kept
 from meterline_ingest.storing import Flush, Storing
 
 _store = Storing.store
 
 
-async def _hope(self: Storing, flush: Flush) -> frozenset[int]:
+async def _hope(self: Storing, flush: Flush) -> Kept:
     with suppress(UnavailableError):
         return await _store(self, flush)
-    return frozenset()
+    return {}
 
 
 if __name__ == "__main__":

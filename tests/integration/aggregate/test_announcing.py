@@ -55,8 +55,13 @@ async def test_a_month_is_published_once_for_each_change(node: Node, feed: Feed)
     events = some_events(1, 40, seed=1, start=NOON, span=NOON - NOON.replace(hour=9))
     await feed.publish(accepted(events, trace=TRACE))
     await feed.settled()
+    # Until then it is asked for, with all that will be published.
+    (asked,) = await node.windows("acme", METERS[0].name, types_pb2.GRAIN_MONTH)
+    assert (asked.aggregation, asked.trace, asked.rebuilding) == (METERS[0].aggregation, TRACE, False)
     assert await announce() == len(METERS)
     assert await announce() == 0
+    (asked,) = await node.windows("acme", METERS[0].name, types_pb2.GRAIN_MONTH)
+    assert (asked.aggregation, asked.trace) == (METERS[0].aggregation, types_pb2.TraceContext())
     windows = {window.meter: window for window in await count(feed, len(METERS))}
     for one in METERS:
         (seen,) = await node.windows("acme", one.name, types_pb2.GRAIN_MONTH)
@@ -126,6 +131,7 @@ async def test_a_month_that_is_being_changed_delays_no_other(
     await feed.publish(accepted([Event(1, NOON), Event(2, NOON)]))
     await feed.settled()
     async with await psycopg.AsyncConnection.connect(database.app_dsn("aggregate")) as holder:
+        await holder.execute("SELECT set_config('meterline.tenant_ids', '1', true)")
         await holder.execute("UPDATE changed_months SET traceparent = traceparent WHERE tenant_id = 1")
         task = asyncio.create_task(node.service.announcer.announce())
         (first,) = await count(feed, 1)

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, cast
@@ -43,7 +43,7 @@ from meterline_aggregate.servicers import UsageServicer
 from meterline_protos.aggregate.v1 import usage_pb2
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.events.v1 import events_pb2
-from meterline_publisher.handlers.usage import handle_windows
+from meterline_publisher.handlers.usage import UsageWindows
 
 from tests.support.aggregate import time_range
 from tests.support.databases import TestDatabase
@@ -181,7 +181,7 @@ class World:
         await self.database.start()
         await self.bills.start()
         for one in METERS:
-            await Meters(self.database, self.unit_of_work).create(one)
+            await Meters(self.database, self.unit_of_work, self.tenants).create(one)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -219,7 +219,7 @@ class World:
             told = connection.execute("DELETE FROM aggregate.outbox RETURNING payload").fetchall()
         deliveries = [Delivery(new_id(), USAGE_WINDOW.subject, payload) for (payload,) in told]
         async with UnitOfWork(self.bills, lambda: None).begin() as tx:
-            await handle_windows(tx, deliveries)
+            await UsageWindows(SystemClock(), timedelta(days=3)).handle(tx, deliveries)
             await tx.commit()
 
     def billed(self, tenant: int, meter: str) -> list[tuple[datetime, datetime, Decimal, int]]:

@@ -106,6 +106,7 @@ class Tables:
             await tx.commit()
 
     async def create_meters(self) -> None:
+        meters = Meters(self.database, self.unit_of_work, TenantReplica(self.database))
         for one in METERS:
             definition = Definition(
                 one.name,
@@ -116,7 +117,7 @@ class Tables:
                 tuple(one.group_by),
                 tuple(sorted(one.filter.items())),
             )
-            await Meters(self.database, self.unit_of_work).create(definition)
+            await meters.create(definition)
 
     async def rebuild_now(self) -> None:
         """Every month that waits, however often it was in vain."""
@@ -158,11 +159,10 @@ HAVING w.value <> count(s.member)
 Found = dict[tuple[Any, ...], tuple[Decimal, int]]
 
 
-def stored(dsn: str, tenant: int) -> Found:
+def stored(database: TestDatabase, tenant: int) -> Found:
     """Value and events of every window; of windows without events the values must be 0."""
-    with psycopg.connect(dsn) as connection:
-        rows = connection.execute(QUERY, (tenant,)).fetchall()
-        assert connection.execute(MISCOUNTED, (tenant,)).fetchall() == []
+    rows = database.read("aggregate", QUERY, tenant)
+    assert database.read("aggregate", MISCOUNTED, tenant) == []
     found = {}
     for name, grain, start, dimensions, count, value in rows:
         if not count:
@@ -227,4 +227,4 @@ async def _check(
             "SELECT coalesce(sum(aggregated), 0) FROM aggregate.tenant_totals WHERE tenant_id = %s", (number,)
         ).fetchone()
     assert total == (len(history.left),)
-    assert stored(database.app_dsn("aggregate"), number) == expected(history.events(), zone)
+    assert stored(database, number) == expected(history.events(), zone)

@@ -11,8 +11,9 @@ from meterline_dev.servers import NatsServer
 from meterline_protos.aggregate.v1 import meters_pb2
 from meterline_protos.common.v1 import types_pb2
 
-from tests.support.aggregate import METERS, Node, meter, running_aggregate
+from tests.support.aggregate import METERS, Feed, Node, meter, running_aggregate
 from tests.support.databases import TestDatabase
+from tests.support.polling import eventually
 
 pytestmark = pytest.mark.req("T6.1")
 
@@ -34,6 +35,25 @@ async def test_a_meter_is_created_once(node: Node) -> None:
         assert not answer.created
         assert answer.meter == one
     assert await listed(node) == sorted(METERS, key=lambda one: one.name)
+
+
+@pytest.mark.req("T4.1")
+async def test_meters_are_listed_for_a_tenant_that_exists(node: Node, feed: Feed) -> None:
+    """As an API key of one tenant has to ask for them."""
+    await node.create(METERS[0])
+    request = meters_pb2.ListMetersRequest(tenant_id="acme")
+    with pytest.raises(aio.AioRpcError) as raised:
+        await node.meters.ListMeters(request)
+    assert raised.value.code() is grpc.StatusCode.NOT_FOUND
+
+    async def answered() -> list[meters_pb2.Meter]:
+        try:
+            return list((await node.meters.ListMeters(request)).meters)
+        except aio.AioRpcError:
+            return []
+
+    await feed.onboard(1, "acme")
+    assert await eventually(answered) == [METERS[0]]
 
 
 async def test_the_order_of_dimensions_means_nothing(node: Node) -> None:

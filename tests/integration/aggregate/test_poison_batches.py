@@ -114,8 +114,7 @@ async def counts_exactly(
 
 
 def totals(database: TestDatabase) -> dict[int, int]:
-    with psycopg.connect(database.app_dsn("aggregate")) as connection:
-        return dict(connection.execute("SELECT tenant_id, aggregated FROM tenant_totals").fetchall())
+    return dict(database.read("aggregate", "SELECT tenant_id, aggregated FROM tenant_totals"))
 
 
 def letters(database: TestDatabase, state: str = "open") -> list[tuple[uuid.UUID, str, bytes]]:

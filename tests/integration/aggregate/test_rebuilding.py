@@ -124,6 +124,16 @@ async def month(node: Node, name: str) -> tuple[str, int, int]:
     return window.value, window.event_count, window.revision
 
 
+async def rebuilding(node: Node) -> set[str]:
+    """Meters whose month is answered as one that nothing should be billed by."""
+    return {
+        one.name
+        for one in METERS
+        for window in await node.windows("acme", one.name, types_pb2.GRAIN_MONTH)
+        if window.rebuilding
+    }
+
+
 @pytest.mark.req("T3.2")
 async def test_a_month_is_not_published_before_it_is_found_anew(
     database: TestDatabase, broker: NatsServer, feed: Feed, history: History
@@ -146,8 +156,10 @@ async def test_a_month_is_not_published_before_it_is_found_anew(
         assert await announced(node, database) == {"departures", "miles"}
         assert (await month(node, "miles"))[:2] == ("5", 1)
         assert changed_months(database) == FOUND_ANEW
+        assert await rebuilding(node) == FOUND_ANEW
         go_on.set()
         await rebuilt(database)
+        assert await rebuilding(node) == set()
         assert await announced(node, database) == FOUND_ANEW
         for name, value in {"longest": "5", "aircraft": "1", "origins": "1"}.items():
             after = await month(node, name)

@@ -86,8 +86,7 @@ async def check_all(node: Node, events: Sequence[Event]) -> None:
 
 
 def totals(database: TestDatabase) -> dict[int, int]:
-    with psycopg.connect(database.app_dsn("aggregate")) as connection:
-        return dict(connection.execute("SELECT tenant_id, aggregated FROM tenant_totals").fetchall())
+    return dict(database.read("aggregate", "SELECT tenant_id, aggregated FROM tenant_totals"))
 
 
 @pytest.mark.req("T3.2", "X2")

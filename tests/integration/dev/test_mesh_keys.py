@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import io
+import json
+import os
 import stat
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from meterline.auth.principals import GRANTABLE, Kind, Permission
+from meterline.auth.public_keys import KeyRing
 from meterline.auth.tokens import ServiceTokens
 from meterline.crypto.master_keys import MasterKeys
 from meterline.crypto.sealer import Place, Sealer
+from meterline.errors import UnauthenticatedError
+from meterline_dev.addresses import addresses
+from meterline_dev.cli import app
 from meterline_dev.keys import Keys, SecretFile, write_secret
-from meterline_dev.mesh import Mesh
+from meterline_dev.mesh import SERVICES, Mesh, MeshOptions
+from meterline_dev.servers import account
+from meterline_dev.servers.account import close_to_others
+from rich.console import Console
+from typer.testing import CliRunner
 
 pytestmark = pytest.mark.req("X4", "S8")
 
@@ -21,11 +33,11 @@ def mode(path: Path) -> int:
 
 
 def test_secrets_are_made_once_and_kept_for_their_owner(tmp_path: Path) -> None:
-    path = tmp_path / "keys.json"
-    first, second = Keys(path), Keys(path)
-    assert (first.private, first.master_keys) == (second.private, second.master_keys)
-    assert mode(path) == 0o600
-    assert first.private not in repr(first)
+    first, second = Keys(tmp_path), Keys(tmp_path)
+    first.publish()
+    assert (first.private("ingest"), first.master_keys) == (second.private("ingest"), second.master_keys)
+    assert {mode(path) for path in tmp_path.iterdir()} == {0o600}
+    assert first.private("ingest") not in repr(first)
     place = Place(1, "table", "column", "row")
     assert (
         Sealer(MasterKeys.parse(second.master_keys)).open(
@@ -50,11 +62,123 @@ def test_a_file_that_others_could_read_is_for_its_owner_once_it_is_written(tmp_p
     assert (path.read_text(), mode(path)) == ("new", 0o600)
 
 
+@pytest.mark.req("T4.1")
+def test_every_service_has_a_login_of_its_own_at_the_broker(tmp_path: Path) -> None:
+    mesh = Mesh(tmp_path)
+    logins = {name: urlsplit(mesh.nats_url(name)) for name in SERVICES}
+    assert {name: login.username for name, login in logins.items()} == {name: name for name in SERVICES}
+    passwords = {login.password for login in logins.values()} | {urlsplit(mesh.nats.url).password}
+    assert len(passwords) == len(SERVICES) + 1
+    assert mode(tmp_path / "passwords.json") == 0o600
+    again = Mesh(tmp_path)
+    assert [urlsplit(again.nats_url(name)).password for name in SERVICES] == [
+        login.password for login in logins.values()
+    ]
+
+
+@pytest.mark.req("T4.1", "S8")
+async def test_the_logins_of_the_broker_are_for_their_owner_only(tmp_path: Path) -> None:
+    async with Mesh(tmp_path, MeshOptions(services=[])) as mesh:
+        assert mode(mesh.nats.config_file) == mode(mesh.nats_url_file) == 0o600
+        assert mesh.nats_url_file.read_text() == mesh.nats.url
+        console = Console(file=io.StringIO(), width=200)
+        console.print(addresses(mesh))
+        shown = console.file.getvalue()  # type: ignore[attr-defined]
+        for name in SERVICES:
+            assert str(urlsplit(mesh.nats_url(name)).password) not in shown
+        assert str(urlsplit(mesh.nats.url).password) not in shown
+        assert str(mesh.nats_url_file) in shown
+
+
 def test_the_operator_of_a_mesh_may_do_all_that_can_be_granted(tmp_path: Path) -> None:
     mesh = Mesh(tmp_path)
-    known = ServiceTokens(Keys(tmp_path / "keys.json").public)
+    mesh.keys.publish()
+    known = ServiceTokens(KeyRing(mesh.keys.public_keys_file))
     operator, _ = known.verify(mesh.token())
     assert (operator.kind, operator.tenant, operator.permissions) == (Kind.SERVICE, None, GRANTABLE)
-    bound, _ = known.verify(mesh.signer("somebody", [Permission.READ], "acme").token())
-    assert (bound.name, bound.tenant, list(bound.permissions)) == ("somebody", "acme", [Permission.READ])
+    bound, _ = known.verify(mesh.keys.operator_signer([Permission.READ], "acme").token())
+    assert (bound.name, bound.tenant, list(bound.permissions)) == ("operator", "acme", [Permission.READ])
     assert mesh.metadata() == (("authorization", f"Bearer {mesh.token()}"),)
+
+
+@pytest.mark.req("T4.1")
+def test_each_service_of_a_mesh_has_a_key_of_its_own_and_of_nobody_else(tmp_path: Path) -> None:
+    mesh = Mesh(tmp_path)
+    keys = {service: mesh.keys.private(service) for service in SERVICES}
+    assert len(set(keys.values())) == len(SERVICES)
+    for service in SERVICES:
+        told = json.dumps(mesh._environment(service))
+        assert [name for name, key in keys.items() if json.dumps(key)[1:-1] in told] == [service]
+
+
+@pytest.mark.req("T4.1")
+def test_a_new_key_of_the_operator_is_taken_up_by_a_mesh_that_runs(tmp_path: Path) -> None:
+    mesh = Mesh(tmp_path)
+    mesh.keys.publish()
+    before, service = mesh.token(), mesh.keys.service_signer("ingest").token()
+    # Another process, as the command is.
+    result = CliRunner().invoke(app, ["renew-operator", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    known = ServiceTokens(KeyRing(mesh.keys.public_keys_file))
+    with pytest.raises(UnauthenticatedError):
+        known.verify(before)
+    assert mesh.token() != before
+    for token in (mesh.token(), mesh.token_file.read_text()):
+        assert known.verify(token)[0].name == "operator"
+    assert known.verify(service)[0].name == "ingest"
+
+
+def test_no_key_is_made_where_no_mesh_was(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["renew-operator", str(tmp_path)])
+    assert result.exit_code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.req("T4.3")
+@pytest.mark.parametrize(("before", "told"), [(0o755, 0o755), (0o777, 0o777), (0o711, 0o711), (0o700, None)])
+def test_a_directory_of_data_is_closed_to_others(tmp_path: Path, before: int, told: int | None) -> None:
+    directory = tmp_path / "data"
+    directory.mkdir()
+    directory.chmod(before)
+    assert close_to_others(directory) == told
+    assert mode(directory) == 0o700
+    assert close_to_others(directory) is None
+
+
+@pytest.mark.req("T4.3")
+def test_a_new_directory_of_data_is_closed_from_the_start(tmp_path: Path) -> None:
+    assert close_to_others(tmp_path / "new" / "data") is None
+    assert mode(tmp_path / "new" / "data") == 0o700
+
+
+@pytest.mark.req("T4.3")
+def test_the_account_of_postgres_may_pass_where_no_capability_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(account, "_passing_capability", lambda: None)
+    tmp_path.chmod(0o755)
+    assert close_to_others(tmp_path) == 0o755
+    assert mode(tmp_path) == 0o711
+    assert close_to_others(tmp_path) is None
+
+
+def opened(directory: Path) -> Path:
+    directory.chmod(0o755)
+    return directory
+
+
+@pytest.mark.req("T4.3")
+async def test_a_mesh_says_that_it_closes_its_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh, told = Mesh(opened(tmp_path)), list[str]()
+
+    def stop_here() -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(mesh.keys, "publish", stop_here)
+    with pytest.raises(InterruptedError):
+        await mesh.start(told.append)
+    assert told == [f"{tmp_path} is closed to others now: its mode was 0755"]
+    assert mode(tmp_path) & 0o077 in (0, 0o011)

@@ -265,7 +265,7 @@ async def test_a_client_secret_follows_from_the_key_and_the_configuration(
 ) -> None:
     key = await services.rotate("acme")
     client = await services.client("acme", actor="ann")
-    internal = services.authority.metadata(Permission.INTERNAL)
+    internal = services.authority.metadata(Permission.INTERNAL, name="ingest")
     found = await credentials.GetSigningKeys(
         credentials_pb2.GetSigningKeysRequest(tenant_id="acme", key_ids=[key.key_id, "f" * 16]),
         metadata=internal,
@@ -280,7 +280,7 @@ async def test_signing_secrets_are_sealed_at_rest(
     services: Guarded, credentials: credentials_pb2_grpc.CredentialsServiceAsyncStub, database: TestDatabase
 ) -> None:
     key = await services.rotate("acme")
-    internal = services.authority.metadata(Permission.INTERNAL)
+    internal = services.authority.metadata(Permission.INTERNAL, name="ingest")
     found = await credentials.GetSigningKeys(
         credentials_pb2.GetSigningKeysRequest(tenant_id="acme", key_ids=[key.key_id]), metadata=internal
     )

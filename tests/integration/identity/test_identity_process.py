@@ -21,6 +21,7 @@ from meterline_protos.events.v1 import events_pb2
 from meterline_protos.identity.v1 import tenants_pb2, tenants_pb2_grpc
 
 from tests.support.databases import TestDatabase
+from tests.support.logins import broker_with_logins, url_of
 from tests.support.polling import eventually
 from tests.support.processes import environment_of, launched, service_process
 
@@ -122,6 +123,48 @@ async def test_it_refuses_a_broker_that_may_lose_what_it_acknowledged(environmen
         told = {"METERLINE_NATS_URL": careless.url, "METERLINE_NATS_MONITOR_URL": careless.monitor_url}
         async with launched(MODULE, {**environment, **told}) as process:
             assert await _ended(process, 30.0) not in (0, None)
+
+
+async def _failed(environment: dict[str, str], **told: str) -> str:
+    """What it writes when it ends by itself before it is ready."""
+    async with launched(MODULE, {**environment, **told}, stderr=asyncio.subprocess.PIPE) as process:
+        async with asyncio.timeout(60):
+            output, errors = await process.communicate()
+        assert output == b""
+        assert process.returncode not in (0, None)
+    return errors.decode()
+
+
+@pytest.mark.req("T4.1")
+async def test_it_refuses_a_broker_without_logins(environment: dict[str, str]) -> None:
+    errors = await _failed(environment, METERLINE_ALLOW_OPEN_BROKER="false")
+    assert "METERLINE_ALLOW_OPEN_BROKER" in errors
+
+
+@pytest.mark.req("T4.1", "S8")
+async def test_it_ends_when_the_broker_refuses_its_login(environment: dict[str, str]) -> None:
+    with broker_with_logins() as guarded:
+        told = {
+            "METERLINE_NATS_URL": guarded.url_of("identity", "hunter2"),
+            "METERLINE_NATS_MONITOR_URL": guarded.monitor_url,
+            "METERLINE_ALLOW_OPEN_BROKER": "false",
+        }
+        errors = await _failed(environment, **told)
+    assert "refuses the login of user 'identity'" in errors
+    assert "hunter2" not in errors
+
+
+@pytest.mark.req("T4.1")
+async def test_it_publishes_under_its_own_login(environment: dict[str, str]) -> None:
+    with broker_with_logins() as guarded:
+        told = {
+            "METERLINE_NATS_URL": url_of(guarded, "identity"),
+            "METERLINE_NATS_MONITOR_URL": guarded.monitor_url,
+            "METERLINE_ALLOW_OPEN_BROKER": "false",
+        }
+        async with service_process(MODULE, {**environment, **told}) as identity:
+            await onboard(identity.address)
+            await eventually(lambda: published(guarded), until=lambda versions: versions == [1])
 
 
 async def test_its_migrations_run_by_a_command_of_their_own(

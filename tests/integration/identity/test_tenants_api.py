@@ -252,8 +252,7 @@ async def test_tenants_that_share_a_customer_already_can_still_be_changed(
 ) -> None:
     await onboard(tenants)
     await onboard(tenants, "twin")
-    with psycopg.connect(database.app_dsn("identity")) as connection:
-        connection.execute("UPDATE tenant_accounts SET external_customer_id = 'cus_1'")
+    await database.change("UPDATE identity.tenant_accounts SET external_customer_id = 'cus_1'")
     assert (await update(tenants, "twin", display_name="Twin")).external_customer_id == "cus_1"
     assert (await update(tenants, "twin", external_customer_id="cus_2")).external_customer_id == "cus_2"
     assert (await failure(update(tenants, "twin", external_customer_id="cus_1"))).code() == (

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import grpc
 import psycopg
@@ -176,12 +178,14 @@ async def test_each_bad_event_is_named_and_the_good_ones_are_taken(ingest: Runni
         "strict",
         quantities=[event_types_pb2.QuantityDefinition(name="whole", scale=0, required=True)],
         dimensions=["region"],
+        required=["region"],
         subject_required=True,
     )
     day = 86_400_000_000
 
     def bad(**changes: object) -> Sample:
-        return Sample(**({"type": "strict", "quantities": {"whole": "1"}} | changes))  # type: ignore[arg-type]
+        usual = Sample("strict", quantities={"whole": "1"}, dimensions={"region": "eu"})
+        return replace(usual, **({"id": str(uuid.uuid4())} | changes))  # type: ignore[arg-type]
 
     cases = [
         (bad(type="nope"), "UNKNOWN_EVENT_TYPE", "type"),
@@ -194,6 +198,8 @@ async def test_each_bad_event_is_named_and_the_good_ones_are_taken(ingest: Runni
         (bad(timed=False), "TIME_MISSING", "time"),
         (bad(time_us=now_us() - 36 * day), "TIME_TOO_OLD", "time"),
         (bad(time_us=now_us() + day), "TIME_IN_FUTURE", "time"),
+        (bad(dimensions={}), "DIMENSION_REQUIRED", "dimensions.region"),
+        (bad(dimensions={"region": ""}), "DIMENSION_REQUIRED", "dimensions.region"),
         (bad(dimensions={"colour": "red"}), "DIMENSION_UNKNOWN", "dimensions.colour"),
         (bad(dimensions={"region": "r" * 257}), "DIMENSION_TOO_LONG", "dimensions.region"),
         (bad(dimensions={"region": "\0"}), "TEXT_INVALID", "dimensions.region"),
@@ -219,6 +225,50 @@ async def test_each_bad_event_is_named_and_the_good_ones_are_taken(ingest: Runni
     assert [o.index for o in response.outcomes] == list(range(0, 2 * len(cases), 2))
     assert all(o.message for o in response.outcomes)
     assert await stored(ingest) == len(good)
+
+
+@pytest.mark.req("T1.5", "T2.4")
+async def test_an_event_of_nobody_and_a_message_without_an_event_are_told_so(ingest: RunningIngest) -> None:
+    for form in (rows, columns):
+        answer = await ingest.report(form(Sample(), tenant_id=""))
+        assert [(o.reason, o.field) for o in answer.outcomes] == [("TENANT_MISSING", "tenant_id")]
+
+    async def requests() -> AsyncIterator[capture_pb2.StreamRequest]:
+        yield capture_pb2.StreamRequest(tenant_id="acme", source="test")
+        yield capture_pb2.StreamRequest(tenant_id="acme", source="test", event=Sample().to_row())
+
+    answers = [answer async for answer in ingest.capture.Stream(requests(), timeout=20)]
+    found = {o.sequence: (o.outcome.reason, o.outcome.field) for each in answers for o in each.outcomes}
+    assert found == {0: ("EVENT_MISSING", "event")}
+    assert await stored(ingest) == 1
+
+
+@pytest.mark.req("T1.5", "T2.4")
+async def test_a_wrong_time_of_sending_is_what_is_wrong(ingest: RunningIngest) -> None:
+    """Not the time of the event, which only the correction by it moved out of bounds."""
+    for form in (rows, columns):
+        request = form(Sample(), Sample(time_us=now_us() - 40 * 86_400_000_000))
+        request.sent_at.FromDatetime(datetime(8999, 12, 31, tzinfo=UTC))
+        answer = await ingest.report(request)
+        assert [(o.reason, o.field) for o in answer.outcomes] == [
+            ("SENT_AT_WRONG", "sent_at"),
+            ("SENT_AT_WRONG", "sent_at"),
+        ]
+        request.sent_at.FromMicroseconds(now_us())
+        answer = await ingest.report(request)
+        assert [(o.reason, o.field) for o in answer.outcomes] == [("TIME_TOO_OLD", "time")]
+
+
+@pytest.mark.req("T2.4")
+async def test_whoever_asks_for_a_text_id_without_its_source_is_told_that_it_is_needed(
+    ingest: RunningIngest,
+) -> None:
+    await ingest.report(rows(Sample(id="order-17"), source="shop"))
+    with pytest.raises(aio.AioRpcError, match="source is needed for an id that is no UUID"):
+        await ingest.events.GetEvent(events_pb2.GetEventRequest(tenant_id="acme", event_id="order-17"))
+    known = events_pb2.GetEventRequest(tenant_id="acme", event_id="order-18", source="shop")
+    with pytest.raises(aio.AioRpcError, match="no event 'order-18'\""):
+        await ingest.events.GetEvent(known)
 
 
 def _broken(**changes: object) -> capture_pb2.ReportRequest:

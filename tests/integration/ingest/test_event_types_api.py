@@ -8,6 +8,7 @@ import grpc
 import pytest
 from grpc.aio import AioRpcError
 from meterline_protos.ingest.v1 import event_types_pb2 as pb
+from meterline_protos.ingest.v1 import events_pb2
 
 from tests.support.capture import RunningIngest, Sample, is_known, rows
 from tests.support.polling import eventually
@@ -138,17 +139,17 @@ async def test_a_quantity_has_one_scale_in_all_types(ingest: RunningIngest) -> N
 async def test_types_of_a_tenant_are_its_own(ingest: RunningIngest) -> None:
     await ingest.onboard(2, "bolt")
     await eventually(lambda: is_known(ingest, "bolt"))
-    own = event_type("acme.only", pb.QuantityDefinition(name="seats", scale=6))
+    own = event_type("own.only", pb.QuantityDefinition(name="own.seats", scale=6))
     await put(ingest, own, tenant_id="acme")
 
-    sample = Sample(type="acme.only", dimensions={}, quantities={"seats": "1.5"})
+    sample = Sample(type="own.only", dimensions={}, quantities={"own.seats": "1.5"})
     assert await outcome(ingest, sample) == ""
     assert await outcome(ingest, sample, "bolt") == "UNKNOWN_EVENT_TYPE"
-    assert "acme.only" in await names(ingest, "acme")
-    assert "acme.only" not in await names(ingest, "bolt")
-    assert "acme.only" not in await names(ingest)
+    assert "own.only" in await names(ingest, "acme")
+    assert "own.only" not in await names(ingest, "bolt")
+    assert "own.only" not in await names(ingest)
     with pytest.raises(AioRpcError) as unknown:
-        await versions(ingest, "acme.only", "bolt")
+        await versions(ingest, "own.only", "bolt")
     assert unknown.value.code() == grpc.StatusCode.NOT_FOUND
 
 
@@ -156,13 +157,13 @@ async def test_types_of_a_tenant_are_its_own(ingest: RunningIngest) -> None:
 async def test_two_tenants_may_mean_different_things_by_one_name(ingest: RunningIngest) -> None:
     await ingest.onboard(2, "bolt")
     await eventually(lambda: is_known(ingest, "bolt"))
-    seats = pb.QuantityDefinition(name="seats", scale=6)
-    await put(ingest, event_type("ours", seats), tenant_id="acme")
-    await put(ingest, event_type("ours", seats, subject_required=True), tenant_id="bolt")
+    seats = pb.QuantityDefinition(name="own.seats", scale=6)
+    await put(ingest, event_type("own.ours", seats), tenant_id="acme")
+    await put(ingest, event_type("own.ours", seats, subject_required=True), tenant_id="bolt")
 
     request = rows(
-        Sample(type="ours", subject="", dimensions={}, quantities={"seats": "1"}),
-        Sample(type="ours", subject="", dimensions={}, quantities={"seats": "1"}, tenant_id="bolt"),
+        Sample(type="own.ours", subject="", dimensions={}, quantities={"own.seats": "1"}),
+        Sample(type="own.ours", subject="", dimensions={}, quantities={"own.seats": "1"}, tenant_id="bolt"),
     )
     response = await ingest.report(request)
 
@@ -175,8 +176,8 @@ async def test_two_tenants_may_mean_different_things_by_one_name(ingest: Running
     ("name", "quantity", "why"),
     [
         ("api.request", pb.QuantityDefinition(name="units", scale=2), "is the operator's"),
-        ("mine", pb.QuantityDefinition(name="units", scale=3), "has scale 2"),
-        ("mine", pb.QuantityDefinition(name="fresh", scale=2), "has scale 6"),
+        ("own.mine", pb.QuantityDefinition(name="units", scale=3), "has scale 2"),
+        ("own.mine", pb.QuantityDefinition(name="own.fresh", scale=2), "has scale 6"),
     ],
 )
 async def test_a_tenant_does_not_choose_names_and_scales_of_others(
@@ -185,6 +186,71 @@ async def test_a_tenant_does_not_choose_names_and_scales_of_others(
     with pytest.raises(AioRpcError, match=why) as refused:
         await put(ingest, event_type(name, quantity), tenant_id="acme")
     assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+
+
+FLIGHT = event_type("flight.departed", pb.QuantityDefinition(name="miles", scale=2))
+OWN_FLIGHT = event_type("own.flight.departed", pb.QuantityDefinition(name="own.miles", scale=6))
+
+
+@pytest.mark.req("T4.1")
+@pytest.mark.parametrize("first", ["operator", "tenant"])
+async def test_nothing_that_a_tenant_makes_stands_in_the_operators_way(
+    ingest: RunningIngest, first: str
+) -> None:
+    puts = [(FLIGHT, ""), (OWN_FLIGHT, "acme")]
+    for wanted, tenant_id in puts if first == "operator" else reversed(puts):
+        await put(ingest, wanted, tenant_id)
+
+    # In one call, so that both are in one message; each at its own scale.
+    common = Sample(type="flight.departed", dimensions={}, quantities={"miles": "1234567890123.45"})
+    own = Sample(type="own.flight.departed", dimensions={}, quantities={"own.miles": "0.000001"})
+    assert (await ingest.report(rows(common, own))).accepted == 2
+    for sample in (common, own):
+        request = events_pb2.GetEventRequest(tenant_id="acme", event_id=sample.id)
+        assert dict((await ingest.events.GetEvent(request)).event.quantities) == sample.quantities
+
+
+@pytest.mark.req("T4.1")
+@pytest.mark.parametrize(
+    ("wanted", "tenant_id", "field"),
+    [
+        (FLIGHT, "acme", "event_type.name"),
+        (
+            event_type("own.flight", pb.QuantityDefinition(name="miles", scale=6)),
+            "acme",
+            "event_type.quantities[miles].name",
+        ),
+        (OWN_FLIGHT, "", "event_type.name"),
+        (
+            event_type("flight", pb.QuantityDefinition(name="own.miles", scale=6)),
+            "",
+            "event_type.quantities[own.miles].name",
+        ),
+    ],
+    ids=["name", "quantity", "operator's name", "operator's quantity"],
+)
+async def test_names_of_tenants_and_of_the_operator_are_apart(
+    ingest: RunningIngest, wanted: pb.EventType, tenant_id: str, field: str
+) -> None:
+    with pytest.raises(AioRpcError) as refused:
+        await put(ingest, wanted, tenant_id)
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert (refused.value.details() or "").startswith(f"{field}: ")
+    # And the other way round it is taken.
+    await put(ingest, FLIGHT)
+    await put(ingest, OWN_FLIGHT, "acme")
+
+
+@pytest.mark.req("T2.4")
+async def test_definitions_of_a_tenant_are_bounded_in_bytes(ingest: RunningIngest) -> None:
+    values = [f"{at:0256}" for at in range(1_000)]
+    large = [pb.DimensionDefinition(name=f"d{at}", values=values) for at in range(3)]
+    await put(ingest, pb.EventType(name="own.large", dimensions=large), "acme")
+    with pytest.raises(AioRpcError, match="bytes of all types") as refused:
+        await put(ingest, pb.EventType(name="own.second", dimensions=large), "acme")
+    assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    # What the operator makes is its own affair.
+    await put(ingest, pb.EventType(name="large", dimensions=large))
 
 
 @pytest.mark.parametrize(

@@ -229,7 +229,7 @@ async def test_the_worst_calls_of_capture_do_not_hold_the_loop(ingest: RunningIn
         own = event_types_pb2.EventType(
             name=f"own.{at}" if at else "own.type",
             quantities=[
-                event_types_pb2.QuantityDefinition(name=f"own-{4 * at + each}", scale=6) for each in range(4)
+                event_types_pb2.QuantityDefinition(name=f"own.{4 * at + each}", scale=6) for each in range(4)
             ],
         )
         await ingest.types.PutEventType(event_types_pb2.PutEventTypeRequest(event_type=own, tenant_id="acme"))

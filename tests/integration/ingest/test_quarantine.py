@@ -258,6 +258,35 @@ async def test_a_full_quarantine_takes_no_more_and_says_so(
         assert counts_are_right(database)
 
 
+@pytest.mark.req("T4.2")
+async def test_the_bytes_of_a_quarantine_are_bounded_as_its_entries_are(
+    database: TestDatabase, broker: NatsServer
+) -> None:
+    async with running_ingest(database, broker, max_quarantined_bytes_per_tenant=100_000) as ingest:
+        await ingest.put_type()
+        await ingest.onboard(1, "acme")
+        await eventually(lambda: is_known(ingest, "acme"))
+        acme = QuarantineApi(ingest.channel)
+        before = refused_events()
+        large = [bad(properties={"note": "x" * 30_000}) for _ in range(10)]
+
+        first = await ingest.report(rows(*large))
+
+        # Three fit, and what is small fits beside them.
+        assert sum(outcome.quarantined for outcome in first.outcomes) == 3
+        assert refused_events() == before + 7
+        small = await ingest.report(rows(bad()))
+        assert small.outcomes[0].quarantined
+        # What is kept already is kept.
+        again = await ingest.report(rows(*large))
+        assert [each.quarantined for each in again.outcomes] == [each.quarantined for each in first.outcomes]
+        # Given up is not gone: it is on the disk until it is forgotten.
+        assert await acme.discard() == 4
+        more = await ingest.report(rows(bad(properties={"note": "x" * 30_000})))
+        assert not more.outcomes[0].quarantined
+        assert counts_are_right(database)
+
+
 async def test_calls_at_once_keep_each_event_once(
     ingest: RunningIngest, quarantine: QuarantineApi, database: TestDatabase
 ) -> None:

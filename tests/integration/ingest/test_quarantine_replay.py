@@ -92,8 +92,8 @@ async def test_after_its_type_was_registered_an_event_is_accepted_once(
 async def test_after_the_tenant_added_a_type_of_its_own(
     ingest: RunningIngest, quarantine: QuarantineApi
 ) -> None:
-    await ingest.report(rows(bad(), source="gateway"))
-    await put_type(ingest, tenant_id="acme")
+    await ingest.report(rows(bad(type="own.nope"), source="gateway"))
+    await put_type(ingest, "own.nope", tenant_id="acme")
     assert counts(await quarantine.replay()) == (1, 0, 0, 0)
 
 

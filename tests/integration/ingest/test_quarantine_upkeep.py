@@ -10,6 +10,7 @@ import pytest
 from meterline.crypto.envelope import key_id_of
 from meterline.db.unit_of_work import UnitOfWork
 from meterline.telemetry import metrics
+from meterline_ingest.domain.quarantine import ENTRY_BYTES, Held
 from meterline_ingest.handlers.keys import rotate
 from meterline_ingest.handlers.quarantine_upkeep import QuarantineUpkeep
 from meterline_ingest.handlers.resealing import Resealer
@@ -24,6 +25,7 @@ from tests.support.vaults import CHANGE, OpenReplica, Replica, age_keys
 
 pytestmark = pytest.mark.req("O2")
 
+MOST = Held(1_000, 1 << 30)
 DISCARDED = quarantine_pb2.QUARANTINE_STATE_DISCARDED
 
 
@@ -32,9 +34,10 @@ async def replica(database: TestDatabase, open_replica: OpenReplica) -> Replica:
     return await open_replica(database)
 
 
-def upkeep(replica: Replica, keep_waiting: timedelta | None) -> QuarantineUpkeep:
+def upkeep(replica: Replica, keep_waiting: timedelta | None, most: Held = MOST) -> QuarantineUpkeep:
     unit_of_work = UnitOfWork(replica.database, lambda: None)
-    return QuarantineUpkeep(unit_of_work, QuarantineCounts(replica.database), keep_waiting=keep_waiting)
+    counts = QuarantineCounts(replica.database)
+    return QuarantineUpkeep(unit_of_work, counts, keep_waiting=keep_waiting, most=most)
 
 
 async def age(database: TestDatabase, quarantine_id: str, days: int) -> None:
@@ -91,6 +94,32 @@ async def test_entries_wait_for_no_longer_than_they_may_and_their_end_is_noted(
     with psycopg.connect(database.admin_dsn) as connection:
         noted = connection.execute("SELECT action, principal, details FROM ingest.audit_log").fetchall()
     assert noted == [("quarantine.expired", "meterline-ingest", {"events": 1})]
+
+
+async def test_what_is_settled_makes_room_before_its_time_where_little_is_left(
+    ingest: RunningIngest, quarantine: QuarantineApi, database: TestDatabase, replica: Replica
+) -> None:
+    await ingest.report(rows(*(bad() for _ in range(8))))
+    entries = await quarantine.entries()
+    sizes = [len(payload) + ENTRY_BYTES for payload in payloads(database).values()]
+    assert len(set(sizes)) == 1
+    for entry in entries[:4]:
+        ids = quarantine_pb2.QuarantineIds(quarantine_ids=[entry.quarantine_id])
+        assert await quarantine.discard(ids=ids) == 1
+
+    # Three quarters of eight is six, so the two that were settled first go.
+    await upkeep(replica, None, Held(16, 8 * sizes[0])).run()
+
+    left = await quarantine.entries(state=DISCARDED)
+    assert {each.quarantine_id for each in left} == {each.quarantine_id for each in entries[2:4]}
+    assert len(await quarantine.entries()) == 4
+    assert metrics.QUOTA_FULLEST.labels("quarantine_bytes")._value.get() == 6 / 8
+    assert metrics.QUOTA_FULLEST.labels("quarantine_events")._value.get() == 4 / 16
+    # What waits never goes for want of room.
+    await upkeep(replica, None, Held(16, 1)).run()
+    assert len(await quarantine.entries()) == 4
+    assert await quarantine.entries(state=DISCARDED) == []
+    assert counts_are_right(database)
 
 
 @pytest.mark.req("T4.3")

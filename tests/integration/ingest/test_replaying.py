@@ -13,9 +13,10 @@ import pytest
 from grpc import aio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from meterline_dev.servers import NatsServer
 from meterline_protos.ingest.v1 import capture_pb2, event_types_pb2, events_pb2
 
-from tests.support.capture import RunningIngest, Sample, is_known, now_us, rows
+from tests.support.capture import RunningIngest, Sample, is_known, now_us, rows, running_ingest
 from tests.support.databases import TestDatabase
 from tests.support.facts import decoded
 from tests.support.polling import eventually
@@ -202,6 +203,23 @@ async def test_a_message_whose_events_are_deleted_is_not_made_again(
         await replay(shop)
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert outbox(database) == {}
+
+
+async def test_what_waits_to_be_published_anyway_is_told_apart(
+    database: TestDatabase, broker: NatsServer
+) -> None:
+    """A replay right after a replay finds nothing to do, and says why."""
+    async with running_ingest(database, broker, relay_linger_ms=600_000) as ingest:
+        await ingest.put_type()
+        await ingest.onboard(1, "acme")
+        await eventually(lambda: is_known(ingest, "acme"))
+        batch_id = (await ingest.report(rows(Sample()))).batch_id
+        request = events_pb2.ReplayRequest(tenant_id="acme", batch_ids=[batch_id])
+        answer = await ingest.events.Replay(request)
+        assert (answer.messages, answer.waiting) == (0, 1)
+        await database.change("UPDATE ingest.outbox SET published_at = now()")
+        answers = [await ingest.events.Replay(request) for _ in range(2)]
+        assert [(each.messages, each.waiting) for each in answers] == [(1, 0), (0, 1)]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
@@ -93,6 +94,19 @@ async def test_a_stopped_timer_is_one_event(timing: RunningIngest, database: Tes
     assert dict(kept.quantities) == {"seconds": timer.seconds}
     assert kept.time == timer.stopped_at
     assert await stored(timing) == 1
+
+
+async def test_a_timer_is_told_when_all_is_over(timing: RunningIngest) -> None:
+    now = datetime.now(UTC)
+    begun = request()
+    begun.started_at.FromDatetime(now - timedelta(hours=2))
+    await stub(timing).StartTimer(begun)
+    over = stop_request()
+    over.stopped_at.FromDatetime(now - timedelta(hours=1))
+    timer = (await stub(timing).StopTimer(over)).timer
+    assert (timer.state, timer.seconds) == (timers_pb2.TIMER_STATE_STOPPED, "3600")
+    kept = await event(timing, timer.event_id)
+    assert (kept.time, dict(kept.quantities)) == (over.stopped_at, {"seconds": "3600"})
 
 
 async def test_starting_again_is_the_same_timer_and_anything_else_another(timing: RunningIngest) -> None:

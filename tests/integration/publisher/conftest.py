@@ -12,7 +12,7 @@ from meterline_publisher.main import Publisher
 from meterline_publisher.provider.port import BillingProvider
 from meterline_publisher.settings import PublisherSettings
 
-from tests.contract.stripe_double.lab import Lab
+from tests.contract.stripe_double.lab import LEVER_KEY, Lab
 from tests.integration.publisher.world import NOW, Api, World
 from tests.support import mesh as scripted
 from tests.support.bus import OpenBus
@@ -25,13 +25,13 @@ StartPublisher = Callable[..., Awaitable[Api]]
 
 @pytest.fixture(scope="module")
 def double_address() -> Iterator[str]:
-    with running_double(settings=DoubleSettings(error_report_delay=0.01)) as double:
+    with running_double(settings=DoubleSettings(lever_key=LEVER_KEY, error_report_delay=0.01)) as double:
         yield double.address
 
 
 @pytest.fixture
 def lab(double_address: str) -> Iterator[Lab]:
-    with Levers(double_address) as levers:
+    with Levers(double_address, LEVER_KEY) as levers:
         levers.clear_faults()
         levers.follow_real_time()
         yield Lab(double_address, levers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, LiteralString
 from zoneinfo import ZoneInfo
 
 import grpc
@@ -307,9 +307,15 @@ async def test_a_wrong_request_names_its_field(world: World, api: Api) -> None:
         "DELETE FROM calculations",
     ],
 )
-async def test_the_record_cannot_be_changed(world: World, api: Api, statement: str) -> None:
+async def test_the_record_cannot_be_changed(world: World, api: Api, statement: LiteralString) -> None:
+    """Not by the service, which lacks the right, nor by who has every right."""
     await world.tenant()
     await world.use("acme", "5")
     await api.publish("acme")
+    with (
+        psycopg.connect(world.database.app_dsn("publisher")) as app,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
+        app.execute(statement)
     with pytest.raises(psycopg.errors.RestrictViolation):
         world.rows(statement)

@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from tests.integration.publisher.conftest import StartPublisher
+from tests.integration.publisher.test_billing_gaps import gaps_of
 from tests.integration.publisher.test_closing import APRIL_NY, MARCH_NY, closed
 from tests.integration.publisher.test_deliveries import refusal
 from tests.integration.publisher.world import Api, World
@@ -29,6 +30,13 @@ async def test_a_period_of_the_past_is_not_billed(world: World, api: Api) -> Non
         assert await refusal(api.preview("acme", at)) == NOT_YET
     assert (await api.publish("acme")).invoice.total == "0.07"
     assert world.at_provider(acme) == 7
+    # It is too late to be billed, and no gap, as long as the first billed day says so.
+    assert await gaps_of(api) == []
+    account = (1, acme.customer, acme.subscription)
+    await world.announce("acme", *account, version=2, billed_from="2020-06-30")
+    assert await gaps_of(api) == [("acme", "calls", "LATE_USAGE", "5000")]
+    await world.announce("acme", *account, version=3, billed_from="2020-07-01")
+    assert await gaps_of(api) == []
 
 
 @pytest.mark.req("S1", "S9")

@@ -12,8 +12,7 @@ from grpc import aio
 
 from tests.integration.publisher.catalogue import GRADUATED, PER_UNIT, Priced
 from tests.integration.publisher.conftest import StartPublisher
-from tests.integration.publisher.world import NOW, OPEN, PUBLISHED, REJECTED, SENT, START, Api, World
-from tests.support.mesh import Event, timestamp
+from tests.integration.publisher.world import OPEN, PUBLISHED, REJECTED, SENT, START, Api, World
 from tests.support.polling import eventually
 
 EVENTS = "/v1/billing/meter_events"
@@ -159,33 +158,6 @@ async def test_after_the_final_invoice_nothing_is_sent_and_the_difference_shows(
     assert answer.invoice.total == "0.10"
 
 
-@pytest.mark.req("T3.1", "X2")
-async def test_usage_is_never_rated_stale(world: World, api: Api) -> None:
-    acme = await world.tenant()
-    await world.use("acme", "10")
-    fact = world.mesh.capture("acme", [Event(NOW, value="5")])
-    with pytest.raises(aio.AioRpcError) as failure:
-        await api.publish("acme")
-    assert failure.value.code() == grpc.StatusCode.ABORTED
-    assert world.sends(acme) == 0
-    await world.deliver("usage.window", fact)
-    await eventually(lambda: world.rows("SELECT FROM usage WHERE revision = 2"))
-    await api.publish("acme")
-    assert world.at_provider(acme) == 15
-
-
-@pytest.mark.req("X2")
-async def test_usage_that_arrives_during_the_wait_is_rated(world: World, start: StartPublisher) -> None:
-    patient = await start(freshness_wait_seconds=10.0)
-    acme = await world.tenant()
-    fact = world.mesh.capture("acme", [Event(NOW, value="5")])
-    publishing = asyncio.ensure_future(patient.publish("acme"))
-    await eventually(lambda: "QueryUsage acme calls" in world.mesh.asked)
-    await world.deliver("usage.window", fact)
-    assert (await publishing).invoice.total == "0.05"
-    assert world.at_provider(acme) == 5
-
-
 async def test_a_meter_that_does_not_exist_is_not_billed_and_the_others_are(world: World, api: Api) -> None:
     acme = await world.tenant()
     await api.put("plan-acme", Priced("misspelt", GRADUATED), "other_event")
@@ -237,21 +209,6 @@ async def test_every_calculation_is_recorded_with_all_that_it_used(world: World,
     assert Decimal(output["amount"]) == Decimal(answer.invoice.total)
     assert hashed == inputs_digest
     assert version
-
-
-@pytest.mark.req("C1", "C2")
-async def test_a_rated_period_keeps_its_price(world: World, api: Api) -> None:
-    """Versions are pinned: one that is put later, even from before the period on, prices later periods."""
-    await world.tenant()
-    await world.use("acme", "10")
-    await api.publish("acme")
-    dear = Priced("calls", PER_UNIT | {"unit": "9"})
-    await api.put("plan-acme", dear, version=2, effective_from=timestamp(START))
-    await world.use("acme", "10")
-    answer = await api.publish("acme")
-    assert (answer.invoice.total, answer.invoice.lines[0].price_version) == ("0.20", 1)
-    later = await api.preview("acme", NOW + timedelta(days=30))
-    assert later.lines[0].price_version == 2
 
 
 async def test_a_customer_does_not_change_within_a_period(world: World, api: Api) -> None:

@@ -148,6 +148,7 @@ async def process(world: World, crash_at: str = "") -> AsyncIterator[tuple[async
         "METERLINE_DATABASE_URL": world.database.app_dsn("publisher"),
         "METERLINE_NATS_URL": world.broker.url,
         "METERLINE_NATS_MONITOR_URL": world.broker.monitor_url,
+        "METERLINE_ALLOW_OPEN_BROKER": "true",
         "METERLINE_METRICS_PORT": "-1",
         "METERLINE_AUTHENTICATION": "off",
         "METERLINE_IDENTITY_ADDRESS": world.aggregate,

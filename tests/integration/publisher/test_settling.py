@@ -128,6 +128,7 @@ async def test_a_meter_that_the_provider_does_not_know_does_not_agree(world: Wor
 @pytest.mark.parametrize("call", ["publish", "reconcile"])
 async def test_without_a_customer_nothing_is_billed(world: World, api: Api, call: str) -> None:
     world.mesh.add_tenant("free", 9, "UTC")
+    world.mesh.add_meter("calls")
     await api.put("plan-free", Priced("calls", PER_UNIT), "whatever")
     await world.announce("free", 9)
     with pytest.raises(aio.AioRpcError) as failure:

@@ -91,9 +91,11 @@ async def test_a_bad_window_costs_no_other_of_its_message_and_can_be_redriven(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await world.deliver("usage.window", a_bad_window_among_others())
-    found = await eventually(lambda: world.rows("SELECT meter, value FROM usage ORDER BY meter"))
-    assert found == [("a", 5), ("b", 7)]
-    ((letter_id, payload),) = world.rows("SELECT message_id, payload FROM dead_letters")
+    # Both in one transaction, so that whoever sees the letter sees what was applied.
+    ((letter_id, payload),) = await eventually(
+        lambda: world.rows("SELECT message_id, payload FROM dead_letters")
+    )
+    assert world.rows("SELECT meter, value FROM usage ORDER BY meter") == [("a", 5), ("b", 7)]
     kept = events_pb2.UsageWindowsChanged.FromString(payload)
     assert [each.meter for each in kept.windows] == ["bad"]
 

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 
-import psycopg
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from grpc import aio
@@ -187,8 +186,11 @@ class World:
         currency: str = "USD",
         version: int = 1,
         billed_from: str = "",
+        plan: str | None = None,
+        changed_at: datetime | None = None,
     ) -> None:
-        """Makes a tenant known to the publisher, and to nobody else. Its plan is `plan-<slug>`."""
+        """Makes a tenant known to the publisher, and to nobody else. Its plan is `plan-<slug>` unless told,
+        and counts from 1970 on."""
         await self.deliver(
             "tenants.changed",
             events_pb2.TenantChanged(
@@ -197,7 +199,8 @@ class World:
                 version=version,
                 time_zone=zone,
                 currency=currency,
-                plan=f"plan-{slug}",
+                plan=f"plan-{slug}" if plan is None else plan,
+                changed_at=timestamp(changed_at) if changed_at else None,
                 external_customer_id=customer,
                 external_subscription_id=subscription,
                 active=True,
@@ -206,7 +209,9 @@ class World:
             ),
         )
         await eventually(
-            lambda: self.rows("SELECT FROM tenants WHERE slug = %s AND version >= %s", slug, version)
+            lambda: self.rows(
+                "SELECT FROM tenant_plans WHERE tenant_id = %s AND version = %s", number, version
+            )
         )
 
     async def capture(
@@ -251,10 +256,9 @@ class World:
         found = self.lab.api.v1.billing.meters.list({"limit": 100}).auto_paging_iter()
         return next(known for known in found if known.event_name == billed.events[meter])
 
-    def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
-        """What the publisher's own role sees."""
-        with psycopg.connect(self.database.app_dsn("publisher")) as connection:
-            return connection.execute(query.encode(), parameters).fetchall()
+    def rows(self, query: LiteralString, *parameters: object) -> list[tuple[Any, ...]]:
+        """What the publisher's tables hold, of all tenants."""
+        return self.database.read("publisher", query, *parameters)
 
     def at_provider(self, billed: Billed, meter: str = "calls") -> int:
         """What the provider holds for the customer, whenever it happened, scaled."""

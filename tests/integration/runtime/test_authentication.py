@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,7 +15,8 @@ from meterline.auth import setup
 from meterline.auth.api_keys import KnownKeys, make
 from meterline.auth.gate import Bearers, Gate
 from meterline.auth.principals import Kind, Permission, Principal, current_principal
-from meterline.auth.tokens import ServiceTokens, public_key_of
+from meterline.auth.public_keys import LOOK_SECONDS, KeyRing
+from meterline.auth.tokens import ServiceTokens
 from meterline.clock import SystemClock
 from meterline.config import ServiceSettings
 from meterline.rpc.client import Caller
@@ -36,14 +39,16 @@ class Keys:
 
     def __init__(self) -> None:
         self.holders: dict[str, Principal] = {}
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def verify(self, key_id: str, digest: bytes) -> Principal | None:
+        await self.answers.wait()
         return self.holders.get(key_id)
 
     def gate(self, *, fresh: float = 60.0) -> Gate:
         known = KnownKeys(self.verify, fresh=fresh)
-        services = ServiceTokens(public_key_of(AUTHORITY.private))
-        return Gate(RULES, Bearers(services, known, SystemClock()))
+        return Gate(RULES, Bearers(AUTHORITY.tokens(), known, SystemClock()))
 
     def make(self, *permissions: Permission) -> tuple[str, tuple[tuple[str, str], ...]]:
         """A key's id, and what a call carries to bring the key."""
@@ -114,6 +119,27 @@ async def test_a_stream_ends_when_its_key_is_revoked() -> None:
     assert taken == ["before"]
 
 
+async def test_a_stream_ends_when_its_key_is_taken_out_of_the_file(tmp_path: Path) -> None:
+    path, now, other = tmp_path / "public-keys", 0.0, Authority()
+    path.write_text(AUTHORITY.public_keys)
+    ring = KeyRing(path, now=lambda: now)
+    gate = Gate(RULES, Bearers(ServiceTokens(ring), KnownKeys(Keys().verify), SystemClock()))
+    async with started(server_of(gate=gate, grace=0.1)) as channel:
+        holder = AUTHORITY.metadata(Permission.CAPTURE, Permission.READ)
+        call = client_of(channel).talk(metadata=holder)
+        await call.write("before")
+        assert await call.read() == "before"
+        path.write_text(other.public_keys)
+        now += LOOK_SECONDS
+        await call.write("after")
+        with pytest.raises(aio.AioRpcError) as caught:
+            await call.read()
+        assert caught.value.code() is Code.UNAUTHENTICATED
+        expected = (Code.UNAUTHENTICATED, "TOKEN_INVALID")
+        assert await refused(client_of(channel).ask("x", metadata=holder)) == expected
+        assert await client_of(channel).ask("x", metadata=other.metadata(Permission.READ)) == "x"
+
+
 async def test_services_call_each_other_with_their_tokens() -> None:
     server = server_of(whoami, gate=Keys().gate(), grace=0.1)
     async with started(server):
@@ -136,14 +162,16 @@ def test_authentication_is_required_unless_it_is_turned_off() -> None:
         settings()
     assert settings(authentication="off").authentication == "off"
     with pytest.raises(ValueError, match="METERLINE_SERVICE_KEY"):
-        setup.caller(settings(service_public_keys=public_key_of(AUTHORITY.private)), "a", (), SystemClock())
-    told = settings(**AUTHORITY.settings)
+        setup.caller(settings(service_public_keys=AUTHORITY.public_keys), "ingest", SystemClock())
+    told = settings(**AUTHORITY.settings("ingest"))
     assert "PRIVATE" not in repr(told)
-    assert setup.caller(told, "a", (), SystemClock()).token is not None
+    assert setup.caller(told, "ingest", SystemClock()).token is not None
+    with pytest.raises(ValidationError, match="not both"):
+        settings(**AUTHORITY.settings("ingest"), service_public_keys_file="/somewhere")
 
 
 async def test_without_somebody_to_ask_no_api_key_is_taken() -> None:
-    gate = setup.gate(settings(**AUTHORITY.settings), RULES, SystemClock(), None)
+    gate = setup.gate(settings(**AUTHORITY.settings("ingest")), RULES, SystemClock(), None)
     async with started(server_of(gate=gate, grace=0.1)) as channel:
         expected = (Code.UNAUTHENTICATED, "TOKEN_INVALID")
         assert await refused(client_of(channel).ask("a", metadata=metadata(make().token))) == expected

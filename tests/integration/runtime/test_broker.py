@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from meterline.bus.connection import Bus, UnsafeBrokerError, require_synced_jetstream
+from meterline.bus.connection import Bus
+from meterline.bus.safety import UnsafeBrokerError, require_synced_jetstream
 from meterline.bus.subjects import FACTS, STREAM_MAX_AGE
 from meterline.errors import UnavailableError
 from meterline_dev.servers import NatsServer
@@ -32,6 +33,14 @@ async def test_services_that_start_together_share_the_streams(open_bus: OpenBus)
     buses = await asyncio.gather(*(open_bus(f"service-{number}") for number in range(4)))
     names = {info.config.name for info in await buses[0].client.jsm().streams_info()}
     assert names == {fact.stream for fact in FACTS}
+
+
+async def test_a_service_creates_the_streams_of_its_facts_only(broker: NatsServer) -> None:
+    bus = Bus(broker.url, name="publisher")
+    await bus.start()
+    names = {info.config.name for info in await bus.client.jsm().streams_info()}
+    assert names == {"TENANTS", "USAGE", "INVOICES"}
+    await bus.stop()
 
 
 async def test_publishing_without_a_broker_fails_at_once_and_piles_up_nothing(

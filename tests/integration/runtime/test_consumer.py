@@ -13,6 +13,7 @@ from meterline.bus.consumer import Consumer, Delivery
 from meterline.db.pool import Database
 from meterline.db.unit_of_work import Transaction, UnitOfWork
 from meterline.errors import Later, Never
+from meterline.ids import new_id
 from meterline.outbox.relay import Relay
 from meterline_dev.servers import NatsServer
 from nats.js.api import StreamConfig
@@ -279,6 +280,22 @@ async def test_a_message_without_an_id_is_refused_and_holds_up_no_other(
     await noted(effects_database, ["good"])
     await settled(broker)
     await consumer.stop()
+
+
+@pytest.mark.req("T4.1")
+async def test_a_message_copied_from_another_stream_is_refused(
+    node: Node, broker: NatsServer, effects_database: TestDatabase
+) -> None:
+    """JetStream copies between streams without checking who may publish."""
+    forged = StringValue(value="forged").SerializeToString()
+    headers = {"Nats-Msg-Id": str(new_id()), "Nats-Stream": "OTHER"}
+    await node.bus.jetstream().publish("probe.x", forged, headers=headers)
+    await publish(node, "good")
+    consumer = node.consumer()
+    await consumer.start()
+    await settled(broker)
+    await consumer.stop()
+    assert notes(effects_database) == ["good"]
 
 
 # --- servers that go away

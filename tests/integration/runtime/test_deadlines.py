@@ -7,7 +7,7 @@ import pytest
 from grpc import aio
 from meterline.db.pool import Database, time_left
 from meterline.errors import UnavailableError
-from meterline.rpc import server as rpc_server
+from meterline.rpc import calls as rpc_calls
 from meterline.rpc.client import Caller
 from meterline.rpc.client import channel as service_channel
 
@@ -46,7 +46,7 @@ async def test_a_statement_that_takes_too_long_is_ended_and_answered_in_time(
 ) -> None:
     """The answer comes from the handler, before the caller would give up by itself."""
     # Enough for a busy machine to get the answer across.
-    monkeypatch.setattr(rpc_server, "DEADLINE_MARGIN_SECONDS", 1.0)
+    monkeypatch.setattr(rpc_calls, "DEADLINE_MARGIN_SECONDS", 1.0)
 
     async def ask(_: str) -> str:
         await node.database.fetch("SELECT pg_sleep(30)")

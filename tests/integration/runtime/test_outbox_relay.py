@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
+from meterline.bus.subjects import INVOICES_CHANGED
 from meterline.db.pool import Database
 from meterline.db.unit_of_work import Transaction
 from meterline.outbox.relay import Relay
@@ -18,6 +19,7 @@ from nats.js.api import RawStreamMsg
 from prometheus_client import REGISTRY
 from psycopg.rows import TupleRow
 
+from tests.support.bus import OpenBus
 from tests.support.databases import TestDatabase
 from tests.support.polling import eventually
 from tests.support.runtime import Node, OpenNode, count, end_sessions, notes, stored
@@ -55,6 +57,21 @@ async def test_a_message_is_published_with_its_id_subject_headers_and_payload(
     assert message.subject == "probe.x"
     assert StringValue.FromString(message.data or b"").value == "hello"
     await assert_all_marked(effects_database)
+
+
+async def test_a_stream_that_is_gone_is_created_again(
+    node: Node, open_bus: OpenBus, effects_database: TestDatabase
+) -> None:
+    bus = await open_bus("publisher")
+    await bus.jetstream().delete_stream(INVOICES_CHANGED.stream)
+    relay = Relay(node.database, bus)
+    async with node.unit_of_work.begin() as transaction:
+        transaction.emit(INVOICES_CHANGED.subject, StringValue(value="x"))
+        await transaction.commit()
+    await relay.start()
+    await assert_all_marked(effects_database)
+    await relay.stop()
+    assert (await bus.jetstream().stream_info(INVOICES_CHANGED.stream)).state.messages == 1
 
 
 async def test_more_than_one_claim_is_published_without_waiting_to_be_asked(

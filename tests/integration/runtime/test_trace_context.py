@@ -7,13 +7,19 @@ from collections.abc import Sequence
 
 import psycopg
 import pytest
+from meterline.auth.api_keys import KnownKeys
+from meterline.auth.gate import Bearers, Gate
+from meterline.auth.principals import Permission
+from meterline.auth.rules import Reach, Rule
 from meterline.bus.consumer import Delivery
+from meterline.clock import SystemClock
 from meterline.db.unit_of_work import Transaction
 from meterline_dev.servers import NatsServer
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from tests.support.calls import serving
+from tests.support.callers import Authority
+from tests.support.calls import NAME, RULES, client_of, server_of, serving, started
 from tests.support.databases import TestDatabase
 from tests.support.polling import eventually
 from tests.support.runtime import PROBE, SERVICE, Node, note_effects, notes, pending, stored
@@ -98,6 +104,34 @@ async def test_a_trace_that_is_not_sampled_goes_on_unsampled(
     assert headers["traceparent"].startswith(f"00-{TRACE}-")
     assert headers["traceparent"].endswith("-00")
     assert named(spans, "process PROBE") == []
+
+
+@pytest.mark.req("T4.1")
+async def test_what_strangers_say_of_a_trace_is_not_taken(spans: InMemorySpanExporter) -> None:
+    """Neither one who is refused, nor one whose request has a proof of its own, decides what is sampled."""
+    authority = Authority()
+    known = Bearers(authority.tokens(), KnownKeys(no_keys), SystemClock())
+    reader, proving = Rule(Permission.READ), Rule(None, Reach.EVENTS)
+    for rule, expected in ((reader, []), (proving, [None])):
+        spans.clear()
+        rules = {**RULES, f"{NAME}/Ask": rule}
+        server = server_of(gate=Gate(rules, known), grace=0.1)
+        async with started(server) as channel:
+            for flag in ("00", "01"):
+                asked = client_of(channel).ask("x", metadata=[("traceparent", f"00-{TRACE}-{CALLER}-{flag}")])
+                await asyncio.gather(asked, return_exceptions=True)
+        found = named(spans, "probe.Probe/Ask")
+        assert [span.parent for span in found] == expected * 2
+        assert TRACE not in {ids(span)[0] for span in found}
+    server = server_of(gate=Gate(RULES, known), grace=0.1)
+    async with started(server) as channel:
+        traced = [("traceparent", f"00-{TRACE}-{CALLER}-01"), *authority.metadata(Permission.READ)]
+        await client_of(channel).ask("x", metadata=traced)
+    assert ids(named(spans, "probe.Probe/Ask")[-1])[0] == TRACE
+
+
+async def no_keys(key_id: str, digest: bytes) -> None:
+    return None
 
 
 async def test_what_a_handler_emits_belongs_to_the_message_or_to_the_batch(

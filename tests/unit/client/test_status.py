@@ -44,7 +44,7 @@ def trailer(*details: Message) -> bytes:
 @pytest.mark.req("T1.1", "T2.4")
 def test_how_long_to_wait_is_read() -> None:
     info = error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=2, nanos=500_000_000))
-    other = error_details_pb2.ErrorInfo(reason="Overloaded", domain="meterline")
+    other = error_details_pb2.ErrorInfo(reason="OVERLOADED", domain="meterline")
 
     found = failure(grpc.StatusCode.RESOURCE_EXHAUSTED, trailer(other, info))
 

@@ -149,11 +149,24 @@ def test_distinct_is_numpys_unique(values: list[int], bound: int) -> None:
 
 @pytest.mark.req("T2.4")
 def test_memory_of_dictionaries_is_bounded() -> None:
-    memory: TwoGenerations[int, int] = TwoGenerations(10)
+    memory: TwoGenerations[int, int] = TwoGenerations(10, lambda _: 1)
     for number in range(1, 100):
         memory.put(number, number)
         assert memory.get_many([number, -1]) == [number, None]
     assert memory.get_many(range(1, 100)).count(None) >= 99 - 20
+
+
+@pytest.mark.req("T2.4")
+@given(st.lists(st.integers(1, 30), max_size=200))
+def test_memory_of_dictionaries_is_bounded_in_bytes(sizes: list[int]) -> None:
+    memory: TwoGenerations[tuple[int, int], int] = TwoGenerations(100, lambda key: key[1])
+    for number, size in enumerate(sizes):
+        for _ in range(2):
+            # What is put again takes no more.
+            memory.put((number, size), number)
+        held = sum(size for _, size in memory._young) + sum(size for _, size in memory._old)
+        assert held <= 2 * (100 + max(sizes))
+        assert memory.get_many([(number, size)]) == [number]
 
 
 units = Quantity("units", 2, False, False)

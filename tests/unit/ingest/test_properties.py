@@ -80,9 +80,34 @@ def test_the_first_problem_names_field_and_rule() -> None:
         "properties.age",
         "a whole number of at most 18 digits",
     )
-    assert first_problem({}, declared, "t") == ("PROPERTY_REQUIRED", "properties.age", "required by t")
+    rule = "required by t, and not empty"
+    assert first_problem({}, declared, "t") == ("PROPERTY_REQUIRED", "properties.age", rule)
     assert first_problem({"other": "1"}, declared, "t") == (
         "PROPERTY_UNKNOWN",
         "properties.other",
         "a property of t",
     )
+
+
+def test_a_required_property_is_not_empty() -> None:
+    declared = {"name": Property("name", Kind.TEXT, required=True), "note": Property("note", Kind.TEXT)}
+    assert first_problem({"name": "ann", "note": ""}, declared, "t") is None
+    problem = first_problem({"name": "", "note": "x"}, declared, "t")
+    assert problem is not None
+    assert problem[:2] == ("PROPERTY_REQUIRED", "properties.name")
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (("red", "green"), "one of 'red', 'green'"),
+        (tuple(f"{number:03}" for number in range(1_000)), "'020', '021' and 978 more"),
+        (("x" * 500,), "one of the 1 allowed values"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_told_which_are(values: tuple[str, ...], told: str) -> None:
+    problem = Property("colour", Kind.TEXT, values=values).problem("blue")
+    assert problem is not None
+    assert problem[0] == "PROPERTY_NOT_ALLOWED"
+    assert problem[1].endswith(told)
+    assert len(problem[1]) < 200

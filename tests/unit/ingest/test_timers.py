@@ -83,6 +83,20 @@ def test_times_that_cannot_be_are_refused(stopped_us: int) -> None:
         beaten.stop(stopped_us, NOW + 20 * SECOND, 300 * SECOND)
 
 
+def test_what_is_over_is_told_afterwards() -> None:
+    """From two hours ago to one hour ago, all of it told now."""
+    hour = 3_600 * SECOND
+    timer = started(NOW - 2 * hour)
+    ended = timer.stop(NOW - hour, NOW + SECOND, 300 * SECOND)
+    assert (ended.state, ended.duration_us) == (TimerState.STOPPING, hour)
+    with pytest.raises(InvalidArgumentError, match="not before the start"):
+        timer.stop(NOW - 2 * hour - 1, NOW, 300 * SECOND)
+    with pytest.raises(InvalidArgumentError, match="not before the start and the last heartbeat"):
+        timer.heartbeat(POLICY, NOW).stop(NOW - hour, NOW, 300 * SECOND)
+    # Whoever says nothing more is given up as before: it was heard of when it was told.
+    assert timer.sweep(POLICY, NOW + 59 * SECOND).state is TimerState.RUNNING
+
+
 def test_a_start_ahead_is_refused() -> None:
     with pytest.raises(InvalidArgumentError, match="started_at"):
         started(NOW + 301 * SECOND)

@@ -1,6 +1,7 @@
 """The ledger's rules: differences that add up, times inside the period, and what an old row may do."""
 
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from meterline_publisher.domain import ledger
 from meterline_publisher.domain.ledger import Finding, PublicationState, Refusal
 from meterline_publisher.domain.periods import Period
-from meterline_publisher.domain.records import Publication
+from meterline_publisher.domain.records import Line, Publication
 
 pytestmark = pytest.mark.req("S6", "S9")
 
@@ -60,6 +61,62 @@ def test_differences_add_up_to_the_last_target(
     held = sum((one.value for one in rows if one.state != PublicationState.REJECTED), Decimal(0))
     assert held == last
     assert ledger.difference(last, rows, retry_rejected=True) is None
+
+
+# What a meter is to come to, and under which name; no name sends nothing.
+states = st.dictionaries(
+    st.sampled_from(["calls", "more"]), st.tuples(st.sampled_from(["old", "new", ""]), wholes), max_size=2
+)
+
+
+@given(st.lists(states, max_size=6), states)
+def test_sums_follow_the_event_name(
+    history: list[dict[str, tuple[str, Decimal]]], last: dict[str, tuple[str, Decimal]]
+) -> None:
+    """Whatever names meters had on the way: in the end the last ones hold all, and the others nothing."""
+    rows: list[Publication] = []
+    for state in [*history, last]:
+        lines = [line(meter, name, value) for meter, (name, value) in state.items()]
+        for target in ledger.targets(lines, rows):
+            mine = [one for one in rows if (one.meter, one.event_name) == (target.meter, target.event_name)]
+            missing = ledger.difference(target.value, mine, retry_rejected=False)
+            if missing is not None:
+                sent = row(missing, PublicationState.SENT, len(rows) + 1)
+                rows.append(replace(sent, meter=target.meter, event_name=target.event_name))
+    held: dict[tuple[str, str], Decimal] = {}
+    for one in rows:
+        key = one.meter, one.event_name
+        held[key] = held.get(key, Decimal(0)) + one.value
+    wanted = {(meter, name): value for meter, (name, value) in last.items() if name}
+    assert {key: value for key, value in held.items() if value} == {
+        key: value for key, value in wanted.items() if value
+    }
+
+
+def line(meter: str, event_name: str, value: Decimal) -> Line:
+    return Line(
+        tenant_id=1,
+        invoice_id=UUID(int=1),
+        line_id=UUID(int=3),
+        meter=meter,
+        description="",
+        quantity=value,
+        amount=value,
+        exact_amount="",
+        provider_amount=value,
+        price_version=1,
+        price_digest="",
+        steps=[],
+        calculation_id=UUID(int=2),
+        inputs_digest="",
+        usage_value=value,
+        usage_revision=1,
+        event_count=1,
+        billing_event_name=event_name,
+        billing_scale=0,
+        billing_target=value if event_name else None,
+        trace="",
+    )
 
 
 def test_the_same_rejection_is_repeated_only_when_somebody_asks() -> None:

@@ -14,7 +14,7 @@ from meterline_publisher.domain.assessment import Assessment, MeterUsage, assess
 from meterline_publisher.domain.matching import MeterDefinition, counts
 from meterline_publisher.domain.periods import Period
 from meterline_publisher.domain.price_parsing import parse_price
-from meterline_publisher.domain.rule_sets import Rule, RuleSet, choose
+from meterline_publisher.domain.rule_sets import Rule, RuleSet, choose, kept
 from meterline_publisher.domain.versions import PriceVersion, VersionError
 
 pytestmark = pytest.mark.req("C1", "C2")
@@ -48,37 +48,37 @@ CATALOGUE = [rule(version=version, unit=str(version)) for version in (1, 2, 3, 4
     ],
 )
 def test_the_version_in_force_at_the_start_is_chosen(at: datetime, version: int) -> None:
-    assert choose(CATALOGUE[:4], at, {}, ZONE).versions() == [["basic/calls", version]]
+    assert choose(CATALOGUE[:4], at, ZONE).versions() == [["basic/calls", version]]
 
 
 def test_meters_without_a_version_in_force_are_not_priced() -> None:
-    assert [found.meter for found in choose(CATALOGUE, MARCH.start, {}, ZONE).rules] == ["calls"]
-    assert [found.meter for found in choose(CATALOGUE, MARCH.end, {}, ZONE).rules] == ["calls", "new"]
-    assert choose(CATALOGUE, JANUARY - timedelta(days=1), {}, ZONE).rules == ()
+    assert [found.meter for found in choose(CATALOGUE, MARCH.start, ZONE).rules] == ["calls"]
+    assert [found.meter for found in choose(CATALOGUE, MARCH.end, ZONE).rules] == ["calls", "new"]
+    assert choose(CATALOGUE, JANUARY - timedelta(days=1), ZONE).rules == ()
 
 
 def test_versions_that_contradict_each_other_price_nothing() -> None:
     backwards = replace(rule(version=2), version=replace(rule().version, version=2))
     with pytest.raises(VersionError):
-        choose([rule(), backwards], MARCH.start, {}, ZONE)
+        choose([rule(), backwards], MARCH.start, ZONE)
 
 
-def test_what_was_rated_keeps_its_version() -> None:
-    kept = choose(CATALOGUE, MARCH.end, {"calls": 1}, ZONE)
-    assert kept.versions() == [["basic/calls", 1], ["basic/new", 4]]
+def test_a_final_invoice_keeps_its_versions() -> None:
+    assert kept(CATALOGUE, {"calls": 1}).versions() == [["basic/calls", 1]]
+    assert kept(CATALOGUE, {"new": 4, "calls": 3}).versions() == [["basic/calls", 3], ["basic/new", 4]]
     with pytest.raises(VersionError):
-        choose(CATALOGUE, MARCH.start, {"calls": 9}, ZONE)
+        kept(CATALOGUE, {"calls": 9})
     with pytest.raises(VersionError):
-        choose(CATALOGUE, MARCH.start, {"gone": 1}, ZONE)
+        kept(CATALOGUE, {"gone": 1})
 
 
 @given(st.integers())
 def test_a_rule_set_is_named_by_its_content_in_any_order(seed: int) -> None:
-    rules = choose(CATALOGUE, MARCH.end, {}, ZONE).rules
+    rules = choose(CATALOGUE, MARCH.end, ZONE).rules
     shuffled = list(rules)
     Random(seed).shuffle(shuffled)
     assert RuleSet(tuple(shuffled)).rule_set_id == RuleSet(rules).rule_set_id
-    assert choose(reversed(CATALOGUE), MARCH.end, {}, ZONE).digest == RuleSet(rules).digest
+    assert choose(reversed(CATALOGUE), MARCH.end, ZONE).digest == RuleSet(rules).digest
 
 
 @pytest.mark.parametrize(
@@ -167,6 +167,7 @@ SUBJECTS = MeterDefinition("m", "call", of_subjects=True)
         (TAILS, "call", "somebody", {}, {}, False),
         (SUBJECTS, "call", "somebody", {}, {}, True),
         (SUBJECTS, "call", "", {"tail": "N1"}, {}, False),
+        (TAILS, "call", "somebody", {"tail": ""}, {}, False),
     ],
 )
 def test_an_event_belongs_to_the_meters_that_count_it(

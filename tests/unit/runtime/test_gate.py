@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from importlib import import_module
 from typing import Any
 
 import pytest
@@ -25,7 +24,6 @@ from meterline.auth.principals import (
     current_principal,
 )
 from meterline.auth.rules import Reach, Rule, require
-from meterline.auth.tokens import ServiceTokens, public_key_of
 from meterline.clock import ManualClock
 from meterline.errors import PermissionDeniedError, UnauthenticatedError
 from meterline_protos.identity.v1 import tenants_pb2
@@ -110,7 +108,7 @@ def bearers(clock: ManualClock, keys: dict[str, Principal] | None = None) -> Bea
     async def verify(key_id: str, digest: bytes) -> Principal | None:
         return (keys or {}).get(key_id)
 
-    return Bearers(ServiceTokens(public_key_of(AUTHORITY.private)), KnownKeys(verify), clock)
+    return Bearers(AUTHORITY.tokens(), KnownKeys(verify), clock)
 
 
 async def refused(authenticator: Bearers, *metadata: tuple[str, str | bytes]) -> str:
@@ -205,9 +203,3 @@ def test_who_acts_is_known_inside_and_nobody_is_left_behind() -> None:
 def test_what_a_key_may_hold() -> None:
     assert {Permission.INTERNAL} == ALL - GRANTABLE
     assert {Permission.OPERATE, Permission.TENANTS} == GRANTABLE - GRANTABLE_TO_A_TENANT
-
-
-@pytest.mark.parametrize("service", ["ingest", "aggregate", "publisher"])
-def test_a_service_needs_no_more_than_reading(service: str) -> None:
-    needs = set(import_module(f"meterline_{service}.access").NEEDS)
-    assert needs <= {Permission.READ, Permission.INTERNAL}

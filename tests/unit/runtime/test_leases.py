@@ -147,12 +147,106 @@ async def test_questions_are_bounded() -> None:
     source.gate = asyncio.Event()
     flood = [asyncio.create_task(source.leases.find(f"made up {at}")) for at in range(40)]
     await asyncio.sleep(0)
-    async with asyncio.timeout(5):
-        assert await source.leases.find("known") == "1"
+    renewed = asyncio.create_task(source.leases.find("known"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert source.asked.count("known") == 2
     source.gate.set()
+    assert await renewed == "1"
     results = await asyncio.gather(*flood, return_exceptions=True)
     assert results.count(None) == 32
     assert sum(isinstance(result, OverloadedError) for result in results) == 8
+
+
+async def revoked_during_a_flood(source: Source) -> tuple[str | None, list[str]]:
+    """What a known key is answered once it was revoked, while made-up ones take all there is to take; and
+    what was asked about while they did."""
+    await source.leases.find("known")
+    del source.values["known"]
+    source.now += FRESH
+    open_to_known = asyncio.Event()
+
+    async def ask(key: str) -> str | None:
+        source.asked.append(key)
+        if key != "known":
+            await open_to_known.wait()
+        return source.values.get(key)
+
+    source.leases._ask = ask
+    flood = [asyncio.create_task(source.leases.find(f"made up {at}")) for at in range(100)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    try:
+        async with asyncio.timeout(5):
+            answer = await source.leases.find("known")
+    finally:
+        open_to_known.set()
+        await asyncio.gather(*flood, return_exceptions=True)
+    return answer, source.asked
+
+
+async def test_a_flood_of_made_up_keys_keeps_no_revoked_one_alive() -> None:
+    answer, asked = await revoked_during_a_flood(Source(known="1"))
+    assert answer is None
+    assert asked.count("known") == 2
+    assert sum(key.startswith("made up") for key in asked) == 32
+
+
+async def test_renewals_in_the_lane_of_made_up_keys_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it was: no room for the question, so that the old answer goes on."""
+    monkeypatch.setattr(Leases, "_shared", _one_lane_for_all)
+    answer, asked = await revoked_during_a_flood(Source(known="1"))
+    assert answer == "1"
+    assert asked.count("known") == 1
+
+
+async def _one_lane_for_all(self: Leases[str, str], key: str) -> tuple[str | None, float]:
+    if len(self._questions) >= 32:
+        raise UnavailableError("full")
+    question = self._questions[key] = asyncio.create_task(self._question(key))
+    return await asyncio.shield(question)
+
+
+async def test_many_known_keys_are_all_renewed_a_few_at_a_time() -> None:
+    keys = [f"key {at}" for at in range(200)]
+    source = Source(**dict.fromkeys(keys, "1"))
+    for key in keys:
+        await source.leases.find(key)
+    source.now += FRESH
+    source.asked.clear()
+    source.gate = asyncio.Event()
+    renewed = [asyncio.create_task(source.leases.find(key)) for key in keys]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert len(source.asked) == 32
+    source.gate.set()
+    assert await asyncio.gather(*renewed) == ["1"] * 200
+    assert sorted(source.asked) == sorted(keys)
+
+
+async def test_a_renewal_that_has_no_turn_is_as_if_nobody_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meterline.auth.leases._PATIENCE_SECONDS", 0)
+    source = Source(**{f"{at}": "1" for at in range(40)})
+    for at in range(40):
+        await source.leases.find(f"{at}")
+    source.now += FRESH
+    source.gate = asyncio.Event()
+    waiting = [asyncio.create_task(source.leases.find(f"{at}")) for at in range(32)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert await source.leases.find("35") == "1"
+    source.now += STALE
+    with pytest.raises(UnavailableError):
+        await source.leases.find("36")
+    source.gate.set()
+    await asyncio.gather(*waiting)
+
+
+async def test_what_is_known_to_be_unknown_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Source()
+    for at in range(1_500):
+        assert await source.leases.find(f"made up {at}") is None
+    assert len(source.leases._unknown) == 1_000
 
 
 steps = st.lists(

@@ -6,7 +6,9 @@ import base64
 import hashlib
 import hmac
 import json
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -14,7 +16,11 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from hypothesis import given
 from hypothesis import strategies as st
-from meterline.auth.principals import Kind, Permission, Principal
+from meterline.auth.api_keys import KnownKeys
+from meterline.auth.gate import Bearers
+from meterline.auth.grants import SERVICES
+from meterline.auth.principals import GRANTABLE, Kind, Permission, Principal
+from meterline.auth.public_keys import LOOK_SECONDS, KeyRing, entry
 from meterline.auth.tokens import ServiceSigner, ServiceTokens, new_private_key, public_key_of
 from meterline.clock import ManualClock
 from meterline.errors import UnauthenticatedError
@@ -25,12 +31,12 @@ pytestmark = pytest.mark.req("T4.1")
 
 NOW_S = 1_700_000_000
 OURS, THEIRS = Authority(), Authority()
-TOKENS = ServiceTokens(public_key_of(OURS.private))
+TOKENS = OURS.tokens()
 CLAIMS = {"sub": "ingest", "aud": "meterline", "permissions": ["read"], "iat": NOW_S, "exp": NOW_S + 300}
-KID = jwt.get_unverified_header(OURS.signer(clock=ManualClock(0)).token())["kid"]
+KID = jwt.get_unverified_header(OURS.signer(name="ingest", clock=ManualClock(0)).token())["kid"]
 
 
-def signed(claims: dict[str, Any], key: str = OURS.private, **headers: Any) -> str:
+def signed(claims: dict[str, Any], key: str = OURS.private["ingest"], **headers: Any) -> str:
     private: Any = load_pem_private_key(key.encode(), None)
     return jwt.encode(claims, private, "EdDSA", {"kid": KID} | headers)
 
@@ -93,8 +99,8 @@ def test_claims_that_do_not_hold_are_refused(change: dict[str, Any]) -> None:
 
 
 def test_other_keys_and_names_of_keys_are_refused() -> None:
-    assert not is_taken(signed(CLAIMS, THEIRS.private))
-    assert not is_taken(signed(CLAIMS, THEIRS.private, kid="0" * 16))
+    assert not is_taken(signed(CLAIMS, THEIRS.private["ingest"]))
+    assert not is_taken(signed(CLAIMS, THEIRS.private["ingest"], kid="0" * 16))
     assert not is_taken(signed(CLAIMS, kid="0" * 16))
     assert not is_taken(THEIRS.signer().token())
 
@@ -109,7 +115,7 @@ def test_another_algorithm_is_refused() -> None:
     unsigned = f"{part({'alg': 'none', 'kid': KID})}.{body}."
     assert not is_taken(unsigned)
     head = f"{part({'alg': 'HS256', 'kid': KID})}.{body}"
-    mac = hmac.digest(public_key_of(OURS.private).encode(), head.encode(), hashlib.sha256)
+    mac = hmac.digest(public_key_of(OURS.private["ingest"]).encode(), head.encode(), hashlib.sha256)
     assert not is_taken(f"{head}.{base64.urlsafe_b64encode(mac).rstrip(b'=').decode()}")
 
 
@@ -136,9 +142,9 @@ def test_any_text_is_refused_without_a_fault(text: str) -> None:
 
 
 def test_several_public_keys_are_taken_while_one_replaces_another() -> None:
-    both = ServiceTokens(public_key_of(OURS.private) + public_key_of(THEIRS.private))
+    both = ServiceTokens(KeyRing(OURS.public_keys + THEIRS.public_keys))
     for authority in (OURS, THEIRS):
-        assert both.verify(authority.signer(name="a").token())[0].name == "a"
+        assert both.verify(authority.signer(name="ingest").token())[0].name == "ingest"
 
 
 @pytest.mark.parametrize("text", ["hidden", "-----BEGIN PRIVATE KEY-----\nhidden\n-----END PRIVATE KEY-----"])
@@ -147,6 +153,135 @@ def test_what_is_no_key_is_refused_without_being_told(text: str) -> None:
         ServiceSigner("a", text, (), ManualClock(0))
     assert "hidden" not in str(caught.value)
     with pytest.raises(ValueError, match="Ed25519") as caught:
-        ServiceTokens(text)
+        KeyRing(f"service ingest\n{text}")
     assert "hidden" not in str(caught.value)
     assert public_key_of(new_private_key()) != public_key_of(new_private_key())
+
+
+# --- whose key it is
+
+
+OWNERS = (*SERVICES, "tester")
+
+
+def impersonated(owner: str, name: str) -> ServiceSigner:
+    """Signs in the name of another, with a key that is taken for its owner's."""
+    return ServiceSigner(name, OURS.private[owner], {Permission.READ}, ManualClock(NOW_S * 1_000_000))
+
+
+@pytest.mark.parametrize("owner", OWNERS)
+@pytest.mark.parametrize("name", OWNERS)
+def test_a_key_signs_for_its_owner_and_nobody_else(owner: str, name: str) -> None:
+    assert is_taken(impersonated(owner, name).token()) is (owner == name)
+
+
+def test_a_verifier_that_does_not_ask_whose_key_it_is_would_be_seen() -> None:
+    """The key of any service passes for every other, as it did while all had one."""
+    careless = OURS.tokens()
+    keys = careless._ring.keys
+    careless._ring.keys = {kid: replace(key, owner="ingest") for kid, key in keys.items()}
+    assert careless.verify(impersonated("publisher", "ingest").token())[0].name == "ingest"
+
+
+@pytest.mark.parametrize("name", OWNERS)
+def test_a_token_is_good_for_no_more_than_its_owner_may_do(name: str) -> None:
+    signer = OURS.signer(*Permission, name=name, clock=ManualClock(NOW_S * 1_000_000))
+    granted = SERVICES.get(name, GRANTABLE)
+    assert TOKENS.verify(signer.token())[0].permissions == granted
+
+
+def test_an_operator_may_do_what_is_said_beside_its_key() -> None:
+    public = public_key_of(OURS.private["tester"])
+    ring = KeyRing("# who looks only\n" + entry("operator tester read, quarantine", public))
+    known = ServiceTokens(ring).verify(OURS.signer(clock=ManualClock(NOW_S * 1_000_000)).token())[0]
+    assert known.permissions == {Permission.READ, Permission.QUARANTINE}
+
+
+PUBLIC = public_key_of(OURS.private["ingest"])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (PUBLIC, "needs a line before it"),
+        (entry("service ingest", PUBLIC) + PUBLIC, "needs a line before it"),
+        (entry("service warehouse", PUBLIC), "service is one of"),
+        (entry("service ingest read", PUBLIC), "service is one of"),
+        (entry("operator publisher", PUBLIC), "operator has a name"),
+        (entry("operator Alice", PUBLIC), "operator has a name"),
+        (entry("operator alice internal", PUBLIC), "cannot have the permission 'internal'"),
+        (entry("operator alice everything", PUBLIC), "cannot have the permission 'everything'"),
+        (entry("alice", PUBLIC), "a line is"),
+        (entry("service ingest\nservice publisher", PUBLIC), "ingest has no Ed25519 public key"),
+        (entry("service ingest", PUBLIC) + entry("service publisher", PUBLIC), "key of another owner"),
+        (entry("operator a read", PUBLIC) + entry("operator a", PUBLIC), "key of another owner"),
+        (entry("service ingest", PUBLIC) + "service publisher", "each after a line"),
+        (f"service ingest\n{PUBLIC[:60]}", "each after a line"),
+        ("", "each after a line"),
+    ],
+    # The keys themselves are others in every process.
+    ids=range(15),
+)
+def test_keys_without_one_clear_owner_are_refused(text: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        KeyRing(text)
+
+
+# --- a file of keys that changes
+
+
+def test_a_key_that_was_removed_from_the_file_is_refused_within_the_time(tmp_path: Path) -> None:
+    path, now = tmp_path / "public-keys", 100.0
+    path.write_text(OURS.public_keys + THEIRS.public_keys)
+    ring = KeyRing(path, now=lambda: now)
+    tokens = ServiceTokens(ring)
+    token = OURS.signer().token()
+    path.write_text(THEIRS.public_keys)
+    now += LOOK_SECONDS - 0.001
+    assert not tokens.changed()
+    now += 0.001
+    assert tokens.changed()
+    assert not tokens.changed()
+    with pytest.raises(UnauthenticatedError):
+        tokens.verify(token)
+    assert tokens.verify(THEIRS.signer().token())[0].name == "tester"
+
+
+@pytest.mark.parametrize("broken", ["", "service ingest\n-----BEGIN PUBLIC KEY-----\nMCow", None])
+def test_a_file_that_cannot_be_read_locks_nobody_out(
+    tmp_path: Path, broken: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, now = tmp_path / "public-keys", 100.0
+    path.write_text(OURS.public_keys)
+    tokens = ServiceTokens(KeyRing(path, now=lambda: now))
+    if broken is None:
+        path.unlink()
+    else:
+        path.write_text(broken)
+    for _ in range(2):
+        now += LOOK_SECONDS
+        assert not tokens.changed()
+        assert tokens.verify(OURS.signer().token())[0].name == "tester"
+    path.write_text(THEIRS.public_keys)
+    now += LOOK_SECONDS
+    assert tokens.changed()
+
+
+async def test_what_was_verified_before_is_verified_anew_when_keys_change(tmp_path: Path) -> None:
+    path, now = tmp_path / "public-keys", 100.0
+    path.write_text(OURS.public_keys)
+
+    async def no_keys(key_id: str, digest: bytes) -> None:
+        return None
+
+    known = Bearers(
+        ServiceTokens(KeyRing(path, now=lambda: now)), KnownKeys(no_keys), ManualClock(NOW_S * 1_000_000)
+    )
+    metadata = OURS.metadata(Permission.READ, clock=ManualClock(NOW_S * 1_000_000))
+    assert (await known.identify(metadata)).name == "tester"
+    assert known.knows(metadata)
+    path.write_text(THEIRS.public_keys)
+    now += LOOK_SECONDS
+    with pytest.raises(UnauthenticatedError):
+        await known.identify(metadata)
+    assert not known.knows(metadata)

@@ -104,8 +104,7 @@ async def _replay(services: Services, carrier: Carrier) -> int:
 
 
 async def _settled(services: Services, months: Sequence[Month]) -> list[invoices_pb2.Invoice]:
-    """What every invoice would be if it closed now, once the publisher knows of all events that were
-    accepted; aggregate tells it of months that changed once a while."""
+    """What every invoice would be if it closed now, once all events that were accepted are aggregated."""
     accepted = sum((await sums.conservation(services)).accepted.values())
     found: list[invoices_pb2.Invoice] = []
     async for found in looks(lambda: _previews(services, months), _SETTLE_SECONDS, _PAUSE_SECONDS):

@@ -30,8 +30,6 @@ from meterline_dev.mesh import Mesh
 
 # The data is 90 days long, and a second run some weeks later has to be accepted too, as duplicates.
 _EVENT_AGE_DAYS: Final = 120
-# Windows are told to the publisher this often: the demo waits for them.
-_EMIT_SECONDS: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +89,12 @@ class Demo:
         return self._directory / "demo.json"
 
     def environment(self) -> Mapping[str, Mapping[str, str]]:
-        """Settings of services that the demo needs."""
+        """What differs from production's defaults: events are taken at the age that the data has."""
         days = _EVENT_AGE_DAYS
         if self._known is not None:
             age = datetime.now(UTC) - datetime.fromtimestamp(self._known.first, UTC)
             days = max(days, math.ceil(age / timedelta(days=1)) + 1)
-        return {
-            "ingest": {"METERLINE_MAX_EVENT_AGE_DAYS": str(days)},
-            "aggregate": {"METERLINE_EMIT_SECONDS": str(_EMIT_SECONDS)},
-        }
+        return {"ingest": {"METERLINE_MAX_EVENT_AGE_DAYS": str(days)}}
 
     async def read(self) -> None:
         """Reads the flights; needs no mesh, so it can be done while one starts."""

@@ -62,6 +62,25 @@ def _named(name: str) -> tuple[int, int]:
     return entry.pw_uid, entry.pw_gid
 
 
+def close_to_others(directory: Path) -> int | None:
+    """Makes a directory that only its owner may enter and read, or closes one that is there; answers the mode
+    that it had if that was wider. Its files are secrets and data of tenants.
+
+    For root without a capability to pass on (see above) others may enter and not read it, since the account
+    of Postgres has to pass through.
+    """
+    closed = 0o711 if os.geteuid() == 0 and _passing_capability() is None else 0o700
+    try:
+        directory.mkdir(mode=closed, parents=True)
+    except FileExistsError:
+        was = stat.S_IMODE(directory.stat().st_mode)
+        if not was & 0o077 & ~closed:
+            return None
+        directory.chmod(was & (0o700 | closed))
+        return was
+    return None
+
+
 def closed_directory(paths: Iterable[Path], uid: int, gid: int) -> Path | None:
     """The first directory on the way to any of `paths` that the account may not enter, by mode bits."""
     for path in paths:

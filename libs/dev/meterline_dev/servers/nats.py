@@ -91,13 +91,18 @@ class NatsServer(Server):
     @property
     def url(self) -> str:
         """What clients connect to, user and password included."""
-        login = "" if self._login is None else ":".join(self._login) + "@"
-        return f"nats://{login}{self.host}:{self.port}"
+        if self._login is None:
+            return f"nats://{self.host}:{self.port}"
+        return self.url_of(*self._login)
 
     @property
     def monitor_url(self) -> str:
         """Base address of the monitoring endpoints."""
         return f"http://{self.host}:{self.monitor_port}"
+
+    def url_of(self, user: str, password: str, port: int = 0) -> str:
+        """What another user connects to, through a proxy's `port` if given."""
+        return f"nats://{user}:{password}@{self.host}:{port or self.port}"
 
     def wipe(self) -> None:
         """Delete all streams, as the loss of the disk would. Raises ServerError while it runs."""

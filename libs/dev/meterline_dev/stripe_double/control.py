@@ -1,5 +1,10 @@
-"""The double's levers, under `/_double` and `/healthz`: JSON, no key, for tests and demonstrations only."""
+"""The double's levers, under `/_double`, and `/healthz`: JSON, for tests and demonstrations only.
 
+Levers move clocks and forget everything, so they take a key of their own: whoever else is on the machine has
+none.
+"""
+
+import hmac
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, Self, TypeVar
@@ -64,7 +69,6 @@ class Control:
 
     def routes(self) -> list[Route]:
         table: Mapping[tuple[str, str], Callable[[Request], Awaitable[Response]]] = {
-            ("GET", "/healthz"): self._health,
             ("GET", "/_double/state"): self._state,
             ("GET", "/_double/meter_events"): self._meter_events,
             ("POST", "/_double/reset"): self._reset,
@@ -74,7 +78,25 @@ class Control:
             ("POST", "/_double/faults"): self._add_fault,
             ("DELETE", "/_double/faults"): self._clear_faults,
         }
-        return [Route(path, handler, methods=[method]) for (method, path), handler in table.items()]
+        levers = [
+            Route(path, self._guarded(handler), methods=[method]) for (method, path), handler in table.items()
+        ]
+        return [Route("/healthz", self._health, methods=["GET"]), *levers]
+
+    def _guarded(
+        self, handler: Callable[[Request], Awaitable[Response]]
+    ) -> Callable[..., Awaitable[Response]]:
+        expected = f"Bearer {self._core.settings.lever_key}".encode()
+
+        async def guarded(http: Request) -> Response:
+            given = http.headers.get("authorization", "").encode()
+            # A double without a key has no levers.
+            if not (self._core.settings.lever_key and hmac.compare_digest(given, expected)):
+                message = "Levers need 'Authorization: Bearer <the key that the double was started with>'."
+                return JSONResponse({"error": {"message": message}}, 401)
+            return await handler(http)
+
+        return guarded
 
     async def _health(self, _: Request) -> Response:
         failed = self._failed()

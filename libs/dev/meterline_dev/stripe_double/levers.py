@@ -18,8 +18,10 @@ _POLL_SECONDS = 0.005
 class Levers:
     """Blocking calls to `/_double`; `httpx.HTTPStatusError` where the double refuses."""
 
-    def __init__(self, address: str) -> None:
-        self._http = httpx.Client(base_url=address, timeout=30, trust_env=False)
+    def __init__(self, address: str, key: str) -> None:
+        """`key` is the `lever_key` of the double's settings."""
+        headers = {"Authorization": f"Bearer {key}"}
+        self._http = httpx.Client(base_url=address, headers=headers, timeout=30, trust_env=False)
 
     def __enter__(self) -> Self:
         return self

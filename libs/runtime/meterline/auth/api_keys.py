@@ -56,6 +56,7 @@ class KnownKeys:
             "the verification of keys", self._ask, fresh=fresh, stale=stale
         )
         self.known = self._leases.known
+        self.remembers = self._leases.remembers
 
     async def find(self, token: str) -> Principal:
         """Raises UnauthenticatedError, and UnavailableError when it cannot be found out."""

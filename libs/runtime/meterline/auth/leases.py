@@ -24,8 +24,14 @@ STALE_SECONDS = 30.0
 # What the other service does not know is not asked for again until then.
 UNKNOWN_SECONDS = 1.0
 _MOST_KEPT = 10_000
-# Questions under way at once; a flood of made-up keys gets no further than this.
+# Fewer than answers: whoever makes keys up decides how many there are of these.
+_MOST_UNKNOWN = 1_000
+# Questions under way at once about what was never seen; a flood of made-up keys gets no further than this.
 _MOST_QUESTIONS = 32
+# And about what is known, which are others: they wait for their turn, and no more of them than of answers.
+_MOST_RENEWALS = 32
+# A renewal that had no turn by then counts as not answered.
+_PATIENCE_SECONDS = 2.0
 
 
 class Leases(Generic[K, V]):
@@ -53,24 +59,30 @@ class Leases(Generic[K, V]):
         # In the order of their questions, so that the first is the oldest; a plain dict, since every call
         # looks something up in it.
         self._kept: dict[K, tuple[V, float]] = {}
-        self._unknown: TTLCache[K, None] = TTLCache(_MOST_KEPT, UNKNOWN_SECONDS, now)
+        self._unknown: TTLCache[K, None] = TTLCache(_MOST_UNKNOWN, UNKNOWN_SECONDS, now)
         self._questions: dict[K, asyncio.Task[tuple[V | None, float]]] = {}
+        self._first_questions = 0
+        self._renewals = asyncio.Semaphore(_MOST_RENEWALS)
 
     def known(self, key: K) -> V | None:
         """The answer, if there is a fresh one."""
         return self._within(key, self._fresh)
 
+    def remembers(self, key: K) -> bool:
+        """Whether there is an answer, however old."""
+        return key in self._kept
+
     async def find(self, key: K) -> V | None:
         """The answer, asked for when there is no fresh one; None for what the other service does not know.
 
-        Raises UnavailableError, and OverloadedError when too much is being asked.
+        Raises UnavailableError, and OverloadedError for what was never seen when too much of it is asked.
         """
         found = self.known(key)
         if found is not None or key in self._unknown:
             return found
         try:
             return await self._asked(key)
-        except (UnavailableError, OverloadedError):
+        except UnavailableError:
             stale = self._within(key, self._stale)
             if stale is None:
                 raise
@@ -92,11 +104,27 @@ class Leases(Generic[K, V]):
         """Callers that want the same share one question, and none of them can cancel it."""
         question = self._questions.get(key)
         if question is None:
-            if len(self._questions) >= _MOST_QUESTIONS:
+            first = not self.remembers(key)
+            if first and self._first_questions >= _MOST_QUESTIONS:
                 raise OverloadedError(self._what, 0.1)
-            question = self._questions[key] = asyncio.create_task(self._question(key))
-            question.add_done_callback(lambda done: self._answered(key, done))
+            self._first_questions += first
+            question = self._questions[key] = asyncio.create_task(
+                self._question(key) if first else self._renewal(key)
+            )
+            question.add_done_callback(lambda done: self._answered(key, first, done))
         return await asyncio.shield(question)
+
+    async def _renewal(self, key: K) -> tuple[V | None, float]:
+        """A question about what is known, in its turn. Raises UnavailableError when that does not come."""
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                await self._renewals.acquire()
+        except TimeoutError:
+            raise UnavailableError(f"{self._what} takes too long") from None
+        try:
+            return await self._question(key)
+        finally:
+            self._renewals.release()
 
     async def _question(self, key: K) -> tuple[V | None, float]:
         """The answer, and when it was asked for."""
@@ -113,7 +141,8 @@ class Leases(Generic[K, V]):
             self._kept[key] = (answer, asked_at)
         return answer, asked_at
 
-    def _answered(self, key: K, question: asyncio.Task[tuple[V | None, float]]) -> None:
+    def _answered(self, key: K, first: bool, question: asyncio.Task[tuple[V | None, float]]) -> None:
         del self._questions[key]
+        self._first_questions -= first
         if not question.cancelled():
             question.exception()  # told to who waits; if nobody does any more, that is no fault

@@ -1,16 +1,17 @@
-"""Tokens that services sign for themselves: JWTs under Ed25519, verified with nothing but public keys."""
+"""Tokens that services and operators sign for themselves: JWTs under Ed25519, verified with nothing but
+public keys. A key signs for its owner alone, and for no more than its owner may do."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection
 from typing import Any, Final
 
 import jwt
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from meterline.auth.principals import Kind, Permission, Principal
+from meterline.auth.public_keys import KeyRing, PublicKey, key_id
 from meterline.clock import Clock
 from meterline.errors import UnauthenticatedError
 
@@ -20,7 +21,6 @@ LIFETIME_SECONDS: Final = 300
 MAX_LIFETIME_SECONDS: Final = 86_400
 _ALGORITHM: Final = "EdDSA"
 _SECOND_US: Final = 1_000_000
-_END: Final = "-----END PUBLIC KEY-----"
 
 
 class ServiceSigner:
@@ -59,12 +59,14 @@ class ServiceSigner:
 
 
 class ServiceTokens:
-    """Verifies such tokens. Several public keys, since each service may have one, and keys are replaced."""
+    """Verifies such tokens."""
 
-    def __init__(self, public_keys: str) -> None:
-        """`public_keys` are PEM blocks, one after another. Raises ValueError for anything else."""
-        blocks = [block + _END for block in public_keys.split(_END) if block.strip()]
-        self._keys = {key_id(key): key for key in map(_public, blocks)}
+    def __init__(self, ring: KeyRing) -> None:
+        self._ring = ring
+
+    def changed(self) -> bool:
+        """Whether what was verified before may not be good any more."""
+        return self._ring.changed()
 
     def verify(self, token: str) -> tuple[Principal, int]:
         """Whom it belongs to, and when it expires in microseconds; that is for the caller to look at.
@@ -72,10 +74,10 @@ class ServiceTokens:
         Raises UnauthenticatedError.
         """
         try:
-            key = self._keys[jwt.get_unverified_header(token)["kid"]]
+            known = self._ring.keys[jwt.get_unverified_header(token)["kid"]]
             claims = jwt.decode(
                 token,
-                key,
+                known.key,
                 algorithms=[_ALGORITHM],
                 audience=AUDIENCE,
                 # Times are held against the service's own clock.
@@ -86,15 +88,10 @@ class ServiceTokens:
                     "verify_nbf": False,
                 },
             )
-            return _principal(claims), claims["exp"] * _SECOND_US
+            return _principal(claims, known), claims["exp"] * _SECOND_US
         except (jwt.InvalidTokenError, LookupError, TypeError, ValueError):
             # Says no more: whoever made the token up learns nothing, and whoever did not has signed it.
             raise UnauthenticatedError("no valid token", "TOKEN_INVALID") from None
-
-
-def key_id(key: Ed25519PublicKey) -> str:
-    """How a token names the key that it was signed with."""
-    return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]
 
 
 def new_private_key() -> str:
@@ -115,10 +112,10 @@ def public_key_of(private_key: str) -> str:
     return pem.decode()
 
 
-def _principal(claims: dict[str, Any]) -> Principal:
+def _principal(claims: dict[str, Any], known: PublicKey) -> Principal:
     name, issued, expires, tenant = claims["sub"], claims["iat"], claims["exp"], claims.get("tenant")
-    if not (isinstance(name, str) and name):
-        raise ValueError("a subject is a name")
+    if name != known.owner:
+        raise ValueError("a key signs for its owner")
     if not (isinstance(issued, int) and isinstance(expires, int)):
         raise ValueError("times are whole seconds")
     if not 0 < expires - issued <= MAX_LIFETIME_SECONDS:
@@ -126,7 +123,8 @@ def _principal(claims: dict[str, Any]) -> Principal:
     if tenant is not None and not (isinstance(tenant, str) and tenant):
         raise ValueError("a tenant is a name")
     permissions = frozenset(Permission(text) for text in claims["permissions"])
-    return Principal(name, Kind.SERVICE, tenant, permissions)
+    # Cut and not refused: a newer service may claim what this version does not grant it yet.
+    return Principal(known.owner, Kind.SERVICE, tenant, permissions & known.permissions)
 
 
 def _private(pem: str) -> Ed25519PrivateKey:
@@ -136,14 +134,4 @@ def _private(pem: str) -> Ed25519PrivateKey:
         key = None
     if not isinstance(key, Ed25519PrivateKey):
         raise ValueError("a service key is an Ed25519 private key in PEM") from None
-    return key
-
-
-def _public(pem: str) -> Ed25519PublicKey:
-    try:
-        key = serialization.load_pem_public_key(pem.strip().encode())
-    except ValueError:
-        key = None
-    if not isinstance(key, Ed25519PublicKey):
-        raise ValueError("service public keys are Ed25519 public keys in PEM") from None
     return key

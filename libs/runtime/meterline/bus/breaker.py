@@ -57,7 +57,7 @@ class Breaker:
         self._rules = rules
         # By arrival; whether it was poison. A message that comes again keeps its place.
         self._recent: dict[uuid.UUID, bool] = {}
-        self._opens_until = 0.0
+        self._opened_at = 0.0
         self.cooldown = rules.cooldown
         self.state = BreakerState.CLOSED
 
@@ -84,7 +84,10 @@ class Breaker:
 
     def cooldown_left(self, now: float) -> float:
         """Seconds until one message may be tried; 0 when it is not open."""
-        return max(0.0, self._opens_until - now) if self.state is BreakerState.OPEN else 0.0
+        if self.state is not BreakerState.OPEN:
+            return 0.0
+        # Never more than the cooldown, as adding it to the time and taking the time away again may be.
+        return max(0.0, self.cooldown - (now - self._opened_at))
 
     def try_one(self) -> None:
         """The cooldown is over: the next clear outcome decides."""
@@ -93,7 +96,7 @@ class Breaker:
 
     def _open(self, now: float) -> None:
         self.state = BreakerState.OPEN
-        self._opens_until = now + self.cooldown
+        self._opened_at = now
 
     def _note(self, message_id: uuid.UUID, *, poison: bool) -> None:
         self._recent[message_id] = poison

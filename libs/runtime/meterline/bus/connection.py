@@ -1,41 +1,59 @@
-"""A connection to the broker that comes back by itself, and the streams on it."""
+"""A connection to the broker, under a login of its own, that comes back by itself."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import urllib.request
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
 
-import nats
 import nats.errors
-import nats.js.errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext
-from nats.js.api import DiscardPolicy, StorageType, StreamConfig
 
-from meterline.bus.subjects import FACTS, STREAM_MAX_AGE, Fact
+from meterline import tasks
+from meterline.bus.address import BrokerAddress
+from meterline.bus.permissions import inbox_prefix
+from meterline.bus.safety import BrokerRefusedError, UnsafeBrokerError
+from meterline.bus.streams import ensure_stream
+from meterline.bus.subjects import Fact, facts_of
 from meterline.errors import UnavailableError
+from meterline.telemetry import metrics
 from meterline.telemetry.logging import logger
 
 log = logger()
 
+_REOPEN_SECONDS: Final = 2.0
 
-class UnsafeBrokerError(Exception):
-    """The broker acknowledges messages that a power cut would lose."""
+FAILURES: Final = (
+    nats.errors.Error,
+    UnavailableError,
+    UnsafeBrokerError,
+    BrokerRefusedError,
+    TimeoutError,
+    OSError,
+)
+"""What asking the broker may raise, and what is no fault of the code that asked."""
 
 
 class Bus:
     """One connection for a service. `start` and `stop` may be called twice."""
 
     def __init__(self, url: str, *, name: str, replicas: int = 1) -> None:
-        self._url = url
+        """
+        url: see `BrokerAddress.parse`; raises ValueError when it is not one
+        name: of the service, whose facts and inbox these are
+        replicas: copies that the broker keeps of each stream it creates
+        """
+        self._address = BrokerAddress.parse(url)
         self._name = name
         self._replicas = replicas
         self._client: Client | None = None
         self._on_reconnect: list[Callable[[], Awaitable[None]]] = []
         self._lost = asyncio.Event()
+        self._connecting = False
+        self._refusals: list[str] = []
+        self._reopening: asyncio.Task[None] | None = None
 
     @property
     def client(self) -> Client:
@@ -59,25 +77,17 @@ class Bus:
         self._on_reconnect.append(callback)
 
     async def start(self) -> None:
+        """Waits for a broker that is away. Raises BrokerRefusedError when it refuses the login."""
         if self._client is not None:
             return
-        self._client = await nats.connect(
-            self._url,
-            name=self._name,
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=0.2,
-            connect_timeout=2,
-            ping_interval=10,
-            # Publishing while disconnected must raise, not pile up in memory.
-            pending_size=-1,
-            error_cb=self._log_error,
-            disconnected_cb=self._disconnected,
-            reconnected_cb=self._reconnected,
-        )
+        self._client = await self._connect()
         await self.ensure_streams()
 
     async def stop(self) -> None:
         client, self._client = self._client, None
+        reopening, self._reopening = self._reopening, None
+        if reopening is not None:
+            await tasks.end(reopening)
         if client is not None and not client.is_closed:
             try:
                 await client.drain()
@@ -85,11 +95,77 @@ class Bus:
                 await client.close()
 
     async def ensure_streams(self, *facts: Fact) -> None:
-        """Creates the streams of `facts`, or of all facts, that are missing. Safe from several services at
-        once."""
+        """Creates the missing streams of `facts`, or else of all that the service publishes or consumes.
+
+        Safe from several services at once. Raises UnsafeBrokerError as `ensure_stream` does."""
         jetstream = self.jetstream()
-        for fact in facts or FACTS:
-            await ensure_stream(jetstream, fact, self._replicas)
+        with self.naming_refusals():
+            for fact in facts or facts_of(self._name):
+                await ensure_stream(jetstream, fact, self._replicas)
+
+    @contextmanager
+    def naming_refusals(self) -> Iterator[None]:
+        """Raises BrokerRefusedError in place of a timeout, when the broker refused permission meanwhile: it
+        does not answer what it refuses."""
+        self._refusals.clear()
+        try:
+            yield
+        except nats.errors.TimeoutError as error:
+            if self._refusals:
+                raise BrokerRefusedError(f"user {self._address.user!r}: {self._refusals[0]}") from error
+            raise
+
+    async def _connect(self) -> Client:
+        client = Client()
+        self._connecting = True
+        try:
+            await client.connect(
+                self._address.server,
+                user=self._address.user or None,
+                password=self._address.password or None,
+                name=self._name,
+                inbox_prefix=inbox_prefix(self._name),
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=0.2,  # type: ignore[arg-type]
+                connect_timeout=2,
+                ping_interval=10,
+                # Publishing while disconnected must raise, not pile up in memory.
+                pending_size=-1,
+                error_cb=self._note_error,
+                disconnected_cb=self._disconnected,
+                reconnected_cb=self._reconnected,
+                closed_cb=self._closed,
+            )
+        except BaseException:
+            await client.close()
+            raise
+        finally:
+            self._connecting = False
+        return client
+
+    async def _note_error(self, error: Exception) -> None:
+        """Raises BrokerRefusedError, out of `_connect`, when the login is refused there: to repeat it at once
+        would not help."""
+        text = str(error) or type(error).__name__
+        if "authorization violation" in text.lower():
+            log.error("broker.login_refused", user=self._address.user, server=self._address.server)
+            metrics.BROKER_REFUSALS.labels("login").inc()
+            if self._connecting:
+                raise BrokerRefusedError(
+                    f"the broker at {self._address.server} refuses the login of user {self._address.user!r};"
+                    " see METERLINE_NATS_URL"
+                ) from None
+        elif "permissions violation" in text.lower():
+            log.error("broker.permission_refused", user=self._address.user, error=text)
+            metrics.BROKER_REFUSALS.labels("permission").inc()
+            self._refusals = [text]
+        else:
+            log.warning("broker.error", error=text)
+
+    async def _disconnected(self) -> None:
+        self._lost.set()
+        if self._client is not None:  # else it is our own stop
+            log.warning("broker.disconnected")
 
     async def _reconnected(self) -> None:
         self._lost.clear()
@@ -97,57 +173,24 @@ class Bus:
         for callback in self._on_reconnect:
             try:
                 await callback()
-            except (nats.errors.Error, TimeoutError, OSError) as error:
+            except FAILURES as error:
                 # The next heartbeat that stays out asks again.
-                log.warning("broker.resume_failed", error=str(error))
+                log.warning("broker.resume_failed", error=str(error) or type(error).__name__)
 
-    @staticmethod
-    async def _log_error(error: Exception) -> None:
-        log.warning("broker.error", error=str(error) or type(error).__name__)
+    async def _closed(self) -> None:
+        """The client gives up for good when the broker takes away a login under which it is connected."""
+        if self._client is not None and self._reopening is None:  # else it is our own stop
+            log.error("broker.closed")
+            self._reopening = asyncio.create_task(self._reopen(), name=f"{self._name}-reopen")
 
-    async def _disconnected(self) -> None:
-        self._lost.set()
-        if self._client is not None:  # else it is our own stop
-            log.warning("broker.disconnected")
-
-
-async def ensure_stream(jetstream: JetStreamContext, fact: Fact, replicas: int) -> None:
-    """A full stream refuses new messages, so that they stay in the outbox; it never drops old ones."""
-    try:
-        await jetstream.stream_info(fact.stream)
-    except nats.js.errors.NotFoundError:
-        config = StreamConfig(
-            name=fact.stream,
-            subjects=[fact.subject],
-            storage=StorageType.FILE,
-            discard=DiscardPolicy.NEW,
-            max_age=STREAM_MAX_AGE.total_seconds(),
-            duplicate_window=120.0,
-            num_replicas=replicas,
-        )
-        await jetstream.add_stream(config)
-
-
-async def require_synced_jetstream(monitor_url: str) -> None:
-    """Refuses a broker whose `sync_interval` is not `always` (docs/adr/0002).
-
-    `monitor_url` is the broker's HTTP monitoring address. Raises UnsafeBrokerError, and OSError when the
-    broker does not answer there.
-    """
-    if not monitor_url:
-        raise UnsafeBrokerError("no METERLINE_NATS_MONITOR_URL: cannot tell whether sync_interval is always")
-    answer = await asyncio.to_thread(_read, f"{monitor_url.rstrip('/')}/varz")
-    settings: dict[str, Any] = json.loads(answer).get("jetstream", {}).get("config", {})
-    if not settings.get("sync_always"):
-        raise UnsafeBrokerError(
-            "the broker's JetStream needs `sync_interval: always`; set"
-            " METERLINE_ALLOW_UNSYNCED_JETSTREAM=true only for development"
-        )
-
-
-def _read(url: str) -> bytes:
-    """The body at `url`, past any proxy of the environment. Blocks for some seconds at most."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=5.0) as answer:
-        body: bytes = answer.read()
-    return body
+    async def _reopen(self) -> None:
+        """Tries until the login is good again."""
+        while True:
+            await asyncio.sleep(_REOPEN_SECONDS)
+            try:
+                self._client = await self._connect()
+                break
+            except FAILURES as error:
+                log.warning("broker.not_reopened", error=str(error) or type(error).__name__)
+        self._reopening = None
+        await self._reconnected()

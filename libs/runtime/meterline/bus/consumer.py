@@ -136,7 +136,7 @@ class Consumer:
         for message in messages:
             delivery = to_delivery(message)
             if delivery is None:
-                log.error("consumer.no_message_id", consumer=self.name, subject=message.subject)
+                log.error("consumer.not_from_a_service", consumer=self.name, subject=message.subject)
                 metrics.MESSAGES.labels(self.name, "never").inc()
                 await self._pull.answer(message.reply, b"+TERM")
             else:

@@ -6,12 +6,15 @@ import uuid
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from nats.aio.msg import Msg
 
 from meterline.db.unit_of_work import Transaction
 from meterline.errors import MessageError, UnavailableError
+
+# The broker adds one of these when a stream republishes its messages, or is filled from another stream.
+_COPIED: Final = frozenset({"Nats-Stream", "Nats-Stream-Source"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +35,11 @@ Handler = Callable[[Transaction, Sequence[Delivery]], Awaitable[Collection[uuid.
 
 
 def to_delivery(message: Msg) -> Delivery | None:
-    """None for a message without an id, which nobody of ours sends."""
+    """None for what no service sends: a message without an id, or one that the broker copied from another
+    stream, which bypasses the permission to publish."""
     headers: dict[str, Any] = dict(message.headers or {})
+    if _COPIED & headers.keys():
+        return None
     try:
         message_id = uuid.UUID(headers.pop("Nats-Msg-Id", ""))
     except ValueError:

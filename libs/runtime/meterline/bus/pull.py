@@ -8,6 +8,7 @@ broker restart.)
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 
 import nats.errors
@@ -16,9 +17,8 @@ from nats.aio.subscription import Subscription
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from meterline import tasks
-from meterline.bus.connection import Bus
-from meterline.bus.subjects import Fact
-from meterline.errors import UnavailableError
+from meterline.bus.connection import FAILURES, Bus
+from meterline.bus.subjects import Fact, pull_subject
 from meterline.telemetry.logging import logger
 
 log = logger()
@@ -29,8 +29,6 @@ EXPIRES_SECONDS = 30.0
 
 # Ends of a request that mean no more than that it was fulfilled.
 _FULFILLED = ("Batch Completed", "Message Size Exceeds MaxBytes")
-
-_FAILURES = (nats.errors.Error, UnavailableError, TimeoutError, OSError)
 
 
 class Pull:
@@ -96,7 +94,7 @@ class Pull:
             return
         try:
             await self._resume()
-        except _FAILURES as error:
+        except FAILURES as error:
             log.warning("consumer.resume_failed", consumer=self._name, error=str(error))
             self._heard_at = -SILENCE_SECONDS  # so that the watch asks soon
 
@@ -119,7 +117,7 @@ class Pull:
         """A lost answer is no harm: the message comes again and the inbox knows it."""
         try:
             await self._bus.client.publish(reply, answer)
-        except _FAILURES as error:
+        except FAILURES as error:
             log.warning("consumer.answer_lost", consumer=self._name, error=str(error))
 
     async def give_back(self, reply: str, delay: float) -> None:
@@ -128,18 +126,19 @@ class Pull:
 
     async def _subscribe(self) -> None:
         await self._bus.ensure_streams(self._fact)
-        await self._bus.jetstream().add_consumer(
-            self._fact.stream,
-            ConsumerConfig(
-                durable_name=self._name,
-                filter_subject=self._fact.subject,
-                deliver_policy=DeliverPolicy.ALL,
-                ack_policy=AckPolicy.EXPLICIT,
-                ack_wait=self._ack_wait,
-                max_ack_pending=self._max_messages * 4,
-                max_deliver=-1,
-            ),
-        )
+        with self._bus.naming_refusals():
+            await self._bus.jetstream().add_consumer(
+                self._fact.stream,
+                ConsumerConfig(
+                    durable_name=self._name,
+                    filter_subject=self._fact.subject,
+                    deliver_policy=DeliverPolicy.ALL,
+                    ack_policy=AckPolicy.EXPLICIT,
+                    ack_wait=self._ack_wait,
+                    max_ack_pending=self._max_messages * 4,
+                    max_deliver=-1,
+                ),
+            )
         client = self._bus.client
         self._reply_to = client.new_inbox()
         self._subscription = await client.subscribe(self._reply_to, cb=self._receive)
@@ -149,7 +148,9 @@ class Pull:
     async def _unsubscribe(self) -> None:
         subscription, self._subscription = self._subscription, None
         if subscription is not None and self._bus.connected:
-            await subscription.unsubscribe()
+            # A connection that was closed for good took its subscriptions with it.
+            with contextlib.suppress(nats.errors.ConnectionClosedError):
+                await subscription.unsubscribe()
 
     async def _drain(self) -> None:
         """Ends the subscription once what the broker had sent by then is here: most of it would stay
@@ -158,7 +159,7 @@ class Pull:
         if subscription is not None and self._bus.connected:
             try:
                 await subscription.drain()  # type: ignore[no-untyped-call]
-            except _FAILURES as error:
+            except FAILURES as error:
                 log.warning("consumer.not_drained", consumer=self._name, error=str(error))
 
     async def _request(self) -> None:
@@ -172,10 +173,10 @@ class Pull:
             "expires": int(EXPIRES_SECONDS * 1e9),
             "idle_heartbeat": int(HEARTBEAT_SECONDS * 1e9),
         }
-        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._fact.stream}.{self._name}"
+        subject = pull_subject(self._fact, self._name)
         try:
             await self._bus.client.publish(subject, json.dumps(request).encode(), reply=self._reply_to)
-        except _FAILURES as error:
+        except FAILURES as error:
             # Disconnected: the reconnect asks again, or else the watch.
             log.info("consumer.not_asked", consumer=self._name, error=str(error))
             return
@@ -223,5 +224,5 @@ class Pull:
                 continue
             try:
                 await self._resume()
-            except _FAILURES as error:
+            except FAILURES as error:
                 log.warning("consumer.resume_failed", consumer=self._name, error=str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -47,3 +48,28 @@ STREAM_MAX_AGE: Final = timedelta(days=3)
 def events_accepted(shard: int = 0) -> str:
     """Replicas of a consumer may take shards of their own."""
     return f"events.accepted.{shard}"
+
+
+def facts_of(service: str, facts: Sequence[Fact] = FACTS) -> tuple[Fact, ...]:
+    """The facts that a service publishes or consumes."""
+    return tuple(fact for fact in facts if service == fact.publisher or service in fact.consumers)
+
+
+def stream_subjects(fact: Fact) -> tuple[str, ...]:
+    """Where the broker is asked about a fact's stream, and asked to create it."""
+    return (f"$JS.API.STREAM.INFO.{fact.stream}", f"$JS.API.STREAM.CREATE.{fact.stream}")
+
+
+def pull_subject(fact: Fact, consumer: str) -> str:
+    """Where messages of a durable consumer are asked for."""
+    return f"$JS.API.CONSUMER.MSG.NEXT.{fact.stream}.{consumer}"
+
+
+def consumer_subjects(fact: Fact, service: str) -> tuple[str, ...]:
+    """Where a service creates its durable consumer of a fact, asks for messages and answers them."""
+    name = fact.consumer_name(service)
+    return (
+        f"$JS.API.CONSUMER.DURABLE.CREATE.{fact.stream}.{name}",
+        pull_subject(fact, name),
+        f"$JS.ACK.{fact.stream}.{name}.>",
+    )

@@ -1,7 +1,7 @@
 """Roles and schemas, made once by an administrator: an owner and an application role for each service.
 
-The owner runs migrations. The application role reads and writes rows of its own schema and can do
-nothing else; nobody else can see into the schema.
+The owner runs migrations. The application role may use its own schema, and do with each table there what the
+table's migration grants; by default that is nothing. Nobody else can see into the schema.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ def _provision_service(
         "GRANT USAGE ON SCHEMA {schema} TO {app}",
         "ALTER ROLE {owner} IN DATABASE {database} SET search_path = {schema}",
         "ALTER ROLE {app} IN DATABASE {database} SET search_path = {schema}",
-        "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {schema}"
-        " GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {app}",
-        "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {schema} GRANT USAGE ON SEQUENCES TO {app}",
-        "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {schema} GRANT EXECUTE ON FUNCTIONS TO {app}",
+        # Earlier versions granted everything by default.
+        "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {schema} REVOKE ALL ON TABLES FROM {app}",
+        "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {schema} REVOKE ALL ON SEQUENCES FROM {app}",
+        "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {schema} REVOKE ALL ON FUNCTIONS FROM {app}",
     )
     names = {"database": sql.Identifier(database), "owner": owner, "app": app, "schema": schema}
     for statement in statements:

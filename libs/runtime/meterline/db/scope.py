@@ -11,7 +11,10 @@ from collections.abc import Iterable
 from typing import Final, LiteralString
 
 ALL_TENANTS: Final = "*"
-"""Work that is every tenant's: upkeep, totals, what a group commit looks up for all callers at once."""
+"""Work that is every tenant's: upkeep, totals, what a group commit looks up for all callers at once.
+
+Whatever uses it is in a table of docs/architecture.md, with the reason.
+"""
 
 Scope = Iterable[int] | str
 

@@ -15,14 +15,14 @@ from datetime import timedelta
 from typing import Any
 
 import nats.errors
+import nats.js.errors
 from psycopg.rows import TupleRow
 
 from meterline import tasks
-from meterline.bus.connection import Bus
+from meterline.bus.connection import FAILURES, Bus
 from meterline.crashpoints import crash_point
 from meterline.db.pool import Database
 from meterline.dead_letters.report import OpenLetters
-from meterline.errors import UnavailableError
 from meterline.ids import made_at_ms
 from meterline.outbox.store import queries
 from meterline.telemetry import metrics
@@ -33,9 +33,6 @@ log = logger()
 _UPKEEP_SECONDS = 3600.0
 _RETRY_UPKEEP_SECONDS = 60.0
 _REPORT_SECONDS = 10.0
-
-# A server is away, which passes. Anything else is a fault of ours, and logged as one.
-_EXPECTED = (UnavailableError, nats.errors.Error, TimeoutError, OSError)
 
 
 class Relay:
@@ -68,6 +65,7 @@ class Relay:
         self._next_upkeep = 0.0
         self._next_report = 0.0
         self._stopping = False
+        self._streams_missing = False
         self._task: asyncio.Task[None] | None = None
 
     def wake(self) -> None:
@@ -91,12 +89,17 @@ class Relay:
         while True:
             try:
                 await self._keep_up()
+                if self._streams_missing:
+                    await self._bus.ensure_streams()
+                    self._streams_missing = False
                 claimed = await self.publish_pending()
                 delay = 0.0
             except Exception as error:  # noqa: BLE001 - nobody else would publish what is pending
                 claimed = 0
+                self._streams_missing |= isinstance(error, nats.js.errors.NoStreamResponseError)
                 delay = min(2.0, max(0.05, delay * 2))
-                level = log.warning if isinstance(error, _EXPECTED) else log.exception
+                # A server is away, which passes. Anything else is a fault of ours, and logged as one.
+                level = log.warning if isinstance(error, FAILURES) else log.exception
                 level("outbox.relay_failed", error=str(error) or type(error).__name__, retry_in=delay)
             if claimed >= self._claim:
                 continue

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import islice
+from typing import Any
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc import aio
+from grpc_status import rpc_status
 
 from meterline import errors
 
@@ -31,9 +34,9 @@ def to_status(error: errors.MeterlineError) -> status_pb2.Status:
                 code_pb2.INVALID_ARGUMENT, error, error_details_pb2.BadRequest(field_violations=[violation])
             )
         case errors.UnauthenticatedError():
-            return _status(code_pb2.UNAUTHENTICATED, error, reason=error.reason, metadata=error.details)
+            return _status(code_pb2.UNAUTHENTICATED, error, metadata=error.details)
         case errors.PermissionDeniedError():
-            return _status(code_pb2.PERMISSION_DENIED, error, reason=error.reason)
+            return _status(code_pb2.PERMISSION_DENIED, error)
         case errors.NotFoundError():
             return _status(code_pb2.NOT_FOUND, error, _resource(error.kind, error.name))
         case errors.AlreadyExistsError():
@@ -46,35 +49,37 @@ def to_status(error: errors.MeterlineError) -> status_pb2.Status:
                 code_pb2.FAILED_PRECONDITION,
                 error,
                 error_details_pb2.PreconditionFailure(violations=[violation]),
-                reason=error.reason,
             )
         case errors.TamperedError():
             return _status(code_pb2.DATA_LOSS, error)
         case errors.AbortedError():
-            return _status(code_pb2.ABORTED, error)
+            wait = [] if error.retry_after is None else [_retry(error.retry_after)]
+            return _status(code_pb2.ABORTED, error, *wait)
         case errors.OverloadedError():
             return _status(code_pb2.RESOURCE_EXHAUSTED, error, _retry(error.retry_after))
         case errors.QuotaError():
             return _status(
                 code_pb2.RESOURCE_EXHAUSTED, error, _quota(error.violations), _retry(error.retry_after)
             )
-        case errors.InternalError():
-            return _status(code_pb2.INTERNAL, error, reason="INTERNAL_FAULT")
         case errors.UnavailableError() | errors.Later():
             return _status(code_pb2.UNAVAILABLE, error, _retry(0.5))
         case _:
             return _status(code_pb2.INTERNAL, error)
 
 
+async def abort(context: aio.ServicerContext[Any, Any], status: status_pb2.Status) -> None:
+    """Ends a call with this status, details included. Raises grpc.aio.AbortError, as the library wants it."""
+    rich = rpc_status.to_status(status)
+    await context.abort(rich.code, rich.details, rich.trailing_metadata)
+
+
 def _status(
     code: int,
     error: errors.MeterlineError,
     *details: Message,
-    reason: str = "",
     metadata: Mapping[str, str] | None = None,
 ) -> status_pb2.Status:
-    kind = type(error).__name__.removesuffix("Error")
-    info = error_details_pb2.ErrorInfo(reason=reason or kind, domain=DOMAIN, metadata=metadata)
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
     return status_pb2.Status(
         code=code, message=_cut(str(error)), details=[_packed(detail) for detail in (info, *details)]
     )

@@ -2,6 +2,8 @@
 
 They are open to everybody, so that what they get may be anything. For bytes that are no request the library
 fails as UNKNOWN, with a line of the log; here such a call is INVALID_ARGUMENT, as on every other service.
+Streams have a lane of their own. A health check is answered at once and needs none: it only waits for its
+request, and those that keep it waiting give way to the next.
 """
 
 from __future__ import annotations
@@ -16,14 +18,18 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from meterline.errors import InvalidArgumentError, MeterlineError
+from meterline.rpc.doors import Arrivals, Doors
+from meterline.rpc.errors import abort, to_status
+
 Context = aio.ServicerContext[Any, Any]
 
 
 def add_library_services(
-    server: aio.Server, health_servicer: health.aio.HealthServicer, names: Sequence[str]
+    server: aio.Server, health_servicer: health.aio.HealthServicer, names: Sequence[str], doors: Doors
 ) -> None:
     """Mounts both. `names` are the full names of the services that reflection tells of."""
-    registry: Any = _Registry(server)
+    registry: Any = _Registry(server, doors)
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, registry)
     told = (*names, health.SERVICE_NAME, reflection.SERVICE_NAME)
     servicer = reflection.aio.ReflectionServicer(service_names=told)
@@ -34,8 +40,11 @@ def add_library_services(
 class _Registry:
     """Stands in for the server while handlers are registered, and wraps each of them."""
 
-    def __init__(self, server: aio.Server) -> None:
+    def __init__(self, server: aio.Server, doors: Doors) -> None:
         self._server = server
+        self._doors = doors
+        # Not shared with other strangers: nobody's signed calls push health checks aside.
+        self._checks = Arrivals(doors.bounds.watches)
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Not needed: the registered form below serves every call."""
@@ -43,40 +52,57 @@ class _Registry:
     def add_registered_method_handlers(
         self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
     ) -> None:
-        wrapped = {name: _wrapped(handler) for name, handler in handlers.items()}
+        wrapped = {name: self._wrapped(handler) for name, handler in handlers.items()}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
 
+    def _wrapped(self, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
+        """Whatever its kind, as a stream of requests: nothing of them is read before there is room."""
 
-def _wrapped(handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
-    codecs = {"request_deserializer": None, "response_serializer": handler.response_serializer}
+        def read(raw: bytes) -> Any:
+            try:
+                return handler.request_deserializer(raw)
+            except DecodeError:
+                raise InvalidArgumentError("request", "must be a message of the proto") from None
 
-    async def read(raw: bytes, context: Context) -> Any:
-        try:
-            return handler.request_deserializer(raw)
-        except DecodeError:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "request: must be a message of the proto")
+        async def check(_: object, context: Context) -> None:
+            async with _Refusing(context):
+                request = read(await self._checks.read(context))
+                await context.write(await handler.unary_unary(request, context))
 
-    # The library's one stream of answers to one request writes them itself, and so returns as a call does.
-    async def answer(raw: bytes, context: Context) -> Any:
-        request = await read(raw, context)
-        return await (handler.unary_unary or handler.unary_stream)(request, context)
+        # The library's one stream of answers to one request writes them itself.
+        async def watch(_: object, context: Context) -> None:
+            async with _Refusing(context):
+                with self._doors.watches:
+                    await handler.unary_stream(read(await self._doors.arrivals.read(context)), context)
 
-    async def converse(raws: AsyncIterator[bytes], context: Context) -> None:
-        async def requests() -> AsyncIterator[Any]:
-            async for raw in raws:
-                yield await read(raw, context)
+        async def converse(raws: AsyncIterator[bytes], context: Context) -> None:
+            async def requests() -> AsyncIterator[Any]:
+                async for raw in raws:
+                    yield read(raw)
 
-        async with aclosing(handler.stream_stream(requests(), context)) as answers:
-            async for each in answers:
-                await context.write(each)
+            async with _Refusing(context):
+                with self._doors.watches:
+                    async with aclosing(handler.stream_stream(requests(), context)) as answers:
+                        async for each in answers:
+                            await context.write(each)
 
-    if handler.unary_unary:
-        return grpc.unary_unary_rpc_method_handler(answer, **codecs)
-    if handler.unary_stream:
-        return grpc.unary_stream_rpc_method_handler(_any(answer), **codecs)
-    return grpc.stream_stream_rpc_method_handler(_any(converse), **codecs)
+        way: Callable[..., Any] = (
+            check if handler.unary_unary else watch if handler.unary_stream else converse
+        )
+        return grpc.stream_stream_rpc_method_handler(way, None, handler.response_serializer)
 
 
-def _any(behaviour: Callable[..., Any]) -> Any:
-    """The stubs know no handlers that write their answers themselves."""
-    return behaviour
+class _Refusing:
+    """Tells the caller what its call was refused for."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        if isinstance(error, MeterlineError):
+            await abort(self._context, to_status(error))

@@ -51,6 +51,13 @@ QUARANTINE_EXPIRED = Counter(
     "meterline_quarantine_expired_total", "Rejected events that were deleted after waiting for too long"
 )
 
+# What is kept of one tenant's
+QUOTA_FULLEST = Gauge(
+    "meterline_quota_fullest_ratio",
+    "The part of a quota that the tenant has used which has used most of it; 1 is full",
+    ["quota"],
+)
+
 # Sensitive data
 SEALED_VALUES = Counter("meterline_sealed_values_total", "Values sealed under keys of tenants")
 RESEALED_VALUES = Counter("meterline_resealed_values_total", "Values that a newer key has sealed anew")
@@ -66,6 +73,11 @@ OUTBOX_PUBLISHED = Counter("meterline_outbox_published_total", "Messages publish
 OUTBOX_PENDING = Gauge("meterline_outbox_pending", "Messages not published yet")
 OUTBOX_AGE_SECONDS = Gauge("meterline_outbox_age_seconds", "Age of the oldest message not published")
 MESSAGES = Counter("meterline_messages_total", "Messages handled by a consumer", ["consumer", "outcome"])
+BROKER_REFUSALS = Counter(
+    "meterline_broker_refusals_total",
+    "Times that the broker refused the service's login or permission; must be zero",
+    ["kind"],
+)
 CONSUMER_LAG = Gauge("meterline_consumer_lag", "Messages that wait for a consumer", ["consumer"])
 CONSUMER_BREAKER_OPEN = Gauge(
     "meterline_consumer_breaker_open",
@@ -90,6 +102,9 @@ REBUILDS_PENDING = Gauge(
 
 # Publishing
 PUBLICATIONS = Gauge("meterline_publications", "Usage records of the ledger", ["state"])
+BILLING_GAPS = Gauge(
+    "meterline_billing_gaps", "Periods and meters that are used and not billed as they are used", ["reason"]
+)
 PROVIDER_CALLS = Counter(
     "meterline_provider_calls_total", "Calls to the billing provider", ["operation", "outcome"]
 )

@@ -9,7 +9,7 @@ from typing import Final
 
 from meterline.bus.consumer import Delivery
 from meterline.clock import Clock
-from meterline.db.pool import Connection, begin
+from meterline.db.pool import Connection
 from meterline.db.scope import ALL_TENANTS
 from meterline.db.unit_of_work import Transaction
 from meterline.errors import Later, Never
@@ -51,8 +51,10 @@ class AcceptedEvents:
         nobody sends could come again among others; it is only noticed if its events are metered.
         """
         accepted = _decode(deliveries)
+        facts = [message.fact for message in accepted]
         try:
-            series = await self._book.look_up(transaction, [message.fact for message in accepted])
+            # A message carries batches of many tenants.
+            series = await self._book.look_up(transaction, facts, ALL_TENANTS)
         except UnknownTenantError as error:
             raise _later(deliveries, accepted, error) from error
         copies = await _copies(transaction.connection, deliveries, accepted)
@@ -61,8 +63,6 @@ class AcceptedEvents:
         messages = [message.with_series(series[at]) for at, message in zip(fresh, accepted, strict=True)]
         changes = fold(await limited(transaction, accepted, messages))
         if changes.rebuilds.months:
-            # Rows of rebuilds are guarded, unlike those that every message touches.
-            await begin(transaction.connection, ALL_TENANTS)
             transaction.after_commit(self._wake_rebuilder)
         try:
             await repository.apply(transaction.connection, changes)

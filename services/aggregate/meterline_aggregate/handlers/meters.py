@@ -5,15 +5,17 @@ from __future__ import annotations
 from meterline.db.pool import Database
 from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import AlreadyExistsError
+from meterline.tenants import TenantReplica
 
 from meterline_aggregate.domain.meters import Definition, Meter
 from meterline_aggregate.repository import meters as repository
 
 
 class Meters:
-    def __init__(self, database: Database, unit_of_work: UnitOfWork) -> None:
+    def __init__(self, database: Database, unit_of_work: UnitOfWork, tenants: TenantReplica) -> None:
         self._database = database
         self._unit_of_work = unit_of_work
+        self._tenants = tenants
 
     async def create(self, definition: Definition) -> tuple[Meter, bool]:
         """The meter, and whether it is new. Raises AlreadyExistsError when the name means something else."""
@@ -30,7 +32,9 @@ class Meters:
             )
         return existing, False
 
-    async def list(self) -> list[Meter]:
-        """All meters by name."""
+    async def list(self, slug: str = "") -> list[Meter]:
+        """All meters by name, for a tenant or nobody in particular. Raises NotFoundError."""
+        if slug:
+            await self._tenants.get(slug)
         async with self._database.connection() as connection:
             return await repository.everything(connection)

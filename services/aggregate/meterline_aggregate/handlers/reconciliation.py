@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from meterline.db.pool import Database
+from meterline.db.scope import ALL_TENANTS
 from meterline.errors import NotFoundError, UnavailableError
 from meterline.telemetry import metrics
 from meterline.telemetry.logging import logger
+from meterline.tenants import TenantReplica
 
 from meterline_aggregate.peers import Ingest
 from meterline_aggregate.repository import usage
@@ -32,16 +34,16 @@ class Comparison:
 class Reconciler:
     """Compares, and tells the metric what should have arrived by now."""
 
-    def __init__(self, database: Database, ingest: Ingest) -> None:
+    def __init__(self, database: Database, tenants: TenantReplica, ingest: Ingest) -> None:
         self._database = database
+        self._tenants = tenants
         self._ingest = ingest
         self._accepted_before: dict[str, int] | None = None
 
     async def compare(self, tenant: str = "") -> list[Comparison]:
         """All tenants, or the one named, by name. Raises UnavailableError and NotFoundError."""
         # In this order events on their way can only look missing, and never counted twice.
-        async with self._database.connection() as connection:
-            aggregated = await usage.totals(connection, tenant)
+        aggregated = await self._aggregated(tenant)
         accepted = await self._ingest.totals(tenant)
         if tenant and tenant not in aggregated and tenant not in accepted:
             raise NotFoundError("tenant", tenant)
@@ -51,6 +53,17 @@ class Reconciler:
             Comparison(name, accepted.get(name, 0), aggregated.get(name, 0))
             for name in sorted(accepted.keys() | aggregated.keys())
         ]
+
+    async def _aggregated(self, name: str) -> dict[str, int]:
+        """Events folded of all tenants by name, or of the one named, if this service has heard of it."""
+        if not name:
+            async with self._database.connection(ALL_TENANTS) as connection:
+                return await usage.totals(connection)
+        tenant = await self._tenants.find(name)
+        if tenant is None:
+            return {}
+        async with self._database.connection([tenant.tenant_id]) as connection:
+            return {name: await usage.total_of_tenant(connection, tenant.tenant_id)}
 
     async def watch(self) -> None:
         """Compares for the metric's sake."""

@@ -40,7 +40,7 @@ class Usage:
         Raises NotFoundError.
         """
         tenant = await self._tenants.get(where.tenant)
-        async with self._database.connection() as connection:
+        async with self._database.connection([tenant.tenant_id]) as connection:
             part, _ = await self._slice(connection, tenant.tenant_id, where)
             return tenant.time_zone, await usage.totals_of_windows(connection, part, grain, after_us, limit)
 
@@ -49,7 +49,7 @@ class Usage:
     ) -> tuple[str, list[Window]]:
         """As `totals`, by group. Raises InvalidArgumentError for a meter that has none."""
         tenant = await self._tenants.get(where.tenant)
-        async with self._database.connection() as connection:
+        async with self._database.connection([tenant.tenant_id]) as connection:
             part, meter = await self._slice(connection, tenant.tenant_id, where)
             if not meter.definition.group_by:
                 raise InvalidArgumentError("by_group", "the meter has no dimensions in group_by")
@@ -63,7 +63,7 @@ class Usage:
         Raises NotFoundError.
         """
         tenant = await self._tenants.get(where.tenant)
-        async with self._database.connection() as connection:
+        async with self._database.connection([tenant.tenant_id]) as connection:
             part, meter = await self._slice(connection, tenant.tenant_id, where)
             found = await usage.contributions_of_meter(connection, part, meter, after, limit)
             return tenant.time_zone, found
@@ -72,7 +72,7 @@ class Usage:
         """The tenant's time zone, and what a batch added to all its meters. Raises NotFoundError for an
         unknown tenant."""
         tenant = await self._tenants.get(name)
-        async with self._database.connection() as connection:
+        async with self._database.connection([tenant.tenant_id]) as connection:
             found = await usage.contributions_of_batch(connection, tenant.tenant_id, batch_id)
             return tenant.time_zone, found
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from meterline.db.arrays import int4_array, text_array, uuid_array
 from meterline.db.pool import Connection
+from meterline.db.scope import Scope, to_setting
 from psycopg.types.json import Jsonb
 
 from meterline_aggregate.domain.meters import Aggregation, Definition, Meter, Pairs
@@ -18,9 +19,15 @@ from meterline_aggregate.repository.statements import queries
 GroupKey = tuple[int, bytes]
 
 
-async def latest(connection: Connection) -> int:
-    """The number of the newest meter, 0 when there is none."""
-    cursor = await connection.execute(queries.latest_meter, binary=True)
+async def latest(connection: Connection, tenants: Scope | None = None) -> int:
+    """The number of the newest meter, 0 when there is none.
+
+    tenants: whose rows the transaction may touch from now on, where that is not set yet
+    """
+    if tenants is None:
+        cursor = await connection.execute(queries.latest_meter, binary=True)
+    else:
+        cursor = await connection.execute(queries.latest_meter_and_scope, (to_setting(tenants),), binary=True)
     row = await cursor.fetchone()
     return int(row[0]) if row else 0
 

@@ -39,7 +39,8 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """`dimensions` is empty for the total, group 0."""
+    """`dimensions` is empty for the total, group 0. Of totals of months only: `traceparent` of a change that
+    is not published yet, and whether the value is being found anew."""
 
     start_us: int
     group_id: int
@@ -47,6 +48,9 @@ class Window:
     value: Decimal
     event_count: int
     revision: int
+    aggregation: int
+    traceparent: str = ""
+    rebuilding: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +117,14 @@ def _contribution(row: Sequence[Any]) -> Contribution:
     return Contribution(name, to_us(start), batch_id, event_count, own)
 
 
-async def totals(connection: Connection, tenant: str) -> dict[str, int]:
-    """Events folded of each tenant by name, or of the one that `tenant` names."""
-    if tenant:
-        cursor = await connection.execute(queries.total_of_tenant, (tenant,), binary=True)
-    else:
-        cursor = await connection.execute(queries.totals, binary=True)
+async def totals(connection: Connection) -> dict[str, int]:
+    """Events folded of each tenant, by name."""
+    cursor = await connection.execute(queries.totals, binary=True)
     return dict(await cursor.fetchall())
+
+
+async def total_of_tenant(connection: Connection, tenant_id: int) -> int:
+    """Events folded of one tenant."""
+    cursor = await connection.execute(queries.total_of_tenant, (tenant_id,), binary=True)
+    row = await cursor.fetchone()
+    return int(row[0]) if row else 0

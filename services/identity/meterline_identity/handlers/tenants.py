@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from meterline.clock import Clock
 from meterline.db.pool import Connection, Database
+from meterline.db.scope import ALL_TENANTS
 from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import AlreadyExistsError, NotFoundError
 
@@ -16,7 +17,10 @@ from meterline_identity.repository import tenants as repository
 
 
 class Tenants:
-    """Reads go by `database`, changes by `unit_of_work`."""
+    """Reads go by `database`, changes by `unit_of_work`.
+
+    All of it is for all tenants: callers give names, and what these mean is not known before they are read.
+    """
 
     def __init__(self, database: Database, unit_of_work: UnitOfWork, clock: Clock, plans: Plans) -> None:
         self._database = database
@@ -30,11 +34,11 @@ class Tenants:
         Raises AlreadyExistsError when the name or the customer is another's, FailedPreconditionError for a
         plan that cannot bill it, UnavailableError. What was onboarded is answered without a look at these.
         """
-        async with self._database.connection() as connection:
+        async with self._database.connection(ALL_TENANTS) as connection:
             if await repository.find_statement(connection, onboarding.slug) is not None:
                 return await _repeated(connection, onboarding), False
         await self._plans.require(onboarding.plan, onboarding.currency)
-        async with self._unit_of_work.begin() as tx:
+        async with self._unit_of_work.begin(ALL_TENANTS) as tx:
             customer = onboarding.external_customer_id
             is_free = await repository.claim_customer(tx.connection, customer, onboarding.slug)
             if not is_free and await repository.find_statement(tx.connection, onboarding.slug) is None:
@@ -48,17 +52,17 @@ class Tenants:
 
     async def get(self, slug: str) -> Tenant:
         """Raises NotFoundError."""
-        async with self._database.connection() as connection:
+        async with self._database.connection(ALL_TENANTS) as connection:
             return _found(await repository.find(connection, slug), slug)
 
     async def find(self, slugs: Collection[str]) -> Sequence[Tenant]:
         """Those that there are, in the order of onboarding."""
-        async with self._database.connection() as connection:
+        async with self._database.connection(ALL_TENANTS) as connection:
             return await repository.find_many(connection, slugs)
 
     async def list(self, after: int, limit: int) -> list[Tenant]:
         """At most `limit` tenants with numbers above `after`, in the order of onboarding."""
-        async with self._database.connection() as connection:
+        async with self._database.connection(ALL_TENANTS) as connection:
             return await repository.page(connection, after, limit)
 
     async def update(self, slug: str, expected_version: int, changes: Changes) -> Tenant:
@@ -69,7 +73,7 @@ class Tenants:
             before = await self.get(slug)
             if changes.plan != before.plan:
                 await self._plans.require(changes.plan, before.currency)
-        async with self._unit_of_work.begin() as tx:
+        async with self._unit_of_work.begin(ALL_TENANTS) as tx:
             tenant = _found(await repository.find_for_update(tx.connection, slug), slug)
             tenant.require_version(expected_version)
             changed = changes.apply(tenant, self._clock.now_us())

@@ -39,6 +39,13 @@ def parse_one(source: str, text: str) -> tuple[bytes, bool]:
     return digest(source, text), False
 
 
+def hint(source: str, *, is_uuid: bool) -> str:
+    """What else may be the matter when nothing has an id: a text is one only together with its source."""
+    if is_uuid or source:
+        return ""
+    return "source is needed for an id that is no UUID"
+
+
 def parse(source: str, texts: Sequence[str]) -> tuple[Ids, list[str | None] | None]:
     """The ids of a batch, and the texts of those that are no UUIDs (None when all are)."""
     canonical = _parse_canonical(texts)

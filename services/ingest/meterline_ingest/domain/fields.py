@@ -15,7 +15,7 @@ import numpy as np
 from meterline_ingest.domain.columns import NO_PROPERTIES, Columns, DimensionSet, Int64s, Pairs
 from meterline_ingest.domain.enrichment import Catalogue, Enriched, EntryKey, enrich, entries_needed
 from meterline_ingest.domain.event_types import MAX_DIMENSIONS, EventType
-from meterline_ingest.domain.names import shown
+from meterline_ingest.domain.names import listed, shown
 from meterline_ingest.domain.outcomes import Kind, Problem, Problems, Stage
 from meterline_ingest.domain.properties import MAX_PROPERTIES, Property, first_problem
 
@@ -252,15 +252,16 @@ def _dimension_problem(dimensions: DimensionSet, definition: EventType) -> Probl
         if "\0" in value:
             return _rejected("TEXT_INVALID", name, "no NUL characters")
         if dimension.values and value not in dimension.allowed:
-            rule = f"one of the {len(dimension.values)} values of {definition.name}"
-            return _rejected("DIMENSION_NOT_ALLOWED", name, rule)
-    return _missing_dimension({name for name, _ in dimensions}, definition)
+            return _rejected("DIMENSION_NOT_ALLOWED", name, f"one of {listed(dimension.values)}")
+    return _missing_dimension({name for name, value in dimensions if value}, definition)
 
 
 def _missing_dimension(given: Collection[str], definition: EventType) -> Problem | None:
+    """`given`: those that have a value; an empty one says no more than none"""
     for dimension in definition.dimensions:
         if dimension.required and dimension.name not in given:
-            return _rejected("DIMENSION_REQUIRED", dimension.name, f"required by {definition.name}")
+            rule = f"required by {definition.name}, and not empty"
+            return _rejected("DIMENSION_REQUIRED", dimension.name, rule)
     return None
 
 

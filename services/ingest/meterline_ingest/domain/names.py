@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Final
 
 from meterline.errors import InvalidArgumentError
 from meterline.names import NAME_RULE, is_name
+
+# Characters of a list of values in an answer, which may be repeated for each of thousands of events.
+_LONGEST_LIST: Final = 160
 
 
 def check_name(field: str, name: str) -> None:
@@ -17,6 +21,21 @@ def check_name(field: str, name: str) -> None:
 def shown(name: str) -> str:
     """A name that somebody made up, as answers have it: cut, and without NUL, which no column takes."""
     return name[:64].replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def listed(values: Sequence[str]) -> str:
+    """Allowed values as the rule of a refusal has them: the first ones, as many as there is room for."""
+    told: list[str] = []
+    left = _LONGEST_LIST
+    for value in values:
+        left -= len(value) + 4
+        if left < 0:
+            break
+        told.append(repr(value))
+    rest = len(values) - len(told)
+    if not told:
+        return f"the {rest} allowed values"
+    return ", ".join(told) + (f" and {rest} more" if rest else "")
 
 
 def check_distinct(field: str, names: Iterable[str]) -> None:

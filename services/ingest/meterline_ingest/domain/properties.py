@@ -14,7 +14,7 @@ from typing import Final
 from meterline.errors import InvalidArgumentError
 
 from meterline_ingest.domain import decimals
-from meterline_ingest.domain.names import check_name, shown
+from meterline_ingest.domain.names import check_name, listed, shown
 
 MAX_PROPERTIES: Final = 32
 MAX_LENGTH: Final = 4_096
@@ -87,7 +87,7 @@ class Property:
         if self.maximum and Decimal(text) > Decimal(self.maximum):
             return "PROPERTY_ABOVE_MAXIMUM", f"at most {self.maximum}"
         if self.values and text not in self.allowed:
-            return "PROPERTY_NOT_ALLOWED", f"one of the {len(self.values)} values of {self.name}"
+            return "PROPERTY_NOT_ALLOWED", f"one of {listed(self.values)}"
         return None
 
 
@@ -103,8 +103,9 @@ def first_problem(
         if found is not None:
             return found[0], f"properties.{name}", found[1]
     for name, definition in declared.items():
-        if definition.required and name not in given:
-            return "PROPERTY_REQUIRED", f"properties.{name}", f"required by {event_type}"
+        if definition.required and not given.get(name):
+            rule = f"required by {event_type}, and not empty"
+            return "PROPERTY_REQUIRED", f"properties.{name}", rule
     return None
 
 

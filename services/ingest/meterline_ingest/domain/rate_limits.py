@@ -10,6 +10,8 @@ from typing import Final
 
 from meterline.errors import InvalidArgumentError
 
+from meterline_ingest.domain.quotas import MAX_QUOTA, Quotas
+
 # Levels of buckets are kept in these: a rate times microseconds, exactly.
 MILLIONTHS: Final = 1_000_000
 
@@ -25,11 +27,18 @@ MAX_BLOCK: Final = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`events_per_second` 0: no rate is set, and `burst` has no meaning."""
+    """`events_per_second` 0: no rate is set, and `burst` has no meaning. `max_series`, `max_subjects` 0: as
+    many as the service allows a tenant."""
 
     events_per_second: int = 0
     burst: int = 0
     weight: int = 1
+    max_series: int = 0
+    max_subjects: int = 0
+
+    @property
+    def quotas(self) -> Quotas:
+        return Quotas(self.max_series, self.max_subjects)
 
     @property
     def limited(self) -> bool:
@@ -47,18 +56,22 @@ class Limits:
 NO_LIMITS: Final = Limits()
 
 
-def wanted(events_per_second: int, burst: int, weight: int) -> Limits:
+def wanted(
+    events_per_second: int, burst: int, weight: int, max_series: int = 0, max_subjects: int = 0
+) -> Limits:
     """Limits as they are put, with what was left out. Raises InvalidArgumentError."""
     for name, value, most in (
         ("events_per_second", events_per_second, MAX_RATE),
         ("burst", burst, MAX_RATE),
         ("weight", weight, MAX_WEIGHT),
+        ("max_series", max_series, MAX_QUOTA),
+        ("max_subjects", max_subjects, MAX_QUOTA),
     ):
         if value > most:
             raise InvalidArgumentError(f"limits.{name}", f"at most {most}")
     if not events_per_second and burst:
         raise InvalidArgumentError("limits.burst", "only with events_per_second")
-    return Limits(events_per_second, burst or events_per_second, weight or 1)
+    return Limits(events_per_second, burst or events_per_second, weight or 1, max_series, max_subjects)
 
 
 class Origin(IntEnum):

@@ -51,7 +51,11 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Timer:
-    """due_us: when it is to be looked at next, by anybody; None once nothing is left to do"""
+    """
+    last_heartbeat_us: when it was last heard of; that it was started is heard of too
+    has_heartbeat: whether a heartbeat was among that
+    due_us: when it is to be looked at next, by anybody; None once nothing is left to do
+    """
 
     tenant_id: int
     timer_id: str
@@ -66,6 +70,7 @@ class Timer:
     problem: str = ""
     attempts: int = 0
     due_us: int | None = None
+    has_heartbeat: bool = False
 
     @property
     def duration_us(self) -> int:
@@ -84,7 +89,7 @@ class Timer:
         """Raises FailedPreconditionError when it has ended."""
         self._require(TimerState.RUNNING)
         beat_us = max(now_us, self.last_heartbeat_us)
-        return replace(self, last_heartbeat_us=beat_us, due_us=deadline(beat_us, policy))
+        return replace(self, last_heartbeat_us=beat_us, has_heartbeat=True, due_us=deadline(beat_us, policy))
 
     def stop(self, stopped_us: int | None, now_us: int, max_ahead_us: int) -> Timer:
         """Stopped for good, if it is not already; `stopped_us` None is now.
@@ -97,7 +102,8 @@ class Timer:
         if stopped_us is None:
             # The clock may have been set back since the last beat.
             stopped_us = max(now_us, self.last_heartbeat_us)
-        elif stopped_us < self.last_heartbeat_us:
+        # A timer may be reported when all is over: that its start is told says nothing of its end.
+        elif stopped_us < (self.last_heartbeat_us if self.has_heartbeat else self.started_us):
             raise InvalidArgumentError("stopped_at", "not before the start and the last heartbeat")
         elif stopped_us > now_us + max_ahead_us:
             raise InvalidArgumentError("stopped_at", "not ahead of the server's clock")

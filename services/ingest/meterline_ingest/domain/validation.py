@@ -20,6 +20,7 @@ from meterline_ingest.domain.fields import Combinations, Fields, SeriesKey, dist
 from meterline_ingest.domain.limits import MAX_EVENT_ID, MAX_SUBJECT, TimeLimits
 from meterline_ingest.domain.outcomes import Kind, Problem, Problems
 from meterline_ingest.domain.quantities import Slot, to_slots
+from meterline_ingest.domain.skew import Corrected
 from meterline_ingest.domain.type_book import TypeBook
 
 # Stands for a pair of tenant and name that is no type of the tenant's own.
@@ -117,6 +118,20 @@ def check_times(times_us: Int64s, problems: Problems) -> None:
     problems.flag_where(out, "TIME_OUT_OF_RANGE", "time", _TIME_RULE)
 
 
+def check_correction(
+    corrected: Corrected, limits: TimeLimits, now_us: int | Int64s, any_age: Flags | None, problems: Problems
+) -> None:
+    """Flags the rows that are too old only by the correction: their own times are not what is wrong."""
+    if corrected.times_us is corrected.sent_us:
+        return
+    oldest = now_us - limits.max_age_us
+    if any_age is not None:
+        oldest = np.where(any_age, EARLIEST_US, oldest)
+    moved = (corrected.times_us < EARLIEST_US) | (corrected.times_us < oldest) & (corrected.sent_us >= oldest)
+    rule = "when the call was sent; corrected by this one the event is too old"
+    problems.flag_where(moved, "SENT_AT_WRONG", "sent_at", rule)
+
+
 def _id_problem(text: str) -> Problem | None:
     if not text:
         return Problem(Kind.REJECTED, "ID_MISSING", "id", "needed")
@@ -131,8 +146,10 @@ def _check_tenants(columns: Columns, tenants: Mapping[str, int | None], problems
     numbers = np.array([tenants.get(name) or 0 for name in columns.tenants], np.int64)
     if not numbers.all():
         inactive = np.array([name in tenants for name in columns.tenants]) & (numbers == 0)
-        unknown = (numbers == 0) & ~inactive
+        missing = np.array([not name for name in columns.tenants])
+        unknown = (numbers == 0) & ~inactive & ~missing
         rows = columns.tenant_index
+        problems.flag_where(missing[rows], "TENANT_MISSING", "tenant_id", "needed, of the event or the call")
         problems.flag_where(inactive[rows], "TENANT_INACTIVE", "tenant_id", "the tenant takes no events")
         problems.flag_where(unknown[rows], "UNKNOWN_TENANT", "tenant_id", "a tenant that was onboarded")
     return numbers

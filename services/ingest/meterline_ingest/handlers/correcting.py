@@ -173,11 +173,11 @@ async def commit(transaction: Transaction) -> None:
 async def _prepare(
     means: Means, tenant: Tenant, target: Target, changes: Changes | None
 ) -> tuple[Current, Prepared]:
-    raw, _ = event_ids.parse_one(target.source, target.event_id)
+    raw, is_uuid = event_ids.parse_one(target.source, target.event_id)
     async with means.database.connection([tenant.tenant_id]) as connection:
         found = await current.read(connection, tenant.tenant_id, [uuid.UUID(bytes=raw)])
     if not found:
-        raise NotFoundError("event", target.event_id)
+        raise NotFoundError("event", target.event_id, event_ids.hint(target.source, is_uuid=is_uuid))
     (event,) = found
     if target.revision not in (None, event.revision):
         raise AbortedError(f"the event has had {event.revision} corrections, not {target.revision}")

@@ -23,10 +23,10 @@ async def get_event(
 
     Raises NotFoundError, also for an event of another tenant.
     """
-    raw, _ = event_ids.parse_one(source, event_id)
+    raw, is_uuid = event_ids.parse_one(source, event_id)
     event, corrections = await reader.find(tenant.tenant_id, uuid.UUID(bytes=raw))
     if event is None:
-        raise NotFoundError("event", event_id)
+        raise NotFoundError("event", event_id, event_ids.hint(source, is_uuid=is_uuid))
     (batch,) = await reader.batches(tenant.tenant_id, [event.batch_id])
     return event, batch, corrections
 

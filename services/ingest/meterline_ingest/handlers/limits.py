@@ -10,9 +10,11 @@ from meterline.errors import InvalidArgumentError
 from meterline.tenants import TenantReplica
 
 from meterline_ingest.domain.limits import MAX_SOURCE
+from meterline_ingest.domain.quotas import Quotas
 from meterline_ingest.domain.rate_limits import Limits, Origin
 from meterline_ingest.registry import LimitRegistry
 from meterline_ingest.repository.buckets import BucketRepository
+from meterline_ingest.repository.dictionaries import Dictionaries
 from meterline_ingest.repository.limits import LimitRepository, PlanLimits
 
 # As long as identity lets the name of a plan be.
@@ -21,11 +23,17 @@ MAX_PLAN = 255
 
 @dataclass(frozen=True, slots=True)
 class TenantLimits:
-    """What holds for a tenant and where it comes from. `left` of the burst; None where nothing is limited."""
+    """What holds for a tenant and where it comes from.
+
+    left: of the burst; None where nothing is limited
+    held: of what `quotas` allow, which are those of the service where the limits say nothing
+    """
 
     limits: Limits
     origin: Origin
     left: int | None
+    held: Quotas
+    quotas: Quotas
 
 
 class LimitHandlers:
@@ -36,12 +44,17 @@ class LimitHandlers:
         repository: LimitRepository,
         buckets: BucketRepository,
         registry: LimitRegistry,
+        dictionaries: Dictionaries,
+        *,
+        default_quotas: Quotas,
     ) -> None:
         self._unit_of_work = unit_of_work
         self._tenants = tenants
         self._repository = repository
         self._buckets = buckets
         self._registry = registry
+        self._dictionaries = dictionaries
+        self._default_quotas = default_quotas
 
     async def put_plan(self, plan: str, limits: Limits, changed_by: str) -> PlanLimits:
         _check_text("plan", plan, MAX_PLAN)
@@ -78,7 +91,8 @@ class LimitHandlers:
         tenant = await self._tenants.get(slug)
         limits, origin = (await self._registry.latest()).find(tenant.tenant_id, tenant.plan)
         left = await self._buckets.level(tenant.tenant_id, limits) if limits.limited else None
-        return TenantLimits(limits, origin, left)
+        held = await self._dictionaries.held(tenant.tenant_id)
+        return TenantLimits(limits, origin, left, held, limits.quotas.or_else(self._default_quotas))
 
 
 def _check_text(field: str, value: str, most: int, *, needed: bool = True) -> None:

@@ -16,7 +16,7 @@ from meterline.tenants import Tenant, TenantReplica
 
 from meterline_ingest.domain.audit import QUARANTINE_DISCARDED, QUARANTINE_UNSEALED, ChangeRequest
 from meterline_ingest.domain.event_types import EventType
-from meterline_ingest.domain.quarantine import QuarantineFilter, State
+from meterline_ingest.domain.quarantine import Held, QuarantineFilter, State
 from meterline_ingest.registry import TypeRegistry
 from meterline_ingest.repository import audit
 from meterline_ingest.repository import quarantine as repository
@@ -85,9 +85,9 @@ async def list_quarantined(
     tenant_id = (await access.tenants.get(slug)).tenant_id
     async with access.database.connection([tenant_id]) as connection:
         entries = await repository.page(connection, tenant_id, chosen, state, after, limit)
-        waiting = (await repository.waiting(connection, [tenant_id])).get(tenant_id, 0)
+        held = (await repository.held(connection, [tenant_id])).get(tenant_id, Held())
         keyring = await access.vault.keyring(connection, tenant_id, create=False)
-    return Listing(entries, waiting, keyring.shredded)
+    return Listing(entries, held.waiting, keyring.shredded)
 
 
 async def get_quarantined(

@@ -11,6 +11,7 @@ from meterline.telemetry import metrics
 from meterline.telemetry.logging import logger
 
 from meterline_ingest.domain.audit import QUARANTINE_EXPIRED, SERVICE
+from meterline_ingest.domain.quarantine import Held
 from meterline_ingest.repository import audit
 from meterline_ingest.repository import quarantine as repository
 from meterline_ingest.repository.quarantine import QuarantineCounts
@@ -22,18 +23,29 @@ SECONDS: Final = 60.0
 # Entries a transaction, and transactions a run.
 PAGE: Final = 1_000
 PAGES: Final = 100
+# The part of a tenant's bytes beyond which settled entries make room.
+FULL: Final = 0.75
 
 
 class QuarantineUpkeep:
     """Replicas may do this at the same time. `start` and `stop` may be called twice."""
 
     def __init__(
-        self, unit_of_work: UnitOfWork, counts: QuarantineCounts, *, keep_waiting: timedelta | None
+        self,
+        unit_of_work: UnitOfWork,
+        counts: QuarantineCounts,
+        *,
+        keep_waiting: timedelta | None,
+        most: Held,
     ) -> None:
-        """keep_waiting: how long an entry may wait; None: for ever"""
+        """
+        keep_waiting: how long an entry may wait; None: for ever
+        most: of a tenant
+        """
         self._unit_of_work = unit_of_work
         self._counts = counts
         self._keep_waiting = keep_waiting
+        self._most = most
         self._periodic = Periodic("quarantine-upkeep", SECONDS, self.run)
 
     async def start(self) -> None:
@@ -49,7 +61,26 @@ class QuarantineUpkeep:
         if self._keep_waiting is not None:
             for tenant_id in await self._counts.tenants():
                 await self._expire(tenant_id, self._keep_waiting)
+        await self._make_room()
         metrics.QUARANTINE_WAITING.set(await self._counts.waiting())
+        fullest = await self._counts.most()
+        metrics.QUOTA_FULLEST.labels("quarantine_events").set(_part(fullest.waiting, self._most.waiting))
+        metrics.QUOTA_FULLEST.labels("quarantine_bytes").set(_part(fullest.bytes, self._most.bytes))
+
+    async def _make_room(self) -> None:
+        """Where little room is left, what is settled goes before its time, so that what is rejected next can
+        wait."""
+        enough = int(self._most.bytes * FULL)
+        for tenant_id, size in await self._counts.larger_than(enough):
+            for _ in range(PAGES):
+                async with self._unit_of_work.begin([tenant_id]) as transaction:
+                    excess = size - enough
+                    gone = await repository.forget_oldest(transaction.connection, tenant_id, excess, PAGE)
+                    held = await repository.held(transaction.connection, [tenant_id])
+                    size = held.get(tenant_id, Held()).bytes
+                    await transaction.commit()
+                if not gone or size <= enough:
+                    break
 
     async def _expire(self, tenant_id: int, age: timedelta) -> None:
         expired = 0
@@ -77,3 +108,8 @@ class QuarantineUpkeep:
                 )
                 await transaction.commit()
         return count
+
+
+def _part(held: int, most: int) -> float:
+    """Of what may be held; where that is nothing, it is full."""
+    return held / most if most else 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -30,36 +31,49 @@ from meterline_ingest.retelling import events_accepted_again
 CHUNK: Final = 16
 
 
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """again: messages that go out again; waiting: those that were about to go out anyway"""
+
+    again: int = 0
+    waiting: int = 0
+
+    def __add__(self, other: Replayed) -> Replayed:
+        return Replayed(self.again + other.again, self.waiting + other.waiting)
+
+
 class Republisher:
-    """Every method answers how many messages go out again. What went out before a failure stays so."""
+    """Every method answers what it found. What went out before a failure stays so."""
 
     def __init__(self, unit_of_work: UnitOfWork, told: Messages, types: TypeRegistry) -> None:
         self._unit_of_work = unit_of_work
         self._told = told
         self._types = types
 
-    async def range(self, start: datetime, end: datetime) -> int:
+    async def range(self, start: datetime, end: datetime) -> Replayed:
         """Of commits in [start, end), of all tenants."""
-        sent, after = 0, _floor(start)
+        sent, after = Replayed(), _floor(start)
         while ids := await self._told.of_time(after, end, CHUNK):
             sent += await self._send(ids)
             after = ids[-1]
         return sent
 
-    async def events(self, tenant: Tenant, source: str, ids: Sequence[str]) -> int:
+    async def events(self, tenant: Tenant, source: str, ids: Sequence[str]) -> Replayed:
         """Messages that carried these events; what the tenant does not have is passed over."""
         raw = [uuid.UUID(bytes=event_ids.parse_one(source, text)[0]) for text in ids]
         return await self._send_all(await self._told.of_events(tenant.tenant_id, raw))
 
-    async def batches(self, tenant: Tenant, ids: Sequence[uuid.UUID]) -> int:
+    async def batches(self, tenant: Tenant, ids: Sequence[uuid.UUID]) -> Replayed:
         """Messages that carried these batches; what the tenant does not have is passed over."""
         return await self._send_all(await self._told.of_batches(tenant.tenant_id, ids))
 
-    async def _send_all(self, ids: Sequence[uuid.UUID]) -> int:
-        ordered = sorted(ids)
-        return sum([await self._send(ordered[at : at + CHUNK]) for at in range(0, len(ordered), CHUNK)])
+    async def _send_all(self, ids: Sequence[uuid.UUID]) -> Replayed:
+        ordered, sent = sorted(ids), Replayed()
+        for at in range(0, len(ordered), CHUNK):
+            sent += await self._send(ordered[at : at + CHUNK])
+        return sent
 
-    async def _send(self, ids: Sequence[uuid.UUID]) -> int:
+    async def _send(self, ids: Sequence[uuid.UUID]) -> Replayed:
         # A message is the tenants' of its batches, whoever they are.
         async with self._unit_of_work.begin(ALL_TENANTS) as transaction:
             connection = transaction.connection
@@ -68,7 +82,7 @@ class Republisher:
             if made:
                 await store.restore(connection, made)
             await transaction.commit()
-        return sent + len(made)
+        return Replayed(sent + len(made), len(there) - sent)
 
     async def _made(self, connection: Connection, message_id: uuid.UUID) -> Envelope:
         told = await messages.batches(connection, message_id)

@@ -1,4 +1,4 @@
-"""Numbers for series and subjects: from memory, else from their tables, else new.
+"""Numbers for series and subjects: from memory, else from their tables, else new while the quota has room.
 
 New entries are committed before the events that use them. An entry without events does no harm, and this
 way memory never holds a number that a rollback took back.
@@ -8,38 +8,54 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from typing import Final
+import sys
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, Final, LiteralString
 
 import numpy as np
-from meterline.db.arrays import int4_array, text_array, uuid_array
-from meterline.db.pool import Database, begin
+from meterline.db.arrays import int4_array, int8_array, text_array, uuid_array
+from meterline.db.pool import Connection, Database, begin
 from meterline.db.queries import Queries
+from meterline.db.scope import ALL_TENANTS
 from meterline.tasks import Pace
 
 from meterline_ingest.domain.columns import UUID_DTYPE, DimensionSet
 from meterline_ingest.domain.fields import SeriesKey
+from meterline_ingest.domain.quotas import Quotas
 from meterline_ingest.repository.memory import TwoGenerations
 
 queries = Queries("meterline_ingest.repository", "dictionaries.sql")
 
 # Series that are looked up in one go, in which nobody else has the loop.
 PORTION: Final = 1_000
+# Of what is remembered, of series and of subjects, in each of two generations. A series of usual dimensions
+# takes about 1 KiB, so that some 60,000 are at hand, and 200,000 subjects.
+MEMORY_BYTES: Final = 32 << 20
+# What an entry takes beside its texts: its key, its number and its place; and each dimension.
+_ENTRY_BYTES: Final = 250
+_PAIR_BYTES: Final = 64
+# Columns of a row of counts.
+_SERIES: Final = 1
+_SUBJECTS: Final = 2
 
 Subject = tuple[int, str]
+
+FindQuotas = Callable[[Collection[int]], Awaitable[Mapping[int, Quotas]]]
+"""The quotas that hold for tenants, by number."""
 
 
 class Dictionaries:
     """One for each process."""
 
-    def __init__(self, database: Database, *, remembered: int = 100_000) -> None:
+    def __init__(self, database: Database, quotas: FindQuotas, *, memory_bytes: int = MEMORY_BYTES) -> None:
         self._database = database
-        self._series: TwoGenerations[SeriesKey, int] = TwoGenerations(remembered)
-        self._subjects: TwoGenerations[Subject, int] = TwoGenerations(remembered)
+        self._quotas = quotas
+        self._series: TwoGenerations[SeriesKey, int] = TwoGenerations(memory_bytes, _size_of_series)
+        self._subjects: TwoGenerations[Subject, int] = TwoGenerations(memory_bytes, _size_of_subject)
 
-    async def series_ids(self, keys: Sequence[SeriesKey]) -> list[int]:
-        """Numbers in the order of `keys`."""
-        numbers: list[int] = []
+    async def series_ids(self, keys: Sequence[SeriesKey]) -> list[int | None]:
+        """Numbers in the order of `keys`; None for new ones that there is no room for."""
+        numbers: list[int | None] = []
         pace = Pace()
         for start in range(0, len(keys), PORTION):
             if pace.due:
@@ -47,16 +63,16 @@ class Dictionaries:
             numbers += await self._series_ids(keys[start : start + PORTION])
         return numbers
 
-    async def _series_ids(self, keys: Sequence[SeriesKey]) -> list[int]:
+    async def _series_ids(self, keys: Sequence[SeriesKey]) -> list[int | None]:
         found = self._series.get_many(keys)
         missing = list(dict.fromkeys(key for key, at in zip(keys, found, strict=True) if at is None))
         numbers = await self._load_series(missing) if missing else {}
         for key, number in numbers.items():
             self._series.put(key, number)
-        return [numbers[key] if at is None else at for key, at in zip(keys, found, strict=True)]
+        return [numbers.get(key) if at is None else at for key, at in zip(keys, found, strict=True)]
 
-    async def subject_ids(self, keys: Sequence[Subject]) -> list[int]:
-        """Numbers in the order of `keys`."""
+    async def subject_ids(self, keys: Sequence[Subject]) -> list[int | None]:
+        """As `series_ids`."""
         found = self._subjects.get_many(keys)
         missing = {key for key, number in zip(keys, found, strict=True) if number is None}
         if missing:
@@ -64,38 +80,104 @@ class Dictionaries:
             for key, number in numbers.items():
                 self._subjects.put(key, number)
             found = [
-                number if number is not None else numbers[key]
+                number if number is not None else numbers.get(key)
                 for key, number in zip(keys, found, strict=True)
             ]
-        return [number for number in found if number is not None]
+        return found
+
+    async def held(self, tenant_id: int) -> Quotas:
+        """How many series and subjects a tenant has."""
+        rows = await self._database.fetch(queries.held, ([tenant_id],), [tenant_id])
+        return Quotas(*rows[0][1:]) if rows else Quotas()
+
+    async def fullest(self, default: Quotas) -> tuple[float, float]:
+        """The greatest part of its quota that any tenant has used: of series, and of subjects.
+
+        default: for who has no quota of its own, nor by its plan
+        """
+        parameters = {"series": default.series, "subjects": default.subjects}
+        ((series, subjects),) = await self._database.fetch(queries.fullest, parameters, ALL_TENANTS)
+        return float(series), float(subjects)
 
     async def _load_series(self, missing: Sequence[SeriesKey]) -> dict[SeriesKey, int]:
         by_digest = {(key.tenant_id, _series_key(key)): key for key in missing}
-        # Sorted: two transactions that add the same entries in another order would deadlock.
         rows = sorted(by_digest)
         tenants = int4_array(np.array([tenant for tenant, _ in rows]))
         digests = uuid_array(np.frombuffer(b"".join(digest for _, digest in rows), UUID_DTYPE))
         types = text_array([by_digest[row].event_type for row in rows])
         dimensions = text_array([json.dumps(dict(by_digest[row].dimensions)) for row in rows])
-        scope = {tenant for tenant, _ in rows}
+        scope = sorted({tenant for tenant, _ in rows})
+        quotas = await self._quotas(scope)
+        keys = tenants, digests
         async with self._database.connection(scope) as connection:
-            await connection.execute(queries.add_series, (tenants, digests, types, dimensions))
-            await connection.commit()
-            await begin(connection, scope)
-            cursor = await connection.execute(queries.find_series, (tenants, digests), binary=True)
+            cursor = await connection.execute(queries.find_series, keys, binary=True)
             found = await cursor.fetchall()
+            if len(found) < len(rows):
+                left = await _left(connection, {each: quotas[each].series for each in scope}, _SERIES)
+                added = (*keys, types, dimensions, *left)
+                found += await _add(connection, scope, queries.add_series, added, queries.find_series, keys)
         return {by_digest[tenant, digest.bytes]: number for tenant, digest, number in found}
 
     async def _load_subjects(self, missing: Sequence[Subject]) -> dict[Subject, int]:
         tenants = int4_array(np.array([tenant for tenant, _ in missing]))
-        subjects = text_array([subject for _, subject in missing])
-        scope = {tenant for tenant, _ in missing}
+        keys = tenants, text_array([subject for _, subject in missing])
+        scope = sorted({tenant for tenant, _ in missing})
+        quotas = await self._quotas(scope)
         async with self._database.connection(scope) as connection:
-            await connection.execute(queries.add_subjects, (tenants, subjects))
-            await connection.commit()
-            await begin(connection, scope)
-            cursor = await connection.execute(queries.find_subjects, (tenants, subjects), binary=True)
-            return {(tenant, subject): number for tenant, subject, number in await cursor.fetchall()}
+            cursor = await connection.execute(queries.find_subjects, keys, binary=True)
+            found = await cursor.fetchall()
+            if len(found) < len(missing):
+                left = await _left(connection, {each: quotas[each].subjects for each in scope}, _SUBJECTS)
+                added = (*keys, *left)
+                found += await _add(
+                    connection, scope, queries.add_subjects, added, queries.find_subjects, keys
+                )
+        return {(tenant, subject): number for tenant, subject, number in found}
+
+
+async def _left(connection: Connection, quotas: Mapping[int, int], column: int) -> tuple[Any, Any]:
+    """What is left of the quotas of tenants, as parameters: tenants, and numbers. Their counts are held
+    against changes until the transaction ends.
+
+    quotas: in the order of their tenants
+    column: of the row of counts
+    """
+    tenants = list(quotas)
+    cursor = await connection.execute(queries.hold_counts, (tenants,), binary=True)
+    rows = await cursor.fetchall()
+    if len(rows) < len(tenants):
+        await connection.execute(queries.begin_counts, (tenants,))
+        cursor = await connection.execute(queries.hold_counts, (tenants,), binary=True)
+        rows = await cursor.fetchall()
+    held = {row[0]: row[column] for row in rows}
+    left = [max(0, most - held[tenant_id]) for tenant_id, most in quotas.items()]
+    return int4_array(np.array(tenants)), int8_array(np.array(left))
+
+
+async def _add(
+    connection: Connection,
+    scope: Collection[int],
+    add: LiteralString,
+    parameters: Sequence[Any],
+    find: LiteralString,
+    keys: Sequence[Any],
+) -> list[Any]:
+    """Adds what is new, as far as there is room, and commits; then looks for all once more, since others may
+    have added some in between."""
+    await connection.execute(add, parameters)
+    await connection.commit()
+    await begin(connection, scope)
+    cursor = await connection.execute(find, keys, binary=True)
+    return await cursor.fetchall()
+
+
+def _size_of_subject(key: Subject) -> int:
+    return _ENTRY_BYTES + sys.getsizeof(key[1])
+
+
+def _size_of_series(key: SeriesKey) -> int:
+    texts = sum(sys.getsizeof(name) + sys.getsizeof(value) for name, value in key.dimensions)
+    return _ENTRY_BYTES + _PAIR_BYTES * len(key.dimensions) + texts
 
 
 def _series_key(key: SeriesKey) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 
 from meterline.db.pool import Connection, Database
@@ -14,7 +14,7 @@ from meterline_ingest.domain.type_book import NOBODY
 
 queries = Queries("meterline_ingest.repository", "limits.sql")
 
-_NO_VALUES = {"events_per_second": None, "burst": None, "weight": None}
+_NO_VALUES = dict.fromkeys(each.name for each in fields(Limits))
 
 
 @dataclass(frozen=True, slots=True)

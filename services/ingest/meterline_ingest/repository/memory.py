@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -10,16 +10,22 @@ V = TypeVar("V")
 
 
 class TwoGenerations(Generic[K, V]):
-    """At most 2 x `size` entries. When the young generation is full it becomes the old one.
+    """Entries of 2 x `size` at most, and one. When the young generation is full it becomes the old one.
 
     `cachetools.LRUCache` reorders on every look, which costs 20 times a plain dictionary's look; here a
     batch of lookups is one C loop.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, size_of: Callable[[K], int]) -> None:
+        """
+        size: bytes of a generation
+        size_of: about how many bytes an entry takes, by its key
+        """
         self._size = size
+        self._size_of = size_of
         self._young: dict[K, V] = {}
         self._old: dict[K, V] = {}
+        self._held = 0
 
     def get_many(self, keys: Iterable[K]) -> list[V | None]:
         """Values in the order of `keys`, None where unknown."""
@@ -33,6 +39,8 @@ class TwoGenerations(Generic[K, V]):
         return values
 
     def put(self, key: K, value: V) -> None:
-        if len(self._young) >= self._size:
-            self._old, self._young = self._young, {}
+        if key not in self._young:
+            if self._held >= self._size:
+                self._old, self._young, self._held = self._young, {}, 0
+            self._held += self._size_of(key)
         self._young[key] = value

@@ -19,7 +19,15 @@ from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanContext, TraceFlags
 from meterline_ingest.domain.columns import UUID_DTYPE, Ids
 from meterline_ingest.domain.limits import MAX_EVENT_ID
 from meterline_ingest.domain.outcomes import Problem, Stage
-from meterline_ingest.domain.quarantine import MAX_FIELD, MAX_NAME, QuarantineFilter, State, cut
+from meterline_ingest.domain.quarantine import (
+    ENTRY_BYTES,
+    MAX_FIELD,
+    MAX_NAME,
+    Held,
+    QuarantineFilter,
+    State,
+    cut,
+)
 from meterline_ingest.repository.writing import signed, unsigned
 
 if TYPE_CHECKING:
@@ -62,6 +70,11 @@ class Entry:
     def key(self) -> Key:
         return self.tenant_id, self.quarantine_id
 
+    @property
+    def needs(self) -> Held:
+        """What it takes of the tenant's room."""
+        return Held(1, len(self.payload) + ENTRY_BYTES)
+
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
@@ -90,10 +103,10 @@ class Quarantined:
         return self.received_at, self.quarantine_id
 
 
-async def waiting(connection: Connection, tenant_ids: Collection[int]) -> dict[int, int]:
-    """How many entries of each tenant wait; a tenant that never had one is left out."""
-    cursor = await connection.execute(queries.waiting, (sorted(tenant_ids),), binary=True)
-    return dict(await cursor.fetchall())
+async def held(connection: Connection, tenant_ids: Collection[int]) -> dict[int, Held]:
+    """What is kept of each tenant's; a tenant that never had an entry is left out."""
+    cursor = await connection.execute(queries.held, (sorted(tenant_ids),), binary=True)
+    return {tenant_id: Held(*values) for tenant_id, *values in await cursor.fetchall()}
 
 
 async def known(connection: Connection, keys: Collection[Key]) -> set[Key]:
@@ -205,6 +218,12 @@ async def forget_waiting(connection: Connection, tenant_id: int, age: timedelta,
     return (await connection.execute(queries.forget_waiting, parameters)).rowcount
 
 
+async def forget_oldest(connection: Connection, tenant_id: int, excess: int, limit: int) -> int:
+    """Deletes the entries that were settled first, until they had `excess` bytes; returns how many."""
+    parameters = {"tenant_id": tenant_id, "excess": excess, "limit": limit}
+    return (await connection.execute(queries.forget_oldest, parameters)).rowcount
+
+
 class QuarantineCounts:
     """What concerns the entries of all tenants."""
 
@@ -214,6 +233,16 @@ class QuarantineCounts:
     async def waiting(self) -> int:
         ((count,),) = await self._database.fetch(queries.all_waiting, tenants=ALL_TENANTS)
         return int(count)
+
+    async def most(self) -> Held:
+        """The most that any tenant has, of either."""
+        ((waiting, size),) = await self._database.fetch(queries.most_held, tenants=ALL_TENANTS)
+        return Held(waiting, size)
+
+    async def larger_than(self, size: int) -> list[tuple[int, int]]:
+        """Tenants that have more bytes, and how many these are."""
+        rows = await self._database.fetch(queries.larger_than, (size,), ALL_TENANTS)
+        return [(tenant_id, held) for tenant_id, held in rows]
 
     async def tenants(self) -> list[int]:
         """Those that have entries that wait."""

@@ -1,9 +1,16 @@
--- name: waiting
-SELECT tenant_id, waiting FROM quarantine_counts WHERE tenant_id = ANY(%s::int4[])
+-- name: held
+SELECT tenant_id, waiting, bytes FROM quarantine_counts WHERE tenant_id = ANY(%s::int4[])
 
 -- name: all_waiting
 -- tenant: a metric of all of them
 SELECT coalesce(sum(waiting), 0)::bigint FROM quarantine_counts
+
+-- name: most_held
+-- tenant: a metric of all of them
+SELECT coalesce(max(waiting), 0)::bigint, coalesce(max(bytes), 0)::bigint FROM quarantine_counts
+
+-- name: larger_than
+SELECT tenant_id, bytes FROM quarantine_counts WHERE bytes > %s ORDER BY tenant_id
 
 -- name: known
 SELECT tenant_id, quarantine_id
@@ -112,6 +119,21 @@ WITH old AS (
 )
 DELETE FROM quarantine q USING locked
 WHERE q.tenant_id = locked.tenant_id AND q.quarantine_id = locked.quarantine_id
+
+-- name: forget_oldest
+WITH old AS (
+    SELECT quarantine_id, quarantine_bytes(payload) AS bytes,
+           sum(quarantine_bytes(payload)) OVER (ORDER BY settled_at, quarantine_id) AS total
+    FROM quarantine
+    WHERE tenant_id = %(tenant_id)s AND state <> 'waiting'
+    ORDER BY settled_at, quarantine_id LIMIT %(limit)s
+), locked AS (
+    SELECT quarantine_id FROM quarantine JOIN old USING (quarantine_id)
+    WHERE tenant_id = %(tenant_id)s AND state <> 'waiting' AND old.total - old.bytes < %(excess)s
+    ORDER BY quarantine_id FOR UPDATE OF quarantine
+)
+DELETE FROM quarantine q USING locked
+WHERE q.tenant_id = %(tenant_id)s AND q.quarantine_id = locked.quarantine_id
 
 -- name: tenants_waiting
 -- tenant: upkeep of all of them

@@ -98,6 +98,7 @@ def _changing(timer: Timer) -> dict[str, Any]:
         "tenant_id": timer.tenant_id,
         "timer_id": timer.timer_id,
         "last_heartbeat_at": to_datetime(timer.last_heartbeat_us),
+        "has_heartbeat": timer.has_heartbeat,
         "state": int(timer.state),
         "stopped_at": None if timer.stopped_us is None else to_datetime(timer.stopped_us),
         "flags": list(timer.flags),
@@ -123,4 +124,5 @@ def _timer(row: Sequence[Any]) -> Timer:
         row[10],
         row[11],
         None if row[12] is None else to_us(row[12]),
+        row[13],
     )

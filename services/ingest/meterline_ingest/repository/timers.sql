@@ -11,28 +11,28 @@ SELECT count(*) FROM (
 -- name: insert_timer
 INSERT INTO timers (
     tenant_id, timer_id, event_type, subject, content, started_by_caller, started_at, last_heartbeat_at,
-    state, due_at
+    has_heartbeat, state, due_at
 )
 VALUES (
     %(tenant_id)s, %(timer_id)s, %(event_type)s, %(subject)s, %(content)s, %(started_by_caller)s,
-    %(started_at)s, %(last_heartbeat_at)s, %(state)s, %(due_at)s
+    %(started_at)s, %(last_heartbeat_at)s, %(has_heartbeat)s, %(state)s, %(due_at)s
 )
 ON CONFLICT DO NOTHING
 
 -- name: find_timer
 SELECT tenant_id, timer_id, content, started_by_caller, started_at, last_heartbeat_at, state, stopped_at,
-       flags, event_id, problem, attempts, due_at
+       flags, event_id, problem, attempts, due_at, has_heartbeat
 FROM timers WHERE tenant_id = %s AND timer_id = %s
 
 -- name: lock_timer
 SELECT tenant_id, timer_id, content, started_by_caller, started_at, last_heartbeat_at, state, stopped_at,
-       flags, event_id, problem, attempts, due_at
+       flags, event_id, problem, attempts, due_at, has_heartbeat
 FROM timers WHERE tenant_id = %s AND timer_id = %s
 FOR UPDATE
 
 -- name: update_timer
 UPDATE timers SET
-    last_heartbeat_at = %(last_heartbeat_at)s, state = %(state)s, stopped_at = %(stopped_at)s,
+    last_heartbeat_at = %(last_heartbeat_at)s, has_heartbeat = %(has_heartbeat)s, state = %(state)s, stopped_at = %(stopped_at)s,
     flags = %(flags)s, event_id = %(event_id)s, problem = %(problem)s, attempts = %(attempts)s,
     due_at = %(due_at)s
 WHERE tenant_id = %(tenant_id)s AND timer_id = %(timer_id)s
@@ -42,7 +42,7 @@ DELETE FROM timers WHERE tenant_id = %s AND timer_id = %s
 
 -- name: list_timers
 SELECT tenant_id, timer_id, content, started_by_caller, started_at, last_heartbeat_at, state, stopped_at,
-       flags, event_id, problem, attempts, due_at
+       flags, event_id, problem, attempts, due_at, has_heartbeat
 FROM timers
 WHERE tenant_id = %(tenant_id)s AND timer_id > %(after)s
   AND (%(state)s::int2 IS NULL OR state = %(state)s)

@@ -18,7 +18,7 @@ from meterline_protos.ingest.v1 import events_pb2, events_pb2_grpc
 from meterline_ingest.domain.audit import ChangeRequest
 from meterline_ingest.domain.walk import Page, Position
 from meterline_ingest.handlers import events as handlers
-from meterline_ingest.handlers.republishing import Republisher
+from meterline_ingest.handlers.republishing import Replayed, Republisher
 from meterline_ingest.handlers.unsealing import Unsealer
 from meterline_ingest.registry import TypeRegistry
 from meterline_ingest.repository.reading import EventFilter, EventReader, StoredEvent
@@ -107,10 +107,10 @@ class EventsServicer(events_pb2_grpc.EventsServiceServicer):
         )
 
     async def Replay(self, request: events_pb2.ReplayRequest, context: Context) -> events_pb2.ReplayResponse:
-        messages = await self._replay(request)
-        return events_pb2.ReplayResponse(messages=messages)
+        found = await self._replay(request)
+        return events_pb2.ReplayResponse(messages=found.again, waiting=found.waiting)
 
-    async def _replay(self, request: events_pb2.ReplayRequest) -> int:
+    async def _replay(self, request: events_pb2.ReplayRequest) -> Replayed:
         given = [bool(request.event_ids), bool(request.batch_ids), request.HasField("range")]
         if sum(given) != 1:
             raise InvalidArgumentError("range, event_ids, batch_ids", "one of them")

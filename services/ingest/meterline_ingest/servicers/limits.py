@@ -51,16 +51,28 @@ class LimitsServicer(limits_pb2_grpc.LimitsServiceServicer):
             limits=_to_proto(found.limits),
             origin=limits_pb2.LimitOrigin.ValueType(found.origin),
             left=found.left,
+            kept=limits_pb2.Kept(
+                series=found.held.series,
+                max_series=found.quotas.series,
+                subjects=found.held.subjects,
+                max_subjects=found.quotas.subjects,
+            ),
         )
 
 
 def _from_proto(message: limits_pb2.Limits) -> Limits:
-    return wanted(message.events_per_second, message.burst, message.weight)
+    return wanted(
+        message.events_per_second, message.burst, message.weight, message.max_series, message.max_subjects
+    )
 
 
 def _to_proto(limits: Limits) -> limits_pb2.Limits:
     return limits_pb2.Limits(
-        events_per_second=limits.events_per_second, burst=limits.burst, weight=limits.weight
+        events_per_second=limits.events_per_second,
+        burst=limits.burst,
+        weight=limits.weight,
+        max_series=limits.max_series,
+        max_subjects=limits.max_subjects,
     )
 
 

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from meterline_publisher.domain.assessment import Assessment
 from meterline_publisher.domain.ledger import PublicationState
-from meterline_publisher.domain.records import Line, Publication
+from meterline_publisher.domain.records import Invoice, InvoiceState, Line, Publication
 from meterline_publisher.domain.rule_sets import Rule, RuleSet
 
 
@@ -51,18 +51,30 @@ def taken_by(
     return min((owners - {meter}) & set(priced), default=None)
 
 
-def as_sent(rule_set: RuleSet, lines: Mapping[str, Line], publications: Iterable[Publication]) -> RuleSet:
-    """The rules with the settings that a period's usage went with, where some is at the provider or may be.
+def bound(
+    invoice: Invoice | None, plan: str, lines: Collection[str], publications: Iterable[Publication]
+) -> Collection[str]:
+    """The meters of a period that keep the settings of their lines: those of which something is at the
+    provider or may be, and all of a final invoice. What was rejected is not there. Where another `plan` rates
+    the period than before, its settings hold, and what was sent by the old ones is taken back.
 
-    `publications`: the period's. What was rejected is not there, so it binds nothing.
+    lines: the meters of the invoice's lines; publications: the period's
     """
-    sent = {row.meter for row in publications if row.state != PublicationState.REJECTED}
-    return RuleSet(tuple(_as_line(rule, lines, sent) for rule in rule_set.rules))
+    if invoice is None or invoice.plan != plan:
+        return ()
+    if InvoiceState(invoice.state).final:
+        return lines
+    return {row.meter for row in publications if row.state != PublicationState.REJECTED}
 
 
-def _as_line(rule: Rule, lines: Mapping[str, Line], sent: Collection[str]) -> Rule:
+def as_sent(rule_set: RuleSet, lines: Mapping[str, Line], meters: Collection[str]) -> RuleSet:
+    """The rules with the settings that the lines of these meters went with."""
+    return RuleSet(tuple(_as_line(rule, lines, meters) for rule in rule_set.rules))
+
+
+def _as_line(rule: Rule, lines: Mapping[str, Line], meters: Collection[str]) -> Rule:
     line = lines.get(rule.meter)
-    if line is None or rule.meter not in sent:
+    if line is None or rule.meter not in meters:
         return rule
     return rule.sent_as(line.billing_event_name, line.billing_scale)
 

@@ -1,18 +1,20 @@
 """The rules of the ledger: what is still to be sent, when, and what an unclear answer allows.
 
-The ledger holds differences. Those of one meter and period telescope: whatever the aggregation is, what was
-sent adds up to the latest value, and a late change or a correction is one more difference.
+The ledger holds differences. Those of one meter, period and event name telescope: whatever the aggregation
+is, what was sent adds up to the latest value, and a late change or a correction is one more difference.
 """
 
 import random
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 
 from meterline_publisher.domain.money import EXACT, exact_sum
 from meterline_publisher.domain.periods import Period
-from meterline_publisher.domain.records import Publication
+from meterline_publisher.domain.records import Line, Publication
 
 # The provider takes whole numbers of at most this many digits.
 MAX_DIGITS = 15
@@ -62,21 +64,64 @@ def refusal(difference: Decimal) -> Refusal | None:
     return Refusal.TOO_MANY_DIGITS if len(str(abs(int(difference)))) > MAX_DIGITS else None
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the rows of one meter under one event name must come to at the provider, scaled, and the
+    calculation that says so."""
+
+    meter: str
+    event_name: str
+    value: Decimal
+    calculation_id: uuid.UUID
+
+
+def targets(lines: Iterable[Line], rows: Iterable[Publication]) -> list[Target]:
+    """What must be at the provider for a period, in the order of meters and event names.
+
+    What was sent under a name that its meter no longer has, since another plan or version prices it, must
+    come to nothing there: the provider would bill it as well.
+    """
+    by_meter = {line.meter: line for line in lines}
+    wanted = {
+        (line.meter, line.billing_event_name): Target(
+            line.meter, line.billing_event_name, line.billing_target, line.calculation_id
+        )
+        for line in by_meter.values()
+        if line.billing_target is not None
+    }
+    for row in rows:
+        key = row.meter, row.event_name
+        if key not in wanted:
+            now = by_meter.get(row.meter)
+            reason = now.calculation_id if now else row.calculation_id
+            wanted[key] = Target(row.meter, row.event_name, Decimal(0), reason)
+    return [wanted[key] for key in sorted(wanted)]
+
+
 def difference(target: Decimal, rows: Sequence[Publication], *, retry_rejected: bool) -> Decimal | None:
-    """What is to be added so that the rows of one meter and period come to `target`; None for nothing.
+    """What is to be added so that the rows of one meter, period and event name come to `target`; None for
+    nothing.
 
     What was rejected is not at the provider, so it is part of the next difference. The same difference is
     not tried again by itself, which would only fill the ledger: `retry_rejected` says that somebody asked,
     and even then not if the provider would not take it anyway.
     """
-    known = exact_sum(row.value for row in rows if row.state != PublicationState.REJECTED)
-    missing = EXACT.subtract(target, known)
+    missing = EXACT.subtract(target, _coming(rows))
     if not missing:
         return None
     last = rows[-1] if rows else None
     if last is not None and last.state == PublicationState.REJECTED and last.value == missing:
         return missing if retry_rejected and refusal(missing) is None else None
     return missing
+
+
+def is_reached(target: Decimal, rows: Sequence[Publication]) -> bool:
+    """Whether the rows come to `target` once all that is on its way has arrived."""
+    return _coming(rows) == target
+
+
+def _coming(rows: Sequence[Publication]) -> Decimal:
+    return exact_sum(row.value for row in rows if row.state != PublicationState.REJECTED)
 
 
 def event_time(period: Period, provider_now: datetime) -> datetime:

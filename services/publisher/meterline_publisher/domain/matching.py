@@ -29,6 +29,7 @@ def counts(
         event_type == meter.event_type
         and all(dimensions.get(name) == value for name, value in meter.filter.items())
         and (not meter.quantity or meter.quantity in quantities)
-        and (not meter.unique_dimension or meter.unique_dimension in dimensions)
+        # An empty value is nobody: it would be one member more of every count.
+        and (not meter.unique_dimension or bool(dimensions.get(meter.unique_dimension)))
         and (not meter.of_subjects or bool(subject))
     )

@@ -112,3 +112,26 @@ class Publication:
         """Deterministic; asynchronous error reports of the provider name it."""
         suffix = f"#{self.key_generation}" if self.key_generation else ""
         return f"meterline:{self.identifier}{suffix}"
+
+
+Place = tuple[int, datetime, str]
+"""Where a list of gaps goes on: tenant, period start, and reason and meter as one text."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredGap:
+    """A billing gap as it is kept. `since`: when it was found first."""
+
+    tenant_id: int
+    slug: str
+    period_start: datetime
+    period_end: datetime
+    meter: str
+    reason: str
+    since: datetime
+    detail: str
+    quantity: Decimal | None
+
+    @property
+    def place(self) -> Place:
+        return self.tenant_id, self.period_start, f"{self.reason}/{self.meter}"

@@ -82,29 +82,32 @@ class RuleSet:
         return [[rule.rule_id, rule.version.version] for rule in self.rules]
 
 
-def choose(
-    catalogue: Iterable[Rule], period_start: datetime, kept: Mapping[str, int], zone: ZoneInfo
-) -> RuleSet:
+def choose(catalogue: Iterable[Rule], period_start: datetime, zone: ZoneInfo) -> RuleSet:
     """The rules of a plan for a period: for each meter the version in force in `zone` at the period's start.
 
-    `catalogue` holds all versions of one plan. `kept` maps meters that were rated before to the version
-    that priced them: these never change, whatever was put since. A version that is kept and missing in
-    the catalogue is a VersionError, and so are versions that contradict each other; a meter without a
-    version in force is not priced.
+    `catalogue` holds all versions of one plan. Versions that contradict each other are a VersionError; a
+    meter without a version in force is not priced.
     """
     rules = []
     ordered = sorted(catalogue, key=attrgetter("meter"))
-    for meter, group in groupby(ordered, key=attrgetter("meter")):
+    for _, group in groupby(ordered, key=attrgetter("meter")):
         versions = {rule.version.version: rule for rule in group}
-        number = kept.get(meter) or _in_force(versions, period_start, zone)
-        if number is None:
-            continue
-        if number not in versions:
-            raise VersionError(f"version {number} of {meter} is missing")
-        rules.append(versions[number])
-    if missing := set(kept) - {rule.meter for rule in rules}:
-        raise VersionError(f"no price of {', '.join(sorted(missing))} is known any more")
+        number = _in_force(versions, period_start, zone)
+        if number is not None:
+            rules.append(versions[number])
     return RuleSet(tuple(rules))
+
+
+def kept(catalogue: Iterable[Rule], versions: Mapping[str, int]) -> RuleSet:
+    """The rules of a final invoice: of each meter the version that priced it, whatever was put since.
+
+    A version that is missing in the catalogue is a VersionError; one that priced something is never
+    withdrawn.
+    """
+    rules = {rule.meter: rule for rule in catalogue if versions.get(rule.meter) == rule.version.version}
+    if missing := versions.keys() - rules.keys():
+        raise VersionError(f"the version that priced {', '.join(sorted(missing))} is missing")
+    return RuleSet(tuple(rules[meter] for meter in sorted(rules)))
 
 
 def _in_force(versions: Mapping[int, Rule], at: datetime, zone: ZoneInfo) -> int | None:

@@ -121,7 +121,7 @@ class Explaining:
     async def _stored(
         self, tenant: Tenant, line_id: uuid.UUID
     ) -> tuple[Invoice, Line, Sequence[Publication]]:
-        async with self._database.connection() as connection:
+        async with self._database.connection([tenant.tenant_id]) as connection:
             line = await invoices.line(connection, tenant.tenant_id, line_id)
             if line is None:
                 raise NotFoundError("invoice line", str(line_id))
@@ -161,7 +161,7 @@ class Explaining:
     async def _use(self, tenant: Tenant, meter: str, period: Period) -> EventUse:
         window = await self._aggregate.month(tenant.slug, meter, period)
         window_id = window.window_id if window else ""
-        async with self._database.connection() as connection:
+        async with self._database.connection([tenant.tenant_id]) as connection:
             invoice = await invoices.by_period(connection, tenant.tenant_id, period.start)
             if invoice is None:
                 return EventUse(meter, window_id, None, None, [])

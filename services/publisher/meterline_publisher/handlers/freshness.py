@@ -1,68 +1,99 @@
-"""Usage is never rated stale: what the aggregate service knows must have arrived here."""
+"""Usage is never rated stale: the aggregate service is asked, and its answer is what is rated.
+
+`usage.window` comes about once a minute, so under steady traffic the replica is always a little behind. What
+is asked here is the same absolute value with the same revision, so it may be kept in the replica too.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from decimal import InvalidOperation
 from typing import Final
 
-from meterline.db.pool import Database
 from meterline.errors import AbortedError, NotFoundError
 from meterline.tenants import Tenant
+from meterline_protos.aggregate.v1 import usage_pb2
 
+from meterline_publisher.domain.gaps import GapReason, NotBillableError
 from meterline_publisher.domain.periods import Period
 from meterline_publisher.domain.rule_sets import Rule
-from meterline_publisher.domain.unbillable import UnbillableMeterError, unknown_meter
+from meterline_publisher.handlers.usage import to_window
 from meterline_publisher.peers import Aggregate
-from meterline_publisher.repository import usage
+from meterline_publisher.repository.usage import UsageWindow
 
-_POLL_SECONDS: Final = 0.05
+_POLL_SECONDS: Final = 0.1
+# A rebuild reads all events of a month: mostly done within seconds. A new tenant is known within one.
+_REBUILD_SECONDS: Final = 2.0
+_TENANT_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """What aggregate answered: windows, and which of the meters that were asked for do not exist."""
+
+    windows: Sequence[UsageWindow]
+    unknown: Set[str]
 
 
 class Freshness:
-    """Compares the replica of usage with the service that it is a replica of."""
+    """Reads the months of a tenant where they are made. `wait_seconds`: how long a rebuild is waited for."""
 
-    def __init__(self, database: Database, aggregate: Aggregate, wait_seconds: float) -> None:
-        self._database = database
+    def __init__(self, aggregate: Aggregate, wait_seconds: float) -> None:
         self._aggregate = aggregate
         self._wait_seconds = wait_seconds
 
-    async def require(
-        self, tenant: Tenant, period: Period, rules: Sequence[Rule]
-    ) -> Mapping[str, UnbillableMeterError]:
-        """Returns once the usage of these rules' meters is here as it was when this was called; by meter why
-        those cannot be billed that do not exist.
+    async def pull(self, tenant: Tenant, period: Period, rules: Sequence[Rule]) -> Pulled:
+        """The usage of these rules' meters as it is now; a meter without events has no window.
 
-        Raises AbortedError if usage is still on its way after the wait, UnavailableError.
+        Raises AbortedError with a time to wait while a value is being rebuilt, or the tenant is not known
+        there yet; NotBillableError for a value that cannot be billed; UnavailableError.
         """
-        needed = [rule for rule in rules if rule.needs_usage]
-        found = await asyncio.gather(*(self._revision(tenant, period, rule) for rule in needed))
-        expected = {
-            rule.meter: revision for rule, revision in zip(needed, found, strict=True) if revision is not None
-        }
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._wait_seconds
-        while late := await self._late(tenant, period, expected):
-            if loop.time() >= deadline:
-                raise AbortedError(f"usage of {', '.join(late)} is still on its way; try again")
-            await asyncio.sleep(_POLL_SECONDS)
-        return {rule.meter: unknown_meter(rule) for rule in needed if rule.meter not in expected}
+        asked = [rule for rule in rules if rule.needs_usage]
+        found: list[UsageWindow] = []
+        unknown: set[str] = set()
+        while asked:
+            windows = await asyncio.gather(*(self._month(tenant, period, rule, unknown) for rule in asked))
+            answered = list(zip(asked, windows, strict=True))
+            asked = [rule for rule, window in answered if window is not None and window.rebuilding]
+            found += [
+                _window(tenant, rule, window)
+                for rule, window in answered
+                if window is not None and not window.rebuilding
+            ]
+            if asked and loop.time() >= deadline:
+                meters = ", ".join(rule.meter for rule in asked)
+                raise AbortedError(f"usage of {meters} is being rebuilt; try again", _REBUILD_SECONDS)
+            if asked:
+                await asyncio.sleep(_POLL_SECONDS)
+        return Pulled(found, unknown)
 
-    async def _revision(self, tenant: Tenant, period: Period, rule: Rule) -> int | None:
-        """Of the meter's window as aggregate has it, 0 without one; None when there is no such meter."""
+    async def existing(self, meters: Set[str]) -> Set[str]:
+        """Those of the meters that exist. Raises UnavailableError."""
+        return meters & (await self._aggregate.meters(meters)).keys() if meters else meters
+
+    async def _month(
+        self, tenant: Tenant, period: Period, rule: Rule, unknown: set[str]
+    ) -> usage_pb2.Window | None:
+        """The window, if there is one; a meter that does not exist is added to `unknown`."""
         try:
-            window = await self._aggregate.month(tenant.slug, rule.meter, period)
+            return await self._aggregate.month(tenant.slug, rule.meter, period)
         except NotFoundError as error:
             if error.kind != "meter":
-                raise AbortedError(f"aggregate has not heard of {tenant.slug} yet; try again") from error
+                raise AbortedError(
+                    f"aggregate has not heard of {tenant.slug} yet; try again", _TENANT_SECONDS
+                ) from error
+            unknown.add(rule.meter)
             return None
-        return window.revision if window else 0
 
-    async def _late(self, tenant: Tenant, period: Period, expected: dict[str, int]) -> list[str]:
-        async with self._database.connection() as connection:
-            known = await usage.of_period(connection, tenant.tenant_id, period.start)
-        return [
-            meter
-            for meter, revision in expected.items()
-            if (known[meter].revision if meter in known else 0) < revision
-        ]
+
+def _window(tenant: Tenant, rule: Rule, window: usage_pb2.Window) -> UsageWindow:
+    try:
+        return to_window(tenant.tenant_id, rule.meter, window)
+    except (ValueError, OverflowError, InvalidOperation) as error:
+        raise NotBillableError(
+            GapReason.FAULT, f"usage of {rule.meter}", f"cannot be billed: {error}"
+        ) from error

@@ -17,6 +17,8 @@ from meterline_publisher.domain.months import month_of
 from meterline_publisher.domain.rating import QuantityError
 from meterline_publisher.domain.records import Invoice, InvoiceState, Line
 from meterline_publisher.handlers import rating
+from meterline_publisher.handlers.freshness import Freshness
+from meterline_publisher.handlers.pricing import basis
 from meterline_publisher.handlers.tenants import require_billed
 from meterline_publisher.provider.port import BillingProvider
 from meterline_publisher.repository import invoices
@@ -35,51 +37,59 @@ class Preview:
 class Invoices:
     """Everything here only reads."""
 
-    def __init__(self, database: Database, tenants: TenantReplica, provider: BillingProvider) -> None:
+    def __init__(
+        self, database: Database, tenants: TenantReplica, provider: BillingProvider, freshness: Freshness
+    ) -> None:
         self._database = database
         self._tenants = tenants
         self._provider = provider
+        self._freshness = freshness
 
     async def preview(self, slug: str, at: datetime, deltas: Mapping[str, Decimal]) -> Preview:
-        """The period that `at` lies in, rated by what is known here, and by values that are others by
+        """The period that `at` lies in, rated by what aggregate knows now, and by values that are others by
         `deltas`. Its ids are all zero.
 
-        Raises NotFoundError, FailedPreconditionError when nothing is priced, or billed yet,
-        InvalidArgumentError for values with too many digits.
+        Raises NotFoundError; FailedPreconditionError when nothing can be billed, or nothing yet; AbortedError
+        while usage is being rebuilt; UnavailableError when aggregate cannot be asked; InvalidArgumentError
+        for values with too many digits.
         """
         tenant = await self._tenants.get(slug)
         period = month_of(at, tenant.zone)
         require_billed(tenant, period)
-        async with self._database.connection() as connection:
+        async with self._database.connection([tenant.tenant_id]) as connection:
+            priced = await basis(connection, tenant, period)
+        pulled = await self._freshness.pull(tenant, period, priced.rule_set.rules)
+        priced = priced.without(pulled.unknown)
+        async with self._database.connection([tenant.tenant_id]) as connection:
             try:
-                found = await rating.draft(connection, tenant, period, deltas)
+                found = await rating.draft(connection, priced, pulled.windows, deltas)
             except QuantityError as error:
                 raise InvalidArgumentError("changes", str(error)) from error
         invoice = Invoice(
             tenant_id=tenant.tenant_id,
             invoice_id=NO_ID,
-            plan=found.plan,
+            plan=priced.plan,
             currency=tenant.currency,
-            period_start=found.period.start,
-            period_end=found.period.end,
+            period_start=priced.period.start,
+            period_end=priced.period.end,
             state=InvoiceState.OPEN.value,
             total=found.total,
             version=0,
-            rule_set_id=found.rule_set.rule_set_id,
+            rule_set_id=priced.rule_set.rule_set_id,
             external_invoice_id="",
             external_total=None,
             trace="",
         )
         decimals = self._provider.decimals(tenant.currency)
         lines = [to_line(assessment, invoice, provider_decimals=decimals) for assessment in found.assessments]
-        stored = found.invoice
+        stored = priced.invoice
         final = stored if stored is not None and InvoiceState(stored.state).final else None
         return Preview(tenant, invoice, lines, final)
 
     async def get(self, slug: str, invoice_id: uuid.UUID) -> tuple[Tenant, Invoice, list[Line]]:
         """Raises NotFoundError."""
         tenant = await self._tenants.get(slug)
-        async with self._database.connection() as connection:
+        async with self._database.connection([tenant.tenant_id]) as connection:
             invoice = await invoices.by_id(connection, tenant.tenant_id, invoice_id)
             if invoice is None:
                 raise NotFoundError("invoice", str(invoice_id))
@@ -91,7 +101,7 @@ class Invoices:
     ) -> tuple[Tenant, Sequence[tuple[Invoice, list[Line]]]]:
         """At most `limit` invoices of periods that begin before then, newest first."""
         tenant = await self._tenants.get(slug)
-        async with self._database.connection() as connection:
+        async with self._database.connection([tenant.tenant_id]) as connection:
             page = await invoices.page(connection, tenant.tenant_id, before, limit)
             lines = await invoices.lines(
                 connection, tenant.tenant_id, [invoice.invoice_id for invoice in page]

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 
 from meterline.auth.principals import current_principal
 from meterline.db.pool import Connection, Database
+from meterline.db.scope import ALL_TENANTS
 from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
 
 from meterline_publisher.domain.rule_sets import Rule
 from meterline_publisher.handlers.deliveries import require_own_event_name, set_by_price
 from meterline_publisher.peers import Aggregate
-from meterline_publisher.repository import deliveries, prices
+from meterline_publisher.repository import deliveries, invoices, prices
 
 
 class Prices:
@@ -27,13 +28,14 @@ class Prices:
         """The version as it is kept, and whether it is new.
 
         Raises AlreadyExistsError when the version is there with other content, FailedPreconditionError
-        when it does not follow the one before it, or says another delivery than the one that holds, or when
-        another meter of the plan is sent under the same name, when there is no such meter, or when the plan
-        is in another currency; UnavailableError.
+        when it does not follow the one before it, would price a period that is final, or says another
+        delivery than the one that holds, or when another meter of the plan is sent under the same name, when
+        there is no such meter, or when the plan is in another currency; UnavailableError.
         """
         # Asked before the transaction, which others of the plan wait for. A meter is never deleted.
         meter_exists = not rule.needs_usage or rule.meter in await self._aggregate.meters([rule.meter])
-        async with self._unit_of_work.begin() as tx:
+        # What is final is looked for among the invoices of all tenants.
+        async with self._unit_of_work.begin(ALL_TENANTS) as tx:
             await prices.lock(tx.connection, rule.plan)
             plan = await prices.of_plan(tx.connection, rule.plan)
             versions = [known for known in plan if known.meter == rule.meter]
@@ -46,6 +48,7 @@ class Prices:
                 raise FailedPreconditionError(f"meter {rule.meter}", "does not exist", "METER_UNKNOWN")
             _require_successor(rule, versions, await prices.numbers(tx.connection, rule.plan, rule.meter))
             _require_currency(rule, plan)
+            await _require_open_periods(tx.connection, rule)
             known = await deliveries.of_plan(tx.connection, rule.plan)
             require_own_event_name(rule.event_name, rule.meter, known, {other.meter for other in plan})
             put = await set_by_price(tx.connection, rule, known, first=not versions)
@@ -107,8 +110,21 @@ def _require_successor(rule: Rule, versions: list[Rule], numbers: Mapping[int, b
         )
 
 
+async def _require_open_periods(connection: Connection, rule: Rule) -> None:
+    """What is final was billed by the versions of then: one from before would say that it was not."""
+    start = rule.version.effective_from
+    final = await invoices.latest_final(connection, rule.plan, start)
+    if final is not None:
+        raise FailedPreconditionError(
+            f"price {_name(rule)}",
+            f"must take effect after {final.isoformat()}, the start of a period of this plan that has a final"
+            f" invoice; it would do so at {start.isoformat()}",
+            "PERIOD_IS_FINAL",
+        )
+
+
 def _require_currency(rule: Rule, plan: list[Rule]) -> None:
-    """A tenant is billed in one currency, so a plan in two would bill nobody."""
+    """A tenant is billed in one currency, so a plan in two would bill nobody whole."""
     code = rule.version.price.currency.code
     for known in plan:
         other = known.version.price.currency.code

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -11,25 +11,27 @@ from typing import Final
 from meterline.clock import Clock, to_datetime
 from meterline.db.pool import Database, time_left
 from meterline.db.unit_of_work import UnitOfWork
-from meterline.errors import FailedPreconditionError
-from meterline.telemetry.logging import logger
+from meterline.errors import FailedPreconditionError, MeterlineError
 from meterline.telemetry.tracing import tracer
 from meterline.tenants import Tenant, TenantReplica
 
+from meterline_publisher.domain.gaps import Gap, GapReason, NotBillableError
 from meterline_publisher.domain.ledger import PublicationState
 from meterline_publisher.domain.months import month_of
 from meterline_publisher.domain.periods import Period
 from meterline_publisher.domain.records import Invoice, Line, Publication
+from meterline_publisher.domain.rule_sets import Rule
 from meterline_publisher.handlers import rating
 from meterline_publisher.handlers.freshness import Freshness
+from meterline_publisher.handlers.gaps import Gaps, tell
+from meterline_publisher.handlers.pricing import basis
 from meterline_publisher.handlers.rating import Circumstances, Rated
 from meterline_publisher.handlers.settling import Settling
 from meterline_publisher.handlers.tenants import require_billed, require_customer
+from meterline_publisher.handlers.usage import UsageWindows
 from meterline_publisher.lineage import Lineage
 from meterline_publisher.provider.port import BillingProvider, RejectedError
 from meterline_publisher.repository import invoices, ledger
-
-log = logger()
 
 _POLL_SECONDS: Final = 0.05
 # What an answer needs after the wait, out of the caller's deadline.
@@ -58,7 +60,9 @@ class Publishing:
         tenants: TenantReplica,
         provider: BillingProvider,
         freshness: Freshness,
+        usage: UsageWindows,
         settling: Settling,
+        gaps: Gaps,
         lineage: Lineage,
         wake_sender: Callable[[], None],
         clock: Clock,
@@ -70,7 +74,9 @@ class Publishing:
         self._tenants = tenants
         self._provider = provider
         self._freshness = freshness
+        self._usage = usage
         self._settling = settling
+        self._gaps = gaps
         self._lineage = lineage
         self._wake_sender = wake_sender
         self._clock = clock
@@ -79,40 +85,58 @@ class Publishing:
     async def publish(self, slug: str, at: datetime) -> Published:
         """Rates the period that `at` lies in, and waits a while for its usage to be sent.
 
-        Raises NotFoundError; FailedPreconditionError without a customer or prices, before the period
-        begins and once the provider's invoice is final; AbortedError while usage is on its way here;
-        UnavailableError. Idempotent: what was sent is never sent again.
+        Raises NotFoundError; FailedPreconditionError without a customer or prices, before the first billed
+        day, before the period begins and once the provider's invoice is final; AbortedError while usage is
+        being rebuilt; UnavailableError. Idempotent: what was sent is never sent again.
         """
         tenant = await self._tenants.get(slug)
         period = month_of(at, tenant.zone)
         rated = await self.rate(tenant, period, retry_rejected=True)
         publications = await self._sent(rated.invoice)
-        async with self._database.connection() as connection:
+        async with self._database.connection([tenant.tenant_id]) as connection:
             invoice = await invoices.by_id(connection, tenant.tenant_id, rated.invoice.invoice_id)
             lines = await invoices.lines(connection, tenant.tenant_id, [rated.invoice.invoice_id])
         return Published(tenant, invoice or rated.invoice, lines[rated.invoice.invoice_id], publications)
 
     async def rate(self, tenant: Tenant, period: Period, *, retry_rejected: bool) -> Rated:
-        """Rates a period and hands the differences to the sender; raises as `publish`."""
-        require_customer(tenant)
+        """Rates a period and hands the differences to the sender; raises as `publish`. What cannot be billed
+        is noted as a gap."""
+        try:
+            return await self._rate(tenant, period, retry_rejected=retry_rejected)
+        except NotBillableError as error:
+            await self._gaps.note(tenant, period, error.gaps)
+            raise
+        except MeterlineError:
+            raise
+        except Exception as error:
+            await self._gaps.note(tenant, period, [Gap("", GapReason.FAULT, type(error).__name__)])
+            raise
+
+    async def _rate(self, tenant: Tenant, period: Period, *, retry_rejected: bool) -> Rated:
         require_billed(tenant, period)
-        async with self._database.connection() as connection:
-            before = await rating.draft(connection, tenant, period)
-        unknown = await self._freshness.require(tenant, period, before.rule_set.rules)
-        for error in (*before.unbillable.values(), *unknown.values()):
-            log.error("meter.not_billed", tenant=tenant.slug, meter=error.meter, cause=error.cause.value)
+        require_customer(tenant)
+        async with self._database.connection([tenant.tenant_id]) as connection:
+            before = await basis(connection, tenant, period)
+        unknown = await self._refresh(tenant, period, before.rule_set.rules)
+        known = before.without(unknown)
+        if not known.rule_set.rules:
+            # Says why, without a look at the provider.
+            async with self._database.connection([tenant.tenant_id]) as connection:
+                await rating.draft(connection, known)
         provider_now = await self._require_open(tenant, period, before.invoice)
         circumstances = Circumstances(
             now=to_datetime(self._clock.now_us()),
             provider_now=provider_now,
             provider_decimals=self._provider.decimals(tenant.currency),
             retry_rejected=retry_rejected,
+            fresh_meters={rule.meter for rule in before.rule_set.rules if rule.needs_usage},
             unknown_meters=unknown,
         )
         with tracer().start_as_current_span("rate period"):
-            async with self._unit_of_work.begin() as tx:
+            async with self._unit_of_work.begin([tenant.tenant_id]) as tx:
                 rated = await rating.store(tx, tenant, period, circumstances)
                 await tx.commit()
+            tell(tenant, period.start, rated.gaps)
             if rated.changed:
                 self._lineage.submit(tenant.slug, rated.invoice, rated.changed)
         if rated.added:
@@ -122,8 +146,18 @@ class Publishing:
     async def page(self, slug: str, before: int, limit: int) -> tuple[Tenant, list[Publication]]:
         """At most `limit` rows of the ledger with a `seq` below `before`, newest first."""
         tenant = await self._tenants.get(slug)
-        async with self._database.connection() as connection:
+        async with self._database.connection([tenant.tenant_id]) as connection:
             return tenant, await ledger.page(connection, tenant.tenant_id, before, limit)
+
+    async def _refresh(self, tenant: Tenant, period: Period, rules: Sequence[Rule]) -> Set[str]:
+        """Brings the replica to what aggregate knows now; answers which of the meters do not exist. A
+        transaction of its own: what was learnt stays known, whether or not it can be billed."""
+        pulled = await self._freshness.pull(tenant, period, rules)
+        if pulled.windows:
+            async with self._unit_of_work.begin([tenant.tenant_id]) as tx:
+                await self._usage.store(tx.connection, pulled.windows)
+                await tx.commit()
+        return pulled.unknown
 
     async def _require_open(self, tenant: Tenant, period: Period, invoice: Invoice | None) -> datetime:
         """The provider's time, at which the period has begun and its invoice is not final."""
@@ -134,10 +168,15 @@ class Publishing:
                 self._provider.find_invoice(customer, tenant.external_subscription_id, period),
             )
         except RejectedError as error:
-            raise FailedPreconditionError(f"customer {customer}", str(error)) from error
+            raise NotBillableError(GapReason.CUSTOMER_UNKNOWN, f"customer {customer}", str(error)) from error
         if external is not None and external.final:
-            if invoice is not None:
-                await self._settling.apply(invoice, external)
+            if invoice is None:
+                raise NotBillableError(
+                    GapReason.LATE_USAGE,
+                    f"invoice {external.invoice_id}",
+                    "is final at the provider, and the period was never rated before",
+                )
+            await self._settling.apply(invoice, external)
             raise FailedPreconditionError(
                 f"invoice {external.invoice_id}",
                 "is final at the provider; usage that came since shows in ReconcilePeriod",
@@ -157,7 +196,7 @@ class Publishing:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
         while True:
-            async with self._database.connection() as connection:
+            async with self._database.connection([invoice.tenant_id]) as connection:
                 rows = await ledger.of_period(connection, invoice.tenant_id, invoice.period_start)
             if loop.time() >= deadline or not any(row.state in _UNFINISHED for row in rows):
                 return rows

@@ -6,16 +6,15 @@ ratings of a period, however close together, send what one of them would have se
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Final
-from zoneinfo import ZoneInfo
 
 from meterline.db.pool import Connection
 from meterline.db.unit_of_work import Transaction
-from meterline.errors import FailedPreconditionError
+from meterline.errors import AbortedError, FailedPreconditionError
 from meterline.ids import new_id
 from meterline.telemetry import metrics
 from meterline.telemetry.logging import logger
@@ -24,169 +23,179 @@ from meterline.tenants import Tenant
 from meterline_publisher import events, traces
 from meterline_publisher.domain import ledger as rules
 from meterline_publisher.domain.assessment import Assessment, assess, changed_by
-from meterline_publisher.domain.deliveries import as_sent, redirected
+from meterline_publisher.domain.deliveries import redirected
+from meterline_publisher.domain.gaps import (
+    Gap,
+    GapReason,
+    NotBillableError,
+    none_billable,
+    undeliverable,
+    unpriced,
+    with_quantities,
+)
 from meterline_publisher.domain.identifiers import meter_event_identifier
 from meterline_publisher.domain.invoice import totals
-from meterline_publisher.domain.ledger import PublicationState
+from meterline_publisher.domain.ledger import PublicationState, Target
 from meterline_publisher.domain.lines import to_line
 from meterline_publisher.domain.money import Money, currency
 from meterline_publisher.domain.periods import Period
 from meterline_publisher.domain.records import Invoice, InvoiceState, Line, Publication
-from meterline_publisher.domain.rule_sets import RuleSet, choose
-from meterline_publisher.domain.unbillable import UnbillableMeterError, without_unbillable
-from meterline_publisher.domain.versions import VersionError
-from meterline_publisher.repository import invoices, ledger, prices, usage
+from meterline_publisher.handlers.pricing import Basis, basis
+from meterline_publisher.repository import gaps, invoices, ledger, prices, usage
+from meterline_publisher.repository.usage import UsageWindow
 
 log = logger()
 
 NOTHING_ELSE: Final[Mapping[str, Decimal]] = {}
-ALL_KNOWN: Final[Mapping[str, UnbillableMeterError]] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What rating makes of a period now, and what is stored of it: `lines` are the stored ones by meter."""
+    """What rating makes of a period now. `unbilled` is what has no line: meters of the plan that cannot be
+    billed, and meters that were used and have no price."""
 
-    tenant: Tenant
-    period: Period
-    plan: str
-    invoice: Invoice | None
-    lines: Mapping[str, Line]
-    rule_set: RuleSet
+    basis: Basis
     assessments: Sequence[Assessment]
-    unbillable: Mapping[str, UnbillableMeterError]
+    unbilled: Sequence[Gap]
 
     @property
     def total(self) -> Decimal:
-        paid_in = currency(self.tenant.currency)
+        paid_in = currency(self.basis.tenant.currency)
         return totals(found.line for found in self.assessments).get(paid_in, Money(paid_in, 0)).amount
 
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What a rating has to know of the world outside: two clocks, how the provider rounds, and which meters
-    of the plan do not exist."""
+    """What a rating has to know of the world outside: two clocks, how the provider rounds, of which meters
+    the usage was asked for, and which of these do not exist."""
 
     now: datetime
     provider_now: datetime
     provider_decimals: int
     retry_rejected: bool
-    unknown_meters: Mapping[str, UnbillableMeterError]
+    fresh_meters: Set[str]
+    unknown_meters: Set[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Rated:
-    """The stored outcome. `changed` are the lines that were calculated anew, `added` rows of the ledger."""
+    """The stored outcome. `changed` are the lines that were calculated anew, `added` rows of the ledger,
+    `gaps` what was found just now to be used and not billed."""
 
     invoice: Invoice
     changed: Sequence[Line]
     added: int
+    gaps: Sequence[Gap]
 
 
 async def draft(
     connection: Connection,
-    tenant: Tenant,
-    period: Period,
+    priced: Basis,
+    pulled: Iterable[UsageWindow] = (),
     deltas: Mapping[str, Decimal] = NOTHING_ELSE,
-    unknown_meters: Mapping[str, UnbillableMeterError] = ALL_KNOWN,
 ) -> Draft:
-    """Rates a period without storing anything, also if the values of some meters were others by `deltas`.
+    """Rates a period without storing anything: by the usage that is known here or, where that is newer, was
+    `pulled`; also as if the values of some meters were others by `deltas`.
 
-    The plan and the versions of an invoice that exists are kept, whatever was changed since. Meters that
-    cannot be billed are left out and said. Raises FailedPreconditionError when nothing is priced, or nothing
-    that can be billed.
+    Raises NotBillableError when none of the plan's meters can be billed.
     """
-    invoice = await invoices.by_period(connection, tenant.tenant_id, period.start)
-    lines: Mapping[str, Line] = {}
-    if invoice is not None:
-        stored = await invoices.lines(connection, tenant.tenant_id, [invoice.invoice_id])
-        lines = {line.meter: line for line in stored[invoice.invoice_id]}
-    plan = invoice.plan if invoice else tenant.plan
-    rule_set = await _rule_set(connection, plan, period, lines, tenant.zone)
-    rule_set, unbillable = without_unbillable(rule_set, tenant.currency, unknown_meters)
-    if not rule_set.rules:
-        raise next(iter(unbillable.values()))
-    sent = await ledger.of_period(connection, tenant.tenant_id, period.start) if lines else []
-    rule_set = as_sent(rule_set, lines, sent)
+    tenant, period = priced.tenant, priced.period
     known = await usage.of_period(connection, tenant.tenant_id, period.start)
-    assessments = assess(rule_set, tenant.slug, period, changed_by(known, deltas))
-    return Draft(tenant, period, plan, invoice, lines, rule_set, assessments, unbillable)
+    for window in pulled:
+        meter = window.usage.meter
+        if meter not in known or known[meter].revision < window.usage.revision:
+            known[meter] = window.usage
+    used = changed_by(known, deltas)
+    left_out = with_quantities(priced.left_out, used)
+    seen = {rule.meter for rule in priced.rule_set.rules} | {gap.meter for gap in left_out}
+    unbilled = [*left_out, *unpriced(seen, priced.catalogue, used, tenant.zone)]
+    if left_out and not priced.rule_set.rules:
+        raise none_billable(unbilled)
+    return Draft(priced, assess(priced.rule_set, tenant.slug, period, used), unbilled)
 
 
 async def store(tx: Transaction, tenant: Tenant, period: Period, circumstances: Circumstances) -> Rated:
     """Rates a period and writes what differs from what is stored; nothing, when nothing does.
 
-    Raises as `draft`, and FailedPreconditionError for an invoice that is final.
+    Raises as `basis`, FailedPreconditionError for an invoice that is final, and AbortedError when a meter is
+    priced that was not when usage was asked for.
     """
     connection = tx.connection
     await invoices.lock_tenant(connection, tenant.tenant_id)
-    found = await draft(connection, tenant, period, unknown_meters=circumstances.unknown_meters)
-    before = await _locked(connection, found) or _new_invoice(found)
+    priced = await basis(connection, tenant, period)
+    if not circumstances.fresh_meters >= {rule.meter for rule in priced.rule_set.rules if rule.needs_usage}:
+        raise AbortedError("prices changed meanwhile; try again", retry_after=0)
+    found = await draft(connection, priced.without(circumstances.unknown_meters))
+    priced = found.basis
+    before = await _locked(connection, priced) or _new_invoice(found)
     if InvoiceState(before.state).final:
         raise FailedPreconditionError(f"invoice {before.invoice_id}", "is final at the provider")
     changed = [
         (assessment, _line(found, before, assessment, circumstances))
         for assessment in found.assessments
-        if _is_new(found.lines.get(assessment.rule.meter), assessment)
+        if _is_new(found.basis.lines.get(assessment.rule.meter), assessment)
     ]
-    invoice = replace(before, total=found.total, rule_set_id=found.rule_set.rule_set_id)
-    if changed:
+    rule_set = priced.rule_set
+    gone = sorted(priced.lines.keys() - {rule.meter for rule in rule_set.rules})
+    _require_kept(priced, circumstances.unknown_meters)
+    invoice = replace(before, plan=priced.plan, total=found.total, rule_set_id=rule_set.rule_set_id)
+    moved = bool(changed or gone) or invoice != before
+    if moved:
         invoice = replace(invoice, trace=traces.current())
-        await prices.insert_rule_set(connection, found.rule_set)
+        await prices.insert_rule_set(connection, rule_set)
         await invoices.upsert(connection, invoice)
+        await invoices.delete_lines(connection, invoice, gone)
     for assessment, line in changed:
-        await invoices.insert_calculation(
-            connection, line, invoice, found.rule_set, assessment, circumstances.now
-        )
+        await invoices.insert_calculation(connection, line, invoice, rule_set, assessment, circumstances.now)
         await invoices.upsert_line(connection, line)
-    moved = _redirected(found)
-    for line in moved:
+    moved_lines = _redirected(found)
+    for line in moved_lines:
         await invoices.upsert_line(connection, line)
-    lines = dict(found.lines) | {line.meter: line for line in (*moved, *(line for _, line in changed))}
-    added = await _extend_ledger(connection, found, invoice, lines, circumstances)
+    lines = dict(priced.lines) | {line.meter: line for line in (*moved_lines, *(one for _, one in changed))}
+    left = [line for meter, line in lines.items() if meter not in gone]
+    added, rejected = await _extend_ledger(connection, found, invoice, left, circumstances)
+    missing = [*found.unbilled, *rejected]
+    new = await gaps.replace(
+        connection, tenant.tenant_id, period, missing, list(GapReason), circumstances.now
+    )
     complete = await ledger.is_complete(connection, tenant.tenant_id, invoice.invoice_id)
     state = InvoiceState.PUBLISHED if complete else InvoiceState.OPEN
-    if changed or state != before.state:
+    if moved or state != before.state:
         invoice = replace(invoice, state=state.value, version=before.version + 1)
         await invoices.upsert(connection, invoice)
         events.emit_changed(tx, invoice)
-    return Rated(invoice, [line for _, line in changed], added)
+    return Rated(invoice, [line for _, line in changed], added, new)
 
 
-async def _locked(connection: Connection, found: Draft) -> Invoice | None:
+async def _locked(connection: Connection, priced: Basis) -> Invoice | None:
     """The stored invoice, locked: the sender changes it too, when it has sent the last row."""
-    if found.invoice is None:
+    if priced.invoice is None:
         return None
-    return await invoices.by_id_for_update(connection, found.tenant.tenant_id, found.invoice.invoice_id)
+    return await invoices.by_id_for_update(connection, priced.tenant.tenant_id, priced.invoice.invoice_id)
 
 
-async def _rule_set(
-    connection: Connection, plan: str, period: Period, lines: Mapping[str, Line], zone: ZoneInfo
-) -> RuleSet:
-    await prices.lock_shared(connection, plan)
-    catalogue = await prices.of_plan(connection, plan)
-    kept = {meter: line.price_version for meter, line in lines.items()}
-    try:
-        rule_set = choose(catalogue, period.start, kept, zone)
-    except VersionError as error:
-        raise FailedPreconditionError(f"plan {plan}", str(error)) from error
-    if not rule_set.rules:
-        raise FailedPreconditionError(f"plan {plan}", f"has no price in force at {period.start.isoformat()}")
-    return rule_set
+def _require_kept(priced: Basis, unknown_meters: Set[str]) -> None:
+    """Meters are never deleted, so one that had usage and is not there is no misspelt one: aggregate has lost
+    it. What was billed is not taken back for that."""
+    for meter in sorted(unknown_meters & priced.lines.keys()):
+        if priced.lines[meter].usage_revision:
+            raise NotBillableError(
+                GapReason.FAULT, f"meter {meter}", "has been billed, and aggregate does not know it any more"
+            )
 
 
 def _new_invoice(found: Draft) -> Invoice:
     return Invoice(
-        tenant_id=found.tenant.tenant_id,
+        tenant_id=found.basis.tenant.tenant_id,
         invoice_id=new_id(),
-        plan=found.plan,
-        currency=found.tenant.currency,
-        period_start=found.period.start,
-        period_end=found.period.end,
+        plan=found.basis.plan,
+        currency=found.basis.tenant.currency,
+        period_start=found.basis.period.start,
+        period_end=found.basis.period.end,
         state=InvoiceState.OPEN.value,
         total=found.total,
         version=0,
-        rule_set_id=found.rule_set.rule_set_id,
+        rule_set_id=found.basis.rule_set.rule_set_id,
         external_invoice_id="",
         external_total=None,
         trace="",
@@ -201,15 +210,15 @@ def _is_new(stored: Line | None, assessment: Assessment) -> bool:
 def _redirected(found: Draft) -> list[Line]:
     """Lines whose amount stands and whose usage goes to the provider in another way than they say."""
     standing = [
-        (found.lines[assessment.rule.meter], assessment)
+        (found.basis.lines[assessment.rule.meter], assessment)
         for assessment in found.assessments
-        if not _is_new(found.lines.get(assessment.rule.meter), assessment)
+        if not _is_new(found.basis.lines.get(assessment.rule.meter), assessment)
     ]
     return [moved for line, assessment in standing if (moved := redirected(line, assessment)) != line]
 
 
 def _line(found: Draft, invoice: Invoice, assessment: Assessment, circumstances: Circumstances) -> Line:
-    stored = found.lines.get(assessment.rule.meter)
+    stored = found.basis.lines.get(assessment.rule.meter)
     return to_line(
         assessment,
         invoice,
@@ -223,39 +232,47 @@ async def _extend_ledger(
     connection: Connection,
     found: Draft,
     invoice: Invoice,
-    lines: Mapping[str, Line],
+    lines: Iterable[Line],
     circumstances: Circumstances,
-) -> int:
-    """Writes a row for every line whose target the ledger does not come to; returns how many."""
+) -> tuple[int, list[Gap]]:
+    """Writes a row for every target that the ledger does not come to; returns how many, and what the provider
+    does not take."""
+    tenant = found.basis.tenant
     rows = await ledger.of_period(connection, invoice.tenant_id, invoice.period_start)
-    _require_customer(found.tenant, rows)
-    added = 0
-    for line in lines.values():
-        if line.billing_target is None:
-            continue
-        mine = [row for row in rows if row.meter == line.meter]
-        missing = rules.difference(line.billing_target, mine, retry_rejected=circumstances.retry_rejected)
+    _require_customer(tenant, rows)
+    revisions: dict[str, int] = {}
+    for row in rows:
+        revisions[row.meter] = max(row.revision, revisions.get(row.meter, 0))
+    added, rejected = 0, {}
+    for target in rules.targets(lines, rows):
+        mine = [row for row in rows if (row.meter, row.event_name) == (target.meter, target.event_name)]
+        missing = rules.difference(target.value, mine, retry_rejected=circumstances.retry_rejected)
         if missing is not None:
-            revision = mine[-1].revision + 1 if mine else 1
-            row = _publication(found.tenant, invoice, line, revision, missing, circumstances)
+            revisions[target.meter] = revision = revisions.get(target.meter, 0) + 1
+            row = _publication(tenant, invoice, target, revision, missing, circumstances)
             await ledger.insert(connection, row)
+            mine.append(row)
             added += 1
-    return added
+        if mine and mine[-1].state == PublicationState.REJECTED and not rules.is_reached(target.value, mine):
+            rejected[target.meter] = undeliverable(target.meter, mine[-1].value, mine[-1].error_code)
+    return added, list(rejected.values())
 
 
 def _require_customer(tenant: Tenant, rows: Sequence[Publication]) -> None:
     """Differences only make sense for the customer who has the rest."""
     for row in rows:
         if row.customer_id != tenant.external_customer_id and row.state != PublicationState.REJECTED:
-            raise FailedPreconditionError(
-                f"tenant {tenant.slug}", f"usage of this period went to customer {row.customer_id}"
+            raise NotBillableError(
+                GapReason.CUSTOMER_CHANGED,
+                f"tenant {tenant.slug}",
+                f"usage of this period went to customer {row.customer_id}",
             )
 
 
 def _publication(
     tenant: Tenant,
     invoice: Invoice,
-    line: Line,
+    target: Target,
     revision: int,
     value: Decimal,
     circumstances: Circumstances,
@@ -265,7 +282,7 @@ def _publication(
     # The customer is part of the owner's name: two installations may bill by one account, and what one of
     # them has sent must not pass for a delivery of the other's.
     owner = f"{tenant.slug} {tenant.external_customer_id}"
-    identifier = meter_event_identifier(owner, line.meter, period, revision)
+    identifier = meter_event_identifier(owner, target.meter, period, revision)
     if refusal is not None:
         metrics.PROVIDER_CALLS.labels("send_usage", "rejected").inc()
         log.error("publication.rejected", identifier=identifier, code=refusal.value, value=str(value))
@@ -274,13 +291,13 @@ def _publication(
         identifier=identifier,
         seq=0,
         invoice_id=invoice.invoice_id,
-        calculation_id=line.calculation_id,
-        meter=line.meter,
+        calculation_id=target.calculation_id,
+        meter=target.meter,
         period_start=period.start,
         period_end=period.end,
         revision=revision,
         value=value,
-        event_name=line.billing_event_name,
+        event_name=target.event_name,
         customer_id=tenant.external_customer_id,
         event_at=rules.event_time(period, circumstances.provider_now),
         key_generation=0,

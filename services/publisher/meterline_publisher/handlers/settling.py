@@ -11,23 +11,25 @@ from typing import Final
 
 from meterline.clock import Clock, to_datetime
 from meterline.db.pool import Database
-from meterline.db.unit_of_work import UnitOfWork
+from meterline.db.scope import ALL_TENANTS
+from meterline.db.unit_of_work import Transaction, UnitOfWork
 from meterline.errors import MeterlineError
 from meterline.telemetry import metrics
 from meterline.telemetry.logging import logger
 from meterline.tenants import Tenant, TenantReplica
 
 from meterline_publisher import events
+from meterline_publisher.domain.assessment import Assessment
 from meterline_publisher.domain.ledger import agrees, scaled, unscaled
 from meterline_publisher.domain.months import month_of
 from meterline_publisher.domain.periods import Period
-from meterline_publisher.domain.records import Invoice, InvoiceState, Line
-from meterline_publisher.domain.rule_sets import Rule
+from meterline_publisher.domain.records import Invoice, InvoiceState, Line, Publication
 from meterline_publisher.domain.settlement import ExternalInvoice, settled
 from meterline_publisher.handlers import rating
+from meterline_publisher.handlers.pricing import basis
 from meterline_publisher.handlers.tenants import require_customer
 from meterline_publisher.provider.port import BillingProvider, RejectedError
-from meterline_publisher.repository import invoices, ledger
+from meterline_publisher.repository import gaps, invoices, ledger, usage
 
 log = logger()
 
@@ -47,6 +49,28 @@ class Comparison:
     sent: Decimal
     provider: Decimal | None
     agrees: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the provider should have under one event name: `usage` is not scaled yet."""
+
+    meter: str
+    event_name: str
+    scale: int
+    usage: Decimal
+
+
+def _expected(assessments: Sequence[Assessment], rows: Sequence[Publication]) -> list[Expected]:
+    """One for each event name that a price has, and a nothing for each that only earlier rows had."""
+    found = {
+        one.rule.event_name: Expected(one.rule.meter, one.rule.event_name, one.rule.scale, one.usage.value)
+        for one in assessments
+        if one.rule.event_name
+    }
+    for row in rows:
+        found.setdefault(row.event_name, Expected(row.meter, row.event_name, 0, Decimal(0)))
+    return list(found.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +108,15 @@ class Settling:
         tenant = await self._tenants.get(slug)
         require_customer(tenant)
         period = month_of(at, tenant.zone)
-        async with self._database.connection() as connection:
-            found = await rating.draft(connection, tenant, period)
-        usage = {item.rule.meter: item.usage.value for item in found.assessments}
+        async with self._database.connection([tenant.tenant_id]) as connection:
+            found = await rating.draft(connection, await basis(connection, tenant, period))
+            rows = await ledger.of_period(connection, tenant.tenant_id, period.start)
         comparisons = await asyncio.gather(
-            *(
-                self._compare(tenant, period, rule, usage[rule.meter])
-                for rule in found.rule_set.rules
-                if rule.event_name
-            )
+            *(self._compare(tenant, period, expected) for expected in _expected(found.assessments, rows))
         )
-        invoice = await self.settle(tenant, found.invoice) if found.invoice else None
-        return Reconciliation(tenant, comparisons, invoice, list(found.lines.values()))
+        stored = found.basis.invoice
+        invoice = await self.settle(tenant, stored) if stored else None
+        return Reconciliation(tenant, comparisons, invoice, list(found.basis.lines.values()))
 
     async def settle(self, tenant: Tenant, invoice: Invoice) -> Invoice:
         """The invoice after a look at the provider's. Raises UnavailableError."""
@@ -106,7 +127,7 @@ class Settling:
 
     async def apply(self, invoice: Invoice, external: ExternalInvoice) -> Invoice:
         """Keeps what the provider's invoice says of ours."""
-        async with self._unit_of_work.begin() as tx:
+        async with self._unit_of_work.begin([invoice.tenant_id]) as tx:
             # Under the lock, since usage may have been rated or sent meanwhile.
             current = await invoices.by_id_for_update(tx.connection, invoice.tenant_id, invoice.invoice_id)
             if current is None:
@@ -118,6 +139,8 @@ class Settling:
             after = replace(after, version=current.version + 1)
             await invoices.upsert(tx.connection, after)
             events.emit_changed(tx, after)
+            if InvoiceState(after.state).final:
+                await self._note_late(tx, after)
             await tx.commit()
         if after.state == InvoiceState.DISPUTED:
             log.error(
@@ -128,13 +151,20 @@ class Settling:
             )
         return after
 
+    async def _note_late(self, tx: Transaction, final: Invoice) -> None:
+        """Keeps what came between the last rating and the provider's final invoice."""
+        known = await usage.of_period(tx.connection, final.tenant_id, final.period_start)
+        windows = [(final.tenant_id, final.period_start, meter) for meter in known]
+        now = to_datetime(self._clock.now_us())
+        await gaps.note_late(tx.connection, windows, final.period_start, now)
+
     async def settle_due(self) -> None:
         """Settles all invoices whose period has ended, and counts what is not sent."""
         now = to_datetime(self._clock.now_us())
         since = now - _GIVE_UP_AFTER
         after = (since, 0)
         while True:
-            async with self._database.connection() as connection:
+            async with self._database.connection(ALL_TENANTS) as connection:
                 page = await invoices.unsettled(connection, (since, now), after, _PAGE)
             for start in range(0, len(page), _AT_A_TIME):
                 await asyncio.gather(*(self._try(invoice) for invoice in page[start : start + _AT_A_TIME]))
@@ -152,19 +182,20 @@ class Settling:
         except MeterlineError as error:
             log.warning("invoice.not_settled", invoice_id=str(invoice.invoice_id), error=str(error))
 
-    async def _compare(self, tenant: Tenant, period: Period, rule: Rule, usage: Decimal) -> Comparison:
-        async with self._database.connection() as connection:
-            sent = await ledger.sent_total(connection, tenant.tenant_id, rule.meter, period.start)
+    async def _compare(self, tenant: Tenant, period: Period, expected: Expected) -> Comparison:
+        meter, scale, usage = expected.meter, expected.scale, expected.usage
+        async with self._database.connection([tenant.tenant_id]) as connection:
+            sent = await ledger.sent_total(connection, tenant.tenant_id, expected.event_name, period.start)
         try:
-            total = await self._provider.usage_total(tenant.external_customer_id, rule.event_name, period)
+            total = await self._provider.usage_total(tenant.external_customer_id, expected.event_name, period)
         except RejectedError as error:
-            log.warning("reconcile.unknown_meter", meter=rule.meter, code=error.code)
-            return Comparison(rule.meter, usage, unscaled(sent, rule.scale), None, False)
-        same = scaled(usage, rule.scale) == sent and agrees(sent, total)
-        return Comparison(rule.meter, usage, unscaled(sent, rule.scale), unscaled(total, rule.scale), same)
+            log.warning("reconcile.unknown_meter", meter=meter, code=error.code)
+            return Comparison(meter, usage, unscaled(sent, scale), None, False)
+        same = scaled(usage, scale) == sent and agrees(sent, total)
+        return Comparison(meter, usage, unscaled(sent, scale), unscaled(total, scale), same)
 
     async def _count(self) -> None:
-        async with self._database.connection() as connection:
+        async with self._database.connection(ALL_TENANTS) as connection:
             waiting = await ledger.waiting_by_state(connection)
         for state in ("pending", "ambiguous", "rejected"):
             metrics.PUBLICATIONS.labels(state).set(waiting.get(state, 0))

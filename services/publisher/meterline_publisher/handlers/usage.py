@@ -2,35 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from datetime import UTC
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, timedelta
 from decimal import Decimal, InvalidOperation
 
 from google.protobuf.message import DecodeError
 from meterline.bounds import MIN_TENANT_ID
 from meterline.bus.delivery import Delivery
 from meterline.bus.parts import part_of
+from meterline.clock import Clock, to_datetime
+from meterline.db.pool import Connection, begin
 from meterline.db.unit_of_work import Transaction
 from meterline.errors import Never
+from meterline_protos.aggregate.v1 import usage_pb2
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.events.v1 import events_pb2
 
 from meterline_publisher import traces
 from meterline_publisher.domain.assessment import MeterUsage
 from meterline_publisher.domain.money import check_size
-from meterline_publisher.repository import usage
+from meterline_publisher.repository import gaps, usage
 from meterline_publisher.repository.usage import UsageWindow
 
 
-async def handle_windows(transaction: Transaction, deliveries: Sequence[Delivery]) -> None:
-    """Applies `usage.window`. An older revision than the known one changes nothing. Raises Never for a
-    message that is no such fact, or has a window that cannot be billed; it names the message."""
-    windows = [window for delivery in deliveries for window in _windows(delivery)]
-    if windows:
-        await usage.upsert(transaction.connection, _newest(windows))
+class UsageWindows:
+    """Keeps month windows, however they come, and notes usage that is too late to be billed.
+
+    close_grace: how long after its end a period is closed by itself
+    """
+
+    def __init__(self, clock: Clock, close_grace: timedelta) -> None:
+        self._clock = clock
+        self._close_grace = close_grace
+
+    async def handle(self, transaction: Transaction, deliveries: Sequence[Delivery]) -> None:
+        """Applies `usage.window`. An older revision than the known one changes nothing. Raises Never for a
+        message that is no such fact, or has a window that cannot be billed; it names the message."""
+        windows = [window for delivery in deliveries for window in _windows(delivery)]
+        if windows:
+            await begin(transaction.connection, {window.tenant_id for window in windows})
+            await self.store(transaction.connection, _newest(windows))
+
+    async def store(self, connection: Connection, windows: Collection[UsageWindow]) -> None:
+        """Keeps windows, of each the newest that is given."""
+        await usage.upsert(connection, windows)
+        now = to_datetime(self._clock.now_us())
+        await gaps.note_late(connection, [window.key for window in windows], now - self._close_grace, now)
 
 
-def _newest(windows: Iterable[UsageWindow]) -> Iterable[UsageWindow]:
+def _newest(windows: Iterable[UsageWindow]) -> Collection[UsageWindow]:
     """The greatest revision of each window: one statement cannot change a row twice."""
     found: dict[object, UsageWindow] = {}
     for window in windows:
@@ -59,27 +79,29 @@ def split_windows(delivery: Delivery) -> Sequence[Delivery]:
 def _windows(delivery: Delivery) -> list[UsageWindow]:
     try:
         fact = events_pb2.UsageWindowsChanged.FromString(delivery.data)
-        return [_window(window) for window in fact.windows]
+        return [to_window(window.tenant_id, window.meter, window) for window in fact.windows]
     except (DecodeError, ValueError, OverflowError, InvalidOperation) as error:
         raise Never(f"not a UsageWindowsChanged: {error}", [delivery.message_id]) from error
 
 
-def _window(window: events_pb2.UsageWindow) -> UsageWindow:
+def to_window(tenant_id: int, meter: str, window: events_pb2.UsageWindow | usage_pb2.Window) -> UsageWindow:
+    """A month window as it is kept, whether it was published or answered. Raises ValueError, OverflowError
+    or InvalidOperation for one that cannot be billed."""
     value = Decimal(window.value)
     check_size(value)
     start = window.start_time.ToDatetime(tzinfo=UTC)
     end = window.end_time.ToDatetime(tzinfo=UTC)
-    if not window.meter or start >= end or window.revision < 1:
+    if not meter or start >= end or window.revision < 1:
         raise ValueError("a window needs a meter, a stretch of time and a revision")
-    if window.tenant_id < MIN_TENANT_ID or "\0" in window.meter:
+    if tenant_id < MIN_TENANT_ID or "\0" in meter:
         raise ValueError("a window needs a tenant, and a meter whose name can be stored")
     aggregation = types_pb2.Aggregation.Name(window.aggregation).removeprefix("AGGREGATION_").lower()
     return UsageWindow(
-        window.tenant_id,
+        tenant_id,
         start,
         end,
         MeterUsage(
-            window.meter,
+            meter,
             value,
             window.event_count,
             window.revision,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
-from datetime import datetime, timedelta
+from dataclasses import asdict, dataclass
+from datetime import date, datetime, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from meterline.db.pool import Connection
 from meterline.db.queries import Queries
@@ -78,8 +77,24 @@ async def line(connection: Connection, tenant_id: int, line_id: uuid.UUID) -> Li
 
 
 async def upsert_line(connection: Connection, line: Line) -> None:
-    """A line that is there keeps its id and its price."""
+    """A line that is there keeps its id."""
     await connection.execute(queries.upsert_line, {**asdict(line), "steps": Jsonb(line.steps)})
+
+
+async def delete_lines(connection: Connection, invoice: Invoice, meters: Sequence[str]) -> None:
+    """Takes the lines of these meters off an invoice that is not final."""
+    if meters:
+        await connection.execute(queries.delete_lines, (invoice.tenant_id, invoice.invoice_id, meters))
+
+
+async def latest_final(connection: Connection, plan: str, since: datetime | date) -> datetime | None:
+    """The start of the last period that has a final invoice of this plan, whose ever, out of those that begin
+    at an instant or later, or on a day or later in their tenant's time zone."""
+    at_instant = isinstance(since, datetime)
+    parameters = {"plan": plan, "since": since if at_instant else None, "day": None if at_instant else since}
+    cursor = await connection.execute(queries.latest_final, parameters, binary=True)
+    row = await cursor.fetchone()
+    return row[0] if row else None
 
 
 async def insert_calculation(
@@ -113,28 +128,42 @@ async def insert_calculation(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A tenant whose period may have to be rated; see the query."""
+
+    tenant_id: int
+    currency: str
+    plan: str
+    rated_plan: str | None
+    rated_rules: uuid.UUID | None
+    is_used: bool
+    usage_differs: bool
+    delivery_differs: bool
+    unknown_meters: Sequence[str]
+
+
 async def closing_schedules(connection: Connection) -> list[tuple[str, timedelta]]:
-    """The distinct (time zone, lead) of tenants that are billed."""
+    """The distinct (time zone, lead) of all tenants."""
     cursor = await connection.execute(queries.closing_schedules, binary=True)
     return [(zone, lead) for zone, lead in await cursor.fetchall()]
 
 
 async def to_close(
     connection: Connection, schedule: tuple[str, timedelta], period: Period, after: int, most: int
-) -> list[int]:
-    """At most `most` tenants with numbers above `after` whose period has to be rated."""
-    zone = ZoneInfo(schedule[0])
+) -> list[Candidate]:
+    """At most `most` tenants with numbers above `after` whose period may have to be rated."""
     parameters = {
         "time_zone": schedule[0],
         "close_lead": schedule[1],
         "period_start": period.start,
-        "first_day": period.start.astimezone(zone).date(),
-        "next_first_day": period.end.astimezone(zone).date(),
+        "period_end": period.end,
         "after": after,
         "most": most,
     }
-    cursor = await connection.execute(queries.to_close, parameters, binary=True)
-    return [tenant_id for (tenant_id,) in await cursor.fetchall()]
+    async with connection.cursor(binary=True, row_factory=class_row(Candidate)) as cursor:
+        await cursor.execute(queries.to_close, parameters)
+        return await cursor.fetchall()
 
 
 async def _one(connection: Connection, query: Any, parameters: Sequence[Any]) -> Invoice | None:

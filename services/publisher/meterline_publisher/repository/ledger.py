@@ -94,9 +94,11 @@ async def mark_absent(connection: Connection, row: Publication, now: datetime) -
     await connection.execute(queries.mark_absent, _key(row) | {"now": now})
 
 
-async def sent_total(connection: Connection, tenant_id: int, meter: str, period_start: datetime) -> Decimal:
-    """The sum of what is known to be at the provider, scaled."""
-    cursor = await connection.execute(queries.sent_total, (tenant_id, meter, period_start), binary=True)
+async def sent_total(
+    connection: Connection, tenant_id: int, event_name: str, period_start: datetime
+) -> Decimal:
+    """The sum of what is known to be at the provider under this name, scaled."""
+    cursor = await connection.execute(queries.sent_total, (tenant_id, event_name, period_start), binary=True)
     row = await cursor.fetchone()
     return Decimal(row[0]) if row else Decimal(0)
 

@@ -22,9 +22,9 @@ VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 
 -- name: claim
 -- tenant: one sender serves all tenants; the provider's limits are those of the account
--- Only the first unfinished row of a (tenant_id, meter) may be on its way, since the provider takes one
--- call at a time for each customer and meter, and since of two uncertain rows neither could be found in
--- a sum. A claim is a lease: until then nobody else takes the row. It counts as one that may have arrived
+-- Only the first unfinished row of a (tenant_id, meter), and of a (tenant_id, event_name), may be on its way,
+-- since the provider takes one call at a time for each customer and event name, and since of two uncertain
+-- rows neither could be found in a sum. A claim is a lease: until then nobody else takes the row. It counts as one that may have arrived
 -- from before the call is made, whatever becomes of the caller; the answer has the state before.
 WITH due AS (
     SELECT p.tenant_id, p.identifier, p.state
@@ -33,6 +33,11 @@ WITH due AS (
       AND NOT EXISTS (
           SELECT FROM publications q
           WHERE q.tenant_id = p.tenant_id AND q.meter = p.meter AND q.seq < p.seq
+            AND q.state IN ('pending', 'ambiguous')
+      )
+      AND NOT EXISTS (
+          SELECT FROM publications q
+          WHERE q.tenant_id = p.tenant_id AND q.event_name = p.event_name AND q.seq < p.seq
             AND q.state IN ('pending', 'ambiguous')
       )
     ORDER BY p.next_attempt_at
@@ -86,21 +91,29 @@ WHERE tenant_id = %(tenant_id)s AND identifier = %(identifier)s AND attempts = %
 
 -- name: sent_total
 SELECT coalesce(sum(value), 0) FROM publications
-WHERE tenant_id = %s AND meter = %s AND period_start = %s AND state = 'sent'
+WHERE tenant_id = %s AND event_name = %s AND period_start = %s AND state = 'sent'
 
 -- name: is_complete
--- Whether all that an invoice's lines want at the provider was sent, and nothing is on its way.
+-- Whether all that an invoice's lines want at the provider was sent, nothing is there under a name that no
+-- line has, and nothing is on its way.
 SELECT NOT EXISTS (
     SELECT FROM publications p
     WHERE p.tenant_id = i.tenant_id AND p.period_start = i.period_start
       AND p.state IN ('pending', 'ambiguous')
 ) AND NOT EXISTS (
-    SELECT FROM invoice_lines l
-    WHERE l.tenant_id = i.tenant_id AND l.invoice_id = i.invoice_id AND l.billing_target <> (
-        SELECT coalesce(sum(p.value), 0) FROM publications p
-        WHERE p.tenant_id = l.tenant_id AND p.meter = l.meter AND p.period_start = i.period_start
-          AND p.state = 'sent'
-    )
+    SELECT
+    FROM (
+        SELECT l.meter, l.billing_event_name AS event_name, l.billing_target AS target
+        FROM invoice_lines l
+        WHERE l.tenant_id = i.tenant_id AND l.invoice_id = i.invoice_id AND l.billing_target IS NOT NULL
+    ) wanted
+    FULL JOIN (
+        SELECT p.meter, p.event_name, sum(p.value) AS sent
+        FROM publications p
+        WHERE p.tenant_id = i.tenant_id AND p.period_start = i.period_start AND p.state = 'sent'
+        GROUP BY p.meter, p.event_name
+    ) there USING (meter, event_name)
+    WHERE coalesce(wanted.target, 0) <> coalesce(there.sent, 0)
 )
 FROM invoices i WHERE i.tenant_id = %s AND i.invoice_id = %s
 

@@ -1,4 +1,5 @@
 -- name: upsert
+-- What was asked for and not published yet may lack the trace, which the message of that revision brings.
 INSERT INTO usage (
     tenant_id, period_start, meter, period_end, value, event_count, revision, aggregation, trace
 )
@@ -14,6 +15,7 @@ ON CONFLICT (tenant_id, period_start, meter) DO UPDATE SET
     aggregation = excluded.aggregation,
     trace = excluded.trace
 WHERE usage.revision < excluded.revision
+   OR (usage.revision = excluded.revision AND usage.trace = '' AND excluded.trace <> '')
 
 -- name: of_period
 SELECT meter, value, event_count, revision, aggregation, trace

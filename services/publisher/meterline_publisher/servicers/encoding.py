@@ -12,7 +12,7 @@ from meterline_publisher import traces
 from meterline_publisher.domain.deliveries import Delivery
 from meterline_publisher.domain.lines import NO_ID
 from meterline_publisher.domain.money import plain_text
-from meterline_publisher.domain.records import Invoice, Line, Publication
+from meterline_publisher.domain.records import Invoice, Line, Publication, StoredGap
 from meterline_publisher.domain.rule_sets import Rule
 
 
@@ -65,6 +65,20 @@ def publication(record: Publication) -> invoices_pb2.Publication:
     message.period_start.FromDatetime(record.period_start)
     if record.sent_at is not None:
         message.sent_at.FromDatetime(record.sent_at)
+    return message
+
+
+def gap(record: StoredGap) -> invoices_pb2.BillingGap:
+    message = invoices_pb2.BillingGap(
+        tenant_id=record.slug,
+        meter=record.meter,
+        reason=invoices_pb2.BillingGapReason.Value(f"BILLING_GAP_REASON_{record.reason.upper()}"),
+        detail=record.detail,
+        quantity="" if record.quantity is None else plain_text(record.quantity),
+    )
+    message.period_start.FromDatetime(record.period_start)
+    message.period_end.FromDatetime(record.period_end)
+    message.since.FromDatetime(record.since)
     return message
 
 

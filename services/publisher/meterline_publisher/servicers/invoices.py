@@ -10,12 +10,15 @@ from meterline.telemetry.tracing import trace_url
 from meterline_protos.publisher.v1 import invoices_pb2, invoices_pb2_grpc
 
 from meterline_publisher.handlers.explaining import Cursor, EventUse, ExplainedBatch, Explaining
+from meterline_publisher.handlers.gaps import Gaps
 from meterline_publisher.handlers.invoices import Invoices
 from meterline_publisher.servicers import decoding, encoding
 
 INVOICES_SERVICE = invoices_pb2.DESCRIPTOR.services_by_name["InvoicesService"].full_name
 
 Context = aio.ServicerContext[Any, Any]
+
+_FIRST_GAP: Final = (0, fields.EARLIEST, "")
 
 # Longer than any id that capture accepts.
 _MAX_EVENT_ID: Final = 1_000
@@ -24,9 +27,10 @@ _MAX_EVENT_ID: Final = 1_000
 class InvoicesServicer(invoices_pb2_grpc.InvoicesServiceServicer):
     """See protos/meterline/publisher/v1/invoices.proto. `trace_ui` is the template of trace addresses."""
 
-    def __init__(self, invoices: Invoices, explaining: Explaining, trace_ui: str) -> None:
+    def __init__(self, invoices: Invoices, explaining: Explaining, gaps: Gaps, trace_ui: str) -> None:
         self._invoices = invoices
         self._explaining = explaining
+        self._gaps = gaps
         self._trace_ui = trace_ui
 
     async def PreviewInvoice(
@@ -110,6 +114,20 @@ class InvoicesServicer(invoices_pb2_grpc.InvoicesServiceServicer):
             batch=found.batch,
             uses=[_use(use) for use in found.uses],
             trace_url=trace_url(self._trace_ui, found.batch.trace.trace_id),
+        )
+
+    async def ListBillingGaps(
+        self, request: invoices_pb2.ListBillingGapsRequest, context: Context
+    ) -> invoices_pb2.ListBillingGapsResponse:
+        limit = paging.size(request.page_size)
+        after = paging.key(request.page_token, paging.int4, paging.instant, paging.text)
+        slug = fields.name("tenant_id", request.tenant_id) if request.tenant_id else ""
+        # One more than asked for tells whether there is a next page.
+        found = await self._gaps.page(slug, after or _FIRST_GAP, limit + 1)
+        page = found[:limit]
+        return invoices_pb2.ListBillingGapsResponse(
+            gaps=[encoding.gap(one) for one in page],
+            next_page_token=paging.token(*page[-1].place) if len(found) > limit else "",
         )
 
     def _batch(self, explained: ExplainedBatch) -> invoices_pb2.ExplainedBatch:

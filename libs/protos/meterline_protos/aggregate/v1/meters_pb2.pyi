@@ -133,12 +133,19 @@ Global___CreateMeterResponse: _TypeAlias = CreateMeterResponse  # noqa: Y015
 class ListMetersRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    """Whoever asks for one tenant: a caller bound to a tenant must name it. Meters are the same for all tenants, so
+    the answer is too. Empty: nobody in particular.
+    """
     def __init__(
         self,
+        *,
+        tenant_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -60,7 +60,8 @@ class MetersServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListMeters(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """All meters by name. Needs the permission `read`. NOT_FOUND for a tenant that does not exist.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

@@ -38,6 +38,7 @@ class MetersServiceStub:
     name is taken by another definition, since a definition never changes.
     """
     ListMeters: _grpc.UnaryUnaryMultiCallable[_meters_pb2.ListMetersRequest, _meters_pb2.ListMetersResponse]
+    """All meters by name. Needs the permission `read`. NOT_FOUND for a tenant that does not exist."""
 
 @_typing.type_check_only
 class MetersServiceAsyncStub(MetersServiceStub):
@@ -49,6 +50,7 @@ class MetersServiceAsyncStub(MetersServiceStub):
     name is taken by another definition, since a definition never changes.
     """
     ListMeters: _aio.UnaryUnaryMultiCallable[_meters_pb2.ListMetersRequest, _meters_pb2.ListMetersResponse]  # type: ignore[assignment]
+    """All meters by name. Needs the permission `read`. NOT_FOUND for a tenant that does not exist."""
 
 class MetersServiceServicer(metaclass=_abc_1.ABCMeta):
     """What is counted."""
@@ -68,6 +70,7 @@ class MetersServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _meters_pb2.ListMetersRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_meters_pb2.ListMetersResponse, _abc.Awaitable[_meters_pb2.ListMetersResponse]]: ...
+    ) -> _typing.Union[_meters_pb2.ListMetersResponse, _abc.Awaitable[_meters_pb2.ListMetersResponse]]:
+        """All meters by name. Needs the permission `read`. NOT_FOUND for a tenant that does not exist."""
 
 def add_MetersServiceServicer_to_server(servicer: MetersServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -118,6 +118,9 @@ class Window(_message.Message):
     EVENT_COUNT_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     WINDOW_ID_FIELD_NUMBER: _builtins.int
+    AGGREGATION_FIELD_NUMBER: _builtins.int
+    TRACE_FIELD_NUMBER: _builtins.int
+    REBUILDING_FIELD_NUMBER: _builtins.int
     value: _builtins.str
     """Decimal."""
     event_count: _builtins.int
@@ -127,6 +130,13 @@ class Window(_message.Message):
     """`<meter>/<grain>/<start in unix seconds>/<group>`, as spans and explanations name it; the total is
     group 0.
     """
+    aggregation: _types_pb2.Aggregation.ValueType
+    """How the value came about: with `revision`, all that a replica of windows keeps."""
+    rebuilding: _builtins.bool
+    """Totals of GRAIN_MONTH: events of the month were taken away from a maximum or unique count, and the value
+    is being found from those that are left. Nothing should be billed by it before. False for all other
+    windows.
+    """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -134,6 +144,12 @@ class Window(_message.Message):
     @_builtins.property
     def group(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Empty for the total. A dimension that events did not have has an empty value."""
+
+    @_builtins.property
+    def trace(self) -> _types_pb2.TraceContext:
+        """Totals of GRAIN_MONTH: the trace of the last change, until that is published as `usage.window`, which
+        carries it then. Empty afterwards, and for all other windows.
+        """
 
     def __init__(
         self,
@@ -145,10 +161,13 @@ class Window(_message.Message):
         event_count: _builtins.int = ...,
         revision: _builtins.int = ...,
         window_id: _builtins.str = ...,
+        aggregation: _types_pb2.Aggregation.ValueType = ...,
+        trace: _types_pb2.TraceContext | None = ...,
+        rebuilding: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time", "trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "event_count", b"event_count", "group", b"group", "revision", b"revision", "start_time", b"start_time", "value", b"value", "window_id", b"window_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "end_time", b"end_time", "event_count", b"event_count", "group", b"group", "rebuilding", b"rebuilding", "revision", b"revision", "start_time", b"start_time", "trace", b"trace", "value", b"value", "window_id", b"window_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -204,6 +204,7 @@ class DimensionDefinition(_message.Message):
     MAX_LENGTH_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     required: _builtins.bool
+    """An event without it, or with an empty value, is rejected: DIMENSION_REQUIRED."""
     max_length: _builtins.int
     """In characters; 256 when not set."""
     @_builtins.property
@@ -241,6 +242,7 @@ class PropertyDefinition(_message.Message):
     name: _builtins.str
     kind: Global___PropertyKind.ValueType
     required: _builtins.bool
+    """An event without it, or with an empty value, is rejected: PROPERTY_REQUIRED."""
     minimum: _builtins.str
     """Numbers: the least and the greatest that are accepted, as decimals. Empty: no bound."""
     maximum: _builtins.str
@@ -367,9 +369,10 @@ class PutEventTypeRequest(_message.Message):
     TENANT_ID_FIELD_NUMBER: _builtins.int
     CHANGED_BY_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
-    """Empty: a type of the operator's, for all tenants. Else a type of this tenant alone: under a name that
-    the operator does not use, and with quantities of scale 6, or of the scale that the operator's
-    quantity of the name has. At most 100 a tenant.
+    """Empty: a type of the operator's, for all tenants. Else a type of this tenant alone. Its name begins with
+    `own.`, and so do its quantities, which have scale 6; or they are quantities of the operator's, with the
+    scale that these have. Names of the operator's never begin so (INVALID_ARGUMENT otherwise). At most 100
+    a tenant, and 1 MiB of definitions together (FAILED_PRECONDITION).
     """
     changed_by: _builtins.str
     """Who makes the change, for the list of versions. At most 128 characters."""

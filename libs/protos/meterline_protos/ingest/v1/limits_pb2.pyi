@@ -48,6 +48,8 @@ class Limits(_message.Message):
     EVENTS_PER_SECOND_FIELD_NUMBER: _builtins.int
     BURST_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
+    MAX_SERIES_FIELD_NUMBER: _builtins.int
+    MAX_SUBJECTS_FIELD_NUMBER: _builtins.int
     events_per_second: _builtins.int
     """How many events a second may be reported for long. 0: any number."""
     burst: _builtins.int
@@ -59,16 +61,25 @@ class Limits(_message.Message):
     """The tenant's share of capture when there is more to do than can be done, by comparison with the other
     tenants that are there then; at most 1,000. 0: 1.
     """
+    max_series: _builtins.int
+    """How many series, which are combinations of type and dimensions, and how many subjects of the tenant are
+    kept; at most 1,000,000,000. They are kept for ever. An event that brings a new one beyond that is
+    rejected (SERIES_QUOTA, SUBJECT_QUOTA), and can be replayed from quarantine once the quota was raised.
+    0: as many as the service allows a tenant. A quota below what there is takes nothing away.
+    """
+    max_subjects: _builtins.int
     def __init__(
         self,
         *,
         events_per_second: _builtins.int = ...,
         burst: _builtins.int = ...,
         weight: _builtins.int = ...,
+        max_series: _builtins.int = ...,
+        max_subjects: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["burst", b"burst", "events_per_second", b"events_per_second", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["burst", b"burst", "events_per_second", b"events_per_second", "max_series", b"max_series", "max_subjects", b"max_subjects", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -301,6 +312,7 @@ class GetTenantLimitsResponse(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
     LEFT_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
     origin: Global___LimitOrigin.ValueType
     left: _builtins.int
     """How many events are left of the burst, without what replicas have set aside for what comes next. Less
@@ -311,19 +323,55 @@ class GetTenantLimitsResponse(_message.Message):
     def limits(self) -> Global___Limits:
         """As they hold now."""
 
+    @_builtins.property
+    def kept(self) -> Global___Kept:
+        """What the tenant has of what is kept for ever, and may have."""
+
     def __init__(
         self,
         *,
         limits: Global___Limits | None = ...,
         origin: Global___LimitOrigin.ValueType = ...,
         left: _builtins.int | None = ...,
+        kept: Global___Kept | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_left", b"_left", "left", b"left", "limits", b"limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_left", b"_left", "kept", b"kept", "left", b"left", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_left", b"_left", "left", b"left", "limits", b"limits", "origin", b"origin"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_left", b"_left", "kept", b"kept", "left", b"left", "limits", b"limits", "origin", b"origin"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__left: _TypeAlias = _typing.Literal["left"]  # noqa: Y015
     _WhichOneofArgType__left: _TypeAlias = _typing.Literal["_left", b"_left"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__left) -> _WhichOneofReturnType__left | None: ...
 
 Global___GetTenantLimitsResponse: _TypeAlias = GetTenantLimitsResponse  # noqa: Y015
+
+@_typing.final
+class Kept(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERIES_FIELD_NUMBER: _builtins.int
+    MAX_SERIES_FIELD_NUMBER: _builtins.int
+    SUBJECTS_FIELD_NUMBER: _builtins.int
+    MAX_SUBJECTS_FIELD_NUMBER: _builtins.int
+    series: _builtins.int
+    """Combinations of type and dimensions."""
+    max_series: _builtins.int
+    """By the limits, else by the service."""
+    subjects: _builtins.int
+    max_subjects: _builtins.int
+    """By the limits, else by the service."""
+    def __init__(
+        self,
+        *,
+        series: _builtins.int = ...,
+        max_series: _builtins.int = ...,
+        subjects: _builtins.int = ...,
+        max_subjects: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_series", b"max_series", "max_subjects", b"max_subjects", "series", b"series", "subjects", b"subjects"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Kept: _TypeAlias = Kept  # noqa: Y015

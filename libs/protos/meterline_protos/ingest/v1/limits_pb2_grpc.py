@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class LimitsServiceStub(object):
-    """How much tenants may report. A tenant has the limits that were put for itself, else those of its plan,
+    """How much tenants may report, and how much of them is kept. A tenant has the limits that were put for itself, else those of its plan,
     else none. A change is known to every replica within seconds.
     """
 
@@ -64,7 +64,7 @@ class LimitsServiceStub(object):
 
 
 class LimitsServiceServicer(object):
-    """How much tenants may report. A tenant has the limits that were put for itself, else those of its plan,
+    """How much tenants may report, and how much of them is kept. A tenant has the limits that were put for itself, else those of its plan,
     else none. A change is known to every replica within seconds.
     """
 
@@ -139,7 +139,7 @@ def add_LimitsServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LimitsService(object):
-    """How much tenants may report. A tenant has the limits that were put for itself, else those of its plan,
+    """How much tenants may report, and how much of them is kept. A tenant has the limits that were put for itself, else those of its plan,
     else none. A change is known to every replica within seconds.
     """
 

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class LimitsServiceStub:
-    """How much tenants may report. A tenant has the limits that were put for itself, else those of its plan,
+    """How much tenants may report, and how much of them is kept. A tenant has the limits that were put for itself, else those of its plan,
     else none. A change is known to every replica within seconds.
     """
 
@@ -47,7 +47,7 @@ class LimitsServiceStub:
 
 @_typing.type_check_only
 class LimitsServiceAsyncStub(LimitsServiceStub):
-    """How much tenants may report. A tenant has the limits that were put for itself, else those of its plan,
+    """How much tenants may report, and how much of them is kept. A tenant has the limits that were put for itself, else those of its plan,
     else none. A change is known to every replica within seconds.
     """
 
@@ -63,7 +63,7 @@ class LimitsServiceAsyncStub(LimitsServiceStub):
     """Tells the limits of a tenant, where they come from, and how much is left of them."""
 
 class LimitsServiceServicer(metaclass=_abc_1.ABCMeta):
-    """How much tenants may report. A tenant has the limits that were put for itself, else those of its plan,
+    """How much tenants may report, and how much of them is kept. A tenant has the limits that were put for itself, else those of its plan,
     else none. A change is known to every replica within seconds.
     """
 

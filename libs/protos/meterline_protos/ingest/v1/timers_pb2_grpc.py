@@ -31,7 +31,8 @@ class TimersServiceStub(object):
     over the end of a month counts in the month in which it stops.
 
     Times are the database's, unless the caller gives its own; no process's clock is trusted. A time that the
-    caller gives is refused (INVALID_ARGUMENT) when it lies ahead, or before what is known of the timer.
+    caller gives is refused (INVALID_ARGUMENT) when it lies ahead, or before what is known of the timer: its
+    start and its last heartbeat. So a timer without heartbeats may be started and stopped when all is over.
     """
 
     def __init__(self, channel):
@@ -73,7 +74,8 @@ class TimersServiceServicer(object):
     over the end of a month counts in the month in which it stops.
 
     Times are the database's, unless the caller gives its own; no process's clock is trusted. A time that the
-    caller gives is refused (INVALID_ARGUMENT) when it lies ahead, or before what is known of the timer.
+    caller gives is refused (INVALID_ARGUMENT) when it lies ahead, or before what is known of the timer: its
+    start and its last heartbeat. So a timer without heartbeats may be started and stopped when all is over.
     """
 
     def StartTimer(self, request, context):
@@ -153,7 +155,8 @@ class TimersService(object):
     over the end of a month counts in the month in which it stops.
 
     Times are the database's, unless the caller gives its own; no process's clock is trusted. A time that the
-    caller gives is refused (INVALID_ARGUMENT) when it lies ahead, or before what is known of the timer.
+    caller gives is refused (INVALID_ARGUMENT) when it lies ahead, or before what is known of the timer: its
+    start and its last heartbeat. So a timer without heartbeats may be started and stopped when all is over.
     """
 
     @staticmethod

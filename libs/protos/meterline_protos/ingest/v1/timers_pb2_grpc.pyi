@@ -32,7 +32,8 @@ class TimersServiceStub:
     over the end of a month counts in the month in which it stops.
 
     Times are the database's, unless the caller gives its own; no process's clock is trusted. A time that the
-    caller gives is refused (INVALID_ARGUMENT) when it lies ahead, or before what is known of the timer.
+    caller gives is refused (INVALID_ARGUMENT) when it lies ahead, or before what is known of the timer: its
+    start and its last heartbeat. So a timer without heartbeats may be started and stopped when all is over.
     """
 
     @_typing.overload
@@ -58,7 +59,8 @@ class TimersServiceAsyncStub(TimersServiceStub):
     over the end of a month counts in the month in which it stops.
 
     Times are the database's, unless the caller gives its own; no process's clock is trusted. A time that the
-    caller gives is refused (INVALID_ARGUMENT) when it lies ahead, or before what is known of the timer.
+    caller gives is refused (INVALID_ARGUMENT) when it lies ahead, or before what is known of the timer: its
+    start and its last heartbeat. So a timer without heartbeats may be started and stopped when all is over.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -80,7 +82,8 @@ class TimersServiceServicer(metaclass=_abc_1.ABCMeta):
     over the end of a month counts in the month in which it stops.
 
     Times are the database's, unless the caller gives its own; no process's clock is trusted. A time that the
-    caller gives is refused (INVALID_ARGUMENT) when it lies ahead, or before what is known of the timer.
+    caller gives is refused (INVALID_ARGUMENT) when it lies ahead, or before what is known of the timer: its
+    start and its last heartbeat. So a timer without heartbeats may be started and stopped when all is over.
     """
 
     @_abc_1.abstractmethod

@@ -22,6 +22,68 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _BillingGapReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BillingGapReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BillingGapReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BILLING_GAP_REASON_UNSPECIFIED: _BillingGapReason.ValueType  # 0
+    BILLING_GAP_REASON_NO_PLAN: _BillingGapReason.ValueType  # 1
+    """The tenant has never had a plan."""
+    BILLING_GAP_REASON_PLAN_UNKNOWN: _BillingGapReason.ValueType  # 2
+    """Its plan has no prices at all."""
+    BILLING_GAP_REASON_PRICE_NOT_IN_FORCE: _BillingGapReason.ValueType  # 3
+    """No price is in force at the period's start: of the plan, or of one meter."""
+    BILLING_GAP_REASON_METER_NOT_PRICED: _BillingGapReason.ValueType  # 4
+    """A note and no fault: the plan has no price for a meter that was used, which may be meant for information."""
+    BILLING_GAP_REASON_METER_UNKNOWN: _BillingGapReason.ValueType  # 5
+    """The plan prices a meter that does not exist."""
+    BILLING_GAP_REASON_CURRENCY_DIFFERS: _BillingGapReason.ValueType  # 6
+    """A price is in another currency than the tenant's."""
+    BILLING_GAP_REASON_NO_CUSTOMER: _BillingGapReason.ValueType  # 7
+    """The tenant has no customer at the billing provider."""
+    BILLING_GAP_REASON_CUSTOMER_UNKNOWN: _BillingGapReason.ValueType  # 8
+    """The billing provider does not know the customer."""
+    BILLING_GAP_REASON_CUSTOMER_CHANGED: _BillingGapReason.ValueType  # 9
+    """Usage of the period went to another customer before."""
+    BILLING_GAP_REASON_QUANTITY_NOT_DELIVERABLE: _BillingGapReason.ValueType  # 10
+    """The billing provider does not take the usage of a meter."""
+    BILLING_GAP_REASON_LATE_USAGE: _BillingGapReason.ValueType  # 11
+    """Usage came after the invoice was final, or when the time for closing was over."""
+    BILLING_GAP_REASON_FAULT: _BillingGapReason.ValueType  # 12
+    """The service failed; its log has more."""
+
+class BillingGapReason(_BillingGapReason, metaclass=_BillingGapReasonEnumTypeWrapper):
+    """What to do about each stands in docs/services/publisher-runbook.md."""
+
+BILLING_GAP_REASON_UNSPECIFIED: BillingGapReason.ValueType  # 0
+BILLING_GAP_REASON_NO_PLAN: BillingGapReason.ValueType  # 1
+"""The tenant has never had a plan."""
+BILLING_GAP_REASON_PLAN_UNKNOWN: BillingGapReason.ValueType  # 2
+"""Its plan has no prices at all."""
+BILLING_GAP_REASON_PRICE_NOT_IN_FORCE: BillingGapReason.ValueType  # 3
+"""No price is in force at the period's start: of the plan, or of one meter."""
+BILLING_GAP_REASON_METER_NOT_PRICED: BillingGapReason.ValueType  # 4
+"""A note and no fault: the plan has no price for a meter that was used, which may be meant for information."""
+BILLING_GAP_REASON_METER_UNKNOWN: BillingGapReason.ValueType  # 5
+"""The plan prices a meter that does not exist."""
+BILLING_GAP_REASON_CURRENCY_DIFFERS: BillingGapReason.ValueType  # 6
+"""A price is in another currency than the tenant's."""
+BILLING_GAP_REASON_NO_CUSTOMER: BillingGapReason.ValueType  # 7
+"""The tenant has no customer at the billing provider."""
+BILLING_GAP_REASON_CUSTOMER_UNKNOWN: BillingGapReason.ValueType  # 8
+"""The billing provider does not know the customer."""
+BILLING_GAP_REASON_CUSTOMER_CHANGED: BillingGapReason.ValueType  # 9
+"""Usage of the period went to another customer before."""
+BILLING_GAP_REASON_QUANTITY_NOT_DELIVERABLE: BillingGapReason.ValueType  # 10
+"""The billing provider does not take the usage of a meter."""
+BILLING_GAP_REASON_LATE_USAGE: BillingGapReason.ValueType  # 11
+"""Usage came after the invoice was final, or when the time for closing was over."""
+BILLING_GAP_REASON_FAULT: BillingGapReason.ValueType  # 12
+"""The service failed; its log has more."""
+Global___BillingGapReason: _TypeAlias = BillingGapReason  # noqa: Y015
+
 class _InvoiceState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -73,6 +135,108 @@ PUBLICATION_STATE_AMBIGUOUS: PublicationState.ValueType  # 2
 PUBLICATION_STATE_SENT: PublicationState.ValueType  # 3
 PUBLICATION_STATE_REJECTED: PublicationState.ValueType  # 4
 Global___PublicationState: _TypeAlias = PublicationState  # noqa: Y015
+
+@_typing.final
+class BillingGap(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    PERIOD_START_FIELD_NUMBER: _builtins.int
+    PERIOD_END_FIELD_NUMBER: _builtins.int
+    METER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    meter: _builtins.str
+    """Empty: the whole period."""
+    reason: Global___BillingGapReason.ValueType
+    detail: _builtins.str
+    """What exactly, for people."""
+    quantity: _builtins.str
+    """Decimal in the meter's unit: usage that is not billed; negative where less was used than billed. Empty for
+    reasons that are of no quantity.
+    """
+    @_builtins.property
+    def period_start(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def period_end(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """When it was found first."""
+
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        period_start: _timestamp_pb2.Timestamp | None = ...,
+        period_end: _timestamp_pb2.Timestamp | None = ...,
+        meter: _builtins.str = ...,
+        reason: Global___BillingGapReason.ValueType = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        detail: _builtins.str = ...,
+        quantity: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["period_end", b"period_end", "period_start", b"period_start", "since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "meter", b"meter", "period_end", b"period_end", "period_start", b"period_start", "quantity", b"quantity", "reason", b"reason", "since", b"since", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BillingGap: _TypeAlias = BillingGap  # noqa: Y015
+
+@_typing.final
+class ListBillingGapsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    """Empty: all tenants, for callers that are bound to none."""
+    page_size: _builtins.int
+    """At most 1,000; 100 when not set."""
+    page_token: _builtins.str
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBillingGapsRequest: _TypeAlias = ListBillingGapsRequest  # noqa: Y015
+
+@_typing.final
+class ListBillingGapsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GAPS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def gaps(self) -> _containers.RepeatedCompositeFieldContainer[Global___BillingGap]:
+        """By tenant in the order of their onboarding, then period, reason and meter."""
+
+    def __init__(
+        self,
+        *,
+        gaps: _abc.Iterable[Global___BillingGap] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gaps", b"gaps", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBillingGapsResponse: _TypeAlias = ListBillingGapsResponse  # noqa: Y015
 
 @_typing.final
 class Invoice(_message.Message):

@@ -59,6 +59,11 @@ class InvoicesServiceStub(object):
                 request_serializer=meterline_dot_publisher_dot_v1_dot_invoices__pb2.ExplainEventRequest.SerializeToString,
                 response_deserializer=meterline_dot_publisher_dot_v1_dot_invoices__pb2.ExplainEventResponse.FromString,
                 _registered_method=True)
+        self.ListBillingGaps = channel.unary_unary(
+                '/meterline.publisher.v1.InvoicesService/ListBillingGaps',
+                request_serializer=meterline_dot_publisher_dot_v1_dot_invoices__pb2.ListBillingGapsRequest.SerializeToString,
+                response_deserializer=meterline_dot_publisher_dot_v1_dot_invoices__pb2.ListBillingGapsResponse.FromString,
+                _registered_method=True)
 
 
 class InvoicesServiceServicer(object):
@@ -66,7 +71,13 @@ class InvoicesServiceServicer(object):
 
     def PreviewInvoice(self, request, context):
         """What the invoice of a period would be if it closed now, also with other usage. Stores and sends nothing.
-        FAILED_PRECONDITION, NOT_BILLED_YET, for a period that ends before the tenant's first billed day or as it begins.
+        Usage is asked of the aggregate service: an answer is never older than the call. Meters that cannot be billed
+        (`BillingGapReason`) are left out; PublishUsage then notes them as gaps.
+
+        NOT_FOUND: the tenant. FAILED_PRECONDITION: nothing is priced, or nothing that can be billed, with the name of
+        a BillingGapReason as the reason; or NOT_BILLED_YET for a period that ends before the tenant's first billed day
+        or as it begins. ABORTED with RetryInfo: usage is being rebuilt after a correction. UNAVAILABLE: the aggregate
+        service cannot be asked. INVALID_ARGUMENT: a change that is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -93,6 +104,17 @@ class InvoicesServiceServicer(object):
 
     def ExplainEvent(self, request, context):
         """From an event up to the invoice lines that it is part of.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBillingGaps(self, request, context):
+        """Usage that is not billed as it is used, and why: every tenant with usage in a period that is due has an
+        invoice line for it, or an entry here. An entry goes when its reason does, with the next rating. Periods before
+        a tenant's first billed day are no gaps.
+
+        NOT_FOUND: the tenant. INVALID_ARGUMENT: a page_token of another list.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -125,6 +147,11 @@ def add_InvoicesServiceServicer_to_server(servicer, server):
                     servicer.ExplainEvent,
                     request_deserializer=meterline_dot_publisher_dot_v1_dot_invoices__pb2.ExplainEventRequest.FromString,
                     response_serializer=meterline_dot_publisher_dot_v1_dot_invoices__pb2.ExplainEventResponse.SerializeToString,
+            ),
+            'ListBillingGaps': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBillingGaps,
+                    request_deserializer=meterline_dot_publisher_dot_v1_dot_invoices__pb2.ListBillingGapsRequest.FromString,
+                    response_serializer=meterline_dot_publisher_dot_v1_dot_invoices__pb2.ListBillingGapsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -262,6 +289,33 @@ class InvoicesService(object):
             '/meterline.publisher.v1.InvoicesService/ExplainEvent',
             meterline_dot_publisher_dot_v1_dot_invoices__pb2.ExplainEventRequest.SerializeToString,
             meterline_dot_publisher_dot_v1_dot_invoices__pb2.ExplainEventResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBillingGaps(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterline.publisher.v1.InvoicesService/ListBillingGaps',
+            meterline_dot_publisher_dot_v1_dot_invoices__pb2.ListBillingGapsRequest.SerializeToString,
+            meterline_dot_publisher_dot_v1_dot_invoices__pb2.ListBillingGapsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,10 @@ class PricesServiceStub:
     hours after that day's midnight in UTC; after an instant comes a later one, or a day whose midnight in UTC
     is more than 14 hours after it.
 
+    A period is priced by the versions in force at its start, also by one that is put later, until its invoice
+    is final. FAILED_PRECONDITION with the reason PERIOD_IS_FINAL: the version would take effect at or before
+    the start of a period that has a final invoice of this plan.
+
     What a version refers to must exist (FAILED_PRECONDITION): METER_UNKNOWN when aggregate has no such meter, unless
     the price is a flat fee of which nothing is sent; CURRENCY_DIFFERS when the plan's other prices are in another
     currency. UNAVAILABLE when aggregate cannot be asked. VERSION_WITHDRAWN for a number that was withdrawn.
@@ -75,6 +79,10 @@ class PricesServiceAsyncStub(PricesServiceStub):
     UTC-12 to UTC+14 (FAILED_PRECONDITION): after a day comes a later day, or an instant that is more than 12
     hours after that day's midnight in UTC; after an instant comes a later one, or a day whose midnight in UTC
     is more than 14 hours after it.
+
+    A period is priced by the versions in force at its start, also by one that is put later, until its invoice
+    is final. FAILED_PRECONDITION with the reason PERIOD_IS_FINAL: the version would take effect at or before
+    the start of a period that has a final invoice of this plan.
 
     What a version refers to must exist (FAILED_PRECONDITION): METER_UNKNOWN when aggregate has no such meter, unless
     the price is a flat fee of which nothing is sent; CURRENCY_DIFFERS when the plan's other prices are in another
@@ -114,6 +122,10 @@ class PricesServiceServicer(metaclass=_abc_1.ABCMeta):
         UTC-12 to UTC+14 (FAILED_PRECONDITION): after a day comes a later day, or an instant that is more than 12
         hours after that day's midnight in UTC; after an instant comes a later one, or a day whose midnight in UTC
         is more than 14 hours after it.
+
+        A period is priced by the versions in force at its start, also by one that is put later, until its invoice
+        is final. FAILED_PRECONDITION with the reason PERIOD_IS_FINAL: the version would take effect at or before
+        the start of a period that has a final invoice of this plan.
 
         What a version refers to must exist (FAILED_PRECONDITION): METER_UNKNOWN when aggregate has no such meter, unless
         the price is a flat fee of which nothing is sent; CURRENCY_DIFFERS when the plan's other prices are in another

@@ -23,6 +23,7 @@ CREATE TABLE deliveries (
 );
 CREATE TRIGGER deliveries_immutable BEFORE UPDATE OR DELETE ON deliveries
     FOR EACH ROW EXECUTE FUNCTION refuse_change();
+SELECT grant_rights('deliveries', 'SELECT, INSERT');
 
 -- Of the prices that are there, the version in force now says it; the first one where none is yet.
 INSERT INTO deliveries (plan, meter, version, billing_event_name, billing_scale, put_by)
@@ -43,6 +44,9 @@ CREATE TABLE price_withdrawals (
 );
 CREATE TRIGGER price_withdrawals_immutable BEFORE UPDATE OR DELETE ON price_withdrawals
     FOR EACH ROW EXECUTE FUNCTION refuse_change();
+SELECT grant_rights('price_withdrawals', 'SELECT, INSERT');
+-- What was ever used is asked before a version is withdrawn.
+SELECT grant_rights('rule_sets', 'SELECT, INSERT');
 
 -- The catalogue as it holds. A price that the service before this one puts has no delivery yet.
 CREATE VIEW catalogue AS
@@ -58,3 +62,11 @@ LEFT JOIN LATERAL (
 WHERE NOT EXISTS (
     SELECT FROM price_withdrawals w WHERE w.plan = p.plan AND w.meter = p.meter AND w.version = p.version
 );
+SELECT grant_rights('catalogue', 'SELECT');
+
+-- Whether a period of a tenant is billed: it ends after the tenant's first billed day has begun. The period that this
+-- day lies in is billed as a whole. NULL: all are.
+CREATE FUNCTION is_billed(billed_from date, time_zone text, period_end timestamptz) RETURNS boolean
+LANGUAGE sql STABLE AS $$
+    SELECT billed_from IS NULL OR billed_from < (period_end AT TIME ZONE time_zone)::date
+$$;

@@ -1,0 +1,74 @@
+"""Numbers for the subjects and series of a batch. Who has used up a quota brings nothing new."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from meterline_ingest.domain.columns import Int64s
+from meterline_ingest.domain.fields import distinct
+from meterline_ingest.domain.quotas import NO_SERIES, NO_SUBJECT, Refusal
+from meterline_ingest.domain.validation import Checked
+from meterline_ingest.repository.dictionaries import Dictionaries
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """One a row of the batch; without a meaning for rows with problems."""
+
+    subjects: Int64s
+    series: Int64s
+
+
+class Numbering:
+    """One for each process."""
+
+    def __init__(self, dictionaries: Dictionaries) -> None:
+        self._dictionaries = dictionaries
+
+    async def number(self, checked: Checked) -> Numbers:
+        """Of the good rows; flags those that are new where there is no room for them.
+
+        After everything else was judged, so that no entry is made for an event that is rejected. One that was
+        made for an event that is not stored in the end does no harm, and counts.
+        """
+        subjects = await self._subjects(checked)
+        return Numbers(subjects, await self._series(checked))
+
+    async def _subjects(self, checked: Checked) -> Int64s:
+        columns, rows = checked.columns, _good(checked)
+        most = len(columns.subjects)
+        pairs = columns.tenant_index.astype(np.int64) * most + columns.subject_index
+        codes, index = distinct(pairs[rows], len(columns.tenants) * most)
+        used = [
+            (int(checked.tenant_ids[code // most]), columns.subjects[code % most]) for code in codes.tolist()
+        ]
+        found = await self._dictionaries.subject_ids(used)
+        return _of_rows(checked, rows, index, found, NO_SUBJECT)
+
+    async def _series(self, checked: Checked) -> Int64s:
+        rows = _good(checked)
+        codes, index = distinct(checked.series_index[rows], len(checked.series))
+        found = await self._dictionaries.series_ids([checked.series[at] for at in codes.tolist()])
+        return _of_rows(checked, rows, index, found, NO_SERIES)
+
+
+def _good(checked: Checked) -> slice | Int64s:
+    good = checked.problems.good()
+    return slice(None) if good.all() else np.flatnonzero(good)
+
+
+def _of_rows(
+    checked: Checked, rows: slice | Int64s, index: Int64s, found: Sequence[int | None], refusal: Refusal
+) -> Int64s:
+    """index: the element of `found` of each of `rows`"""
+    # Numbers begin at 1.
+    numbers = np.zeros(len(checked.columns), np.int64)
+    numbers[rows] = np.array([number or 0 for number in found], np.int64)[index]
+    if None in found:
+        refused = np.zeros(len(numbers), np.bool_)
+        refused[rows] = numbers[rows] == 0
+        checked.problems.flag_where(refused, refusal.reason, refusal.field, refusal.rule)
+    return numbers

@@ -1,0 +1,94 @@
+-- name: drop_resolved
+-- Gaps of a period that were there for one of these reasons, and are not found any more.
+DELETE FROM billing_gaps g
+WHERE g.tenant_id = %(tenant_id)s AND g.period_start = %(period_start)s AND g.reason = ANY(%(looked_for)s)
+  AND NOT EXISTS (
+      SELECT FROM unnest(%(meters)s::text[], %(reasons)s::text[]) AS f (meter, reason)
+      WHERE f.meter = g.meter AND f.reason = g.reason
+  )
+
+-- name: put
+-- Answers those that are new. Without usage there is nothing to miss for reasons that need some.
+INSERT INTO billing_gaps AS g (tenant_id, period_start, meter, reason, period_end, since, detail, quantity)
+SELECT %(tenant_id)s, %(period_start)s, f.meter, f.reason, %(period_end)s, %(now)s, f.detail, f.quantity
+FROM unnest(%(meters)s::text[], %(reasons)s::text[], %(details)s::text[], %(quantities)s::numeric[])
+    AS f (meter, reason, detail, quantity)
+WHERE f.reason <> ALL(%(need_usage)s) OR EXISTS (
+    SELECT FROM usage u
+    WHERE u.tenant_id = %(tenant_id)s AND u.period_start = %(period_start)s AND u.value <> 0
+)
+ORDER BY f.meter, f.reason
+ON CONFLICT (tenant_id, period_start, meter, reason) DO UPDATE SET
+    detail = excluded.detail,
+    quantity = excluded.quantity
+WHERE (g.detail, g.quantity) IS DISTINCT FROM (excluded.detail, excluded.quantity)
+RETURNING g.meter, g.reason, xmax = 0
+
+-- name: note_late
+-- Of these windows those that closing will not bill any more: the invoice is final, or the time for closing is
+-- over. A meter that the final invoice has no line of keeps the reason that was found for it, or is not priced.
+-- What agrees with its line is resolved.
+WITH k AS (
+    SELECT DISTINCT * FROM unnest(%(tenants)s::integer[], %(starts)s::timestamptz[], %(meters)s::text[])
+        AS k (tenant_id, period_start, meter)
+), seen AS (
+    SELECT u.tenant_id, u.period_start, u.meter, u.period_end, u.value,
+           i.state IN ('finalized', 'disputed') AS final,
+           u.value - coalesce(l.usage_value, 0) AS missing,
+           CASE WHEN i.invoice_id IS NOT NULL AND l.meter IS NULL THEN coalesce(
+               (
+                   SELECT g.reason FROM billing_gaps g
+                   WHERE g.tenant_id = u.tenant_id AND g.period_start = u.period_start AND g.meter = u.meter
+                     AND g.reason IN ('price_not_in_force', 'currency_differs', 'meter_unknown')
+                   LIMIT 1
+               ),
+               'meter_not_priced'
+           ) ELSE 'late_usage' END AS reason
+    FROM k
+    JOIN usage u ON u.tenant_id = k.tenant_id AND u.period_start = k.period_start AND u.meter = k.meter
+    LEFT JOIN invoices i ON i.tenant_id = u.tenant_id AND i.period_start = u.period_start
+    LEFT JOIN invoice_lines l
+        ON l.tenant_id = u.tenant_id AND l.invoice_id = i.invoice_id AND l.meter = u.meter
+), late AS (
+    SELECT * FROM seen WHERE (final OR period_end < %(closed_before)s) AND missing <> 0
+), resolved AS (
+    DELETE FROM billing_gaps g
+    USING seen s
+    WHERE g.tenant_id = s.tenant_id AND g.period_start = s.period_start AND g.meter = s.meter
+      AND (g.reason IN ('late_usage', 'meter_not_priced') OR (s.final AND g.reason = s.reason))
+      AND s.missing = 0
+)
+INSERT INTO billing_gaps AS g (tenant_id, period_start, meter, reason, period_end, since, detail, quantity)
+SELECT tenant_id, period_start, meter, reason, period_end, %(now)s,
+       CASE WHEN reason <> 'late_usage' THEN 'the final invoice has no line for it'
+            WHEN final THEN 'the invoice is final'
+            ELSE 'the time for closing is over' END,
+       missing
+FROM late
+ORDER BY tenant_id, period_start, meter
+ON CONFLICT (tenant_id, period_start, meter, reason) DO UPDATE SET
+    detail = excluded.detail,
+    quantity = excluded.quantity
+WHERE (g.detail, g.quantity) IS DISTINCT FROM (excluded.detail, excluded.quantity)
+
+-- name: page
+-- tenant: an operator may ask for all tenants'; else tenant_id is given
+-- In the order of the key, with reason and meter as one text. The bound is exclusive. Periods before a tenant's
+-- first billed day are left out: that day may move, and they count again if it moves back.
+SELECT g.tenant_id, t.slug, g.period_start, g.period_end, g.meter, g.reason, g.since, g.detail, g.quantity
+FROM billing_gaps g
+JOIN tenants t ON t.tenant_id = g.tenant_id
+WHERE (%(tenant_id)s::integer IS NULL OR g.tenant_id = %(tenant_id)s)
+  AND (g.tenant_id, g.period_start, g.reason || '/' || g.meter)
+      > (%(after_tenant)s, %(after_start)s, %(after_rest)s::text)
+  AND is_billed(t.billed_from, t.time_zone, g.period_end)
+ORDER BY g.tenant_id, g.period_start, g.reason || '/' || g.meter
+LIMIT %(limit)s
+
+-- name: count_by_reason
+-- tenant: a metric of the whole service
+SELECT g.reason, count(*)
+FROM billing_gaps g
+JOIN tenants t ON t.tenant_id = g.tenant_id
+WHERE is_billed(t.billed_from, t.time_zone, g.period_end)
+GROUP BY g.reason

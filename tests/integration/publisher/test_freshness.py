@@ -1,0 +1,178 @@
+"""Money is never computed from stale usage: what aggregate knows is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence, Set
+from datetime import UTC
+from decimal import Decimal
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc import aio
+from grpc_status import rpc_status
+from meterline.errors import AbortedError
+from meterline.tenants import Tenant
+from meterline_publisher.domain.periods import Period
+from meterline_publisher.domain.rule_sets import Rule
+from meterline_publisher.handlers.publishing import Publishing
+from meterline_publisher.repository import usage
+
+from tests.integration.publisher.catalogue import PER_UNIT, Priced
+from tests.integration.publisher.conftest import StartPublisher
+from tests.integration.publisher.world import NOW, PUBLISHED, Api, World
+from tests.support.mesh import Event
+from tests.support.polling import eventually
+
+pytestmark = pytest.mark.req("T3.1", "X2")
+
+CALL = [Event(NOW, value="5")]
+
+
+def retry_after(error: aio.AioRpcError) -> float:
+    """The seconds of its RetryInfo. Fails when it has none."""
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    for detail in status.details if status else ():
+        found = error_details_pb2.RetryInfo()
+        if detail.Unpack(found):
+            return float(found.retry_delay.ToTimedelta().total_seconds())
+    raise AssertionError("no RetryInfo")
+
+
+async def steady_traffic(world: World, api: Api) -> list[str]:
+    """Publishes five times while usage goes on and no announcement comes; answers the totals."""
+    totals = []
+    for _ in range(5):
+        world.mesh.capture("acme", CALL)
+        totals.append((await api.publish("acme")).invoice.total)
+    return totals
+
+
+@pytest.mark.req("S4", "S9")
+async def test_publishing_keeps_up_with_steady_traffic(world: World, api: Api) -> None:
+    acme = await world.tenant()
+    assert await steady_traffic(world, api) == ["0.05", "0.10", "0.15", "0.20", "0.25"]
+    assert world.at_provider(acme) == 25
+
+
+async def test_publishing_that_waits_to_be_told_does_not(
+    world: World, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted bug: the replica is waited for instead of being brought up to date."""
+    await world.tenant()
+    monkeypatch.setattr(Publishing, "_refresh", waits_to_be_told)
+    with pytest.raises(aio.AioRpcError) as failure:
+        await steady_traffic(world, api)
+    assert failure.value.code() == grpc.StatusCode.ABORTED
+
+
+async def waits_to_be_told(
+    self: Publishing, tenant: Tenant, period: Period, rules: Sequence[Rule]
+) -> Set[str]:
+    pulled = await self._freshness.pull(tenant, period, rules)
+    async with self._database.connection([tenant.tenant_id]) as connection:
+        known = await usage.of_period(connection, tenant.tenant_id, period.start)
+    for window in pulled.windows:
+        if window.usage.meter not in known or known[window.usage.meter].revision < window.usage.revision:
+            raise AbortedError("on its way")
+    return pulled.unknown
+
+
+async def test_what_was_asked_for_is_what_is_announced_later(world: World, api: Api) -> None:
+    """The message of the same revision changes nothing but the trace, which only it has."""
+    acme = await world.tenant()
+    trace = ("12" * 16, "34" * 8)
+    fact = world.mesh.capture("acme", CALL)
+    first = await api.publish("acme")
+    (window,) = fact.windows
+    window.trace.trace_id, window.trace.span_id, window.trace.sampled = *trace, True
+    await world.deliver("usage.window", fact)
+    await eventually(lambda: world.rows("SELECT FROM usage WHERE trace LIKE %s", f"%{trace[0]}%"))
+    assert await api.publish("acme") == first
+    assert world.sends(acme) == 1
+    assert len(world.rows("SELECT FROM calculations")) == 1
+    # An announcement from before what was asked for takes nothing back.
+    world.mesh.capture("acme", CALL)
+    assert (await api.publish("acme")).invoice.total == "0.10"
+    await world.deliver("usage.window", fact)
+    await world.use("acme", "1")
+    assert (await api.publish("acme")).invoice.total == "0.11"
+
+
+async def test_a_preview_shows_usage_that_was_not_announced(world: World, api: Api) -> None:
+    await world.tenant()
+    world.mesh.capture("acme", [Event(NOW, value="4200")])
+    preview = await api.preview("acme")
+    assert (preview.total, preview.lines[0].event_count) == ("42.00", 1)
+    assert world.rows("SELECT FROM usage") == []
+    changed = await api.preview_with("acme", {"calls": "-200"})
+    assert changed.invoice.total == "40.00"
+
+
+async def test_a_preview_leaves_out_a_meter_that_does_not_exist(world: World, api: Api) -> None:
+    await world.tenant()
+    await api.put("plan-acme", Priced("misspelt", PER_UNIT), "other_event")
+    del world.mesh.meters["misspelt"]
+    world.mesh.capture("acme", CALL)
+    preview = await api.preview("acme")
+    assert (preview.total, [line.meter for line in preview.lines]) == ("0.05", ["calls"])
+    del world.mesh.meters["calls"]
+    with pytest.raises(aio.AioRpcError, match="calls") as failure:
+        await api.preview("acme")
+    assert failure.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_without_aggregate_there_is_no_amount(world: World, start: StartPublisher) -> None:
+    alone = await start(aggregate_address="127.0.0.1:1")
+    await world.tenant()
+    await world.use("acme", "10")
+    for call in (alone.preview("acme"), alone.publish("acme")):
+        with pytest.raises(aio.AioRpcError) as failure:
+            await call
+        assert failure.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert world.rows("SELECT FROM invoices") == []
+
+
+async def test_usage_that_is_being_rebuilt_is_waited_for(world: World, start: StartPublisher) -> None:
+    patient = await start(freshness_wait_seconds=30.0)
+    acme = await world.tenant()
+    world.mesh.capture("acme", CALL)
+    world.mesh.rebuilding.add(("acme", "calls"))
+    publishing = asyncio.ensure_future(patient.publish("acme"))
+    await eventually(lambda: world.mesh.asked.count("QueryUsage acme calls") > 1)
+    assert world.rows("SELECT FROM usage") == []
+    world.mesh.rebuilding.clear()
+    answer = await publishing
+    assert (answer.invoice.total, answer.invoice.state) == ("0.05", PUBLISHED)
+    assert world.at_provider(acme) == 5
+
+
+async def test_a_rebuild_that_lasts_says_when_to_come_back(world: World, api: Api) -> None:
+    acme = await world.tenant()
+    world.mesh.capture("acme", CALL)
+    world.mesh.rebuilding.add(("acme", "calls"))
+    for call in (api.publish("acme"), api.preview("acme")):
+        with pytest.raises(aio.AioRpcError, match="calls is being rebuilt") as failure:
+            await call
+        assert failure.value.code() == grpc.StatusCode.ABORTED
+        assert retry_after(failure.value) > 0
+    assert world.sends(acme) == 0
+
+
+async def test_a_month_that_lost_all_its_events_is_rated_at_nothing(world: World, api: Api) -> None:
+    """Its window stays, with a greater revision and no events."""
+    acme = await world.tenant()
+    world.mesh.capture("acme", CALL)
+    assert (await api.publish("acme")).invoice.total == "0.05"
+    world.mesh.capture("acme", (), taken=world.mesh.tenants["acme"].events)
+    assert (await api.publish("acme")).invoice.total == "0.00"
+    assert world.at_provider(acme) == 0
+
+
+async def test_the_start_of_a_month_is_the_same_for_both_services(world: World, api: Api) -> None:
+    await world.tenant(zone="America/New_York")
+    world.mesh.capture("acme", CALL)
+    invoice = (await api.publish("acme")).invoice
+    (kept,) = world.rows("SELECT period_start, value FROM usage")
+    assert kept == (invoice.period_start.ToDatetime(tzinfo=UTC), Decimal(5))
