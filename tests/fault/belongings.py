@@ -69,9 +69,9 @@ async def fill(mesh: Mesh, tenant: str) -> Belongings:
         )
         own = event_types_pb2.EventType(
             name=f"own.{mark}",
-            quantities=[event_types_pb2.QuantityDefinition(name="seconds", scale=6)],
+            quantities=[event_types_pb2.QuantityDefinition(name="own.seconds", scale=6)],
             timer=event_types_pb2.TimerPolicy(
-                quantity="seconds",
+                quantity="own.seconds",
                 abandoned_after_seconds=3_600,
                 when_abandoned=event_types_pb2.ABANDONED_TIMER_COUNT_TO_HEARTBEAT,
             ),
