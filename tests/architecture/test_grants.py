@@ -57,4 +57,4 @@ def test_a_service_may_ask_what_it_asks_and_no_more(service: str) -> None:
 def test_calls_are_found() -> None:
     assert "meterline.ingest.v1.EventsService/GetTotals" in called("aggregate")
     assert "meterline.identity.v1.CredentialsService/VerifyApiKey" in called("publisher")
-    assert called("identity") == set()
+    assert called("identity") == {"meterline.publisher.v1.PricesService/ListPrices"}

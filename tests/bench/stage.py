@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 import psycopg
 from grpc import aio
@@ -150,12 +151,16 @@ def _meters() -> list[meters_pb2.Meter]:
     ]
 
 
+_UNASKED: Final = {"identity": {"METERLINE_PUBLISHER_ADDRESS": ""}}
+
+
 @asynccontextmanager
 async def on_stage(options: Options, directory: Path, environment: Mapping[str, str]) -> AsyncIterator[Stage]:
     """A prepared mesh in `directory`; `environment` is for all services. Stopped afterwards."""
     mesh_options = MeshOptions(
         services=options.services,
-        environment=dict.fromkeys(options.services, environment),
+        # The plan is a name for limits here, and has no prices that identity could find.
+        environment={name: {**environment, **_UNASKED.get(name, {})} for name in options.services},
         programs=profiling.programs(options.profile, directory),
     )
     async with Mesh(directory / "mesh", mesh_options) as mesh:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
 from collections.abc import Mapping
 from typing import Any
 
 import stripe
-from google.protobuf import struct_pb2
 from grpc import aio
 from meterline_dev.mesh import Mesh
 from meterline_protos.identity.v1 import credentials_pb2, credentials_pb2_grpc, tenants_pb2, tenants_pb2_grpc
@@ -28,7 +26,7 @@ from meterline_protos.ingest.v1 import (
     timers_pb2,
     timers_pb2_grpc,
 )
-from meterline_protos.publisher.v1 import prices_pb2, prices_pb2_grpc, publications_pb2, publications_pb2_grpc
+from meterline_protos.publisher.v1 import publications_pb2, publications_pb2_grpc
 
 from tests.fault.strangers import Belongings
 from tests.support.capture import Sample, rows
@@ -141,20 +139,6 @@ async def lend_credentials(mesh: Mesh, tenant: str, mark: str) -> None:
             credentials_pb2.CreateApiKeyRequest(tenant_id=tenant, name=f"key-{mark}", permissions=["read"])
         )
         await stub.RotateSigningKey(credentials_pb2.RotateSigningKeyRequest(tenant_id=tenant))
-
-
-async def put_prices(mesh: Mesh) -> None:
-    async with mesh.channel("publisher") as channel:
-        for meter, rate in (("calls", "0.01"), ("units", "0.0203")):
-            body = struct_pb2.Struct()
-            body.update({"model": "per_unit", "currency": "USD", "unit": rate})
-            price = prices_pb2.Price(
-                plan="basic", meter=meter, version=1, body=body, description=meter, billing_event_name=meter
-            )
-            price.effective_from.FromSeconds(int(time.time()) - 400 * 86_400)
-            await prices_pb2_grpc.PricesServiceStub(channel).PutPrice(
-                prices_pb2.PutPriceRequest(price=price), wait_for_ready=True
-            )
 
 
 async def bill(mesh: Mesh, tenant: str) -> None:

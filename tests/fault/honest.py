@@ -318,6 +318,19 @@ def _publisher(world: World, now: datetime) -> Table:
         f"{invoices}ExplainEvent": [of | {"event_id": world.event_id}],
         "publisher.v1.PricesService/PutPrice": [{"price": price}],
         "publisher.v1.PricesService/ListPrices": [{"plan": "fuzzed"}],
+        "publisher.v1.PricesService/WithdrawPrice": [{"plan": "fuzzed", "meter": "units", "version": 1}],
+        "publisher.v1.PricesService/PutDelivery": [
+            {
+                "delivery": {
+                    "plan": "fuzzed",
+                    "meter": "units",
+                    "version": 1,
+                    "billing_event_name": "units",
+                    "billing_scale": 2,
+                }
+            }
+        ],
+        "publisher.v1.PricesService/ListDeliveries": [{"plan": "fuzzed"}],
         f"{ledger}PublishUsage": [of | at],
         f"{ledger}ListPublications": [of | {"page_size": 1}],
         f"{ledger}ReconcilePeriod": [of | at],

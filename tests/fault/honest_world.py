@@ -16,7 +16,7 @@ from meterline_protos.ingest.v1 import (
 )
 from meterline_protos.publisher.v1 import invoices_pb2, invoices_pb2_grpc
 
-from tests.fault.belongings import bill, fill, publish, put_prices
+from tests.fault.belongings import bill, fill, publish
 from tests.fault.load import prepare, settled
 from tests.support.credentials import SignedClient
 from tests.support.polling import eventually
@@ -58,7 +58,6 @@ async def build(mesh: Mesh) -> World:
     """Three tenants with something of every kind, before anybody else reports."""
     await prepare(mesh, (TENANT, SPENT, FOREIGN))
     mine, theirs = await fill(mesh, TENANT), await fill(mesh, FOREIGN)
-    await put_prices(mesh)
     await eventually(lambda: settled(mesh), seconds=60)
     await bill(mesh, TENANT)
     await publish(mesh, TENANT)

@@ -18,6 +18,7 @@ import nats
 import nats.errors
 import nats.js.errors
 import psycopg
+from google.protobuf import struct_pb2
 from grpc import aio
 from meterline.bus.subjects import EVENTS_ACCEPTED
 from meterline_dev.mesh import Mesh
@@ -32,6 +33,7 @@ from meterline_protos.ingest.v1 import (
     events_pb2,
     events_pb2_grpc,
 )
+from meterline_protos.publisher.v1 import prices_pb2, prices_pb2_grpc
 
 from tests.support.bus import unanswered
 from tests.support.capture import Sample, rows
@@ -62,22 +64,31 @@ class Expected:
         return {tenant: (len(units), sum(units.values())) for tenant, units in self.units.items()}
 
 
+async def put_prices(mesh: Mesh) -> None:
+    """Prices of the meters in the plan of all tenants."""
+    async with mesh.channel("publisher") as channel:
+        for meter, rate in (("calls", "0.01"), ("units", "0.0203")):
+            body = struct_pb2.Struct()
+            body.update({"model": "per_unit", "currency": "USD", "unit": rate})
+            price = prices_pb2.Price(
+                plan="basic",
+                meter=meter,
+                version=1,
+                effective_date="2020-01-01",
+                body=body,
+                description=meter,
+                billing_event_name=meter,
+            )
+            await prices_pb2_grpc.PricesServiceStub(channel).PutPrice(
+                prices_pb2.PutPriceRequest(price=price), wait_for_ready=True
+            )
+
+
 async def prepare(mesh: Mesh, tenants: Sequence[str] = TENANTS) -> None:
-    """Tenants, an event type and two meters. Repeats itself while services come and go."""
+    """An event type, two meters, prices of them if there is a publisher, and tenants, in the order in which
+    each refers to what is there. Repeats itself while services come and go."""
     identity, ingest, aggregate = (mesh.channel(name) for name in ("identity", "ingest", "aggregate"))
     try:
-        for tenant in tenants:
-            await tenants_pb2_grpc.TenantsServiceStub(identity).OnboardTenant(
-                tenants_pb2.OnboardTenantRequest(
-                    tenant_id=tenant,
-                    display_name=tenant,
-                    time_zone="America/New_York",
-                    currency="USD",
-                    plan="basic",
-                    external_customer_id=f"cus_{tenant}",
-                    external_subscription_id=f"sub_{tenant}",
-                )
-            )
         quantity = event_types_pb2.QuantityDefinition(name="units", scale=0)
         region = event_types_pb2.DimensionDefinition(name="region")
         definition = event_types_pb2.EventType(name="api.request", quantities=[quantity], dimensions=[region])
@@ -94,6 +105,20 @@ async def prepare(mesh: Mesh, tenants: Sequence[str] = TENANTS) -> None:
             )
             await meters_pb2_grpc.MetersServiceStub(aggregate).CreateMeter(
                 meters_pb2.CreateMeterRequest(meter=meter)
+            )
+        if "publisher" in mesh.options.services:
+            await put_prices(mesh)
+        for tenant in tenants:
+            await tenants_pb2_grpc.TenantsServiceStub(identity).OnboardTenant(
+                tenants_pb2.OnboardTenantRequest(
+                    tenant_id=tenant,
+                    display_name=tenant,
+                    time_zone="America/New_York",
+                    currency="USD",
+                    plan="basic",
+                    external_customer_id=f"cus_{tenant}",
+                    external_subscription_id=f"sub_{tenant}",
+                )
             )
     finally:
         await asyncio.gather(identity.close(), ingest.close(), aggregate.close())

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from meterline_dev.mesh import SERVICES, Mesh
 
-from tests.fault.belongings import bill, fill, publish, put_prices
+from tests.fault.belongings import bill, fill, publish
 from tests.fault.conftest import Lengths, MakeMesh
 from tests.fault.load import settled
 from tests.fault.strangers import OPERATORS, Belongings, Filler, Rpc, all_rpcs, answers, texts_of
@@ -106,7 +106,6 @@ async def told_to_a_stranger(mesh: Mesh, rounds: int) -> tuple[dict[str, set[str
     """What was told by which RPC, the RPCs that tell the victim itself, and tables where its rows changed."""
     mine, theirs = await fill(mesh, STRANGER), await fill(mesh, VICTIM)
     if "publisher" in mesh.options.services:
-        await put_prices(mesh)
         await eventually(lambda: settled(mesh), seconds=60)
         await bill(mesh, STRANGER)
         await bill(mesh, VICTIM)

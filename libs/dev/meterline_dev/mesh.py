@@ -254,6 +254,9 @@ class Mesh:
 
     def _environment(self, service: str) -> dict[str, str]:
         addresses = {f"METERLINE_{name.upper()}_ADDRESS": self.address(name) for name in SERVICES}
+        if "publisher" not in self.options.services:
+            # Identity asks it about plans when it has the address.
+            del addresses["METERLINE_PUBLISHER_ADDRESS"]
         return {
             # glibc keeps an arena a thread otherwise, which costs tens of megabytes a process.
             "MALLOC_ARENA_MAX": "2",

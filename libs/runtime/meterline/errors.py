@@ -70,7 +70,10 @@ class AlreadyExistsError(MeterlineError):
 
 
 class FailedPreconditionError(MeterlineError):
-    """The state of the system forbids it; the same call will fail again."""
+    """The state of the system forbids it; the same call will fail again.
+
+    reason: what callers may tell it by
+    """
 
     reason = "FAILED_PRECONDITION"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -14,6 +14,7 @@ from meterline_protos.events.v1 import events_pb2
 
 from meterline.bounds import MIN_TENANT_ID
 from meterline.bus.delivery import Delivery
+from meterline.days import parse_day
 from meterline.db.pool import Database, begin
 from meterline.db.queries import Queries
 from meterline.db.scope import ALL_TENANTS
@@ -27,7 +28,8 @@ queries = Queries("meterline", "tenants.sql")
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """`tenant_id` is the number that keys carry, `slug` the name that the API calls tenant_id."""
+    """`tenant_id` is the number that keys carry, `slug` the name that the API calls tenant_id. `billed_from`
+    is the first day that is billed, in the tenant's time zone; None: all are."""
 
     tenant_id: int
     slug: str
@@ -39,6 +41,7 @@ class Tenant:
     external_subscription_id: str
     active: bool
     close_lead: timedelta
+    billed_from: date | None = None
 
     @property
     def zone(self) -> ZoneInfo:
@@ -57,6 +60,7 @@ def from_fact(fact: events_pb2.TenantChanged) -> Tenant:
         fact.external_subscription_id,
         fact.active,
         timedelta(seconds=fact.close_lead_seconds),
+        parse_day(fact.billed_from) if fact.billed_from else None,
     )
 
 

@@ -16,6 +16,7 @@ from meterline.db.pool import Database
 from meterline.db.unit_of_work import UnitOfWork
 from meterline.outbox.relay import Relay
 from meterline.rpc import tls
+from meterline.rpc.client import Caller
 from meterline.rpc.server import Server
 from meterline_protos.identity.v1 import credentials_pb2_grpc, tenants_pb2_grpc
 
@@ -23,6 +24,7 @@ from meterline_identity.access import RULES
 from meterline_identity.handlers.api_keys import ApiKeys
 from meterline_identity.handlers.signing_keys import SigningKeys
 from meterline_identity.handlers.tenants import Tenants
+from meterline_identity.peers import Plans
 from meterline_identity.servicers.credentials import CREDENTIALS_SERVICE, CredentialsServicer
 from meterline_identity.servicers.tenants import TENANTS_SERVICE, TenantsServicer
 from meterline_identity.settings import IdentitySettings
@@ -42,11 +44,14 @@ class Identity:
         bus = Bus(settings.nats_url.get_secret_value(), name=NAME, replicas=settings.jetstream_replicas)
         relay = Relay(database, bus)
         unit_of_work = UnitOfWork(database, relay.wake)
-        tenants = Tenants(database, unit_of_work, clock)
+        # Without an address there is nobody to call, and no key is needed.
+        caller = auth.caller(settings, NAME, clock) if settings.publisher_address else Caller()
+        plans = Plans(settings.publisher_address, caller)
+        tenants = Tenants(database, unit_of_work, clock, plans)
         api_keys = ApiKeys(database, unit_of_work, tenants, clock)
         sealer = Sealer(MasterKeys.parse(settings.master_keys.get_secret_value()))
         signing_keys = SigningKeys(database, unit_of_work, tenants, clock, sealer)
-        self.components: Sequence[Component] = (database, bus, relay)
+        self.components: Sequence[Component] = (database, bus, relay, plans)
         self.server = Server(
             settings.bind_host,
             settings.grpc_port,

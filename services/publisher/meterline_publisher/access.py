@@ -13,7 +13,10 @@ _PUBLICATIONS: Final = "meterline.publisher.v1.PublicationsService"
 
 RULES: Final[Rules] = {
     f"{_PRICES}/PutPrice": Rule(Permission.CONFIGURE),
+    f"{_PRICES}/WithdrawPrice": Rule(Permission.CONFIGURE),
     f"{_PRICES}/ListPrices": Rule(Permission.READ),
+    f"{_PRICES}/PutDelivery": Rule(Permission.CONFIGURE),
+    f"{_PRICES}/ListDeliveries": Rule(Permission.READ),
     f"{_INVOICES}/PreviewInvoice": Rule(Permission.READ),
     f"{_INVOICES}/GetInvoice": Rule(Permission.READ),
     f"{_INVOICES}/ListInvoices": Rule(Permission.READ),

@@ -28,6 +28,7 @@ from meterline_protos.publisher.v1 import invoices_pb2_grpc, prices_pb2_grpc, pu
 from meterline_publisher import servicers
 from meterline_publisher.access import RULES
 from meterline_publisher.handlers.closing import Closing
+from meterline_publisher.handlers.deliveries import Deliveries
 from meterline_publisher.handlers.explaining import Explaining
 from meterline_publisher.handlers.freshness import Freshness
 from meterline_publisher.handlers.gaps import Gaps
@@ -77,7 +78,8 @@ class Publisher:
         self._settling = Settling(self._database, unit_of_work, self._tenants, self._provider, clock)
         sender = self._make_sender(unit_of_work)
         self._publishing = self._make_publishing(unit_of_work, lineage, sender)
-        self._prices = Prices(self._database, unit_of_work)
+        self._prices = Prices(self._database, unit_of_work, self._aggregate)
+        self._deliveries = Deliveries(self._database, unit_of_work, self._aggregate)
         self._consumers = self._make_consumers(bus, unit_of_work)
         self.components: Sequence[Component] = (
             self._database,
@@ -153,6 +155,7 @@ class Publisher:
             self._database,
             self._tenants,
             self._publishing,
+            self._freshness,
             self._gaps,
             self._clock,
             grace=self._close_grace,
@@ -171,7 +174,7 @@ class Publisher:
             (
                 servicers.PRICES_SERVICE,
                 prices_pb2_grpc.add_PricesServiceServicer_to_server,
-                servicers.PricesServicer(self._prices),
+                servicers.PricesServicer(self._prices, self._deliveries),
             ),
             (
                 servicers.INVOICES_SERVICE,

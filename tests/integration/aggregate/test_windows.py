@@ -218,6 +218,7 @@ async def test_what_is_no_tenant_is_kept_and_delays_nobody(
         TenantChanged(tenant_id=7, slug="a\0b"),
         TenantChanged(tenant_id=7, slug="a", plan="\0"),
         TenantChanged(tenant_id=-7, slug="a"),
+        TenantChanged(tenant_id=7, slug="a", billed_from="soon"),
         TenantChanged(tenant_id=7, slug="a", close_lead_seconds=1 << 62),
         TenantChanged(tenant_id=7, slug="a", changed_at=Timestamp(seconds=1 << 62)),
         EventsAccepted(base_us=7),

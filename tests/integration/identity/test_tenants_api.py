@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
 import grpc
@@ -34,7 +34,7 @@ def request(slug: str = "acme", **changes: Any) -> tenants_pb2.OnboardTenantRequ
         "time_zone": "America/New_York",
         "currency": "USD",
         "plan": "gold",
-        "external_customer_id": "cus_1",
+        "external_customer_id": "cus_1" if slug == "acme" else f"cus_{slug}",
         "external_subscription_id": "sub_1",
         **changes,
     }
@@ -96,6 +96,7 @@ async def test_a_tenant_is_made_as_it_was_asked_for(tenants: Stub, clock: Manual
         close_lead_seconds=60,
         version=1,
         number=1,
+        billed_from="2024-10-01",
     )
     expected.created_at.FromDatetime(to_datetime(clock.now_us()))
     expected.updated_at.FromDatetime(to_datetime(clock.now_us()))
@@ -137,6 +138,7 @@ async def test_the_same_request_again_answers_the_tenant_as_it_is_now(tenants: S
         {"external_customer_id": "cus_2"},
         {"external_subscription_id": "sub_2"},
         {"close_lead_seconds": 601},
+        {"billed_from": "2024-10-01"},
     ],
     ids=lambda other: next(iter(other)),
 )
@@ -161,7 +163,7 @@ async def test_concurrent_identical_requests_make_one_tenant(tenants: Stub, bus:
 @pytest.mark.req("T1.6")
 async def test_of_concurrent_different_requests_one_wins(tenants: Stub, bus: Bus) -> None:
     results = await asyncio.gather(
-        *(tenants.OnboardTenant(request(plan=f"plan {number}")) for number in range(10)),
+        *(tenants.OnboardTenant(request(plan=f"plan-{number}")) for number in range(10)),
         return_exceptions=True,
     )
     codes = [result.code() for result in results if isinstance(result, aio.AioRpcError)]
@@ -181,6 +183,81 @@ async def test_what_is_wrong_is_told_with_field_and_rule(tenants: Stub, bus: Bus
     (violation,) = detail(error, error_details_pb2.BadRequest).field_violations
     assert (violation.field, violation.description) == ("time_zone", "must be the name of an IANA time zone")
     await facts(bus, 0)
+
+
+# --- what is billed, and as whom
+
+
+async def test_history_is_billed_from_the_day_that_onboarding_says(tenants: Stub, bus: Bus) -> None:
+    assert (await onboard(tenants, billed_from="2013-01-01")).billed_from == "2013-01-01"
+    assert not (await tenants.OnboardTenant(request(billed_from="2013-01-01"))).created
+    assert (await facts(bus, 1))[0].billed_from == "2013-01-01"
+    assert (await update(tenants, billed_from="2013-02-01")).billed_from == "2013-02-01"
+    error = await failure(update(tenants, billed_from="2013-01-01"))
+    assert error.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert detail(error, error_details_pb2.ErrorInfo).reason == "BILLED_FROM_TOO_EARLY"
+    for day in ("2013-1-1", "tomorrow", "2013-02-30"):
+        for call in (
+            tenants.OnboardTenant(request("other", billed_from=day)),
+            update(tenants, billed_from=day),
+        ):
+            error = await failure(call)
+            assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+            assert detail(error, error_details_pb2.BadRequest).field_violations[0].field == "billed_from"
+
+
+@pytest.mark.parametrize(("zone", "day"), [("Pacific/Kiritimati", "2024-11-01"), ("UTC", "2024-10-01")])
+async def test_the_first_billed_month_is_that_of_the_tenants_zone(
+    tenants: Stub, clock: ManualClock, zone: str, day: str
+) -> None:
+    clock.advance(datetime(2024, 10, 31, 12, tzinfo=UTC) - to_datetime(clock.now_us()))
+    assert (await onboard(tenants, time_zone=zone)).billed_from == day
+
+
+@pytest.mark.req("S1", "S6")
+async def test_no_two_tenants_are_billed_as_one_customer(tenants: Stub, bus: Bus) -> None:
+    await onboard(tenants)
+    await onboard(tenants, "other")
+    calls = (
+        tenants.OnboardTenant(request("third", external_customer_id="cus_1")),
+        update(tenants, "other", external_customer_id="cus_1"),
+    )
+    for call in calls:
+        error = await failure(call)
+        assert error.code() == grpc.StatusCode.ALREADY_EXISTS
+        resource = detail(error, error_details_pb2.ResourceInfo)
+        assert (resource.resource_type, resource.resource_name) == ("external_customer_id", "cus_1")
+        assert "acme" not in (error.details() or "")
+    await facts(bus, 2)
+    # A customer that its tenant has left is free, and repeating a request of before takes nothing back.
+    await update(tenants, external_customer_id="cus_9")
+    await update(tenants, "other", external_customer_id="cus_1")
+    assert (await tenants.OnboardTenant(request())).tenant.external_customer_id == "cus_9"
+
+
+@pytest.mark.req("T1.6", "S6")
+async def test_of_concurrent_tenants_one_gets_the_customer(tenants: Stub) -> None:
+    await onboard(tenants)
+    results = await asyncio.gather(
+        *(onboard(tenants, f"new-{number}", external_customer_id="cus_new") for number in range(5)),
+        update(tenants, external_customer_id="cus_new"),
+        return_exceptions=True,
+    )
+    codes = [result.code() for result in results if isinstance(result, aio.AioRpcError)]
+    assert codes == [grpc.StatusCode.ALREADY_EXISTS] * 5
+
+
+async def test_tenants_that_share_a_customer_already_can_still_be_changed(
+    tenants: Stub, database: TestDatabase
+) -> None:
+    await onboard(tenants)
+    await onboard(tenants, "twin")
+    await database.change("UPDATE identity.tenant_accounts SET external_customer_id = 'cus_1'")
+    assert (await update(tenants, "twin", display_name="Twin")).external_customer_id == "cus_1"
+    assert (await update(tenants, "twin", external_customer_id="cus_2")).external_customer_id == "cus_2"
+    assert (await failure(update(tenants, "twin", external_customer_id="cus_1"))).code() == (
+        grpc.StatusCode.ALREADY_EXISTS
+    )
 
 
 # --- reading
@@ -216,7 +293,7 @@ async def pages(tenants: Stub, size: int) -> list[list[str]]:
 
 
 async def test_many_are_told_at_once_and_names_that_nobody_has_are_left_out(tenants: Stub) -> None:
-    first, second = [await onboard(tenants, tenant_id=name) for name in ("zebra", "acme")]
+    first, second = [await onboard(tenants, name) for name in ("zebra", "acme")]
     names = ["acme", "nobody", "zebra", "acme", "", "No Name", "a\0b", "x" * 64]
     answer = await tenants.BatchGetTenants(tenants_pb2.BatchGetTenantsRequest(tenant_ids=names))
     assert list(answer.tenants) == [first, second]
@@ -297,7 +374,7 @@ async def test_a_negative_version_is_an_invalid_argument(tenants: Stub) -> None:
 async def test_of_concurrent_changes_to_one_version_one_wins(tenants: Stub, bus: Bus) -> None:
     await onboard(tenants)
     results = await asyncio.gather(
-        *(update(tenants, plan=f"plan {number}", expected_version=1) for number in range(10)),
+        *(update(tenants, plan=f"plan-{number}", expected_version=1) for number in range(10)),
         return_exceptions=True,
     )
     won = [result for result in results if isinstance(result, tenants_pb2.Tenant)]
@@ -310,7 +387,7 @@ async def test_of_concurrent_changes_to_one_version_one_wins(tenants: Stub, bus:
 async def test_concurrent_changes_to_any_version_are_all_applied(tenants: Stub, bus: Bus) -> None:
     await onboard(tenants)
     results = await asyncio.gather(
-        *(update(tenants, plan=f"plan {number}", active=number % 2 == 0) for number in range(10))
+        *(update(tenants, plan=f"plan-{number}", active=number % 2 == 0) for number in range(10))
     )
     assert sorted(tenant.version for tenant in results) == list(range(2, 12))
     published = await facts(bus, 11)
@@ -341,6 +418,7 @@ async def test_every_change_is_published_with_the_whole_state(
             active=tenant.active,
             close_lead_seconds=tenant.close_lead_seconds,
             changed_at=tenant.updated_at,
+            billed_from=tenant.billed_from,
         )
 
 

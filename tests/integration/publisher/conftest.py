@@ -76,7 +76,7 @@ async def start(surroundings: World) -> AsyncIterator[StartPublisher]:
         async def one_more(provider: BillingProvider | None = None, **more: object) -> Api:
             service = Publisher(settings(surroundings, **more), surroundings.clock, provider)
             channel = await stack.enter_async_context(running(service))
-            api = Api(channel)
+            api = Api(channel, surroundings.mesh)
             surroundings.api = surroundings.api or api
             return api
 

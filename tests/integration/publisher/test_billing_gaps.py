@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from datetime import UTC, datetime, timedelta
 
 import grpc
@@ -80,6 +80,7 @@ async def test_closing_tells_why_usage_is_not_billed(world: World, start: StartP
     await api.put("late", Priced("calls", PER_UNIT), effective_from=timestamp(START + timedelta(days=1)))
     await api.put("euros", Priced("calls", PER_UNIT | {"currency": "EUR"}))
     await api.put("misspelt", Priced("cals", PER_UNIT))
+    del world.mesh.meters["cals"]
     await api.put("good", Priced("calls", PER_UNIT))
     await stranger(world, "a-no-plan", 11, plan="")
     await stranger(world, "b-plan-unknown", 12, plan="nowhere")
@@ -92,8 +93,9 @@ async def test_closing_tells_why_usage_is_not_billed(world: World, start: StartP
         ("a-no-plan", "", "NO_PLAN", ""),
         ("b-plan-unknown", "", "PLAN_UNKNOWN", ""),
         ("c-price-later", "", "PRICE_NOT_IN_FORCE", ""),
-        ("d-currency", "", "CURRENCY_DIFFERS", ""),
-        ("e-meter", "", "METER_UNKNOWN", ""),
+        ("d-currency", "calls", "CURRENCY_DIFFERS", "10"),
+        ("e-meter", "calls", "METER_NOT_PRICED", "10"),
+        ("e-meter", "cals", "METER_UNKNOWN", ""),
         ("f-no-customer", "", "NO_CUSTOMER", ""),
         ("g-customer", "", "CUSTOMER_UNKNOWN", ""),
     ]
@@ -299,9 +301,9 @@ async def test_closing_that_passes_over_tenants_without_a_plan_is_caught(
     """The planted bug: who has no plan is nobody's concern."""
     looked = asyncio.Event()
 
-    def with_a_plan(candidate: Candidate, rule_set: RuleSet | None) -> bool:
+    def with_a_plan(candidate: Candidate, rule_set: RuleSet | None, made: Set[str]) -> bool:
         looked.set()
-        return bool(candidate.plan) and is_due(candidate, rule_set)
+        return bool(candidate.plan) and is_due(candidate, rule_set, made)
 
     monkeypatch.setattr(closing, "is_due", with_a_plan)
     api = await closer(world, start)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable
 from datetime import UTC, datetime, timedelta
 from typing import Any, LiteralString
+from zoneinfo import ZoneInfo
 
 import grpc
 import psycopg
@@ -61,6 +62,33 @@ async def test_versions_follow_each_other_in_number_and_time(api: Api) -> None:
     await api.put("basic", dear, version=2, effective_from=timestamp(START + timedelta(microseconds=1)))
     listed = (await api.prices.ListPrices(prices_pb2.ListPricesRequest(plan="basic"))).prices
     assert [price.version for price in listed] == [1, 2]
+
+
+@pytest.mark.req("S2", "C2")
+async def test_a_version_of_a_day_takes_effect_with_the_month_of_every_zone(world: World, api: Api) -> None:
+    dear = Priced("calls", PER_UNIT | {"unit": "3"})
+    for number, (slug, zone) in enumerate(
+        [("york", "America/New_York"), ("berlin", "Europe/Berlin"), ("tokyo", "Asia/Tokyo")], start=1
+    ):
+        start = datetime(2026, 3, 1, tzinfo=ZoneInfo(zone))
+        await world.tenant(slug, number=number, zone=zone, start=start)
+        day: dict[str, Any] = {"effective_from": None, "effective_date": "2026-03-01"}
+        price = await api.put(f"plan-{slug}", dear, version=2, **day)
+        assert (price.effective_date, price.HasField("effective_from")) == ("2026-03-01", False)
+        await world.use(slug, "10")
+        assert (await api.preview(slug)).total == "30.00"
+        assert (await api.preview(slug, start - timedelta(hours=1))).lines[0].price_version == 1
+        assert (await api.publish(slug)).invoice.total == "30.00"
+    listed = (await api.prices.ListPrices(prices_pb2.ListPricesRequest(plan="plan-york"))).prices
+    assert [price.effective_date for price in listed] == ["", "2026-03-01"]
+
+
+async def test_a_day_follows_an_instant_in_every_zone_or_not_at_all(api: Api) -> None:
+    await api.put("basic", CALLS, effective_from=timestamp(datetime(2026, 2, 28, 10, tzinfo=UTC)))
+    later: dict[str, Any] = {"version": 2, "effective_from": None}
+    call = api.put("basic", CALLS, **later, effective_date="2026-03-01")
+    assert (await refusal(call))[0] == grpc.StatusCode.FAILED_PRECONDITION
+    await api.put("basic", CALLS, **later, effective_date="2026-03-02")
 
 
 async def test_of_concurrent_versions_one_wins(api: Api) -> None:
@@ -121,7 +149,12 @@ async def test_whole_numbers_may_be_numbers(api: Api) -> None:
         ({"billing_event_name": "x" * 101}, "price.billing_event_name"),
         ({"description": "nul\0"}, "price.description"),
         ({"effective_from": Timestamp(seconds=10**12)}, "price.effective_from"),
-        ({"effective_from": None}, "price.effective_from"),
+        ({"effective_from": None}, "price.effective_date"),
+        ({"effective_date": "2026-03-01"}, "price.effective_date"),
+        ({"effective_from": None, "effective_date": "2026-3-1"}, "price.effective_date"),
+        ({"effective_from": None, "effective_date": "2026-02-30"}, "price.effective_date"),
+        ({"effective_from": None, "effective_date": "1969-12-31"}, "price.effective_date"),
+        ({"effective_from": None, "effective_date": "9999-01-01"}, "price.effective_date"),
         ({"body": None}, "price.body"),
         ({"digest": "0" * 64}, "price.digest"),
     ],
@@ -188,9 +221,7 @@ async def test_a_negative_total_is_billed_as_nothing(world: World, api: Api) -> 
 
 
 async def test_prices_in_another_currency_are_not_billed(world: World, api: Api) -> None:
-    await world.tenant()
-    euro = Priced("euro", PER_UNIT | {"currency": "EUR"})
-    await api.put("plan-acme", euro)
+    await world.tenant(currency="EUR")
     assert (await refusal(api.preview("acme")))[0] == grpc.StatusCode.FAILED_PRECONDITION
 
 

@@ -113,3 +113,15 @@ async def test_tenants_without_prices_or_customers_are_passed_over(
 def _written(world: World) -> list[tuple[object, ...]]:
     """Changes with every write to a row."""
     return world.rows("SELECT xmin::text, version FROM invoices WHERE tenant_id = 1")
+
+
+@pytest.mark.req("S5", "S9", "S2")
+async def test_a_period_closes_that_is_priced_from_its_first_day(world: World, start: StartPublisher) -> None:
+    """In Havana the first midnight of November 2026 comes twice, and the month begins with the first."""
+    begin, end = datetime(2026, 11, 1, 4, tzinfo=UTC), datetime(2026, 12, 1, 5, tzinfo=UTC)
+    world.clock.advance(end - timedelta(minutes=30) - world.now())
+    closer = await start(close_check_seconds=0.05)
+    day = {"effective_from": None, "effective_date": "2026-11-01"}
+    await world.tenant(zone="America/Havana", start=begin, now=world.now(), effect=day)
+    await world.use("acme", "7", begin)
+    assert await closed(closer) == "0.07"

@@ -128,6 +128,10 @@ async def test_what_is_final_stays_whatever_comes(world: World, api: Api) -> Non
         assert failure.value.code() == grpc.StatusCode.FAILED_PRECONDITION
         with pytest.raises(aio.AioRpcError, match="final invoice"):
             await api.put("plan-acme", Priced("new", DEAR), effective_from=timestamp(effective))
+    for day in ("2026-02-20", "2026-03-01"):
+        with pytest.raises(aio.AioRpcError, match="final invoice"):
+            await api.put("plan-acme", Priced("new", DEAR), effective_from=None, effective_date=day)
+    await api.put("plan-acme", Priced("new", DEAR), effective_from=None, effective_date="2026-03-02")
     after = timestamp(START + timedelta(microseconds=1))
     await api.put("plan-acme", Priced("calls", DEAR), version=2, effective_from=after)
     # The same version again is the same; of another plan nothing is final.

@@ -10,7 +10,7 @@ import grpc
 import pytest
 from grpc import aio
 
-from tests.integration.publisher.catalogue import PER_UNIT, Priced
+from tests.integration.publisher.catalogue import GRADUATED, PER_UNIT, Priced
 from tests.integration.publisher.conftest import StartPublisher
 from tests.integration.publisher.world import OPEN, PUBLISHED, REJECTED, SENT, START, Api, World
 from tests.support.polling import eventually
@@ -158,15 +158,19 @@ async def test_after_the_final_invoice_nothing_is_sent_and_the_difference_shows(
     assert answer.invoice.total == "0.10"
 
 
-async def test_a_price_of_a_meter_that_does_not_exist_bills_nothing(world: World, api: Api) -> None:
+async def test_a_meter_that_does_not_exist_is_not_billed_and_the_others_are(world: World, api: Api) -> None:
     acme = await world.tenant()
-    await api.put("plan-acme", Priced("misspelt", PER_UNIT), "other_event")
+    await api.put("plan-acme", Priced("misspelt", GRADUATED), "other_event")
+    del world.mesh.meters["misspelt"]
     await world.use("acme", "10")
+    answer = await api.publish("acme")
+    assert [(line.meter, line.amount) for line in answer.invoice.lines] == [("calls", "0.10")]
+    assert (answer.invoice.state, world.at_provider(acme), world.sends(acme)) == (PUBLISHED, 10, 1)
+    del world.mesh.meters["calls"]
     with pytest.raises(aio.AioRpcError) as failure:
         await api.publish("acme")
     assert failure.value.code() == grpc.StatusCode.FAILED_PRECONDITION
-    assert "misspelt" in (failure.value.details() or "")
-    assert world.sends(acme) == 0
+    assert world.sends(acme) == 1
 
 
 async def test_a_tenant_that_aggregate_has_not_heard_of_waits(world: World, api: Api) -> None:

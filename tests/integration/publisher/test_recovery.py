@@ -165,7 +165,7 @@ async def process(world: World, crash_at: str = "") -> AsyncIterator[tuple[async
         assert child.stdout is not None
         ready = json.loads(await asyncio.wait_for(child.stdout.readline(), 60))
         async with aio.insecure_channel(ready["grpc"]) as channel:
-            yield child, Api(channel)
+            yield child, Api(channel, world.mesh)
     finally:
         if child.returncode is None:
             child.kill()

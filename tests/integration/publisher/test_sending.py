@@ -92,7 +92,7 @@ async def test_a_stop_lets_calls_under_way_end(surroundings: World) -> None:
     world, billing = surroundings, GatedBilling(lambda: NOW)
     service = Publisher(settings(world, publish_wait_seconds=0.0), world.clock, billing)
     async with running(service) as channel:
-        api = Api(channel)
+        api = Api(channel, world.mesh)
         await tenant_with(world, api, billing, 1)
         await world.use("acme", "5")
         await api.publish("acme")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, LiteralString
+from typing import Any, Final, LiteralString
 
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
@@ -38,6 +38,7 @@ from tests.support.polling import eventually
 START = datetime(2026, 3, 1, tzinfo=UTC)
 NOW = datetime(2026, 3, 20, 12, tzinfo=UTC)
 
+NO_FIELDS: Final[Mapping[str, Any]] = {}
 OPEN, PUBLISHED, FINALIZED, DISPUTED = 1, 2, 3, 4
 SENT, REJECTED = invoices_pb2.PUBLICATION_STATE_SENT, invoices_pb2.PUBLICATION_STATE_REJECTED
 
@@ -45,23 +46,30 @@ SENT, REJECTED = invoices_pb2.PUBLICATION_STATE_SENT, invoices_pb2.PUBLICATION_S
 class Api:
     """The calls of one running publisher."""
 
-    def __init__(self, channel: aio.Channel) -> None:
+    def __init__(self, channel: aio.Channel, mesh: Mesh) -> None:
+        self._mesh = mesh
         self.prices = prices_pb2_grpc.PricesServiceStub(channel)
         self.invoices = invoices_pb2_grpc.InvoicesServiceStub(channel)
         self.publications = publications_pb2_grpc.PublicationsServiceStub(channel)
         self.dead_letters = dead_letters_pb2_grpc.DeadLettersServiceStub(channel)
 
     async def put(self, plan: str, priced: Priced, event_name: str = "", **more: Any) -> prices_pb2.Price:
-        """Puts a price; `more` are fields of the message, version 1 from 2020 on unless told."""
+        """Puts a price of a meter that is made if need be; `more` are fields of the message, version 1 from
+        2020 on unless told."""
+        if priced.meter not in self._mesh.meters and (event_name or priced.body["model"] != "flat"):
+            self._mesh.add_meter(priced.meter)
         body = Struct()
         body.update(priced.body)
-        fields: dict[str, Any] = {"version": 1, "effective_from": timestamp(datetime(2020, 1, 1, tzinfo=UTC))}
+        fields: dict[str, Any] = {
+            "version": 1,
+            "effective_from": timestamp(datetime(2020, 1, 1, tzinfo=UTC)),
+            "billing_scale": priced.scale,
+        }
         message = prices_pb2.Price(
             plan=plan,
             meter=priced.meter,
             body=body,
             billing_event_name=event_name,
-            billing_scale=priced.scale,
             **(fields | more),
         )
         return (await self.prices.PutPrice(prices_pb2.PutPriceRequest(price=message))).price
@@ -126,8 +134,13 @@ class World:
         start: datetime = START,
         now: datetime = NOW,
         currency: str = "USD",
+        effect: Mapping[str, Any] = NO_FIELDS,
+        billed_from: str = "",
     ) -> Billed:
-        """Makes a tenant with a plan of its own, here and at the provider, whose month began at `start`."""
+        """Makes a tenant with a plan of its own, here and at the provider, whose month began at `start`.
+
+        `effect` are fields of its prices, over those of `Api.put`.
+        """
         assert self.api is not None
         items = list(prices)
         self.mesh.add_tenant(slug, number, zone)
@@ -140,7 +153,7 @@ class World:
             meter = self.lab.meter()
             stripe_prices.append(self.lab.price(meter, **stripe_terms(priced)))
             events[priced.meter] = meter.event_name
-            await self.api.put(f"plan-{slug}", priced, meter.event_name)
+            await self.api.put(f"plan-{slug}", priced, meter.event_name, **effect)
         ends, end = [], start
         for _ in range(4):
             end = next_month(end, self.mesh.tenants[slug].zone)
@@ -150,7 +163,14 @@ class World:
         if now > start:
             self.lab.advance(clock, int(now.timestamp()))
         await self.announce(
-            slug, number, customer, subscription, zone=zone, lead_seconds=lead_seconds, currency=currency
+            slug,
+            number,
+            customer,
+            subscription,
+            zone=zone,
+            lead_seconds=lead_seconds,
+            currency=currency,
+            billed_from=billed_from,
         )
         return Billed(slug, number, customer, subscription, clock, events)
 
@@ -165,6 +185,7 @@ class World:
         lead_seconds: int = 3600,
         currency: str = "USD",
         version: int = 1,
+        billed_from: str = "",
         plan: str | None = None,
         changed_at: datetime | None = None,
     ) -> None:
@@ -184,6 +205,7 @@ class World:
                 external_subscription_id=subscription,
                 active=True,
                 close_lead_seconds=lead_seconds,
+                billed_from=billed_from,
             ),
         )
         await eventually(

@@ -33,7 +33,7 @@ GOOD: list[dict[str, Any]] = [
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"name": ""}, "meter.name"),
     ({"name": "a" * 65}, "meter.name"),
-    ({"name": "1a"}, "meter.name"),
+    ({"name": "-a"}, "meter.name"),
     ({"name": "a b"}, "meter.name"),
     ({"name": "ä"}, "meter.name"),
     ({"name": "a\n"}, "meter.name"),

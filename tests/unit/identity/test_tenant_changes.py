@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from meterline.errors import AbortedError, InvalidArgumentError
+from meterline.errors import AbortedError, FailedPreconditionError, InvalidArgumentError
 from meterline_identity.domain.tenants import Changes, Tenant
 
 pytestmark = pytest.mark.req("S1")
@@ -25,10 +26,13 @@ TENANT = Tenant(
     close_lead_seconds=600,
     active=True,
     version=3,
-    created_at_us=1_000,
-    updated_at_us=2_000,
+    billed_from=date(2026, 3, 1),
+    created_at_us=1_772_323_200_000_000,
+    updated_at_us=1_772_323_200_000_000,
 )
 
+# Created in March 2026.
+LATER = TENANT.updated_at_us + 5_000
 TEXTS = st.text(st.sampled_from("abc"), min_size=1, max_size=3)
 CHANGES = st.fixed_dictionaries(
     {},
@@ -39,29 +43,30 @@ CHANGES = st.fixed_dictionaries(
         "external_subscription_id": TEXTS,
         "active": st.booleans(),
         "close_lead_seconds": st.integers(0, 72 * 3600),
+        "billed_from": st.dates(date(2026, 3, 1), date(2040, 1, 1)),
     },
 )
 
 
 @given(CHANGES)
 def test_what_is_set_is_changed_and_nothing_else(changes: dict[str, Any]) -> None:
-    after = Changes(**changes).apply(TENANT, now_us=5_000)
+    after = Changes(**changes).apply(TENANT, now_us=LATER)
     expected = replace(TENANT, **changes)
     if expected == TENANT:
         assert after is TENANT
     else:
-        assert after == replace(expected, version=4, updated_at_us=5_000)
+        assert after == replace(expected, version=4, updated_at_us=LATER)
 
 
 @given(CHANGES)
 def test_the_same_change_again_changes_nothing(changes: dict[str, Any]) -> None:
-    once = Changes(**changes).apply(TENANT, now_us=5_000)
-    assert Changes(**changes).apply(once, now_us=6_000) is once
+    once = Changes(**changes).apply(TENANT, now_us=LATER)
+    assert Changes(**changes).apply(once, now_us=LATER + 1) is once
 
 
 def test_a_clock_that_was_set_back_does_not_move_a_tenant_back() -> None:
     after = Changes(plan="silver").apply(TENANT, now_us=1)
-    assert (after.version, after.updated_at_us) == (4, 2_000)
+    assert (after.version, after.updated_at_us) == (4, TENANT.updated_at_us)
 
 
 @pytest.mark.parametrize("expected", [0, 3])
@@ -78,7 +83,7 @@ def test_another_version_is_aborted(expected: int) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("plan", ""),
+        ("plan", "gold "),
         ("external_customer_id", ""),
         ("external_subscription_id", "x" * 256),
         ("display_name", "\0"),
@@ -89,3 +94,30 @@ def test_a_change_keeps_the_rules(field: str, value: Any) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         Changes(**{field: value})
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("present", "asked", "allowed"),
+    [
+        (date(2026, 3, 1), date(2026, 2, 28), False),
+        (date(2026, 3, 1), date(2026, 3, 1), True),
+        (date(2026, 3, 1), date(2030, 1, 1), True),
+        # A slip into the far future can be taken back.
+        (date(2062, 1, 1), date(2026, 3, 1), True),
+        (date(2062, 1, 1), date(2026, 2, 28), False),
+        # History that was imported: its start can move later, and not back again.
+        (date(2020, 1, 1), date(2020, 2, 1), True),
+        (date(2020, 2, 1), date(2020, 1, 1), False),
+        (None, date(1990, 1, 1), True),
+    ],
+)
+def test_periods_of_the_past_are_opened_at_onboarding_alone(
+    present: date | None, asked: date, allowed: bool
+) -> None:
+    tenant = replace(TENANT, billed_from=present)
+    change = Changes(billed_from=asked)
+    if allowed:
+        assert change.apply(tenant, LATER).billed_from == asked
+    else:
+        with pytest.raises(FailedPreconditionError, match="billed_from"):
+            change.apply(tenant, LATER)

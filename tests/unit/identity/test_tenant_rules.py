@@ -112,7 +112,7 @@ def test_another_lead_is_refused(seconds: int) -> None:
     assert refused(close_lead_seconds=seconds).field == "close_lead_seconds"
 
 
-@pytest.mark.parametrize("field", ["plan", "external_customer_id", "external_subscription_id"])
+@pytest.mark.parametrize("field", ["external_customer_id", "external_subscription_id"])
 @pytest.mark.parametrize("value", ["", " ", "\u3000", "x" * 256, "a\0b", "a\nb", "\x7f", "\x85"])
 def test_names_of_other_systems_are_neither_empty_nor_endless_nor_unprintable(field: str, value: str) -> None:
     assert refused(**{field: value}).field == field
@@ -120,8 +120,18 @@ def test_names_of_other_systems_are_neither_empty_nor_endless_nor_unprintable(fi
 
 @given(st.text(LETTERS, min_size=1, max_size=255).filter(lambda text: text.strip()))
 def test_other_names_of_other_systems_are_kept_as_they_are(value: str) -> None:
-    onboarding = Onboarding(**{**GOOD, "plan": value, "external_customer_id": value, "display_name": value})
-    assert (onboarding.plan, onboarding.external_customer_id, onboarding.display_name) == (value,) * 3
+    onboarding = Onboarding(**{**GOOD, "external_customer_id": value, "display_name": value})
+    assert (onboarding.external_customer_id, onboarding.display_name) == (value,) * 2
+
+
+@pytest.mark.parametrize("plan", ["", "gold", "2026-basic", "A", "a.b_c-d", "x" * 64])
+def test_plans_are_accepted(plan: str) -> None:
+    assert Onboarding(**{**GOOD, "plan": plan}).plan == plan
+
+
+@pytest.mark.parametrize("plan", [" ", "gold ", " gold", "go ld", "-gold", "gold\n", "g\0", "x" * 65])
+def test_other_names_of_plans_are_refused(plan: str) -> None:
+    assert refused(plan=plan).field == "plan"
 
 
 def test_a_display_name_may_be_empty_but_not_endless() -> None:
@@ -130,5 +140,5 @@ def test_a_display_name_may_be_empty_but_not_endless() -> None:
 
 
 def test_the_rule_says_what_to_do() -> None:
-    for field, value in [("slug", ""), ("plan", ""), ("time_zone", ""), ("currency", "")]:
+    for field, value in [("slug", ""), ("plan", " "), ("time_zone", ""), ("currency", "")]:
         assert re.match("must ", refused(**{field: value}).rule)

@@ -6,6 +6,7 @@ from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from meterline_publisher.domain.allocation import allocate
@@ -103,8 +104,9 @@ def test_versions(case: dict[str, Any]) -> None:
     usage = [(_instant(at), Decimal(quantity)) for at, quantity in case["usage"]]
     start = _instant(case["period_start"])
 
-    version, whole = pinned(versions, start), exact_sum(quantity for _, quantity in usage)
-    parts = split(versions, Period(start, start + timedelta(days=31)), usage)
+    zone = ZoneInfo("UTC")
+    version, whole = pinned(versions, start, zone), exact_sum(quantity for _, quantity in usage)
+    parts = split(versions, Period(start, start + timedelta(days=31)), usage, zone)
 
     outcome = {
         "pinned": [_line(version, whole)],

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from random import Random
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,7 @@ from meterline_publisher.domain.versions import PriceVersion, VersionError
 
 pytestmark = pytest.mark.req("C1", "C2")
 
+ZONE = ZoneInfo("UTC")
 JANUARY = datetime(2026, 1, 1, tzinfo=UTC)
 MARCH = Period(datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 4, 1, tzinfo=UTC))
 
@@ -46,19 +48,19 @@ CATALOGUE = [rule(version=version, unit=str(version)) for version in (1, 2, 3, 4
     ],
 )
 def test_the_version_in_force_at_the_start_is_chosen(at: datetime, version: int) -> None:
-    assert choose(CATALOGUE[:4], at).versions() == [["basic/calls", version]]
+    assert choose(CATALOGUE[:4], at, ZONE).versions() == [["basic/calls", version]]
 
 
 def test_meters_without_a_version_in_force_are_not_priced() -> None:
-    assert [found.meter for found in choose(CATALOGUE, MARCH.start).rules] == ["calls"]
-    assert [found.meter for found in choose(CATALOGUE, MARCH.end).rules] == ["calls", "new"]
-    assert choose(CATALOGUE, JANUARY - timedelta(days=1)).rules == ()
+    assert [found.meter for found in choose(CATALOGUE, MARCH.start, ZONE).rules] == ["calls"]
+    assert [found.meter for found in choose(CATALOGUE, MARCH.end, ZONE).rules] == ["calls", "new"]
+    assert choose(CATALOGUE, JANUARY - timedelta(days=1), ZONE).rules == ()
 
 
 def test_versions_that_contradict_each_other_price_nothing() -> None:
     backwards = replace(rule(version=2), version=replace(rule().version, version=2))
     with pytest.raises(VersionError):
-        choose([rule(), backwards], MARCH.start)
+        choose([rule(), backwards], MARCH.start, ZONE)
 
 
 def test_a_final_invoice_keeps_its_versions() -> None:
@@ -72,11 +74,11 @@ def test_a_final_invoice_keeps_its_versions() -> None:
 
 @given(st.integers())
 def test_a_rule_set_is_named_by_its_content_in_any_order(seed: int) -> None:
-    rules = choose(CATALOGUE, MARCH.end).rules
+    rules = choose(CATALOGUE, MARCH.end, ZONE).rules
     shuffled = list(rules)
     Random(seed).shuffle(shuffled)
     assert RuleSet(tuple(shuffled)).rule_set_id == RuleSet(rules).rule_set_id
-    assert choose(reversed(CATALOGUE), MARCH.end).digest == RuleSet(rules).digest
+    assert choose(reversed(CATALOGUE), MARCH.end, ZONE).digest == RuleSet(rules).digest
 
 
 @pytest.mark.parametrize(

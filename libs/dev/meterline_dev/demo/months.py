@@ -21,6 +21,11 @@ class Month:
         return datetime(self.year, self.month, 1, tzinfo=LOCAL).astimezone(UTC)
 
     @property
+    def first_day(self) -> str:
+        """`YYYY-MM-01`."""
+        return f"{self.year:04}-{self.month:02}-01"
+
+    @property
     def end(self) -> datetime:
         """The first instant of the month after, in UTC."""
         return self.next.start

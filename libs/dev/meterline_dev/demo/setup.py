@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from google.protobuf import struct_pb2, timestamp_pb2
+from google.protobuf import struct_pb2
 from meterline_protos.aggregate.v1 import meters_pb2
 from meterline_protos.identity.v1 import tenants_pb2
 from meterline_protos.ingest.v1 import event_types_pb2
@@ -42,7 +42,7 @@ async def register(services: Services, state: State, first: Month) -> None:
         await ask(services.meters.CreateMeter, meters_pb2.CreateMeterRequest(meter=definition(meter)))
     wanted = [(plan, meter) for plan in PLANS for meter in METERS]
     await each(wanted, lambda one: _put_price(services, *one, first))
-    await each(CARRIERS, lambda carrier: _onboard(services, carrier, state))
+    await each(CARRIERS, lambda carrier: _onboard(services, carrier, state, first))
 
 
 async def _put_price(services: Services, plan: str, meter: DemoMeter, first: Month) -> None:
@@ -52,7 +52,7 @@ async def _put_price(services: Services, plan: str, meter: DemoMeter, first: Mon
         plan=plan,
         meter=meter.name,
         version=1,
-        effective_from=timestamp_pb2.Timestamp(seconds=int(first.start.timestamp())),
+        effective_date=first.first_day,
         body=body,
         description=meter.title,
         billing_event_name=meter.billing_event_name,
@@ -60,7 +60,7 @@ async def _put_price(services: Services, plan: str, meter: DemoMeter, first: Mon
     await ask(services.prices.PutPrice, prices_pb2.PutPriceRequest(price=price))
 
 
-async def _onboard(services: Services, carrier: Carrier, state: State) -> None:
+async def _onboard(services: Services, carrier: Carrier, state: State, first: Month) -> None:
     billed = state.tenants[carrier.tenant]
     request = tenants_pb2.OnboardTenantRequest(
         tenant_id=carrier.tenant,
@@ -71,5 +71,7 @@ async def _onboard(services: Services, carrier: Carrier, state: State) -> None:
         external_customer_id=billed.customer,
         external_subscription_id=billed.subscription,
         close_lead_seconds=int(CLOSE_LEAD.total_seconds()),
+        # Its history is imported.
+        billed_from=first.first_day,
     )
     await ask(services.tenants.OnboardTenant, request)

@@ -10,8 +10,8 @@ from meterline.auth.principals import Permission
 _READ_AND_INTERNAL: Final = frozenset({Permission.READ, Permission.INTERNAL})
 
 SERVICES: Final[Mapping[str, frozenset[Permission]]] = {
-    # Asks nobody.
-    "identity": frozenset(),
+    # Plans of the publisher.
+    "identity": frozenset({Permission.READ}),
     # Tenants, API keys and signing keys of identity; effects of corrections of aggregate and the publisher.
     "ingest": _READ_AND_INTERNAL,
     # Totals and events of ingest, API keys of identity.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from enum import IntEnum
 from typing import Final, TypeVar
 
@@ -17,7 +17,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from meterline_protos.common.v1 import types_pb2
 
 from meterline.clock import to_datetime, to_us
+from meterline.days import parse_day
 from meterline.errors import InvalidArgumentError
+from meterline.names import NAME_RULE, is_name
 
 E = TypeVar("E", bound=IntEnum)
 
@@ -55,6 +57,28 @@ def required_instant(message: Message, name: str, field: str = "") -> datetime:
     if not message.HasField(name):
         raise InvalidArgumentError(field or name, "is required", "TIME_MISSING")
     return instant(field or name, getattr(message, name))
+
+
+def name(field: str, text: str) -> str:
+    """The name of a plan, a meter, an event type or the like, as `meterline.names` rules.
+
+    Raises InvalidArgumentError with the reason NAME_INVALID.
+    """
+    if not is_name(text):
+        raise InvalidArgumentError(field, NAME_RULE, "NAME_INVALID")
+    return text
+
+
+def day(field: str, text: str) -> date:
+    """A calendar day of the years 1970 to 9998, as `YYYY-MM-DD`.
+
+    Raises InvalidArgumentError with the reason DAY_INVALID.
+    """
+    try:
+        return parse_day(text)
+    except ValueError:
+        rule = "must be a day of the years 1970 to 9998 as YYYY-MM-DD"
+        raise InvalidArgumentError(field, rule, "DAY_INVALID") from None
 
 
 def time_range(field: str, given: types_pb2.TimeRange | None) -> tuple[datetime | None, datetime | None]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
 from meterline.errors import InvalidArgumentError
+from meterline.names import NAME_RULE, is_name
 
 MAX_GROUP_BY: Final = 4
 MAX_FILTER: Final = 16
 MAX_VALUE_LENGTH: Final = 256
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}", re.ASCII)
-_NAME_RULE = "a letter, then letters, digits, `.`, `_`, `-`; at most 64 characters"
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -125,5 +123,5 @@ class Meter:
 
 
 def _check_name(field: str, value: str) -> None:
-    if not _NAME.fullmatch(value):
-        raise InvalidArgumentError(field, _NAME_RULE)
+    if not is_name(value):
+        raise InvalidArgumentError(field, NAME_RULE)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import re
 from dataclasses import dataclass
 from typing import Final
 
 from meterline.errors import InvalidArgumentError
+from meterline.names import is_name
 
 from meterline_identity.domain import rules
 
@@ -17,7 +17,6 @@ DEFAULT_LIFETIME_SECONDS: Final = 3_600
 MAX_LIFETIME_SECONDS: Final = 7 * 86_400
 _MAX_ACTOR: Final = 256
 _MAX_SOURCE: Final = 128
-_TYPE = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,7 @@ class Scope:
         rules.text("source", self.source, longest=_MAX_SOURCE)
         if not 1 <= len(set(self.types)) == len(self.types) <= MAX_TYPES:
             raise InvalidArgumentError("types", f"must be 1 to {MAX_TYPES}, each once")
-        if not all(map(_TYPE.fullmatch, self.types)):
+        if not all(map(is_name, self.types)):
             raise InvalidArgumentError("types", "must be names of event types")
         if not 1 <= self.lifetime_seconds <= MAX_LIFETIME_SECONDS:
             raise InvalidArgumentError("lifetime_seconds", f"must be 1 to {MAX_LIFETIME_SECONDS}")

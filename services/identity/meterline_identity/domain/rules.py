@@ -9,6 +9,7 @@ from zoneinfo import available_timezones
 
 import iso4217
 from meterline.errors import InvalidArgumentError
+from meterline.names import NAME_RULE, is_name
 from meterline.slugs import is_slug
 
 MAX_TEXT: Final = 255
@@ -37,6 +38,13 @@ def text(field: str, value: str, *, required: bool = True, longest: int = MAX_TE
         raise InvalidArgumentError(field, f"must have at most {longest} characters")
     if any(unicodedata.category(character) == "Cc" for character in value):
         raise InvalidArgumentError(field, "must not contain control characters")
+    return value
+
+
+def plan(field: str, value: str) -> str:
+    """The name of a plan as the publisher's catalogue has it; empty for none."""
+    if value and not is_name(value):
+        raise InvalidArgumentError(field, f"must be empty, or {NAME_RULE}", "NAME_INVALID")
     return value
 
 

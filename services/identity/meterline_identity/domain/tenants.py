@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from datetime import date, datetime
+from zoneinfo import ZoneInfo
 
-from meterline.errors import AbortedError
+from meterline.clock import to_datetime
+from meterline.errors import AbortedError, FailedPreconditionError
 
 from meterline_identity.domain import rules
 
@@ -21,13 +24,14 @@ class Onboarding:
     external_customer_id: str
     external_subscription_id: str
     close_lead_seconds: int
+    billed_from: date | None = None
 
     def __post_init__(self) -> None:
         rules.slug("tenant_id", self.slug)
         rules.text("display_name", self.display_name, required=False)
         rules.time_zone("time_zone", self.time_zone)
         rules.currency("currency", self.currency)
-        rules.text("plan", self.plan)
+        rules.plan("plan", self.plan)
         rules.text("external_customer_id", self.external_customer_id)
         rules.text("external_subscription_id", self.external_subscription_id)
         rules.close_lead_seconds("close_lead_seconds", self.close_lead_seconds)
@@ -35,13 +39,25 @@ class Onboarding:
     def statement(self) -> dict[str, str | int]:
         """All that was stated, kept with the tenant, so that a repeated request is told from another one
         even after the tenant has changed."""
-        return asdict(self)
+        stated: dict[str, str | int] = asdict(self)
+        # Left out when it was not stated, as in what was kept before there was this field.
+        del stated["billed_from"]
+        return stated if self.billed_from is None else stated | {"billed_from": self.billed_from.isoformat()}
+
+    def first_billed_day(self, now: datetime) -> date:
+        """The day that was stated, or the first of the present month in the tenant's time zone."""
+        return self.billed_from or first_of_month(now, self.time_zone)
+
+
+def first_of_month(at: datetime, time_zone: str) -> date:
+    """The first day of the month that `at` lies in, by the clocks of this zone."""
+    return at.astimezone(ZoneInfo(time_zone)).date().replace(day=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
     """`tenant_id` is the number that keys carry, `slug` the name that the API calls tenant_id. Times are
-    microseconds since the Unix epoch."""
+    microseconds since the Unix epoch. `billed_from` is the first day that is billed; None: all are."""
 
     tenant_id: int
     slug: str
@@ -54,6 +70,7 @@ class Tenant:
     close_lead_seconds: int
     active: bool
     version: int
+    billed_from: date | None
     created_at_us: int
     updated_at_us: int
 
@@ -74,11 +91,14 @@ class Changes:
     external_subscription_id: str | None = None
     active: bool | None = None
     close_lead_seconds: int | None = None
+    billed_from: date | None = None
 
     def __post_init__(self) -> None:
         if self.display_name is not None:
             rules.text("display_name", self.display_name, required=False)
-        for field in ("plan", "external_customer_id", "external_subscription_id"):
+        if self.plan is not None:
+            rules.plan("plan", self.plan)
+        for field in ("external_customer_id", "external_subscription_id"):
             value = getattr(self, field)
             if value is not None:
                 rules.text(field, value)
@@ -86,10 +106,21 @@ class Changes:
             rules.close_lead_seconds("close_lead_seconds", self.close_lead_seconds)
 
     def apply(self, tenant: Tenant, now_us: int) -> Tenant:
-        """The tenant's next version, or `tenant` itself when nothing would differ."""
+        """The tenant's next version, or `tenant` itself when nothing would differ. Raises
+        FailedPreconditionError for a first billed day that would open periods of the past."""
         stated = {field: value for field, value in asdict(self).items() if value is not None}
         if all(getattr(tenant, field) == value for field, value in stated.items()):
             return tenant
+        if self.billed_from is not None:
+            _require_not_too_early(tenant, self.billed_from)
         # A clock that was set back must not make a change look older than the one before.
         moment = max(now_us, tenant.updated_at_us)
         return replace(tenant, **stated, version=tenant.version + 1, updated_at_us=moment)
+
+
+def _require_not_too_early(tenant: Tenant, day: date) -> None:
+    earliest = first_of_month(to_datetime(tenant.created_at_us), tenant.time_zone)
+    if day < earliest and (tenant.billed_from is not None and day < tenant.billed_from):
+        raise FailedPreconditionError(
+            "billed_from", f"must not be before {min(earliest, tenant.billed_from)}", "BILLED_FROM_TOO_EARLY"
+        )

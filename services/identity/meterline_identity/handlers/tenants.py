@@ -12,6 +12,7 @@ from meterline.errors import AlreadyExistsError, NotFoundError
 
 from meterline_identity import events
 from meterline_identity.domain.tenants import Changes, Onboarding, Tenant
+from meterline_identity.peers import Plans
 from meterline_identity.repository import tenants as repository
 
 
@@ -21,14 +22,27 @@ class Tenants:
     All of it is for all tenants: callers give names, and what these mean is not known before they are read.
     """
 
-    def __init__(self, database: Database, unit_of_work: UnitOfWork, clock: Clock) -> None:
+    def __init__(self, database: Database, unit_of_work: UnitOfWork, clock: Clock, plans: Plans) -> None:
         self._database = database
         self._unit_of_work = unit_of_work
         self._clock = clock
+        self._plans = plans
 
     async def onboard(self, onboarding: Onboarding) -> tuple[Tenant, bool]:
-        """The tenant, and whether it is new. Raises AlreadyExistsError when the name is another's."""
+        """The tenant, and whether it is new.
+
+        Raises AlreadyExistsError when the name or the customer is another's, FailedPreconditionError for a
+        plan that cannot bill it, UnavailableError. What was onboarded is answered without a look at these.
+        """
+        async with self._database.connection(ALL_TENANTS) as connection:
+            if await repository.find_statement(connection, onboarding.slug) is not None:
+                return await _repeated(connection, onboarding), False
+        await self._plans.require(onboarding.plan, onboarding.currency)
         async with self._unit_of_work.begin(ALL_TENANTS) as tx:
+            customer = onboarding.external_customer_id
+            is_free = await repository.claim_customer(tx.connection, customer, onboarding.slug)
+            if not is_free and await repository.find_statement(tx.connection, onboarding.slug) is None:
+                raise _customer_taken(customer)
             tenant = await repository.insert(tx.connection, onboarding, self._clock.now_us())
             if tenant is None:
                 return await _repeated(tx.connection, onboarding), False
@@ -52,13 +66,22 @@ class Tenants:
             return await repository.page(connection, after, limit)
 
     async def update(self, slug: str, expected_version: int, changes: Changes) -> Tenant:
-        """The tenant as it is then. Raises NotFoundError, and AbortedError when `expected_version` is
-        neither 0 nor the present one. Nothing is stored or published when nothing differs."""
+        """The tenant as it is then. Raises NotFoundError, AbortedError when `expected_version` is neither 0
+        nor the present one, and as `onboard` for another plan or customer. Nothing is stored or published
+        when nothing differs."""
+        if changes.plan is not None:
+            before = await self.get(slug)
+            if changes.plan != before.plan:
+                await self._plans.require(changes.plan, before.currency)
         async with self._unit_of_work.begin(ALL_TENANTS) as tx:
             tenant = _found(await repository.find_for_update(tx.connection, slug), slug)
             tenant.require_version(expected_version)
             changed = changes.apply(tenant, self._clock.now_us())
             if changed is not tenant:
+                if changed.external_customer_id != tenant.external_customer_id:
+                    customer = changed.external_customer_id
+                    if not await repository.claim_customer(tx.connection, customer, slug):
+                        raise _customer_taken(customer)
                 await repository.update(tx.connection, changed)
                 events.emit_changed(tx, changed)
                 await tx.commit()
@@ -70,6 +93,11 @@ async def _repeated(connection: Connection, onboarding: Onboarding) -> Tenant:
     if await repository.find_statement(connection, onboarding.slug) != onboarding.statement():
         raise AlreadyExistsError("tenant", onboarding.slug, "it was onboarded with other content")
     return _found(await repository.find(connection, onboarding.slug), onboarding.slug)
+
+
+def _customer_taken(customer: str) -> AlreadyExistsError:
+    """Does not say whose it is: callers may know one of the two only."""
+    return AlreadyExistsError("external_customer_id", customer, "another tenant is billed as this customer")
 
 
 def _found(tenant: Tenant | None, slug: str) -> Tenant:

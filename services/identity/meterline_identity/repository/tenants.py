@@ -18,8 +18,13 @@ queries = Queries("meterline_identity.repository", "tenants.sql")
 
 async def insert(connection: Connection, onboarding: Onboarding, now_us: int) -> Tenant | None:
     """The new tenant, or None when its name is taken. Waits for a transaction that is taking it."""
-    statement = onboarding.statement()
-    parameters = {**statement, "onboarding": Jsonb(statement), "now": to_datetime(now_us)}
+    now = to_datetime(now_us)
+    parameters = {
+        **asdict(onboarding),
+        "billed_from": onboarding.first_billed_day(now),
+        "onboarding": Jsonb(onboarding.statement()),
+        "now": now,
+    }
     cursor = await connection.execute(queries.insert, parameters, binary=True)
     return _tenant(await cursor.fetchone())
 
@@ -46,6 +51,14 @@ async def find_statement(connection: Connection, slug: str) -> dict[str, str | i
     cursor = await connection.execute(queries.statement_by_slug, (slug,), binary=True)
     row = await cursor.fetchone()
     return row[0] if row else None
+
+
+async def claim_customer(connection: Connection, customer: str, slug: str) -> bool:
+    """Whether no other tenant than `slug` has this customer; until the transaction ends none can take it."""
+    await connection.execute(queries.lock_customer, (customer,))
+    cursor = await connection.execute(queries.is_customer_of_another, (customer, slug), binary=True)
+    (row,) = await cursor.fetchall()
+    return not row[0]
 
 
 async def page(connection: Connection, after: int, limit: int) -> list[Tenant]:

@@ -7,7 +7,7 @@ from typing import Any, Final
 from grpc import aio
 from meterline.clock import to_datetime
 from meterline.errors import InvalidArgumentError
-from meterline.rpc import paging
+from meterline.rpc import fields, paging
 from meterline.slugs import is_slug
 from meterline_protos.identity.v1 import tenants_pb2, tenants_pb2_grpc
 
@@ -40,6 +40,7 @@ class TenantsServicer(tenants_pb2_grpc.TenantsServiceServicer):
             external_customer_id=request.external_customer_id,
             external_subscription_id=request.external_subscription_id,
             close_lead_seconds=request.close_lead_seconds or rules.DEFAULT_CLOSE_LEAD_SECONDS,
+            billed_from=fields.day("billed_from", request.billed_from) if request.billed_from else None,
         )
         tenant, created = await self._handlers.onboard(onboarding)
         return tenants_pb2.OnboardTenantResponse(tenant=_to_proto(tenant), created=created)
@@ -94,6 +95,9 @@ def _to_changes(request: tenants_pb2.UpdateTenantRequest) -> Changes:
         ),
         active=request.active if request.HasField("active") else None,
         close_lead_seconds=request.close_lead_seconds if request.HasField("close_lead_seconds") else None,
+        billed_from=(
+            fields.day("billed_from", request.billed_from) if request.HasField("billed_from") else None
+        ),
     )
 
 
@@ -110,6 +114,7 @@ def _to_proto(tenant: Tenant) -> tenants_pb2.Tenant:
         close_lead_seconds=tenant.close_lead_seconds,
         version=tenant.version,
         number=tenant.tenant_id,
+        billed_from=tenant.billed_from.isoformat() if tenant.billed_from else "",
     )
     message.created_at.FromDatetime(to_datetime(tenant.created_at_us))
     message.updated_at.FromDatetime(to_datetime(tenant.updated_at_us))

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 from meterline.errors import InvalidArgumentError
+from meterline.names import NAME_RULE, is_name
 
 # Characters of a list of values in an answer, which may be repeated for each of thousands of events.
 _LONGEST_LIST: Final = 160
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 
 
 def check_name(field: str, name: str) -> None:
     """Raises InvalidArgumentError."""
-    if not _NAME.fullmatch(name):
-        raise InvalidArgumentError(field, "a letter, then letters, digits, '.', '_' or '-', at most 64")
+    if not is_name(name):
+        raise InvalidArgumentError(field, NAME_RULE)
 
 
 def shown(name: str) -> str:

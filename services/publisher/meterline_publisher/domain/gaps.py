@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
+from zoneinfo import ZoneInfo
 
 from meterline.errors import FailedPreconditionError
 
@@ -20,8 +21,6 @@ class GapReason(StrEnum):
     # The whole period is not billed.
     NO_PLAN = "no_plan"
     PLAN_UNKNOWN = "plan_unknown"
-    CURRENCY_DIFFERS = "currency_differs"
-    METER_UNKNOWN = "meter_unknown"
     NO_CUSTOMER = "no_customer"
     CUSTOMER_UNKNOWN = "customer_unknown"
     CUSTOMER_CHANGED = "customer_changed"
@@ -29,6 +28,8 @@ class GapReason(StrEnum):
     # The whole period, or one meter of it.
     PRICE_NOT_IN_FORCE = "price_not_in_force"
     # One meter.
+    CURRENCY_DIFFERS = "currency_differs"
+    METER_UNKNOWN = "meter_unknown"
     METER_NOT_PRICED = "meter_not_priced"
     QUANTITY_NOT_DELIVERABLE = "quantity_not_deliverable"
     LATE_USAGE = "late_usage"
@@ -63,24 +64,61 @@ class Gap:
 
 
 class NotBillableError(FailedPreconditionError):
-    """A period cannot be rated until somebody changes something; `gap` says what."""
+    """A period cannot be rated until somebody changes something; `gaps` say what."""
 
-    def __init__(self, reason: GapReason, subject: str, rule: str) -> None:
+    def __init__(self, reason: GapReason, subject: str, rule: str, gaps: Sequence[Gap] = ()) -> None:
         super().__init__(subject, rule, reason.name)
-        self.gap = Gap("", reason, str(self))
+        self.gaps = gaps or (Gap("", reason, str(self)),)
 
 
-def unpriced(rule_set: RuleSet, catalogue: Iterable[Rule], usage: Mapping[str, MeterUsage]) -> list[Gap]:
-    """The meters that were used and have no line, in their order. `catalogue`: all versions of the plan."""
-    priced = {rule.meter for rule in rule_set.rules}
+def none_billable(gaps: Sequence[Gap]) -> NotBillableError:
+    """None of the meters that a plan prices can be billed; `gaps` has one for each of them first."""
+    first = gaps[0]
+    return NotBillableError(first.reason, f"meter {first.meter}", first.detail, gaps)
+
+
+def billable(rule_set: RuleSet, currency: str, unknown: Collection[str] = ()) -> tuple[RuleSet, list[Gap]]:
+    """The rules that can be billed in `currency`, and the meters of the others with what is wrong: they keep
+    only themselves from being billed.
+
+    unknown: meters that were found not to exist; a misspelt one would be billed at 0
+    """
+    gaps = []
+    for rule in rule_set.rules:
+        code = rule.version.price.currency.code
+        if rule.meter in unknown:
+            detail = f"plan {rule.plan} prices it, and it does not exist"
+            gaps.append(Gap(rule.meter, GapReason.METER_UNKNOWN, detail))
+        elif code != currency:
+            detail = (
+                f"version {rule.version.version} of its price is in {code}, and the tenant pays in {currency}"
+            )
+            gaps.append(Gap(rule.meter, GapReason.CURRENCY_DIFFERS, detail))
+    left_out = {gap.meter for gap in gaps}
+    return RuleSet(tuple(rule for rule in rule_set.rules if rule.meter not in left_out)), gaps
+
+
+def with_quantities(gaps: Iterable[Gap], usage: Mapping[str, MeterUsage]) -> list[Gap]:
+    """The gaps with what was used of their meters, where something was."""
+    return [replace(gap, quantity=usage[gap.meter].value) if gap.meter in usage else gap for gap in gaps]
+
+
+def unpriced(
+    known: Collection[str], catalogue: Iterable[Rule], usage: Mapping[str, MeterUsage], zone: ZoneInfo
+) -> list[Gap]:
+    """The meters that were used and have no price for the period, in their order.
+
+    known: meters that have a line, or another gap
+    catalogue: all versions of the plan, which take effect as clocks go in `zone`
+    """
     first: dict[str, Rule] = {}
     for rule in catalogue:
-        known = first.get(rule.meter)
-        if known is None or rule.version.effective_from < known.version.effective_from:
+        earlier = first.get(rule.meter)
+        if earlier is None or rule.version.start_in(zone) < earlier.version.start_in(zone):
             first[rule.meter] = rule
     found = []
     for meter, used in sorted(usage.items()):
-        if meter in priced or not used.value:
+        if meter in known or not used.value:
             continue
         later = first.get(meter)
         if later is None:

@@ -1,12 +1,15 @@
 """The rules that price one invoice: chosen once, immutable, and named by their content."""
 
+from __future__ import annotations
+
 import hashlib
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import groupby
 from operator import attrgetter
+from zoneinfo import ZoneInfo
 
 from meterline_publisher.domain.canonical import Json
 from meterline_publisher.domain.periods import instant
@@ -44,6 +47,10 @@ class Rule:
         """Whether the amount or the provider depends on usage; a flat fee that is not sent does not."""
         return bool(self.event_name) or not isinstance(self.version.price.model, Flat)
 
+    def sent_as(self, event_name: str, scale: int) -> Rule:
+        """The rule with other delivery settings."""
+        return replace(self, event_name=event_name, scale=scale)
+
     def line(self) -> str:
         """`id|version|from|sha256(body)`: what the digest of a rule set is made of.
 
@@ -75,8 +82,8 @@ class RuleSet:
         return [[rule.rule_id, rule.version.version] for rule in self.rules]
 
 
-def choose(catalogue: Iterable[Rule], period_start: datetime) -> RuleSet:
-    """The rules of a plan for a period: for each meter the version in force at the period's start.
+def choose(catalogue: Iterable[Rule], period_start: datetime, zone: ZoneInfo) -> RuleSet:
+    """The rules of a plan for a period: for each meter the version in force in `zone` at the period's start.
 
     `catalogue` holds all versions of one plan. Versions that contradict each other are a VersionError; a
     meter without a version in force is not priced.
@@ -85,7 +92,7 @@ def choose(catalogue: Iterable[Rule], period_start: datetime) -> RuleSet:
     ordered = sorted(catalogue, key=attrgetter("meter"))
     for _, group in groupby(ordered, key=attrgetter("meter")):
         versions = {rule.version.version: rule for rule in group}
-        number = _in_force(versions, period_start)
+        number = _in_force(versions, period_start, zone)
         if number is not None:
             rules.append(versions[number])
     return RuleSet(tuple(rules))
@@ -94,7 +101,8 @@ def choose(catalogue: Iterable[Rule], period_start: datetime) -> RuleSet:
 def kept(catalogue: Iterable[Rule], versions: Mapping[str, int]) -> RuleSet:
     """The rules of a final invoice: of each meter the version that priced it, whatever was put since.
 
-    A version that is missing in the catalogue is a VersionError.
+    A version that is missing in the catalogue is a VersionError; one that priced something is never
+    withdrawn.
     """
     rules = {rule.meter: rule for rule in catalogue if versions.get(rule.meter) == rule.version.version}
     if missing := versions.keys() - rules.keys():
@@ -102,7 +110,7 @@ def kept(catalogue: Iterable[Rule], versions: Mapping[str, int]) -> RuleSet:
     return RuleSet(tuple(rules[meter] for meter in sorted(rules)))
 
 
-def _in_force(versions: Mapping[int, Rule], at: datetime) -> int | None:
-    if all(rule.version.effective_from > instant(at) for rule in versions.values()):
+def _in_force(versions: Mapping[int, Rule], at: datetime, zone: ZoneInfo) -> int | None:
+    if all(rule.version.start_in(zone) > instant(at) for rule in versions.values()):
         return None
-    return pinned([rule.version for rule in versions.values()], at).version
+    return pinned([rule.version for rule in versions.values()], at, zone).version

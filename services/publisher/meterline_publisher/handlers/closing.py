@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -12,15 +12,16 @@ from zoneinfo import ZoneInfo
 from meterline.clock import Clock, to_datetime
 from meterline.db.pool import Connection, Database
 from meterline.db.scope import ALL_TENANTS
-from meterline.errors import MeterlineError
+from meterline.errors import MeterlineError, UnavailableError
 from meterline.telemetry.logging import logger
 from meterline.tenants import TenantReplica
 
-from meterline_publisher.domain.gaps import NotBillableError
+from meterline_publisher.domain.gaps import NotBillableError, billable
 from meterline_publisher.domain.months import month_before, month_of
 from meterline_publisher.domain.periods import Period
 from meterline_publisher.domain.rule_sets import RuleSet, choose
 from meterline_publisher.domain.versions import VersionError
+from meterline_publisher.handlers.freshness import Freshness
 from meterline_publisher.handlers.gaps import Gaps
 from meterline_publisher.handlers.publishing import Publishing
 from meterline_publisher.repository import invoices, prices
@@ -40,6 +41,7 @@ class Closing:
         database: Database,
         tenants: TenantReplica,
         publishing: Publishing,
+        freshness: Freshness,
         gaps: Gaps,
         clock: Clock,
         *,
@@ -48,6 +50,7 @@ class Closing:
         self._database = database
         self._tenants = tenants
         self._publishing = publishing
+        self._freshness = freshness
         self._gaps = gaps
         self._clock = clock
         self._grace = grace
@@ -77,14 +80,25 @@ class Closing:
             async with self._database.connection(ALL_TENANTS) as connection:
                 page = await invoices.to_close(connection, schedule, period, after, _PAGE)
                 for plan in {one.plan for one in page} - rule_sets.keys():
-                    rule_sets[plan] = await _rule_set(connection, plan, period)
-            due = [one.tenant_id for one in page if is_due(one, rule_sets[one.plan])]
+                    rule_sets[plan] = await _rule_set(connection, plan, period, ZoneInfo(schedule[0]))
+            made = await self._made_since(page)
+            due = [one.tenant_id for one in page if is_due(one, rule_sets[one.plan], made)]
             for start in range(0, len(due), _AT_A_TIME):
                 some = due[start : start + _AT_A_TIME]
                 await asyncio.gather(*(self._try(tenant_id, period, done) for tenant_id in some))
             if len(page) < _PAGE:
                 return
             after = page[-1].tenant_id
+
+    async def _made_since(self, page: Sequence[Candidate]) -> Set[str]:
+        """The meters that did not exist when a period was rated and do now. Asked once for a page of tenants,
+        whose plan may be the same."""
+        unknown = {meter for one in page for meter in one.unknown_meters}
+        try:
+            return await self._freshness.existing(unknown)
+        except UnavailableError:
+            # Nothing that needs usage can be rated now: the next look asks again.
+            return frozenset()
 
     async def _try(self, tenant_id: int, period: Period, done: Done) -> None:
         tenant = await self._tenants.find_by_id(tenant_id)
@@ -124,19 +138,25 @@ class Done:
         return self.rated + self.not_billable + self.failed
 
 
-def is_due(candidate: Candidate, rule_set: RuleSet | None) -> bool:
+def is_due(candidate: Candidate, rule_set: RuleSet | None, made: Set[str] = frozenset()) -> bool:
     """Whether a period has to be rated, for the first time or again: usage came, or other rules price it than
-    rated it. `rule_set`: that of the plan now; None when nothing is priced."""
+    rated it, or other delivery settings hold for what is not at the provider yet.
+
+    rule_set: that of the plan now; None when nothing is priced
+    made: meters that did not exist when it was rated, and do now
+    """
     if candidate.rated_rules is None:
         return candidate.is_used or rule_set is not None
-    rules = rule_set.rule_set_id if rule_set else None
+    rules = None
+    if rule_set is not None:
+        rules = billable(rule_set, candidate.currency, set(candidate.unknown_meters) - made)[0].rule_set_id
     changed = (candidate.plan, rules) != (candidate.rated_plan, candidate.rated_rules)
-    return changed or candidate.usage_differs
+    return changed or candidate.usage_differs or candidate.delivery_differs
 
 
-async def _rule_set(connection: Connection, plan: str, period: Period) -> RuleSet | None:
+async def _rule_set(connection: Connection, plan: str, period: Period, zone: ZoneInfo) -> RuleSet | None:
     try:
-        found = choose(await prices.of_plan(connection, plan), period.start)
+        found = choose(await prices.of_plan(connection, plan), period.start, zone)
     except VersionError:
         # Rating says so, to those whom it concerns.
         return None

@@ -7,7 +7,8 @@ is asked here is the same absolute value with the same revision, so it may be ke
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
 from decimal import InvalidOperation
 from typing import Final
 
@@ -28,6 +29,14 @@ _REBUILD_SECONDS: Final = 2.0
 _TENANT_SECONDS: Final = 0.5
 
 
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """What aggregate answered: windows, and which of the meters that were asked for do not exist."""
+
+    windows: Sequence[UsageWindow]
+    unknown: Set[str]
+
+
 class Freshness:
     """Reads the months of a tenant where they are made. `wait_seconds`: how long a rebuild is waited for."""
 
@@ -35,19 +44,19 @@ class Freshness:
         self._aggregate = aggregate
         self._wait_seconds = wait_seconds
 
-    async def pull(self, tenant: Tenant, period: Period, rules: Sequence[Rule]) -> list[UsageWindow]:
+    async def pull(self, tenant: Tenant, period: Period, rules: Sequence[Rule]) -> Pulled:
         """The usage of these rules' meters as it is now; a meter without events has no window.
 
         Raises AbortedError with a time to wait while a value is being rebuilt, or the tenant is not known
-        there yet; NotBillableError for a meter that does not exist (a misspelt one would be billed
-        at 0), or a value that cannot be billed; UnavailableError.
+        there yet; NotBillableError for a value that cannot be billed; UnavailableError.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._wait_seconds
         asked = [rule for rule in rules if rule.needs_usage]
         found: list[UsageWindow] = []
+        unknown: set[str] = set()
         while asked:
-            windows = await asyncio.gather(*(self._month(tenant, period, rule) for rule in asked))
+            windows = await asyncio.gather(*(self._month(tenant, period, rule, unknown) for rule in asked))
             answered = list(zip(asked, windows, strict=True))
             asked = [rule for rule, window in answered if window is not None and window.rebuilding]
             found += [
@@ -60,9 +69,16 @@ class Freshness:
                 raise AbortedError(f"usage of {meters} is being rebuilt; try again", _REBUILD_SECONDS)
             if asked:
                 await asyncio.sleep(_POLL_SECONDS)
-        return found
+        return Pulled(found, unknown)
 
-    async def _month(self, tenant: Tenant, period: Period, rule: Rule) -> usage_pb2.Window | None:
+    async def existing(self, meters: Set[str]) -> Set[str]:
+        """Those of the meters that exist. Raises UnavailableError."""
+        return meters & (await self._aggregate.meters(meters)).keys() if meters else meters
+
+    async def _month(
+        self, tenant: Tenant, period: Period, rule: Rule, unknown: set[str]
+    ) -> usage_pb2.Window | None:
+        """The window, if there is one; a meter that does not exist is added to `unknown`."""
         try:
             return await self._aggregate.month(tenant.slug, rule.meter, period)
         except NotFoundError as error:
@@ -70,11 +86,8 @@ class Freshness:
                 raise AbortedError(
                     f"aggregate has not heard of {tenant.slug} yet; try again", _TENANT_SECONDS
                 ) from error
-            raise NotBillableError(
-                GapReason.METER_UNKNOWN,
-                f"meter {rule.meter}",
-                f"plan {rule.plan} prices it, and it does not exist",
-            ) from error
+            unknown.add(rule.meter)
+            return None
 
 
 def _window(tenant: Tenant, rule: Rule, window: usage_pb2.Window) -> UsageWindow:

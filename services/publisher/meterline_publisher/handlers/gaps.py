@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from meterline.clock import Clock, to_datetime
@@ -32,12 +32,12 @@ class Gaps:
         self._tenants = tenants
         self._clock = clock
 
-    async def note(self, tenant: Tenant, period: Period, gap: Gap) -> None:
+    async def note(self, tenant: Tenant, period: Period, found: Sequence[Gap]) -> None:
         """Keeps why a period could not be rated, in place of earlier reasons. For a transaction of its own:
         that of the rating is rolled back."""
         now = to_datetime(self._clock.now_us())
         async with self._unit_of_work.begin([tenant.tenant_id]) as tx:
-            new = await gaps.replace(tx.connection, tenant.tenant_id, period, [gap], OF_RATING, now)
+            new = await gaps.replace(tx.connection, tenant.tenant_id, period, found, OF_RATING, now)
             await tx.commit()
         tell(tenant, period.start, new)
 

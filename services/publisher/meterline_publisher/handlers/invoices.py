@@ -19,6 +19,7 @@ from meterline_publisher.domain.records import Invoice, InvoiceState, Line
 from meterline_publisher.handlers import rating
 from meterline_publisher.handlers.freshness import Freshness
 from meterline_publisher.handlers.pricing import basis
+from meterline_publisher.handlers.tenants import require_billed
 from meterline_publisher.provider.port import BillingProvider
 from meterline_publisher.repository import invoices
 
@@ -48,17 +49,20 @@ class Invoices:
         """The period that `at` lies in, rated by what aggregate knows now, and by values that are others by
         `deltas`. Its ids are all zero.
 
-        Raises NotFoundError; FailedPreconditionError when nothing is priced, or a meter that does not exist;
-        AbortedError while usage is being rebuilt; UnavailableError when aggregate cannot be asked;
-        InvalidArgumentError for values with too many digits.
+        Raises NotFoundError; FailedPreconditionError when nothing can be billed, or nothing yet; AbortedError
+        while usage is being rebuilt; UnavailableError when aggregate cannot be asked; InvalidArgumentError
+        for values with too many digits.
         """
         tenant = await self._tenants.get(slug)
+        period = month_of(at, tenant.zone)
+        require_billed(tenant, period)
         async with self._database.connection([tenant.tenant_id]) as connection:
-            priced = await basis(connection, tenant, month_of(at, tenant.zone))
-        pulled = await self._freshness.pull(tenant, priced.period, priced.rule_set.rules)
+            priced = await basis(connection, tenant, period)
+        pulled = await self._freshness.pull(tenant, period, priced.rule_set.rules)
+        priced = priced.without(pulled.unknown)
         async with self._database.connection([tenant.tenant_id]) as connection:
             try:
-                found = await rating.draft(connection, priced, pulled, deltas)
+                found = await rating.draft(connection, priced, pulled.windows, deltas)
             except QuantityError as error:
                 raise InvalidArgumentError("changes", str(error)) from error
         invoice = Invoice(

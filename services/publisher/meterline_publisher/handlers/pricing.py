@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from meterline.db.pool import Connection
 from meterline.tenants import Tenant
 
-from meterline_publisher.domain.gaps import GapReason, NotBillableError
+from meterline_publisher.domain.deliveries import as_sent, bound
+from meterline_publisher.domain.gaps import Gap, GapReason, NotBillableError, billable
 from meterline_publisher.domain.periods import Period
 from meterline_publisher.domain.records import Invoice, InvoiceState, Line
 from meterline_publisher.domain.rule_sets import Rule, RuleSet, choose, kept
 from meterline_publisher.domain.versions import VersionError
-from meterline_publisher.repository import invoices, plans, prices
+from meterline_publisher.repository import invoices, ledger, plans, prices
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Basis:
 
     catalogue: all versions of the plan's prices, from which `rule_set` was chosen
     lines: the stored ones by meter
+    left_out: meters of the plan that cannot be billed and are not in `rule_set`, without their quantities
     """
 
     tenant: Tenant
@@ -31,14 +33,21 @@ class Basis:
     invoice: Invoice | None
     lines: Mapping[str, Line]
     rule_set: RuleSet
+    left_out: Sequence[Gap] = ()
+
+    def without(self, unknown: Collection[str]) -> Basis:
+        """The same, knowing that these meters do not exist."""
+        rule_set, gaps = billable(self.rule_set, self.tenant.currency, unknown)
+        return replace(self, rule_set=rule_set, left_out=[*self.left_out, *gaps])
 
 
 async def basis(connection: Connection, tenant: Tenant, period: Period) -> Basis:
     """The rules that price a period: of the plan that the tenant had at its start, the versions in force
-    then, as the catalogue is now. Nothing depends on who rated the period before. A final invoice keeps its
-    own.
+    then in the tenant's time zone, as the catalogue is now. Nothing depends on who rated the period before.
+    A final invoice keeps its own.
 
-    Raises NotBillableError when nothing is priced, or not in the tenant's currency.
+    Until the transaction ends no version of the plan is put or withdrawn. Raises NotBillableError when
+    nothing is priced; that a meter is priced in another currency than the tenant's is told in the answer.
     """
     invoice = await invoices.by_period(connection, tenant.tenant_id, period.start)
     lines: Mapping[str, Line] = {}
@@ -49,15 +58,21 @@ async def basis(connection: Connection, tenant: Tenant, period: Period) -> Basis
     plan = invoice.plan if invoice and final else await plans.at(connection, tenant.tenant_id, period.start)
     if not plan:
         raise NotBillableError(GapReason.NO_PLAN, f"tenant {tenant.slug}", "has never had a plan")
+    await prices.lock_shared(connection, plan)
     catalogue = await prices.of_plan(connection, plan)
     try:
-        rule_set = kept(catalogue, _versions(lines)) if final else choose(catalogue, period.start)
+        rule_set = (
+            kept(catalogue, _versions(lines)) if final else choose(catalogue, period.start, tenant.zone)
+        )
     except VersionError as error:
         raise NotBillableError(GapReason.FAULT, f"plan {plan}", str(error)) from error
+    left_out: Sequence[Gap] = ()
     if not final:
         _require_prices(plan, catalogue, rule_set, period)
-        _require_currency(rule_set, tenant)
-    return Basis(tenant, period, plan, catalogue, invoice, lines, rule_set)
+        rule_set, left_out = billable(rule_set, tenant.currency)
+    sent = await ledger.of_period(connection, tenant.tenant_id, period.start) if lines else []
+    rule_set = as_sent(rule_set, lines, bound(invoice, plan, lines.keys(), sent))
+    return Basis(tenant, period, plan, catalogue, invoice, lines, rule_set, left_out)
 
 
 def _versions(lines: Mapping[str, Line]) -> dict[str, int]:
@@ -73,14 +88,3 @@ def _require_prices(plan: str, catalogue: Sequence[Rule], rule_set: RuleSet, per
             f"plan {plan}",
             f"has no price in force at {period.start.isoformat()}",
         )
-
-
-def _require_currency(rule_set: RuleSet, tenant: Tenant) -> None:
-    for rule in rule_set.rules:
-        code = rule.version.price.currency.code
-        if code != tenant.currency:
-            raise NotBillableError(
-                GapReason.CURRENCY_DIFFERS,
-                f"price {rule.rule_id}/{rule.version.version}",
-                f"is in {code}, and {tenant.slug} is billed in {tenant.currency}",
-            )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -27,7 +27,7 @@ from meterline_publisher.handlers.gaps import Gaps, tell
 from meterline_publisher.handlers.pricing import basis
 from meterline_publisher.handlers.rating import Circumstances, Rated
 from meterline_publisher.handlers.settling import Settling
-from meterline_publisher.handlers.tenants import require_customer
+from meterline_publisher.handlers.tenants import require_billed, require_customer
 from meterline_publisher.handlers.usage import UsageWindows
 from meterline_publisher.lineage import Lineage
 from meterline_publisher.provider.port import BillingProvider, RejectedError
@@ -85,9 +85,9 @@ class Publishing:
     async def publish(self, slug: str, at: datetime) -> Published:
         """Rates the period that `at` lies in, and waits a while for its usage to be sent.
 
-        Raises NotFoundError; FailedPreconditionError without a customer or prices, before the period
-        begins and once the provider's invoice is final; AbortedError while usage is being rebuilt;
-        UnavailableError. Idempotent: what was sent is never sent again.
+        Raises NotFoundError; FailedPreconditionError without a customer or prices, before the first billed
+        day, before the period begins and once the provider's invoice is final; AbortedError while usage is
+        being rebuilt; UnavailableError. Idempotent: what was sent is never sent again.
         """
         tenant = await self._tenants.get(slug)
         period = month_of(at, tenant.zone)
@@ -104,26 +104,33 @@ class Publishing:
         try:
             return await self._rate(tenant, period, retry_rejected=retry_rejected)
         except NotBillableError as error:
-            await self._gaps.note(tenant, period, error.gap)
+            await self._gaps.note(tenant, period, error.gaps)
             raise
         except MeterlineError:
             raise
         except Exception as error:
-            await self._gaps.note(tenant, period, Gap("", GapReason.FAULT, type(error).__name__))
+            await self._gaps.note(tenant, period, [Gap("", GapReason.FAULT, type(error).__name__)])
             raise
 
     async def _rate(self, tenant: Tenant, period: Period, *, retry_rejected: bool) -> Rated:
+        require_billed(tenant, period)
         require_customer(tenant)
         async with self._database.connection([tenant.tenant_id]) as connection:
             before = await basis(connection, tenant, period)
-        await self._refresh(tenant, period, before.rule_set.rules)
+        unknown = await self._refresh(tenant, period, before.rule_set.rules)
+        known = before.without(unknown)
+        if not known.rule_set.rules:
+            # Says why, without a look at the provider.
+            async with self._database.connection([tenant.tenant_id]) as connection:
+                await rating.draft(connection, known)
         provider_now = await self._require_open(tenant, period, before.invoice)
         circumstances = Circumstances(
             now=to_datetime(self._clock.now_us()),
             provider_now=provider_now,
             provider_decimals=self._provider.decimals(tenant.currency),
             retry_rejected=retry_rejected,
-            fresh_meters={rule.meter for rule in before.rule_set.rules},
+            fresh_meters={rule.meter for rule in before.rule_set.rules if rule.needs_usage},
+            unknown_meters=unknown,
         )
         with tracer().start_as_current_span("rate period"):
             async with self._unit_of_work.begin([tenant.tenant_id]) as tx:
@@ -142,14 +149,15 @@ class Publishing:
         async with self._database.connection([tenant.tenant_id]) as connection:
             return tenant, await ledger.page(connection, tenant.tenant_id, before, limit)
 
-    async def _refresh(self, tenant: Tenant, period: Period, rules: Sequence[Rule]) -> None:
-        """Brings the replica to what aggregate knows now. A transaction of its own: what was learnt stays
-        known, whether or not it can be billed."""
-        windows = await self._freshness.pull(tenant, period, rules)
-        if windows:
+    async def _refresh(self, tenant: Tenant, period: Period, rules: Sequence[Rule]) -> Set[str]:
+        """Brings the replica to what aggregate knows now; answers which of the meters do not exist. A
+        transaction of its own: what was learnt stays known, whether or not it can be billed."""
+        pulled = await self._freshness.pull(tenant, period, rules)
+        if pulled.windows:
             async with self._unit_of_work.begin([tenant.tenant_id]) as tx:
-                await self._usage.store(tx.connection, windows)
+                await self._usage.store(tx.connection, pulled.windows)
                 await tx.commit()
+        return pulled.unknown
 
     async def _require_open(self, tenant: Tenant, period: Period, invoice: Invoice | None) -> datetime:
         """The provider's time, at which the period has begun and its invoice is not final."""

@@ -22,8 +22,17 @@ from meterline.tenants import Tenant
 
 from meterline_publisher import events, traces
 from meterline_publisher.domain import ledger as rules
-from meterline_publisher.domain.assessment import Assessment, MeterUsage, assess, changed_by
-from meterline_publisher.domain.gaps import Gap, GapReason, NotBillableError, undeliverable, unpriced
+from meterline_publisher.domain.assessment import Assessment, assess, changed_by
+from meterline_publisher.domain.deliveries import redirected
+from meterline_publisher.domain.gaps import (
+    Gap,
+    GapReason,
+    NotBillableError,
+    none_billable,
+    undeliverable,
+    unpriced,
+    with_quantities,
+)
 from meterline_publisher.domain.identifiers import meter_event_identifier
 from meterline_publisher.domain.invoice import totals
 from meterline_publisher.domain.ledger import PublicationState, Target
@@ -42,11 +51,12 @@ NOTHING_ELSE: Final[Mapping[str, Decimal]] = {}
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What rating makes of a period now. `usage` is that of all meters, priced or not."""
+    """What rating makes of a period now. `unbilled` is what has no line: meters of the plan that cannot be
+    billed, and meters that were used and have no price."""
 
     basis: Basis
-    usage: Mapping[str, MeterUsage]
     assessments: Sequence[Assessment]
+    unbilled: Sequence[Gap]
 
     @property
     def total(self) -> Decimal:
@@ -56,14 +66,15 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What a rating has to know of the world outside: two clocks, how the provider rounds, and of which
-    meters the usage was asked for."""
+    """What a rating has to know of the world outside: two clocks, how the provider rounds, of which meters
+    the usage was asked for, and which of these do not exist."""
 
     now: datetime
     provider_now: datetime
     provider_decimals: int
     retry_rejected: bool
     fresh_meters: Set[str]
+    unknown_meters: Set[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +95,10 @@ async def draft(
     deltas: Mapping[str, Decimal] = NOTHING_ELSE,
 ) -> Draft:
     """Rates a period without storing anything: by the usage that is known here or, where that is newer, was
-    `pulled`; also as if the values of some meters were others by `deltas`."""
+    `pulled`; also as if the values of some meters were others by `deltas`.
+
+    Raises NotBillableError when none of the plan's meters can be billed.
+    """
     tenant, period = priced.tenant, priced.period
     known = await usage.of_period(connection, tenant.tenant_id, period.start)
     for window in pulled:
@@ -92,7 +106,12 @@ async def draft(
         if meter not in known or known[meter].revision < window.usage.revision:
             known[meter] = window.usage
     used = changed_by(known, deltas)
-    return Draft(priced, used, assess(priced.rule_set, tenant.slug, period, used))
+    left_out = with_quantities(priced.left_out, used)
+    seen = {rule.meter for rule in priced.rule_set.rules} | {gap.meter for gap in left_out}
+    unbilled = [*left_out, *unpriced(seen, priced.catalogue, used, tenant.zone)]
+    if left_out and not priced.rule_set.rules:
+        raise none_billable(unbilled)
+    return Draft(priced, assess(priced.rule_set, tenant.slug, period, used), unbilled)
 
 
 async def store(tx: Transaction, tenant: Tenant, period: Period, circumstances: Circumstances) -> Rated:
@@ -106,7 +125,8 @@ async def store(tx: Transaction, tenant: Tenant, period: Period, circumstances: 
     priced = await basis(connection, tenant, period)
     if not circumstances.fresh_meters >= {rule.meter for rule in priced.rule_set.rules if rule.needs_usage}:
         raise AbortedError("prices changed meanwhile; try again", retry_after=0)
-    found = await draft(connection, priced)
+    found = await draft(connection, priced.without(circumstances.unknown_meters))
+    priced = found.basis
     before = await _locked(connection, priced) or _new_invoice(found)
     if InvoiceState(before.state).final:
         raise FailedPreconditionError(f"invoice {before.invoice_id}", "is final at the provider")
@@ -117,6 +137,7 @@ async def store(tx: Transaction, tenant: Tenant, period: Period, circumstances: 
     ]
     rule_set = priced.rule_set
     gone = sorted(priced.lines.keys() - {rule.meter for rule in rule_set.rules})
+    _require_kept(priced, circumstances.unknown_meters)
     invoice = replace(before, plan=priced.plan, total=found.total, rule_set_id=rule_set.rule_set_id)
     moved = bool(changed or gone) or invoice != before
     if moved:
@@ -127,10 +148,13 @@ async def store(tx: Transaction, tenant: Tenant, period: Period, circumstances: 
     for assessment, line in changed:
         await invoices.insert_calculation(connection, line, invoice, rule_set, assessment, circumstances.now)
         await invoices.upsert_line(connection, line)
-    lines = dict(priced.lines) | {line.meter: line for _, line in changed}
+    moved_lines = _redirected(found)
+    for line in moved_lines:
+        await invoices.upsert_line(connection, line)
+    lines = dict(priced.lines) | {line.meter: line for line in (*moved_lines, *(one for _, one in changed))}
     left = [line for meter, line in lines.items() if meter not in gone]
     added, rejected = await _extend_ledger(connection, found, invoice, left, circumstances)
-    missing = [*unpriced(rule_set, priced.catalogue, found.usage), *rejected]
+    missing = [*found.unbilled, *rejected]
     new = await gaps.replace(
         connection, tenant.tenant_id, period, missing, list(GapReason), circumstances.now
     )
@@ -148,6 +172,16 @@ async def _locked(connection: Connection, priced: Basis) -> Invoice | None:
     if priced.invoice is None:
         return None
     return await invoices.by_id_for_update(connection, priced.tenant.tenant_id, priced.invoice.invoice_id)
+
+
+def _require_kept(priced: Basis, unknown_meters: Set[str]) -> None:
+    """Meters are never deleted, so one that had usage and is not there is no misspelt one: aggregate has lost
+    it. What was billed is not taken back for that."""
+    for meter in sorted(unknown_meters & priced.lines.keys()):
+        if priced.lines[meter].usage_revision:
+            raise NotBillableError(
+                GapReason.FAULT, f"meter {meter}", "has been billed, and aggregate does not know it any more"
+            )
 
 
 def _new_invoice(found: Draft) -> Invoice:
@@ -169,12 +203,18 @@ def _new_invoice(found: Draft) -> Invoice:
 
 
 def _is_new(stored: Line | None, assessment: Assessment) -> bool:
-    """The digest covers the usage, its revision and the rule, so the same digest is the same amount. Under
-    which name and scale the provider gets it is no part of that."""
-    if stored is None or stored.inputs_digest != assessment.inputs_digest:
-        return True
-    sent_as = stored.billing_event_name, stored.billing_scale, stored.billing_target
-    return sent_as != (assessment.rule.event_name, assessment.rule.scale, assessment.target)
+    """The digest covers the usage, its revision and the rule, so the same digest is the same amount."""
+    return stored is None or stored.inputs_digest != assessment.inputs_digest
+
+
+def _redirected(found: Draft) -> list[Line]:
+    """Lines whose amount stands and whose usage goes to the provider in another way than they say."""
+    standing = [
+        (found.basis.lines[assessment.rule.meter], assessment)
+        for assessment in found.assessments
+        if not _is_new(found.basis.lines.get(assessment.rule.meter), assessment)
+    ]
+    return [moved for line, assessment in standing if (moved := redirected(line, assessment)) != line]
 
 
 def _line(found: Draft, invoice: Invoice, assessment: Assessment, circumstances: Circumstances) -> Line:

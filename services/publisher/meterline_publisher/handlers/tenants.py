@@ -8,10 +8,12 @@ from datetime import UTC
 from meterline.bus.delivery import Delivery
 from meterline.db.pool import begin
 from meterline.db.unit_of_work import Transaction
+from meterline.errors import FailedPreconditionError
 from meterline.tenants import Tenant, TenantReplica
 from meterline_protos.events.v1 import events_pb2
 
 from meterline_publisher.domain.gaps import GapReason, NotBillableError
+from meterline_publisher.domain.periods import Period
 from meterline_publisher.repository import plans
 from meterline_publisher.repository.plans import PlanVersion
 
@@ -42,4 +44,15 @@ def require_customer(tenant: Tenant) -> None:
     if not tenant.external_customer_id:
         raise NotBillableError(
             GapReason.NO_CUSTOMER, f"tenant {tenant.slug}", "has no customer at the billing provider"
+        )
+
+
+def require_billed(tenant: Tenant, period: Period) -> None:
+    """Raises FailedPreconditionError for a period that ends before the first day that is billed, or as it
+    begins: there is nothing to miss. The period that this day lies in is billed as a whole. The SQL function
+    `is_billed` says the same."""
+    first = tenant.billed_from
+    if first is not None and period.end.astimezone(tenant.zone).date() <= first:
+        raise FailedPreconditionError(
+            f"tenant {tenant.slug}", f"is billed from {first.isoformat()} on", "NOT_BILLED_YET"
         )

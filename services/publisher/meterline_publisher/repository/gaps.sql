@@ -26,7 +26,8 @@ RETURNING g.meter, g.reason, xmax = 0
 
 -- name: note_late
 -- Of these windows those that closing will not bill any more: the invoice is final, or the time for closing is
--- over. A meter that the final invoice has no line of is not priced. What agrees with its line is resolved.
+-- over. A meter that the final invoice has no line of keeps the reason that was found for it, or is not priced.
+-- What agrees with its line is resolved.
 WITH k AS (
     SELECT DISTINCT * FROM unnest(%(tenants)s::integer[], %(starts)s::timestamptz[], %(meters)s::text[])
         AS k (tenant_id, period_start, meter)
@@ -34,8 +35,15 @@ WITH k AS (
     SELECT u.tenant_id, u.period_start, u.meter, u.period_end, u.value,
            i.state IN ('finalized', 'disputed') AS final,
            u.value - coalesce(l.usage_value, 0) AS missing,
-           CASE WHEN i.invoice_id IS NOT NULL AND l.meter IS NULL THEN 'meter_not_priced'
-                ELSE 'late_usage' END AS reason
+           CASE WHEN i.invoice_id IS NOT NULL AND l.meter IS NULL THEN coalesce(
+               (
+                   SELECT g.reason FROM billing_gaps g
+                   WHERE g.tenant_id = u.tenant_id AND g.period_start = u.period_start AND g.meter = u.meter
+                     AND g.reason IN ('price_not_in_force', 'currency_differs', 'meter_unknown')
+                   LIMIT 1
+               ),
+               'meter_not_priced'
+           ) ELSE 'late_usage' END AS reason
     FROM k
     JOIN usage u ON u.tenant_id = k.tenant_id AND u.period_start = k.period_start AND u.meter = k.meter
     LEFT JOIN invoices i ON i.tenant_id = u.tenant_id AND i.period_start = u.period_start
@@ -47,11 +55,12 @@ WITH k AS (
     DELETE FROM billing_gaps g
     USING seen s
     WHERE g.tenant_id = s.tenant_id AND g.period_start = s.period_start AND g.meter = s.meter
-      AND g.reason IN ('late_usage', 'meter_not_priced') AND s.missing = 0
+      AND (g.reason IN ('late_usage', 'meter_not_priced') OR (s.final AND g.reason = s.reason))
+      AND s.missing = 0
 )
 INSERT INTO billing_gaps AS g (tenant_id, period_start, meter, reason, period_end, since, detail, quantity)
 SELECT tenant_id, period_start, meter, reason, period_end, %(now)s,
-       CASE WHEN reason = 'meter_not_priced' THEN 'the final invoice has no line for it'
+       CASE WHEN reason <> 'late_usage' THEN 'the final invoice has no line for it'
             WHEN final THEN 'the invoice is final'
             ELSE 'the time for closing is over' END,
        missing
@@ -64,16 +73,22 @@ WHERE (g.detail, g.quantity) IS DISTINCT FROM (excluded.detail, excluded.quantit
 
 -- name: page
 -- tenant: an operator may ask for all tenants'; else tenant_id is given
--- In the order of the key, with reason and meter as one text. The bound is exclusive.
+-- In the order of the key, with reason and meter as one text. The bound is exclusive. Periods before a tenant's
+-- first billed day are left out: that day may move, and they count again if it moves back.
 SELECT g.tenant_id, t.slug, g.period_start, g.period_end, g.meter, g.reason, g.since, g.detail, g.quantity
 FROM billing_gaps g
 JOIN tenants t ON t.tenant_id = g.tenant_id
 WHERE (%(tenant_id)s::integer IS NULL OR g.tenant_id = %(tenant_id)s)
   AND (g.tenant_id, g.period_start, g.reason || '/' || g.meter)
       > (%(after_tenant)s, %(after_start)s, %(after_rest)s::text)
+  AND is_billed(t.billed_from, t.time_zone, g.period_end)
 ORDER BY g.tenant_id, g.period_start, g.reason || '/' || g.meter
 LIMIT %(limit)s
 
 -- name: count_by_reason
 -- tenant: a metric of the whole service
-SELECT reason, count(*) FROM billing_gaps GROUP BY reason
+SELECT g.reason, count(*)
+FROM billing_gaps g
+JOIN tenants t ON t.tenant_id = g.tenant_id
+WHERE is_billed(t.billed_from, t.time_zone, g.period_end)
+GROUP BY g.reason

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from meterline.db.pool import Connection
@@ -87,9 +87,12 @@ async def delete_lines(connection: Connection, invoice: Invoice, meters: Sequenc
         await connection.execute(queries.delete_lines, (invoice.tenant_id, invoice.invoice_id, meters))
 
 
-async def latest_final(connection: Connection, plan: str, since: datetime) -> datetime | None:
-    """The start of the last period from `since` on that has a final invoice of this plan, whose ever."""
-    cursor = await connection.execute(queries.latest_final, (plan, since), binary=True)
+async def latest_final(connection: Connection, plan: str, since: datetime | date) -> datetime | None:
+    """The start of the last period that has a final invoice of this plan, whose ever, out of those that begin
+    at an instant or later, or on a day or later in their tenant's time zone."""
+    at_instant = isinstance(since, datetime)
+    parameters = {"plan": plan, "since": since if at_instant else None, "day": None if at_instant else since}
+    cursor = await connection.execute(queries.latest_final, parameters, binary=True)
     row = await cursor.fetchone()
     return row[0] if row else None
 
@@ -130,11 +133,14 @@ class Candidate:
     """A tenant whose period may have to be rated; see the query."""
 
     tenant_id: int
+    currency: str
     plan: str
     rated_plan: str | None
     rated_rules: uuid.UUID | None
     is_used: bool
     usage_differs: bool
+    delivery_differs: bool
+    unknown_meters: Sequence[str]
 
 
 async def closing_schedules(connection: Connection) -> list[tuple[str, timedelta]]:

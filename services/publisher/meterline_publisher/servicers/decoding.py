@@ -9,26 +9,17 @@ from typing import Any, Final
 
 from google.protobuf import struct_pb2
 from meterline.errors import InvalidArgumentError
+from meterline.rpc import fields
 from meterline_protos.publisher.v1 import invoices_pb2
 
 from meterline_publisher.domain.price_fields import PriceError
 from meterline_publisher.domain.price_parsing import parse_price
 from meterline_publisher.domain.prices import Price
 
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DECIMAL: Final = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?", re.ASCII)
 _MAX_CHANGES: Final = 1_000
 # Struct keeps numbers as doubles; a whole number below this is what was written.
 _EXACT_DOUBLES: Final = 2**53
-
-
-def name(field: str, value: str) -> str:
-    """A name of a plan, a meter or a tenant. Raises InvalidArgumentError."""
-    if not _NAME.fullmatch(value):
-        raise InvalidArgumentError(
-            field, "must be 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit"
-        )
-    return value
 
 
 def text(field: str, value: str, most: int) -> str:
@@ -43,7 +34,7 @@ def deltas(field: str, changes: Sequence[invoices_pb2.UsageChange]) -> dict[str,
     if len(changes) > _MAX_CHANGES:
         raise InvalidArgumentError(field, f"at most {_MAX_CHANGES} meters")
     found = {
-        name(f"{field}[{place}].meter", change.meter): decimal(f"{field}[{place}].delta", change.delta)
+        fields.name(f"{field}[{place}].meter", change.meter): decimal(f"{field}[{place}].delta", change.delta)
         for place, change in enumerate(changes)
     }
     if len(found) != len(changes):

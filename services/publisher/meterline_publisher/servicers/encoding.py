@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 
 from google.protobuf import struct_pb2
 from meterline_protos.publisher.v1 import invoices_pb2, prices_pb2
 
 from meterline_publisher import traces
+from meterline_publisher.domain.deliveries import Delivery
 from meterline_publisher.domain.lines import NO_ID
 from meterline_publisher.domain.money import plain_text
 from meterline_publisher.domain.records import Invoice, Line, Publication, StoredGap
@@ -94,5 +96,22 @@ def price(rule: Rule) -> prices_pb2.Price:
         billing_scale=rule.scale,
         digest=rule.digest,
     )
-    message.effective_from.FromDatetime(rule.version.effective_from)
+    start = rule.version.effective_from
+    if isinstance(start, datetime):
+        message.effective_from.FromDatetime(start)
+    else:
+        message.effective_date = start.isoformat()
+    return message
+
+
+def delivery(record: Delivery) -> prices_pb2.Delivery:
+    message = prices_pb2.Delivery(
+        plan=record.plan,
+        meter=record.meter,
+        version=record.version,
+        billing_event_name=record.event_name,
+        billing_scale=record.scale,
+        put_by=record.put_by,
+    )
+    message.put_at.FromDatetime(record.put_at)
     return message

@@ -37,7 +37,7 @@ class InvoicesServicer(invoices_pb2_grpc.InvoicesServiceServicer):
         self, request: invoices_pb2.PreviewInvoiceRequest, context: Context
     ) -> invoices_pb2.PreviewInvoiceResponse:
         found = await self._invoices.preview(
-            decoding.name("tenant_id", request.tenant_id),
+            fields.name("tenant_id", request.tenant_id),
             fields.required_instant(request, "at"),
             decoding.deltas("changes", request.changes),
         )
@@ -50,7 +50,7 @@ class InvoicesServicer(invoices_pb2_grpc.InvoicesServiceServicer):
         self, request: invoices_pb2.GetInvoiceRequest, context: Context
     ) -> invoices_pb2.GetInvoiceResponse:
         tenant, invoice, lines = await self._invoices.get(
-            decoding.name("tenant_id", request.tenant_id),
+            fields.name("tenant_id", request.tenant_id),
             fields.identifier("invoice_id", request.invoice_id),
         )
         return invoices_pb2.GetInvoiceResponse(invoice=encoding.invoice(tenant.slug, invoice, lines))
@@ -63,7 +63,7 @@ class InvoicesServicer(invoices_pb2_grpc.InvoicesServiceServicer):
         before = key[0] if key else fields.LATEST
         # One more than asked for tells whether there is a next page.
         tenant, found = await self._invoices.page(
-            decoding.name("tenant_id", request.tenant_id), before, limit + 1
+            fields.name("tenant_id", request.tenant_id), before, limit + 1
         )
         page = found[:limit]
         return invoices_pb2.ListInvoicesResponse(
@@ -77,7 +77,7 @@ class InvoicesServicer(invoices_pb2_grpc.InvoicesServiceServicer):
         key = paging.key(request.page_token, paging.text, paging.text)
         cursor = Cursor(*key) if key else Cursor()
         found = await self._explaining.line(
-            decoding.name("tenant_id", request.tenant_id),
+            fields.name("tenant_id", request.tenant_id),
             fields.identifier("line_id", request.line_id),
             paging.size(request.page_size),
             cursor,
@@ -105,7 +105,7 @@ class InvoicesServicer(invoices_pb2_grpc.InvoicesServiceServicer):
         self, request: invoices_pb2.ExplainEventRequest, context: Context
     ) -> invoices_pb2.ExplainEventResponse:
         found = await self._explaining.event(
-            decoding.name("tenant_id", request.tenant_id),
+            fields.name("tenant_id", request.tenant_id),
             decoding.text("event_id", request.event_id, _MAX_EVENT_ID),
             decoding.text("source", request.source, _MAX_EVENT_ID),
         )
@@ -121,7 +121,7 @@ class InvoicesServicer(invoices_pb2_grpc.InvoicesServiceServicer):
     ) -> invoices_pb2.ListBillingGapsResponse:
         limit = paging.size(request.page_size)
         after = paging.key(request.page_token, paging.int4, paging.instant, paging.text)
-        slug = decoding.name("tenant_id", request.tenant_id) if request.tenant_id else ""
+        slug = fields.name("tenant_id", request.tenant_id) if request.tenant_id else ""
         # One more than asked for tells whether there is a next page.
         found = await self._gaps.page(slug, after or _FIRST_GAP, limit + 1)
         page = found[:limit]

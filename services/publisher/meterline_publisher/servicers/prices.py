@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date, datetime
 from typing import Any, Final
 
 from grpc import aio
@@ -11,6 +12,7 @@ from meterline_protos.publisher.v1 import prices_pb2, prices_pb2_grpc
 
 from meterline_publisher.domain.rule_sets import Rule
 from meterline_publisher.domain.versions import PriceVersion
+from meterline_publisher.handlers.deliveries import Deliveries, Wanted
 from meterline_publisher.handlers.prices import Prices
 from meterline_publisher.servicers import decoding, encoding
 
@@ -28,8 +30,9 @@ _MAX_SCALE: Final = 9
 class PricesServicer(prices_pb2_grpc.PricesServiceServicer):
     """See protos/meterline/publisher/v1/prices.proto."""
 
-    def __init__(self, prices: Prices) -> None:
+    def __init__(self, prices: Prices, deliveries: Deliveries) -> None:
         self._prices = prices
+        self._deliveries = deliveries
 
     async def PutPrice(
         self, request: prices_pb2.PutPriceRequest, context: Context
@@ -37,34 +40,93 @@ class PricesServicer(prices_pb2_grpc.PricesServiceServicer):
         rule, created = await self._prices.put(_rule(request.price))
         return prices_pb2.PutPriceResponse(price=encoding.price(rule), created=created)
 
+    async def WithdrawPrice(
+        self, request: prices_pb2.WithdrawPriceRequest, context: Context
+    ) -> prices_pb2.WithdrawPriceResponse:
+        withdrawn = await self._prices.withdraw(
+            fields.name("plan", request.plan),
+            fields.name("meter", request.meter),
+            _version("version", request.version),
+        )
+        return prices_pb2.WithdrawPriceResponse(withdrawn=withdrawn)
+
     async def ListPrices(
         self, request: prices_pb2.ListPricesRequest, context: Context
     ) -> prices_pb2.ListPricesResponse:
-        plan = decoding.name("plan", request.plan) if request.plan else ""
+        plan = fields.name("plan", request.plan) if request.plan else ""
         rules = await self._prices.of_plan(plan)
         return prices_pb2.ListPricesResponse(prices=[encoding.price(rule) for rule in rules])
 
+    async def PutDelivery(
+        self, request: prices_pb2.PutDeliveryRequest, context: Context
+    ) -> prices_pb2.PutDeliveryResponse:
+        delivery, created = await self._deliveries.put(_wanted(request.delivery))
+        return prices_pb2.PutDeliveryResponse(delivery=encoding.delivery(delivery), created=created)
+
+    async def ListDeliveries(
+        self, request: prices_pb2.ListDeliveriesRequest, context: Context
+    ) -> prices_pb2.ListDeliveriesResponse:
+        found = await self._deliveries.of_plan(fields.name("plan", request.plan))
+        return prices_pb2.ListDeliveriesResponse(deliveries=map(encoding.delivery, found))
+
+
+def _wanted(message: prices_pb2.Delivery) -> Wanted:
+    return Wanted(
+        plan=fields.name("delivery.plan", message.plan),
+        meter=fields.name("delivery.meter", message.meter),
+        version=_version("delivery.version", message.version),
+        event_name=_event_name("delivery.billing_event_name", message.billing_event_name),
+        scale=_scale("delivery.billing_scale", message.billing_scale),
+    )
+
+
+def _version(field: str, value: int) -> int:
+    if value < 1:
+        raise InvalidArgumentError(field, "must be at least 1")
+    return value
+
+
+def _event_name(field: str, value: str) -> str:
+    return decoding.text(field, value, _MAX_EVENT_NAME)
+
+
+def _scale(field: str, value: int) -> int:
+    if value > _MAX_SCALE:
+        raise InvalidArgumentError(field, f"must be at most {_MAX_SCALE}")
+    return value
+
 
 def _rule(message: prices_pb2.Price) -> Rule:
-    if message.version < 1:
-        raise InvalidArgumentError("price.version", "must be at least 1")
-    if message.billing_scale > _MAX_SCALE:
-        raise InvalidArgumentError("price.billing_scale", f"must be at most {_MAX_SCALE}")
     if not message.HasField("body"):
         raise InvalidArgumentError("price.body", "is required")
-    meter = decoding.name("price.meter", message.meter)
+    meter = fields.name("price.meter", message.meter)
     rule = Rule(
-        plan=decoding.name("price.plan", message.plan),
+        plan=fields.name("price.plan", message.plan),
         meter=meter,
         version=PriceVersion(
-            message.version,
-            fields.required_instant(message, "effective_from", "price.effective_from"),
+            _version("price.version", message.version),
+            _effective_from(message),
             decoding.price("price.body", message.body),
         ),
         description=decoding.text("price.description", message.description, _MAX_DESCRIPTION) or meter,
-        event_name=decoding.text("price.billing_event_name", message.billing_event_name, _MAX_EVENT_NAME),
-        scale=message.billing_scale,
+        event_name=_event_name("price.billing_event_name", message.billing_event_name),
+        scale=_scale("price.billing_scale", message.billing_scale),
     )
     if message.digest and message.digest != rule.digest:
         raise InvalidArgumentError("price.digest", "is not the digest of this body")
     return rule
+
+
+def _effective_from(message: prices_pb2.Price) -> datetime | date:
+    """The instant or the day at which the version takes effect. Raises InvalidArgumentError."""
+    if message.HasField("effective_from"):
+        if message.effective_date:
+            raise InvalidArgumentError(
+                "price.effective_date", "must not be set with effective_from", "EFFECT_AMBIGUOUS"
+            )
+        return fields.instant("price.effective_from", message.effective_from)
+    if not message.effective_date:
+        raise InvalidArgumentError(
+            "price.effective_date", "must be set when effective_from is not", "EFFECT_MISSING"
+        )
+    return fields.day("price.effective_date", message.effective_date)

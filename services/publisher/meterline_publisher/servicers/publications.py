@@ -11,7 +11,7 @@ from meterline_protos.publisher.v1 import publications_pb2, publications_pb2_grp
 from meterline_publisher.domain.money import plain_text
 from meterline_publisher.handlers.publishing import Publishing
 from meterline_publisher.handlers.settling import Comparison, Settling
-from meterline_publisher.servicers import decoding, encoding
+from meterline_publisher.servicers import encoding
 
 PUBLICATIONS_SERVICE = publications_pb2.DESCRIPTOR.services_by_name["PublicationsService"].full_name
 
@@ -31,7 +31,7 @@ class PublicationsServicer(publications_pb2_grpc.PublicationsServiceServicer):
         self, request: publications_pb2.PublishUsageRequest, context: Context
     ) -> publications_pb2.PublishUsageResponse:
         found = await self._publishing.publish(
-            decoding.name("tenant_id", request.tenant_id), fields.required_instant(request, "at")
+            fields.name("tenant_id", request.tenant_id), fields.required_instant(request, "at")
         )
         return publications_pb2.PublishUsageResponse(
             invoice=encoding.invoice(found.tenant.slug, found.invoice, found.lines),
@@ -45,7 +45,7 @@ class PublicationsServicer(publications_pb2_grpc.PublicationsServiceServicer):
         key = paging.key(request.page_token, paging.int8)
         # One more than asked for tells whether there is a next page.
         _, found = await self._publishing.page(
-            decoding.name("tenant_id", request.tenant_id), key[0] if key else _NEWEST, limit + 1
+            fields.name("tenant_id", request.tenant_id), key[0] if key else _NEWEST, limit + 1
         )
         page = found[:limit]
         return publications_pb2.ListPublicationsResponse(
@@ -57,7 +57,7 @@ class PublicationsServicer(publications_pb2_grpc.PublicationsServiceServicer):
         self, request: publications_pb2.ReconcilePeriodRequest, context: Context
     ) -> publications_pb2.ReconcilePeriodResponse:
         found = await self._settling.reconcile(
-            decoding.name("tenant_id", request.tenant_id), fields.required_instant(request, "at")
+            fields.name("tenant_id", request.tenant_id), fields.required_instant(request, "at")
         )
         return publications_pb2.ReconcilePeriodResponse(
             meters=[_comparison(comparison) for comparison in found.comparisons],

@@ -287,6 +287,7 @@ class TenantChanged(_message.Message):
     ACTIVE_FIELD_NUMBER: _builtins.int
     CLOSE_LEAD_SECONDS_FIELD_NUMBER: _builtins.int
     CHANGED_AT_FIELD_NUMBER: _builtins.int
+    BILLED_FROM_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.int
     """The tenant's number."""
     slug: _builtins.str
@@ -307,6 +308,8 @@ class TenantChanged(_message.Message):
     """Whether events are accepted."""
     close_lead_seconds: _builtins.int
     """How long before the end of a period its usage is sent, in seconds."""
+    billed_from: _builtins.str
+    """The first day that is billed, `YYYY-MM-DD` in the tenant's time zone; empty: all are."""
     @_builtins.property
     def changed_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -323,10 +326,11 @@ class TenantChanged(_message.Message):
         active: _builtins.bool = ...,
         close_lead_seconds: _builtins.int = ...,
         changed_at: _timestamp_pb2.Timestamp | None = ...,
+        billed_from: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "changed_at", b"changed_at", "close_lead_seconds", b"close_lead_seconds", "currency", b"currency", "external_customer_id", b"external_customer_id", "external_subscription_id", b"external_subscription_id", "plan", b"plan", "slug", b"slug", "tenant_id", b"tenant_id", "time_zone", b"time_zone", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "billed_from", b"billed_from", "changed_at", b"changed_at", "close_lead_seconds", b"close_lead_seconds", "currency", b"currency", "external_customer_id", b"external_customer_id", "external_subscription_id", b"external_subscription_id", "plan", b"plan", "slug", b"slug", "tenant_id", b"tenant_id", "time_zone", b"time_zone", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -36,6 +36,7 @@ class Tenant(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
+    BILLED_FROM_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """The tenant's name: lower-case letters, digits and dashes, 1 to 63 characters. Never changes."""
     display_name: _builtins.str
@@ -44,7 +45,9 @@ class Tenant(_message.Message):
     currency: _builtins.str
     """ISO 4217, for example `USD`. Never changes."""
     plan: _builtins.str
-    """Plan in the publisher's price catalogue."""
+    """Plan in the publisher's price catalogue: a letter or digit, then letters, digits, `.`, `_` and `-`; at most
+    64 characters. Empty: none yet, and nothing is billed.
+    """
     external_customer_id: _builtins.str
     """Customer at the billing provider, for example `cus_...`."""
     external_subscription_id: _builtins.str
@@ -55,6 +58,11 @@ class Tenant(_message.Message):
     version: _builtins.int
     number: _builtins.int
     """The tenant's number inside Meterline."""
+    billed_from: _builtins.str
+    """The first day that is billed, `YYYY-MM-DD` in the tenant's time zone. A billing period that ends at its
+    midnight or earlier is never billed; the one that it lies in is, as a whole. Empty: all periods are, for
+    tenants that are older than this field.
+    """
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -75,10 +83,11 @@ class Tenant(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         number: _builtins.int = ...,
+        billed_from: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "close_lead_seconds", b"close_lead_seconds", "created_at", b"created_at", "currency", b"currency", "display_name", b"display_name", "external_customer_id", b"external_customer_id", "external_subscription_id", b"external_subscription_id", "number", b"number", "plan", b"plan", "tenant_id", b"tenant_id", "time_zone", b"time_zone", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "billed_from", b"billed_from", "close_lead_seconds", b"close_lead_seconds", "created_at", b"created_at", "currency", b"currency", "display_name", b"display_name", "external_customer_id", b"external_customer_id", "external_subscription_id", b"external_subscription_id", "number", b"number", "plan", b"plan", "tenant_id", b"tenant_id", "time_zone", b"time_zone", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -96,6 +105,7 @@ class OnboardTenantRequest(_message.Message):
     EXTERNAL_CUSTOMER_ID_FIELD_NUMBER: _builtins.int
     EXTERNAL_SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
     CLOSE_LEAD_SECONDS_FIELD_NUMBER: _builtins.int
+    BILLED_FROM_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     display_name: _builtins.str
     time_zone: _builtins.str
@@ -104,6 +114,10 @@ class OnboardTenantRequest(_message.Message):
     external_customer_id: _builtins.str
     external_subscription_id: _builtins.str
     close_lead_seconds: _builtins.int
+    billed_from: _builtins.str
+    """See `Tenant`. Not set: the first day of the present month in the tenant's time zone. Earlier for a tenant
+    whose history is imported.
+    """
     def __init__(
         self,
         *,
@@ -115,10 +129,11 @@ class OnboardTenantRequest(_message.Message):
         external_customer_id: _builtins.str = ...,
         external_subscription_id: _builtins.str = ...,
         close_lead_seconds: _builtins.int = ...,
+        billed_from: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["close_lead_seconds", b"close_lead_seconds", "currency", b"currency", "display_name", b"display_name", "external_customer_id", b"external_customer_id", "external_subscription_id", b"external_subscription_id", "plan", b"plan", "tenant_id", b"tenant_id", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["billed_from", b"billed_from", "close_lead_seconds", b"close_lead_seconds", "currency", b"currency", "display_name", b"display_name", "external_customer_id", b"external_customer_id", "external_subscription_id", b"external_subscription_id", "plan", b"plan", "tenant_id", b"tenant_id", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -289,6 +304,7 @@ class UpdateTenantRequest(_message.Message):
     EXTERNAL_SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
     ACTIVE_FIELD_NUMBER: _builtins.int
     CLOSE_LEAD_SECONDS_FIELD_NUMBER: _builtins.int
+    BILLED_FROM_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     expected_version: _builtins.int
     """0: whatever the version is."""
@@ -298,6 +314,10 @@ class UpdateTenantRequest(_message.Message):
     external_subscription_id: _builtins.str
     active: _builtins.bool
     close_lead_seconds: _builtins.int
+    billed_from: _builtins.str
+    """A day that is later than the present one, or not before the month in which the tenant was onboarded
+    (FAILED_PRECONDITION, BILLED_FROM_TOO_EARLY): periods of the past are opened at onboarding alone.
+    """
     def __init__(
         self,
         *,
@@ -309,13 +329,16 @@ class UpdateTenantRequest(_message.Message):
         external_subscription_id: _builtins.str | None = ...,
         active: _builtins.bool | None = ...,
         close_lead_seconds: _builtins.int | None = ...,
+        billed_from: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_active", b"_active", "_close_lead_seconds", b"_close_lead_seconds", "_display_name", b"_display_name", "_external_customer_id", b"_external_customer_id", "_external_subscription_id", b"_external_subscription_id", "_plan", b"_plan", "active", b"active", "close_lead_seconds", b"close_lead_seconds", "display_name", b"display_name", "external_customer_id", b"external_customer_id", "external_subscription_id", b"external_subscription_id", "plan", b"plan"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_active", b"_active", "_billed_from", b"_billed_from", "_close_lead_seconds", b"_close_lead_seconds", "_display_name", b"_display_name", "_external_customer_id", b"_external_customer_id", "_external_subscription_id", b"_external_subscription_id", "_plan", b"_plan", "active", b"active", "billed_from", b"billed_from", "close_lead_seconds", b"close_lead_seconds", "display_name", b"display_name", "external_customer_id", b"external_customer_id", "external_subscription_id", b"external_subscription_id", "plan", b"plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_active", b"_active", "_close_lead_seconds", b"_close_lead_seconds", "_display_name", b"_display_name", "_external_customer_id", b"_external_customer_id", "_external_subscription_id", b"_external_subscription_id", "_plan", b"_plan", "active", b"active", "close_lead_seconds", b"close_lead_seconds", "display_name", b"display_name", "expected_version", b"expected_version", "external_customer_id", b"external_customer_id", "external_subscription_id", b"external_subscription_id", "plan", b"plan", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_active", b"_active", "_billed_from", b"_billed_from", "_close_lead_seconds", b"_close_lead_seconds", "_display_name", b"_display_name", "_external_customer_id", b"_external_customer_id", "_external_subscription_id", b"_external_subscription_id", "_plan", b"_plan", "active", b"active", "billed_from", b"billed_from", "close_lead_seconds", b"close_lead_seconds", "display_name", b"display_name", "expected_version", b"expected_version", "external_customer_id", b"external_customer_id", "external_subscription_id", b"external_subscription_id", "plan", b"plan", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__active: _TypeAlias = _typing.Literal["active"]  # noqa: Y015
     _WhichOneofArgType__active: _TypeAlias = _typing.Literal["_active", b"_active"]  # noqa: Y015
+    _WhichOneofReturnType__billed_from: _TypeAlias = _typing.Literal["billed_from"]  # noqa: Y015
+    _WhichOneofArgType__billed_from: _TypeAlias = _typing.Literal["_billed_from", b"_billed_from"]  # noqa: Y015
     _WhichOneofReturnType__close_lead_seconds: _TypeAlias = _typing.Literal["close_lead_seconds"]  # noqa: Y015
     _WhichOneofArgType__close_lead_seconds: _TypeAlias = _typing.Literal["_close_lead_seconds", b"_close_lead_seconds"]  # noqa: Y015
     _WhichOneofReturnType__display_name: _TypeAlias = _typing.Literal["display_name"]  # noqa: Y015
@@ -328,6 +351,8 @@ class UpdateTenantRequest(_message.Message):
     _WhichOneofArgType__plan: _TypeAlias = _typing.Literal["_plan", b"_plan"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__active) -> _WhichOneofReturnType__active | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__billed_from) -> _WhichOneofReturnType__billed_from | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__close_lead_seconds) -> _WhichOneofReturnType__close_lead_seconds | None: ...
     @_typing.overload

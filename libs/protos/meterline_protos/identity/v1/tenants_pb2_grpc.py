@@ -69,6 +69,10 @@ class TenantsServiceServicer(object):
     def OnboardTenant(self, request, context):
         """Creates a tenant. Idempotent: the same request again answers with the same tenant; another request
         with the same tenant_id fails with ALREADY_EXISTS. Emits `tenants.changed`.
+
+        What it refers to must exist: FAILED_PRECONDITION with PLAN_UNKNOWN when the publisher has no price of the
+        plan, and CURRENCY_DIFFERS when its prices are in another currency; UNAVAILABLE when the publisher cannot be
+        asked. ALREADY_EXISTS of the kind `external_customer_id` when another tenant has that customer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,6 +99,7 @@ class TenantsServiceServicer(object):
 
     def UpdateTenant(self, request, context):
         """Changes what is set in the request. ABORTED when expected_version is set and is not the current one.
+        A new plan or customer is checked as by `OnboardTenant`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

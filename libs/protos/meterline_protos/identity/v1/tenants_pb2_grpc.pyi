@@ -36,13 +36,19 @@ class TenantsServiceStub:
     OnboardTenant: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.OnboardTenantRequest, _tenants_pb2.OnboardTenantResponse]
     """Creates a tenant. Idempotent: the same request again answers with the same tenant; another request
     with the same tenant_id fails with ALREADY_EXISTS. Emits `tenants.changed`.
+
+    What it refers to must exist: FAILED_PRECONDITION with PLAN_UNKNOWN when the publisher has no price of the
+    plan, and CURRENCY_DIFFERS when its prices are in another currency; UNAVAILABLE when the publisher cannot be
+    asked. ALREADY_EXISTS of the kind `external_customer_id` when another tenant has that customer.
     """
     GetTenant: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.GetTenantRequest, _tenants_pb2.GetTenantResponse]
     BatchGetTenants: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.BatchGetTenantsRequest, _tenants_pb2.BatchGetTenantsResponse]
     """Many tenants by their names. Names that nobody has are left out."""
     ListTenants: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.ListTenantsRequest, _tenants_pb2.ListTenantsResponse]
     UpdateTenant: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.UpdateTenantRequest, _tenants_pb2.UpdateTenantResponse]
-    """Changes what is set in the request. ABORTED when expected_version is set and is not the current one."""
+    """Changes what is set in the request. ABORTED when expected_version is set and is not the current one.
+    A new plan or customer is checked as by `OnboardTenant`.
+    """
 
 @_typing.type_check_only
 class TenantsServiceAsyncStub(TenantsServiceStub):
@@ -52,13 +58,19 @@ class TenantsServiceAsyncStub(TenantsServiceStub):
     OnboardTenant: _aio.UnaryUnaryMultiCallable[_tenants_pb2.OnboardTenantRequest, _tenants_pb2.OnboardTenantResponse]  # type: ignore[assignment]
     """Creates a tenant. Idempotent: the same request again answers with the same tenant; another request
     with the same tenant_id fails with ALREADY_EXISTS. Emits `tenants.changed`.
+
+    What it refers to must exist: FAILED_PRECONDITION with PLAN_UNKNOWN when the publisher has no price of the
+    plan, and CURRENCY_DIFFERS when its prices are in another currency; UNAVAILABLE when the publisher cannot be
+    asked. ALREADY_EXISTS of the kind `external_customer_id` when another tenant has that customer.
     """
     GetTenant: _aio.UnaryUnaryMultiCallable[_tenants_pb2.GetTenantRequest, _tenants_pb2.GetTenantResponse]  # type: ignore[assignment]
     BatchGetTenants: _aio.UnaryUnaryMultiCallable[_tenants_pb2.BatchGetTenantsRequest, _tenants_pb2.BatchGetTenantsResponse]  # type: ignore[assignment]
     """Many tenants by their names. Names that nobody has are left out."""
     ListTenants: _aio.UnaryUnaryMultiCallable[_tenants_pb2.ListTenantsRequest, _tenants_pb2.ListTenantsResponse]  # type: ignore[assignment]
     UpdateTenant: _aio.UnaryUnaryMultiCallable[_tenants_pb2.UpdateTenantRequest, _tenants_pb2.UpdateTenantResponse]  # type: ignore[assignment]
-    """Changes what is set in the request. ABORTED when expected_version is set and is not the current one."""
+    """Changes what is set in the request. ABORTED when expected_version is set and is not the current one.
+    A new plan or customer is checked as by `OnboardTenant`.
+    """
 
 class TenantsServiceServicer(metaclass=_abc_1.ABCMeta):
     """Who is isolated, limited and billed."""
@@ -71,6 +83,10 @@ class TenantsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_tenants_pb2.OnboardTenantResponse, _abc.Awaitable[_tenants_pb2.OnboardTenantResponse]]:
         """Creates a tenant. Idempotent: the same request again answers with the same tenant; another request
         with the same tenant_id fails with ALREADY_EXISTS. Emits `tenants.changed`.
+
+        What it refers to must exist: FAILED_PRECONDITION with PLAN_UNKNOWN when the publisher has no price of the
+        plan, and CURRENCY_DIFFERS when its prices are in another currency; UNAVAILABLE when the publisher cannot be
+        asked. ALREADY_EXISTS of the kind `external_customer_id` when another tenant has that customer.
         """
 
     @_abc_1.abstractmethod
@@ -101,6 +117,8 @@ class TenantsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tenants_pb2.UpdateTenantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tenants_pb2.UpdateTenantResponse, _abc.Awaitable[_tenants_pb2.UpdateTenantResponse]]:
-        """Changes what is set in the request. ABORTED when expected_version is set and is not the current one."""
+        """Changes what is set in the request. ABORTED when expected_version is set and is not the current one.
+        A new plan or customer is checked as by `OnboardTenant`.
+        """
 
 def add_TenantsServiceServicer_to_server(servicer: TenantsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -71,11 +71,13 @@ class InvoicesServiceServicer(object):
 
     def PreviewInvoice(self, request, context):
         """What the invoice of a period would be if it closed now, also with other usage. Stores and sends nothing.
-        Usage is asked of the aggregate service: an answer is never older than the call.
+        Usage is asked of the aggregate service: an answer is never older than the call. Meters that cannot be billed
+        (`BillingGapReason`) are left out; PublishUsage then notes them as gaps.
 
-        NOT_FOUND: the tenant. FAILED_PRECONDITION: nothing is priced, or a meter that does not exist is, or in
-        another currency; the violation names it. ABORTED with RetryInfo: usage is being rebuilt after a
-        correction. UNAVAILABLE: the aggregate service cannot be asked. INVALID_ARGUMENT: a change that is none.
+        NOT_FOUND: the tenant. FAILED_PRECONDITION: nothing is priced, or nothing that can be billed, with the name of
+        a BillingGapReason as the reason; or NOT_BILLED_YET for a period that ends before the tenant's first billed day
+        or as it begins. ABORTED with RetryInfo: usage is being rebuilt after a correction. UNAVAILABLE: the aggregate
+        service cannot be asked. INVALID_ARGUMENT: a change that is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,7 +111,8 @@ class InvoicesServiceServicer(object):
 
     def ListBillingGaps(self, request, context):
         """Usage that is not billed as it is used, and why: every tenant with usage in a period that is due has an
-        invoice line for it, or an entry here. An entry goes when its reason does, with the next rating.
+        invoice line for it, or an entry here. An entry goes when its reason does, with the next rating. Periods before
+        a tenant's first billed day are no gaps.
 
         NOT_FOUND: the tenant. INVALID_ARGUMENT: a page_token of another list.
         """

@@ -33,11 +33,13 @@ class InvoicesServiceStub:
     def __new__(cls, channel: _aio.Channel) -> InvoicesServiceAsyncStub: ...
     PreviewInvoice: _grpc.UnaryUnaryMultiCallable[_invoices_pb2.PreviewInvoiceRequest, _invoices_pb2.PreviewInvoiceResponse]
     """What the invoice of a period would be if it closed now, also with other usage. Stores and sends nothing.
-    Usage is asked of the aggregate service: an answer is never older than the call.
+    Usage is asked of the aggregate service: an answer is never older than the call. Meters that cannot be billed
+    (`BillingGapReason`) are left out; PublishUsage then notes them as gaps.
 
-    NOT_FOUND: the tenant. FAILED_PRECONDITION: nothing is priced, or a meter that does not exist is, or in
-    another currency; the violation names it. ABORTED with RetryInfo: usage is being rebuilt after a
-    correction. UNAVAILABLE: the aggregate service cannot be asked. INVALID_ARGUMENT: a change that is none.
+    NOT_FOUND: the tenant. FAILED_PRECONDITION: nothing is priced, or nothing that can be billed, with the name of
+    a BillingGapReason as the reason; or NOT_BILLED_YET for a period that ends before the tenant's first billed day
+    or as it begins. ABORTED with RetryInfo: usage is being rebuilt after a correction. UNAVAILABLE: the aggregate
+    service cannot be asked. INVALID_ARGUMENT: a change that is none.
     """
     GetInvoice: _grpc.UnaryUnaryMultiCallable[_invoices_pb2.GetInvoiceRequest, _invoices_pb2.GetInvoiceResponse]
     ListInvoices: _grpc.UnaryUnaryMultiCallable[_invoices_pb2.ListInvoicesRequest, _invoices_pb2.ListInvoicesResponse]
@@ -47,7 +49,8 @@ class InvoicesServiceStub:
     """From an event up to the invoice lines that it is part of."""
     ListBillingGaps: _grpc.UnaryUnaryMultiCallable[_invoices_pb2.ListBillingGapsRequest, _invoices_pb2.ListBillingGapsResponse]
     """Usage that is not billed as it is used, and why: every tenant with usage in a period that is due has an
-    invoice line for it, or an entry here. An entry goes when its reason does, with the next rating.
+    invoice line for it, or an entry here. An entry goes when its reason does, with the next rating. Periods before
+    a tenant's first billed day are no gaps.
 
     NOT_FOUND: the tenant. INVALID_ARGUMENT: a page_token of another list.
     """
@@ -57,11 +60,13 @@ class InvoicesServiceAsyncStub(InvoicesServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     PreviewInvoice: _aio.UnaryUnaryMultiCallable[_invoices_pb2.PreviewInvoiceRequest, _invoices_pb2.PreviewInvoiceResponse]  # type: ignore[assignment]
     """What the invoice of a period would be if it closed now, also with other usage. Stores and sends nothing.
-    Usage is asked of the aggregate service: an answer is never older than the call.
+    Usage is asked of the aggregate service: an answer is never older than the call. Meters that cannot be billed
+    (`BillingGapReason`) are left out; PublishUsage then notes them as gaps.
 
-    NOT_FOUND: the tenant. FAILED_PRECONDITION: nothing is priced, or a meter that does not exist is, or in
-    another currency; the violation names it. ABORTED with RetryInfo: usage is being rebuilt after a
-    correction. UNAVAILABLE: the aggregate service cannot be asked. INVALID_ARGUMENT: a change that is none.
+    NOT_FOUND: the tenant. FAILED_PRECONDITION: nothing is priced, or nothing that can be billed, with the name of
+    a BillingGapReason as the reason; or NOT_BILLED_YET for a period that ends before the tenant's first billed day
+    or as it begins. ABORTED with RetryInfo: usage is being rebuilt after a correction. UNAVAILABLE: the aggregate
+    service cannot be asked. INVALID_ARGUMENT: a change that is none.
     """
     GetInvoice: _aio.UnaryUnaryMultiCallable[_invoices_pb2.GetInvoiceRequest, _invoices_pb2.GetInvoiceResponse]  # type: ignore[assignment]
     ListInvoices: _aio.UnaryUnaryMultiCallable[_invoices_pb2.ListInvoicesRequest, _invoices_pb2.ListInvoicesResponse]  # type: ignore[assignment]
@@ -71,7 +76,8 @@ class InvoicesServiceAsyncStub(InvoicesServiceStub):
     """From an event up to the invoice lines that it is part of."""
     ListBillingGaps: _aio.UnaryUnaryMultiCallable[_invoices_pb2.ListBillingGapsRequest, _invoices_pb2.ListBillingGapsResponse]  # type: ignore[assignment]
     """Usage that is not billed as it is used, and why: every tenant with usage in a period that is due has an
-    invoice line for it, or an entry here. An entry goes when its reason does, with the next rating.
+    invoice line for it, or an entry here. An entry goes when its reason does, with the next rating. Periods before
+    a tenant's first billed day are no gaps.
 
     NOT_FOUND: the tenant. INVALID_ARGUMENT: a page_token of another list.
     """
@@ -84,11 +90,13 @@ class InvoicesServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_invoices_pb2.PreviewInvoiceResponse, _abc.Awaitable[_invoices_pb2.PreviewInvoiceResponse]]:
         """What the invoice of a period would be if it closed now, also with other usage. Stores and sends nothing.
-        Usage is asked of the aggregate service: an answer is never older than the call.
+        Usage is asked of the aggregate service: an answer is never older than the call. Meters that cannot be billed
+        (`BillingGapReason`) are left out; PublishUsage then notes them as gaps.
 
-        NOT_FOUND: the tenant. FAILED_PRECONDITION: nothing is priced, or a meter that does not exist is, or in
-        another currency; the violation names it. ABORTED with RetryInfo: usage is being rebuilt after a
-        correction. UNAVAILABLE: the aggregate service cannot be asked. INVALID_ARGUMENT: a change that is none.
+        NOT_FOUND: the tenant. FAILED_PRECONDITION: nothing is priced, or nothing that can be billed, with the name of
+        a BillingGapReason as the reason; or NOT_BILLED_YET for a period that ends before the tenant's first billed day
+        or as it begins. ABORTED with RetryInfo: usage is being rebuilt after a correction. UNAVAILABLE: the aggregate
+        service cannot be asked. INVALID_ARGUMENT: a change that is none.
         """
 
     @_abc_1.abstractmethod
@@ -128,7 +136,8 @@ class InvoicesServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_invoices_pb2.ListBillingGapsResponse, _abc.Awaitable[_invoices_pb2.ListBillingGapsResponse]]:
         """Usage that is not billed as it is used, and why: every tenant with usage in a period that is due has an
-        invoice line for it, or an entry here. An entry goes when its reason does, with the next rating.
+        invoice line for it, or an entry here. An entry goes when its reason does, with the next rating. Periods before
+        a tenant's first billed day are no gaps.
 
         NOT_FOUND: the tenant. INVALID_ARGUMENT: a page_token of another list.
         """

@@ -33,20 +33,34 @@ class Price(_message.Message):
     BILLING_EVENT_NAME_FIELD_NUMBER: _builtins.int
     BILLING_SCALE_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_DATE_FIELD_NUMBER: _builtins.int
     plan: _builtins.str
+    """Names of plans and meters: a letter or digit, then letters, digits, `.`, `_` and `-`; at most 64 characters."""
     meter: _builtins.str
     version: _builtins.int
-    """From 1, without holes."""
+    """From 1, without holes but those of versions that were withdrawn."""
     description: _builtins.str
     """What the invoice line is called."""
     billing_event_name: _builtins.str
-    """The meter's event_name at the billing provider."""
+    """The meter's delivery settings: its event_name at the billing provider (empty: nothing is sent), and the
+    power of 10 that values are sent multiplied by, since the provider takes whole numbers. At most 9.
+
+    The first price of a meter sets them. Further versions leave both unset, or repeat what holds
+    (FAILED_PRECONDITION, DELIVERY_DIFFERS otherwise); `PutDelivery` changes them. Answers have what holds now.
+    """
     billing_scale: _builtins.int
-    """Values are sent multiplied by 10^billing_scale, since the provider takes whole numbers."""
     digest: _builtins.str
     """SHA-256 of the canonical body, hexadecimal."""
+    effective_date: _builtins.str
+    """When the version takes effect: a day of the years 1970 to 9998, `YYYY-MM-DD`, which begins at midnight in
+    each tenant's own time zone, as its billing periods do. The usual way for a price to change.
+    """
     @_builtins.property
-    def effective_from(self) -> _timestamp_pb2.Timestamp: ...
+    def effective_from(self) -> _timestamp_pb2.Timestamp:
+        """When the version takes effect: an instant, the same for all tenants. Exactly one of `effective_from` and
+        `effective_date` is set (INVALID_ARGUMENT, EFFECT_MISSING or EFFECT_AMBIGUOUS).
+        """
+
     @_builtins.property
     def body(self) -> _struct_pb2.Struct:
         """The model and its numbers, as in docs/services/publisher.md: `model` (flat, per_unit, graduated,
@@ -65,10 +79,11 @@ class Price(_message.Message):
         billing_event_name: _builtins.str = ...,
         billing_scale: _builtins.int = ...,
         digest: _builtins.str = ...,
+        effective_date: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "effective_from", b"effective_from"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["billing_event_name", b"billing_event_name", "billing_scale", b"billing_scale", "body", b"body", "description", b"description", "digest", b"digest", "effective_from", b"effective_from", "meter", b"meter", "plan", b"plan", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["billing_event_name", b"billing_event_name", "billing_scale", b"billing_scale", "body", b"body", "description", b"description", "digest", b"digest", "effective_date", b"effective_date", "effective_from", b"effective_from", "meter", b"meter", "plan", b"plan", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -118,6 +133,51 @@ class PutPriceResponse(_message.Message):
 Global___PutPriceResponse: _TypeAlias = PutPriceResponse  # noqa: Y015
 
 @_typing.final
+class WithdrawPriceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    METER_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    plan: _builtins.str
+    meter: _builtins.str
+    version: _builtins.int
+    def __init__(
+        self,
+        *,
+        plan: _builtins.str = ...,
+        meter: _builtins.str = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["meter", b"meter", "plan", b"plan", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WithdrawPriceRequest: _TypeAlias = WithdrawPriceRequest  # noqa: Y015
+
+@_typing.final
+class WithdrawPriceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WITHDRAWN_FIELD_NUMBER: _builtins.int
+    withdrawn: _builtins.bool
+    """False when it was withdrawn before."""
+    def __init__(
+        self,
+        *,
+        withdrawn: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["withdrawn", b"withdrawn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WithdrawPriceResponse: _TypeAlias = WithdrawPriceResponse  # noqa: Y015
+
+@_typing.final
 class ListPricesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -156,3 +216,129 @@ class ListPricesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListPricesResponse: _TypeAlias = ListPricesResponse  # noqa: Y015
+
+@_typing.final
+class Delivery(_message.Message):
+    """How the usage of one meter of a plan reaches the billing provider."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    METER_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    BILLING_EVENT_NAME_FIELD_NUMBER: _builtins.int
+    BILLING_SCALE_FIELD_NUMBER: _builtins.int
+    PUT_BY_FIELD_NUMBER: _builtins.int
+    PUT_AT_FIELD_NUMBER: _builtins.int
+    plan: _builtins.str
+    meter: _builtins.str
+    version: _builtins.int
+    """From 1, without holes. The first price of the meter makes version 1."""
+    billing_event_name: _builtins.str
+    """The meter's event_name at the billing provider, at most 100 characters; empty: nothing is sent."""
+    billing_scale: _builtins.int
+    """Values are sent multiplied by 10^billing_scale. At most 9."""
+    put_by: _builtins.str
+    """Who put it. Set in answers only."""
+    @_builtins.property
+    def put_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        plan: _builtins.str = ...,
+        meter: _builtins.str = ...,
+        version: _builtins.int = ...,
+        billing_event_name: _builtins.str = ...,
+        billing_scale: _builtins.int = ...,
+        put_by: _builtins.str = ...,
+        put_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["put_at", b"put_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["billing_event_name", b"billing_event_name", "billing_scale", b"billing_scale", "meter", b"meter", "plan", b"plan", "put_at", b"put_at", "put_by", b"put_by", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Delivery: _TypeAlias = Delivery  # noqa: Y015
+
+@_typing.final
+class PutDeliveryRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELIVERY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def delivery(self) -> Global___Delivery: ...
+    def __init__(
+        self,
+        *,
+        delivery: Global___Delivery | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutDeliveryRequest: _TypeAlias = PutDeliveryRequest  # noqa: Y015
+
+@_typing.final
+class PutDeliveryResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELIVERY_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
+    created: _builtins.bool
+    @_builtins.property
+    def delivery(self) -> Global___Delivery: ...
+    def __init__(
+        self,
+        *,
+        delivery: Global___Delivery | None = ...,
+        created: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "delivery", b"delivery"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutDeliveryResponse: _TypeAlias = PutDeliveryResponse  # noqa: Y015
+
+@_typing.final
+class ListDeliveriesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    plan: _builtins.str
+    def __init__(
+        self,
+        *,
+        plan: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDeliveriesRequest: _TypeAlias = ListDeliveriesRequest  # noqa: Y015
+
+@_typing.final
+class ListDeliveriesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELIVERIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def deliveries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Delivery]: ...
+    def __init__(
+        self,
+        *,
+        deliveries: _abc.Iterable[Global___Delivery] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deliveries", b"deliveries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDeliveriesResponse: _TypeAlias = ListDeliveriesResponse  # noqa: Y015

@@ -40,10 +40,25 @@ class PricesServiceStub(object):
                 request_serializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.PutPriceRequest.SerializeToString,
                 response_deserializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.PutPriceResponse.FromString,
                 _registered_method=True)
+        self.WithdrawPrice = channel.unary_unary(
+                '/meterline.publisher.v1.PricesService/WithdrawPrice',
+                request_serializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.WithdrawPriceRequest.SerializeToString,
+                response_deserializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.WithdrawPriceResponse.FromString,
+                _registered_method=True)
         self.ListPrices = channel.unary_unary(
                 '/meterline.publisher.v1.PricesService/ListPrices',
                 request_serializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.ListPricesRequest.SerializeToString,
                 response_deserializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.ListPricesResponse.FromString,
+                _registered_method=True)
+        self.PutDelivery = channel.unary_unary(
+                '/meterline.publisher.v1.PricesService/PutDelivery',
+                request_serializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.PutDeliveryRequest.SerializeToString,
+                response_deserializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.PutDeliveryResponse.FromString,
+                _registered_method=True)
+        self.ListDeliveries = channel.unary_unary(
+                '/meterline.publisher.v1.PricesService/ListDeliveries',
+                request_serializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.ListDeliveriesRequest.SerializeToString,
+                response_deserializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.ListDeliveriesResponse.FromString,
                 _registered_method=True)
 
 
@@ -53,11 +68,27 @@ class PricesServiceServicer(object):
 
     def PutPrice(self, request, context):
         """Adds a version of a price. Versions are immutable: the same version again must be the same
-        (ALREADY_EXISTS otherwise). A version must take effect after the one before it.
+        (ALREADY_EXISTS otherwise). A version must take effect after the one before it in every time zone from
+        UTC-12 to UTC+14 (FAILED_PRECONDITION): after a day comes a later day, or an instant that is more than 12
+        hours after that day's midnight in UTC; after an instant comes a later one, or a day whose midnight in UTC
+        is more than 14 hours after it.
 
         A period is priced by the versions in force at its start, also by one that is put later, until its invoice
         is final. FAILED_PRECONDITION with the reason PERIOD_IS_FINAL: the version would take effect at or before
         the start of a period that has a final invoice of this plan.
+
+        What a version refers to must exist (FAILED_PRECONDITION): METER_UNKNOWN when aggregate has no such meter, unless
+        the price is a flat fee of which nothing is sent; CURRENCY_DIFFERS when the plan's other prices are in another
+        currency. UNAVAILABLE when aggregate cannot be asked. VERSION_WITHDRAWN for a number that was withdrawn.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WithdrawPrice(self, request, context):
+        """Takes back the newest version of a price that no calculation has used. It is left out of everything then, and
+        its number is not given again. Idempotent. NOT_FOUND when there is no such version; FAILED_PRECONDITION:
+        NOT_THE_NEWEST when a later version is there, VERSION_USED when an invoice was calculated by it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -65,6 +96,28 @@ class PricesServiceServicer(object):
 
     def ListPrices(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutDelivery(self, request, context):
+        """Changes how a meter's usage reaches the billing provider, by a new version of its delivery settings. They
+        are no part of the price. A new version applies to every period of a tenant of which nothing is at the
+        provider or on its way there, rated or not: `PublishUsage` then sends what was rejected before. Other
+        periods keep the settings that their usage went with.
+
+        The same version again must be the same (ALREADY_EXISTS otherwise). NOT_FOUND when the plan has no price of
+        the meter. FAILED_PRECONDITION: DELIVERY_VERSION when it is not the next version, EVENT_NAME_TAKEN when
+        another meter of the plan is sent, or was, under the name, METER_UNKNOWN when aggregate has no such meter and
+        something is to be sent. UNAVAILABLE when aggregate cannot be asked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDeliveries(self, request, context):
+        """All versions of the delivery settings of a plan, by meter and version. The last of a meter holds.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -77,10 +130,25 @@ def add_PricesServiceServicer_to_server(servicer, server):
                     request_deserializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.PutPriceRequest.FromString,
                     response_serializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.PutPriceResponse.SerializeToString,
             ),
+            'WithdrawPrice': grpc.unary_unary_rpc_method_handler(
+                    servicer.WithdrawPrice,
+                    request_deserializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.WithdrawPriceRequest.FromString,
+                    response_serializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.WithdrawPriceResponse.SerializeToString,
+            ),
             'ListPrices': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPrices,
                     request_deserializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.ListPricesRequest.FromString,
                     response_serializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.ListPricesResponse.SerializeToString,
+            ),
+            'PutDelivery': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutDelivery,
+                    request_deserializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.PutDeliveryRequest.FromString,
+                    response_serializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.PutDeliveryResponse.SerializeToString,
+            ),
+            'ListDeliveries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeliveries,
+                    request_deserializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.ListDeliveriesRequest.FromString,
+                    response_serializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.ListDeliveriesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -122,6 +190,33 @@ class PricesService(object):
             _registered_method=True)
 
     @staticmethod
+    def WithdrawPrice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterline.publisher.v1.PricesService/WithdrawPrice',
+            meterline_dot_publisher_dot_v1_dot_prices__pb2.WithdrawPriceRequest.SerializeToString,
+            meterline_dot_publisher_dot_v1_dot_prices__pb2.WithdrawPriceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListPrices(request,
             target,
             options=(),
@@ -138,6 +233,60 @@ class PricesService(object):
             '/meterline.publisher.v1.PricesService/ListPrices',
             meterline_dot_publisher_dot_v1_dot_prices__pb2.ListPricesRequest.SerializeToString,
             meterline_dot_publisher_dot_v1_dot_prices__pb2.ListPricesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutDelivery(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterline.publisher.v1.PricesService/PutDelivery',
+            meterline_dot_publisher_dot_v1_dot_prices__pb2.PutDeliveryRequest.SerializeToString,
+            meterline_dot_publisher_dot_v1_dot_prices__pb2.PutDeliveryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeliveries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterline.publisher.v1.PricesService/ListDeliveries',
+            meterline_dot_publisher_dot_v1_dot_prices__pb2.ListDeliveriesRequest.SerializeToString,
+            meterline_dot_publisher_dot_v1_dot_prices__pb2.ListDeliveriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,13 +35,38 @@ class PricesServiceStub:
     def __new__(cls, channel: _aio.Channel) -> PricesServiceAsyncStub: ...
     PutPrice: _grpc.UnaryUnaryMultiCallable[_prices_pb2.PutPriceRequest, _prices_pb2.PutPriceResponse]
     """Adds a version of a price. Versions are immutable: the same version again must be the same
-    (ALREADY_EXISTS otherwise). A version must take effect after the one before it.
+    (ALREADY_EXISTS otherwise). A version must take effect after the one before it in every time zone from
+    UTC-12 to UTC+14 (FAILED_PRECONDITION): after a day comes a later day, or an instant that is more than 12
+    hours after that day's midnight in UTC; after an instant comes a later one, or a day whose midnight in UTC
+    is more than 14 hours after it.
 
     A period is priced by the versions in force at its start, also by one that is put later, until its invoice
     is final. FAILED_PRECONDITION with the reason PERIOD_IS_FINAL: the version would take effect at or before
     the start of a period that has a final invoice of this plan.
+
+    What a version refers to must exist (FAILED_PRECONDITION): METER_UNKNOWN when aggregate has no such meter, unless
+    the price is a flat fee of which nothing is sent; CURRENCY_DIFFERS when the plan's other prices are in another
+    currency. UNAVAILABLE when aggregate cannot be asked. VERSION_WITHDRAWN for a number that was withdrawn.
+    """
+    WithdrawPrice: _grpc.UnaryUnaryMultiCallable[_prices_pb2.WithdrawPriceRequest, _prices_pb2.WithdrawPriceResponse]
+    """Takes back the newest version of a price that no calculation has used. It is left out of everything then, and
+    its number is not given again. Idempotent. NOT_FOUND when there is no such version; FAILED_PRECONDITION:
+    NOT_THE_NEWEST when a later version is there, VERSION_USED when an invoice was calculated by it.
     """
     ListPrices: _grpc.UnaryUnaryMultiCallable[_prices_pb2.ListPricesRequest, _prices_pb2.ListPricesResponse]
+    PutDelivery: _grpc.UnaryUnaryMultiCallable[_prices_pb2.PutDeliveryRequest, _prices_pb2.PutDeliveryResponse]
+    """Changes how a meter's usage reaches the billing provider, by a new version of its delivery settings. They
+    are no part of the price. A new version applies to every period of a tenant of which nothing is at the
+    provider or on its way there, rated or not: `PublishUsage` then sends what was rejected before. Other
+    periods keep the settings that their usage went with.
+
+    The same version again must be the same (ALREADY_EXISTS otherwise). NOT_FOUND when the plan has no price of
+    the meter. FAILED_PRECONDITION: DELIVERY_VERSION when it is not the next version, EVENT_NAME_TAKEN when
+    another meter of the plan is sent, or was, under the name, METER_UNKNOWN when aggregate has no such meter and
+    something is to be sent. UNAVAILABLE when aggregate cannot be asked.
+    """
+    ListDeliveries: _grpc.UnaryUnaryMultiCallable[_prices_pb2.ListDeliveriesRequest, _prices_pb2.ListDeliveriesResponse]
+    """All versions of the delivery settings of a plan, by meter and version. The last of a meter holds."""
 
 @_typing.type_check_only
 class PricesServiceAsyncStub(PricesServiceStub):
@@ -50,13 +75,38 @@ class PricesServiceAsyncStub(PricesServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     PutPrice: _aio.UnaryUnaryMultiCallable[_prices_pb2.PutPriceRequest, _prices_pb2.PutPriceResponse]  # type: ignore[assignment]
     """Adds a version of a price. Versions are immutable: the same version again must be the same
-    (ALREADY_EXISTS otherwise). A version must take effect after the one before it.
+    (ALREADY_EXISTS otherwise). A version must take effect after the one before it in every time zone from
+    UTC-12 to UTC+14 (FAILED_PRECONDITION): after a day comes a later day, or an instant that is more than 12
+    hours after that day's midnight in UTC; after an instant comes a later one, or a day whose midnight in UTC
+    is more than 14 hours after it.
 
     A period is priced by the versions in force at its start, also by one that is put later, until its invoice
     is final. FAILED_PRECONDITION with the reason PERIOD_IS_FINAL: the version would take effect at or before
     the start of a period that has a final invoice of this plan.
+
+    What a version refers to must exist (FAILED_PRECONDITION): METER_UNKNOWN when aggregate has no such meter, unless
+    the price is a flat fee of which nothing is sent; CURRENCY_DIFFERS when the plan's other prices are in another
+    currency. UNAVAILABLE when aggregate cannot be asked. VERSION_WITHDRAWN for a number that was withdrawn.
+    """
+    WithdrawPrice: _aio.UnaryUnaryMultiCallable[_prices_pb2.WithdrawPriceRequest, _prices_pb2.WithdrawPriceResponse]  # type: ignore[assignment]
+    """Takes back the newest version of a price that no calculation has used. It is left out of everything then, and
+    its number is not given again. Idempotent. NOT_FOUND when there is no such version; FAILED_PRECONDITION:
+    NOT_THE_NEWEST when a later version is there, VERSION_USED when an invoice was calculated by it.
     """
     ListPrices: _aio.UnaryUnaryMultiCallable[_prices_pb2.ListPricesRequest, _prices_pb2.ListPricesResponse]  # type: ignore[assignment]
+    PutDelivery: _aio.UnaryUnaryMultiCallable[_prices_pb2.PutDeliveryRequest, _prices_pb2.PutDeliveryResponse]  # type: ignore[assignment]
+    """Changes how a meter's usage reaches the billing provider, by a new version of its delivery settings. They
+    are no part of the price. A new version applies to every period of a tenant of which nothing is at the
+    provider or on its way there, rated or not: `PublishUsage` then sends what was rejected before. Other
+    periods keep the settings that their usage went with.
+
+    The same version again must be the same (ALREADY_EXISTS otherwise). NOT_FOUND when the plan has no price of
+    the meter. FAILED_PRECONDITION: DELIVERY_VERSION when it is not the next version, EVENT_NAME_TAKEN when
+    another meter of the plan is sent, or was, under the name, METER_UNKNOWN when aggregate has no such meter and
+    something is to be sent. UNAVAILABLE when aggregate cannot be asked.
+    """
+    ListDeliveries: _aio.UnaryUnaryMultiCallable[_prices_pb2.ListDeliveriesRequest, _prices_pb2.ListDeliveriesResponse]  # type: ignore[assignment]
+    """All versions of the delivery settings of a plan, by meter and version. The last of a meter holds."""
 
 class PricesServiceServicer(metaclass=_abc_1.ABCMeta):
     """The price catalogue. A plan is a set of prices, one for each meter."""
@@ -68,11 +118,29 @@ class PricesServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_prices_pb2.PutPriceResponse, _abc.Awaitable[_prices_pb2.PutPriceResponse]]:
         """Adds a version of a price. Versions are immutable: the same version again must be the same
-        (ALREADY_EXISTS otherwise). A version must take effect after the one before it.
+        (ALREADY_EXISTS otherwise). A version must take effect after the one before it in every time zone from
+        UTC-12 to UTC+14 (FAILED_PRECONDITION): after a day comes a later day, or an instant that is more than 12
+        hours after that day's midnight in UTC; after an instant comes a later one, or a day whose midnight in UTC
+        is more than 14 hours after it.
 
         A period is priced by the versions in force at its start, also by one that is put later, until its invoice
         is final. FAILED_PRECONDITION with the reason PERIOD_IS_FINAL: the version would take effect at or before
         the start of a period that has a final invoice of this plan.
+
+        What a version refers to must exist (FAILED_PRECONDITION): METER_UNKNOWN when aggregate has no such meter, unless
+        the price is a flat fee of which nothing is sent; CURRENCY_DIFFERS when the plan's other prices are in another
+        currency. UNAVAILABLE when aggregate cannot be asked. VERSION_WITHDRAWN for a number that was withdrawn.
+        """
+
+    @_abc_1.abstractmethod
+    def WithdrawPrice(
+        self,
+        request: _prices_pb2.WithdrawPriceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_prices_pb2.WithdrawPriceResponse, _abc.Awaitable[_prices_pb2.WithdrawPriceResponse]]:
+        """Takes back the newest version of a price that no calculation has used. It is left out of everything then, and
+        its number is not given again. Idempotent. NOT_FOUND when there is no such version; FAILED_PRECONDITION:
+        NOT_THE_NEWEST when a later version is there, VERSION_USED when an invoice was calculated by it.
         """
 
     @_abc_1.abstractmethod
@@ -81,5 +149,30 @@ class PricesServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _prices_pb2.ListPricesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_prices_pb2.ListPricesResponse, _abc.Awaitable[_prices_pb2.ListPricesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def PutDelivery(
+        self,
+        request: _prices_pb2.PutDeliveryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_prices_pb2.PutDeliveryResponse, _abc.Awaitable[_prices_pb2.PutDeliveryResponse]]:
+        """Changes how a meter's usage reaches the billing provider, by a new version of its delivery settings. They
+        are no part of the price. A new version applies to every period of a tenant of which nothing is at the
+        provider or on its way there, rated or not: `PublishUsage` then sends what was rejected before. Other
+        periods keep the settings that their usage went with.
+
+        The same version again must be the same (ALREADY_EXISTS otherwise). NOT_FOUND when the plan has no price of
+        the meter. FAILED_PRECONDITION: DELIVERY_VERSION when it is not the next version, EVENT_NAME_TAKEN when
+        another meter of the plan is sent, or was, under the name, METER_UNKNOWN when aggregate has no such meter and
+        something is to be sent. UNAVAILABLE when aggregate cannot be asked.
+        """
+
+    @_abc_1.abstractmethod
+    def ListDeliveries(
+        self,
+        request: _prices_pb2.ListDeliveriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_prices_pb2.ListDeliveriesResponse, _abc.Awaitable[_prices_pb2.ListDeliveriesResponse]]:
+        """All versions of the delivery settings of a plan, by meter and version. The last of a meter holds."""
 
 def add_PricesServiceServicer_to_server(servicer: PricesServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

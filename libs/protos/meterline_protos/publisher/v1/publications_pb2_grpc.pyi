@@ -39,10 +39,12 @@ class PublicationsServiceStub:
     came since is sent as a difference under a new revision.
 
     NOT_FOUND: the tenant. FAILED_PRECONDITION: the provider's invoice is final already, or the period has not
-    begun there; or it cannot be billed until somebody changes something, with the name of a BillingGapReason
-    as the reason (NO_PLAN, METER_UNKNOWN, …), which `ListBillingGaps` shows from then on. ABORTED with
-    RetryInfo: usage is being rebuilt after a correction, or aggregate does not know the tenant yet.
-    UNAVAILABLE: aggregate or the provider cannot be asked.
+    begun there; or NOT_BILLED_YET for a period that ends before the tenant's first billed day or as it begins; or
+    it cannot be billed until somebody changes something, with the name of a BillingGapReason as the reason
+    (NO_PLAN, METER_UNKNOWN, …), which `ListBillingGaps` shows from then on. A meter of the plan that cannot be
+    billed keeps only itself from it: the call fails when there is no other. ABORTED with RetryInfo: usage is being
+    rebuilt after a correction, or aggregate does not know the tenant yet. UNAVAILABLE: aggregate or the provider
+    cannot be asked.
     """
     ListPublications: _grpc.UnaryUnaryMultiCallable[_publications_pb2.ListPublicationsRequest, _publications_pb2.ListPublicationsResponse]
     ReconcilePeriod: _grpc.UnaryUnaryMultiCallable[_publications_pb2.ReconcilePeriodRequest, _publications_pb2.ReconcilePeriodResponse]
@@ -59,10 +61,12 @@ class PublicationsServiceAsyncStub(PublicationsServiceStub):
     came since is sent as a difference under a new revision.
 
     NOT_FOUND: the tenant. FAILED_PRECONDITION: the provider's invoice is final already, or the period has not
-    begun there; or it cannot be billed until somebody changes something, with the name of a BillingGapReason
-    as the reason (NO_PLAN, METER_UNKNOWN, …), which `ListBillingGaps` shows from then on. ABORTED with
-    RetryInfo: usage is being rebuilt after a correction, or aggregate does not know the tenant yet.
-    UNAVAILABLE: aggregate or the provider cannot be asked.
+    begun there; or NOT_BILLED_YET for a period that ends before the tenant's first billed day or as it begins; or
+    it cannot be billed until somebody changes something, with the name of a BillingGapReason as the reason
+    (NO_PLAN, METER_UNKNOWN, …), which `ListBillingGaps` shows from then on. A meter of the plan that cannot be
+    billed keeps only itself from it: the call fails when there is no other. ABORTED with RetryInfo: usage is being
+    rebuilt after a correction, or aggregate does not know the tenant yet. UNAVAILABLE: aggregate or the provider
+    cannot be asked.
     """
     ListPublications: _aio.UnaryUnaryMultiCallable[_publications_pb2.ListPublicationsRequest, _publications_pb2.ListPublicationsResponse]  # type: ignore[assignment]
     ReconcilePeriod: _aio.UnaryUnaryMultiCallable[_publications_pb2.ReconcilePeriodRequest, _publications_pb2.ReconcilePeriodResponse]  # type: ignore[assignment]
@@ -82,10 +86,12 @@ class PublicationsServiceServicer(metaclass=_abc_1.ABCMeta):
         came since is sent as a difference under a new revision.
 
         NOT_FOUND: the tenant. FAILED_PRECONDITION: the provider's invoice is final already, or the period has not
-        begun there; or it cannot be billed until somebody changes something, with the name of a BillingGapReason
-        as the reason (NO_PLAN, METER_UNKNOWN, …), which `ListBillingGaps` shows from then on. ABORTED with
-        RetryInfo: usage is being rebuilt after a correction, or aggregate does not know the tenant yet.
-        UNAVAILABLE: aggregate or the provider cannot be asked.
+        begun there; or NOT_BILLED_YET for a period that ends before the tenant's first billed day or as it begins; or
+        it cannot be billed until somebody changes something, with the name of a BillingGapReason as the reason
+        (NO_PLAN, METER_UNKNOWN, …), which `ListBillingGaps` shows from then on. A meter of the plan that cannot be
+        billed keeps only itself from it: the call fails when there is no other. ABORTED with RetryInfo: usage is being
+        rebuilt after a correction, or aggregate does not know the tenant yet. UNAVAILABLE: aggregate or the provider
+        cannot be asked.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,15 @@
+"""The one rule for names of plans, meters, event types, dimensions and whatever else somebody names."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+NAME_RULE: Final = "a letter or digit, then letters, digits, '.', '_' or '-', at most 64 characters"
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+
+
+def is_name(text: str) -> bool:
+    """Whether something can have this name: no blanks, so that no two look the same and are not."""
+    return _NAME.fullmatch(text) is not None
