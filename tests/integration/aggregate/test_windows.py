@@ -231,7 +231,7 @@ async def test_what_is_no_tenant_is_kept_and_delays_nobody(
     await feed.publish(accepted(events))
     await feed.settled()
     await check_all(node, events)
-    reasons = await eventually(lambda: dead_letters(database), until=lambda found: len(found) == 8)
+    reasons = await eventually(lambda: dead_letters(database), until=lambda found: len(found) == 9)
     assert {error.partition(":")[0] for _, error in reasons} == {"not a TenantChanged"}
 
 

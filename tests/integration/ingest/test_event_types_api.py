@@ -256,7 +256,7 @@ async def test_definitions_of_a_tenant_are_bounded_in_bytes(ingest: RunningInges
 @pytest.mark.parametrize(
     ("field", "wanted"),
     [
-        ("event_type.name", event_type("1st")),
+        ("event_type.name", event_type("-st")),
         (
             "event_type.properties.name",
             event_type("t", properties=[pb.PropertyDefinition(kind=pb.PROPERTY_KIND_TEXT)]),

@@ -56,7 +56,7 @@ def test_a_rule_never_repeats_the_value() -> None:
 @pytest.mark.parametrize(
     "definition",
     [
-        Property("1st", Kind.TEXT),
+        Property("-st", Kind.TEXT),
         Property("p", Kind.TEXT, minimum="1"),
         Property("p", Kind.INTEGER, minimum="x"),
         Property("p", Kind.INTEGER, minimum="2", maximum="1"),
