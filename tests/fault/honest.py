@@ -317,7 +317,7 @@ def _publisher(world: World, now: datetime) -> Table:
         f"{invoices}ExplainInvoiceLine": [of | {"line_id": world.line_id, "page_size": 1}],
         f"{invoices}ExplainEvent": [of | {"event_id": world.event_id}],
         "publisher.v1.PricesService/PutPrice": [{"price": price}],
-        "publisher.v1.PricesService/ListPrices": [{"plan": "fuzzed"}],
+        "publisher.v1.PricesService/ListPrices": [{"plan": "fuzzed"}, {"tenant_id": TENANT}],
         "publisher.v1.PricesService/WithdrawPrice": [{"plan": "fuzzed", "meter": "units", "version": 1}],
         "publisher.v1.PricesService/PutDelivery": [
             {

@@ -36,7 +36,6 @@ OPERATORS: Final = {
     "operations.v1.DeadLettersService/ListDeadLetters": "a message may be of many tenants",
     "operations.v1.DeadLettersService/RedriveDeadLetters": "a message may be of many tenants",
     "publisher.v1.PricesService/PutPrice": "plans are the same for all tenants",
-    "publisher.v1.PricesService/ListPrices": "plans are the same for all tenants",
     "publisher.v1.PricesService/WithdrawPrice": "plans are the same for all tenants",
     "publisher.v1.PricesService/PutDelivery": "plans are the same for all tenants",
     "publisher.v1.PricesService/ListDeliveries": "plans are the same for all tenants",

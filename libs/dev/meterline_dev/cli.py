@@ -21,6 +21,9 @@ from meterline_dev.placement import Placement
 
 _TOKEN: Final = "METERLINE_TOKEN"
 _DATA: Final = Path(".meterline")
+_Data = Annotated[
+    Path, typer.Option(metavar="DIR", file_okay=False, envvar="METERLINE_DATA", help="Where the mesh is.")
+]
 
 app = typer.Typer(
     help="Meterline on one machine.",
@@ -71,9 +74,7 @@ def call(
     pick: Annotated[
         str, typer.Option(metavar="PATH", help="Print only this part of the answer, as lines.0.line_id.")
     ] = "",
-    data: Annotated[
-        Path, typer.Option(metavar="DIR", file_okay=False, envvar="METERLINE_DATA", help="Where the mesh is.")
-    ] = _DATA,
+    data: _Data = _DATA,
 ) -> None:
     """Call a service of a mesh that runs here, as its operator, or with the API key in METERLINE_TOKEN.
 
@@ -92,6 +93,23 @@ def call(
     except (CallError, OSError) as error:
         print(error, file=sys.stderr)
         raise typer.Exit(1) from error
+
+
+@app.command()
+def where(
+    name: Annotated[str, typer.Argument(help="identity, ingest, aggregate, publisher or stripe.")],
+    data: _Data = _DATA,
+) -> None:
+    """Print the address of a part of a mesh that runs here: host:port, or the URL of Stripe's API."""
+    try:
+        placement = Placement.read(data)
+    except OSError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from error
+    known = {**placement.addresses, "stripe": placement.stripe}
+    if name not in known:
+        raise typer.BadParameter(f"one of {', '.join(known)}", param_hint="NAME")
+    print(known[name])
 
 
 @app.command()

@@ -78,7 +78,7 @@ class Publisher:
         self._settling = Settling(self._database, unit_of_work, self._tenants, self._provider, clock)
         sender = self._make_sender(unit_of_work)
         self._publishing = self._make_publishing(unit_of_work, lineage, sender)
-        self._prices = Prices(self._database, unit_of_work, self._aggregate)
+        self._prices = Prices(self._database, unit_of_work, self._aggregate, self._tenants)
         self._deliveries = Deliveries(self._database, unit_of_work, self._aggregate)
         self._consumers = self._make_consumers(bus, unit_of_work)
         self.components: Sequence[Component] = (

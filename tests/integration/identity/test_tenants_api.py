@@ -214,6 +214,16 @@ async def test_the_first_billed_month_is_that_of_the_tenants_zone(
     assert (await onboard(tenants, time_zone=zone)).billed_from == day
 
 
+@pytest.mark.req("S1")
+async def test_whoever_is_only_measured_has_no_customer(tenants: Stub) -> None:
+    for slug in ("acme", "other"):
+        made = await onboard(tenants, slug, plan="", external_customer_id="", external_subscription_id="")
+        assert (made.external_customer_id, made.external_subscription_id) == ("", "")
+    await update(tenants, "other", external_customer_id="cus_1")
+    billed = await update(tenants, "other", external_customer_id="")
+    assert billed.external_customer_id == ""
+
+
 @pytest.mark.req("S1", "S6")
 async def test_no_two_tenants_are_billed_as_one_customer(tenants: Stub, bus: Bus) -> None:
     await onboard(tenants)

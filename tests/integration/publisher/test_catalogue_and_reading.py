@@ -119,6 +119,18 @@ async def test_a_list_is_of_one_plan_or_of_all(api: Api) -> None:
     assert MessageToDict(of_a[0].body)["tiers"][2] == {"up_to": None, "unit": "0.0101", "flat": "1.5"}
 
 
+@pytest.mark.req("T4.1")
+async def test_a_tenant_can_see_what_its_plan_costs(world: World, api: Api) -> None:
+    await world.tenant(prices=[CALLS])
+    await api.put("other", Priced("more", PER_UNIT))
+    answer = await api.prices.ListPrices(prices_pb2.ListPricesRequest(tenant_id="acme"))
+    assert [(price.plan, price.meter) for price in answer.prices] == [("plan-acme", "calls")]
+    both = prices_pb2.ListPricesRequest(tenant_id="acme", plan="other")
+    assert (await refusal(api.prices.ListPrices(both)))[0] == grpc.StatusCode.INVALID_ARGUMENT
+    nobody = prices_pb2.ListPricesRequest(tenant_id="nobody")
+    assert (await refusal(api.prices.ListPrices(nobody)))[0] == grpc.StatusCode.NOT_FOUND
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [

@@ -84,7 +84,7 @@ def test_another_version_is_aborted(expected: int) -> None:
     ("field", "value"),
     [
         ("plan", "gold "),
-        ("external_customer_id", ""),
+        ("external_customer_id", "cus_1 "),
         ("external_subscription_id", "x" * 256),
         ("display_name", "\0"),
         ("close_lead_seconds", -1),

@@ -41,6 +41,13 @@ def text(field: str, value: str, *, required: bool = True, longest: int = MAX_TE
     return value
 
 
+def external_id(field: str, value: str) -> str:
+    """What the billing provider calls something; empty for nothing."""
+    if value != value.strip():
+        raise InvalidArgumentError(field, "must be empty, or neither begin nor end with a blank")
+    return text(field, value, required=False)
+
+
 def plan(field: str, value: str) -> str:
     """The name of a plan as the publisher's catalogue has it; empty for none."""
     if value and not is_name(value):

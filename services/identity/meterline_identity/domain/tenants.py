@@ -32,8 +32,9 @@ class Onboarding:
         rules.time_zone("time_zone", self.time_zone)
         rules.currency("currency", self.currency)
         rules.plan("plan", self.plan)
-        rules.text("external_customer_id", self.external_customer_id)
-        rules.text("external_subscription_id", self.external_subscription_id)
+        # Both are empty for whoever is only measured, or is billed later.
+        rules.external_id("external_customer_id", self.external_customer_id)
+        rules.external_id("external_subscription_id", self.external_subscription_id)
         rules.close_lead_seconds("close_lead_seconds", self.close_lead_seconds)
 
     def statement(self) -> dict[str, str | int]:
@@ -101,7 +102,7 @@ class Changes:
         for field in ("external_customer_id", "external_subscription_id"):
             value = getattr(self, field)
             if value is not None:
-                rules.text(field, value)
+                rules.external_id(field, value)
         if self.close_lead_seconds is not None:
             rules.close_lead_seconds("close_lead_seconds", self.close_lead_seconds)
 

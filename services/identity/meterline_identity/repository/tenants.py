@@ -54,7 +54,10 @@ async def find_statement(connection: Connection, slug: str) -> dict[str, str | i
 
 
 async def claim_customer(connection: Connection, customer: str, slug: str) -> bool:
-    """Whether no other tenant than `slug` has this customer; until the transaction ends none can take it."""
+    """Whether no other tenant than `slug` has this customer; until the transaction ends none can take it. Any
+    number of tenants have none."""
+    if not customer:
+        return True
     await connection.execute(queries.lock_customer, (customer,))
     cursor = await connection.execute(queries.is_customer_of_another, (customer, slug), binary=True)
     (row,) = await cursor.fetchall()

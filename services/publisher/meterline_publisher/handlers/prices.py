@@ -9,6 +9,7 @@ from meterline.db.pool import Connection, Database
 from meterline.db.scope import ALL_TENANTS
 from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
+from meterline.tenants import TenantReplica
 
 from meterline_publisher.domain.rule_sets import Rule
 from meterline_publisher.handlers.deliveries import require_own_event_name, set_by_price
@@ -19,10 +20,13 @@ from meterline_publisher.repository import deliveries, invoices, prices
 class Prices:
     """Reads go by `database`, changes by `unit_of_work`; `aggregate` knows which meters exist."""
 
-    def __init__(self, database: Database, unit_of_work: UnitOfWork, aggregate: Aggregate) -> None:
+    def __init__(
+        self, database: Database, unit_of_work: UnitOfWork, aggregate: Aggregate, tenants: TenantReplica
+    ) -> None:
         self._database = database
         self._unit_of_work = unit_of_work
         self._aggregate = aggregate
+        self._tenants = tenants
 
     async def put(self, rule: Rule) -> tuple[Rule, bool]:
         """The version as it is kept, and whether it is new.
@@ -81,6 +85,11 @@ class Prices:
             await prices.withdraw(tx.connection, plan, meter, version, current_principal().name)
             await tx.commit()
         return True
+
+    async def of_tenant(self, slug: str) -> list[Rule]:
+        """All versions of the plan that a tenant has now. Raises NotFoundError."""
+        tenant = await self._tenants.get(slug)
+        return await self.of_plan(tenant.plan) if tenant.plan else []
 
     async def of_plan(self, plan: str) -> list[Rule]:
         """All versions of a plan, or of all plans when it is empty, by plan, meter and version."""

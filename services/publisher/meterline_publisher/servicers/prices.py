@@ -53,8 +53,12 @@ class PricesServicer(prices_pb2_grpc.PricesServiceServicer):
     async def ListPrices(
         self, request: prices_pb2.ListPricesRequest, context: Context
     ) -> prices_pb2.ListPricesResponse:
-        plan = fields.name("plan", request.plan) if request.plan else ""
-        rules = await self._prices.of_plan(plan)
+        if request.plan and request.tenant_id:
+            raise InvalidArgumentError("plan, tenant_id", "one of them")
+        if request.tenant_id:
+            rules = await self._prices.of_tenant(request.tenant_id)
+        else:
+            rules = await self._prices.of_plan(fields.name("plan", request.plan) if request.plan else "")
         return prices_pb2.ListPricesResponse(prices=[encoding.price(rule) for rule in rules])
 
     async def PutDelivery(

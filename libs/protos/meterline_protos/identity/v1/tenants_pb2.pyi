@@ -49,9 +49,11 @@ class Tenant(_message.Message):
     64 characters. Empty: none yet, and nothing is billed.
     """
     external_customer_id: _builtins.str
-    """Customer at the billing provider, for example `cus_...`."""
+    """Customer at the billing provider, for example `cus_...`; of one tenant only. Empty: none yet. Usage is counted and
+    invoices can be previewed; what is to be published is refused, and shown as a gap (NO_CUSTOMER).
+    """
     external_subscription_id: _builtins.str
-    """Subscription at the billing provider, for example `sub_...`."""
+    """Subscription at the billing provider, for example `sub_...`. Empty: invoices are found by the customer."""
     active: _builtins.bool
     close_lead_seconds: _builtins.int
     """How long before the end of a billing period its usage is sent; 600 when not set."""

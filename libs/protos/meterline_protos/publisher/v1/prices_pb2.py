@@ -26,7 +26,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#meterline/publisher/v1/prices.proto\x12\x16meterline.publisher.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x80\x02\n\x05Price\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\r\n\x05meter\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_from\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x04\x62ody\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\x12\x1a\n\x12\x62illing_event_name\x18\x07 \x01(\t\x12\x15\n\rbilling_scale\x18\x08 \x01(\r\x12\x0e\n\x06\x64igest\x18\t \x01(\t\x12\x16\n\x0e\x65\x66\x66\x65\x63tive_date\x18\n \x01(\t\"?\n\x0fPutPriceRequest\x12,\n\x05price\x18\x01 \x01(\x0b\x32\x1d.meterline.publisher.v1.Price\"Q\n\x10PutPriceResponse\x12,\n\x05price\x18\x01 \x01(\x0b\x32\x1d.meterline.publisher.v1.Price\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"D\n\x14WithdrawPriceRequest\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\r\n\x05meter\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\"*\n\x15WithdrawPriceResponse\x12\x11\n\twithdrawn\x18\x01 \x01(\x08\"!\n\x11ListPricesRequest\x12\x0c\n\x04plan\x18\x01 \x01(\t\"C\n\x12ListPricesResponse\x12-\n\x06prices\x18\x01 \x03(\x0b\x32\x1d.meterline.publisher.v1.Price\"\xa7\x01\n\x08\x44\x65livery\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\r\n\x05meter\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\x12\x1a\n\x12\x62illing_event_name\x18\x04 \x01(\t\x12\x15\n\rbilling_scale\x18\x05 \x01(\r\x12\x0e\n\x06put_by\x18\x06 \x01(\t\x12*\n\x06put_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"H\n\x12PutDeliveryRequest\x12\x32\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32 .meterline.publisher.v1.Delivery\"Z\n\x13PutDeliveryResponse\x12\x32\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32 .meterline.publisher.v1.Delivery\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"%\n\x15ListDeliveriesRequest\x12\x0c\n\x04plan\x18\x01 \x01(\t\"N\n\x16ListDeliveriesResponse\x12\x34\n\ndeliveries\x18\x01 \x03(\x0b\x32 .meterline.publisher.v1.Delivery2\x9a\x04\n\rPricesService\x12]\n\x08PutPrice\x12\'.meterline.publisher.v1.PutPriceRequest\x1a(.meterline.publisher.v1.PutPriceResponse\x12l\n\rWithdrawPrice\x12,.meterline.publisher.v1.WithdrawPriceRequest\x1a-.meterline.publisher.v1.WithdrawPriceResponse\x12\x63\n\nListPrices\x12).meterline.publisher.v1.ListPricesRequest\x1a*.meterline.publisher.v1.ListPricesResponse\x12\x66\n\x0bPutDelivery\x12*.meterline.publisher.v1.PutDeliveryRequest\x1a+.meterline.publisher.v1.PutDeliveryResponse\x12o\n\x0eListDeliveries\x12-.meterline.publisher.v1.ListDeliveriesRequest\x1a..meterline.publisher.v1.ListDeliveriesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#meterline/publisher/v1/prices.proto\x12\x16meterline.publisher.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x80\x02\n\x05Price\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\r\n\x05meter\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_from\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x04\x62ody\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\x12\x1a\n\x12\x62illing_event_name\x18\x07 \x01(\t\x12\x15\n\rbilling_scale\x18\x08 \x01(\r\x12\x0e\n\x06\x64igest\x18\t \x01(\t\x12\x16\n\x0e\x65\x66\x66\x65\x63tive_date\x18\n \x01(\t\"?\n\x0fPutPriceRequest\x12,\n\x05price\x18\x01 \x01(\x0b\x32\x1d.meterline.publisher.v1.Price\"Q\n\x10PutPriceResponse\x12,\n\x05price\x18\x01 \x01(\x0b\x32\x1d.meterline.publisher.v1.Price\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"D\n\x14WithdrawPriceRequest\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\r\n\x05meter\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\"*\n\x15WithdrawPriceResponse\x12\x11\n\twithdrawn\x18\x01 \x01(\x08\"4\n\x11ListPricesRequest\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\"C\n\x12ListPricesResponse\x12-\n\x06prices\x18\x01 \x03(\x0b\x32\x1d.meterline.publisher.v1.Price\"\xa7\x01\n\x08\x44\x65livery\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\r\n\x05meter\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\x12\x1a\n\x12\x62illing_event_name\x18\x04 \x01(\t\x12\x15\n\rbilling_scale\x18\x05 \x01(\r\x12\x0e\n\x06put_by\x18\x06 \x01(\t\x12*\n\x06put_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"H\n\x12PutDeliveryRequest\x12\x32\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32 .meterline.publisher.v1.Delivery\"Z\n\x13PutDeliveryResponse\x12\x32\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32 .meterline.publisher.v1.Delivery\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"%\n\x15ListDeliveriesRequest\x12\x0c\n\x04plan\x18\x01 \x01(\t\"N\n\x16ListDeliveriesResponse\x12\x34\n\ndeliveries\x18\x01 \x03(\x0b\x32 .meterline.publisher.v1.Delivery2\x9a\x04\n\rPricesService\x12]\n\x08PutPrice\x12\'.meterline.publisher.v1.PutPriceRequest\x1a(.meterline.publisher.v1.PutPriceResponse\x12l\n\rWithdrawPrice\x12,.meterline.publisher.v1.WithdrawPriceRequest\x1a-.meterline.publisher.v1.WithdrawPriceResponse\x12\x63\n\nListPrices\x12).meterline.publisher.v1.ListPricesRequest\x1a*.meterline.publisher.v1.ListPricesResponse\x12\x66\n\x0bPutDelivery\x12*.meterline.publisher.v1.PutDeliveryRequest\x1a+.meterline.publisher.v1.PutDeliveryResponse\x12o\n\x0eListDeliveries\x12-.meterline.publisher.v1.ListDeliveriesRequest\x1a..meterline.publisher.v1.ListDeliveriesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,19 +44,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WITHDRAWPRICERESPONSE']._serialized_start=603
   _globals['_WITHDRAWPRICERESPONSE']._serialized_end=645
   _globals['_LISTPRICESREQUEST']._serialized_start=647
-  _globals['_LISTPRICESREQUEST']._serialized_end=680
-  _globals['_LISTPRICESRESPONSE']._serialized_start=682
-  _globals['_LISTPRICESRESPONSE']._serialized_end=749
-  _globals['_DELIVERY']._serialized_start=752
-  _globals['_DELIVERY']._serialized_end=919
-  _globals['_PUTDELIVERYREQUEST']._serialized_start=921
-  _globals['_PUTDELIVERYREQUEST']._serialized_end=993
-  _globals['_PUTDELIVERYRESPONSE']._serialized_start=995
-  _globals['_PUTDELIVERYRESPONSE']._serialized_end=1085
-  _globals['_LISTDELIVERIESREQUEST']._serialized_start=1087
-  _globals['_LISTDELIVERIESREQUEST']._serialized_end=1124
-  _globals['_LISTDELIVERIESRESPONSE']._serialized_start=1126
-  _globals['_LISTDELIVERIESRESPONSE']._serialized_end=1204
-  _globals['_PRICESSERVICE']._serialized_start=1207
-  _globals['_PRICESSERVICE']._serialized_end=1745
+  _globals['_LISTPRICESREQUEST']._serialized_end=699
+  _globals['_LISTPRICESRESPONSE']._serialized_start=701
+  _globals['_LISTPRICESRESPONSE']._serialized_end=768
+  _globals['_DELIVERY']._serialized_start=771
+  _globals['_DELIVERY']._serialized_end=938
+  _globals['_PUTDELIVERYREQUEST']._serialized_start=940
+  _globals['_PUTDELIVERYREQUEST']._serialized_end=1012
+  _globals['_PUTDELIVERYRESPONSE']._serialized_start=1014
+  _globals['_PUTDELIVERYRESPONSE']._serialized_end=1104
+  _globals['_LISTDELIVERIESREQUEST']._serialized_start=1106
+  _globals['_LISTDELIVERIESREQUEST']._serialized_end=1143
+  _globals['_LISTDELIVERIESRESPONSE']._serialized_start=1145
+  _globals['_LISTDELIVERIESRESPONSE']._serialized_end=1223
+  _globals['_PRICESSERVICE']._serialized_start=1226
+  _globals['_PRICESSERVICE']._serialized_end=1764
 # @@protoc_insertion_point(module_scope)

@@ -182,16 +182,22 @@ class ListPricesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PLAN_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
     plan: _builtins.str
-    """Empty: all plans."""
+    """Empty: all plans, or that of `tenant_id`."""
+    tenant_id: _builtins.str
+    """For the prices of the plan that a tenant has now; none while it has no plan. A caller bound to a tenant must name
+    it. INVALID_ARGUMENT together with `plan`; NOT_FOUND for a tenant that does not exist.
+    """
     def __init__(
         self,
         *,
         plan: _builtins.str = ...,
+        tenant_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

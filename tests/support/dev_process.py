@@ -1,0 +1,81 @@
+"""`meterline dev` as whoever types it has it: a process, what it prints, and what it leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from tests.support.polling import eventually
+
+METERLINE = Path(sys.executable).with_name("meterline")
+SECONDS = 300
+
+
+class Running:
+    """`meterline dev` in a process of its own, with everything that it writes."""
+
+    def __init__(self, place: Path, *options: str) -> None:
+        self.temporary = place / "tmp"
+        self.temporary.mkdir(mode=0o711)
+        self._output = place / "output"
+        with self._output.open("wb") as file:
+            self.process = subprocess.Popen(
+                [METERLINE, "dev", *options],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "TMPDIR": str(self.temporary)},
+                start_new_session=True,
+            )
+        self._seen: dict[int, psutil.Process] = {}
+
+    def output(self) -> str:
+        return self._output.read_text(errors="replace")
+
+    async def until(self, text: str) -> None:
+        """Until it has started something and written this; keeps in mind what it started until then."""
+
+        def look() -> bool:
+            assert self.process.poll() is None, self.output()[-3_000:]
+            self.look()
+            return bool(self._seen) and text in self.output()
+
+        await eventually(look, seconds=SECONDS)
+
+    def look(self) -> None:
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            self._seen.setdefault(child.pid, child)
+
+    async def interrupted(self, number: signal.Signals) -> int | None:
+        """Sends the signal as a terminal does, and answers with the exit code."""
+        self.look()
+        self.process.send_signal(number)
+        code: int | None = await eventually(self.process.poll, seconds=SECONDS, until=_is_known)
+        return code
+
+    def left(self) -> list[str]:
+        """What it started and still runs."""
+        return [child.name() for child in self._seen.values() if _runs(child)]
+
+    def started(self) -> int:
+        return len(self._seen)
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+def _is_known(code: int | None) -> bool:
+    return code is not None
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
