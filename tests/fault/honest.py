@@ -263,7 +263,7 @@ def _identity(world: World) -> Table:
         "display_name": "Fuzzed",
         "time_zone": "Europe/Berlin",
         "currency": "EUR",
-        "plan": "fuzzed",
+        "plan": "",
         "external_customer_id": "cus_fuzzed",
         "external_subscription_id": "sub_fuzzed",
         "close_lead_seconds": 60,

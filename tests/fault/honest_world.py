@@ -26,7 +26,7 @@ TENANT: Final = "fuzzed"
 SPENT: Final = "spent"
 # Whose names are asked for under `TENANT`.
 FOREIGN: Final = "foreign"
-OWN_TYPE: Final = "fuzzed.type"
+OWN_TYPE: Final = "own.fuzzed"
 
 WHO: Final = {"requested_by": "ann", "reason": "because"}
 

@@ -258,11 +258,16 @@ class Feed:
         await self.bus.jetstream().publish(events_accepted(), payload, headers=headers)
         return message_id
 
-    async def publish_again(self, fact: events_pb2.EventsAccepted, message_id: uuid.UUID) -> None:
-        """The same message with the same id, when the broker has forgotten it, as the RPC Replay does."""
+    async def forget_ids_soon(self) -> None:
+        """Has the broker remember ids for a moment only. To be called before the first message: what it
+        remembers already it may remember as long as it was to."""
         jetstream = self.bus.jetstream()
         config = (await jetstream.stream_info(EVENTS_ACCEPTED.stream)).config
         await jetstream.update_stream(config, duplicate_window=0.1)
+
+    async def publish_again(self, fact: events_pb2.EventsAccepted, message_id: uuid.UUID) -> None:
+        """The same message with the same id, when the broker has forgotten it, as the RPC Replay does."""
+        jetstream = self.bus.jetstream()
         headers = {"Nats-Msg-Id": str(message_id)}
 
         async def is_stored() -> bool:

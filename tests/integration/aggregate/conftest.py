@@ -18,8 +18,10 @@ def database(make_database: Callable[..., TestDatabase]) -> TestDatabase:
 
 
 @pytest.fixture
-def feed(bus: Bus) -> Feed:
-    return Feed(bus)
+async def feed(bus: Bus) -> Feed:
+    feed = Feed(bus)
+    await feed.forget_ids_soon()
+    return feed
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 from meterline.bounds import EARLIEST_US, LATEST_US, MAX_SCALE
+from meterline.bus.subjects import EVENTS_ACCEPTED
 from meterline.ids import new_id
 from meterline_aggregate.decoding import GarbledError, decode
 from meterline_aggregate.handlers import accepted as handling
@@ -19,8 +20,18 @@ from meterline_protos.common.v1 import types_pb2
 from meterline_protos.events.v1.events_pb2 import EventsAccepted
 from meterline_protos.operations.v1 import dead_letters_pb2
 
-from tests.support.aggregate import METERS, Event, Feed, Node, accepted, expected_usage, running_aggregate
+from tests.support.aggregate import (
+    CONSUMER,
+    METERS,
+    Event,
+    Feed,
+    Node,
+    accepted,
+    expected_usage,
+    running_aggregate,
+)
 from tests.support.databases import TestDatabase
+from tests.support.polling import eventually
 
 pytestmark = [pytest.mark.req("K3", "T3.1", "T1.6", "O2"), pytest.mark.fault]
 
@@ -193,6 +204,27 @@ async def test_a_series_that_no_row_has_and_two_scales_of_a_name_spoil_no_batch(
     await feed.settled()
     assert await counts_exactly(node, database, [*BEFORE, *SPOILT, *AFTER])
     assert letters(database) == []
+
+
+async def test_a_message_whose_batches_all_have_to_wait_is_not_buried_for_what_is_wrong_with_the_whole(
+    node: Node, feed: Feed, database: TestDatabase
+) -> None:
+    """It came before its tenants: each batch waits for them, though the message cannot be read at all."""
+    await node.create(*METERS)
+    fact = accepted(BEFORE, SPOILT, AFTER)
+    fact.series.add(tenant_id=0, event_type="none")
+    await feed.publish(fact)
+
+    async def tried() -> bool:
+        consumer = await feed.bus.client.jsm().consumer_info(EVENTS_ACCEPTED.stream, CONSUMER)
+        return bool(consumer.num_redelivered) or letters(database) != []
+
+    await eventually(tried)
+    for number, (slug, zone) in ZONES.items():
+        await feed.onboard(number, slug, zone)
+    await feed.settled()
+    assert letters(database) == []
+    assert await counts_exactly(node, database, [*BEFORE, *SPOILT, *AFTER])
 
 
 @pytest.mark.parametrize("name", ["times_us", "series_index", "event_ids"])

@@ -265,7 +265,7 @@ async def test_entries_are_versioned_listed_and_removed(ingest: RunningIngest) -
 @pytest.mark.parametrize(
     ("field", "entry"),
     [
-        ("entries.namespace", {"namespace": "1", "key": "k"}),
+        ("entries.namespace", {"namespace": "-1", "key": "k"}),
         ("entries[].key", {"namespace": "n", "key": ""}),
         ("entries[k].attributes", {"namespace": "n", "key": "k", "attributes": {"": "x"}}),
         ("entries[k].attributes.a", {"namespace": "n", "key": "k", "attributes": {"a": "x" * 257}}),

@@ -176,10 +176,14 @@ class Consumer:
             await self._postpone(delivery, failure)
             return {}
         waiting = self._waiting(found) if found else []
-        if found is None or (not found.good and len(waiting) in (0, len(found.bad))):
+        if found is None or not (found.good or waiting):
             # It has no parts, or all of them are as bad as the whole.
             if poison is not None:
                 return {delivery.message_id: _Poison(poison)}
+            await self._postpone(delivery, error)
+            return {}
+        if poison is None and len(waiting) == len(found.bad) and not found.good:
+            # All of it waits, as it does itself.
             await self._postpone(delivery, error)
             return {}
         if waiting and delivery.waited < self._rules.patience_with_parts:
