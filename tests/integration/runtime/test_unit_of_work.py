@@ -127,22 +127,23 @@ async def test_cancelled_handlers_leave_nothing_in_the_pool(
     loop = asyncio.get_running_loop()
     begun = loop.time()
     answered = [await handle("whole")]
-    usual = loop.time() - begun
+    longest = 6 * (loop.time() - begun)
 
     async def cut_short(note: str) -> str | None:
         call = asyncio.create_task(handle(note))
-        await asyncio.wait({call}, timeout=chance.random() * usual * 6)
+        await asyncio.wait({call}, timeout=chance.random() * longest)
         call.cancel()
         (result,) = await asyncio.gather(call, return_exceptions=True)
         return result if isinstance(result, str) else None
 
-    cancelled = 0
-    for turn in range(30):
+    cancelled = turn = 0
+    # Fewer of either would show nothing; how long a call takes changes with what else the machine does.
+    while turn < 30 or cancelled <= 10 or len(answered) <= 10:
+        turn += 1
         results = await asyncio.gather(*(cut_short(f"{turn}-{part}") for part in range(6)))
         answered += [note for note in results if note is not None]
         cancelled += results.count(None)
-    assert cancelled > 10, "otherwise this shows nothing"
-    assert len(answered) > 10
+        longest *= {0: 0.5, len(results): 2}.get(results.count(None), 1)
     seen = notes(effects_database)
     assert set(answered) <= set(seen), "what was answered is there"
     assert all(seen.count(note) == 2 for note in seen), "nothing is there by half"
