@@ -41,10 +41,20 @@ class CorrectionsLoad:
         self.done = 0
         self.repeated = 0
         self._progress = asyncio.Event()
+        self._failure: Exception | None = None
         # Events that are left of those brought here, by tenant.
         self._mine: dict[str, set[str]] = {tenant: set() for tenant in TENANTS}
 
     async def run_until(self, stop: asyncio.Event) -> None:
+        try:
+            await self._run_until(stop)
+        except Exception as error:
+            # Whoever waits for more would wait in vain.
+            self._failure = error
+            self._progress.set()
+            raise
+
+    async def _run_until(self, stop: asyncio.Event) -> None:
         quick = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
         async with self._mesh.channel("ingest", quick) as channel:
             stub = corrections_pb2_grpc.CorrectionsServiceStub(channel)
@@ -60,10 +70,12 @@ class CorrectionsLoad:
                 self._progress.set()
 
     async def more(self, corrections: int, *, seconds: float = 60.0) -> None:
-        """Waits until so many more calls are answered."""
+        """Waits until so many more calls are answered. Raises what ended them."""
         goal = self.done + corrections
         async with asyncio.timeout(seconds):
             while self.done < goal:
+                if self._failure is not None:
+                    raise self._failure
                 self._progress.clear()
                 await self._progress.wait()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import LiteralString
 
@@ -122,6 +122,16 @@ async def prepare(mesh: Mesh, tenants: Sequence[str] = TENANTS) -> None:
             )
     finally:
         await asyncio.gather(identity.close(), ingest.close(), aggregate.close())
+    await eventually(lambda: all(heard_of(mesh, service, tenants) for service in mesh.options.services))
+
+
+def heard_of(mesh: Mesh, service: str, tenants: Collection[str]) -> bool:
+    """Whether the service has been told of all these tenants, or is who tells of them."""
+    if service == "identity":
+        return True
+    with psycopg.connect(mesh.admin_dsn()) as connection:
+        known = connection.execute(f"SELECT slug FROM {service}.tenants".encode()).fetchall()
+    return {slug for (slug,) in known} >= set(tenants)
 
 
 class Reporter:

@@ -111,7 +111,10 @@ async def test_closing_sends_what_was_rejected_once_the_delivery_is_mended(
     await eventually(lambda: world.at_provider(acme) == 10_500)
     await eventually(lambda: gaps_of(api), until=lambda found: found == [])
     states = "SELECT upper(state) FROM publications ORDER BY seq"
-    assert [state for (state,) in world.rows(states)] == ["REJECTED", "SENT"]
+    # The provider has it a moment before it is noted here.
+    await eventually(
+        lambda: [state for (state,) in world.rows(states)], until=lambda found: found == ["REJECTED", "SENT"]
+    )
 
 
 async def test_what_was_billed_is_not_taken_back_when_aggregate_loses_its_meter(
