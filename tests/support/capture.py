@@ -240,3 +240,8 @@ async def is_known(service: RunningIngest, tenant_id: str) -> bool:
     except aio.AioRpcError:
         return False
     return True
+
+
+async def stored(ingest: RunningIngest, tenant_id: str = "acme") -> int:
+    totals = await ingest.events.GetTotals(events_pb2.GetTotalsRequest(tenant_id=tenant_id))
+    return totals.totals[0].accepted if totals.totals else 0

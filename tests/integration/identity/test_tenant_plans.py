@@ -16,10 +16,10 @@ from meterline_identity.settings import IdentitySettings
 from meterline_protos.identity.v1 import tenants_pb2, tenants_pb2_grpc
 from meterline_protos.publisher.v1 import prices_pb2, prices_pb2_grpc
 
-from tests.integration.identity.test_tenants_api import Stub, failure, request, update
 from tests.support.calls import status_of
 from tests.support.databases import TestDatabase
 from tests.support.services import running, settings_for
+from tests.support.tenants import Stub, failure, request, update
 
 pytestmark = pytest.mark.req("S1")
 

@@ -3,82 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
-from typing import Any, TypeAlias
+from datetime import timedelta
+from typing import Any
 
 import grpc
 import psycopg
 import pytest
-from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc import aio
 from meterline.bus.connection import Bus
-from meterline.bus.subjects import TENANTS_CHANGED
 from meterline.clock import ManualClock, to_datetime
 from meterline_protos.events.v1 import events_pb2
-from meterline_protos.identity.v1 import tenants_pb2, tenants_pb2_grpc
+from meterline_protos.identity.v1 import tenants_pb2
 
-from tests.support.calls import status_of
 from tests.support.databases import TestDatabase
-from tests.support.polling import eventually
+from tests.support.tenants import Stub, detail, facts, failure, get, onboard, request, update
 
 pytestmark = pytest.mark.req("S1", "K1")
-
-Stub: TypeAlias = "tenants_pb2_grpc.TenantsServiceAsyncStub"
-
-
-def request(slug: str = "acme", **changes: Any) -> tenants_pb2.OnboardTenantRequest:
-    fields = {
-        "tenant_id": slug,
-        "display_name": "Acme, Inc.",
-        "time_zone": "America/New_York",
-        "currency": "USD",
-        "plan": "gold",
-        "external_customer_id": "cus_1" if slug == "acme" else f"cus_{slug}",
-        "external_subscription_id": "sub_1",
-        **changes,
-    }
-    return tenants_pb2.OnboardTenantRequest(**fields)
-
-
-async def onboard(tenants: Stub, slug: str = "acme", **changes: Any) -> tenants_pb2.Tenant:
-    return (await tenants.OnboardTenant(request(slug, **changes))).tenant
-
-
-async def update(tenants: Stub, slug: str = "acme", **changes: Any) -> tenants_pb2.Tenant:
-    return (await tenants.UpdateTenant(tenants_pb2.UpdateTenantRequest(tenant_id=slug, **changes))).tenant
-
-
-async def get(tenants: Stub, slug: str = "acme") -> tenants_pb2.Tenant:
-    return (await tenants.GetTenant(tenants_pb2.GetTenantRequest(tenant_id=slug))).tenant
-
-
-async def facts(bus: Bus, count: int) -> list[events_pb2.TenantChanged]:
-    """The first `count` facts that are published, which are all."""
-    manager = bus.client.jsm()
-
-    async def published() -> int:
-        return (await manager.stream_info(TENANTS_CHANGED.stream)).state.last_seq
-
-    await eventually(published, until=lambda seen: seen >= count)
-    assert await published() == count
-    messages = [await manager.get_msg(TENANTS_CHANGED.stream, seq) for seq in range(1, count + 1)]
-    return [events_pb2.TenantChanged.FromString(message.data or b"") for message in messages]
-
-
-async def failure(call: Any) -> aio.AioRpcError:
-    with pytest.raises(aio.AioRpcError) as caught:
-        await call
-    return caught.value
-
-
-def detail(error: aio.AioRpcError, kind: type[Message]) -> Any:
-    message = kind()
-    assert any(packed.Unpack(message) for packed in status_of(error).details)
-    return message
-
-
-# --- onboarding
 
 
 async def test_a_tenant_is_made_as_it_was_asked_for(tenants: Stub, clock: ManualClock) -> None:
@@ -186,91 +127,6 @@ async def test_what_is_wrong_is_told_with_field_and_rule(tenants: Stub, bus: Bus
 
 
 # --- what is billed, and as whom
-
-
-async def test_history_is_billed_from_the_day_that_onboarding_says(tenants: Stub, bus: Bus) -> None:
-    assert (await onboard(tenants, billed_from="2013-01-01")).billed_from == "2013-01-01"
-    assert not (await tenants.OnboardTenant(request(billed_from="2013-01-01"))).created
-    assert (await facts(bus, 1))[0].billed_from == "2013-01-01"
-    assert (await update(tenants, billed_from="2013-02-01")).billed_from == "2013-02-01"
-    error = await failure(update(tenants, billed_from="2013-01-01"))
-    assert error.code() == grpc.StatusCode.FAILED_PRECONDITION
-    assert detail(error, error_details_pb2.ErrorInfo).reason == "BILLED_FROM_TOO_EARLY"
-    for day in ("2013-1-1", "tomorrow", "2013-02-30"):
-        for call in (
-            tenants.OnboardTenant(request("other", billed_from=day)),
-            update(tenants, billed_from=day),
-        ):
-            error = await failure(call)
-            assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
-            assert detail(error, error_details_pb2.BadRequest).field_violations[0].field == "billed_from"
-
-
-@pytest.mark.parametrize(("zone", "day"), [("Pacific/Kiritimati", "2024-11-01"), ("UTC", "2024-10-01")])
-async def test_the_first_billed_month_is_that_of_the_tenants_zone(
-    tenants: Stub, clock: ManualClock, zone: str, day: str
-) -> None:
-    clock.advance(datetime(2024, 10, 31, 12, tzinfo=UTC) - to_datetime(clock.now_us()))
-    assert (await onboard(tenants, time_zone=zone)).billed_from == day
-
-
-@pytest.mark.req("S1")
-async def test_whoever_is_only_measured_has_no_customer(tenants: Stub) -> None:
-    for slug in ("acme", "other"):
-        made = await onboard(tenants, slug, plan="", external_customer_id="", external_subscription_id="")
-        assert (made.external_customer_id, made.external_subscription_id) == ("", "")
-    await update(tenants, "other", external_customer_id="cus_1")
-    billed = await update(tenants, "other", external_customer_id="")
-    assert billed.external_customer_id == ""
-
-
-@pytest.mark.req("S1", "S6")
-async def test_no_two_tenants_are_billed_as_one_customer(tenants: Stub, bus: Bus) -> None:
-    await onboard(tenants)
-    await onboard(tenants, "other")
-    calls = (
-        tenants.OnboardTenant(request("third", external_customer_id="cus_1")),
-        update(tenants, "other", external_customer_id="cus_1"),
-    )
-    for call in calls:
-        error = await failure(call)
-        assert error.code() == grpc.StatusCode.ALREADY_EXISTS
-        resource = detail(error, error_details_pb2.ResourceInfo)
-        assert (resource.resource_type, resource.resource_name) == ("external_customer_id", "cus_1")
-        assert "acme" not in (error.details() or "")
-    await facts(bus, 2)
-    # A customer that its tenant has left is free, and repeating a request of before takes nothing back.
-    await update(tenants, external_customer_id="cus_9")
-    await update(tenants, "other", external_customer_id="cus_1")
-    assert (await tenants.OnboardTenant(request())).tenant.external_customer_id == "cus_9"
-
-
-@pytest.mark.req("T1.6", "S6")
-async def test_of_concurrent_tenants_one_gets_the_customer(tenants: Stub) -> None:
-    await onboard(tenants)
-    results = await asyncio.gather(
-        *(onboard(tenants, f"new-{number}", external_customer_id="cus_new") for number in range(5)),
-        update(tenants, external_customer_id="cus_new"),
-        return_exceptions=True,
-    )
-    codes = [result.code() for result in results if isinstance(result, aio.AioRpcError)]
-    assert codes == [grpc.StatusCode.ALREADY_EXISTS] * 5
-
-
-async def test_tenants_that_share_a_customer_already_can_still_be_changed(
-    tenants: Stub, database: TestDatabase
-) -> None:
-    await onboard(tenants)
-    await onboard(tenants, "twin")
-    await database.change("UPDATE identity.tenant_accounts SET external_customer_id = 'cus_1'")
-    assert (await update(tenants, "twin", display_name="Twin")).external_customer_id == "cus_1"
-    assert (await update(tenants, "twin", external_customer_id="cus_2")).external_customer_id == "cus_2"
-    assert (await failure(update(tenants, "twin", external_customer_id="cus_1"))).code() == (
-        grpc.StatusCode.ALREADY_EXISTS
-    )
-
-
-# --- reading
 
 
 async def test_a_tenant_that_is_not_there_is_not_found(tenants: Stub) -> None:

@@ -20,8 +20,8 @@ from meterline_protos.ingest.v1 import (
     events_pb2,
 )
 
-from tests.integration.ingest.test_capture import both_forms, stored, told
-from tests.support.capture import RunningIngest, Sample, rows
+from tests.integration.ingest.test_capture import both_forms, told
+from tests.support.capture import RunningIngest, Sample, rows, stored
 from tests.support.databases import TestDatabase
 
 pytestmark = pytest.mark.req("O2")

@@ -14,8 +14,7 @@ from meterline_dev.servers import NatsServer
 from meterline_protos.ingest.v1 import event_types_pb2 as types_pb
 from meterline_protos.ingest.v1 import events_pb2, timers_pb2, timers_pb2_grpc
 
-from tests.integration.ingest.test_capture import stored
-from tests.support.capture import RunningIngest, is_known, running_ingest
+from tests.support.capture import RunningIngest, is_known, running_ingest, stored
 from tests.support.databases import TestDatabase
 from tests.support.polling import eventually
 

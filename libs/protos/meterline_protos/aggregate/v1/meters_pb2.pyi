@@ -51,7 +51,7 @@ class Meter(_message.Message):
     GROUP_BY_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """For example `air_minutes`: a letter, then letters, digits, `.`, `_`, `-`; at most 64 characters."""
+    """For example `air_minutes`: a letter or digit, then letters, digits, `.`, `_`, `-`; at most 64 characters."""
     event_type: _builtins.str
     aggregation: _types_pb2.Aggregation.ValueType
     quantity: _builtins.str

@@ -49,7 +49,7 @@ class CatalogueEntry(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     CHANGED_AT_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
-    """For example `products`: a letter, then letters, digits, `.`, `_`, `-`; at most 64 characters."""
+    """For example `products`: a letter or digit, then letters, digits, `.`, `_`, `-`; at most 64 characters."""
     key: _builtins.str
     """At most 256 characters."""
     version: _builtins.int

@@ -31,7 +31,7 @@ class LegalHold(_message.Message):
     RELEASED_AT_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     name: _builtins.str
-    """For example `matter-2026-17`: a letter, then letters, digits, `.`, `_`, `-`; at most 64 characters."""
+    """For example `matter-2026-17`: a letter or digit, then letters, digits, `.`, `_`, `-`; at most 64 characters."""
     reason: _builtins.str
     requested_by: _builtins.str
     @_builtins.property
