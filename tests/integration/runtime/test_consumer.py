@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.req("K3", "T3.1")]
 NAME = PROBE.consumer_name("ingest")
 
 
-async def noted(database: TestDatabase, expected: Sequence[str], seconds: float = 15.0) -> None:
+async def noted(database: TestDatabase, expected: Sequence[str], seconds: float = 60.0) -> None:
     """Waits until as many effects as expected are there; they are the expected ones, each once."""
     await eventually(lambda: notes(database), seconds=seconds, until=lambda seen: len(seen) >= len(expected))
     assert notes(database) == sorted(expected)
