@@ -29,7 +29,7 @@ def held_loop() -> Iterator[Held]:
         run(handle)
         seconds = time.thread_time() - started
         if seconds > held.seconds:
-            held.seconds, held.by = seconds, _name(handle)
+            held.seconds, held.by = seconds, name_of(handle)
 
     # A collection belongs to no step, and goes through all that the tests before this one have left.
     gc.disable()
@@ -41,8 +41,8 @@ def held_loop() -> Iterator[Held]:
         gc.enable()
 
 
-def _name(handle: asyncio.Handle) -> str:
-    """Not its `repr`, which writes out whatever a future holds."""
+def name_of(handle: asyncio.Handle) -> str:
+    """What it is a step of. Not its `repr`, which writes out whatever a future holds."""
     callback: Any = handle._callback  # type: ignore[attr-defined]
     owner = getattr(callback, "__self__", None)
     called: Any = owner.get_coro() if isinstance(owner, asyncio.Task) else type(callback)

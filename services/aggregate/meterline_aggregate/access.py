@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from meterline.auth.principals import Permission
-from meterline.auth.rules import Rule, Rules
+from meterline.auth.rules import EVENTS_BYTES, Reach, Rule, Rules
 
 _METERS: Final = "meterline.aggregate.v1.MetersService"
 _USAGE: Final = "meterline.aggregate.v1.UsageService"
@@ -17,6 +17,7 @@ RULES: Final[Rules] = {
     f"{_USAGE}/QueryUsage": Rule(Permission.READ),
     f"{_USAGE}/ListContributions": Rule(Permission.READ),
     f"{_USAGE}/FindContributions": Rule(Permission.READ),
-    f"{_USAGE}/PreviewChanges": Rule(Permission.READ),
+    # Ingest asks, for its dry runs. What is asked is a message as services exchange them.
+    f"{_USAGE}/PreviewChanges": Rule(Permission.INTERNAL, Reach.EVERYBODY, max_bytes=EVENTS_BYTES),
     f"{_RECONCILIATION}/Compare": Rule(Permission.READ),
 }

@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Final
 
 from meterline.auth.principals import Permission
-from meterline.auth.rules import SELF_PROVING, Reach, Rule, Rules
+from meterline.auth.rules import (
+    CONTENT_BYTES,
+    EVENT_BYTES,
+    EVENTS_BYTES,
+    SELF_PROVING,
+    Reach,
+    Rule,
+    Rules,
+)
 
 _CAPTURE: Final = "meterline.ingest.v1.CaptureService"
 _EVENTS: Final = "meterline.ingest.v1.EventsService"
@@ -20,8 +28,8 @@ _PRIVACY: Final = "meterline.ingest.v1.PrivacyService"
 _AUDIT: Final = "meterline.ingest.v1.AuditService"
 
 RULES: Final[Rules] = {
-    f"{_CAPTURE}/Report": Rule(Permission.CAPTURE, Reach.EVENTS),
-    f"{_CAPTURE}/Stream": Rule(Permission.CAPTURE, Reach.EVENTS),
+    f"{_CAPTURE}/Report": Rule(Permission.CAPTURE, Reach.EVENTS, max_bytes=EVENTS_BYTES),
+    f"{_CAPTURE}/Stream": Rule(Permission.CAPTURE, Reach.EVENTS, max_bytes=EVENTS_BYTES),
     f"{_CAPTURE}/ReportSigned": SELF_PROVING,
     f"{_EVENTS}/GetEvent": Rule(Permission.READ),
     f"{_EVENTS}/ListEvents": Rule(Permission.READ),
@@ -29,17 +37,21 @@ RULES: Final[Rules] = {
     f"{_EVENTS}/GetBatches": Rule(Permission.READ),
     f"{_EVENTS}/GetTotals": Rule(Permission.READ),
     f"{_EVENTS}/Replay": Rule(Permission.OPERATE, Reach.EVERYBODY),
-    f"{_TYPES}/PutEventType": Rule(Permission.CONFIGURE),
+    f"{_TYPES}/PutEventType": Rule(Permission.CONFIGURE, max_bytes=CONTENT_BYTES),
     f"{_TYPES}/ListEventTypes": Rule(Permission.READ),
     f"{_TYPES}/ListEventTypeVersions": Rule(Permission.READ),
-    f"{_CATALOGUE}/PutEntries": Rule(Permission.CONFIGURE),
+    f"{_CATALOGUE}/PutEntries": Rule(Permission.CONFIGURE, max_bytes=CONTENT_BYTES),
     f"{_CATALOGUE}/GetEntry": Rule(Permission.READ),
     f"{_CATALOGUE}/ListEntries": Rule(Permission.READ),
-    f"{_CATALOGUE}/DeleteEntries": Rule(Permission.CONFIGURE),
-    f"{_CORRECTIONS}/AmendEvent": Rule(Permission.CORRECT, judged_singly=("changes",)),
+    f"{_CATALOGUE}/DeleteEntries": Rule(Permission.CONFIGURE, max_bytes=CONTENT_BYTES),
+    f"{_CORRECTIONS}/AmendEvent": Rule(Permission.CORRECT, judged_singly=("changes",), max_bytes=EVENT_BYTES),
     f"{_CORRECTIONS}/RetractEvent": Rule(Permission.CORRECT),
-    f"{_CORRECTIONS}/CorrectEvents": Rule(Permission.CORRECT, judged_singly=("amend",)),
-    f"{_CORRECTIONS}/ImportEvents": Rule(Permission.BACKFILL, judged_singly=("rows", "columns")),
+    f"{_CORRECTIONS}/CorrectEvents": Rule(
+        Permission.CORRECT, judged_singly=("amend",), max_bytes=CONTENT_BYTES
+    ),
+    f"{_CORRECTIONS}/ImportEvents": Rule(
+        Permission.BACKFILL, judged_singly=("rows", "columns"), max_bytes=EVENTS_BYTES
+    ),
     f"{_CORRECTIONS}/ListCorrections": Rule(Permission.READ),
     f"{_CORRECTIONS}/ListImports": Rule(Permission.READ),
     f"{_LIMITS}/PutPlanLimits": Rule(Permission.OPERATE, Reach.EVERYBODY),
@@ -54,7 +66,7 @@ RULES: Final[Rules] = {
     f"{_RETENTION}/PutLegalHold": Rule(Permission.OPERATE),
     f"{_RETENTION}/ReleaseLegalHold": Rule(Permission.OPERATE),
     f"{_RETENTION}/ListLegalHolds": Rule(Permission.OPERATE),
-    f"{_TIMERS}/StartTimer": Rule(Permission.CAPTURE),
+    f"{_TIMERS}/StartTimer": Rule(Permission.CAPTURE, max_bytes=EVENT_BYTES),
     f"{_TIMERS}/HeartbeatTimer": Rule(Permission.CAPTURE),
     f"{_TIMERS}/StopTimer": Rule(Permission.CAPTURE),
     f"{_TIMERS}/GetTimer": Rule(Permission.READ),

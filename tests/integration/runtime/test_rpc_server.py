@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from meterline.errors import InvalidArgumentError, OverloadedError
 
-from tests.support.calls import NAME, client_of, server_of, serving, started, status_of
+from tests.support.calls import NAME, OPEN, client_of, server_of, serving, started, status_of
 from tests.support.polling import eventually
 
 pytestmark = pytest.mark.req("K1", "K2")
@@ -197,15 +197,31 @@ async def test_a_stream_that_is_left_while_it_answers_ends_in_its_own_context(
 
 
 @pytest.mark.req("T2.4")
-async def test_a_message_beyond_the_limit_is_refused() -> None:
-    async def measure(text: str) -> str:
-        return str(len(text))
-
-    async with serving(measure) as client:
+async def test_a_message_that_the_transport_does_not_take_is_refused() -> None:
+    async with serving() as client:
         with pytest.raises(aio.AioRpcError) as caught:
             await client.ask("x" * (5 << 20))
         assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert await client.ask("x" * (4 << 20)) == str(4 << 20)
+        assert await client.ask("still there") == "still there"
+
+
+@pytest.mark.req("T2.4")
+async def test_a_request_of_more_bytes_than_its_rule_allows_is_refused_unread() -> None:
+    read = []
+
+    async def ask(text: str) -> str:
+        read.append(len(text))
+        return ""
+
+    # Around the text are a tag and its length.
+    most = OPEN.rule(f"{NAME}/Ask", streams_in=False).max_bytes - 4
+    async with serving(ask) as client:
+        await client.ask("x" * most)
+        with pytest.raises(aio.AioRpcError) as caught:
+            await client.ask("x" * (most + 1))
+    assert read == [most]
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "REQUEST_TOO_LARGE" in str(status_of(caught.value))
 
 
 # --- stopping

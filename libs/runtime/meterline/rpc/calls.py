@@ -37,6 +37,8 @@ log = logger()
 DEADLINE_MARGIN_SECONDS = 0.05
 # A request of more bytes is read beside the loop.
 LARGE_REQUEST = 1 << 20
+# The texts of a request of more bytes are looked through beside the loop: up to 40 ms.
+_MANY_TEXTS = 64 << 10
 
 _TRACE_HEADERS = ("traceparent", "tracestate")
 
@@ -130,7 +132,11 @@ class _Entry:
         return await read_one(context)
 
     async def read(self, raw: bytes) -> Any:
-        """The request. Raises InvalidArgumentError for bytes that are none."""
+        """The request. Raises InvalidArgumentError for bytes that are none, or too many."""
+        if len(raw) > self.rule.max_bytes:
+            raise InvalidArgumentError(
+                "request", f"at most {self.rule.max_bytes:,} bytes", "REQUEST_TOO_LARGE"
+            )
         if self.deserializer is None:
             return raw
         try:
@@ -150,7 +156,10 @@ class _Entry:
         request = await self.read(raw)
         require(self.rule, principal, request)
         if self.rule.reach is not Reach.EVENTS and isinstance(request, Message):
-            check_texts(request, self.rule.judged_singly)
+            if len(raw) > _MANY_TEXTS:
+                await aside(check_texts, request, self.rule.judged_singly)
+            else:
+                check_texts(request, self.rule.judged_singly)
         return request
 
 

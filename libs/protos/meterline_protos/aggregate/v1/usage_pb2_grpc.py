@@ -83,7 +83,8 @@ class UsageServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def PreviewChanges(self, request, context):
-        """What windows would become if events were added and taken away. Stores nothing.
+        """What windows would become if events were added and taken away. Stores nothing. For services only: ingest
+        asks it for its dry runs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

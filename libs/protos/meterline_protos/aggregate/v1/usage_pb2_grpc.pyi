@@ -40,7 +40,9 @@ class UsageServiceStub:
     FindContributions: _grpc.UnaryUnaryMultiCallable[_usage_pb2.FindContributionsRequest, _usage_pb2.FindContributionsResponse]
     """The meters and windows that a batch contributed to."""
     PreviewChanges: _grpc.UnaryUnaryMultiCallable[_usage_pb2.PreviewChangesRequest, _usage_pb2.PreviewChangesResponse]
-    """What windows would become if events were added and taken away. Stores nothing."""
+    """What windows would become if events were added and taken away. Stores nothing. For services only: ingest
+    asks it for its dry runs.
+    """
 
 @_typing.type_check_only
 class UsageServiceAsyncStub(UsageServiceStub):
@@ -54,7 +56,9 @@ class UsageServiceAsyncStub(UsageServiceStub):
     FindContributions: _aio.UnaryUnaryMultiCallable[_usage_pb2.FindContributionsRequest, _usage_pb2.FindContributionsResponse]  # type: ignore[assignment]
     """The meters and windows that a batch contributed to."""
     PreviewChanges: _aio.UnaryUnaryMultiCallable[_usage_pb2.PreviewChangesRequest, _usage_pb2.PreviewChangesResponse]  # type: ignore[assignment]
-    """What windows would become if events were added and taken away. Stores nothing."""
+    """What windows would become if events were added and taken away. Stores nothing. For services only: ingest
+    asks it for its dry runs.
+    """
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
     """Reads maintained windows."""
@@ -89,6 +93,8 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.PreviewChangesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.PreviewChangesResponse, _abc.Awaitable[_usage_pb2.PreviewChangesResponse]]:
-        """What windows would become if events were added and taken away. Stores nothing."""
+        """What windows would become if events were added and taken away. Stores nothing. For services only: ingest
+        asks it for its dry runs.
+        """
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

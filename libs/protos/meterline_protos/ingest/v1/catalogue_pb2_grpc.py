@@ -62,7 +62,7 @@ class CatalogueServiceServicer(object):
     """
 
     def PutEntries(self, request, context):
-        """Creates or replaces up to 1,000 entries in one transaction. An entry that is the same already keeps its
+        """Creates or replaces up to 1,000 entries, of 1 MiB together, in one transaction. An entry that is the same already keeps its
         version. Known to every replica within seconds; events that were accepted before stay as they are.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -83,7 +83,7 @@ class CatalogueServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteEntries(self, request, context):
-        """Removes up to 1,000 entries; those that are not there are passed over.
+        """Removes up to 1,000 entries, in a request of at most 1 MiB; those that are not there are passed over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

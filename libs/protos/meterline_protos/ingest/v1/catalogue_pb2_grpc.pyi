@@ -34,14 +34,14 @@ class CatalogueServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CatalogueServiceAsyncStub: ...
     PutEntries: _grpc.UnaryUnaryMultiCallable[_catalogue_pb2.PutEntriesRequest, _catalogue_pb2.PutEntriesResponse]
-    """Creates or replaces up to 1,000 entries in one transaction. An entry that is the same already keeps its
+    """Creates or replaces up to 1,000 entries, of 1 MiB together, in one transaction. An entry that is the same already keeps its
     version. Known to every replica within seconds; events that were accepted before stay as they are.
     """
     GetEntry: _grpc.UnaryUnaryMultiCallable[_catalogue_pb2.GetEntryRequest, _catalogue_pb2.GetEntryResponse]
     """NOT_FOUND when there is no such entry."""
     ListEntries: _grpc.UnaryUnaryMultiCallable[_catalogue_pb2.ListEntriesRequest, _catalogue_pb2.ListEntriesResponse]
     DeleteEntries: _grpc.UnaryUnaryMultiCallable[_catalogue_pb2.DeleteEntriesRequest, _catalogue_pb2.DeleteEntriesResponse]
-    """Removes up to 1,000 entries; those that are not there are passed over."""
+    """Removes up to 1,000 entries, in a request of at most 1 MiB; those that are not there are passed over."""
 
 @_typing.type_check_only
 class CatalogueServiceAsyncStub(CatalogueServiceStub):
@@ -49,14 +49,14 @@ class CatalogueServiceAsyncStub(CatalogueServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PutEntries: _aio.UnaryUnaryMultiCallable[_catalogue_pb2.PutEntriesRequest, _catalogue_pb2.PutEntriesResponse]  # type: ignore[assignment]
-    """Creates or replaces up to 1,000 entries in one transaction. An entry that is the same already keeps its
+    """Creates or replaces up to 1,000 entries, of 1 MiB together, in one transaction. An entry that is the same already keeps its
     version. Known to every replica within seconds; events that were accepted before stay as they are.
     """
     GetEntry: _aio.UnaryUnaryMultiCallable[_catalogue_pb2.GetEntryRequest, _catalogue_pb2.GetEntryResponse]  # type: ignore[assignment]
     """NOT_FOUND when there is no such entry."""
     ListEntries: _aio.UnaryUnaryMultiCallable[_catalogue_pb2.ListEntriesRequest, _catalogue_pb2.ListEntriesResponse]  # type: ignore[assignment]
     DeleteEntries: _aio.UnaryUnaryMultiCallable[_catalogue_pb2.DeleteEntriesRequest, _catalogue_pb2.DeleteEntriesResponse]  # type: ignore[assignment]
-    """Removes up to 1,000 entries; those that are not there are passed over."""
+    """Removes up to 1,000 entries, in a request of at most 1 MiB; those that are not there are passed over."""
 
 class CatalogueServiceServicer(metaclass=_abc_1.ABCMeta):
     """What events are enriched from: entries with attributes, by namespace and key. Each tenant has its own."""
@@ -67,7 +67,7 @@ class CatalogueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalogue_pb2.PutEntriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalogue_pb2.PutEntriesResponse, _abc.Awaitable[_catalogue_pb2.PutEntriesResponse]]:
-        """Creates or replaces up to 1,000 entries in one transaction. An entry that is the same already keeps its
+        """Creates or replaces up to 1,000 entries, of 1 MiB together, in one transaction. An entry that is the same already keeps its
         version. Known to every replica within seconds; events that were accepted before stay as they are.
         """
 
@@ -92,6 +92,6 @@ class CatalogueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalogue_pb2.DeleteEntriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalogue_pb2.DeleteEntriesResponse, _abc.Awaitable[_catalogue_pb2.DeleteEntriesResponse]]:
-        """Removes up to 1,000 entries; those that are not there are passed over."""
+        """Removes up to 1,000 entries, in a request of at most 1 MiB; those that are not there are passed over."""
 
 def add_CatalogueServiceServicer_to_server(servicer: CatalogueServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

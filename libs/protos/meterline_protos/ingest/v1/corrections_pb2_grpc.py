@@ -98,7 +98,7 @@ class CorrectionsServiceServicer(object):
 
     def CorrectEvents(self, request, context):
         """Amends or retracts many events, as far as the call's time allows. Events that cannot be corrected are
-        told of and keep none of the others.
+        reported, and keep none of the others. A request is at most 1 MiB (INVALID_ARGUMENT, REQUEST_TOO_LARGE).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -47,7 +47,7 @@ class CorrectionsServiceStub:
     """Takes an event away. Its id stays taken, so that it does not come back when it is sent again."""
     CorrectEvents: _grpc.UnaryUnaryMultiCallable[_corrections_pb2.CorrectEventsRequest, _corrections_pb2.CorrectEventsResponse]
     """Amends or retracts many events, as far as the call's time allows. Events that cannot be corrected are
-    told of and keep none of the others.
+    reported, and keep none of the others. A request is at most 1 MiB (INVALID_ARGUMENT, REQUEST_TOO_LARGE).
     """
     ImportEvents: _grpc.UnaryUnaryMultiCallable[_corrections_pb2.ImportEventsRequest, _corrections_pb2.ImportEventsResponse]
     """Takes in events of any age, by the rules of capture otherwise. Events that are sent again count once;
@@ -77,7 +77,7 @@ class CorrectionsServiceAsyncStub(CorrectionsServiceStub):
     """Takes an event away. Its id stays taken, so that it does not come back when it is sent again."""
     CorrectEvents: _aio.UnaryUnaryMultiCallable[_corrections_pb2.CorrectEventsRequest, _corrections_pb2.CorrectEventsResponse]  # type: ignore[assignment]
     """Amends or retracts many events, as far as the call's time allows. Events that cannot be corrected are
-    told of and keep none of the others.
+    reported, and keep none of the others. A request is at most 1 MiB (INVALID_ARGUMENT, REQUEST_TOO_LARGE).
     """
     ImportEvents: _aio.UnaryUnaryMultiCallable[_corrections_pb2.ImportEventsRequest, _corrections_pb2.ImportEventsResponse]  # type: ignore[assignment]
     """Takes in events of any age, by the rules of capture otherwise. Events that are sent again count once;
@@ -122,7 +122,7 @@ class CorrectionsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_corrections_pb2.CorrectEventsResponse, _abc.Awaitable[_corrections_pb2.CorrectEventsResponse]]:
         """Amends or retracts many events, as far as the call's time allows. Events that cannot be corrected are
-        told of and keep none of the others.
+        reported, and keep none of the others. A request is at most 1 MiB (INVALID_ARGUMENT, REQUEST_TOO_LARGE).
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,112 @@
+"""Honest requests with one of their fields made as large as a request may be.
+
+Fields are found along the descriptors, so that those of new RPCs are inflated as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+# Of the path to a field; deeper ones repeat themselves.
+_DEPTH: Final = 4
+# Left for what is around the field.
+_MARGIN: Final = 4_000
+
+Fill = Callable[[FieldDescriptor, int], bytes]
+"""Values of a field on the wire, of so many bytes together at most."""
+
+
+def inflated(honest: Message, most: int) -> Iterator[tuple[str, bytes]]:
+    """A name and a request for each field that can be of any length, in each way to fill it.
+
+    most: bytes of a request
+    """
+    sent = honest.SerializeToString()
+    for path in _paths(honest.DESCRIPTOR, ()):
+        for way, fill in _ways(path[-1]).items():
+            values = fill(path[-1], most - len(sent) - _MARGIN)
+            # What comes later on the wire is merged into what came before, or is one more of it.
+            yield f"{'.'.join(each.name for each in path)} {way}", sent + _within(honest, path[:-1], values)
+
+
+def _paths(descriptor: Any, above: tuple[FieldDescriptor, ...]) -> Iterator[tuple[FieldDescriptor, ...]]:
+    for field in descriptor.fields:
+        path, inner = (*above, field), field.message_type
+        if _ways(field):
+            yield path
+        again = inner in [each.message_type for each in above]
+        if inner is not None and not _is_map(field) and not again and len(path) < _DEPTH:
+            yield from _paths(inner, path)
+
+
+def _within(honest: Message, path: Sequence[FieldDescriptor], values: bytes) -> bytes:
+    """`values` as the end of the message that `path` leads to; of a repeated one, of a copy of its first."""
+    if not path:
+        return values
+    field, below = path[0], getattr(honest, path[0].name)
+    first: Message | None = below
+    if field.is_repeated:
+        first = below[0] if below else None
+    if first is None:
+        first = _message_class(field)()
+    inner = _within(first, path[1:], values)
+    start = first.SerializeToString() if field.is_repeated else b""
+    return _tagged(field, start + inner)
+
+
+def _message_class(field: FieldDescriptor) -> Any:
+    assert field.message_type is not None
+    return GetMessageClass(field.message_type)
+
+
+def _ways(field: FieldDescriptor) -> Mapping[str, Fill]:
+    if field.message_type is not None:
+        if _is_map(field):
+            return {"empty": _empty, "distinct": _distinct_keys}
+        return {"empty": _empty} if field.is_repeated else {}
+    if field.type not in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES):
+        return {}
+    return {"empty": _empty, "distinct": _distinct} if field.is_repeated else {"long": _long}
+
+
+def _empty(field: FieldDescriptor, room: int) -> bytes:
+    one = _tagged(field, b"")
+    return one * (room // len(one))
+
+
+def _distinct(field: FieldDescriptor, room: int) -> bytes:
+    return _numbered(field, room, b"%08x")
+
+
+def _distinct_keys(field: FieldDescriptor, room: int) -> bytes:
+    return _numbered(field, room, b"\n\x08%08x")
+
+
+def _numbered(field: FieldDescriptor, room: int, pattern: bytes) -> bytes:
+    size = len(_tagged(field, pattern % 0))
+    return b"".join(_tagged(field, pattern % at) for at in range(room // size))
+
+
+def _long(field: FieldDescriptor, room: int) -> bytes:
+    return _tagged(field, b"x" * room)
+
+
+def _is_map(field: FieldDescriptor) -> bool:
+    return field.message_type is not None and field.message_type.GetOptions().map_entry
+
+
+def _tagged(field: FieldDescriptor, value: bytes) -> bytes:
+    return _varint(field.number << 3 | 2) + _varint(len(value)) + value
+
+
+def _varint(number: int) -> bytes:
+    found = bytearray()
+    while number > 0x7F:
+        found.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*found, number])
