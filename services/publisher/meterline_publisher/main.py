@@ -27,6 +27,7 @@ from meterline_protos.publisher.v1 import invoices_pb2_grpc, prices_pb2_grpc, pu
 
 from meterline_publisher import servicers
 from meterline_publisher.access import RULES
+from meterline_publisher.domain.gaps import GapReason
 from meterline_publisher.handlers.closing import Closing
 from meterline_publisher.handlers.deliveries import Deliveries
 from meterline_publisher.handlers.explaining import Explaining
@@ -40,6 +41,7 @@ from meterline_publisher.handlers.tenants import TenantChanges
 from meterline_publisher.handlers.usage import UsageWindows, split_windows
 from meterline_publisher.lineage import Lineage
 from meterline_publisher.peers import Aggregate, Ingest
+from meterline_publisher.provider.no_provider import NoProvider
 from meterline_publisher.provider.port import BillingProvider
 from meterline_publisher.provider.stripe_provider import StripeProvider
 from meterline_publisher.sender import Sender
@@ -49,14 +51,15 @@ NAME = "publisher"
 
 
 class Publisher:
-    """The parts of one process. Build it inside the event loop. Without `provider` it is Stripe."""
+    """The parts of one process. Build it inside the event loop. `provider`: in place of the settings'."""
 
     def __init__(
         self, settings: PublisherSettings, clock: Clock, provider: BillingProvider | None = None
     ) -> None:
         self._settings = settings
         self._clock = clock
-        self._provider = provider or stripe_provider(settings, clock)
+        self._provider = provider or provider_of(settings, clock)
+        self._bills = not isinstance(self._provider, NoProvider)
         self._database = Database(
             settings.database_url.get_secret_value(),
             size=settings.database_pool_size,
@@ -73,7 +76,8 @@ class Publisher:
         lineage = Lineage(self._aggregate, self._ingest)
         self._freshness = Freshness(self._aggregate, settings.freshness_wait_seconds)
         self._close_grace = timedelta(seconds=settings.close_grace_seconds)
-        self._usage = UsageWindows(clock, self._close_grace)
+        afterwards = GapReason.LATE_USAGE if self._bills else GapReason.NO_BILLING_PROVIDER
+        self._usage = UsageWindows(clock, self._close_grace, afterwards)
         self._gaps = Gaps(self._database, unit_of_work, self._tenants, clock)
         self._settling = Settling(self._database, unit_of_work, self._tenants, self._provider, clock)
         sender = self._make_sender(unit_of_work)
@@ -90,10 +94,11 @@ class Publisher:
             self._ingest,
             relay,
             lineage,
-            sender,
+            # Nothing can be sent without a provider; the ledger waits for one.
+            *([sender] if self._bills else []),
             *self._consumers,
             self._make_closing(),
-            Periodic("settling", settings.settle_seconds, self._settling.settle_due),
+            self._make_settling(),
         )
         self.server = Server(
             settings.bind_host,
@@ -160,7 +165,12 @@ class Publisher:
             self._clock,
             grace=self._close_grace,
         )
-        return Periodic("closing", self._settings.close_check_seconds, closing.close_due)
+        work = closing.close_due if self._bills else closing.hold_due
+        return Periodic("closing", self._settings.close_check_seconds, work)
+
+    def _make_settling(self) -> Periodic:
+        work = self._settling.settle_due if self._bills else self._settling.count
+        return Periodic("settling", self._settings.settle_seconds, work)
 
     def _make_servicers(self) -> Sequence[Servicer]:
         invoices = servicers.InvoicesServicer(
@@ -190,8 +200,10 @@ class Publisher:
         ]
 
 
-def stripe_provider(settings: PublisherSettings, clock: Clock) -> StripeProvider:
+def provider_of(settings: PublisherSettings, clock: Clock) -> BillingProvider:
     """The provider that the settings name."""
+    if settings.stripe_api_key is None:
+        return NoProvider()
     return StripeProvider(
         settings.stripe_api_key,
         api_base=settings.stripe_api_base,

@@ -85,11 +85,13 @@ class Publishing:
     async def publish(self, slug: str, at: datetime) -> Published:
         """Rates the period that `at` lies in, and waits a while for its usage to be sent.
 
-        Raises NotFoundError; FailedPreconditionError without a customer or prices, before the first billed
-        day, before the period begins and once the provider's invoice is final; AbortedError while usage is
-        being rebuilt; UnavailableError. Idempotent: what was sent is never sent again.
+        Raises NotFoundError; FailedPreconditionError without a provider, a customer or prices, before the
+        first billed day, before the period begins and once the provider's invoice is final; AbortedError
+        while usage is being rebuilt; UnavailableError. Idempotent: what was sent is never sent again.
         """
         tenant = await self._tenants.get(slug)
+        # Before `rate`, which notes a gap: one is for what is due and not for what somebody asks.
+        self._provider.require()
         period = month_of(at, tenant.zone)
         rated = await self.rate(tenant, period, retry_rejected=True)
         publications = await self._sent(rated.invoice)
@@ -114,6 +116,7 @@ class Publishing:
 
     async def _rate(self, tenant: Tenant, period: Period, *, retry_rejected: bool) -> Rated:
         require_billed(tenant, period)
+        self._provider.require()
         require_customer(tenant)
         async with self._database.connection([tenant.tenant_id]) as connection:
             before = await basis(connection, tenant, period)

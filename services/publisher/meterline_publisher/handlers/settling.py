@@ -20,6 +20,7 @@ from meterline.tenants import Tenant, TenantReplica
 
 from meterline_publisher import events
 from meterline_publisher.domain.assessment import Assessment
+from meterline_publisher.domain.gaps import GapReason
 from meterline_publisher.domain.ledger import agrees, scaled, unscaled
 from meterline_publisher.domain.months import month_of
 from meterline_publisher.domain.periods import Period
@@ -103,9 +104,11 @@ class Settling:
     async def reconcile(self, slug: str, at: datetime) -> Reconciliation:
         """Compares the period that `at` lies in, and settles its invoice if the provider's is final.
 
-        Raises NotFoundError, FailedPreconditionError without a customer or prices, UnavailableError.
+        Raises NotFoundError, FailedPreconditionError without a provider, a customer or prices,
+        UnavailableError.
         """
         tenant = await self._tenants.get(slug)
+        self._provider.require()
         require_customer(tenant)
         period = month_of(at, tenant.zone)
         async with self._database.connection([tenant.tenant_id]) as connection:
@@ -152,10 +155,13 @@ class Settling:
         return after
 
     async def _note_late(self, tx: Transaction, final: Invoice) -> None:
-        """Keeps what came between the last rating and the provider's final invoice."""
+        """Keeps what came between the last rating and the provider's final invoice. What was held for want of
+        a provider is late now."""
+        held = (GapReason.NO_BILLING_PROVIDER,)
+        now = to_datetime(self._clock.now_us())
+        await gaps.replace(tx.connection, final.tenant_id, final.period, [], held, now)
         known = await usage.of_period(tx.connection, final.tenant_id, final.period_start)
         windows = [(final.tenant_id, final.period_start, meter) for meter in known]
-        now = to_datetime(self._clock.now_us())
         await gaps.note_late(tx.connection, windows, final.period_start, now)
 
     async def settle_due(self) -> None:
@@ -171,7 +177,7 @@ class Settling:
             if len(page) < _PAGE:
                 break
             after = (page[-1].period_end, page[-1].tenant_id)
-        await self._count()
+        await self.count()
 
     async def _try(self, invoice: Invoice) -> None:
         tenant = await self._tenants.find_by_id(invoice.tenant_id)
@@ -194,7 +200,8 @@ class Settling:
         same = scaled(usage, scale) == sent and agrees(sent, total)
         return Comparison(meter, usage, unscaled(sent, scale), unscaled(total, scale), same)
 
-    async def _count(self) -> None:
+    async def count(self) -> None:
+        """Sets the metric of what is not sent."""
         async with self._database.connection(ALL_TENANTS) as connection:
             waiting = await ledger.waiting_by_state(connection)
         for state in ("pending", "ambiguous", "rejected"):

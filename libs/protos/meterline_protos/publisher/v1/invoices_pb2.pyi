@@ -53,6 +53,10 @@ class _BillingGapReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Bill
     """Usage came after the invoice was final, or when the time for closing was over."""
     BILLING_GAP_REASON_FAULT: _BillingGapReason.ValueType  # 12
     """The service failed; its log has more."""
+    BILLING_GAP_REASON_NO_BILLING_PROVIDER: _BillingGapReason.ValueType  # 13
+    """A note and no fault: no billing provider is configured, so usage of the period is held, and sent to nobody. It goes
+    to the provider with the first close after one is configured, however old it is by then.
+    """
 
 class BillingGapReason(_BillingGapReason, metaclass=_BillingGapReasonEnumTypeWrapper):
     """What to do about each stands in docs/services/publisher-runbook.md."""
@@ -82,6 +86,10 @@ BILLING_GAP_REASON_LATE_USAGE: BillingGapReason.ValueType  # 11
 """Usage came after the invoice was final, or when the time for closing was over."""
 BILLING_GAP_REASON_FAULT: BillingGapReason.ValueType  # 12
 """The service failed; its log has more."""
+BILLING_GAP_REASON_NO_BILLING_PROVIDER: BillingGapReason.ValueType  # 13
+"""A note and no fault: no billing provider is configured, so usage of the period is held, and sent to nobody. It goes
+to the provider with the first close after one is configured, however old it is by then.
+"""
 Global___BillingGapReason: _TypeAlias = BillingGapReason  # noqa: Y015
 
 class _InvoiceState:

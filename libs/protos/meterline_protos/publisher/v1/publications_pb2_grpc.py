@@ -61,8 +61,8 @@ class PublicationsServiceServicer(object):
         when the period is about to close. Idempotent: usage that was sent is never sent again; usage that
         came since is sent as a difference under a new revision.
 
-        NOT_FOUND: the tenant. FAILED_PRECONDITION: the provider's invoice is final already, or the period has not
-        begun there; or NOT_BILLED_YET for a period that ends before the tenant's first billed day or as it begins; or
+        NOT_FOUND: the tenant. FAILED_PRECONDITION: NO_BILLING_PROVIDER when this installation has none, and usage is held
+        until it has; or the provider's invoice is final already, or the period has not begun there; or NOT_BILLED_YET for a period that ends before the tenant's first billed day or as it begins; or
         it cannot be billed until somebody changes something, with the name of a BillingGapReason as the reason
         (NO_PLAN, METER_UNKNOWN, …), which `ListBillingGaps` shows from then on. A meter of the plan that cannot be
         billed keeps only itself from it: the call fails when there is no other. ABORTED with RetryInfo: usage is being
@@ -81,6 +81,10 @@ class PublicationsServiceServicer(object):
 
     def ReconcilePeriod(self, request, context):
         """Compares the ledger with the provider's own summaries.
+
+        NOT_FOUND: the tenant. FAILED_PRECONDITION with the name of a BillingGapReason as the reason: NO_BILLING_PROVIDER when
+        this installation has none, NO_CUSTOMER, or nothing of the period is priced. UNAVAILABLE: the provider cannot be
+        asked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

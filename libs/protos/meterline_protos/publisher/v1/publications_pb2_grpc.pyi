@@ -38,8 +38,8 @@ class PublicationsServiceStub:
     when the period is about to close. Idempotent: usage that was sent is never sent again; usage that
     came since is sent as a difference under a new revision.
 
-    NOT_FOUND: the tenant. FAILED_PRECONDITION: the provider's invoice is final already, or the period has not
-    begun there; or NOT_BILLED_YET for a period that ends before the tenant's first billed day or as it begins; or
+    NOT_FOUND: the tenant. FAILED_PRECONDITION: NO_BILLING_PROVIDER when this installation has none, and usage is held
+    until it has; or the provider's invoice is final already, or the period has not begun there; or NOT_BILLED_YET for a period that ends before the tenant's first billed day or as it begins; or
     it cannot be billed until somebody changes something, with the name of a BillingGapReason as the reason
     (NO_PLAN, METER_UNKNOWN, …), which `ListBillingGaps` shows from then on. A meter of the plan that cannot be
     billed keeps only itself from it: the call fails when there is no other. ABORTED with RetryInfo: usage is being
@@ -48,7 +48,12 @@ class PublicationsServiceStub:
     """
     ListPublications: _grpc.UnaryUnaryMultiCallable[_publications_pb2.ListPublicationsRequest, _publications_pb2.ListPublicationsResponse]
     ReconcilePeriod: _grpc.UnaryUnaryMultiCallable[_publications_pb2.ReconcilePeriodRequest, _publications_pb2.ReconcilePeriodResponse]
-    """Compares the ledger with the provider's own summaries."""
+    """Compares the ledger with the provider's own summaries.
+
+    NOT_FOUND: the tenant. FAILED_PRECONDITION with the name of a BillingGapReason as the reason: NO_BILLING_PROVIDER when
+    this installation has none, NO_CUSTOMER, or nothing of the period is priced. UNAVAILABLE: the provider cannot be
+    asked.
+    """
 
 @_typing.type_check_only
 class PublicationsServiceAsyncStub(PublicationsServiceStub):
@@ -60,8 +65,8 @@ class PublicationsServiceAsyncStub(PublicationsServiceStub):
     when the period is about to close. Idempotent: usage that was sent is never sent again; usage that
     came since is sent as a difference under a new revision.
 
-    NOT_FOUND: the tenant. FAILED_PRECONDITION: the provider's invoice is final already, or the period has not
-    begun there; or NOT_BILLED_YET for a period that ends before the tenant's first billed day or as it begins; or
+    NOT_FOUND: the tenant. FAILED_PRECONDITION: NO_BILLING_PROVIDER when this installation has none, and usage is held
+    until it has; or the provider's invoice is final already, or the period has not begun there; or NOT_BILLED_YET for a period that ends before the tenant's first billed day or as it begins; or
     it cannot be billed until somebody changes something, with the name of a BillingGapReason as the reason
     (NO_PLAN, METER_UNKNOWN, …), which `ListBillingGaps` shows from then on. A meter of the plan that cannot be
     billed keeps only itself from it: the call fails when there is no other. ABORTED with RetryInfo: usage is being
@@ -70,7 +75,12 @@ class PublicationsServiceAsyncStub(PublicationsServiceStub):
     """
     ListPublications: _aio.UnaryUnaryMultiCallable[_publications_pb2.ListPublicationsRequest, _publications_pb2.ListPublicationsResponse]  # type: ignore[assignment]
     ReconcilePeriod: _aio.UnaryUnaryMultiCallable[_publications_pb2.ReconcilePeriodRequest, _publications_pb2.ReconcilePeriodResponse]  # type: ignore[assignment]
-    """Compares the ledger with the provider's own summaries."""
+    """Compares the ledger with the provider's own summaries.
+
+    NOT_FOUND: the tenant. FAILED_PRECONDITION with the name of a BillingGapReason as the reason: NO_BILLING_PROVIDER when
+    this installation has none, NO_CUSTOMER, or nothing of the period is priced. UNAVAILABLE: the provider cannot be
+    asked.
+    """
 
 class PublicationsServiceServicer(metaclass=_abc_1.ABCMeta):
     """The ledger of what was sent to the billing provider."""
@@ -85,8 +95,8 @@ class PublicationsServiceServicer(metaclass=_abc_1.ABCMeta):
         when the period is about to close. Idempotent: usage that was sent is never sent again; usage that
         came since is sent as a difference under a new revision.
 
-        NOT_FOUND: the tenant. FAILED_PRECONDITION: the provider's invoice is final already, or the period has not
-        begun there; or NOT_BILLED_YET for a period that ends before the tenant's first billed day or as it begins; or
+        NOT_FOUND: the tenant. FAILED_PRECONDITION: NO_BILLING_PROVIDER when this installation has none, and usage is held
+        until it has; or the provider's invoice is final already, or the period has not begun there; or NOT_BILLED_YET for a period that ends before the tenant's first billed day or as it begins; or
         it cannot be billed until somebody changes something, with the name of a BillingGapReason as the reason
         (NO_PLAN, METER_UNKNOWN, …), which `ListBillingGaps` shows from then on. A meter of the plan that cannot be
         billed keeps only itself from it: the call fails when there is no other. ABORTED with RetryInfo: usage is being
@@ -107,6 +117,11 @@ class PublicationsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _publications_pb2.ReconcilePeriodRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_publications_pb2.ReconcilePeriodResponse, _abc.Awaitable[_publications_pb2.ReconcilePeriodResponse]]:
-        """Compares the ledger with the provider's own summaries."""
+        """Compares the ledger with the provider's own summaries.
+
+        NOT_FOUND: the tenant. FAILED_PRECONDITION with the name of a BillingGapReason as the reason: NO_BILLING_PROVIDER when
+        this installation has none, NO_CUSTOMER, or nothing of the period is priced. UNAVAILABLE: the provider cannot be
+        asked.
+        """
 
 def add_PublicationsServiceServicer_to_server(servicer: PublicationsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
