@@ -91,6 +91,16 @@ async def page(connection: Connection, tenant_id: int | None, after: Place, limi
         return await cursor.fetchall()
 
 
+async def reason_of(
+    connection: Connection, tenant_id: int, period_start: datetime, meter: str
+) -> GapReason | None:
+    """Why a meter has no line in a period, as far as it is known."""
+    parameters = {"tenant_id": tenant_id, "period_start": period_start, "meter": meter}
+    cursor = await connection.execute(queries.reason_of, parameters, binary=True)
+    row = await cursor.fetchone()
+    return GapReason(row[0]) if row else None
+
+
 async def held(
     connection: Connection, ended_by: datetime, after: tuple[int, datetime], limit: int
 ) -> list[tuple[int, Period]]:

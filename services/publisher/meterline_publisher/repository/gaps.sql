@@ -87,6 +87,13 @@ WHERE (%(tenant_id)s::integer IS NULL OR g.tenant_id = %(tenant_id)s)
 ORDER BY g.tenant_id, g.period_start, g.reason || '/' || g.meter
 LIMIT %(limit)s
 
+-- name: reason_of
+-- Of the meter, or else of the whole period. Late usage is of a meter that has a line.
+SELECT reason FROM billing_gaps
+WHERE tenant_id = %(tenant_id)s AND period_start = %(period_start)s AND meter IN (%(meter)s, '')
+ORDER BY meter = '', reason
+LIMIT 1
+
 -- name: held
 -- tenant: what is due of all tenants; every row names its tenant_id
 -- In the order of tenants and periods. The bound is exclusive.
