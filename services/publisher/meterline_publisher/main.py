@@ -36,6 +36,7 @@ from meterline_publisher.handlers.gaps import Gaps
 from meterline_publisher.handlers.invoices import Invoices
 from meterline_publisher.handlers.prices import Prices
 from meterline_publisher.handlers.publishing import Publishing
+from meterline_publisher.handlers.refreshing import Refreshing
 from meterline_publisher.handlers.settling import Settling
 from meterline_publisher.handlers.tenants import TenantChanges
 from meterline_publisher.handlers.usage import UsageWindows, split_windows
@@ -79,7 +80,10 @@ class Publisher:
         afterwards = GapReason.LATE_USAGE if self._bills else GapReason.NO_BILLING_PROVIDER
         self._usage = UsageWindows(clock, self._close_grace, afterwards)
         self._gaps = Gaps(self._database, unit_of_work, self._tenants, clock)
-        self._settling = Settling(self._database, unit_of_work, self._tenants, self._provider, clock)
+        self._refreshing = Refreshing(unit_of_work, self._freshness, self._usage)
+        self._settling = Settling(
+            self._database, unit_of_work, self._tenants, self._provider, self._refreshing, clock
+        )
         sender = self._make_sender(unit_of_work)
         self._publishing = self._make_publishing(unit_of_work, lineage, sender)
         self._prices = Prices(self._database, unit_of_work, self._aggregate, self._tenants)
@@ -145,8 +149,7 @@ class Publisher:
             unit_of_work,
             self._tenants,
             self._provider,
-            self._freshness,
-            self._usage,
+            self._refreshing,
             self._settling,
             self._gaps,
             lineage,

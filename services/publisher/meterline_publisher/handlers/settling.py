@@ -28,6 +28,7 @@ from meterline_publisher.domain.records import Invoice, InvoiceState, Line, Publ
 from meterline_publisher.domain.settlement import ExternalInvoice, settled
 from meterline_publisher.handlers import rating
 from meterline_publisher.handlers.pricing import basis
+from meterline_publisher.handlers.refreshing import Refreshing
 from meterline_publisher.handlers.tenants import require_customer
 from meterline_publisher.provider.port import BillingProvider, RejectedError
 from meterline_publisher.repository import gaps, invoices, ledger, usage
@@ -93,26 +94,34 @@ class Settling:
         unit_of_work: UnitOfWork,
         tenants: TenantReplica,
         provider: BillingProvider,
+        refreshing: Refreshing,
         clock: Clock,
     ) -> None:
         self._database = database
         self._unit_of_work = unit_of_work
         self._tenants = tenants
         self._provider = provider
+        self._refreshing = refreshing
         self._clock = clock
 
     async def reconcile(self, slug: str, at: datetime) -> Reconciliation:
-        """Compares the period that `at` lies in, and settles its invoice if the provider's is final.
+        """Compares the period that `at` lies in by what aggregate knows now, and settles its invoice if the
+        provider's is final.
 
-        Raises NotFoundError, FailedPreconditionError without a provider, a customer or prices,
-        UnavailableError.
+        Raises NotFoundError; FailedPreconditionError without a provider, a customer or prices; AbortedError
+        while usage is being rebuilt; UnavailableError when aggregate or the provider cannot be asked.
         """
         tenant = await self._tenants.get(slug)
         self._provider.require()
         require_customer(tenant)
         period = month_of(at, tenant.zone)
         async with self._database.connection([tenant.tenant_id]) as connection:
-            found = await rating.draft(connection, await basis(connection, tenant, period))
+            rules = (await basis(connection, tenant, period)).rule_set.rules
+        unknown = await self._refreshing.refresh(tenant, period, rules)
+        async with self._database.connection([tenant.tenant_id]) as connection:
+            priced = await basis(connection, tenant, period)
+            # A meter that was billed is compared by what was known of it last.
+            found = await rating.draft(connection, priced.without(unknown - priced.lines.keys()))
             rows = await ledger.of_period(connection, tenant.tenant_id, period.start)
         comparisons = await asyncio.gather(
             *(self._compare(tenant, period, expected) for expected in _expected(found.assessments, rows))

@@ -80,11 +80,13 @@ class PublicationsServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ReconcilePeriod(self, request, context):
-        """Compares the ledger with the provider's own summaries.
+        """Compares the ledger with the provider's own summaries, and with usage as the aggregate service has it now. Settles
+        the invoice when the provider's is final.
 
         NOT_FOUND: the tenant. FAILED_PRECONDITION with the name of a BillingGapReason as the reason: NO_BILLING_PROVIDER when
-        this installation has none, NO_CUSTOMER, or nothing of the period is priced. UNAVAILABLE: the provider cannot be
-        asked.
+        this installation has none, NO_CUSTOMER, or nothing of the period is priced. ABORTED with RetryInfo: usage is
+        being rebuilt after a correction, or aggregate does not know the tenant yet. UNAVAILABLE: aggregate or the provider
+        cannot be asked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

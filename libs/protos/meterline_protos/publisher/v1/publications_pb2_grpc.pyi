@@ -48,11 +48,13 @@ class PublicationsServiceStub:
     """
     ListPublications: _grpc.UnaryUnaryMultiCallable[_publications_pb2.ListPublicationsRequest, _publications_pb2.ListPublicationsResponse]
     ReconcilePeriod: _grpc.UnaryUnaryMultiCallable[_publications_pb2.ReconcilePeriodRequest, _publications_pb2.ReconcilePeriodResponse]
-    """Compares the ledger with the provider's own summaries.
+    """Compares the ledger with the provider's own summaries, and with usage as the aggregate service has it now. Settles
+    the invoice when the provider's is final.
 
     NOT_FOUND: the tenant. FAILED_PRECONDITION with the name of a BillingGapReason as the reason: NO_BILLING_PROVIDER when
-    this installation has none, NO_CUSTOMER, or nothing of the period is priced. UNAVAILABLE: the provider cannot be
-    asked.
+    this installation has none, NO_CUSTOMER, or nothing of the period is priced. ABORTED with RetryInfo: usage is
+    being rebuilt after a correction, or aggregate does not know the tenant yet. UNAVAILABLE: aggregate or the provider
+    cannot be asked.
     """
 
 @_typing.type_check_only
@@ -75,11 +77,13 @@ class PublicationsServiceAsyncStub(PublicationsServiceStub):
     """
     ListPublications: _aio.UnaryUnaryMultiCallable[_publications_pb2.ListPublicationsRequest, _publications_pb2.ListPublicationsResponse]  # type: ignore[assignment]
     ReconcilePeriod: _aio.UnaryUnaryMultiCallable[_publications_pb2.ReconcilePeriodRequest, _publications_pb2.ReconcilePeriodResponse]  # type: ignore[assignment]
-    """Compares the ledger with the provider's own summaries.
+    """Compares the ledger with the provider's own summaries, and with usage as the aggregate service has it now. Settles
+    the invoice when the provider's is final.
 
     NOT_FOUND: the tenant. FAILED_PRECONDITION with the name of a BillingGapReason as the reason: NO_BILLING_PROVIDER when
-    this installation has none, NO_CUSTOMER, or nothing of the period is priced. UNAVAILABLE: the provider cannot be
-    asked.
+    this installation has none, NO_CUSTOMER, or nothing of the period is priced. ABORTED with RetryInfo: usage is
+    being rebuilt after a correction, or aggregate does not know the tenant yet. UNAVAILABLE: aggregate or the provider
+    cannot be asked.
     """
 
 class PublicationsServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -117,11 +121,13 @@ class PublicationsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _publications_pb2.ReconcilePeriodRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_publications_pb2.ReconcilePeriodResponse, _abc.Awaitable[_publications_pb2.ReconcilePeriodResponse]]:
-        """Compares the ledger with the provider's own summaries.
+        """Compares the ledger with the provider's own summaries, and with usage as the aggregate service has it now. Settles
+        the invoice when the provider's is final.
 
         NOT_FOUND: the tenant. FAILED_PRECONDITION with the name of a BillingGapReason as the reason: NO_BILLING_PROVIDER when
-        this installation has none, NO_CUSTOMER, or nothing of the period is priced. UNAVAILABLE: the provider cannot be
-        asked.
+        this installation has none, NO_CUSTOMER, or nothing of the period is priced. ABORTED with RetryInfo: usage is
+        being rebuilt after a correction, or aggregate does not know the tenant yet. UNAVAILABLE: aggregate or the provider
+        cannot be asked.
         """
 
 def add_PublicationsServiceServicer_to_server(servicer: PublicationsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
