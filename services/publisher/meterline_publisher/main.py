@@ -34,6 +34,7 @@ from meterline_publisher.handlers.explaining import Explaining
 from meterline_publisher.handlers.freshness import Freshness
 from meterline_publisher.handlers.gaps import Gaps
 from meterline_publisher.handlers.invoices import Invoices
+from meterline_publisher.handlers.plans import Plans
 from meterline_publisher.handlers.prices import Prices
 from meterline_publisher.handlers.publishing import Publishing
 from meterline_publisher.handlers.refreshing import Refreshing
@@ -87,6 +88,7 @@ class Publisher:
         sender = self._make_sender(unit_of_work)
         self._publishing = self._make_publishing(unit_of_work, lineage, sender)
         self._prices = Prices(self._database, unit_of_work, self._aggregate, self._tenants)
+        self._plans = Plans(self._database, unit_of_work, clock)
         self._deliveries = Deliveries(self._database, unit_of_work, self._aggregate)
         self._consumers = self._make_consumers(bus, unit_of_work)
         self.components: Sequence[Component] = (
@@ -104,11 +106,15 @@ class Publisher:
             self._make_closing(),
             self._make_settling(),
         )
-        self.server = Server(
+        self.server = self._make_server(identity)
+
+    def _make_server(self, identity: Link) -> Server:
+        settings, rules = self._settings, {**RULES, **OPERATIONS}
+        return Server(
             settings.bind_host,
             settings.grpc_port,
             self._make_servicers(),
-            gate=auth.gate(settings, {**RULES, **OPERATIONS}, clock, verifier(identity.channel)),
+            gate=auth.gate(settings, rules, self._clock, verifier(identity.channel)),
             bounds=settings.bounds,
             credentials=tls.server_credentials(settings),
             drain=settings.shutdown_drain_seconds,
@@ -187,7 +193,7 @@ class Publisher:
             (
                 servicers.PRICES_SERVICE,
                 prices_pb2_grpc.add_PricesServiceServicer_to_server,
-                servicers.PricesServicer(self._prices, self._deliveries),
+                servicers.PricesServicer(self._prices, self._plans, self._deliveries),
             ),
             (
                 servicers.INVOICES_SERVICE,

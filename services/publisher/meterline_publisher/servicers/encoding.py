@@ -15,6 +15,7 @@ from meterline_publisher.domain.lines import NO_ID
 from meterline_publisher.domain.money import plain_text
 from meterline_publisher.domain.records import Invoice, Line, Publication, StoredGap
 from meterline_publisher.domain.rule_sets import Rule
+from meterline_publisher.handlers.plans import Plan
 
 
 def invoice(slug: str, record: Invoice, lines: Iterable[Line]) -> invoices_pb2.Invoice:
@@ -115,6 +116,13 @@ def price(rule: Rule) -> prices_pb2.Price:
         message.effective_from.FromDatetime(start)
     else:
         message.effective_date = start.isoformat()
+    return message
+
+
+def plan(record: Plan) -> prices_pb2.Plan:
+    message = prices_pb2.Plan(plan=record.name, archived_by=record.archived_by)
+    if record.archived_at is not None:
+        message.archived_at.FromDatetime(record.archived_at)
     return message
 
 

@@ -47,13 +47,23 @@ class PricesServiceStub:
     What a version refers to must exist (FAILED_PRECONDITION): METER_UNKNOWN when aggregate has no such meter, unless
     the price is a flat fee of which nothing is sent; CURRENCY_DIFFERS when the plan's other prices are in another
     currency. UNAVAILABLE when aggregate cannot be asked. VERSION_WITHDRAWN for a number that was withdrawn.
+    PLAN_ARCHIVED for a new version of an archived plan.
     """
     WithdrawPrice: _grpc.UnaryUnaryMultiCallable[_prices_pb2.WithdrawPriceRequest, _prices_pb2.WithdrawPriceResponse]
     """Takes back the newest version of a price that no calculation has used. It is left out of everything then, and
     its number is not given again. Idempotent. NOT_FOUND when there is no such version; FAILED_PRECONDITION:
     NOT_THE_NEWEST when a later version is there, VERSION_USED when an invoice was calculated by it.
     """
+    ArchivePlan: _grpc.UnaryUnaryMultiCallable[_prices_pb2.ArchivePlanRequest, _prices_pb2.ArchivePlanResponse]
+    """Archives a plan: no tenant is given it any more (identity refuses it with PLAN_ARCHIVED), and no version of its
+    prices is put. Tenants that have it are billed on as before, and so is a tenant that is given it while this call is
+    under way. What was put wrong can still be withdrawn, and `PutDelivery` changes how its usage is sent. Idempotent.
+    NOT_FOUND for a plan without a price.
+    """
+    RestorePlan: _grpc.UnaryUnaryMultiCallable[_prices_pb2.RestorePlanRequest, _prices_pb2.RestorePlanResponse]
+    """Takes back `ArchivePlan`. Idempotent. NOT_FOUND for a plan without a price that was never archived."""
     ListPrices: _grpc.UnaryUnaryMultiCallable[_prices_pb2.ListPricesRequest, _prices_pb2.ListPricesResponse]
+    """Versions of prices that were not withdrawn, by plan, meter and version, and the plans that they are of."""
     PutDelivery: _grpc.UnaryUnaryMultiCallable[_prices_pb2.PutDeliveryRequest, _prices_pb2.PutDeliveryResponse]
     """Changes how a meter's usage reaches the billing provider, by a new version of its delivery settings. They
     are no part of the price. A new version applies to every period of a tenant of which nothing is at the
@@ -87,13 +97,23 @@ class PricesServiceAsyncStub(PricesServiceStub):
     What a version refers to must exist (FAILED_PRECONDITION): METER_UNKNOWN when aggregate has no such meter, unless
     the price is a flat fee of which nothing is sent; CURRENCY_DIFFERS when the plan's other prices are in another
     currency. UNAVAILABLE when aggregate cannot be asked. VERSION_WITHDRAWN for a number that was withdrawn.
+    PLAN_ARCHIVED for a new version of an archived plan.
     """
     WithdrawPrice: _aio.UnaryUnaryMultiCallable[_prices_pb2.WithdrawPriceRequest, _prices_pb2.WithdrawPriceResponse]  # type: ignore[assignment]
     """Takes back the newest version of a price that no calculation has used. It is left out of everything then, and
     its number is not given again. Idempotent. NOT_FOUND when there is no such version; FAILED_PRECONDITION:
     NOT_THE_NEWEST when a later version is there, VERSION_USED when an invoice was calculated by it.
     """
+    ArchivePlan: _aio.UnaryUnaryMultiCallable[_prices_pb2.ArchivePlanRequest, _prices_pb2.ArchivePlanResponse]  # type: ignore[assignment]
+    """Archives a plan: no tenant is given it any more (identity refuses it with PLAN_ARCHIVED), and no version of its
+    prices is put. Tenants that have it are billed on as before, and so is a tenant that is given it while this call is
+    under way. What was put wrong can still be withdrawn, and `PutDelivery` changes how its usage is sent. Idempotent.
+    NOT_FOUND for a plan without a price.
+    """
+    RestorePlan: _aio.UnaryUnaryMultiCallable[_prices_pb2.RestorePlanRequest, _prices_pb2.RestorePlanResponse]  # type: ignore[assignment]
+    """Takes back `ArchivePlan`. Idempotent. NOT_FOUND for a plan without a price that was never archived."""
     ListPrices: _aio.UnaryUnaryMultiCallable[_prices_pb2.ListPricesRequest, _prices_pb2.ListPricesResponse]  # type: ignore[assignment]
+    """Versions of prices that were not withdrawn, by plan, meter and version, and the plans that they are of."""
     PutDelivery: _aio.UnaryUnaryMultiCallable[_prices_pb2.PutDeliveryRequest, _prices_pb2.PutDeliveryResponse]  # type: ignore[assignment]
     """Changes how a meter's usage reaches the billing provider, by a new version of its delivery settings. They
     are no part of the price. A new version applies to every period of a tenant of which nothing is at the
@@ -130,6 +150,7 @@ class PricesServiceServicer(metaclass=_abc_1.ABCMeta):
         What a version refers to must exist (FAILED_PRECONDITION): METER_UNKNOWN when aggregate has no such meter, unless
         the price is a flat fee of which nothing is sent; CURRENCY_DIFFERS when the plan's other prices are in another
         currency. UNAVAILABLE when aggregate cannot be asked. VERSION_WITHDRAWN for a number that was withdrawn.
+        PLAN_ARCHIVED for a new version of an archived plan.
         """
 
     @_abc_1.abstractmethod
@@ -144,11 +165,32 @@ class PricesServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def ArchivePlan(
+        self,
+        request: _prices_pb2.ArchivePlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_prices_pb2.ArchivePlanResponse, _abc.Awaitable[_prices_pb2.ArchivePlanResponse]]:
+        """Archives a plan: no tenant is given it any more (identity refuses it with PLAN_ARCHIVED), and no version of its
+        prices is put. Tenants that have it are billed on as before, and so is a tenant that is given it while this call is
+        under way. What was put wrong can still be withdrawn, and `PutDelivery` changes how its usage is sent. Idempotent.
+        NOT_FOUND for a plan without a price.
+        """
+
+    @_abc_1.abstractmethod
+    def RestorePlan(
+        self,
+        request: _prices_pb2.RestorePlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_prices_pb2.RestorePlanResponse, _abc.Awaitable[_prices_pb2.RestorePlanResponse]]:
+        """Takes back `ArchivePlan`. Idempotent. NOT_FOUND for a plan without a price that was never archived."""
+
+    @_abc_1.abstractmethod
     def ListPrices(
         self,
         request: _prices_pb2.ListPricesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_prices_pb2.ListPricesResponse, _abc.Awaitable[_prices_pb2.ListPricesResponse]]: ...
+    ) -> _typing.Union[_prices_pb2.ListPricesResponse, _abc.Awaitable[_prices_pb2.ListPricesResponse]]:
+        """Versions of prices that were not withdrawn, by plan, meter and version, and the plans that they are of."""
 
     @_abc_1.abstractmethod
     def PutDelivery(
