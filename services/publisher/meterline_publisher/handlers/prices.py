@@ -112,12 +112,15 @@ def _require_successor(rule: Rule, versions: list[Rule], numbers: Mapping[int, b
             f"price {_name(rule)}", f"was withdrawn; the next version is {expected}", "VERSION_WITHDRAWN"
         )
     if rule.version.version != expected:
-        raise FailedPreconditionError(f"price {_name(rule)}", f"the next version is {expected}")
+        raise FailedPreconditionError(
+            f"price {_name(rule)}", f"the next version is {expected}", "PRICE_VERSION"
+        )
     if last and not rule.version.follows(last):
         raise FailedPreconditionError(
             f"price {_name(rule)}",
             f"must take effect after version {last.version}, which does so at"
             f" {last.effective_from.isoformat()}, in every time zone from UTC-12 to UTC+14",
+            "EFFECT_TOO_EARLY",
         )
 
 

@@ -169,11 +169,13 @@ class Publishing:
             raise FailedPreconditionError(
                 f"invoice {external.invoice_id}",
                 "is final at the provider; usage that came since shows in ReconcilePeriod",
+                "INVOICE_IS_FINAL",
             )
         if now < period.start:
             raise FailedPreconditionError(
                 f"period {period.start.isoformat()}",
                 f"has not begun at the provider, where it is {now.isoformat()}",
+                "PERIOD_NOT_BEGUN",
             )
         return now
 

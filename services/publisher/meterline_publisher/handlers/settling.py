@@ -20,7 +20,7 @@ from meterline.tenants import Tenant, TenantReplica
 
 from meterline_publisher import events
 from meterline_publisher.domain.assessment import Assessment
-from meterline_publisher.domain.gaps import GapReason
+from meterline_publisher.domain.gaps import GapReason, NotBillableError
 from meterline_publisher.domain.ledger import agrees, scaled, unscaled
 from meterline_publisher.domain.months import month_of
 from meterline_publisher.domain.periods import Period
@@ -131,10 +131,13 @@ class Settling:
         return Reconciliation(tenant, comparisons, invoice, list(found.basis.lines.values()))
 
     async def settle(self, tenant: Tenant, invoice: Invoice) -> Invoice:
-        """The invoice after a look at the provider's. Raises UnavailableError."""
-        external = await self._provider.find_invoice(
-            tenant.external_customer_id, tenant.external_subscription_id, invoice.period
-        )
+        """The invoice after a look at the provider's. Raises UnavailableError, and FailedPreconditionError
+        when the provider does not know the customer or the subscription."""
+        customer, subscription = tenant.external_customer_id, tenant.external_subscription_id
+        try:
+            external = await self._provider.find_invoice(customer, subscription, invoice.period)
+        except RejectedError as error:
+            raise NotBillableError(GapReason.CUSTOMER_UNKNOWN, f"customer {customer}", str(error)) from error
         return await self.apply(invoice, external) if external else invoice
 
     async def apply(self, invoice: Invoice, external: ExternalInvoice) -> Invoice:

@@ -36,9 +36,9 @@ class PricesServiceStub:
     PutPrice: _grpc.UnaryUnaryMultiCallable[_prices_pb2.PutPriceRequest, _prices_pb2.PutPriceResponse]
     """Adds a version of a price. Versions are immutable: the same version again must be the same
     (ALREADY_EXISTS otherwise). A version must take effect after the one before it in every time zone from
-    UTC-12 to UTC+14 (FAILED_PRECONDITION): after a day comes a later day, or an instant that is more than 12
-    hours after that day's midnight in UTC; after an instant comes a later one, or a day whose midnight in UTC
-    is more than 14 hours after it.
+    UTC-12 to UTC+14 (FAILED_PRECONDITION, EFFECT_TOO_EARLY): after a day comes a later day, or an instant that
+    is more than 12 hours after that day's midnight in UTC; after an instant comes a later one, or a day whose
+    midnight in UTC is more than 14 hours after it.
 
     A period is priced by the versions in force at its start, also by one that is put later, until its invoice
     is final. FAILED_PRECONDITION with the reason PERIOD_IS_FINAL: the version would take effect at or before
@@ -47,7 +47,7 @@ class PricesServiceStub:
     What a version refers to must exist (FAILED_PRECONDITION): METER_UNKNOWN when aggregate has no such meter, unless
     the price is a flat fee of which nothing is sent; CURRENCY_DIFFERS when the plan's other prices are in another
     currency. UNAVAILABLE when aggregate cannot be asked. VERSION_WITHDRAWN for a number that was withdrawn.
-    PLAN_ARCHIVED for a new version of an archived plan.
+    PLAN_ARCHIVED for a new version of an archived plan. PRICE_VERSION for a number that is not the next one.
     """
     WithdrawPrice: _grpc.UnaryUnaryMultiCallable[_prices_pb2.WithdrawPriceRequest, _prices_pb2.WithdrawPriceResponse]
     """Takes back the newest version of a price that no calculation has used. It is left out of everything then, and
@@ -86,9 +86,9 @@ class PricesServiceAsyncStub(PricesServiceStub):
     PutPrice: _aio.UnaryUnaryMultiCallable[_prices_pb2.PutPriceRequest, _prices_pb2.PutPriceResponse]  # type: ignore[assignment]
     """Adds a version of a price. Versions are immutable: the same version again must be the same
     (ALREADY_EXISTS otherwise). A version must take effect after the one before it in every time zone from
-    UTC-12 to UTC+14 (FAILED_PRECONDITION): after a day comes a later day, or an instant that is more than 12
-    hours after that day's midnight in UTC; after an instant comes a later one, or a day whose midnight in UTC
-    is more than 14 hours after it.
+    UTC-12 to UTC+14 (FAILED_PRECONDITION, EFFECT_TOO_EARLY): after a day comes a later day, or an instant that
+    is more than 12 hours after that day's midnight in UTC; after an instant comes a later one, or a day whose
+    midnight in UTC is more than 14 hours after it.
 
     A period is priced by the versions in force at its start, also by one that is put later, until its invoice
     is final. FAILED_PRECONDITION with the reason PERIOD_IS_FINAL: the version would take effect at or before
@@ -97,7 +97,7 @@ class PricesServiceAsyncStub(PricesServiceStub):
     What a version refers to must exist (FAILED_PRECONDITION): METER_UNKNOWN when aggregate has no such meter, unless
     the price is a flat fee of which nothing is sent; CURRENCY_DIFFERS when the plan's other prices are in another
     currency. UNAVAILABLE when aggregate cannot be asked. VERSION_WITHDRAWN for a number that was withdrawn.
-    PLAN_ARCHIVED for a new version of an archived plan.
+    PLAN_ARCHIVED for a new version of an archived plan. PRICE_VERSION for a number that is not the next one.
     """
     WithdrawPrice: _aio.UnaryUnaryMultiCallable[_prices_pb2.WithdrawPriceRequest, _prices_pb2.WithdrawPriceResponse]  # type: ignore[assignment]
     """Takes back the newest version of a price that no calculation has used. It is left out of everything then, and
@@ -139,9 +139,9 @@ class PricesServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_prices_pb2.PutPriceResponse, _abc.Awaitable[_prices_pb2.PutPriceResponse]]:
         """Adds a version of a price. Versions are immutable: the same version again must be the same
         (ALREADY_EXISTS otherwise). A version must take effect after the one before it in every time zone from
-        UTC-12 to UTC+14 (FAILED_PRECONDITION): after a day comes a later day, or an instant that is more than 12
-        hours after that day's midnight in UTC; after an instant comes a later one, or a day whose midnight in UTC
-        is more than 14 hours after it.
+        UTC-12 to UTC+14 (FAILED_PRECONDITION, EFFECT_TOO_EARLY): after a day comes a later day, or an instant that
+        is more than 12 hours after that day's midnight in UTC; after an instant comes a later one, or a day whose
+        midnight in UTC is more than 14 hours after it.
 
         A period is priced by the versions in force at its start, also by one that is put later, until its invoice
         is final. FAILED_PRECONDITION with the reason PERIOD_IS_FINAL: the version would take effect at or before
@@ -150,7 +150,7 @@ class PricesServiceServicer(metaclass=_abc_1.ABCMeta):
         What a version refers to must exist (FAILED_PRECONDITION): METER_UNKNOWN when aggregate has no such meter, unless
         the price is a flat fee of which nothing is sent; CURRENCY_DIFFERS when the plan's other prices are in another
         currency. UNAVAILABLE when aggregate cannot be asked. VERSION_WITHDRAWN for a number that was withdrawn.
-        PLAN_ARCHIVED for a new version of an archived plan.
+        PLAN_ARCHIVED for a new version of an archived plan. PRICE_VERSION for a number that is not the next one.
         """
 
     @_abc_1.abstractmethod
