@@ -319,6 +319,8 @@ def _publisher(world: World, now: datetime) -> Table:
         "publisher.v1.PricesService/PutPrice": [{"price": price}],
         "publisher.v1.PricesService/ListPrices": [{"plan": "fuzzed"}, {"tenant_id": TENANT}],
         "publisher.v1.PricesService/WithdrawPrice": [{"plan": "fuzzed", "meter": "units", "version": 1}],
+        "publisher.v1.PricesService/ArchivePlan": [{"plan": "basic"}],
+        "publisher.v1.PricesService/RestorePlan": [{"plan": "basic"}],
         "publisher.v1.PricesService/PutDelivery": [
             {
                 "delivery": {

@@ -37,6 +37,8 @@ OPERATORS: Final = {
     "operations.v1.DeadLettersService/RedriveDeadLetters": "a message may be of many tenants",
     "publisher.v1.PricesService/PutPrice": "plans are the same for all tenants",
     "publisher.v1.PricesService/WithdrawPrice": "plans are the same for all tenants",
+    "publisher.v1.PricesService/ArchivePlan": "plans are the same for all tenants",
+    "publisher.v1.PricesService/RestorePlan": "plans are the same for all tenants",
     "publisher.v1.PricesService/PutDelivery": "plans are the same for all tenants",
     "publisher.v1.PricesService/ListDeliveries": "plans are the same for all tenants",
 }

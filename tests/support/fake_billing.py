@@ -51,6 +51,9 @@ class FakeBilling:
     async def stop(self) -> None:
         """Nothing to close."""
 
+    def require(self) -> None:
+        """Here it is."""
+
     async def now(self, customer: str) -> datetime:
         return self.clocks.get(customer) or self.clock()
 

@@ -17,7 +17,8 @@ class Plans(Link):
     async def require(self, plan: str, currency: str) -> None:
         """Returns if the plan can bill in this currency; the empty plan bills nothing.
 
-        Raises FailedPreconditionError for a plan without a price, or in another currency; UnavailableError.
+        Raises FailedPreconditionError for a plan without a price, in another currency, or that is archived;
+        UnavailableError.
         """
         if not plan or not self._asked:
             return
@@ -29,4 +30,8 @@ class Plans(Link):
         if codes != {currency}:
             raise FailedPreconditionError(
                 f"plan {plan}", f"is in {', '.join(sorted(codes))}, not in {currency}", "CURRENCY_DIFFERS"
+            )
+        if any(known.HasField("archived_at") for known in answer.plans):
+            raise FailedPreconditionError(
+                f"plan {plan}", "is archived, and given to no tenant any more", "PLAN_ARCHIVED"
             )

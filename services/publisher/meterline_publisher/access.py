@@ -14,6 +14,8 @@ _PUBLICATIONS: Final = "meterline.publisher.v1.PublicationsService"
 RULES: Final[Rules] = {
     f"{_PRICES}/PutPrice": Rule(Permission.CONFIGURE),
     f"{_PRICES}/WithdrawPrice": Rule(Permission.CONFIGURE),
+    f"{_PRICES}/ArchivePlan": Rule(Permission.CONFIGURE),
+    f"{_PRICES}/RestorePlan": Rule(Permission.CONFIGURE),
     f"{_PRICES}/ListPrices": Rule(Permission.READ),
     f"{_PRICES}/PutDelivery": Rule(Permission.CONFIGURE),
     f"{_PRICES}/ListDeliveries": Rule(Permission.READ),

@@ -27,19 +27,23 @@ from meterline_protos.publisher.v1 import invoices_pb2_grpc, prices_pb2_grpc, pu
 
 from meterline_publisher import servicers
 from meterline_publisher.access import RULES
+from meterline_publisher.domain.gaps import GapReason
 from meterline_publisher.handlers.closing import Closing
 from meterline_publisher.handlers.deliveries import Deliveries
 from meterline_publisher.handlers.explaining import Explaining
 from meterline_publisher.handlers.freshness import Freshness
 from meterline_publisher.handlers.gaps import Gaps
 from meterline_publisher.handlers.invoices import Invoices
+from meterline_publisher.handlers.plans import Plans
 from meterline_publisher.handlers.prices import Prices
 from meterline_publisher.handlers.publishing import Publishing
+from meterline_publisher.handlers.refreshing import Refreshing
 from meterline_publisher.handlers.settling import Settling
 from meterline_publisher.handlers.tenants import TenantChanges
 from meterline_publisher.handlers.usage import UsageWindows, split_windows
 from meterline_publisher.lineage import Lineage
 from meterline_publisher.peers import Aggregate, Ingest
+from meterline_publisher.provider.no_provider import NoProvider
 from meterline_publisher.provider.port import BillingProvider
 from meterline_publisher.provider.stripe_provider import StripeProvider
 from meterline_publisher.sender import Sender
@@ -49,14 +53,15 @@ NAME = "publisher"
 
 
 class Publisher:
-    """The parts of one process. Build it inside the event loop. Without `provider` it is Stripe."""
+    """The parts of one process. Build it inside the event loop. `provider`: in place of the settings'."""
 
     def __init__(
         self, settings: PublisherSettings, clock: Clock, provider: BillingProvider | None = None
     ) -> None:
         self._settings = settings
         self._clock = clock
-        self._provider = provider or stripe_provider(settings, clock)
+        self._provider = provider or provider_of(settings, clock)
+        self._bills = not isinstance(self._provider, NoProvider)
         self._database = Database(
             settings.database_url.get_secret_value(),
             size=settings.database_pool_size,
@@ -73,12 +78,17 @@ class Publisher:
         lineage = Lineage(self._aggregate, self._ingest)
         self._freshness = Freshness(self._aggregate, settings.freshness_wait_seconds)
         self._close_grace = timedelta(seconds=settings.close_grace_seconds)
-        self._usage = UsageWindows(clock, self._close_grace)
+        afterwards = GapReason.LATE_USAGE if self._bills else GapReason.NO_BILLING_PROVIDER
+        self._usage = UsageWindows(clock, self._close_grace, afterwards)
         self._gaps = Gaps(self._database, unit_of_work, self._tenants, clock)
-        self._settling = Settling(self._database, unit_of_work, self._tenants, self._provider, clock)
+        self._refreshing = Refreshing(unit_of_work, self._freshness, self._usage)
+        self._settling = Settling(
+            self._database, unit_of_work, self._tenants, self._provider, self._refreshing, clock
+        )
         sender = self._make_sender(unit_of_work)
         self._publishing = self._make_publishing(unit_of_work, lineage, sender)
         self._prices = Prices(self._database, unit_of_work, self._aggregate, self._tenants)
+        self._plans = Plans(self._database, unit_of_work, clock)
         self._deliveries = Deliveries(self._database, unit_of_work, self._aggregate)
         self._consumers = self._make_consumers(bus, unit_of_work)
         self.components: Sequence[Component] = (
@@ -90,16 +100,21 @@ class Publisher:
             self._ingest,
             relay,
             lineage,
-            sender,
+            # Nothing can be sent without a provider; the ledger waits for one.
+            *([sender] if self._bills else []),
             *self._consumers,
             self._make_closing(),
-            Periodic("settling", settings.settle_seconds, self._settling.settle_due),
+            self._make_settling(),
         )
-        self.server = Server(
+        self.server = self._make_server(identity)
+
+    def _make_server(self, identity: Link) -> Server:
+        settings, rules = self._settings, {**RULES, **OPERATIONS}
+        return Server(
             settings.bind_host,
             settings.grpc_port,
             self._make_servicers(),
-            gate=auth.gate(settings, {**RULES, **OPERATIONS}, clock, verifier(identity.channel)),
+            gate=auth.gate(settings, rules, self._clock, verifier(identity.channel)),
             bounds=settings.bounds,
             credentials=tls.server_credentials(settings),
             drain=settings.shutdown_drain_seconds,
@@ -140,8 +155,7 @@ class Publisher:
             unit_of_work,
             self._tenants,
             self._provider,
-            self._freshness,
-            self._usage,
+            self._refreshing,
             self._settling,
             self._gaps,
             lineage,
@@ -160,7 +174,12 @@ class Publisher:
             self._clock,
             grace=self._close_grace,
         )
-        return Periodic("closing", self._settings.close_check_seconds, closing.close_due)
+        work = closing.close_due if self._bills else closing.hold_due
+        return Periodic("closing", self._settings.close_check_seconds, work)
+
+    def _make_settling(self) -> Periodic:
+        work = self._settling.settle_due if self._bills else self._settling.count
+        return Periodic("settling", self._settings.settle_seconds, work)
 
     def _make_servicers(self) -> Sequence[Servicer]:
         invoices = servicers.InvoicesServicer(
@@ -174,7 +193,7 @@ class Publisher:
             (
                 servicers.PRICES_SERVICE,
                 prices_pb2_grpc.add_PricesServiceServicer_to_server,
-                servicers.PricesServicer(self._prices, self._deliveries),
+                servicers.PricesServicer(self._prices, self._plans, self._deliveries),
             ),
             (
                 servicers.INVOICES_SERVICE,
@@ -190,8 +209,10 @@ class Publisher:
         ]
 
 
-def stripe_provider(settings: PublisherSettings, clock: Clock) -> StripeProvider:
+def provider_of(settings: PublisherSettings, clock: Clock) -> BillingProvider:
     """The provider that the settings name."""
+    if settings.stripe_api_key is None:
+        return NoProvider()
     return StripeProvider(
         settings.stripe_api_key,
         api_base=settings.stripe_api_base,

@@ -23,8 +23,9 @@ class PublisherSettings(ServiceSettings):
     ingest_address: str = Field(min_length=1)
     """host:port of the ingest service."""
 
-    stripe_api_key: SecretStr
-    """A restricted key (`rk_`) is enough, and better than a secret one (`sk_`)."""
+    stripe_api_key: SecretStr | None = None
+    """A restricted key (`rk_`) is enough, and better than a secret one (`sk_`). Without one nobody is billed:
+    usage is held until there is one. An empty text is a mistake, and no way to say so."""
     stripe_api_base: str = "https://api.stripe.com"
     stripe_timeout_seconds: float = Field(default=10.0, gt=0, le=60)
     send_concurrency: int = Field(default=20, ge=1, le=20)
@@ -45,16 +46,18 @@ class PublisherSettings(ServiceSettings):
 
     @field_validator("stripe_api_key")
     @classmethod
-    def _is_a_key(cls, key: SecretStr) -> SecretStr:
-        if not _KEY.fullmatch(key.get_secret_value()):
+    def _is_a_key(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and not _KEY.fullmatch(key.get_secret_value()):
             # Says nothing of what it was: it may be a key of something else.
-            raise ValueError("must be a Stripe key: rk_live_, rk_test_, sk_live_ or sk_test_")
+            raise ValueError(
+                "must be a Stripe key: rk_live_, rk_test_, sk_live_ or sk_test_; unset it to bill nobody"
+            )
         return key
 
     @model_validator(mode="after")
     def _keeps_live_keys_secret(self) -> Self:
         address = urlsplit(self.stripe_api_base)
-        live = "_live_" in self.stripe_api_key.get_secret_value()[:8]
+        live = self.stripe_api_key is not None and "_live_" in self.stripe_api_key.get_secret_value()[:8]
         if address.scheme not in ("http", "https") or not address.netloc:
             raise ValueError("stripe_api_base must be an http or https address")
         if live and address.scheme == "http" and address.hostname not in _LOOPBACK:

@@ -217,7 +217,8 @@ async def test_a_rotation_lets_the_key_before_verify_on_for_its_grace(services: 
     assert grace_us == 600_000_000
     assert (await services.client("acme")).key_id == second.key_id
     again = credentials_pb2.RotateSigningKeyRequest(tenant_id="acme")
-    assert (await refused(services.credentials.RotateSigningKey(again)))[0] is Code.FAILED_PRECONDITION
+    refusal = await refused(services.credentials.RotateSigningKey(again))
+    assert refusal == (Code.FAILED_PRECONDITION, "TWO_SIGNING_KEYS")
 
 
 @pytest.mark.req("T1.4")
@@ -248,7 +249,7 @@ async def test_rotations_at_the_same_time_make_no_third_key(services: Guarded) -
 async def test_a_configuration_needs_a_key_and_cannot_outlive_it(services: Guarded) -> None:
     asked = credentials_pb2.IssueCaptureConfigRequest(tenant_id="acme", types=["t"], source="s")
     issue = services.credentials.IssueCaptureConfig
-    assert (await refused(issue(asked)))[0] is Code.FAILED_PRECONDITION
+    assert await refused(issue(asked)) == (Code.FAILED_PRECONDITION, "NO_SIGNING_KEY")
     first = await services.rotate("acme")
     second = await services.rotate("acme", grace_seconds=60)
     await services.revoke("acme", second.key_id)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from tests.integration.publisher.catalogue import PER_UNIT, Priced
 from tests.integration.publisher.conftest import StartPublisher
 from tests.integration.publisher.world import PUBLISHED, Api, World
-from tests.support.mesh import Event
+from tests.support.mesh import Event, next_month
 from tests.support.polling import eventually
 
 # March ends at midnight in New York, after the clocks went forward on the 8th: it is 743 hours long.
@@ -125,3 +126,37 @@ async def test_a_period_closes_that_is_priced_from_its_first_day(world: World, s
     await world.tenant(zone="America/Havana", start=begin, now=world.now(), effect=day)
     await world.use("acme", "7", begin)
     assert await closed(closer) == "0.07"
+
+
+@pytest.mark.req("S1", "S5", "S9")
+async def test_a_tenant_that_is_not_active_is_billed_for_what_it_used_and_then_no_more(
+    world: World, start: StartPublisher
+) -> None:
+    """Its last period is closed as usual; later ones have neither invoice nor gap, not for a fee either."""
+    closer = await start(close_check_seconds=0.05)
+    fee = Priced("calls", PER_UNIT | {"fixed": "5"})
+    acme = await world.tenant(prices=[fee])
+    await world.use("acme", "3")
+    await world.announce("acme", 1, acme.customer, acme.subscription, version=2, active=False)
+    end = world.end_month(acme, final=False)
+    world.clock.advance(end - timedelta(minutes=30) - world.now())
+    assert await closed(closer) == "5.03"
+    assert world.at_provider(acme) == 3
+    # A month later another tenant is closed, so that there were looks.
+    later = month_end(end)
+    world.clock.advance(later - timedelta(minutes=30) - world.now())
+    await world.tenant("other", [fee], number=2, start=end, now=world.now())
+    assert await closed(closer, "other") == "5.00"
+    assert [invoice.total for invoice in await closer.invoice_list("acme")] == ["5.03"]
+    assert world.rows("SELECT FROM billing_gaps") == []
+    # Active again, it owes its fee again.
+    await world.announce("acme", 1, acme.customer, acme.subscription, version=3)
+    await eventually(
+        lambda: closer.invoice_list("acme"),
+        until=lambda found: [invoice.total for invoice in found] == ["5.00", "5.03"],
+    )
+
+
+def month_end(start: datetime) -> datetime:
+    """Of the month that begins then, in UTC."""
+    return next_month(start, ZoneInfo("UTC"))

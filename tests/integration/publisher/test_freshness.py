@@ -16,12 +16,12 @@ from meterline.errors import AbortedError
 from meterline.tenants import Tenant
 from meterline_publisher.domain.periods import Period
 from meterline_publisher.domain.rule_sets import Rule
-from meterline_publisher.handlers.publishing import Publishing
+from meterline_publisher.handlers.refreshing import Refreshing
 from meterline_publisher.repository import usage
 
 from tests.integration.publisher.catalogue import PER_UNIT, Priced
 from tests.integration.publisher.conftest import StartPublisher
-from tests.integration.publisher.world import NOW, PUBLISHED, Api, World
+from tests.integration.publisher.world import FINALIZED, NOW, PUBLISHED, Api, World
 from tests.support.mesh import Event
 from tests.support.polling import eventually
 
@@ -61,18 +61,18 @@ async def test_publishing_that_waits_to_be_told_does_not(
 ) -> None:
     """The planted bug: the replica is waited for instead of being brought up to date."""
     await world.tenant()
-    monkeypatch.setattr(Publishing, "_refresh", waits_to_be_told)
+    monkeypatch.setattr(Refreshing, "refresh", waits_to_be_told)
     with pytest.raises(aio.AioRpcError) as failure:
         await steady_traffic(world, api)
     assert failure.value.code() == grpc.StatusCode.ABORTED
 
 
 async def waits_to_be_told(
-    self: Publishing, tenant: Tenant, period: Period, rules: Sequence[Rule]
+    self: Refreshing, tenant: Tenant, period: Period, rules: Sequence[Rule]
 ) -> Set[str]:
     pulled = await self._freshness.pull(tenant, period, rules)
-    async with self._database.connection([tenant.tenant_id]) as connection:
-        known = await usage.of_period(connection, tenant.tenant_id, period.start)
+    async with self._unit_of_work.begin([tenant.tenant_id]) as tx:
+        known = await usage.of_period(tx.connection, tenant.tenant_id, period.start)
     for window in pulled.windows:
         if window.usage.meter not in known or known[window.usage.meter].revision < window.usage.revision:
             raise AbortedError("on its way")
@@ -98,6 +98,43 @@ async def test_what_was_asked_for_is_what_is_announced_later(world: World, api: 
     await world.deliver("usage.window", fact)
     await world.use("acme", "1")
     assert (await api.publish("acme")).invoice.total == "0.11"
+
+
+@pytest.mark.req("T3.5")
+async def test_reconciling_compares_usage_that_was_not_announced(world: World, api: Api) -> None:
+    acme = await world.tenant()
+    world.mesh.capture("acme", CALL)
+    await api.publish("acme")
+    world.mesh.capture("acme", CALL)
+    assert await compared(api) == [("10", "5", "5", False)]
+    # What it learnt is kept, and noted once it is too late.
+    assert world.rows("SELECT value FROM usage") == [(Decimal(10),)]
+    world.end_month(acme)
+    assert (await api.reconcile("acme")).invoice.state == FINALIZED
+    assert world.rows("SELECT reason, quantity FROM billing_gaps") == [("late_usage", Decimal(5))]
+
+
+@pytest.mark.req("T3.5")
+async def test_reconciling_by_an_old_replica_is_caught(
+    world: World, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted bug: what was told is compared, and everything seems to agree."""
+
+    async def asks_nobody(*_: object) -> Set[str]:
+        return frozenset()
+
+    await world.tenant()
+    world.mesh.capture("acme", CALL)
+    await api.publish("acme")
+    world.mesh.capture("acme", CALL)
+    monkeypatch.setattr(Refreshing, "refresh", asks_nobody)
+    assert await compared(api) == [("5", "5", "5", True)]
+
+
+async def compared(api: Api) -> list[tuple[str, str, str, bool]]:
+    """What ReconcilePeriod answers of each meter: usage, sent, the provider's, and whether they agree."""
+    meters = (await api.reconcile("acme")).meters
+    return [(one.usage, one.sent, one.provider, one.agrees) for one in meters]
 
 
 async def test_a_preview_shows_usage_that_was_not_announced(world: World, api: Api) -> None:
@@ -127,7 +164,7 @@ async def test_without_aggregate_there_is_no_amount(world: World, start: StartPu
     alone = await start(aggregate_address="127.0.0.1:1")
     await world.tenant()
     await world.use("acme", "10")
-    for call in (alone.preview("acme"), alone.publish("acme")):
+    for call in (alone.preview("acme"), alone.publish("acme"), alone.reconcile("acme")):
         with pytest.raises(aio.AioRpcError) as failure:
             await call
         assert failure.value.code() == grpc.StatusCode.UNAVAILABLE
@@ -152,7 +189,7 @@ async def test_a_rebuild_that_lasts_says_when_to_come_back(world: World, api: Ap
     acme = await world.tenant()
     world.mesh.capture("acme", CALL)
     world.mesh.rebuilding.add(("acme", "calls"))
-    for call in (api.publish("acme"), api.preview("acme")):
+    for call in (api.publish("acme"), api.preview("acme"), api.reconcile("acme")):
         with pytest.raises(aio.AioRpcError, match="calls is being rebuilt") as failure:
             await call
         assert failure.value.code() == grpc.StatusCode.ABORTED

@@ -188,6 +188,7 @@ class World:
         billed_from: str = "",
         plan: str | None = None,
         changed_at: datetime | None = None,
+        active: bool = True,
     ) -> None:
         """Makes a tenant known to the publisher, and to nobody else. Its plan is `plan-<slug>` unless told,
         and counts from 1970 on."""
@@ -203,7 +204,7 @@ class World:
                 changed_at=timestamp(changed_at) if changed_at else None,
                 external_customer_id=customer,
                 external_subscription_id=subscription,
-                active=True,
+                active=active,
                 close_lead_seconds=lead_seconds,
                 billed_from=billed_from,
             ),

@@ -34,8 +34,14 @@ def cut() -> stripe.APIConnectionError:
 @pytest.mark.parametrize("key", ["rk_test_a", "rk_live_a", "sk_test_a", "sk_live_a"])
 def test_keys_of_stripe_are_taken(key: str) -> None:
     settings = PublisherSettings.model_validate(GIVEN | {"stripe_api_key": key})
+    assert settings.stripe_api_key is not None
     assert settings.stripe_api_key.get_secret_value() == key
     assert key not in repr(settings)
+
+
+def test_no_key_is_no_provider() -> None:
+    given = {name: value for name, value in GIVEN.items() if name != "stripe_api_key"}
+    assert PublisherSettings.model_validate(given).stripe_api_key is None
 
 
 @pytest.mark.parametrize("key", ["", "pk_live_public", "whsec_hidden", "rk_test_", "rk_live_with space"])

@@ -52,7 +52,9 @@ def outgoing(keys: Sequence[SigningKey], now_us: int, grace_us: int) -> SigningK
     active = [key for key in keys if key.is_active(now_us)]
     if len(active) >= MAX_ACTIVE:
         raise FailedPreconditionError(
-            "signing keys", "two are active: revoke the older one, or wait until it expires"
+            "signing keys",
+            "two are active: revoke the older one, or wait until it expires",
+            "TWO_SIGNING_KEYS",
         )
     if not active:
         return None

@@ -86,7 +86,9 @@ class SigningKeys:
         now_us = self._clock.now_us()
         key = newest_active(keys, now_us)
         if key is None:
-            raise FailedPreconditionError("signing keys", "none is active: RotateSigningKey makes one")
+            raise FailedPreconditionError(
+                "signing keys", "none is active: RotateSigningKey makes one", "NO_SIGNING_KEY"
+            )
         end_us = now_us + scope.lifetime_seconds * _SECOND_US
         config = credentials_pb2.CaptureConfig(
             tenant_id=slug, actor=scope.actor, types=scope.types, source=scope.source, key_id=key.key_id

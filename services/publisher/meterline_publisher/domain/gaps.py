@@ -26,6 +26,7 @@ class GapReason(StrEnum):
     CUSTOMER_CHANGED = "customer_changed"
     FAULT = "fault"
     # The whole period, or one meter of it.
+    NO_BILLING_PROVIDER = "no_billing_provider"
     PRICE_NOT_IN_FORCE = "price_not_in_force"
     # One meter.
     CURRENCY_DIFFERS = "currency_differs"
@@ -38,12 +39,17 @@ class GapReason(StrEnum):
 # Of a period that nobody used there is nothing to miss for these.
 NEED_USAGE = frozenset(
     {
+        GapReason.NO_BILLING_PROVIDER,
         GapReason.NO_PLAN,
         GapReason.PLAN_UNKNOWN,
         GapReason.PRICE_NOT_IN_FORCE,
         GapReason.NO_CUSTOMER,
     }
 )
+
+# Notes and no faults: a meter without a price may be meant for information, and an installation without a
+# provider bills nobody.
+NOTES = frozenset({GapReason.METER_NOT_PRICED, GapReason.NO_BILLING_PROVIDER})
 
 # Found when a period is rated. Late usage is found when usage comes, or an invoice becomes final.
 OF_RATING = frozenset(GapReason) - {GapReason.LATE_USAGE}

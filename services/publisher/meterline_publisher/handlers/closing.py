@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -25,16 +25,18 @@ from meterline_publisher.handlers.freshness import Freshness
 from meterline_publisher.handlers.gaps import Gaps
 from meterline_publisher.handlers.publishing import Publishing
 from meterline_publisher.repository import invoices, prices
+from meterline_publisher.repository.gaps import held
 from meterline_publisher.repository.invoices import Candidate
 
 log = logger()
 
 _AT_A_TIME: Final = 8
 _PAGE: Final = 500
+_EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
 
 
 class Closing:
-    """Looks for periods to close. Far from the end of any month this is two small queries."""
+    """Looks for periods to close. Far from the end of any month this is three small queries."""
 
     def __init__(
         self,
@@ -56,11 +58,22 @@ class Closing:
         self._grace = grace
 
     async def close_due(self) -> int:
-        """Rates every period that is due and not rated as it stands; returns how many it rated.
+        """Rates every period that is due and not rated as it stands, and those that were held for want of a
+        provider, however old; returns how many it rated.
 
         A tenant that fails is logged, and tried again by the next look; what cannot be billed until somebody
         changes something is kept as a billing gap.
         """
+        done = await self._look()
+        await self._close_held(done)
+        return await self._end(done)
+
+    async def hold_due(self) -> int:
+        """As `close_due` where no provider is configured: every period that is due becomes a gap, so that
+        `close_due` finds it once there is a provider."""
+        return await self._end(await self._look())
+
+    async def _look(self) -> Done:
         async with self._database.connection(ALL_TENANTS) as connection:
             schedules = await invoices.closing_schedules(connection)
         now = to_datetime(self._clock.now_us())
@@ -68,6 +81,9 @@ class Closing:
         for zone, lead in schedules:
             for period in due_periods(now, ZoneInfo(zone), lead, self._grace):
                 await self._close((zone, lead), period, done)
+        return done
+
+    async def _end(self, done: Done) -> int:
         if done.tried:
             log.info("closing.done", rated=done.rated, not_billable=done.not_billable, failed=done.failed)
         await self._gaps.count()
@@ -89,6 +105,18 @@ class Closing:
             if len(page) < _PAGE:
                 return
             after = page[-1].tenant_id
+
+    async def _close_held(self, done: Done) -> None:
+        now, after = to_datetime(self._clock.now_us()), (0, _EARLIEST)
+        while True:
+            async with self._database.connection(ALL_TENANTS) as connection:
+                page = await held(connection, now, after, _PAGE)
+            for start in range(0, len(page), _AT_A_TIME):
+                some = page[start : start + _AT_A_TIME]
+                await asyncio.gather(*(self._try(tenant_id, period, done) for tenant_id, period in some))
+            if len(page) < _PAGE:
+                return
+            after = (page[-1][0], page[-1][1].start)
 
     async def _made_since(self, page: Sequence[Candidate]) -> Set[str]:
         """The meters that did not exist when a period was rated and do now. Asked once for a page of tenants,

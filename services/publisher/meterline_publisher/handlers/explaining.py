@@ -18,12 +18,13 @@ from meterline.tenants import Tenant, TenantReplica
 from meterline_protos.aggregate.v1 import usage_pb2
 from meterline_protos.ingest.v1 import events_pb2
 
+from meterline_publisher.domain.gaps import GapReason
 from meterline_publisher.domain.matching import MeterDefinition, counts
 from meterline_publisher.domain.months import month_of
 from meterline_publisher.domain.periods import Period
 from meterline_publisher.domain.records import Invoice, Line, Publication
 from meterline_publisher.peers import Aggregate, Ingest
-from meterline_publisher.repository import invoices, ledger
+from meterline_publisher.repository import gaps, invoices, ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +60,15 @@ class ExplainedLine:
 
 @dataclass(frozen=True, slots=True)
 class EventUse:
-    """One meter that counted an event; without an invoice while the period is not rated."""
+    """One meter that counted an event; without an invoice while the period is not rated. `gap_reason`: why no
+    line bills it, where that is known."""
 
     meter: str
     window_id: str
     invoice: Invoice | None
     line: Line | None
     publications: Sequence[Publication]
+    gap_reason: GapReason | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,13 +166,13 @@ class Explaining:
         window_id = window.window_id if window else ""
         async with self._database.connection([tenant.tenant_id]) as connection:
             invoice = await invoices.by_period(connection, tenant.tenant_id, period.start)
-            if invoice is None:
-                return EventUse(meter, window_id, None, None, [])
-            lines = await invoices.lines(connection, tenant.tenant_id, [invoice.invoice_id])
+            ids = [invoice.invoice_id] if invoice else []
+            lines = await invoices.lines(connection, tenant.tenant_id, ids)
             rows = await ledger.of_period(connection, tenant.tenant_id, period.start)
-        line = next((line for line in lines[invoice.invoice_id] if line.meter == meter), None)
+            reason = await gaps.reason_of(connection, tenant.tenant_id, period.start, meter)
+        line = next((line for found in lines.values() for line in found if line.meter == meter), None)
         mine = [row for row in rows if row.meter == meter]
-        return EventUse(meter, window_id, invoice if line else None, line, mine)
+        return EventUse(meter, window_id, invoice if line else None, line, mine, None if line else reason)
 
 
 def _slice(contribution: usage_pb2.Contribution) -> Period:

@@ -13,7 +13,7 @@ from meterline.telemetry import metrics
 from meterline.telemetry.logging import logger
 from meterline.tenants import Tenant, TenantReplica
 
-from meterline_publisher.domain.gaps import OF_RATING, Gap, GapReason
+from meterline_publisher.domain.gaps import NOTES, OF_RATING, Gap, GapReason
 from meterline_publisher.domain.periods import Period
 from meterline_publisher.domain.records import Place, StoredGap
 from meterline_publisher.repository import gaps
@@ -57,9 +57,9 @@ class Gaps:
 
 
 def tell(tenant: Tenant, period_start: datetime, new: Iterable[Gap]) -> None:
-    """Logs each gap once, when it is found. A meter that is not priced may be meant for information only."""
+    """Logs each gap once, when it is found."""
     for gap in new:
-        write = log.info if gap.reason is GapReason.METER_NOT_PRICED else log.warning
+        write = log.info if gap.reason in NOTES else log.warning
         write(
             "billing.gap",
             tenant=tenant.slug,

@@ -12,6 +12,7 @@ from meterline.db.pool import Database
 from meterline.errors import InvalidArgumentError, NotFoundError
 from meterline.tenants import Tenant, TenantReplica
 
+from meterline_publisher.domain.gaps import Gap
 from meterline_publisher.domain.lines import NO_ID, to_line
 from meterline_publisher.domain.months import month_of
 from meterline_publisher.domain.rating import QuantityError
@@ -26,12 +27,14 @@ from meterline_publisher.repository import invoices
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """An invoice as it would be. `final`: the period's own, once nothing can change it any more."""
+    """An invoice as it would be. `final`: the period's own, once nothing can change it any more. `left_out`:
+    the meters that have no line, and why."""
 
     tenant: Tenant
     invoice: Invoice
     lines: Sequence[Line]
     final: Invoice | None
+    left_out: Sequence[Gap]
 
 
 class Invoices:
@@ -84,7 +87,7 @@ class Invoices:
         lines = [to_line(assessment, invoice, provider_decimals=decimals) for assessment in found.assessments]
         stored = priced.invoice
         final = stored if stored is not None and InvoiceState(stored.state).final else None
-        return Preview(tenant, invoice, lines, final)
+        return Preview(tenant, invoice, lines, final, found.unbilled)
 
     async def get(self, slug: str, invoice_id: uuid.UUID) -> tuple[Tenant, Invoice, list[Line]]:
         """Raises NotFoundError."""

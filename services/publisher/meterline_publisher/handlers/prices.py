@@ -13,6 +13,7 @@ from meterline.tenants import TenantReplica
 
 from meterline_publisher.domain.rule_sets import Rule
 from meterline_publisher.handlers.deliveries import require_own_event_name, set_by_price
+from meterline_publisher.handlers.plans import require_not_archived
 from meterline_publisher.peers import Aggregate
 from meterline_publisher.repository import deliveries, invoices, prices
 
@@ -34,7 +35,7 @@ class Prices:
         Raises AlreadyExistsError when the version is there with other content, FailedPreconditionError
         when it does not follow the one before it, would price a period that is final, or says another
         delivery than the one that holds, or when another meter of the plan is sent under the same name, when
-        there is no such meter, or when the plan is in another currency; UnavailableError.
+        there is no such meter, or when the plan is archived or in another currency; UnavailableError.
         """
         # Asked before the transaction, which others of the plan wait for. A meter is never deleted.
         meter_exists = not rule.needs_usage or rule.meter in await self._aggregate.meters([rule.meter])
@@ -48,6 +49,7 @@ class Prices:
                 if not await _is_same(tx.connection, rule, same):
                     raise AlreadyExistsError("price version", _name(rule), "it was put with other content")
                 return same, False
+            await require_not_archived(tx.connection, rule.plan)
             if not meter_exists:
                 raise FailedPreconditionError(f"meter {rule.meter}", "does not exist", "METER_UNKNOWN")
             _require_successor(rule, versions, await prices.numbers(tx.connection, rule.plan, rule.meter))
@@ -110,12 +112,15 @@ def _require_successor(rule: Rule, versions: list[Rule], numbers: Mapping[int, b
             f"price {_name(rule)}", f"was withdrawn; the next version is {expected}", "VERSION_WITHDRAWN"
         )
     if rule.version.version != expected:
-        raise FailedPreconditionError(f"price {_name(rule)}", f"the next version is {expected}")
+        raise FailedPreconditionError(
+            f"price {_name(rule)}", f"the next version is {expected}", "PRICE_VERSION"
+        )
     if last and not rule.version.follows(last):
         raise FailedPreconditionError(
             f"price {_name(rule)}",
             f"must take effect after version {last.version}, which does so at"
             f" {last.effective_from.isoformat()}, in every time zone from UTC-12 to UTC+14",
+            "EFFECT_TOO_EARLY",
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -20,15 +20,13 @@ from meterline_publisher.domain.ledger import PublicationState
 from meterline_publisher.domain.months import month_of
 from meterline_publisher.domain.periods import Period
 from meterline_publisher.domain.records import Invoice, Line, Publication
-from meterline_publisher.domain.rule_sets import Rule
 from meterline_publisher.handlers import rating
-from meterline_publisher.handlers.freshness import Freshness
 from meterline_publisher.handlers.gaps import Gaps, tell
 from meterline_publisher.handlers.pricing import basis
 from meterline_publisher.handlers.rating import Circumstances, Rated
+from meterline_publisher.handlers.refreshing import Refreshing
 from meterline_publisher.handlers.settling import Settling
 from meterline_publisher.handlers.tenants import require_billed, require_customer
-from meterline_publisher.handlers.usage import UsageWindows
 from meterline_publisher.lineage import Lineage
 from meterline_publisher.provider.port import BillingProvider, RejectedError
 from meterline_publisher.repository import invoices, ledger
@@ -59,8 +57,7 @@ class Publishing:
         unit_of_work: UnitOfWork,
         tenants: TenantReplica,
         provider: BillingProvider,
-        freshness: Freshness,
-        usage: UsageWindows,
+        refreshing: Refreshing,
         settling: Settling,
         gaps: Gaps,
         lineage: Lineage,
@@ -73,8 +70,7 @@ class Publishing:
         self._unit_of_work = unit_of_work
         self._tenants = tenants
         self._provider = provider
-        self._freshness = freshness
-        self._usage = usage
+        self._refreshing = refreshing
         self._settling = settling
         self._gaps = gaps
         self._lineage = lineage
@@ -85,11 +81,13 @@ class Publishing:
     async def publish(self, slug: str, at: datetime) -> Published:
         """Rates the period that `at` lies in, and waits a while for its usage to be sent.
 
-        Raises NotFoundError; FailedPreconditionError without a customer or prices, before the first billed
-        day, before the period begins and once the provider's invoice is final; AbortedError while usage is
-        being rebuilt; UnavailableError. Idempotent: what was sent is never sent again.
+        Raises NotFoundError; FailedPreconditionError without a provider, a customer or prices, before the
+        first billed day, before the period begins and once the provider's invoice is final; AbortedError
+        while usage is being rebuilt; UnavailableError. Idempotent: what was sent is never sent again.
         """
         tenant = await self._tenants.get(slug)
+        # Before `rate`, which notes a gap: one is for what is due and not for what somebody asks.
+        self._provider.require()
         period = month_of(at, tenant.zone)
         rated = await self.rate(tenant, period, retry_rejected=True)
         publications = await self._sent(rated.invoice)
@@ -114,10 +112,11 @@ class Publishing:
 
     async def _rate(self, tenant: Tenant, period: Period, *, retry_rejected: bool) -> Rated:
         require_billed(tenant, period)
+        self._provider.require()
         require_customer(tenant)
         async with self._database.connection([tenant.tenant_id]) as connection:
             before = await basis(connection, tenant, period)
-        unknown = await self._refresh(tenant, period, before.rule_set.rules)
+        unknown = await self._refreshing.refresh(tenant, period, before.rule_set.rules)
         known = before.without(unknown)
         if not known.rule_set.rules:
             # Says why, without a look at the provider.
@@ -149,16 +148,6 @@ class Publishing:
         async with self._database.connection([tenant.tenant_id]) as connection:
             return tenant, await ledger.page(connection, tenant.tenant_id, before, limit)
 
-    async def _refresh(self, tenant: Tenant, period: Period, rules: Sequence[Rule]) -> Set[str]:
-        """Brings the replica to what aggregate knows now; answers which of the meters do not exist. A
-        transaction of its own: what was learnt stays known, whether or not it can be billed."""
-        pulled = await self._freshness.pull(tenant, period, rules)
-        if pulled.windows:
-            async with self._unit_of_work.begin([tenant.tenant_id]) as tx:
-                await self._usage.store(tx.connection, pulled.windows)
-                await tx.commit()
-        return pulled.unknown
-
     async def _require_open(self, tenant: Tenant, period: Period, invoice: Invoice | None) -> datetime:
         """The provider's time, at which the period has begun and its invoice is not final."""
         customer = tenant.external_customer_id
@@ -180,11 +169,13 @@ class Publishing:
             raise FailedPreconditionError(
                 f"invoice {external.invoice_id}",
                 "is final at the provider; usage that came since shows in ReconcilePeriod",
+                "INVOICE_IS_FINAL",
             )
         if now < period.start:
             raise FailedPreconditionError(
                 f"period {period.start.isoformat()}",
                 f"has not begun at the provider, where it is {now.isoformat()}",
+                "PERIOD_NOT_BEGUN",
             )
         return now
 

@@ -129,7 +129,9 @@ async def store(tx: Transaction, tenant: Tenant, period: Period, circumstances: 
     priced = found.basis
     before = await _locked(connection, priced) or _new_invoice(found)
     if InvoiceState(before.state).final:
-        raise FailedPreconditionError(f"invoice {before.invoice_id}", "is final at the provider")
+        raise FailedPreconditionError(
+            f"invoice {before.invoice_id}", "is final at the provider", "INVOICE_IS_FINAL"
+        )
     changed = [
         (assessment, _line(found, before, assessment, circumstances))
         for assessment in found.assessments

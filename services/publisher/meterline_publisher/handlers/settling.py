@@ -20,6 +20,7 @@ from meterline.tenants import Tenant, TenantReplica
 
 from meterline_publisher import events
 from meterline_publisher.domain.assessment import Assessment
+from meterline_publisher.domain.gaps import GapReason, NotBillableError
 from meterline_publisher.domain.ledger import agrees, scaled, unscaled
 from meterline_publisher.domain.months import month_of
 from meterline_publisher.domain.periods import Period
@@ -27,6 +28,7 @@ from meterline_publisher.domain.records import Invoice, InvoiceState, Line, Publ
 from meterline_publisher.domain.settlement import ExternalInvoice, settled
 from meterline_publisher.handlers import rating
 from meterline_publisher.handlers.pricing import basis
+from meterline_publisher.handlers.refreshing import Refreshing
 from meterline_publisher.handlers.tenants import require_customer
 from meterline_publisher.provider.port import BillingProvider, RejectedError
 from meterline_publisher.repository import gaps, invoices, ledger, usage
@@ -92,24 +94,34 @@ class Settling:
         unit_of_work: UnitOfWork,
         tenants: TenantReplica,
         provider: BillingProvider,
+        refreshing: Refreshing,
         clock: Clock,
     ) -> None:
         self._database = database
         self._unit_of_work = unit_of_work
         self._tenants = tenants
         self._provider = provider
+        self._refreshing = refreshing
         self._clock = clock
 
     async def reconcile(self, slug: str, at: datetime) -> Reconciliation:
-        """Compares the period that `at` lies in, and settles its invoice if the provider's is final.
+        """Compares the period that `at` lies in by what aggregate knows now, and settles its invoice if the
+        provider's is final.
 
-        Raises NotFoundError, FailedPreconditionError without a customer or prices, UnavailableError.
+        Raises NotFoundError; FailedPreconditionError without a provider, a customer or prices; AbortedError
+        while usage is being rebuilt; UnavailableError when aggregate or the provider cannot be asked.
         """
         tenant = await self._tenants.get(slug)
+        self._provider.require()
         require_customer(tenant)
         period = month_of(at, tenant.zone)
         async with self._database.connection([tenant.tenant_id]) as connection:
-            found = await rating.draft(connection, await basis(connection, tenant, period))
+            rules = (await basis(connection, tenant, period)).rule_set.rules
+        unknown = await self._refreshing.refresh(tenant, period, rules)
+        async with self._database.connection([tenant.tenant_id]) as connection:
+            priced = await basis(connection, tenant, period)
+            # A meter that was billed is compared by what was known of it last.
+            found = await rating.draft(connection, priced.without(unknown - priced.lines.keys()))
             rows = await ledger.of_period(connection, tenant.tenant_id, period.start)
         comparisons = await asyncio.gather(
             *(self._compare(tenant, period, expected) for expected in _expected(found.assessments, rows))
@@ -119,10 +131,13 @@ class Settling:
         return Reconciliation(tenant, comparisons, invoice, list(found.basis.lines.values()))
 
     async def settle(self, tenant: Tenant, invoice: Invoice) -> Invoice:
-        """The invoice after a look at the provider's. Raises UnavailableError."""
-        external = await self._provider.find_invoice(
-            tenant.external_customer_id, tenant.external_subscription_id, invoice.period
-        )
+        """The invoice after a look at the provider's. Raises UnavailableError, and FailedPreconditionError
+        when the provider does not know the customer or the subscription."""
+        customer, subscription = tenant.external_customer_id, tenant.external_subscription_id
+        try:
+            external = await self._provider.find_invoice(customer, subscription, invoice.period)
+        except RejectedError as error:
+            raise NotBillableError(GapReason.CUSTOMER_UNKNOWN, f"customer {customer}", str(error)) from error
         return await self.apply(invoice, external) if external else invoice
 
     async def apply(self, invoice: Invoice, external: ExternalInvoice) -> Invoice:
@@ -152,10 +167,13 @@ class Settling:
         return after
 
     async def _note_late(self, tx: Transaction, final: Invoice) -> None:
-        """Keeps what came between the last rating and the provider's final invoice."""
+        """Keeps what came between the last rating and the provider's final invoice. What was held for want of
+        a provider is late now."""
+        held = (GapReason.NO_BILLING_PROVIDER,)
+        now = to_datetime(self._clock.now_us())
+        await gaps.replace(tx.connection, final.tenant_id, final.period, [], held, now)
         known = await usage.of_period(tx.connection, final.tenant_id, final.period_start)
         windows = [(final.tenant_id, final.period_start, meter) for meter in known]
-        now = to_datetime(self._clock.now_us())
         await gaps.note_late(tx.connection, windows, final.period_start, now)
 
     async def settle_due(self) -> None:
@@ -171,7 +189,7 @@ class Settling:
             if len(page) < _PAGE:
                 break
             after = (page[-1].period_end, page[-1].tenant_id)
-        await self._count()
+        await self.count()
 
     async def _try(self, invoice: Invoice) -> None:
         tenant = await self._tenants.find_by_id(invoice.tenant_id)
@@ -194,7 +212,8 @@ class Settling:
         same = scaled(usage, scale) == sent and agrees(sent, total)
         return Comparison(meter, usage, unscaled(sent, scale), unscaled(total, scale), same)
 
-    async def _count(self) -> None:
+    async def count(self) -> None:
+        """Sets the metric of what is not sent."""
         async with self._database.connection(ALL_TENANTS) as connection:
             waiting = await ledger.waiting_by_state(connection)
         for state in ("pending", "ambiguous", "rejected"):

@@ -20,6 +20,7 @@ from meterline_protos.events.v1 import events_pb2
 
 from meterline_publisher import traces
 from meterline_publisher.domain.assessment import MeterUsage
+from meterline_publisher.domain.gaps import GapReason
 from meterline_publisher.domain.money import check_size
 from meterline_publisher.repository import gaps, usage
 from meterline_publisher.repository.usage import UsageWindow
@@ -29,11 +30,15 @@ class UsageWindows:
     """Keeps month windows, however they come, and notes usage that is too late to be billed.
 
     close_grace: how long after its end a period is closed by itself
+    afterwards: why what comes later and can still be billed is not
     """
 
-    def __init__(self, clock: Clock, close_grace: timedelta) -> None:
+    def __init__(
+        self, clock: Clock, close_grace: timedelta, afterwards: GapReason = GapReason.LATE_USAGE
+    ) -> None:
         self._clock = clock
         self._close_grace = close_grace
+        self._afterwards = afterwards
 
     async def handle(self, transaction: Transaction, deliveries: Sequence[Delivery]) -> None:
         """Applies `usage.window`. An older revision than the known one changes nothing. Raises Never for a
@@ -47,7 +52,8 @@ class UsageWindows:
         """Keeps windows, of each the newest that is given."""
         await usage.upsert(connection, windows)
         now = to_datetime(self._clock.now_us())
-        await gaps.note_late(connection, [window.key for window in windows], now - self._close_grace, now)
+        keys = [window.key for window in windows]
+        await gaps.note_late(connection, keys, now - self._close_grace, now, self._afterwards)
 
 
 def _newest(windows: Iterable[UsageWindow]) -> Collection[UsageWindow]:

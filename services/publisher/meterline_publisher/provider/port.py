@@ -64,12 +64,15 @@ class ProviderUnavailableError(UnavailableError):
 
 
 class BillingProvider(Protocol):
-    """A billing provider. All methods but `decimals` do I/O; those that read raise
+    """A billing provider. All methods but `require` and `decimals` do I/O; those that read raise
     ProviderUnavailableError, and RejectedError for what the provider does not know."""
 
     async def start(self) -> None: ...
 
     async def stop(self) -> None: ...
+
+    def require(self) -> None:
+        """Raises NotBillableError where no provider is configured; asked before anything that needs one."""
 
     async def now(self, customer: str) -> datetime:
         """The time on the provider's clock for this customer."""

@@ -76,6 +76,9 @@ class StripeProvider:
         if http is not None:
             await http.close_async()  # type: ignore[no-untyped-call]
 
+    def require(self) -> None:
+        """Here it is."""
+
     async def now(self, customer: str) -> datetime:
         """This machine's time, or that of the test clock that the customer was created on."""
         test_clock = "" if self.live else await self._test_clock(customer)

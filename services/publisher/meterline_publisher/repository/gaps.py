@@ -50,11 +50,16 @@ async def replace(
 
 
 async def note_late(
-    connection: Connection, windows: Iterable[WindowKey], closed_before: datetime, now: datetime
+    connection: Connection,
+    windows: Iterable[WindowKey],
+    closed_before: datetime,
+    now: datetime,
+    afterwards: GapReason = GapReason.LATE_USAGE,
 ) -> None:
     """Keeps which of these windows hold usage that closing does not bill any more, and how much.
 
     closed_before: periods that ended before then are not closed by themselves any more
+    afterwards: the reason of those, unless their invoice is final
     """
     keys = list(windows)
     if keys:
@@ -67,6 +72,7 @@ async def note_late(
                 "meters": meters,
                 "closed_before": closed_before,
                 "now": now,
+                "afterwards": afterwards.value,
             },
         )
 
@@ -83,6 +89,32 @@ async def page(connection: Connection, tenant_id: int | None, after: Place, limi
     async with connection.cursor(binary=True, row_factory=class_row(StoredGap)) as cursor:
         await cursor.execute(queries.page, parameters)
         return await cursor.fetchall()
+
+
+async def reason_of(
+    connection: Connection, tenant_id: int, period_start: datetime, meter: str
+) -> GapReason | None:
+    """Why a meter has no line in a period, as far as it is known."""
+    parameters = {"tenant_id": tenant_id, "period_start": period_start, "meter": meter}
+    cursor = await connection.execute(queries.reason_of, parameters, binary=True)
+    row = await cursor.fetchone()
+    return GapReason(row[0]) if row else None
+
+
+async def held(
+    connection: Connection, ended_by: datetime, after: tuple[int, datetime], limit: int
+) -> list[tuple[int, Period]]:
+    """At most `limit` periods of all tenants that ended by then and were held for want of a provider, beyond
+    a tenant and a period's start."""
+    parameters = {
+        "reason": GapReason.NO_BILLING_PROVIDER.value,
+        "ended_by": ended_by,
+        "after_tenant": after[0],
+        "after_start": after[1],
+        "limit": limit,
+    }
+    cursor = await connection.execute(queries.held, parameters, binary=True)
+    return [(tenant_id, Period(start, end)) for tenant_id, start, end in await cursor.fetchall()]
 
 
 async def count_by_reason(connection: Connection) -> dict[str, int]:

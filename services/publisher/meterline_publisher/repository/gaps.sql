@@ -43,7 +43,8 @@ WITH k AS (
                    LIMIT 1
                ),
                'meter_not_priced'
-           ) ELSE 'late_usage' END AS reason
+           ) WHEN i.state IN ('finalized', 'disputed') THEN 'late_usage'
+           ELSE %(afterwards)s END AS reason
     FROM k
     JOIN usage u ON u.tenant_id = k.tenant_id AND u.period_start = k.period_start AND u.meter = k.meter
     LEFT JOIN invoices i ON i.tenant_id = u.tenant_id AND i.period_start = u.period_start
@@ -55,12 +56,13 @@ WITH k AS (
     DELETE FROM billing_gaps g
     USING seen s
     WHERE g.tenant_id = s.tenant_id AND g.period_start = s.period_start AND g.meter = s.meter
-      AND (g.reason IN ('late_usage', 'meter_not_priced') OR (s.final AND g.reason = s.reason))
+      AND (g.reason IN ('late_usage', 'no_billing_provider', 'meter_not_priced') OR (s.final AND g.reason = s.reason))
       AND s.missing = 0
 )
 INSERT INTO billing_gaps AS g (tenant_id, period_start, meter, reason, period_end, since, detail, quantity)
 SELECT tenant_id, period_start, meter, reason, period_end, %(now)s,
-       CASE WHEN reason <> 'late_usage' THEN 'the final invoice has no line for it'
+       CASE WHEN reason = 'no_billing_provider' THEN 'no billing provider is configured'
+            WHEN reason <> 'late_usage' THEN 'the final invoice has no line for it'
             WHEN final THEN 'the invoice is final'
             ELSE 'the time for closing is over' END,
        missing
@@ -83,6 +85,25 @@ WHERE (%(tenant_id)s::integer IS NULL OR g.tenant_id = %(tenant_id)s)
       > (%(after_tenant)s, %(after_start)s, %(after_rest)s::text)
   AND is_billed(t.billed_from, t.time_zone, g.period_end)
 ORDER BY g.tenant_id, g.period_start, g.reason || '/' || g.meter
+LIMIT %(limit)s
+
+-- name: reason_of
+-- Of the meter, or else of the whole period. Late usage is of a meter that has a line.
+SELECT reason FROM billing_gaps
+WHERE tenant_id = %(tenant_id)s AND period_start = %(period_start)s AND meter IN (%(meter)s, '')
+ORDER BY meter = '', reason
+LIMIT 1
+
+-- name: held
+-- tenant: what is due of all tenants; every row names its tenant_id
+-- In the order of tenants and periods. The bound is exclusive.
+SELECT DISTINCT g.tenant_id, g.period_start, g.period_end
+FROM billing_gaps g
+JOIN tenants t ON t.tenant_id = g.tenant_id
+WHERE g.reason = %(reason)s AND g.period_end <= %(ended_by)s
+  AND (g.tenant_id, g.period_start) > (%(after_tenant)s, %(after_start)s)
+  AND is_billed(t.billed_from, t.time_zone, g.period_end)
+ORDER BY g.tenant_id, g.period_start
 LIMIT %(limit)s
 
 -- name: count_by_reason

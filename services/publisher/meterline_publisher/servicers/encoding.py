@@ -10,10 +10,12 @@ from meterline_protos.publisher.v1 import invoices_pb2, prices_pb2
 
 from meterline_publisher import traces
 from meterline_publisher.domain.deliveries import Delivery
+from meterline_publisher.domain.gaps import Gap, GapReason
 from meterline_publisher.domain.lines import NO_ID
 from meterline_publisher.domain.money import plain_text
 from meterline_publisher.domain.records import Invoice, Line, Publication, StoredGap
 from meterline_publisher.domain.rule_sets import Rule
+from meterline_publisher.handlers.plans import Plan
 
 
 def invoice(slug: str, record: Invoice, lines: Iterable[Line]) -> invoices_pb2.Invoice:
@@ -68,11 +70,24 @@ def publication(record: Publication) -> invoices_pb2.Publication:
     return message
 
 
+def reason(of: GapReason) -> invoices_pb2.BillingGapReason.ValueType:
+    return invoices_pb2.BillingGapReason.Value(f"BILLING_GAP_REASON_{of.name}")
+
+
+def left_out(found: Gap) -> invoices_pb2.LeftOutMeter:
+    return invoices_pb2.LeftOutMeter(
+        meter=found.meter,
+        reason=reason(found.reason),
+        detail=found.detail,
+        quantity="" if found.quantity is None else plain_text(found.quantity),
+    )
+
+
 def gap(record: StoredGap) -> invoices_pb2.BillingGap:
     message = invoices_pb2.BillingGap(
         tenant_id=record.slug,
         meter=record.meter,
-        reason=invoices_pb2.BillingGapReason.Value(f"BILLING_GAP_REASON_{record.reason.upper()}"),
+        reason=reason(GapReason(record.reason)),
         detail=record.detail,
         quantity="" if record.quantity is None else plain_text(record.quantity),
     )
@@ -101,6 +116,13 @@ def price(rule: Rule) -> prices_pb2.Price:
         message.effective_from.FromDatetime(start)
     else:
         message.effective_date = start.isoformat()
+    return message
+
+
+def plan(record: Plan) -> prices_pb2.Plan:
+    message = prices_pb2.Plan(plan=record.name, archived_by=record.archived_by)
+    if record.archived_at is not None:
+        message.archived_at.FromDatetime(record.archived_at)
     return message
 
 

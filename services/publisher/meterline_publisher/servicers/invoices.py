@@ -18,6 +18,7 @@ INVOICES_SERVICE = invoices_pb2.DESCRIPTOR.services_by_name["InvoicesService"].f
 
 Context = aio.ServicerContext[Any, Any]
 
+_NO_REASON: Final = invoices_pb2.BILLING_GAP_REASON_UNSPECIFIED
 _FIRST_GAP: Final = (0, fields.EARLIEST, "")
 
 # Longer than any id that capture accepts.
@@ -44,6 +45,7 @@ class InvoicesServicer(invoices_pb2_grpc.InvoicesServiceServicer):
         return invoices_pb2.PreviewInvoiceResponse(
             invoice=encoding.invoice(found.tenant.slug, found.invoice, found.lines),
             final_invoice_id=str(found.final.invoice_id) if found.final else "",
+            left_out=map(encoding.left_out, found.left_out),
         )
 
     async def GetInvoice(
@@ -145,4 +147,5 @@ def _use(use: EventUse) -> invoices_pb2.EventUse:
         invoice_id=str(use.invoice.invoice_id) if use.invoice else "",
         line=encoding.line(use.line) if use.line else None,
         publications=[encoding.publication(row) for row in use.publications],
+        gap_reason=encoding.reason(use.gap_reason) if use.gap_reason else _NO_REASON,
     )

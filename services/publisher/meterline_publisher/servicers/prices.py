@@ -13,6 +13,7 @@ from meterline_protos.publisher.v1 import prices_pb2, prices_pb2_grpc
 from meterline_publisher.domain.rule_sets import Rule
 from meterline_publisher.domain.versions import PriceVersion
 from meterline_publisher.handlers.deliveries import Deliveries, Wanted
+from meterline_publisher.handlers.plans import Plans
 from meterline_publisher.handlers.prices import Prices
 from meterline_publisher.servicers import decoding, encoding
 
@@ -30,8 +31,9 @@ _MAX_SCALE: Final = 9
 class PricesServicer(prices_pb2_grpc.PricesServiceServicer):
     """See protos/meterline/publisher/v1/prices.proto."""
 
-    def __init__(self, prices: Prices, deliveries: Deliveries) -> None:
+    def __init__(self, prices: Prices, plans: Plans, deliveries: Deliveries) -> None:
         self._prices = prices
+        self._plans = plans
         self._deliveries = deliveries
 
     async def PutPrice(
@@ -59,7 +61,22 @@ class PricesServicer(prices_pb2_grpc.PricesServiceServicer):
             rules = await self._prices.of_tenant(request.tenant_id)
         else:
             rules = await self._prices.of_plan(fields.name("plan", request.plan) if request.plan else "")
-        return prices_pb2.ListPricesResponse(prices=[encoding.price(rule) for rule in rules])
+        plans = await self._plans.look_up({rule.plan for rule in rules})
+        return prices_pb2.ListPricesResponse(
+            prices=[encoding.price(rule) for rule in rules], plans=map(encoding.plan, plans)
+        )
+
+    async def ArchivePlan(
+        self, request: prices_pb2.ArchivePlanRequest, context: Context
+    ) -> prices_pb2.ArchivePlanResponse:
+        archived = await self._plans.archive(fields.name("plan", request.plan))
+        return prices_pb2.ArchivePlanResponse(archived=archived)
+
+    async def RestorePlan(
+        self, request: prices_pb2.RestorePlanRequest, context: Context
+    ) -> prices_pb2.RestorePlanResponse:
+        restored = await self._plans.restore(fields.name("plan", request.plan))
+        return prices_pb2.RestorePlanResponse(restored=restored)
 
     async def PutDelivery(
         self, request: prices_pb2.PutDeliveryRequest, context: Context

@@ -118,7 +118,8 @@ class CredentialsServiceServicer(object):
 
     def RotateSigningKey(self, request, context):
         """Makes a tenant's next signing key, which is used for configurations from now on. The one before verifies
-        on for the grace and then expires. FAILED_PRECONDITION while two are active: revoke the older one or wait.
+        on for the grace and then expires. FAILED_PRECONDITION, TWO_SIGNING_KEYS, while two are active:
+        revoke the older one or wait.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -147,7 +148,8 @@ class CredentialsServiceServicer(object):
 
     def IssueCaptureConfig(self, request, context):
         """Issues a configuration to a client that nobody trusts, and the secret that it signs its calls with
-        (CaptureService.ReportSigned). Nothing is stored. FAILED_PRECONDITION without an active signing key.
+        (CaptureService.ReportSigned). Nothing is stored. FAILED_PRECONDITION, NO_SIGNING_KEY, without an
+        active signing key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

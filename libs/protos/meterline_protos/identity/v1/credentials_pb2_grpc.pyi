@@ -47,7 +47,8 @@ class CredentialsServiceStub:
     """For services: whom a key belongs to."""
     RotateSigningKey: _grpc.UnaryUnaryMultiCallable[_credentials_pb2.RotateSigningKeyRequest, _credentials_pb2.RotateSigningKeyResponse]
     """Makes a tenant's next signing key, which is used for configurations from now on. The one before verifies
-    on for the grace and then expires. FAILED_PRECONDITION while two are active: revoke the older one or wait.
+    on for the grace and then expires. FAILED_PRECONDITION, TWO_SIGNING_KEYS, while two are active:
+    revoke the older one or wait.
     """
     ListSigningKeys: _grpc.UnaryUnaryMultiCallable[_credentials_pb2.ListSigningKeysRequest, _credentials_pb2.ListSigningKeysResponse]
     """Lists a tenant's last 100 keys: those that are not revoked first, newer before older."""
@@ -57,7 +58,8 @@ class CredentialsServiceStub:
     """For services: the keys of a tenant that signatures are verified with, the secrets of active ones included."""
     IssueCaptureConfig: _grpc.UnaryUnaryMultiCallable[_credentials_pb2.IssueCaptureConfigRequest, _credentials_pb2.IssueCaptureConfigResponse]
     """Issues a configuration to a client that nobody trusts, and the secret that it signs its calls with
-    (CaptureService.ReportSigned). Nothing is stored. FAILED_PRECONDITION without an active signing key.
+    (CaptureService.ReportSigned). Nothing is stored. FAILED_PRECONDITION, NO_SIGNING_KEY, without an
+    active signing key.
     """
 
 @_typing.type_check_only
@@ -79,7 +81,8 @@ class CredentialsServiceAsyncStub(CredentialsServiceStub):
     """For services: whom a key belongs to."""
     RotateSigningKey: _aio.UnaryUnaryMultiCallable[_credentials_pb2.RotateSigningKeyRequest, _credentials_pb2.RotateSigningKeyResponse]  # type: ignore[assignment]
     """Makes a tenant's next signing key, which is used for configurations from now on. The one before verifies
-    on for the grace and then expires. FAILED_PRECONDITION while two are active: revoke the older one or wait.
+    on for the grace and then expires. FAILED_PRECONDITION, TWO_SIGNING_KEYS, while two are active:
+    revoke the older one or wait.
     """
     ListSigningKeys: _aio.UnaryUnaryMultiCallable[_credentials_pb2.ListSigningKeysRequest, _credentials_pb2.ListSigningKeysResponse]  # type: ignore[assignment]
     """Lists a tenant's last 100 keys: those that are not revoked first, newer before older."""
@@ -89,7 +92,8 @@ class CredentialsServiceAsyncStub(CredentialsServiceStub):
     """For services: the keys of a tenant that signatures are verified with, the secrets of active ones included."""
     IssueCaptureConfig: _aio.UnaryUnaryMultiCallable[_credentials_pb2.IssueCaptureConfigRequest, _credentials_pb2.IssueCaptureConfigResponse]  # type: ignore[assignment]
     """Issues a configuration to a client that nobody trusts, and the secret that it signs its calls with
-    (CaptureService.ReportSigned). Nothing is stored. FAILED_PRECONDITION without an active signing key.
+    (CaptureService.ReportSigned). Nothing is stored. FAILED_PRECONDITION, NO_SIGNING_KEY, without an
+    active signing key.
     """
 
 class CredentialsServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -138,7 +142,8 @@ class CredentialsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_credentials_pb2.RotateSigningKeyResponse, _abc.Awaitable[_credentials_pb2.RotateSigningKeyResponse]]:
         """Makes a tenant's next signing key, which is used for configurations from now on. The one before verifies
-        on for the grace and then expires. FAILED_PRECONDITION while two are active: revoke the older one or wait.
+        on for the grace and then expires. FAILED_PRECONDITION, TWO_SIGNING_KEYS, while two are active:
+        revoke the older one or wait.
         """
 
     @_abc_1.abstractmethod
@@ -172,7 +177,8 @@ class CredentialsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_credentials_pb2.IssueCaptureConfigResponse, _abc.Awaitable[_credentials_pb2.IssueCaptureConfigResponse]]:
         """Issues a configuration to a client that nobody trusts, and the secret that it signs its calls with
-        (CaptureService.ReportSigned). Nothing is stored. FAILED_PRECONDITION without an active signing key.
+        (CaptureService.ReportSigned). Nothing is stored. FAILED_PRECONDITION, NO_SIGNING_KEY, without an
+        active signing key.
         """
 
 def add_CredentialsServiceServicer_to_server(servicer: CredentialsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

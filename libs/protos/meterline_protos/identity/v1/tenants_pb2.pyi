@@ -55,6 +55,12 @@ class Tenant(_message.Message):
     external_subscription_id: _builtins.str
     """Subscription at the billing provider, for example `sub_...`. Empty: invoices are found by the customer."""
     active: _builtins.bool
+    """Whether new events are taken. When not, the tenant is archived: its events are refused by every way in with
+    TENANT_INACTIVE and not kept in quarantine; what was taken is read, corrected and exported as before, its API keys
+    read on, and the usage until then is billed by the close of its period as usual. Periods without usage then have
+    neither an invoice nor a billing gap. Timers that end meanwhile wait with their events. Set again, all is as before.
+    The other services hear of a change within seconds. A tenant is active once it is onboarded.
+    """
     close_lead_seconds: _builtins.int
     """How long before the end of a billing period its usage is sent; 600 when not set."""
     version: _builtins.int
@@ -315,6 +321,7 @@ class UpdateTenantRequest(_message.Message):
     external_customer_id: _builtins.str
     external_subscription_id: _builtins.str
     active: _builtins.bool
+    """False archives the tenant, true restores it; see `Tenant`."""
     close_lead_seconds: _builtins.int
     billed_from: _builtins.str
     """A day that is later than the present one, or not before the month in which the tenant was onboarded

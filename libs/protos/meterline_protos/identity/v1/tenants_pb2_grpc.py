@@ -71,8 +71,8 @@ class TenantsServiceServicer(object):
         with the same tenant_id fails with ALREADY_EXISTS. Emits `tenants.changed`.
 
         What it refers to must exist: FAILED_PRECONDITION with PLAN_UNKNOWN when the publisher has no price of the
-        plan, and CURRENCY_DIFFERS when its prices are in another currency; UNAVAILABLE when the publisher cannot be
-        asked. ALREADY_EXISTS of the kind `external_customer_id` when another tenant has that customer.
+        plan, CURRENCY_DIFFERS when its prices are in another currency, and PLAN_ARCHIVED when it is archived; UNAVAILABLE
+        when the publisher cannot be asked. ALREADY_EXISTS of the kind `external_customer_id` when another tenant has that customer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -99,7 +99,7 @@ class TenantsServiceServicer(object):
 
     def UpdateTenant(self, request, context):
         """Changes what is set in the request. ABORTED when expected_version is set and is not the current one.
-        A new plan or customer is checked as by `OnboardTenant`.
+        A new plan or customer is checked as by `OnboardTenant`; the plan that the tenant has is kept when it is archived.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

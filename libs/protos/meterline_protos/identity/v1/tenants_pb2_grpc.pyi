@@ -38,8 +38,8 @@ class TenantsServiceStub:
     with the same tenant_id fails with ALREADY_EXISTS. Emits `tenants.changed`.
 
     What it refers to must exist: FAILED_PRECONDITION with PLAN_UNKNOWN when the publisher has no price of the
-    plan, and CURRENCY_DIFFERS when its prices are in another currency; UNAVAILABLE when the publisher cannot be
-    asked. ALREADY_EXISTS of the kind `external_customer_id` when another tenant has that customer.
+    plan, CURRENCY_DIFFERS when its prices are in another currency, and PLAN_ARCHIVED when it is archived; UNAVAILABLE
+    when the publisher cannot be asked. ALREADY_EXISTS of the kind `external_customer_id` when another tenant has that customer.
     """
     GetTenant: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.GetTenantRequest, _tenants_pb2.GetTenantResponse]
     BatchGetTenants: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.BatchGetTenantsRequest, _tenants_pb2.BatchGetTenantsResponse]
@@ -47,7 +47,7 @@ class TenantsServiceStub:
     ListTenants: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.ListTenantsRequest, _tenants_pb2.ListTenantsResponse]
     UpdateTenant: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.UpdateTenantRequest, _tenants_pb2.UpdateTenantResponse]
     """Changes what is set in the request. ABORTED when expected_version is set and is not the current one.
-    A new plan or customer is checked as by `OnboardTenant`.
+    A new plan or customer is checked as by `OnboardTenant`; the plan that the tenant has is kept when it is archived.
     """
 
 @_typing.type_check_only
@@ -60,8 +60,8 @@ class TenantsServiceAsyncStub(TenantsServiceStub):
     with the same tenant_id fails with ALREADY_EXISTS. Emits `tenants.changed`.
 
     What it refers to must exist: FAILED_PRECONDITION with PLAN_UNKNOWN when the publisher has no price of the
-    plan, and CURRENCY_DIFFERS when its prices are in another currency; UNAVAILABLE when the publisher cannot be
-    asked. ALREADY_EXISTS of the kind `external_customer_id` when another tenant has that customer.
+    plan, CURRENCY_DIFFERS when its prices are in another currency, and PLAN_ARCHIVED when it is archived; UNAVAILABLE
+    when the publisher cannot be asked. ALREADY_EXISTS of the kind `external_customer_id` when another tenant has that customer.
     """
     GetTenant: _aio.UnaryUnaryMultiCallable[_tenants_pb2.GetTenantRequest, _tenants_pb2.GetTenantResponse]  # type: ignore[assignment]
     BatchGetTenants: _aio.UnaryUnaryMultiCallable[_tenants_pb2.BatchGetTenantsRequest, _tenants_pb2.BatchGetTenantsResponse]  # type: ignore[assignment]
@@ -69,7 +69,7 @@ class TenantsServiceAsyncStub(TenantsServiceStub):
     ListTenants: _aio.UnaryUnaryMultiCallable[_tenants_pb2.ListTenantsRequest, _tenants_pb2.ListTenantsResponse]  # type: ignore[assignment]
     UpdateTenant: _aio.UnaryUnaryMultiCallable[_tenants_pb2.UpdateTenantRequest, _tenants_pb2.UpdateTenantResponse]  # type: ignore[assignment]
     """Changes what is set in the request. ABORTED when expected_version is set and is not the current one.
-    A new plan or customer is checked as by `OnboardTenant`.
+    A new plan or customer is checked as by `OnboardTenant`; the plan that the tenant has is kept when it is archived.
     """
 
 class TenantsServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -85,8 +85,8 @@ class TenantsServiceServicer(metaclass=_abc_1.ABCMeta):
         with the same tenant_id fails with ALREADY_EXISTS. Emits `tenants.changed`.
 
         What it refers to must exist: FAILED_PRECONDITION with PLAN_UNKNOWN when the publisher has no price of the
-        plan, and CURRENCY_DIFFERS when its prices are in another currency; UNAVAILABLE when the publisher cannot be
-        asked. ALREADY_EXISTS of the kind `external_customer_id` when another tenant has that customer.
+        plan, CURRENCY_DIFFERS when its prices are in another currency, and PLAN_ARCHIVED when it is archived; UNAVAILABLE
+        when the publisher cannot be asked. ALREADY_EXISTS of the kind `external_customer_id` when another tenant has that customer.
         """
 
     @_abc_1.abstractmethod
@@ -118,7 +118,7 @@ class TenantsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tenants_pb2.UpdateTenantResponse, _abc.Awaitable[_tenants_pb2.UpdateTenantResponse]]:
         """Changes what is set in the request. ABORTED when expected_version is set and is not the current one.
-        A new plan or customer is checked as by `OnboardTenant`.
+        A new plan or customer is checked as by `OnboardTenant`; the plan that the tenant has is kept when it is archived.
         """
 
 def add_TenantsServiceServicer_to_server(servicer: TenantsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -53,6 +53,10 @@ class _BillingGapReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Bill
     """Usage came after the invoice was final, or when the time for closing was over."""
     BILLING_GAP_REASON_FAULT: _BillingGapReason.ValueType  # 12
     """The service failed; its log has more."""
+    BILLING_GAP_REASON_NO_BILLING_PROVIDER: _BillingGapReason.ValueType  # 13
+    """A note and no fault: no billing provider is configured, so usage of the period is held, and sent to nobody. It goes
+    to the provider with the first close after one is configured, however old it is by then.
+    """
 
 class BillingGapReason(_BillingGapReason, metaclass=_BillingGapReasonEnumTypeWrapper):
     """What to do about each stands in docs/services/publisher-runbook.md."""
@@ -82,6 +86,10 @@ BILLING_GAP_REASON_LATE_USAGE: BillingGapReason.ValueType  # 11
 """Usage came after the invoice was final, or when the time for closing was over."""
 BILLING_GAP_REASON_FAULT: BillingGapReason.ValueType  # 12
 """The service failed; its log has more."""
+BILLING_GAP_REASON_NO_BILLING_PROVIDER: BillingGapReason.ValueType  # 13
+"""A note and no fault: no billing provider is configured, so usage of the period is held, and sent to nobody. It goes
+to the provider with the first close after one is configured, however old it is by then.
+"""
 Global___BillingGapReason: _TypeAlias = BillingGapReason  # noqa: Y015
 
 class _InvoiceState:
@@ -446,6 +454,7 @@ class PreviewInvoiceResponse(_message.Message):
 
     INVOICE_FIELD_NUMBER: _builtins.int
     FINAL_INVOICE_ID_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
     final_invoice_id: _builtins.str
     """UUID of the period's invoice once it is final: it stays as it is, and what differs from it is seen by
     `ReconcilePeriod`. Empty while usage can still change what is billed.
@@ -454,19 +463,61 @@ class PreviewInvoiceResponse(_message.Message):
     def invoice(self) -> Global___Invoice:
         """What usage comes to by the period's prices, whether or not it can still be billed."""
 
+    @_builtins.property
+    def left_out(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeftOutMeter]:
+        """Meters that the invoice has no line for, and why: those of the plan that cannot be billed, then those that were
+        used and have no price in the period. At most one entry a meter.
+        """
+
     def __init__(
         self,
         *,
         invoice: Global___Invoice | None = ...,
         final_invoice_id: _builtins.str = ...,
+        left_out: _abc.Iterable[Global___LeftOutMeter] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["invoice", b"invoice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["final_invoice_id", b"final_invoice_id", "invoice", b"invoice"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["final_invoice_id", b"final_invoice_id", "invoice", b"invoice", "left_out", b"left_out"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PreviewInvoiceResponse: _TypeAlias = PreviewInvoiceResponse  # noqa: Y015
+
+@_typing.final
+class LeftOutMeter(_message.Message):
+    """A meter that an invoice has no line for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    meter: _builtins.str
+    reason: Global___BillingGapReason.ValueType
+    """METER_UNKNOWN, CURRENCY_DIFFERS, METER_NOT_PRICED or PRICE_NOT_IN_FORCE."""
+    detail: _builtins.str
+    """What exactly, for people."""
+    quantity: _builtins.str
+    """Decimal in the meter's unit: the usage that is not billed, changes of the request included. Of meters without a price
+    it is what publisher has heard of, which may be a minute old. Empty when nothing was used.
+    """
+    def __init__(
+        self,
+        *,
+        meter: _builtins.str = ...,
+        reason: Global___BillingGapReason.ValueType = ...,
+        detail: _builtins.str = ...,
+        quantity: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "meter", b"meter", "quantity", b"quantity", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeftOutMeter: _TypeAlias = LeftOutMeter  # noqa: Y015
 
 @_typing.final
 class GetInvoiceRequest(_message.Message):
@@ -760,10 +811,15 @@ class EventUse(_message.Message):
     INVOICE_ID_FIELD_NUMBER: _builtins.int
     LINE_FIELD_NUMBER: _builtins.int
     PUBLICATIONS_FIELD_NUMBER: _builtins.int
+    GAP_REASON_FIELD_NUMBER: _builtins.int
     meter: _builtins.str
     window_id: _builtins.str
     invoice_id: _builtins.str
     """Empty while the period is not rated."""
+    gap_reason: Global___BillingGapReason.ValueType
+    """Why no line bills it: the reason of the billing gap of the meter or else of the whole period. Unspecified with a line,
+    and while no gap is known.
+    """
     @_builtins.property
     def line(self) -> Global___InvoiceLine: ...
     @_builtins.property
@@ -776,10 +832,11 @@ class EventUse(_message.Message):
         invoice_id: _builtins.str = ...,
         line: Global___InvoiceLine | None = ...,
         publications: _abc.Iterable[Global___Publication] | None = ...,
+        gap_reason: Global___BillingGapReason.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["line", b"line"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["invoice_id", b"invoice_id", "line", b"line", "meter", b"meter", "publications", b"publications", "window_id", b"window_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gap_reason", b"gap_reason", "invoice_id", b"invoice_id", "line", b"line", "meter", b"meter", "publications", b"publications", "window_id", b"window_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

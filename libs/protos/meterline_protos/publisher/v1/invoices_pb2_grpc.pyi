@@ -34,7 +34,7 @@ class InvoicesServiceStub:
     PreviewInvoice: _grpc.UnaryUnaryMultiCallable[_invoices_pb2.PreviewInvoiceRequest, _invoices_pb2.PreviewInvoiceResponse]
     """What the invoice of a period would be if it closed now, also with other usage. Stores and sends nothing.
     Usage is asked of the aggregate service: an answer is never older than the call. Meters that cannot be billed
-    (`BillingGapReason`) are left out; PublishUsage then notes them as gaps.
+    (`BillingGapReason`) are left out and named with the reason; PublishUsage then notes them as gaps.
 
     NOT_FOUND: the tenant. FAILED_PRECONDITION: nothing is priced, or nothing that can be billed, with the name of
     a BillingGapReason as the reason; or NOT_BILLED_YET for a period that ends before the tenant's first billed day
@@ -61,7 +61,7 @@ class InvoicesServiceAsyncStub(InvoicesServiceStub):
     PreviewInvoice: _aio.UnaryUnaryMultiCallable[_invoices_pb2.PreviewInvoiceRequest, _invoices_pb2.PreviewInvoiceResponse]  # type: ignore[assignment]
     """What the invoice of a period would be if it closed now, also with other usage. Stores and sends nothing.
     Usage is asked of the aggregate service: an answer is never older than the call. Meters that cannot be billed
-    (`BillingGapReason`) are left out; PublishUsage then notes them as gaps.
+    (`BillingGapReason`) are left out and named with the reason; PublishUsage then notes them as gaps.
 
     NOT_FOUND: the tenant. FAILED_PRECONDITION: nothing is priced, or nothing that can be billed, with the name of
     a BillingGapReason as the reason; or NOT_BILLED_YET for a period that ends before the tenant's first billed day
@@ -91,7 +91,7 @@ class InvoicesServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_invoices_pb2.PreviewInvoiceResponse, _abc.Awaitable[_invoices_pb2.PreviewInvoiceResponse]]:
         """What the invoice of a period would be if it closed now, also with other usage. Stores and sends nothing.
         Usage is asked of the aggregate service: an answer is never older than the call. Meters that cannot be billed
-        (`BillingGapReason`) are left out; PublishUsage then notes them as gaps.
+        (`BillingGapReason`) are left out and named with the reason; PublishUsage then notes them as gaps.
 
         NOT_FOUND: the tenant. FAILED_PRECONDITION: nothing is priced, or nothing that can be billed, with the name of
         a BillingGapReason as the reason; or NOT_BILLED_YET for a period that ends before the tenant's first billed day

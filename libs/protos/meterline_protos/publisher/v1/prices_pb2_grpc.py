@@ -45,6 +45,16 @@ class PricesServiceStub(object):
                 request_serializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.WithdrawPriceRequest.SerializeToString,
                 response_deserializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.WithdrawPriceResponse.FromString,
                 _registered_method=True)
+        self.ArchivePlan = channel.unary_unary(
+                '/meterline.publisher.v1.PricesService/ArchivePlan',
+                request_serializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.ArchivePlanRequest.SerializeToString,
+                response_deserializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.ArchivePlanResponse.FromString,
+                _registered_method=True)
+        self.RestorePlan = channel.unary_unary(
+                '/meterline.publisher.v1.PricesService/RestorePlan',
+                request_serializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.RestorePlanRequest.SerializeToString,
+                response_deserializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.RestorePlanResponse.FromString,
+                _registered_method=True)
         self.ListPrices = channel.unary_unary(
                 '/meterline.publisher.v1.PricesService/ListPrices',
                 request_serializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.ListPricesRequest.SerializeToString,
@@ -69,9 +79,9 @@ class PricesServiceServicer(object):
     def PutPrice(self, request, context):
         """Adds a version of a price. Versions are immutable: the same version again must be the same
         (ALREADY_EXISTS otherwise). A version must take effect after the one before it in every time zone from
-        UTC-12 to UTC+14 (FAILED_PRECONDITION): after a day comes a later day, or an instant that is more than 12
-        hours after that day's midnight in UTC; after an instant comes a later one, or a day whose midnight in UTC
-        is more than 14 hours after it.
+        UTC-12 to UTC+14 (FAILED_PRECONDITION, EFFECT_TOO_EARLY): after a day comes a later day, or an instant that
+        is more than 12 hours after that day's midnight in UTC; after an instant comes a later one, or a day whose
+        midnight in UTC is more than 14 hours after it.
 
         A period is priced by the versions in force at its start, also by one that is put later, until its invoice
         is final. FAILED_PRECONDITION with the reason PERIOD_IS_FINAL: the version would take effect at or before
@@ -80,6 +90,7 @@ class PricesServiceServicer(object):
         What a version refers to must exist (FAILED_PRECONDITION): METER_UNKNOWN when aggregate has no such meter, unless
         the price is a flat fee of which nothing is sent; CURRENCY_DIFFERS when the plan's other prices are in another
         currency. UNAVAILABLE when aggregate cannot be asked. VERSION_WITHDRAWN for a number that was withdrawn.
+        PLAN_ARCHIVED for a new version of an archived plan. PRICE_VERSION for a number that is not the next one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,8 +105,26 @@ class PricesServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ArchivePlan(self, request, context):
+        """Archives a plan: no tenant is given it any more (identity refuses it with PLAN_ARCHIVED), and no version of its
+        prices is put. Tenants that have it are billed on as before, and so is a tenant that is given it while this call is
+        under way. What was put wrong can still be withdrawn, and `PutDelivery` changes how its usage is sent. Idempotent.
+        NOT_FOUND for a plan without a price.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestorePlan(self, request, context):
+        """Takes back `ArchivePlan`. Idempotent. NOT_FOUND for a plan without a price that was never archived.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListPrices(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Versions of prices that were not withdrawn, by plan, meter and version, and the plans that they are of.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -134,6 +163,16 @@ def add_PricesServiceServicer_to_server(servicer, server):
                     servicer.WithdrawPrice,
                     request_deserializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.WithdrawPriceRequest.FromString,
                     response_serializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.WithdrawPriceResponse.SerializeToString,
+            ),
+            'ArchivePlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.ArchivePlan,
+                    request_deserializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.ArchivePlanRequest.FromString,
+                    response_serializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.ArchivePlanResponse.SerializeToString,
+            ),
+            'RestorePlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestorePlan,
+                    request_deserializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.RestorePlanRequest.FromString,
+                    response_serializer=meterline_dot_publisher_dot_v1_dot_prices__pb2.RestorePlanResponse.SerializeToString,
             ),
             'ListPrices': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPrices,
@@ -206,6 +245,60 @@ class PricesService(object):
             '/meterline.publisher.v1.PricesService/WithdrawPrice',
             meterline_dot_publisher_dot_v1_dot_prices__pb2.WithdrawPriceRequest.SerializeToString,
             meterline_dot_publisher_dot_v1_dot_prices__pb2.WithdrawPriceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ArchivePlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterline.publisher.v1.PricesService/ArchivePlan',
+            meterline_dot_publisher_dot_v1_dot_prices__pb2.ArchivePlanRequest.SerializeToString,
+            meterline_dot_publisher_dot_v1_dot_prices__pb2.ArchivePlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestorePlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterline.publisher.v1.PricesService/RestorePlan',
+            meterline_dot_publisher_dot_v1_dot_prices__pb2.RestorePlanRequest.SerializeToString,
+            meterline_dot_publisher_dot_v1_dot_prices__pb2.RestorePlanResponse.FromString,
             options,
             channel_credentials,
             insecure,

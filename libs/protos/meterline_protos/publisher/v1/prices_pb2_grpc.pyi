@@ -36,9 +36,9 @@ class PricesServiceStub:
     PutPrice: _grpc.UnaryUnaryMultiCallable[_prices_pb2.PutPriceRequest, _prices_pb2.PutPriceResponse]
     """Adds a version of a price. Versions are immutable: the same version again must be the same
     (ALREADY_EXISTS otherwise). A version must take effect after the one before it in every time zone from
-    UTC-12 to UTC+14 (FAILED_PRECONDITION): after a day comes a later day, or an instant that is more than 12
-    hours after that day's midnight in UTC; after an instant comes a later one, or a day whose midnight in UTC
-    is more than 14 hours after it.
+    UTC-12 to UTC+14 (FAILED_PRECONDITION, EFFECT_TOO_EARLY): after a day comes a later day, or an instant that
+    is more than 12 hours after that day's midnight in UTC; after an instant comes a later one, or a day whose
+    midnight in UTC is more than 14 hours after it.
 
     A period is priced by the versions in force at its start, also by one that is put later, until its invoice
     is final. FAILED_PRECONDITION with the reason PERIOD_IS_FINAL: the version would take effect at or before
@@ -47,13 +47,23 @@ class PricesServiceStub:
     What a version refers to must exist (FAILED_PRECONDITION): METER_UNKNOWN when aggregate has no such meter, unless
     the price is a flat fee of which nothing is sent; CURRENCY_DIFFERS when the plan's other prices are in another
     currency. UNAVAILABLE when aggregate cannot be asked. VERSION_WITHDRAWN for a number that was withdrawn.
+    PLAN_ARCHIVED for a new version of an archived plan. PRICE_VERSION for a number that is not the next one.
     """
     WithdrawPrice: _grpc.UnaryUnaryMultiCallable[_prices_pb2.WithdrawPriceRequest, _prices_pb2.WithdrawPriceResponse]
     """Takes back the newest version of a price that no calculation has used. It is left out of everything then, and
     its number is not given again. Idempotent. NOT_FOUND when there is no such version; FAILED_PRECONDITION:
     NOT_THE_NEWEST when a later version is there, VERSION_USED when an invoice was calculated by it.
     """
+    ArchivePlan: _grpc.UnaryUnaryMultiCallable[_prices_pb2.ArchivePlanRequest, _prices_pb2.ArchivePlanResponse]
+    """Archives a plan: no tenant is given it any more (identity refuses it with PLAN_ARCHIVED), and no version of its
+    prices is put. Tenants that have it are billed on as before, and so is a tenant that is given it while this call is
+    under way. What was put wrong can still be withdrawn, and `PutDelivery` changes how its usage is sent. Idempotent.
+    NOT_FOUND for a plan without a price.
+    """
+    RestorePlan: _grpc.UnaryUnaryMultiCallable[_prices_pb2.RestorePlanRequest, _prices_pb2.RestorePlanResponse]
+    """Takes back `ArchivePlan`. Idempotent. NOT_FOUND for a plan without a price that was never archived."""
     ListPrices: _grpc.UnaryUnaryMultiCallable[_prices_pb2.ListPricesRequest, _prices_pb2.ListPricesResponse]
+    """Versions of prices that were not withdrawn, by plan, meter and version, and the plans that they are of."""
     PutDelivery: _grpc.UnaryUnaryMultiCallable[_prices_pb2.PutDeliveryRequest, _prices_pb2.PutDeliveryResponse]
     """Changes how a meter's usage reaches the billing provider, by a new version of its delivery settings. They
     are no part of the price. A new version applies to every period of a tenant of which nothing is at the
@@ -76,9 +86,9 @@ class PricesServiceAsyncStub(PricesServiceStub):
     PutPrice: _aio.UnaryUnaryMultiCallable[_prices_pb2.PutPriceRequest, _prices_pb2.PutPriceResponse]  # type: ignore[assignment]
     """Adds a version of a price. Versions are immutable: the same version again must be the same
     (ALREADY_EXISTS otherwise). A version must take effect after the one before it in every time zone from
-    UTC-12 to UTC+14 (FAILED_PRECONDITION): after a day comes a later day, or an instant that is more than 12
-    hours after that day's midnight in UTC; after an instant comes a later one, or a day whose midnight in UTC
-    is more than 14 hours after it.
+    UTC-12 to UTC+14 (FAILED_PRECONDITION, EFFECT_TOO_EARLY): after a day comes a later day, or an instant that
+    is more than 12 hours after that day's midnight in UTC; after an instant comes a later one, or a day whose
+    midnight in UTC is more than 14 hours after it.
 
     A period is priced by the versions in force at its start, also by one that is put later, until its invoice
     is final. FAILED_PRECONDITION with the reason PERIOD_IS_FINAL: the version would take effect at or before
@@ -87,13 +97,23 @@ class PricesServiceAsyncStub(PricesServiceStub):
     What a version refers to must exist (FAILED_PRECONDITION): METER_UNKNOWN when aggregate has no such meter, unless
     the price is a flat fee of which nothing is sent; CURRENCY_DIFFERS when the plan's other prices are in another
     currency. UNAVAILABLE when aggregate cannot be asked. VERSION_WITHDRAWN for a number that was withdrawn.
+    PLAN_ARCHIVED for a new version of an archived plan. PRICE_VERSION for a number that is not the next one.
     """
     WithdrawPrice: _aio.UnaryUnaryMultiCallable[_prices_pb2.WithdrawPriceRequest, _prices_pb2.WithdrawPriceResponse]  # type: ignore[assignment]
     """Takes back the newest version of a price that no calculation has used. It is left out of everything then, and
     its number is not given again. Idempotent. NOT_FOUND when there is no such version; FAILED_PRECONDITION:
     NOT_THE_NEWEST when a later version is there, VERSION_USED when an invoice was calculated by it.
     """
+    ArchivePlan: _aio.UnaryUnaryMultiCallable[_prices_pb2.ArchivePlanRequest, _prices_pb2.ArchivePlanResponse]  # type: ignore[assignment]
+    """Archives a plan: no tenant is given it any more (identity refuses it with PLAN_ARCHIVED), and no version of its
+    prices is put. Tenants that have it are billed on as before, and so is a tenant that is given it while this call is
+    under way. What was put wrong can still be withdrawn, and `PutDelivery` changes how its usage is sent. Idempotent.
+    NOT_FOUND for a plan without a price.
+    """
+    RestorePlan: _aio.UnaryUnaryMultiCallable[_prices_pb2.RestorePlanRequest, _prices_pb2.RestorePlanResponse]  # type: ignore[assignment]
+    """Takes back `ArchivePlan`. Idempotent. NOT_FOUND for a plan without a price that was never archived."""
     ListPrices: _aio.UnaryUnaryMultiCallable[_prices_pb2.ListPricesRequest, _prices_pb2.ListPricesResponse]  # type: ignore[assignment]
+    """Versions of prices that were not withdrawn, by plan, meter and version, and the plans that they are of."""
     PutDelivery: _aio.UnaryUnaryMultiCallable[_prices_pb2.PutDeliveryRequest, _prices_pb2.PutDeliveryResponse]  # type: ignore[assignment]
     """Changes how a meter's usage reaches the billing provider, by a new version of its delivery settings. They
     are no part of the price. A new version applies to every period of a tenant of which nothing is at the
@@ -119,9 +139,9 @@ class PricesServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_prices_pb2.PutPriceResponse, _abc.Awaitable[_prices_pb2.PutPriceResponse]]:
         """Adds a version of a price. Versions are immutable: the same version again must be the same
         (ALREADY_EXISTS otherwise). A version must take effect after the one before it in every time zone from
-        UTC-12 to UTC+14 (FAILED_PRECONDITION): after a day comes a later day, or an instant that is more than 12
-        hours after that day's midnight in UTC; after an instant comes a later one, or a day whose midnight in UTC
-        is more than 14 hours after it.
+        UTC-12 to UTC+14 (FAILED_PRECONDITION, EFFECT_TOO_EARLY): after a day comes a later day, or an instant that
+        is more than 12 hours after that day's midnight in UTC; after an instant comes a later one, or a day whose
+        midnight in UTC is more than 14 hours after it.
 
         A period is priced by the versions in force at its start, also by one that is put later, until its invoice
         is final. FAILED_PRECONDITION with the reason PERIOD_IS_FINAL: the version would take effect at or before
@@ -130,6 +150,7 @@ class PricesServiceServicer(metaclass=_abc_1.ABCMeta):
         What a version refers to must exist (FAILED_PRECONDITION): METER_UNKNOWN when aggregate has no such meter, unless
         the price is a flat fee of which nothing is sent; CURRENCY_DIFFERS when the plan's other prices are in another
         currency. UNAVAILABLE when aggregate cannot be asked. VERSION_WITHDRAWN for a number that was withdrawn.
+        PLAN_ARCHIVED for a new version of an archived plan. PRICE_VERSION for a number that is not the next one.
         """
 
     @_abc_1.abstractmethod
@@ -144,11 +165,32 @@ class PricesServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def ArchivePlan(
+        self,
+        request: _prices_pb2.ArchivePlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_prices_pb2.ArchivePlanResponse, _abc.Awaitable[_prices_pb2.ArchivePlanResponse]]:
+        """Archives a plan: no tenant is given it any more (identity refuses it with PLAN_ARCHIVED), and no version of its
+        prices is put. Tenants that have it are billed on as before, and so is a tenant that is given it while this call is
+        under way. What was put wrong can still be withdrawn, and `PutDelivery` changes how its usage is sent. Idempotent.
+        NOT_FOUND for a plan without a price.
+        """
+
+    @_abc_1.abstractmethod
+    def RestorePlan(
+        self,
+        request: _prices_pb2.RestorePlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_prices_pb2.RestorePlanResponse, _abc.Awaitable[_prices_pb2.RestorePlanResponse]]:
+        """Takes back `ArchivePlan`. Idempotent. NOT_FOUND for a plan without a price that was never archived."""
+
+    @_abc_1.abstractmethod
     def ListPrices(
         self,
         request: _prices_pb2.ListPricesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_prices_pb2.ListPricesResponse, _abc.Awaitable[_prices_pb2.ListPricesResponse]]: ...
+    ) -> _typing.Union[_prices_pb2.ListPricesResponse, _abc.Awaitable[_prices_pb2.ListPricesResponse]]:
+        """Versions of prices that were not withdrawn, by plan, meter and version, and the plans that they are of."""
 
     @_abc_1.abstractmethod
     def PutDelivery(

@@ -38,9 +38,10 @@ class PublicationsServiceStub:
     when the period is about to close. Idempotent: usage that was sent is never sent again; usage that
     came since is sent as a difference under a new revision.
 
-    NOT_FOUND: the tenant. FAILED_PRECONDITION: the provider's invoice is final already, or the period has not
-    begun there; or NOT_BILLED_YET for a period that ends before the tenant's first billed day or as it begins; or
-    it cannot be billed until somebody changes something, with the name of a BillingGapReason as the reason
+    NOT_FOUND: the tenant. FAILED_PRECONDITION: NO_BILLING_PROVIDER when this installation has none, and usage is held
+    until it has; INVOICE_IS_FINAL when the provider's is final already; PERIOD_NOT_BEGUN when the period has not begun
+    there; NOT_BILLED_YET for a period that ends before the tenant's first billed day or as it begins; or it cannot be
+    billed until somebody changes something, with the name of a BillingGapReason as the reason
     (NO_PLAN, METER_UNKNOWN, …), which `ListBillingGaps` shows from then on. A meter of the plan that cannot be
     billed keeps only itself from it: the call fails when there is no other. ABORTED with RetryInfo: usage is being
     rebuilt after a correction, or aggregate does not know the tenant yet. UNAVAILABLE: aggregate or the provider
@@ -48,7 +49,14 @@ class PublicationsServiceStub:
     """
     ListPublications: _grpc.UnaryUnaryMultiCallable[_publications_pb2.ListPublicationsRequest, _publications_pb2.ListPublicationsResponse]
     ReconcilePeriod: _grpc.UnaryUnaryMultiCallable[_publications_pb2.ReconcilePeriodRequest, _publications_pb2.ReconcilePeriodResponse]
-    """Compares the ledger with the provider's own summaries."""
+    """Compares the ledger with the provider's own summaries, and with usage as the aggregate service has it now. Settles
+    the invoice when the provider's is final.
+
+    NOT_FOUND: the tenant. FAILED_PRECONDITION with the name of a BillingGapReason as the reason: NO_BILLING_PROVIDER
+    when this installation has none, NO_CUSTOMER, CUSTOMER_UNKNOWN, or nothing of the period is priced. ABORTED with
+    RetryInfo: usage is being rebuilt after a correction, or aggregate does not know the tenant yet. UNAVAILABLE:
+    aggregate or the provider cannot be asked.
+    """
 
 @_typing.type_check_only
 class PublicationsServiceAsyncStub(PublicationsServiceStub):
@@ -60,9 +68,10 @@ class PublicationsServiceAsyncStub(PublicationsServiceStub):
     when the period is about to close. Idempotent: usage that was sent is never sent again; usage that
     came since is sent as a difference under a new revision.
 
-    NOT_FOUND: the tenant. FAILED_PRECONDITION: the provider's invoice is final already, or the period has not
-    begun there; or NOT_BILLED_YET for a period that ends before the tenant's first billed day or as it begins; or
-    it cannot be billed until somebody changes something, with the name of a BillingGapReason as the reason
+    NOT_FOUND: the tenant. FAILED_PRECONDITION: NO_BILLING_PROVIDER when this installation has none, and usage is held
+    until it has; INVOICE_IS_FINAL when the provider's is final already; PERIOD_NOT_BEGUN when the period has not begun
+    there; NOT_BILLED_YET for a period that ends before the tenant's first billed day or as it begins; or it cannot be
+    billed until somebody changes something, with the name of a BillingGapReason as the reason
     (NO_PLAN, METER_UNKNOWN, …), which `ListBillingGaps` shows from then on. A meter of the plan that cannot be
     billed keeps only itself from it: the call fails when there is no other. ABORTED with RetryInfo: usage is being
     rebuilt after a correction, or aggregate does not know the tenant yet. UNAVAILABLE: aggregate or the provider
@@ -70,7 +79,14 @@ class PublicationsServiceAsyncStub(PublicationsServiceStub):
     """
     ListPublications: _aio.UnaryUnaryMultiCallable[_publications_pb2.ListPublicationsRequest, _publications_pb2.ListPublicationsResponse]  # type: ignore[assignment]
     ReconcilePeriod: _aio.UnaryUnaryMultiCallable[_publications_pb2.ReconcilePeriodRequest, _publications_pb2.ReconcilePeriodResponse]  # type: ignore[assignment]
-    """Compares the ledger with the provider's own summaries."""
+    """Compares the ledger with the provider's own summaries, and with usage as the aggregate service has it now. Settles
+    the invoice when the provider's is final.
+
+    NOT_FOUND: the tenant. FAILED_PRECONDITION with the name of a BillingGapReason as the reason: NO_BILLING_PROVIDER
+    when this installation has none, NO_CUSTOMER, CUSTOMER_UNKNOWN, or nothing of the period is priced. ABORTED with
+    RetryInfo: usage is being rebuilt after a correction, or aggregate does not know the tenant yet. UNAVAILABLE:
+    aggregate or the provider cannot be asked.
+    """
 
 class PublicationsServiceServicer(metaclass=_abc_1.ABCMeta):
     """The ledger of what was sent to the billing provider."""
@@ -85,9 +101,10 @@ class PublicationsServiceServicer(metaclass=_abc_1.ABCMeta):
         when the period is about to close. Idempotent: usage that was sent is never sent again; usage that
         came since is sent as a difference under a new revision.
 
-        NOT_FOUND: the tenant. FAILED_PRECONDITION: the provider's invoice is final already, or the period has not
-        begun there; or NOT_BILLED_YET for a period that ends before the tenant's first billed day or as it begins; or
-        it cannot be billed until somebody changes something, with the name of a BillingGapReason as the reason
+        NOT_FOUND: the tenant. FAILED_PRECONDITION: NO_BILLING_PROVIDER when this installation has none, and usage is held
+        until it has; INVOICE_IS_FINAL when the provider's is final already; PERIOD_NOT_BEGUN when the period has not begun
+        there; NOT_BILLED_YET for a period that ends before the tenant's first billed day or as it begins; or it cannot be
+        billed until somebody changes something, with the name of a BillingGapReason as the reason
         (NO_PLAN, METER_UNKNOWN, …), which `ListBillingGaps` shows from then on. A meter of the plan that cannot be
         billed keeps only itself from it: the call fails when there is no other. ABORTED with RetryInfo: usage is being
         rebuilt after a correction, or aggregate does not know the tenant yet. UNAVAILABLE: aggregate or the provider
@@ -107,6 +124,13 @@ class PublicationsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _publications_pb2.ReconcilePeriodRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_publications_pb2.ReconcilePeriodResponse, _abc.Awaitable[_publications_pb2.ReconcilePeriodResponse]]:
-        """Compares the ledger with the provider's own summaries."""
+        """Compares the ledger with the provider's own summaries, and with usage as the aggregate service has it now. Settles
+        the invoice when the provider's is final.
+
+        NOT_FOUND: the tenant. FAILED_PRECONDITION with the name of a BillingGapReason as the reason: NO_BILLING_PROVIDER
+        when this installation has none, NO_CUSTOMER, CUSTOMER_UNKNOWN, or nothing of the period is priced. ABORTED with
+        RetryInfo: usage is being rebuilt after a correction, or aggregate does not know the tenant yet. UNAVAILABLE:
+        aggregate or the provider cannot be asked.
+        """
 
 def add_PublicationsServiceServicer_to_server(servicer: PublicationsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

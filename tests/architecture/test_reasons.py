@@ -1,0 +1,60 @@
+"""Reasons of refusals are stable codes in upper case, and what forbids a call has one of its own."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.architecture.tree import calls, name_of, sources
+
+pytestmark = pytest.mark.req("K2")
+
+_CODE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
+# Where the reason is, counted from 0, and how it is called.
+_PLACES = {
+    "InvalidArgumentError": 2,
+    "UnauthenticatedError": 1,
+    "PermissionDeniedError": 1,
+    "FailedPreconditionError": 2,
+}
+
+
+def reason(call: ast.Call, place: int) -> ast.expr | None:
+    named = [keyword.value for keyword in call.keywords if keyword.arg == "reason"]
+    return named[0] if named else call.args[place] if len(call.args) > place else None
+
+
+@pytest.mark.parametrize("failure", _PLACES)
+def test_reasons_are_codes_in_upper_case(failure: str) -> None:
+    wrong = [
+        f"{name_of(path)}:{call.lineno} {found.value!r}"
+        for path in sources("libs", "services")
+        for call in calls(path, failure)
+        if isinstance(found := reason(call, _PLACES[failure]), ast.Constant)
+        and not _CODE.fullmatch(str(found.value))
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("service", ["identity", "publisher"])
+def test_what_forbids_a_call_has_a_reason_of_its_own(service: str) -> None:
+    assert nameless(sources(f"services/{service}")) == []
+
+
+def nameless(paths: list[Path]) -> list[str]:
+    """Where a FailedPreconditionError is made without a reason."""
+    return [
+        f"{path.name}:{call.lineno}"
+        for path in paths
+        for call in calls(path, "FailedPreconditionError")
+        if reason(call, _PLACES["FailedPreconditionError"]) is None
+    ]
+
+
+def test_a_failure_without_a_reason_is_caught(tmp_path: Path) -> None:
+    path = tmp_path / "planted.py"
+    path.write_text('raise errors.FailedPreconditionError("a plan", "is wrong")\n', encoding="utf-8")
+    assert nameless([path]) == ["planted.py:1"]

@@ -1,0 +1,69 @@
+"""Refusals that callers can tell apart by a stable reason."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import grpc
+import pytest
+from meterline_publisher.domain.periods import Period
+from meterline_publisher.domain.settlement import ExternalInvoice
+from meterline_publisher.provider.port import RejectedError
+
+from tests.integration.publisher.catalogue import PER_UNIT, Priced
+from tests.integration.publisher.conftest import StartPublisher
+from tests.integration.publisher.test_deliveries import refusal
+from tests.integration.publisher.world import START, Api, World
+from tests.support.fake_billing import FakeBilling
+from tests.support.mesh import timestamp
+
+pytestmark = pytest.mark.req("K2", "S9")
+
+PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
+CALLS = Priced("calls", PER_UNIT)
+
+
+async def test_publishing_says_that_an_invoice_is_final_or_a_period_has_not_begun(
+    world: World, api: Api
+) -> None:
+    acme = await world.tenant()
+    await world.use("acme", "1")
+    later: datetime = world.now() + timedelta(days=40)
+    assert await refusal(api.publish("acme", later)) == (PRECONDITION, "PERIOD_NOT_BEGUN")
+    await api.publish("acme")
+    world.end_month(acme)
+    # As the provider says it, and then as it is known here.
+    for _ in range(2):
+        assert await refusal(api.publish("acme")) == (PRECONDITION, "INVOICE_IS_FINAL")
+
+
+class Forgetful(FakeBilling):
+    """A provider that knows no customer."""
+
+    async def find_invoice(self, customer: str, subscription: str, period: Period) -> ExternalInvoice | None:
+        raise RejectedError("resource_missing", f"No such customer: {customer}")
+
+
+@pytest.mark.req("T3.5")
+async def test_reconciling_says_that_the_provider_does_not_know_the_customer(
+    world: World, api: Api, start: StartPublisher
+) -> None:
+    await world.tenant()
+    await world.use("acme", "1")
+    await api.publish("acme")
+    forgetful = await start(Forgetful(world.now))
+    assert await refusal(forgetful.reconcile("acme")) == (PRECONDITION, "CUSTOMER_UNKNOWN")
+
+
+@pytest.mark.req("C1")
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"version": 3, "effective_from": timestamp(START)}, "PRICE_VERSION"),
+        ({"version": 2}, "EFFECT_TOO_EARLY"),
+    ],
+)
+async def test_a_version_that_does_not_follow_says_why(api: Api, fields: dict[str, Any], reason: str) -> None:
+    await api.put("plan-acme", CALLS)
+    assert await refusal(api.put("plan-acme", CALLS, **fields)) == (PRECONDITION, reason)
