@@ -2,7 +2,7 @@
 
 Schemas are migrated once for each combination that tests ask for, into a template that is then copied.
 Roles belong to the server, but their settings and the rights on a database do not travel with a copy, so
-each copy is provisioned again.
+each copy is provisioned again. A database whose test has ended is given to the next one, without its rows.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import pytest
 from meterline.db import migrate, provision
 from meterline_dev.servers import PostgresServer
 
+from tests.support.database_reset import ROLES, Pristine
+
 # The server listens on loopback and lives as long as the tests.
 PASSWORD = "for-tests-only"
-
-ROLES = [role(name) for name in provision.SERVICES for role in (provision.owner_role, provision.app_role)]
 
 
 @dataclass(frozen=True)
@@ -66,23 +66,37 @@ COMMON = ("meterline.db", "meterline.replicas")
 
 
 class Databases:
-    """Makes databases, each a copy of a template that is made on first use."""
+    """Makes databases, each a copy of a template that is made on first use, or one that was used before."""
 
     def __init__(self, server: PostgresServer) -> None:
         self._server = server
         self._templates: dict[tuple[Schema, ...], str] = {}
+        self._pristine: dict[tuple[Schema, ...], Pristine] = {}
+        self._schemas: dict[TestDatabase, tuple[Schema, ...]] = {}
+        self._restored: dict[tuple[Schema, ...], list[TestDatabase]] = {}
 
     def create(self, schemas: Sequence[Schema]) -> TestDatabase:
         key = tuple(schemas)
+        if self._restored.get(key):
+            return self._restored[key].pop()
         if key not in self._templates:
             self._templates[key] = self._template(key)
         database = TestDatabase(self._server, f"test_{uuid.uuid4().hex[:16]}")
         self._server.create_database(database.name, self._templates[key])
         database.provision()
+        self._schemas[database] = key
+        if key not in self._pristine:
+            self._pristine[key] = Pristine.of(database.admin_dsn)
         return database
 
-    def drop(self, database: TestDatabase) -> None:
-        self._server.drop_database(database.name)
+    def release(self, database: TestDatabase) -> None:
+        """For another test, if it can be made as it was."""
+        key = self._schemas[database]
+        if self._pristine[key].restore(database.admin_dsn):
+            self._restored.setdefault(key, []).append(database)
+        else:
+            del self._schemas[database]
+            self._server.drop_database(database.name)
 
     def _template(self, schemas: tuple[Schema, ...]) -> str:
         database = TestDatabase(self._server, f"template_{uuid.uuid4().hex[:16]}")
@@ -104,7 +118,7 @@ def databases(postgres_server: PostgresServer) -> Databases:
 def make_database(databases: Databases) -> Iterator[Callable[..., TestDatabase]]:
     """A function `(*services: str) -> TestDatabase`: the schemas of these services, as in production.
 
-    Example: `make_database("identity").app_dsn("identity")`. Dropped after the test.
+    Example: `make_database("identity").app_dsn("identity")`. Given back after the test.
     """
     made: list[TestDatabase] = []
 
@@ -114,7 +128,7 @@ def make_database(databases: Databases) -> Iterator[Callable[..., TestDatabase]]
 
     yield make
     for database in made:
-        databases.drop(database)
+        databases.release(database)
 
 
 @pytest.fixture
@@ -122,7 +136,7 @@ def bare_database(databases: Databases) -> Iterator[TestDatabase]:
     """All roles and schemas, and in each schema nothing but what the runtime itself keeps there."""
     database = databases.create([(service, COMMON) for service in provision.SERVICES])
     yield database
-    databases.drop(database)
+    databases.release(database)
 
 
 @pytest.fixture
@@ -130,4 +144,4 @@ def empty_database(databases: Databases) -> Iterator[TestDatabase]:
     """All roles and schemas; no migration has run."""
     database = databases.create([])
     yield database
-    databases.drop(database)
+    databases.release(database)

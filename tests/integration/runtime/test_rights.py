@@ -45,7 +45,7 @@ WHERE c.relnamespace = %s::regnamespace AND c.relkind IN ('r', 'p', 'm', 'f')
 def mesh(databases: Databases) -> Iterator[TestDatabase]:
     database = databases.create([(service, migrate.packages(service)) for service in SERVICES])
     yield database
-    databases.drop(database)
+    databases.release(database)
 
 
 @pytest.fixture(params=SERVICES)

@@ -24,7 +24,7 @@ def mesh(databases: Databases) -> Iterator[TestDatabase]:
     """The schemas of all services, as in production. These tests only fail to change them."""
     database = databases.create([(service, migrate.packages(service)) for service in SERVICES])
     yield database
-    databases.drop(database)
+    databases.release(database)
 
 
 @pytest.fixture(params=SERVICES)
@@ -96,7 +96,7 @@ def test_the_same_assertion_catches_one_table_that_is_open(databases: Databases)
         pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"),
     ):
         assert_closed(app, database, "ingest")
-    databases.drop(database)
+    databases.release(database)
 
 
 def test_functions_of_another_service_are_closed(app: Connection, service: str) -> None:

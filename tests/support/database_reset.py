@@ -1,0 +1,133 @@
+"""Making a used database as good as new, several times faster than a new one.
+
+A database is used again only if all that it consists of but rows is as it was: a test that changes tables,
+rights or roles leaves one that nobody else gets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, LiteralString
+
+import psycopg
+from meterline.db import provision
+from psycopg import sql
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+SCHEMAS: Final = [*provision.SERVICES, "public"]
+ROLES: Final = [
+    role(name) for name in provision.SERVICES for role in (provision.owner_role, provision.app_role)
+]
+
+# Everything but rows, as texts.
+_DESCRIPTION: Final[LiteralString] = """
+WITH spaces AS (SELECT oid, nspname FROM pg_namespace WHERE nspname = ANY(%(schemas)s)),
+relations AS (SELECT c.* FROM pg_class c JOIN spaces s ON s.oid = c.relnamespace),
+descriptions (kind, texts) AS (
+    SELECT 'relation',
+        concat_ws(' ', relname, relkind, relowner, relacl, relrowsecurity, relforcerowsecurity, reloptions)
+        FROM relations
+    UNION ALL SELECT 'column',
+        concat_ws(' ', attrelid::regclass, attname, atttypid, attnotnull, attacl, atthasdef)
+        FROM pg_attribute JOIN relations r ON r.oid = attrelid WHERE attnum > 0
+    UNION ALL SELECT 'constraint', concat_ws(' ', conrelid::regclass, conname, pg_get_constraintdef(c.oid))
+        FROM pg_constraint c JOIN relations r ON r.oid = conrelid
+    UNION ALL SELECT 'policy',
+        concat_ws(' ', polrelid::regclass, polname, polcmd, polroles, polqual, polwithcheck)
+        FROM pg_policy JOIN relations r ON r.oid = polrelid
+    UNION ALL SELECT 'trigger', concat_ws(' ', tgrelid::regclass, tgname, tgenabled, tgfoid)
+        FROM pg_trigger JOIN relations r ON r.oid = tgrelid
+    UNION ALL SELECT 'function', concat_ws(' ', p.oid, proname, proacl, proowner, md5(prosrc))
+        FROM pg_proc p JOIN spaces s ON s.oid = pronamespace
+    UNION ALL SELECT 'schema', concat_ws(' ', nspname, nspowner, nspacl)
+        FROM pg_namespace WHERE nspname !~ '^pg_'
+    UNION ALL SELECT 'default', concat_ws(' ', defaclrole, defaclnamespace, defaclobjtype, defaclacl)
+        FROM pg_default_acl
+    UNION ALL SELECT 'role',
+        concat_ws(' ', rolname, rolsuper, rolcreatedb, rolcreaterole, rolcanlogin, rolbypassrls)
+        FROM pg_roles WHERE rolname = ANY(%(roles)s)
+    UNION ALL SELECT 'membership', concat_ws(' ', roleid, member, admin_option) FROM pg_auth_members
+    UNION ALL SELECT 'setting', concat_ws(' ', setrole, setconfig)
+        FROM pg_db_role_setting JOIN pg_database b ON b.oid = setdatabase WHERE datname = current_database()
+    UNION ALL SELECT 'database', datacl::text FROM pg_database WHERE datname = current_database()
+)
+SELECT kind || ' ' || texts FROM descriptions
+"""
+
+_TABLES: Final[LiteralString] = """
+SELECT c.oid::regclass::text, relispartition, pg_relation_size(c.oid) > 0
+    FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+    WHERE nspname = ANY(%s) AND relkind IN ('r', 'p')
+"""
+
+_END_SESSIONS: Final[LiteralString] = """
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+
+_RESTART_SEQUENCES: Final[LiteralString] = """
+SELECT setval(format('%%I.%%I', schemaname, sequencename)::regclass, start_value, false)
+    FROM pg_sequences WHERE schemaname = ANY(%s) AND last_value IS NOT NULL
+"""
+
+
+@dataclass(frozen=True)
+class Pristine:
+    """A database that no test has used: what it consists of, its tables, and those of them that have rows,
+    with a digest of these."""
+
+    description: frozenset[str]
+    tables: frozenset[str]
+    seeds: dict[str, str]
+
+    @classmethod
+    def of(cls, dsn: str) -> Pristine:
+        with psycopg.connect(dsn) as connection:
+            tables = _tables(connection)
+            seeded = [name for name, (_, has_rows) in tables.items() if has_rows]
+            seeds = {name: _digest(connection, name) for name in seeded}
+            return cls(_description(connection), frozenset(tables), seeds)
+
+    def restore(self, dsn: str) -> bool:
+        """Takes everything away that a test has added, and answers whether the database is as it was."""
+        with psycopg.connect(dsn) as connection:
+            connection.execute(_END_SESSIONS)
+            # No trigger stands in the way of a superuser who asks so.
+            connection.execute("SET LOCAL session_replication_role = replica")
+            tables = _tables(connection)
+            added = [name for name in tables if name not in self.tables]
+            if not all(tables[name][0] for name in added):
+                return False
+            for name in added:
+                connection.execute(sql.SQL("DROP TABLE {}").format(sql.SQL(name)))
+            self._empty(connection, [name for name in tables if name in self.tables and tables[name][1]])
+            connection.execute(_RESTART_SEQUENCES, (SCHEMAS,))
+            return _description(connection) == self.description and all(
+                _digest(connection, name) == digest for name, digest in self.seeds.items()
+            )
+
+    def _empty(self, connection: Connection, filled: list[str]) -> None:
+        used = [name for name in filled if name not in self.seeds]
+        if not used:
+            return
+        names = sql.SQL(", ").join(map(sql.SQL, used))
+        connection.execute(sql.SQL("TRUNCATE {} CASCADE").format(names))
+        # Plans of the next test go by no statistics of this one's rows.
+        connection.execute("DELETE FROM pg_statistic WHERE starelid = ANY(%s::regclass[])", (used,))
+
+
+def _tables(connection: Connection) -> dict[str, tuple[bool, bool]]:
+    """By name, with the schema: whether it is a partition, and whether it may have rows."""
+    return {name: (part, rows) for name, part, rows in connection.execute(_TABLES, (SCHEMAS,))}
+
+
+def _description(connection: Connection) -> frozenset[str]:
+    found = connection.execute(_DESCRIPTION, {"schemas": SCHEMAS, "roles": ROLES})
+    return frozenset(text for (text,) in found)
+
+
+def _digest(connection: Connection, table: str) -> str:
+    query = "SELECT md5(coalesce(string_agg(t::text, '|' ORDER BY t::text), '')) FROM {} t"
+    ((digest,),) = connection.execute(sql.SQL(query).format(sql.SQL(table))).fetchall()
+    return str(digest)
