@@ -273,6 +273,37 @@ async def test_what_only_rows_can_say_is_judged_the_same(ways: Ways) -> None:
     }
 
 
+# What an import may bring, and a call that reports now may not, as a rule.
+past = st.builds(
+    Sample,
+    type=st.just(TYPE),
+    subject=st.sampled_from(["", "u1", "é" * 256]),
+    time_us=st.just(EARLIEST_US) | st.integers(-40 * DAY_US, 0).map(lambda offset: now_us() + offset),
+    dimensions=st.just({}) | st.just({"region": "eu"}),
+    quantities=st.just({}) | st.just({"units": "12"}),
+)
+
+
+@given(st.lists(past, min_size=1, max_size=6))
+@each_with_the_same_services
+@pytest.mark.req("T1.2")
+async def test_what_was_accepted_is_a_repeat_in_every_way_however_old_it_is(
+    ways: Ways, batch: list[Sample]
+) -> None:
+    batch = [replace(each, id=str(uuid.uuid4())) for each in batch]
+    assert await ways.imported(batch, rows) == [None] * len(batch)
+    waiting = await ways.waiting()
+    another = [replace(each, time_us=each.time_us + 1) for each in batch]
+
+    for again, verdict in ((batch, ("DUPLICATE", "id")), (another, ("CONFLICT", "id"))):
+        expected = [verdict] * len(batch)
+        for way in (ways.rows, ways.columns, ways.stream, ways.signed):
+            assert await way(again) == expected
+        for form in (rows, columns):
+            assert await ways.imported(again, form) == expected
+    assert await ways.waiting() == waiting
+
+
 @given(batches)
 @each_with_the_same_services
 async def test_a_replay_judges_what_was_rejected_as_before(ways: Ways, batch: list[Sample]) -> None:

@@ -34,6 +34,8 @@ class Checked:
 
     tenant_ids: a number an entry of `columns.tenants`, 0 where unknown
     slots: quantities by storage column
+    untimely: rows with no problem but their time, which is none for an event that was accepted before; what
+        they say does have a meaning in the arrays
     """
 
     columns: Columns
@@ -41,6 +43,7 @@ class Checked:
     tenant_ids: Int64s
     fields: Fields
     slots: list[Slot | None]
+    untimely: Sequence[int] = ()
 
     @property
     def series(self) -> list[SeriesKey]:
@@ -88,17 +91,23 @@ class Check:
         now_us: int | Int64s,
         catalogue: Catalogue | None = None,
         any_age: Flags | None = None,
+        corrected: Corrected | None = None,
     ) -> Checked:
         """
         now_us: one for all, or one a row
         any_age: rows that may be as old as they like
+        corrected: the times that are stored and judged by age, where these are not those that were sent
         """
         columns, problems = self._columns, self._problems
         fields = self._combinations.check(catalogue or {}, problems)
         _check_subjects(columns, self._definitions, problems)
-        _check_times(columns, times, now_us, any_age, problems)
         slots = to_slots(columns, self._definitions, problems)
-        return Checked(columns, problems, self._tenant_ids, fields, slots)
+        if corrected is None:
+            corrected = Corrected(columns.times_us, columns.times_us, [])
+        # Last, so that rows are known that have no other problem.
+        untimely = _check_ages(corrected, times, now_us, any_age, problems)
+        columns = replace(columns, times_us=corrected.times_us)
+        return Checked(columns, problems, self._tenant_ids, fields, slots, untimely)
 
 
 def check_forms(columns: Columns, problems: Problems) -> None:
@@ -118,7 +127,7 @@ def check_times(times_us: Int64s, problems: Problems) -> None:
     problems.flag_where(out, "TIME_OUT_OF_RANGE", "time", _TIME_RULE)
 
 
-def check_correction(
+def _check_correction(
     corrected: Corrected, limits: TimeLimits, now_us: int | Int64s, any_age: Flags | None, problems: Problems
 ) -> None:
     """Flags the rows that are too old only by the correction: their own times are not what is wrong."""
@@ -215,11 +224,23 @@ def _check_subjects(columns: Columns, definitions: Sequence[EventType | None], p
         problems.flag_where(mask, "SUBJECT_REQUIRED", "subject", "required by the event type")
 
 
+def _check_ages(
+    corrected: Corrected, limits: TimeLimits, now_us: int | Int64s, any_age: Flags | None, problems: Problems
+) -> list[int]:
+    """Flags the rows whose times depend on now, and are out of bounds; answers those that had no problem."""
+    untimely = Problems(problems.rows)
+    _check_correction(corrected, limits, now_us, any_age, untimely)
+    _check_times(corrected.times_us, limits, now_us, any_age, untimely)
+    rows = [row for row in untimely.by_row if row not in problems.by_row]
+    for row in rows:
+        problems.by_row[row] = untimely.by_row[row]
+    return rows
+
+
 def _check_times(
-    columns: Columns, limits: TimeLimits, now_us: int | Int64s, any_age: Flags | None, problems: Problems
+    times: Int64s, limits: TimeLimits, now_us: int | Int64s, any_age: Flags | None, problems: Problems
 ) -> None:
     oldest, latest = now_us - limits.max_age_us, now_us + limits.max_ahead_us
-    times = columns.times_us
     if ((times < oldest) | (times > latest)).any():
         days = limits.max_age_us // 86_400_000_000
         old = times < oldest if any_age is None else (times < oldest) & ~any_age
