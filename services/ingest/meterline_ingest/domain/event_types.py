@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from meterline.errors import FailedPreconditionError, InvalidArgumentError
 
-from meterline_ingest.domain.decimals import MAX_UNITS
+from meterline_ingest.domain.decimals import MAX_DIGITS, MAX_UNITS
 from meterline_ingest.domain.enrichment import Enrichment
 from meterline_ingest.domain.limits import MAX_DIMENSION_VALUE
 from meterline_ingest.domain.names import check_distinct, check_name
@@ -210,7 +210,8 @@ def _check_quantity(quantity: Quantity) -> None:
         raise InvalidArgumentError(f"{field}.scale", f"from 0 to {MAX_SCALE}")
     for name, bound in (("minimum", quantity.minimum), ("maximum", quantity.maximum)):
         if bound is not None and abs(bound) >= MAX_UNITS:
-            raise InvalidArgumentError(f"{field}.{name}", "at most 15 significant digits")
+            rule = f"at most {MAX_DIGITS - quantity.scale} digits before the point"
+            raise InvalidArgumentError(f"{field}.{name}", rule)
     if quantity.minimum is not None and quantity.maximum is not None and quantity.minimum > quantity.maximum:
         raise InvalidArgumentError(f"{field}.minimum", "at most the maximum")
 

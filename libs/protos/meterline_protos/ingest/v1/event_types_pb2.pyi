@@ -31,7 +31,7 @@ class _PropertyKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Property
     PROPERTY_KIND_INTEGER: _PropertyKind.ValueType  # 2
     """A whole number of at most 18 digits."""
     PROPERTY_KIND_DECIMAL: _PropertyKind.ValueType  # 3
-    """A decimal of at most 15 significant digits."""
+    """A decimal of at most 18 digits, 9 of them after the point."""
     PROPERTY_KIND_BOOLEAN: _PropertyKind.ValueType  # 4
     """`true` or `false`."""
     PROPERTY_KIND_TIMESTAMP: _PropertyKind.ValueType  # 5
@@ -44,7 +44,7 @@ PROPERTY_KIND_TEXT: PropertyKind.ValueType  # 1
 PROPERTY_KIND_INTEGER: PropertyKind.ValueType  # 2
 """A whole number of at most 18 digits."""
 PROPERTY_KIND_DECIMAL: PropertyKind.ValueType  # 3
-"""A decimal of at most 15 significant digits."""
+"""A decimal of at most 18 digits, 9 of them after the point."""
 PROPERTY_KIND_BOOLEAN: PropertyKind.ValueType  # 4
 """`true` or `false`."""
 PROPERTY_KIND_TIMESTAMP: PropertyKind.ValueType  # 5
@@ -174,7 +174,9 @@ class QuantityDefinition(_message.Message):
     signed: _builtins.bool
     """Whether negative values are accepted."""
     minimum: _builtins.str
-    """Decimals: the least and the greatest value that are accepted. Empty: no bound."""
+    """Decimals: the least and the greatest value that are accepted. Empty: no bound.
+    Whatever the bounds, a value has at most 18 - scale digits before the point.
+    """
     maximum: _builtins.str
     def __init__(
         self,
