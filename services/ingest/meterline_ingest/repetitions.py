@@ -64,14 +64,14 @@ def tenants(checked: Checked, rows: Sequence[int]) -> set[int]:
     return set(found.tolist())
 
 
-async def settle_untimely(
+async def settle_doubtful(
     connection: Connection,
     checked: Checked,
     rows: Sequence[int],
     contents: Contents,
     skews_by_batch: Mapping[int, int],
 ) -> None:
-    """Says of those of `rows`, of `checked.untimely`, that are stored what they are; leaves the others."""
+    """Says of those of `rows`, of `checked.doubtful`, that are stored what they are; leaves the others."""
     pace, columns = Pace(), checked.columns
     for start in range(0, len(rows), details.PORTION):
         portion = np.array(rows[start : start + details.PORTION])

@@ -130,19 +130,19 @@ class Storing:
         """Adds to the problems what only the database can tell before the events are stored."""
         checked = flush.checked
         sealers = await self._sealers(checked)
-        untimely = _refuse_shredded(checked, sealers)
-        numbers = await self._numbering.number(checked)
+        doubtful = _refuse_shredded(checked, sealers)
+        numbers = await self._numbering.number(checked, flush.types)
         good = checked.problems.good()
         contents = Contents(checked, flush.corrected, flush.types, sealers, flush.flags())
         twins: Sequence[int] = []
-        if untimely:
-            twins, others = repetitions.twins(checked, untimely, good)
+        if doubtful:
+            twins, others = repetitions.twins(checked, doubtful, good)
             # Those are stored once the good ones are; until then this keeps them out of quarantine.
             checked.problems.put_first(twins, DUPLICATE)
             if others:
                 tenant_ids = repetitions.tenants(checked, others)
                 async with self._unit_of_work.begin(tenant_ids) as transaction:
-                    await repetitions.settle_untimely(transaction.connection, checked, others, contents, {})
+                    await repetitions.settle_doubtful(transaction.connection, checked, others, contents, {})
         return Known(numbers, good, contents, twins)
 
     async def _keep(self, rejected: Sequence[Entry]) -> Kept:
@@ -189,7 +189,7 @@ class Storing:
                 connection, flush.checked, rows, prepared.positions, new, contents, skews
             )
         if twins:
-            await repetitions.settle_untimely(connection, flush.checked, twins, contents, skews)
+            await repetitions.settle_doubtful(connection, flush.checked, twins, contents, skews)
         return accepted, message
 
     async def _tell(
@@ -240,17 +240,17 @@ def _rows(checked: Checked, batch_numbers: Int64s, numbers: Numbers, positions: 
 
 
 def _refuse_shredded(checked: Checked, sealers: Mapping[int, Sealer]) -> Sequence[int]:
-    """What cannot be sealed any more must not fail with the events of others. Answers the rows whose only
-    problem is their time: without its key no body can be told from another one."""
+    """What cannot be sealed any more must not fail with the events of others. Answers the doubtful rows
+    that are left: without its key no body can be told from another one."""
     shredded = [tenant_id for tenant_id, sealer in sealers.items() if sealer.shredded]
     if not shredded:
-        return checked.untimely
+        return checked.doubtful
     variants = checked.fields.variants.items()
     gone = [at for at, each in variants if each.tenant_id in shredded and each.sensitive]
     field, rule = "properties", "no sensitive ones: the keys of the tenant were destroyed"
     lost = np.isin(checked.fields.index, gone)
     checked.problems.flag_where(lost, "TENANT_SHREDDED", field, rule)
-    return [row for row in checked.untimely if not lost[row]]
+    return [row for row in checked.doubtful if not lost[row]]
 
 
 def _only(size: int, rows: Int64s) -> Flags:

@@ -305,6 +305,29 @@ async def test_what_was_accepted_is_a_repeat_in_every_way_however_old_it_is(
     assert await ways.waiting() == waiting
 
 
+async def test_an_archived_type_is_refused_in_every_way(ways: Ways) -> None:
+    known = [Sample(), Sample()]
+    assert await ways.rows(known) == [None, None]
+    await ways.services.archive_type()
+
+    def batch() -> list[Sample]:
+        return [*known, Sample(), Sample(time_us=1), Sample(type="nope")]
+
+    refused = ("TYPE_ARCHIVED", "type")
+    expected = [*[("DUPLICATE", "id")] * 2, refused, refused, ("UNKNOWN_EVENT_TYPE", "type")]
+
+    async def heard() -> bool:
+        return await ways.rows(batch()) == expected
+
+    await eventually(heard)
+    for way in (ways.columns, ways.stream, ways.signed):
+        assert await way(batch()) == expected
+    for form in (rows, columns):
+        assert await ways.imported(batch(), form) == expected
+    # What is there may still be put right.
+    assert await ways.amended(known[0].id, replace(known[0], quantities={"units": "2"})) is None
+
+
 @given(batches)
 @each_with_the_same_services
 async def test_a_replay_judges_what_was_rejected_as_before(ways: Ways, batch: list[Sample]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from enum import IntEnum
 from functools import cached_property
 from typing import Any, Final
@@ -53,6 +54,15 @@ class Dimension:
         return frozenset(self.values)
 
 
+class TypeChange(IntEnum):
+    """What made a version of a type. Numbers as in the API and in the database."""
+
+    PUT = 1
+    ARCHIVED = 2
+    RESTORED = 3
+    DELETED = 4
+
+
 class WhenAbandoned(IntEnum):
     """Numbers as in the API."""
 
@@ -72,7 +82,12 @@ class TimerPolicy:
 
 @dataclass(frozen=True)
 class EventType:
-    """The position of a quantity is the column it is stored in."""
+    """The position of a quantity is the column it is stored in.
+
+    archived_at: since when it takes no new events; None while it does
+    since: the version that it came to be by; another one for a type that was deleted and made again
+    Neither is part of what a type means.
+    """
 
     name: str
     quantities: tuple[Quantity, ...]
@@ -82,6 +97,8 @@ class EventType:
     enrichments: tuple[Enrichment, ...] = ()
     for_identity: bool = False
     timer: TimerPolicy | None = None
+    archived_at: datetime | None = field(default=None, compare=False)
+    since: int = field(default=1, compare=False)
 
     def __post_init__(self) -> None:
         check_name("event_type.name", self.name)
@@ -163,7 +180,8 @@ class EventType:
 
     def to_json(self) -> dict[str, Any]:
         stated = asdict(self)
-        del stated["name"]
+        for other in ("name", "archived_at", "since"):
+            del stated[other]
         return stated
 
     @classmethod

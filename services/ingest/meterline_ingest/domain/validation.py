@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Final
 
 import numpy as np
@@ -25,6 +26,7 @@ from meterline_ingest.domain.type_book import TypeBook
 
 # Stands for a pair of tenant and name that is no type of the tenant's own.
 _COMMON: Final = -1
+UNKNOWN_TYPE: Final = ("UNKNOWN_EVENT_TYPE", "type", "a registered event type")
 _TIME_RULE: Final = f"from 1970 to {to_datetime(LATEST_US - 1).year}"
 
 
@@ -34,8 +36,8 @@ class Checked:
 
     tenant_ids: a number an entry of `columns.tenants`, 0 where unknown
     slots: quantities by storage column
-    untimely: rows with no problem but their time, which is none for an event that was accepted before; what
-        they say does have a meaning in the arrays
+    doubtful: rows whose only problem (their time, or that their type is archived) is none for an event that
+        was accepted before; what they say does have a meaning in the arrays
     """
 
     columns: Columns
@@ -43,7 +45,7 @@ class Checked:
     tenant_ids: Int64s
     fields: Fields
     slots: list[Slot | None]
-    untimely: Sequence[int] = ()
+    doubtful: Sequence[int] = ()
 
     @property
     def series(self) -> list[SeriesKey]:
@@ -92,11 +94,14 @@ class Check:
         catalogue: Catalogue | None = None,
         any_age: Flags | None = None,
         corrected: Corrected | None = None,
+        *,
+        new: bool = True,
     ) -> Checked:
         """
         now_us: one for all, or one a row
         any_age: rows that may be as old as they like
         corrected: the times that are stored and judged by age, where these are not those that were sent
+        new: whether the events are not there yet; archived types take no new ones
         """
         columns, problems = self._columns, self._problems
         fields = self._combinations.check(catalogue or {}, problems)
@@ -105,9 +110,15 @@ class Check:
         if corrected is None:
             corrected = Corrected(columns.times_us, columns.times_us, [])
         # Last, so that rows are known that have no other problem.
-        untimely = _check_ages(corrected, times, now_us, any_age, problems)
+        late = Problems(problems.rows)
+        if new:
+            _check_archived(columns, self._definitions, late)
+        _check_correction(corrected, times, now_us, any_age, late)
+        _check_times(corrected.times_us, times, now_us, any_age, late)
+        doubtful = [row for row in late.by_row if row not in problems.by_row]
+        problems.by_row.update((row, late.by_row[row]) for row in doubtful)
         columns = replace(columns, times_us=corrected.times_us)
-        return Checked(columns, problems, self._tenant_ids, fields, slots, untimely)
+        return Checked(columns, problems, self._tenant_ids, fields, slots, doubtful)
 
 
 def check_forms(columns: Columns, problems: Problems) -> None:
@@ -206,7 +217,26 @@ def _check_types(columns: Columns, definitions: Sequence[EventType | None], prob
     unknown = np.array([definition is None for definition in definitions])
     if unknown.any():
         rows = unknown[columns.type_index]
-        problems.flag_where(rows, "UNKNOWN_EVENT_TYPE", "type", "a registered event type")
+        problems.flag_where(rows, *UNKNOWN_TYPE)
+
+
+def _check_archived(columns: Columns, definitions: Sequence[EventType | None], problems: Problems) -> None:
+    # By identity, as everywhere: a type is one object in its book, and callers may name it often.
+    archived = {id(each): each.archived_at for each in definitions if each and each.archived_at}
+    if not archived:
+        return
+    told = {key: _archived_since(moment) for key, moment in archived.items()}
+    of_entry = [told.get(id(each)) for each in definitions]
+    rows = np.flatnonzero(np.array([problem is not None for problem in of_entry])[columns.type_index])
+    for row, entry in zip(rows.tolist(), columns.type_index[rows].tolist(), strict=True):
+        if (problem := of_entry[entry]) is not None:
+            problems.flag([row], problem)
+
+
+def _archived_since(moment: datetime) -> Problem:
+    since = moment.astimezone(UTC).isoformat(timespec="seconds")
+    rule = f"a type that takes events; this one is archived since {since}"
+    return Problem(Kind.REJECTED, "TYPE_ARCHIVED", "type", rule)
 
 
 def _check_subjects(columns: Columns, definitions: Sequence[EventType | None], problems: Problems) -> None:
@@ -222,19 +252,6 @@ def _check_subjects(columns: Columns, definitions: Sequence[EventType | None], p
         empty = np.array([not subject for subject in columns.subjects])
         mask = needed[columns.type_index] & empty[columns.subject_index]
         problems.flag_where(mask, "SUBJECT_REQUIRED", "subject", "required by the event type")
-
-
-def _check_ages(
-    corrected: Corrected, limits: TimeLimits, now_us: int | Int64s, any_age: Flags | None, problems: Problems
-) -> list[int]:
-    """Flags the rows whose times depend on now, and are out of bounds; answers those that had no problem."""
-    untimely = Problems(problems.rows)
-    _check_correction(corrected, limits, now_us, any_age, untimely)
-    _check_times(corrected.times_us, limits, now_us, any_age, untimely)
-    rows = [row for row in untimely.by_row if row not in problems.by_row]
-    for row in rows:
-        problems.by_row[row] = untimely.by_row[row]
-    return rows
 
 
 def _check_times(

@@ -28,8 +28,9 @@ if _version_not_supported:
 class CaptureServiceStub(object):
     """Takes events in. An event that is answered `accepted` or `duplicate` is durable and will be counted
     exactly once; a caller that got no answer sends the same events, with the same ids, again. An event that was
-    accepted is answered `duplicate` (with other contents `conflict`) also when its time is out of bounds by now:
-    TIME_TOO_OLD, TIME_IN_FUTURE and SENT_AT_WRONG are said of events that were never accepted, or were deleted.
+    accepted is answered `duplicate` (with other contents `conflict`) also when its time is out of bounds by now, or its
+    type archived: TIME_TOO_OLD, TIME_IN_FUTURE, SENT_AT_WRONG and TYPE_ARCHIVED are said of events that were never
+    accepted, or were deleted.
     """
 
     def __init__(self, channel):
@@ -58,8 +59,9 @@ class CaptureServiceStub(object):
 class CaptureServiceServicer(object):
     """Takes events in. An event that is answered `accepted` or `duplicate` is durable and will be counted
     exactly once; a caller that got no answer sends the same events, with the same ids, again. An event that was
-    accepted is answered `duplicate` (with other contents `conflict`) also when its time is out of bounds by now:
-    TIME_TOO_OLD, TIME_IN_FUTURE and SENT_AT_WRONG are said of events that were never accepted, or were deleted.
+    accepted is answered `duplicate` (with other contents `conflict`) also when its time is out of bounds by now, or its
+    type archived: TIME_TOO_OLD, TIME_IN_FUTURE, SENT_AT_WRONG and TYPE_ARCHIVED are said of events that were never
+    accepted, or were deleted.
     """
 
     def Report(self, request, context):
@@ -123,8 +125,9 @@ def add_CaptureServiceServicer_to_server(servicer, server):
 class CaptureService(object):
     """Takes events in. An event that is answered `accepted` or `duplicate` is durable and will be counted
     exactly once; a caller that got no answer sends the same events, with the same ids, again. An event that was
-    accepted is answered `duplicate` (with other contents `conflict`) also when its time is out of bounds by now:
-    TIME_TOO_OLD, TIME_IN_FUTURE and SENT_AT_WRONG are said of events that were never accepted, or were deleted.
+    accepted is answered `duplicate` (with other contents `conflict`) also when its time is out of bounds by now, or its
+    type archived: TIME_TOO_OLD, TIME_IN_FUTURE, SENT_AT_WRONG and TYPE_ARCHIVED are said of events that were never
+    accepted, or were deleted.
     """
 
     @staticmethod

@@ -29,8 +29,9 @@ GRPC_VERSION: str
 class CaptureServiceStub:
     """Takes events in. An event that is answered `accepted` or `duplicate` is durable and will be counted
     exactly once; a caller that got no answer sends the same events, with the same ids, again. An event that was
-    accepted is answered `duplicate` (with other contents `conflict`) also when its time is out of bounds by now:
-    TIME_TOO_OLD, TIME_IN_FUTURE and SENT_AT_WRONG are said of events that were never accepted, or were deleted.
+    accepted is answered `duplicate` (with other contents `conflict`) also when its time is out of bounds by now, or its
+    type archived: TIME_TOO_OLD, TIME_IN_FUTURE, SENT_AT_WRONG and TYPE_ARCHIVED are said of events that were never
+    accepted, or were deleted.
     """
 
     @_typing.overload
@@ -62,8 +63,9 @@ class CaptureServiceStub:
 class CaptureServiceAsyncStub(CaptureServiceStub):
     """Takes events in. An event that is answered `accepted` or `duplicate` is durable and will be counted
     exactly once; a caller that got no answer sends the same events, with the same ids, again. An event that was
-    accepted is answered `duplicate` (with other contents `conflict`) also when its time is out of bounds by now:
-    TIME_TOO_OLD, TIME_IN_FUTURE and SENT_AT_WRONG are said of events that were never accepted, or were deleted.
+    accepted is answered `duplicate` (with other contents `conflict`) also when its time is out of bounds by now, or its
+    type archived: TIME_TOO_OLD, TIME_IN_FUTURE, SENT_AT_WRONG and TYPE_ARCHIVED are said of events that were never
+    accepted, or were deleted.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -91,8 +93,9 @@ class CaptureServiceAsyncStub(CaptureServiceStub):
 class CaptureServiceServicer(metaclass=_abc_1.ABCMeta):
     """Takes events in. An event that is answered `accepted` or `duplicate` is durable and will be counted
     exactly once; a caller that got no answer sends the same events, with the same ids, again. An event that was
-    accepted is answered `duplicate` (with other contents `conflict`) also when its time is out of bounds by now:
-    TIME_TOO_OLD, TIME_IN_FUTURE and SENT_AT_WRONG are said of events that were never accepted, or were deleted.
+    accepted is answered `duplicate` (with other contents `conflict`) also when its time is out of bounds by now, or its
+    type archived: TIME_TOO_OLD, TIME_IN_FUTURE, SENT_AT_WRONG and TYPE_ARCHIVED are said of events that were never
+    accepted, or were deleted.
     """
 
     @_abc_1.abstractmethod
