@@ -26,6 +26,9 @@ OPERATIONS: Final = ("ingest", "aggregate", "publisher")
 REFUSABLE: Final = {
     "identity.v1.CredentialsService/RotateSigningKey": {"FAILED_PRECONDITION"},
     "publisher.v1.PublicationsService/PublishUsage": {"ABORTED"},
+    "ingest.v1.EventTypesService/ArchiveEventType": {"NOT_FOUND"},
+    "ingest.v1.EventTypesService/RestoreEventType": {"NOT_FOUND"},
+    "ingest.v1.EventTypesService/DeleteEventType": {"NOT_FOUND", "FAILED_PRECONDITION"},
 }
 
 
@@ -116,6 +119,15 @@ def _ingest(world: World, now: datetime) -> Table:
         f"{service}CatalogueService/ListEntries": [of | page | {"namespace": "products"}],
         f"{service}CatalogueService/DeleteEntries": [of | {"namespace": "products", "keys": ["l"]}],
         f"{service}EventTypesService/PutEventType": [of | {"event_type": DEFINITION, "changed_by": "ann"}],
+        f"{service}EventTypesService/ArchiveEventType": [
+            of | {"name": DEFINITION["name"], "changed_by": "ann"}
+        ],
+        f"{service}EventTypesService/RestoreEventType": [
+            of | {"name": DEFINITION["name"], "changed_by": "ann"}
+        ],
+        f"{service}EventTypesService/DeleteEventType": [
+            of | {"name": DEFINITION["name"], "changed_by": "ann"}
+        ],
         f"{service}EventTypesService/ListEventTypes": [of],
         f"{service}EventTypesService/ListEventTypeVersions": [of | {"name": world.own_type}],
         f"{service}EventsService/GetEvent": [of | {"event_id": world.event_id} | asking],

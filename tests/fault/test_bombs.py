@@ -212,9 +212,9 @@ async def test_each_bad_value_is_named_and_its_neighbours_are_taken(start_mesh: 
     good = [Sample(quantities={"units": "7"}) for _ in range(20)]
     bad = [Sample(quantities={"units": value}) for value in VALUES]
     long = [Sample(id="i" * 100_000), Sample(subject="s" * 100_000)]
-    # No value has more than 15 digits, so that no sum of them can leave its own width unseen.
+    # No value has more than 18 digits, so that no sum of them can leave its own width unseen.
     wide = columns(*[Sample(quantities={"units": "7"}) for _ in range(4)])
-    wide.columns.quantities[0].units = struct.pack("<4q", 2**63 - 1, -(2**63), 10**15, -1)
+    wide.columns.quantities[0].units = struct.pack("<4q", 2**63 - 1, -(2**63), 10**18, -1)
     expected = Expected()
     expected.add("acme", good)
     async with start_mesh() as mesh:

@@ -105,6 +105,11 @@ class Operator:
             event_types_pb2.PutEventTypeRequest(event_type=definition)
         )
 
+    async def archive_type(self, name: str = TYPE) -> None:
+        await event_types_pb2_grpc.EventTypesServiceStub(self.ingest_channel).ArchiveEventType(
+            event_types_pb2.ArchiveEventTypeRequest(name=name)
+        )
+
     async def api_key(self, tenant: str, *permissions: Permission) -> credentials_pb2.CreateApiKeyResponse:
         answer: credentials_pb2.CreateApiKeyResponse = await self.credentials.CreateApiKey(
             credentials_pb2.CreateApiKeyRequest(tenant_id=tenant, name="a key", permissions=permissions)

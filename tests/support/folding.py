@@ -77,7 +77,7 @@ times = st.one_of(
 )
 
 small = st.integers(-1000, 1000)
-huge = st.sampled_from([10**15 - 1, 1 - 10**15, 2**62, 2**63 - 1, -(2**63), -1, 0])
+huge = st.sampled_from([10**18 - 1, 1 - 10**18, 10**15, 2**62, 2**63 - 1, -(2**63), -1, 0])
 
 SUBJECTS = ("", "alice", "bob", "żółw", "a" * 256)
 GROUPS = (7, 9, 10**12)

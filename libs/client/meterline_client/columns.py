@@ -23,7 +23,7 @@ _POWERS: list[int] = [10**exponent for exponent in range(MAX_SCALE + 1)]
 
 
 class ScaleConflictError(ValueError):
-    """No scale can hold all values of the quantity `name` in 15 digits; `scale` is the largest present."""
+    """No scale can hold all values of the quantity `name` in 18 digits; `scale` is the largest present."""
 
     def __init__(self, name: str, scale: int) -> None:
         super().__init__(f"the values of {name} do not fit one column of scale {scale}")

@@ -12,8 +12,9 @@ MAX_QUANTITIES = 4
 MAX_PROPERTIES = 32
 MAX_PROPERTY_VALUE_LENGTH = 4_096
 
-# A quantity: at most 15 digits in all, 9 of them decimals.
-MAX_DIGITS = 15
+# A quantity: at most 18 digits in all, 9 of them decimals. Before the point it has at most 18 less
+# the scale of its type, which the server knows.
+MAX_DIGITS = 18
 MAX_SCALE = 9
 UNITS_BOUND = 10**MAX_DIGITS
 

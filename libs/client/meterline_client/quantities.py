@@ -27,7 +27,7 @@ _MAX_WRITTEN_LENGTH = 100
 def fixed_point(value: object) -> FixedPoint:
     """Turn an int or a Decimal into fixed point with as few decimals as it needs.
 
-    TypeError for any other type (float and bool too); ValueError for NaN, an infinity, more than 15 digits
+    TypeError for any other type (float and bool too); ValueError for NaN, an infinity, more than 18 digits
     or more than 9 decimals. The message is the rule, without the field.
     """
     if isinstance(value, Decimal):

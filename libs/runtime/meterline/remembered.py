@@ -26,20 +26,35 @@ class Question(Generic[K]):
         self.forgotten: set[K] = set()
 
 
-class Remembered(Generic[K, V]):
-    """At most `most` answers, by key. A look costs one into a dictionary and one on the clock."""
+def one(key: object, value: object) -> int:
+    """The size of every answer where they are counted."""
+    return 1
 
-    def __init__(self, seconds: float, *, most: int, now: Callable[[], float] = time.monotonic) -> None:
+
+class Remembered(Generic[K, V]):
+    """Answers by key, within bounds. A look costs one into a dictionary and one on the clock."""
+
+    def __init__(
+        self,
+        seconds: float,
+        *,
+        most: int,
+        size_of: Callable[[K, V], int] = one,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         """
         seconds: the greatest age of an answer that is used
-        most: answers kept; beyond these the oldest go
+        most: what is kept, in the unit of `size_of`; beyond it the oldest go
+        size_of: how much an answer takes, above 0; one that takes more than `most` is not kept
         now: a clock in seconds, from any moment
         """
         self._seconds = seconds
         self._most = most
+        self._size_of = size_of
         self._now = now
         # In the order in which answers were kept, so that the first is about the oldest.
-        self._kept: dict[K, tuple[V, float]] = {}
+        self._kept: dict[K, tuple[V, float, int]] = {}
+        self._held = 0
         self._under_way: WeakSet[Question[K]] = WeakSet()
 
     def get(self, key: K) -> V | None:
@@ -65,21 +80,29 @@ class Remembered(Generic[K, V]):
         """Remembers an answer, unless its key was forgotten meanwhile."""
         if key in question.forgotten:
             return
-        self._kept.pop(key, None)
-        self._make_room()
-        self._kept[key] = (value, question.asked_at + self._seconds)
+        self._drop(key)
+        size = self._size_of(key, value)
+        self._make_room(size)
+        if size <= self._most:
+            self._kept[key] = (value, question.asked_at + self._seconds, size)
+            self._held += size
 
     def forget(self, key: K) -> None:
         """What is known of a key holds no longer, and neither does what was asked before now."""
-        self._kept.pop(key, None)
+        self._drop(key)
         for question in self._under_way:
             question.forgotten.add(key)
 
-    def _make_room(self) -> None:
+    def _drop(self, key: K) -> None:
+        kept = self._kept.pop(key, None)
+        if kept is not None:
+            self._held -= kept[2]
+
+    def _make_room(self, size: int) -> None:
         """Also lets go of what is at the front and too old, so that idle keys do not stay in memory."""
         now = self._now()
         while self._kept:
             oldest = next(iter(self._kept))
-            if len(self._kept) < self._most and now < self._kept[oldest][1]:
+            if self._held + size <= self._most and now < self._kept[oldest][1]:
                 return
-            del self._kept[oldest]
+            self._drop(oldest)

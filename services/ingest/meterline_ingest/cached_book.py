@@ -53,6 +53,7 @@ class CachedBook(Generic[B]):
         self._as_of = float("-inf")
         # Looks are numbered. Those before the first that counts may have missed a change of this process.
         self._last_look = 0
+        self._last_look_at = float("-inf")
         self._first_that_counts = 0
         self._looks: Lookups[None, int] = Lookups(self._look)
 
@@ -77,6 +78,9 @@ class CachedBook(Generic[B]):
         if age <= self._max_age:
             self._looks.begin(None)
             return self._book
+        if self._now() - self._last_look_at > self._max_age:
+            # Should it be under way still, what it brings is too old for who comes now.
+            return await self._looked_up(self._last_look + 1)
         return await self._looked_up(self._first_that_counts)
 
     async def latest(self) -> B:
@@ -97,6 +101,7 @@ class CachedBook(Generic[B]):
     async def _look(self, _: None) -> int:
         self._last_look += 1
         number, asked_at = self._last_look, self._now()
+        self._last_look_at = asked_at
         change = await self._source.last_change()
         if change != self._change:
             # What changes in between is only read twice.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
@@ -22,7 +21,7 @@ from meterline_ingest.domain.outcomes import Problem, Problems
 from meterline_ingest.domain.ownership import Share, flag_foreign, named
 from meterline_ingest.domain.skew import Sending, correct
 from meterline_ingest.domain.type_book import TypeBook
-from meterline_ingest.domain.validation import Check, check_correction, check_times
+from meterline_ingest.domain.validation import Check, check_times
 from meterline_ingest.quarantine import Kept
 from meterline_ingest.registry import TenantDirectory, TypeRegistry
 from meterline_ingest.repository.catalogue import CatalogueReader
@@ -81,7 +80,9 @@ class Capture:
         return result, message
 
     async def preview(self, submissions: Sequence[Submission]) -> list[Result]:
-        """What would become of them, but for quotas and what was accepted before. Changes nothing."""
+        """What would become of them, but for quotas and what was accepted before: a repeat
+        whose time is out of bounds by now is told to be rejected, where `flush` finds a duplicate. Changes
+        nothing."""
         flush = await self._judge(submissions)
         return _results(submissions, flush.batch_ids, flush.checked.problems)
 
@@ -92,24 +93,17 @@ class Capture:
         if types is not book:
             columns = await _read(submissions, types)
         problems = Problems.read_with(columns)
-        # Times as they were sent, before anything is reckoned with them. The judge does it once more with
-        # what the correction makes of them.
+        # Times as they were sent, before anything is reckoned with them.
         check_times(columns.times_us, problems)
         await self._refuse_old(columns, problems)
         flag_foreign(columns, [Share(len(each), each.origin.tenant) for each in submissions], problems)
         corrected = correct(columns.times_us, list(map(_sending, submissions)), self._skews.tolerance_us)
         now_us, any_age = _moments(submissions, self._clock.now_us()), _any_age(submissions)
-        check_correction(corrected, self._limits, now_us, any_age, problems)
-        check = Check(
-            replace(columns, times_us=corrected.times_us),
-            await self._tenants.numbers(named(columns, problems)),
-            types,
-            problems,
-        )
+        check = Check(columns, await self._tenants.numbers(named(columns, problems)), types, problems)
         many = check.combinations + len(columns.quantities) > MANY
         needed = await aside(check.entries_needed) if many else check.entries_needed()
         catalogue = await self._catalogue.find(needed) if needed else {}
-        arguments = self._limits, now_us, catalogue, any_age
+        arguments = self._limits, now_us, catalogue, any_age, corrected
         checked = await aside(check.verdict, *arguments) if many else check.verdict(*arguments)
         batch_ids = [new_id_bytes() for _ in submissions]
         return Flush(submissions, batch_ids, checked, corrected, types)

@@ -182,9 +182,10 @@ class Corrector:
             self._clock.now_us(),
             await self._catalogue.find(needed) if needed else {},
             np.ones(len(drafts), np.bool_),
+            new=False,
         )
         # What an amendment makes of an event counts for the tenant's quotas as what is reported.
-        await self._numbering.number(checked)
+        await self._numbering.number(checked, types)
         for row, (event, secret) in enumerate(zip(events, secrets, strict=True)):
             _take_verdict(prepared, checked, row, event, secret, keyring)
 

@@ -10,8 +10,9 @@ import numpy as np
 from meterline_ingest.domain.columns import Int64s
 from meterline_ingest.domain.fields import distinct
 from meterline_ingest.domain.quotas import NO_SERIES, NO_SUBJECT, Refusal
-from meterline_ingest.domain.validation import Checked
-from meterline_ingest.repository.dictionaries import Dictionaries
+from meterline_ingest.domain.type_book import TypeBook
+from meterline_ingest.domain.validation import UNKNOWN_TYPE, Checked
+from meterline_ingest.repository.dictionaries import TYPE_GONE, Dictionaries
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +29,15 @@ class Numbering:
     def __init__(self, dictionaries: Dictionaries) -> None:
         self._dictionaries = dictionaries
 
-    async def number(self, checked: Checked) -> Numbers:
-        """Of the good rows; flags those that are new where there is no room for them.
+    async def number(self, checked: Checked, types: TypeBook) -> Numbers:
+        """Of the good rows; flags those that are new where there is no room for them, or where the type was
+        deleted since it was read into `types`.
 
         After everything else was judged, so that no entry is made for an event that is rejected. One that was
         made for an event that is not stored in the end does no harm, and counts.
         """
         subjects = await self._subjects(checked)
-        return Numbers(subjects, await self._series(checked))
+        return Numbers(subjects, await self._series(checked, types))
 
     async def _subjects(self, checked: Checked) -> Int64s:
         columns, rows = checked.columns, _good(checked)
@@ -48,10 +50,13 @@ class Numbering:
         found = await self._dictionaries.subject_ids(used)
         return _of_rows(checked, rows, index, found, NO_SUBJECT)
 
-    async def _series(self, checked: Checked) -> Int64s:
+    async def _series(self, checked: Checked, types: TypeBook) -> Int64s:
         rows = _good(checked)
         codes, index = distinct(checked.series_index[rows], len(checked.series))
-        found = await self._dictionaries.series_ids([checked.series[at] for at in codes.tolist()])
+        found = await self._dictionaries.series_ids([checked.series[at] for at in codes.tolist()], types)
+        gone = np.zeros(len(checked.columns), np.bool_)
+        gone[rows] = np.array([number == TYPE_GONE for number in found], np.bool_)[index]
+        checked.problems.flag_where(gone, *UNKNOWN_TYPE)
         return _of_rows(checked, rows, index, found, NO_SERIES)
 
 

@@ -22,6 +22,7 @@ from meterline_ingest.committer import Submission
 from meterline_ingest.contents import Contents, Keyrings, Sealer
 from meterline_ingest.domain.columns import Flags, Int64s
 from meterline_ingest.domain.fields import distinct
+from meterline_ingest.domain.outcomes import DUPLICATE
 from meterline_ingest.domain.quantities import Slot
 from meterline_ingest.domain.skew import Corrected
 from meterline_ingest.domain.type_book import TypeBook
@@ -63,13 +64,28 @@ class Flush:
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a flush before it is stored.
+
+    good: the rows to store
+    twins: rows whose time is out of bounds, of events that are among the good ones too: those are stored when
+        these are judged
+    """
+
+    numbers: Numbers
+    good: Flags
+    contents: Contents
+    twins: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """What is stored of a flush. `positions`: those of `rows` in the flush."""
 
     batch_numbers: Int64s
     positions: Int64s
     rows: Rows
-    contents: Contents
+    known: Known
     tenants: set[int]
 
 
@@ -93,28 +109,41 @@ class Storing:
     async def store(self, flush: Flush) -> Kept:
         """Stores the good events; adds to the problems those that were stored before. Keeps the rejected
         ones in quarantine, and answers which."""
-        sealers = await self._sealers(flush.checked)
-        _refuse_shredded(flush.checked, sealers)
-        numbers = await self._numbering.number(flush.checked)
-        good = flush.checked.problems.good()
+        known = await self._look(flush)
         rejected = await self._quarantine.gather(flush.submissions, flush.checked)
-        if good.any():
+        if known.good.any():
             with _span(flush):
-                return await self._store(flush, good, numbers, rejected, sealers)
+                return await self._store(flush, known, rejected)
         return await self._keep(rejected) if rejected else {}
 
     async def rehearse(self, flush: Flush) -> bytes:
         """As `store`, but takes it all back; answers the message that would have told of it, if any."""
-        sealers = await self._sealers(flush.checked)
-        _refuse_shredded(flush.checked, sealers)
-        numbers = await self._numbering.number(flush.checked)
-        good = flush.checked.problems.good()
-        if not good.any():
+        known = await self._look(flush)
+        if not known.good.any():
             return b""
-        prepared = await self._prepare(flush, good, numbers, sealers)
+        prepared = await self._prepare(flush, known)
         async with self._unit_of_work.begin(prepared.tenants) as transaction:
-            _, message = await self._insert(transaction, flush, good, prepared)
+            _, message = await self._insert(transaction, flush, prepared)
         return message
+
+    async def _look(self, flush: Flush) -> Known:
+        """Adds to the problems what only the database can tell before the events are stored."""
+        checked = flush.checked
+        sealers = await self._sealers(checked)
+        doubtful = _refuse_shredded(checked, sealers)
+        numbers = await self._numbering.number(checked, flush.types)
+        good = checked.problems.good()
+        contents = Contents(checked, flush.corrected, flush.types, sealers, flush.flags())
+        twins: Sequence[int] = []
+        if doubtful:
+            twins, others = repetitions.twins(checked, doubtful, good)
+            # Those are stored once the good ones are; until then this keeps them out of quarantine.
+            checked.problems.put_first(twins, DUPLICATE)
+            if others:
+                tenant_ids = repetitions.tenants(checked, others)
+                async with self._unit_of_work.begin(tenant_ids) as transaction:
+                    await repetitions.settle_doubtful(transaction.connection, checked, others, contents, {})
+        return Known(numbers, good, contents, twins)
 
     async def _keep(self, rejected: Sequence[Entry]) -> Kept:
         """Of a flush with nothing good in it."""
@@ -123,17 +152,10 @@ class Storing:
             await transaction.commit()
         return kept
 
-    async def _store(
-        self,
-        flush: Flush,
-        good: Flags,
-        numbers: Numbers,
-        rejected: Sequence[Entry],
-        sealers: Mapping[int, Sealer],
-    ) -> Kept:
-        prepared = await self._prepare(flush, good, numbers, sealers)
+    async def _store(self, flush: Flush, known: Known, rejected: Sequence[Entry]) -> Kept:
+        prepared = await self._prepare(flush, known)
         async with self._unit_of_work.begin(prepared.tenants) as transaction:
-            accepted, _ = await self._insert(transaction, flush, good, prepared)
+            accepted, _ = await self._insert(transaction, flush, prepared)
             kept = await self._quarantine.keep(transaction, rejected)
             if rejected or accepted.any():
                 crash_point("ingest.report.before_commit")
@@ -142,32 +164,32 @@ class Storing:
         metrics.BATCHES.inc(len(np.unique(flush.calls()[accepted])))
         return kept
 
-    async def _prepare(
-        self, flush: Flush, good: Flags, numbers: Numbers, sealers: Mapping[int, Sealer]
-    ) -> Prepared:
+    async def _prepare(self, flush: Flush, known: Known) -> Prepared:
         """Everything that needs no transaction."""
-        checked = flush.checked
+        checked, good = flush.checked, known.good
         batches = np.array(await self._writer.batch_numbers(len(flush.submissions)))
         positions = np.flatnonzero(good)
-        rows = _rows(checked, batches[flush.calls()], numbers, None if good.all() else positions)
-        contents = Contents(checked, flush.corrected, flush.types, sealers, flush.flags())
-        return Prepared(batches, positions, rows, contents, set(checked.tenant_ids.tolist()) - {0})
+        rows = _rows(checked, batches[flush.calls()], known.numbers, None if good.all() else positions)
+        return Prepared(batches, positions, rows, known, set(checked.tenant_ids.tolist()) - {0})
 
     async def _insert(
-        self, transaction: Transaction, flush: Flush, good: Flags, prepared: Prepared
+        self, transaction: Transaction, flush: Flush, prepared: Prepared
     ) -> tuple[Flags, bytes]:
         """Which rows were accepted, and the message that tells of them."""
         connection, numbers, rows = transaction.connection, prepared.batch_numbers, prepared.rows
+        good, contents, twins = prepared.known.good, prepared.known.contents, prepared.known.twins
         new = await self._writer.insert(connection, rows, prepared.tenants)
         accepted = good if new.all() else _only(len(good), prepared.positions[new])
         message = b""
         if accepted.any():
-            message = await self._tell(transaction, flush, accepted, numbers, prepared.contents)
+            message = await self._tell(transaction, flush, accepted, numbers, contents)
+        skews = dict(zip(numbers.tolist(), flush.corrected.skews_us, strict=True))
         if not new.all():
-            skews = dict(zip(numbers.tolist(), flush.corrected.skews_us, strict=True))
             await repetitions.settle(
-                connection, flush.checked, rows, prepared.positions, new, prepared.contents, skews
+                connection, flush.checked, rows, prepared.positions, new, contents, skews
             )
+        if twins:
+            await repetitions.settle_doubtful(connection, flush.checked, twins, contents, skews)
         return accepted, message
 
     async def _tell(
@@ -217,15 +239,18 @@ def _rows(checked: Checked, batch_numbers: Int64s, numbers: Numbers, positions: 
     )
 
 
-def _refuse_shredded(checked: Checked, sealers: Mapping[int, Sealer]) -> None:
-    """What cannot be sealed any more must not fail with the events of others."""
+def _refuse_shredded(checked: Checked, sealers: Mapping[int, Sealer]) -> Sequence[int]:
+    """What cannot be sealed any more must not fail with the events of others. Answers the doubtful rows
+    that are left: without its key no body can be told from another one."""
     shredded = [tenant_id for tenant_id, sealer in sealers.items() if sealer.shredded]
     if not shredded:
-        return
+        return checked.doubtful
     variants = checked.fields.variants.items()
     gone = [at for at, each in variants if each.tenant_id in shredded and each.sensitive]
     field, rule = "properties", "no sensitive ones: the keys of the tenant were destroyed"
-    checked.problems.flag_where(np.isin(checked.fields.index, gone), "TENANT_SHREDDED", field, rule)
+    lost = np.isin(checked.fields.index, gone)
+    checked.problems.flag_where(lost, "TENANT_SHREDDED", field, rule)
+    return [row for row in checked.doubtful if not lost[row]]
 
 
 def _only(size: int, rows: Int64s) -> Flags:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import psycopg
 import pytest
@@ -48,7 +49,7 @@ times = (
     | st.integers(-40 * DAY_US, 600_000_000).map(lambda offset: now_us() + offset)
 )
 units = st.sampled_from(
-    [0, 1, -1, 10**13 - 1, 10**13, 10**15 - 1, 10**15, 10**18, INT64 - 1, -INT64]
+    [0, 1, -1, 10**15, 10**16 - 1, 10**16, 10**18 - 1, 10**18, 5 * 10**18, INT64 - 1, -INT64]
 ) | st.integers(-INT64, INT64 - 1)
 samples = st.builds(
     Sample,
@@ -273,6 +274,60 @@ async def test_what_only_rows_can_say_is_judged_the_same(ways: Ways) -> None:
     }
 
 
+# What an import may bring, and a call that reports now may not, as a rule.
+past = st.builds(
+    Sample,
+    type=st.just(TYPE),
+    subject=st.sampled_from(["", "u1", "é" * 256]),
+    time_us=st.just(EARLIEST_US) | st.integers(-40 * DAY_US, 0).map(lambda offset: now_us() + offset),
+    dimensions=st.just({}) | st.just({"region": "eu"}),
+    quantities=st.just({}) | st.just({"units": "12"}),
+)
+
+
+@given(st.lists(past, min_size=1, max_size=6))
+@each_with_the_same_services
+@pytest.mark.req("T1.2")
+async def test_what_was_accepted_is_a_repeat_in_every_way_however_old_it_is(
+    ways: Ways, batch: list[Sample]
+) -> None:
+    batch = [replace(each, id=str(uuid.uuid4())) for each in batch]
+    assert await ways.imported(batch, rows) == [None] * len(batch)
+    waiting = await ways.waiting()
+    another = [replace(each, time_us=each.time_us + 1) for each in batch]
+
+    for again, verdict in ((batch, ("DUPLICATE", "id")), (another, ("CONFLICT", "id"))):
+        expected = [verdict] * len(batch)
+        for way in (ways.rows, ways.columns, ways.stream, ways.signed):
+            assert await way(again) == expected
+        for form in (rows, columns):
+            assert await ways.imported(again, form) == expected
+    assert await ways.waiting() == waiting
+
+
+async def test_an_archived_type_is_refused_in_every_way(ways: Ways) -> None:
+    known = [Sample(), Sample()]
+    assert await ways.rows(known) == [None, None]
+    await ways.services.archive_type()
+
+    def batch() -> list[Sample]:
+        return [*known, Sample(), Sample(time_us=1), Sample(type="nope")]
+
+    refused = ("TYPE_ARCHIVED", "type")
+    expected = [*[("DUPLICATE", "id")] * 2, refused, refused, ("UNKNOWN_EVENT_TYPE", "type")]
+
+    async def heard() -> bool:
+        return await ways.rows(batch()) == expected
+
+    await eventually(heard)
+    for way in (ways.columns, ways.stream, ways.signed):
+        assert await way(batch()) == expected
+    for form in (rows, columns):
+        assert await ways.imported(batch(), form) == expected
+    # What is there may still be put right.
+    assert await ways.amended(known[0].id, replace(known[0], quantities={"units": "2"})) is None
+
+
 @given(batches)
 @each_with_the_same_services
 async def test_a_replay_judges_what_was_rejected_as_before(ways: Ways, batch: list[Sample]) -> None:
@@ -290,15 +345,27 @@ async def test_a_replay_judges_what_was_rejected_as_before(ways: Ways, batch: li
 @each_with_the_same_services
 @pytest.mark.req("T3.1", "X2")
 async def test_aggregate_reads_every_message_of_what_was_accepted(ways: Ways, batch: list[Sample]) -> None:
-    before = sum(map(_rows_in, ways.messages()))
-    accepted = 0
+    before = _read(ways.messages())
+    accepted: list[Sample] = []
     for form in (rows, columns):
-        accepted += (await ways.imported(_named_anew(batch), form)).count(None)
-    assert sum(map(_rows_in, ways.messages())) - before == accepted
+        verdicts = await ways.imported(_named_anew(batch), form)
+        accepted += [each for each, verdict in zip(batch, verdicts, strict=True) if verdict is None]
+    found = _read(ways.messages())
+    assert found[0] - before[0] == len(accepted)
+    # As exact as the widest values that capture takes.
+    assert found[1] - before[1] == sum(int(each.quantities.get("units", 0)) for each in accepted)
 
 
-def _rows_in(message: bytes) -> int:
-    return len(decode(message).times_us)
+def _read(messages: Sequence[bytes]) -> tuple[int, Fraction]:
+    """How many rows there are, and the sum of their units."""
+    count, total = 0, Fraction(0)
+    for message in map(decode, messages):
+        count += len(message.times_us)
+        if (column := message.quantities.get("units")) is not None:
+            present = [True] * len(column.units) if column.present is None else column.present.tolist()
+            units = sum(n for n, there in zip(column.units.tolist(), present, strict=True) if there)
+            total += Fraction(units, 10**column.scale)
+    return count, total
 
 
 def _alike(found: Sequence[Verdict], expected: Sequence[Verdict]) -> bool:

@@ -10,8 +10,10 @@ import pytest
 from meterline.db import migrate
 from meterline.db.pool import Database
 from meterline_dev.servers import NatsServer
+from meterline_ingest.domain.event_types import EventType
 from meterline_ingest.domain.fields import SeriesKey
 from meterline_ingest.domain.quotas import Quotas
+from meterline_ingest.domain.type_book import TypeBook
 from meterline_ingest.repository.dictionaries import Dictionaries
 from meterline_protos.ingest.v1 import capture_pb2, corrections_pb2, limits_pb2
 
@@ -131,9 +133,14 @@ async def test_replicas_that_add_at_once_never_exceed_a_quota(database: TestData
             some = numbers[start : start + 40]
             await own.subject_ids([(tenant, f"u{each}") for tenant in (1, 2) for each in some])
             await own.series_ids(
-                [SeriesKey(tenant, "call", (("n", str(each)),)) for tenant in (2, 1) for each in some]
+                [SeriesKey(tenant, "call", (("n", str(each)),)) for tenant in (2, 1) for each in some], types
             )
 
+    with psycopg.connect(database.admin_dsn) as connection:
+        connection.execute(
+            "INSERT INTO ingest.event_types (name, definition, version) VALUES ('call', '{}', 1)"
+        )
+    types = TypeBook({"call": EventType("call", (), (), subject_required=False)})
     pool = Database(database.app_dsn("ingest"), size=4, application_name="test")
     await pool.start()
     try:

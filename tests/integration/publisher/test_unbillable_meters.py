@@ -117,6 +117,28 @@ async def test_closing_sends_what_was_rejected_once_the_delivery_is_mended(
     )
 
 
+@pytest.mark.parametrize("used", ["1000000000000000", "999999999999999999999"])
+async def test_a_total_that_the_provider_cannot_take_is_a_gap_until_it_has_fewer_digits(
+    world: World, api: Api, used: str
+) -> None:
+    """Events have up to 18 digits and their sums more; the provider takes 15."""
+    acme = await world.tenant(prices=[Priced("calls", PER_UNIT)])
+    await world.use("acme", used)
+    # The invoice says what it comes to, to the cent.
+    invoice = (await api.publish("acme")).invoice
+    assert [line.quantity for line in invoice.lines] == [used]
+    assert invoice.total == f"{used[:-2]}.{used[-2:]}"
+    assert await gaps_of(api) == [("acme", "calls", "QUANTITY_NOT_DELIVERABLE", "")]
+    details = [detail for (detail,) in world.rows("SELECT detail FROM billing_gaps")]
+    assert details == [f"{used} was rejected: value_too_many_digits"]
+    assert world.at_provider(acme) == 0
+
+    await world.use("acme", str(999_999_999_999_999 - int(used)))
+    await api.publish("acme")
+    assert world.at_provider(acme) == 999_999_999_999_999
+    assert await gaps_of(api) == []
+
+
 async def test_what_was_billed_is_not_taken_back_when_aggregate_loses_its_meter(
     world: World, api: Api
 ) -> None:

@@ -22,10 +22,10 @@ from tests.support.client import ManualClock, rows
 names = st.sampled_from(["miles", "air_minutes", "größe", "a b"])
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 quantity = st.one_of(
-    st.integers(-(10**15) + 1, 10**15 - 1),
+    st.integers(-(10**18) + 1, 10**18 - 1),
     st.builds(
         lambda units, scale: Decimal(f"{units}E-{scale}"),
-        st.integers(-(10**15) + 1, 10**15 - 1),
+        st.integers(-(10**18) + 1, 10**18 - 1),
         st.integers(0, 9),
     ),
 )
@@ -75,7 +75,7 @@ def test_all_events_arrive_once_and_unchanged(given_events: list[dict[str, Any]]
         request = capture_pb2.ReportRequest.FromString(batch.payload)
         assert bool(request.columns.event_ids) != bool(request.columns.text_ids)
         for column in request.columns.quantities:
-            assert all(abs(units) < 10**15 for units in unpack_int64(column.units))
+            assert all(abs(units) < 10**18 for units in unpack_int64(column.units))
 
 
 @pytest.mark.req("T1.1")
@@ -167,7 +167,7 @@ def test_the_time_of_sending_is_added_without_touching_the_batch() -> None:
 
 @pytest.mark.req("T1.3")
 def test_values_that_share_no_scale_go_apart() -> None:
-    made = rows(2, quantities={"q": 10**15 - 1}) + rows(1, quantities={"q": Decimal("0.000000001")})
+    made = rows(2, quantities={"q": 10**18 - 1}) + rows(1, quantities={"q": Decimal("0.000000001")})
 
     assert sorted(batch.count for batch in cut(made, "gw/1")) == [1, 2]
 

@@ -64,7 +64,7 @@ class Carrier(StrEnum):
         ({"quantities": {"miles": 1.5}}, TypeError, r"quantities\.miles: must be int or decimal\.Decimal"),
         ({"quantities": {"miles": True}}, TypeError, r"quantities\.miles: must be int or decimal\.Decimal"),
         ({"quantities": {"miles": "5"}}, TypeError, r"quantities\.miles: must be int or decimal\.Decimal"),
-        ({"quantities": {"miles": 10**15}}, ValueError, r"quantities\.miles: must have at most 15 digits"),
+        ({"quantities": {"miles": 10**18}}, ValueError, r"quantities\.miles: must have at most 18 digits"),
         ({"quantities": {"miles": Decimal("NaN")}}, ValueError, r"quantities\.miles: must be a finite"),
         ({"quantities": {5: 5}}, TypeError, "quantities: a name: must be a string"),
         ({"quantities": dict.fromkeys("abcde", 1)}, ValueError, "quantities: at most 4"),

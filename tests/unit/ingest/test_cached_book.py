@@ -97,6 +97,22 @@ async def test_a_change_of_this_process_is_known_to_the_next_call_though_a_look_
     assert await table.book_of.current() == 1
 
 
+async def test_a_look_that_takes_longer_than_the_age_is_not_for_those_who_come_later() -> None:
+    table = Table()
+    await table.book_of.start()
+    table.now += AGE * 3 / 4 + 0.1
+    table.gate.clear()
+    assert await table.book_of.current() == 0
+    await turn()
+    # It has looked before this, and is still on its way back.
+    table.change = 1
+    table.now += AGE + 0.1
+    late = asyncio.create_task(table.book_of.current())
+    await turn()
+    table.gate.set()
+    assert await late == 1
+
+
 async def test_the_latest_is_as_of_now_and_forgets_nothing() -> None:
     table = Table()
     await table.book_of.start()

@@ -53,7 +53,7 @@ CALL = EventType(
 BOOK = TypeBook({"call": CALL})
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=5)
-numbers = st.integers(-(10**15) + 1, 10**15 - 1)
+numbers = st.integers(-(10**18) + 1, 10**18 - 1)
 
 
 def some_of(*names: str) -> st.SearchStrategy[dict[str, str]]:

@@ -27,7 +27,7 @@ texts = st.text(max_size=20)
 maps = st.dictionaries(texts, texts, max_size=3)
 # What both forms can read; whatever else is tried below.
 times = st.integers(1, SECONDS_MAX * 1_000_000)
-units = st.integers(-(10**15) + 1, 10**15 - 1)
+units = st.integers(-(10**18) + 1, 10**18 - 1)
 events = st.builds(
     lambda text_id, tenant, kind, subject, time_us, dimensions, properties, quantities: {
         "text_id": text_id,

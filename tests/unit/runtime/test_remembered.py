@@ -70,6 +70,29 @@ def test_the_oldest_go_first_and_what_is_too_old_does_not_stay() -> None:
     assert len(remembered) == 1
 
 
+sizes = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 12)), max_size=60)
+
+
+@given(sizes)
+@pytest.mark.req("T2.4")
+def test_what_is_kept_never_exceeds_its_bound(sequence: list[tuple[int, int]]) -> None:
+    """Answers of sizes of their own, of which some are larger than all there is room for."""
+    remembered: Remembered[int, int] = Remembered(SECONDS, most=10, size_of=lambda _, size: size)
+    expected: dict[int, int] = {}
+    for key, size in sequence:
+        remembered.keep(remembered.ask(), key, size)
+        expected.pop(key, None)
+        while expected and sum(expected.values()) + size > 10:
+            del expected[next(iter(expected))]
+        if size <= 10:
+            expected[key] = size
+        if size == 3:
+            remembered.forget(key - 1)
+            expected.pop(key - 1, None)
+        assert {key: remembered.get(key) for key in range(6) if key in remembered} == expected
+        assert len(remembered) == len(expected)
+
+
 keys = st.sampled_from("ab")
 steps = st.lists(
     st.one_of(

@@ -12,7 +12,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-MAX_DIGITS: Final = 15
+MAX_DIGITS: Final = 18
+"""Of a value at the scale of its type: 10^18 is the greatest power of ten in 64 bits."""
 MAX_UNITS: Final = 10**MAX_DIGITS
 MAX_SCALE: Final = 9
 POWERS: Final[tuple[int, ...]] = tuple(10**exponent for exponent in range(MAX_SCALE + 1))
@@ -21,7 +22,10 @@ _LONGEST: Final = 64
 _GRAMMAR: Final = re.compile(r"([+-]?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]+))?")
 _NO_NUMBER: Final = re.compile(r"[+-]?(?:s?nan[0-9]*|inf|infinity)", re.IGNORECASE)
 # Reasons and rules.
-TOO_LARGE: Final = "QUANTITY_OUT_OF_RANGE", f"at most {MAX_DIGITS} digits"
+TOO_LARGE: Final = (
+    "QUANTITY_OUT_OF_RANGE",
+    f"at most {MAX_DIGITS} digits, those behind the point too",
+)
 TOO_PRECISE: Final = "QUANTITY_TOO_PRECISE", f"at most {MAX_SCALE} decimals"
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from enum import IntEnum
 from functools import cached_property
 from typing import Any, Final
 
 from meterline.errors import FailedPreconditionError, InvalidArgumentError
 
-from meterline_ingest.domain.decimals import MAX_UNITS
+from meterline_ingest.domain.decimals import MAX_DIGITS, MAX_UNITS
 from meterline_ingest.domain.enrichment import Enrichment
 from meterline_ingest.domain.limits import MAX_DIMENSION_VALUE
 from meterline_ingest.domain.names import check_distinct, check_name
@@ -53,6 +54,15 @@ class Dimension:
         return frozenset(self.values)
 
 
+class TypeChange(IntEnum):
+    """What made a version of a type. Numbers as in the API and in the database."""
+
+    PUT = 1
+    ARCHIVED = 2
+    RESTORED = 3
+    DELETED = 4
+
+
 class WhenAbandoned(IntEnum):
     """Numbers as in the API."""
 
@@ -72,7 +82,12 @@ class TimerPolicy:
 
 @dataclass(frozen=True)
 class EventType:
-    """The position of a quantity is the column it is stored in."""
+    """The position of a quantity is the column it is stored in.
+
+    archived_at: since when it takes no new events; None while it does
+    since: the version that it came to be by; another one for a type that was deleted and made again
+    Neither is part of what a type means.
+    """
 
     name: str
     quantities: tuple[Quantity, ...]
@@ -82,6 +97,8 @@ class EventType:
     enrichments: tuple[Enrichment, ...] = ()
     for_identity: bool = False
     timer: TimerPolicy | None = None
+    archived_at: datetime | None = field(default=None, compare=False)
+    since: int = field(default=1, compare=False)
 
     def __post_init__(self) -> None:
         check_name("event_type.name", self.name)
@@ -163,7 +180,8 @@ class EventType:
 
     def to_json(self) -> dict[str, Any]:
         stated = asdict(self)
-        del stated["name"]
+        for other in ("name", "archived_at", "since"):
+            del stated[other]
         return stated
 
     @classmethod
@@ -210,7 +228,8 @@ def _check_quantity(quantity: Quantity) -> None:
         raise InvalidArgumentError(f"{field}.scale", f"from 0 to {MAX_SCALE}")
     for name, bound in (("minimum", quantity.minimum), ("maximum", quantity.maximum)):
         if bound is not None and abs(bound) >= MAX_UNITS:
-            raise InvalidArgumentError(f"{field}.{name}", "at most 15 significant digits")
+            rule = f"at most {MAX_DIGITS - quantity.scale} digits before the point"
+            raise InvalidArgumentError(f"{field}.{name}", rule)
     if quantity.minimum is not None and quantity.maximum is not None and quantity.minimum > quantity.maximum:
         raise InvalidArgumentError(f"{field}.minimum", "at most the maximum")
 

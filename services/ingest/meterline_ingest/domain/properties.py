@@ -131,7 +131,10 @@ def _is_timestamp(text: str) -> bool:
 _RULES: Final[Mapping[Kind, tuple[Callable[[str], bool], str] | None]] = {
     Kind.TEXT: None,
     Kind.INTEGER: (lambda text: _INTEGER.fullmatch(text) is not None, "a whole number of at most 18 digits"),
-    Kind.DECIMAL: (lambda text: _number(text) is not None, "a decimal of at most 15 significant digits"),
+    Kind.DECIMAL: (
+        lambda text: _number(text) is not None,
+        "a decimal of at most 18 digits",
+    ),
     Kind.BOOLEAN: (lambda text: text in ("true", "false"), "true or false"),
     Kind.TIMESTAMP: (_is_timestamp, "a time as RFC 3339 has it, with an offset"),
 }

@@ -265,8 +265,7 @@ def _most(quantity: Quantity) -> int:
 
 
 def _range_rule(quantity: Quantity) -> str:
-    limit = to_text(MAX_UNITS, quantity.scale)
-    return f"more than -{limit} and less than {limit}"
+    return f"at most {MAX_DIGITS - quantity.scale} digits before the point"
 
 
 def _minimum_rule(quantity: Quantity) -> str:

@@ -33,6 +33,14 @@ class TypeBook:
     common: Mapping[str, EventType]
     own: Mapping[int, Mapping[str, EventType]] = field(default_factory=dict)
 
+    def of_owner(self, owner: int) -> Mapping[str, EventType]:
+        """A tenant's own types, or those of nobody, which are the operator's."""
+        return self.common if owner == NOBODY else self.own.get(owner, {})
+
+    def owner(self, tenant_id: int, name: str) -> int:
+        """Whose the type is that `name` means to a tenant."""
+        return NOBODY if name in self.common else tenant_id
+
     def find(self, tenant_id: int, name: str) -> EventType | None:
         """What `name` means to a tenant."""
         found = self.common.get(name)
@@ -59,7 +67,8 @@ class TypeBook:
         """`wanted`, as it may be put for a tenant, or for all by nobody. Raises FailedPreconditionError."""
         if tenant_id == NOBODY:
             if wanted.name in self.own_names:
-                raise FailedPreconditionError(f"event type {wanted.name}", "a tenant has a type of this name")
+                rule = "a tenant has a type of this name, which is to be deleted first"
+                raise FailedPreconditionError(f"event type {wanted.name}", rule)
             known = self.common.get(wanted.name)
             _check_common_names(wanted, known)
             check_scales(wanted, self._all())

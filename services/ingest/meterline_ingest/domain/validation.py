@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Final
 
 import numpy as np
@@ -25,6 +26,7 @@ from meterline_ingest.domain.type_book import TypeBook
 
 # Stands for a pair of tenant and name that is no type of the tenant's own.
 _COMMON: Final = -1
+UNKNOWN_TYPE: Final = ("UNKNOWN_EVENT_TYPE", "type", "a registered event type")
 _TIME_RULE: Final = f"from 1970 to {to_datetime(LATEST_US - 1).year}"
 
 
@@ -34,6 +36,8 @@ class Checked:
 
     tenant_ids: a number an entry of `columns.tenants`, 0 where unknown
     slots: quantities by storage column
+    doubtful: rows whose only problem (their time, or that their type is archived) is none for an event that
+        was accepted before; what they say does have a meaning in the arrays
     """
 
     columns: Columns
@@ -41,6 +45,7 @@ class Checked:
     tenant_ids: Int64s
     fields: Fields
     slots: list[Slot | None]
+    doubtful: Sequence[int] = ()
 
     @property
     def series(self) -> list[SeriesKey]:
@@ -88,17 +93,32 @@ class Check:
         now_us: int | Int64s,
         catalogue: Catalogue | None = None,
         any_age: Flags | None = None,
+        corrected: Corrected | None = None,
+        *,
+        new: bool = True,
     ) -> Checked:
         """
         now_us: one for all, or one a row
         any_age: rows that may be as old as they like
+        corrected: the times that are stored and judged by age, where these are not those that were sent
+        new: whether the events are not there yet; archived types take no new ones
         """
         columns, problems = self._columns, self._problems
         fields = self._combinations.check(catalogue or {}, problems)
         _check_subjects(columns, self._definitions, problems)
-        _check_times(columns, times, now_us, any_age, problems)
         slots = to_slots(columns, self._definitions, problems)
-        return Checked(columns, problems, self._tenant_ids, fields, slots)
+        if corrected is None:
+            corrected = Corrected(columns.times_us, columns.times_us, [])
+        # Last, so that rows are known that have no other problem.
+        late = Problems(problems.rows)
+        if new:
+            _check_archived(columns, self._definitions, late)
+        _check_correction(corrected, times, now_us, any_age, late)
+        _check_times(corrected.times_us, times, now_us, any_age, late)
+        doubtful = [row for row in late.by_row if row not in problems.by_row]
+        problems.by_row.update((row, late.by_row[row]) for row in doubtful)
+        columns = replace(columns, times_us=corrected.times_us)
+        return Checked(columns, problems, self._tenant_ids, fields, slots, doubtful)
 
 
 def check_forms(columns: Columns, problems: Problems) -> None:
@@ -118,7 +138,7 @@ def check_times(times_us: Int64s, problems: Problems) -> None:
     problems.flag_where(out, "TIME_OUT_OF_RANGE", "time", _TIME_RULE)
 
 
-def check_correction(
+def _check_correction(
     corrected: Corrected, limits: TimeLimits, now_us: int | Int64s, any_age: Flags | None, problems: Problems
 ) -> None:
     """Flags the rows that are too old only by the correction: their own times are not what is wrong."""
@@ -197,7 +217,26 @@ def _check_types(columns: Columns, definitions: Sequence[EventType | None], prob
     unknown = np.array([definition is None for definition in definitions])
     if unknown.any():
         rows = unknown[columns.type_index]
-        problems.flag_where(rows, "UNKNOWN_EVENT_TYPE", "type", "a registered event type")
+        problems.flag_where(rows, *UNKNOWN_TYPE)
+
+
+def _check_archived(columns: Columns, definitions: Sequence[EventType | None], problems: Problems) -> None:
+    # By identity, as everywhere: a type is one object in its book, and callers may name it often.
+    archived = {id(each): each.archived_at for each in definitions if each and each.archived_at}
+    if not archived:
+        return
+    told = {key: _archived_since(moment) for key, moment in archived.items()}
+    of_entry = [told.get(id(each)) for each in definitions]
+    rows = np.flatnonzero(np.array([problem is not None for problem in of_entry])[columns.type_index])
+    for row, entry in zip(rows.tolist(), columns.type_index[rows].tolist(), strict=True):
+        if (problem := of_entry[entry]) is not None:
+            problems.flag([row], problem)
+
+
+def _archived_since(moment: datetime) -> Problem:
+    since = moment.astimezone(UTC).isoformat(timespec="seconds")
+    rule = f"a type that takes events; this one is archived since {since}"
+    return Problem(Kind.REJECTED, "TYPE_ARCHIVED", "type", rule)
 
 
 def _check_subjects(columns: Columns, definitions: Sequence[EventType | None], problems: Problems) -> None:
@@ -216,10 +255,9 @@ def _check_subjects(columns: Columns, definitions: Sequence[EventType | None], p
 
 
 def _check_times(
-    columns: Columns, limits: TimeLimits, now_us: int | Int64s, any_age: Flags | None, problems: Problems
+    times: Int64s, limits: TimeLimits, now_us: int | Int64s, any_age: Flags | None, problems: Problems
 ) -> None:
     oldest, latest = now_us - limits.max_age_us, now_us + limits.max_ahead_us
-    times = columns.times_us
     if ((times < oldest) | (times > latest)).any():
         days = limits.max_age_us // 86_400_000_000
         old = times < oldest if any_age is None else (times < oldest) & ~any_age

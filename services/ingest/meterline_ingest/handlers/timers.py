@@ -31,7 +31,9 @@ from meterline_ingest.domain.event_types import TIMER_SCALE, EventType, TimerPol
 from meterline_ingest.domain.limits import MAX_SOURCE, MAX_SUBJECT
 from meterline_ingest.domain.outcomes import Kind
 from meterline_ingest.domain.timers import MAX_TIMER_ID, Content, Timer, TimerFilter, TimerState
+from meterline_ingest.domain.type_book import NOBODY
 from meterline_ingest.registry import TypeRegistry
+from meterline_ingest.repository import event_types
 from meterline_ingest.repository import timers as repository
 from meterline_ingest.repository.timers import TimerKey
 
@@ -99,6 +101,7 @@ class Timers:
         await self._check_event(tenant, timer, definition)
         async with self._unit_of_work.begin([tenant.tenant_id]) as tx:
             await self._require_room(tx.connection, tenant)
+            await self._hold_type(tx.connection, tenant.tenant_id, definition)
             if await repository.insert(tx.connection, timer):
                 await tx.commit()
                 self._running[tenant.tenant_id] = self._running.get(tenant.tenant_id, 0) + 1
@@ -237,6 +240,13 @@ class Timers:
         problem = result.problems.get(0)
         if problem is not None:
             raise InvalidArgumentError(problem.field, problem.message, problem.reason)
+
+    async def _hold_type(self, connection: Connection, tenant_id: int, definition: EventType) -> None:
+        """Until the timer is there, the type is not deleted. Raises as `_definition`."""
+        name = definition.name
+        there = await event_types.held(connection, [tenant_id], [name])
+        if definition.since not in (there.get((NOBODY, name)), there.get((tenant_id, name))):
+            raise InvalidArgumentError("type", "an event type with a timer policy")
 
     async def _require_room(self, connection: Connection, tenant: Tenant) -> None:
         running, most = self._running.get(tenant.tenant_id), self._limits.max_running

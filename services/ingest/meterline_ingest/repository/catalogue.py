@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import sys
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -18,15 +20,32 @@ queries = Queries("meterline_ingest.repository", "catalogue.sql")
 
 # An entry that is put on one replica is known to the others after this long, and so is its absence.
 MEMORY_SECONDS: Final = 2.0
+# Of what is remembered. An entry of ten usual attributes takes about 3 KiB, so that some 10,000 are at hand;
+# the largest takes 50 KiB.
+MEMORY_BYTES: Final = 32 << 20
+# What an entry takes beside its texts: its key, its version and its places; and each attribute.
+_ENTRY_BYTES: Final = 750
+_ATTRIBUTE_BYTES: Final = 100
+
+# In a tuple, so that an entry that there is not can be told from one that nobody asked for.
+Known = tuple[Entry | None]
 
 
 class CatalogueReader:
     """What capture looks up, from memory where it is fresh. One for each process."""
 
-    def __init__(self, database: Database, *, remembered: int = 100_000) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        memory_bytes: int = MEMORY_BYTES,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """now: a clock in seconds, from any moment"""
         self._database = database
-        # Each in a tuple, so that an entry that there is not can be told from one that nobody asked for.
-        self._known: Remembered[EntryKey, tuple[Entry | None]] = Remembered(MEMORY_SECONDS, most=remembered)
+        self._known: Remembered[EntryKey, Known] = Remembered(
+            MEMORY_SECONDS, most=memory_bytes, size_of=size_of, now=now
+        )
 
     async def find(self, keys: Collection[EntryKey]) -> dict[EntryKey, Entry | None]:
         """All of `keys`; None where there is no entry."""
@@ -58,6 +77,15 @@ class CatalogueReader:
             EntryKey(tenant_id, namespace, key): Entry(version, attributes)
             for tenant_id, namespace, key, version, attributes in rows
         }
+
+
+def size_of(key: EntryKey, known: Known) -> int:
+    """About how many bytes it takes to remember an entry, or that there is none: no less."""
+    size = _ENTRY_BYTES + sys.getsizeof(key.namespace) + sys.getsizeof(key.key)
+    if known[0] is not None:
+        for name, value in known[0].attributes.items():
+            size += _ATTRIBUTE_BYTES + sys.getsizeof(name) + sys.getsizeof(value)
+    return size
 
 
 async def put(

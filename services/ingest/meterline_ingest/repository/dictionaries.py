@@ -22,6 +22,8 @@ from meterline.tasks import Pace
 from meterline_ingest.domain.columns import UUID_DTYPE, DimensionSet
 from meterline_ingest.domain.fields import SeriesKey
 from meterline_ingest.domain.quotas import Quotas
+from meterline_ingest.domain.type_book import TypeBook
+from meterline_ingest.repository import event_types
 from meterline_ingest.repository.memory import TwoGenerations
 
 queries = Queries("meterline_ingest.repository", "dictionaries.sql")
@@ -34,6 +36,8 @@ MEMORY_BYTES: Final = 32 << 20
 # What an entry takes beside its texts: its key, its number and its place; and each dimension.
 _ENTRY_BYTES: Final = 250
 _PAIR_BYTES: Final = 64
+# In place of the number of a new series whose type was deleted. Numbers begin at 1.
+TYPE_GONE: Final = 0
 # Columns of a row of counts.
 _SERIES: Final = 1
 _SUBJECTS: Final = 2
@@ -53,22 +57,28 @@ class Dictionaries:
         self._series: TwoGenerations[SeriesKey, int] = TwoGenerations(memory_bytes, _size_of_series)
         self._subjects: TwoGenerations[Subject, int] = TwoGenerations(memory_bytes, _size_of_subject)
 
-    async def series_ids(self, keys: Sequence[SeriesKey]) -> list[int | None]:
-        """Numbers in the order of `keys`; None for new ones that there is no room for."""
+    async def series_ids(self, keys: Sequence[SeriesKey], types: TypeBook) -> list[int | None]:
+        """Numbers in the order of `keys`; None for new ones that there is no room for.
+
+        types: those that the keys were made by. One that was deleted since gets no new series (TYPE_GONE),
+            also when it was made again: what its events say might mean another thing then. A type that has
+            series is never deleted, so that what is in memory holds.
+        """
         numbers: list[int | None] = []
         pace = Pace()
         for start in range(0, len(keys), PORTION):
             if pace.due:
                 await pace.rest()
-            numbers += await self._series_ids(keys[start : start + PORTION])
+            numbers += await self._series_ids(keys[start : start + PORTION], types)
         return numbers
 
-    async def _series_ids(self, keys: Sequence[SeriesKey]) -> list[int | None]:
+    async def _series_ids(self, keys: Sequence[SeriesKey], types: TypeBook) -> list[int | None]:
         found = self._series.get_many(keys)
         missing = list(dict.fromkeys(key for key, at in zip(keys, found, strict=True) if at is None))
-        numbers = await self._load_series(missing) if missing else {}
+        numbers = await self._load_series(missing, types) if missing else {}
         for key, number in numbers.items():
-            self._series.put(key, number)
+            if number != TYPE_GONE:
+                self._series.put(key, number)
         return [numbers.get(key) if at is None else at for key, at in zip(keys, found, strict=True)]
 
     async def subject_ids(self, keys: Sequence[Subject]) -> list[int | None]:
@@ -99,24 +109,27 @@ class Dictionaries:
         ((series, subjects),) = await self._database.fetch(queries.fullest, parameters, ALL_TENANTS)
         return float(series), float(subjects)
 
-    async def _load_series(self, missing: Sequence[SeriesKey]) -> dict[SeriesKey, int]:
+    async def _load_series(self, missing: Sequence[SeriesKey], types: TypeBook) -> dict[SeriesKey, int]:
         by_digest = {(key.tenant_id, _series_key(key)): key for key in missing}
         rows = sorted(by_digest)
-        tenants = int4_array(np.array([tenant for tenant, _ in rows]))
-        digests = uuid_array(np.frombuffer(b"".join(digest for _, digest in rows), UUID_DTYPE))
-        types = text_array([by_digest[row].event_type for row in rows])
-        dimensions = text_array([json.dumps(dict(by_digest[row].dimensions)) for row in rows])
         scope = sorted({tenant for tenant, _ in rows})
         quotas = await self._quotas(scope)
-        keys = tenants, digests
+        keys = _key_arrays(rows)
+        gone: list[SeriesKey] = []
         async with self._database.connection(scope) as connection:
             cursor = await connection.execute(queries.find_series, keys, binary=True)
             found = await cursor.fetchall()
             if len(found) < len(rows):
+                known = {(tenant, digest.bytes) for tenant, digest, _ in found}
+                fresh = {row: by_digest[row] for row in rows if row not in known}
+                # First of all locks, and held until the series are there.
+                gone = await _without_type(connection, fresh.values(), types)
+                fresh = {row: key for row, key in fresh.items() if key not in gone}
                 left = await _left(connection, {each: quotas[each].series for each in scope}, _SERIES)
-                added = (*keys, types, dimensions, *left)
+                added = (*_key_arrays(list(fresh)), *_series_arrays(fresh.values()), *left)
                 found += await _add(connection, scope, queries.add_series, added, queries.find_series, keys)
-        return {by_digest[tenant, digest.bytes]: number for tenant, digest, number in found}
+        numbers = {by_digest[tenant, digest.bytes]: number for tenant, digest, number in found}
+        return dict.fromkeys(gone, TYPE_GONE) | numbers
 
     async def _load_subjects(self, missing: Sequence[Subject]) -> dict[Subject, int]:
         tenants = int4_array(np.array([tenant for tenant, _ in missing]))
@@ -133,6 +146,33 @@ class Dictionaries:
                     connection, scope, queries.add_subjects, added, queries.find_subjects, keys
                 )
         return {(tenant, subject): number for tenant, subject, number in found}
+
+
+async def _without_type(
+    connection: Connection, keys: Collection[SeriesKey], types: TypeBook
+) -> list[SeriesKey]:
+    """Those whose type is not there any more, or is another one of the same name. Types of the others are
+    held against being deleted until the transaction ends."""
+    names, tenant_ids = {key.event_type for key in keys}, {key.tenant_id for key in keys}
+    there = await event_types.held(connection, tenant_ids, names)
+    gone = []
+    for key in keys:
+        meant = types.find(key.tenant_id, key.event_type)
+        owner = types.owner(key.tenant_id, key.event_type)
+        if meant is None or there.get((owner, key.event_type)) != meant.since:
+            gone.append(key)
+    return gone
+
+
+def _key_arrays(rows: Sequence[tuple[int, bytes]]) -> tuple[Any, Any]:
+    """rows: tenant and digest of series"""
+    digests = np.frombuffer(b"".join(digest for _, digest in rows), UUID_DTYPE)
+    return int4_array(np.array([tenant for tenant, _ in rows], np.int64)), uuid_array(digests)
+
+
+def _series_arrays(keys: Collection[SeriesKey]) -> tuple[Any, Any]:
+    types = text_array([key.event_type for key in keys])
+    return types, text_array([json.dumps(dict(key.dimensions)) for key in keys])
 
 
 async def _left(connection: Connection, quotas: Mapping[int, int], column: int) -> tuple[Any, Any]:

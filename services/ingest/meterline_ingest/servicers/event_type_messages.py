@@ -38,7 +38,7 @@ def read(message: pb.EventType) -> EventType:
 
 
 def write(event_type: EventType) -> pb.EventType:
-    return pb.EventType(
+    message = pb.EventType(
         name=event_type.name,
         quantities=[
             pb.QuantityDefinition(
@@ -85,6 +85,9 @@ def write(event_type: EventType) -> pb.EventType:
         for_identity=event_type.for_identity,
         timer=None if event_type.timer is None else _write_timer(event_type.timer),
     )
+    if event_type.archived_at is not None:
+        message.archived_at.FromDatetime(event_type.archived_at)
+    return message
 
 
 def _write_timer(timer: TimerPolicy) -> pb.TimerPolicy:

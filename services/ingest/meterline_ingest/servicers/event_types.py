@@ -25,41 +25,57 @@ class EventTypesServicer(event_types_pb2_grpc.EventTypesServiceServicer):
         repository: EventTypeRepository,
         registry: TypeRegistry,
     ) -> None:
-        self._unit_of_work = unit_of_work
-        self._tenants = tenants
-        self._repository = repository
-        self._registry = registry
+        self._store = handlers.TypeStore(unit_of_work, tenants, repository, registry)
 
     async def PutEventType(
         self, request: event_types_pb2.PutEventTypeRequest, context: Context
     ) -> event_types_pb2.PutEventTypeResponse:
-        put = await handlers.put_event_type(
-            self._unit_of_work,
-            self._tenants,
-            self._repository,
-            self._registry,
-            request.tenant_id,
-            messages.read(request.event_type),
-            request.changed_by,
-        )
+        wanted = messages.read(request.event_type)
+        put = await handlers.put_event_type(self._store, request.tenant_id, wanted, request.changed_by)
         return event_types_pb2.PutEventTypeResponse(event_type=messages.write(put))
 
     async def ListEventTypes(
         self, request: event_types_pb2.ListEventTypesRequest, context: Context
     ) -> event_types_pb2.ListEventTypesResponse:
-        types = await handlers.list_event_types(self._tenants, self._registry, request.tenant_id)
+        store = self._store
+        types = await handlers.list_event_types(store.tenants, store.registry, request.tenant_id)
         return event_types_pb2.ListEventTypesResponse(event_types=[messages.write(each) for each in types])
 
     async def ListEventTypeVersions(
         self, request: event_types_pb2.ListEventTypeVersionsRequest, context: Context
     ) -> event_types_pb2.ListEventTypeVersionsResponse:
         versions = await handlers.list_event_type_versions(
-            self._tenants, self._repository, request.tenant_id, request.name
+            self._store.tenants, self._store.repository, request.tenant_id, request.name
         )
         response = event_types_pb2.ListEventTypeVersionsResponse()
         for each in versions:
             message = response.versions.add(
-                version=each.version, event_type=messages.write(each.event_type), changed_by=each.changed_by
+                version=each.version,
+                event_type=messages.write(each.event_type),
+                changed_by=each.changed_by,
+                change=event_types_pb2.EventTypeChange.ValueType(each.change),
             )
             message.changed_at.FromDatetime(each.changed_at)
         return response
+
+    async def ArchiveEventType(
+        self, request: event_types_pb2.ArchiveEventTypeRequest, context: Context
+    ) -> event_types_pb2.ArchiveEventTypeResponse:
+        archived = await handlers.archive_event_type(
+            self._store, request.tenant_id, request.name, request.changed_by, archived=True
+        )
+        return event_types_pb2.ArchiveEventTypeResponse(event_type=messages.write(archived))
+
+    async def RestoreEventType(
+        self, request: event_types_pb2.RestoreEventTypeRequest, context: Context
+    ) -> event_types_pb2.RestoreEventTypeResponse:
+        restored = await handlers.archive_event_type(
+            self._store, request.tenant_id, request.name, request.changed_by, archived=False
+        )
+        return event_types_pb2.RestoreEventTypeResponse(event_type=messages.write(restored))
+
+    async def DeleteEventType(
+        self, request: event_types_pb2.DeleteEventTypeRequest, context: Context
+    ) -> event_types_pb2.DeleteEventTypeResponse:
+        await handlers.delete_event_type(self._store, request.tenant_id, request.name, request.changed_by)
+        return event_types_pb2.DeleteEventTypeResponse()

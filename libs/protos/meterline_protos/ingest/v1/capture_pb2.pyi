@@ -284,8 +284,9 @@ class Event(_message.Message):
 
     @_builtins.property
     def quantities(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Quantities that the type declares, as decimals ("12.5", "1e3"): digits before and after the point,
-        at most 64 characters, and as a value at most 15 digits and 9 decimals.
+        """Quantities that the type declares, as decimals ("12.5", "1e3"): digits before and after the point, at most
+        64 characters. As a value at most as many decimals as the type's scale, 9 at most, and 18 - scale digits
+        before the point; more are QUANTITY_TOO_PRECISE and QUANTITY_OUT_OF_RANGE.
         """
 
     @_builtins.property
@@ -496,7 +497,7 @@ Global___PropertySet: _TypeAlias = PropertySet  # noqa: Y015
 
 @_typing.final
 class QuantityColumn(_message.Message):
-    """Fixed-point values: value = units / 10^scale. A value has at most 15 digits."""
+    """Fixed-point values: value = units / 10^scale. At the scale of its type a value has units of at most 18 digits."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -27,7 +27,10 @@ if _version_not_supported:
 
 class CaptureServiceStub(object):
     """Takes events in. An event that is answered `accepted` or `duplicate` is durable and will be counted
-    exactly once; a caller that got no answer sends the same events, with the same ids, again.
+    exactly once; a caller that got no answer sends the same events, with the same ids, again. An event that was
+    accepted is answered `duplicate` (with other contents `conflict`) also when its time is out of bounds by now, or its
+    type archived: TIME_TOO_OLD, TIME_IN_FUTURE, SENT_AT_WRONG and TYPE_ARCHIVED are said of events that were never
+    accepted, or were deleted.
     """
 
     def __init__(self, channel):
@@ -55,7 +58,10 @@ class CaptureServiceStub(object):
 
 class CaptureServiceServicer(object):
     """Takes events in. An event that is answered `accepted` or `duplicate` is durable and will be counted
-    exactly once; a caller that got no answer sends the same events, with the same ids, again.
+    exactly once; a caller that got no answer sends the same events, with the same ids, again. An event that was
+    accepted is answered `duplicate` (with other contents `conflict`) also when its time is out of bounds by now, or its
+    type archived: TIME_TOO_OLD, TIME_IN_FUTURE, SENT_AT_WRONG and TYPE_ARCHIVED are said of events that were never
+    accepted, or were deleted.
     """
 
     def Report(self, request, context):
@@ -118,7 +124,10 @@ def add_CaptureServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class CaptureService(object):
     """Takes events in. An event that is answered `accepted` or `duplicate` is durable and will be counted
-    exactly once; a caller that got no answer sends the same events, with the same ids, again.
+    exactly once; a caller that got no answer sends the same events, with the same ids, again. An event that was
+    accepted is answered `duplicate` (with other contents `conflict`) also when its time is out of bounds by now, or its
+    type archived: TIME_TOO_OLD, TIME_IN_FUTURE, SENT_AT_WRONG and TYPE_ARCHIVED are said of events that were never
+    accepted, or were deleted.
     """
 
     @staticmethod

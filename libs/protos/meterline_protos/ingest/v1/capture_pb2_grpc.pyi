@@ -28,7 +28,10 @@ GRPC_VERSION: str
 
 class CaptureServiceStub:
     """Takes events in. An event that is answered `accepted` or `duplicate` is durable and will be counted
-    exactly once; a caller that got no answer sends the same events, with the same ids, again.
+    exactly once; a caller that got no answer sends the same events, with the same ids, again. An event that was
+    accepted is answered `duplicate` (with other contents `conflict`) also when its time is out of bounds by now, or its
+    type archived: TIME_TOO_OLD, TIME_IN_FUTURE, SENT_AT_WRONG and TYPE_ARCHIVED are said of events that were never
+    accepted, or were deleted.
     """
 
     @_typing.overload
@@ -59,7 +62,10 @@ class CaptureServiceStub:
 @_typing.type_check_only
 class CaptureServiceAsyncStub(CaptureServiceStub):
     """Takes events in. An event that is answered `accepted` or `duplicate` is durable and will be counted
-    exactly once; a caller that got no answer sends the same events, with the same ids, again.
+    exactly once; a caller that got no answer sends the same events, with the same ids, again. An event that was
+    accepted is answered `duplicate` (with other contents `conflict`) also when its time is out of bounds by now, or its
+    type archived: TIME_TOO_OLD, TIME_IN_FUTURE, SENT_AT_WRONG and TYPE_ARCHIVED are said of events that were never
+    accepted, or were deleted.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -86,7 +92,10 @@ class CaptureServiceAsyncStub(CaptureServiceStub):
 
 class CaptureServiceServicer(metaclass=_abc_1.ABCMeta):
     """Takes events in. An event that is answered `accepted` or `duplicate` is durable and will be counted
-    exactly once; a caller that got no answer sends the same events, with the same ids, again.
+    exactly once; a caller that got no answer sends the same events, with the same ids, again. An event that was
+    accepted is answered `duplicate` (with other contents `conflict`) also when its time is out of bounds by now, or its
+    type archived: TIME_TOO_OLD, TIME_IN_FUTURE, SENT_AT_WRONG and TYPE_ARCHIVED are said of events that were never
+    accepted, or were deleted.
     """
 
     @_abc_1.abstractmethod

@@ -82,7 +82,7 @@ class CorrectionsServiceServicer(object):
     """
 
     def AmendEvent(self, request, context):
-        """Changes what an event says. INVALID_ARGUMENT when its type does not allow the new content,
+        """Changes what an event says. INVALID_ARGUMENT when its type does not allow the new content; an archived type does.
         FAILED_PRECONDITION when the event was retracted, ABORTED when others correct it at the same time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -106,7 +106,8 @@ class CorrectionsServiceServicer(object):
 
     def ImportEvents(self, request, context):
         """Takes in events of any age, by the rules of capture otherwise. Events that are sent again count once;
-        those that are rejected are told of, and not kept in quarantine.
+        those that are rejected are told of, and not kept in quarantine. An archived type takes none but those that it has
+        already (TYPE_ARCHIVED): restore it first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

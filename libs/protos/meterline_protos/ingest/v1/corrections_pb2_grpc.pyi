@@ -40,7 +40,7 @@ class CorrectionsServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CorrectionsServiceAsyncStub: ...
     AmendEvent: _grpc.UnaryUnaryMultiCallable[_corrections_pb2.AmendEventRequest, _corrections_pb2.AmendEventResponse]
-    """Changes what an event says. INVALID_ARGUMENT when its type does not allow the new content,
+    """Changes what an event says. INVALID_ARGUMENT when its type does not allow the new content; an archived type does.
     FAILED_PRECONDITION when the event was retracted, ABORTED when others correct it at the same time.
     """
     RetractEvent: _grpc.UnaryUnaryMultiCallable[_corrections_pb2.RetractEventRequest, _corrections_pb2.RetractEventResponse]
@@ -51,7 +51,8 @@ class CorrectionsServiceStub:
     """
     ImportEvents: _grpc.UnaryUnaryMultiCallable[_corrections_pb2.ImportEventsRequest, _corrections_pb2.ImportEventsResponse]
     """Takes in events of any age, by the rules of capture otherwise. Events that are sent again count once;
-    those that are rejected are told of, and not kept in quarantine.
+    those that are rejected are told of, and not kept in quarantine. An archived type takes none but those that it has
+    already (TYPE_ARCHIVED): restore it first.
     """
     ListCorrections: _grpc.UnaryUnaryMultiCallable[_corrections_pb2.ListCorrectionsRequest, _corrections_pb2.ListCorrectionsResponse]
     """Lists corrections, the newest first."""
@@ -70,7 +71,7 @@ class CorrectionsServiceAsyncStub(CorrectionsServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     AmendEvent: _aio.UnaryUnaryMultiCallable[_corrections_pb2.AmendEventRequest, _corrections_pb2.AmendEventResponse]  # type: ignore[assignment]
-    """Changes what an event says. INVALID_ARGUMENT when its type does not allow the new content,
+    """Changes what an event says. INVALID_ARGUMENT when its type does not allow the new content; an archived type does.
     FAILED_PRECONDITION when the event was retracted, ABORTED when others correct it at the same time.
     """
     RetractEvent: _aio.UnaryUnaryMultiCallable[_corrections_pb2.RetractEventRequest, _corrections_pb2.RetractEventResponse]  # type: ignore[assignment]
@@ -81,7 +82,8 @@ class CorrectionsServiceAsyncStub(CorrectionsServiceStub):
     """
     ImportEvents: _aio.UnaryUnaryMultiCallable[_corrections_pb2.ImportEventsRequest, _corrections_pb2.ImportEventsResponse]  # type: ignore[assignment]
     """Takes in events of any age, by the rules of capture otherwise. Events that are sent again count once;
-    those that are rejected are told of, and not kept in quarantine.
+    those that are rejected are told of, and not kept in quarantine. An archived type takes none but those that it has
+    already (TYPE_ARCHIVED): restore it first.
     """
     ListCorrections: _aio.UnaryUnaryMultiCallable[_corrections_pb2.ListCorrectionsRequest, _corrections_pb2.ListCorrectionsResponse]  # type: ignore[assignment]
     """Lists corrections, the newest first."""
@@ -103,7 +105,7 @@ class CorrectionsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _corrections_pb2.AmendEventRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_corrections_pb2.AmendEventResponse, _abc.Awaitable[_corrections_pb2.AmendEventResponse]]:
-        """Changes what an event says. INVALID_ARGUMENT when its type does not allow the new content,
+        """Changes what an event says. INVALID_ARGUMENT when its type does not allow the new content; an archived type does.
         FAILED_PRECONDITION when the event was retracted, ABORTED when others correct it at the same time.
         """
 
@@ -132,7 +134,8 @@ class CorrectionsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_corrections_pb2.ImportEventsResponse, _abc.Awaitable[_corrections_pb2.ImportEventsResponse]]:
         """Takes in events of any age, by the rules of capture otherwise. Events that are sent again count once;
-        those that are rejected are told of, and not kept in quarantine.
+        those that are rejected are told of, and not kept in quarantine. An archived type takes none but those that it has
+        already (TYPE_ARCHIVED): restore it first.
         """
 
     @_abc_1.abstractmethod

@@ -31,7 +31,7 @@ class _PropertyKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Property
     PROPERTY_KIND_INTEGER: _PropertyKind.ValueType  # 2
     """A whole number of at most 18 digits."""
     PROPERTY_KIND_DECIMAL: _PropertyKind.ValueType  # 3
-    """A decimal of at most 15 significant digits."""
+    """A decimal of at most 18 digits, 9 of them after the point."""
     PROPERTY_KIND_BOOLEAN: _PropertyKind.ValueType  # 4
     """`true` or `false`."""
     PROPERTY_KIND_TIMESTAMP: _PropertyKind.ValueType  # 5
@@ -44,7 +44,7 @@ PROPERTY_KIND_TEXT: PropertyKind.ValueType  # 1
 PROPERTY_KIND_INTEGER: PropertyKind.ValueType  # 2
 """A whole number of at most 18 digits."""
 PROPERTY_KIND_DECIMAL: PropertyKind.ValueType  # 3
-"""A decimal of at most 15 significant digits."""
+"""A decimal of at most 18 digits, 9 of them after the point."""
 PROPERTY_KIND_BOOLEAN: PropertyKind.ValueType  # 4
 """`true` or `false`."""
 PROPERTY_KIND_TIMESTAMP: PropertyKind.ValueType  # 5
@@ -97,6 +97,30 @@ ABANDONED_TIMER_DISCARD: AbandonedTimer.ValueType  # 3
 """It yields no event."""
 Global___AbandonedTimer: _TypeAlias = AbandonedTimer  # noqa: Y015
 
+class _EventTypeChange:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EventTypeChangeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventTypeChange.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EVENT_TYPE_CHANGE_UNSPECIFIED: _EventTypeChange.ValueType  # 0
+    EVENT_TYPE_CHANGE_PUT: _EventTypeChange.ValueType  # 1
+    EVENT_TYPE_CHANGE_ARCHIVED: _EventTypeChange.ValueType  # 2
+    EVENT_TYPE_CHANGE_RESTORED: _EventTypeChange.ValueType  # 3
+    EVENT_TYPE_CHANGE_DELETED: _EventTypeChange.ValueType  # 4
+    """The version has what the type was at the end. One that is put after it is another type of the same name."""
+
+class EventTypeChange(_EventTypeChange, metaclass=_EventTypeChangeEnumTypeWrapper):
+    """What made a version."""
+
+EVENT_TYPE_CHANGE_UNSPECIFIED: EventTypeChange.ValueType  # 0
+EVENT_TYPE_CHANGE_PUT: EventTypeChange.ValueType  # 1
+EVENT_TYPE_CHANGE_ARCHIVED: EventTypeChange.ValueType  # 2
+EVENT_TYPE_CHANGE_RESTORED: EventTypeChange.ValueType  # 3
+EVENT_TYPE_CHANGE_DELETED: EventTypeChange.ValueType  # 4
+"""The version has what the type was at the end. One that is put after it is another type of the same name."""
+Global___EventTypeChange: _TypeAlias = EventTypeChange  # noqa: Y015
+
 @_typing.final
 class EventType(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -109,6 +133,7 @@ class EventType(_message.Message):
     ENRICHMENTS_FIELD_NUMBER: _builtins.int
     FOR_IDENTITY_FIELD_NUMBER: _builtins.int
     TIMER_FIELD_NUMBER: _builtins.int
+    ARCHIVED_AT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """For example `flight.departed`: letters, digits, `.`, `_`, `-`; at most 64 characters."""
     subject_required: _builtins.bool
@@ -137,6 +162,10 @@ class EventType(_message.Message):
     def timer(self) -> Global___TimerPolicy:
         """How timers of this type end; without it there are none."""
 
+    @_builtins.property
+    def archived_at(self) -> _timestamp_pb2.Timestamp:
+        """Since when it takes no more events; not set while it does. Ignored by PutEventType."""
+
     def __init__(
         self,
         *,
@@ -148,10 +177,11 @@ class EventType(_message.Message):
         enrichments: _abc.Iterable[Global___Enrichment] | None = ...,
         for_identity: _builtins.bool = ...,
         timer: Global___TimerPolicy | None = ...,
+        archived_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["timer", b"timer"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["archived_at", b"archived_at", "timer", b"timer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimensions", b"dimensions", "enrichments", b"enrichments", "for_identity", b"for_identity", "name", b"name", "properties", b"properties", "quantities", b"quantities", "subject_required", b"subject_required", "timer", b"timer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archived_at", b"archived_at", "dimensions", b"dimensions", "enrichments", b"enrichments", "for_identity", b"for_identity", "name", b"name", "properties", b"properties", "quantities", b"quantities", "subject_required", b"subject_required", "timer", b"timer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -174,7 +204,9 @@ class QuantityDefinition(_message.Message):
     signed: _builtins.bool
     """Whether negative values are accepted."""
     minimum: _builtins.str
-    """Decimals: the least and the greatest value that are accepted. Empty: no bound."""
+    """Decimals: the least and the greatest value that are accepted. Empty: no bound.
+    Whatever the bounds, a value has at most 18 - scale digits before the point.
+    """
     maximum: _builtins.str
     def __init__(
         self,
@@ -504,9 +536,11 @@ class EventTypeVersion(_message.Message):
     EVENT_TYPE_FIELD_NUMBER: _builtins.int
     CHANGED_BY_FIELD_NUMBER: _builtins.int
     CHANGED_AT_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """From 1."""
     changed_by: _builtins.str
+    change: Global___EventTypeChange.ValueType
     @_builtins.property
     def event_type(self) -> Global___EventType: ...
     @_builtins.property
@@ -518,11 +552,148 @@ class EventTypeVersion(_message.Message):
         event_type: Global___EventType | None = ...,
         changed_by: _builtins.str = ...,
         changed_at: _timestamp_pb2.Timestamp | None = ...,
+        change: Global___EventTypeChange.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at", "event_type", b"event_type"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at", "changed_by", b"changed_by", "event_type", b"event_type", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "changed_at", b"changed_at", "changed_by", b"changed_by", "event_type", b"event_type", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EventTypeVersion: _TypeAlias = EventTypeVersion  # noqa: Y015
+
+@_typing.final
+class ArchiveEventTypeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    CHANGED_BY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    tenant_id: _builtins.str
+    """Whose type it is; empty: the operator's. Operators may name any tenant."""
+    changed_by: _builtins.str
+    """Who makes the change, for the list of versions. At most 128 characters."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        tenant_id: _builtins.str = ...,
+        changed_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_by", b"changed_by", "name", b"name", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveEventTypeRequest: _TypeAlias = ArchiveEventTypeRequest  # noqa: Y015
+
+@_typing.final
+class ArchiveEventTypeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_TYPE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def event_type(self) -> Global___EventType: ...
+    def __init__(
+        self,
+        *,
+        event_type: Global___EventType | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event_type", b"event_type"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_type", b"event_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveEventTypeResponse: _TypeAlias = ArchiveEventTypeResponse  # noqa: Y015
+
+@_typing.final
+class RestoreEventTypeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    CHANGED_BY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    tenant_id: _builtins.str
+    """Whose type it is; empty: the operator's. Operators may name any tenant."""
+    changed_by: _builtins.str
+    """Who makes the change, for the list of versions. At most 128 characters."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        tenant_id: _builtins.str = ...,
+        changed_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_by", b"changed_by", "name", b"name", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreEventTypeRequest: _TypeAlias = RestoreEventTypeRequest  # noqa: Y015
+
+@_typing.final
+class RestoreEventTypeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_TYPE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def event_type(self) -> Global___EventType: ...
+    def __init__(
+        self,
+        *,
+        event_type: Global___EventType | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event_type", b"event_type"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_type", b"event_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreEventTypeResponse: _TypeAlias = RestoreEventTypeResponse  # noqa: Y015
+
+@_typing.final
+class DeleteEventTypeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    CHANGED_BY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    tenant_id: _builtins.str
+    """Whose type it is; empty: the operator's. Operators may name any tenant."""
+    changed_by: _builtins.str
+    """Who makes the change, for the list of versions. At most 128 characters."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        tenant_id: _builtins.str = ...,
+        changed_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_by", b"changed_by", "name", b"name", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteEventTypeRequest: _TypeAlias = DeleteEventTypeRequest  # noqa: Y015
+
+@_typing.final
+class DeleteEventTypeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteEventTypeResponse: _TypeAlias = DeleteEventTypeResponse  # noqa: Y015

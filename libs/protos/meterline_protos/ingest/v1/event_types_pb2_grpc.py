@@ -50,6 +50,21 @@ class EventTypesServiceStub(object):
                 request_serializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.ListEventTypeVersionsRequest.SerializeToString,
                 response_deserializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.ListEventTypeVersionsResponse.FromString,
                 _registered_method=True)
+        self.ArchiveEventType = channel.unary_unary(
+                '/meterline.ingest.v1.EventTypesService/ArchiveEventType',
+                request_serializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.ArchiveEventTypeRequest.SerializeToString,
+                response_deserializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.ArchiveEventTypeResponse.FromString,
+                _registered_method=True)
+        self.RestoreEventType = channel.unary_unary(
+                '/meterline.ingest.v1.EventTypesService/RestoreEventType',
+                request_serializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.RestoreEventTypeRequest.SerializeToString,
+                response_deserializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.RestoreEventTypeResponse.FromString,
+                _registered_method=True)
+        self.DeleteEventType = channel.unary_unary(
+                '/meterline.ingest.v1.EventTypesService/DeleteEventType',
+                request_serializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.DeleteEventTypeRequest.SerializeToString,
+                response_deserializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.DeleteEventTypeResponse.FromString,
+                _registered_method=True)
 
 
 class EventTypesServiceServicer(object):
@@ -60,20 +75,51 @@ class EventTypesServiceServicer(object):
         """Creates a type, or adds to it. Idempotent. A quantity's scale never changes, is the same in all types
         that have the quantity, and nothing is ever removed, so that what was accepted keeps its meaning
         (FAILED_PRECONDITION otherwise). What is required, allowed and in bounds may change: it decides what is
-        accepted from then on. Known to every replica within seconds.
+        accepted from then on. Known to every replica within seconds. An archived type may be put, and stays archived.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListEventTypes(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Lists archived types too.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListEventTypeVersions(self, request, context):
-        """Lists what a type was, from its first version on. NOT_FOUND when there is no such type.
+        """Lists what a type was, from its first version on; also of a type that was deleted. NOT_FOUND when there never was
+        such a type.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ArchiveEventType(self, request, context):
+        """Lets a type take no more events: new ones are rejected with TYPE_ARCHIVED, whatever way they come in, imports,
+        timers and replays from quarantine too. An event that was accepted before is answered `duplicate` or `conflict` as
+        ever, and may be amended and retracted. Timers cannot be started; the events of those that run are refused, and
+        tried again until the type is restored. Everything stays readable, and usage stays. Definitions of archived types
+        still count: for scales of quantities, and for what a tenant may have. Known to every replica within seconds.
+        Idempotent. NOT_FOUND when there is no such type.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreEventType(self, request, context):
+        """Takes events again. Idempotent. NOT_FOUND when there is no such type.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteEventType(self, request, context):
+        """Removes a type, archived or not, of which no event was ever taken in; its name and the scales of its quantities are
+        free again. NOT_FOUND when there is no such type, after it was deleted too. FAILED_PRECONDITION (TYPE_HAS_EVENTS)
+        when any tenant has had events of it, timers that have not ended, or events that wait in quarantine: archive it,
+        end those, or discard these.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,6 +142,21 @@ def add_EventTypesServiceServicer_to_server(servicer, server):
                     servicer.ListEventTypeVersions,
                     request_deserializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.ListEventTypeVersionsRequest.FromString,
                     response_serializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.ListEventTypeVersionsResponse.SerializeToString,
+            ),
+            'ArchiveEventType': grpc.unary_unary_rpc_method_handler(
+                    servicer.ArchiveEventType,
+                    request_deserializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.ArchiveEventTypeRequest.FromString,
+                    response_serializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.ArchiveEventTypeResponse.SerializeToString,
+            ),
+            'RestoreEventType': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreEventType,
+                    request_deserializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.RestoreEventTypeRequest.FromString,
+                    response_serializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.RestoreEventTypeResponse.SerializeToString,
+            ),
+            'DeleteEventType': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteEventType,
+                    request_deserializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.DeleteEventTypeRequest.FromString,
+                    response_serializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.DeleteEventTypeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -180,6 +241,87 @@ class EventTypesService(object):
             '/meterline.ingest.v1.EventTypesService/ListEventTypeVersions',
             meterline_dot_ingest_dot_v1_dot_event__types__pb2.ListEventTypeVersionsRequest.SerializeToString,
             meterline_dot_ingest_dot_v1_dot_event__types__pb2.ListEventTypeVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ArchiveEventType(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterline.ingest.v1.EventTypesService/ArchiveEventType',
+            meterline_dot_ingest_dot_v1_dot_event__types__pb2.ArchiveEventTypeRequest.SerializeToString,
+            meterline_dot_ingest_dot_v1_dot_event__types__pb2.ArchiveEventTypeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreEventType(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterline.ingest.v1.EventTypesService/RestoreEventType',
+            meterline_dot_ingest_dot_v1_dot_event__types__pb2.RestoreEventTypeRequest.SerializeToString,
+            meterline_dot_ingest_dot_v1_dot_event__types__pb2.RestoreEventTypeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteEventType(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterline.ingest.v1.EventTypesService/DeleteEventType',
+            meterline_dot_ingest_dot_v1_dot_event__types__pb2.DeleteEventTypeRequest.SerializeToString,
+            meterline_dot_ingest_dot_v1_dot_event__types__pb2.DeleteEventTypeResponse.FromString,
             options,
             channel_credentials,
             insecure,

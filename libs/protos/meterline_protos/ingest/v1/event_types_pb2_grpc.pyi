@@ -37,11 +37,30 @@ class EventTypesServiceStub:
     """Creates a type, or adds to it. Idempotent. A quantity's scale never changes, is the same in all types
     that have the quantity, and nothing is ever removed, so that what was accepted keeps its meaning
     (FAILED_PRECONDITION otherwise). What is required, allowed and in bounds may change: it decides what is
-    accepted from then on. Known to every replica within seconds.
+    accepted from then on. Known to every replica within seconds. An archived type may be put, and stays archived.
     """
     ListEventTypes: _grpc.UnaryUnaryMultiCallable[_event_types_pb2.ListEventTypesRequest, _event_types_pb2.ListEventTypesResponse]
+    """Lists archived types too."""
     ListEventTypeVersions: _grpc.UnaryUnaryMultiCallable[_event_types_pb2.ListEventTypeVersionsRequest, _event_types_pb2.ListEventTypeVersionsResponse]
-    """Lists what a type was, from its first version on. NOT_FOUND when there is no such type."""
+    """Lists what a type was, from its first version on; also of a type that was deleted. NOT_FOUND when there never was
+    such a type.
+    """
+    ArchiveEventType: _grpc.UnaryUnaryMultiCallable[_event_types_pb2.ArchiveEventTypeRequest, _event_types_pb2.ArchiveEventTypeResponse]
+    """Lets a type take no more events: new ones are rejected with TYPE_ARCHIVED, whatever way they come in, imports,
+    timers and replays from quarantine too. An event that was accepted before is answered `duplicate` or `conflict` as
+    ever, and may be amended and retracted. Timers cannot be started; the events of those that run are refused, and
+    tried again until the type is restored. Everything stays readable, and usage stays. Definitions of archived types
+    still count: for scales of quantities, and for what a tenant may have. Known to every replica within seconds.
+    Idempotent. NOT_FOUND when there is no such type.
+    """
+    RestoreEventType: _grpc.UnaryUnaryMultiCallable[_event_types_pb2.RestoreEventTypeRequest, _event_types_pb2.RestoreEventTypeResponse]
+    """Takes events again. Idempotent. NOT_FOUND when there is no such type."""
+    DeleteEventType: _grpc.UnaryUnaryMultiCallable[_event_types_pb2.DeleteEventTypeRequest, _event_types_pb2.DeleteEventTypeResponse]
+    """Removes a type, archived or not, of which no event was ever taken in; its name and the scales of its quantities are
+    free again. NOT_FOUND when there is no such type, after it was deleted too. FAILED_PRECONDITION (TYPE_HAS_EVENTS)
+    when any tenant has had events of it, timers that have not ended, or events that wait in quarantine: archive it,
+    end those, or discard these.
+    """
 
 @_typing.type_check_only
 class EventTypesServiceAsyncStub(EventTypesServiceStub):
@@ -52,11 +71,30 @@ class EventTypesServiceAsyncStub(EventTypesServiceStub):
     """Creates a type, or adds to it. Idempotent. A quantity's scale never changes, is the same in all types
     that have the quantity, and nothing is ever removed, so that what was accepted keeps its meaning
     (FAILED_PRECONDITION otherwise). What is required, allowed and in bounds may change: it decides what is
-    accepted from then on. Known to every replica within seconds.
+    accepted from then on. Known to every replica within seconds. An archived type may be put, and stays archived.
     """
     ListEventTypes: _aio.UnaryUnaryMultiCallable[_event_types_pb2.ListEventTypesRequest, _event_types_pb2.ListEventTypesResponse]  # type: ignore[assignment]
+    """Lists archived types too."""
     ListEventTypeVersions: _aio.UnaryUnaryMultiCallable[_event_types_pb2.ListEventTypeVersionsRequest, _event_types_pb2.ListEventTypeVersionsResponse]  # type: ignore[assignment]
-    """Lists what a type was, from its first version on. NOT_FOUND when there is no such type."""
+    """Lists what a type was, from its first version on; also of a type that was deleted. NOT_FOUND when there never was
+    such a type.
+    """
+    ArchiveEventType: _aio.UnaryUnaryMultiCallable[_event_types_pb2.ArchiveEventTypeRequest, _event_types_pb2.ArchiveEventTypeResponse]  # type: ignore[assignment]
+    """Lets a type take no more events: new ones are rejected with TYPE_ARCHIVED, whatever way they come in, imports,
+    timers and replays from quarantine too. An event that was accepted before is answered `duplicate` or `conflict` as
+    ever, and may be amended and retracted. Timers cannot be started; the events of those that run are refused, and
+    tried again until the type is restored. Everything stays readable, and usage stays. Definitions of archived types
+    still count: for scales of quantities, and for what a tenant may have. Known to every replica within seconds.
+    Idempotent. NOT_FOUND when there is no such type.
+    """
+    RestoreEventType: _aio.UnaryUnaryMultiCallable[_event_types_pb2.RestoreEventTypeRequest, _event_types_pb2.RestoreEventTypeResponse]  # type: ignore[assignment]
+    """Takes events again. Idempotent. NOT_FOUND when there is no such type."""
+    DeleteEventType: _aio.UnaryUnaryMultiCallable[_event_types_pb2.DeleteEventTypeRequest, _event_types_pb2.DeleteEventTypeResponse]  # type: ignore[assignment]
+    """Removes a type, archived or not, of which no event was ever taken in; its name and the scales of its quantities are
+    free again. NOT_FOUND when there is no such type, after it was deleted too. FAILED_PRECONDITION (TYPE_HAS_EVENTS)
+    when any tenant has had events of it, timers that have not ended, or events that wait in quarantine: archive it,
+    end those, or discard these.
+    """
 
 class EventTypesServiceServicer(metaclass=_abc_1.ABCMeta):
     """The event types that capture accepts."""
@@ -70,7 +108,7 @@ class EventTypesServiceServicer(metaclass=_abc_1.ABCMeta):
         """Creates a type, or adds to it. Idempotent. A quantity's scale never changes, is the same in all types
         that have the quantity, and nothing is ever removed, so that what was accepted keeps its meaning
         (FAILED_PRECONDITION otherwise). What is required, allowed and in bounds may change: it decides what is
-        accepted from then on. Known to every replica within seconds.
+        accepted from then on. Known to every replica within seconds. An archived type may be put, and stays archived.
         """
 
     @_abc_1.abstractmethod
@@ -78,7 +116,8 @@ class EventTypesServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _event_types_pb2.ListEventTypesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_event_types_pb2.ListEventTypesResponse, _abc.Awaitable[_event_types_pb2.ListEventTypesResponse]]: ...
+    ) -> _typing.Union[_event_types_pb2.ListEventTypesResponse, _abc.Awaitable[_event_types_pb2.ListEventTypesResponse]]:
+        """Lists archived types too."""
 
     @_abc_1.abstractmethod
     def ListEventTypeVersions(
@@ -86,6 +125,42 @@ class EventTypesServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _event_types_pb2.ListEventTypeVersionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_types_pb2.ListEventTypeVersionsResponse, _abc.Awaitable[_event_types_pb2.ListEventTypeVersionsResponse]]:
-        """Lists what a type was, from its first version on. NOT_FOUND when there is no such type."""
+        """Lists what a type was, from its first version on; also of a type that was deleted. NOT_FOUND when there never was
+        such a type.
+        """
+
+    @_abc_1.abstractmethod
+    def ArchiveEventType(
+        self,
+        request: _event_types_pb2.ArchiveEventTypeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_types_pb2.ArchiveEventTypeResponse, _abc.Awaitable[_event_types_pb2.ArchiveEventTypeResponse]]:
+        """Lets a type take no more events: new ones are rejected with TYPE_ARCHIVED, whatever way they come in, imports,
+        timers and replays from quarantine too. An event that was accepted before is answered `duplicate` or `conflict` as
+        ever, and may be amended and retracted. Timers cannot be started; the events of those that run are refused, and
+        tried again until the type is restored. Everything stays readable, and usage stays. Definitions of archived types
+        still count: for scales of quantities, and for what a tenant may have. Known to every replica within seconds.
+        Idempotent. NOT_FOUND when there is no such type.
+        """
+
+    @_abc_1.abstractmethod
+    def RestoreEventType(
+        self,
+        request: _event_types_pb2.RestoreEventTypeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_types_pb2.RestoreEventTypeResponse, _abc.Awaitable[_event_types_pb2.RestoreEventTypeResponse]]:
+        """Takes events again. Idempotent. NOT_FOUND when there is no such type."""
+
+    @_abc_1.abstractmethod
+    def DeleteEventType(
+        self,
+        request: _event_types_pb2.DeleteEventTypeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_types_pb2.DeleteEventTypeResponse, _abc.Awaitable[_event_types_pb2.DeleteEventTypeResponse]]:
+        """Removes a type, archived or not, of which no event was ever taken in; its name and the scales of its quantities are
+        free again. NOT_FOUND when there is no such type, after it was deleted too. FAILED_PRECONDITION (TYPE_HAS_EVENTS)
+        when any tenant has had events of it, timers that have not ended, or events that wait in quarantine: archive it,
+        end those, or discard these.
+        """
 
 def add_EventTypesServiceServicer_to_server(servicer: EventTypesServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

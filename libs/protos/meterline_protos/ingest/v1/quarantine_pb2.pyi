@@ -377,7 +377,9 @@ class ReplayQuarantinedRequest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     dry_run: _builtins.bool
-    """Judges only, and changes nothing. Does not look whether an event was accepted before."""
+    """Judges only, and changes nothing. Does not look whether an event was accepted before: one that was, and whose
+    time is out of bounds, is told to be rejected.
+    """
     requested_by: _builtins.str
     """Who asks. At most 128 characters."""
     reason: _builtins.str

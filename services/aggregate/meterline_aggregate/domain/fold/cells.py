@@ -20,6 +20,7 @@ from meterline_aggregate.domain.fold.grouping import (
     magnitude,
     packed,
     unpacked,
+    widest,
 )
 from meterline_aggregate.domain.fold.layout import Layout
 from meterline_aggregate.domain.fold.rows import SUBJECT, Flags, Message, Quantity
@@ -34,6 +35,7 @@ class Cells:
     """counts, sums and greatest have a row for each measure of the layout and a column for each cell.
 
     counts: events that have the measure; the sums and greatest values of others mean nothing
+    high: what the sums lack, in units of 2^32; None where 64 bits hold all of them, as a rule
     bounds: for each measure, no less than the sum of the magnitudes of all its sums
     """
 
@@ -43,6 +45,7 @@ class Cells:
     counts: Int64s
     sums: Int64s
     greatest: Int64s
+    high: Int64s | None
     bounds: list[int]
 
     def __len__(self) -> int:
@@ -52,7 +55,7 @@ class Cells:
 def make_cells(messages: Sequence[Message], layout: Layout, scales: Sequence[int]) -> Cells:
     """The cells of all messages; quantities are brought to `scales`, one a measure of the layout.
 
-    Raises UnsuitableError when a sum may be too wide.
+    Raises UnsuitableError when a value is too wide at its scale.
     """
     parts = []
     first_batch = 0
@@ -67,8 +70,16 @@ def make_cells(messages: Sequence[Message], layout: Layout, scales: Sequence[int
         np.concatenate([part.counts for part in parts], axis=1),
         np.concatenate([part.sums for part in parts], axis=1),
         np.concatenate([part.greatest for part in parts], axis=1),
+        _joined_high(parts),
         [sum(bounds) for bounds in zip(*(part.bounds for part in parts), strict=True)],
     )
+
+
+def _joined_high(parts: Sequence[Cells]) -> Int64s | None:
+    if all(part.high is None for part in parts):
+        return None
+    filled = [np.zeros_like(part.sums) if part.high is None else part.high for part in parts]
+    return np.concatenate(filled, axis=1)
 
 
 def _message_cells(message: Message, layout: Layout, scales: Sequence[int], first_batch: int) -> Cells:
@@ -89,11 +100,18 @@ def _message_cells(message: Message, layout: Layout, scales: Sequence[int], firs
     counts, sums = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     greatest = np.zeros(shape, np.int64) if layout.has_max else sums
     counts[0] = grouping.counts()
+    high: Int64s | None = None
     bounds = [0] * shape[0]
     for rank, present, units, bound in _measured(message, layout, scales):
         counts[rank] = counts[0] if present is None else grouping.sums(present.astype(np.int64))
         if units is not None:
-            sums[rank] = grouping.sums(units if present is None else np.where(present, units, 0))
+            values = units if present is None else np.where(present, units, 0)
+            if bound > LIMIT:
+                # Halves of 32 bits cannot overflow below 2^30 rows.
+                high = np.zeros(shape, np.int64) if high is None else high
+                high[rank] = grouping.sums(values >> 32)
+                values, bound = values & 0xFFFF_FFFF, len(values) << 32
+            sums[rank] = grouping.sums(values)
             bounds[rank] = bound
             if layout.has_max:
                 greatest[rank] = grouping.greatest(
@@ -106,6 +124,7 @@ def _message_cells(message: Message, layout: Layout, scales: Sequence[int], firs
         counts,
         sums,
         greatest,
+        high,
         bounds,
     )
 
@@ -126,6 +145,6 @@ def _measured(
 def _rescaled(quantity: Quantity, scale: int) -> tuple[Int64s, int]:
     factor = 10 ** (scale - quantity.scale)
     bound = magnitude(quantity.units) * factor
-    if bound > LIMIT:
-        raise UnsuitableError("a sum is too wide")
+    if bound > LIMIT and factor > 1 and widest(quantity.units) * factor > LIMIT:
+        raise UnsuitableError("a value is too wide")
     return (quantity.units if factor == 1 else quantity.units * factor), bound

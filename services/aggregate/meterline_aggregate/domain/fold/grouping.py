@@ -102,6 +102,11 @@ def magnitude(values: Int64s) -> int:
     return (int(np.abs(values >> 20).sum()) + len(values)) << 20
 
 
+def widest(values: Int64s) -> int:
+    """The greatest magnitude of `values`."""
+    return max(int(values.max()), -int(values.min())) if len(values) else 0
+
+
 def packed(*parts: tuple[Int64s, int]) -> tuple[Int64s, int]:
     """One key out of several, each given with its bound, the first weighing most; and its own bound.
 

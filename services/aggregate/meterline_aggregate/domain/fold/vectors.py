@@ -85,6 +85,7 @@ class _Adding:
         self._rows, self._counts = rows, counts
         self._meter, self._group = layout.table.meter[targets], layout.table.group[targets]
         self._sums = cells.sums[measure, rows]
+        self._high = None if cells.high is None else cells.high[measure, rows]
         self._greatest = cells.greatest[measure, rows]
         self._batch_rank = rank_of[cells.batch][rows]
         self._starts = Starts(layout, cells.series, cells.minute)
@@ -136,7 +137,11 @@ class _Adding:
 
     def _numbers(self, grouping: Grouping, meter: Int64s, rows: Int64s | slice) -> Numbers:
         """What the rows of each group add up to; `meter` is the rank of each group's meter."""
-        units: list[int | None] = [*wide_sums(grouping, self._sums[rows], self._bound)]
+        sums = wide_sums(grouping, self._sums[rows], self._bound)
+        if self._high is not None:
+            high = grouping.sums(self._high[rows]).tolist()
+            sums = [low + (more << 32) for low, more in zip(sums, high, strict=True)]
+        units: list[int | None] = [*sums]
         aggregation = self._layout.aggregation_of_meter[meter]
         if self._layout.has_max:
             greatest = grouping.greatest(self._greatest[rows]).tolist()
