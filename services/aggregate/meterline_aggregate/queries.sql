@@ -43,17 +43,6 @@ JOIN contributions c ON c.tenant_id = k.tenant_id AND c.batch_id = k.batch_id
 -- tenant: meters are the same for all tenants
 SELECT meter_id, created_at FROM meters
 
--- name: find_groups
-SELECT g.tenant_id, g.digest, g.group_id
-FROM unnest(%s::int4[], %s::uuid[]) AS k (tenant_id, digest)
-JOIN dimension_groups g ON g.tenant_id = k.tenant_id AND g.digest = k.digest
-
--- name: add_groups
--- A transaction that is adding the same group is waited for; rows come sorted, so never in a circle.
-INSERT INTO dimension_groups (tenant_id, digest, dimensions)
-SELECT * FROM unnest(%s::int4[], %s::uuid[], %s::text[]::json[])
-ON CONFLICT (tenant_id, digest) DO NOTHING
-
 -- name: register_applied
 -- tenant: a message may carry many tenants
 INSERT INTO applied_messages (batches)
@@ -202,7 +191,7 @@ ORDER BY w.window_start
 LIMIT %(limit)s
 
 -- name: groups_of_windows
-SELECT w.window_start, w.group_id, g.dimensions,
+SELECT w.window_start, w.group_id, g.dimensions, g.rest,
        coalesce(w.value, CASE m.aggregation WHEN 1 THEN w.event_count ELSE 0 END), w.event_count, w.revision,
        m.aggregation
 FROM windows w

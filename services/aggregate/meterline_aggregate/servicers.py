@@ -177,6 +177,7 @@ def _to_range(tenant: str, meter: str, given: types_pb2.TimeRange) -> Range:
 def _to_window(meter: str, grain: Grain, zone: str, window: Window) -> usage_pb2.Window:
     message = usage_pb2.Window(
         group=window.dimensions,
+        rest=window.rest,
         value=to_text(window.value),
         event_count=window.event_count,
         revision=window.revision,

@@ -1,22 +1,16 @@
-"""Meters and the dictionary of groups."""
+"""Meters, and the time zones of tenants."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-import numpy as np
-from meterline.db.arrays import int4_array, text_array, uuid_array
 from meterline.db.pool import Connection
 from meterline.db.scope import Scope, to_setting
 from psycopg.types.json import Jsonb
 
-from meterline_aggregate.domain.meters import Aggregation, Definition, Meter, Pairs
+from meterline_aggregate.domain.meters import Aggregation, Definition, Meter
 from meterline_aggregate.repository.statements import queries
-
-# A group's tenant and the digest of its dimensions.
-GroupKey = tuple[int, bytes]
 
 
 async def latest(connection: Connection, tenants: Scope | None = None) -> int:
@@ -88,23 +82,3 @@ async def time_zones(connection: Connection, tenant_ids: Collection[int]) -> dic
     """The time zone of each tenant that is known here."""
     cursor = await connection.execute(queries.time_zones, (sorted(tenant_ids),), binary=True)
     return dict(await cursor.fetchall())
-
-
-async def find_groups(connection: Connection, keys: Collection[GroupKey]) -> dict[GroupKey, int]:
-    """The numbers of those groups that exist."""
-    cursor = await connection.execute(queries.find_groups, _keys(sorted(keys)), binary=True)
-    return {(tenant_id, digest.bytes): group_id for tenant_id, digest, group_id in await cursor.fetchall()}
-
-
-async def add_groups(connection: Connection, groups: Mapping[GroupKey, Pairs]) -> None:
-    """Adds the groups that are missing, by their dimensions."""
-    keys = sorted(groups)
-    dimensions = text_array([json.dumps(dict(groups[key]), ensure_ascii=False) for key in keys])
-    await connection.execute(queries.add_groups, (*_keys(keys), dimensions))
-
-
-def _keys(keys: Sequence[GroupKey]) -> tuple[Any, Any]:
-    return (
-        int4_array(np.array([tenant_id for tenant_id, _ in keys])),
-        uuid_array(np.frombuffer(b"".join(digest for _, digest in keys), "V16")),
-    )
