@@ -118,6 +118,7 @@ def _ingest(world: World, now: datetime) -> Table:
         f"{service}EventTypesService/PutEventType": [of | {"event_type": DEFINITION, "changed_by": "ann"}],
         f"{service}EventTypesService/ListEventTypes": [of],
         f"{service}EventTypesService/ListEventTypeVersions": [of | {"name": world.own_type}],
+        f"{service}EventTypesService/DescribeEventType": [{"name": world.own_type}],
         f"{service}EventsService/GetEvent": [of | {"event_id": world.event_id} | asking],
         f"{service}EventsService/ListEvents": [
             of | page | {"time": span, "type": "api.request", "dimensions": {"region": "eu"}},

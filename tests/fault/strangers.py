@@ -31,6 +31,7 @@ OPERATORS: Final = {
     "identity.v1.TenantsService/BatchGetTenants": "services ask it, for names that they have met",
     "identity.v1.TenantsService/ListTenants": "lists all tenants",
     "ingest.v1.CaptureService/ReportSigned": "the signed configuration names the tenant",
+    "ingest.v1.EventTypesService/DescribeEventType": "meters, which it is asked for, are all tenants'",
     "ingest.v1.LimitsService/ListPlanLimits": "plans are the same for all tenants",
     "ingest.v1.LimitsService/PutPlanLimits": "plans are the same for all tenants",
     "operations.v1.DeadLettersService/ListDeadLetters": "a message may be of many tenants",

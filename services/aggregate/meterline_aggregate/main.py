@@ -103,7 +103,9 @@ class Aggregate:
         )
         self.server = _server(
             settings,
-            MetersServicer(Meters(database, unit_of_work, tenants)),
+            MetersServicer(
+                Meters(database, unit_of_work, tenants, ingest if settings.ingest_address else None)
+            ),
             UsageServicer(Usage(database, tenants), Previews(unit_of_work, tenants, book, raw)),
             ReconciliationServicer(reconciler),
             auth.gate(settings, {**RULES, **OPERATIONS}, clock, verifier(identity.channel)),

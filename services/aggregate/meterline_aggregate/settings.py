@@ -14,7 +14,7 @@ class AggregateSettings(ServiceSettings):
     identity_address: str = Field(min_length=1)
     """host:port of identity, asked whom API keys belong to."""
     ingest_address: str = ""
-    """host:port of ingest's API, for reconciliation; empty: none."""
+    """host:port of ingest's API; empty: nothing is compared or rebuilt, no reference of a meter checked."""
     emit_seconds: float = Field(default=60.0, gt=0)
     """How often changed month windows are published."""
     reconcile_seconds: float = Field(default=60.0, gt=0)

@@ -32,6 +32,7 @@ RULES: Final[Rules] = {
     f"{_TYPES}/PutEventType": Rule(Permission.CONFIGURE),
     f"{_TYPES}/ListEventTypes": Rule(Permission.READ),
     f"{_TYPES}/ListEventTypeVersions": Rule(Permission.READ),
+    f"{_TYPES}/DescribeEventType": Rule(Permission.READ, Reach.EVERYBODY),
     f"{_CATALOGUE}/PutEntries": Rule(Permission.CONFIGURE),
     f"{_CATALOGUE}/GetEntry": Rule(Permission.READ),
     f"{_CATALOGUE}/ListEntries": Rule(Permission.READ),

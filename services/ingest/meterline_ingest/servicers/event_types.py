@@ -63,3 +63,16 @@ class EventTypesServicer(event_types_pb2_grpc.EventTypesServiceServicer):
             )
             message.changed_at.FromDatetime(each.changed_at)
         return response
+
+    async def DescribeEventType(
+        self, request: event_types_pb2.DescribeEventTypeRequest, context: Context
+    ) -> event_types_pb2.DescribeEventTypeResponse:
+        found = await handlers.describe_event_type(self._registry, request.name)
+        return event_types_pb2.DescribeEventTypeResponse(
+            quantities=found.quantities,
+            dimensions=[
+                event_types_pb2.DimensionDescription(name=name, values=values)
+                for name, values in found.dimensions.items()
+            ],
+            partial=found.partial,
+        )

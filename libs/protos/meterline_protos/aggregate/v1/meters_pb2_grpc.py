@@ -53,7 +53,11 @@ class MetersServiceServicer(object):
 
     def CreateMeter(self, request, context):
         """Creates a meter, which counts whatever is captured from then on. Idempotent; ALREADY_EXISTS when the
-        name is taken by another definition, since a definition never changes.
+        name is taken by another definition, since a definition never changes. What it refers to must exist, for the
+        operator or any tenant: FAILED_PRECONDITION names the field and what there is, with the reason
+        EVENT_TYPE_UNKNOWN, QUANTITY_UNKNOWN, DIMENSION_UNKNOWN or, for a filter of a value that the type does not
+        accept, VALUE_NOT_ALLOWED. UNAVAILABLE when ingest, which is asked, is away. Not checked, and not asked, for a
+        meter that is there already, or where the service knows no address of ingest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,7 +35,11 @@ class MetersServiceStub:
     def __new__(cls, channel: _aio.Channel) -> MetersServiceAsyncStub: ...
     CreateMeter: _grpc.UnaryUnaryMultiCallable[_meters_pb2.CreateMeterRequest, _meters_pb2.CreateMeterResponse]
     """Creates a meter, which counts whatever is captured from then on. Idempotent; ALREADY_EXISTS when the
-    name is taken by another definition, since a definition never changes.
+    name is taken by another definition, since a definition never changes. What it refers to must exist, for the
+    operator or any tenant: FAILED_PRECONDITION names the field and what there is, with the reason
+    EVENT_TYPE_UNKNOWN, QUANTITY_UNKNOWN, DIMENSION_UNKNOWN or, for a filter of a value that the type does not
+    accept, VALUE_NOT_ALLOWED. UNAVAILABLE when ingest, which is asked, is away. Not checked, and not asked, for a
+    meter that is there already, or where the service knows no address of ingest.
     """
     ListMeters: _grpc.UnaryUnaryMultiCallable[_meters_pb2.ListMetersRequest, _meters_pb2.ListMetersResponse]
     """All meters by name. Needs the permission `read`. NOT_FOUND for a tenant that does not exist."""
@@ -47,7 +51,11 @@ class MetersServiceAsyncStub(MetersServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateMeter: _aio.UnaryUnaryMultiCallable[_meters_pb2.CreateMeterRequest, _meters_pb2.CreateMeterResponse]  # type: ignore[assignment]
     """Creates a meter, which counts whatever is captured from then on. Idempotent; ALREADY_EXISTS when the
-    name is taken by another definition, since a definition never changes.
+    name is taken by another definition, since a definition never changes. What it refers to must exist, for the
+    operator or any tenant: FAILED_PRECONDITION names the field and what there is, with the reason
+    EVENT_TYPE_UNKNOWN, QUANTITY_UNKNOWN, DIMENSION_UNKNOWN or, for a filter of a value that the type does not
+    accept, VALUE_NOT_ALLOWED. UNAVAILABLE when ingest, which is asked, is away. Not checked, and not asked, for a
+    meter that is there already, or where the service knows no address of ingest.
     """
     ListMeters: _aio.UnaryUnaryMultiCallable[_meters_pb2.ListMetersRequest, _meters_pb2.ListMetersResponse]  # type: ignore[assignment]
     """All meters by name. Needs the permission `read`. NOT_FOUND for a tenant that does not exist."""
@@ -62,7 +70,11 @@ class MetersServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_meters_pb2.CreateMeterResponse, _abc.Awaitable[_meters_pb2.CreateMeterResponse]]:
         """Creates a meter, which counts whatever is captured from then on. Idempotent; ALREADY_EXISTS when the
-        name is taken by another definition, since a definition never changes.
+        name is taken by another definition, since a definition never changes. What it refers to must exist, for the
+        operator or any tenant: FAILED_PRECONDITION names the field and what there is, with the reason
+        EVENT_TYPE_UNKNOWN, QUANTITY_UNKNOWN, DIMENSION_UNKNOWN or, for a filter of a value that the type does not
+        accept, VALUE_NOT_ALLOWED. UNAVAILABLE when ingest, which is asked, is away. Not checked, and not asked, for a
+        meter that is there already, or where the service knows no address of ingest.
         """
 
     @_abc_1.abstractmethod

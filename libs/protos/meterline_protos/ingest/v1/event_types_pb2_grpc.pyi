@@ -42,6 +42,11 @@ class EventTypesServiceStub:
     ListEventTypes: _grpc.UnaryUnaryMultiCallable[_event_types_pb2.ListEventTypesRequest, _event_types_pb2.ListEventTypesResponse]
     ListEventTypeVersions: _grpc.UnaryUnaryMultiCallable[_event_types_pb2.ListEventTypeVersionsRequest, _event_types_pb2.ListEventTypeVersionsResponse]
     """Lists what a type was, from its first version on. NOT_FOUND when there is no such type."""
+    DescribeEventType: _grpc.UnaryUnaryMultiCallable[_event_types_pb2.DescribeEventTypeRequest, _event_types_pb2.DescribeEventTypeResponse]
+    """What events of this name may carry, whoever's type it is: the operator's, or those of any tenants, together.
+    Whoever makes meters, which are the same for all tenants, has to know. Needs the permission `read`, and a
+    caller for all tenants. NOT_FOUND (NOT_FOUND) when nobody has such a type.
+    """
 
 @_typing.type_check_only
 class EventTypesServiceAsyncStub(EventTypesServiceStub):
@@ -57,6 +62,11 @@ class EventTypesServiceAsyncStub(EventTypesServiceStub):
     ListEventTypes: _aio.UnaryUnaryMultiCallable[_event_types_pb2.ListEventTypesRequest, _event_types_pb2.ListEventTypesResponse]  # type: ignore[assignment]
     ListEventTypeVersions: _aio.UnaryUnaryMultiCallable[_event_types_pb2.ListEventTypeVersionsRequest, _event_types_pb2.ListEventTypeVersionsResponse]  # type: ignore[assignment]
     """Lists what a type was, from its first version on. NOT_FOUND when there is no such type."""
+    DescribeEventType: _aio.UnaryUnaryMultiCallable[_event_types_pb2.DescribeEventTypeRequest, _event_types_pb2.DescribeEventTypeResponse]  # type: ignore[assignment]
+    """What events of this name may carry, whoever's type it is: the operator's, or those of any tenants, together.
+    Whoever makes meters, which are the same for all tenants, has to know. Needs the permission `read`, and a
+    caller for all tenants. NOT_FOUND (NOT_FOUND) when nobody has such a type.
+    """
 
 class EventTypesServiceServicer(metaclass=_abc_1.ABCMeta):
     """The event types that capture accepts."""
@@ -87,5 +97,16 @@ class EventTypesServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_event_types_pb2.ListEventTypeVersionsResponse, _abc.Awaitable[_event_types_pb2.ListEventTypeVersionsResponse]]:
         """Lists what a type was, from its first version on. NOT_FOUND when there is no such type."""
+
+    @_abc_1.abstractmethod
+    def DescribeEventType(
+        self,
+        request: _event_types_pb2.DescribeEventTypeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_types_pb2.DescribeEventTypeResponse, _abc.Awaitable[_event_types_pb2.DescribeEventTypeResponse]]:
+        """What events of this name may carry, whoever's type it is: the operator's, or those of any tenants, together.
+        Whoever makes meters, which are the same for all tenants, has to know. Needs the permission `read`, and a
+        caller for all tenants. NOT_FOUND (NOT_FOUND) when nobody has such a type.
+        """
 
 def add_EventTypesServiceServicer_to_server(servicer: EventTypesServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
