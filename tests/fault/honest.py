@@ -246,6 +246,8 @@ def _aggregate(world: World, now: datetime) -> Table:
     service = "aggregate.v1."
     return {
         f"{service}MetersService/CreateMeter": [{"meter": meter}],
+        f"{service}MetersService/DeleteMeter": [{"name": "fuzzed-meter"}],
+        f"{service}MetersService/ReferToMeter": [{"name": "units"}],
         f"{service}MetersService/ListMeters": [{}, {"tenant_id": TENANT}],
         f"{service}ReconciliationService/Compare": [{"tenant_id": TENANT}],
         f"{service}UsageService/QueryUsage": [

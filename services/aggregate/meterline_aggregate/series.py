@@ -64,9 +64,9 @@ class SeriesBook:
 
     def __init__(self, groups: GroupBook | None = None) -> None:
         self._groups = groups or GroupBook()
-        self._latest_meter = -1
+        self._latest_meter: repository.Latest | None = None
         self._meters: dict[str, list[Meter]] = {}
-        # By the series' own bytes; emptied when there is a new meter.
+        # By the series' own bytes; emptied when a meter was added or deleted.
         self._series: LRUCache[bytes, Series] = LRUCache(_SERIES)
         # A tenant's time zone never changes.
         self._zones: LRUCache[int, str] = LRUCache(_TENANTS)
@@ -103,7 +103,7 @@ class SeriesBook:
 
     async def _refresh_meters(self, connection: Connection, tenants: Scope | None) -> None:
         """Asked in every transaction: a meter counts all that is captured after it was created, whichever
-        replica created it and whichever folds."""
+        replica created it and whichever folds. And none is deleted until the transaction ends."""
         latest = await repository.latest(connection, tenants)
         if latest == self._latest_meter:
             return

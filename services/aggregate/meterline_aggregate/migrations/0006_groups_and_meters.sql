@@ -51,3 +51,22 @@ CREATE TRIGGER groups_counted AFTER INSERT ON dimension_groups REFERENCING NEW T
 SELECT set_config('meterline.tenant_ids', '*', true);
 INSERT INTO group_sets (tenant_id, names, held)
 SELECT tenant_id, group_names(dimensions), count(*) FROM dimension_groups GROUP BY 1, 2;
+
+-- A meter that nothing uses can be deleted.
+
+-- Since when something outside may refer to a meter, for example a price; NULL: nothing ever did. Of those that are there
+-- nobody can say.
+ALTER TABLE meters ADD COLUMN referred_at timestamptz;
+UPDATE meters SET referred_at = now();
+SELECT grant_rights('meters', 'SELECT, INSERT, UPDATE (referred_at), DELETE');
+
+-- Meters that were deleted, of whose numbers no row tells any more. The greatest `deletion` tells whether any is new.
+CREATE TABLE meter_deletions (
+    deletion   integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    meter_id   integer NOT NULL UNIQUE,
+    name       text NOT NULL,
+    deleted_by text NOT NULL,
+    deleted_at timestamptz NOT NULL DEFAULT now()
+);
+SELECT grant_rights('meter_deletions', 'SELECT, INSERT');
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA aggregate FROM meterline_aggregate;

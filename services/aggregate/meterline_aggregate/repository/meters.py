@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 from meterline.db.pool import Connection
 from meterline.db.scope import Scope, to_setting
+from meterline.errors import AbortedError
 from psycopg.types.json import Jsonb
 
 from meterline_aggregate.domain.meters import Aggregation, Definition, Meter
 from meterline_aggregate.repository.statements import queries
 
+# The numbers of the newest meter and of the last deletion; 0 when there is none.
+Latest = tuple[int, int]
 
-async def latest(connection: Connection, tenants: Scope | None = None) -> int:
-    """The number of the newest meter, 0 when there is none.
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What keeps a meter from being deleted.
+
+    referred: whether something outside ever referred to it
+    counted: whether it has counted anything, for any tenant
+    """
+
+    meter_id: int
+    referred: bool
+    counted: bool
+
+
+async def latest(connection: Connection, tenants: Scope | None = None) -> Latest:
+    """What changes whenever a meter is added or deleted. None is deleted before the transaction ends.
 
     tenants: whose rows the transaction may touch from now on, where that is not set yet
     """
@@ -23,7 +42,8 @@ async def latest(connection: Connection, tenants: Scope | None = None) -> int:
     else:
         cursor = await connection.execute(queries.latest_meter_and_scope, (to_setting(tenants),), binary=True)
     row = await cursor.fetchone()
-    return int(row[0]) if row else 0
+    assert row is not None
+    return row[0], row[1]
 
 
 async def everything(connection: Connection) -> list[Meter]:
@@ -41,6 +61,37 @@ async def find(connection: Connection, name: str) -> Meter | None:
 async def lock(connection: Connection) -> None:
     """Waits until nobody else adds a meter, and keeps others from it until the transaction ends."""
     await connection.execute(queries.lock_meters)
+
+
+async def hold(connection: Connection) -> None:
+    """Waits until no transaction is left that has read which meters there are, and keeps others from reading
+    until this one ends. Raises AbortedError after 2 seconds, in which those others wait."""
+    await connection.execute(queries.limit_waiting)
+    try:
+        await lock(connection)
+        await connection.execute(queries.hold_meters)
+    except psycopg.errors.LockNotAvailable as error:
+        raise AbortedError("events are being counted; try again", retry_after=1.0) from error
+
+
+async def refer_to(connection: Connection, name: str) -> None:
+    """Notes that something refers to the meter, for good."""
+    await connection.execute(queries.refer_to_meter, (name,))
+
+
+async def usage(connection: Connection, name: str) -> Usage | None:
+    """What keeps the meter from being deleted, as it is now; None when there is no such meter.
+
+    The transaction is everybody's.
+    """
+    cursor = await connection.execute(queries.deletable_meter, (name,), binary=True)
+    row = await cursor.fetchone()
+    return Usage(*row) if row else None
+
+
+async def delete(connection: Connection, meter_id: int, deleted_by: str) -> None:
+    """Its number is never given again."""
+    await connection.execute(queries.delete_meter, (meter_id, deleted_by))
 
 
 async def insert(connection: Connection, definition: Definition) -> Meter:

@@ -43,6 +43,18 @@ class MetersServiceStub:
     """
     ListMeters: _grpc.UnaryUnaryMultiCallable[_meters_pb2.ListMetersRequest, _meters_pb2.ListMetersResponse]
     """All meters by name. Needs the permission `read`. NOT_FOUND for a tenant that does not exist."""
+    DeleteMeter: _grpc.UnaryUnaryMultiCallable[_meters_pb2.DeleteMeterRequest, _meters_pb2.DeleteMeterResponse]
+    """Deletes a meter that has counted nothing for any tenant and that nothing refers to. Needs the permission
+    `configure`, and a caller for all tenants. Its number is never given again; its name is free, and a meter of that
+    name is another one. NOT_FOUND when there is no such meter; FAILED_PRECONDITION with the reason METER_HAS_USAGE
+    or METER_REFERRED_TO. ABORTED when those who count events do not end their transactions within 2 seconds: try
+    again.
+    """
+    ReferToMeter: _grpc.UnaryUnaryMultiCallable[_meters_pb2.ReferToMeterRequest, _meters_pb2.ReferToMeterResponse]
+    """Answers a meter, and remembers for good that something refers to it, so that it is never deleted. Asked by
+    services before they store a reference, for example a price. Idempotent. Needs the permission `internal`.
+    NOT_FOUND when there is no such meter.
+    """
 
 @_typing.type_check_only
 class MetersServiceAsyncStub(MetersServiceStub):
@@ -59,6 +71,18 @@ class MetersServiceAsyncStub(MetersServiceStub):
     """
     ListMeters: _aio.UnaryUnaryMultiCallable[_meters_pb2.ListMetersRequest, _meters_pb2.ListMetersResponse]  # type: ignore[assignment]
     """All meters by name. Needs the permission `read`. NOT_FOUND for a tenant that does not exist."""
+    DeleteMeter: _aio.UnaryUnaryMultiCallable[_meters_pb2.DeleteMeterRequest, _meters_pb2.DeleteMeterResponse]  # type: ignore[assignment]
+    """Deletes a meter that has counted nothing for any tenant and that nothing refers to. Needs the permission
+    `configure`, and a caller for all tenants. Its number is never given again; its name is free, and a meter of that
+    name is another one. NOT_FOUND when there is no such meter; FAILED_PRECONDITION with the reason METER_HAS_USAGE
+    or METER_REFERRED_TO. ABORTED when those who count events do not end their transactions within 2 seconds: try
+    again.
+    """
+    ReferToMeter: _aio.UnaryUnaryMultiCallable[_meters_pb2.ReferToMeterRequest, _meters_pb2.ReferToMeterResponse]  # type: ignore[assignment]
+    """Answers a meter, and remembers for good that something refers to it, so that it is never deleted. Asked by
+    services before they store a reference, for example a price. Idempotent. Needs the permission `internal`.
+    NOT_FOUND when there is no such meter.
+    """
 
 class MetersServiceServicer(metaclass=_abc_1.ABCMeta):
     """What is counted."""
@@ -84,5 +108,29 @@ class MetersServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_meters_pb2.ListMetersResponse, _abc.Awaitable[_meters_pb2.ListMetersResponse]]:
         """All meters by name. Needs the permission `read`. NOT_FOUND for a tenant that does not exist."""
+
+    @_abc_1.abstractmethod
+    def DeleteMeter(
+        self,
+        request: _meters_pb2.DeleteMeterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_meters_pb2.DeleteMeterResponse, _abc.Awaitable[_meters_pb2.DeleteMeterResponse]]:
+        """Deletes a meter that has counted nothing for any tenant and that nothing refers to. Needs the permission
+        `configure`, and a caller for all tenants. Its number is never given again; its name is free, and a meter of that
+        name is another one. NOT_FOUND when there is no such meter; FAILED_PRECONDITION with the reason METER_HAS_USAGE
+        or METER_REFERRED_TO. ABORTED when those who count events do not end their transactions within 2 seconds: try
+        again.
+        """
+
+    @_abc_1.abstractmethod
+    def ReferToMeter(
+        self,
+        request: _meters_pb2.ReferToMeterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_meters_pb2.ReferToMeterResponse, _abc.Awaitable[_meters_pb2.ReferToMeterResponse]]:
+        """Answers a meter, and remembers for good that something refers to it, so that it is never deleted. Asked by
+        services before they store a reference, for example a price. Idempotent. Needs the permission `internal`.
+        NOT_FOUND when there is no such meter.
+        """
 
 def add_MetersServiceServicer_to_server(servicer: MetersServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
