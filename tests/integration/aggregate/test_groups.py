@@ -16,6 +16,7 @@ import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from meterline.db import migrate
 from meterline_dev.servers import NatsServer
 from meterline_protos.aggregate.v1 import meters_pb2, usage_pb2
 from meterline_protos.common.v1 import types_pb2
@@ -188,21 +189,34 @@ async def test_it_is_told_how_full_groups_are(database: TestDatabase, broker: Na
         assert told() == (1, 1)
 
 
-def test_groups_of_before_are_counted_and_the_release_before_this_one_cannot_go_beyond(
-    database: TestDatabase,
-) -> None:
+ADD = "INSERT INTO aggregate.dimension_groups (tenant_id, digest, dimensions) VALUES (1, %s, %s)"
+ODD_VALUES = ('{"b": "x\\" , \\"c\\": \\"y", "a": "\\\\"}', '{"a": "\\u0000", "b": ""}', '{"a": ""}')
+
+
+def test_groups_of_before_are_counted(empty_database: TestDatabase) -> None:
+    dsn = empty_database.owner_dsn("aggregate")
+    whole = migrate.for_service("aggregate")
+    before = [one for one in whole if one.package != "meterline_aggregate" or one.number < 6]
+    migrate.apply(dsn, "aggregate", before)
+    with psycopg.connect(empty_database.admin_dsn, autocommit=True) as connection:
+        for at, value in enumerate(ODD_VALUES):
+            connection.execute(ADD, (f"{at:032}", value))
+        migrate.apply(dsn, "aggregate", whole)
+        rows = connection.execute("SELECT names, held FROM aggregate.group_sets ORDER BY 1").fetchall()
+    assert rows == [("a", 1), ("a,b", 2)]
+
+
+def test_the_release_before_this_one_cannot_go_beyond(database: TestDatabase) -> None:
     """While replicas are replaced, an earlier one adds groups without asking: counted, and then refused."""
-    add = "INSERT INTO aggregate.dimension_groups (tenant_id, digest, dimensions) VALUES (1, %s, %s)"
-    values = ['{"b": "x\\" , \\"c\\": \\"y", "a": "\\\\"}', '{"a": "\\u0000", "b": ""}', '{"a": ""}']
     with psycopg.connect(database.admin_dsn, autocommit=True) as connection:
-        for at, value in enumerate(values):
-            connection.execute(add, (f"{at:032}", value))
+        for at, value in enumerate(ODD_VALUES):
+            connection.execute(ADD, (f"{at:032}", value))
         rows = connection.execute("SELECT names, held FROM aggregate.group_sets ORDER BY 1").fetchall()
         assert rows == [("a", 1), ("a,b", 2)]
         connection.execute("UPDATE aggregate.group_sets SET rest_group_id = 1 WHERE names = 'a'")
         with pytest.raises(psycopg.errors.CheckViolation):
-            connection.execute(add, (f"{9:032}", '{"a": "z"}'))
-        connection.execute(add, (f"{8:032}", '{"a": "z", "b": "z"}'))
+            connection.execute(ADD, (f"{9:032}", '{"a": "z"}'))
+        connection.execute(ADD, (f"{8:032}", '{"a": "z", "b": "z"}'))
 
 
 # --- any order
