@@ -130,6 +130,7 @@ def _ingest(world: World, now: datetime) -> Table:
         ],
         f"{service}EventTypesService/ListEventTypes": [of],
         f"{service}EventTypesService/ListEventTypeVersions": [of | {"name": world.own_type}],
+        f"{service}EventTypesService/DescribeEventType": [{"name": world.own_type}],
         f"{service}EventsService/GetEvent": [of | {"event_id": world.event_id} | asking],
         f"{service}EventsService/ListEvents": [
             of | page | {"time": span, "type": "api.request", "dimensions": {"region": "eu"}},
@@ -257,6 +258,8 @@ def _aggregate(world: World, now: datetime) -> Table:
     service = "aggregate.v1."
     return {
         f"{service}MetersService/CreateMeter": [{"meter": meter}],
+        f"{service}MetersService/DeleteMeter": [{"name": "fuzzed-meter"}],
+        f"{service}MetersService/ReferToMeter": [{"name": "units"}],
         f"{service}MetersService/ListMeters": [{}, {"tenant_id": TENANT}],
         f"{service}ReconciliationService/Compare": [{"tenant_id": TENANT}],
         f"{service}UsageService/QueryUsage": [

@@ -11,6 +11,8 @@ from meterline_protos.identity.v1 import credentials_pb2, credentials_pb2_grpc
 from meterline_protos.ingest.v1 import (
     corrections_pb2,
     corrections_pb2_grpc,
+    event_types_pb2,
+    event_types_pb2_grpc,
     quarantine_pb2,
     quarantine_pb2_grpc,
 )
@@ -57,6 +59,7 @@ class World:
 async def build(mesh: Mesh) -> World:
     """Three tenants with something of every kind, before anybody else reports."""
     await prepare(mesh, (TENANT, SPENT, FOREIGN))
+    await _put_own_type(mesh)
     mine, theirs = await fill(mesh, TENANT), await fill(mesh, FOREIGN)
     await eventually(lambda: settled(mesh), seconds=60)
     await bill(mesh, TENANT)
@@ -88,6 +91,19 @@ async def build(mesh: Mesh) -> World:
         hold=f"hold-{mark}",
         foreign=tuple(sorted(text for each in theirs.by_field.values() for text in each)),
     )
+
+
+async def _put_own_type(mesh: Mesh) -> None:
+    """What a meter refers to has to be there before it. The honest requests add to it."""
+    own = event_types_pb2.EventType(
+        name=OWN_TYPE,
+        quantities=[event_types_pb2.QuantityDefinition(name="own.seconds", scale=6)],
+        dimensions=[event_types_pb2.DimensionDefinition(name="region", values=["eu", "us"])],
+    )
+    async with mesh.channel("ingest") as channel:
+        await event_types_pb2_grpc.EventTypesServiceStub(channel).PutEventType(
+            event_types_pb2.PutEventTypeRequest(event_type=own, tenant_id=TENANT, changed_by="ann")
+        )
 
 
 def _message_of(mesh: Mesh, batch_id: str) -> tuple[str, bytes]:

@@ -27,10 +27,13 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 # What an operator asks, of no tenant or of all, and why a tenant is not named.
 OPERATORS: Final = {
     "aggregate.v1.MetersService/CreateMeter": "meters are the same for all tenants",
+    "aggregate.v1.MetersService/DeleteMeter": "meters are the same for all tenants",
+    "aggregate.v1.MetersService/ReferToMeter": "meters are the same for all tenants",
     "identity.v1.CredentialsService/VerifyApiKey": "services ask it, and the key says whose it is",
     "identity.v1.TenantsService/BatchGetTenants": "services ask it, for names that they have met",
     "identity.v1.TenantsService/ListTenants": "lists all tenants",
     "ingest.v1.CaptureService/ReportSigned": "the signed configuration names the tenant",
+    "ingest.v1.EventTypesService/DescribeEventType": "meters, which it is asked for, are all tenants'",
     "ingest.v1.LimitsService/ListPlanLimits": "plans are the same for all tenants",
     "ingest.v1.LimitsService/PutPlanLimits": "plans are the same for all tenants",
     "operations.v1.DeadLettersService/ListDeadLetters": "a message may be of many tenants",

@@ -57,6 +57,7 @@ class Mesh:
     def __init__(self) -> None:
         self.tenants: dict[str, _Tenant] = {}
         self.meters: dict[str, meters_pb2.Meter] = {}
+        self.referred: set[str] = set()
         self.asked: list[str] = []
         self.page_limit = 1_000
         # Tenants and meters whose months are being rebuilt.
@@ -149,6 +150,14 @@ class ScriptedMeters(meters_pb2_grpc.MetersServiceServicer):
         self, request: meters_pb2.ListMetersRequest, context: Context
     ) -> meters_pb2.ListMetersResponse:
         return meters_pb2.ListMetersResponse(meters=self._mesh.meters.values())
+
+    async def ReferToMeter(
+        self, request: meters_pb2.ReferToMeterRequest, context: Context
+    ) -> meters_pb2.ReferToMeterResponse:
+        if request.name not in self._mesh.meters:
+            await not_found(context, NotFoundError("meter", request.name))
+        self._mesh.referred.add(request.name)
+        return meters_pb2.ReferToMeterResponse(meter=self._mesh.meters[request.name])
 
 
 class ScriptedUsage(usage_pb2_grpc.UsageServiceServicer):

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import grpc
 from grpc import aio
 from meterline.ids import new_id
 from meterline_protos.events.v1 import events_pb2 as facts_pb2
-from meterline_protos.ingest.v1 import events_pb2, events_pb2_grpc
+from meterline_protos.ingest.v1 import event_types_pb2, event_types_pb2_grpc, events_pb2, events_pb2_grpc
 
 from tests.support.aggregate import Event, accepted, timestamp
 
@@ -35,6 +36,11 @@ class _Row:
     retracted: bool
 
 
+def _types() -> dict[str, event_types_pb2.DescribeEventTypeResponse]:
+    dimensions = [event_types_pb2.DimensionDescription(name=name) for name in ("cabin", "class", "origin")]
+    return {"flight": event_types_pb2.DescribeEventTypeResponse(quantities=["miles"], dimensions=dimensions)}
+
+
 @dataclass
 class History:
     """All that was accepted, and what is left of it. `tenants` are names by number."""
@@ -43,6 +49,8 @@ class History:
     rows: list[_Row] = field(default_factory=list)
     left: list[Kept] = field(default_factory=list)
     page_limit: int = 1_000
+    # What events of each type may carry; of others there are none.
+    types: Mapping[str, event_types_pb2.DescribeEventTypeResponse] = field(default_factory=_types)
     # Called with the ids of batches before their events are answered.
     before_answer: Callable[[Sequence[str]], Any] | None = None
 
@@ -113,6 +121,18 @@ class _Servicer(events_pb2_grpc.EventsServiceServicer):
         )
 
 
+class _Types(event_types_pb2_grpc.EventTypesServiceServicer):
+    def __init__(self, history: History) -> None:
+        self._history = history
+
+    async def DescribeEventType(
+        self, request: event_types_pb2.DescribeEventTypeRequest, context: Context
+    ) -> event_types_pb2.DescribeEventTypeResponse:
+        if request.name not in self._history.types:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such type")
+        return self._history.types[request.name]
+
+
 def _when(row: _Row) -> datetime:
     return row.event.time
 
@@ -138,6 +158,8 @@ async def serving(history: History) -> AsyncIterator[str]:
     # What aggregate never asks stays as it is generated: UNIMPLEMENTED.
     servicer: Any = _Servicer(history)  # type: ignore[abstract]
     events_pb2_grpc.add_EventsServiceServicer_to_server(servicer, server)
+    types: Any = _Types(history)  # type: ignore[abstract]
+    event_types_pb2_grpc.add_EventTypesServiceServicer_to_server(types, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

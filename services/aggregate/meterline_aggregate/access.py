@@ -13,6 +13,9 @@ _RECONCILIATION: Final = "meterline.aggregate.v1.ReconciliationService"
 
 RULES: Final[Rules] = {
     f"{_METERS}/CreateMeter": Rule(Permission.CONFIGURE),
+    f"{_METERS}/DeleteMeter": Rule(Permission.CONFIGURE),
+    # Changes aggregate's data for a service that refers to them.
+    f"{_METERS}/ReferToMeter": Rule(Permission.INTERNAL, Reach.EVERYBODY),
     f"{_METERS}/ListMeters": Rule(Permission.READ),
     f"{_USAGE}/QueryUsage": Rule(Permission.READ),
     f"{_USAGE}/ListContributions": Rule(Permission.READ),

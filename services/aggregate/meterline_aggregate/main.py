@@ -26,6 +26,7 @@ from meterline.tenants import TenantReplica
 from meterline_protos.aggregate.v1 import meters_pb2_grpc, reconciliation_pb2_grpc, usage_pb2_grpc
 
 from meterline_aggregate.access import RULES
+from meterline_aggregate.groups import GroupBook, GroupWatch
 from meterline_aggregate.handlers.accepted import AcceptedEvents
 from meterline_aggregate.handlers.announcing import MonthAnnouncer
 from meterline_aggregate.handlers.meters import Meters
@@ -49,6 +50,9 @@ from meterline_aggregate.splitting import split
 
 NAME = "aggregate"
 
+# How often it is told how full sets of groups are.
+GROUP_SECONDS = 60.0
+
 
 class Aggregate:
     """The parts of one process. Build it inside the event loop."""
@@ -66,11 +70,12 @@ class Aggregate:
         caller = auth.caller(settings, NAME, clock)
         identity = Link("identity", settings.identity_address, caller)
         ingest = Ingest(settings.ingest_address, caller)
-        book = SeriesBook()
+        book = SeriesBook(GroupBook(settings.max_groups))
         raw = RawEvents(ingest, book)
         self.rebuilder = Rebuilder(database, unit_of_work, raw)
         reconciler = Reconciler(database, tenants, ingest)
         self.announcer = MonthAnnouncer(unit_of_work)
+        self.groups = GroupWatch(database, settings.max_groups)
         consumers = (
             Consumer(bus, unit_of_work, TENANTS_CHANGED, NAME, tenants.handle, **settings.consuming),
             Consumer(
@@ -91,13 +96,16 @@ class Aggregate:
             relay,
             *consumers,
             Periodic("announce-months", settings.emit_seconds, self.announcer.announce),
+            Periodic("groups", GROUP_SECONDS, self.groups.look),
             identity,
             ingest,
             *_asking_ingest(settings, reconciler, self.rebuilder),
         )
         self.server = _server(
             settings,
-            MetersServicer(Meters(database, unit_of_work, tenants)),
+            MetersServicer(
+                Meters(database, unit_of_work, tenants, ingest if settings.ingest_address else None)
+            ),
             UsageServicer(Usage(database, tenants), Previews(unit_of_work, tenants, book, raw)),
             ReconciliationServicer(reconciler),
             auth.gate(settings, {**RULES, **OPERATIONS}, clock, verifier(identity.channel)),

@@ -9,9 +9,11 @@ from typing import Final
 import grpc
 from grpc import aio
 from meterline.clock import to_datetime
-from meterline.rpc.client import Caller, Link, as_unavailable
+from meterline.rpc.client import Caller, Link, as_unavailable, is_not_found
 from meterline_protos.common.v1 import types_pb2
-from meterline_protos.ingest.v1 import events_pb2, events_pb2_grpc
+from meterline_protos.ingest.v1 import event_types_pb2, event_types_pb2_grpc, events_pb2, events_pb2_grpc
+
+from meterline_aggregate.domain.references import EventTypeDescription
 
 _PAGE: Final = 1_000
 
@@ -56,6 +58,22 @@ class Ingest(Link):
             if not answer.next_page_token:
                 return
             request.page_token = answer.next_page_token
+
+    async def describe(self, event_type: str) -> EventTypeDescription | None:
+        """What events of this type may carry; None when nobody has it. Raises UnavailableError."""
+        stub = event_types_pb2_grpc.EventTypesServiceStub(self.channel)
+        request = event_types_pb2.DescribeEventTypeRequest(name=event_type)
+        try:
+            answer = await stub.DescribeEventType(request)
+        except aio.AioRpcError as error:
+            if is_not_found(error):
+                return None
+            raise as_unavailable(self.name, error) from error
+        return EventTypeDescription(
+            frozenset(answer.quantities),
+            {each.name: frozenset(each.values) for each in answer.dimensions},
+            answer.partial,
+        )
 
     @property
     def _stub(self) -> events_pb2_grpc.EventsServiceAsyncStub:

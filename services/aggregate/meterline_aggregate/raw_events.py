@@ -19,7 +19,7 @@ from meterline_aggregate.domain.fold.rows import Message
 from meterline_aggregate.domain.meters import Meter
 from meterline_aggregate.peers import Ingest
 from meterline_aggregate.repository.rebuilds import Month
-from meterline_aggregate.series import SeriesBook
+from meterline_aggregate.series import SeriesBook, View
 
 _NO_ID = bytes(16)
 
@@ -39,10 +39,17 @@ class RawEvents:
             month.slug, batch_ids, meter.definition.event_type, month.first_us, month.last_us
         )
 
-    async def to_message(self, tx: Transaction, tenant_id: int, meter: Meter, page: Page) -> Message:
-        """The events as rows that only this meter counts. Raises GarbledError, UnknownTenantError."""
+    async def to_message(
+        self, tx: Transaction, tenant_id: int, meter: Meter, page: Page, *, by_group: bool = True
+    ) -> Message:
+        """The events as rows that only this meter counts. Raises GarbledError, UnknownTenantError.
+
+        by_group: False where only the total is wanted; targets of groups may be missing then
+        """
         accepted = read(_fact(tenant_id, meter.definition.quantity, page))
-        (series,) = await self._book.look_up(tx, [accepted.fact])
+        # Nothing for other meters: one that is newer than the events would get groups that nothing counted.
+        view = View(meter.meter_id, by_group)
+        (series,) = await self._book.look_up(tx, [accepted.fact], view=view)
         return for_meter(accepted.with_series(series), meter.meter_id)
 
 

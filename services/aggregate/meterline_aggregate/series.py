@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,13 +16,13 @@ from meterline_protos.events.v1 import events_pb2
 from meterline_aggregate.domain.calendar import is_zone
 from meterline_aggregate.domain.fold.digests import digest
 from meterline_aggregate.domain.fold.rows import EVERY_EVENT, SUBJECT, TOTAL, Series, Target
+from meterline_aggregate.domain.groups import GroupKey, group_key
 from meterline_aggregate.domain.meters import Aggregation, Meter, Pairs
+from meterline_aggregate.groups import GroupBook
 from meterline_aggregate.repository import meters as repository
-from meterline_aggregate.repository.meters import GroupKey
 
 # Some tens of megabytes at most.
 _SERIES: Final = 20_000
-_GROUPS: Final = 100_000
 _TENANTS: Final = 100_000
 
 
@@ -45,15 +44,30 @@ class _Match:
     member: bytes | None
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is wanted of series that are not remembered. It is not remembered then either.
+
+    meter_id: only what this meter counts; None: what every meter does
+    by_group: the targets of groups too. Without them no group is looked up, and none is made.
+    """
+
+    meter_id: int | None = None
+    by_group: bool = True
+
+
+EVERYTHING: Final = View()
+
+
 class SeriesBook:
     """One for each process. Only what is committed is remembered."""
 
-    def __init__(self) -> None:
-        self._latest_meter = -1
+    def __init__(self, groups: GroupBook | None = None) -> None:
+        self._groups = groups or GroupBook()
+        self._latest_meter: repository.Latest | None = None
         self._meters: dict[str, list[Meter]] = {}
-        # By the series' own bytes; emptied when there is a new meter.
+        # By the series' own bytes; emptied when a meter was added or deleted.
         self._series: LRUCache[bytes, Series] = LRUCache(_SERIES)
-        self._groups: LRUCache[GroupKey, int] = LRUCache(_GROUPS)
         # A tenant's time zone never changes.
         self._zones: LRUCache[int, str] = LRUCache(_TENANTS)
 
@@ -62,10 +76,12 @@ class SeriesBook:
         transaction: Transaction,
         facts: Sequence[events_pb2.EventsAccepted],
         tenants: Scope | None = None,
+        view: View = EVERYTHING,
     ) -> list[list[Series]]:
         """The series of each message, in its order. Raises UnknownTenantError.
 
         tenants: whose rows the transaction may touch from now on, where that is not set yet
+        view: what is wanted; series that are remembered have more
         """
         await self._refresh_meters(transaction.connection, tenants)
         keys = [[series.SerializeToString() for series in fact.series] for fact in facts]
@@ -79,12 +95,15 @@ class SeriesBook:
                 else:
                     found[key] = known
         if missing:
-            found |= await self._resolve(transaction, missing)
+            resolved = await self._resolve(transaction, missing, view)
+            if view == EVERYTHING:
+                transaction.after_commit(partial(self._series.update, resolved))
+            found |= resolved
         return [[found[key] for key in own_keys] for own_keys in keys]
 
     async def _refresh_meters(self, connection: Connection, tenants: Scope | None) -> None:
         """Asked in every transaction: a meter counts all that is captured after it was created, whichever
-        replica created it and whichever folds."""
+        replica created it and whichever folds. And none is deleted until the transaction ends."""
         latest = await repository.latest(connection, tenants)
         if latest == self._latest_meter:
             return
@@ -96,19 +115,19 @@ class SeriesBook:
         self._series = LRUCache(_SERIES)
 
     async def _resolve(
-        self, transaction: Transaction, missing: Mapping[bytes, events_pb2.Series]
+        self, transaction: Transaction, missing: Mapping[bytes, events_pb2.Series], view: View
     ) -> dict[bytes, Series]:
         connection = transaction.connection
         zones = await self._find_zones(connection, {series.tenant_id for series in missing.values()})
-        matches = {key: list(self._matches(series)) for key, series in missing.items()}
+        matches = {key: list(self._matches(series, view)) for key, series in missing.items()}
         groups = {
-            _group_key(missing[key].tenant_id, match.group): match.group
+            group_key(missing[key].tenant_id, match.group): match.group
             for key, own in matches.items()
             for match in own
             if match.group
         }
-        group_ids = await self._find_groups(transaction, groups)
-        resolved = {
+        group_ids = await self._groups.find(transaction, groups) if groups else {}
+        return {
             key: Series(
                 series.tenant_id,
                 zones[series.tenant_id],
@@ -116,8 +135,6 @@ class SeriesBook:
             )
             for key, series in missing.items()
         }
-        transaction.after_commit(partial(self._series.update, resolved))
-        return resolved
 
     async def _find_zones(self, connection: Connection, tenant_ids: set[int]) -> dict[int, str]:
         zones = {tenant_id: self._zones[tenant_id] for tenant_id in tenant_ids if tenant_id in self._zones}
@@ -130,12 +147,12 @@ class SeriesBook:
             raise UnknownTenantError(frozenset(unknown))
         return zones
 
-    def _matches(self, series: events_pb2.Series) -> Iterator[_Match]:
+    def _matches(self, series: events_pb2.Series, view: View) -> Iterator[_Match]:
         meters = self._meters.get(series.event_type, ())
         dimensions = {dimension.name: dimension.value for dimension in series.dimensions}
         for meter in meters:
             definition = meter.definition
-            if not definition.passes(dimensions):
+            if view.meter_id not in (None, meter.meter_id) or not definition.passes(dimensions):
                 continue
             measure, member = definition.quantity or EVERY_EVENT, None
             if definition.aggregation is Aggregation.UNIQUE:
@@ -145,26 +162,8 @@ class SeriesBook:
                     member = digest(value)
                 else:
                     continue  # an event without the dimension is not one of its values
-            yield _Match(meter, measure, definition.group_of(dimensions), member)
-
-    async def _find_groups(
-        self, transaction: Transaction, wanted: Mapping[GroupKey, Pairs]
-    ) -> dict[GroupKey, int]:
-        found = {key: self._groups[key] for key in wanted if key in self._groups}
-        missing = wanted.keys() - found.keys()
-        if not missing:
-            return found
-        connection = transaction.connection
-        stored = await repository.find_groups(connection, missing)
-        if new := missing - stored.keys():
-            await repository.add_groups(connection, {key: wanted[key] for key in new})
-            stored |= await repository.find_groups(connection, new)
-        transaction.after_commit(partial(self._groups.update, stored))
-        return found | stored
-
-
-def _group_key(tenant_id: int, group: Pairs) -> GroupKey:
-    return tenant_id, digest(json.dumps(group, ensure_ascii=False))
+            group = definition.group_of(dimensions) if view.by_group else ()
+            yield _Match(meter, measure, group, member)
 
 
 def _targets(
@@ -173,6 +172,6 @@ def _targets(
     for match in matches:
         numbers = [TOTAL]
         if match.group:
-            numbers.append(group_ids[_group_key(tenant_id, match.group)])
+            numbers.append(group_ids[group_key(tenant_id, match.group)])
         for group_id in numbers:
             yield Target(match.meter.meter_id, match.meter.aggregation, group_id, match.measure, match.member)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from grpc import aio
+from meterline.auth.principals import current_principal
 from meterline.clock import to_datetime, to_us
 from meterline.errors import InvalidArgumentError
 from meterline.rpc import fields, paging
@@ -49,6 +50,17 @@ class MetersServicer(meters_pb2_grpc.MetersServiceServicer):
     ) -> meters_pb2.CreateMeterResponse:
         meter, created = await self._meters.create(_to_definition(request.meter))
         return meters_pb2.CreateMeterResponse(meter=_to_meter(meter), created=created)
+
+    async def ReferToMeter(
+        self, request: meters_pb2.ReferToMeterRequest, context: Context
+    ) -> meters_pb2.ReferToMeterResponse:
+        return meters_pb2.ReferToMeterResponse(meter=_to_meter(await self._meters.refer_to(request.name)))
+
+    async def DeleteMeter(
+        self, request: meters_pb2.DeleteMeterRequest, context: Context
+    ) -> meters_pb2.DeleteMeterResponse:
+        await self._meters.delete(request.name, current_principal().name)
+        return meters_pb2.DeleteMeterResponse()
 
     async def ListMeters(
         self, request: meters_pb2.ListMetersRequest, context: Context
@@ -177,6 +189,7 @@ def _to_range(tenant: str, meter: str, given: types_pb2.TimeRange) -> Range:
 def _to_window(meter: str, grain: Grain, zone: str, window: Window) -> usage_pb2.Window:
     message = usage_pb2.Window(
         group=window.dimensions,
+        rest=window.rest,
         value=to_text(window.value),
         event_count=window.event_count,
         revision=window.revision,

@@ -43,6 +43,7 @@ RULES: Final[Rules] = {
     f"{_TYPES}/DeleteEventType": Rule(Permission.CONFIGURE),
     f"{_TYPES}/ListEventTypes": Rule(Permission.READ),
     f"{_TYPES}/ListEventTypeVersions": Rule(Permission.READ),
+    f"{_TYPES}/DescribeEventType": Rule(Permission.READ, Reach.EVERYBODY),
     f"{_CATALOGUE}/PutEntries": Rule(Permission.CONFIGURE, max_bytes=CONTENT_BYTES),
     f"{_CATALOGUE}/GetEntry": Rule(Permission.READ),
     f"{_CATALOGUE}/ListEntries": Rule(Permission.READ),

@@ -1,4 +1,4 @@
-"""The questions that the publisher asks of other services. All of them only read."""
+"""The questions that the publisher asks of other services. They only read, or may be repeated."""
 
 from __future__ import annotations
 
@@ -91,7 +91,8 @@ class Aggregate(Link):
     async def meters(self, names: Collection[str]) -> dict[str, MeterDefinition]:
         """All definitions by name, those of `names` among them unless there is no such meter.
 
-        A definition never changes, so what is remembered is true, and only a new one can be missing.
+        A definition never changes, so what is remembered is true, and only a new one can be missing. A meter
+        that was deleted, of which nothing was billed, may be remembered for seconds.
         """
         known = self._meters.get("")
         if known is None or not known.keys() >= set(names):
@@ -99,6 +100,16 @@ class Aggregate(Link):
             answer = await _ask("aggregate", stub.ListMeters(meters_pb2.ListMetersRequest()), "meters", "")
             known = self._meters[""] = {meter.name: _definition(meter) for meter in answer.meters}
         return known
+
+    async def refer_to(self, meter: str) -> bool:
+        """Whether there is such a meter; from now on it is never deleted. Raises UnavailableError."""
+        stub = meters_pb2_grpc.MetersServiceStub(self.channel)
+        request = meters_pb2.ReferToMeterRequest(name=meter)
+        try:
+            await _ask("aggregate", stub.ReferToMeter(request), "meter", meter)
+        except NotFoundError:
+            return False
+        return True
 
     async def _windows(
         self, tenant: str, meter: str, grain: types_pb2.Grain.ValueType, period: Period

@@ -16,25 +16,10 @@ import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from meterline.bus.consumer import Delivery
-from meterline.bus.subjects import TENANTS_CHANGED
-from meterline.clock import SystemClock
-from meterline.db.pool import Database
-from meterline.db.scope import ALL_TENANTS
-from meterline.db.unit_of_work import UnitOfWork
-from meterline.ids import new_id
-from meterline.rpc.client import Caller
-from meterline.tenants import TenantReplica
-from meterline_aggregate.domain.meters import Aggregation, Definition
-from meterline_aggregate.handlers.accepted import AcceptedEvents
-from meterline_aggregate.handlers.meters import Meters
-from meterline_aggregate.handlers.rebuilding import Rebuilder
-from meterline_aggregate.peers import Ingest
-from meterline_aggregate.raw_events import RawEvents
-from meterline_aggregate.series import SeriesBook
 from meterline_protos.events.v1 import events_pb2
 
 from tests.support.aggregate import METERS, Event, expected_usage, some_events
+from tests.support.aggregate_tables import Tables
 from tests.support.databases import TestDatabase
 from tests.support.raw_events import History, Kept, serving
 
@@ -74,66 +59,6 @@ def amended(kept: Kept, order: random.Random) -> Event:
     if order.random() < 0.3:
         event = replace(event, subject=f"N{order.randint(0, 12)}")
     return event
-
-
-class Tables:
-    """Aggregate without its consumer: a test says what comes together in which transaction."""
-
-    def __init__(self, dsn: str, ingest: str) -> None:
-        self.database = Database(dsn, size=4)
-        self.ingest = Ingest(ingest, Caller())
-        self.unit_of_work = UnitOfWork(self.database, lambda: None)
-        book = SeriesBook()
-        self.accepted = AcceptedEvents(SystemClock(), book, lambda: None)
-        self.rebuilder = Rebuilder(self.database, self.unit_of_work, RawEvents(self.ingest, book))
-
-    async def __aenter__(self) -> Tables:
-        await self.database.start()
-        await self.ingest.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.ingest.stop()
-        await self.database.stop()
-
-    async def onboard(self, number: int, slug: str, zone: str) -> None:
-        async with self.unit_of_work.begin() as tx:
-            fact = events_pb2.TenantChanged(
-                tenant_id=number, slug=slug, version=1, time_zone=zone, currency="USD", active=True
-            )
-            change = Delivery(new_id(), TENANTS_CHANGED.subject, fact.SerializeToString())
-            await TenantReplica(self.database).handle(tx, [change])
-            await tx.commit()
-
-    async def create_meters(self) -> None:
-        meters = Meters(self.database, self.unit_of_work, TenantReplica(self.database))
-        for one in METERS:
-            definition = Definition(
-                one.name,
-                one.event_type,
-                Aggregation(one.aggregation),
-                one.quantity,
-                one.unique_dimension,
-                tuple(one.group_by),
-                tuple(sorted(one.filter.items())),
-            )
-            await meters.create(definition)
-
-    async def rebuild_now(self) -> None:
-        """Every month that waits, however often it was in vain."""
-        async with self.database.connection(ALL_TENANTS) as connection:
-            await connection.execute("UPDATE pending_rebuilds SET next_attempt_at = now()")
-            await connection.commit()
-        await self.rebuilder.rebuild_due()
-
-    async def handle(self, facts: Sequence[events_pb2.EventsAccepted]) -> None:
-        """All of them in one transaction."""
-        deliveries = [
-            Delivery(new_id(), "events.accepted.0", fact.SerializeToString(), {}, "", 1) for fact in facts
-        ]
-        async with self.unit_of_work.begin() as tx:
-            await self.accepted.handle(tx, deliveries)
-            await tx.commit()
 
 
 QUERY = """

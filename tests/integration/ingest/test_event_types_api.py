@@ -307,3 +307,31 @@ async def test_bad_definitions_are_told_by_field(
         await put(ingest, wanted)
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert (refused.value.details() or "").startswith(f"{field}: ")
+
+
+@pytest.mark.req("T6.1")
+async def test_a_name_is_described_whoevers_type_it_is(ingest: RunningIngest) -> None:
+    with pytest.raises(AioRpcError) as raised:
+        await ingest.types.DescribeEventType(pb.DescribeEventTypeRequest(name="own.call"))
+    assert raised.value.code() is grpc.StatusCode.NOT_FOUND
+    await ingest.onboard(2, "bolt")
+    await eventually(lambda: is_known(ingest, "bolt"))
+    for tenant, region in (("acme", "eu"), ("bolt", "us")):
+        own = event_type(
+            "own.call",
+            pb.QuantityDefinition(name=f"own.{tenant}", scale=6),
+            dimensions=[
+                pb.DimensionDefinition(name="region", values=[region]),
+                pb.DimensionDefinition(name=tenant),
+            ],
+        )
+        await put(ingest, own, tenant_id=tenant)
+    found = await ingest.types.DescribeEventType(pb.DescribeEventTypeRequest(name="own.call"))
+    assert found == pb.DescribeEventTypeResponse(
+        quantities=["own.acme", "own.bolt"],
+        dimensions=[
+            pb.DimensionDescription(name="acme"),
+            pb.DimensionDescription(name="bolt"),
+            pb.DimensionDescription(name="region", values=["eu", "us"]),
+        ],
+    )

@@ -43,8 +43,11 @@ async def test_a_price_of_a_meter_that_does_not_exist_is_refused(world: World, a
     other.meter = "misspelt"
     call = api.prices.PutPrice(prices_pb2.PutPriceRequest(price=other))
     assert await refusal(call) == (PRECONDITION, "METER_UNKNOWN")
+    assert world.mesh.referred == {"calls"}
     world.mesh.add_meter("misspelt")
     assert (await api.prices.PutPrice(prices_pb2.PutPriceRequest(price=other))).created
+    # Aggregate has been told to keep it, as a price names it from now on.
+    assert world.mesh.referred == {"calls", "misspelt"}
 
 
 async def test_a_fee_is_sent_only_as_a_meter_that_exists(api: Api) -> None:

@@ -14,7 +14,7 @@ SERVICES: Final[Mapping[str, frozenset[Permission]]] = {
     "identity": frozenset({Permission.READ}),
     # Tenants, API keys and signing keys of identity; effects of corrections of aggregate and the publisher.
     "ingest": _READ_AND_INTERNAL,
-    # Totals and events of ingest, API keys of identity.
+    # Totals, events and event types of ingest, API keys of identity.
     "aggregate": _READ_AND_INTERNAL,
     # Usage of aggregate, events of ingest, API keys of identity.
     "publisher": _READ_AND_INTERNAL,

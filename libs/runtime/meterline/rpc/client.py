@@ -17,7 +17,7 @@ from meterline.telemetry import propagation
 
 T = TypeVar("T")
 
-# Retries happen in one layer only, and this is it for calls between services. All of them only read.
+# Retries happen in one layer only, and this is it for calls between services. All of them may be repeated.
 _SERVICE_CONFIG = """{"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": 4,
  "initialBackoff": "0.05s", "maxBackoff": "1s", "backoffMultiplier": 2,
  "retryableStatusCodes": ["UNAVAILABLE"]}}]}"""
@@ -58,7 +58,7 @@ class _Forward(aio.UnaryUnaryClientInterceptor):
 
 
 def channel(address: str, caller: Caller, *, default_timeout: float = 10.0) -> aio.Channel:
-    """A channel for calls that only read. Create it after fork, inside the event loop."""
+    """A channel for calls that may be repeated. Create it after fork, inside the event loop."""
     options: list[tuple[str, Any]] = [
         ("grpc.service_config", _SERVICE_CONFIG),
         ("grpc.max_receive_message_length", 64 << 20),

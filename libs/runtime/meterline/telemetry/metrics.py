@@ -57,6 +57,10 @@ QUOTA_FULLEST = Gauge(
     "The part of a quota that the tenant has used which has used most of it; 1 is full",
     ["quota"],
 )
+GROUP_SETS_CLOSED = Gauge(
+    "meterline_group_sets_closed",
+    "Sets of dimensions, each of a tenant, whose groups are all given out: what is new is the rest",
+)
 
 # Sensitive data
 SEALED_VALUES = Counter("meterline_sealed_values_total", "Values sealed under keys of tenants")

@@ -1,24 +1,51 @@
-"""Meters are created and listed."""
+"""Meters are created, referred to, listed and, as long as nothing uses them, deleted."""
 
 from __future__ import annotations
 
 from meterline.db.pool import Database
+from meterline.db.scope import ALL_TENANTS
 from meterline.db.unit_of_work import UnitOfWork
-from meterline.errors import AlreadyExistsError
+from meterline.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
+from meterline.telemetry.logging import logger
 from meterline.tenants import TenantReplica
 
 from meterline_aggregate.domain.meters import Definition, Meter
+from meterline_aggregate.domain.references import check_references
+from meterline_aggregate.peers import Ingest
 from meterline_aggregate.repository import meters as repository
+from meterline_aggregate.repository.meters import Usage
+
+log = logger()
 
 
 class Meters:
-    def __init__(self, database: Database, unit_of_work: UnitOfWork, tenants: TenantReplica) -> None:
+    """ingest: asked what meters refer to; None: that is not checked."""
+
+    def __init__(
+        self,
+        database: Database,
+        unit_of_work: UnitOfWork,
+        tenants: TenantReplica,
+        ingest: Ingest | None = None,
+    ) -> None:
         self._database = database
         self._unit_of_work = unit_of_work
         self._tenants = tenants
+        self._ingest = ingest
 
     async def create(self, definition: Definition) -> tuple[Meter, bool]:
-        """The meter, and whether it is new. Raises AlreadyExistsError when the name means something else."""
+        """The meter, and whether it is new.
+
+        Raises AlreadyExistsError when the name means something else, FailedPreconditionError when it refers
+        to what does not exist, UnavailableError.
+        """
+        async with self._database.connection() as connection:
+            existing = await repository.find(connection, definition.name)
+        if existing is not None:
+            return _same(existing, definition), False
+        if self._ingest is not None:
+            # Before the transaction, which others wait for. Nothing is ever removed from a type.
+            check_references(definition, await self._ingest.describe(definition.event_type))
         async with self._unit_of_work.begin() as tx:
             await repository.lock(tx.connection)
             existing = await repository.find(tx.connection, definition.name)
@@ -26,11 +53,35 @@ class Meters:
                 created = await repository.insert(tx.connection, definition)
                 await tx.commit()
                 return created, True
-        if not existing.definition.means_the_same_as(definition):
-            raise AlreadyExistsError(
-                "meter", definition.name, "it has another definition, which never changes"
-            )
-        return existing, False
+        return _same(existing, definition), False
+
+    async def refer_to(self, name: str) -> Meter:
+        """The meter, which is never deleted from now on. Raises NotFoundError."""
+        async with self._unit_of_work.begin() as tx:
+            # First: who deletes it holds the row until the end.
+            await repository.refer_to(tx.connection, name)
+            meter = await repository.find(tx.connection, name)
+            if meter is None:
+                raise NotFoundError("meter", name)
+            await tx.commit()
+        return meter
+
+    async def delete(self, name: str, deleted_by: str) -> None:
+        """Deletes a meter that has counted nothing and that nothing ever referred to.
+
+        Raises NotFoundError, FailedPreconditionError, and AbortedError when transactions that may count by it
+        do not end within 2 seconds.
+        """
+        # Windows of all tenants. At first without holding anybody up, for those that cannot go.
+        async with self._database.connection(ALL_TENANTS) as connection:
+            _require_unused(name, await repository.usage(connection, name))
+        async with self._unit_of_work.begin(ALL_TENANTS) as tx:
+            await repository.hold(tx.connection)
+            # From here on nobody counts: what there is now is all there is.
+            found = _require_unused(name, await repository.usage(tx.connection, name))
+            await repository.delete(tx.connection, found.meter_id, deleted_by)
+            await tx.commit()
+        log.info("meter.deleted", meter=name, meter_number=found.meter_id, deleted_by=deleted_by)
 
     async def list(self, slug: str = "") -> list[Meter]:
         """All meters by name, for a tenant or nobody in particular. Raises NotFoundError."""
@@ -38,3 +89,22 @@ class Meters:
             await self._tenants.get(slug)
         async with self._database.connection() as connection:
             return await repository.everything(connection)
+
+
+def _require_unused(name: str, found: Usage | None) -> Usage:
+    if found is None:
+        raise NotFoundError("meter", name)
+    if found.counted:
+        raise FailedPreconditionError(f"meter {name}", "has counted events", "METER_HAS_USAGE")
+    if found.referred:
+        raise FailedPreconditionError(
+            f"meter {name}", "something refers to it, or did, for example a price", "METER_REFERRED_TO"
+        )
+    return found
+
+
+def _same(existing: Meter, definition: Definition) -> Meter:
+    """Raises AlreadyExistsError."""
+    if not existing.definition.means_the_same_as(definition):
+        raise AlreadyExistsError("meter", definition.name, "it has another definition, which never changes")
+    return existing

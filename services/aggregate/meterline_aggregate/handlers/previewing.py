@@ -25,7 +25,7 @@ from meterline_aggregate.handlers.accepted import limited
 from meterline_aggregate.raw_events import RawEvents, for_meter
 from meterline_aggregate.repository import meters, previews, rebuilds
 from meterline_aggregate.repository.rebuilds import Month
-from meterline_aggregate.series import SeriesBook, UnknownTenantError
+from meterline_aggregate.series import SeriesBook, UnknownTenantError, View
 
 MOST_ROWS: Final = 10_000
 # Events of a month that are read again to find what is left of it; of more a rebuild has to tell.
@@ -101,7 +101,8 @@ class Previews:
 
     async def _basis(self, tx: Transaction, tenant: Tenant, accepted: Accepted) -> _Basis:
         try:
-            (series,) = await self._book.look_up(tx, [accepted.fact])
+            # Only totals are told. Groups of what may never come would be taken from what does.
+            (series,) = await self._book.look_up(tx, [accepted.fact], view=View(by_group=False))
         except UnknownTenantError as error:
             raise NotFoundError("tenant", tenant.slug) from error
         (message,) = await limited(tx, [accepted], [accepted.with_series(series)])
@@ -138,7 +139,7 @@ class Previews:
     ) -> AsyncIterator[Message]:
         async for page in self._raw.pages(month, meter, batch_ids):
             async with self._unit_of_work.begin(tenants=[month.tenant_id]) as tx:
-                message = await self._raw.to_message(tx, month.tenant_id, meter, page)
+                message = await self._raw.to_message(tx, month.tenant_id, meter, page, by_group=False)
             yield _in_total(message)
 
 

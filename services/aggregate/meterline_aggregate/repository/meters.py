@@ -1,26 +1,39 @@
-"""Meters and the dictionary of groups."""
+"""Meters, and the time zones of tenants."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from meterline.db.arrays import int4_array, text_array, uuid_array
+import psycopg
 from meterline.db.pool import Connection
 from meterline.db.scope import Scope, to_setting
+from meterline.errors import AbortedError
 from psycopg.types.json import Jsonb
 
-from meterline_aggregate.domain.meters import Aggregation, Definition, Meter, Pairs
+from meterline_aggregate.domain.meters import Aggregation, Definition, Meter
 from meterline_aggregate.repository.statements import queries
 
-# A group's tenant and the digest of its dimensions.
-GroupKey = tuple[int, bytes]
+# The numbers of the newest meter and of the last deletion; 0 when there is none.
+Latest = tuple[int, int]
 
 
-async def latest(connection: Connection, tenants: Scope | None = None) -> int:
-    """The number of the newest meter, 0 when there is none.
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What keeps a meter from being deleted.
+
+    referred: whether something outside ever referred to it
+    counted: whether it has counted anything, for any tenant
+    """
+
+    meter_id: int
+    referred: bool
+    counted: bool
+
+
+async def latest(connection: Connection, tenants: Scope | None = None) -> Latest:
+    """What changes whenever a meter is added or deleted. None is deleted before the transaction ends.
 
     tenants: whose rows the transaction may touch from now on, where that is not set yet
     """
@@ -29,7 +42,8 @@ async def latest(connection: Connection, tenants: Scope | None = None) -> int:
     else:
         cursor = await connection.execute(queries.latest_meter_and_scope, (to_setting(tenants),), binary=True)
     row = await cursor.fetchone()
-    return int(row[0]) if row else 0
+    assert row is not None
+    return row[0], row[1]
 
 
 async def everything(connection: Connection) -> list[Meter]:
@@ -47,6 +61,37 @@ async def find(connection: Connection, name: str) -> Meter | None:
 async def lock(connection: Connection) -> None:
     """Waits until nobody else adds a meter, and keeps others from it until the transaction ends."""
     await connection.execute(queries.lock_meters)
+
+
+async def hold(connection: Connection) -> None:
+    """Waits until no transaction is left that has read which meters there are, and keeps others from reading
+    until this one ends. Raises AbortedError after 2 seconds, in which those others wait."""
+    await connection.execute(queries.limit_waiting)
+    try:
+        await lock(connection)
+        await connection.execute(queries.hold_meters)
+    except psycopg.errors.LockNotAvailable as error:
+        raise AbortedError("events are being counted; try again", retry_after=1.0) from error
+
+
+async def refer_to(connection: Connection, name: str) -> None:
+    """Notes that something refers to the meter, for good."""
+    await connection.execute(queries.refer_to_meter, (name,))
+
+
+async def usage(connection: Connection, name: str) -> Usage | None:
+    """What keeps the meter from being deleted, as it is now; None when there is no such meter.
+
+    The transaction is everybody's.
+    """
+    cursor = await connection.execute(queries.deletable_meter, (name,), binary=True)
+    row = await cursor.fetchone()
+    return Usage(*row) if row else None
+
+
+async def delete(connection: Connection, meter_id: int, deleted_by: str) -> None:
+    """Its number is never given again."""
+    await connection.execute(queries.delete_meter, (meter_id, deleted_by))
 
 
 async def insert(connection: Connection, definition: Definition) -> Meter:
@@ -88,23 +133,3 @@ async def time_zones(connection: Connection, tenant_ids: Collection[int]) -> dic
     """The time zone of each tenant that is known here."""
     cursor = await connection.execute(queries.time_zones, (sorted(tenant_ids),), binary=True)
     return dict(await cursor.fetchall())
-
-
-async def find_groups(connection: Connection, keys: Collection[GroupKey]) -> dict[GroupKey, int]:
-    """The numbers of those groups that exist."""
-    cursor = await connection.execute(queries.find_groups, _keys(sorted(keys)), binary=True)
-    return {(tenant_id, digest.bytes): group_id for tenant_id, digest, group_id in await cursor.fetchall()}
-
-
-async def add_groups(connection: Connection, groups: Mapping[GroupKey, Pairs]) -> None:
-    """Adds the groups that are missing, by their dimensions."""
-    keys = sorted(groups)
-    dimensions = text_array([json.dumps(dict(groups[key]), ensure_ascii=False) for key in keys])
-    await connection.execute(queries.add_groups, (*_keys(keys), dimensions))
-
-
-def _keys(keys: Sequence[GroupKey]) -> tuple[Any, Any]:
-    return (
-        int4_array(np.array([tenant_id for tenant_id, _ in keys])),
-        uuid_array(np.frombuffer(b"".join(digest for _, digest in keys), "V16")),
-    )

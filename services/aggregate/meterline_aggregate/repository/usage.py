@@ -39,12 +39,16 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """`dimensions` is empty for the total, group 0. Of totals of months only: `traceparent` of a change that
-    is not published yet, and whether the value is being found anew."""
+    """`dimensions` is empty for the total, group 0; `rest`: the group of all combinations without their own.
+
+    Of totals of months only: `traceparent` of a change that is not published yet, and whether the value is
+    being found anew.
+    """
 
     start_us: int
     group_id: int
     dimensions: dict[str, str]
+    rest: bool
     value: Decimal
     event_count: int
     revision: int
@@ -72,7 +76,7 @@ async def totals_of_windows(
     after = to_datetime(where.start_us - 1 if after_us is None else after_us)
     parameters = {**where.parameters(limit), "grain": int(grain), "after": after}
     cursor = await connection.execute(queries.totals_of_windows, parameters, binary=True)
-    return [Window(to_us(start), 0, {}, *numbers) for start, *numbers in await cursor.fetchall()]
+    return [Window(to_us(start), 0, {}, False, *numbers) for start, *numbers in await cursor.fetchall()]
 
 
 async def groups_of_windows(

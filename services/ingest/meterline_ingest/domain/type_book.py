@@ -58,6 +58,12 @@ class TypeBook:
         """Whether any tenant has it."""
         return name in self.common or name in self.own_names
 
+    def named(self, name: str) -> list[EventType]:
+        """All types of this name: the operator's, or those of any tenants."""
+        if name in self.common:
+            return [self.common[name]]
+        return [types[name] for types in self.own.values() if name in types]
+
     def visible_to(self, tenant_id: int) -> list[EventType]:
         """By name; the operator's only, for nobody."""
         types = {**self.common, **self.own.get(tenant_id, {})}

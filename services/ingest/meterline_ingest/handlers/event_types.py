@@ -10,6 +10,7 @@ from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from meterline.tenants import TenantReplica
 
+from meterline_ingest.domain.descriptions import Description, describe
 from meterline_ingest.domain.event_types import EventType
 from meterline_ingest.domain.limits import MAX_SOURCE
 from meterline_ingest.domain.type_book import NOBODY
@@ -88,6 +89,15 @@ async def list_event_types(tenants: TenantReplica, registry: TypeRegistry, slug:
     owner = await _owner(tenants, slug)
     registry.forget()
     return (await registry.current()).visible_to(owner)
+
+
+async def describe_event_type(registry: TypeRegistry, name: str) -> Description:
+    """What events of this name may carry, whoever's type it is. Raises NotFoundError."""
+    registry.forget()
+    found = describe((await registry.current()).named(name))
+    if found is None:
+        raise NotFoundError("event type", name)
+    return found
 
 
 async def list_event_type_versions(

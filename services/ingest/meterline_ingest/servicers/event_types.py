@@ -79,3 +79,16 @@ class EventTypesServicer(event_types_pb2_grpc.EventTypesServiceServicer):
     ) -> event_types_pb2.DeleteEventTypeResponse:
         await handlers.delete_event_type(self._store, request.tenant_id, request.name, request.changed_by)
         return event_types_pb2.DeleteEventTypeResponse()
+
+    async def DescribeEventType(
+        self, request: event_types_pb2.DescribeEventTypeRequest, context: Context
+    ) -> event_types_pb2.DescribeEventTypeResponse:
+        found = await handlers.describe_event_type(self._store.registry, request.name)
+        return event_types_pb2.DescribeEventTypeResponse(
+            quantities=found.quantities,
+            dimensions=[
+                event_types_pb2.DimensionDescription(name=name, values=values)
+                for name, values in found.dimensions.items()
+            ],
+            partial=found.partial,
+        )

@@ -48,7 +48,7 @@ class Deliveries:
         UnavailableError.
         """
         nothing_sent = not wanted.event_name
-        meter_exists = nothing_sent or wanted.meter in await self._aggregate.meters([wanted.meter])
+        meter_exists = nothing_sent or await self._aggregate.refer_to(wanted.meter)
         async with self._unit_of_work.begin() as tx:
             await prices.lock(tx.connection, wanted.plan)
             known = await deliveries.of_plan(tx.connection, wanted.plan)

@@ -37,8 +37,8 @@ class Prices:
         delivery than the one that holds, or when another meter of the plan is sent under the same name, when
         there is no such meter, or when the plan is archived or in another currency; UnavailableError.
         """
-        # Asked before the transaction, which others of the plan wait for. A meter is never deleted.
-        meter_exists = not rule.needs_usage or rule.meter in await self._aggregate.meters([rule.meter])
+        # Asked before the transaction, which others of the plan wait for. From then on it is never deleted.
+        meter_exists = not rule.needs_usage or await self._aggregate.refer_to(rule.meter)
         # What is final is looked for among the invoices of all tenants.
         async with self._unit_of_work.begin(ALL_TENANTS) as tx:
             await prices.lock(tx.connection, rule.plan)

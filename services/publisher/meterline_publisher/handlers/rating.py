@@ -177,8 +177,8 @@ async def _locked(connection: Connection, priced: Basis) -> Invoice | None:
 
 
 def _require_kept(priced: Basis, unknown_meters: Set[str]) -> None:
-    """Meters are never deleted, so one that had usage and is not there is no misspelt one: aggregate has lost
-    it. What was billed is not taken back for that."""
+    """A meter that has counted, or that a price refers to, is never deleted, so one that had usage and is not
+    there is no misspelt one: aggregate has lost it. What was billed is not taken back for that."""
     for meter in sorted(unknown_meters & priced.lines.keys()):
         if priced.lines[meter].usage_revision:
             raise NotBillableError(

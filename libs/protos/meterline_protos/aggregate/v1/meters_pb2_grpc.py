@@ -45,6 +45,16 @@ class MetersServiceStub(object):
                 request_serializer=meterline_dot_aggregate_dot_v1_dot_meters__pb2.ListMetersRequest.SerializeToString,
                 response_deserializer=meterline_dot_aggregate_dot_v1_dot_meters__pb2.ListMetersResponse.FromString,
                 _registered_method=True)
+        self.DeleteMeter = channel.unary_unary(
+                '/meterline.aggregate.v1.MetersService/DeleteMeter',
+                request_serializer=meterline_dot_aggregate_dot_v1_dot_meters__pb2.DeleteMeterRequest.SerializeToString,
+                response_deserializer=meterline_dot_aggregate_dot_v1_dot_meters__pb2.DeleteMeterResponse.FromString,
+                _registered_method=True)
+        self.ReferToMeter = channel.unary_unary(
+                '/meterline.aggregate.v1.MetersService/ReferToMeter',
+                request_serializer=meterline_dot_aggregate_dot_v1_dot_meters__pb2.ReferToMeterRequest.SerializeToString,
+                response_deserializer=meterline_dot_aggregate_dot_v1_dot_meters__pb2.ReferToMeterResponse.FromString,
+                _registered_method=True)
 
 
 class MetersServiceServicer(object):
@@ -53,7 +63,11 @@ class MetersServiceServicer(object):
 
     def CreateMeter(self, request, context):
         """Creates a meter, which counts whatever is captured from then on. Idempotent; ALREADY_EXISTS when the
-        name is taken by another definition, since a definition never changes.
+        name is taken by another definition, since a definition never changes. What it refers to must exist, for the
+        operator or any tenant: FAILED_PRECONDITION names the field and what there is, with the reason
+        EVENT_TYPE_UNKNOWN, QUANTITY_UNKNOWN, DIMENSION_UNKNOWN or, for a filter of a value that the type does not
+        accept, VALUE_NOT_ALLOWED. UNAVAILABLE when ingest, which is asked, is away. Not checked, and not asked, for a
+        meter that is there already, or where the service knows no address of ingest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,6 +75,26 @@ class MetersServiceServicer(object):
 
     def ListMeters(self, request, context):
         """All meters by name. Needs the permission `read`. NOT_FOUND for a tenant that does not exist.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteMeter(self, request, context):
+        """Deletes a meter that has counted nothing for any tenant and that nothing refers to. Needs the permission
+        `configure`, and a caller for all tenants. Its number is never given again; its name is free, and a meter of that
+        name is another one. NOT_FOUND when there is no such meter; FAILED_PRECONDITION with the reason METER_HAS_USAGE
+        or METER_REFERRED_TO. ABORTED when those who count events do not end their transactions within 2 seconds: try
+        again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReferToMeter(self, request, context):
+        """Answers a meter, and remembers for good that something refers to it, so that it is never deleted. Asked by
+        services before they store a reference, for example a price. Idempotent. Needs the permission `internal`.
+        NOT_FOUND when there is no such meter.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,6 +112,16 @@ def add_MetersServiceServicer_to_server(servicer, server):
                     servicer.ListMeters,
                     request_deserializer=meterline_dot_aggregate_dot_v1_dot_meters__pb2.ListMetersRequest.FromString,
                     response_serializer=meterline_dot_aggregate_dot_v1_dot_meters__pb2.ListMetersResponse.SerializeToString,
+            ),
+            'DeleteMeter': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteMeter,
+                    request_deserializer=meterline_dot_aggregate_dot_v1_dot_meters__pb2.DeleteMeterRequest.FromString,
+                    response_serializer=meterline_dot_aggregate_dot_v1_dot_meters__pb2.DeleteMeterResponse.SerializeToString,
+            ),
+            'ReferToMeter': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReferToMeter,
+                    request_deserializer=meterline_dot_aggregate_dot_v1_dot_meters__pb2.ReferToMeterRequest.FromString,
+                    response_serializer=meterline_dot_aggregate_dot_v1_dot_meters__pb2.ReferToMeterResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -135,6 +179,60 @@ class MetersService(object):
             '/meterline.aggregate.v1.MetersService/ListMeters',
             meterline_dot_aggregate_dot_v1_dot_meters__pb2.ListMetersRequest.SerializeToString,
             meterline_dot_aggregate_dot_v1_dot_meters__pb2.ListMetersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteMeter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterline.aggregate.v1.MetersService/DeleteMeter',
+            meterline_dot_aggregate_dot_v1_dot_meters__pb2.DeleteMeterRequest.SerializeToString,
+            meterline_dot_aggregate_dot_v1_dot_meters__pb2.DeleteMeterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReferToMeter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterline.aggregate.v1.MetersService/ReferToMeter',
+            meterline_dot_aggregate_dot_v1_dot_meters__pb2.ReferToMeterRequest.SerializeToString,
+            meterline_dot_aggregate_dot_v1_dot_meters__pb2.ReferToMeterResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,10 +35,26 @@ class MetersServiceStub:
     def __new__(cls, channel: _aio.Channel) -> MetersServiceAsyncStub: ...
     CreateMeter: _grpc.UnaryUnaryMultiCallable[_meters_pb2.CreateMeterRequest, _meters_pb2.CreateMeterResponse]
     """Creates a meter, which counts whatever is captured from then on. Idempotent; ALREADY_EXISTS when the
-    name is taken by another definition, since a definition never changes.
+    name is taken by another definition, since a definition never changes. What it refers to must exist, for the
+    operator or any tenant: FAILED_PRECONDITION names the field and what there is, with the reason
+    EVENT_TYPE_UNKNOWN, QUANTITY_UNKNOWN, DIMENSION_UNKNOWN or, for a filter of a value that the type does not
+    accept, VALUE_NOT_ALLOWED. UNAVAILABLE when ingest, which is asked, is away. Not checked, and not asked, for a
+    meter that is there already, or where the service knows no address of ingest.
     """
     ListMeters: _grpc.UnaryUnaryMultiCallable[_meters_pb2.ListMetersRequest, _meters_pb2.ListMetersResponse]
     """All meters by name. Needs the permission `read`. NOT_FOUND for a tenant that does not exist."""
+    DeleteMeter: _grpc.UnaryUnaryMultiCallable[_meters_pb2.DeleteMeterRequest, _meters_pb2.DeleteMeterResponse]
+    """Deletes a meter that has counted nothing for any tenant and that nothing refers to. Needs the permission
+    `configure`, and a caller for all tenants. Its number is never given again; its name is free, and a meter of that
+    name is another one. NOT_FOUND when there is no such meter; FAILED_PRECONDITION with the reason METER_HAS_USAGE
+    or METER_REFERRED_TO. ABORTED when those who count events do not end their transactions within 2 seconds: try
+    again.
+    """
+    ReferToMeter: _grpc.UnaryUnaryMultiCallable[_meters_pb2.ReferToMeterRequest, _meters_pb2.ReferToMeterResponse]
+    """Answers a meter, and remembers for good that something refers to it, so that it is never deleted. Asked by
+    services before they store a reference, for example a price. Idempotent. Needs the permission `internal`.
+    NOT_FOUND when there is no such meter.
+    """
 
 @_typing.type_check_only
 class MetersServiceAsyncStub(MetersServiceStub):
@@ -47,10 +63,26 @@ class MetersServiceAsyncStub(MetersServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateMeter: _aio.UnaryUnaryMultiCallable[_meters_pb2.CreateMeterRequest, _meters_pb2.CreateMeterResponse]  # type: ignore[assignment]
     """Creates a meter, which counts whatever is captured from then on. Idempotent; ALREADY_EXISTS when the
-    name is taken by another definition, since a definition never changes.
+    name is taken by another definition, since a definition never changes. What it refers to must exist, for the
+    operator or any tenant: FAILED_PRECONDITION names the field and what there is, with the reason
+    EVENT_TYPE_UNKNOWN, QUANTITY_UNKNOWN, DIMENSION_UNKNOWN or, for a filter of a value that the type does not
+    accept, VALUE_NOT_ALLOWED. UNAVAILABLE when ingest, which is asked, is away. Not checked, and not asked, for a
+    meter that is there already, or where the service knows no address of ingest.
     """
     ListMeters: _aio.UnaryUnaryMultiCallable[_meters_pb2.ListMetersRequest, _meters_pb2.ListMetersResponse]  # type: ignore[assignment]
     """All meters by name. Needs the permission `read`. NOT_FOUND for a tenant that does not exist."""
+    DeleteMeter: _aio.UnaryUnaryMultiCallable[_meters_pb2.DeleteMeterRequest, _meters_pb2.DeleteMeterResponse]  # type: ignore[assignment]
+    """Deletes a meter that has counted nothing for any tenant and that nothing refers to. Needs the permission
+    `configure`, and a caller for all tenants. Its number is never given again; its name is free, and a meter of that
+    name is another one. NOT_FOUND when there is no such meter; FAILED_PRECONDITION with the reason METER_HAS_USAGE
+    or METER_REFERRED_TO. ABORTED when those who count events do not end their transactions within 2 seconds: try
+    again.
+    """
+    ReferToMeter: _aio.UnaryUnaryMultiCallable[_meters_pb2.ReferToMeterRequest, _meters_pb2.ReferToMeterResponse]  # type: ignore[assignment]
+    """Answers a meter, and remembers for good that something refers to it, so that it is never deleted. Asked by
+    services before they store a reference, for example a price. Idempotent. Needs the permission `internal`.
+    NOT_FOUND when there is no such meter.
+    """
 
 class MetersServiceServicer(metaclass=_abc_1.ABCMeta):
     """What is counted."""
@@ -62,7 +94,11 @@ class MetersServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_meters_pb2.CreateMeterResponse, _abc.Awaitable[_meters_pb2.CreateMeterResponse]]:
         """Creates a meter, which counts whatever is captured from then on. Idempotent; ALREADY_EXISTS when the
-        name is taken by another definition, since a definition never changes.
+        name is taken by another definition, since a definition never changes. What it refers to must exist, for the
+        operator or any tenant: FAILED_PRECONDITION names the field and what there is, with the reason
+        EVENT_TYPE_UNKNOWN, QUANTITY_UNKNOWN, DIMENSION_UNKNOWN or, for a filter of a value that the type does not
+        accept, VALUE_NOT_ALLOWED. UNAVAILABLE when ingest, which is asked, is away. Not checked, and not asked, for a
+        meter that is there already, or where the service knows no address of ingest.
         """
 
     @_abc_1.abstractmethod
@@ -72,5 +108,29 @@ class MetersServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_meters_pb2.ListMetersResponse, _abc.Awaitable[_meters_pb2.ListMetersResponse]]:
         """All meters by name. Needs the permission `read`. NOT_FOUND for a tenant that does not exist."""
+
+    @_abc_1.abstractmethod
+    def DeleteMeter(
+        self,
+        request: _meters_pb2.DeleteMeterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_meters_pb2.DeleteMeterResponse, _abc.Awaitable[_meters_pb2.DeleteMeterResponse]]:
+        """Deletes a meter that has counted nothing for any tenant and that nothing refers to. Needs the permission
+        `configure`, and a caller for all tenants. Its number is never given again; its name is free, and a meter of that
+        name is another one. NOT_FOUND when there is no such meter; FAILED_PRECONDITION with the reason METER_HAS_USAGE
+        or METER_REFERRED_TO. ABORTED when those who count events do not end their transactions within 2 seconds: try
+        again.
+        """
+
+    @_abc_1.abstractmethod
+    def ReferToMeter(
+        self,
+        request: _meters_pb2.ReferToMeterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_meters_pb2.ReferToMeterResponse, _abc.Awaitable[_meters_pb2.ReferToMeterResponse]]:
+        """Answers a meter, and remembers for good that something refers to it, so that it is never deleted. Asked by
+        services before they store a reference, for example a price. Idempotent. Needs the permission `internal`.
+        NOT_FOUND when there is no such meter.
+        """
 
 def add_MetersServiceServicer_to_server(servicer: MetersServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

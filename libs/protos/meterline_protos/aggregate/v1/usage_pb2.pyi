@@ -121,6 +121,7 @@ class Window(_message.Message):
     AGGREGATION_FIELD_NUMBER: _builtins.int
     TRACE_FIELD_NUMBER: _builtins.int
     REBUILDING_FIELD_NUMBER: _builtins.int
+    REST_FIELD_NUMBER: _builtins.int
     value: _builtins.str
     """Decimal."""
     event_count: _builtins.int
@@ -137,13 +138,21 @@ class Window(_message.Message):
     is being found from those that are left. Nothing should be billed by it before. False for all other
     windows.
     """
+    rest: _builtins.bool
+    """Whether this is the rest of the groups: all combinations of values that were first seen when the tenant had
+    `max_groups` groups by these dimensions already. Its `group` has the value `(other)` for every dimension; a
+    real value `(other)` is another group, with `rest` false. At most one window of each start has it. False for
+    the total.
+    """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def group(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Empty for the total. A dimension that events did not have has an empty value."""
+        """Empty for the total. A dimension that events did not have has an empty value. At most `max_groups` groups a
+        tenant and set of dimensions, and the rest (see `rest`).
+        """
 
     @_builtins.property
     def trace(self) -> _types_pb2.TraceContext:
@@ -164,10 +173,11 @@ class Window(_message.Message):
         aggregation: _types_pb2.Aggregation.ValueType = ...,
         trace: _types_pb2.TraceContext | None = ...,
         rebuilding: _builtins.bool = ...,
+        rest: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time", "trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "end_time", b"end_time", "event_count", b"event_count", "group", b"group", "rebuilding", b"rebuilding", "revision", b"revision", "start_time", b"start_time", "trace", b"trace", "value", b"value", "window_id", b"window_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "end_time", b"end_time", "event_count", b"event_count", "group", b"group", "rebuilding", b"rebuilding", "rest", b"rest", "revision", b"revision", "start_time", b"start_time", "trace", b"trace", "value", b"value", "window_id", b"window_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

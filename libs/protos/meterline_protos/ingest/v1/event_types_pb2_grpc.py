@@ -65,6 +65,11 @@ class EventTypesServiceStub(object):
                 request_serializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.DeleteEventTypeRequest.SerializeToString,
                 response_deserializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.DeleteEventTypeResponse.FromString,
                 _registered_method=True)
+        self.DescribeEventType = channel.unary_unary(
+                '/meterline.ingest.v1.EventTypesService/DescribeEventType',
+                request_serializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.DescribeEventTypeRequest.SerializeToString,
+                response_deserializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.DescribeEventTypeResponse.FromString,
+                _registered_method=True)
 
 
 class EventTypesServiceServicer(object):
@@ -125,6 +130,15 @@ class EventTypesServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DescribeEventType(self, request, context):
+        """What events of this name may carry, whoever's type it is: the operator's, or those of any tenants, together.
+        Whoever makes meters, which are the same for all tenants, has to know. Needs the permission `read`, and a
+        caller for all tenants. NOT_FOUND (NOT_FOUND) when nobody has such a type.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EventTypesServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -157,6 +171,11 @@ def add_EventTypesServiceServicer_to_server(servicer, server):
                     servicer.DeleteEventType,
                     request_deserializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.DeleteEventTypeRequest.FromString,
                     response_serializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.DeleteEventTypeResponse.SerializeToString,
+            ),
+            'DescribeEventType': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeEventType,
+                    request_deserializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.DescribeEventTypeRequest.FromString,
+                    response_serializer=meterline_dot_ingest_dot_v1_dot_event__types__pb2.DescribeEventTypeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -322,6 +341,33 @@ class EventTypesService(object):
             '/meterline.ingest.v1.EventTypesService/DeleteEventType',
             meterline_dot_ingest_dot_v1_dot_event__types__pb2.DeleteEventTypeRequest.SerializeToString,
             meterline_dot_ingest_dot_v1_dot_event__types__pb2.DeleteEventTypeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeEventType(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterline.ingest.v1.EventTypesService/DescribeEventType',
+            meterline_dot_ingest_dot_v1_dot_event__types__pb2.DescribeEventTypeRequest.SerializeToString,
+            meterline_dot_ingest_dot_v1_dot_event__types__pb2.DescribeEventTypeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -61,6 +61,11 @@ class EventTypesServiceStub:
     when any tenant has had events of it, timers that have not ended, or events that wait in quarantine: archive it,
     end those, or discard these.
     """
+    DescribeEventType: _grpc.UnaryUnaryMultiCallable[_event_types_pb2.DescribeEventTypeRequest, _event_types_pb2.DescribeEventTypeResponse]
+    """What events of this name may carry, whoever's type it is: the operator's, or those of any tenants, together.
+    Whoever makes meters, which are the same for all tenants, has to know. Needs the permission `read`, and a
+    caller for all tenants. NOT_FOUND (NOT_FOUND) when nobody has such a type.
+    """
 
 @_typing.type_check_only
 class EventTypesServiceAsyncStub(EventTypesServiceStub):
@@ -94,6 +99,11 @@ class EventTypesServiceAsyncStub(EventTypesServiceStub):
     free again. NOT_FOUND when there is no such type, after it was deleted too. FAILED_PRECONDITION (TYPE_HAS_EVENTS)
     when any tenant has had events of it, timers that have not ended, or events that wait in quarantine: archive it,
     end those, or discard these.
+    """
+    DescribeEventType: _aio.UnaryUnaryMultiCallable[_event_types_pb2.DescribeEventTypeRequest, _event_types_pb2.DescribeEventTypeResponse]  # type: ignore[assignment]
+    """What events of this name may carry, whoever's type it is: the operator's, or those of any tenants, together.
+    Whoever makes meters, which are the same for all tenants, has to know. Needs the permission `read`, and a
+    caller for all tenants. NOT_FOUND (NOT_FOUND) when nobody has such a type.
     """
 
 class EventTypesServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -161,6 +171,17 @@ class EventTypesServiceServicer(metaclass=_abc_1.ABCMeta):
         free again. NOT_FOUND when there is no such type, after it was deleted too. FAILED_PRECONDITION (TYPE_HAS_EVENTS)
         when any tenant has had events of it, timers that have not ended, or events that wait in quarantine: archive it,
         end those, or discard these.
+        """
+
+    @_abc_1.abstractmethod
+    def DescribeEventType(
+        self,
+        request: _event_types_pb2.DescribeEventTypeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_types_pb2.DescribeEventTypeResponse, _abc.Awaitable[_event_types_pb2.DescribeEventTypeResponse]]:
+        """What events of this name may carry, whoever's type it is: the operator's, or those of any tenants, together.
+        Whoever makes meters, which are the same for all tenants, has to know. Needs the permission `read`, and a
+        caller for all tenants. NOT_FOUND (NOT_FOUND) when nobody has such a type.
         """
 
 def add_EventTypesServiceServicer_to_server(servicer: EventTypesServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,99 @@
+"""A meter refers to what its type has, and a refusal says what that is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from meterline.errors import FailedPreconditionError
+from meterline_aggregate.domain.meters import Aggregation, Definition
+from meterline_aggregate.domain.references import EventTypeDescription, check_references
+
+pytestmark = pytest.mark.req("T6.1")
+
+FLIGHT = EventTypeDescription(
+    frozenset({"air_minutes", "miles"}),
+    {"origin": frozenset(), "cabin": frozenset({"F", "Y"})},
+)
+
+
+def meter(aggregation: Aggregation = Aggregation.COUNT, **more: Any) -> Definition:
+    return Definition("m", "flight", aggregation, **more)
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        meter(),
+        meter(Aggregation.SUM, quantity="miles", group_by=("origin", "cabin")),
+        meter(Aggregation.UNIQUE),
+        meter(Aggregation.UNIQUE, unique_dimension="origin"),
+        meter(filter=(("cabin", "F"), ("origin", "anything"))),
+    ],
+)
+def test_what_exists_may_be_referred_to(definition: Definition) -> None:
+    check_references(definition, FLIGHT)
+
+
+@pytest.mark.parametrize(
+    ("definition", "field", "reason", "told"),
+    [
+        (
+            meter(Aggregation.MAX, quantity="mile"),
+            "meter.quantity",
+            "QUANTITY_UNKNOWN",
+            "flight has no quantity 'mile'; it has air_minutes, miles",
+        ),
+        (
+            meter(group_by=("origin", "dest")),
+            "meter.group_by",
+            "DIMENSION_UNKNOWN",
+            "flight has no dimension 'dest'; it has cabin, origin",
+        ),
+        (
+            meter(Aggregation.UNIQUE, unique_dimension="miles"),
+            "meter.unique_dimension",
+            "DIMENSION_UNKNOWN",
+            "flight has no dimension 'miles'; it has cabin, origin",
+        ),
+        (
+            meter(filter=(("dest", "JFK"),)),
+            "meter.filter.dest",
+            "DIMENSION_UNKNOWN",
+            "flight has no dimension 'dest'; it has cabin, origin",
+        ),
+        (
+            meter(filter=(("cabin", "y"),)),
+            "meter.filter.cabin",
+            "VALUE_NOT_ALLOWED",
+            "flight has no cabin 'y'; it has F, Y",
+        ),
+    ],
+)
+def test_what_does_not_exist_is_named_with_what_does(
+    definition: Definition, field: str, reason: str, told: str
+) -> None:
+    with pytest.raises(FailedPreconditionError) as raised:
+        check_references(definition, FLIGHT)
+    assert (raised.value.subject, raised.value.reason, raised.value.rule) == (field, reason, told)
+
+
+def test_a_type_that_nobody_has() -> None:
+    with pytest.raises(FailedPreconditionError) as raised:
+        check_references(meter(), None)
+    assert (raised.value.subject, raised.value.reason) == ("meter.event_type", "EVENT_TYPE_UNKNOWN")
+
+
+def test_few_names_are_told() -> None:
+    many = EventTypeDescription(frozenset(f"q{number:03}" for number in range(20)), {})
+    with pytest.raises(FailedPreconditionError, match=r"it has q000, .*, q015 and 4 more$"):
+        check_references(meter(Aggregation.SUM, quantity="q"), many)
+    with pytest.raises(FailedPreconditionError, match=r"it has none$"):
+        check_references(meter(group_by=("origin",)), many)
+
+
+def test_what_may_be_there_unseen_is_not_refused() -> None:
+    partial = EventTypeDescription(frozenset(), {"cabin": frozenset({"F"})}, partial=True)
+    check_references(meter(Aggregation.SUM, quantity="miles", group_by=("origin",)), partial)
+    with pytest.raises(FailedPreconditionError):
+        check_references(meter(filter=(("cabin", "Y"),)), partial)
