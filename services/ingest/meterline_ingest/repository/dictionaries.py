@@ -183,13 +183,11 @@ async def _left(connection: Connection, quotas: Mapping[int, int], column: int) 
     column: of the row of counts
     """
     tenants = list(quotas)
+    # Missing rows are made before any is held: else who has made one could wait for a row that another holds,
+    # while the other waits for the one that was made.
+    await connection.execute(queries.begin_counts, (tenants,))
     cursor = await connection.execute(queries.hold_counts, (tenants,), binary=True)
-    rows = await cursor.fetchall()
-    if len(rows) < len(tenants):
-        await connection.execute(queries.begin_counts, (tenants,))
-        cursor = await connection.execute(queries.hold_counts, (tenants,), binary=True)
-        rows = await cursor.fetchall()
-    held = {row[0]: row[column] for row in rows}
+    held = {row[0]: row[column] for row in await cursor.fetchall()}
     left = [max(0, most - held[tenant_id]) for tenant_id, most in quotas.items()]
     return int4_array(np.array(tenants)), int8_array(np.array(left))
 
