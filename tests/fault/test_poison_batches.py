@@ -71,7 +71,7 @@ async def only_the_culprit_is_buried(mesh: Mesh, expected: Expected) -> bool:
 
 async def replay(mesh: Mesh) -> None:
     await forget_message_ids(mesh)
-    assert await replay_everything(mesh) > 0
+    await replay_everything(mesh)
     await eventually(partial(settled, mesh), seconds=60)
 
 

@@ -22,7 +22,15 @@ pytestmark = [pytest.mark.fault, pytest.mark.timeout(600)]
 
 
 async def replay_everything(mesh: Mesh) -> int:
-    """Has ingest publish all its messages again; returns how many."""
+    """Has ingest publish its messages again; returns how many, not counting those that are going out anyway.
+
+    A message that the broker has may still be going out: the relay notes afterwards that it has gone.
+    """
+    return await eventually(partial(replay, mesh))
+
+
+async def replay(mesh: Mesh) -> int:
+    """As `replay_everything`, once and whatever comes of it."""
     request = events_pb2.ReplayRequest()
     request.range.start_time.FromSeconds(int(time.time()) - 3_600)
     request.range.end_time.FromSeconds(int(time.time()) + 3_600)
@@ -61,7 +69,6 @@ async def report_and_replay(mesh: Mesh, expected: Expected, lengths: Lengths, *,
     for _ in range(times):
         before = await messages_on_stream(mesh)
         replayed = await replay_everything(mesh)
-        assert replayed > 0
         await eventually(partial(grown_to, mesh, before + replayed), seconds=60)
     return await is_exact(mesh, expected)
 
@@ -113,7 +120,7 @@ async def test_a_wiped_broker_is_made_good_by_replay(start_mesh: MakeMesh, lengt
     async with start_mesh() as mesh:
         await wipe_under_load(mesh, expected, lengths)
         assert not await is_exact(mesh, expected), "nothing was lost, so nothing is proven"
-        assert await replay_everything(mesh) > 0
+        await replay_everything(mesh)
         await assert_exact(mesh, expected)
 
 
@@ -126,7 +133,7 @@ async def test_messages_that_the_outbox_has_dropped_are_made_again(start_mesh: M
         allow_forgetting(mesh)
         await wipe_under_load(mesh, expected, Lengths(400, 1))
         assert not await is_exact(mesh, expected), "nothing was lost, so nothing is proven"
-        assert await replay_everything(mesh) > 0
+        await replay_everything(mesh)
         await assert_exact(mesh, expected)
 
 
@@ -138,5 +145,5 @@ async def test_a_replay_of_the_outbox_alone_is_caught(start_mesh: MakeMesh) -> N
     async with start_mesh(programs={"ingest": program}) as mesh:
         allow_forgetting(mesh)
         await wipe_under_load(mesh, expected, Lengths(400, 1))
-        await replay_everything(mesh)
+        await replay(mesh)
         assert not await is_exact(mesh, expected)
