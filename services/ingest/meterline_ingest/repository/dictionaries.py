@@ -115,7 +115,7 @@ class Dictionaries:
         scope = sorted({tenant for tenant, _ in rows})
         quotas = await self._quotas(scope)
         keys = _key_arrays(rows)
-        gone: list[SeriesKey] = []
+        gone: set[SeriesKey] = set()
         async with self._database.connection(scope) as connection:
             cursor = await connection.execute(queries.find_series, keys, binary=True)
             found = await cursor.fetchall()
@@ -150,17 +150,17 @@ class Dictionaries:
 
 async def _without_type(
     connection: Connection, keys: Collection[SeriesKey], types: TypeBook
-) -> list[SeriesKey]:
+) -> set[SeriesKey]:
     """Those whose type is not there any more, or is another one of the same name. Types of the others are
     held against being deleted until the transaction ends."""
     names, tenant_ids = {key.event_type for key in keys}, {key.tenant_id for key in keys}
     there = await event_types.held(connection, tenant_ids, names)
-    gone = []
+    gone = set()
     for key in keys:
         meant = types.find(key.tenant_id, key.event_type)
         owner = types.owner(key.tenant_id, key.event_type)
         if meant is None or there.get((owner, key.event_type)) != meant.since:
-            gone.append(key)
+            gone.add(key)
     return gone
 
 
