@@ -12,6 +12,8 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from tests.support.wire_format import part
+
 # Of the path to a field; deeper ones repeat themselves.
 _DEPTH: Final = 4
 # Left for what is around the field.
@@ -56,7 +58,7 @@ def _within(honest: Message, path: Sequence[FieldDescriptor], values: bytes) -> 
         first = _message_class(field)()
     inner = _within(first, path[1:], values)
     start = first.SerializeToString() if field.is_repeated else b""
-    return _tagged(field, start + inner)
+    return part(field.number, start + inner)
 
 
 def _message_class(field: FieldDescriptor) -> Any:
@@ -75,7 +77,7 @@ def _ways(field: FieldDescriptor) -> Mapping[str, Fill]:
 
 
 def _empty(field: FieldDescriptor, room: int) -> bytes:
-    one = _tagged(field, b"")
+    one = part(field.number, b"")
     return one * (room // len(one))
 
 
@@ -88,25 +90,13 @@ def _distinct_keys(field: FieldDescriptor, room: int) -> bytes:
 
 
 def _numbered(field: FieldDescriptor, room: int, pattern: bytes) -> bytes:
-    size = len(_tagged(field, pattern % 0))
-    return b"".join(_tagged(field, pattern % at) for at in range(room // size))
+    size = len(part(field.number, pattern % 0))
+    return b"".join(part(field.number, pattern % at) for at in range(room // size))
 
 
 def _long(field: FieldDescriptor, room: int) -> bytes:
-    return _tagged(field, b"x" * room)
+    return part(field.number, b"x" * room)
 
 
 def _is_map(field: FieldDescriptor) -> bool:
     return field.message_type is not None and field.message_type.GetOptions().map_entry
-
-
-def _tagged(field: FieldDescriptor, value: bytes) -> bytes:
-    return _varint(field.number << 3 | 2) + _varint(len(value)) + value
-
-
-def _varint(number: int) -> bytes:
-    found = bytearray()
-    while number > 0x7F:
-        found.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*found, number])

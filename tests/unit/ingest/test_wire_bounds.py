@@ -14,6 +14,7 @@ from meterline_ingest.domain.limits import MAX_ROWS
 from meterline_protos.ingest.v1 import capture_pb2, corrections_pb2
 
 from tests.support.capture import Sample, columns, rows
+from tests.support.wire_format import part, varint
 
 pytestmark = pytest.mark.req("T2.4", "T8.3")
 
@@ -21,33 +22,20 @@ pytestmark = pytest.mark.req("T2.4", "T8.3")
 LONG = "s" * (600 << 10)
 
 
-def message(field: int, content: bytes) -> bytes:
-    """A part of a message, as protobuf writes it."""
-    return bytes([field << 3 | 2]) + number(len(content)) + content
-
-
-def number(value: int) -> bytes:
-    written = bytearray()
-    while value > 0x7F:
-        written.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*written, value])
-
-
-EMPTY_EVENT = message(1, b"")
-EMPTY_ENTRY = message(6, b"")
+EMPTY_EVENT = part(1, b"")
+EMPTY_ENTRY = part(6, b"")
 
 
 @pytest.mark.parametrize(
     ("data", "field"),
     [
-        (message(4, EMPTY_EVENT * 1_000_000), "rows.events"),
-        (message(4, EMPTY_EVENT * 600) * 600, "rows.events"),
-        (message(4, EMPTY_EVENT * 3 + message(1, EMPTY_ENTRY * 1_000_000)), "rows.events[3]"),
-        (message(5, message(7, b"") * 1_000_000), "columns"),
-        (message(5, message(12, b"") * 1_000_000), "columns"),
-        (message(5, message(7, message(1, b"") * 1_000_000)), "columns.dimension_sets"),
-        (message(1, LONG.encode())[:-1], "request"),
+        (part(4, EMPTY_EVENT * 1_000_000), "rows.events"),
+        (part(4, EMPTY_EVENT * 600) * 600, "rows.events"),
+        (part(4, EMPTY_EVENT * 3 + part(1, EMPTY_ENTRY * 1_000_000)), "rows.events[3]"),
+        (part(5, part(7, b"") * 1_000_000), "columns"),
+        (part(5, part(12, b"") * 1_000_000), "columns"),
+        (part(5, part(7, part(1, b"") * 1_000_000)), "columns.dimension_sets"),
+        (part(1, LONG.encode())[:-1], "request"),
         (b"\x0b" * 1_000_000, "request"),
         (b"\x22", "request"),
         (b"\xff" * 30, "request"),
@@ -61,14 +49,14 @@ def test_a_bomb_is_told_by_its_field_and_not_read(data: bytes, field: str) -> No
 
 def test_a_bomb_on_a_stream_is_told_too() -> None:
     with pytest.raises(InvalidArgumentError) as refused:
-        wire.read_stream(message(3, EMPTY_ENTRY * 1_000_000))
+        wire.read_stream(part(3, EMPTY_ENTRY * 1_000_000))
     assert refused.value.field == "event"
 
 
 def test_a_bomb_in_an_import_is_told_too() -> None:
     rows_field = corrections_pb2.ImportEventsRequest.ROWS_FIELD_NUMBER
     with pytest.raises(InvalidArgumentError) as refused:
-        wire.read_import(message(rows_field, EMPTY_EVENT * 1_000_000))
+        wire.read_import(part(rows_field, EMPTY_EVENT * 1_000_000))
     assert refused.value.field == "rows.events"
 
 
@@ -93,14 +81,14 @@ def test_the_largest_request_that_is_right_is_read(form: object) -> None:
 def test_parts_are_found_between_fields_of_any_kind(numbers: list[int], texts: list[bytes]) -> None:
     data = b""
     for value in numbers:
-        data += b"\x08" + number(value) + b"\x09" + value.to_bytes(8, "little") + b"\x0d" + b"\xff" * 4
+        data += b"\x08" + varint(value) + b"\x09" + value.to_bytes(8, "little") + b"\x0d" + b"\xff" * 4
     for text in texts:
-        data += b"\x08\x01" + message(2, text)
+        data += b"\x08\x01" + part(2, text)
     found = [data[start:end] for _, start, end in wire._parts(data, 0, len(data))]
     assert found == texts
 
 
-PADDING = message(2, LONG.encode())
+PADDING = part(2, LONG.encode())
 
 
 @settings(deadline=None)
