@@ -23,9 +23,11 @@ from nats.js.api import RawStreamMsg
 
 from tests.support.bus import OpenBus, unanswered
 from tests.support.databases import TestDatabase
+from tests.support.polling import eventually
 
 SERVICE = "ingest"
 PROBE = Fact("probe.>", "PROBE", "ingest", ("ingest",), StringValue)
+NAME = PROBE.consumer_name(SERVICE)
 
 Effect = tuple[str, str]
 
@@ -156,3 +158,31 @@ async def pending(broker: NatsServer, consumer: str) -> tuple[int, int]:
         return info.num_ack_pending or 0, info.num_pending or 0
     finally:
         await client.close()
+
+
+async def noted(database: TestDatabase, expected: Sequence[str], seconds: float = 60.0) -> None:
+    """Waits until as many effects as expected are there; they are the expected ones, each once."""
+    await eventually(lambda: notes(database), seconds=seconds, until=lambda seen: len(seen) >= len(expected))
+    assert notes(database) == sorted(expected)
+
+
+async def settled(broker: NatsServer) -> None:
+    """Waits until the broker has an answer to every message that it has."""
+    await eventually(lambda: unanswered_probes(broker, NAME), until=lambda left: left == 0)
+
+
+async def publish(node: Node, *messages: str) -> None:
+    """Messages straight to the broker, through a relay that runs once."""
+    await node.emit(*messages)
+    while await node.relay.publish_pending():
+        continue
+
+
+async def replay(node: Node, broker: NatsServer, times: int) -> None:
+    """Delivers the whole stream again and again, as if the broker had forgotten every ack."""
+    for _ in range(times):
+        await node.bus.jetstream().delete_consumer(PROBE.stream, NAME)
+        consumer = node.consumer()
+        await consumer.start()
+        await settled(broker)
+        await consumer.stop()

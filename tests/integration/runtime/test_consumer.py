@@ -12,8 +12,6 @@ from meterline.bus.connection import Bus
 from meterline.bus.consumer import Consumer, Delivery
 from meterline.db.pool import Database
 from meterline.db.unit_of_work import Transaction, UnitOfWork
-from meterline.errors import Later, Never
-from meterline.ids import new_id
 from meterline.outbox.relay import Relay
 from meterline_dev.servers import NatsServer
 from nats.js.api import StreamConfig
@@ -21,38 +19,22 @@ from nats.js.api import StreamConfig
 from tests.support.databases import TestDatabase
 from tests.support.polling import eventually
 from tests.support.runtime import (
+    NAME,
     PROBE,
     Node,
     OpenNode,
     count,
     end_sessions,
     note_effects,
+    noted,
     notes,
     pending,
-    unanswered_probes,
+    publish,
+    replay,
+    settled,
 )
 
 pytestmark = [pytest.mark.req("K3", "T3.1")]
-
-NAME = PROBE.consumer_name("ingest")
-
-
-async def noted(database: TestDatabase, expected: Sequence[str], seconds: float = 60.0) -> None:
-    """Waits until as many effects as expected are there; they are the expected ones, each once."""
-    await eventually(lambda: notes(database), seconds=seconds, until=lambda seen: len(seen) >= len(expected))
-    assert notes(database) == sorted(expected)
-
-
-async def settled(broker: NatsServer) -> None:
-    """Waits until the broker has an answer to every message that it has."""
-    await eventually(lambda: unanswered_probes(broker, NAME), until=lambda left: left == 0)
-
-
-async def publish(node: Node, *messages: str) -> None:
-    """Messages straight to the broker, through a relay that runs once."""
-    await node.emit(*messages)
-    while await node.relay.publish_pending():
-        continue
 
 
 async def test_messages_are_handled_and_acknowledged(
@@ -69,16 +51,6 @@ async def test_messages_are_handled_and_acknowledged(
 
 
 # --- the same message again
-
-
-async def replay(node: Node, broker: NatsServer, times: int) -> None:
-    """Delivers the whole stream again and again, as if the broker had forgotten every ack."""
-    for _ in range(times):
-        await node.bus.jetstream().delete_consumer(PROBE.stream, NAME)
-        consumer = node.consumer()
-        await consumer.start()
-        await settled(broker)
-        await consumer.stop()
 
 
 @pytest.mark.fault
@@ -150,152 +122,6 @@ async def test_two_replicas_share_the_work(
     await noted(effects_database, expected)
     await settled(broker)
     await asyncio.gather(*(consumer.stop() for consumer in consumers))
-
-
-# --- failures that have a name
-
-
-class Choosy:
-    """Handles everything but the notes it has a failure for; counts the attempts at each note."""
-
-    def __init__(self, failures: dict[str, list[Exception]]) -> None:
-        self._failures = failures
-        self.attempts: dict[str, list[int]] = {}
-
-    async def __call__(self, transaction: Transaction, deliveries: Sequence[Delivery]) -> None:
-        await note_effects(transaction, deliveries)
-        for delivery in deliveries:
-            note = StringValue.FromString(delivery.data).value
-            self.attempts.setdefault(note, []).append(delivery.attempt)
-            if len(deliveries) == 1 and self._failures.get(note):
-                raise self._failures[note].pop(0)
-            if self._failures.get(note):
-                raise self._failures[note][0]  # the batch fails; then each goes alone
-
-
-async def test_later_means_again_and_holds_up_no_other(
-    node: Node, broker: NatsServer, effects_database: TestDatabase
-) -> None:
-    handler = Choosy({"early": [Later("the tenant is not known", delay=0.05)] * 3})
-    await publish(node, "a", "early", "b")
-    consumer = node.consumer(handler)
-    await consumer.start()
-    await noted(effects_database, ["a", "b", "early"])
-    await settled(broker)
-    assert max(handler.attempts["early"]) == 4
-    assert set(handler.attempts["a"] + handler.attempts["b"]) == {1}
-    assert count(effects_database, "dead_letters") == 0
-    await consumer.stop()
-
-
-@pytest.mark.fault
-async def test_a_poison_message_is_kept_with_its_reason_and_holds_up_no_other(
-    node: Node, broker: NatsServer, effects_database: TestDatabase
-) -> None:
-    good = [f"good {number}" for number in range(40)]
-    handler = Choosy({"poison": [Never("no such event type")] * 100})
-    await publish(node, *good[:20], "poison", *good[20:])
-    consumer = node.consumer(handler)
-    await consumer.start()
-    await noted(effects_database, good)
-    await settled(broker)
-    assert {attempt for attempts in handler.attempts.values() for attempt in attempts} == {1}
-    with psycopg.connect(effects_database.app_dsn("ingest")) as connection:
-        rows = connection.execute("SELECT consumer, subject, payload, error FROM dead_letters").fetchall()
-    payload = StringValue(value="poison").SerializeToString()
-    assert rows == [(NAME, "probe.x", payload, "no such event type")]
-    await consumer.stop()
-    await replay(node, broker, times=1)
-    assert count(effects_database, "dead_letters") == 1
-
-
-async def test_messages_that_a_failure_names_leave_the_others_one_batch(
-    node: Node, broker: NatsServer, effects_database: TestDatabase
-) -> None:
-    batches: list[list[str]] = []
-    all_here = asyncio.Event()
-
-    async def handle(transaction: Transaction, deliveries: Sequence[Delivery]) -> None:
-        texts = {StringValue.FromString(delivery.data).value: delivery for delivery in deliveries}
-        batches.append(sorted(texts))
-        if "first" in texts:
-            # Meanwhile the others gather, however the broker divides them.
-            await all_here.wait()
-        bad = [delivery.message_id for text, delivery in texts.items() if text.startswith("bad")]
-        if bad:
-            raise Never("broken", messages=bad)
-        await note_effects(transaction, deliveries)
-
-    consumer = node.consumer(handle)
-    await consumer.start()
-    await publish(node, "first")
-    await eventually(lambda: batches)
-    await publish(node, "a", "bad 1", "b", "bad 2", "c")
-    await eventually(lambda: consumer._pull._queue.qsize() == 5)
-    all_here.set()
-    await noted(effects_database, ["a", "b", "c", "first"])
-    await settled(broker)
-    assert batches == [["first"], ["a", "b", "bad 1", "bad 2", "c"], ["a", "b", "c"]]
-    assert count(effects_database, "dead_letters") == 2
-    await consumer.stop()
-
-
-async def test_an_unforeseen_failure_comes_again(
-    node: Node, broker: NatsServer, effects_database: TestDatabase
-) -> None:
-    handler = Choosy({"odd": [ZeroDivisionError("a fault of ours")]})
-    await publish(node, "a", "odd", "b")
-    consumer = node.consumer(handler)
-    await consumer.start()
-    await noted(effects_database, ["a", "b", "odd"])
-    await settled(broker)
-    assert count(effects_database, "dead_letters") == 0
-    await consumer.stop()
-
-
-async def test_a_poison_message_that_cannot_be_kept_comes_again(
-    node: Node, broker: NatsServer, effects_database: TestDatabase
-) -> None:
-    with psycopg.connect(effects_database.owner_dsn("ingest"), autocommit=True) as owner:
-        owner.execute("ALTER TABLE dead_letters RENAME TO mislaid")
-        handler = Choosy({"poison": [Never("no such event type")] * 100})
-        await publish(node, "poison", "good")
-        consumer = node.consumer(handler)
-        await consumer.start()
-        await noted(effects_database, ["good"])
-        owner.execute("ALTER TABLE mislaid RENAME TO dead_letters")
-    await settled(broker)
-    assert count(effects_database, "dead_letters") == 1
-    await consumer.stop()
-
-
-async def test_a_message_without_an_id_is_refused_and_holds_up_no_other(
-    node: Node, broker: NatsServer, effects_database: TestDatabase
-) -> None:
-    await node.bus.jetstream().publish("probe.x", b"", headers={"Nats-Msg-Id": "not a uuid"})
-    await node.bus.jetstream().publish("probe.x", b"")
-    await publish(node, "good")
-    consumer = node.consumer()
-    await consumer.start()
-    await noted(effects_database, ["good"])
-    await settled(broker)
-    await consumer.stop()
-
-
-@pytest.mark.req("T4.1")
-async def test_a_message_copied_from_another_stream_is_refused(
-    node: Node, broker: NatsServer, effects_database: TestDatabase
-) -> None:
-    """JetStream copies between streams without checking who may publish."""
-    forged = StringValue(value="forged").SerializeToString()
-    headers = {"Nats-Msg-Id": str(new_id()), "Nats-Stream": "OTHER"}
-    await node.bus.jetstream().publish("probe.x", forged, headers=headers)
-    await publish(node, "good")
-    consumer = node.consumer()
-    await consumer.start()
-    await settled(broker)
-    await consumer.stop()
-    assert notes(effects_database) == ["good"]
 
 
 # --- servers that go away

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
 
 import psycopg
@@ -13,7 +13,7 @@ from psycopg import sql
 from psycopg.errors import InsufficientPrivilege
 
 from tests.support import rights
-from tests.support.databases import Databases, TestDatabase
+from tests.support.databases import TestDatabase
 
 pytestmark = pytest.mark.req("T4.1")
 
@@ -39,18 +39,6 @@ LEFT JOIN pg_class parent ON parent.oid = i.inhparent
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped
 WHERE c.relnamespace = %s::regnamespace AND c.relkind IN ('r', 'p', 'm', 'f')
 """
-
-
-@pytest.fixture(scope="module")
-def mesh(databases: Databases) -> Iterator[TestDatabase]:
-    database = databases.create([(service, migrate.packages(service)) for service in SERVICES])
-    yield database
-    databases.release(database)
-
-
-@pytest.fixture(params=SERVICES)
-def service(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 def assert_as_stated(database: TestDatabase, service: str) -> None:

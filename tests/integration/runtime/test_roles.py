@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from meterline.db import migrate
 from meterline.db.provision import SERVICES, app_role, owner_role
 from psycopg import sql
 from psycopg.errors import InsufficientPrivilege
@@ -17,19 +16,6 @@ from tests.support.databases import PASSWORD, Databases, TestDatabase
 pytestmark = pytest.mark.req("K3", "T4.1")
 
 Connection = psycopg.Connection[tuple[object, ...]]
-
-
-@pytest.fixture(scope="module")
-def mesh(databases: Databases) -> Iterator[TestDatabase]:
-    """The schemas of all services, as in production. These tests only fail to change them."""
-    database = databases.create([(service, migrate.packages(service)) for service in SERVICES])
-    yield database
-    databases.release(database)
-
-
-@pytest.fixture(params=SERVICES)
-def service(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.fixture
