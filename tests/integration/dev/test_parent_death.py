@@ -39,8 +39,10 @@ async def main():
     mesh = Supervisor()
     sleeper = [sys.executable, "-c", "import signal; signal.signal(15, signal.SIG_IGN); signal.pause()"]
     await mesh.start(ChildSpec(name="child", argv=sleeper, log_file=place / "child.log"))
-    pids = [mesh.pid("child"), nats.pid, *(member.pid for member in procstat.tree(postgres.pid))]
-    print(json.dumps({"pids": pids, "postgres": postgres.pid, "nats": nats.pid}), flush=True)
+    child = mesh.pid("child")
+    pids = [child, nats.pid, *(member.pid for member in procstat.tree(postgres.pid))]
+    told = {"pids": pids, "postgres": postgres.pid, "nats": nats.pid, "child": child}
+    print(json.dumps(told), flush=True)
     await asyncio.Event().wait()
 
 asyncio.run(main())
@@ -54,6 +56,7 @@ class _Told:
     pids: list[int]
     postgres: int
     nats: int
+    child: int
 
 
 @contextmanager
@@ -72,8 +75,10 @@ def _parent(place: Path, how: str) -> Iterator[tuple["subprocess.Popen[str]", _T
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals children at their parent's death")
 def test_sigkill_of_the_parent_ends_everything_it_started(tmp_path: Path) -> None:
     with _parent(tmp_path, "tied") as (parent, told):
-        assert len(told.pids) > 5
-        assert all(procstat.is_alive(pid) for pid in told.pids)
+        # Postgres ends some of its own by themselves: a session that was closed, a worker that is done.
+        alive = set(filter(procstat.is_alive, told.pids))
+        assert alive >= {told.child, told.postgres, told.nats}
+        assert len(alive) > 5
         parent.kill()
         parent.wait()
         assert eventually(lambda: not any(map(procstat.is_alive, told.pids)), seconds=20)
