@@ -22,9 +22,12 @@ from tests.architecture.tree import (
     sources,
 )
 
-# A module may grow into a package of the same name.
-MODULES = ("main", "migrate", "settings", "servicers", "handlers", "domain", "repository", "events")
+# What a service has besides its capability packages; `peers` only where several of these ask other services.
+OWN_MODULES = ("main", "migrate", "settings", "access")
+OTHER_MODULES = ("peers",)
 FILES = ("__init__.py", "py.typed", "migrations")
+# The services that consist of capability packages.
+PACKAGED = ("identity",)
 
 
 def modules_with_services() -> list[ModuleType]:
@@ -49,8 +52,11 @@ def proto_services() -> list[ServiceDescriptor]:
     ]
 
 
-def has_module(package: Path, name: str) -> bool:
-    return (package / f"{name}.py").is_file() or (package / name / "__init__.py").is_file()
+def capabilities(service: str) -> list[Path]:
+    """The capability packages of a service."""
+    folders = sorted(path.parent for path in service_package(service).glob("*/__init__.py"))
+    assert folders
+    return folders
 
 
 def servicer_methods(package: str) -> dict[str, set[str]]:
@@ -72,12 +78,49 @@ def servicer_methods(package: str) -> dict[str, set[str]]:
 
 @pytest.mark.req("K1", "K6")
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_has_the_common_shape(service: str) -> None:
+def test_a_service_has_its_main_settings_access_and_migrations(service: str) -> None:
     package = service_package(service)
-    missing = [name for name in MODULES if not has_module(package, name)]
+    missing = [name for name in OWN_MODULES if not (package / f"{name}.py").is_file()]
     missing += [name for name in FILES if not (package / name).exists()]
     assert missing == []
-    assert list(package.rglob("*.sql"))
+
+
+@pytest.mark.req("K6")
+@pytest.mark.parametrize("service", PACKAGED)
+def test_everything_else_is_in_a_capability_package(service: str) -> None:
+    modules = {path.stem for path in service_package(service).glob("*.py")} - {"__init__"}
+    assert modules - {*OWN_MODULES, *OTHER_MODULES} == set()
+
+
+@pytest.mark.req("K6")
+@pytest.mark.parametrize("service", PACKAGED)
+def test_every_capability_package_says_what_it_is_for(service: str) -> None:
+    empty = [
+        name_of(path)
+        for folder in capabilities(service)
+        for path in folder.rglob("__init__.py")
+        if not ast.get_docstring(parsed(path))
+    ]
+    assert empty == []
+
+
+@pytest.mark.req("K6")
+@pytest.mark.parametrize("service", PACKAGED)
+def test_sql_is_only_in_stores_beside_the_module_that_runs_it(service: str) -> None:
+    package = service_package(service)
+    statements = {path for path in package.rglob("*.sql") if path.parent.name != "migrations"}
+    assert statements
+    stray = [
+        name_of(path)
+        for path in statements
+        if not path.with_suffix(".py").is_file() or "store" not in (path.stem, path.parent.name)
+    ]
+    loading = [
+        name_of(path)
+        for path in package.rglob("*.py")
+        if any(calls(path, "Queries")) and path.with_suffix(".sql") not in statements
+    ]
+    assert stray + loading == []
 
 
 @pytest.mark.parametrize("service", SERVICES)

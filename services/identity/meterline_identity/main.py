@@ -21,13 +21,13 @@ from meterline.rpc.server import Server
 from meterline_protos.identity.v1 import credentials_pb2_grpc, tenants_pb2_grpc
 
 from meterline_identity.access import RULES
-from meterline_identity.handlers.api_keys import ApiKeys
-from meterline_identity.handlers.signing_keys import SigningKeys
-from meterline_identity.handlers.tenants import Tenants
-from meterline_identity.peers import Plans
-from meterline_identity.servicers.credentials import CREDENTIALS_SERVICE, CredentialsServicer
-from meterline_identity.servicers.tenants import TENANTS_SERVICE, TenantsServicer
+from meterline_identity.credentials.api import CREDENTIALS_SERVICE, CredentialsServicer
+from meterline_identity.credentials.api_keys import ApiKeys
+from meterline_identity.credentials.signing_keys import SigningKeys
 from meterline_identity.settings import IdentitySettings
+from meterline_identity.tenants.api import TENANTS_SERVICE, TenantsServicer
+from meterline_identity.tenants.peers import Plans
+from meterline_identity.tenants.service import Tenants
 
 NAME = "identity"
 

@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from meterline.bus.subjects import TENANTS_CHANGED
 from meterline_dev.servers import NatsServer
 from meterline_dev.testing import scratch_directory
-from meterline_identity.servicers.tenants import TENANTS_SERVICE
+from meterline_identity.tenants.api import TENANTS_SERVICE
 from meterline_protos.events.v1 import events_pb2
 from meterline_protos.identity.v1 import tenants_pb2, tenants_pb2_grpc
 

@@ -17,8 +17,8 @@ from meterline.errors import (
     MeterlineError,
     PermissionDeniedError,
 )
-from meterline_identity.domain.api_keys import grant
-from meterline_identity.domain.signing_keys import SigningKey, newest_active, outgoing
+from meterline_identity.credentials.rules.api_keys import grant
+from meterline_identity.credentials.rules.signing_keys import SigningKey, newest_active, outgoing
 
 subsets = st.sets(st.sampled_from(sorted(Permission))).map(frozenset)
 

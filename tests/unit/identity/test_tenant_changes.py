@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from meterline.errors import AbortedError, FailedPreconditionError, InvalidArgumentError
-from meterline_identity.domain.tenants import Changes, Tenant
+from meterline_identity.tenants.rules.tenants import Changes, Tenant
 
 pytestmark = pytest.mark.req("S1")
 

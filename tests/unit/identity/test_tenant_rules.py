@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from meterline.errors import InvalidArgumentError
-from meterline_identity.domain import rules
-from meterline_identity.domain.tenants import Onboarding
+from meterline_identity.tenants.rules import fields
+from meterline_identity.tenants.rules.tenants import Onboarding
 
 pytestmark = pytest.mark.req("S1")
 
@@ -60,7 +60,7 @@ def test_a_name_is_accepted_exactly_when_it_fits_the_rule(text: str) -> None:
         and not text.endswith("-")
     )
     try:
-        rules.slug("tenant_id", text)
+        fields.slug("tenant_id", text)
     except InvalidArgumentError:
         assert not fits
     else:
@@ -69,7 +69,7 @@ def test_a_name_is_accepted_exactly_when_it_fits_the_rule(text: str) -> None:
 
 @given(st.sampled_from(sorted(available_timezones() - {"localtime", "Factory", "posixrules"})))
 def test_zones_that_exist_are_accepted_and_can_be_used(name: str) -> None:
-    assert ZoneInfo(rules.time_zone("time_zone", name)).key == name
+    assert ZoneInfo(fields.time_zone("time_zone", name)).key == name
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from meterline.errors import InvalidArgumentError
-from meterline_identity.domain.capture_configs import MAX_TYPES, Scope
+from meterline_identity.credentials.rules.capture_configs import MAX_TYPES, Scope
 from meterline_ingest import wire
 from meterline_ingest.signed_calls import confine
 from meterline_protos.identity.v1 import credentials_pb2

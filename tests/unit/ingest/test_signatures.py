@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from meterline.errors import InvalidArgumentError, UnauthenticatedError
-from meterline_identity.domain.capture_configs import client_secret
+from meterline_identity.credentials.rules.capture_configs import client_secret
 from meterline_ingest.domain.signatures import (
     WINDOW_MS,
     SignedCall,

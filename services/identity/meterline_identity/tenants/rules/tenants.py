@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 from meterline.clock import to_datetime
 from meterline.errors import AbortedError, FailedPreconditionError
 
-from meterline_identity.domain import rules
+from meterline_identity.tenants.rules import fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +27,15 @@ class Onboarding:
     billed_from: date | None = None
 
     def __post_init__(self) -> None:
-        rules.slug("tenant_id", self.slug)
-        rules.text("display_name", self.display_name, required=False)
-        rules.time_zone("time_zone", self.time_zone)
-        rules.currency("currency", self.currency)
-        rules.plan("plan", self.plan)
+        fields.slug("tenant_id", self.slug)
+        fields.text("display_name", self.display_name, required=False)
+        fields.time_zone("time_zone", self.time_zone)
+        fields.currency("currency", self.currency)
+        fields.plan("plan", self.plan)
         # Both are empty for whoever is only measured, or is billed later.
-        rules.external_id("external_customer_id", self.external_customer_id)
-        rules.external_id("external_subscription_id", self.external_subscription_id)
-        rules.close_lead_seconds("close_lead_seconds", self.close_lead_seconds)
+        fields.external_id("external_customer_id", self.external_customer_id)
+        fields.external_id("external_subscription_id", self.external_subscription_id)
+        fields.close_lead_seconds("close_lead_seconds", self.close_lead_seconds)
 
     def statement(self) -> dict[str, str | int]:
         """All that was stated, kept with the tenant, so that a repeated request is told from another one
@@ -96,15 +96,15 @@ class Changes:
 
     def __post_init__(self) -> None:
         if self.display_name is not None:
-            rules.text("display_name", self.display_name, required=False)
+            fields.text("display_name", self.display_name, required=False)
         if self.plan is not None:
-            rules.plan("plan", self.plan)
+            fields.plan("plan", self.plan)
         for field in ("external_customer_id", "external_subscription_id"):
             value = getattr(self, field)
             if value is not None:
-                rules.external_id(field, value)
+                fields.external_id(field, value)
         if self.close_lead_seconds is not None:
-            rules.close_lead_seconds("close_lead_seconds", self.close_lead_seconds)
+            fields.close_lead_seconds("close_lead_seconds", self.close_lead_seconds)
 
     def apply(self, tenant: Tenant, now_us: int) -> Tenant:
         """The tenant's next version, or `tenant` itself when nothing would differ. Raises

@@ -10,7 +10,7 @@ from typing import Final
 from meterline.errors import InvalidArgumentError
 from meterline.names import is_name
 
-from meterline_identity.domain import rules
+from meterline_identity.tenants.rules import fields
 
 MAX_TYPES: Final = 32
 DEFAULT_LIFETIME_SECONDS: Final = 3_600
@@ -29,8 +29,8 @@ class Scope:
     lifetime_seconds: int
 
     def __post_init__(self) -> None:
-        rules.text("actor", self.actor, required=False, longest=_MAX_ACTOR)
-        rules.text("source", self.source, longest=_MAX_SOURCE)
+        fields.text("actor", self.actor, required=False, longest=_MAX_ACTOR)
+        fields.text("source", self.source, longest=_MAX_SOURCE)
         if not 1 <= len(set(self.types)) == len(self.types) <= MAX_TYPES:
             raise InvalidArgumentError("types", f"must be 1 to {MAX_TYPES}, each once")
         if not all(map(is_name, self.types)):

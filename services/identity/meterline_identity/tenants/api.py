@@ -11,9 +11,9 @@ from meterline.rpc import fields, paging
 from meterline.slugs import is_slug
 from meterline_protos.identity.v1 import tenants_pb2, tenants_pb2_grpc
 
-from meterline_identity.domain import rules
-from meterline_identity.domain.tenants import Changes, Onboarding, Tenant
-from meterline_identity.handlers.tenants import Tenants
+from meterline_identity.tenants.rules import fields as rules
+from meterline_identity.tenants.rules.tenants import Changes, Onboarding, Tenant
+from meterline_identity.tenants.service import Tenants
 
 TENANTS_SERVICE = tenants_pb2.DESCRIPTOR.services_by_name["TenantsService"].full_name
 

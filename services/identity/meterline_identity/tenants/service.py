@@ -10,10 +10,9 @@ from meterline.db.scope import ALL_TENANTS
 from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import AlreadyExistsError, NotFoundError
 
-from meterline_identity import events
-from meterline_identity.domain.tenants import Changes, Onboarding, Tenant
-from meterline_identity.peers import Plans
-from meterline_identity.repository import tenants as repository
+from meterline_identity.tenants import message, store
+from meterline_identity.tenants.peers import Plans
+from meterline_identity.tenants.rules.tenants import Changes, Onboarding, Tenant
 
 
 class Tenants:
@@ -35,35 +34,35 @@ class Tenants:
         plan that cannot bill it, UnavailableError. What was onboarded is answered without a look at these.
         """
         async with self._database.connection(ALL_TENANTS) as connection:
-            if await repository.find_statement(connection, onboarding.slug) is not None:
+            if await store.find_statement(connection, onboarding.slug) is not None:
                 return await _repeated(connection, onboarding), False
         await self._plans.require(onboarding.plan, onboarding.currency)
         async with self._unit_of_work.begin(ALL_TENANTS) as tx:
             customer = onboarding.external_customer_id
-            is_free = await repository.claim_customer(tx.connection, customer, onboarding.slug)
-            if not is_free and await repository.find_statement(tx.connection, onboarding.slug) is None:
+            is_free = await store.claim_customer(tx.connection, customer, onboarding.slug)
+            if not is_free and await store.find_statement(tx.connection, onboarding.slug) is None:
                 raise _customer_taken(customer)
-            tenant = await repository.insert(tx.connection, onboarding, self._clock.now_us())
+            tenant = await store.insert(tx.connection, onboarding, self._clock.now_us())
             if tenant is None:
                 return await _repeated(tx.connection, onboarding), False
-            events.emit_changed(tx, tenant)
+            message.emit_changed(tx, tenant)
             await tx.commit()
         return tenant, True
 
     async def get(self, slug: str) -> Tenant:
         """Raises NotFoundError."""
         async with self._database.connection(ALL_TENANTS) as connection:
-            return _found(await repository.find(connection, slug), slug)
+            return _found(await store.find(connection, slug), slug)
 
     async def find(self, slugs: Collection[str]) -> Sequence[Tenant]:
         """Those that there are, in the order of onboarding."""
         async with self._database.connection(ALL_TENANTS) as connection:
-            return await repository.find_many(connection, slugs)
+            return await store.find_many(connection, slugs)
 
     async def list(self, after: int, limit: int) -> list[Tenant]:
         """At most `limit` tenants with numbers above `after`, in the order of onboarding."""
         async with self._database.connection(ALL_TENANTS) as connection:
-            return await repository.page(connection, after, limit)
+            return await store.page(connection, after, limit)
 
     async def update(self, slug: str, expected_version: int, changes: Changes) -> Tenant:
         """The tenant as it is then. Raises NotFoundError, AbortedError when `expected_version` is neither 0
@@ -74,25 +73,25 @@ class Tenants:
             if changes.plan != before.plan:
                 await self._plans.require(changes.plan, before.currency)
         async with self._unit_of_work.begin(ALL_TENANTS) as tx:
-            tenant = _found(await repository.find_for_update(tx.connection, slug), slug)
+            tenant = _found(await store.find_for_update(tx.connection, slug), slug)
             tenant.require_version(expected_version)
             changed = changes.apply(tenant, self._clock.now_us())
             if changed is not tenant:
                 if changed.external_customer_id != tenant.external_customer_id:
                     customer = changed.external_customer_id
-                    if not await repository.claim_customer(tx.connection, customer, slug):
+                    if not await store.claim_customer(tx.connection, customer, slug):
                         raise _customer_taken(customer)
-                await repository.update(tx.connection, changed)
-                events.emit_changed(tx, changed)
+                await store.update(tx.connection, changed)
+                message.emit_changed(tx, changed)
                 await tx.commit()
         return changed
 
 
 async def _repeated(connection: Connection, onboarding: Onboarding) -> Tenant:
     """The tenant that the same request has made, whatever has become of it since."""
-    if await repository.find_statement(connection, onboarding.slug) != onboarding.statement():
+    if await store.find_statement(connection, onboarding.slug) != onboarding.statement():
         raise AlreadyExistsError("tenant", onboarding.slug, "it was onboarded with other content")
-    return _found(await repository.find(connection, onboarding.slug), onboarding.slug)
+    return _found(await store.find(connection, onboarding.slug), onboarding.slug)
 
 
 def _customer_taken(customer: str) -> AlreadyExistsError:

@@ -11,9 +11,9 @@ from meterline.clock import to_datetime, to_us
 from meterline.db.pool import Connection
 from meterline.db.queries import Queries
 
-from meterline_identity.domain.api_keys import ApiKey
+from meterline_identity.credentials.rules.api_keys import ApiKey
 
-queries = Queries("meterline_identity.repository", "api_keys.sql")
+queries = Queries("meterline_identity.credentials.store", "api_keys.sql")
 
 
 async def insert(connection: Connection, tenant_id: int | None, key: ApiKey, digest: bytes) -> None:

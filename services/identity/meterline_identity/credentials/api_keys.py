@@ -14,10 +14,10 @@ from meterline.db.scope import ALL_TENANTS, Scope
 from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import NotFoundError
 
-from meterline_identity.domain import rules
-from meterline_identity.domain.api_keys import ApiKey, grant
-from meterline_identity.handlers.tenants import Tenants
-from meterline_identity.repository import api_keys as repository
+from meterline_identity.credentials.rules.api_keys import ApiKey, grant
+from meterline_identity.credentials.store import api_keys as repository
+from meterline_identity.tenants.rules import fields
+from meterline_identity.tenants.service import Tenants
 
 
 class ApiKeys:
@@ -31,7 +31,7 @@ class ApiKeys:
 
     async def create(self, slug: str, name: str, permissions: Iterable[str]) -> tuple[ApiKey, str]:
         """The key, and its token, which nobody can tell again. Raises NotFoundError for an unknown tenant."""
-        rules.text("name", name)
+        fields.text("name", name)
         maker = current_principal()
         granted = grant("permissions", permissions, slug, maker)
         tenant_id = await self._number(slug)

@@ -11,12 +11,13 @@ from meterline.errors import InvalidArgumentError
 from meterline.rpc import paging
 from meterline_protos.identity.v1 import credentials_pb2, credentials_pb2_grpc
 
-from meterline_identity.domain import capture_configs, rules, signing_keys
-from meterline_identity.domain.api_keys import ApiKey
-from meterline_identity.domain.capture_configs import Scope
-from meterline_identity.domain.signing_keys import SigningKey
-from meterline_identity.handlers.api_keys import ApiKeys
-from meterline_identity.handlers.signing_keys import SigningKeys
+from meterline_identity.credentials.api_keys import ApiKeys
+from meterline_identity.credentials.rules import capture_configs, signing_keys
+from meterline_identity.credentials.rules.api_keys import ApiKey
+from meterline_identity.credentials.rules.capture_configs import Scope
+from meterline_identity.credentials.rules.signing_keys import SigningKey
+from meterline_identity.credentials.signing_keys import SigningKeys
+from meterline_identity.tenants.rules import fields
 
 CREDENTIALS_SERVICE = credentials_pb2.DESCRIPTOR.services_by_name["CredentialsService"].full_name
 
@@ -76,21 +77,21 @@ class CredentialsServicer(credentials_pb2_grpc.CredentialsServiceServicer):
         asked = request.grace_seconds if request.HasField("grace_seconds") else None
         grace = signing_keys.DEFAULT_GRACE_SECONDS if asked is None else asked
         key = await self._signing_keys.rotate(
-            rules.slug("tenant_id", request.tenant_id), signing_keys.grace_seconds("grace_seconds", grace)
+            fields.slug("tenant_id", request.tenant_id), signing_keys.grace_seconds("grace_seconds", grace)
         )
         return credentials_pb2.RotateSigningKeyResponse(signing_key=_signing_key(key))
 
     async def ListSigningKeys(
         self, request: credentials_pb2.ListSigningKeysRequest, context: Context
     ) -> credentials_pb2.ListSigningKeysResponse:
-        keys = await self._signing_keys.latest(rules.slug("tenant_id", request.tenant_id))
+        keys = await self._signing_keys.latest(fields.slug("tenant_id", request.tenant_id))
         return credentials_pb2.ListSigningKeysResponse(signing_keys=[_signing_key(key) for key in keys])
 
     async def RevokeSigningKey(
         self, request: credentials_pb2.RevokeSigningKeyRequest, context: Context
     ) -> credentials_pb2.RevokeSigningKeyResponse:
         key = await self._signing_keys.revoke(
-            rules.slug("tenant_id", request.tenant_id), _key_id(request.key_id)
+            fields.slug("tenant_id", request.tenant_id), _key_id(request.key_id)
         )
         return credentials_pb2.RevokeSigningKeyResponse(signing_key=_signing_key(key))
 
@@ -99,7 +100,7 @@ class CredentialsServicer(credentials_pb2_grpc.CredentialsServiceServicer):
     ) -> credentials_pb2.GetSigningKeysResponse:
         if not 1 <= len(request.key_ids) <= MAX_KEY_IDS:
             raise InvalidArgumentError("key_ids", f"must be 1 to {MAX_KEY_IDS}")
-        slug = rules.slug("tenant_id", request.tenant_id)
+        slug = fields.slug("tenant_id", request.tenant_id)
         found = await self._signing_keys.get(slug, [_key_id(each) for each in request.key_ids])
         return credentials_pb2.GetSigningKeysResponse(
             keys=[_verification_key(key, secret) for key, secret in found]
@@ -114,7 +115,7 @@ class CredentialsServicer(credentials_pb2_grpc.CredentialsServiceServicer):
             request.source,
             request.lifetime_seconds or capture_configs.DEFAULT_LIFETIME_SECONDS,
         )
-        slug = rules.slug("tenant_id", request.tenant_id)
+        slug = fields.slug("tenant_id", request.tenant_id)
         config, serialised, secret = await self._signing_keys.issue(slug, scope)
         return credentials_pb2.IssueCaptureConfigResponse(
             config=serialised, client_secret=secret, key_id=config.key_id, expires_at=config.expires_at
@@ -122,12 +123,12 @@ class CredentialsServicer(credentials_pb2_grpc.CredentialsServiceServicer):
 
 
 def _tenant_or_all(value: str) -> str:
-    return rules.slug("tenant_id", value) if value else ""
+    return fields.slug("tenant_id", value) if value else ""
 
 
 def _key_id(value: str) -> str:
     """Any text that could be looked up; what it must look like is for those who make keys."""
-    return rules.text("key_id", value)
+    return fields.text("key_id", value)
 
 
 def _api_key(key: ApiKey) -> credentials_pb2.ApiKey:

@@ -13,12 +13,12 @@ from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import FailedPreconditionError, NotFoundError
 from meterline_protos.identity.v1 import credentials_pb2
 
-from meterline_identity.domain import capture_configs
-from meterline_identity.domain.capture_configs import Scope
-from meterline_identity.domain.signing_keys import SigningKey, newest_active, outgoing
-from meterline_identity.handlers.tenants import Tenants
-from meterline_identity.repository import signing_keys as repository
-from meterline_identity.repository import tenants as accounts
+from meterline_identity.credentials.rules import capture_configs
+from meterline_identity.credentials.rules.capture_configs import Scope
+from meterline_identity.credentials.rules.signing_keys import SigningKey, newest_active, outgoing
+from meterline_identity.credentials.store import signing_keys
+from meterline_identity.tenants import store as accounts
+from meterline_identity.tenants.service import Tenants
 
 _SECRET_BYTES = 32
 _SECOND_US = 1_000_000
@@ -42,14 +42,14 @@ class SigningKeys:
         async with self._unit_of_work.begin(tenants=[tenant_id]) as tx:
             # Holds the tenant, so that two rotations at a time cannot make three keys.
             await accounts.find_for_update(tx.connection, slug)
-            keys = await repository.latest(tx.connection, tenant_id)
+            keys = await signing_keys.latest(tx.connection, tenant_id)
             now_us = self._clock.now_us()
             replaced = outgoing(keys, now_us, grace_seconds * _SECOND_US)
             if replaced is not None:
-                await repository.expire(tx.connection, replaced)
+                await signing_keys.expire(tx.connection, replaced)
             key_id = secrets.token_hex(8)
             sealed = self._sealer.seal(secrets.token_bytes(_SECRET_BYTES), _place(tenant_id, key_id))
-            key = await repository.insert(
+            key = await signing_keys.insert(
                 tx.connection, tenant_id, key_id, sealed, current_principal().name, now_us
             )
             await tx.commit()
@@ -59,13 +59,13 @@ class SigningKeys:
         """The last 100, those that are not revoked first, newer before older."""
         tenant_id = (await self._tenants.get(slug)).tenant_id
         async with self._database.connection(tenants=[tenant_id]) as connection:
-            return await repository.latest(connection, tenant_id)
+            return await signing_keys.latest(connection, tenant_id)
 
     async def revoke(self, slug: str, key_id: str) -> SigningKey:
         """The key as it is then. Its secret is gone, so nothing can be issued or verified under it again."""
         tenant_id = (await self._tenants.get(slug)).tenant_id
         async with self._unit_of_work.begin(tenants=[tenant_id]) as tx:
-            key = await repository.revoke(
+            key = await signing_keys.revoke(
                 tx.connection, tenant_id, key_id, current_principal().name, self._clock.now_us()
             )
             if key is None:
@@ -77,7 +77,7 @@ class SigningKeys:
         """Those of the keys that the tenant has, each with its secret; that of a revoked one is empty."""
         tenant_id = (await self._tenants.get(slug)).tenant_id
         async with self._database.connection(tenants=[tenant_id]) as connection:
-            keys = await repository.by_id(connection, tenant_id, key_ids)
+            keys = await signing_keys.by_id(connection, tenant_id, key_ids)
         return [(key, self._secret(key)) for key in keys]
 
     async def issue(self, slug: str, scope: Scope) -> tuple[credentials_pb2.CaptureConfig, bytes, bytes]:

@@ -9,9 +9,9 @@ from meterline.clock import to_datetime, to_us
 from meterline.db.pool import Connection
 from meterline.db.queries import Queries
 
-from meterline_identity.domain.signing_keys import SigningKey
+from meterline_identity.credentials.rules.signing_keys import SigningKey
 
-queries = Queries("meterline_identity.repository", "signing_keys.sql")
+queries = Queries("meterline_identity.credentials.store", "signing_keys.sql")
 
 
 async def insert(

@@ -7,7 +7,7 @@ from meterline.clock import to_datetime
 from meterline.db.unit_of_work import Transaction
 from meterline_protos.events.v1 import events_pb2
 
-from meterline_identity.domain.tenants import Tenant
+from meterline_identity.tenants.rules.tenants import Tenant
 
 
 def emit_changed(transaction: Transaction, tenant: Tenant) -> None:

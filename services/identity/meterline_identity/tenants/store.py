@@ -11,9 +11,9 @@ from meterline.db.pool import Connection
 from meterline.db.queries import Queries
 from psycopg.types.json import Jsonb
 
-from meterline_identity.domain.tenants import Onboarding, Tenant
+from meterline_identity.tenants.rules.tenants import Onboarding, Tenant
 
-queries = Queries("meterline_identity.repository", "tenants.sql")
+queries = Queries("meterline_identity.tenants", "store.sql")
 
 
 async def insert(connection: Connection, onboarding: Onboarding, now_us: int) -> Tenant | None:

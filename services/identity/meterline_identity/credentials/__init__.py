@@ -1,0 +1,1 @@
+"""API keys, signing keys and capture tokens: issued, verified, revoked."""

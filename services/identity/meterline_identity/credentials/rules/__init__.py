@@ -1,0 +1,1 @@
+"""What keys and capture configurations are, and who may grant what."""

@@ -1,0 +1,1 @@
+"""The tables of API keys and signing keys."""

@@ -1,1 +1,0 @@
-"""What tenants and their credentials are, and what may become of them. No I/O, no protobuf, no clock."""

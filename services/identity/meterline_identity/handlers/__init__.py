@@ -1,1 +1,0 @@
-"""What identity does: one function a call, each in one transaction."""

@@ -1,1 +1,0 @@
-"""Protobuf to domain and back."""

@@ -1,0 +1,1 @@
+"""Tenants: onboarded, changed, and published to the other services."""

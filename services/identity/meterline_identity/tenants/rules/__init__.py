@@ -1,0 +1,1 @@
+"""What a tenant is, and which values its fields may have."""
