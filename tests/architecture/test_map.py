@@ -1,0 +1,40 @@
+"""docs/map.md names every capability package, in the order of their imports, with the line it begins with."""
+
+from __future__ import annotations
+
+import ast
+import re
+from configparser import ConfigParser
+
+import pytest
+
+from tests.architecture.test_shape import PACKAGED, capabilities
+from tests.architecture.tree import ROOT, parsed
+
+pytestmark = pytest.mark.req("K6")
+
+_ROW = re.compile(r"^\| `(\w+)` \| (.+) \|$", re.MULTILINE)
+
+
+def mapped(service: str) -> dict[str, str]:
+    """What each package of a service does by docs/map.md, in its order."""
+    _, _, after = (ROOT / "docs/map.md").read_text(encoding="utf-8").partition(f"\n## {service}\n")
+    section, _, _ = after.partition("\n## ")
+    return dict(_ROW.findall(section))
+
+
+@pytest.mark.parametrize("service", PACKAGED)
+def test_the_map_says_of_each_package_what_the_package_says(service: str) -> None:
+    assert mapped(service) == {
+        folder.name: (ast.get_docstring(parsed(folder / "__init__.py")) or "").splitlines()[0]
+        for folder in capabilities(service)
+    }
+
+
+@pytest.mark.parametrize("service", PACKAGED)
+def test_the_map_has_packages_in_the_order_of_their_imports(service: str) -> None:
+    contracts = ConfigParser()
+    contracts.read(ROOT / ".importlinter")
+    layers = contracts[f"importlinter:contract:order-of-{service}"]["layers"].split()
+    packages = {folder.name for folder in capabilities(service)}
+    assert list(mapped(service)) == [layer for layer in layers if layer in packages]
