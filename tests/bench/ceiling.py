@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import psycopg
 from meterline_ingest.copy_format import event_rows
-from meterline_ingest.domain.event_types import MAX_QUANTITIES
+from meterline_ingest.domain.limits import MAX_QUANTITIES
 from meterline_ingest.domain.quantities import Slot
 from meterline_ingest.repository.writing import queries
 from psycopg import sql

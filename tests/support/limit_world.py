@@ -13,15 +13,17 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Protocol, cast
 
+from meterline.cached_book import Source
 from meterline.errors import QuotaError
 from meterline.tenants import Tenant
 from meterline_ingest.admission import Admission
-from meterline_ingest.cached_book import Source
-from meterline_ingest.committer import Committer, Origin, Submission
+from meterline_ingest.call import Origin, Submission
+from meterline_ingest.committer import Committer
+from meterline_ingest.directory import KnownTenants
 from meterline_ingest.domain.leases import Ask, Grant
 from meterline_ingest.domain.rate_limits import LimitBook, Limits
+from meterline_ingest.limit_cache import LIMITS_SECONDS, LimitRegistry
 from meterline_ingest.rate_limiter import RateLimiter
-from meterline_ingest.registry import LIMITS_SECONDS, KnownTenants, LimitRegistry
 from meterline_ingest.repository.buckets import BucketRepository
 from meterline_protos.ingest.v1 import capture_pb2
 from opentelemetry.trace import INVALID_SPAN_CONTEXT

@@ -9,11 +9,13 @@ import numpy as np
 from meterline.errors import MeterlineError, OverloadedError, QuotaError
 from meterline.telemetry import metrics
 
-from meterline_ingest.committer import NOBODYS_TURN, Committer, Submission, Turn, cost_of
+from meterline_ingest.call import NOBODYS_TURN, Submission, Turn, cost_of
+from meterline_ingest.committer import Committer
+from meterline_ingest.directory import KnownTenants
 from meterline_ingest.domain.limits import MAX_COLUMN_ROWS
 from meterline_ingest.domain.shares import Shares
+from meterline_ingest.limit_cache import LimitRegistry
 from meterline_ingest.rate_limiter import Need, RateLimiter
-from meterline_ingest.registry import KnownTenants, LimitRegistry
 
 
 class Admission:

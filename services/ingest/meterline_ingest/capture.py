@@ -12,7 +12,8 @@ from meterline.clock import Clock
 from meterline.ids import new_id_bytes
 from meterline.tasks import aside
 
-from meterline_ingest.committer import Result, Submission
+from meterline_ingest.call import Result, Submission
+from meterline_ingest.directory import TenantDirectory
 from meterline_ingest.domain import retention
 from meterline_ingest.domain.batches import BatchOrigin
 from meterline_ingest.domain.columns import Columns, Flags, Int64s, concatenate
@@ -23,12 +24,12 @@ from meterline_ingest.domain.skew import Sending, correct
 from meterline_ingest.domain.type_book import TypeBook
 from meterline_ingest.domain.validation import Check, check_times
 from meterline_ingest.quarantine import Kept
-from meterline_ingest.registry import TenantDirectory, TypeRegistry
 from meterline_ingest.repository.catalogue import CatalogueReader
 from meterline_ingest.repository.retention import OldEvents
 from meterline_ingest.rows import RowReader
 from meterline_ingest.skews import Skews
 from meterline_ingest.storing import Flush, Storing
+from meterline_ingest.type_cache import TypeRegistry
 
 # What an event in a row has as a rule. Bytes over that in a flush, combinations of fields and columns of
 # quantities, beyond which events are read and judged beside the loop: some 20 ms.

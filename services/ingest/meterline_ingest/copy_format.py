@@ -14,7 +14,7 @@ import numpy.typing as npt
 from meterline.db.arrays import COPY_HEADER, COPY_TRAILER, POSTGRES_EPOCH_US
 
 from meterline_ingest.domain.columns import Ids, Int64s
-from meterline_ingest.domain.event_types import MAX_QUANTITIES
+from meterline_ingest.domain.limits import MAX_QUANTITIES
 from meterline_ingest.domain.quantities import Slot
 
 _FIELDS = 6 + MAX_QUANTITIES

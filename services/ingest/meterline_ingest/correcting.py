@@ -39,12 +39,12 @@ from meterline_ingest.domain.event_types import EventType
 from meterline_ingest.domain.limits import TimeLimits
 from meterline_ingest.domain.validation import Check, Checked
 from meterline_ingest.numbering import Numbering
-from meterline_ingest.registry import TypeRegistry
 from meterline_ingest.repository import corrections
 from meterline_ingest.repository.catalogue import CatalogueReader
 from meterline_ingest.repository.corrections import Revision
 from meterline_ingest.repository.current import CORRECTIONS, SEALED, Current, sealed_row
 from meterline_ingest.repository.writing import BatchRow, EventWriter
+from meterline_ingest.type_cache import TypeRegistry
 
 # What batches of corrections have for a source.
 SOURCE = "corrections"

@@ -11,7 +11,8 @@ from meterline_protos.common.v1 import types_pb2
 from meterline_protos.events.v1 import events_pb2
 
 from meterline_ingest.domain.columns import Flags, Int64s
-from meterline_ingest.domain.fields import SeriesKey, Variant
+from meterline_ingest.domain.fields import Variant
+from meterline_ingest.domain.series import SeriesKey
 from meterline_ingest.domain.type_book import TypeBook
 from meterline_ingest.domain.validation import Checked
 

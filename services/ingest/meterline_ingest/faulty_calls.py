@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 from meterline.db.unit_of_work import UnitOfWork
 
-from meterline_ingest.committer import Submission
+from meterline_ingest.call import Submission
+from meterline_ingest.directory import TenantDirectory
 from meterline_ingest.domain.outcomes import Kind, Problem
 from meterline_ingest.quarantine import LOOKED_AFTER, Quarantine, Rejected
-from meterline_ingest.registry import TenantDirectory
 
 FAULT = Problem(Kind.REJECTED, "INTERNAL_FAULT", "", "a fault of the service, not of the event")
 

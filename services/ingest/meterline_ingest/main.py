@@ -45,8 +45,9 @@ from meterline_ingest.admission import Admission
 from meterline_ingest.capture import Capture
 from meterline_ingest.committer import Committer
 from meterline_ingest.correcting import Corrector
-from meterline_ingest.domain.quarantine import Held
+from meterline_ingest.directory import KnownTenants, TenantDirectory
 from meterline_ingest.domain.quotas import Quotas
+from meterline_ingest.domain.rejected import Held
 from meterline_ingest.failures import Failures
 from meterline_ingest.faulty_calls import FaultyCalls
 from meterline_ingest.handlers.catalogue import Catalogue
@@ -64,11 +65,11 @@ from meterline_ingest.handlers.republishing import Republisher
 from meterline_ingest.handlers.resealing import Resealer
 from meterline_ingest.handlers.timers import TimerLimits, Timers
 from meterline_ingest.handlers.unsealing import Unsealer
+from meterline_ingest.limit_cache import LimitRegistry
 from meterline_ingest.numbering import Numbering
 from meterline_ingest.peers import Aggregate, Publisher
 from meterline_ingest.quarantine import Quarantine
 from meterline_ingest.rate_limiter import RateLimiter
-from meterline_ingest.registry import KnownTenants, LimitRegistry, TenantDirectory, TenantQuotas, TypeRegistry
 from meterline_ingest.repository.audit import AuditReader
 from meterline_ingest.repository.buckets import BucketRepository
 from meterline_ingest.repository.catalogue import CatalogueReader
@@ -101,7 +102,9 @@ from meterline_ingest.settings import IngestSettings
 from meterline_ingest.signed_calls import SignedCalls, SigningKeys
 from meterline_ingest.skews import Skews
 from meterline_ingest.storing import Storing
+from meterline_ingest.tenant_quotas import TenantQuotas
 from meterline_ingest.timer_sweep import TimerSweep
+from meterline_ingest.type_cache import TypeRegistry
 from meterline_ingest.upkeep import Upkeep
 from meterline_ingest.vault import Vault
 

@@ -16,16 +16,16 @@ from meterline.tasks import Pace
 from meterline_protos.ingest.v1 import capture_pb2
 
 from meterline_ingest import raw
-from meterline_ingest.committer import Submission
+from meterline_ingest.call import Submission
 from meterline_ingest.contents import Keyrings, Sealer
 from meterline_ingest.domain.batches import BatchOrigin
 from meterline_ingest.domain.outcomes import Kind, Problem
 from meterline_ingest.domain.ownership import FOREIGN
-from meterline_ingest.domain.quarantine import MAX_KEPT_OF_CALL, MAX_KEPT_OF_FLUSH, MAX_PAYLOAD, Held
+from meterline_ingest.domain.rejected import MAX_KEPT_OF_CALL, MAX_KEPT_OF_FLUSH, MAX_PAYLOAD, Held
 from meterline_ingest.domain.validation import Checked
 from meterline_ingest.failures import Failures, Labels, Refusal
-from meterline_ingest.repository import quarantine as repository
-from meterline_ingest.repository.quarantine import PAYLOAD, TABLE, Entry, Key
+from meterline_ingest.repository import rejected as repository
+from meterline_ingest.repository.rejected import PAYLOAD, TABLE, Entry, Key
 
 # Entries of one statement: its parameters are made in one go, in which nobody else has the loop.
 PORTION: Final = 1_000

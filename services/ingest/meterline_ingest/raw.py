@@ -6,7 +6,7 @@ import uuid
 
 from meterline_protos.ingest.v1 import capture_pb2
 
-from meterline_ingest.committer import Submission
+from meterline_ingest.call import Submission
 from meterline_ingest.domain.columns import Columns
 from meterline_ingest.domain.decimals import written
 

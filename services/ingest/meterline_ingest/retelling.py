@@ -13,10 +13,11 @@ import numpy as np
 
 from meterline_ingest import events
 from meterline_ingest.domain.columns import NO_PROPERTIES, UUID_DTYPE, Columns, interned
-from meterline_ingest.domain.event_types import MAX_QUANTITIES
-from meterline_ingest.domain.fields import Fields, SeriesKey, Variant
+from meterline_ingest.domain.fields import Fields, Variant
+from meterline_ingest.domain.limits import MAX_QUANTITIES
 from meterline_ingest.domain.outcomes import Problems
 from meterline_ingest.domain.quantities import Slot
+from meterline_ingest.domain.series import SeriesKey
 from meterline_ingest.domain.type_book import TypeBook
 from meterline_ingest.domain.validation import Checked
 from meterline_ingest.repository.messages import ToldBatch, ToldRow

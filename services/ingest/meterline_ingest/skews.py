@@ -9,7 +9,7 @@ from typing import Final
 
 from meterline.telemetry import metrics
 
-from meterline_ingest.committer import Submission
+from meterline_ingest.call import Submission
 from meterline_ingest.domain.batches import BatchOrigin
 
 # A metric with a label for each source must stay small: those heard of last are shown.

@@ -18,7 +18,7 @@ from meterline.telemetry.tracing import MAX_LINKS, tracer
 from opentelemetry import trace
 
 from meterline_ingest import events, repetitions
-from meterline_ingest.committer import Submission
+from meterline_ingest.call import Submission
 from meterline_ingest.contents import Contents, Keyrings, Sealer
 from meterline_ingest.domain.columns import Flags, Int64s
 from meterline_ingest.domain.fields import distinct
@@ -30,7 +30,7 @@ from meterline_ingest.domain.validation import Checked
 from meterline_ingest.numbering import Numbering, Numbers
 from meterline_ingest.quarantine import Kept, Quarantine
 from meterline_ingest.repository import details
-from meterline_ingest.repository.quarantine import Entry
+from meterline_ingest.repository.rejected import Entry
 from meterline_ingest.repository.writing import BatchRow, EventWriter, Rows
 
 # Series and combinations, beyond which the message is made beside the loop.

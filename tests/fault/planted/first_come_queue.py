@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from meterline_ingest import committer
-from meterline_ingest.committer import Submission
+from meterline_ingest.call import Submission
 from meterline_ingest.domain.fair_queue import FairQueue
 from meterline_ingest.main import main
 

@@ -13,8 +13,8 @@ import pytest
 from grpc.aio import AioRpcError
 from meterline.db.pool import Database
 from meterline_dev.servers import NatsServer
-from meterline_ingest.domain.fields import SeriesKey
 from meterline_ingest.domain.quotas import Quotas
+from meterline_ingest.domain.series import SeriesKey
 from meterline_ingest.domain.type_book import TypeBook
 from meterline_ingest.repository.dictionaries import TYPE_GONE, Dictionaries, series_digest
 from meterline_ingest.repository.event_types import EventTypeRepository, held

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from meterline.clock import to_us
 from meterline.db.pool import Database
 from meterline_ingest.corrected import events_corrected
-from meterline_ingest.registry import TypeRegistry
 from meterline_ingest.repository import corrections
 from meterline_ingest.repository.event_types import EventTypeRepository
+from meterline_ingest.type_cache import TypeRegistry
 from meterline_protos.common.v1 import types_pb2
 
 from tests.support.aggregate import some_events

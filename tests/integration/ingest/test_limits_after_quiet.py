@@ -13,9 +13,9 @@ from grpc import aio
 from meterline.errors import MeterlineError
 from meterline.tenants import Tenant
 from meterline_dev.servers import NatsServer
-from meterline_ingest import registry
+from meterline_ingest.directory import KnownTenants
 from meterline_ingest.domain.rate_limits import LimitBook, Limits
-from meterline_ingest.registry import KnownTenants, LimitRegistry
+from meterline_ingest.limit_cache import LIMITS_SECONDS, LimitRegistry
 from meterline_protos.identity.v1 import tenants_pb2, tenants_pb2_grpc
 
 from tests.support.capture import RunningIngest, Sample, columns, is_known, running_ingest
@@ -85,7 +85,7 @@ async def test_the_first_calls_on_an_idle_replica_keep_to_a_limit_that_another_p
 ) -> None:
     putting, idle = replicas
     await put_limits(putting)
-    await quiet(registry.LIMITS_SECONDS + 0.1)
+    await quiet(LIMITS_SECONDS + 0.1)
     admitted = await at_once(idle)
     assert admitted
     assert not beyond_the_bound(admitted, replicas=1)
@@ -95,7 +95,7 @@ async def test_the_first_calls_on_two_idle_replicas_keep_to_the_bound_for_two(
     replicas: Sequence[RunningIngest],
 ) -> None:
     await put_limits(replicas[0])
-    await quiet(registry.LIMITS_SECONDS + 0.1)
+    await quiet(LIMITS_SECONDS + 0.1)
     admitted = await at_once(*replicas)
     assert admitted
     assert not beyond_the_bound(admitted, replicas=2)
@@ -179,7 +179,7 @@ async def test_limits_that_are_used_whatever_their_age_are_caught(
         nonlocal asked
         asked += 1
         now = time.monotonic()
-        if now - self._as_of > registry.LIMITS_SECONDS:
+        if now - self._as_of > LIMITS_SECONDS:
             before, self._as_of = self._as_of, now
             # The look takes until the others have come.
             await eventually(lambda: asked >= CALLS)
@@ -191,6 +191,6 @@ async def test_limits_that_are_used_whatever_their_age_are_caught(
         return self._book
 
     await put_limits(replicas[0])
-    await quiet(registry.LIMITS_SECONDS + 0.1)
+    await quiet(LIMITS_SECONDS + 0.1)
     monkeypatch.setattr(LimitRegistry, "current", whatever_its_age)
     assert beyond_the_bound(await at_once(replicas[1]), replicas=1)

@@ -10,7 +10,7 @@ import pytest
 from meterline.crypto.envelope import key_id_of
 from meterline.db.unit_of_work import UnitOfWork
 from meterline.telemetry import metrics
-from meterline_ingest.domain.quarantine import ENTRY_BYTES, Held
+from meterline_ingest.domain.rejected import ENTRY_BYTES, Held
 from meterline_ingest.handlers.keys import rotate
 from meterline_ingest.handlers.quarantine_upkeep import QuarantineUpkeep
 from meterline_ingest.handlers.resealing import Resealer

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Sequence
 import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
+from meterline.cached_book import Source
 from meterline.db.pool import Database
-from meterline_ingest.cached_book import Source
 from meterline_ingest.domain.leases import Ask, Grant
 from meterline_ingest.domain.rate_limits import LimitBook, Limits
 from meterline_ingest.repository.buckets import BucketRepository

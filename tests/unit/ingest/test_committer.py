@@ -17,17 +17,8 @@ from meterline.errors import (
     UnavailableError,
 )
 from meterline_ingest import committer as committer_module
-from meterline_ingest.committer import (
-    BYTES_AN_EVENT,
-    MAX_FLUSH_EVENTS,
-    TURN_EVENTS,
-    Committer,
-    Flush,
-    Origin,
-    Result,
-    Submission,
-    Turn,
-)
+from meterline_ingest.call import BYTES_AN_EVENT, MAX_FLUSH_EVENTS, Origin, Result, Submission, Turn
+from meterline_ingest.committer import TURN_EVENTS, Committer, Flush
 from meterline_protos.ingest.v1 import capture_pb2
 from opentelemetry.trace import INVALID_SPAN_CONTEXT
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from meterline.telemetry import metrics
 from meterline_ingest.domain.limits import MAX_EVENT_ID
-from meterline_ingest.domain.quarantine import cut
+from meterline_ingest.domain.rejected import cut
 from meterline_ingest.failures import MAX_LABELS, OTHER, Failures, Refusal
 from prometheus_client import Counter
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from meterline.errors import MeterlineError
 from meterline_ingest.domain.leases import Lease
 from meterline_ingest.domain.rate_limits import LimitBook, Limits
-from meterline_ingest.registry import LIMITS_SECONDS, LimitRegistry
+from meterline_ingest.limit_cache import LIMITS_SECONDS, LimitRegistry
 
 from tests.support.limit_scenarios import AFTER_QUIET, LARGE_LEASES, scenarios
 from tests.support.limit_world import MemoryStore, Step, World

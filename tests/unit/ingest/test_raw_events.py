@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from meterline_ingest import raw, translate, wire
-from meterline_ingest.committer import Origin, Submission
+from meterline_ingest.call import Origin, Submission
 from meterline_ingest.domain.columns import Columns
 from meterline_ingest.domain.quantities import MAX_SENT_SCALE
 from meterline_ingest.rows import RowReader

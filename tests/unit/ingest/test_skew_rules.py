@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from meterline_ingest.committer import Origin, Submission
+from meterline_ingest.call import Origin, Submission
 from meterline_ingest.domain.skew import Sending, correct
 from meterline_ingest.skews import MAX_SOURCES, Skews
 from opentelemetry.trace import INVALID_SPAN_CONTEXT

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from meterline_ingest.domain.event_types import MAX_QUANTITIES
-from meterline_ingest.domain.fields import SeriesKey
+from meterline_ingest.domain.limits import MAX_QUANTITIES
+from meterline_ingest.domain.series import SeriesKey
 
 Units = tuple[int | None, ...]
 """Fixed point, in the order of the type's quantities; None where absent."""

@@ -13,11 +13,10 @@ from meterline.errors import FailedPreconditionError, InvalidArgumentError
 
 from meterline_ingest.domain.decimals import MAX_DIGITS, MAX_UNITS
 from meterline_ingest.domain.enrichment import Enrichment
-from meterline_ingest.domain.limits import MAX_DIMENSION_VALUE
+from meterline_ingest.domain.limits import MAX_DIMENSION_VALUE, MAX_QUANTITIES
 from meterline_ingest.domain.names import check_distinct, check_name
 from meterline_ingest.domain.properties import MAX_PROPERTIES, Kind, Property
 
-MAX_QUANTITIES: Final = 4
 MAX_DIMENSIONS: Final = 16
 MAX_SCALE: Final = 9
 MAX_VALUES: Final = 1_000

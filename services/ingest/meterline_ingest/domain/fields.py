@@ -18,16 +18,7 @@ from meterline_ingest.domain.event_types import MAX_DIMENSIONS, EventType
 from meterline_ingest.domain.names import listed, shown
 from meterline_ingest.domain.outcomes import Kind, Problem, Problems, Stage
 from meterline_ingest.domain.properties import MAX_PROPERTIES, Property, first_problem
-
-
-@dataclass(frozen=True, slots=True)
-class SeriesKey:
-    """One combination of tenant (number), type and dimensions."""
-
-    tenant_id: int
-    event_type: str
-    dimensions: DimensionSet
-
+from meterline_ingest.domain.series import SeriesKey
 
 # Tenant, type's name, what it means, dimensions and properties as they were sent.
 Combination = tuple[int, str, EventType | None, DimensionSet, Pairs]

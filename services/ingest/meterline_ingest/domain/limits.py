@@ -21,3 +21,6 @@ class TimeLimits:
 
     max_age_us: int
     max_ahead_us: int
+
+
+MAX_QUANTITIES: Final = 4

@@ -43,3 +43,6 @@ def check_distinct(field: str, names: Iterable[str]) -> None:
     found = list(names)
     if len(set(found)) != len(found):
         raise InvalidArgumentError(field, "names must differ")
+
+
+NOBODY: Final = 0

@@ -23,7 +23,8 @@ from meterline_ingest.domain.decimals import (
     TOO_PRECISE,
     to_text,
 )
-from meterline_ingest.domain.event_types import MAX_QUANTITIES, EventType, Quantity
+from meterline_ingest.domain.event_types import EventType, Quantity
+from meterline_ingest.domain.limits import MAX_QUANTITIES
 from meterline_ingest.domain.names import shown
 from meterline_ingest.domain.outcomes import Kind, Problem, Problems
 

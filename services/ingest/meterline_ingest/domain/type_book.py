@@ -11,6 +11,7 @@ from typing import Final
 from meterline.errors import FailedPreconditionError, InvalidArgumentError
 
 from meterline_ingest.domain.event_types import EventType, check_scales
+from meterline_ingest.domain.names import NOBODY
 
 # Types are kept in the memory of every process, so a tenant cannot have any number of them.
 MAX_OWN_TYPES: Final = 100
@@ -22,8 +23,6 @@ OWN_PREFIX: Final = "own."
 # A quantity has one scale in all types, and no tenant may learn from a refusal what another one has. So
 # tenants do not choose: their own quantities have this scale.
 OWN_SCALE: Final = 6
-
-NOBODY: Final = 0
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ from meterline.clock import to_datetime
 from meterline_ingest.domain.columns import Columns, Flags, Int64s, interned
 from meterline_ingest.domain.enrichment import Catalogue, EntryKey
 from meterline_ingest.domain.event_types import EventType
-from meterline_ingest.domain.fields import Combinations, Fields, SeriesKey, distinct
+from meterline_ingest.domain.fields import Combinations, Fields, distinct
 from meterline_ingest.domain.limits import MAX_EVENT_ID, MAX_SUBJECT, TimeLimits
 from meterline_ingest.domain.outcomes import Kind, Problem, Problems
 from meterline_ingest.domain.quantities import Slot, to_slots
+from meterline_ingest.domain.series import SeriesKey
 from meterline_ingest.domain.skew import Corrected
 from meterline_ingest.domain.type_book import TypeBook
 

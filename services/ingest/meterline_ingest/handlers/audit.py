@@ -7,7 +7,7 @@ import uuid
 from meterline.tenants import TenantReplica
 
 from meterline_ingest.domain.audit import AuditEntry, AuditFilter
-from meterline_ingest.domain.type_book import NOBODY
+from meterline_ingest.domain.names import NOBODY
 from meterline_ingest.repository.audit import AuditReader
 
 

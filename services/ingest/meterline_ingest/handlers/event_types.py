@@ -13,9 +13,9 @@ from meterline.tenants import TenantReplica
 from meterline_ingest.domain.descriptions import Description, describe
 from meterline_ingest.domain.event_types import EventType
 from meterline_ingest.domain.limits import MAX_SOURCE
-from meterline_ingest.domain.type_book import NOBODY
-from meterline_ingest.registry import TypeRegistry
+from meterline_ingest.domain.names import NOBODY
 from meterline_ingest.repository.event_types import EventTypeRepository, Needs, Version
+from meterline_ingest.type_cache import TypeRegistry
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from meterline.errors import AlreadyExistsError
 from meterline.tenants import TenantReplica
 
 from meterline_ingest.admission import Admission
-from meterline_ingest.committer import Result, Submission
+from meterline_ingest.call import Result, Submission
 from meterline_ingest.domain.audit import EVENTS_IMPORTED, ChangeRequest
 from meterline_ingest.domain.effects import Effect
 from meterline_ingest.domain.history import Import, ImportKey

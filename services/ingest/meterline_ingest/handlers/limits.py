@@ -12,7 +12,7 @@ from meterline.tenants import TenantReplica
 from meterline_ingest.domain.limits import MAX_SOURCE
 from meterline_ingest.domain.quotas import Quotas
 from meterline_ingest.domain.rate_limits import Limits, Origin
-from meterline_ingest.registry import LimitRegistry
+from meterline_ingest.limit_cache import LimitRegistry
 from meterline_ingest.repository.buckets import BucketRepository
 from meterline_ingest.repository.dictionaries import Dictionaries
 from meterline_ingest.repository.limits import LimitRepository, PlanLimits

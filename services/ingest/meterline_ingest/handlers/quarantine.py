@@ -16,11 +16,13 @@ from meterline.tenants import Tenant, TenantReplica
 
 from meterline_ingest.domain.audit import QUARANTINE_DISCARDED, QUARANTINE_UNSEALED, ChangeRequest
 from meterline_ingest.domain.event_types import EventType
-from meterline_ingest.domain.quarantine import Held, QuarantineFilter, State
-from meterline_ingest.registry import TypeRegistry
-from meterline_ingest.repository import audit
+from meterline_ingest.domain.quarantine import QuarantineFilter, State
+from meterline_ingest.domain.rejected import Held
+from meterline_ingest.repository import audit, rejected
 from meterline_ingest.repository import quarantine as repository
-from meterline_ingest.repository.quarantine import PAYLOAD, TABLE, Place, Quarantined
+from meterline_ingest.repository.quarantine import Place, Quarantined
+from meterline_ingest.repository.rejected import PAYLOAD, TABLE
+from meterline_ingest.type_cache import TypeRegistry
 from meterline_ingest.vault import Vault
 
 PAGE: Final = 1_000
@@ -85,7 +87,7 @@ async def list_quarantined(
     tenant_id = (await access.tenants.get(slug)).tenant_id
     async with access.database.connection([tenant_id]) as connection:
         entries = await repository.page(connection, tenant_id, chosen, state, after, limit)
-        held = (await repository.held(connection, [tenant_id])).get(tenant_id, Held())
+        held = (await rejected.held(connection, [tenant_id])).get(tenant_id, Held())
         keyring = await access.vault.keyring(connection, tenant_id, create=False)
     return Listing(entries, held.waiting, keyring.shredded)
 

@@ -11,8 +11,8 @@ from meterline.telemetry import metrics
 from meterline.telemetry.logging import logger
 
 from meterline_ingest.domain.audit import QUARANTINE_EXPIRED, SERVICE
-from meterline_ingest.domain.quarantine import Held
-from meterline_ingest.repository import audit
+from meterline_ingest.domain.rejected import Held
+from meterline_ingest.repository import audit, rejected
 from meterline_ingest.repository import quarantine as repository
 from meterline_ingest.repository.quarantine import QuarantineCounts
 
@@ -76,7 +76,7 @@ class QuarantineUpkeep:
                 async with self._unit_of_work.begin([tenant_id]) as transaction:
                     excess = size - enough
                     gone = await repository.forget_oldest(transaction.connection, tenant_id, excess, PAGE)
-                    held = await repository.held(transaction.connection, [tenant_id])
+                    held = await rejected.held(transaction.connection, [tenant_id])
                     size = held.get(tenant_id, Held()).bytes
                     await transaction.commit()
                 if not gone or size <= enough:

@@ -22,8 +22,9 @@ from meterline.ids import new_id
 from meterline.tenants import Tenant
 
 from meterline_ingest import wire
+from meterline_ingest.call import Origin, Result, Submission
 from meterline_ingest.capture import Capture
-from meterline_ingest.committer import Committer, Origin, Result, Submission
+from meterline_ingest.committer import Committer
 from meterline_ingest.domain.audit import QUARANTINE_REPLAYED, ChangeRequest
 from meterline_ingest.domain.batches import BatchOrigin
 from meterline_ingest.domain.outcomes import Kind, Problem, Stage
@@ -32,7 +33,8 @@ from meterline_ingest.handlers.quarantine import QuarantineAccess
 from meterline_ingest.keyring import Keyring
 from meterline_ingest.repository import audit
 from meterline_ingest.repository import quarantine as repository
-from meterline_ingest.repository.quarantine import PAYLOAD, TABLE, Quarantined
+from meterline_ingest.repository.quarantine import Quarantined
+from meterline_ingest.repository.rejected import PAYLOAD, TABLE
 
 # Of one answer.
 MAX_OUTCOMES: Final = 1_000

@@ -22,10 +22,10 @@ from meterline.tenants import Tenant
 from meterline_ingest.corrected import events_corrected
 from meterline_ingest.domain import event_ids
 from meterline_ingest.domain.batches import BatchOrigin
-from meterline_ingest.registry import TypeRegistry
 from meterline_ingest.repository import corrections, messages
 from meterline_ingest.repository.messages import Messages, ToldBatch
 from meterline_ingest.retelling import events_accepted_again
+from meterline_ingest.type_cache import TypeRegistry
 
 # Messages a transaction; each holds the events of a flush.
 CHUNK: Final = 16

@@ -23,19 +23,20 @@ from meterline_protos.ingest.v1 import capture_pb2
 from opentelemetry import trace
 
 from meterline_ingest import wire
-from meterline_ingest.committer import Committer, Origin, Result, Submission
+from meterline_ingest.call import Origin, Result, Submission
+from meterline_ingest.committer import Committer
 from meterline_ingest.domain import timers as domain
 from meterline_ingest.domain.batches import BatchOrigin
 from meterline_ingest.domain.decimals import to_text
 from meterline_ingest.domain.event_types import TIMER_SCALE, EventType, TimerPolicy
 from meterline_ingest.domain.limits import MAX_SOURCE, MAX_SUBJECT
+from meterline_ingest.domain.names import NOBODY
 from meterline_ingest.domain.outcomes import Kind
 from meterline_ingest.domain.timers import MAX_TIMER_ID, Content, Timer, TimerFilter, TimerState
-from meterline_ingest.domain.type_book import NOBODY
-from meterline_ingest.registry import TypeRegistry
 from meterline_ingest.repository import event_types
 from meterline_ingest.repository import timers as repository
 from meterline_ingest.repository.timers import TimerKey
+from meterline_ingest.type_cache import TypeRegistry
 
 log = logger()
 

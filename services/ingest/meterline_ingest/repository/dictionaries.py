@@ -20,8 +20,8 @@ from meterline.db.scope import ALL_TENANTS
 from meterline.tasks import Pace
 
 from meterline_ingest.domain.columns import UUID_DTYPE, DimensionSet
-from meterline_ingest.domain.fields import SeriesKey
 from meterline_ingest.domain.quotas import Quotas
+from meterline_ingest.domain.series import SeriesKey
 from meterline_ingest.domain.type_book import TypeBook
 from meterline_ingest.repository import event_types
 from meterline_ingest.repository.memory import TwoGenerations

@@ -13,7 +13,8 @@ from meterline.db.scope import ALL_TENANTS
 from psycopg.types.json import Jsonb
 
 from meterline_ingest.domain.event_types import EventType, TypeChange
-from meterline_ingest.domain.type_book import NOBODY, TypeBook
+from meterline_ingest.domain.names import NOBODY
+from meterline_ingest.domain.type_book import TypeBook
 
 queries = Queries("meterline_ingest.repository", "event_types.sql")
 

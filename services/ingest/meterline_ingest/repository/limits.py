@@ -9,8 +9,8 @@ from meterline.db.pool import Connection, Database
 from meterline.db.queries import Queries
 from meterline.db.scope import ALL_TENANTS
 
+from meterline_ingest.domain.names import NOBODY
 from meterline_ingest.domain.rate_limits import LimitBook, Limits
-from meterline_ingest.domain.type_book import NOBODY
 
 queries = Queries("meterline_ingest.repository", "limits.sql")
 

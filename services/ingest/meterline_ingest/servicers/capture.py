@@ -27,7 +27,8 @@ from opentelemetry import trace
 
 from meterline_ingest import translate, wire
 from meterline_ingest.admission import Admission
-from meterline_ingest.committer import Committer, Origin, Result, Submission, Turn
+from meterline_ingest.call import Origin, Result, Submission, Turn
+from meterline_ingest.committer import Committer
 from meterline_ingest.domain.limits import MAX_EVENT_ID, MAX_ROWS, MAX_SOURCE
 from meterline_ingest.domain.outcomes import Kind, Problem
 from meterline_ingest.signed_calls import SignedCalls

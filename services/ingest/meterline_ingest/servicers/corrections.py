@@ -17,7 +17,7 @@ from meterline_protos.ingest.v1 import capture_pb2, corrections_pb2, corrections
 from opentelemetry import trace
 
 from meterline_ingest import wire
-from meterline_ingest.committer import Origin, Result
+from meterline_ingest.call import Origin, Result
 from meterline_ingest.domain import event_ids
 from meterline_ingest.domain.audit import ChangeRequest
 from meterline_ingest.domain.batches import BatchOrigin
@@ -27,9 +27,9 @@ from meterline_ingest.handlers import bulk, correcting
 from meterline_ingest.handlers.bulk import Progress, Selection
 from meterline_ingest.handlers.correcting import Call, Means, Target
 from meterline_ingest.handlers.importing import Imports
-from meterline_ingest.registry import TypeRegistry
 from meterline_ingest.servicers import capture
 from meterline_ingest.servicers import correction_messages as messages
+from meterline_ingest.type_cache import TypeRegistry
 
 Context = aio.ServicerContext[Any, Any]
 

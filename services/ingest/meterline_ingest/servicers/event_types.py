@@ -10,9 +10,9 @@ from meterline.tenants import TenantReplica
 from meterline_protos.ingest.v1 import event_types_pb2, event_types_pb2_grpc
 
 from meterline_ingest.handlers import event_types as handlers
-from meterline_ingest.registry import TypeRegistry
 from meterline_ingest.repository.event_types import EventTypeRepository
 from meterline_ingest.servicers import event_type_messages as messages
+from meterline_ingest.type_cache import TypeRegistry
 
 Context = aio.ServicerContext[Any, Any]
 

@@ -20,10 +20,10 @@ from meterline_ingest.domain.walk import Page, Position
 from meterline_ingest.handlers import events as handlers
 from meterline_ingest.handlers.republishing import Replayed, Republisher
 from meterline_ingest.handlers.unsealing import Unsealer
-from meterline_ingest.registry import TypeRegistry
 from meterline_ingest.repository.reading import EventFilter, EventReader, StoredEvent
 from meterline_ingest.servicers import correction_messages
 from meterline_ingest.servicers.event_messages import batch_to_proto, events_to_proto
+from meterline_ingest.type_cache import TypeRegistry
 
 Context = aio.ServicerContext[Any, Any]
 Choice = events_pb2.ListEventsRequest | events_pb2.ExportEventsRequest

@@ -19,8 +19,8 @@ from meterline_ingest.domain.quarantine import MAX_IDS, QuarantineFilter, State,
 from meterline_ingest.handlers import quarantine as handlers
 from meterline_ingest.handlers.quarantine import Content, QuarantineAccess
 from meterline_ingest.handlers.replaying import Replayer
-from meterline_ingest.registry import TypeRegistry
 from meterline_ingest.repository.quarantine import Quarantined
+from meterline_ingest.type_cache import TypeRegistry
 
 Context = aio.ServicerContext[Any, Any]
 Selection = quarantine_pb2.ReplayQuarantinedRequest | quarantine_pb2.DiscardQuarantinedRequest

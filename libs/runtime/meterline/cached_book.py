@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-from meterline_ingest.lookups import Lookups
+from meterline.single_flight import Lookups
 
 B = TypeVar("B")
 B_co = TypeVar("B_co", covariant=True)

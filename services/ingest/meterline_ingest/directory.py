@@ -2,79 +2,22 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from grpc import aio
 from meterline.db.unit_of_work import UnitOfWork
 from meterline.remembered import Remembered
 from meterline.rpc.client import as_unavailable
+from meterline.single_flight import Lookups
 from meterline.slugs import is_slug
 from meterline.tenants import Tenant, TenantReplica
 from meterline_protos.events.v1 import events_pb2
 from meterline_protos.identity.v1 import tenants_pb2, tenants_pb2_grpc
 
-from meterline_ingest.cached_book import CachedBook, Source
-from meterline_ingest.domain.quotas import Quotas
-from meterline_ingest.domain.rate_limits import LimitBook
-from meterline_ingest.domain.type_book import TypeBook
-from meterline_ingest.lookups import Lookups
-from meterline_ingest.repository.event_types import EventTypeRepository
-
-# A type that is put on one replica is known to the others after this long.
-TYPES_SECONDS = 2.0
-# So is a limit.
-LIMITS_SECONDS = 2.0
 # A name that nobody has is looked for again after this long; before a call is taken in, after twice as long.
 UNKNOWN_SECONDS = 1.0
 # How many names identity takes at once.
 NAMES_A_CALL = 1_000
-
-
-class TypeRegistry:
-    """All event types. They are few, so all are kept, and read again only after a change."""
-
-    def __init__(self, repository: EventTypeRepository, now: Callable[[], float] = time.monotonic) -> None:
-        self._types = CachedBook(repository, TypeBook({}), max_age=TYPES_SECONDS, now=now)
-
-    async def current(self, needed: Iterable[str] = ()) -> TypeBook:
-        """The types; looked up anew when they are old, or lack a `needed` one and are not brand-new.
-
-        Raises UnavailableError.
-        """
-        book = await self._types.current()
-        if all(map(book.knows, needed)) or self._types.age <= TYPES_SECONDS / 20:
-            return book
-        return await self._types.latest()
-
-    def forget(self) -> None:
-        """To be called after a change by this process."""
-        self._types.forget()
-
-
-class LimitRegistry(CachedBook[LimitBook]):
-    """All limits."""
-
-    def __init__(self, repository: Source[LimitBook], now: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(repository, LimitBook(), max_age=LIMITS_SECONDS, now=now)
-
-
-class TenantQuotas:
-    """How much of tenants is kept, by their own limits, else their plans', else those of the service."""
-
-    def __init__(self, replica: TenantReplica, limits: LimitRegistry, default: Quotas) -> None:
-        self._replica = replica
-        self._limits = limits
-        self.default = default
-
-    async def of(self, tenant_ids: Collection[int]) -> dict[int, Quotas]:
-        """By number. Raises UnavailableError."""
-        found = {}
-        for tenant_id in tenant_ids:
-            tenant = await self._replica.find_by_id(tenant_id)
-            limits, _ = (await self._limits.current()).find(tenant_id, tenant.plan if tenant else "")
-            found[tenant_id] = limits.quotas.or_else(self.default)
-        return found
 
 
 class TenantDirectory:
