@@ -9,10 +9,11 @@ from configparser import ConfigParser
 import pytest
 
 from tests.architecture.test_shape import PACKAGED, capabilities
-from tests.architecture.tree import ROOT, parsed
+from tests.architecture.tree import ROOT, parsed, service_package
 
 pytestmark = pytest.mark.req("K6")
 
+_MODULE = re.compile(r"`([\w/]+\.(?:py|sql))`")
 _ROW = re.compile(r"^\| `(\w+)` \| (.+) \|$", re.MULTILINE)
 
 
@@ -38,3 +39,11 @@ def test_the_map_has_packages_in_the_order_of_their_imports(service: str) -> Non
     layers = contracts[f"importlinter:contract:order-of-{service}"]["layers"].split()
     packages = {folder.name for folder in capabilities(service)}
     assert list(mapped(service)) == [layer for layer in layers if layer in packages]
+
+
+@pytest.mark.parametrize("service", PACKAGED)
+def test_a_service_page_names_modules_that_exist(service: str) -> None:
+    pages = sorted((ROOT / "docs/services").glob(f"{service}*.md"))
+    named = [name for page in pages for name in _MODULE.findall(page.read_text(encoding="utf-8"))]
+    package = service_package(service)
+    assert [name for name in named if not (package / name).is_file() and not (ROOT / name).is_file()] == []

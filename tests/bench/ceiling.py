@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import psycopg
-from meterline_ingest.copy_format import event_rows
-from meterline_ingest.domain.limits import MAX_QUANTITIES
-from meterline_ingest.domain.quantities import Slot
-from meterline_ingest.repository.writing import queries
+from meterline_ingest.capture.rules.quantities import Slot
+from meterline_ingest.capture.store.copy_format import event_rows
+from meterline_ingest.capture.store.events import queries
+from meterline_ingest.event.bounds import MAX_QUANTITIES
 from psycopg import sql
 
 from tests.bench import pipes

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from meterline.crypto.envelope import new_secret
 from meterline.crypto.master_keys import MasterKeys
-from meterline_ingest.domain.data_keys import FINGERPRINT_KEY, FIRST_KEY, Purpose, WrappedKey
-from meterline_ingest.keyring import Keyring, Sealed
+from meterline_ingest.keys.keyring import Keyring, Sealed
+from meterline_ingest.keys.rules import FINGERPRINT_KEY, FIRST_KEY, Purpose, WrappedKey
 from rich.console import Console
 from rich.table import Table
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 
-from meterline_ingest.domain.signatures import signature
+from meterline_ingest.capture.rules.signatures import signature
 from meterline_protos.identity.v1 import credentials_pb2
 from meterline_protos.ingest.v1 import capture_pb2
 

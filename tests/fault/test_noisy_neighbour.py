@@ -13,7 +13,7 @@ import pytest
 from grpc import aio
 from meterline.ids import new_id_bytes
 from meterline_dev.mesh import Mesh
-from meterline_ingest.domain.rate_limits import Limits
+from meterline_ingest.rate_limits.rules.limits import Limits
 from meterline_protos.ingest.v1 import capture_pb2, capture_pb2_grpc, limits_pb2, limits_pb2_grpc
 
 from tests.fault.conftest import Lengths, MakeMesh

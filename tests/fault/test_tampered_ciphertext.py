@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from meterline.crypto import envelope
 from meterline.errors import TamperedError
-from meterline_ingest.handlers.keys import rotate
+from meterline_ingest.keys.rotation import rotate
 
 from tests.fault.conftest import Lengths
 from tests.support.databases import TestDatabase

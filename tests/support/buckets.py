@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from meterline_ingest.domain.leases import Ask, Grant
-from meterline_ingest.domain.rate_limits import MILLIONTHS, Limits
+from meterline_ingest.rate_limits.rules.lease import Ask, Grant
+from meterline_ingest.rate_limits.rules.limits import MILLIONTHS, Limits
 
 
 class Bucket:

@@ -19,7 +19,7 @@ from meterline_dev.channels import channel as channel_with_token
 from meterline_dev.servers import NatsServer
 from meterline_identity.main import Identity
 from meterline_identity.settings import IdentitySettings
-from meterline_ingest.domain.signatures import signature
+from meterline_ingest.capture.rules.signatures import signature
 from meterline_ingest.main import Ingest
 from meterline_ingest.settings import IngestSettings
 from meterline_protos.identity.v1 import (

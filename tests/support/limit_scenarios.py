@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hypothesis import strategies as st
-from meterline_ingest.domain.rate_limits import Limits
+from meterline_ingest.rate_limits.rules.limits import Limits
 
 from tests.support.limit_world import LARGEST, REPLICAS, US, AtOnce, Call, Change, Quiet, Step
 

@@ -16,15 +16,15 @@ from typing import Protocol, cast
 from meterline.cached_book import Source
 from meterline.errors import QuotaError
 from meterline.tenants import Tenant
-from meterline_ingest.admission import Admission
-from meterline_ingest.call import Origin, Submission
-from meterline_ingest.committer import Committer
-from meterline_ingest.directory import KnownTenants
-from meterline_ingest.domain.leases import Ask, Grant
-from meterline_ingest.domain.rate_limits import LimitBook, Limits
-from meterline_ingest.limit_cache import LIMITS_SECONDS, LimitRegistry
-from meterline_ingest.rate_limiter import RateLimiter
-from meterline_ingest.repository.buckets import BucketRepository
+from meterline_ingest.capture.admission import Admission
+from meterline_ingest.capture.call import Origin, Submission
+from meterline_ingest.capture.group_commit import Committer
+from meterline_ingest.rate_limits.cache import LIMITS_SECONDS, LimitRegistry
+from meterline_ingest.rate_limits.limiter import RateLimiter
+from meterline_ingest.rate_limits.rules.lease import Ask, Grant
+from meterline_ingest.rate_limits.rules.limits import LimitBook, Limits
+from meterline_ingest.rate_limits.store.buckets import BucketRepository
+from meterline_ingest.tenants.directory import KnownTenants
 from meterline_protos.ingest.v1 import capture_pb2
 from opentelemetry.trace import INVALID_SPAN_CONTEXT
 

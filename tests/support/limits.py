@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-from meterline_ingest.domain.rate_limits import MILLIONTHS, Limits
+from meterline_ingest.rate_limits.rules.limits import MILLIONTHS, Limits
 
 
 @dataclass(frozen=True, slots=True)

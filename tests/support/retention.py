@@ -16,9 +16,9 @@ from meterline.clock import to_us
 from meterline.db.pool import Database
 from meterline.rpc.client import Caller
 from meterline_dev.servers import NatsServer
-from meterline_ingest.peers import Aggregate, Peer
-from meterline_ingest.repository.retention import OldEvents
-from meterline_ingest.retention import Reconciled, Retention
+from meterline_ingest.capture.store.horizon import OldEvents
+from meterline_ingest.corrections.peers import Aggregate, Peer
+from meterline_ingest.retention.job import Reconciled, Retention
 from meterline_protos.aggregate.v1 import reconciliation_pb2, reconciliation_pb2_grpc
 from meterline_protos.ingest.v1 import (
     capture_pb2,

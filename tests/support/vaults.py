@@ -11,12 +11,12 @@ import pytest
 from meterline.crypto.master_keys import MasterKeys
 from meterline.db.pool import Connection, Database
 from meterline.db.unit_of_work import UnitOfWork
-from meterline_ingest.domain.audit import ChangeRequest
-from meterline_ingest.domain.data_keys import Resealed
-from meterline_ingest.handlers.key_upkeep import KeyUpkeep
-from meterline_ingest.handlers.keys import KeyStore
-from meterline_ingest.repository.data_keys import DataKeys
-from meterline_ingest.vault import MEMORY_SECONDS, Vault
+from meterline_ingest.audit.rules import ChangeRequest
+from meterline_ingest.keys.rotation import KeyStore
+from meterline_ingest.keys.rules import Resealed
+from meterline_ingest.keys.store import DataKeys
+from meterline_ingest.keys.upkeep import KeyUpkeep
+from meterline_ingest.keys.vault import MEMORY_SECONDS, Vault
 
 from tests.support.databases import TestDatabase
 from tests.support.services import MASTER_KEYS

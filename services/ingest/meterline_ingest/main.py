@@ -39,74 +39,74 @@ from meterline_protos.ingest.v1 import (
     timers_pb2,
 )
 
-from meterline_ingest import wire
 from meterline_ingest.access import RULES
-from meterline_ingest.admission import Admission
-from meterline_ingest.capture import Capture
-from meterline_ingest.committer import Committer
-from meterline_ingest.correcting import Corrector
-from meterline_ingest.directory import KnownTenants, TenantDirectory
-from meterline_ingest.domain.quotas import Quotas
-from meterline_ingest.domain.rejected import Held
-from meterline_ingest.failures import Failures
-from meterline_ingest.faulty_calls import FaultyCalls
-from meterline_ingest.handlers.catalogue import Catalogue
-from meterline_ingest.handlers.correcting import Means
-from meterline_ingest.handlers.effects import Effects
-from meterline_ingest.handlers.importing import Imports
-from meterline_ingest.handlers.key_upkeep import KeyUpkeep
-from meterline_ingest.handlers.keys import KeyStore
-from meterline_ingest.handlers.legal_holds import Holding
-from meterline_ingest.handlers.limits import LimitHandlers
-from meterline_ingest.handlers.quarantine import QuarantineAccess
-from meterline_ingest.handlers.quarantine_upkeep import QuarantineUpkeep
-from meterline_ingest.handlers.replaying import Replayer
-from meterline_ingest.handlers.republishing import Republisher
-from meterline_ingest.handlers.resealing import Resealer
-from meterline_ingest.handlers.timers import TimerLimits, Timers
-from meterline_ingest.handlers.unsealing import Unsealer
-from meterline_ingest.limit_cache import LimitRegistry
-from meterline_ingest.numbering import Numbering
-from meterline_ingest.peers import Aggregate, Publisher
-from meterline_ingest.quarantine import Quarantine
-from meterline_ingest.rate_limiter import RateLimiter
-from meterline_ingest.repository.audit import AuditReader
-from meterline_ingest.repository.buckets import BucketRepository
-from meterline_ingest.repository.catalogue import CatalogueReader
-from meterline_ingest.repository.data_keys import DataKeys
-from meterline_ingest.repository.details import SealedDetails
-from meterline_ingest.repository.dictionaries import Dictionaries
-from meterline_ingest.repository.event_types import EventTypeRepository
-from meterline_ingest.repository.legal_holds import LegalHolds
-from meterline_ingest.repository.limits import LimitRepository
-from meterline_ingest.repository.messages import Messages
-from meterline_ingest.repository.partitions import Partitions
-from meterline_ingest.repository.quarantine import QuarantineCounts, QuarantinePayloads
-from meterline_ingest.repository.reading import EventReader
-from meterline_ingest.repository.resealing import SealedCorrections
-from meterline_ingest.repository.retention import OldEvents
-from meterline_ingest.repository.writing import EventWriter
-from meterline_ingest.retention import Reconciled, Retention
-from meterline_ingest.servicers.audit import AuditServicer
-from meterline_ingest.servicers.capture import CaptureServicer
-from meterline_ingest.servicers.catalogue import CatalogueServicer
-from meterline_ingest.servicers.corrections import CorrectionsServicer
-from meterline_ingest.servicers.event_types import EventTypesServicer
-from meterline_ingest.servicers.events import EventsServicer
-from meterline_ingest.servicers.limits import LimitsServicer
-from meterline_ingest.servicers.privacy import PrivacyServicer
-from meterline_ingest.servicers.quarantine import QuarantineServicer
-from meterline_ingest.servicers.retention import RetentionServicer
-from meterline_ingest.servicers.timers import TimersServicer
+from meterline_ingest.audit.api import AuditServicer
+from meterline_ingest.audit.store import AuditReader
+from meterline_ingest.capture.admission import Admission
+from meterline_ingest.capture.api import CaptureServicer
+from meterline_ingest.capture.faulty_calls import FaultyCalls
+from meterline_ingest.capture.group_commit import Committer
+from meterline_ingest.capture.numbering import Numbering
+from meterline_ingest.capture.parse import wire
+from meterline_ingest.capture.pipeline import Capture
+from meterline_ingest.capture.rejected import Quarantine
+from meterline_ingest.capture.rejection_counts import Failures
+from meterline_ingest.capture.rules.rejected import Held
+from meterline_ingest.capture.signed_calls import SignedCalls, SigningKeys
+from meterline_ingest.capture.skew_metric import Skews
+from meterline_ingest.capture.store.details import SealedDetails
+from meterline_ingest.capture.store.events import EventWriter
+from meterline_ingest.capture.store.horizon import OldEvents
+from meterline_ingest.capture.store.messages import Messages
+from meterline_ingest.capture.store.partitions import Partitions
+from meterline_ingest.capture.transaction import Storing
+from meterline_ingest.catalogue.api import CatalogueServicer
+from meterline_ingest.catalogue.service import Catalogue
+from meterline_ingest.catalogue.store import CatalogueReader
+from meterline_ingest.corrections.api import CorrectionsServicer
+from meterline_ingest.corrections.correct_one import Means
+from meterline_ingest.corrections.corrector import Corrector
+from meterline_ingest.corrections.dry_run import Effects
+from meterline_ingest.corrections.imports import Imports
+from meterline_ingest.corrections.peers import Aggregate, Publisher
+from meterline_ingest.corrections.store.sealed import SealedCorrections
+from meterline_ingest.dictionaries.rules import Quotas
+from meterline_ingest.dictionaries.store import Dictionaries
+from meterline_ingest.event_types.api import EventTypesServicer
+from meterline_ingest.event_types.cache import TypeRegistry
+from meterline_ingest.event_types.store import EventTypeRepository
+from meterline_ingest.keys.api import PrivacyServicer
+from meterline_ingest.keys.reseal import Resealer
+from meterline_ingest.keys.rotation import KeyStore
+from meterline_ingest.keys.store import DataKeys
+from meterline_ingest.keys.upkeep import KeyUpkeep
+from meterline_ingest.keys.vault import Vault
+from meterline_ingest.quarantine.api import QuarantineServicer
+from meterline_ingest.quarantine.replay import Replayer
+from meterline_ingest.quarantine.service import QuarantineAccess
+from meterline_ingest.quarantine.store import QuarantineCounts, QuarantinePayloads
+from meterline_ingest.quarantine.upkeep import QuarantineUpkeep
+from meterline_ingest.rate_limits.api import LimitsServicer
+from meterline_ingest.rate_limits.cache import LimitRegistry
+from meterline_ingest.rate_limits.limiter import RateLimiter
+from meterline_ingest.rate_limits.service import LimitHandlers
+from meterline_ingest.rate_limits.store.buckets import BucketRepository
+from meterline_ingest.rate_limits.store.limits import LimitRepository
+from meterline_ingest.rate_limits.tenant_quotas import TenantQuotas
+from meterline_ingest.reading.api import EventsServicer
+from meterline_ingest.reading.replay import Republisher
+from meterline_ingest.reading.store import EventReader
+from meterline_ingest.reading.unseal import Unsealer
+from meterline_ingest.retention.api import RetentionServicer
+from meterline_ingest.retention.holds import Holding
+from meterline_ingest.retention.job import Reconciled, Retention
+from meterline_ingest.retention.store import LegalHolds
+from meterline_ingest.retention.upkeep import Upkeep
 from meterline_ingest.settings import IngestSettings
-from meterline_ingest.signed_calls import SignedCalls, SigningKeys
-from meterline_ingest.skews import Skews
-from meterline_ingest.storing import Storing
-from meterline_ingest.tenant_quotas import TenantQuotas
-from meterline_ingest.timer_sweep import TimerSweep
-from meterline_ingest.type_cache import TypeRegistry
-from meterline_ingest.upkeep import Upkeep
-from meterline_ingest.vault import Vault
+from meterline_ingest.tenants.directory import KnownTenants, TenantDirectory
+from meterline_ingest.timers.api import TimersServicer
+from meterline_ingest.timers.service import TimerLimits, Timers
+from meterline_ingest.timers.sweep import TimerSweep
 
 NAME = "ingest"
 

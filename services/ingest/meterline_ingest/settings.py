@@ -8,7 +8,7 @@ from meterline.config import ServiceSettings
 from meterline.crypto.master_keys import MasterKeys
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from meterline_ingest.domain.retention import LEAST_DAYS
+from meterline_ingest.capture.rules.horizon import LEAST_DAYS
 
 
 class IngestSettings(ServiceSettings):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 
-from meterline_ingest import committer
-from meterline_ingest.call import Submission
-from meterline_ingest.domain.fair_queue import FairQueue
+from meterline_ingest.capture import group_commit
+from meterline_ingest.capture.call import Submission
+from meterline_ingest.capture.rules.fair_queue import FairQueue
 from meterline_ingest.main import main
 
 
@@ -43,5 +43,5 @@ class _FirstCome(FairQueue[Submission]):
 
 
 if __name__ == "__main__":
-    vars(committer)["FairQueue"] = _FirstCome
+    vars(group_commit)["FairQueue"] = _FirstCome
     main()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 
 from meterline.errors import UnavailableError
+from meterline_ingest.capture.rejected import Kept
+from meterline_ingest.capture.transaction import Flush, Storing
 from meterline_ingest.main import main
-from meterline_ingest.quarantine import Kept
-from meterline_ingest.storing import Flush, Storing
 
 _store = Storing.store
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from meterline_ingest.domain.leases import Ask, Grant
-from meterline_ingest.domain.rate_limits import Limits
 from meterline_ingest.main import main
-from meterline_ingest.rate_limiter import Need, RateLimiter
-from meterline_ingest.repository.buckets import BucketRepository
+from meterline_ingest.rate_limits.limiter import Need, RateLimiter
+from meterline_ingest.rate_limits.rules.lease import Ask, Grant
+from meterline_ingest.rate_limits.rules.limits import Limits
+from meterline_ingest.rate_limits.store.buckets import BucketRepository
 
 from tests.support.buckets import Bucket
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from meterline_ingest import committer
+from meterline_ingest.capture import api as capture_api
+from meterline_ingest.capture import group_commit
 from meterline_ingest.main import main
-from meterline_ingest.servicers import capture
 
 
 def _never() -> None:
@@ -12,6 +12,6 @@ def _never() -> None:
 
 
 if __name__ == "__main__":
-    committer.FLUSH_SECONDS = 3_600.0
-    capture._seconds_left = _never
+    group_commit.FLUSH_SECONDS = 3_600.0
+    capture_api._seconds_left = _never
     main()

@@ -6,8 +6,8 @@ import hashlib
 import hmac
 
 from meterline.errors import UnauthenticatedError
-from meterline_ingest.domain import signatures
-from meterline_ingest.domain.signatures import SignedCall, SigningKey
+from meterline_ingest.capture.rules import signatures
+from meterline_ingest.capture.rules.signatures import SignedCall, SigningKey
 from meterline_ingest.main import main
 
 _COMPARED = 4

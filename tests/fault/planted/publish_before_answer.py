@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from meterline.outbox.relay import Relay
+from meterline_ingest.capture.rejected import Kept
+from meterline_ingest.capture.transaction import Flush, Storing
 from meterline_ingest.main import main
-from meterline_ingest.quarantine import Kept
-from meterline_ingest.storing import Flush, Storing
 
 _relays: list[Relay] = []
 _init = Relay.__init__

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from meterline.ids import new_id
-from meterline_ingest.domain.timers import Timer
-from meterline_ingest.handlers.timers import Timers
 from meterline_ingest.main import main
+from meterline_ingest.timers.rules import Timer
+from meterline_ingest.timers.service import Timers
 
 _submission = Timers._submission
 

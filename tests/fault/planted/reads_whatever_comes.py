@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meterline_ingest import wire
+from meterline_ingest.capture.parse import wire
 from meterline_ingest.main import main
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from meterline.ids import new_id
-from meterline_ingest.handlers import replaying
 from meterline_ingest.main import main
+from meterline_ingest.quarantine import replay as quarantine_replay
 
-_event = replaying._event
+_event = quarantine_replay._event
 
 
 def _renamed(*of: Any) -> Any:
@@ -19,5 +19,5 @@ def _renamed(*of: Any) -> Any:
 
 
 if __name__ == "__main__":
-    replaying._event = _renamed  # type: ignore[assignment]
+    quarantine_replay._event = _renamed  # type: ignore[assignment]
     main()

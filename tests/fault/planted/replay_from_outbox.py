@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from meterline_ingest.capture.store.messages import queries
 from meterline_ingest.main import main
-from meterline_ingest.repository.messages import queries
 
 from tests.fault.planted.forgetful_outbox import forget_published
 

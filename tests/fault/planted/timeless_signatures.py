@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meterline_ingest.domain import signatures
+from meterline_ingest.capture.rules import signatures
 from meterline_ingest.main import main
 
 _signature = signatures.signature

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from meterline.db.pool import Database
 from meterline.db.unit_of_work import Transaction, UnitOfWork
-from meterline_ingest.handlers import bulk, correcting
+from meterline_ingest.corrections import correct_many, correct_one
 from meterline_ingest.main import main
 
 _units_of_work: list[UnitOfWork] = []
-_commit = correcting.commit
+_commit = correct_one.commit
 _init = UnitOfWork.__init__
 
 
@@ -28,6 +28,6 @@ async def _tell_first(transaction: Transaction) -> None:
 
 if __name__ == "__main__":
     UnitOfWork.__init__ = _noted  # type: ignore[method-assign]
-    for module in (correcting, bulk):
+    for module in (correct_one, correct_many):
         vars(module)["commit"] = _tell_first
     main()

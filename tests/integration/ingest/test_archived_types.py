@@ -13,11 +13,11 @@ import pytest
 from grpc.aio import AioRpcError
 from meterline.db.pool import Database
 from meterline_dev.servers import NatsServer
-from meterline_ingest.domain.quotas import Quotas
-from meterline_ingest.domain.series import SeriesKey
-from meterline_ingest.domain.type_book import TypeBook
-from meterline_ingest.repository.dictionaries import TYPE_GONE, Dictionaries, series_digest
-from meterline_ingest.repository.event_types import EventTypeRepository, held
+from meterline_ingest.dictionaries.rules import Quotas
+from meterline_ingest.dictionaries.store import TYPE_GONE, Dictionaries, series_digest
+from meterline_ingest.event.series import SeriesKey
+from meterline_ingest.event_types.rules.book import TypeBook
+from meterline_ingest.event_types.store import EventTypeRepository, held
 from meterline_protos.ingest.v1 import (
     corrections_pb2,
     events_pb2,

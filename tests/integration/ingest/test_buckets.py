@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from meterline.db.pool import Database
 from meterline.db.scope import NO_TENANT
 from meterline.errors import QuotaError, UnavailableError
-from meterline_ingest import rate_limiter
-from meterline_ingest.domain.leases import Ask, Grant
-from meterline_ingest.domain.rate_limits import MILLIONTHS, Limits
-from meterline_ingest.rate_limiter import Need, RateLimiter
-from meterline_ingest.repository.buckets import BucketRepository
+from meterline_ingest.rate_limits import limiter as rate_limiter
+from meterline_ingest.rate_limits.limiter import Need, RateLimiter
+from meterline_ingest.rate_limits.rules.lease import Ask, Grant
+from meterline_ingest.rate_limits.rules.limits import MILLIONTHS, Limits
+from meterline_ingest.rate_limits.store.buckets import BucketRepository
 
 from tests.support.buckets import Bucket
 from tests.support.databases import TestDatabase

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from meterline.bus.subjects import EVENTS_ACCEPTED
 from meterline.ids import new_id
-from meterline_ingest.handlers import bulk
+from meterline_ingest.corrections import correct_many
 from meterline_protos.events.v1 import events_pb2 as facts_pb2
 from meterline_protos.ingest.v1 import corrections_pb2 as pb
 
@@ -123,8 +123,8 @@ def chunks_at_once(monkeypatch: pytest.MonkeyPatch, chunks: int | None, rows_at_
         left = itertools.count() if chunks is None else iter(range(chunks))
         return lambda: next(left, None) is not None
 
-    monkeypatch.setattr(bulk, "_pace", pace)
-    monkeypatch.setattr(bulk, "MAX_MESSAGE_ROWS", rows_at_once)
+    monkeypatch.setattr(correct_many, "_pace", pace)
+    monkeypatch.setattr(correct_many, "MAX_MESSAGE_ROWS", rows_at_once)
 
 
 @pytest.mark.parametrize("by_filter", [False, True], ids=["ids", "filter"])

@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Sequence
 import psycopg
 import pytest
 from meterline.db.pool import Database
-from meterline_ingest.domain.enrichment import Entry, EntryKey
-from meterline_ingest.repository.catalogue import CatalogueReader, size_of
+from meterline_ingest.catalogue.store import CatalogueReader, size_of
+from meterline_ingest.event_types.rules.enrichment import Entry, EntryKey
 
 from tests.support.databases import TestDatabase
 

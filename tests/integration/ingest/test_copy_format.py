@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from meterline.clock import to_datetime
 from meterline.db import migrate
-from meterline_ingest.copy_format import event_rows
-from meterline_ingest.domain.columns import UUID_DTYPE
-from meterline_ingest.domain.quantities import Slot
-from meterline_ingest.repository.writing import queries
+from meterline_ingest.capture.rules.quantities import Slot
+from meterline_ingest.capture.store.copy_format import event_rows
+from meterline_ingest.capture.store.events import queries
+from meterline_ingest.event.columns import UUID_DTYPE
 from psycopg import sql
 
 from tests.support.databases import Databases

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from meterline.clock import to_us
 from meterline.db.pool import Database
-from meterline_ingest.corrected import events_corrected
-from meterline_ingest.repository import corrections
-from meterline_ingest.repository.event_types import EventTypeRepository
-from meterline_ingest.type_cache import TypeRegistry
+from meterline_ingest.corrections.correction_message import events_corrected
+from meterline_ingest.corrections.store import corrections
+from meterline_ingest.event_types.cache import TypeRegistry
+from meterline_ingest.event_types.store import EventTypeRepository
 from meterline_protos.common.v1 import types_pb2
 
 from tests.support.aggregate import some_events

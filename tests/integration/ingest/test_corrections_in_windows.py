@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from meterline_dev.servers import NatsServer
-from meterline_ingest.correcting import Prepared
-from meterline_ingest.domain.corrections import SignedRow
+from meterline_ingest.corrections.corrector import Prepared
+from meterline_ingest.corrections.rules.changes import SignedRow
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.events.v1 import events_pb2 as facts_pb2
 

@@ -8,11 +8,11 @@ import grpc
 import psycopg
 import pytest
 from grpc import aio
-from meterline_ingest.contents import to_text
-from meterline_ingest.domain.data_keys import Resealed
-from meterline_ingest.handlers.keys import rotate
-from meterline_ingest.repository.current import CORRECTIONS, SEALED
-from meterline_ingest.repository.resealing import SealedCorrections
+from meterline_ingest.capture.details import to_text
+from meterline_ingest.corrections.store.current import CORRECTIONS, SEALED
+from meterline_ingest.corrections.store.sealed import SealedCorrections
+from meterline_ingest.keys.rotation import rotate
+from meterline_ingest.keys.rules import Resealed
 from meterline_protos.ingest.v1 import (
     catalogue_pb2,
     catalogue_pb2_grpc,

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from meterline.ids import new_id
 from meterline_dev.servers import NatsServer
 from meterline_dev.servers.ports import reserve_port
-from meterline_ingest.handlers import bulk
+from meterline_ingest.corrections import correct_many as bulk
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.ingest.v1 import corrections_pb2 as pb
 from meterline_protos.publisher.v1 import invoices_pb2, invoices_pb2_grpc

@@ -10,8 +10,8 @@ import psycopg
 import pytest
 from meterline.errors import UnavailableError
 from meterline.telemetry import metrics
-from meterline_ingest.handlers.keys import rotate
-from meterline_ingest.keyring import Keyring
+from meterline_ingest.keys.keyring import Keyring
+from meterline_ingest.keys.rotation import rotate
 
 from tests.support.databases import TestDatabase
 from tests.support.polling import eventually
@@ -140,7 +140,7 @@ async def test_a_key_that_is_old_enough_is_replaced(
 async def test_an_old_master_key_can_go_once_all_is_wrapped_anew(
     database: TestDatabase, one: Replica, open_replica: OpenReplica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meterline_ingest.handlers.key_upkeep.PAGE", 3)
+    monkeypatch.setattr("meterline_ingest.keys.upkeep.PAGE", 3)
     sealed = {tenant: seal(keyring) for tenant, keyring in (await one.vault.keyrings(range(1, 6))).items()}
     prints = {tenant: k.fingerprint(b"x") for tenant, k in (await one.vault.keyrings(sealed)).items()}
     await rotate(one.store, ACME, 0, CHANGE)

@@ -13,9 +13,9 @@ from grpc import aio
 from meterline.errors import MeterlineError
 from meterline.tenants import Tenant
 from meterline_dev.servers import NatsServer
-from meterline_ingest.directory import KnownTenants
-from meterline_ingest.domain.rate_limits import LimitBook, Limits
-from meterline_ingest.limit_cache import LIMITS_SECONDS, LimitRegistry
+from meterline_ingest.rate_limits.cache import LIMITS_SECONDS, LimitRegistry
+from meterline_ingest.rate_limits.rules.limits import LimitBook, Limits
+from meterline_ingest.tenants.directory import KnownTenants
 from meterline_protos.identity.v1 import tenants_pb2, tenants_pb2_grpc
 
 from tests.support.capture import RunningIngest, Sample, columns, is_known, running_ingest

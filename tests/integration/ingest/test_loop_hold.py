@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 from meterline.ids import new_id
-from meterline_ingest.domain import validation
-from meterline_ingest.domain.columns import Columns, Int64s
-from meterline_ingest.domain.event_types import EventType
-from meterline_ingest.domain.type_book import TypeBook
+from meterline_ingest.capture.rules import validation
+from meterline_ingest.event.columns import Columns, Int64s
+from meterline_ingest.event_types.rules.book import TypeBook
+from meterline_ingest.event_types.rules.types import EventType
 from meterline_protos.ingest.v1 import capture_pb2, corrections_pb2, event_types_pb2
 
 from tests.support.capture import RunningIngest, Sample, columns, now_us, rows

@@ -14,8 +14,8 @@ from meterline.clock import to_us
 from meterline.db.pool import Connection, Database
 from meterline.errors import FailedPreconditionError, MeterlineError
 from meterline.tenants import TenantReplica
-from meterline_ingest.handlers import privacy
-from meterline_ingest.repository import audit
+from meterline_ingest.audit import store as audit_store
+from meterline_ingest.keys import service as keys_service
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.ingest.v1 import audit_pb2, audit_pb2_grpc, privacy_pb2, privacy_pb2_grpc
 
@@ -130,10 +130,12 @@ async def test_a_legal_hold_keeps_the_keys(
     replica = await open_replica(database)
     tenants = TenantReplica(replica.database)
     with pytest.raises(FailedPreconditionError, match="held by case 7, case 8"):
-        await privacy.shred_tenant(replica.store, tenants, [Hold(), Hold("case 7", "case 8")], "acme", CHANGE)
+        await keys_service.shred_tenant(
+            replica.store, tenants, [Hold(), Hold("case 7", "case 8")], "acme", CHANGE
+        )
     assert states(await api.keys()) == [(0, "current"), (1, "current")]
     assert [entry.action for entry in await api.entries()] == ["tenant_key.rotated"]
-    assert await privacy.shred_tenant(replica.store, tenants, [Hold()], "acme", CHANGE) == 2
+    assert await keys_service.shred_tenant(replica.store, tenants, [Hold()], "acme", CHANGE) == 2
 
 
 @pytest.mark.parametrize(
@@ -171,11 +173,13 @@ async def test_what_is_not_noted_is_not_done(
 
     await api.rotate()
     replica = await open_replica(database)
-    monkeypatch.setattr(audit, "record", failing)
+    monkeypatch.setattr(audit_store, "record", failing)
     with pytest.raises(MeterlineError, match="no audit log"):
-        await privacy.shred_tenant(replica.store, TenantReplica(replica.database), [], "acme", CHANGE)
+        await keys_service.shred_tenant(replica.store, TenantReplica(replica.database), [], "acme", CHANGE)
     with pytest.raises(MeterlineError, match="no audit log"):
-        await privacy.rotate_tenant_key(replica.store, TenantReplica(replica.database), "acme", 0, CHANGE)
+        await keys_service.rotate_tenant_key(
+            replica.store, TenantReplica(replica.database), "acme", 0, CHANGE
+        )
     monkeypatch.undo()
     assert states(await api.keys()) == [(0, "current"), (1, "current")]
 
@@ -183,7 +187,7 @@ async def test_what_is_not_noted_is_not_done(
 async def note(database: Database, tenant_id: int, number: int, **changes: str) -> None:
     given = {"action": "thing.done", "subject": "thing", "principal": "ann", "reason": "so"} | changes
     async with database.connection([tenant_id]) as connection:
-        await audit.record(connection, tenant_id, details={"number": str(number)}, **given)
+        await audit_store.record(connection, tenant_id, details={"number": str(number)}, **given)
         await connection.commit()
 
 

@@ -11,8 +11,8 @@ import pytest
 from grpc import aio
 from meterline.clock import ManualClock
 from meterline_dev.servers import NatsServer
-from meterline_ingest.handlers import quarantine as quarantine_handlers
-from meterline_ingest.handlers import replaying
+from meterline_ingest.quarantine import replay as quarantine_replay
+from meterline_ingest.quarantine import service as quarantine_handlers
 from meterline_protos.ingest.v1 import (
     capture_pb2,
     catalogue_pb2,
@@ -246,8 +246,8 @@ async def test_many_are_replayed_in_pages_and_portions(
     ingest: RunningIngest, quarantine: QuarantineApi, database: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quarantine_handlers, "PAGE", 40)
-    monkeypatch.setattr(replaying, "PORTION_BYTES", 1_500)
-    monkeypatch.setattr(replaying, "MAX_OUTCOMES", 5)
+    monkeypatch.setattr(quarantine_replay, "PORTION_BYTES", 1_500)
+    monkeypatch.setattr(quarantine_replay, "MAX_OUTCOMES", 5)
     good, still_bad = [bad() for _ in range(90)], [bad(quantities={"units": "x"}) for _ in range(30)]
     await ingest.report(rows(*good, *still_bad))
     await put_type(ingest)

@@ -10,12 +10,12 @@ import pytest
 from meterline.crypto.envelope import key_id_of
 from meterline.db.unit_of_work import UnitOfWork
 from meterline.telemetry import metrics
-from meterline_ingest.domain.rejected import ENTRY_BYTES, Held
-from meterline_ingest.handlers.keys import rotate
-from meterline_ingest.handlers.quarantine_upkeep import QuarantineUpkeep
-from meterline_ingest.handlers.resealing import Resealer
-from meterline_ingest.repository.data_keys import RETIRED_FOR_GOOD
-from meterline_ingest.repository.quarantine import QuarantineCounts, QuarantinePayloads
+from meterline_ingest.capture.rules.rejected import ENTRY_BYTES, Held
+from meterline_ingest.keys.reseal import Resealer
+from meterline_ingest.keys.rotation import rotate
+from meterline_ingest.keys.store import RETIRED_FOR_GOOD
+from meterline_ingest.quarantine.store import QuarantineCounts, QuarantinePayloads
+from meterline_ingest.quarantine.upkeep import QuarantineUpkeep
 from meterline_protos.ingest.v1 import quarantine_pb2
 
 from tests.support.capture import RunningIngest, rows

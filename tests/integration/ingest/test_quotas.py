@@ -10,11 +10,11 @@ import pytest
 from meterline.db import migrate
 from meterline.db.pool import Database
 from meterline_dev.servers import NatsServer
-from meterline_ingest.domain.event_types import EventType
-from meterline_ingest.domain.quotas import Quotas
-from meterline_ingest.domain.series import SeriesKey
-from meterline_ingest.domain.type_book import TypeBook
-from meterline_ingest.repository.dictionaries import Dictionaries
+from meterline_ingest.dictionaries.rules import Quotas
+from meterline_ingest.dictionaries.store import Dictionaries
+from meterline_ingest.event.series import SeriesKey
+from meterline_ingest.event_types.rules.book import TypeBook
+from meterline_ingest.event_types.rules.types import EventType
 from meterline_protos.ingest.v1 import capture_pb2, corrections_pb2, limits_pb2
 
 from tests.support.capture import RunningIngest, Sample, columns, is_known, rows, running_ingest

@@ -239,7 +239,7 @@ async def test_filters(ingest: RunningIngest, history: list[Sample]) -> None:
 async def test_an_export_streams_the_same_and_goes_on_from_any_token(
     ingest: RunningIngest, monkeypatch: pytest.MonkeyPatch, history: list[Sample]
 ) -> None:
-    monkeypatch.setattr("meterline_ingest.handlers.events.EXPORTED_EVENTS", 50)
+    monkeypatch.setattr("meterline_ingest.reading.service.EXPORTED_EVENTS", 50)
     oldest = min(sample.time_us for sample in history)
     answers = [answer async for answer in ingest.events.ExportEvents(exporting(oldest))]
     exported = [event.event_id for answer in answers for event in answer.events]
@@ -255,7 +255,7 @@ async def test_an_export_streams_the_same_and_goes_on_from_any_token(
 async def test_large_events_come_in_answers_that_clients_take(
     ingest: RunningIngest, monkeypatch: pytest.MonkeyPatch, history: list[Sample]
 ) -> None:
-    monkeypatch.setattr("meterline_ingest.servicers.events.ANSWER_BYTES", 4_096)
+    monkeypatch.setattr("meterline_ingest.reading.api.ANSWER_BYTES", 4_096)
     oldest = min(sample.time_us for sample in history)
     assert await all_of(ingest, listing(oldest, page_size=1_000)) == in_order(history)
     answers = [answer async for answer in ingest.events.ExportEvents(exporting(oldest))]
@@ -266,7 +266,7 @@ async def test_large_events_come_in_answers_that_clients_take(
 async def test_an_export_that_is_left_frees_its_connection(
     ingest: RunningIngest, monkeypatch: pytest.MonkeyPatch, history: list[Sample], database: TestDatabase
 ) -> None:
-    monkeypatch.setattr("meterline_ingest.handlers.events.EXPORTED_EVENTS", 1)
+    monkeypatch.setattr("meterline_ingest.reading.service.EXPORTED_EVENTS", 1)
     oldest = min(sample.time_us for sample in history)
     for _ in range(20):  # more than the pool has connections
         call = ingest.events.ExportEvents(exporting(oldest))

@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from meterline_ingest.repository.reading import queries
+from meterline_ingest.reading.store import queries
 
 from tests.support.databases import TestDatabase
 

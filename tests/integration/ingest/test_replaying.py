@@ -179,7 +179,7 @@ async def test_a_tenant_cannot_have_anothers_messages_sent(
 async def test_many_messages_go_out_in_chunks(
     shop: RunningIngest, database: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meterline_ingest.handlers.republishing.CHUNK", 3)
+    monkeypatch.setattr("meterline_ingest.reading.replay.CHUNK", 3)
     for _ in range(8):
         await shop.report(rows(Sample()))
     await eventually(lambda: published(database))

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from meterline.crypto.envelope import key_id_of
 from meterline.telemetry import metrics
-from meterline_ingest.handlers.keys import rotate
-from meterline_ingest.handlers.resealing import Resealer
-from meterline_ingest.repository.data_keys import RETIRED_FOR_GOOD
+from meterline_ingest.keys.reseal import Resealer
+from meterline_ingest.keys.rotation import rotate
+from meterline_ingest.keys.store import RETIRED_FOR_GOOD
 
 from tests.support.databases import TestDatabase
 from tests.support.vaults import CHANGE, OpenReplica, Replica, SealedThings, age_keys, stored_keys
@@ -87,7 +87,7 @@ async def test_all_values_come_under_the_current_key(things: TestDatabase, one: 
 async def test_a_run_looks_at_no_more_than_its_share(
     things: TestDatabase, one: Replica, monkeypatch: pytest.MonkeyPatch, count: int, most: int, page: int
 ) -> None:
-    monkeypatch.setattr("meterline_ingest.handlers.resealing.PAGE", page)
+    monkeypatch.setattr("meterline_ingest.keys.reseal.PAGE", page)
     with psycopg.connect(things.admin_dsn) as connection:
         connection.execute("DELETE FROM ingest.things")
         connection.execute("DELETE FROM ingest.data_keys")
@@ -135,7 +135,7 @@ async def test_two_replicas_at_once_lose_nothing(
 async def test_a_value_that_does_not_open_is_left_and_holds_up_no_other(
     things: TestDatabase, one: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meterline_ingest.handlers.resealing.PAGE", 1)
+    monkeypatch.setattr("meterline_ingest.keys.reseal.PAGE", 1)
     await put(one, ACME, b"a", b"b", b"c")
     await put(one, BOLT, b"theirs")
     with psycopg.connect(things.admin_dsn) as connection:

@@ -9,7 +9,7 @@ from datetime import timedelta
 import psycopg
 import pytest
 from meterline.clock import to_us
-from meterline_ingest.repository.retention import OldEvents
+from meterline_ingest.capture.store.horizon import OldEvents
 from meterline_protos.ingest.v1 import (
     capture_pb2,
 )

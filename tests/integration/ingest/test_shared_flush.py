@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc import aio
-from meterline_ingest.domain import fields
+from meterline_ingest.capture.rules import combinations
 from meterline_protos.ingest.v1 import capture_pb2, event_types_pb2
 
 from tests.support.calls import status_of
@@ -135,14 +135,14 @@ async def test_what_nobody_thought_of_fails_its_own_call_and_is_kept(
 
 def plant(monkeypatch: pytest.MonkeyPatch) -> None:
     """A judge that cannot take one value of a dimension."""
-    judged = fields._dimension_problem
+    judged = combinations._dimension_problem
 
     def cursed(dimensions: Sequence[tuple[str, str]], *rest: Any) -> Any:
         if ("region", "cursed") in dimensions:
             raise ArithmeticError("cursed")
         return judged(dimensions, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(fields, "_dimension_problem", cursed)
+    monkeypatch.setattr(combinations, "_dimension_problem", cursed)
 
 
 async def test_faulty_calls_of_columns_are_kept_too(

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from meterline.cached_book import Source
 from meterline.db.pool import Database
-from meterline_ingest.domain.leases import Ask, Grant
-from meterline_ingest.domain.rate_limits import LimitBook, Limits
-from meterline_ingest.repository.buckets import BucketRepository
-from meterline_ingest.repository.limits import LimitRepository
+from meterline_ingest.rate_limits.rules.lease import Ask, Grant
+from meterline_ingest.rate_limits.rules.limits import LimitBook, Limits
+from meterline_ingest.rate_limits.store.buckets import BucketRepository
+from meterline_ingest.rate_limits.store.limits import LimitRepository
 
 from tests.support.databases import TestDatabase
 from tests.support.limit_scenarios import AFTER_QUIET, LARGE_LEASES, scenarios

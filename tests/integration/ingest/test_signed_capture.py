@@ -15,7 +15,7 @@ from meterline.auth.principals import Permission
 from meterline_client import CaptureConfig, Client
 from meterline_dev.channels import metadata
 from meterline_dev.servers import NatsServer
-from meterline_ingest.directory import TenantDirectory
+from meterline_ingest.tenants.directory import TenantDirectory
 from meterline_protos.events.v1.events_pb2 import TenantChanged
 from meterline_protos.identity.v1 import credentials_pb2
 from meterline_protos.ingest.v1 import (

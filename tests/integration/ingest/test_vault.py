@@ -11,10 +11,10 @@ import pytest
 from cachetools import Cache
 from meterline.crypto.envelope import key_id_of
 from meterline.errors import ShreddedError
-from meterline_ingest.handlers.keys import rotate
-from meterline_ingest.keyring import Keyring
-from meterline_ingest.repository.data_keys import SETTLING
-from meterline_ingest.vault import Vault
+from meterline_ingest.keys.keyring import Keyring
+from meterline_ingest.keys.rotation import rotate
+from meterline_ingest.keys.store import SETTLING
+from meterline_ingest.keys.vault import Vault
 
 from tests.support.databases import TestDatabase
 from tests.support.services import MASTER_KEYS

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from meterline_ingest.domain.columns import Columns
-from meterline_ingest.domain.enrichment import Attribute, Enrichment, Entry, EntryKey, WhenMissing
-from meterline_ingest.domain.event_types import Dimension, EventType, Quantity
-from meterline_ingest.domain.limits import TimeLimits
-from meterline_ingest.domain.outcomes import Problems
-from meterline_ingest.domain.properties import Kind, Property
-from meterline_ingest.domain.type_book import TypeBook
-from meterline_ingest.domain.validation import Check, Checked
+from meterline_ingest.capture.rules.validation import Check, Checked
+from meterline_ingest.event.bounds import TimeLimits
+from meterline_ingest.event.columns import Columns
+from meterline_ingest.event.problems import Problems
+from meterline_ingest.event_types.rules.book import TypeBook
+from meterline_ingest.event_types.rules.enrichment import Attribute, Enrichment, Entry, EntryKey, WhenMissing
+from meterline_ingest.event_types.rules.properties import Kind, Property
+from meterline_ingest.event_types.rules.types import Dimension, EventType, Quantity
 
 NOW_US = 1_795_000_000_000_000  # November 2026
 LIMITS = TimeLimits(35 * 86_400_000_000, 300_000_000)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from meterline_ingest.domain.bodies import body_digest, disguised
+from meterline_ingest.event.digest import body_digest, disguised
 
 pytestmark = pytest.mark.req("T1.2")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from meterline.db.pool import time_left
-from meterline_ingest.handlers import bulk
+from meterline_ingest.corrections import correct_many
 
 pytestmark = pytest.mark.req("T3.4")
 
@@ -24,7 +24,7 @@ class Passing:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Passing:
     clock = Passing()
-    monkeypatch.setattr(bulk, "time", clock)
+    monkeypatch.setattr(correct_many, "time", clock)
     return clock
 
 
@@ -38,7 +38,7 @@ def deadline(clock: Passing) -> Iterator[list[float | None]]:
 
 
 def chunks(clock: Passing, most: int) -> int:
-    has_time = bulk._pace()
+    has_time = correct_many._pace()
     done = 0
     while done < most and has_time():
         clock.now += 2.0

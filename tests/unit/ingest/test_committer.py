@@ -16,9 +16,9 @@ from meterline.errors import (
     OverloadedError,
     UnavailableError,
 )
-from meterline_ingest import committer as committer_module
-from meterline_ingest.call import BYTES_AN_EVENT, MAX_FLUSH_EVENTS, Origin, Result, Submission, Turn
-from meterline_ingest.committer import TURN_EVENTS, Committer, Flush
+from meterline_ingest.capture import group_commit as committer_module
+from meterline_ingest.capture.call import BYTES_AN_EVENT, MAX_FLUSH_EVENTS, Origin, Result, Submission, Turn
+from meterline_ingest.capture.group_commit import TURN_EVENTS, Committer, Flush
 from meterline_protos.ingest.v1 import capture_pb2
 from opentelemetry.trace import INVALID_SPAN_CONTEXT
 

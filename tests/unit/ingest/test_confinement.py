@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from meterline.errors import InvalidArgumentError
 from meterline_identity.credentials.rules.capture_configs import MAX_TYPES, Scope
-from meterline_ingest import wire
-from meterline_ingest.signed_calls import confine
+from meterline_ingest.capture.parse import wire
+from meterline_ingest.capture.signed_calls import confine
 from meterline_protos.identity.v1 import credentials_pb2
 from meterline_protos.ingest.v1 import capture_pb2
 

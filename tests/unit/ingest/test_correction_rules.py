@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from meterline.packing import unpack_signed, unpack_unsigned
-from meterline_ingest.corrected import events_corrected
-from meterline_ingest.domain.content import Content, padded
-from meterline_ingest.domain.corrections import (
+from meterline_ingest.corrections.correction_message import events_corrected
+from meterline_ingest.corrections.rules.changes import (
     DIMENSIONS,
     PROPERTIES,
     QUANTITIES,
@@ -24,11 +23,12 @@ from meterline_ingest.domain.corrections import (
     draft,
     to_columns,
 )
-from meterline_ingest.domain.effects import Effect, WindowEffect, to_text
-from meterline_ingest.domain.enrichment import Attribute, Enrichment, WhenMissing
-from meterline_ingest.domain.event_types import Dimension, EventType, Quantity
-from meterline_ingest.domain.properties import Kind, Property
-from meterline_ingest.domain.type_book import TypeBook
+from meterline_ingest.corrections.rules.effects import Effect, WindowEffect, to_text
+from meterline_ingest.event.content import Content, padded
+from meterline_ingest.event_types.rules.book import TypeBook
+from meterline_ingest.event_types.rules.enrichment import Attribute, Enrichment, WhenMissing
+from meterline_ingest.event_types.rules.properties import Kind, Property
+from meterline_ingest.event_types.rules.types import Dimension, EventType, Quantity
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.events.v1 import events_pb2
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from meterline_ingest.domain.descriptions import MOST, describe
-from meterline_ingest.domain.event_types import Dimension, EventType, Quantity
-from meterline_ingest.domain.type_book import TypeBook
+from meterline_ingest.event_types.rules.book import TypeBook
+from meterline_ingest.event_types.rules.descriptions import MOST, describe
+from meterline_ingest.event_types.rules.types import Dimension, EventType, Quantity
 
 pytestmark = pytest.mark.req("O1", "T6.1")
 

@@ -7,9 +7,9 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 from meterline.telemetry import metrics
-from meterline_ingest.domain.limits import MAX_EVENT_ID
-from meterline_ingest.domain.rejected import cut
-from meterline_ingest.failures import MAX_LABELS, OTHER, Failures, Refusal
+from meterline_ingest.capture.rejection_counts import MAX_LABELS, OTHER, Failures, Refusal
+from meterline_ingest.capture.rules.rejected import cut
+from meterline_ingest.event.bounds import MAX_EVENT_ID
 from prometheus_client import Counter
 
 pytestmark = pytest.mark.req("O10")

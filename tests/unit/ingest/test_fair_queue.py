@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from meterline_ingest.domain.fair_queue import FairQueue
+from meterline_ingest.capture.rules.fair_queue import FairQueue
 
 pytestmark = pytest.mark.req("T4.2", "T2.4")
 

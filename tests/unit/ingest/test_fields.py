@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from meterline_ingest import wire
-from meterline_ingest.domain.enrichment import UNENRICHED, Entry, EntryKey, WhenMissing, enrich
-from meterline_ingest.domain.validation import Check
-from meterline_ingest.rows import RowReader
+from meterline_ingest.capture.parse import wire
+from meterline_ingest.capture.parse.rows import RowReader
+from meterline_ingest.capture.rules.validation import Check
+from meterline_ingest.event_types.rules.enrichment import UNENRICHED, Entry, EntryKey, WhenMissing, enrich
 
 from tests.support.capture import Sample, rows
 from tests.unit.ingest.registered import CATALOGUE, LIMITS, NOW_US, TENANTS, TYPES

@@ -11,10 +11,10 @@ from meterline.crypto.envelope import first_of, key_id_of, new_secret
 from meterline.crypto.master_keys import MasterKeys
 from meterline.errors import FailedPreconditionError, ShreddedError, TamperedError, UnavailableError
 from meterline.telemetry import metrics
-from meterline_ingest.domain.data_keys import FINGERPRINT_KEY, Purpose, WrappedKey, sealing_key
-from meterline_ingest.keyring import Keyring, Sealed
-from meterline_ingest.repository.data_keys import SETTLING
-from meterline_ingest.vault import MEMORY_SECONDS
+from meterline_ingest.keys.keyring import Keyring, Sealed
+from meterline_ingest.keys.rules import FINGERPRINT_KEY, Purpose, WrappedKey, sealing_key
+from meterline_ingest.keys.store import SETTLING
+from meterline_ingest.keys.vault import MEMORY_SECONDS
 
 pytestmark = pytest.mark.req("T4.3")
 

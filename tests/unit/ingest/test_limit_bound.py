@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from meterline.errors import MeterlineError
-from meterline_ingest.domain.leases import Lease
-from meterline_ingest.domain.rate_limits import LimitBook, Limits
-from meterline_ingest.limit_cache import LIMITS_SECONDS, LimitRegistry
+from meterline_ingest.rate_limits.cache import LIMITS_SECONDS, LimitRegistry
+from meterline_ingest.rate_limits.rules.lease import Lease
+from meterline_ingest.rate_limits.rules.limits import LimitBook, Limits
 
 from tests.support.limit_scenarios import AFTER_QUIET, LARGE_LEASES, scenarios
 from tests.support.limit_world import MemoryStore, Step, World

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from meterline_ingest.domain.columns import UUID_DTYPE, Columns, concatenate
-from meterline_ingest.domain.limits import TimeLimits
-from meterline_ingest.domain.outcomes import Kind, Problem, Problems
-from meterline_ingest.domain.ownership import Share, flag_foreign, named
-from meterline_ingest.domain.type_book import TypeBook
-from meterline_ingest.domain.validation import Check
+from meterline_ingest.capture.rules.ownership import Share, flag_foreign, named
+from meterline_ingest.capture.rules.validation import Check
+from meterline_ingest.event.bounds import TimeLimits
+from meterline_ingest.event.columns import UUID_DTYPE, Columns, concatenate
+from meterline_ingest.event.outcomes import Kind, Problem
+from meterline_ingest.event.problems import Problems
+from meterline_ingest.event_types.rules.book import TypeBook
 
 pytestmark = pytest.mark.req("T4.1")
 

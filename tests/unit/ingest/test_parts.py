@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from meterline.errors import FailedPreconditionError, InvalidArgumentError
-from meterline_ingest.domain import decimals, event_ids
-from meterline_ingest.domain.columns import UUID_DTYPE
-from meterline_ingest.domain.event_types import Dimension, EventType, Quantity
-from meterline_ingest.domain.fields import distinct
-from meterline_ingest.domain.recently_seen import RecentlySeen
-from meterline_ingest.repository.memory import TwoGenerations
+from meterline_ingest.capture.rules.combinations import distinct
+from meterline_ingest.capture.store.recently_seen import RecentlySeen
+from meterline_ingest.dictionaries.memory import TwoGenerations
+from meterline_ingest.event import decimals
+from meterline_ingest.event import ids as event_ids
+from meterline_ingest.event.columns import UUID_DTYPE
+from meterline_ingest.event_types.rules.types import Dimension, EventType, Quantity
 
 ids = st.one_of(st.uuids().map(str), st.text(min_size=1, max_size=40), st.just("-" * 36))
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from meterline.errors import InvalidArgumentError
-from meterline_ingest.domain.properties import Kind, Property, first_problem
+from meterline_ingest.event_types.rules.properties import Kind, Property, first_problem
 
 pytestmark = pytest.mark.req("O1", "O2")
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from meterline.errors import InvalidArgumentError
-from meterline_ingest.domain.leases import LEASE_SECONDS, RENEW_SECONDS, Lease
-from meterline_ingest.domain.rate_limits import (
+from meterline_ingest.rate_limits.rules.lease import LEASE_SECONDS, RENEW_SECONDS, Lease
+from meterline_ingest.rate_limits.rules.limits import (
     MAX_BLOCK,
     MAX_RATE,
     MAX_WEIGHT,

@@ -10,11 +10,12 @@ import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from meterline_ingest import raw, translate, wire
-from meterline_ingest.call import Origin, Submission
-from meterline_ingest.domain.columns import Columns
-from meterline_ingest.domain.quantities import MAX_SENT_SCALE
-from meterline_ingest.rows import RowReader
+from meterline_ingest.capture.call import Origin, Submission
+from meterline_ingest.capture.parse import columns as translate
+from meterline_ingest.capture.parse import to_event, wire
+from meterline_ingest.capture.parse.rows import RowReader
+from meterline_ingest.capture.rules.quantities import MAX_SENT_SCALE
+from meterline_ingest.event.columns import Columns
 from meterline_protos.ingest.v1 import capture_pb2
 from opentelemetry.trace import INVALID_SPAN_CONTEXT
 
@@ -91,7 +92,7 @@ def read_columns(message: capture_pb2.EventColumns) -> Columns:
 
 def reread(submission: Submission) -> Columns:
     """All rows of a call as a replay reads them."""
-    kept = [raw.to_bytes(raw.event(submission, row)) for row in range(len(submission))]
+    kept = [to_event.to_bytes(to_event.event(submission, row)) for row in range(len(submission))]
     reader = RowReader(frozenset())
     reader.add([wire.Event.FromString(each) for each in kept], "acme", "test")
     return reader.finish()
@@ -140,7 +141,7 @@ async def test_numbers_out_of_any_range_are_kept_as_they_were(time_us: int, unit
         times_us=struct.pack("<q", time_us),
         quantities=[capture_pb2.QuantityColumn(name="a", scale=scale, units=struct.pack("<q", units))],
     )
-    event = raw.event(await submission_of(read_columns(message)), 0)
+    event = to_event.event(await submission_of(read_columns(message)), 0)
     assert event.time.seconds * 1_000_000 + event.time.nanos // 1_000 == time_us
     text = event.quantities["a"]
     whole, _, decimals = text.partition(".")
@@ -160,9 +161,9 @@ async def test_whatever_can_be_received_is_kept_the_same_every_time(garbage: lis
         return
     submission = Submission(ORIGIN, "acme", rows=events)
     for row in range(len(events)):
-        kept = raw.to_bytes(raw.event(submission, row))
+        kept = to_event.to_bytes(to_event.event(submission, row))
         assert wire.Event.FromString(kept) == events[row]
-        assert raw.to_bytes(wire.Event.FromString(kept)) == kept
+        assert to_event.to_bytes(wire.Event.FromString(kept)) == kept
 
 
 def _length(data: bytes) -> bytes:

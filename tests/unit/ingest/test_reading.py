@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from meterline.bounds import LATEST_US
 from meterline.errors import InvalidArgumentError
-from meterline_ingest import translate, wire
-from meterline_ingest.domain.columns import Columns, QuantityColumn, concatenate
-from meterline_ingest.domain.limits import MAX_QUANTITY_COLUMNS
-from meterline_ingest.domain.validation import Checked
-from meterline_ingest.rows import RowReader
+from meterline_ingest.capture.parse import columns as translate
+from meterline_ingest.capture.parse import wire
+from meterline_ingest.capture.parse.rows import RowReader
+from meterline_ingest.capture.rules.validation import Checked
+from meterline_ingest.event.bounds import MAX_QUANTITY_COLUMNS
+from meterline_ingest.event.columns import Columns, QuantityColumn, concatenate
 from meterline_protos.ingest.v1 import capture_pb2
 
 from tests.support.capture import Sample, columns, rows

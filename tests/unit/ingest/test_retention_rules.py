@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from meterline_ingest.domain import event_ids, retention
-from meterline_ingest.domain.columns import UUID_DTYPE, Ids
-from meterline_ingest.domain.outcomes import Problems
+from meterline_ingest.capture.rules import horizon
+from meterline_ingest.event import ids as event_ids
+from meterline_ingest.event.columns import UUID_DTYPE, Ids
+from meterline_ingest.event.problems import Problems
 
 pytestmark = pytest.mark.req("T1.2", "S7")
 
@@ -29,7 +30,7 @@ def made_at(us: int, rest: int = 0) -> uuid.UUID:
 
 def refused(event_id: uuid.UUID, sent_us: int) -> str | None:
     problems = Problems(1)
-    retention.refuse_old(ids_of(event_id), np.array([sent_us]), HORIZON_US, problems)
+    horizon.refuse_old(ids_of(event_id), np.array([sent_us]), HORIZON_US, problems)
     return problems.by_row[0].reason if problems.by_row else None
 
 
@@ -67,5 +68,5 @@ def test_nothing_is_refused_where_the_oldest_is_new_enough(rows: list[tuple[uuid
     """What capture relies on to ask for the horizon only where it matters."""
     ids, sent_us = ids_of(*(event_id for event_id, _ in rows)), np.array([sent for _, sent in rows])
     problems = Problems(len(rows))
-    retention.refuse_old(ids, sent_us, HORIZON_US, problems)
-    assert bool(problems.by_row) == (retention.oldest_us(ids, sent_us) < HORIZON_US)
+    horizon.refuse_old(ids, sent_us, HORIZON_US, problems)
+    assert bool(problems.by_row) == (horizon.oldest_us(ids, sent_us) < HORIZON_US)

@@ -11,7 +11,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from meterline.errors import InvalidArgumentError, UnauthenticatedError
 from meterline_identity.credentials.rules.capture_configs import client_secret
-from meterline_ingest.domain.signatures import (
+from meterline_ingest.capture.rules.signatures import (
     WINDOW_MS,
     SignedCall,
     SigningKey,

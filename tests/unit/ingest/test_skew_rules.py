@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from meterline_ingest.call import Origin, Submission
-from meterline_ingest.domain.skew import Sending, correct
-from meterline_ingest.skews import MAX_SOURCES, Skews
+from meterline_ingest.capture.call import Origin, Submission
+from meterline_ingest.capture.rules.skew import Sending, correct
+from meterline_ingest.capture.skew_metric import MAX_SOURCES, Skews
 from opentelemetry.trace import INVALID_SPAN_CONTEXT
 from prometheus_client import REGISTRY
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from meterline.errors import FailedPreconditionError, InvalidArgumentError
 from meterline.ids import made_at_ms
-from meterline_ingest.domain.event_types import TimerPolicy, WhenAbandoned
-from meterline_ingest.domain.timers import (
+from meterline_ingest.event_types.rules.types import TimerPolicy, WhenAbandoned
+from meterline_ingest.timers.rules import (
     ABANDONED,
     FORGET_AFTER_US,
     Content,

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from meterline_ingest.domain import walk
-from meterline_ingest.domain.walk import Position, Span
+from meterline_ingest.reading import time_pages
+from meterline_ingest.reading.time_pages import Position, Span
 
 pytestmark = pytest.mark.req("S3", "T7.4")
 
@@ -110,8 +110,8 @@ batches = st.lists(
 def small_groups() -> Iterator[None]:
     """So that a handful of batches is many groups."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(walk, "GROUP_BATCHES", 3)
-        patch.setattr(walk, "GROUP_EVENTS", 8)
+        patch.setattr(time_pages, "GROUP_BATCHES", 3)
+        patch.setattr(time_pages, "GROUP_EVENTS", 8)
         yield
 
 
@@ -119,7 +119,7 @@ async def all_pages(store: Store, size: int, batches: int, events: int) -> list[
     found: list[Event] = []
     following: Position | None = BEGINNING
     while following is not None:
-        page = await walk.page(store, following, size, batches=batches, events=events)
+        page = await time_pages.page(store, following, size, batches=batches, events=events)
         assert len(page.events) <= size
         assert page.following is None or page.following > following, "each page gets further"
         store.pages.append(len(page.events))
@@ -151,7 +151,7 @@ def test_what_was_there_before_is_neither_hidden_nor_repeated_by_what_comes_betw
         found: list[Event] = []
         following: Position | None = BEGINNING
         while following is not None:
-            page = await walk.page(store, following, size, batches=3, events=8)
+            page = await time_pages.page(store, following, size, batches=3, events=8)
             found += page.events
             following = page.following
             if coming and turns and turns.pop():
@@ -174,7 +174,7 @@ def narrow(count: int) -> list[Batch]:
 
 async def test_a_page_reads_no_batch_that_begins_after_it() -> None:
     store = Store(narrow(1_000))
-    page = await walk.page(store, Position.before(5_000), 10)
+    page = await time_pages.page(store, Position.before(5_000), 10)
     assert [event.position.time_us for event in page.events] == list(range(5_000, 5_050, 5))
     assert store.read <= 30
     assert store.latest_read <= 5_200
@@ -198,6 +198,6 @@ async def test_batches_that_all_overlap_are_read_to_the_end() -> None:
             for at in range(50)
         ]
     )
-    page = await walk.page(store, BEGINNING, 5, batches=2, events=2)
+    page = await time_pages.page(store, BEGINNING, 5, batches=2, events=2)
     assert [event.position.event_id.int for event in page.events] == [0, 1, 2, 3, 4]
     assert store.read == 100

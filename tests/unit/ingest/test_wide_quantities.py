@@ -8,13 +8,14 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from meterline_ingest import translate, wire
-from meterline_ingest.domain import decimals
-from meterline_ingest.domain.columns import Columns
-from meterline_ingest.domain.event_types import EventType, Quantity
-from meterline_ingest.domain.type_book import TypeBook
-from meterline_ingest.domain.validation import Check
-from meterline_ingest.rows import RowReader
+from meterline_ingest.capture.parse import columns as translate
+from meterline_ingest.capture.parse import wire
+from meterline_ingest.capture.parse.rows import RowReader
+from meterline_ingest.capture.rules.validation import Check
+from meterline_ingest.event import decimals
+from meterline_ingest.event.columns import Columns
+from meterline_ingest.event_types.rules.book import TypeBook
+from meterline_ingest.event_types.rules.types import EventType, Quantity
 from meterline_protos.ingest.v1 import capture_pb2
 
 from tests.support.capture import Sample, columns, rows

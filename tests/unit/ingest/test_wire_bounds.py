@@ -9,8 +9,8 @@ from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from meterline.errors import InvalidArgumentError
-from meterline_ingest import wire
-from meterline_ingest.domain.limits import MAX_ROWS
+from meterline_ingest.capture.parse import wire
+from meterline_ingest.event.bounds import MAX_ROWS
 from meterline_protos.ingest.v1 import capture_pb2, corrections_pb2
 
 from tests.support.capture import Sample, columns, rows

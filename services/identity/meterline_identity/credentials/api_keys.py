@@ -15,7 +15,7 @@ from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import NotFoundError
 
 from meterline_identity.credentials.rules.api_keys import ApiKey, grant
-from meterline_identity.credentials.store import api_keys as repository
+from meterline_identity.credentials.store import api_keys as store
 from meterline_identity.tenants.rules import fields
 from meterline_identity.tenants.service import Tenants
 
@@ -38,20 +38,20 @@ class ApiKeys:
         new = api_keys.make()
         key = ApiKey(new.key_id, slug, name, granted, self._clock.now_us(), maker.name, None, "")
         async with self._unit_of_work.begin(tenants=_scope(tenant_id)) as tx:
-            await repository.insert(tx.connection, tenant_id, key, new.digest)
+            await store.insert(tx.connection, tenant_id, key, new.digest)
             await tx.commit()
         return key, new.token
 
     async def list(self, slug: str, after: tuple[datetime, str], limit: int) -> list[ApiKey]:
         tenant_id = await self._number(slug)
         async with self._database.connection(tenants=_scope(tenant_id)) as connection:
-            return await repository.page(connection, tenant_id, slug, after, limit)
+            return await store.page(connection, tenant_id, slug, after, limit)
 
     async def revoke(self, slug: str, key_id: str) -> ApiKey:
         """The key as it is then. Raises NotFoundError, also for another tenant's key."""
         tenant_id = await self._number(slug)
         async with self._unit_of_work.begin(tenants=_scope(tenant_id)) as tx:
-            key = await repository.revoke(
+            key = await store.revoke(
                 tx.connection, tenant_id, slug, key_id, current_principal().name, self._clock.now_us()
             )
             if key is None:
@@ -62,7 +62,7 @@ class ApiKeys:
     async def verify(self, key_id: str, digest: bytes) -> Principal | None:
         """To whom the key belongs; None unless it is valid and the digest is that of its secret."""
         async with self._database.connection(tenants=ALL_TENANTS) as connection:
-            found = await repository.find_valid(connection, key_id)
+            found = await store.find_valid(connection, key_id)
         if found is None:
             return None
         expected, slug, name, permissions = found

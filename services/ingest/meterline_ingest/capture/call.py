@@ -1,0 +1,112 @@
+"""A call of capture: where it came from, what it brought, and its result."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Mapping, MutableSequence, Sequence
+from dataclasses import dataclass, field
+
+from meterline_protos.ingest.v1 import capture_pb2
+from opentelemetry.trace import SpanContext
+
+from meterline_ingest.event.batches import BatchOrigin
+from meterline_ingest.event.columns import Columns
+from meterline_ingest.event.outcomes import Kind, Problem
+
+# A flush takes as many events as the largest efficient batch; more would only delay the answers.
+MAX_FLUSH_EVENTS = 5_000
+
+MAX_FLUSH_BYTES = 4 << 20
+
+# So many bytes count as an event where an event has more, so that one bound is enough for both.
+BYTES_AN_EVENT = MAX_FLUSH_BYTES // MAX_FLUSH_EVENTS
+
+# What a rejected event costs, in accepted ones: it is written out, sealed, and stored in a wide row of three
+# indexes. Measured: three to ten times as much.
+REJECTED_COST = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a call came from. Times in microseconds since the Unix epoch.
+
+    any_age: whether its events may be as old as they like
+    tenant: the only one that the caller may report for; None for any
+    import_id: of the import that it is part of
+    """
+
+    source: str
+    received_at_us: int
+    sent_at_us: int | None
+    trace: SpanContext
+    kind: BatchOrigin = BatchOrigin.REPORTED
+    any_age: bool = False
+    tenant: str | None = None
+    import_id: uuid.UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """`problems` by row of the call; what is not in it was accepted. `batch_id` is empty when nothing was.
+
+    quarantined: rejected rows that were kept
+    kept_bytes: what these are, sealed
+    """
+
+    rows: int
+    problems: dict[int, Problem]
+    batch_id: str
+    quarantined: frozenset[int] = frozenset()
+    kept_bytes: int = 0
+
+    @property
+    def surcharge(self) -> int:
+        """What it cost beyond what its events cost when they are accepted."""
+        rejected = sum(problem.kind is Kind.REJECTED for problem in self.problems.values())
+        return cost_of((REJECTED_COST - 1) * rejected, self.kept_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Among whose calls a call waits, by the number of the tenant (0: not known), and that tenant's share."""
+
+    flow: int = 0
+    weight: int = 1
+
+
+NOBODYS_TURN = Turn()
+
+
+@dataclass(slots=True, eq=False)
+class Submission:
+    """One call, or what a stream brought between two flushes. Either `rows` or `columns`.
+
+    flags: what is to be noted of single events, by row
+    events, cost: how many it holds, and what a flush and the queue count for it
+    """
+
+    origin: Origin
+    tenant_id: str
+    rows: MutableSequence[capture_pb2.Event] = field(default_factory=list)
+    columns: Columns | None = None
+    bytes: int = 0
+    flags: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    turn: Turn = NOBODYS_TURN
+    taken: bool = False
+    result: asyncio.Future[Result] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    events: int = field(init=False)
+    cost: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.events = len(self.rows) if self.columns is None else len(self.columns)
+        self.cost = cost_of(self.events, self.bytes)
+
+    def __len__(self) -> int:
+        return self.events
+
+
+def cost_of(events: int, size: int) -> int:
+    """What a flush and the queue count: events, or bytes where those are more."""
+    return max(events, -(-size // BYTES_AN_EVENT))

@@ -1,0 +1,148 @@
+"""What single events of a flush say: digests of their bodies, and what they have beside their rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from meterline.tasks import Pace
+
+from meterline_ingest.capture.rules.combinations import Variant
+from meterline_ingest.capture.rules.skew import Corrected
+from meterline_ingest.capture.rules.validation import Checked
+from meterline_ingest.capture.store.details import SEALED, TABLE, Detail, StoredBody
+from meterline_ingest.event.columns import Flags
+from meterline_ingest.event.digest import Fingerprints, body_digest, disguised
+from meterline_ingest.event_types.rules.book import TypeBook
+
+
+class Sealer(Fingerprints, Protocol):
+    """Keys of one tenant; `shredded` once they were destroyed."""
+
+    @property
+    def shredded(self) -> bool: ...
+
+    def seal(self, table: str, column: str, row: bytes, plaintext: bytes) -> bytes: ...
+
+    def unseal(self, table: str, column: str, row: bytes, sealed: bytes) -> bytes: ...
+
+
+class Keyrings(Protocol):
+    """Where the keys of tenants come from."""
+
+    async def keyrings(self, tenant_ids: Collection[int]) -> Mapping[int, Sealer]: ...
+
+
+def to_text(sensitive: Mapping[str, str]) -> bytes:
+    """What is sealed of an event's sensitive properties."""
+    return json.dumps(sensitive, ensure_ascii=False, sort_keys=True).encode()
+
+
+class Contents:
+    """Looks at rows one by one, so it is asked only about those that need it."""
+
+    def __init__(
+        self,
+        checked: Checked,
+        corrected: Corrected,
+        types: TypeBook,
+        sealers: Mapping[int, Sealer],
+        flags: Mapping[int, Sequence[str]],
+    ) -> None:
+        """`flags`: what is to be noted of single rows."""
+        self._checked = checked
+        self._corrected = corrected
+        self._types = types
+        self._sealers = sealers
+        self._flags = flags
+
+    def sent_us(self, row: int) -> int:
+        return int(self._corrected.sent_us[row])
+
+    def has_details(self, row: int) -> bool:
+        """Whether its row in `events` tells less than what was sent."""
+        return self._variant(row) is not None or self._is_cut(row) or row in self._flags
+
+    async def details(self, accepted: Flags) -> list[Detail]:
+        """Of those of the accepted rows that have any."""
+        found, pace = [], Pace()
+        for row in self._detailed(accepted):
+            if pace.due:
+                await pace.rest()
+            found.append(self._detail(row))
+        return found
+
+    def digest(self, row: int) -> bytes:
+        """Of the body as it was sent."""
+        variant, series = self._variant(row), self._checked.series[self._checked.series_index[row]]
+        units = [
+            None if slot is None or not (slot.present is None or slot.present[row]) else int(slot.units[row])
+            for slot in self._checked.slots
+        ]
+        return body_digest(
+            series.event_type,
+            self._checked.columns.subjects[self._checked.columns.subject_index[row]],
+            self.sent_us(row),
+            series.dimensions if variant is None else variant.sent_dimensions,
+            self._quantities(series.tenant_id, series.event_type, units),
+            [] if variant is None else self._disguised(series.tenant_id, variant),
+        )
+
+    def digest_of_row(self, tenant_id: int, stored: StoredBody, sent_us: int) -> bytes:
+        """Of a stored event whose row tells all that was sent."""
+        return body_digest(
+            stored.event_type,
+            stored.subject,
+            sent_us,
+            tuple(stored.dimensions.items()),
+            self._quantities(tenant_id, stored.event_type, stored.units),
+        )
+
+    def _detailed(self, accepted: Flags) -> Sequence[int]:
+        fields, cut = self._checked.fields, self._corrected.cut
+        if not fields.variants and cut is None and not self._flags:
+            return []
+        wanted = np.isin(fields.index, list(fields.variants))
+        if cut is not None:
+            wanted |= cut
+        wanted[list(self._flags)] = True
+        rows: list[int] = np.flatnonzero(wanted & accepted).tolist()
+        return rows
+
+    def _detail(self, row: int) -> Detail:
+        columns, variant = self._checked.columns, self._variant(row)
+        event_id = columns.ids[row].tobytes()
+        tenant_id = int(self._checked.tenant_ids[columns.tenant_index[row]])
+        detail = Detail(event_id, tenant_id, self.digest(row))
+        if self._is_cut(row):
+            detail.sent_us = self.sent_us(row)
+        if variant is not None:
+            detail.properties, detail.flags, detail.sources = (
+                variant.properties,
+                variant.flags,
+                variant.sources,
+            )
+            if variant.sensitive:
+                text = to_text(variant.sensitive)
+                detail.sealed_names = sorted(variant.sensitive)
+                detail.sealed = self._sealers[tenant_id].seal(TABLE, SEALED, event_id, text)
+        detail.flags = (*detail.flags, *self._flags.get(row, ()))
+        return detail
+
+    def _is_cut(self, row: int) -> bool:
+        return self._corrected.cut is not None and bool(self._corrected.cut[row])
+
+    def _variant(self, row: int) -> Variant | None:
+        return self._checked.fields.variants.get(int(self._checked.fields.index[row]))
+
+    def _quantities(self, tenant_id: int, event_type: str, units: Sequence[int | None]) -> dict[str, int]:
+        definition = self._types.find(tenant_id, event_type)
+        names = () if definition is None else definition.quantities
+        return {
+            quantity.name: value for quantity, value in zip(names, units, strict=False) if value is not None
+        }
+
+    def _disguised(self, tenant_id: int, variant: Variant) -> list[tuple[str, str | None, str]]:
+        return disguised(variant.sent_properties, variant.definition.sensitive, self._sealers.get(tenant_id))

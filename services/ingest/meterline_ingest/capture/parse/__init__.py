@@ -1,0 +1,1 @@
+"""Requests to columns of events, and rejected rows back to events."""

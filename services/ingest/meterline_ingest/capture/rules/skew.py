@@ -1,0 +1,60 @@
+"""Event times corrected by the skew of the clock that they were taken from.
+
+A call says when it was sent, by the source's clock. Held against the time of receipt this tells the skew;
+the way there, and a call that waited for its turn, look like skew too, so only what exceeds a tolerance is
+taken for it. Then `time + skew` is the event's time by our clock, and never later than the receipt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from meterline_ingest.event.columns import Flags, Int64s
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """When a call was sent and received, each by its own clock; `rows` are the events that it brought."""
+
+    rows: int
+    received_at_us: int
+    sent_at_us: int | None
+
+    def skew_us(self, tolerance_us: int) -> int:
+        """What is to be added to its times; 0 within the tolerance."""
+        if self.sent_at_us is None:
+            return 0
+        skew = self.received_at_us - self.sent_at_us
+        return skew if abs(skew) > tolerance_us else 0
+
+
+@dataclass(slots=True)
+class Corrected:
+    """times_us: corrected; skews_us: one a call; sent_us: as they came.
+
+    cut: rows whose time was later than the receipt, so that the skew does not lead back to what was sent;
+        None when there is none
+    """
+
+    times_us: Int64s
+    sent_us: Int64s
+    skews_us: list[int]
+    cut: Flags | None = None
+
+
+def correct(times_us: Int64s, calls: Sequence[Sending], tolerance_us: int) -> Corrected:
+    """Corrects the times of the events of `calls`, which stand one after the other."""
+    skews = [call.skew_us(tolerance_us) for call in calls]
+    if not any(skews):
+        return Corrected(times_us, times_us, skews)
+    sizes = [call.rows for call in calls]
+    skew = np.repeat(np.array(skews, np.int64), sizes)
+    latest = np.repeat(np.array([call.received_at_us for call in calls], np.int64), sizes)
+    # Times are within +-2^62 (see `rows`) or the wire's own 64 bits: the sum must not wrap around.
+    moved = np.clip(times_us, -(1 << 61), 1 << 61) + skew
+    cut = (skew != 0) & (moved > latest)
+    corrected = np.where(skew != 0, np.minimum(moved, latest), times_us)
+    return Corrected(corrected, times_us, skews, cut if cut.any() else None)

@@ -1,0 +1,1 @@
+"""The tables of events, batches, details and messages, by month."""

@@ -1,0 +1,295 @@
+"""Stores batches of events: once each, in one transaction with the message that tells of them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import psycopg
+from meterline.clock import to_datetime
+from meterline.db import arrays
+from meterline.db.pool import Connection, Database, begin
+from meterline.db.queries import Queries
+from opentelemetry.trace import SpanContext
+from psycopg import sql
+
+from meterline_ingest.capture.rules.quantities import Slot
+from meterline_ingest.capture.store.copy_format import event_rows
+from meterline_ingest.capture.store.partitions import Partitions
+from meterline_ingest.capture.store.recently_seen import RecentlySeen
+from meterline_ingest.event.batches import BatchOrigin
+from meterline_ingest.event.columns import UUID_DTYPE, Flags, Ids, Int64s
+
+queries = Queries("meterline_ingest.capture.store", "events.sql")
+
+# Below this a single INSERT … ON CONFLICT is as fast as COPY, and never has to be repeated.
+COPY_FROM_ROWS = 200
+# After a repetition that the hint missed, so many batches are looked up before they are copied: where one
+# old event comes again, more do, and a COPY in vain costs more than a look.
+DOUBTFUL_BATCHES = 100
+
+# Reasons to store a batch in another way: an id was stored before, the same events arrive twice at once, or
+# the partitions are not what they were.
+_COPY_AGAIN = (
+    psycopg.errors.UniqueViolation,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.CheckViolation,
+    psycopg.errors.UndefinedTable,
+)
+
+
+@dataclass(slots=True)
+class Rows:
+    """Good events, ready to store: arrays of one length. `text_ids` as in Columns."""
+
+    ids: Ids
+    tenant_ids: Int64s
+    batch_numbers: Int64s
+    subject_ids: Int64s
+    times_us: Int64s
+    series_ids: Int64s
+    slots: list[Slot | None]
+    text_ids: list[str | None] | None
+
+    def __len__(self) -> int:
+        return len(self.times_us)
+
+    def units(self, row: int) -> tuple[int | None, ...]:
+        """The quantities of one row, None where absent."""
+        return tuple(
+            None if slot is None or not (slot.present is None or slot.present[row]) else int(slot.units[row])
+            for slot in self.slots
+        )
+
+    def take(self, rows: Int64s) -> Rows:
+        slots = [
+            slot and Slot(slot.units[rows], None if slot.present is None else slot.present[rows])
+            for slot in self.slots
+        ]
+        texts = None if self.text_ids is None else [self.text_ids[row] for row in rows.tolist()]
+        return Rows(
+            self.ids[rows],
+            self.tenant_ids[rows],
+            self.batch_numbers[rows],
+            self.subject_ids[rows],
+            self.times_us[rows],
+            self.series_ids[rows],
+            slots,
+            texts,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRow:
+    """What one call added for one tenant. Times in microseconds since the Unix epoch.
+
+    first_us, last_us: the span of its events' times
+    retracted: events that it takes away, beside the `event_count` that it counts
+    """
+
+    batch_id: bytes
+    tenant_id: int
+    batch_number: int
+    source: str
+    event_count: int
+    received_at_us: int
+    sent_at_us: int | None
+    skew_us: int
+    origin: BatchOrigin
+    first_us: int
+    last_us: int
+    trace: SpanContext
+    retracted: int = 0
+    import_id: uuid.UUID | None = None
+
+
+class EventWriter:
+    """One for each process."""
+
+    def __init__(self, database: Database, partitions: Partitions) -> None:
+        self._database = database
+        self._partitions = partitions
+        self._seen = RecentlySeen()
+        self._doubtful = 0
+        self._numbers = iter(range(0))
+
+    async def batch_numbers(self, count: int) -> list[int]:
+        """Numbers that no other batch has."""
+        numbers: list[int] = []
+        while len(numbers) < count:
+            number = next(self._numbers, None)
+            if number is None:
+                ((first,),) = await self._database.fetch(queries.next_batch_numbers)
+                self._numbers = iter(range(first, first + 1024))
+            else:
+                numbers.append(number)
+        return numbers
+
+    async def insert(self, connection: Connection, rows: Rows, tenants: Collection[int]) -> Flags:
+        """Inserts `rows` into the open transaction of `tenants`; tells which were new.
+
+        May roll the transaction back to start again, so it must come first in it.
+        """
+        if len(rows) < COPY_FROM_ROWS:
+            return await self._insert(connection, rows, tenants)
+        suspects = self._seen.suspects(rows.ids, rows.tenant_ids)
+        if self._doubtful:
+            self._doubtful -= 1
+            suspects |= await self._known(connection, rows)
+        try:
+            return await self._copy(connection, rows, suspects)
+        except _COPY_AGAIN as error:
+            await self._start_again(connection, tenants, error)
+        self._doubtful = DOUBTFUL_BATCHES
+        suspects |= await self._known(connection, rows)
+        try:
+            return await self._copy(connection, rows, suspects)
+        except _COPY_AGAIN as error:
+            await self._start_again(connection, tenants, error)
+        return await self._insert(connection, rows, tenants)
+
+    async def _start_again(
+        self, connection: Connection, tenants: Collection[int], error: psycopg.Error
+    ) -> None:
+        await connection.rollback()
+        await begin(connection, tenants)
+        if isinstance(error, psycopg.errors.CheckViolation | psycopg.errors.UndefinedTable):
+            await self._partitions.refresh()
+
+    async def _known(self, connection: Connection, rows: Rows) -> Flags:
+        """Which rows are stored already, as far as this transaction can see."""
+        keys = arrays.uuid_array(rows.ids), arrays.int4_array(np.unique(rows.tenant_ids))
+        cursor = await connection.execute(queries.known_events, keys, binary=True)
+        known = {(event_id.bytes, tenant_id) for event_id, tenant_id in await cursor.fetchall()}
+        if not known:
+            return np.zeros(len(rows), np.bool_)
+        return np.array([key in known for key in _keys(rows)])
+
+    async def _copy(self, connection: Connection, rows: Rows, suspects: Flags) -> Flags:
+        doubtful = np.flatnonzero(suspects)
+        clear = rows.take(np.flatnonzero(~suspects)) if len(doubtful) else rows
+        for partition, chosen in self._partitions.split(clear.ids):
+            await _copy_to(connection, partition, clear if chosen is None else clear.take(chosen))
+        new = np.ones(len(rows), np.bool_)
+        if len(doubtful):
+            new[doubtful] = await self._insert_some(connection, rows.take(doubtful))
+        await _insert_text_ids(connection, rows, new)
+        return new
+
+    async def _insert(self, connection: Connection, rows: Rows, tenants: Collection[int]) -> Flags:
+        for attempt in range(3):
+            try:
+                new = await self._insert_some(connection, rows)
+                break
+            except psycopg.errors.DeadlockDetected:
+                # Sorted inserts cannot deadlock each other, but can with a COPY under way.
+                await connection.rollback()
+                if attempt == 2:
+                    raise
+                await begin(connection, tenants)
+        await _insert_text_ids(connection, rows, new)
+        return new
+
+    async def _insert_some(self, connection: Connection, rows: Rows) -> Flags:
+        order = np.lexsort((rows.tenant_ids, *rows.ids.view(">u8").reshape(-1, 2).T[::-1]))
+        sorted_rows = rows.take(order)
+        cursor = await connection.execute(queries.insert_events, _parameters(sorted_rows), binary=True)
+        returned = await cursor.fetchall()
+        new = np.zeros(len(rows), np.bool_)
+        if len(returned) == len(rows):
+            new[:] = True
+            return new
+        fresh = {(event_id.bytes, tenant_id) for event_id, tenant_id in returned}
+        # Of equal ids the first in sorted order was stored; lexsort is stable, so it is the first of all.
+        for row, key in zip(order.tolist(), _keys(sorted_rows), strict=True):
+            if key in fresh:
+                fresh.discard(key)
+                new[row] = True
+        return new
+
+    async def insert_batches(
+        self, connection: Connection, batches: Sequence[BatchRow], message_id: uuid.UUID
+    ) -> None:
+        """Adds what each call brought; `message_id` is the message that tells of them."""
+        await connection.execute(queries.insert_batches, (message_id, *_batch_parameters(batches)))
+
+
+def _parameters(rows: Rows) -> tuple[arrays.Binary, ...]:
+    count = len(rows)
+    nothing = Slot(np.zeros(count, np.int64), np.zeros(count, np.bool_))
+    return (
+        arrays.uuid_array(rows.ids),
+        arrays.int4_array(rows.tenant_ids),
+        arrays.int8_array(rows.batch_numbers),
+        arrays.int8_array(rows.subject_ids),
+        arrays.timestamptz_array(rows.times_us),
+        arrays.int4_array(rows.series_ids),
+        *(
+            arrays.int8_array_or_null((slot or nothing).units, (slot or nothing).present)
+            for slot in rows.slots
+        ),
+    )
+
+
+def _keys(rows: Rows) -> list[tuple[bytes, int]]:
+    return list(zip(rows.ids.tolist(), rows.tenant_ids.tolist(), strict=True))
+
+
+async def _copy_to(connection: Connection, partition: str, rows: Rows) -> None:
+    buffer = event_rows(
+        rows.ids,
+        rows.batch_numbers,
+        rows.subject_ids,
+        rows.times_us,
+        rows.slots,
+        rows.tenant_ids,
+        rows.series_ids,
+    )
+    statement = sql.SQL(queries.copy_events).format(partition=sql.Identifier(partition))
+    async with connection.cursor().copy(statement) as copy:
+        await copy.write(buffer)
+
+
+async def _insert_text_ids(connection: Connection, rows: Rows, new: Flags) -> None:
+    if rows.text_ids is None:
+        return
+    kept = [row for row in np.flatnonzero(new).tolist() if rows.text_ids[row] is not None]
+    if kept:
+        chosen = rows.take(np.array(kept))
+        texts = [text for text in chosen.text_ids or [] if text is not None]
+        ids, tenants = arrays.uuid_array(chosen.ids), arrays.int4_array(chosen.tenant_ids)
+        await connection.execute(queries.insert_text_ids, (ids, tenants, arrays.text_array(texts)))
+
+
+def _batch_parameters(batches: Sequence[BatchRow]) -> tuple[object, ...]:
+    return (
+        arrays.uuid_array(np.frombuffer(b"".join(batch.batch_id for batch in batches), UUID_DTYPE)),
+        arrays.int4_array(np.array([batch.tenant_id for batch in batches])),
+        arrays.int8_array(np.array([batch.batch_number for batch in batches])),
+        arrays.text_array([batch.source for batch in batches]),
+        arrays.int4_array(np.array([batch.event_count for batch in batches])),
+        arrays.timestamptz_array(np.array([batch.received_at_us for batch in batches])),
+        [None if batch.sent_at_us is None else to_datetime(batch.sent_at_us) for batch in batches],
+        arrays.int8_array(np.array([batch.skew_us for batch in batches])),
+        arrays.int2_array(np.array([batch.origin for batch in batches])),
+        arrays.timestamptz_array(np.array([batch.first_us for batch in batches])),
+        arrays.timestamptz_array(np.array([batch.last_us for batch in batches])),
+        [uuid.UUID(int=batch.trace.trace_id) if batch.trace.is_valid else None for batch in batches],
+        # Span ids are unsigned, int8 is not.
+        [signed(batch.trace.span_id) if batch.trace.is_valid else None for batch in batches],
+        [batch.trace.trace_flags.sampled for batch in batches],
+        arrays.int4_array(np.array([batch.retracted for batch in batches])),
+        [batch.import_id for batch in batches],
+    )
+
+
+def signed(unsigned: int) -> int:
+    """What is stored of a span id."""
+    return unsigned - (1 << 64) if unsigned >> 63 else unsigned
+
+
+def unsigned(signed: int) -> int:
+    """The span id that was stored."""
+    return signed & ((1 << 64) - 1)

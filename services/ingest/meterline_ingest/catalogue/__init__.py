@@ -1,0 +1,1 @@
+"""Catalogue: entries by key that enrich events as they are captured."""

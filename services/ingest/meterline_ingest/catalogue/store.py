@@ -1,0 +1,129 @@
+"""The catalogue that events are enriched from."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from meterline.db import arrays
+from meterline.db.pool import Connection, Database
+from meterline.db.queries import Queries
+from meterline.remembered import Remembered
+
+from meterline_ingest.event_types.rules.enrichment import Entry, EntryKey, StoredEntry
+
+queries = Queries("meterline_ingest.catalogue", "store.sql")
+
+# An entry that is put on one replica is known to the others after this long, and so is its absence.
+MEMORY_SECONDS: Final = 2.0
+# Of what is remembered. An entry of ten usual attributes takes about 3 KiB, so that some 10,000 are at hand;
+# the largest takes 50 KiB.
+MEMORY_BYTES: Final = 32 << 20
+# What an entry takes beside its texts: its key, its version and its places; and each attribute.
+_ENTRY_BYTES: Final = 750
+_ATTRIBUTE_BYTES: Final = 100
+
+# In a tuple, so that an entry that there is not can be told from one that nobody asked for.
+Known = tuple[Entry | None]
+
+
+class CatalogueReader:
+    """What capture looks up, from memory where it is fresh. One for each process."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        memory_bytes: int = MEMORY_BYTES,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """now: a clock in seconds, from any moment"""
+        self._database = database
+        self._known: Remembered[EntryKey, Known] = Remembered(
+            MEMORY_SECONDS, most=memory_bytes, size_of=size_of, now=now
+        )
+
+    async def find(self, keys: Collection[EntryKey]) -> dict[EntryKey, Entry | None]:
+        """All of `keys`; None where there is no entry."""
+        found: dict[EntryKey, Entry | None] = {
+            key: known[0] for key in keys if (known := self._known.get(key)) is not None
+        }
+        missing = sorted(keys - found.keys(), key=lambda key: (key.tenant_id, key.namespace, key.key))
+        if missing:
+            question = self._known.ask()
+            loaded = await self._load(missing)
+            for key in missing:
+                found[key] = loaded.get(key)
+                self._known.keep(question, key, (found[key],))
+        return found
+
+    def forget(self, keys: Iterable[EntryKey]) -> None:
+        """So that this process knows its own changes at once."""
+        for key in keys:
+            self._known.forget(key)
+
+    async def _load(self, keys: Sequence[EntryKey]) -> dict[EntryKey, Entry]:
+        parameters = (
+            arrays.int4_array(np.array([key.tenant_id for key in keys])),
+            arrays.text_array([key.namespace for key in keys]),
+            arrays.text_array([key.key for key in keys]),
+        )
+        rows = await self._database.fetch(queries.find_entries, parameters, {key.tenant_id for key in keys})
+        return {
+            EntryKey(tenant_id, namespace, key): Entry(version, attributes)
+            for tenant_id, namespace, key, version, attributes in rows
+        }
+
+
+def size_of(key: EntryKey, known: Known) -> int:
+    """About how many bytes it takes to remember an entry, or that there is none: no less."""
+    size = _ENTRY_BYTES + sys.getsizeof(key.namespace) + sys.getsizeof(key.key)
+    if known[0] is not None:
+        for name, value in known[0].attributes.items():
+            size += _ATTRIBUTE_BYTES + sys.getsizeof(name) + sys.getsizeof(value)
+    return size
+
+
+async def put(
+    connection: Connection, tenant_id: int, entries: Mapping[tuple[str, str], Mapping[str, str]]
+) -> int:
+    """Creates or replaces entries by (namespace, key); returns how many are not as they were."""
+    keys = sorted(entries)
+    await connection.execute(queries.lock_catalogue, {"tenant_id": tenant_id})
+    cursor = await connection.execute(
+        queries.put_entries,
+        {
+            "tenant_id": tenant_id,
+            "namespaces": [namespace for namespace, _ in keys],
+            "keys": [key for _, key in keys],
+            "attributes": [json.dumps(dict(entries[each])) for each in keys],
+        },
+    )
+    return cursor.rowcount
+
+
+async def delete(connection: Connection, tenant_id: int, namespace: str, keys: Sequence[str]) -> int:
+    """Returns how many there were."""
+    await connection.execute(queries.lock_catalogue, {"tenant_id": tenant_id})
+    cursor = await connection.execute(
+        queries.delete_entries, {"tenant_id": tenant_id, "namespace": namespace, "keys": sorted(keys)}
+    )
+    return cursor.rowcount
+
+
+async def get(connection: Connection, tenant_id: int, namespace: str, key: str) -> StoredEntry | None:
+    cursor = await connection.execute(queries.get_entry, (tenant_id, namespace, key), binary=True)
+    row = await cursor.fetchone()
+    return StoredEntry(*row) if row else None
+
+
+async def page(
+    connection: Connection, tenant_id: int, namespace: str, after: str, limit: int
+) -> list[StoredEntry]:
+    """In the order of their keys, from beyond `after`."""
+    cursor = await connection.execute(queries.list_entries, (tenant_id, namespace, after, limit), binary=True)
+    return [StoredEntry(*row) for row in await cursor.fetchall()]

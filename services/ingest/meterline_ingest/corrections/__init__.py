@@ -1,0 +1,1 @@
+"""Corrections: events amended, retracted and imported, one or many, with a dry run."""

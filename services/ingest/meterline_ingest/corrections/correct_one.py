@@ -1,0 +1,234 @@
+"""Correcting one event: amending or retracting it."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from dataclasses import dataclass
+from typing import Final
+
+from meterline.clock import EPOCH
+from meterline.crashpoints import crash_point
+from meterline.db.pool import Connection, Database
+from meterline.db.unit_of_work import Transaction, UnitOfWork
+from meterline.errors import (
+    AbortedError,
+    AlreadyExistsError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+)
+from meterline.tenants import Tenant, TenantReplica
+
+from meterline_ingest.audit import store as audit_store
+from meterline_ingest.audit.rules import EVENT_AMENDED, EVENT_RETRACTED, ChangeRequest
+from meterline_ingest.capture.details import Keyrings
+from meterline_ingest.corrections.corrector import Batch, Corrector, Prepared
+from meterline_ingest.corrections.dry_run import Effects
+from meterline_ingest.corrections.rules.changes import Changes, Failure, Kind
+from meterline_ingest.corrections.rules.effects import Effect
+from meterline_ingest.corrections.rules.history import Correction, CorrectionFilter, CorrectionKey
+from meterline_ingest.corrections.store import corrections, current
+from meterline_ingest.corrections.store.corrections import Request
+from meterline_ingest.corrections.store.current import Current
+from meterline_ingest.event import ids
+
+# Others that correct the same event at the same time are let go first so many times.
+ATTEMPTS: Final = 5
+
+_NOWHERE: Final = uuid.UUID(int=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What is asked for: under which id, by whom and why.
+
+    body: says what, so that the same id cannot stand for something else
+    """
+
+    correction_id: uuid.UUID
+    change: ChangeRequest
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """`revision`: how often the event must have been corrected before; None: whatever it is."""
+
+    source: str
+    event_id: str
+    revision: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What corrections of one and of many have in common. One for each process."""
+
+    database: Database
+    unit_of_work: UnitOfWork
+    tenants: TenantReplica
+    keys: Keyrings
+    corrector: Corrector
+    effects: Effects
+
+    async def digest(self, tenant_id: int, changes: Changes | None, body: bytes) -> uuid.UUID:
+        """Of the call. Values that may be sensitive are told by nobody who has not the tenant's key."""
+        if changes is not None and changes.properties:
+            keyring = (await self.keys.keyrings([tenant_id]))[tenant_id]
+            return uuid.UUID(bytes=keyring.fingerprint(body))
+        return uuid.UUID(bytes=hashlib.blake2b(body, digest_size=16, person=b"meterline.call").digest())
+
+
+async def correct_event(
+    means: Means, slug: str, target: Target, changes: Changes | None, call: Call
+) -> Correction | None:
+    """Amends an event or, without changes, retracts it. None: it had been as it should be.
+
+    Raises NotFoundError, InvalidArgumentError, FailedPreconditionError, AbortedError, AlreadyExistsError.
+    """
+    tenant = await means.tenants.get(slug)
+    digest = await means.digest(tenant.tenant_id, changes, call.body)
+    for _ in range(ATTEMPTS):
+        async with means.database.connection([tenant.tenant_id]) as connection:
+            if await known(connection, tenant.tenant_id, call.correction_id, digest) is not None:
+                return await _made(connection, tenant.tenant_id, call.correction_id)
+        _, prepared = await _prepare(means, tenant, target, changes)
+        if not prepared.revisions:
+            return None
+        batch = await means.corrector.batch(tenant.tenant_id, prepared)
+        async with means.unit_of_work.begin([tenant.tenant_id]) as transaction:
+            try:
+                if await _store(means, transaction, tenant.tenant_id, batch, call, digest):
+                    await commit(transaction)
+                    return await _read_back(means, tenant.tenant_id, call.correction_id)
+            except AbortedError:
+                continue
+    raise AbortedError("others are correcting the same event")
+
+
+async def preview_correction(
+    means: Means, slug: str, target: Target, changes: Changes | None, call: Call
+) -> tuple[Correction | None, Effect]:
+    """What `correct_event` would do. Raises what it would."""
+    tenant = await means.tenants.get(slug)
+    event, prepared = await _prepare(means, tenant, target, changes)
+    effect = Effect()
+    await add_effect(means, effect, tenant, prepared)
+    await means.effects.finish(effect, slug)
+    if not prepared.revisions:
+        return None, effect
+    (revision,) = prepared.revisions
+    would_be = Correction(
+        event.event_id,
+        revision.number,
+        call.correction_id,
+        prepared.kind,
+        revision.current.content,
+        revision.after,
+        _NOWHERE,
+        event.batch_id,
+        EPOCH,
+        call.change.requested_by,
+        call.change.reason,
+        event.text_id,
+    )
+    return would_be, effect
+
+
+async def list_corrections(
+    means: Means, slug: str, chosen: CorrectionFilter, before: CorrectionKey | None, limit: int
+) -> list[Correction]:
+    """The newest first. Raises NotFoundError for an unknown tenant."""
+    tenant_id = (await means.tenants.get(slug)).tenant_id
+    async with means.database.connection([tenant_id]) as connection:
+        return await corrections.page(connection, tenant_id, chosen, before, limit)
+
+
+async def known(
+    connection: Connection, tenant_id: int, correction_id: uuid.UUID, digest: uuid.UUID
+) -> Request | None:
+    """The call, if it was made before. Raises AlreadyExistsError when that was another one."""
+    request = await corrections.find_request(connection, tenant_id, correction_id)
+    if request is not None and request.digest != digest:
+        raise AlreadyExistsError("correction", str(correction_id), "it asked for something else")
+    return request
+
+
+async def add_effect(means: Means, effect: Effect, tenant: Tenant, prepared: Prepared) -> None:
+    """Adds what the prepared corrections would do."""
+    rows = prepared.rows()
+    if rows:
+        message = await means.corrector.message(tenant.tenant_id, _NOWHERE, rows, 0)
+        retracted = sum(row.retracted for row in rows)
+        await means.effects.add(
+            effect, tenant.slug, message, retracted=retracted, added=len(rows) - retracted
+        )
+
+
+async def commit(transaction: Transaction) -> None:
+    crash_point("ingest.correct.before_commit")
+    await transaction.commit()
+    crash_point("ingest.correct.after_commit")
+
+
+async def _prepare(
+    means: Means, tenant: Tenant, target: Target, changes: Changes | None
+) -> tuple[Current, Prepared]:
+    raw, is_uuid = ids.parse_one(target.source, target.event_id)
+    async with means.database.connection([tenant.tenant_id]) as connection:
+        found = await current.read(connection, tenant.tenant_id, [uuid.UUID(bytes=raw)])
+    if not found:
+        raise NotFoundError("event", target.event_id, ids.hint(target.source, is_uuid=is_uuid))
+    (event,) = found
+    if target.revision not in (None, event.revision):
+        raise AbortedError(f"the event has had {event.revision} corrections, not {target.revision}")
+    prepared = await means.corrector.prepare(tenant, [event], changes)
+    for failure in prepared.failures:
+        raise _refusal(failure)
+    return event, prepared
+
+
+def _refusal(failure: Failure) -> FailedPreconditionError | InvalidArgumentError:
+    if failure.reason == "RETRACTED":
+        return FailedPreconditionError(f"event {failure.event_id}", "was retracted")
+    return InvalidArgumentError(f"changes.{failure.field}", failure.message, failure.reason)
+
+
+async def _store(
+    means: Means,
+    transaction: Transaction,
+    tenant_id: int,
+    batch: Batch,
+    call: Call,
+    digest: uuid.UUID,
+) -> bool:
+    """False when the same call was made at the same time. Raises AbortedError when another one was."""
+    connection, change = transaction.connection, call.change
+    new = await corrections.add_request(
+        connection, tenant_id, call.correction_id, digest, change.requested_by, change.reason, None
+    )
+    if not new:
+        return False
+    await means.corrector.store(transaction, tenant_id, call.correction_id, batch)
+    (revision,) = batch.prepared.revisions
+    await audit_store.record(
+        connection,
+        tenant_id,
+        action=EVENT_AMENDED if batch.prepared.kind is Kind.AMENDED else EVENT_RETRACTED,
+        subject=f"event {revision.current.sent_id}",
+        principal=change.requested_by,
+        reason=change.reason,
+        details={"correction_id": str(call.correction_id), "revision": revision.number},
+    )
+    return True
+
+
+async def _made(connection: Connection, tenant_id: int, correction_id: uuid.UUID) -> Correction | None:
+    chosen = CorrectionFilter(correction_id=correction_id)
+    found = await corrections.page(connection, tenant_id, chosen, None, 1)
+    return found[0] if found else None
+
+
+async def _read_back(means: Means, tenant_id: int, correction_id: uuid.UUID) -> Correction | None:
+    async with means.database.connection([tenant_id]) as connection:
+        return await _made(connection, tenant_id, correction_id)

@@ -1,0 +1,52 @@
+"""The message of a batch of corrections, made from its rows: at first, and whenever it is needed again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from meterline_protos.common.v1 import types_pb2
+
+from meterline_ingest.capture import message
+from meterline_ingest.capture.message_from_rows import as_captured
+from meterline_ingest.capture.store.messages import ToldRow
+from meterline_ingest.corrections.rules.changes import SignedRow
+from meterline_ingest.event_types.rules.book import TypeBook
+
+
+def events_corrected(
+    tenant_id: int,
+    batch_id: bytes,
+    trace: types_pb2.TraceContext,
+    received_at_us: int,
+    rows: Sequence[SignedRow],
+    types: TypeBook,
+) -> bytes:
+    """Serialises one batch. The rows that it takes away come first."""
+    taken = [row for row in rows if row.retracted]
+    ordered = [*taken, *(row for row in rows if not row.retracted)]
+    header = message.BatchHeader(
+        batch_id,
+        len(ordered),
+        trace,
+        received_at_us,
+        len(taken),
+        b"".join(row.taken_from.bytes for row in taken if row.taken_from is not None),
+    )
+    told = [_told(tenant_id, row) for row in ordered]
+    return message.events_accepted(as_captured(told, types), np.ones(len(told), np.bool_), [header], types)
+
+
+def _told(tenant_id: int, row: SignedRow) -> ToldRow:
+    said = row.content
+    return ToldRow(
+        0,
+        tenant_id,
+        row.event_id,
+        said.time_us,
+        said.units,
+        said.subject,
+        said.event_type,
+        dict(said.dimensions),
+        dict(said.properties),
+    )

@@ -1,0 +1,115 @@
+"""Walks over the events that a filter may mean, a bounded number at once, from where the walk stands.
+
+It goes from batch to batch, since batches are found by their time, and a batch's events by its number.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from meterline.clock import to_datetime
+from meterline.db.pool import Connection
+from meterline.db.queries import Queries
+
+from meterline_ingest.corrections.rules.selection import EventsFilter
+
+queries = Queries("meterline_ingest.corrections.store", "selecting.sql")
+
+Position = Mapping[str, Any]
+
+_BATCHES: Final = 500
+_BEFORE_ALL: Final = str(uuid.UUID(int=0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Stand:
+    """Beyond `batch`, the last that is done; in `within`, if that comes next, beyond the event `after`."""
+
+    phase: int = 0
+    batch: int = -1
+    within: int = -1
+    after: str = _BEFORE_ALL
+
+    def to_json(self) -> Position:
+        return {"phase": self.phase, "batch": self.batch, "within": self.within, "after": self.after}
+
+
+START: Final[Position] = _Stand().to_json()
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    phase: int
+    number: int
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`position` is None at the end of the walk."""
+
+    event_ids: Sequence[uuid.UUID]
+    position: Position | None
+
+
+async def walk(
+    connection: Connection,
+    tenant_id: int,
+    chosen: EventsFilter,
+    asked_at: datetime,
+    position: Position,
+    limit: int,
+) -> Found:
+    """Up to `limit` events of batches that were received until `asked_at`. Some may not fit the filter."""
+    stand = _Stand(**position)
+    common = {
+        "tenant_id": tenant_id,
+        "source": chosen.source,
+        "batch_ids": list(chosen.batch_ids),
+        "start": to_datetime(chosen.since_us),
+        "end": to_datetime(chosen.until_us),
+    }
+    batches = await _batches(connection, common, stand, asked_at)
+    if not batches:
+        return Found([], None)
+    taken = _few(batches, limit)
+    inside = stand.within == taken[0].number
+    parameters = common | {
+        "numbers": [batch.number for batch in taken],
+        "named": bool(chosen.batch_ids),
+        "event_type": chosen.event_type,
+        "subject": chosen.subject,
+        "after": uuid.UUID(stand.after if inside else _BEFORE_ALL),
+        "limit": limit,
+    }
+    cursor = await connection.execute(queries.events_in_batches, parameters, binary=True)
+    found = [event_id for (event_id,) in await cursor.fetchall()]
+    if len(taken) == 1 and len(found) == limit:
+        within = _Stand(stand.phase, stand.batch, taken[0].number, str(found[-1]))
+        return Found(found, within.to_json())
+    if len(taken) == len(batches) < _BATCHES:
+        return Found(found, None)
+    return Found(found, _Stand(taken[-1].phase, taken[-1].number).to_json())
+
+
+def _few(batches: Sequence[_Batch], limit: int) -> Sequence[_Batch]:
+    """The first of `batches`: as many as have no more than `limit` events, but at least one."""
+    events = 0
+    for count, batch in enumerate(batches):
+        events += batch.events
+        if count and events > limit:
+            return batches[:count]
+    return batches
+
+
+async def _batches(
+    connection: Connection, common: Mapping[str, Any], stand: _Stand, asked_at: datetime
+) -> list[_Batch]:
+    parameters = {**common, "phase": stand.phase, "number": stand.batch, "asked_at": asked_at}
+    query = queries.named_batches if common["batch_ids"] else queries.batches_in_time
+    cursor = await connection.execute(query, parameters | {"limit": _BATCHES}, binary=True)
+    return [_Batch(*row) for row in await cursor.fetchall()]

@@ -1,0 +1,1 @@
+"""Dictionaries: subjects and series of each tenant get numbers, as many as its quotas allow."""

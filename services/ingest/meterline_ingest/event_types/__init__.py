@@ -1,0 +1,1 @@
+"""Event types: versioned definitions of what events carry, archived and restored."""

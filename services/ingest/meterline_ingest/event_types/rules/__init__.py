@@ -1,0 +1,1 @@
+"""What a type may declare, and what its events may say."""

@@ -1,0 +1,152 @@
+"""What is added to events from the catalogue, by the rules of their type."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import IntEnum
+from typing import Any, Final
+
+from meterline.errors import InvalidArgumentError
+
+from meterline_ingest.event.names import check_distinct, check_name
+
+MAX_ATTRIBUTES: Final = 32
+MAX_KEY: Final = 256
+
+UNENRICHED: Final = "unenriched"
+
+
+class WhenMissing(IntEnum):
+    """Numbers as in the API."""
+
+    QUARANTINE = 1
+    ACCEPT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """An attribute of an entry, and the dimension or property that gets it."""
+
+    name: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Enrichment:
+    """`key` is the dimension or property whose value is the key of an entry in `namespace`."""
+
+    namespace: str
+    key: str
+    attributes: tuple[Attribute, ...]
+    when_missing: WhenMissing
+
+    def check(self, fields: Collection[str]) -> None:
+        """Raises InvalidArgumentError. `fields`: the dimensions and properties that may take part."""
+        check_name("event_type.enrichments.namespace", self.namespace)
+        place = f"event_type.enrichments[{self.namespace}]"
+        rule = "a dimension, or a property that is a text and not sensitive"
+        if self.key not in fields:
+            raise InvalidArgumentError(f"{place}.key", rule)
+        if not 0 < len(self.attributes) <= MAX_ATTRIBUTES:
+            raise InvalidArgumentError(f"{place}.attributes", f"1 to {MAX_ATTRIBUTES}")
+        for attribute in self.attributes:
+            check_name(f"{place}.attributes.attribute", attribute.name)
+            if attribute.target not in fields or attribute.target == self.key:
+                raise InvalidArgumentError(f"{place}.attributes.target", f"{rule}, and not the key")
+        check_distinct(f"{place}.attributes", (attribute.target for attribute in self.attributes))
+
+    @classmethod
+    def from_json(cls, stated: Mapping[str, Any]) -> Enrichment:
+        return cls(
+            stated["namespace"],
+            stated["key"],
+            tuple(Attribute(**each) for each in stated["attributes"]),
+            WhenMissing(stated["when_missing"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EntryKey:
+    """Names an entry of the catalogue."""
+
+    tenant_id: int
+    namespace: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry as it was at some version."""
+
+    version: int
+    attributes: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEntry:
+    """An entry as people see it."""
+
+    namespace: str
+    key: str
+    version: int
+    attributes: Mapping[str, str]
+    changed_at: datetime
+
+
+Catalogue = Mapping[EntryKey, Entry | None]
+"""Entries that were looked up; None where there is none."""
+
+
+@dataclass(slots=True)
+class Enriched:
+    """What enrichment makes of the fields of an event.
+
+    added: fields that differ from what was sent
+    sources: `<namespace>/<key>@<version>` of each entry that was used
+    missing: the rule whose entry is not there, where that is a reason to refuse the event
+    """
+
+    added: dict[str, str] = field(default_factory=dict)
+    sources: list[str] = field(default_factory=list)
+    flags: tuple[str, ...] = ()
+    missing: Enrichment | None = None
+
+
+def is_key(text: str) -> bool:
+    """Whether an entry can have this key. Any other text is not looked for: the database may not take it."""
+    return 0 < len(text) <= MAX_KEY and "\0" not in text
+
+
+def entries_needed(
+    tenant_id: int, enrichments: Collection[Enrichment], fields: Mapping[str, str]
+) -> Iterator[EntryKey]:
+    """The entries that an event with these dimensions and properties is enriched from."""
+    for each in enrichments:
+        value = fields.get(each.key)
+        if value and is_key(value):
+            yield EntryKey(tenant_id, each.namespace, value)
+
+
+def enrich(
+    tenant_id: int, enrichments: Collection[Enrichment], fields: Mapping[str, str], catalogue: Catalogue
+) -> Enriched:
+    """Applies the rules to one event's fields as they were sent: no rule sees what another one added."""
+    result = Enriched()
+    for each in enrichments:
+        value = fields.get(each.key)
+        if not value:
+            continue
+        entry = catalogue.get(EntryKey(tenant_id, each.namespace, value))
+        if entry is None:
+            if each.when_missing is WhenMissing.QUARANTINE:
+                result.missing = result.missing or each
+            else:
+                result.flags = (UNENRICHED,)
+            continue
+        result.sources.append(f"{each.namespace}/{value}@{entry.version}")
+        for attribute in each.attributes:
+            if attribute.name in entry.attributes:
+                result.added[attribute.target] = entry.attributes[attribute.name]
+    return result

@@ -1,0 +1,1 @@
+"""Data keys of tenants: created, rotated, destroyed; sealed values follow to the newest key."""

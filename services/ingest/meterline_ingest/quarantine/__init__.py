@@ -1,0 +1,1 @@
+"""Quarantine: rejected events are listed, shown, replayed and discarded."""

@@ -1,0 +1,1 @@
+"""The tables of limits and of the buckets that replicas lease from."""

@@ -1,0 +1,1 @@
+"""Reading: stored events by id, time or batch, and messages sent again."""

@@ -1,0 +1,120 @@
+"""Messages go out again with the ids they had. What the outbox has dropped is made again from raw events."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from meterline.bus import subjects
+from meterline.clock import to_us
+from meterline.db.pool import Connection
+from meterline.db.scope import ALL_TENANTS
+from meterline.db.unit_of_work import UnitOfWork
+from meterline.errors import FailedPreconditionError
+from meterline.outbox import store
+from meterline.outbox.store import Envelope
+from meterline.telemetry import propagation
+from meterline.tenants import Tenant
+
+from meterline_ingest.capture.message_from_rows import events_accepted_again
+from meterline_ingest.capture.store import messages
+from meterline_ingest.capture.store.messages import Messages, ToldBatch
+from meterline_ingest.corrections.correction_message import events_corrected
+from meterline_ingest.corrections.store import corrections
+from meterline_ingest.event import ids as event_ids
+from meterline_ingest.event.batches import BatchOrigin
+from meterline_ingest.event_types.cache import TypeRegistry
+
+# Messages a transaction; each holds the events of a flush.
+CHUNK: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """again: messages that go out again; waiting: those that were about to go out anyway"""
+
+    again: int = 0
+    waiting: int = 0
+
+    def __add__(self, other: Replayed) -> Replayed:
+        return Replayed(self.again + other.again, self.waiting + other.waiting)
+
+
+class Republisher:
+    """Every method answers what it found. What went out before a failure stays so."""
+
+    def __init__(self, unit_of_work: UnitOfWork, told: Messages, types: TypeRegistry) -> None:
+        self._unit_of_work = unit_of_work
+        self._told = told
+        self._types = types
+
+    async def range(self, start: datetime, end: datetime) -> Replayed:
+        """Of commits in [start, end), of all tenants."""
+        sent, after = Replayed(), _floor(start)
+        while ids := await self._told.of_time(after, end, CHUNK):
+            sent += await self._send(ids)
+            after = ids[-1]
+        return sent
+
+    async def events(self, tenant: Tenant, source: str, ids: Sequence[str]) -> Replayed:
+        """Messages that carried these events; what the tenant does not have is passed over."""
+        raw = [uuid.UUID(bytes=event_ids.parse_one(source, text)[0]) for text in ids]
+        return await self._send_all(await self._told.of_events(tenant.tenant_id, raw))
+
+    async def batches(self, tenant: Tenant, ids: Sequence[uuid.UUID]) -> Replayed:
+        """Messages that carried these batches; what the tenant does not have is passed over."""
+        return await self._send_all(await self._told.of_batches(tenant.tenant_id, ids))
+
+    async def _send_all(self, ids: Sequence[uuid.UUID]) -> Replayed:
+        ordered, sent = sorted(ids), Replayed()
+        for at in range(0, len(ordered), CHUNK):
+            sent += await self._send(ordered[at : at + CHUNK])
+        return sent
+
+    async def _send(self, ids: Sequence[uuid.UUID]) -> Replayed:
+        # A message is the tenants' of its batches, whoever they are.
+        async with self._unit_of_work.begin(ALL_TENANTS) as transaction:
+            connection = transaction.connection
+            there, sent = await store.publish_again(connection, ids)
+            made = [await self._made(connection, each) for each in ids if each not in there]
+            if made:
+                await store.restore(connection, made)
+            await transaction.commit()
+        return Replayed(sent + len(made), len(there) - sent)
+
+    async def _made(self, connection: Connection, message_id: uuid.UUID) -> Envelope:
+        told = await messages.batches(connection, message_id)
+        if any(batch.origin is BatchOrigin.CORRECTED for batch in told):
+            # What corrections took away and gave instead is not in the rows of events.
+            (batch,) = told
+            payload = await self._corrected(connection, batch)
+            return Envelope(subjects.events_accepted(), payload, _headers(told), message_id)
+        rows = await messages.rows(connection, told)
+        if len(rows) != (expected := sum(batch.event_count for batch in told)):
+            gone = expected - len(rows)
+            raise FailedPreconditionError(f"message {message_id}", f"{gone} of its events are deleted")
+        types = await self._types.current({row.event_type for row in rows})
+        payload = events_accepted_again(told, rows, types)
+        return Envelope(subjects.events_accepted(), payload, _headers(told), message_id)
+
+    async def _corrected(self, connection: Connection, batch: ToldBatch) -> bytes:
+        rows = await corrections.signed_rows(connection, batch.tenant_id, batch.batch_id)
+        types = await self._types.current({row.content.event_type for row in rows})
+        return events_corrected(
+            batch.tenant_id, batch.batch_id.bytes, batch.trace, batch.received_at_us, rows, types
+        )
+
+
+def _headers(told: Sequence[ToldBatch]) -> dict[str, str]:
+    """The trace of the first call, which the commit belonged to."""
+    headers: dict[str, str] = {}
+    propagation.inject_into(headers, propagation.context_of(propagation.to_span_context(told[0].trace)))
+    return headers
+
+
+def _floor(moment: datetime) -> uuid.UUID:
+    """Before every message of `moment` or later. Ids tell milliseconds."""
+    return uuid.UUID(int=max(0, (to_us(moment) // 1_000 << 80) - 1))

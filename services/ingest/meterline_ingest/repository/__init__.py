@@ -1,1 +1,0 @@
-"""The only place with SQL: a module and a file of queries for each concern."""

@@ -1,0 +1,1 @@
+"""Retention: old months are deleted unless a legal hold keeps them."""

@@ -1,1 +1,0 @@
-"""The API of ingest: protobuf in, domain, protobuf out. A module for each service."""

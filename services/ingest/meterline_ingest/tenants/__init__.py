@@ -1,0 +1,1 @@
+"""Tenants by name, from memory, the replica, or identity."""

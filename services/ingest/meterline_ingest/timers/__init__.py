@@ -1,0 +1,1 @@
+"""Timers: events that are reported in the future unless they are cancelled."""

@@ -1,0 +1,88 @@
+"""Looks after timers that nobody stops: when the next of them is due, and not before."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Final
+
+from meterline import tasks
+from meterline.db.pool import Database
+from meterline.db.scope import ALL_TENANTS
+from meterline.errors import MeterlineError
+from meterline.telemetry.logging import logger
+
+from meterline_ingest.timers import store
+from meterline_ingest.timers.service import Timers
+
+log = logger()
+
+_AT_ONCE: Final = 100
+# A replica that dies with timers in hand leaves them to the others after this long.
+_HOLD: Final = timedelta(seconds=30)
+# Another replica may have started a timer that is due sooner than those that were looked at.
+_LONGEST_WAIT: Final = 30.0
+_AFTER_FAILURE: Final = 5.0
+
+
+class TimerSweep:
+    """One for each process; replicas share the work. `start` and `stop` may be called twice."""
+
+    def __init__(self, database: Database, timers: Timers) -> None:
+        self._database = database
+        self._timers = timers
+        self._planned_us: int | None = None
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        timers.on_due = self._notice
+
+    async def start(self) -> None:
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="timer-sweep")
+
+    async def stop(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            await tasks.end(task)
+
+    def _notice(self, due_us: int) -> None:
+        if self._planned_us is None or due_us < self._planned_us:
+            self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                wait = await self._sweep()
+            except MeterlineError as error:
+                log.warning("timers.sweep_failed", error=str(error))
+                wait = _AFTER_FAILURE
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(wait):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass  # it is time to look
+
+    async def _sweep(self) -> float:
+        """Looks after all that are due; returns the seconds until the next one is."""
+        while True:
+            async with self._database.connection(ALL_TENANTS) as connection:
+                due = await store.claim_due(connection, _AT_ONCE, _HOLD)
+                await connection.commit()
+            for key in due:
+                await self._look_after(key)
+            if len(due) < _AT_ONCE:
+                break
+        async with self._database.connection(ALL_TENANTS) as connection:
+            now_us = await store.now_us(connection)
+            seconds = await store.seconds_to_next(connection)
+        wait = _LONGEST_WAIT if seconds is None else min(_LONGEST_WAIT, max(0.0, seconds))
+        self._planned_us = now_us + int(wait * 1e6)
+        return wait
+
+    async def _look_after(self, key: store.TimerKey) -> None:
+        try:
+            await self._timers.look_after(key)
+        except MeterlineError as error:
+            # It is due again when the hold is over.
+            log.warning("timer.not_settled", tenant_id=key[0], timer_id=key[1], error=str(error))
