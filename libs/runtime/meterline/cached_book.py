@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-from meterline.single_flight import Lookups
+from meterline.single_flight import SingleFlight
 
 B = TypeVar("B")
 B_co = TypeVar("B_co", covariant=True)
@@ -55,7 +55,7 @@ class CachedBook(Generic[B]):
         self._last_look = 0
         self._last_look_at = float("-inf")
         self._first_that_counts = 0
-        self._looks: Lookups[None, int] = Lookups(self._look)
+        self._looks: SingleFlight[None, int] = SingleFlight(self._look)
 
     @property
     def age(self) -> float:

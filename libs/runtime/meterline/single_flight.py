@@ -17,7 +17,7 @@ V = TypeVar("V")
 LOOK_SECONDS = 2.0
 
 
-class Lookups(Generic[K, V]):
+class SingleFlight(Generic[K, V]):
     """Asks `look` for a key, unless it has been asked and has not answered yet."""
 
     def __init__(self, look: Callable[[K], Coroutine[Any, Any, V]]) -> None:

@@ -50,7 +50,7 @@ from meterline_ingest.capture.numbering import Numbering
 from meterline_ingest.capture.parse import wire
 from meterline_ingest.capture.pipeline import Capture
 from meterline_ingest.capture.rejected import Quarantine
-from meterline_ingest.capture.rejection_counts import Failures
+from meterline_ingest.capture.rejection_counts import RejectionCounts
 from meterline_ingest.capture.rules.rejected import Held
 from meterline_ingest.capture.signed_calls import SignedCalls, SigningKeys
 from meterline_ingest.capture.skew_metric import Skews
@@ -59,12 +59,12 @@ from meterline_ingest.capture.store.events import EventWriter
 from meterline_ingest.capture.store.horizon import OldEvents
 from meterline_ingest.capture.store.messages import Messages
 from meterline_ingest.capture.store.partitions import Partitions
-from meterline_ingest.capture.transaction import Storing
+from meterline_ingest.capture.transaction import FlushTransaction
 from meterline_ingest.catalogue.api import CatalogueServicer
 from meterline_ingest.catalogue.service import Catalogue
 from meterline_ingest.catalogue.store import CatalogueReader
 from meterline_ingest.corrections.api import CorrectionsServicer
-from meterline_ingest.corrections.correct_one import Means
+from meterline_ingest.corrections.correct_one import CorrectionContext
 from meterline_ingest.corrections.corrector import Corrector
 from meterline_ingest.corrections.dry_run import Effects
 from meterline_ingest.corrections.imports import Imports
@@ -82,7 +82,7 @@ from meterline_ingest.keys.store import DataKeys
 from meterline_ingest.keys.upkeep import KeyUpkeep
 from meterline_ingest.keys.vault import Vault
 from meterline_ingest.quarantine.api import QuarantineServicer
-from meterline_ingest.quarantine.replay import Replayer
+from meterline_ingest.quarantine.replay import QuarantineReplayer
 from meterline_ingest.quarantine.service import QuarantineAccess
 from meterline_ingest.quarantine.store import QuarantineCounts, QuarantinePayloads
 from meterline_ingest.quarantine.upkeep import QuarantineUpkeep
@@ -94,7 +94,7 @@ from meterline_ingest.rate_limits.store.buckets import BucketRepository
 from meterline_ingest.rate_limits.store.limits import LimitRepository
 from meterline_ingest.rate_limits.tenant_quotas import TenantQuotas
 from meterline_ingest.reading.api import EventsServicer
-from meterline_ingest.reading.replay import Republisher
+from meterline_ingest.reading.replay import Replayer
 from meterline_ingest.reading.store import EventReader
 from meterline_ingest.reading.unseal import Unsealer
 from meterline_ingest.retention.api import RetentionServicer
@@ -143,7 +143,9 @@ class Ingest:
         self._partitions = Partitions(self._database)
         self._writer = EventWriter(self._database, self._partitions)
         self._key_store = _key_store(settings, self._database, self._unit_of_work)
-        self._quarantine = Quarantine(self._key_store.vault, Failures(), most=_most_quarantined(settings))
+        self._quarantine = Quarantine(
+            self._key_store.vault, RejectionCounts(), most=_most_quarantined(settings)
+        )
         self._limits = LimitRepository(self._database)
         self._buckets = BucketRepository(self._database)
         self._limit_registry = LimitRegistry(self._limits)
@@ -185,7 +187,7 @@ class Ingest:
 
     def _build_capture(self) -> Capture:
         settings = self._settings
-        storing = Storing(
+        flush_transaction = FlushTransaction(
             self._unit_of_work,
             self._writer,
             self._numbering,
@@ -193,7 +195,7 @@ class Ingest:
             self._quarantine,
         )
         return Capture(
-            storing,
+            flush_transaction,
             self._directory,
             self._types,
             self._entries,
@@ -263,7 +265,7 @@ class Ingest:
             EventReader(self._database),
             self._types,
             Unsealer(self._unit_of_work, self._key_store.vault),
-            Republisher(self._unit_of_work, Messages(self._database), self._types),
+            Replayer(self._unit_of_work, Messages(self._database), self._types),
             self._clock,
         )
 
@@ -285,7 +287,9 @@ class Ingest:
         access = QuarantineAccess(
             self._database, self._unit_of_work, self._tenants, self._key_store.vault, self._clock
         )
-        return QuarantineServicer(access, self._types, Replayer(access, self._capture, self._committer))
+        return QuarantineServicer(
+            access, self._types, QuarantineReplayer(access, self._capture, self._committer)
+        )
 
     def _corrections_servicer(self) -> CorrectionsServicer:
         vault = self._key_store.vault
@@ -294,9 +298,11 @@ class Ingest:
             self._types, self._entries, vault, self._numbering, self._writer, self._clock, max_ahead=max_ahead
         )
         effects = Effects(self._aggregate, self._publisher)
-        means = Means(self._database, self._unit_of_work, self._tenants, vault, corrector, effects)
-        imports = Imports(self._unit_of_work, self._tenants, self._admission, self._capture.rehearse, effects)
-        return CorrectionsServicer(means, imports, self._types, self._clock)
+        context = CorrectionContext(
+            self._database, self._unit_of_work, self._tenants, vault, corrector, effects
+        )
+        imports = Imports(self._unit_of_work, self._tenants, self._admission, self._capture.dry_run, effects)
+        return CorrectionsServicer(context, imports, self._types, self._clock)
 
     def _build_admission(self) -> Admission:
         return Admission(

@@ -6,18 +6,18 @@ from contextlib import suppress
 
 from meterline.errors import UnavailableError
 from meterline_ingest.capture.rejected import Kept
-from meterline_ingest.capture.transaction import Flush, Storing
+from meterline_ingest.capture.transaction import Flush, FlushTransaction
 from meterline_ingest.main import main
 
-_store = Storing.store
+_store = FlushTransaction.store
 
 
-async def _hope(self: Storing, flush: Flush) -> Kept:
+async def _hope(self: FlushTransaction, flush: Flush) -> Kept:
     with suppress(UnavailableError):
         return await _store(self, flush)
     return {}
 
 
 if __name__ == "__main__":
-    Storing.store = _hope  # type: ignore[method-assign]
+    FlushTransaction.store = _hope  # type: ignore[method-assign]
     main()

@@ -6,12 +6,12 @@ from typing import Any
 
 from meterline.outbox.relay import Relay
 from meterline_ingest.capture.rejected import Kept
-from meterline_ingest.capture.transaction import Flush, Storing
+from meterline_ingest.capture.transaction import Flush, FlushTransaction
 from meterline_ingest.main import main
 
 _relays: list[Relay] = []
 _init = Relay.__init__
-_store = Storing.store
+_store = FlushTransaction.store
 
 
 def _noted(self: Relay, *parts: Any, **settings: Any) -> None:
@@ -19,7 +19,7 @@ def _noted(self: Relay, *parts: Any, **settings: Any) -> None:
     _relays.append(self)
 
 
-async def _publish_first(self: Storing, flush: Flush) -> Kept:
+async def _publish_first(self: FlushTransaction, flush: Flush) -> Kept:
     kept = await _store(self, flush)
     await _relays[0].publish_pending()
     return kept
@@ -27,5 +27,5 @@ async def _publish_first(self: Storing, flush: Flush) -> Kept:
 
 if __name__ == "__main__":
     Relay.__init__ = _noted  # type: ignore[method-assign]
-    Storing.store = _publish_first  # type: ignore[method-assign]
+    FlushTransaction.store = _publish_first  # type: ignore[method-assign]
     main()

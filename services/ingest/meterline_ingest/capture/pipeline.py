@@ -21,7 +21,7 @@ from meterline_ingest.capture.rules.skew import Sending, correct
 from meterline_ingest.capture.rules.validation import Check, check_times
 from meterline_ingest.capture.skew_metric import Skews
 from meterline_ingest.capture.store.horizon import OldEvents
-from meterline_ingest.capture.transaction import Flush, Storing
+from meterline_ingest.capture.transaction import Flush, FlushTransaction
 from meterline_ingest.catalogue.store import CatalogueReader
 from meterline_ingest.event.batches import BatchOrigin
 from meterline_ingest.event.bounds import TimeLimits
@@ -46,7 +46,7 @@ class Capture:
 
     def __init__(
         self,
-        storing: Storing,
+        flush_transaction: FlushTransaction,
         tenants: TenantDirectory,
         types: TypeRegistry,
         catalogue: CatalogueReader,
@@ -57,7 +57,7 @@ class Capture:
         max_age: timedelta,
         max_ahead: timedelta,
     ) -> None:
-        self._storing = storing
+        self._flush_transaction = flush_transaction
         self._tenants = tenants
         self._types = types
         self._catalogue = catalogue
@@ -71,13 +71,13 @@ class Capture:
         """Stores all good events of `submissions` in one transaction; one result each."""
         self._skews.observe(submissions)
         flush = await self._judge(submissions)
-        kept = await self._storing.store(flush)
+        kept = await self._flush_transaction.store(flush)
         return _results(submissions, flush.batch_ids, flush.checked.problems, kept)
 
-    async def rehearse(self, submission: Submission) -> tuple[Result, bytes]:
+    async def dry_run(self, submission: Submission) -> tuple[Result, bytes]:
         """What `flush` would make of it, and the message that would tell of it. Nothing of it stays."""
         flush = await self._judge([submission])
-        message = await self._storing.rehearse(flush)
+        message = await self._flush_transaction.dry_run(flush)
         (result,) = _results([submission], flush.batch_ids, flush.checked.problems)
         return result, message
 

@@ -18,7 +18,7 @@ from meterline_protos.ingest.v1 import capture_pb2
 from meterline_ingest.capture.call import Submission
 from meterline_ingest.capture.details import Keyrings, Sealer
 from meterline_ingest.capture.parse import to_event
-from meterline_ingest.capture.rejection_counts import Failures, Labels, Refusal
+from meterline_ingest.capture.rejection_counts import Labels, Refusal, RejectionCounts
 from meterline_ingest.capture.rules.ownership import FOREIGN
 from meterline_ingest.capture.rules.rejected import MAX_KEPT_OF_CALL, MAX_KEPT_OF_FLUSH, MAX_PAYLOAD, Held
 from meterline_ingest.capture.rules.validation import Checked
@@ -56,10 +56,10 @@ class Rejected:
 class Quarantine:
     """One for each process. Costs nothing while nothing is rejected."""
 
-    def __init__(self, keys: Keyrings, failures: Failures, *, most: Held) -> None:
+    def __init__(self, keys: Keyrings, counts: RejectionCounts, *, most: Held) -> None:
         """most: of a tenant; flushes under way at once may each exceed it by theirs"""
         self._keys = keys
-        self._failures = failures
+        self._counts = counts
         self._most = most
 
     async def gather(self, submissions: Sequence[Submission], checked: Checked) -> list[Entry]:
@@ -82,7 +82,7 @@ class Quarantine:
             if why is not None:
                 refused.setdefault(why, []).append(each.labels)
         for why, labels in refused.items():
-            self._failures.refused(why, labels)
+            self._counts.refused(why, labels)
         return list(entries.values())
 
     async def keep(self, transaction: Transaction, entries: Sequence[Entry]) -> Kept:
@@ -127,8 +127,8 @@ class Quarantine:
         for entry in entries:
             labels = entry.tenant, entry.source, entry.problem.reason
             by_fate[entry.rows[0] in kept] += [labels] * len(entry.rows)
-        self._failures.kept(by_fate[True])
-        self._failures.refused(Refusal.FULL, by_fate[False])
+        self._counts.kept(by_fate[True])
+        self._counts.refused(Refusal.FULL, by_fate[False])
 
 
 def _rejected(submissions: Sequence[Submission], checked: Checked) -> Iterator[Rejected]:

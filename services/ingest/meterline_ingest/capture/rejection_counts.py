@@ -32,7 +32,7 @@ class Refusal(StrEnum):
     NO_KEY = "the tenant's keys are destroyed or damaged"
 
 
-class Failures:
+class RejectionCounts:
     """One for each process."""
 
     def __init__(self, timer: Callable[[], float] = time.monotonic) -> None:

@@ -90,7 +90,7 @@ class Prepared:
     tenants: set[int]
 
 
-class Storing:
+class FlushTransaction:
     """One for each process."""
 
     def __init__(
@@ -117,7 +117,7 @@ class Storing:
                 return await self._store(flush, known, rejected)
         return await self._keep(rejected) if rejected else {}
 
-    async def rehearse(self, flush: Flush) -> bytes:
+    async def dry_run(self, flush: Flush) -> bytes:
         """As `store`, but takes it all back; answers the message that would have told of it, if any."""
         known = await self._look(flush)
         if not known.good.any():
@@ -183,7 +183,7 @@ class Storing:
         accepted = good if new.all() else _only(len(good), prepared.positions[new])
         message = b""
         if accepted.any():
-            message = await self._tell(transaction, flush, accepted, numbers, contents)
+            message = await self._write_message(transaction, flush, accepted, numbers, contents)
         skews = dict(zip(numbers.tolist(), flush.corrected.skews_us, strict=True))
         if not new.all():
             await repetitions.settle(
@@ -193,7 +193,7 @@ class Storing:
             await repetitions.settle_doubtful(connection, flush.checked, twins, contents, skews)
         return accepted, message
 
-    async def _tell(
+    async def _write_message(
         self, transaction: Transaction, flush: Flush, accepted: Flags, numbers: Int64s, contents: Contents
     ) -> bytes:
         """Everything about the new events but their rows; answers the message."""

@@ -22,7 +22,7 @@ from meterline_ingest.capture.call import Origin, Result
 from meterline_ingest.capture.parse import wire
 from meterline_ingest.corrections import correct_many, correct_one, messages
 from meterline_ingest.corrections.correct_many import Progress, Selection
-from meterline_ingest.corrections.correct_one import Call, Means, Target
+from meterline_ingest.corrections.correct_one import Call, CorrectionContext, Target
 from meterline_ingest.corrections.imports import Imports
 from meterline_ingest.corrections.rules.changes import Changes
 from meterline_ingest.corrections.rules.history import Correction, CorrectionFilter
@@ -40,8 +40,10 @@ Correcting = (
 
 
 class CorrectionsServicer(corrections_pb2_grpc.CorrectionsServiceServicer):
-    def __init__(self, means: Means, imports: Imports, types: TypeRegistry, clock: Clock) -> None:
-        self._means = means
+    def __init__(
+        self, context: CorrectionContext, imports: Imports, types: TypeRegistry, clock: Clock
+    ) -> None:
+        self._context = context
         self._imports = imports
         self._types = types
         self._clock = clock
@@ -64,11 +66,13 @@ class CorrectionsServicer(corrections_pb2_grpc.CorrectionsServiceServicer):
         selection, changes, call = _selection(request), _action(request), _call(request)
         slug = request.tenant_id
         if request.dry_run:
-            progress, effect = await correct_many.preview_corrections(self._means, slug, selection, changes)
+            progress, effect = await correct_many.preview_corrections(self._context, slug, selection, changes)
             answer = _progress(call, progress)
             answer.effect.CopyFrom(messages.effect(effect))
             return answer
-        return _progress(call, await correct_many.correct_events(self._means, slug, selection, changes, call))
+        return _progress(
+            call, await correct_many.correct_events(self._context, slug, selection, changes, call)
+        )
 
     async def ImportEvents(
         self, request: corrections_pb2.ImportEventsRequest, context: Context
@@ -94,7 +98,7 @@ class CorrectionsServicer(corrections_pb2_grpc.CorrectionsServiceServicer):
         limit = paging.size(request.page_size)
         before = paging.key(request.page_token, paging.instant, paging.identifier, paging.int4)
         found = await correct_one.list_corrections(
-            self._means, request.tenant_id, _chosen(request), before, limit + 1
+            self._context, request.tenant_id, _chosen(request), before, limit + 1
         )
         page = found[:limit]
         return corrections_pb2.ListCorrectionsResponse(
@@ -124,16 +128,16 @@ class CorrectionsServicer(corrections_pb2_grpc.CorrectionsServiceServicer):
         target = Target(request.source, request.event_id, revision)
         slug = request.tenant_id
         if request.dry_run:
-            made, effect = await correct_one.preview_correction(self._means, slug, target, changes, call)
+            made, effect = await correct_one.preview_correction(self._context, slug, target, changes, call)
             return await self._told_one(slug, made), messages.effect(effect)
-        made = await correct_one.correct_event(self._means, slug, target, changes, call)
+        made = await correct_one.correct_event(self._context, slug, target, changes, call)
         return await self._told_one(slug, made), None
 
     async def _told_one(self, slug: str, made: Correction | None) -> corrections_pb2.Correction | None:
         return None if made is None else (await self._told(slug, [made]))[0]
 
     async def _told(self, slug: str, made: Sequence[Correction]) -> list[corrections_pb2.Correction]:
-        tenant = await self._means.tenants.get(slug)
+        tenant = await self._context.tenants.get(slug)
         types = await self._types.current({each.before.event_type for each in made})
         return [
             messages.correction(each, types.find(tenant.tenant_id, each.before.event_type)) for each in made

@@ -16,7 +16,14 @@ from meterline.tenants import Tenant
 
 from meterline_ingest.audit import store as audit_store
 from meterline_ingest.audit.rules import EVENTS_CORRECTED
-from meterline_ingest.corrections.correct_one import ATTEMPTS, Call, Means, add_effect, commit, known
+from meterline_ingest.corrections.correct_one import (
+    ATTEMPTS,
+    Call,
+    CorrectionContext,
+    add_effect,
+    commit,
+    known,
+)
 from meterline_ingest.corrections.corrector import Prepared
 from meterline_ingest.corrections.rules.changes import MAX_FAILURES, MAX_MESSAGE_ROWS, Changes, Failure, Kind
 from meterline_ingest.corrections.rules.effects import Effect
@@ -53,35 +60,35 @@ class _Chunk:
 
 
 async def correct_events(
-    means: Means, slug: str, selection: Selection, changes: Changes | None, call: Call
+    context: CorrectionContext, slug: str, selection: Selection, changes: Changes | None, call: Call
 ) -> Progress:
     """Corrects what there is time for. Raises AbortedError, AlreadyExistsError, ShreddedError."""
-    tenant = await means.tenants.get(slug)
-    digest = await means.digest(tenant.tenant_id, changes, call.body)
-    request = await _open(means, tenant.tenant_id, selection, changes, call, digest)
+    tenant = await context.tenants.get(slug)
+    digest = await context.digest(tenant.tenant_id, changes, call.body)
+    request = await _open(context, tenant.tenant_id, selection, changes, call, digest)
     has_time = _pace()
     while request.position is not None and has_time():
-        await _correct_chunk(means, tenant, selection, changes, call, request)
-        request = await _read(means, tenant.tenant_id, call.correction_id, digest)
-    async with means.database.connection([tenant.tenant_id]) as connection:
+        await _correct_chunk(context, tenant, selection, changes, call, request)
+        request = await _read(context, tenant.tenant_id, call.correction_id, digest)
+    async with context.database.connection([tenant.tenant_id]) as connection:
         corrected = await corrections.count(connection, tenant.tenant_id, call.correction_id)
     failures = [Failure(**each) for each in request.failures]
     return Progress(request.position is None, corrected, request.unchanged, request.failed, failures)
 
 
 async def preview_corrections(
-    means: Means, slug: str, selection: Selection, changes: Changes | None
+    context: CorrectionContext, slug: str, selection: Selection, changes: Changes | None
 ) -> tuple[Progress, Effect]:
     """What `correct_events` would do; of a part, when there is no time for all."""
-    tenant = await means.tenants.get(slug)
+    tenant = await context.tenants.get(slug)
     found, effect = Progress(False, 0, 0, 0, []), Effect()
     position: Position | None = _start(selection)
-    asked_at, has_time = to_datetime(means.corrector.now_us()), _pace()
+    asked_at, has_time = to_datetime(context.corrector.now_us()), _pace()
     while position is not None and has_time():
-        async with means.database.connection([tenant.tenant_id]) as connection:
+        async with context.database.connection([tenant.tenant_id]) as connection:
             chunk = await _next(connection, tenant.tenant_id, selection, changes, asked_at, position)
-        prepared = await means.corrector.prepare(tenant, chunk.events, changes)
-        await add_effect(means, effect, tenant, prepared)
+        prepared = await context.corrector.prepare(tenant, chunk.events, changes)
+        await add_effect(context, effect, tenant, prepared)
         failures = [*chunk.failures, *prepared.failures]
         position = chunk.position
         found = Progress(
@@ -91,7 +98,7 @@ async def preview_corrections(
             found.failed + len(failures),
             [*found.failures, *failures][:MAX_FAILURES],
         )
-    return found, await means.effects.finish(effect, slug)
+    return found, await context.effects.finish(effect, slug)
 
 
 def _pace() -> Callable[[], bool]:
@@ -117,7 +124,7 @@ def _start(selection: Selection) -> Position:
 
 
 async def _open(
-    means: Means,
+    context: CorrectionContext,
     tenant_id: int,
     selection: Selection,
     changes: Changes | None,
@@ -126,7 +133,7 @@ async def _open(
 ) -> Request:
     """The call as it is stored, now or in an earlier attempt."""
     change = call.change
-    async with means.unit_of_work.begin([tenant_id]) as transaction:
+    async with context.unit_of_work.begin([tenant_id]) as transaction:
         connection = transaction.connection
         new = await corrections.add_request(
             connection,
@@ -148,18 +155,20 @@ async def _open(
                 details={"kind": _kind(changes).name.lower(), **_described(selection)},
             )
             await transaction.commit()
-    return await _read(means, tenant_id, call.correction_id, digest)
+    return await _read(context, tenant_id, call.correction_id, digest)
 
 
-async def _read(means: Means, tenant_id: int, correction_id: uuid.UUID, digest: uuid.UUID) -> Request:
-    async with means.database.connection([tenant_id]) as connection:
+async def _read(
+    context: CorrectionContext, tenant_id: int, correction_id: uuid.UUID, digest: uuid.UUID
+) -> Request:
+    async with context.database.connection([tenant_id]) as connection:
         request = await known(connection, tenant_id, correction_id, digest)
     assert request is not None, "a call that was opened stays"
     return request
 
 
 async def _correct_chunk(
-    means: Means,
+    context: CorrectionContext,
     tenant: Tenant,
     selection: Selection,
     changes: Changes | None,
@@ -170,15 +179,15 @@ async def _correct_chunk(
     tenant_id, position = tenant.tenant_id, request.position
     assert position is not None, "there is more to do"
     for _ in range(ATTEMPTS):
-        async with means.database.connection([tenant_id]) as connection:
+        async with context.database.connection([tenant_id]) as connection:
             chunk = await _next(connection, tenant_id, selection, changes, request.at, position)
             ids = [event.event_id for event in chunk.events]
             done = await corrections.already(connection, tenant_id, call.correction_id, ids)
         events = [event for event in chunk.events if event.event_id not in done]
-        prepared = await means.corrector.prepare(tenant, events, changes)
+        prepared = await context.corrector.prepare(tenant, events, changes)
         prepared.failures[:0] = chunk.failures
         try:
-            await _store(means, tenant_id, call, request, prepared, chunk.position)
+            await _store(context, tenant_id, call, request, prepared, chunk.position)
             return
         except AbortedError:
             continue
@@ -186,20 +195,20 @@ async def _correct_chunk(
 
 
 async def _store(
-    means: Means,
+    context: CorrectionContext,
     tenant_id: int,
     call: Call,
     request: Request,
     prepared: Prepared,
     position: Position | None,
 ) -> None:
-    batch = await means.corrector.batch(tenant_id, prepared) if prepared.revisions else None
-    async with means.unit_of_work.begin([tenant_id]) as transaction:
+    batch = await context.corrector.batch(tenant_id, prepared) if prepared.revisions else None
+    async with context.unit_of_work.begin([tenant_id]) as transaction:
         connection, correction_id = transaction.connection, call.correction_id
         if await corrections.lock_request(connection, tenant_id, correction_id) != request.position:
             return
         if batch is not None:
-            await means.corrector.store(transaction, tenant_id, correction_id, batch)
+            await context.corrector.store(transaction, tenant_id, correction_id, batch)
         room = MAX_FAILURES - len(request.failures)
         await corrections.move_request(
             connection,

@@ -61,7 +61,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
+class CorrectionContext:
     """What corrections of one and of many have in common. One for each process."""
 
     database: Database
@@ -80,41 +80,41 @@ class Means:
 
 
 async def correct_event(
-    means: Means, slug: str, target: Target, changes: Changes | None, call: Call
+    context: CorrectionContext, slug: str, target: Target, changes: Changes | None, call: Call
 ) -> Correction | None:
     """Amends an event or, without changes, retracts it. None: it had been as it should be.
 
     Raises NotFoundError, InvalidArgumentError, FailedPreconditionError, AbortedError, AlreadyExistsError.
     """
-    tenant = await means.tenants.get(slug)
-    digest = await means.digest(tenant.tenant_id, changes, call.body)
+    tenant = await context.tenants.get(slug)
+    digest = await context.digest(tenant.tenant_id, changes, call.body)
     for _ in range(ATTEMPTS):
-        async with means.database.connection([tenant.tenant_id]) as connection:
+        async with context.database.connection([tenant.tenant_id]) as connection:
             if await known(connection, tenant.tenant_id, call.correction_id, digest) is not None:
                 return await _made(connection, tenant.tenant_id, call.correction_id)
-        _, prepared = await _prepare(means, tenant, target, changes)
+        _, prepared = await _prepare(context, tenant, target, changes)
         if not prepared.revisions:
             return None
-        batch = await means.corrector.batch(tenant.tenant_id, prepared)
-        async with means.unit_of_work.begin([tenant.tenant_id]) as transaction:
+        batch = await context.corrector.batch(tenant.tenant_id, prepared)
+        async with context.unit_of_work.begin([tenant.tenant_id]) as transaction:
             try:
-                if await _store(means, transaction, tenant.tenant_id, batch, call, digest):
+                if await _store(context, transaction, tenant.tenant_id, batch, call, digest):
                     await commit(transaction)
-                    return await _read_back(means, tenant.tenant_id, call.correction_id)
+                    return await _read_back(context, tenant.tenant_id, call.correction_id)
             except AbortedError:
                 continue
     raise AbortedError("others are correcting the same event")
 
 
 async def preview_correction(
-    means: Means, slug: str, target: Target, changes: Changes | None, call: Call
+    context: CorrectionContext, slug: str, target: Target, changes: Changes | None, call: Call
 ) -> tuple[Correction | None, Effect]:
     """What `correct_event` would do. Raises what it would."""
-    tenant = await means.tenants.get(slug)
-    event, prepared = await _prepare(means, tenant, target, changes)
+    tenant = await context.tenants.get(slug)
+    event, prepared = await _prepare(context, tenant, target, changes)
     effect = Effect()
-    await add_effect(means, effect, tenant, prepared)
-    await means.effects.finish(effect, slug)
+    await add_effect(context, effect, tenant, prepared)
+    await context.effects.finish(effect, slug)
     if not prepared.revisions:
         return None, effect
     (revision,) = prepared.revisions
@@ -136,11 +136,11 @@ async def preview_correction(
 
 
 async def list_corrections(
-    means: Means, slug: str, chosen: CorrectionFilter, before: CorrectionKey | None, limit: int
+    context: CorrectionContext, slug: str, chosen: CorrectionFilter, before: CorrectionKey | None, limit: int
 ) -> list[Correction]:
     """The newest first. Raises NotFoundError for an unknown tenant."""
-    tenant_id = (await means.tenants.get(slug)).tenant_id
-    async with means.database.connection([tenant_id]) as connection:
+    tenant_id = (await context.tenants.get(slug)).tenant_id
+    async with context.database.connection([tenant_id]) as connection:
         return await corrections.page(connection, tenant_id, chosen, before, limit)
 
 
@@ -154,13 +154,13 @@ async def known(
     return request
 
 
-async def add_effect(means: Means, effect: Effect, tenant: Tenant, prepared: Prepared) -> None:
+async def add_effect(context: CorrectionContext, effect: Effect, tenant: Tenant, prepared: Prepared) -> None:
     """Adds what the prepared corrections would do."""
     rows = prepared.rows()
     if rows:
-        message = await means.corrector.message(tenant.tenant_id, _NOWHERE, rows, 0)
+        message = await context.corrector.message(tenant.tenant_id, _NOWHERE, rows, 0)
         retracted = sum(row.retracted for row in rows)
-        await means.effects.add(
+        await context.effects.add(
             effect, tenant.slug, message, retracted=retracted, added=len(rows) - retracted
         )
 
@@ -172,17 +172,17 @@ async def commit(transaction: Transaction) -> None:
 
 
 async def _prepare(
-    means: Means, tenant: Tenant, target: Target, changes: Changes | None
+    context: CorrectionContext, tenant: Tenant, target: Target, changes: Changes | None
 ) -> tuple[Current, Prepared]:
     raw, is_uuid = ids.parse_one(target.source, target.event_id)
-    async with means.database.connection([tenant.tenant_id]) as connection:
+    async with context.database.connection([tenant.tenant_id]) as connection:
         found = await current.read(connection, tenant.tenant_id, [uuid.UUID(bytes=raw)])
     if not found:
         raise NotFoundError("event", target.event_id, ids.hint(target.source, is_uuid=is_uuid))
     (event,) = found
     if target.revision not in (None, event.revision):
         raise AbortedError(f"the event has had {event.revision} corrections, not {target.revision}")
-    prepared = await means.corrector.prepare(tenant, [event], changes)
+    prepared = await context.corrector.prepare(tenant, [event], changes)
     for failure in prepared.failures:
         raise _refusal(failure)
     return event, prepared
@@ -195,7 +195,7 @@ def _refusal(failure: Failure) -> FailedPreconditionError | InvalidArgumentError
 
 
 async def _store(
-    means: Means,
+    context: CorrectionContext,
     transaction: Transaction,
     tenant_id: int,
     batch: Batch,
@@ -209,7 +209,7 @@ async def _store(
     )
     if not new:
         return False
-    await means.corrector.store(transaction, tenant_id, call.correction_id, batch)
+    await context.corrector.store(transaction, tenant_id, call.correction_id, batch)
     (revision,) = batch.prepared.revisions
     await audit_store.record(
         connection,
@@ -229,6 +229,8 @@ async def _made(connection: Connection, tenant_id: int, correction_id: uuid.UUID
     return found[0] if found else None
 
 
-async def _read_back(means: Means, tenant_id: int, correction_id: uuid.UUID) -> Correction | None:
-    async with means.database.connection([tenant_id]) as connection:
+async def _read_back(
+    context: CorrectionContext, tenant_id: int, correction_id: uuid.UUID
+) -> Correction | None:
+    async with context.database.connection([tenant_id]) as connection:
         return await _made(connection, tenant_id, correction_id)

@@ -6,7 +6,7 @@ from typing import Final
 
 from meterline_protos.common.v1 import types_pb2
 
-from meterline_ingest.corrections.peers import Aggregate, NotToldError, Publisher
+from meterline_ingest.corrections.peers import Aggregate, PeerUnavailableError, Publisher
 from meterline_ingest.corrections.rules.effects import Effect
 
 # Invoices of so many months are looked at, the latest of those that change.
@@ -29,7 +29,7 @@ class Effects:
         try:
             sums = await self._aggregate.sums() if effect.windows else set()
             effect.take(await self._aggregate.preview(tenant, message), sums)
-        except NotToldError as error:
+        except PeerUnavailableError as error:
             effect.windows_unknown = str(error)
             effect.windows.clear()
 
@@ -44,7 +44,7 @@ class Effects:
             effect.invoices = [
                 await self._publisher.preview(tenant, start, months[start]) for start in latest
             ]
-        except NotToldError as error:
+        except PeerUnavailableError as error:
             effect.invoices_unknown = str(error)
             return effect
         if len(latest) < len(months):

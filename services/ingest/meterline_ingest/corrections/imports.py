@@ -18,7 +18,7 @@ from meterline_ingest.corrections.rules.effects import Effect
 from meterline_ingest.corrections.rules.history import Import, ImportKey
 from meterline_ingest.corrections.store import imports
 
-Rehearse = Callable[[Submission], Awaitable[tuple[Result, bytes]]]
+DryRun = Callable[[Submission], Awaitable[tuple[Result, bytes]]]
 
 
 class Imports:
@@ -29,13 +29,13 @@ class Imports:
         unit_of_work: UnitOfWork,
         tenants: TenantReplica,
         admission: Admission,
-        rehearse: Rehearse,
+        dry_run: DryRun,
         effects: Effects,
     ) -> None:
         self._unit_of_work = unit_of_work
         self._tenants = tenants
         self._admission = admission
-        self._rehearse = rehearse
+        self._dry_run = dry_run
         self._effects = effects
 
     async def bring(self, submission: Submission, change: ChangeRequest) -> Result:
@@ -51,7 +51,7 @@ class Imports:
     async def preview(self, submission: Submission) -> tuple[Result, Effect]:
         """What `bring` would do."""
         tenant = await self._tenants.get(submission.tenant_id)
-        result, message = await self._rehearse(submission)
+        result, message = await self._dry_run(submission)
         effect = Effect()
         added = result.rows - len(result.problems)
         await self._effects.add(effect, tenant.slug, message, retracted=0, added=added)

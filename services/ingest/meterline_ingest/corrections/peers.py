@@ -21,7 +21,7 @@ T = TypeVar("T")
 _SUMS = (types_pb2.AGGREGATION_COUNT, types_pb2.AGGREGATION_SUM)
 
 
-class NotToldError(UnavailableError):
+class PeerUnavailableError(UnavailableError):
     """A service does not tell; the text begins with the name of a gRPC status."""
 
 
@@ -30,18 +30,18 @@ class Peer(Link):
 
     @property
     def channel(self) -> aio.Channel:
-        """Raises NotToldError."""
+        """Raises PeerUnavailableError."""
         try:
             return super().channel
         except UnavailableError as error:
-            raise NotToldError(f"UNAVAILABLE: {error}") from error
+            raise PeerUnavailableError(f"UNAVAILABLE: {error}") from error
 
     async def ask(self, call: Awaitable[T]) -> T:
-        """Raises NotToldError."""
+        """Raises PeerUnavailableError."""
         try:
             return await call
         except aio.AioRpcError as error:
-            raise NotToldError(f"{error.code().name}: {self.name}: {error.details()}") from error
+            raise PeerUnavailableError(f"{error.code().name}: {self.name}: {error.details()}") from error
 
 
 class Aggregate(Peer):

@@ -17,7 +17,7 @@ from meterline_ingest.audit.rules import ChangeRequest
 from meterline_ingest.event.outcomes import Kind, Problem, Stage
 from meterline_ingest.event_types.cache import TypeRegistry
 from meterline_ingest.quarantine import service as handlers
-from meterline_ingest.quarantine.replay import Replayer
+from meterline_ingest.quarantine.replay import QuarantineReplayer
 from meterline_ingest.quarantine.rules import MAX_IDS, QuarantineFilter, State, hidden
 from meterline_ingest.quarantine.service import Content, QuarantineAccess
 from meterline_ingest.quarantine.store import Quarantined
@@ -43,7 +43,7 @@ _ASKED_STATES: Final = {number: state for state, number in _STATES.items()} | {0
 
 
 class QuarantineServicer(quarantine_pb2_grpc.QuarantineServiceServicer):
-    def __init__(self, access: QuarantineAccess, types: TypeRegistry, replayer: Replayer) -> None:
+    def __init__(self, access: QuarantineAccess, types: TypeRegistry, replayer: QuarantineReplayer) -> None:
         self._access = access
         self._types = types
         self._replayer = replayer

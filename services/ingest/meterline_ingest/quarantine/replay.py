@@ -63,7 +63,7 @@ class Replay:
                 self.outcomes.append((entry, problem))
 
 
-class Replayer:
+class QuarantineReplayer:
     """One for each process. Any number of replays may run at once, of the same entries too."""
 
     def __init__(self, access: QuarantineAccess, capture: Capture, committer: Committer) -> None:

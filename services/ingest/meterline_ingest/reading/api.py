@@ -20,7 +20,7 @@ from meterline_ingest.corrections import messages as corrections_messages
 from meterline_ingest.event_types.cache import TypeRegistry
 from meterline_ingest.reading import service as handlers
 from meterline_ingest.reading.messages import batch_to_proto, events_to_proto
-from meterline_ingest.reading.replay import Replayed, Republisher
+from meterline_ingest.reading.replay import Replayed, Replayer
 from meterline_ingest.reading.store import EventFilter, EventReader, StoredEvent
 from meterline_ingest.reading.time_pages import Page, Position
 from meterline_ingest.reading.unseal import Unsealer
@@ -40,14 +40,14 @@ class EventsServicer(events_pb2_grpc.EventsServiceServicer):
         reader: EventReader,
         types: TypeRegistry,
         unsealer: Unsealer,
-        republisher: Republisher,
+        replayer: Replayer,
         clock: Clock,
     ) -> None:
         self._tenants = tenants
         self._reader = reader
         self._types = types
         self._unsealer = unsealer
-        self._republisher = republisher
+        self._replayer = replayer
         self._clock = clock
 
     async def GetEvent(
@@ -115,14 +115,14 @@ class EventsServicer(events_pb2_grpc.EventsServiceServicer):
         if sum(given) != 1:
             raise InvalidArgumentError("range, event_ids, batch_ids", "one of them")
         if request.HasField("range"):
-            return await self._republisher.range(*fields.closed_range("range", request.range))
+            return await self._replayer.range(*fields.closed_range("range", request.range))
         tenant = await self._tenants.get(request.tenant_id)
         if request.batch_ids:
             batch_ids = fields.identifiers("batch_ids", request.batch_ids, most=MAX_IDS)
-            return await self._republisher.batches(tenant, batch_ids)
+            return await self._replayer.batches(tenant, batch_ids)
         if len(request.event_ids) > MAX_IDS:
             raise InvalidArgumentError("event_ids", f"1 to {MAX_IDS}")
-        return await self._republisher.events(tenant, request.source, request.event_ids)
+        return await self._replayer.events(tenant, request.source, request.event_ids)
 
     def _choice(self, request: Choice, batch_ids: Sequence[uuid.UUID]) -> tuple[EventFilter, Position]:
         """What is wanted, and where it begins."""

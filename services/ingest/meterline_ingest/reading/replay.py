@@ -43,7 +43,7 @@ class Replayed:
         return Replayed(self.again + other.again, self.waiting + other.waiting)
 
 
-class Republisher:
+class Replayer:
     """Every method answers what it found. What went out before a failure stays so."""
 
     def __init__(self, unit_of_work: UnitOfWork, told: Messages, types: TypeRegistry) -> None:

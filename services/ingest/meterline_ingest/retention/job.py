@@ -11,7 +11,7 @@ from meterline.telemetry.logging import logger
 from meterline_protos.aggregate.v1 import reconciliation_pb2, reconciliation_pb2_grpc
 
 from meterline_ingest.capture.store.horizon import OldEvents
-from meterline_ingest.corrections.peers import NotToldError, Peer
+from meterline_ingest.corrections.peers import Peer, PeerUnavailableError
 
 log = logger()
 
@@ -47,7 +47,7 @@ class Reconciled:
                 answer = await self._aggregate.ask(
                     stub.Compare(reconciliation_pb2.CompareRequest(), timeout=60)
                 )
-            except NotToldError as error:
+            except PeerUnavailableError as error:
                 log.warning("retention.aggregate_unavailable", error=str(error))
                 return False
             self._even.update(each.tenant_id for each in answer.tenants if each.gap == 0)

@@ -8,7 +8,7 @@ from grpc import aio
 from meterline.db.unit_of_work import UnitOfWork
 from meterline.remembered import Remembered
 from meterline.rpc.client import as_unavailable
-from meterline.single_flight import Lookups
+from meterline.single_flight import SingleFlight
 from meterline.slugs import is_slug
 from meterline.tenants import Tenant, TenantReplica
 from meterline_protos.events.v1 import events_pb2
@@ -110,7 +110,7 @@ class KnownTenants:
     def __init__(self, directory: TenantDirectory) -> None:
         self._directory = directory
         self._unknown: Remembered[str, bool] = Remembered(UNKNOWN_SECONDS, most=10_000)
-        self._looks: Lookups[frozenset[str], dict[str, Tenant]] = Lookups(directory.find_many)
+        self._looks: SingleFlight[frozenset[str], dict[str, Tenant]] = SingleFlight(directory.find_many)
 
     async def find(self, name: str) -> Tenant | None:
         """The tenant; None where nobody has that name. Raises UnavailableError."""

@@ -7,7 +7,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 from meterline.telemetry import metrics
-from meterline_ingest.capture.rejection_counts import MAX_LABELS, OTHER, Failures, Refusal
+from meterline_ingest.capture.rejection_counts import MAX_LABELS, OTHER, Refusal, RejectionCounts
 from meterline_ingest.capture.rules.rejected import cut
 from meterline_ingest.event.bounds import MAX_EVENT_ID
 from prometheus_client import Counter
@@ -31,7 +31,7 @@ def fresh_metrics() -> None:
 
 
 def test_failures_are_counted_by_tenant_source_and_reason() -> None:
-    failures = Failures()
+    failures = RejectionCounts()
     failures.kept([("acme", "a", "ID_MISSING")] * 3 + [("acme", "b", "ID_MISSING")])
     failures.kept([("acme", "a", "ID_MISSING")])
     assert labels_of(metrics.QUARANTINED) == {
@@ -41,7 +41,7 @@ def test_failures_are_counted_by_tenant_source_and_reason() -> None:
 
 
 def test_beyond_the_bound_sources_are_one() -> None:
-    failures = Failures()
+    failures = RejectionCounts()
     for number in range(MAX_LABELS + 50):
         failures.kept([("acme", f"source-{number}", "ID_MISSING")])
     failures.refused(Refusal.FULL, [("bolt", "late", "TIME_MISSING")])
@@ -53,7 +53,7 @@ def test_beyond_the_bound_sources_are_one() -> None:
 
 def test_a_flood_of_refusals_is_a_line_a_minute_that_counts_them_all() -> None:
     now = 0.0
-    failures = Failures(timer=lambda: now)
+    failures = RejectionCounts(timer=lambda: now)
     one = [("acme", "a", "ID_MISSING")]
     with structlog.testing.capture_logs() as lines:
         for second in range(125):
