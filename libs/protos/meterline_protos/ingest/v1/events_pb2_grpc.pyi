@@ -33,7 +33,7 @@ class EventsServiceStub:
     - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
     - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
       (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
-      none).
+      none, or the RPC needs a caller for all tenants).
     - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
       bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
       TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
@@ -110,7 +110,7 @@ class EventsServiceAsyncStub(EventsServiceStub):
     - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
     - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
       (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
-      none).
+      none, or the RPC needs a caller for all tenants).
     - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
       bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
       TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
@@ -183,7 +183,7 @@ class EventsServiceServicer(metaclass=_abc_1.ABCMeta):
     - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
     - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
       (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
-      none).
+      none, or the RPC needs a caller for all tenants).
     - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
       bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
       TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
