@@ -163,7 +163,7 @@ class CorrectionsServiceServicer(object):
         - INVALID_ARGUMENT with UUID_INVALID, WRONG_COUNT, TIME_INVALID, RANGE_EMPTY, or with a reason for a
         quantity or time in `amend` (`EventOutcome.reason`).
         - FAILED_PRECONDITION with DATA_SHREDDED: as in AmendEvent.
-        - ALREADY_EXISTS with ALREADY_EXISTS: this `correction_id` stands for another call.
+        - ALREADY_EXISTS with ALREADY_EXISTS: this `correction_id` belongs to another call.
         - ABORTED with ABORTED: others corrected the same events at the same time, five times in a row. Repeat
         with the same `correction_id`.
         - DATA_LOSS with DATA_TAMPERED: sensitive properties are not those that were stored.
