@@ -23,6 +23,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class AuditEntry(_message.Message):
+    """One change, or one look at sensitive values."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     AUDIT_ID_FIELD_NUMBER: _builtins.int
@@ -35,17 +37,25 @@ class AuditEntry(_message.Message):
     audit_id: _builtins.str
     """UUID."""
     principal: _builtins.str
-    """Who asked for the change; `meterline-ingest` for what the service does by itself."""
+    """Who asked for it: `requested_by` of the call. `meterline-ingest` for what the service does by itself."""
     action: _builtins.str
-    """For example `tenant_key.rotated`."""
+    """What was done: `tenant_key.rotated`, `tenant.shredded`, `quarantine.unsealed`, `quarantine.replayed`,
+    `quarantine.discarded`, `quarantine.expired`, `event.amended`, `event.retracted`, `events.corrected`,
+    `events.imported`, `events.unsealed`, `legal_hold.placed` or `legal_hold.released`.
+    """
     subject: _builtins.str
-    """What was changed."""
+    """What it was done to, for example `key 3`, `event 0197...`, `tenant acme` or `legal hold matter-2026-17`."""
     reason: _builtins.str
+    """Why: `reason` of the call, or of the service."""
     @_builtins.property
-    def at(self) -> _timestamp_pb2.Timestamp: ...
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """When it was done, by the database's clock."""
+
     @_builtins.property
     def details(self) -> _struct_pb2.Struct:
-        """Depends on the action. Numbers that must be exact are decimal strings."""
+        """More about it, by names that depend on the action, for example `key_id`. Numbers that may not be exact in
+        a double are decimals in text.
+        """
 
     def __init__(
         self,
@@ -68,6 +78,8 @@ Global___AuditEntry: _TypeAlias = AuditEntry  # noqa: Y015
 
 @_typing.final
 class ListAuditEntriesRequest(_message.Message):
+    """Which entries are listed. Filters that are set must all fit."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
@@ -78,17 +90,22 @@ class ListAuditEntriesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
-    """Empty: what concerns all tenants."""
+    """Name of the tenant whose entries are listed: 1 to 63 lower-case letters, digits and `-`, no `-` first or
+    last. Empty: entries that concern no single tenant; needs a caller for all tenants.
+    """
     action: _builtins.str
-    """Only entries with exactly this action, principal and subject, when set."""
+    """Only entries with exactly this action. Empty: any."""
     principal: _builtins.str
+    """Only entries with exactly this principal. Empty: any."""
     subject: _builtins.str
+    """Only entries with exactly this subject. Empty: any."""
     page_size: _builtins.int
-    """At most 1,000; 100 when not set."""
+    """Most entries of a page, 1 to 1,000. 0: 100. More than 1,000 counts as 1,000."""
     page_token: _builtins.str
+    """`next_page_token` of the previous page, with all other fields unchanged. Empty: the first page."""
     @_builtins.property
     def time(self) -> _types_pb2.TimeRange:
-        """Only entries of this time, when set."""
+        """Only entries of this range of time. Not set: of any time."""
 
     def __init__(
         self,
@@ -111,14 +128,18 @@ Global___ListAuditEntriesRequest: _TypeAlias = ListAuditEntriesRequest  # noqa: 
 
 @_typing.final
 class ListAuditEntriesResponse(_message.Message):
+    """A page of entries."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ENTRIES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page."""
+    """`page_token` of the next page. Empty on the last page."""
     @_builtins.property
-    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditEntry]: ...
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditEntry]:
+        """The newest first."""
+
     def __init__(
         self,
         *,

@@ -27,26 +27,35 @@ class _Outcome:
 class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     OUTCOME_UNSPECIFIED: _Outcome.ValueType  # 0
+    """Never answered."""
     OUTCOME_ACCEPTED: _Outcome.ValueType  # 1
+    """The event was stored and is counted."""
     OUTCOME_DUPLICATE: _Outcome.ValueType  # 2
-    """The same event was accepted before: nothing to do."""
+    """The event was stored before with the same contents. There is nothing to do."""
     OUTCOME_CONFLICT: _Outcome.ValueType  # 3
-    """Another event with this id was accepted before; that one stands."""
+    """An event with this id was stored before with other contents. The stored event stays unchanged."""
     OUTCOME_REJECTED: _Outcome.ValueType  # 4
+    """The event breaks a rule, and was not stored."""
 
-class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper): ...
+class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
+    """What became of an event."""
 
 OUTCOME_UNSPECIFIED: Outcome.ValueType  # 0
+"""Never answered."""
 OUTCOME_ACCEPTED: Outcome.ValueType  # 1
+"""The event was stored and is counted."""
 OUTCOME_DUPLICATE: Outcome.ValueType  # 2
-"""The same event was accepted before: nothing to do."""
+"""The event was stored before with the same contents. There is nothing to do."""
 OUTCOME_CONFLICT: Outcome.ValueType  # 3
-"""Another event with this id was accepted before; that one stands."""
+"""An event with this id was stored before with other contents. The stored event stays unchanged."""
 OUTCOME_REJECTED: Outcome.ValueType  # 4
+"""The event breaks a rule, and was not stored."""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
 @_typing.final
 class ReportRequest(_message.Message):
+    """The events of one call, with what they have in common."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
@@ -55,19 +64,29 @@ class ReportRequest(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     COLUMNS_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
-    """Tenant of all events that name none themselves."""
+    """Name of the tenant of all events that name no tenant: 1 to 63 lower-case letters, digits and `-`, no `-`
+    first or last. Empty: the tenant that the caller is bound to; a caller for all tenants then names the
+    tenant with each event, or its outcome is TENANT_MISSING.
+    """
     source: _builtins.str
-    """What sent the events, for example `gateway/eu-1`. At most 128 characters."""
+    """Required. What sent the events, for example `gateway/eu-1`: 1 to 128 characters, no NUL. Ids that are not
+    UUIDs are unique only within their source.
+    """
     @_builtins.property
     def sent_at(self) -> _timestamp_pb2.Timestamp:
-        """The caller's clock when it sent the call. When it is off by more than a little, event times are
-        corrected by the difference.
+        """The caller's clock when it sent the call. When it differs from the service's clock by more than
+        METERLINE_CLOCK_SKEW_TOLERANCE_SECONDS (5 by default), event times are corrected by the difference, and
+        are never later than the receipt of the call. Not set: times are not corrected.
         """
 
     @_builtins.property
-    def rows(self) -> Global___EventRows: ...
+    def rows(self) -> Global___EventRows:
+        """The events, each written out. At most 1,000, else TOO_MANY_EVENTS."""
+
     @_builtins.property
-    def columns(self) -> Global___EventColumns: ...
+    def columns(self) -> Global___EventColumns:
+        """The events in columns, for many events that have much in common. At most 10,000, else TOO_MANY_EVENTS."""
+
     def __init__(
         self,
         *,
@@ -89,6 +108,8 @@ Global___ReportRequest: _TypeAlias = ReportRequest  # noqa: Y015
 
 @_typing.final
 class ReportResponse(_message.Message):
+    """What became of the events. The four counts add up to the number of events in the request."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ACCEPTED_FIELD_NUMBER: _builtins.int
@@ -98,14 +119,18 @@ class ReportResponse(_message.Message):
     OUTCOMES_FIELD_NUMBER: _builtins.int
     BATCH_ID_FIELD_NUMBER: _builtins.int
     accepted: _builtins.int
+    """Events that this call stored."""
     duplicate: _builtins.int
+    """Events that were stored before with the same contents."""
     conflict: _builtins.int
+    """Events whose id was stored before with other contents. The stored event stays unchanged."""
     rejected: _builtins.int
+    """Events that break a rule and were not stored."""
     batch_id: _builtins.str
-    """Identifies what this call committed; empty when nothing was accepted. UUID."""
+    """UUID of the batch: what this call stored. Empty when nothing was accepted."""
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___EventOutcome]:
-        """Every event that was not accepted, in order."""
+        """One outcome for each event that was not accepted, in the order of the request."""
 
     def __init__(
         self,
@@ -127,6 +152,8 @@ Global___ReportResponse: _TypeAlias = ReportResponse  # noqa: Y015
 
 @_typing.final
 class ReportSignedRequest(_message.Message):
+    """A ReportRequest, with the proof that a client of a tenant sent it."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CONFIG_FIELD_NUMBER: _builtins.int
@@ -135,19 +162,26 @@ class ReportSignedRequest(_message.Message):
     BODY_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     config: _builtins.bytes
-    """As IssueCaptureConfig answered it, byte for byte. At most 4 KiB."""
+    """Required. The configuration that CredentialsService.IssueCaptureConfig answered, byte for byte: a
+    serialised CaptureConfig of at most 4 KiB.
+    """
     id: _builtins.str
-    """Names this call: letters, digits, `-` and `_`; at most 64 characters."""
+    """Required. The caller's name for this call, which the signature covers: 1 to 64 letters, digits, `-` and
+    `_`.
+    """
     timestamp_ms: _builtins.int
-    """The client's clock when it sent the call, in milliseconds since the Unix epoch; at most 300 seconds from
-    the server's.
+    """Required. The client's clock when it sent the call, in milliseconds since the Unix epoch: at most 300
+    seconds from the server's.
     """
     body: _builtins.bytes
-    """A serialised ReportRequest, in rows or columns. Its tenant is empty or the configuration's, its source
-    and types are within the scope, and so are the subjects where the configuration names an actor.
+    """Required. A serialised ReportRequest, in rows or columns. Its tenant and source, where they are set, are
+    those of the configuration, and its types are among those of the configuration. When the configuration
+    names an actor, subjects are empty or the actor; empty ones become the actor.
     """
     signature: _builtins.bytes
-    """HMAC-SHA256 under the client's secret of `{id}.{timestamp_ms}.{body}`, the body as it stands above."""
+    """Required. HMAC-SHA256 of `{id}.{timestamp_ms}.{body}`, keyed with the secret that came with the
+    configuration: 32 bytes. `body` goes in as the bytes of the field above.
+    """
     def __init__(
         self,
         *,
@@ -167,6 +201,8 @@ Global___ReportSignedRequest: _TypeAlias = ReportSignedRequest  # noqa: Y015
 
 @_typing.final
 class ReportSignedResponse(_message.Message):
+    """The answer to a signed call."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REPORT_FIELD_NUMBER: _builtins.int
@@ -189,7 +225,9 @@ Global___ReportSignedResponse: _TypeAlias = ReportSignedResponse  # noqa: Y015
 
 @_typing.final
 class Event(_message.Message):
-    """One event, as people write it."""
+    """One event in written-out form. In a request of more than 128 KiB, an event of more than 2 KiB may have at
+    most 64 fields and map entries together; with more of them the whole call fails with INVALID_ARGUMENT.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -262,36 +300,43 @@ class Event(_message.Message):
     QUANTITIES_FIELD_NUMBER: _builtins.int
     PROPERTIES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Unique for the event, the same in every attempt to send it. A UUID (8-4-4-4-12 hexadecimal digits,
-    and no other form) is unique as it is, and UUIDv7 is the fastest to store; any other string is
-    unique together with the source. 1 to 128 characters, no NUL.
+    """Required. Unique for the event, and the same in every attempt to send it: 1 to 128 characters, no NUL. A
+    UUID, which is 8-4-4-4-12 hexadecimal digits and no other form, is unique within the tenant, and UUIDv7
+    is the fastest to store. Any other text is unique within the tenant together with the source.
     """
     tenant_id: _builtins.str
-    """Overrides the tenant of the request."""
+    """Name of the tenant of this event, as in ReportRequest. Empty: the tenant of the request."""
     type: _builtins.str
-    """A registered event type."""
+    """Required. Name of an event type: the operator's, or the tenant's own (EventTypesService)."""
     subject: _builtins.str
-    """Who or what consumed. At most 256 characters."""
+    """Who or what consumed: at most 256 characters, no NUL. May be empty, unless the type requires a subject."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """When it happened: from 1970 to 8999, nanos from 0 to 999999999; microseconds are kept. How old it
-        may be is a setting, but for imports.
+        """Required. When it happened: from 1970-01-01 to the end of 8999, nanos from 0 to 999,999,999. What is
+        finer than microseconds is cut off. At most METERLINE_MAX_EVENT_AGE_DAYS (35 by default) before now,
+        except for imports and timers, and at most METERLINE_MAX_EVENT_AHEAD_SECONDS (300 by default) after now.
         """
 
     @_builtins.property
     def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Dimensions that the type declares. Values have at most 256 characters."""
+        """Values of the dimensions that the type declares, by name: at most 16. A value has at most 256 characters,
+        or fewer where the type says so, and no NUL.
+        """
 
     @_builtins.property
     def quantities(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Quantities that the type declares, as decimals ("12.5", "1e3"): digits before and after the point, at most
-        64 characters. As a value at most as many decimals as the type's scale, 9 at most, and 18 - scale digits
-        before the point; more are QUANTITY_TOO_PRECISE and QUANTITY_OUT_OF_RANGE.
+        """Values of the quantities that the type declares, by name, as decimals: `12.5`, `-3`, `1e3`. Digits are
+        needed before and after a point; at most 64 characters. A value has at most 9 decimals and 18 digits, at
+        most as many decimals as the type's scale (QUANTITY_TOO_PRECISE), and at most 18 - scale digits before
+        the point (QUANTITY_OUT_OF_RANGE). Trailing zeros do not count.
         """
 
     @_builtins.property
     def properties(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Properties that the type declares and that are no dimensions: texts, or other kinds written as text."""
+        """Values of the properties that the type declares, by name: at most 32. A value is a text, or a number,
+        boolean or time written as text (PropertyKind). At most 1,024 characters unless the type says otherwise,
+        no NUL.
+        """
 
     def __init__(
         self,
@@ -315,11 +360,15 @@ Global___Event: _TypeAlias = Event  # noqa: Y015
 
 @_typing.final
 class EventRows(_message.Message):
+    """Events in written-out form."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]: ...
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
+        """The events, in the order in which outcomes count them. At most 1,000."""
+
     def __init__(
         self,
         *,
@@ -335,8 +384,10 @@ Global___EventRows: _TypeAlias = EventRows  # noqa: Y015
 
 @_typing.final
 class EventColumns(_message.Message):
-    """Events as columns: row i is element i of every column. Index columns hold positions in the
-    dictionary before them, which has at most one entry a row. Packed arrays are little-endian.
+    """Events as columns: event i is element i of every column, and `times_us` says how many events there are. An
+    index column holds positions in the list before it, so that values that many events share are sent once.
+    Packed numbers are little-endian. Columns whose lengths do not fit fail the whole call with
+    INVALID_ARGUMENT.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -356,39 +407,55 @@ class EventColumns(_message.Message):
     PROPERTY_SETS_FIELD_NUMBER: _builtins.int
     PROPERTY_SET_INDEX_FIELD_NUMBER: _builtins.int
     tenant_index: _builtins.bytes
-    """uint32 a row; empty when `tenants` has at most one element."""
+    """Position in `tenants`, as uint32 an event. May be empty when `tenants` has at most one element."""
     type_index: _builtins.bytes
-    """uint32 a row; empty when `types` has one element."""
+    """Position in `types`, as uint32 an event. May be empty when `types` has one element."""
     subject_index: _builtins.bytes
-    """uint32 a row; empty when `subjects` has one element."""
+    """Position in `subjects`, as uint32 an event. May be empty when `subjects` has at most one element."""
     dimension_set_index: _builtins.bytes
-    """uint32 a row; empty when `dimension_sets` has at most one element."""
+    """Position in `dimension_sets`, as uint32 an event. May be empty when `dimension_sets` has at most one
+    element.
+    """
     event_ids: _builtins.bytes
-    """16 bytes a row: UUIDs. Exactly one of `event_ids` and `text_ids` is set."""
+    """Ids that are UUIDs, 16 bytes an event. Empty when `text_ids` is set: exactly one of both is."""
     times_us: _builtins.bytes
-    """int64 a row: microseconds since the Unix epoch."""
+    """Times of the events, as int64 an event: microseconds since the Unix epoch, in the bounds of `Event.time`.
+    At most 10,000 events.
+    """
     property_set_index: _builtins.bytes
-    """uint32 a row; empty when `property_sets` has at most one element."""
+    """Position in `property_sets`, as uint32 an event. May be empty when `property_sets` has at most one
+    element.
+    """
     @_builtins.property
     def tenants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Empty: all rows are the request's tenant's."""
+        """Names of tenants, as in `Event.tenant_id`: at most one an event. No element: all events are of the
+        request's tenant.
+        """
 
     @_builtins.property
-    def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of types, as in `Event.type`: at least one, at most one an event."""
+
     @_builtins.property
-    def subjects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def subjects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Subjects, as in `Event.subject`: at most one an event. No element: no event has a subject."""
+
     @_builtins.property
-    def dimension_sets(self) -> _containers.RepeatedCompositeFieldContainer[Global___DimensionSet]: ...
+    def dimension_sets(self) -> _containers.RepeatedCompositeFieldContainer[Global___DimensionSet]:
+        """Sets of dimensions: at most one an event. No element: no event has dimensions."""
+
     @_builtins.property
     def text_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """One a row, as in `Event.id`: for rows of which any has an id that is no UUID."""
+        """Ids as in `Event.id`, one an event: for batches in which any id is not a UUID."""
 
     @_builtins.property
     def quantities(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuantityColumn]:
-        """At most 64."""
+        """One column for each quantity that any event has: at most 64, with different names."""
 
     @_builtins.property
-    def property_sets(self) -> _containers.RepeatedCompositeFieldContainer[Global___PropertySet]: ...
+    def property_sets(self) -> _containers.RepeatedCompositeFieldContainer[Global___PropertySet]:
+        """Sets of properties: at most one an event. No element: no event has properties."""
+
     def __init__(
         self,
         *,
@@ -417,6 +484,8 @@ Global___EventColumns: _TypeAlias = EventColumns  # noqa: Y015
 
 @_typing.final
 class DimensionSet(_message.Message):
+    """The dimensions that one or many events have."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -441,7 +510,9 @@ class DimensionSet(_message.Message):
 
     VALUES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def values(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def values(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Values by name, as in `Event.dimensions`."""
+
     def __init__(
         self,
         *,
@@ -457,6 +528,8 @@ Global___DimensionSet: _TypeAlias = DimensionSet  # noqa: Y015
 
 @_typing.final
 class PropertySet(_message.Message):
+    """The properties that one or many events have."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -481,7 +554,9 @@ class PropertySet(_message.Message):
 
     VALUES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def values(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def values(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Values by name, as in `Event.properties`."""
+
     def __init__(
         self,
         *,
@@ -497,7 +572,7 @@ Global___PropertySet: _TypeAlias = PropertySet  # noqa: Y015
 
 @_typing.final
 class QuantityColumn(_message.Message):
-    """Fixed-point values: value = units / 10^scale. At the scale of its type a value has units of at most 18 digits."""
+    """The values of one quantity for all events of a batch, in fixed point: value = units / 10^scale."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -506,12 +581,15 @@ class QuantityColumn(_message.Message):
     UNITS_FIELD_NUMBER: _builtins.int
     PRESENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Name of the quantity, which the types of the events declare."""
     scale: _builtins.int
-    """value = units / 10^scale. Any scale; a value is judged as if it were written as text."""
+    """Number of decimals of `units`: any number. A value is checked as the same value in `Event.quantities` is,
+    without trailing zeros.
+    """
     units: _builtins.bytes
-    """int64 a row; ignored where `present` is 0."""
+    """The units of each event, as int64 an event. Ignored for events that have no value by `present`."""
     present: _builtins.bytes
-    """One byte a row, 0 or 1; empty when every row has a value."""
+    """Whether each event has a value, as one byte an event: 0 for no, any other byte for yes. Empty: all have."""
     def __init__(
         self,
         *,
@@ -530,7 +608,7 @@ Global___QuantityColumn: _TypeAlias = QuantityColumn  # noqa: Y015
 
 @_typing.final
 class EventOutcome(_message.Message):
-    """What became of one event."""
+    """Why one event was not accepted."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -544,23 +622,47 @@ class EventOutcome(_message.Message):
     SENT_DIGEST_FIELD_NUMBER: _builtins.int
     QUARANTINED_FIELD_NUMBER: _builtins.int
     index: _builtins.int
-    """Position in the request (in a stream: in the message)."""
+    """Position of the event in the request, from 0. In a stream always 0."""
     outcome: Global___Outcome.ValueType
+    """Duplicate, conflict or rejected."""
     reason: _builtins.str
-    """Why, as a stable upper-case code, for example `TIME_TOO_OLD`."""
+    """Why, as a stable code:
+    - a duplicate: DUPLICATE; a conflict: CONFLICT
+    - no event in the message: EVENT_MISSING
+    - tenant: TENANT_MISSING, UNKNOWN_TENANT, TENANT_INACTIVE, TENANT_FORBIDDEN, TENANT_SHREDDED (the event
+      has sensitive properties, and the keys of the tenant were destroyed)
+    - id: ID_MISSING, ID_TOO_LONG, ID_TOO_OLD (a UUIDv7 made before the time from which events are kept)
+    - subject: SUBJECT_REQUIRED, SUBJECT_TOO_LONG
+    - type: UNKNOWN_EVENT_TYPE, TYPE_ARCHIVED
+    - any text: TEXT_INVALID (a NUL, or not UTF-8)
+    - time: TIME_MISSING, TIME_OUT_OF_RANGE, TIME_TOO_OLD, TIME_IN_FUTURE, SENT_AT_WRONG (only the correction
+      by `sent_at` makes the event too old)
+    - dimensions: TOO_MANY_DIMENSIONS, DIMENSION_UNKNOWN, DIMENSION_REQUIRED, DIMENSION_TOO_LONG,
+      DIMENSION_NOT_ALLOWED
+    - quantities: QUANTITY_UNKNOWN, QUANTITY_REQUIRED, QUANTITY_NOT_A_DECIMAL, QUANTITY_NOT_FINITE,
+      QUANTITY_TOO_PRECISE, QUANTITY_OUT_OF_RANGE, QUANTITY_NEGATIVE, QUANTITY_BELOW_MINIMUM,
+      QUANTITY_ABOVE_MAXIMUM
+    - properties: TOO_MANY_PROPERTIES, PROPERTY_UNKNOWN, PROPERTY_REQUIRED, PROPERTY_TOO_LONG,
+      PROPERTY_WRONG_KIND, PROPERTY_NOT_ALLOWED, PROPERTY_BELOW_MINIMUM, PROPERTY_ABOVE_MAXIMUM
+    - catalogue: CATALOGUE_ENTRY_MISSING
+    - quotas (Limits): SERIES_QUOTA, SUBJECT_QUOTA
+    """
     field: _builtins.str
     """The field at fault, for example `quantities.miles`."""
     message: _builtins.str
-    """The rule, for people."""
+    """The rule that the field breaks, in words, for people. The wording may change."""
     event_id: _builtins.str
-    """The id as it was sent, of one that is too long its first 128 characters."""
+    """The id of the event as it was sent: the first 128 characters of a longer one."""
     stored_digest: _builtins.str
-    """Of a conflict: digests of the event that was accepted before and of the one that was sent now, as
-    hexadecimal digits. They cover type, subject, time, dimensions, quantities and properties as sent.
+    """Of a conflict: digest of the event that was stored before, as 32 hexadecimal digits. It covers type,
+    subject, time, dimensions, quantities and properties as they were sent. Empty for other outcomes.
     """
     sent_digest: _builtins.str
+    """Of a conflict: digest of the event that was sent now, made in the same way. Empty for other outcomes."""
     quarantined: _builtins.bool
-    """Whether a rejected event was kept, with its reason, to be replayed after a fix."""
+    """Whether a rejected event is kept in quarantine (QuarantineService), so that it can be replayed after a
+    fix.
+    """
     def __init__(
         self,
         *,
@@ -584,16 +686,23 @@ Global___EventOutcome: _TypeAlias = EventOutcome  # noqa: Y015
 
 @_typing.final
 class StreamRequest(_message.Message):
+    """One event of a stream."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     EVENT_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
-    """As in ReportRequest; what a message leaves empty is as in the message before it."""
+    """As in ReportRequest. Empty: as in the message before; in the first message, the tenant that the caller is
+    bound to.
+    """
     source: _builtins.str
+    """As in ReportRequest, and required in the first message. Empty: as in the message before."""
     @_builtins.property
-    def event(self) -> Global___Event: ...
+    def event(self) -> Global___Event:
+        """Required. The event; without one the outcome is EVENT_MISSING."""
+
     def __init__(
         self,
         *,
@@ -611,6 +720,8 @@ Global___StreamRequest: _TypeAlias = StreamRequest  # noqa: Y015
 
 @_typing.final
 class StreamResponse(_message.Message):
+    """What became of one or many messages of a stream."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
@@ -618,12 +729,16 @@ class StreamResponse(_message.Message):
     DUPLICATE_FIELD_NUMBER: _builtins.int
     OUTCOMES_FIELD_NUMBER: _builtins.int
     acknowledged: _builtins.int
-    """Number of messages of this stream that have their outcome, from the first on."""
+    """Number of messages of this stream that have their outcome, counted from the first message."""
     accepted: _builtins.int
+    """Events accepted of the messages that this response covers: those after the response before."""
     duplicate: _builtins.int
+    """Duplicates among the messages that this response covers."""
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___StreamOutcome]:
-        """Messages, since the response before, that were not accepted."""
+        """One outcome for each message that this response covers and that was not accepted, duplicates included, in
+        the order of the messages.
+        """
 
     def __init__(
         self,
@@ -643,6 +758,8 @@ Global___StreamResponse: _TypeAlias = StreamResponse  # noqa: Y015
 
 @_typing.final
 class StreamOutcome(_message.Message):
+    """Why one message of a stream was not accepted."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
@@ -650,7 +767,9 @@ class StreamOutcome(_message.Message):
     sequence: _builtins.int
     """Position of the message in the stream, from 0."""
     @_builtins.property
-    def outcome(self) -> Global___EventOutcome: ...
+    def outcome(self) -> Global___EventOutcome:
+        """Why its event was not accepted."""
+
     def __init__(
         self,
         *,

@@ -27,11 +27,30 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CaptureServiceStub:
-    """Takes events in. An event that is answered `accepted` or `duplicate` is durable and will be counted
-    exactly once; a caller that got no answer sends the same events, with the same ids, again. An event that was
-    accepted is answered `duplicate` (with other contents `conflict`) also when its time is out of bounds by now, or its
-    type archived: TIME_TOO_OLD, TIME_IN_FUTURE, SENT_AT_WRONG and TYPE_ARCHIVED are said of events that were never
-    accepted, or were deleted.
+    """Takes events in. An event that is answered `accepted` or `duplicate` is durable and is counted exactly
+    once. A caller that got no answer sends the same events with the same ids again.
+
+    An event that was accepted before is answered `duplicate`, or `conflict` when its contents differ. This
+    holds also when its time is out of bounds by now, its `sent_at` is wrong or its type is archived:
+    TIME_TOO_OLD, TIME_IN_FUTURE, SENT_AT_WRONG and TYPE_ARCHIVED are answered only for events that are not
+    stored.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED (not ReportSigned, which has reasons
+      of its own).
+    - PERMISSION_DENIED with PERMISSION_MISSING: the caller lacks the permission of the RPC. An event of a
+      tenant for which the caller may not report does not fail the call: its outcome is TENANT_FORBIDDEN.
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than 4
+      MiB), TOO_MANY_EVENTS, or INVALID_ARGUMENT for any other fault of the batch as a whole. BadRequest names
+      the field. No event of the request was accepted.
+    - RESOURCE_EXHAUSTED with OVERLOADED (the service has more to do than it can hold; RetryInfo), or with
+      QUOTA_EXCEEDED (a tenant is over its limit; QuotaFailure names it, with RetryInfo). No event of the
+      request was accepted.
+    - UNAVAILABLE with UNAVAILABLE: the database or identity did not answer in time; RetryInfo. Events may be
+      stored all the same: send them again.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed. Events may be stored all the same.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service. Of events that could not be stored, those whose
+      tenant is known, and for which the caller may report, are kept in quarantine where there is room.
     """
 
     @_typing.overload
@@ -39,63 +58,125 @@ class CaptureServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CaptureServiceAsyncStub: ...
     Report: _grpc.UnaryUnaryMultiCallable[_capture_pb2.ReportRequest, _capture_pb2.ReportResponse]
-    """Reports up to 1,000 events in rows or 10,000 in columns (4 MiB).
+    """Reports up to 1,000 events in rows or 10,000 in columns; at most 4 MiB.
 
-    Bad events do not fail the call: each has an outcome. Errors of the call: INVALID_ARGUMENT (a
-    malformed batch; nothing was accepted), RESOURCE_EXHAUSTED with RetryInfo (overload, or with
-    QuotaFailure a tenant that is over its limit; nothing was accepted; send again later).
+    A bad event does not fail the call: each event has its own outcome. Needs the permission `capture`.
+    Idempotent: events that are sent again are answered `duplicate`.
     """
     Stream: _grpc.StreamStreamMultiCallable[_capture_pb2.StreamRequest, _capture_pb2.StreamResponse]
-    """Reports events one message at a time, the fast way for single events. Answers arrive in order and
-    cover one or many messages. Over a limit the stream is read more slowly, and does not fail.
+    """Reports events one message at a time, which is the fastest way for single events. At most 4 MiB a
+    message.
+
+    Answers arrive in the order of the messages, each for one or many of them. Over a limit, under overload,
+    and while 4,096 messages wait for their outcome, the service reads the stream more slowly and does not
+    fail it. Needs the permission `capture`, which is checked again with each message and answer. Idempotent:
+    events that are sent again are answered `duplicate`. A message that is malformed ends the stream with
+    INVALID_ARGUMENT; messages without an answer are to be sent again.
     """
     ReportSigned: _grpc.UnaryUnaryMultiCallable[_capture_pb2.ReportSignedRequest, _capture_pb2.ReportSignedResponse]
-    """Reports events of a client that nobody trusts, under a configuration that CredentialsService issued to
-    it. Needs no token: the signature is the proof. A call that is sent again within the window of time is
-    harmless, because its events have their ids and are answered `duplicate`.
+    """Reports events of an untrusted client, under a configuration that CredentialsService.IssueCaptureConfig
+    issued to it. At most 4 MiB.
 
-    UNAUTHENTICATED, with the reason in ErrorInfo: CONFIG_INVALID, CONFIG_EXPIRED, KEY_UNKNOWN, KEY_REVOKED,
-    KEY_EXPIRED, TIMESTAMP_OUT_OF_WINDOW (its metadata tell `server_time_ms`), SIGNATURE_INVALID.
-    INVALID_ARGUMENT once the signature holds: what the body or the scope of the configuration forbids.
+    Needs no token and no permission: the signature is the proof. Idempotent: a call that is sent again
+    within the window of time is answered as in Report.
+
+    Errors besides those of the service, in the order in which they are checked:
+    - UNAUTHENTICATED with CONFIG_INVALID: `config` is not a configuration, or larger than 4 KiB.
+    - INVALID_ARGUMENT with ID_INVALID: see `id`.
+    - UNAUTHENTICATED with TIMESTAMP_OUT_OF_WINDOW: see `timestamp_ms`. The metadata of ErrorInfo have the
+      server's time as `server_time_ms`, in milliseconds since the Unix epoch.
+    - UNAUTHENTICATED with CONFIG_EXPIRED, KEY_UNKNOWN, KEY_REVOKED, KEY_EXPIRED or SIGNATURE_INVALID.
+    - INVALID_ARGUMENT with BODY_INVALID (`body` is not a ReportRequest), TENANT_OUT_OF_SCOPE,
+      SOURCE_OUT_OF_SCOPE, TYPE_OUT_OF_SCOPE or SUBJECT_OUT_OF_SCOPE (see `body`).
     """
 
 @_typing.type_check_only
 class CaptureServiceAsyncStub(CaptureServiceStub):
-    """Takes events in. An event that is answered `accepted` or `duplicate` is durable and will be counted
-    exactly once; a caller that got no answer sends the same events, with the same ids, again. An event that was
-    accepted is answered `duplicate` (with other contents `conflict`) also when its time is out of bounds by now, or its
-    type archived: TIME_TOO_OLD, TIME_IN_FUTURE, SENT_AT_WRONG and TYPE_ARCHIVED are said of events that were never
-    accepted, or were deleted.
+    """Takes events in. An event that is answered `accepted` or `duplicate` is durable and is counted exactly
+    once. A caller that got no answer sends the same events with the same ids again.
+
+    An event that was accepted before is answered `duplicate`, or `conflict` when its contents differ. This
+    holds also when its time is out of bounds by now, its `sent_at` is wrong or its type is archived:
+    TIME_TOO_OLD, TIME_IN_FUTURE, SENT_AT_WRONG and TYPE_ARCHIVED are answered only for events that are not
+    stored.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED (not ReportSigned, which has reasons
+      of its own).
+    - PERMISSION_DENIED with PERMISSION_MISSING: the caller lacks the permission of the RPC. An event of a
+      tenant for which the caller may not report does not fail the call: its outcome is TENANT_FORBIDDEN.
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than 4
+      MiB), TOO_MANY_EVENTS, or INVALID_ARGUMENT for any other fault of the batch as a whole. BadRequest names
+      the field. No event of the request was accepted.
+    - RESOURCE_EXHAUSTED with OVERLOADED (the service has more to do than it can hold; RetryInfo), or with
+      QUOTA_EXCEEDED (a tenant is over its limit; QuotaFailure names it, with RetryInfo). No event of the
+      request was accepted.
+    - UNAVAILABLE with UNAVAILABLE: the database or identity did not answer in time; RetryInfo. Events may be
+      stored all the same: send them again.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed. Events may be stored all the same.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service. Of events that could not be stored, those whose
+      tenant is known, and for which the caller may report, are kept in quarantine where there is room.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Report: _aio.UnaryUnaryMultiCallable[_capture_pb2.ReportRequest, _capture_pb2.ReportResponse]  # type: ignore[assignment]
-    """Reports up to 1,000 events in rows or 10,000 in columns (4 MiB).
+    """Reports up to 1,000 events in rows or 10,000 in columns; at most 4 MiB.
 
-    Bad events do not fail the call: each has an outcome. Errors of the call: INVALID_ARGUMENT (a
-    malformed batch; nothing was accepted), RESOURCE_EXHAUSTED with RetryInfo (overload, or with
-    QuotaFailure a tenant that is over its limit; nothing was accepted; send again later).
+    A bad event does not fail the call: each event has its own outcome. Needs the permission `capture`.
+    Idempotent: events that are sent again are answered `duplicate`.
     """
     Stream: _aio.StreamStreamMultiCallable[_capture_pb2.StreamRequest, _capture_pb2.StreamResponse]  # type: ignore[assignment]
-    """Reports events one message at a time, the fast way for single events. Answers arrive in order and
-    cover one or many messages. Over a limit the stream is read more slowly, and does not fail.
+    """Reports events one message at a time, which is the fastest way for single events. At most 4 MiB a
+    message.
+
+    Answers arrive in the order of the messages, each for one or many of them. Over a limit, under overload,
+    and while 4,096 messages wait for their outcome, the service reads the stream more slowly and does not
+    fail it. Needs the permission `capture`, which is checked again with each message and answer. Idempotent:
+    events that are sent again are answered `duplicate`. A message that is malformed ends the stream with
+    INVALID_ARGUMENT; messages without an answer are to be sent again.
     """
     ReportSigned: _aio.UnaryUnaryMultiCallable[_capture_pb2.ReportSignedRequest, _capture_pb2.ReportSignedResponse]  # type: ignore[assignment]
-    """Reports events of a client that nobody trusts, under a configuration that CredentialsService issued to
-    it. Needs no token: the signature is the proof. A call that is sent again within the window of time is
-    harmless, because its events have their ids and are answered `duplicate`.
+    """Reports events of an untrusted client, under a configuration that CredentialsService.IssueCaptureConfig
+    issued to it. At most 4 MiB.
 
-    UNAUTHENTICATED, with the reason in ErrorInfo: CONFIG_INVALID, CONFIG_EXPIRED, KEY_UNKNOWN, KEY_REVOKED,
-    KEY_EXPIRED, TIMESTAMP_OUT_OF_WINDOW (its metadata tell `server_time_ms`), SIGNATURE_INVALID.
-    INVALID_ARGUMENT once the signature holds: what the body or the scope of the configuration forbids.
+    Needs no token and no permission: the signature is the proof. Idempotent: a call that is sent again
+    within the window of time is answered as in Report.
+
+    Errors besides those of the service, in the order in which they are checked:
+    - UNAUTHENTICATED with CONFIG_INVALID: `config` is not a configuration, or larger than 4 KiB.
+    - INVALID_ARGUMENT with ID_INVALID: see `id`.
+    - UNAUTHENTICATED with TIMESTAMP_OUT_OF_WINDOW: see `timestamp_ms`. The metadata of ErrorInfo have the
+      server's time as `server_time_ms`, in milliseconds since the Unix epoch.
+    - UNAUTHENTICATED with CONFIG_EXPIRED, KEY_UNKNOWN, KEY_REVOKED, KEY_EXPIRED or SIGNATURE_INVALID.
+    - INVALID_ARGUMENT with BODY_INVALID (`body` is not a ReportRequest), TENANT_OUT_OF_SCOPE,
+      SOURCE_OUT_OF_SCOPE, TYPE_OUT_OF_SCOPE or SUBJECT_OUT_OF_SCOPE (see `body`).
     """
 
 class CaptureServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Takes events in. An event that is answered `accepted` or `duplicate` is durable and will be counted
-    exactly once; a caller that got no answer sends the same events, with the same ids, again. An event that was
-    accepted is answered `duplicate` (with other contents `conflict`) also when its time is out of bounds by now, or its
-    type archived: TIME_TOO_OLD, TIME_IN_FUTURE, SENT_AT_WRONG and TYPE_ARCHIVED are said of events that were never
-    accepted, or were deleted.
+    """Takes events in. An event that is answered `accepted` or `duplicate` is durable and is counted exactly
+    once. A caller that got no answer sends the same events with the same ids again.
+
+    An event that was accepted before is answered `duplicate`, or `conflict` when its contents differ. This
+    holds also when its time is out of bounds by now, its `sent_at` is wrong or its type is archived:
+    TIME_TOO_OLD, TIME_IN_FUTURE, SENT_AT_WRONG and TYPE_ARCHIVED are answered only for events that are not
+    stored.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED (not ReportSigned, which has reasons
+      of its own).
+    - PERMISSION_DENIED with PERMISSION_MISSING: the caller lacks the permission of the RPC. An event of a
+      tenant for which the caller may not report does not fail the call: its outcome is TENANT_FORBIDDEN.
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than 4
+      MiB), TOO_MANY_EVENTS, or INVALID_ARGUMENT for any other fault of the batch as a whole. BadRequest names
+      the field. No event of the request was accepted.
+    - RESOURCE_EXHAUSTED with OVERLOADED (the service has more to do than it can hold; RetryInfo), or with
+      QUOTA_EXCEEDED (a tenant is over its limit; QuotaFailure names it, with RetryInfo). No event of the
+      request was accepted.
+    - UNAVAILABLE with UNAVAILABLE: the database or identity did not answer in time; RetryInfo. Events may be
+      stored all the same: send them again.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed. Events may be stored all the same.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service. Of events that could not be stored, those whose
+      tenant is known, and for which the caller may report, are kept in quarantine where there is room.
     """
 
     @_abc_1.abstractmethod
@@ -104,11 +185,10 @@ class CaptureServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _capture_pb2.ReportRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_capture_pb2.ReportResponse, _abc.Awaitable[_capture_pb2.ReportResponse]]:
-        """Reports up to 1,000 events in rows or 10,000 in columns (4 MiB).
+        """Reports up to 1,000 events in rows or 10,000 in columns; at most 4 MiB.
 
-        Bad events do not fail the call: each has an outcome. Errors of the call: INVALID_ARGUMENT (a
-        malformed batch; nothing was accepted), RESOURCE_EXHAUSTED with RetryInfo (overload, or with
-        QuotaFailure a tenant that is over its limit; nothing was accepted; send again later).
+        A bad event does not fail the call: each event has its own outcome. Needs the permission `capture`.
+        Idempotent: events that are sent again are answered `duplicate`.
         """
 
     @_abc_1.abstractmethod
@@ -117,8 +197,14 @@ class CaptureServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_capture_pb2.StreamRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_capture_pb2.StreamResponse], _abc.AsyncIterator[_capture_pb2.StreamResponse]]:
-        """Reports events one message at a time, the fast way for single events. Answers arrive in order and
-        cover one or many messages. Over a limit the stream is read more slowly, and does not fail.
+        """Reports events one message at a time, which is the fastest way for single events. At most 4 MiB a
+        message.
+
+        Answers arrive in the order of the messages, each for one or many of them. Over a limit, under overload,
+        and while 4,096 messages wait for their outcome, the service reads the stream more slowly and does not
+        fail it. Needs the permission `capture`, which is checked again with each message and answer. Idempotent:
+        events that are sent again are answered `duplicate`. A message that is malformed ends the stream with
+        INVALID_ARGUMENT; messages without an answer are to be sent again.
         """
 
     @_abc_1.abstractmethod
@@ -127,13 +213,20 @@ class CaptureServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _capture_pb2.ReportSignedRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_capture_pb2.ReportSignedResponse, _abc.Awaitable[_capture_pb2.ReportSignedResponse]]:
-        """Reports events of a client that nobody trusts, under a configuration that CredentialsService issued to
-        it. Needs no token: the signature is the proof. A call that is sent again within the window of time is
-        harmless, because its events have their ids and are answered `duplicate`.
+        """Reports events of an untrusted client, under a configuration that CredentialsService.IssueCaptureConfig
+        issued to it. At most 4 MiB.
 
-        UNAUTHENTICATED, with the reason in ErrorInfo: CONFIG_INVALID, CONFIG_EXPIRED, KEY_UNKNOWN, KEY_REVOKED,
-        KEY_EXPIRED, TIMESTAMP_OUT_OF_WINDOW (its metadata tell `server_time_ms`), SIGNATURE_INVALID.
-        INVALID_ARGUMENT once the signature holds: what the body or the scope of the configuration forbids.
+        Needs no token and no permission: the signature is the proof. Idempotent: a call that is sent again
+        within the window of time is answered as in Report.
+
+        Errors besides those of the service, in the order in which they are checked:
+        - UNAUTHENTICATED with CONFIG_INVALID: `config` is not a configuration, or larger than 4 KiB.
+        - INVALID_ARGUMENT with ID_INVALID: see `id`.
+        - UNAUTHENTICATED with TIMESTAMP_OUT_OF_WINDOW: see `timestamp_ms`. The metadata of ErrorInfo have the
+          server's time as `server_time_ms`, in milliseconds since the Unix epoch.
+        - UNAUTHENTICATED with CONFIG_EXPIRED, KEY_UNKNOWN, KEY_REVOKED, KEY_EXPIRED or SIGNATURE_INVALID.
+        - INVALID_ARGUMENT with BODY_INVALID (`body` is not a ReportRequest), TENANT_OUT_OF_SCOPE,
+          SOURCE_OUT_OF_SCOPE, TYPE_OUT_OF_SCOPE or SUBJECT_OUT_OF_SCOPE (see `body`).
         """
 
 def add_CaptureServiceServicer_to_server(servicer: CaptureServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -21,6 +21,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class CatalogueEntry(_message.Message):
+    """What the catalogue says of one key."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -49,17 +51,27 @@ class CatalogueEntry(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     CHANGED_AT_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
-    """For example `products`: a letter or digit, then letters, digits, `.`, `_`, `-`; at most 64 characters."""
+    """Required. Name of the namespace, for example `products`: a letter or digit, then letters, digits, `.`,
+    `_` or `-`; 1 to 64 characters.
+    """
     key: _builtins.str
-    """At most 256 characters."""
+    """Required. The value that events have in the dimension or property which an Enrichment names: 1 to 256
+    characters, no NUL.
+    """
     version: _builtins.int
-    """Rises with every change. Ignored in requests."""
+    """Number that rises with every change of the entry, also when it is deleted and made again. Ignored in
+    requests.
+    """
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """At most 32; names as those of dimensions, values of at most 256 characters."""
+        """Values that can be added to events, by name: at most 32. A name is as that of a namespace; a value has at
+        most 256 characters, no NUL.
+        """
 
     @_builtins.property
-    def changed_at(self) -> _timestamp_pb2.Timestamp: ...
+    def changed_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was changed last, by the database's clock. Ignored in requests."""
+
     def __init__(
         self,
         *,
@@ -79,13 +91,22 @@ Global___CatalogueEntry: _TypeAlias = CatalogueEntry  # noqa: Y015
 
 @_typing.final
 class PutEntriesRequest(_message.Message):
+    """The entries that are created or replaced."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     ENTRIES_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant of the entries: 1 to 63 lower-case letters, digits and `-`, no `-` first or
+    last.
+    """
     @_builtins.property
-    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___CatalogueEntry]: ...
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___CatalogueEntry]:
+        """Required. The entries: 1 to 1,000, no two with the same namespace and key. Each replaces all attributes
+        that there were.
+        """
+
     def __init__(
         self,
         *,
@@ -102,11 +123,13 @@ Global___PutEntriesRequest: _TypeAlias = PutEntriesRequest  # noqa: Y015
 
 @_typing.final
 class PutEntriesResponse(_message.Message):
+    """How many entries were changed."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CHANGED_FIELD_NUMBER: _builtins.int
     changed: _builtins.int
-    """Entries that were created or changed."""
+    """Number of entries that were created or have other attributes now."""
     def __init__(
         self,
         *,
@@ -122,14 +145,21 @@ Global___PutEntriesResponse: _TypeAlias = PutEntriesResponse  # noqa: Y015
 
 @_typing.final
 class GetEntryRequest(_message.Message):
+    """Which entry is read."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     NAMESPACE_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant of the entry: 1 to 63 lower-case letters, digits and `-`, no `-` first or
+    last.
+    """
     namespace: _builtins.str
+    """Required. Name of the namespace."""
     key: _builtins.str
+    """Required. Key of the entry."""
     def __init__(
         self,
         *,
@@ -147,11 +177,15 @@ Global___GetEntryRequest: _TypeAlias = GetEntryRequest  # noqa: Y015
 
 @_typing.final
 class GetEntryResponse(_message.Message):
+    """The entry."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ENTRY_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def entry(self) -> Global___CatalogueEntry: ...
+    def entry(self) -> Global___CatalogueEntry:
+        """The entry in its current version."""
+
     def __init__(
         self,
         *,
@@ -167,6 +201,8 @@ Global___GetEntryResponse: _TypeAlias = GetEntryResponse  # noqa: Y015
 
 @_typing.final
 class ListEntriesRequest(_message.Message):
+    """Which entries are listed."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
@@ -174,10 +210,15 @@ class ListEntriesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant whose entries are listed: 1 to 63 lower-case letters, digits and `-`, no `-`
+    first or last.
+    """
     namespace: _builtins.str
+    """Required. Name of the namespace. A namespace without entries has an empty list."""
     page_size: _builtins.int
-    """At most 1,000; 100 when not set."""
+    """Most entries of a page, 1 to 1,000. 0: 100. More than 1,000 counts as 1,000."""
     page_token: _builtins.str
+    """`next_page_token` of the previous page, with all other fields unchanged. Empty: the first page."""
     def __init__(
         self,
         *,
@@ -196,13 +237,18 @@ Global___ListEntriesRequest: _TypeAlias = ListEntriesRequest  # noqa: Y015
 
 @_typing.final
 class ListEntriesResponse(_message.Message):
+    """A page of entries."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ENTRIES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """`page_token` of the next page. Empty on the last page."""
     @_builtins.property
-    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___CatalogueEntry]: ...
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___CatalogueEntry]:
+        """In the order of their keys."""
+
     def __init__(
         self,
         *,
@@ -219,15 +265,23 @@ Global___ListEntriesResponse: _TypeAlias = ListEntriesResponse  # noqa: Y015
 
 @_typing.final
 class DeleteEntriesRequest(_message.Message):
+    """Which entries are deleted."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     NAMESPACE_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant of the entries: 1 to 63 lower-case letters, digits and `-`, no `-` first or
+    last.
+    """
     namespace: _builtins.str
+    """Required. Name of the namespace."""
     @_builtins.property
-    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Required. Keys of the entries: 1 to 1,000."""
+
     def __init__(
         self,
         *,
@@ -245,10 +299,13 @@ Global___DeleteEntriesRequest: _TypeAlias = DeleteEntriesRequest  # noqa: Y015
 
 @_typing.final
 class DeleteEntriesResponse(_message.Message):
+    """How many entries were deleted."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     DELETED_FIELD_NUMBER: _builtins.int
     deleted: _builtins.int
+    """Number of entries that were there and were deleted."""
     def __init__(
         self,
         *,

@@ -26,7 +26,24 @@ if _version_not_supported:
 
 
 class CatalogueServiceStub(object):
-    """What events are enriched from: entries with attributes, by namespace and key. Each tenant has its own.
+    """Manages the catalogue that events are enriched from (Enrichment): entries with attributes, by namespace and
+    key. Each tenant has its own. Every replica knows of a change within two seconds; events that were accepted
+    before stay as they are.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+    (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+    none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+    bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+    TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+    other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     def __init__(self, channel):
@@ -58,32 +75,59 @@ class CatalogueServiceStub(object):
 
 
 class CatalogueServiceServicer(object):
-    """What events are enriched from: entries with attributes, by namespace and key. Each tenant has its own.
+    """Manages the catalogue that events are enriched from (Enrichment): entries with attributes, by namespace and
+    key. Each tenant has its own. Every replica knows of a change within two seconds; events that were accepted
+    before stay as they are.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+    (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+    none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+    bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+    TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+    other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     def PutEntries(self, request, context):
-        """Creates or replaces up to 1,000 entries, of 1 MiB together, in one transaction. An entry that is the same already keeps its
-        version. Known to every replica within seconds; events that were accepted before stay as they are.
+        """Creates or replaces entries in one transaction; at most 1 MiB. An entry that has these attributes already
+        keeps its version. Needs the permission `configure`. Idempotent.
+
+        Errors: INVALID_ARGUMENT with INVALID_ARGUMENT: a field breaks its rule; no entry was changed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetEntry(self, request, context):
-        """NOT_FOUND when there is no such entry.
+        """Returns one entry. Needs the permission `read`.
+
+        Errors: NOT_FOUND with NOT_FOUND: the tenant has no such entry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListEntries(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Lists the entries of a namespace in the order of their keys. Needs the permission `read`.
+
+        Errors: INVALID_ARGUMENT with PAGE_TOKEN_INVALID.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteEntries(self, request, context):
-        """Removes up to 1,000 entries, in a request of at most 1 MiB; those that are not there are passed over.
+        """Deletes entries in one transaction; at most 1 MiB. Keys without an entry are ignored. Needs the
+        permission `configure`. Idempotent.
+
+        Errors: INVALID_ARGUMENT with INVALID_ARGUMENT: no keys, or more than 1,000.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,7 +165,24 @@ def add_CatalogueServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CatalogueService(object):
-    """What events are enriched from: entries with attributes, by namespace and key. Each tenant has its own.
+    """Manages the catalogue that events are enriched from (Enrichment): entries with attributes, by namespace and
+    key. Each tenant has its own. Every replica knows of a change within two seconds; events that were accepted
+    before stay as they are.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+    (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+    none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+    bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+    TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+    other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     @staticmethod

@@ -27,39 +27,119 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CatalogueServiceStub:
-    """What events are enriched from: entries with attributes, by namespace and key. Each tenant has its own."""
+    """Manages the catalogue that events are enriched from (Enrichment): entries with attributes, by namespace and
+    key. Each tenant has its own. Every replica knows of a change within two seconds; events that were accepted
+    before stay as they are.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+      (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+      none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+      bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+      TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+      other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CatalogueServiceAsyncStub: ...
     PutEntries: _grpc.UnaryUnaryMultiCallable[_catalogue_pb2.PutEntriesRequest, _catalogue_pb2.PutEntriesResponse]
-    """Creates or replaces up to 1,000 entries, of 1 MiB together, in one transaction. An entry that is the same already keeps its
-    version. Known to every replica within seconds; events that were accepted before stay as they are.
+    """Creates or replaces entries in one transaction; at most 1 MiB. An entry that has these attributes already
+    keeps its version. Needs the permission `configure`. Idempotent.
+
+    Errors: INVALID_ARGUMENT with INVALID_ARGUMENT: a field breaks its rule; no entry was changed.
     """
     GetEntry: _grpc.UnaryUnaryMultiCallable[_catalogue_pb2.GetEntryRequest, _catalogue_pb2.GetEntryResponse]
-    """NOT_FOUND when there is no such entry."""
+    """Returns one entry. Needs the permission `read`.
+
+    Errors: NOT_FOUND with NOT_FOUND: the tenant has no such entry.
+    """
     ListEntries: _grpc.UnaryUnaryMultiCallable[_catalogue_pb2.ListEntriesRequest, _catalogue_pb2.ListEntriesResponse]
+    """Lists the entries of a namespace in the order of their keys. Needs the permission `read`.
+
+    Errors: INVALID_ARGUMENT with PAGE_TOKEN_INVALID.
+    """
     DeleteEntries: _grpc.UnaryUnaryMultiCallable[_catalogue_pb2.DeleteEntriesRequest, _catalogue_pb2.DeleteEntriesResponse]
-    """Removes up to 1,000 entries, in a request of at most 1 MiB; those that are not there are passed over."""
+    """Deletes entries in one transaction; at most 1 MiB. Keys without an entry are ignored. Needs the
+    permission `configure`. Idempotent.
+
+    Errors: INVALID_ARGUMENT with INVALID_ARGUMENT: no keys, or more than 1,000.
+    """
 
 @_typing.type_check_only
 class CatalogueServiceAsyncStub(CatalogueServiceStub):
-    """What events are enriched from: entries with attributes, by namespace and key. Each tenant has its own."""
+    """Manages the catalogue that events are enriched from (Enrichment): entries with attributes, by namespace and
+    key. Each tenant has its own. Every replica knows of a change within two seconds; events that were accepted
+    before stay as they are.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+      (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+      none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+      bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+      TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+      other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PutEntries: _aio.UnaryUnaryMultiCallable[_catalogue_pb2.PutEntriesRequest, _catalogue_pb2.PutEntriesResponse]  # type: ignore[assignment]
-    """Creates or replaces up to 1,000 entries, of 1 MiB together, in one transaction. An entry that is the same already keeps its
-    version. Known to every replica within seconds; events that were accepted before stay as they are.
+    """Creates or replaces entries in one transaction; at most 1 MiB. An entry that has these attributes already
+    keeps its version. Needs the permission `configure`. Idempotent.
+
+    Errors: INVALID_ARGUMENT with INVALID_ARGUMENT: a field breaks its rule; no entry was changed.
     """
     GetEntry: _aio.UnaryUnaryMultiCallable[_catalogue_pb2.GetEntryRequest, _catalogue_pb2.GetEntryResponse]  # type: ignore[assignment]
-    """NOT_FOUND when there is no such entry."""
+    """Returns one entry. Needs the permission `read`.
+
+    Errors: NOT_FOUND with NOT_FOUND: the tenant has no such entry.
+    """
     ListEntries: _aio.UnaryUnaryMultiCallable[_catalogue_pb2.ListEntriesRequest, _catalogue_pb2.ListEntriesResponse]  # type: ignore[assignment]
+    """Lists the entries of a namespace in the order of their keys. Needs the permission `read`.
+
+    Errors: INVALID_ARGUMENT with PAGE_TOKEN_INVALID.
+    """
     DeleteEntries: _aio.UnaryUnaryMultiCallable[_catalogue_pb2.DeleteEntriesRequest, _catalogue_pb2.DeleteEntriesResponse]  # type: ignore[assignment]
-    """Removes up to 1,000 entries, in a request of at most 1 MiB; those that are not there are passed over."""
+    """Deletes entries in one transaction; at most 1 MiB. Keys without an entry are ignored. Needs the
+    permission `configure`. Idempotent.
+
+    Errors: INVALID_ARGUMENT with INVALID_ARGUMENT: no keys, or more than 1,000.
+    """
 
 class CatalogueServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What events are enriched from: entries with attributes, by namespace and key. Each tenant has its own."""
+    """Manages the catalogue that events are enriched from (Enrichment): entries with attributes, by namespace and
+    key. Each tenant has its own. Every replica knows of a change within two seconds; events that were accepted
+    before stay as they are.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+      (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+      none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+      bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+      TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+      other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
+    """
 
     @_abc_1.abstractmethod
     def PutEntries(
@@ -67,8 +147,10 @@ class CatalogueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalogue_pb2.PutEntriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalogue_pb2.PutEntriesResponse, _abc.Awaitable[_catalogue_pb2.PutEntriesResponse]]:
-        """Creates or replaces up to 1,000 entries, of 1 MiB together, in one transaction. An entry that is the same already keeps its
-        version. Known to every replica within seconds; events that were accepted before stay as they are.
+        """Creates or replaces entries in one transaction; at most 1 MiB. An entry that has these attributes already
+        keeps its version. Needs the permission `configure`. Idempotent.
+
+        Errors: INVALID_ARGUMENT with INVALID_ARGUMENT: a field breaks its rule; no entry was changed.
         """
 
     @_abc_1.abstractmethod
@@ -77,14 +159,21 @@ class CatalogueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalogue_pb2.GetEntryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalogue_pb2.GetEntryResponse, _abc.Awaitable[_catalogue_pb2.GetEntryResponse]]:
-        """NOT_FOUND when there is no such entry."""
+        """Returns one entry. Needs the permission `read`.
+
+        Errors: NOT_FOUND with NOT_FOUND: the tenant has no such entry.
+        """
 
     @_abc_1.abstractmethod
     def ListEntries(
         self,
         request: _catalogue_pb2.ListEntriesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_catalogue_pb2.ListEntriesResponse, _abc.Awaitable[_catalogue_pb2.ListEntriesResponse]]: ...
+    ) -> _typing.Union[_catalogue_pb2.ListEntriesResponse, _abc.Awaitable[_catalogue_pb2.ListEntriesResponse]]:
+        """Lists the entries of a namespace in the order of their keys. Needs the permission `read`.
+
+        Errors: INVALID_ARGUMENT with PAGE_TOKEN_INVALID.
+        """
 
     @_abc_1.abstractmethod
     def DeleteEntries(
@@ -92,6 +181,10 @@ class CatalogueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalogue_pb2.DeleteEntriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalogue_pb2.DeleteEntriesResponse, _abc.Awaitable[_catalogue_pb2.DeleteEntriesResponse]]:
-        """Removes up to 1,000 entries, in a request of at most 1 MiB; those that are not there are passed over."""
+        """Deletes entries in one transaction; at most 1 MiB. Keys without an entry are ignored. Needs the
+        permission `configure`. Idempotent.
+
+        Errors: INVALID_ARGUMENT with INVALID_ARGUMENT: no keys, or more than 1,000.
+        """
 
 def add_CatalogueServiceServicer_to_server(servicer: CatalogueServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

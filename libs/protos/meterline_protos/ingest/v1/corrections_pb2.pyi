@@ -29,19 +29,26 @@ class _CorrectionKind:
 class _CorrectionKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CorrectionKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CORRECTION_KIND_UNSPECIFIED: _CorrectionKind.ValueType  # 0
+    """Never answered."""
     CORRECTION_KIND_AMENDED: _CorrectionKind.ValueType  # 1
+    """The event counts with other contents."""
     CORRECTION_KIND_RETRACTED: _CorrectionKind.ValueType  # 2
+    """The event counts no more."""
 
-class CorrectionKind(_CorrectionKind, metaclass=_CorrectionKindEnumTypeWrapper): ...
+class CorrectionKind(_CorrectionKind, metaclass=_CorrectionKindEnumTypeWrapper):
+    """What a correction did to an event."""
 
 CORRECTION_KIND_UNSPECIFIED: CorrectionKind.ValueType  # 0
+"""Never answered."""
 CORRECTION_KIND_AMENDED: CorrectionKind.ValueType  # 1
+"""The event counts with other contents."""
 CORRECTION_KIND_RETRACTED: CorrectionKind.ValueType  # 2
+"""The event counts no more."""
 Global___CorrectionKind: _TypeAlias = CorrectionKind  # noqa: Y015
 
 @_typing.final
 class EventContent(_message.Message):
-    """What an event says."""
+    """What an event contains in one state."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -114,25 +121,33 @@ class EventContent(_message.Message):
     SEALED_PROPERTIES_FIELD_NUMBER: _builtins.int
     FLAGS_FIELD_NUMBER: _builtins.int
     type: _builtins.str
+    """Name of the event type."""
     subject: _builtins.str
+    """Who or what consumed. Empty when the event has no subject."""
     @_builtins.property
-    def time(self) -> _timestamp_pb2.Timestamp: ...
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it happened, to the microsecond."""
+
     @_builtins.property
-    def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Values of its dimensions by name, what was added from the catalogue included."""
+
     @_builtins.property
     def quantities(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Decimals."""
+        """Values of its quantities by name, as decimals without trailing zeros, for example `12.5`."""
 
     @_builtins.property
     def properties(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """None that are sensitive."""
+        """Values of its properties by name, without the sensitive ones."""
 
     @_builtins.property
     def sealed_properties(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of the sensitive ones."""
+        """Names of the sensitive properties that it has, sorted."""
 
     @_builtins.property
-    def flags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def flags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in StoredEvent."""
+
     def __init__(
         self,
         *,
@@ -155,7 +170,7 @@ Global___EventContent: _TypeAlias = EventContent  # noqa: Y015
 
 @_typing.final
 class Correction(_message.Message):
-    """What was done to one event."""
+    """One correction of one event."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -171,28 +186,33 @@ class Correction(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
     correction_id: _builtins.str
-    """UUID of the call."""
+    """UUID of the call that made it: a call of CorrectEvents makes many corrections."""
     kind: Global___CorrectionKind.ValueType
+    """Whether the event was amended or retracted."""
     event_id: _builtins.str
-    """The event's id as it was sent."""
+    """The event's id as it was sent; a UUID in lower case."""
     revision: _builtins.int
-    """Counts the corrections of the event from 1."""
+    """Number of this correction among those of the event, from 1."""
     batch_id: _builtins.str
-    """UUID of the batch that carries the correction."""
+    """UUID of the batch that contains the correction. Empty in a dry run."""
     batch_id_before: _builtins.str
-    """UUID of the batch that brought the event as it was before."""
+    """UUID of the batch that contained the event in the state `before`."""
     requested_by: _builtins.str
+    """Who asked for the correction."""
     reason: _builtins.str
+    """Why it was asked for."""
     @_builtins.property
     def before(self) -> Global___EventContent:
-        """As the event stood, and no longer counts."""
+        """The state that the correction removed from what is counted."""
 
     @_builtins.property
     def after(self) -> Global___EventContent:
-        """As it stands since; not set when it was retracted."""
+        """The state that is counted instead. Not set when the event was retracted."""
 
     @_builtins.property
-    def at(self) -> _timestamp_pb2.Timestamp: ...
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """When it was made, by the database's clock. Not set in a dry run."""
+
     def __init__(
         self,
         *,
@@ -218,9 +238,7 @@ Global___Correction: _TypeAlias = Correction  # noqa: Y015
 
 @_typing.final
 class EventChanges(_message.Message):
-    """What is changed in an event. What is not named stays as it is. Each map, and `removed`, has at most 64
-    entries.
-    """
+    """What is changed in an event. What is not named here stays as it is. At least one change is needed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -291,21 +309,30 @@ class EventChanges(_message.Message):
     PROPERTIES_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
+    """The new subject, at most 256 characters; empty removes it. Not set: stays."""
     @_builtins.property
-    def time(self) -> _timestamp_pb2.Timestamp: ...
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """The new time, in the bounds of `Event.time` but of any age. Not set: stays."""
+
     @_builtins.property
     def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Values by name. What the catalogue had added for another key goes, unless it is named here."""
+        """New values of dimensions by name: at most 64, as in `Event.dimensions`. When the key of an enrichment is
+        changed, what the catalogue had added for the old key is removed, and the entry of the new key is added.
+        """
 
     @_builtins.property
     def quantities(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Decimals."""
+        """New values of quantities by name, as decimals: at most 64, as in `Event.quantities`."""
 
     @_builtins.property
-    def properties(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def properties(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """New values of properties by name: at most 64, as in `Event.properties`. They may be sensitive ones."""
+
     @_builtins.property
     def removed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What is taken out: `dimensions.<name>`, `quantities.<name>` or `properties.<name>`."""
+        """What is removed, as `dimensions.<name>`, `quantities.<name>` or `properties.<name>`: at most 64. None
+        that is set above as well. What the event does not have is ignored.
+        """
 
     def __init__(
         self,
@@ -329,6 +356,8 @@ Global___EventChanges: _TypeAlias = EventChanges  # noqa: Y015
 
 @_typing.final
 class AmendEventRequest(_message.Message):
+    """Which event is amended, and how."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
@@ -341,19 +370,27 @@ class AmendEventRequest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant that has the event: 1 to 63 lower-case letters, digits and `-`, no `-` first
+    or last.
+    """
     event_id: _builtins.str
-    """The id as it was sent."""
+    """Required. The id as it was sent."""
     source: _builtins.str
-    """Needed for ids that are no UUIDs."""
+    """What sent the event. Needed for an id that is not a UUID, ignored for a UUID."""
     revision: _builtins.int
-    """When set, ABORTED unless the event had so many corrections."""
+    """The number of corrections that the event must have had; 0: none. Not set: any number."""
     correction_id: _builtins.str
-    """UUID that the caller has chosen; one is made when it is empty."""
+    """UUID that the caller chooses for the call, so that it can be repeated. Empty: the service makes one."""
     requested_by: _builtins.str
+    """Required. Who asks, for the audit log: 1 to 128 characters, not only white space."""
     reason: _builtins.str
+    """Required. Why, for the audit log: 1 to 500 characters, not only white space."""
     dry_run: _builtins.bool
+    """Whether to change nothing, and answer what would be."""
     @_builtins.property
-    def changes(self) -> Global___EventChanges: ...
+    def changes(self) -> Global___EventChanges:
+        """Required. What is changed."""
+
     def __init__(
         self,
         *,
@@ -379,17 +416,21 @@ Global___AmendEventRequest: _TypeAlias = AmendEventRequest  # noqa: Y015
 
 @_typing.final
 class AmendEventResponse(_message.Message):
+    """The amendment that was made."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CORRECTION_FIELD_NUMBER: _builtins.int
     EFFECT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def correction(self) -> Global___Correction:
-        """Not set when the event had been as it should be. Of a dry run it has no batch and no time."""
+        """The correction. Not set when the event had the wanted contents already: nothing was changed, and
+        `correction_id` is not stored.
+        """
 
     @_builtins.property
     def effect(self) -> Global___Effect:
-        """Of a dry run."""
+        """What the correction would do to usage and invoices. Only in a dry run."""
 
     def __init__(
         self,
@@ -407,6 +448,8 @@ Global___AmendEventResponse: _TypeAlias = AmendEventResponse  # noqa: Y015
 
 @_typing.final
 class RetractEventRequest(_message.Message):
+    """Which event is retracted."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
@@ -418,17 +461,23 @@ class RetractEventRequest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant that has the event: 1 to 63 lower-case letters, digits and `-`, no `-` first
+    or last.
+    """
     event_id: _builtins.str
-    """The id as it was sent."""
+    """Required. The id as it was sent."""
     source: _builtins.str
-    """Needed for ids that are no UUIDs."""
+    """What sent the event. Needed for an id that is not a UUID, ignored for a UUID."""
     revision: _builtins.int
-    """When set, ABORTED unless the event had so many corrections."""
+    """The number of corrections that the event must have had; 0: none. Not set: any number."""
     correction_id: _builtins.str
-    """UUID that the caller has chosen; one is made when it is empty."""
+    """UUID that the caller chooses for the call, so that it can be repeated. Empty: the service makes one."""
     requested_by: _builtins.str
+    """Required. Who asks, for the audit log: 1 to 128 characters, not only white space."""
     reason: _builtins.str
+    """Required. Why, for the audit log: 1 to 500 characters, not only white space."""
     dry_run: _builtins.bool
+    """Whether to change nothing, and answer what would be."""
     def __init__(
         self,
         *,
@@ -453,17 +502,19 @@ Global___RetractEventRequest: _TypeAlias = RetractEventRequest  # noqa: Y015
 
 @_typing.final
 class RetractEventResponse(_message.Message):
+    """The retraction that was made."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CORRECTION_FIELD_NUMBER: _builtins.int
     EFFECT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def correction(self) -> Global___Correction:
-        """Of a dry run it has no batch and no time."""
+        """The correction, without `after`."""
 
     @_builtins.property
     def effect(self) -> Global___Effect:
-        """Of a dry run."""
+        """What the correction would do to usage and invoices. Only in a dry run."""
 
     def __init__(
         self,
@@ -481,6 +532,8 @@ Global___RetractEventResponse: _TypeAlias = RetractEventResponse  # noqa: Y015
 
 @_typing.final
 class CorrectEventsRequest(_message.Message):
+    """Which events are corrected, and how."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
@@ -493,19 +546,35 @@ class CorrectEventsRequest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant that has the events: 1 to 63 lower-case letters, digits and `-`, no `-`
+    first or last.
+    """
     correction_id: _builtins.str
-    """UUID that the caller has chosen; one is made when it is empty."""
+    """UUID that the caller chooses for the call, so that it can be repeated. Empty: the service makes one, and
+    answers it.
+    """
     requested_by: _builtins.str
+    """Required. Who asks, for the audit log: 1 to 128 characters, not only white space."""
     reason: _builtins.str
+    """Required. Why, for the audit log: 1 to 500 characters, not only white space."""
     dry_run: _builtins.bool
+    """Whether to change nothing, and answer what would be."""
     @_builtins.property
-    def ids(self) -> Global___EventIds: ...
+    def ids(self) -> Global___EventIds:
+        """Those with these ids."""
+
     @_builtins.property
-    def filter(self) -> Global___EventsFilter: ...
+    def filter(self) -> Global___EventsFilter:
+        """Those that fit this filter."""
+
     @_builtins.property
-    def amend(self) -> Global___EventChanges: ...
+    def amend(self) -> Global___EventChanges:
+        """The events are amended."""
+
     @_builtins.property
-    def retract(self) -> Global___Retraction: ...
+    def retract(self) -> Global___Retraction:
+        """The events are retracted."""
+
     def __init__(
         self,
         *,
@@ -536,15 +605,17 @@ Global___CorrectEventsRequest: _TypeAlias = CorrectEventsRequest  # noqa: Y015
 
 @_typing.final
 class EventIds(_message.Message):
+    """Events by their ids."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_IDS_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     source: _builtins.str
-    """Needed for ids that are no UUIDs."""
+    """What sent the events. Needed for ids that are not UUIDs."""
     @_builtins.property
     def event_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids as they were sent, all different, at most 10,000."""
+        """Required. Ids as they were sent: 1 to 10,000, all different."""
 
     def __init__(
         self,
@@ -562,8 +633,8 @@ Global___EventIds: _TypeAlias = EventIds  # noqa: Y015
 
 @_typing.final
 class EventsFilter(_message.Message):
-    """Events that were accepted before the correction was asked for, by what they say now. All that is set must
-    fit; at least batches or the start of a time.
+    """Events that were accepted before the correction was asked for, by their current state. All filters that are
+    set must fit; at least `batch_ids` or the start of `time` is needed. Events that were retracted never fit.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -574,15 +645,21 @@ class EventsFilter(_message.Message):
     BATCH_IDS_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
     type: _builtins.str
+    """Only events of the type with exactly this name. Empty: of any type."""
     subject: _builtins.str
+    """Only events with exactly this subject; set and empty: events without one. Not set: any."""
     source: _builtins.str
-    """What sent the events."""
+    """Only events that exactly this source sent. Empty: any."""
     @_builtins.property
     def batch_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """UUIDs, at most 1,000: events that these batches brought, whatever has been made of them since."""
+        """Only events that these batches brought, also when they were corrected since: UUIDs, at most 1,000. Empty:
+        of any batch.
+        """
 
     @_builtins.property
-    def time(self) -> _types_pb2.TimeRange: ...
+    def time(self) -> _types_pb2.TimeRange:
+        """Only events of this range of time. `end_time` not set: no end. Not set: any time."""
+
     def __init__(
         self,
         *,
@@ -604,6 +681,8 @@ Global___EventsFilter: _TypeAlias = EventsFilter  # noqa: Y015
 
 @_typing.final
 class Retraction(_message.Message):
+    """Says that events are retracted."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -619,6 +698,8 @@ Global___Retraction: _TypeAlias = Retraction  # noqa: Y015
 
 @_typing.final
 class CorrectEventsResponse(_message.Message):
+    """How far a correction of many events got. Counts are those of all calls with this `correction_id`."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CORRECTION_ID_FIELD_NUMBER: _builtins.int
@@ -629,20 +710,24 @@ class CorrectEventsResponse(_message.Message):
     FAILURES_FIELD_NUMBER: _builtins.int
     EFFECT_FIELD_NUMBER: _builtins.int
     correction_id: _builtins.str
+    """UUID of the call: the caller's, or the one that the service made."""
     complete: _builtins.bool
-    """Whether all is done. Otherwise the call's time was over: repeat it with this correction_id to go on."""
+    """Whether all is done. False: the call's time was over; repeat it with this `correction_id` to continue."""
     corrected: _builtins.int
-    """Events that were corrected by all calls of this correction_id."""
+    """Events that were corrected or, in a dry run, would be."""
     unchanged: _builtins.int
-    """Events that had been as they should be."""
+    """Events that had the wanted contents already."""
     failed: _builtins.int
+    """Events that cannot be corrected."""
     @_builtins.property
     def failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailedCorrection]:
-        """The first 1,000 that failed."""
+        """The first 1,000 of the events that cannot be corrected."""
 
     @_builtins.property
     def effect(self) -> Global___Effect:
-        """Of a dry run."""
+        """What the corrections would do to usage and invoices. Only in a dry run; of those looked at, when it is
+        not `complete`.
+        """
 
     def __init__(
         self,
@@ -665,6 +750,8 @@ Global___CorrectEventsResponse: _TypeAlias = CorrectEventsResponse  # noqa: Y015
 
 @_typing.final
 class FailedCorrection(_message.Message):
+    """An event that cannot be corrected."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_ID_FIELD_NUMBER: _builtins.int
@@ -674,11 +761,13 @@ class FailedCorrection(_message.Message):
     event_id: _builtins.str
     """The id as it was sent."""
     reason: _builtins.str
-    """A stable upper-case code: `NOT_FOUND`, `RETRACTED`, or a reason of an event's outcome."""
+    """Why, as a stable code: NOT_FOUND, RETRACTED, or a reason of `EventOutcome.reason` that the new contents
+    have.
+    """
     field: _builtins.str
     """The field at fault, for example `quantities.miles`."""
     message: _builtins.str
-    """The rule, for people."""
+    """The rule that the field breaks, in words, for people. The wording may change."""
     def __init__(
         self,
         *,
@@ -697,6 +786,8 @@ Global___FailedCorrection: _TypeAlias = FailedCorrection  # noqa: Y015
 
 @_typing.final
 class ImportEventsRequest(_message.Message):
+    """One call of an import. All events are of one tenant."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
@@ -708,17 +799,33 @@ class ImportEventsRequest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant of the events: 1 to 63 lower-case letters, digits and `-`, no `-` first or
+    last. Events name this tenant or none.
+    """
     source: _builtins.str
-    """What the events came from, as in ReportRequest."""
+    """Required. What sent the events, as in ReportRequest: 1 to 128 characters, no NUL. The same in all calls
+    of an import.
+    """
     import_id: _builtins.str
-    """UUID that the caller has chosen: calls with the same one are one import."""
+    """Required. UUID that the caller chooses: calls with the same one are one import."""
     requested_by: _builtins.str
+    """Required. Who asks, for the audit log: 1 to 128 characters, not only white space. The same in all calls
+    of an import.
+    """
     reason: _builtins.str
+    """Required. Why, for the audit log: 1 to 500 characters, not only white space. The same in all calls of an
+    import.
+    """
     dry_run: _builtins.bool
+    """Whether to store nothing, and answer what would be."""
     @_builtins.property
-    def rows(self) -> _capture_pb2.EventRows: ...
+    def rows(self) -> _capture_pb2.EventRows:
+        """The events, each written out. At most 1,000, else TOO_MANY_EVENTS."""
+
     @_builtins.property
-    def columns(self) -> _capture_pb2.EventColumns: ...
+    def columns(self) -> _capture_pb2.EventColumns:
+        """The events in columns. At most 10,000, else TOO_MANY_EVENTS."""
+
     def __init__(
         self,
         *,
@@ -743,6 +850,8 @@ Global___ImportEventsRequest: _TypeAlias = ImportEventsRequest  # noqa: Y015
 
 @_typing.final
 class ImportEventsResponse(_message.Message):
+    """What became of the events. The four counts add up to the number of events in the request."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ACCEPTED_FIELD_NUMBER: _builtins.int
@@ -753,18 +862,22 @@ class ImportEventsResponse(_message.Message):
     BATCH_ID_FIELD_NUMBER: _builtins.int
     EFFECT_FIELD_NUMBER: _builtins.int
     accepted: _builtins.int
+    """Events that this call stored or, in a dry run, would store."""
     duplicate: _builtins.int
+    """Events that were stored before with the same contents."""
     conflict: _builtins.int
+    """Events whose id was stored before with other contents. The stored event stays unchanged."""
     rejected: _builtins.int
+    """Events that break a rule and were not stored."""
     batch_id: _builtins.str
-    """UUID of what this call committed; empty when nothing was accepted, and of a dry run."""
+    """UUID of the batch: what this call stored. Empty when nothing was accepted, and in a dry run."""
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[_capture_pb2.EventOutcome]:
-        """Every event that was not accepted, in order."""
+        """One outcome for each event that was not accepted, in the order of the request."""
 
     @_builtins.property
     def effect(self) -> Global___Effect:
-        """Of a dry run."""
+        """What the events would do to usage and invoices. Only in a dry run."""
 
     def __init__(
         self,
@@ -787,7 +900,7 @@ Global___ImportEventsResponse: _TypeAlias = ImportEventsResponse  # noqa: Y015
 
 @_typing.final
 class Effect(_message.Message):
-    """What a change does to usage and invoices."""
+    """What a change would do to usage and invoices."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -798,19 +911,24 @@ class Effect(_message.Message):
     INVOICES_FIELD_NUMBER: _builtins.int
     INVOICES_UNKNOWN_FIELD_NUMBER: _builtins.int
     retracted: _builtins.int
-    """Rows that would no longer count, and that would count from then on."""
+    """Rows of events that would count no more."""
     added: _builtins.int
+    """Rows of events that would be counted."""
     windows_unknown: _builtins.str
-    """Why the windows are not told, for example `UNAVAILABLE: ...`; empty when they are."""
+    """Why `windows` are not known: the name of a gRPC status, then a text, for example `UNAVAILABLE: ...`.
+    Empty when they are known.
+    """
     invoices_unknown: _builtins.str
-    """Why the invoices are not told; empty when they are."""
+    """Why `invoices` are not known, or not all of them, in the form of `windows_unknown`. Empty when they are
+    known.
+    """
     @_builtins.property
     def windows(self) -> _containers.RepeatedCompositeFieldContainer[Global___WindowEffect]:
-        """Days and months that would change, of all meters, in the order of meters, grains and time."""
+        """The days and months of all meters that would change, in the order of meter, grain and time."""
 
     @_builtins.property
     def invoices(self) -> _containers.RepeatedCompositeFieldContainer[Global___InvoiceEffect]:
-        """Invoices of the months that would change, in the order of time."""
+        """The invoices of the months that would change, in the order of time: of the latest 36 months at most."""
 
     def __init__(
         self,
@@ -832,7 +950,7 @@ Global___Effect: _TypeAlias = Effect  # noqa: Y015
 
 @_typing.final
 class WindowEffect(_message.Message):
-    """One window of the total, as it is and as it would be."""
+    """A day or month of a meter, before and after a change."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -845,17 +963,27 @@ class WindowEffect(_message.Message):
     EVENT_COUNT_BEFORE_FIELD_NUMBER: _builtins.int
     EVENT_COUNT_AFTER_FIELD_NUMBER: _builtins.int
     meter: _builtins.str
+    """Name of the meter."""
     grain: _types_pb2.Grain.ValueType
+    """Day or month, in the time zone of the tenant."""
     value_before: _builtins.str
-    """Decimal."""
+    """The meter's value before the change, as a decimal."""
     value_after: _builtins.str
-    """Decimal; empty when only the change itself can tell."""
+    """The meter's value after the change, as a decimal. Empty when it cannot be known before the change is
+    made.
+    """
     event_count_before: _builtins.int
+    """Number of events that the meter counts in the window before the change."""
     event_count_after: _builtins.int
+    """Number of events that the meter counts in the window after the change."""
     @_builtins.property
-    def start_time(self) -> _timestamp_pb2.Timestamp: ...
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Start of the window, inclusive."""
+
     @_builtins.property
-    def end_time(self) -> _timestamp_pb2.Timestamp: ...
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """End of the window, exclusive."""
+
     def __init__(
         self,
         *,
@@ -878,7 +1006,7 @@ Global___WindowEffect: _TypeAlias = WindowEffect  # noqa: Y015
 
 @_typing.final
 class InvoiceEffect(_message.Message):
-    """The invoice of one period, as it is and as it would be."""
+    """The invoice of one period, before and after a change."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -890,18 +1018,26 @@ class InvoiceEffect(_message.Message):
     FINAL_INVOICE_ID_FIELD_NUMBER: _builtins.int
     UNKNOWN_METERS_FIELD_NUMBER: _builtins.int
     currency: _builtins.str
+    """Currency of the totals, as the publisher service names it in `Invoice.currency`."""
     total_before: _builtins.str
-    """Decimals, in major units."""
+    """Total before the change, as a decimal in major units."""
     total_after: _builtins.str
+    """Total after the change, as a decimal in major units, without the meters of `unknown_meters`."""
     final_invoice_id: _builtins.str
-    """UUID of the period's invoice once it is final: it stays as it is."""
+    """UUID of the period's invoice when it is final: the change does not change that invoice. Empty while it is
+    not final.
+    """
     @_builtins.property
-    def period_start(self) -> _timestamp_pb2.Timestamp: ...
+    def period_start(self) -> _timestamp_pb2.Timestamp:
+        """Start of the period, inclusive."""
+
     @_builtins.property
-    def period_end(self) -> _timestamp_pb2.Timestamp: ...
+    def period_end(self) -> _timestamp_pb2.Timestamp:
+        """End of the period, exclusive."""
+
     @_builtins.property
     def unknown_meters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Meters whose change is not known, so that it is left out of `total_after`."""
+        """Names of the meters whose change is not known, sorted."""
 
     def __init__(
         self,
@@ -924,6 +1060,8 @@ Global___InvoiceEffect: _TypeAlias = InvoiceEffect  # noqa: Y015
 
 @_typing.final
 class ListCorrectionsRequest(_message.Message):
+    """Which corrections are listed. At most one of `event_id`, `correction_id` and `import_id` is set."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
@@ -935,20 +1073,24 @@ class ListCorrectionsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant whose corrections are listed: 1 to 63 lower-case letters, digits and `-`, no
+    `-` first or last.
+    """
     event_id: _builtins.str
-    """Only those of this event, when set: the id as it was sent. At most one of the three ids is set."""
+    """Only corrections of the event with this id as it was sent. Empty: of any event."""
     source: _builtins.str
-    """Needed for ids that are no UUIDs."""
+    """What sent the event of `event_id`. Needed for an id that is not a UUID."""
     correction_id: _builtins.str
-    """UUID; only those of this call, when set."""
+    """UUID. Only corrections that this call made. Empty: any call."""
     import_id: _builtins.str
-    """UUID; only those of events that this import brought, when set."""
+    """UUID. Only corrections of events that this import brought. Empty: of any events."""
     page_size: _builtins.int
-    """At most 1,000; 100 when not set."""
+    """Most corrections of a page, 1 to 1,000. 0: 100. More than 1,000 counts as 1,000."""
     page_token: _builtins.str
+    """`next_page_token` of the previous page, with all other fields unchanged. Empty: the first page."""
     @_builtins.property
     def time(self) -> _types_pb2.TimeRange:
-        """Only those that were made in this time, when set."""
+        """Only corrections that were made in this range of time. Not set: at any time."""
 
     def __init__(
         self,
@@ -972,14 +1114,18 @@ Global___ListCorrectionsRequest: _TypeAlias = ListCorrectionsRequest  # noqa: Y0
 
 @_typing.final
 class ListCorrectionsResponse(_message.Message):
+    """A page of corrections."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CORRECTIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page."""
+    """`page_token` of the next page. Empty on the last page."""
     @_builtins.property
-    def corrections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Correction]: ...
+    def corrections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Correction]:
+        """The newest first."""
+
     def __init__(
         self,
         *,
@@ -996,15 +1142,21 @@ Global___ListCorrectionsResponse: _TypeAlias = ListCorrectionsResponse  # noqa: 
 
 @_typing.final
 class ListImportsRequest(_message.Message):
+    """Whose imports are listed."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant whose imports are listed: 1 to 63 lower-case letters, digits and `-`, no `-`
+    first or last.
+    """
     page_size: _builtins.int
-    """At most 1,000; 100 when not set."""
+    """Most imports of a page, 1 to 1,000. 0: 100. More than 1,000 counts as 1,000."""
     page_token: _builtins.str
+    """`next_page_token` of the previous page, with all other fields unchanged. Empty: the first page."""
     def __init__(
         self,
         *,
@@ -1022,14 +1174,18 @@ Global___ListImportsRequest: _TypeAlias = ListImportsRequest  # noqa: Y015
 
 @_typing.final
 class ListImportsResponse(_message.Message):
+    """A page of imports."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     IMPORTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page."""
+    """`page_token` of the next page. Empty on the last page."""
     @_builtins.property
-    def imports(self) -> _containers.RepeatedCompositeFieldContainer[Global___Import]: ...
+    def imports(self) -> _containers.RepeatedCompositeFieldContainer[Global___Import]:
+        """The newest first."""
+
     def __init__(
         self,
         *,
@@ -1046,6 +1202,8 @@ Global___ListImportsResponse: _TypeAlias = ListImportsResponse  # noqa: Y015
 
 @_typing.final
 class Import(_message.Message):
+    """One or many calls of ImportEvents with the same `import_id`."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     IMPORT_ID_FIELD_NUMBER: _builtins.int
@@ -1058,13 +1216,19 @@ class Import(_message.Message):
     import_id: _builtins.str
     """UUID."""
     source: _builtins.str
+    """What sent the events."""
     requested_by: _builtins.str
+    """Who asked for the import."""
     reason: _builtins.str
+    """Why it was asked for."""
     batches: _builtins.int
-    """What it brought until now."""
+    """Number of batches that it has stored: one for each call that brought new events."""
     events: _builtins.int
+    """Number of events that it has stored, those that were retracted since included."""
     @_builtins.property
-    def started_at(self) -> _timestamp_pb2.Timestamp: ...
+    def started_at(self) -> _timestamp_pb2.Timestamp:
+        """When its first call was received, by the database's clock."""
+
     def __init__(
         self,
         *,

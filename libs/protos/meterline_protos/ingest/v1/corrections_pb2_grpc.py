@@ -26,12 +26,28 @@ if _version_not_supported:
 
 
 class CorrectionsServiceStub(object):
-    """Puts history right. What was accepted is never changed: a correction is a fact of its own. It takes an
-    event away as it stands and, when it amends the event, counts it as it should have been.
+    """Corrects events that were accepted, and imports events of any age. A stored event is never changed: a
+    correction is a record of its own, which removes the event in its current state from what is counted and,
+    when it amends the event, counts the new state instead.
 
-    Every call that changes something names who asks for it and why. A call that is repeated with its
-    `correction_id` changes nothing more and answers the same. With `dry_run` nothing is changed, and the
-    answer tells what would be.
+    Every call that changes something names who asks for it and why, also a dry run. A call that made a
+    correction and is repeated with its `correction_id` changes nothing more, and answers the same. With
+    `dry_run` nothing is changed, and the answer says what would be.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+    (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+    none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+    bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+    TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+    other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     def __init__(self, channel):
@@ -73,55 +89,120 @@ class CorrectionsServiceStub(object):
 
 
 class CorrectionsServiceServicer(object):
-    """Puts history right. What was accepted is never changed: a correction is a fact of its own. It takes an
-    event away as it stands and, when it amends the event, counts it as it should have been.
+    """Corrects events that were accepted, and imports events of any age. A stored event is never changed: a
+    correction is a record of its own, which removes the event in its current state from what is counted and,
+    when it amends the event, counts the new state instead.
 
-    Every call that changes something names who asks for it and why. A call that is repeated with its
-    `correction_id` changes nothing more and answers the same. With `dry_run` nothing is changed, and the
-    answer tells what would be.
+    Every call that changes something names who asks for it and why, also a dry run. A call that made a
+    correction and is repeated with its `correction_id` changes nothing more, and answers the same. With
+    `dry_run` nothing is changed, and the answer says what would be.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+    (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+    none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+    bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+    TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+    other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     def AmendEvent(self, request, context):
-        """Changes what an event says. INVALID_ARGUMENT when its type does not allow the new content; an archived type does.
-        FAILED_PRECONDITION when the event was retracted, ABORTED when others correct it at the same time.
+        """Changes what an event contains; at most 640 KiB. The type's current definition decides what is accepted;
+        an event of an archived type can be amended. Needs the permission `correct`. Idempotent with a
+        `correction_id`, otherwise for the same changes: an event that has the wanted contents already is not
+        corrected.
+
+        Errors:
+        - NOT_FOUND with NOT_FOUND: the tenant has no such event, or `source` is missing for an id that is not a
+        UUID.
+        - INVALID_ARGUMENT with UUID_INVALID, or with a reason of `EventOutcome.reason` where the new contents
+        break a rule, for example QUANTITY_UNKNOWN; the field is then named `changes.<field>`.
+        - FAILED_PRECONDITION with FAILED_PRECONDITION: the event was retracted.
+        - FAILED_PRECONDITION with DATA_SHREDDED: the keys of the tenant were destroyed, and the event or the
+        changes have properties that need them.
+        - ALREADY_EXISTS with ALREADY_EXISTS: this `correction_id` made another correction.
+        - ABORTED with ABORTED: the event has had another number of corrections than `revision`, or others
+        corrected it at the same time, five times in a row. Read it again, and repeat.
+        - DATA_LOSS with DATA_TAMPERED: sensitive properties are not those that were stored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RetractEvent(self, request, context):
-        """Takes an event away. Its id stays taken, so that it does not come back when it is sent again.
+        """Retracts an event: it is counted no more. Its id stays in use, so that the event is a duplicate when it
+        is sent again. Needs the permission `correct`. Idempotent with a `correction_id`; without one, a second
+        call fails since the event was retracted.
+
+        Errors:
+        - NOT_FOUND with NOT_FOUND: the tenant has no such event, or `source` is missing for an id that is not a
+        UUID.
+        - INVALID_ARGUMENT with UUID_INVALID.
+        - FAILED_PRECONDITION with FAILED_PRECONDITION: the event was retracted before.
+        - ALREADY_EXISTS with ALREADY_EXISTS: this `correction_id` made another correction.
+        - ABORTED with ABORTED: as in AmendEvent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CorrectEvents(self, request, context):
-        """Amends or retracts many events, as far as the call's time allows. Events that cannot be corrected are
-        reported, and keep none of the others. A request is at most 1 MiB (INVALID_ARGUMENT, REQUEST_TOO_LARGE).
+        """Amends or retracts many events; at most 1 MiB. Continues as long as the call's deadline allows, and says
+        by `complete` whether all is done. Events that cannot be corrected are answered in `failures`, and do not
+        stop the others. Needs the permission `correct`. Idempotent with a `correction_id`: the repeated call
+        continues where the earlier one stopped.
+
+        Errors:
+        - INVALID_ARGUMENT with UUID_INVALID, WRONG_COUNT, TIME_INVALID, RANGE_EMPTY, or with a reason for a
+        quantity or time in `amend` (`EventOutcome.reason`).
+        - FAILED_PRECONDITION with DATA_SHREDDED: as in AmendEvent.
+        - ALREADY_EXISTS with ALREADY_EXISTS: this `correction_id` belongs to another call.
+        - ABORTED with ABORTED: others corrected the same events at the same time, five times in a row. Repeat
+        with the same `correction_id`.
+        - DATA_LOSS with DATA_TAMPERED: sensitive properties are not those that were stored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImportEvents(self, request, context):
-        """Takes in events of any age, by the rules of capture otherwise. Events that are sent again count once;
-        those that are rejected are told of, and not kept in quarantine. An archived type takes none but those that it has
-        already (TYPE_ARCHIVED): restore it first.
+        """Stores events of any age, otherwise by the rules of capture; at most 1,000 events in rows or 10,000 in
+        columns, and 4 MiB. Events that are rejected are answered, and are not kept in quarantine. Needs the
+        permission `backfill`. Idempotent: events that are sent again are answered `duplicate`. An archived type
+        accepts no new events (TYPE_ARCHIVED): restore it first.
+
+        Errors:
+        - INVALID_ARGUMENT with UUID_INVALID (`import_id`), TOO_MANY_EVENTS, or INVALID_ARGUMENT for any other
+        fault of the batch as a whole.
+        - ALREADY_EXISTS with ALREADY_EXISTS: an earlier call of this import had another source, `requested_by`
+        or `reason`.
+        - RESOURCE_EXHAUSTED with OVERLOADED or QUOTA_EXCEEDED: as in CaptureService.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListCorrections(self, request, context):
-        """Lists corrections, the newest first.
+        """Lists corrections, the newest first. Needs the permission `read`.
+
+        Errors: INVALID_ARGUMENT with UUID_INVALID, TIME_INVALID, RANGE_EMPTY or PAGE_TOKEN_INVALID; with
+        INVALID_ARGUMENT when more than one of `event_id`, `correction_id` and `import_id` is set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListImports(self, request, context):
-        """Lists imports with what they brought, the newest first.
+        """Lists imports with the number of events that they brought, the newest first. Needs the permission `read`.
+
+        Errors: INVALID_ARGUMENT with PAGE_TOKEN_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -169,12 +250,28 @@ def add_CorrectionsServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CorrectionsService(object):
-    """Puts history right. What was accepted is never changed: a correction is a fact of its own. It takes an
-    event away as it stands and, when it amends the event, counts it as it should have been.
+    """Corrects events that were accepted, and imports events of any age. A stored event is never changed: a
+    correction is a record of its own, which removes the event in its current state from what is counted and,
+    when it amends the event, counts the new state instead.
 
-    Every call that changes something names who asks for it and why. A call that is repeated with its
-    `correction_id` changes nothing more and answers the same. With `dry_run` nothing is changed, and the
-    answer tells what would be.
+    Every call that changes something names who asks for it and why, also a dry run. A call that made a
+    correction and is repeated with its `correction_id` changes nothing more, and answers the same. With
+    `dry_run` nothing is changed, and the answer says what would be.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+    (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+    none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+    bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+    TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+    other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     @staticmethod

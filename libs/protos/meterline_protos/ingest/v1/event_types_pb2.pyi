@@ -27,28 +27,33 @@ class _PropertyKind:
 class _PropertyKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PropertyKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     PROPERTY_KIND_UNSPECIFIED: _PropertyKind.ValueType  # 0
+    """Not set: refused with CHOICE_UNKNOWN."""
     PROPERTY_KIND_TEXT: _PropertyKind.ValueType  # 1
+    """Any text without NUL."""
     PROPERTY_KIND_INTEGER: _PropertyKind.ValueType  # 2
-    """A whole number of at most 18 digits."""
+    """A whole number: a `-` or nothing, then 1 to 18 digits."""
     PROPERTY_KIND_DECIMAL: _PropertyKind.ValueType  # 3
-    """A decimal of at most 18 digits, 9 of them after the point."""
+    """A decimal, written as `Event.quantities` are: at most 18 digits, 9 of them after the point."""
     PROPERTY_KIND_BOOLEAN: _PropertyKind.ValueType  # 4
     """`true` or `false`."""
     PROPERTY_KIND_TIMESTAMP: _PropertyKind.ValueType  # 5
-    """RFC 3339 with an offset, for example `2026-11-25T12:00:00Z`."""
+    """A time as RFC 3339 has it, with an offset and at most 9 digits of a second: `2026-11-25T12:00:00Z`."""
 
-class PropertyKind(_PropertyKind, metaclass=_PropertyKindEnumTypeWrapper): ...
+class PropertyKind(_PropertyKind, metaclass=_PropertyKindEnumTypeWrapper):
+    """What the values of a property are. All are sent as texts."""
 
 PROPERTY_KIND_UNSPECIFIED: PropertyKind.ValueType  # 0
+"""Not set: refused with CHOICE_UNKNOWN."""
 PROPERTY_KIND_TEXT: PropertyKind.ValueType  # 1
+"""Any text without NUL."""
 PROPERTY_KIND_INTEGER: PropertyKind.ValueType  # 2
-"""A whole number of at most 18 digits."""
+"""A whole number: a `-` or nothing, then 1 to 18 digits."""
 PROPERTY_KIND_DECIMAL: PropertyKind.ValueType  # 3
-"""A decimal of at most 18 digits, 9 of them after the point."""
+"""A decimal, written as `Event.quantities` are: at most 18 digits, 9 of them after the point."""
 PROPERTY_KIND_BOOLEAN: PropertyKind.ValueType  # 4
 """`true` or `false`."""
 PROPERTY_KIND_TIMESTAMP: PropertyKind.ValueType  # 5
-"""RFC 3339 with an offset, for example `2026-11-25T12:00:00Z`."""
+"""A time as RFC 3339 has it, with an offset and at most 9 digits of a second: `2026-11-25T12:00:00Z`."""
 Global___PropertyKind: _TypeAlias = PropertyKind  # noqa: Y015
 
 class _MissingEntry:
@@ -58,18 +63,25 @@ class _MissingEntry:
 class _MissingEntryEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MissingEntry.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     MISSING_ENTRY_UNSPECIFIED: _MissingEntry.ValueType  # 0
+    """Not set: refused with CHOICE_UNKNOWN."""
     MISSING_ENTRY_QUARANTINE: _MissingEntry.ValueType  # 1
-    """The event is rejected and kept in quarantine, to be replayed when the entry is there."""
+    """The event is rejected (CATALOGUE_ENTRY_MISSING) and kept in quarantine, to be replayed when the entry
+    exists.
+    """
     MISSING_ENTRY_ACCEPT: _MissingEntry.ValueType  # 2
-    """The event is accepted as it is and marked `unenriched`."""
+    """The event is accepted as it is, with the flag `unenriched`."""
 
-class MissingEntry(_MissingEntry, metaclass=_MissingEntryEnumTypeWrapper): ...
+class MissingEntry(_MissingEntry, metaclass=_MissingEntryEnumTypeWrapper):
+    """What becomes of an event whose entry of the catalogue is missing."""
 
 MISSING_ENTRY_UNSPECIFIED: MissingEntry.ValueType  # 0
+"""Not set: refused with CHOICE_UNKNOWN."""
 MISSING_ENTRY_QUARANTINE: MissingEntry.ValueType  # 1
-"""The event is rejected and kept in quarantine, to be replayed when the entry is there."""
+"""The event is rejected (CATALOGUE_ENTRY_MISSING) and kept in quarantine, to be replayed when the entry
+exists.
+"""
 MISSING_ENTRY_ACCEPT: MissingEntry.ValueType  # 2
-"""The event is accepted as it is and marked `unenriched`."""
+"""The event is accepted as it is, with the flag `unenriched`."""
 Global___MissingEntry: _TypeAlias = MissingEntry  # noqa: Y015
 
 class _AbandonedTimer:
@@ -79,22 +91,29 @@ class _AbandonedTimer:
 class _AbandonedTimerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AbandonedTimer.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ABANDONED_TIMER_UNSPECIFIED: _AbandonedTimer.ValueType  # 0
+    """Not set: refused with CHOICE_UNKNOWN."""
     ABANDONED_TIMER_COUNT_TO_HEARTBEAT: _AbandonedTimer.ValueType  # 1
-    """It counts until its last heartbeat. The event is marked `abandoned`."""
+    """It counts until its last heartbeat, or until StartTimer was called when it had none. Its event has the
+    flag `abandoned`.
+    """
     ABANDONED_TIMER_COUNT_TO_END: _AbandonedTimer.ValueType  # 2
-    """It counts until it was given up. The event is marked `abandoned`."""
+    """It counts until it was abandoned. Its event has the flag `abandoned`."""
     ABANDONED_TIMER_DISCARD: _AbandonedTimer.ValueType  # 3
-    """It yields no event."""
+    """It makes no event."""
 
-class AbandonedTimer(_AbandonedTimer, metaclass=_AbandonedTimerEnumTypeWrapper): ...
+class AbandonedTimer(_AbandonedTimer, metaclass=_AbandonedTimerEnumTypeWrapper):
+    """What becomes of a timer that is abandoned: it had no heartbeat for too long."""
 
 ABANDONED_TIMER_UNSPECIFIED: AbandonedTimer.ValueType  # 0
+"""Not set: refused with CHOICE_UNKNOWN."""
 ABANDONED_TIMER_COUNT_TO_HEARTBEAT: AbandonedTimer.ValueType  # 1
-"""It counts until its last heartbeat. The event is marked `abandoned`."""
+"""It counts until its last heartbeat, or until StartTimer was called when it had none. Its event has the
+flag `abandoned`.
+"""
 ABANDONED_TIMER_COUNT_TO_END: AbandonedTimer.ValueType  # 2
-"""It counts until it was given up. The event is marked `abandoned`."""
+"""It counts until it was abandoned. Its event has the flag `abandoned`."""
 ABANDONED_TIMER_DISCARD: AbandonedTimer.ValueType  # 3
-"""It yields no event."""
+"""It makes no event."""
 Global___AbandonedTimer: _TypeAlias = AbandonedTimer  # noqa: Y015
 
 class _EventTypeChange:
@@ -104,25 +123,41 @@ class _EventTypeChange:
 class _EventTypeChangeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventTypeChange.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     EVENT_TYPE_CHANGE_UNSPECIFIED: _EventTypeChange.ValueType  # 0
+    """Never answered."""
     EVENT_TYPE_CHANGE_PUT: _EventTypeChange.ValueType  # 1
+    """The type was created or extended by PutEventType."""
     EVENT_TYPE_CHANGE_ARCHIVED: _EventTypeChange.ValueType  # 2
+    """The type was archived by ArchiveEventType."""
     EVENT_TYPE_CHANGE_RESTORED: _EventTypeChange.ValueType  # 3
+    """The type was restored by RestoreEventType."""
     EVENT_TYPE_CHANGE_DELETED: _EventTypeChange.ValueType  # 4
-    """The version has what the type was at the end. One that is put after it is another type of the same name."""
+    """The type was deleted by DeleteEventType; the version has its last definition. A later PutEventType makes
+    another type of the same name.
+    """
 
 class EventTypeChange(_EventTypeChange, metaclass=_EventTypeChangeEnumTypeWrapper):
     """What made a version."""
 
 EVENT_TYPE_CHANGE_UNSPECIFIED: EventTypeChange.ValueType  # 0
+"""Never answered."""
 EVENT_TYPE_CHANGE_PUT: EventTypeChange.ValueType  # 1
+"""The type was created or extended by PutEventType."""
 EVENT_TYPE_CHANGE_ARCHIVED: EventTypeChange.ValueType  # 2
+"""The type was archived by ArchiveEventType."""
 EVENT_TYPE_CHANGE_RESTORED: EventTypeChange.ValueType  # 3
+"""The type was restored by RestoreEventType."""
 EVENT_TYPE_CHANGE_DELETED: EventTypeChange.ValueType  # 4
-"""The version has what the type was at the end. One that is put after it is another type of the same name."""
+"""The type was deleted by DeleteEventType; the version has its last definition. A later PutEventType makes
+another type of the same name.
+"""
 Global___EventTypeChange: _TypeAlias = EventTypeChange  # noqa: Y015
 
 @_typing.final
 class EventType(_message.Message):
+    """What events of a type contain. In this message a name is a letter or digit, then letters, digits, `.`, `_`
+    or `-`: 1 to 64 characters.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -135,36 +170,42 @@ class EventType(_message.Message):
     TIMER_FIELD_NUMBER: _builtins.int
     ARCHIVED_AT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """For example `flight.departed`: letters, digits, `.`, `_`, `-`; at most 64 characters."""
+    """Required. A name, for example `flight.departed`."""
     subject_required: _builtins.bool
-    """Whether an event without a subject is rejected."""
+    """Whether an event without a subject is rejected (SUBJECT_REQUIRED)."""
     for_identity: _builtins.bool
-    """Whether sessions and identities are made from events of this type."""
+    """Whether sessions and identities are made from events of this type, so that messages contain their
+    properties, except sensitive ones.
+    """
     @_builtins.property
     def quantities(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuantityDefinition]:
-        """At most 4."""
+        """The quantities that events of the type may have: at most 4, with different names. New ones go last."""
 
     @_builtins.property
     def dimensions(self) -> _containers.RepeatedCompositeFieldContainer[Global___DimensionDefinition]:
-        """At most 16."""
+        """The dimensions that events of the type may have, by which usage can be grouped and filtered: at most 16.
+        No two dimensions or properties have the same name.
+        """
 
     @_builtins.property
     def properties(self) -> _containers.RepeatedCompositeFieldContainer[Global___PropertyDefinition]:
-        """What is kept with an event but is not counted by: at most 32. Costs an event of such a type a second
-        row. Whether a property is sensitive never changes.
+        """The properties that events of the type may have, which are stored and not counted by: at most 32. A type
+        with properties or enrichments needs a second row for each event.
         """
 
     @_builtins.property
     def enrichments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Enrichment]:
-        """What is added from the catalogue, in this order. At most 4."""
+        """What is added to events from the catalogue: at most 4. Each looks at the event as it was sent; of two
+        that write the same target, the later one wins.
+        """
 
     @_builtins.property
     def timer(self) -> Global___TimerPolicy:
-        """How timers of this type end; without it there are none."""
+        """How timers of this type end. Not set: the type has no timers."""
 
     @_builtins.property
     def archived_at(self) -> _timestamp_pb2.Timestamp:
-        """Since when it takes no more events; not set while it does. Ignored by PutEventType."""
+        """When the type was archived. Not set: it accepts events. Ignored by PutEventType."""
 
     def __init__(
         self,
@@ -189,6 +230,8 @@ Global___EventType: _TypeAlias = EventType  # noqa: Y015
 
 @_typing.final
 class QuantityDefinition(_message.Message):
+    """A quantity that events of a type may have."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -198,16 +241,21 @@ class QuantityDefinition(_message.Message):
     MINIMUM_FIELD_NUMBER: _builtins.int
     MAXIMUM_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Required. A name, for example `miles`."""
     scale: _builtins.int
-    """Number of decimals that are kept, 0 to 9. A value with more is rejected."""
+    """Number of decimals that are stored, 0 to 9. A value with more is rejected (QUANTITY_TOO_PRECISE)."""
     required: _builtins.bool
+    """Whether an event without it is rejected (QUANTITY_REQUIRED)."""
     signed: _builtins.bool
-    """Whether negative values are accepted."""
+    """Whether negative values are accepted. False: they are rejected (QUANTITY_NEGATIVE)."""
     minimum: _builtins.str
-    """Decimals: the least and the greatest value that are accepted. Empty: no bound.
-    Whatever the bounds, a value has at most 18 - scale digits before the point.
+    """The least value that is accepted, as a decimal with at most `scale` decimals and 18 - scale digits before
+    the point; at most `maximum`. Empty: no bound. Lower values are rejected (QUANTITY_BELOW_MINIMUM).
     """
     maximum: _builtins.str
+    """The greatest value that is accepted, written as `minimum` is. Empty: no bound. Greater values are
+    rejected (QUANTITY_ABOVE_MAXIMUM). A value has at most 18 - scale digits before the point in any case.
+    """
     def __init__(
         self,
         *,
@@ -228,6 +276,8 @@ Global___QuantityDefinition: _TypeAlias = QuantityDefinition  # noqa: Y015
 
 @_typing.final
 class DimensionDefinition(_message.Message):
+    """A dimension that events of a type may have."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -235,13 +285,16 @@ class DimensionDefinition(_message.Message):
     VALUES_FIELD_NUMBER: _builtins.int
     MAX_LENGTH_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Required. A name, for example `region`."""
     required: _builtins.bool
-    """An event without it, or with an empty value, is rejected: DIMENSION_REQUIRED."""
+    """Whether an event without it, or with an empty value, is rejected (DIMENSION_REQUIRED)."""
     max_length: _builtins.int
-    """In characters; 256 when not set."""
+    """Most characters of a value, 1 to 256. 0: 256."""
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The values that are accepted, at most 1,000. Empty: any."""
+        """The only values that are accepted: at most 1,000, all different, of at most `max_length` characters.
+        Empty: any value.
+        """
 
     def __init__(
         self,
@@ -261,6 +314,8 @@ Global___DimensionDefinition: _TypeAlias = DimensionDefinition  # noqa: Y015
 
 @_typing.final
 class PropertyDefinition(_message.Message):
+    """A property that events of a type may have."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -272,21 +327,27 @@ class PropertyDefinition(_message.Message):
     MAX_LENGTH_FIELD_NUMBER: _builtins.int
     SENSITIVE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Required. A name, for example `email`."""
     kind: Global___PropertyKind.ValueType
+    """Required. What its values are."""
     required: _builtins.bool
-    """An event without it, or with an empty value, is rejected: PROPERTY_REQUIRED."""
+    """Whether an event without it, or with an empty value, is rejected (PROPERTY_REQUIRED)."""
     minimum: _builtins.str
-    """Numbers: the least and the greatest that are accepted, as decimals. Empty: no bound."""
+    """The least value that is accepted, as a decimal, at most `maximum`. Only for numbers. Empty: no bound."""
     maximum: _builtins.str
+    """The greatest value that is accepted, as a decimal. Only for numbers. Empty: no bound."""
     max_length: _builtins.int
-    """In characters, at most 4,096; 1,024 when not set."""
+    """Most characters of a value, 1 to 4,096. 0: 1,024."""
     sensitive: _builtins.bool
-    """Sealed under a key of the tenant before it is written anywhere, never in a message, a log or a trace,
-    and shown only to callers who may unseal.
+    """Whether values are sensitive: they are encrypted with a key of the tenant before they are written
+    anywhere, are in no message, log or trace, and are shown only to callers with the permission `unseal`.
+    Never changes.
     """
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The values that are accepted, at most 1,000. Empty: any."""
+        """The only values that are accepted: at most 1,000, all different, each within the rest of this definition.
+        Empty: any value.
+        """
 
     def __init__(
         self,
@@ -310,7 +371,7 @@ Global___PropertyDefinition: _TypeAlias = PropertyDefinition  # noqa: Y015
 
 @_typing.final
 class Enrichment(_message.Message):
-    """Looks an entry of the catalogue up, and adds some of its attributes to the event."""
+    """Looks up one entry of the tenant's catalogue (CatalogueService), and adds attributes of it to the event."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -319,11 +380,17 @@ class Enrichment(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     WHEN_MISSING_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
+    """Required. Namespace of the entry: a name, as in EventType."""
     key: _builtins.str
-    """The dimension or property whose value is the entry's key. An event without it is not enriched."""
+    """Required. The dimension or property of the type whose value is the key of the entry. A property is a text
+    and not sensitive. An event without it, or with an empty value, is not enriched.
+    """
     when_missing: Global___MissingEntry.ValueType
+    """Required. What becomes of an event whose entry is missing."""
     @_builtins.property
-    def attributes(self) -> _containers.RepeatedCompositeFieldContainer[Global___EnrichedAttribute]: ...
+    def attributes(self) -> _containers.RepeatedCompositeFieldContainer[Global___EnrichedAttribute]:
+        """Required. The attributes that are added: 1 to 32, with different targets."""
+
     def __init__(
         self,
         *,
@@ -342,15 +409,17 @@ Global___Enrichment: _TypeAlias = Enrichment  # noqa: Y015
 
 @_typing.final
 class EnrichedAttribute(_message.Message):
+    """An attribute that is added to an event."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ATTRIBUTE_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
     attribute: _builtins.str
-    """Name in the catalogue entry. An entry without it adds nothing."""
+    """Required. Name of the attribute in the entry. An entry without it adds nothing."""
     target: _builtins.str
-    """The dimension or property of the type that gets it; the attribute's name when empty. What the caller
-    sent under this name is replaced.
+    """The dimension or property of the type that gets the value, in place of what was sent under this name; not
+    the key. A property is a text and not sensitive. Empty: the one with the name of the attribute.
     """
     def __init__(
         self,
@@ -368,16 +437,23 @@ Global___EnrichedAttribute: _TypeAlias = EnrichedAttribute  # noqa: Y015
 
 @_typing.final
 class TimerPolicy(_message.Message):
+    """How timers of a type end (TimersService)."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     QUANTITY_FIELD_NUMBER: _builtins.int
     ABANDONED_AFTER_SECONDS_FIELD_NUMBER: _builtins.int
     WHEN_ABANDONED_FIELD_NUMBER: _builtins.int
     quantity: _builtins.str
-    """The quantity that gets the seconds from start to stop. Microseconds are kept with scale 6."""
+    """Required. Name of the quantity of the type that gets the seconds from start to stop. Its scale is 6,
+    which is microseconds. Never changes.
+    """
     abandoned_after_seconds: _builtins.int
-    """A timer without a heartbeat for so long is abandoned."""
+    """Required. Seconds since the last heartbeat, or since StartTimer was called, after which a timer is
+    abandoned: 1 to 2,592,000, which is 30 days.
+    """
     when_abandoned: Global___AbandonedTimer.ValueType
+    """Required. What becomes of an abandoned timer."""
     def __init__(
         self,
         *,
@@ -395,21 +471,28 @@ Global___TimerPolicy: _TypeAlias = TimerPolicy  # noqa: Y015
 
 @_typing.final
 class PutEventTypeRequest(_message.Message):
+    """The type as it is to be."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_TYPE_FIELD_NUMBER: _builtins.int
     TENANT_ID_FIELD_NUMBER: _builtins.int
     CHANGED_BY_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
-    """Empty: a type of the operator's, for all tenants. Else a type of this tenant alone. Its name begins with
-    `own.`, and so do its quantities, which have scale 6; or they are quantities of the operator's, with the
-    scale that these have. Names of the operator's never begin so (INVALID_ARGUMENT otherwise). At most 100
-    a tenant, and 1 MiB of definitions together (FAILED_PRECONDITION).
+    """Name of the tenant that owns the type: 1 to 63 lower-case letters, digits and `-`, no `-` first or last.
+    Empty: the operator, whose types are for all tenants; needs a caller for all tenants.
+
+    The name of a tenant's type begins with `own.`. So do the names of its quantities, with scale 6; or they
+    are quantities of the operator's types, with the scale that these have. Names of the operator's types and
+    quantities never begin with `own.`. Names that were made before this rule stay. A tenant has at most 100
+    types, whose definitions are at most 1 MiB together.
     """
     changed_by: _builtins.str
-    """Who makes the change, for the list of versions. At most 128 characters."""
+    """Who makes the change, for the list of versions: at most 128 characters. May be empty."""
     @_builtins.property
-    def event_type(self) -> Global___EventType: ...
+    def event_type(self) -> Global___EventType:
+        """Required. The whole definition, also of what exists already."""
+
     def __init__(
         self,
         *,
@@ -427,11 +510,15 @@ Global___PutEventTypeRequest: _TypeAlias = PutEventTypeRequest  # noqa: Y015
 
 @_typing.final
 class PutEventTypeResponse(_message.Message):
+    """The type after the change."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_TYPE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def event_type(self) -> Global___EventType: ...
+    def event_type(self) -> Global___EventType:
+        """The type in its current state, with defaults filled in."""
+
     def __init__(
         self,
         *,
@@ -447,11 +534,15 @@ Global___PutEventTypeResponse: _TypeAlias = PutEventTypeResponse  # noqa: Y015
 
 @_typing.final
 class ListEventTypesRequest(_message.Message):
+    """Whose types are listed."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
-    """The operator's types and this tenant's own; empty: the operator's only."""
+    """Name of a tenant, whose own types are listed together with the operator's: 1 to 63 lower-case letters,
+    digits and `-`, no `-` first or last. Empty: the operator's types only; needs a caller for all tenants.
+    """
     def __init__(
         self,
         *,
@@ -467,11 +558,15 @@ Global___ListEventTypesRequest: _TypeAlias = ListEventTypesRequest  # noqa: Y015
 
 @_typing.final
 class ListEventTypesResponse(_message.Message):
+    """All types of the request; there are no pages."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_TYPES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def event_types(self) -> _containers.RepeatedCompositeFieldContainer[Global___EventType]: ...
+    def event_types(self) -> _containers.RepeatedCompositeFieldContainer[Global___EventType]:
+        """In the order of their names, archived ones included."""
+
     def __init__(
         self,
         *,
@@ -487,13 +582,16 @@ Global___ListEventTypesResponse: _TypeAlias = ListEventTypesResponse  # noqa: Y0
 
 @_typing.final
 class ListEventTypeVersionsRequest(_message.Message):
+    """Which type's versions are listed."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     TENANT_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Required. Name of the type."""
     tenant_id: _builtins.str
-    """Whose type it is; empty: the operator's."""
+    """Name of the tenant that owns the type. Empty: the operator; needs a caller for all tenants."""
     def __init__(
         self,
         *,
@@ -510,11 +608,15 @@ Global___ListEventTypeVersionsRequest: _TypeAlias = ListEventTypeVersionsRequest
 
 @_typing.final
 class ListEventTypeVersionsResponse(_message.Message):
+    """All versions of a type; there are no pages."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     VERSIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___EventTypeVersion]: ...
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___EventTypeVersion]:
+        """The oldest first."""
+
     def __init__(
         self,
         *,
@@ -530,6 +632,8 @@ Global___ListEventTypeVersionsResponse: _TypeAlias = ListEventTypeVersionsRespon
 
 @_typing.final
 class EventTypeVersion(_message.Message):
+    """A type as one change left it."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     VERSION_FIELD_NUMBER: _builtins.int
@@ -538,13 +642,19 @@ class EventTypeVersion(_message.Message):
     CHANGED_AT_FIELD_NUMBER: _builtins.int
     CHANGE_FIELD_NUMBER: _builtins.int
     version: _builtins.int
-    """From 1."""
+    """Number of the version, from 1. A type that is deleted and made again goes on with the next number."""
     changed_by: _builtins.str
+    """Who made the change, as the request named them. May be empty."""
     change: Global___EventTypeChange.ValueType
+    """Which change it was."""
     @_builtins.property
-    def event_type(self) -> Global___EventType: ...
+    def event_type(self) -> Global___EventType:
+        """The definition of this version; `archived_at` is not set here."""
+
     @_builtins.property
-    def changed_at(self) -> _timestamp_pb2.Timestamp: ...
+    def changed_at(self) -> _timestamp_pb2.Timestamp:
+        """When the change was made, by the database's clock."""
+
     def __init__(
         self,
         *,
@@ -564,16 +674,19 @@ Global___EventTypeVersion: _TypeAlias = EventTypeVersion  # noqa: Y015
 
 @_typing.final
 class ArchiveEventTypeRequest(_message.Message):
+    """Which type is archived."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     TENANT_ID_FIELD_NUMBER: _builtins.int
     CHANGED_BY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Required. Name of the type."""
     tenant_id: _builtins.str
-    """Whose type it is; empty: the operator's. Operators may name any tenant."""
+    """Name of the tenant that owns the type. Empty: the operator; needs a caller for all tenants."""
     changed_by: _builtins.str
-    """Who makes the change, for the list of versions. At most 128 characters."""
+    """Who makes the change, for the list of versions: at most 128 characters. May be empty."""
     def __init__(
         self,
         *,
@@ -591,11 +704,15 @@ Global___ArchiveEventTypeRequest: _TypeAlias = ArchiveEventTypeRequest  # noqa: 
 
 @_typing.final
 class ArchiveEventTypeResponse(_message.Message):
+    """The type after the change."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_TYPE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def event_type(self) -> Global___EventType: ...
+    def event_type(self) -> Global___EventType:
+        """The type in its current state, with `archived_at`."""
+
     def __init__(
         self,
         *,
@@ -611,16 +728,19 @@ Global___ArchiveEventTypeResponse: _TypeAlias = ArchiveEventTypeResponse  # noqa
 
 @_typing.final
 class RestoreEventTypeRequest(_message.Message):
+    """Which type is restored."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     TENANT_ID_FIELD_NUMBER: _builtins.int
     CHANGED_BY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Required. Name of the type."""
     tenant_id: _builtins.str
-    """Whose type it is; empty: the operator's. Operators may name any tenant."""
+    """Name of the tenant that owns the type. Empty: the operator; needs a caller for all tenants."""
     changed_by: _builtins.str
-    """Who makes the change, for the list of versions. At most 128 characters."""
+    """Who makes the change, for the list of versions: at most 128 characters. May be empty."""
     def __init__(
         self,
         *,
@@ -638,11 +758,15 @@ Global___RestoreEventTypeRequest: _TypeAlias = RestoreEventTypeRequest  # noqa: 
 
 @_typing.final
 class RestoreEventTypeResponse(_message.Message):
+    """The type after the change."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_TYPE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def event_type(self) -> Global___EventType: ...
+    def event_type(self) -> Global___EventType:
+        """The type in its current state, without `archived_at`."""
+
     def __init__(
         self,
         *,
@@ -658,16 +782,19 @@ Global___RestoreEventTypeResponse: _TypeAlias = RestoreEventTypeResponse  # noqa
 
 @_typing.final
 class DeleteEventTypeRequest(_message.Message):
+    """Which type is deleted."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     TENANT_ID_FIELD_NUMBER: _builtins.int
     CHANGED_BY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Required. Name of the type."""
     tenant_id: _builtins.str
-    """Whose type it is; empty: the operator's. Operators may name any tenant."""
+    """Name of the tenant that owns the type. Empty: the operator; needs a caller for all tenants."""
     changed_by: _builtins.str
-    """Who makes the change, for the list of versions. At most 128 characters."""
+    """Who makes the change, for the list of versions: at most 128 characters. May be empty."""
     def __init__(
         self,
         *,
@@ -685,6 +812,8 @@ Global___DeleteEventTypeRequest: _TypeAlias = DeleteEventTypeRequest  # noqa: Y0
 
 @_typing.final
 class DeleteEventTypeResponse(_message.Message):
+    """Empty: the type was deleted."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -700,10 +829,13 @@ Global___DeleteEventTypeResponse: _TypeAlias = DeleteEventTypeResponse  # noqa: 
 
 @_typing.final
 class DescribeEventTypeRequest(_message.Message):
+    """Which name is described."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Required. Name of a type, the operator's or any tenants'."""
     def __init__(
         self,
         *,
@@ -719,20 +851,22 @@ Global___DescribeEventTypeRequest: _TypeAlias = DescribeEventTypeRequest  # noqa
 
 @_typing.final
 class DescribeEventTypeResponse(_message.Message):
+    """What events of all types of one name may contain."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     QUANTITIES_FIELD_NUMBER: _builtins.int
     DIMENSIONS_FIELD_NUMBER: _builtins.int
     PARTIAL_FIELD_NUMBER: _builtins.int
     partial: _builtins.bool
-    """Whether there are more quantities or dimensions than are told: what is not told may be there all the same."""
+    """Whether there are more than 10,000 quantities or dimensions, so that some are left out."""
     @_builtins.property
     def quantities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the quantities that any of these types has, sorted. At most 10,000."""
 
     @_builtins.property
     def dimensions(self) -> _containers.RepeatedCompositeFieldContainer[Global___DimensionDescription]:
-        """Dimensions that any of these types has, by name. At most 10,000."""
+        """Dimensions that any of these types has, sorted by name. At most 10,000."""
 
     def __init__(
         self,
@@ -751,15 +885,18 @@ Global___DescribeEventTypeResponse: _TypeAlias = DescribeEventTypeResponse  # no
 
 @_typing.final
 class DimensionDescription(_message.Message):
+    """A dimension that events of a name may have."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Name of the dimension."""
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The values that any type with this dimension accepts, sorted. Empty: one of them accepts any, or they are
-        too many to be told: at most 10,000 values of all dimensions together are.
+        """The values that any type with this dimension accepts, sorted. Empty: one of these types accepts any
+        value, or the values are left out, since those of all dimensions together would be more than 10,000.
         """
 
     def __init__(

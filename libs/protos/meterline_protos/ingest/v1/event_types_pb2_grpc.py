@@ -26,7 +26,23 @@ if _version_not_supported:
 
 
 class EventTypesServiceStub(object):
-    """The event types that capture accepts.
+    """Defines the types of events that capture accepts. A type belongs to the operator, and is then for all
+    tenants, or to one tenant. Every replica knows of a change within about two seconds.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+    (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+    none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+    bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+    TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+    other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     def __init__(self, channel):
@@ -73,67 +89,104 @@ class EventTypesServiceStub(object):
 
 
 class EventTypesServiceServicer(object):
-    """The event types that capture accepts.
+    """Defines the types of events that capture accepts. A type belongs to the operator, and is then for all
+    tenants, or to one tenant. Every replica knows of a change within about two seconds.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+    (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+    none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+    bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+    TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+    other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     def PutEventType(self, request, context):
-        """Creates a type, or adds to it. Idempotent. A quantity's scale never changes, is the same in all types
-        that have the quantity, and nothing is ever removed, so that what was accepted keeps its meaning
-        (FAILED_PRECONDITION otherwise). What is required, allowed and in bounds may change: it decides what is
-        accepted from then on. Known to every replica within seconds. An archived type may be put, and stays archived.
+        """Creates a type or extends it; at most 1 MiB. A caller for all tenants may put any type, another one only
+        its tenant's own. Needs the permission `configure`. Idempotent.
+
+        Events that were accepted keep their meaning: the scale of a quantity never changes and is the same in
+        all types that have the quantity; quantities, dimensions and properties are never removed, and quantities
+        keep their order; whether a property is sensitive never changes; a timer policy is never removed and
+        keeps its quantity. What is required, allowed and in bounds may change, for events that come afterwards.
+        An archived type may be put, and stays archived.
+
+        Errors:
+        - INVALID_ARGUMENT with INVALID_ARGUMENT or CHOICE_UNKNOWN (an enum that is not set or unknown): the
+        definition breaks the rule of a field.
+        - FAILED_PRECONDITION with FAILED_PRECONDITION: the definition changes what never changes; a tenant or
+        the operator has a type of this name already; or a tenant has too many or too large types.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListEventTypes(self, request, context):
-        """Lists archived types too.
+        """Lists types, archived ones too. Needs the permission `read`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListEventTypeVersions(self, request, context):
-        """Lists what a type was, from its first version on; also of a type that was deleted. NOT_FOUND when there never was
-        such a type.
+        """Lists all versions of a type, also of one that was deleted. Needs the permission `read`.
+
+        Errors: NOT_FOUND with NOT_FOUND: there never was such a type.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ArchiveEventType(self, request, context):
-        """Lets a type take no more events: new ones are rejected with TYPE_ARCHIVED, whatever way they come in, imports,
-        timers and replays from quarantine too. An event that was accepted before is answered `duplicate` or `conflict` as
-        ever, and may be amended and retracted. Timers cannot be started; the events of those that run are refused, and
-        tried again until the type is restored. Everything stays readable, and usage stays. Definitions of archived types
-        still count: for scales of quantities, and for what a tenant may have. Known to every replica within seconds.
-        Idempotent. NOT_FOUND when there is no such type.
+        """Archives a type: it accepts no new events, whether they are reported, imported, made by timers or
+        replayed from quarantine (their outcome is TYPE_ARCHIVED). An event that was accepted before is still
+        answered `duplicate` or `conflict`, and can be amended and retracted. Timers cannot be started; the
+        events of running ones are rejected and tried again until the type is restored. Stored events and their
+        usage stay. The definition still counts for the scales of quantities and for what a tenant may have.
+        Needs the permission `configure`. Idempotent.
+
+        Errors: NOT_FOUND with NOT_FOUND: there is no such type.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RestoreEventType(self, request, context):
-        """Takes events again. Idempotent. NOT_FOUND when there is no such type.
+        """Restores an archived type: it accepts events again. Needs the permission `configure`. Idempotent.
+
+        Errors: NOT_FOUND with NOT_FOUND: there is no such type.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteEventType(self, request, context):
-        """Removes a type, archived or not, of which no event was ever taken in; its name and the scales of its quantities are
-        free again. NOT_FOUND when there is no such type, after it was deleted too. FAILED_PRECONDITION (TYPE_HAS_EVENTS)
-        when any tenant has had events of it, timers that have not ended, or events that wait in quarantine: archive it,
-        end those, or discard these.
+        """Deletes a type, archived or not, that has never had an event. Its name and the scales of its quantities
+        are free again. Needs the permission `configure`. Not idempotent: a second call fails with NOT_FOUND.
+
+        Errors:
+        - NOT_FOUND with NOT_FOUND: there is no such type.
+        - FAILED_PRECONDITION with TYPE_HAS_EVENTS: events of the type were accepted (archive it), timers of it
+        have not ended (stop them), or events of it wait in quarantine (replay or discard them), of any tenant
+        that has the type.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DescribeEventType(self, request, context):
-        """What events of this name may carry, whoever's type it is: the operator's, or those of any tenants, together.
-        Whoever makes meters, which are the same for all tenants, has to know. Needs the permission `read`, and a
-        caller for all tenants. NOT_FOUND (NOT_FOUND) when nobody has such a type.
+        """Returns what events of a type's name may contain, whoever owns the type: the operator's type, or else all
+        tenants' types of this name together. For those who define meters, which are the same for all tenants.
+        Needs the permission `read`, and a caller for all tenants.
+
+        Errors: NOT_FOUND with NOT_FOUND: nobody has a type of this name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -186,7 +239,23 @@ def add_EventTypesServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EventTypesService(object):
-    """The event types that capture accepts.
+    """Defines the types of events that capture accepts. A type belongs to the operator, and is then for all
+    tenants, or to one tenant. Every replica knows of a change within about two seconds.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+    (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+    none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+    bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+    TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+    other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     @staticmethod

@@ -27,87 +27,182 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EventTypesServiceStub:
-    """The event types that capture accepts."""
+    """Defines the types of events that capture accepts. A type belongs to the operator, and is then for all
+    tenants, or to one tenant. Every replica knows of a change within about two seconds.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+      (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+      none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+      bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+      TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+      other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EventTypesServiceAsyncStub: ...
     PutEventType: _grpc.UnaryUnaryMultiCallable[_event_types_pb2.PutEventTypeRequest, _event_types_pb2.PutEventTypeResponse]
-    """Creates a type, or adds to it. Idempotent. A quantity's scale never changes, is the same in all types
-    that have the quantity, and nothing is ever removed, so that what was accepted keeps its meaning
-    (FAILED_PRECONDITION otherwise). What is required, allowed and in bounds may change: it decides what is
-    accepted from then on. Known to every replica within seconds. An archived type may be put, and stays archived.
+    """Creates a type or extends it; at most 1 MiB. A caller for all tenants may put any type, another one only
+    its tenant's own. Needs the permission `configure`. Idempotent.
+
+    Events that were accepted keep their meaning: the scale of a quantity never changes and is the same in
+    all types that have the quantity; quantities, dimensions and properties are never removed, and quantities
+    keep their order; whether a property is sensitive never changes; a timer policy is never removed and
+    keeps its quantity. What is required, allowed and in bounds may change, for events that come afterwards.
+    An archived type may be put, and stays archived.
+
+    Errors:
+    - INVALID_ARGUMENT with INVALID_ARGUMENT or CHOICE_UNKNOWN (an enum that is not set or unknown): the
+      definition breaks the rule of a field.
+    - FAILED_PRECONDITION with FAILED_PRECONDITION: the definition changes what never changes; a tenant or
+      the operator has a type of this name already; or a tenant has too many or too large types.
     """
     ListEventTypes: _grpc.UnaryUnaryMultiCallable[_event_types_pb2.ListEventTypesRequest, _event_types_pb2.ListEventTypesResponse]
-    """Lists archived types too."""
+    """Lists types, archived ones too. Needs the permission `read`."""
     ListEventTypeVersions: _grpc.UnaryUnaryMultiCallable[_event_types_pb2.ListEventTypeVersionsRequest, _event_types_pb2.ListEventTypeVersionsResponse]
-    """Lists what a type was, from its first version on; also of a type that was deleted. NOT_FOUND when there never was
-    such a type.
+    """Lists all versions of a type, also of one that was deleted. Needs the permission `read`.
+
+    Errors: NOT_FOUND with NOT_FOUND: there never was such a type.
     """
     ArchiveEventType: _grpc.UnaryUnaryMultiCallable[_event_types_pb2.ArchiveEventTypeRequest, _event_types_pb2.ArchiveEventTypeResponse]
-    """Lets a type take no more events: new ones are rejected with TYPE_ARCHIVED, whatever way they come in, imports,
-    timers and replays from quarantine too. An event that was accepted before is answered `duplicate` or `conflict` as
-    ever, and may be amended and retracted. Timers cannot be started; the events of those that run are refused, and
-    tried again until the type is restored. Everything stays readable, and usage stays. Definitions of archived types
-    still count: for scales of quantities, and for what a tenant may have. Known to every replica within seconds.
-    Idempotent. NOT_FOUND when there is no such type.
+    """Archives a type: it accepts no new events, whether they are reported, imported, made by timers or
+    replayed from quarantine (their outcome is TYPE_ARCHIVED). An event that was accepted before is still
+    answered `duplicate` or `conflict`, and can be amended and retracted. Timers cannot be started; the
+    events of running ones are rejected and tried again until the type is restored. Stored events and their
+    usage stay. The definition still counts for the scales of quantities and for what a tenant may have.
+    Needs the permission `configure`. Idempotent.
+
+    Errors: NOT_FOUND with NOT_FOUND: there is no such type.
     """
     RestoreEventType: _grpc.UnaryUnaryMultiCallable[_event_types_pb2.RestoreEventTypeRequest, _event_types_pb2.RestoreEventTypeResponse]
-    """Takes events again. Idempotent. NOT_FOUND when there is no such type."""
+    """Restores an archived type: it accepts events again. Needs the permission `configure`. Idempotent.
+
+    Errors: NOT_FOUND with NOT_FOUND: there is no such type.
+    """
     DeleteEventType: _grpc.UnaryUnaryMultiCallable[_event_types_pb2.DeleteEventTypeRequest, _event_types_pb2.DeleteEventTypeResponse]
-    """Removes a type, archived or not, of which no event was ever taken in; its name and the scales of its quantities are
-    free again. NOT_FOUND when there is no such type, after it was deleted too. FAILED_PRECONDITION (TYPE_HAS_EVENTS)
-    when any tenant has had events of it, timers that have not ended, or events that wait in quarantine: archive it,
-    end those, or discard these.
+    """Deletes a type, archived or not, that has never had an event. Its name and the scales of its quantities
+    are free again. Needs the permission `configure`. Not idempotent: a second call fails with NOT_FOUND.
+
+    Errors:
+    - NOT_FOUND with NOT_FOUND: there is no such type.
+    - FAILED_PRECONDITION with TYPE_HAS_EVENTS: events of the type were accepted (archive it), timers of it
+      have not ended (stop them), or events of it wait in quarantine (replay or discard them), of any tenant
+      that has the type.
     """
     DescribeEventType: _grpc.UnaryUnaryMultiCallable[_event_types_pb2.DescribeEventTypeRequest, _event_types_pb2.DescribeEventTypeResponse]
-    """What events of this name may carry, whoever's type it is: the operator's, or those of any tenants, together.
-    Whoever makes meters, which are the same for all tenants, has to know. Needs the permission `read`, and a
-    caller for all tenants. NOT_FOUND (NOT_FOUND) when nobody has such a type.
+    """Returns what events of a type's name may contain, whoever owns the type: the operator's type, or else all
+    tenants' types of this name together. For those who define meters, which are the same for all tenants.
+    Needs the permission `read`, and a caller for all tenants.
+
+    Errors: NOT_FOUND with NOT_FOUND: nobody has a type of this name.
     """
 
 @_typing.type_check_only
 class EventTypesServiceAsyncStub(EventTypesServiceStub):
-    """The event types that capture accepts."""
+    """Defines the types of events that capture accepts. A type belongs to the operator, and is then for all
+    tenants, or to one tenant. Every replica knows of a change within about two seconds.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+      (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+      none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+      bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+      TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+      other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PutEventType: _aio.UnaryUnaryMultiCallable[_event_types_pb2.PutEventTypeRequest, _event_types_pb2.PutEventTypeResponse]  # type: ignore[assignment]
-    """Creates a type, or adds to it. Idempotent. A quantity's scale never changes, is the same in all types
-    that have the quantity, and nothing is ever removed, so that what was accepted keeps its meaning
-    (FAILED_PRECONDITION otherwise). What is required, allowed and in bounds may change: it decides what is
-    accepted from then on. Known to every replica within seconds. An archived type may be put, and stays archived.
+    """Creates a type or extends it; at most 1 MiB. A caller for all tenants may put any type, another one only
+    its tenant's own. Needs the permission `configure`. Idempotent.
+
+    Events that were accepted keep their meaning: the scale of a quantity never changes and is the same in
+    all types that have the quantity; quantities, dimensions and properties are never removed, and quantities
+    keep their order; whether a property is sensitive never changes; a timer policy is never removed and
+    keeps its quantity. What is required, allowed and in bounds may change, for events that come afterwards.
+    An archived type may be put, and stays archived.
+
+    Errors:
+    - INVALID_ARGUMENT with INVALID_ARGUMENT or CHOICE_UNKNOWN (an enum that is not set or unknown): the
+      definition breaks the rule of a field.
+    - FAILED_PRECONDITION with FAILED_PRECONDITION: the definition changes what never changes; a tenant or
+      the operator has a type of this name already; or a tenant has too many or too large types.
     """
     ListEventTypes: _aio.UnaryUnaryMultiCallable[_event_types_pb2.ListEventTypesRequest, _event_types_pb2.ListEventTypesResponse]  # type: ignore[assignment]
-    """Lists archived types too."""
+    """Lists types, archived ones too. Needs the permission `read`."""
     ListEventTypeVersions: _aio.UnaryUnaryMultiCallable[_event_types_pb2.ListEventTypeVersionsRequest, _event_types_pb2.ListEventTypeVersionsResponse]  # type: ignore[assignment]
-    """Lists what a type was, from its first version on; also of a type that was deleted. NOT_FOUND when there never was
-    such a type.
+    """Lists all versions of a type, also of one that was deleted. Needs the permission `read`.
+
+    Errors: NOT_FOUND with NOT_FOUND: there never was such a type.
     """
     ArchiveEventType: _aio.UnaryUnaryMultiCallable[_event_types_pb2.ArchiveEventTypeRequest, _event_types_pb2.ArchiveEventTypeResponse]  # type: ignore[assignment]
-    """Lets a type take no more events: new ones are rejected with TYPE_ARCHIVED, whatever way they come in, imports,
-    timers and replays from quarantine too. An event that was accepted before is answered `duplicate` or `conflict` as
-    ever, and may be amended and retracted. Timers cannot be started; the events of those that run are refused, and
-    tried again until the type is restored. Everything stays readable, and usage stays. Definitions of archived types
-    still count: for scales of quantities, and for what a tenant may have. Known to every replica within seconds.
-    Idempotent. NOT_FOUND when there is no such type.
+    """Archives a type: it accepts no new events, whether they are reported, imported, made by timers or
+    replayed from quarantine (their outcome is TYPE_ARCHIVED). An event that was accepted before is still
+    answered `duplicate` or `conflict`, and can be amended and retracted. Timers cannot be started; the
+    events of running ones are rejected and tried again until the type is restored. Stored events and their
+    usage stay. The definition still counts for the scales of quantities and for what a tenant may have.
+    Needs the permission `configure`. Idempotent.
+
+    Errors: NOT_FOUND with NOT_FOUND: there is no such type.
     """
     RestoreEventType: _aio.UnaryUnaryMultiCallable[_event_types_pb2.RestoreEventTypeRequest, _event_types_pb2.RestoreEventTypeResponse]  # type: ignore[assignment]
-    """Takes events again. Idempotent. NOT_FOUND when there is no such type."""
+    """Restores an archived type: it accepts events again. Needs the permission `configure`. Idempotent.
+
+    Errors: NOT_FOUND with NOT_FOUND: there is no such type.
+    """
     DeleteEventType: _aio.UnaryUnaryMultiCallable[_event_types_pb2.DeleteEventTypeRequest, _event_types_pb2.DeleteEventTypeResponse]  # type: ignore[assignment]
-    """Removes a type, archived or not, of which no event was ever taken in; its name and the scales of its quantities are
-    free again. NOT_FOUND when there is no such type, after it was deleted too. FAILED_PRECONDITION (TYPE_HAS_EVENTS)
-    when any tenant has had events of it, timers that have not ended, or events that wait in quarantine: archive it,
-    end those, or discard these.
+    """Deletes a type, archived or not, that has never had an event. Its name and the scales of its quantities
+    are free again. Needs the permission `configure`. Not idempotent: a second call fails with NOT_FOUND.
+
+    Errors:
+    - NOT_FOUND with NOT_FOUND: there is no such type.
+    - FAILED_PRECONDITION with TYPE_HAS_EVENTS: events of the type were accepted (archive it), timers of it
+      have not ended (stop them), or events of it wait in quarantine (replay or discard them), of any tenant
+      that has the type.
     """
     DescribeEventType: _aio.UnaryUnaryMultiCallable[_event_types_pb2.DescribeEventTypeRequest, _event_types_pb2.DescribeEventTypeResponse]  # type: ignore[assignment]
-    """What events of this name may carry, whoever's type it is: the operator's, or those of any tenants, together.
-    Whoever makes meters, which are the same for all tenants, has to know. Needs the permission `read`, and a
-    caller for all tenants. NOT_FOUND (NOT_FOUND) when nobody has such a type.
+    """Returns what events of a type's name may contain, whoever owns the type: the operator's type, or else all
+    tenants' types of this name together. For those who define meters, which are the same for all tenants.
+    Needs the permission `read`, and a caller for all tenants.
+
+    Errors: NOT_FOUND with NOT_FOUND: nobody has a type of this name.
     """
 
 class EventTypesServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The event types that capture accepts."""
+    """Defines the types of events that capture accepts. A type belongs to the operator, and is then for all
+    tenants, or to one tenant. Every replica knows of a change within about two seconds.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+      (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+      none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+      bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+      TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+      other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
+    """
 
     @_abc_1.abstractmethod
     def PutEventType(
@@ -115,10 +210,20 @@ class EventTypesServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _event_types_pb2.PutEventTypeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_types_pb2.PutEventTypeResponse, _abc.Awaitable[_event_types_pb2.PutEventTypeResponse]]:
-        """Creates a type, or adds to it. Idempotent. A quantity's scale never changes, is the same in all types
-        that have the quantity, and nothing is ever removed, so that what was accepted keeps its meaning
-        (FAILED_PRECONDITION otherwise). What is required, allowed and in bounds may change: it decides what is
-        accepted from then on. Known to every replica within seconds. An archived type may be put, and stays archived.
+        """Creates a type or extends it; at most 1 MiB. A caller for all tenants may put any type, another one only
+        its tenant's own. Needs the permission `configure`. Idempotent.
+
+        Events that were accepted keep their meaning: the scale of a quantity never changes and is the same in
+        all types that have the quantity; quantities, dimensions and properties are never removed, and quantities
+        keep their order; whether a property is sensitive never changes; a timer policy is never removed and
+        keeps its quantity. What is required, allowed and in bounds may change, for events that come afterwards.
+        An archived type may be put, and stays archived.
+
+        Errors:
+        - INVALID_ARGUMENT with INVALID_ARGUMENT or CHOICE_UNKNOWN (an enum that is not set or unknown): the
+          definition breaks the rule of a field.
+        - FAILED_PRECONDITION with FAILED_PRECONDITION: the definition changes what never changes; a tenant or
+          the operator has a type of this name already; or a tenant has too many or too large types.
         """
 
     @_abc_1.abstractmethod
@@ -127,7 +232,7 @@ class EventTypesServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _event_types_pb2.ListEventTypesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_types_pb2.ListEventTypesResponse, _abc.Awaitable[_event_types_pb2.ListEventTypesResponse]]:
-        """Lists archived types too."""
+        """Lists types, archived ones too. Needs the permission `read`."""
 
     @_abc_1.abstractmethod
     def ListEventTypeVersions(
@@ -135,8 +240,9 @@ class EventTypesServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _event_types_pb2.ListEventTypeVersionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_types_pb2.ListEventTypeVersionsResponse, _abc.Awaitable[_event_types_pb2.ListEventTypeVersionsResponse]]:
-        """Lists what a type was, from its first version on; also of a type that was deleted. NOT_FOUND when there never was
-        such a type.
+        """Lists all versions of a type, also of one that was deleted. Needs the permission `read`.
+
+        Errors: NOT_FOUND with NOT_FOUND: there never was such a type.
         """
 
     @_abc_1.abstractmethod
@@ -145,12 +251,14 @@ class EventTypesServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _event_types_pb2.ArchiveEventTypeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_types_pb2.ArchiveEventTypeResponse, _abc.Awaitable[_event_types_pb2.ArchiveEventTypeResponse]]:
-        """Lets a type take no more events: new ones are rejected with TYPE_ARCHIVED, whatever way they come in, imports,
-        timers and replays from quarantine too. An event that was accepted before is answered `duplicate` or `conflict` as
-        ever, and may be amended and retracted. Timers cannot be started; the events of those that run are refused, and
-        tried again until the type is restored. Everything stays readable, and usage stays. Definitions of archived types
-        still count: for scales of quantities, and for what a tenant may have. Known to every replica within seconds.
-        Idempotent. NOT_FOUND when there is no such type.
+        """Archives a type: it accepts no new events, whether they are reported, imported, made by timers or
+        replayed from quarantine (their outcome is TYPE_ARCHIVED). An event that was accepted before is still
+        answered `duplicate` or `conflict`, and can be amended and retracted. Timers cannot be started; the
+        events of running ones are rejected and tried again until the type is restored. Stored events and their
+        usage stay. The definition still counts for the scales of quantities and for what a tenant may have.
+        Needs the permission `configure`. Idempotent.
+
+        Errors: NOT_FOUND with NOT_FOUND: there is no such type.
         """
 
     @_abc_1.abstractmethod
@@ -159,7 +267,10 @@ class EventTypesServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _event_types_pb2.RestoreEventTypeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_types_pb2.RestoreEventTypeResponse, _abc.Awaitable[_event_types_pb2.RestoreEventTypeResponse]]:
-        """Takes events again. Idempotent. NOT_FOUND when there is no such type."""
+        """Restores an archived type: it accepts events again. Needs the permission `configure`. Idempotent.
+
+        Errors: NOT_FOUND with NOT_FOUND: there is no such type.
+        """
 
     @_abc_1.abstractmethod
     def DeleteEventType(
@@ -167,10 +278,14 @@ class EventTypesServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _event_types_pb2.DeleteEventTypeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_types_pb2.DeleteEventTypeResponse, _abc.Awaitable[_event_types_pb2.DeleteEventTypeResponse]]:
-        """Removes a type, archived or not, of which no event was ever taken in; its name and the scales of its quantities are
-        free again. NOT_FOUND when there is no such type, after it was deleted too. FAILED_PRECONDITION (TYPE_HAS_EVENTS)
-        when any tenant has had events of it, timers that have not ended, or events that wait in quarantine: archive it,
-        end those, or discard these.
+        """Deletes a type, archived or not, that has never had an event. Its name and the scales of its quantities
+        are free again. Needs the permission `configure`. Not idempotent: a second call fails with NOT_FOUND.
+
+        Errors:
+        - NOT_FOUND with NOT_FOUND: there is no such type.
+        - FAILED_PRECONDITION with TYPE_HAS_EVENTS: events of the type were accepted (archive it), timers of it
+          have not ended (stop them), or events of it wait in quarantine (replay or discard them), of any tenant
+          that has the type.
         """
 
     @_abc_1.abstractmethod
@@ -179,9 +294,11 @@ class EventTypesServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _event_types_pb2.DescribeEventTypeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_types_pb2.DescribeEventTypeResponse, _abc.Awaitable[_event_types_pb2.DescribeEventTypeResponse]]:
-        """What events of this name may carry, whoever's type it is: the operator's, or those of any tenants, together.
-        Whoever makes meters, which are the same for all tenants, has to know. Needs the permission `read`, and a
-        caller for all tenants. NOT_FOUND (NOT_FOUND) when nobody has such a type.
+        """Returns what events of a type's name may contain, whoever owns the type: the operator's type, or else all
+        tenants' types of this name together. For those who define meters, which are the same for all tenants.
+        Needs the permission `read`, and a caller for all tenants.
+
+        Errors: NOT_FOUND with NOT_FOUND: nobody has a type of this name.
         """
 
 def add_EventTypesServiceServicer_to_server(servicer: EventTypesServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

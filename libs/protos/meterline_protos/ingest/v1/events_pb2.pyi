@@ -103,47 +103,58 @@ class StoredEvent(_message.Message):
     FLAGS_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
-    """The id as it was sent."""
+    """The id as it was sent; a UUID in lower case."""
     tenant_id: _builtins.str
+    """Name of the tenant."""
     type: _builtins.str
+    """Name of the event type."""
     subject: _builtins.str
+    """Who or what consumed. Empty when the event has no subject."""
     batch_id: _builtins.str
-    """UUID."""
+    """UUID of the batch that contains the event in this state."""
     retracted: _builtins.bool
-    """Whether the batch takes the event away: it is a correction, and the event no longer counts as it stands
-    here.
+    """Whether the event in this state is not counted (any more), because the batch `batch_id` removes it: the
+    batch is one of corrections.
     """
     revision: _builtins.int
-    """How many corrections made it what it is here; 0 as it was accepted."""
+    """Number of corrections that led to this state. 0: as it was accepted."""
     @_builtins.property
-    def time(self) -> _timestamp_pb2.Timestamp: ...
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it happened, to the microsecond, by the service's clock where the source's clock was off."""
+
     @_builtins.property
-    def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Values of its dimensions by name, what was added from the catalogue included."""
+
     @_builtins.property
     def quantities(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Decimals."""
+        """Values of its quantities by name, as decimals without trailing zeros, for example `12.5`."""
 
     @_builtins.property
     def properties(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What the catalogue added included."""
-
-    @_builtins.property
-    def sealed_properties(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Sensitive properties that the event has. Their values are among `properties` only when they were asked
-        for and the caller may unseal.
+        """Values of its properties by name, what was added from the catalogue included. Sensitive ones are among
+        them only when `unseal` was set.
         """
 
     @_builtins.property
+    def sealed_properties(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the sensitive properties that it has, sorted."""
+
+    @_builtins.property
     def sent_time(self) -> _timestamp_pb2.Timestamp:
-        """The time as it was sent, when the source's clock was off and `time` is corrected."""
+        """The time as it was sent. Set only when it differs from `time`: the source's clock was off, or a
+        correction changed the time.
+        """
 
     @_builtins.property
     def received_at(self) -> _timestamp_pb2.Timestamp:
-        """When the call that brought the event was received."""
+        """When the call that brought the event was received, by the service's clock."""
 
     @_builtins.property
     def flags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """`unenriched`: an entry of the catalogue was missing. `abandoned`: made by a timer that was given up."""
+        """Notes on how the event came about: `unenriched` (an entry of the catalogue was missing) and `abandoned`
+        (a timer that was abandoned made it). Empty for most events.
+        """
 
     def __init__(
         self,
@@ -174,7 +185,7 @@ Global___StoredEvent: _TypeAlias = StoredEvent  # noqa: Y015
 
 @_typing.final
 class Batch(_message.Message):
-    """What one call brought and one transaction committed."""
+    """Events of one tenant that one call brought and that were stored in one transaction."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -189,16 +200,23 @@ class Batch(_message.Message):
     batch_id: _builtins.str
     """UUID."""
     tenant_id: _builtins.str
+    """Name of the tenant."""
     source: _builtins.str
+    """What sent the events, as in ReportRequest. `corrections` for a batch of corrections."""
     event_count: _builtins.int
+    """Number of events that the batch adds."""
     message_id: _builtins.str
-    """UUID of the message that carried the batch."""
+    """UUID of the message that published the batch."""
     retracted: _builtins.int
-    """Events that the batch takes away: it is a correction. `event_count` are those that it counts."""
+    """Number of events that the batch removes: more than 0 only for a batch of corrections."""
     @_builtins.property
-    def received_at(self) -> _timestamp_pb2.Timestamp: ...
+    def received_at(self) -> _timestamp_pb2.Timestamp:
+        """When the call was received, by the service's clock."""
+
     @_builtins.property
-    def trace(self) -> _types_pb2.TraceContext: ...
+    def trace(self) -> _types_pb2.TraceContext:
+        """Trace of the call. Its ids are empty when the call had no trace."""
+
     def __init__(
         self,
         *,
@@ -221,6 +239,8 @@ Global___Batch: _TypeAlias = Batch  # noqa: Y015
 
 @_typing.final
 class GetEventRequest(_message.Message):
+    """Which event is read."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
@@ -228,13 +248,18 @@ class GetEventRequest(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     UNSEAL_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant that has the event: 1 to 63 lower-case letters, digits and `-`, no `-` first
+    or last.
+    """
     event_id: _builtins.str
-    """The id as it was sent."""
+    """Required. The id as it was sent."""
     source: _builtins.str
-    """Needed for ids that are no UUIDs."""
+    """What sent the event. Needed for an id that is not a UUID, ignored for a UUID."""
     @_builtins.property
     def unseal(self) -> Global___Unsealing:
-        """When set, sensitive properties are shown as well, which the audit log tells."""
+        """When set, the values of sensitive properties are answered too, and the audit log says so. Not set: only
+        their names are.
+        """
 
     def __init__(
         self,
@@ -254,16 +279,16 @@ Global___GetEventRequest: _TypeAlias = GetEventRequest  # noqa: Y015
 
 @_typing.final
 class Unsealing(_message.Message):
-    """Who wants to see sensitive properties, and why."""
+    """Who wants to see the values of sensitive properties, and why. Needs the permission `unseal`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     requested_by: _builtins.str
-    """At most 128 characters."""
+    """Required. Who asks, for the audit log: 1 to 128 characters, not only white space."""
     reason: _builtins.str
-    """At most 500 characters."""
+    """Required. Why, for the audit log: 1 to 500 characters, not only white space."""
     def __init__(
         self,
         *,
@@ -280,6 +305,8 @@ Global___Unsealing: _TypeAlias = Unsealing  # noqa: Y015
 
 @_typing.final
 class GetEventResponse(_message.Message):
+    """One event and its history."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_FIELD_NUMBER: _builtins.int
@@ -287,15 +314,17 @@ class GetEventResponse(_message.Message):
     CORRECTIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def event(self) -> Global___StoredEvent:
-        """As it stands: as it was accepted, or as the last correction left it."""
+        """The event in its current state: as it was accepted, or as its last correction left it. When it was
+        retracted, `retracted` is set and the contents are those before.
+        """
 
     @_builtins.property
     def batch(self) -> Global___Batch:
-        """What made it stand so."""
+        """The batch that led to this state."""
 
     @_builtins.property
     def corrections(self) -> _containers.RepeatedCompositeFieldContainer[_corrections_pb2.Correction]:
-        """All that was done to it, in order."""
+        """All corrections of the event, the oldest first."""
 
     def __init__(
         self,
@@ -314,6 +343,8 @@ Global___GetEventResponse: _TypeAlias = GetEventResponse  # noqa: Y015
 
 @_typing.final
 class ListEventsRequest(_message.Message):
+    """Which events are listed. Filters that are set must all fit."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -347,30 +378,38 @@ class ListEventsRequest(_message.Message):
     DIMENSIONS_FIELD_NUMBER: _builtins.int
     UNSEAL_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant whose events are listed: 1 to 63 lower-case letters, digits and `-`, no `-`
+    first or last.
+    """
     type: _builtins.str
-    """Only events of this type, when set."""
+    """Only events of the type with exactly this name. Empty: of any type."""
     page_size: _builtins.int
-    """At most 1,000; 100 when not set."""
+    """Most events of a page, 1 to 1,000. 0: 100. More than 1,000 counts as 1,000."""
     page_token: _builtins.str
+    """`next_page_token` of the previous page, with all other fields unchanged. Empty: the first page."""
     subject: _builtins.str
-    """Only events of this subject, when set."""
+    """Only events with exactly this subject. Empty: any."""
     source: _builtins.str
-    """Only events that this source sent, when set."""
+    """Only events that exactly this source sent. Empty: any."""
     @_builtins.property
     def batch_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """UUIDs, at most 1,000. Empty: all events of `time`."""
+        """UUIDs of batches, at most 1,000; batches that the tenant does not have are ignored. Empty: all events of
+        `time`.
+        """
 
     @_builtins.property
     def time(self) -> _types_pb2.TimeRange:
-        """Only events of this time, when set. Without `batch_ids` a start is needed; the end is now when not set."""
+        """Only events of this range of time. Without `batch_ids`, `start_time` is required and `end_time` is now
+        when it is not set; with `batch_ids`, both may be left out.
+        """
 
     @_builtins.property
     def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Only events that have these values."""
+        """Only events whose dimensions have all of these values, by name. Empty: any."""
 
     @_builtins.property
     def unseal(self) -> Global___Unsealing:
-        """When set, sensitive properties are shown as well, which the audit log tells."""
+        """As in GetEventRequest."""
 
     def __init__(
         self,
@@ -396,16 +435,20 @@ Global___ListEventsRequest: _TypeAlias = ListEventsRequest  # noqa: Y015
 
 @_typing.final
 class ListEventsResponse(_message.Message):
+    """A page of events."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page. A page may be short, or empty, and not be the last: where few events satisfy the
-    filters, or events are large.
-    """
+    """`page_token` of the next page. Empty on the last page."""
     @_builtins.property
-    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredEvent]: ...
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredEvent]:
+        """In the order of time, then of id. A page may be short or empty, and not be the last: where few events fit
+        the filters, or where they are more than 3 MiB.
+        """
+
     def __init__(
         self,
         *,
@@ -422,6 +465,8 @@ Global___ListEventsResponse: _TypeAlias = ListEventsResponse  # noqa: Y015
 
 @_typing.final
 class ExportEventsRequest(_message.Message):
+    """Which events are exported. Filters that are set must all fit."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -453,21 +498,30 @@ class ExportEventsRequest(_message.Message):
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     UNSEAL_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant whose events are exported: 1 to 63 lower-case letters, digits and `-`, no
+    `-` first or last.
+    """
     type: _builtins.str
-    """As in ListEventsRequest."""
+    """Only events of the type with exactly this name. Empty: of any type."""
     subject: _builtins.str
+    """Only events with exactly this subject. Empty: any."""
     source: _builtins.str
+    """Only events that exactly this source sent. Empty: any."""
     resume_token: _builtins.str
-    """The last token that was received, to go on after it. The request is otherwise the same."""
+    """The last `resume_token` that was received, with all other fields unchanged, to continue after that
+    answer. Empty: from the start.
+    """
     @_builtins.property
     def time(self) -> _types_pb2.TimeRange:
-        """The start is needed; the end is now when not set."""
+        """Required: the range of time. Its `start_time` is required, its `end_time` is now when it is not set."""
 
     @_builtins.property
-    def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Only events whose dimensions have all of these values, by name. Empty: any."""
+
     @_builtins.property
     def unseal(self) -> Global___Unsealing:
-        """When set, sensitive properties are shown as well, which the audit log tells."""
+        """As in GetEventRequest. Each answer with sensitive properties is one entry of the audit log."""
 
     def __init__(
         self,
@@ -491,15 +545,17 @@ Global___ExportEventsRequest: _TypeAlias = ExportEventsRequest  # noqa: Y015
 
 @_typing.final
 class ExportEventsResponse(_message.Message):
+    """Some of the events of an export."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENTS_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     resume_token: _builtins.str
-    """Empty in the last answer."""
+    """`resume_token` to continue after this answer. Empty in the last answer."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredEvent]:
-        """At most 1,000."""
+        """At most 1,000, and about 3 MiB, in the order of time, then of id. May be empty."""
 
     def __init__(
         self,
@@ -517,14 +573,19 @@ Global___ExportEventsResponse: _TypeAlias = ExportEventsResponse  # noqa: Y015
 
 @_typing.final
 class GetBatchesRequest(_message.Message):
+    """Which batches are read."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     BATCH_IDS_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant that has the batches: 1 to 63 lower-case letters, digits and `-`, no `-`
+    first or last.
+    """
     @_builtins.property
     def batch_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """UUIDs, at most 1,000."""
+        """Required. UUIDs of batches, 1 to 1,000."""
 
     def __init__(
         self,
@@ -542,11 +603,15 @@ Global___GetBatchesRequest: _TypeAlias = GetBatchesRequest  # noqa: Y015
 
 @_typing.final
 class GetBatchesResponse(_message.Message):
+    """The batches that were found."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     BATCHES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def batches(self) -> _containers.RepeatedCompositeFieldContainer[Global___Batch]: ...
+    def batches(self) -> _containers.RepeatedCompositeFieldContainer[Global___Batch]:
+        """In the order of their ids. Batches that the tenant does not have are left out."""
+
     def __init__(
         self,
         *,
@@ -562,11 +627,15 @@ Global___GetBatchesResponse: _TypeAlias = GetBatchesResponse  # noqa: Y015
 
 @_typing.final
 class GetTotalsRequest(_message.Message):
+    """Whose events are counted."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
-    """Empty: all tenants."""
+    """Name of the tenant: 1 to 63 lower-case letters, digits and `-`, no `-` first or last. Empty: all tenants,
+    which needs a caller for all tenants.
+    """
     def __init__(
         self,
         *,
@@ -582,11 +651,17 @@ Global___GetTotalsRequest: _TypeAlias = GetTotalsRequest  # noqa: Y015
 
 @_typing.final
 class GetTotalsResponse(_message.Message):
+    """The number of events of each tenant."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TOTALS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def totals(self) -> _containers.RepeatedCompositeFieldContainer[Global___TenantTotal]: ...
+    def totals(self) -> _containers.RepeatedCompositeFieldContainer[Global___TenantTotal]:
+        """One for the tenant of the request, or one for each tenant that has reported, in the order in which
+        tenants were made.
+        """
+
     def __init__(
         self,
         *,
@@ -602,13 +677,18 @@ Global___GetTotalsResponse: _TypeAlias = GetTotalsResponse  # noqa: Y015
 
 @_typing.final
 class TenantTotal(_message.Message):
+    """The number of events of one tenant."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     ACCEPTED_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Name of the tenant."""
     accepted: _builtins.int
-    """Less those that were retracted."""
+    """Events that were accepted, less those that were retracted. Events that were deleted for their age still
+    count.
+    """
     def __init__(
         self,
         *,
@@ -625,7 +705,7 @@ Global___TenantTotal: _TypeAlias = TenantTotal  # noqa: Y015
 
 @_typing.final
 class ReplayRequest(_message.Message):
-    """One of a range, events and batches."""
+    """Which messages are published again. Exactly one of `range`, `event_ids` and `batch_ids` is set."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -635,20 +715,28 @@ class ReplayRequest(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     BATCH_IDS_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
-    """Whose events or batches they are."""
+    """Name of the tenant that has the events or batches: 1 to 63 lower-case letters, digits and `-`, no `-`
+    first or last. Required with `event_ids` and `batch_ids`, ignored with `range`.
+    """
     source: _builtins.str
-    """Needed for event ids that are no UUIDs."""
+    """What sent the events of `event_ids`. Needed for ids that are not UUIDs."""
     @_builtins.property
     def range(self) -> _types_pb2.TimeRange:
-        """Commit times."""
+        """Messages of all tenants that were written in this range of time, to the millisecond. Both ends are
+        required.
+        """
 
     @_builtins.property
     def event_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids as they were sent, at most 1,000. The messages that carried them are published, whole."""
+        """Ids of events as they were sent, at most 1,000. The messages that contained them are published as a
+        whole. Events that the tenant does not have are ignored.
+        """
 
     @_builtins.property
     def batch_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """UUIDs, at most 1,000. The messages that carried them are published, whole."""
+        """UUIDs of batches, at most 1,000. The messages that contained them are published as a whole. Batches that
+        the tenant does not have are ignored.
+        """
 
     def __init__(
         self,
@@ -669,6 +757,8 @@ Global___ReplayRequest: _TypeAlias = ReplayRequest  # noqa: Y015
 
 @_typing.final
 class ReplayResponse(_message.Message):
+    """How many messages were found."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGES_FIELD_NUMBER: _builtins.int
@@ -676,8 +766,8 @@ class ReplayResponse(_message.Message):
     messages: _builtins.int
     """Messages that will be published again."""
     waiting: _builtins.int
-    """Messages that were found and wait to be published already, for instance by a replay just before. They go out
-    once.
+    """Messages that were found and are not published again, because they already wait to be published, for
+    instance after a replay just before.
     """
     def __init__(
         self,

@@ -26,7 +26,22 @@ if _version_not_supported:
 
 
 class EventsServiceStub(object):
-    """Reads what was accepted, and sends it again.
+    """Reads events that were accepted, and publishes their messages again.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+    (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+    none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+    bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+    TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+    other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     def __init__(self, channel):
@@ -68,50 +83,95 @@ class EventsServiceStub(object):
 
 
 class EventsServiceServicer(object):
-    """Reads what was accepted, and sends it again.
+    """Reads events that were accepted, and publishes their messages again.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+    (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+    none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+    bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+    TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+    other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     def GetEvent(self, request, context):
-        """NOT_FOUND when the tenant has no such event.
+        """Returns one event with its batch and its corrections, also an event that was retracted. Needs the
+        permission `read`, and `unseal` when `unseal` is set.
+
+        Errors:
+        - NOT_FOUND with NOT_FOUND: the tenant has no such event, or `source` is missing for an id that is not a
+        UUID.
+        - FAILED_PRECONDITION with DATA_SHREDDED: `unseal` is set, the event has sensitive properties, and the
+        keys of the tenant were destroyed.
+        - DATA_LOSS with DATA_TAMPERED: sensitive properties are not those that were stored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListEvents(self, request, context):
-        """Lists events in the order of their time: those of a range of time as they stand, or those of some batches as
-        these brought them. A batch of corrections brought the rows that it takes away as well as those that it
-        counts instead.
+        """Lists events in the order of their time: those of a range of time in their current state or, with
+        `batch_ids`, those of some batches as these batches contain them. A batch of corrections contains the old
+        rows, which are `retracted`, and the rows that replace them. Needs the permission `read`, and `unseal`
+        when `unseal` is set.
+
+        Errors:
+        - INVALID_ARGUMENT with TIME_INVALID, RANGE_EMPTY, UUID_INVALID, WRONG_COUNT (too many `batch_ids`) or
+        PAGE_TOKEN_INVALID, for the field that it names.
+        - FAILED_PRECONDITION with DATA_SHREDDED, DATA_LOSS with DATA_TAMPERED: as in GetEvent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExportEvents(self, request, context):
-        """Streams the events of a range of time in the order of their time. Every answer can be resumed from.
+        """Streams the events of a range of time in their current state, in the order of their time. An export that
+        breaks off is resumed after any answer. Needs the permission `read`, and `unseal` when `unseal` is set;
+        the permission `read` is checked again with each answer.
+
+        Errors:
+        - INVALID_ARGUMENT with TIME_INVALID, RANGE_EMPTY or PAGE_TOKEN_INVALID, for the field that it names.
+        - FAILED_PRECONDITION with DATA_SHREDDED, DATA_LOSS with DATA_TAMPERED: as in GetEvent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetBatches(self, request, context):
-        """Describes batches, with the trace of the call that brought each.
+        """Returns batches, each with the trace of the call that brought it. Needs the permission `read`.
+
+        Errors: INVALID_ARGUMENT with UUID_INVALID or WRONG_COUNT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTotals(self, request, context):
-        """Counts what was accepted, for reconciliation.
+        """Returns the number of events of a tenant, or of each tenant, for reconciliation with other services.
+        Needs the permission `read`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Replay(self, request, context):
-        """Publishes messages again, with their original ids, so that consumers that have them change nothing.
-        Those that are not kept any more are made again from the events. FAILED_PRECONDITION when they cannot be.
-        May be repeated after a failure.
+        """Publishes messages again under their original ids, so that consumers which have applied them ignore them.
+        Messages that are not kept any more are built again from the stored events. Needs the permission
+        `operate`, and a caller for all tenants. Idempotent: may be repeated, also after a failure; messages that
+        were published before a failure stay published.
+
+        Errors:
+        - INVALID_ARGUMENT with TIME_MISSING, TIME_INVALID, RANGE_EMPTY, UUID_INVALID or WRONG_COUNT; with
+        INVALID_ARGUMENT unless exactly one of `range`, `event_ids` and `batch_ids` is set.
+        - FAILED_PRECONDITION with FAILED_PRECONDITION: events of a message were deleted, so that it cannot be
+        built.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -159,7 +219,22 @@ def add_EventsServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EventsService(object):
-    """Reads what was accepted, and sends it again.
+    """Reads events that were accepted, and publishes their messages again.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+    (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+    none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+    bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+    TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+    other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     @staticmethod

@@ -27,57 +27,173 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EventsServiceStub:
-    """Reads what was accepted, and sends it again."""
+    """Reads events that were accepted, and publishes their messages again.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+      (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+      none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+      bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+      TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+      other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EventsServiceAsyncStub: ...
     GetEvent: _grpc.UnaryUnaryMultiCallable[_events_pb2.GetEventRequest, _events_pb2.GetEventResponse]
-    """NOT_FOUND when the tenant has no such event."""
+    """Returns one event with its batch and its corrections, also an event that was retracted. Needs the
+    permission `read`, and `unseal` when `unseal` is set.
+
+    Errors:
+    - NOT_FOUND with NOT_FOUND: the tenant has no such event, or `source` is missing for an id that is not a
+      UUID.
+    - FAILED_PRECONDITION with DATA_SHREDDED: `unseal` is set, the event has sensitive properties, and the
+      keys of the tenant were destroyed.
+    - DATA_LOSS with DATA_TAMPERED: sensitive properties are not those that were stored.
+    """
     ListEvents: _grpc.UnaryUnaryMultiCallable[_events_pb2.ListEventsRequest, _events_pb2.ListEventsResponse]
-    """Lists events in the order of their time: those of a range of time as they stand, or those of some batches as
-    these brought them. A batch of corrections brought the rows that it takes away as well as those that it
-    counts instead.
+    """Lists events in the order of their time: those of a range of time in their current state or, with
+    `batch_ids`, those of some batches as these batches contain them. A batch of corrections contains the old
+    rows, which are `retracted`, and the rows that replace them. Needs the permission `read`, and `unseal`
+    when `unseal` is set.
+
+    Errors:
+    - INVALID_ARGUMENT with TIME_INVALID, RANGE_EMPTY, UUID_INVALID, WRONG_COUNT (too many `batch_ids`) or
+      PAGE_TOKEN_INVALID, for the field that it names.
+    - FAILED_PRECONDITION with DATA_SHREDDED, DATA_LOSS with DATA_TAMPERED: as in GetEvent.
     """
     ExportEvents: _grpc.UnaryStreamMultiCallable[_events_pb2.ExportEventsRequest, _events_pb2.ExportEventsResponse]
-    """Streams the events of a range of time in the order of their time. Every answer can be resumed from."""
+    """Streams the events of a range of time in their current state, in the order of their time. An export that
+    breaks off is resumed after any answer. Needs the permission `read`, and `unseal` when `unseal` is set;
+    the permission `read` is checked again with each answer.
+
+    Errors:
+    - INVALID_ARGUMENT with TIME_INVALID, RANGE_EMPTY or PAGE_TOKEN_INVALID, for the field that it names.
+    - FAILED_PRECONDITION with DATA_SHREDDED, DATA_LOSS with DATA_TAMPERED: as in GetEvent.
+    """
     GetBatches: _grpc.UnaryUnaryMultiCallable[_events_pb2.GetBatchesRequest, _events_pb2.GetBatchesResponse]
-    """Describes batches, with the trace of the call that brought each."""
+    """Returns batches, each with the trace of the call that brought it. Needs the permission `read`.
+
+    Errors: INVALID_ARGUMENT with UUID_INVALID or WRONG_COUNT.
+    """
     GetTotals: _grpc.UnaryUnaryMultiCallable[_events_pb2.GetTotalsRequest, _events_pb2.GetTotalsResponse]
-    """Counts what was accepted, for reconciliation."""
+    """Returns the number of events of a tenant, or of each tenant, for reconciliation with other services.
+    Needs the permission `read`.
+    """
     Replay: _grpc.UnaryUnaryMultiCallable[_events_pb2.ReplayRequest, _events_pb2.ReplayResponse]
-    """Publishes messages again, with their original ids, so that consumers that have them change nothing.
-    Those that are not kept any more are made again from the events. FAILED_PRECONDITION when they cannot be.
-    May be repeated after a failure.
+    """Publishes messages again under their original ids, so that consumers which have applied them ignore them.
+    Messages that are not kept any more are built again from the stored events. Needs the permission
+    `operate`, and a caller for all tenants. Idempotent: may be repeated, also after a failure; messages that
+    were published before a failure stay published.
+
+    Errors:
+    - INVALID_ARGUMENT with TIME_MISSING, TIME_INVALID, RANGE_EMPTY, UUID_INVALID or WRONG_COUNT; with
+      INVALID_ARGUMENT unless exactly one of `range`, `event_ids` and `batch_ids` is set.
+    - FAILED_PRECONDITION with FAILED_PRECONDITION: events of a message were deleted, so that it cannot be
+      built.
     """
 
 @_typing.type_check_only
 class EventsServiceAsyncStub(EventsServiceStub):
-    """Reads what was accepted, and sends it again."""
+    """Reads events that were accepted, and publishes their messages again.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+      (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+      none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+      bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+      TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+      other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetEvent: _aio.UnaryUnaryMultiCallable[_events_pb2.GetEventRequest, _events_pb2.GetEventResponse]  # type: ignore[assignment]
-    """NOT_FOUND when the tenant has no such event."""
+    """Returns one event with its batch and its corrections, also an event that was retracted. Needs the
+    permission `read`, and `unseal` when `unseal` is set.
+
+    Errors:
+    - NOT_FOUND with NOT_FOUND: the tenant has no such event, or `source` is missing for an id that is not a
+      UUID.
+    - FAILED_PRECONDITION with DATA_SHREDDED: `unseal` is set, the event has sensitive properties, and the
+      keys of the tenant were destroyed.
+    - DATA_LOSS with DATA_TAMPERED: sensitive properties are not those that were stored.
+    """
     ListEvents: _aio.UnaryUnaryMultiCallable[_events_pb2.ListEventsRequest, _events_pb2.ListEventsResponse]  # type: ignore[assignment]
-    """Lists events in the order of their time: those of a range of time as they stand, or those of some batches as
-    these brought them. A batch of corrections brought the rows that it takes away as well as those that it
-    counts instead.
+    """Lists events in the order of their time: those of a range of time in their current state or, with
+    `batch_ids`, those of some batches as these batches contain them. A batch of corrections contains the old
+    rows, which are `retracted`, and the rows that replace them. Needs the permission `read`, and `unseal`
+    when `unseal` is set.
+
+    Errors:
+    - INVALID_ARGUMENT with TIME_INVALID, RANGE_EMPTY, UUID_INVALID, WRONG_COUNT (too many `batch_ids`) or
+      PAGE_TOKEN_INVALID, for the field that it names.
+    - FAILED_PRECONDITION with DATA_SHREDDED, DATA_LOSS with DATA_TAMPERED: as in GetEvent.
     """
     ExportEvents: _aio.UnaryStreamMultiCallable[_events_pb2.ExportEventsRequest, _events_pb2.ExportEventsResponse]  # type: ignore[assignment]
-    """Streams the events of a range of time in the order of their time. Every answer can be resumed from."""
+    """Streams the events of a range of time in their current state, in the order of their time. An export that
+    breaks off is resumed after any answer. Needs the permission `read`, and `unseal` when `unseal` is set;
+    the permission `read` is checked again with each answer.
+
+    Errors:
+    - INVALID_ARGUMENT with TIME_INVALID, RANGE_EMPTY or PAGE_TOKEN_INVALID, for the field that it names.
+    - FAILED_PRECONDITION with DATA_SHREDDED, DATA_LOSS with DATA_TAMPERED: as in GetEvent.
+    """
     GetBatches: _aio.UnaryUnaryMultiCallable[_events_pb2.GetBatchesRequest, _events_pb2.GetBatchesResponse]  # type: ignore[assignment]
-    """Describes batches, with the trace of the call that brought each."""
+    """Returns batches, each with the trace of the call that brought it. Needs the permission `read`.
+
+    Errors: INVALID_ARGUMENT with UUID_INVALID or WRONG_COUNT.
+    """
     GetTotals: _aio.UnaryUnaryMultiCallable[_events_pb2.GetTotalsRequest, _events_pb2.GetTotalsResponse]  # type: ignore[assignment]
-    """Counts what was accepted, for reconciliation."""
+    """Returns the number of events of a tenant, or of each tenant, for reconciliation with other services.
+    Needs the permission `read`.
+    """
     Replay: _aio.UnaryUnaryMultiCallable[_events_pb2.ReplayRequest, _events_pb2.ReplayResponse]  # type: ignore[assignment]
-    """Publishes messages again, with their original ids, so that consumers that have them change nothing.
-    Those that are not kept any more are made again from the events. FAILED_PRECONDITION when they cannot be.
-    May be repeated after a failure.
+    """Publishes messages again under their original ids, so that consumers which have applied them ignore them.
+    Messages that are not kept any more are built again from the stored events. Needs the permission
+    `operate`, and a caller for all tenants. Idempotent: may be repeated, also after a failure; messages that
+    were published before a failure stay published.
+
+    Errors:
+    - INVALID_ARGUMENT with TIME_MISSING, TIME_INVALID, RANGE_EMPTY, UUID_INVALID or WRONG_COUNT; with
+      INVALID_ARGUMENT unless exactly one of `range`, `event_ids` and `batch_ids` is set.
+    - FAILED_PRECONDITION with FAILED_PRECONDITION: events of a message were deleted, so that it cannot be
+      built.
     """
 
 class EventsServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Reads what was accepted, and sends it again."""
+    """Reads events that were accepted, and publishes their messages again.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+      (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+      none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+      bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+      TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+      other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
+    """
 
     @_abc_1.abstractmethod
     def GetEvent(
@@ -85,7 +201,16 @@ class EventsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _events_pb2.GetEventRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_events_pb2.GetEventResponse, _abc.Awaitable[_events_pb2.GetEventResponse]]:
-        """NOT_FOUND when the tenant has no such event."""
+        """Returns one event with its batch and its corrections, also an event that was retracted. Needs the
+        permission `read`, and `unseal` when `unseal` is set.
+
+        Errors:
+        - NOT_FOUND with NOT_FOUND: the tenant has no such event, or `source` is missing for an id that is not a
+          UUID.
+        - FAILED_PRECONDITION with DATA_SHREDDED: `unseal` is set, the event has sensitive properties, and the
+          keys of the tenant were destroyed.
+        - DATA_LOSS with DATA_TAMPERED: sensitive properties are not those that were stored.
+        """
 
     @_abc_1.abstractmethod
     def ListEvents(
@@ -93,9 +218,15 @@ class EventsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _events_pb2.ListEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_events_pb2.ListEventsResponse, _abc.Awaitable[_events_pb2.ListEventsResponse]]:
-        """Lists events in the order of their time: those of a range of time as they stand, or those of some batches as
-        these brought them. A batch of corrections brought the rows that it takes away as well as those that it
-        counts instead.
+        """Lists events in the order of their time: those of a range of time in their current state or, with
+        `batch_ids`, those of some batches as these batches contain them. A batch of corrections contains the old
+        rows, which are `retracted`, and the rows that replace them. Needs the permission `read`, and `unseal`
+        when `unseal` is set.
+
+        Errors:
+        - INVALID_ARGUMENT with TIME_INVALID, RANGE_EMPTY, UUID_INVALID, WRONG_COUNT (too many `batch_ids`) or
+          PAGE_TOKEN_INVALID, for the field that it names.
+        - FAILED_PRECONDITION with DATA_SHREDDED, DATA_LOSS with DATA_TAMPERED: as in GetEvent.
         """
 
     @_abc_1.abstractmethod
@@ -104,7 +235,14 @@ class EventsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _events_pb2.ExportEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_events_pb2.ExportEventsResponse], _abc.AsyncIterator[_events_pb2.ExportEventsResponse]]:
-        """Streams the events of a range of time in the order of their time. Every answer can be resumed from."""
+        """Streams the events of a range of time in their current state, in the order of their time. An export that
+        breaks off is resumed after any answer. Needs the permission `read`, and `unseal` when `unseal` is set;
+        the permission `read` is checked again with each answer.
+
+        Errors:
+        - INVALID_ARGUMENT with TIME_INVALID, RANGE_EMPTY or PAGE_TOKEN_INVALID, for the field that it names.
+        - FAILED_PRECONDITION with DATA_SHREDDED, DATA_LOSS with DATA_TAMPERED: as in GetEvent.
+        """
 
     @_abc_1.abstractmethod
     def GetBatches(
@@ -112,7 +250,10 @@ class EventsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _events_pb2.GetBatchesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_events_pb2.GetBatchesResponse, _abc.Awaitable[_events_pb2.GetBatchesResponse]]:
-        """Describes batches, with the trace of the call that brought each."""
+        """Returns batches, each with the trace of the call that brought it. Needs the permission `read`.
+
+        Errors: INVALID_ARGUMENT with UUID_INVALID or WRONG_COUNT.
+        """
 
     @_abc_1.abstractmethod
     def GetTotals(
@@ -120,7 +261,9 @@ class EventsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _events_pb2.GetTotalsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_events_pb2.GetTotalsResponse, _abc.Awaitable[_events_pb2.GetTotalsResponse]]:
-        """Counts what was accepted, for reconciliation."""
+        """Returns the number of events of a tenant, or of each tenant, for reconciliation with other services.
+        Needs the permission `read`.
+        """
 
     @_abc_1.abstractmethod
     def Replay(
@@ -128,9 +271,16 @@ class EventsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _events_pb2.ReplayRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_events_pb2.ReplayResponse, _abc.Awaitable[_events_pb2.ReplayResponse]]:
-        """Publishes messages again, with their original ids, so that consumers that have them change nothing.
-        Those that are not kept any more are made again from the events. FAILED_PRECONDITION when they cannot be.
-        May be repeated after a failure.
+        """Publishes messages again under their original ids, so that consumers which have applied them ignore them.
+        Messages that are not kept any more are built again from the stored events. Needs the permission
+        `operate`, and a caller for all tenants. Idempotent: may be repeated, also after a failure; messages that
+        were published before a failure stay published.
+
+        Errors:
+        - INVALID_ARGUMENT with TIME_MISSING, TIME_INVALID, RANGE_EMPTY, UUID_INVALID or WRONG_COUNT; with
+          INVALID_ARGUMENT unless exactly one of `range`, `event_ids` and `batch_ids` is set.
+        - FAILED_PRECONDITION with FAILED_PRECONDITION: events of a message were deleted, so that it cannot be
+          built.
         """
 
 def add_EventsServiceServicer_to_server(servicer: EventsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -27,22 +27,31 @@ class _LimitOrigin:
 class _LimitOriginEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LimitOrigin.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     LIMIT_ORIGIN_UNSPECIFIED: _LimitOrigin.ValueType  # 0
+    """Never answered."""
     LIMIT_ORIGIN_NONE: _LimitOrigin.ValueType  # 1
     """Neither the tenant nor its plan has limits."""
     LIMIT_ORIGIN_PLAN: _LimitOrigin.ValueType  # 2
+    """The limits of the tenant's plan hold."""
     LIMIT_ORIGIN_TENANT: _LimitOrigin.ValueType  # 3
+    """The tenant's own limits hold."""
 
-class LimitOrigin(_LimitOrigin, metaclass=_LimitOriginEnumTypeWrapper): ...
+class LimitOrigin(_LimitOrigin, metaclass=_LimitOriginEnumTypeWrapper):
+    """Where the limits of a tenant come from."""
 
 LIMIT_ORIGIN_UNSPECIFIED: LimitOrigin.ValueType  # 0
+"""Never answered."""
 LIMIT_ORIGIN_NONE: LimitOrigin.ValueType  # 1
 """Neither the tenant nor its plan has limits."""
 LIMIT_ORIGIN_PLAN: LimitOrigin.ValueType  # 2
+"""The limits of the tenant's plan hold."""
 LIMIT_ORIGIN_TENANT: LimitOrigin.ValueType  # 3
+"""The tenant's own limits hold."""
 Global___LimitOrigin: _TypeAlias = LimitOrigin  # noqa: Y015
 
 @_typing.final
 class Limits(_message.Message):
+    """What a tenant may use of the service."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENTS_PER_SECOND_FIELD_NUMBER: _builtins.int
@@ -51,23 +60,28 @@ class Limits(_message.Message):
     MAX_SERIES_FIELD_NUMBER: _builtins.int
     MAX_SUBJECTS_FIELD_NUMBER: _builtins.int
     events_per_second: _builtins.int
-    """How many events a second may be reported for long. 0: any number."""
+    """Events a second that may be reported in the long run: at most 1,000,000,000. 0: any number."""
     burst: _builtins.int
-    """How many events may come at once after a quiet time. 0: as many as in a second.
-
-    A call is taken whole as long as anything is left, and what it takes beyond that is paid by waiting.
+    """Events that may be reported at once after a quiet time: at most 1,000,000,000, and only with
+    `events_per_second`. 0: as many as `events_per_second`. A call is accepted as a whole while any event is
+    left; events that it has beyond that are waited for before the next call.
     """
     weight: _builtins.int
-    """The tenant's share of capture when there is more to do than can be done, by comparison with the other
-    tenants that are there then; at most 1,000. 0: 1.
+    """The tenant's share of capture under overload, relative to the weights of the other tenants that report
+    then: at most 1,000. 0: 1.
     """
     max_series: _builtins.int
-    """How many series, which are combinations of type and dimensions, and how many subjects of the tenant are
-    kept; at most 1,000,000,000. They are kept for ever. An event that brings a new one beyond that is
-    rejected (SERIES_QUOTA, SUBJECT_QUOTA), and can be replayed from quarantine once the quota was raised.
-    0: as many as the service allows a tenant. A quota below what there is takes nothing away.
+    """Series, which are combinations of type and dimensions, that are stored for the tenant: at most
+    1,000,000,000. Series are stored for ever. An event with a new series beyond the limit is rejected
+    (SERIES_QUOTA), and can be replayed from quarantine after the limit was raised. A limit below what is
+    stored deletes nothing. 0: as many as the service allows (METERLINE_MAX_SERIES_PER_TENANT, 100,000 by
+    default).
     """
     max_subjects: _builtins.int
+    """Subjects that are stored for the tenant: at most 1,000,000,000, by the same rules. An event with a new
+    subject beyond the limit is rejected (SUBJECT_QUOTA). 0: as many as the service allows
+    (METERLINE_MAX_SUBJECTS_PER_TENANT, 1,000,000 by default).
+    """
     def __init__(
         self,
         *,
@@ -87,6 +101,8 @@ Global___Limits: _TypeAlias = Limits  # noqa: Y015
 
 @_typing.final
 class PlanLimits(_message.Message):
+    """The limits of a plan."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PLAN_FIELD_NUMBER: _builtins.int
@@ -94,11 +110,17 @@ class PlanLimits(_message.Message):
     CHANGED_BY_FIELD_NUMBER: _builtins.int
     CHANGED_AT_FIELD_NUMBER: _builtins.int
     plan: _builtins.str
+    """Name of the plan."""
     changed_by: _builtins.str
+    """Who changed them last. May be empty."""
     @_builtins.property
-    def limits(self) -> Global___Limits: ...
+    def limits(self) -> Global___Limits:
+        """The limits, with defaults filled in."""
+
     @_builtins.property
-    def changed_at(self) -> _timestamp_pb2.Timestamp: ...
+    def changed_at(self) -> _timestamp_pb2.Timestamp:
+        """When they were changed last, by the database's clock."""
+
     def __init__(
         self,
         *,
@@ -117,16 +139,23 @@ Global___PlanLimits: _TypeAlias = PlanLimits  # noqa: Y015
 
 @_typing.final
 class PutPlanLimitsRequest(_message.Message):
+    """The limits that a plan gets."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PLAN_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     CHANGED_BY_FIELD_NUMBER: _builtins.int
     plan: _builtins.str
+    """Required. Name of the plan, as tenants have it in `Tenant.plan` of identity: 1 to 255 characters. It need
+    not have tenants.
+    """
     changed_by: _builtins.str
-    """Who makes the change. At most 128 characters."""
+    """Who makes the change: at most 128 characters. May be empty."""
     @_builtins.property
-    def limits(self) -> Global___Limits: ...
+    def limits(self) -> Global___Limits:
+        """The limits. Not set: the same as with all fields 0."""
+
     def __init__(
         self,
         *,
@@ -144,11 +173,15 @@ Global___PutPlanLimitsRequest: _TypeAlias = PutPlanLimitsRequest  # noqa: Y015
 
 @_typing.final
 class PutPlanLimitsResponse(_message.Message):
+    """The limits after the change."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PLAN_LIMITS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def plan_limits(self) -> Global___PlanLimits: ...
+    def plan_limits(self) -> Global___PlanLimits:
+        """The plan's limits."""
+
     def __init__(
         self,
         *,
@@ -164,6 +197,8 @@ Global___PutPlanLimitsResponse: _TypeAlias = PutPlanLimitsResponse  # noqa: Y015
 
 @_typing.final
 class ListPlanLimitsRequest(_message.Message):
+    """Asks for all plans; there are no filters and no pages."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -179,12 +214,14 @@ Global___ListPlanLimitsRequest: _TypeAlias = ListPlanLimitsRequest  # noqa: Y015
 
 @_typing.final
 class ListPlanLimitsResponse(_message.Message):
+    """The limits of all plans that have any."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PLAN_LIMITS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def plan_limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanLimits]:
-        """By plan."""
+        """In the order of the names of plans."""
 
     def __init__(
         self,
@@ -201,16 +238,23 @@ Global___ListPlanLimitsResponse: _TypeAlias = ListPlanLimitsResponse  # noqa: Y0
 
 @_typing.final
 class PutTenantLimitsRequest(_message.Message):
+    """The limits that a tenant gets."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     CHANGED_BY_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant that gets the limits: 1 to 63 lower-case letters, digits and `-`, no `-`
+    first or last.
+    """
     changed_by: _builtins.str
-    """Who makes the change. At most 128 characters."""
+    """Who makes the change: at most 128 characters. May be empty."""
     @_builtins.property
-    def limits(self) -> Global___Limits: ...
+    def limits(self) -> Global___Limits:
+        """The limits. Not set: the same as with all fields 0, so that the plan's limits do not hold for the tenant."""
+
     def __init__(
         self,
         *,
@@ -228,12 +272,14 @@ Global___PutTenantLimitsRequest: _TypeAlias = PutTenantLimitsRequest  # noqa: Y0
 
 @_typing.final
 class PutTenantLimitsResponse(_message.Message):
+    """The limits after the change."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     LIMITS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def limits(self) -> Global___Limits:
-        """As they hold now."""
+        """The tenant's own limits, with defaults filled in."""
 
     def __init__(
         self,
@@ -250,13 +296,18 @@ Global___PutTenantLimitsResponse: _TypeAlias = PutTenantLimitsResponse  # noqa: 
 
 @_typing.final
 class DeleteTenantLimitsRequest(_message.Message):
+    """Whose own limits are deleted."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     CHANGED_BY_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant that has the limits: 1 to 63 lower-case letters, digits and `-`, no `-`
+    first or last.
+    """
     changed_by: _builtins.str
-    """Who makes the change. At most 128 characters."""
+    """Who makes the change: at most 128 characters. May be empty."""
     def __init__(
         self,
         *,
@@ -273,6 +324,8 @@ Global___DeleteTenantLimitsRequest: _TypeAlias = DeleteTenantLimitsRequest  # no
 
 @_typing.final
 class DeleteTenantLimitsResponse(_message.Message):
+    """Empty: the tenant has no limits of its own."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -288,10 +341,15 @@ Global___DeleteTenantLimitsResponse: _TypeAlias = DeleteTenantLimitsResponse  # 
 
 @_typing.final
 class GetTenantLimitsRequest(_message.Message):
+    """Whose limits are read."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant whose limits are read: 1 to 63 lower-case letters, digits and `-`, no `-`
+    first or last.
+    """
     def __init__(
         self,
         *,
@@ -307,6 +365,8 @@ Global___GetTenantLimitsRequest: _TypeAlias = GetTenantLimitsRequest  # noqa: Y0
 
 @_typing.final
 class GetTenantLimitsResponse(_message.Message):
+    """The limits of a tenant, and how much of them is used."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     LIMITS_FIELD_NUMBER: _builtins.int
@@ -314,18 +374,19 @@ class GetTenantLimitsResponse(_message.Message):
     LEFT_FIELD_NUMBER: _builtins.int
     KEPT_FIELD_NUMBER: _builtins.int
     origin: Global___LimitOrigin.ValueType
+    """Where they come from."""
     left: _builtins.int
-    """How many events are left of the burst, without what replicas have set aside for what comes next. Less
-    than 0: more was taken than there was, and calls are refused until that is made up. Not set when
-    nothing limits the tenant.
+    """Events that are left of `burst`, without those that replicas have reserved for the next calls. Less than
+    0: a call had more events than were left, and further calls are refused until the difference has been
+    waited for. Not set when `events_per_second` is 0.
     """
     @_builtins.property
     def limits(self) -> Global___Limits:
-        """As they hold now."""
+        """The limits that hold for the tenant."""
 
     @_builtins.property
     def kept(self) -> Global___Kept:
-        """What the tenant has of what is kept for ever, and may have."""
+        """The series and subjects that are stored, and may be."""
 
     def __init__(
         self,
@@ -347,6 +408,8 @@ Global___GetTenantLimitsResponse: _TypeAlias = GetTenantLimitsResponse  # noqa: 
 
 @_typing.final
 class Kept(_message.Message):
+    """How many series and subjects of a tenant are stored for ever."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SERIES_FIELD_NUMBER: _builtins.int
@@ -354,12 +417,13 @@ class Kept(_message.Message):
     SUBJECTS_FIELD_NUMBER: _builtins.int
     MAX_SUBJECTS_FIELD_NUMBER: _builtins.int
     series: _builtins.int
-    """Combinations of type and dimensions."""
+    """Series that are stored: combinations of type and dimensions."""
     max_series: _builtins.int
-    """By the limits, else by the service."""
+    """Series that may be stored, by the tenant's limits or else by the service's settings."""
     subjects: _builtins.int
+    """Subjects that are stored."""
     max_subjects: _builtins.int
-    """By the limits, else by the service."""
+    """Subjects that may be stored, by the tenant's limits or else by the service's settings."""
     def __init__(
         self,
         *,

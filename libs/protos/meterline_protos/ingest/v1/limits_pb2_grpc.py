@@ -26,8 +26,24 @@ if _version_not_supported:
 
 
 class LimitsServiceStub(object):
-    """How much tenants may report, and how much of them is kept. A tenant has the limits that were put for itself, else those of its plan,
-    else none. A change is known to every replica within seconds.
+    """Sets how many events tenants may report, and how many of their series and subjects are stored. A tenant has
+    its own limits, when there are any; otherwise those of its plan; otherwise none. Every replica knows of a
+    change within about two seconds.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+    (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+    none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+    bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+    TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+    other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     def __init__(self, channel):
@@ -64,39 +80,65 @@ class LimitsServiceStub(object):
 
 
 class LimitsServiceServicer(object):
-    """How much tenants may report, and how much of them is kept. A tenant has the limits that were put for itself, else those of its plan,
-    else none. A change is known to every replica within seconds.
+    """Sets how many events tenants may report, and how many of their series and subjects are stored. A tenant has
+    its own limits, when there are any; otherwise those of its plan; otherwise none. Every replica knows of a
+    change within about two seconds.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+    (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+    none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+    bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+    TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+    other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     def PutPlanLimits(self, request, context):
-        """Sets the limits of every tenant of a plan that has none of its own. Idempotent.
+        """Sets the limits of all tenants of a plan that have none of their own, in place of the plan's former
+        limits. Needs the permission `operate`, and a caller for all tenants. Idempotent.
+
+        Errors: INVALID_ARGUMENT with INVALID_ARGUMENT: a field breaks its rule.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListPlanLimits(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Lists the limits of all plans that have any. Needs the permission `operate`, and a caller for all
+        tenants.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PutTenantLimits(self, request, context):
-        """Sets the limits of one tenant, in place of its plan's. Idempotent.
+        """Sets the limits of one tenant, which then hold in place of its plan's, all of them: a field that is 0 is
+        not taken from the plan. Needs the permission `operate`, and a caller for all tenants. Idempotent.
+
+        Errors: INVALID_ARGUMENT with INVALID_ARGUMENT: a field breaks its rule.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteTenantLimits(self, request, context):
-        """Takes a tenant's own limits away, so that its plan's hold again. Idempotent.
+        """Deletes a tenant's own limits, so that its plan's hold again. Needs the permission `operate`, and a
+        caller for all tenants. Idempotent: also for a tenant without limits of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTenantLimits(self, request, context):
-        """Tells the limits of a tenant, where they come from, and how much is left of them.
+        """Returns the limits of a tenant, where they come from, and how much of them is left. Needs the permission
+        `read`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,8 +181,24 @@ def add_LimitsServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LimitsService(object):
-    """How much tenants may report, and how much of them is kept. A tenant has the limits that were put for itself, else those of its plan,
-    else none. A change is known to every replica within seconds.
+    """Sets how many events tenants may report, and how many of their series and subjects are stored. A tenant has
+    its own limits, when there are any; otherwise those of its plan; otherwise none. Every replica knows of a
+    change within about two seconds.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+    (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+    none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+    bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+    TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+    other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     @staticmethod

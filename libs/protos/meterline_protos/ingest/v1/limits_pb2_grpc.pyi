@@ -27,8 +27,24 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class LimitsServiceStub:
-    """How much tenants may report, and how much of them is kept. A tenant has the limits that were put for itself, else those of its plan,
-    else none. A change is known to every replica within seconds.
+    """Sets how many events tenants may report, and how many of their series and subjects are stored. A tenant has
+    its own limits, when there are any; otherwise those of its plan; otherwise none. Every replica knows of a
+    change within about two seconds.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+      (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+      none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+      bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+      TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+      other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     @_typing.overload
@@ -36,35 +52,97 @@ class LimitsServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> LimitsServiceAsyncStub: ...
     PutPlanLimits: _grpc.UnaryUnaryMultiCallable[_limits_pb2.PutPlanLimitsRequest, _limits_pb2.PutPlanLimitsResponse]
-    """Sets the limits of every tenant of a plan that has none of its own. Idempotent."""
+    """Sets the limits of all tenants of a plan that have none of their own, in place of the plan's former
+    limits. Needs the permission `operate`, and a caller for all tenants. Idempotent.
+
+    Errors: INVALID_ARGUMENT with INVALID_ARGUMENT: a field breaks its rule.
+    """
     ListPlanLimits: _grpc.UnaryUnaryMultiCallable[_limits_pb2.ListPlanLimitsRequest, _limits_pb2.ListPlanLimitsResponse]
+    """Lists the limits of all plans that have any. Needs the permission `operate`, and a caller for all
+    tenants.
+    """
     PutTenantLimits: _grpc.UnaryUnaryMultiCallable[_limits_pb2.PutTenantLimitsRequest, _limits_pb2.PutTenantLimitsResponse]
-    """Sets the limits of one tenant, in place of its plan's. Idempotent."""
+    """Sets the limits of one tenant, which then hold in place of its plan's, all of them: a field that is 0 is
+    not taken from the plan. Needs the permission `operate`, and a caller for all tenants. Idempotent.
+
+    Errors: INVALID_ARGUMENT with INVALID_ARGUMENT: a field breaks its rule.
+    """
     DeleteTenantLimits: _grpc.UnaryUnaryMultiCallable[_limits_pb2.DeleteTenantLimitsRequest, _limits_pb2.DeleteTenantLimitsResponse]
-    """Takes a tenant's own limits away, so that its plan's hold again. Idempotent."""
+    """Deletes a tenant's own limits, so that its plan's hold again. Needs the permission `operate`, and a
+    caller for all tenants. Idempotent: also for a tenant without limits of its own.
+    """
     GetTenantLimits: _grpc.UnaryUnaryMultiCallable[_limits_pb2.GetTenantLimitsRequest, _limits_pb2.GetTenantLimitsResponse]
-    """Tells the limits of a tenant, where they come from, and how much is left of them."""
+    """Returns the limits of a tenant, where they come from, and how much of them is left. Needs the permission
+    `read`.
+    """
 
 @_typing.type_check_only
 class LimitsServiceAsyncStub(LimitsServiceStub):
-    """How much tenants may report, and how much of them is kept. A tenant has the limits that were put for itself, else those of its plan,
-    else none. A change is known to every replica within seconds.
+    """Sets how many events tenants may report, and how many of their series and subjects are stored. A tenant has
+    its own limits, when there are any; otherwise those of its plan; otherwise none. Every replica knows of a
+    change within about two seconds.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+      (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+      none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+      bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+      TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+      other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PutPlanLimits: _aio.UnaryUnaryMultiCallable[_limits_pb2.PutPlanLimitsRequest, _limits_pb2.PutPlanLimitsResponse]  # type: ignore[assignment]
-    """Sets the limits of every tenant of a plan that has none of its own. Idempotent."""
+    """Sets the limits of all tenants of a plan that have none of their own, in place of the plan's former
+    limits. Needs the permission `operate`, and a caller for all tenants. Idempotent.
+
+    Errors: INVALID_ARGUMENT with INVALID_ARGUMENT: a field breaks its rule.
+    """
     ListPlanLimits: _aio.UnaryUnaryMultiCallable[_limits_pb2.ListPlanLimitsRequest, _limits_pb2.ListPlanLimitsResponse]  # type: ignore[assignment]
+    """Lists the limits of all plans that have any. Needs the permission `operate`, and a caller for all
+    tenants.
+    """
     PutTenantLimits: _aio.UnaryUnaryMultiCallable[_limits_pb2.PutTenantLimitsRequest, _limits_pb2.PutTenantLimitsResponse]  # type: ignore[assignment]
-    """Sets the limits of one tenant, in place of its plan's. Idempotent."""
+    """Sets the limits of one tenant, which then hold in place of its plan's, all of them: a field that is 0 is
+    not taken from the plan. Needs the permission `operate`, and a caller for all tenants. Idempotent.
+
+    Errors: INVALID_ARGUMENT with INVALID_ARGUMENT: a field breaks its rule.
+    """
     DeleteTenantLimits: _aio.UnaryUnaryMultiCallable[_limits_pb2.DeleteTenantLimitsRequest, _limits_pb2.DeleteTenantLimitsResponse]  # type: ignore[assignment]
-    """Takes a tenant's own limits away, so that its plan's hold again. Idempotent."""
+    """Deletes a tenant's own limits, so that its plan's hold again. Needs the permission `operate`, and a
+    caller for all tenants. Idempotent: also for a tenant without limits of its own.
+    """
     GetTenantLimits: _aio.UnaryUnaryMultiCallable[_limits_pb2.GetTenantLimitsRequest, _limits_pb2.GetTenantLimitsResponse]  # type: ignore[assignment]
-    """Tells the limits of a tenant, where they come from, and how much is left of them."""
+    """Returns the limits of a tenant, where they come from, and how much of them is left. Needs the permission
+    `read`.
+    """
 
 class LimitsServiceServicer(metaclass=_abc_1.ABCMeta):
-    """How much tenants may report, and how much of them is kept. A tenant has the limits that were put for itself, else those of its plan,
-    else none. A change is known to every replica within seconds.
+    """Sets how many events tenants may report, and how many of their series and subjects are stored. A tenant has
+    its own limits, when there are any; otherwise those of its plan; otherwise none. Every replica knows of a
+    change within about two seconds.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+      (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+      none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+      bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+      TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+      other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     @_abc_1.abstractmethod
@@ -73,14 +151,21 @@ class LimitsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _limits_pb2.PutPlanLimitsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_limits_pb2.PutPlanLimitsResponse, _abc.Awaitable[_limits_pb2.PutPlanLimitsResponse]]:
-        """Sets the limits of every tenant of a plan that has none of its own. Idempotent."""
+        """Sets the limits of all tenants of a plan that have none of their own, in place of the plan's former
+        limits. Needs the permission `operate`, and a caller for all tenants. Idempotent.
+
+        Errors: INVALID_ARGUMENT with INVALID_ARGUMENT: a field breaks its rule.
+        """
 
     @_abc_1.abstractmethod
     def ListPlanLimits(
         self,
         request: _limits_pb2.ListPlanLimitsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_limits_pb2.ListPlanLimitsResponse, _abc.Awaitable[_limits_pb2.ListPlanLimitsResponse]]: ...
+    ) -> _typing.Union[_limits_pb2.ListPlanLimitsResponse, _abc.Awaitable[_limits_pb2.ListPlanLimitsResponse]]:
+        """Lists the limits of all plans that have any. Needs the permission `operate`, and a caller for all
+        tenants.
+        """
 
     @_abc_1.abstractmethod
     def PutTenantLimits(
@@ -88,7 +173,11 @@ class LimitsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _limits_pb2.PutTenantLimitsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_limits_pb2.PutTenantLimitsResponse, _abc.Awaitable[_limits_pb2.PutTenantLimitsResponse]]:
-        """Sets the limits of one tenant, in place of its plan's. Idempotent."""
+        """Sets the limits of one tenant, which then hold in place of its plan's, all of them: a field that is 0 is
+        not taken from the plan. Needs the permission `operate`, and a caller for all tenants. Idempotent.
+
+        Errors: INVALID_ARGUMENT with INVALID_ARGUMENT: a field breaks its rule.
+        """
 
     @_abc_1.abstractmethod
     def DeleteTenantLimits(
@@ -96,7 +185,9 @@ class LimitsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _limits_pb2.DeleteTenantLimitsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_limits_pb2.DeleteTenantLimitsResponse, _abc.Awaitable[_limits_pb2.DeleteTenantLimitsResponse]]:
-        """Takes a tenant's own limits away, so that its plan's hold again. Idempotent."""
+        """Deletes a tenant's own limits, so that its plan's hold again. Needs the permission `operate`, and a
+        caller for all tenants. Idempotent: also for a tenant without limits of its own.
+        """
 
     @_abc_1.abstractmethod
     def GetTenantLimits(
@@ -104,6 +195,8 @@ class LimitsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _limits_pb2.GetTenantLimitsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_limits_pb2.GetTenantLimitsResponse, _abc.Awaitable[_limits_pb2.GetTenantLimitsResponse]]:
-        """Tells the limits of a tenant, where they come from, and how much is left of them."""
+        """Returns the limits of a tenant, where they come from, and how much of them is left. Needs the permission
+        `read`.
+        """
 
 def add_LimitsServiceServicer_to_server(servicer: LimitsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

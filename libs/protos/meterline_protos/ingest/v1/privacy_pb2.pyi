@@ -27,16 +27,25 @@ class _KeyPurpose:
 class _KeyPurposeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyPurpose.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     KEY_PURPOSE_UNSPECIFIED: _KeyPurpose.ValueType  # 0
+    """Never answered."""
     KEY_PURPOSE_SEALING: _KeyPurpose.ValueType  # 1
+    """The key encrypts and decrypts values."""
     KEY_PURPOSE_FINGERPRINTS: _KeyPurpose.ValueType  # 2
-    """Compares sealed data without opening them. Never rotates."""
+    """The key makes fingerprints, by which encrypted values are compared without decrypting them. It is never
+    replaced.
+    """
 
-class KeyPurpose(_KeyPurpose, metaclass=_KeyPurposeEnumTypeWrapper): ...
+class KeyPurpose(_KeyPurpose, metaclass=_KeyPurposeEnumTypeWrapper):
+    """What a key is used for."""
 
 KEY_PURPOSE_UNSPECIFIED: KeyPurpose.ValueType  # 0
+"""Never answered."""
 KEY_PURPOSE_SEALING: KeyPurpose.ValueType  # 1
+"""The key encrypts and decrypts values."""
 KEY_PURPOSE_FINGERPRINTS: KeyPurpose.ValueType  # 2
-"""Compares sealed data without opening them. Never rotates."""
+"""The key makes fingerprints, by which encrypted values are compared without decrypting them. It is never
+replaced.
+"""
 Global___KeyPurpose: _TypeAlias = KeyPurpose  # noqa: Y015
 
 class _KeyState:
@@ -46,24 +55,31 @@ class _KeyState:
 class _KeyStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     KEY_STATE_UNSPECIFIED: _KeyState.ValueType  # 0
+    """Never answered."""
     KEY_STATE_CURRENT: _KeyState.ValueType  # 1
+    """The key is in use."""
     KEY_STATE_RETIRED: _KeyState.ValueType  # 2
-    """Seals nothing new, and opens what it sealed."""
+    """The key encrypts nothing new, and decrypts what it encrypted."""
     KEY_STATE_SHREDDED: _KeyState.ValueType  # 3
-    """Destroyed."""
+    """The key was destroyed."""
 
-class KeyState(_KeyState, metaclass=_KeyStateEnumTypeWrapper): ...
+class KeyState(_KeyState, metaclass=_KeyStateEnumTypeWrapper):
+    """Whether a key is in use."""
 
 KEY_STATE_UNSPECIFIED: KeyState.ValueType  # 0
+"""Never answered."""
 KEY_STATE_CURRENT: KeyState.ValueType  # 1
+"""The key is in use."""
 KEY_STATE_RETIRED: KeyState.ValueType  # 2
-"""Seals nothing new, and opens what it sealed."""
+"""The key encrypts nothing new, and decrypts what it encrypted."""
 KEY_STATE_SHREDDED: KeyState.ValueType  # 3
-"""Destroyed."""
+"""The key was destroyed."""
 Global___KeyState: _TypeAlias = KeyState  # noqa: Y015
 
 @_typing.final
 class DataKey(_message.Message):
+    """A key of a tenant, without its secret."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_ID_FIELD_NUMBER: _builtins.int
@@ -75,21 +91,26 @@ class DataKey(_message.Message):
     RETIRED_AT_FIELD_NUMBER: _builtins.int
     RESEALED_AT_FIELD_NUMBER: _builtins.int
     key_id: _builtins.int
+    """Number of the key among those of the tenant: 0 for fingerprints, from 1 on for sealing."""
     purpose: Global___KeyPurpose.ValueType
+    """What it is used for."""
     state: Global___KeyState.ValueType
+    """Whether it is in use."""
     master_key_id: _builtins.str
-    """The master key that wraps it."""
+    """Id of the master key that encrypts it (METERLINE_MASTER_KEYS). May be empty for a destroyed key."""
     sealed: _builtins.int
-    """About how many values it has sealed."""
+    """About how many values it has encrypted: counted every METERLINE_KEY_UPKEEP_SECONDS (15 by default)."""
     @_builtins.property
-    def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was made, by the database's clock."""
+
     @_builtins.property
     def retired_at(self) -> _timestamp_pb2.Timestamp:
-        """When it was retired or destroyed."""
+        """When it was retired, or destroyed without having been retired. Not set while it is current."""
 
     @_builtins.property
     def resealed_at(self) -> _timestamp_pb2.Timestamp:
-        """Since when no stored value needs it any more."""
+        """Since when no stored value needs it any more. Not set while any may."""
 
     def __init__(
         self,
@@ -113,6 +134,8 @@ Global___DataKey: _TypeAlias = DataKey  # noqa: Y015
 
 @_typing.final
 class RotateTenantKeyRequest(_message.Message):
+    """Whose key is replaced."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
@@ -120,12 +143,17 @@ class RotateTenantKeyRequest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     FROM_KEY_ID_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant whose key is replaced: 1 to 63 lower-case letters, digits and `-`, no `-`
+    first or last.
+    """
     requested_by: _builtins.str
-    """Who asks. At most 128 characters."""
+    """Required. Who asks, for the audit log: 1 to 128 characters, not only white space."""
     reason: _builtins.str
-    """At most 500 characters."""
+    """Required. Why, for the audit log: 1 to 500 characters, not only white space."""
     from_key_id: _builtins.int
-    """Rotates only while this key is current, so that a call may be repeated. 0: whichever is."""
+    """Number of the key that is replaced: when another one is current, nothing is changed, so that the call may
+    be repeated. 0: whichever is current.
+    """
     def __init__(
         self,
         *,
@@ -144,12 +172,14 @@ Global___RotateTenantKeyRequest: _TypeAlias = RotateTenantKeyRequest  # noqa: Y0
 
 @_typing.final
 class RotateTenantKeyResponse(_message.Message):
+    """The keys after the change."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     DATA_KEYS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def data_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___DataKey]:
-        """All keys of the tenant as they are now."""
+        """All keys of the tenant, in the order of their numbers."""
 
     def __init__(
         self,
@@ -166,16 +196,21 @@ Global___RotateTenantKeyResponse: _TypeAlias = RotateTenantKeyResponse  # noqa: 
 
 @_typing.final
 class ShredTenantRequest(_message.Message):
+    """Whose keys are destroyed."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant whose keys are destroyed: 1 to 63 lower-case letters, digits and `-`, no `-`
+    first or last.
+    """
     requested_by: _builtins.str
-    """Who asks. At most 128 characters."""
+    """Required. Who asks, for the audit log: 1 to 128 characters, not only white space."""
     reason: _builtins.str
-    """At most 500 characters."""
+    """Required. Why, for the audit log: 1 to 500 characters, not only white space."""
     def __init__(
         self,
         *,
@@ -193,11 +228,13 @@ Global___ShredTenantRequest: _TypeAlias = ShredTenantRequest  # noqa: Y015
 
 @_typing.final
 class ShredTenantResponse(_message.Message):
+    """How many keys were destroyed."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     DESTROYED_FIELD_NUMBER: _builtins.int
     destroyed: _builtins.int
-    """0 when there was none left."""
+    """Number of keys that this call destroyed. 0 when the tenant had none, or they were destroyed before."""
     def __init__(
         self,
         *,
@@ -213,10 +250,15 @@ Global___ShredTenantResponse: _TypeAlias = ShredTenantResponse  # noqa: Y015
 
 @_typing.final
 class ListDataKeysRequest(_message.Message):
+    """Whose keys are listed."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant whose keys are listed: 1 to 63 lower-case letters, digits and `-`, no `-`
+    first or last.
+    """
     def __init__(
         self,
         *,
@@ -232,11 +274,17 @@ Global___ListDataKeysRequest: _TypeAlias = ListDataKeysRequest  # noqa: Y015
 
 @_typing.final
 class ListDataKeysResponse(_message.Message):
+    """All keys of a tenant; there are no pages."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     DATA_KEYS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def data_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___DataKey]: ...
+    def data_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___DataKey]:
+        """In the order of their numbers, destroyed ones included. Empty before anything was encrypted for the
+        tenant.
+        """
+
     def __init__(
         self,
         *,

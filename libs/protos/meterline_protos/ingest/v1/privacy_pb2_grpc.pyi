@@ -27,8 +27,23 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PrivacyServiceStub:
-    """Keys that sensitive data of tenants are sealed under. What is sealed can be read as long as its key exists.
-    Every change is in the audit log. Other replicas notice a change within two seconds.
+    """Manages the keys that sensitive values of tenants are encrypted with. A value can be decrypted as long as
+    its key exists. Every change is in the audit log. Every replica knows of a change within two seconds.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+      (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+      none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+      bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+      TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+      other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     @_typing.overload
@@ -36,37 +51,87 @@ class PrivacyServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PrivacyServiceAsyncStub: ...
     RotateTenantKey: _grpc.UnaryUnaryMultiCallable[_privacy_pb2.RotateTenantKeyRequest, _privacy_pb2.RotateTenantKeyResponse]
-    """Makes a new key, which seals from a few seconds later on. Earlier keys open what they sealed, until it
-    has been sealed anew in the background. FAILED_PRECONDITION when the tenant's keys were destroyed.
+    """Makes a new key, which encrypts from about five seconds later on. Earlier keys still decrypt what they
+    encrypted, until those values are encrypted again with the new key in the background. Keys are also
+    replaced by the service itself, after METERLINE_DATA_KEY_MAX_AGE_DAYS (90 by default) and after 2^30
+    values. A tenant without keys gets its first ones. Needs the permission `operate`. Idempotent with
+    `from_key_id`.
+
+    Errors:
+    - FAILED_PRECONDITION with DATA_SHREDDED: the keys of the tenant were destroyed.
+    - ABORTED with ABORTED: the tenant's first keys are made at the same time. Repeat.
     """
     ShredTenant: _grpc.UnaryUnaryMultiCallable[_privacy_pb2.ShredTenantRequest, _privacy_pb2.ShredTenantResponse]
-    """Destroys all keys of a tenant, and with them everything that is sealed. Cannot be undone; nothing can be
-    sealed for the tenant afterwards. Idempotent. FAILED_PRECONDITION while a legal hold is in force.
+    """Destroys all keys of a tenant, so that nobody can decrypt its sensitive values and its events in
+    quarantine any more. Cannot be undone; nothing can be encrypted for the tenant afterwards, and events
+    with sensitive properties are rejected (TENANT_SHREDDED). Needs the permission `operate`. Idempotent.
+
+    Errors: FAILED_PRECONDITION with FAILED_PRECONDITION: a legal hold is in force (RetentionService).
     """
     ListDataKeys: _grpc.UnaryUnaryMultiCallable[_privacy_pb2.ListDataKeysRequest, _privacy_pb2.ListDataKeysResponse]
-    """Lists a tenant's keys by number, never what is in them."""
+    """Lists a tenant's keys, without what is secret in them. Needs the permission `operate`."""
 
 @_typing.type_check_only
 class PrivacyServiceAsyncStub(PrivacyServiceStub):
-    """Keys that sensitive data of tenants are sealed under. What is sealed can be read as long as its key exists.
-    Every change is in the audit log. Other replicas notice a change within two seconds.
+    """Manages the keys that sensitive values of tenants are encrypted with. A value can be decrypted as long as
+    its key exists. Every change is in the audit log. Every replica knows of a change within two seconds.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+      (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+      none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+      bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+      TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+      other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RotateTenantKey: _aio.UnaryUnaryMultiCallable[_privacy_pb2.RotateTenantKeyRequest, _privacy_pb2.RotateTenantKeyResponse]  # type: ignore[assignment]
-    """Makes a new key, which seals from a few seconds later on. Earlier keys open what they sealed, until it
-    has been sealed anew in the background. FAILED_PRECONDITION when the tenant's keys were destroyed.
+    """Makes a new key, which encrypts from about five seconds later on. Earlier keys still decrypt what they
+    encrypted, until those values are encrypted again with the new key in the background. Keys are also
+    replaced by the service itself, after METERLINE_DATA_KEY_MAX_AGE_DAYS (90 by default) and after 2^30
+    values. A tenant without keys gets its first ones. Needs the permission `operate`. Idempotent with
+    `from_key_id`.
+
+    Errors:
+    - FAILED_PRECONDITION with DATA_SHREDDED: the keys of the tenant were destroyed.
+    - ABORTED with ABORTED: the tenant's first keys are made at the same time. Repeat.
     """
     ShredTenant: _aio.UnaryUnaryMultiCallable[_privacy_pb2.ShredTenantRequest, _privacy_pb2.ShredTenantResponse]  # type: ignore[assignment]
-    """Destroys all keys of a tenant, and with them everything that is sealed. Cannot be undone; nothing can be
-    sealed for the tenant afterwards. Idempotent. FAILED_PRECONDITION while a legal hold is in force.
+    """Destroys all keys of a tenant, so that nobody can decrypt its sensitive values and its events in
+    quarantine any more. Cannot be undone; nothing can be encrypted for the tenant afterwards, and events
+    with sensitive properties are rejected (TENANT_SHREDDED). Needs the permission `operate`. Idempotent.
+
+    Errors: FAILED_PRECONDITION with FAILED_PRECONDITION: a legal hold is in force (RetentionService).
     """
     ListDataKeys: _aio.UnaryUnaryMultiCallable[_privacy_pb2.ListDataKeysRequest, _privacy_pb2.ListDataKeysResponse]  # type: ignore[assignment]
-    """Lists a tenant's keys by number, never what is in them."""
+    """Lists a tenant's keys, without what is secret in them. Needs the permission `operate`."""
 
 class PrivacyServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keys that sensitive data of tenants are sealed under. What is sealed can be read as long as its key exists.
-    Every change is in the audit log. Other replicas notice a change within two seconds.
+    """Manages the keys that sensitive values of tenants are encrypted with. A value can be decrypted as long as
+    its key exists. Every change is in the audit log. Every replica knows of a change within two seconds.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+      (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+      none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+      bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+      TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+      other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     @_abc_1.abstractmethod
@@ -75,8 +140,15 @@ class PrivacyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _privacy_pb2.RotateTenantKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_privacy_pb2.RotateTenantKeyResponse, _abc.Awaitable[_privacy_pb2.RotateTenantKeyResponse]]:
-        """Makes a new key, which seals from a few seconds later on. Earlier keys open what they sealed, until it
-        has been sealed anew in the background. FAILED_PRECONDITION when the tenant's keys were destroyed.
+        """Makes a new key, which encrypts from about five seconds later on. Earlier keys still decrypt what they
+        encrypted, until those values are encrypted again with the new key in the background. Keys are also
+        replaced by the service itself, after METERLINE_DATA_KEY_MAX_AGE_DAYS (90 by default) and after 2^30
+        values. A tenant without keys gets its first ones. Needs the permission `operate`. Idempotent with
+        `from_key_id`.
+
+        Errors:
+        - FAILED_PRECONDITION with DATA_SHREDDED: the keys of the tenant were destroyed.
+        - ABORTED with ABORTED: the tenant's first keys are made at the same time. Repeat.
         """
 
     @_abc_1.abstractmethod
@@ -85,8 +157,11 @@ class PrivacyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _privacy_pb2.ShredTenantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_privacy_pb2.ShredTenantResponse, _abc.Awaitable[_privacy_pb2.ShredTenantResponse]]:
-        """Destroys all keys of a tenant, and with them everything that is sealed. Cannot be undone; nothing can be
-        sealed for the tenant afterwards. Idempotent. FAILED_PRECONDITION while a legal hold is in force.
+        """Destroys all keys of a tenant, so that nobody can decrypt its sensitive values and its events in
+        quarantine any more. Cannot be undone; nothing can be encrypted for the tenant afterwards, and events
+        with sensitive properties are rejected (TENANT_SHREDDED). Needs the permission `operate`. Idempotent.
+
+        Errors: FAILED_PRECONDITION with FAILED_PRECONDITION: a legal hold is in force (RetentionService).
         """
 
     @_abc_1.abstractmethod
@@ -95,6 +170,6 @@ class PrivacyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _privacy_pb2.ListDataKeysRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_privacy_pb2.ListDataKeysResponse, _abc.Awaitable[_privacy_pb2.ListDataKeysResponse]]:
-        """Lists a tenant's keys by number, never what is in them."""
+        """Lists a tenant's keys, without what is secret in them. Needs the permission `operate`."""
 
 def add_PrivacyServiceServicer_to_server(servicer: PrivacyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

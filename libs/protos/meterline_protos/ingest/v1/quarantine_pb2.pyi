@@ -29,22 +29,25 @@ class _QuarantineStage:
 class _QuarantineStageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_QuarantineStage.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     QUARANTINE_STAGE_UNSPECIFIED: _QuarantineStage.ValueType  # 0
+    """Not set: in a filter, any stage. Never answered."""
     QUARANTINE_STAGE_READ: _QuarantineStage.ValueType  # 1
-    """A field could not be read."""
+    """Reading: a field could not be read."""
     QUARANTINE_STAGE_VALIDATE: _QuarantineStage.ValueType  # 2
-    """The event breaks a rule of its type, or one of all events."""
+    """Validation: the event breaks a rule of its type, or one of all events."""
     QUARANTINE_STAGE_ENRICH: _QuarantineStage.ValueType  # 3
-    """An entry of the catalogue was missing."""
+    """Enrichment: an entry of the catalogue was missing."""
 
-class QuarantineStage(_QuarantineStage, metaclass=_QuarantineStageEnumTypeWrapper): ...
+class QuarantineStage(_QuarantineStage, metaclass=_QuarantineStageEnumTypeWrapper):
+    """The step of capture that rejected an event."""
 
 QUARANTINE_STAGE_UNSPECIFIED: QuarantineStage.ValueType  # 0
+"""Not set: in a filter, any stage. Never answered."""
 QUARANTINE_STAGE_READ: QuarantineStage.ValueType  # 1
-"""A field could not be read."""
+"""Reading: a field could not be read."""
 QUARANTINE_STAGE_VALIDATE: QuarantineStage.ValueType  # 2
-"""The event breaks a rule of its type, or one of all events."""
+"""Validation: the event breaks a rule of its type, or one of all events."""
 QUARANTINE_STAGE_ENRICH: QuarantineStage.ValueType  # 3
-"""An entry of the catalogue was missing."""
+"""Enrichment: an entry of the catalogue was missing."""
 Global___QuarantineStage: _TypeAlias = QuarantineStage  # noqa: Y015
 
 class _QuarantineState:
@@ -54,28 +57,39 @@ class _QuarantineState:
 class _QuarantineStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_QuarantineState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     QUARANTINE_STATE_UNSPECIFIED: _QuarantineState.ValueType  # 0
+    """Not set: in a request, the same as WAITING. Never answered."""
     QUARANTINE_STATE_WAITING: _QuarantineState.ValueType  # 1
+    """The entry waits to be replayed or discarded."""
     QUARANTINE_STATE_REPLAYED: _QuarantineState.ValueType  # 2
+    """A replay found that the event is accepted, then or before."""
     QUARANTINE_STATE_DISCARDED: _QuarantineState.ValueType  # 3
+    """The entry was discarded."""
     QUARANTINE_STATE_SHREDDED: _QuarantineState.ValueType  # 4
-    """Waiting for nothing: the tenant's keys were destroyed, so that its content is gone. Cannot be asked for;
-    such entries are among those that wait.
+    """The entry waits, and cannot be replayed, because the keys of the tenant were destroyed. Answered only:
+    such entries are listed among those that are WAITING.
     """
 
-class QuarantineState(_QuarantineState, metaclass=_QuarantineStateEnumTypeWrapper): ...
+class QuarantineState(_QuarantineState, metaclass=_QuarantineStateEnumTypeWrapper):
+    """What became of an entry."""
 
 QUARANTINE_STATE_UNSPECIFIED: QuarantineState.ValueType  # 0
+"""Not set: in a request, the same as WAITING. Never answered."""
 QUARANTINE_STATE_WAITING: QuarantineState.ValueType  # 1
+"""The entry waits to be replayed or discarded."""
 QUARANTINE_STATE_REPLAYED: QuarantineState.ValueType  # 2
+"""A replay found that the event is accepted, then or before."""
 QUARANTINE_STATE_DISCARDED: QuarantineState.ValueType  # 3
+"""The entry was discarded."""
 QUARANTINE_STATE_SHREDDED: QuarantineState.ValueType  # 4
-"""Waiting for nothing: the tenant's keys were destroyed, so that its content is gone. Cannot be asked for;
-such entries are among those that wait.
+"""The entry waits, and cannot be replayed, because the keys of the tenant were destroyed. Answered only:
+such entries are listed among those that are WAITING.
 """
 Global___QuarantineState: _TypeAlias = QuarantineState  # noqa: Y015
 
 @_typing.final
 class QuarantinedEvent(_message.Message):
+    """A rejected event, without its contents."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     QUARANTINE_ID_FIELD_NUMBER: _builtins.int
@@ -95,37 +109,48 @@ class QuarantinedEvent(_message.Message):
     SETTLED_AT_FIELD_NUMBER: _builtins.int
     SETTLED_BY_FIELD_NUMBER: _builtins.int
     quarantine_id: _builtins.str
-    """32 hexadecimal digits."""
+    """Identifies the entry: 32 hexadecimal digits."""
     source: _builtins.str
+    """What sent the event."""
     event_id: _builtins.str
-    """As sent, cut to 128 and 64 characters."""
+    """The event's id as it was sent: the first 128 characters, each NUL as U+FFFD. May be empty."""
     event_type: _builtins.str
+    """The event's type as it was sent: the first 64 characters, each NUL as U+FFFD. May be empty."""
     stage: Global___QuarantineStage.ValueType
+    """The step that rejected it last."""
     reason: _builtins.str
-    """As in EventOutcome: why it was rejected last."""
+    """Why it was rejected last: a reason of `EventOutcome.reason`, or INTERNAL_FAULT where a fault of the
+    service prevented it from being stored, or PAYLOAD_UNREADABLE where a replay could not read it.
+    """
     field: _builtins.str
+    """The field at fault, for example `quantities.miles`: its first 128 characters."""
     rule: _builtins.str
+    """The rule that the field breaks, in words, for people. The wording may change."""
     attempts: _builtins.int
-    """How many times it was received."""
+    """Number of times that it was received."""
     state: Global___QuarantineState.ValueType
+    """What became of the entry."""
     settled_by: _builtins.str
+    """Who replayed or discarded it: `requested_by` of that call. Empty while it waits."""
     @_builtins.property
     def received_at(self) -> _timestamp_pb2.Timestamp:
-        """When it was received first and last."""
+        """When it was first received, by the service's clock."""
 
     @_builtins.property
-    def last_received_at(self) -> _timestamp_pb2.Timestamp: ...
+    def last_received_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was last received, by the service's clock. Replays do not count."""
+
     @_builtins.property
     def sent_at(self) -> _timestamp_pb2.Timestamp:
-        """The caller's clock when it was sent first."""
+        """The caller's clock when the event was first sent. Not set when the call did not say."""
 
     @_builtins.property
     def trace(self) -> _types_pb2.TraceContext:
-        """The trace of the call that brought it first."""
+        """Trace of the call that brought it first."""
 
     @_builtins.property
     def settled_at(self) -> _timestamp_pb2.Timestamp:
-        """When it was replayed or discarded, and by whom."""
+        """When it was replayed or discarded. Not set while it waits."""
 
     def __init__(
         self,
@@ -157,6 +182,8 @@ Global___QuarantinedEvent: _TypeAlias = QuarantinedEvent  # noqa: Y015
 
 @_typing.final
 class QuarantineFilter(_message.Message):
+    """Chooses entries. Filters that are set must all fit; without any, all entries fit."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_TYPE_FIELD_NUMBER: _builtins.int
@@ -166,14 +193,18 @@ class QuarantineFilter(_message.Message):
     STAGE_FIELD_NUMBER: _builtins.int
     RECEIVED_FIELD_NUMBER: _builtins.int
     event_type: _builtins.str
-    """Each lets only entries with exactly this value through, when set."""
+    """Only entries with exactly this type. Empty: any."""
     reason: _builtins.str
+    """Only entries with exactly this reason. Empty: any."""
     field: _builtins.str
+    """Only entries with exactly this field at fault. Empty: any."""
     source: _builtins.str
+    """Only entries that exactly this source sent. Empty: any."""
     stage: Global___QuarantineStage.ValueType
+    """Only entries that this step rejected. Not set: any."""
     @_builtins.property
     def received(self) -> _types_pb2.TimeRange:
-        """Only entries that were received first in this range, when set."""
+        """Only entries that were first received in this range of time. Not set: at any time."""
 
     def __init__(
         self,
@@ -195,6 +226,8 @@ Global___QuarantineFilter: _TypeAlias = QuarantineFilter  # noqa: Y015
 
 @_typing.final
 class ListQuarantinedRequest(_message.Message):
+    """Which entries are listed."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
@@ -203,13 +236,19 @@ class ListQuarantinedRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant whose entries are listed: 1 to 63 lower-case letters, digits and `-`, no `-`
+    first or last.
+    """
     state: Global___QuarantineState.ValueType
-    """WAITING when not set."""
+    """Only entries in this state: WAITING, REPLAYED or DISCARDED. Not set: WAITING."""
     page_size: _builtins.int
-    """At most 1,000; 100 when not set."""
+    """Most entries of a page, 1 to 1,000. 0: 100. More than 1,000 counts as 1,000."""
     page_token: _builtins.str
+    """`next_page_token` of the previous page, with all other fields unchanged. Empty: the first page."""
     @_builtins.property
-    def filter(self) -> Global___QuarantineFilter: ...
+    def filter(self) -> Global___QuarantineFilter:
+        """Only entries that fit. Not set: all."""
+
     def __init__(
         self,
         *,
@@ -229,17 +268,21 @@ Global___ListQuarantinedRequest: _TypeAlias = ListQuarantinedRequest  # noqa: Y0
 
 @_typing.final
 class ListQuarantinedResponse(_message.Message):
+    """A page of entries."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ENTRIES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page."""
+    """`page_token` of the next page. Empty on the last page."""
     waiting: _builtins.int
-    """All of the tenant that wait, whatever the filter."""
+    """Number of entries of the tenant that wait, whatever the filter."""
     @_builtins.property
-    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuarantinedEvent]: ...
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuarantinedEvent]:
+        """The one that was first received first comes first."""
+
     def __init__(
         self,
         *,
@@ -257,6 +300,8 @@ Global___ListQuarantinedResponse: _TypeAlias = ListQuarantinedResponse  # noqa: 
 
 @_typing.final
 class GetQuarantinedRequest(_message.Message):
+    """Which entry is read."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
@@ -265,11 +310,23 @@ class GetQuarantinedRequest(_message.Message):
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant that has the entry: 1 to 63 lower-case letters, digits and `-`, no `-` first
+    or last.
+    """
     quarantine_id: _builtins.str
+    """Required. Id of the entry: 32 hexadecimal digits, also in groups as of a UUID."""
     unseal: _builtins.bool
-    """Shows everything. Noted in the audit log, hence by whom and why."""
+    """Whether all values are shown, also sensitive ones. Needs the permission `unseal`, and the audit log says
+    so.
+    """
     requested_by: _builtins.str
+    """Who asks, for the audit log: 1 to 128 characters, not only white space. Required with `unseal`, otherwise
+    ignored.
+    """
     reason: _builtins.str
+    """Why, for the audit log: 1 to 500 characters, not only white space. Required with `unseal`, otherwise
+    ignored.
+    """
     def __init__(
         self,
         *,
@@ -289,6 +346,8 @@ Global___GetQuarantinedRequest: _TypeAlias = GetQuarantinedRequest  # noqa: Y015
 
 @_typing.final
 class GetQuarantinedResponse(_message.Message):
+    """An entry and its event."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ENTRY_FIELD_NUMBER: _builtins.int
@@ -296,18 +355,21 @@ class GetQuarantinedResponse(_message.Message):
     HIDDEN_FIELDS_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
     payload: _builtins.bytes
-    """The bytes as they are kept, a serialised Event. Only with `unseal`."""
+    """The bytes that are stored: a serialised Event. Only with `unseal`."""
     @_builtins.property
-    def entry(self) -> Global___QuarantinedEvent: ...
+    def entry(self) -> Global___QuarantinedEvent:
+        """The entry."""
+
     @_builtins.property
     def event(self) -> _capture_pb2.Event:
-        """As received. Without `unseal` only values are shown that the type declares, and not as sensitive: whatever
-        else is in the wrong place may be sensitive too. Not set when it cannot be read as an event.
+        """The event as it was received. Without `unseal`, its dimensions, quantities and properties are only those
+        that the type declares, without sensitive ones: a value under a wrong name may be sensitive too. Not set
+        when it cannot be read as an event, or the keys of the tenant were destroyed.
         """
 
     @_builtins.property
     def hidden_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Fields whose values are not shown, for example `properties.email`."""
+        """Names of the values that are not shown, for example `properties.email`. Empty with `unseal`."""
 
     def __init__(
         self,
@@ -327,13 +389,15 @@ Global___GetQuarantinedResponse: _TypeAlias = GetQuarantinedResponse  # noqa: Y0
 
 @_typing.final
 class QuarantineIds(_message.Message):
-    """Up to 1,000 ids of entries."""
+    """Entries by their ids."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     QUARANTINE_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def quarantine_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def quarantine_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Required. Ids of entries, as in GetQuarantinedRequest: 1 to 1,000."""
+
     def __init__(
         self,
         *,
@@ -349,7 +413,7 @@ Global___QuarantineIds: _TypeAlias = QuarantineIds  # noqa: Y015
 
 @_typing.final
 class EverythingQuarantined(_message.Message):
-    """All entries of a tenant that wait."""
+    """Says that all waiting entries of a tenant are meant."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -366,6 +430,8 @@ Global___EverythingQuarantined: _TypeAlias = EverythingQuarantined  # noqa: Y015
 
 @_typing.final
 class ReplayQuarantinedRequest(_message.Message):
+    """Which entries are replayed."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
@@ -376,20 +442,29 @@ class ReplayQuarantinedRequest(_message.Message):
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant that has the entries: 1 to 63 lower-case letters, digits and `-`, no `-`
+    first or last.
+    """
     dry_run: _builtins.bool
-    """Judges only, and changes nothing. Does not look whether an event was accepted before: one that was, and whose
-    time is out of bounds, is told to be rejected.
+    """Whether to change nothing, and answer what would be. A dry run does not look at quotas and at what was
+    accepted before: an event that was, and whose time is out of bounds by now, is answered as rejected.
     """
     requested_by: _builtins.str
-    """Who asks. At most 128 characters."""
+    """Required. Who asks, for the audit log: 1 to 128 characters, not only white space."""
     reason: _builtins.str
-    """At most 500 characters."""
+    """Required. Why, for the audit log: 1 to 500 characters, not only white space."""
     @_builtins.property
-    def ids(self) -> Global___QuarantineIds: ...
+    def ids(self) -> Global___QuarantineIds:
+        """Those with these ids."""
+
     @_builtins.property
-    def filter(self) -> Global___QuarantineFilter: ...
+    def filter(self) -> Global___QuarantineFilter:
+        """Those that fit; all, when no filter is set."""
+
     @_builtins.property
-    def everything(self) -> Global___EverythingQuarantined: ...
+    def everything(self) -> Global___EverythingQuarantined:
+        """All."""
+
     def __init__(
         self,
         *,
@@ -413,6 +488,8 @@ Global___ReplayQuarantinedRequest: _TypeAlias = ReplayQuarantinedRequest  # noqa
 
 @_typing.final
 class ReplayQuarantinedResponse(_message.Message):
+    """What became of the entries, or would in a dry run."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ACCEPTED_FIELD_NUMBER: _builtins.int
@@ -422,15 +499,18 @@ class ReplayQuarantinedResponse(_message.Message):
     OUTCOMES_FIELD_NUMBER: _builtins.int
     REPLAY_ID_FIELD_NUMBER: _builtins.int
     accepted: _builtins.int
+    """Events that were accepted."""
     duplicate: _builtins.int
+    """Events that were accepted before with the same contents."""
     conflict: _builtins.int
-    """Still waiting."""
+    """Events whose id was accepted before with other contents. They still wait."""
     rejected: _builtins.int
+    """Events that were rejected again. They still wait."""
     replay_id: _builtins.str
-    """In the audit log with every part of this replay. UUID."""
+    """UUID of this replay, which its entries of the audit log have in their details. Empty in a dry run."""
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplayOutcome]:
-        """Of those that still wait, the first 1,000."""
+        """The first 1,000 of the entries that still wait."""
 
     def __init__(
         self,
@@ -452,6 +532,8 @@ Global___ReplayQuarantinedResponse: _TypeAlias = ReplayQuarantinedResponse  # no
 
 @_typing.final
 class ReplayOutcome(_message.Message):
+    """Why an entry still waits."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     QUARANTINE_ID_FIELD_NUMBER: _builtins.int
@@ -461,12 +543,19 @@ class ReplayOutcome(_message.Message):
     FIELD_FIELD_NUMBER: _builtins.int
     RULE_FIELD_NUMBER: _builtins.int
     quarantine_id: _builtins.str
+    """Id of the entry: 32 hexadecimal digits."""
     event_id: _builtins.str
+    """The event's id, as in QuarantinedEvent."""
     outcome: _capture_pb2.Outcome.ValueType
+    """Conflict or rejected."""
     reason: _builtins.str
-    """As in EventOutcome, or `PAYLOAD_UNREADABLE` when what is stored is not what was kept."""
+    """Why, as a stable code: a reason of `EventOutcome.reason`, or PAYLOAD_UNREADABLE (the stored bytes are not
+    those that were kept).
+    """
     field: _builtins.str
+    """The field at fault, for example `quantities.miles`."""
     rule: _builtins.str
+    """The rule that the field breaks, in words, for people. The wording may change."""
     def __init__(
         self,
         *,
@@ -487,6 +576,8 @@ Global___ReplayOutcome: _TypeAlias = ReplayOutcome  # noqa: Y015
 
 @_typing.final
 class DiscardQuarantinedRequest(_message.Message):
+    """Which entries are discarded."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
@@ -496,16 +587,25 @@ class DiscardQuarantinedRequest(_message.Message):
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant that has the entries: 1 to 63 lower-case letters, digits and `-`, no `-`
+    first or last.
+    """
     requested_by: _builtins.str
-    """Who asks. At most 128 characters."""
+    """Required. Who asks, for the audit log: 1 to 128 characters, not only white space."""
     reason: _builtins.str
-    """At most 500 characters."""
+    """Required. Why, for the audit log: 1 to 500 characters, not only white space."""
     @_builtins.property
-    def ids(self) -> Global___QuarantineIds: ...
+    def ids(self) -> Global___QuarantineIds:
+        """Those with these ids."""
+
     @_builtins.property
-    def filter(self) -> Global___QuarantineFilter: ...
+    def filter(self) -> Global___QuarantineFilter:
+        """Those that fit; all, when no filter is set."""
+
     @_builtins.property
-    def everything(self) -> Global___EverythingQuarantined: ...
+    def everything(self) -> Global___EverythingQuarantined:
+        """All."""
+
     def __init__(
         self,
         *,
@@ -528,10 +628,13 @@ Global___DiscardQuarantinedRequest: _TypeAlias = DiscardQuarantinedRequest  # no
 
 @_typing.final
 class DiscardQuarantinedResponse(_message.Message):
+    """How many entries were discarded."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     DISCARDED_FIELD_NUMBER: _builtins.int
     discarded: _builtins.int
+    """Number of entries that this call discarded."""
     def __init__(
         self,
         *,

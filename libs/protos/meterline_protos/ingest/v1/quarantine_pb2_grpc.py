@@ -26,10 +26,27 @@ if _version_not_supported:
 
 
 class QuarantineServiceStub(object):
-    """Events that capture rejected, kept as they were received until they are replayed or discarded.
+    """Keeps events that capture rejected, encrypted as they were received, until they are replayed or discarded.
 
     An event that is rejected again, in a retry or otherwise, is the same entry: same tenant, source and
-    content. Entries that were settled are forgotten after 30 days.
+    contents. Entries wait for METERLINE_QUARANTINE_DAYS (by default for ever). Entries that were replayed or
+    discarded are deleted after 30 days, or earlier where the tenant's entries fill three quarters of
+    METERLINE_MAX_QUARANTINED_BYTES_PER_TENANT (1 GiB by default).
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+    (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+    none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+    bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+    TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+    other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     def __init__(self, channel):
@@ -61,39 +78,75 @@ class QuarantineServiceStub(object):
 
 
 class QuarantineServiceServicer(object):
-    """Events that capture rejected, kept as they were received until they are replayed or discarded.
+    """Keeps events that capture rejected, encrypted as they were received, until they are replayed or discarded.
 
     An event that is rejected again, in a retry or otherwise, is the same entry: same tenant, source and
-    content. Entries that were settled are forgotten after 30 days.
+    contents. Entries wait for METERLINE_QUARANTINE_DAYS (by default for ever). Entries that were replayed or
+    discarded are deleted after 30 days, or earlier where the tenant's entries fill three quarters of
+    METERLINE_MAX_QUARANTINED_BYTES_PER_TENANT (1 GiB by default).
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+    (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+    none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+    bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+    TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+    other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     def ListQuarantined(self, request, context):
-        """Lists entries in the order of their first receipt: those that wait, unless another state is asked for.
+        """Lists entries in the order in which they were first received. Needs the permission `quarantine`.
+
+        Errors: INVALID_ARGUMENT with TIME_INVALID, RANGE_EMPTY or PAGE_TOKEN_INVALID; with INVALID_ARGUMENT for
+        a `state` or stage that cannot be asked for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetQuarantined(self, request, context):
-        """NOT_FOUND when the tenant has no such entry. Without content when the tenant's keys were destroyed.
+        """Returns one entry with its event. Needs the permission `quarantine`, and `unseal` when `unseal` is set.
+        When the keys of the tenant were destroyed, the entry is returned without its event.
+
+        Errors:
+        - INVALID_ARGUMENT with UUID_INVALID: `quarantine_id`.
+        - NOT_FOUND with NOT_FOUND: the tenant has no such entry.
+        - FAILED_PRECONDITION with DATA_SHREDDED: `unseal` is set, and the keys of the tenant were destroyed.
+        - DATA_LOSS with DATA_TAMPERED: the event is not the one that was stored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReplayQuarantined(self, request, context):
-        """Lets capture judge entries that wait once more, as of their first receipt: age and the correction of
-        clocks come out as they would have then. What is accepted, or was accepted before, is marked as replayed;
-        what is still bad waits on with its new reason. May be repeated, also after it broke off: an event
-        counts once, by its id. RESOURCE_EXHAUSTED with RetryInfo when capture is busy: what was done stands.
-        FAILED_PRECONDITION when the tenant's keys were destroyed. Ids of entries that do not wait are passed over.
+        """Sends waiting entries through capture again, as if they were received when they were first: age and the
+        correction of clocks come out as they would have then. What is accepted, or was accepted before, is
+        marked as replayed; what is still rejected, or is a conflict, waits on with its new reason. Entries that
+        do not wait are ignored. Needs the permission `quarantine`. Idempotent: may be repeated, also after it
+        broke off, since an event counts once by its id.
+
+        Errors:
+        - INVALID_ARGUMENT with UUID_INVALID, WRONG_COUNT, TIME_INVALID or RANGE_EMPTY.
+        - FAILED_PRECONDITION with DATA_SHREDDED: the keys of the tenant were destroyed.
+        - RESOURCE_EXHAUSTED with OVERLOADED: capture is busy; RetryInfo. Entries that were replayed until then
+        stay so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DiscardQuarantined(self, request, context):
-        """Gives up on entries that wait. May be repeated.
+        """Discards waiting entries: they are not replayed any more. Entries that do not wait are ignored. An event
+        that is rejected again after that waits again. Needs the permission `quarantine`. Idempotent.
+
+        Errors: INVALID_ARGUMENT with UUID_INVALID, WRONG_COUNT, TIME_INVALID or RANGE_EMPTY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,10 +184,27 @@ def add_QuarantineServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class QuarantineService(object):
-    """Events that capture rejected, kept as they were received until they are replayed or discarded.
+    """Keeps events that capture rejected, encrypted as they were received, until they are replayed or discarded.
 
     An event that is rejected again, in a retry or otherwise, is the same entry: same tenant, source and
-    content. Entries that were settled are forgotten after 30 days.
+    contents. Entries wait for METERLINE_QUARANTINE_DAYS (by default for ever). Entries that were replayed or
+    discarded are deleted after 30 days, or earlier where the tenant's entries fill three quarters of
+    METERLINE_MAX_QUARANTINED_BYTES_PER_TENANT (1 GiB by default).
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+    (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+    none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+    bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+    TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+    other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     @staticmethod

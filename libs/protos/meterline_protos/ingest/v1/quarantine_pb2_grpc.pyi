@@ -27,10 +27,27 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class QuarantineServiceStub:
-    """Events that capture rejected, kept as they were received until they are replayed or discarded.
+    """Keeps events that capture rejected, encrypted as they were received, until they are replayed or discarded.
 
     An event that is rejected again, in a retry or otherwise, is the same entry: same tenant, source and
-    content. Entries that were settled are forgotten after 30 days.
+    contents. Entries wait for METERLINE_QUARANTINE_DAYS (by default for ever). Entries that were replayed or
+    discarded are deleted after 30 days, or earlier where the tenant's entries fill three quarters of
+    METERLINE_MAX_QUARANTINED_BYTES_PER_TENANT (1 GiB by default).
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+      (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+      none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+      bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+      TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+      other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     @_typing.overload
@@ -38,47 +55,125 @@ class QuarantineServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> QuarantineServiceAsyncStub: ...
     ListQuarantined: _grpc.UnaryUnaryMultiCallable[_quarantine_pb2.ListQuarantinedRequest, _quarantine_pb2.ListQuarantinedResponse]
-    """Lists entries in the order of their first receipt: those that wait, unless another state is asked for."""
+    """Lists entries in the order in which they were first received. Needs the permission `quarantine`.
+
+    Errors: INVALID_ARGUMENT with TIME_INVALID, RANGE_EMPTY or PAGE_TOKEN_INVALID; with INVALID_ARGUMENT for
+    a `state` or stage that cannot be asked for.
+    """
     GetQuarantined: _grpc.UnaryUnaryMultiCallable[_quarantine_pb2.GetQuarantinedRequest, _quarantine_pb2.GetQuarantinedResponse]
-    """NOT_FOUND when the tenant has no such entry. Without content when the tenant's keys were destroyed."""
+    """Returns one entry with its event. Needs the permission `quarantine`, and `unseal` when `unseal` is set.
+    When the keys of the tenant were destroyed, the entry is returned without its event.
+
+    Errors:
+    - INVALID_ARGUMENT with UUID_INVALID: `quarantine_id`.
+    - NOT_FOUND with NOT_FOUND: the tenant has no such entry.
+    - FAILED_PRECONDITION with DATA_SHREDDED: `unseal` is set, and the keys of the tenant were destroyed.
+    - DATA_LOSS with DATA_TAMPERED: the event is not the one that was stored.
+    """
     ReplayQuarantined: _grpc.UnaryUnaryMultiCallable[_quarantine_pb2.ReplayQuarantinedRequest, _quarantine_pb2.ReplayQuarantinedResponse]
-    """Lets capture judge entries that wait once more, as of their first receipt: age and the correction of
-    clocks come out as they would have then. What is accepted, or was accepted before, is marked as replayed;
-    what is still bad waits on with its new reason. May be repeated, also after it broke off: an event
-    counts once, by its id. RESOURCE_EXHAUSTED with RetryInfo when capture is busy: what was done stands.
-    FAILED_PRECONDITION when the tenant's keys were destroyed. Ids of entries that do not wait are passed over.
+    """Sends waiting entries through capture again, as if they were received when they were first: age and the
+    correction of clocks come out as they would have then. What is accepted, or was accepted before, is
+    marked as replayed; what is still rejected, or is a conflict, waits on with its new reason. Entries that
+    do not wait are ignored. Needs the permission `quarantine`. Idempotent: may be repeated, also after it
+    broke off, since an event counts once by its id.
+
+    Errors:
+    - INVALID_ARGUMENT with UUID_INVALID, WRONG_COUNT, TIME_INVALID or RANGE_EMPTY.
+    - FAILED_PRECONDITION with DATA_SHREDDED: the keys of the tenant were destroyed.
+    - RESOURCE_EXHAUSTED with OVERLOADED: capture is busy; RetryInfo. Entries that were replayed until then
+      stay so.
     """
     DiscardQuarantined: _grpc.UnaryUnaryMultiCallable[_quarantine_pb2.DiscardQuarantinedRequest, _quarantine_pb2.DiscardQuarantinedResponse]
-    """Gives up on entries that wait. May be repeated."""
+    """Discards waiting entries: they are not replayed any more. Entries that do not wait are ignored. An event
+    that is rejected again after that waits again. Needs the permission `quarantine`. Idempotent.
+
+    Errors: INVALID_ARGUMENT with UUID_INVALID, WRONG_COUNT, TIME_INVALID or RANGE_EMPTY.
+    """
 
 @_typing.type_check_only
 class QuarantineServiceAsyncStub(QuarantineServiceStub):
-    """Events that capture rejected, kept as they were received until they are replayed or discarded.
+    """Keeps events that capture rejected, encrypted as they were received, until they are replayed or discarded.
 
     An event that is rejected again, in a retry or otherwise, is the same entry: same tenant, source and
-    content. Entries that were settled are forgotten after 30 days.
+    contents. Entries wait for METERLINE_QUARANTINE_DAYS (by default for ever). Entries that were replayed or
+    discarded are deleted after 30 days, or earlier where the tenant's entries fill three quarters of
+    METERLINE_MAX_QUARANTINED_BYTES_PER_TENANT (1 GiB by default).
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+      (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+      none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+      bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+      TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+      other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListQuarantined: _aio.UnaryUnaryMultiCallable[_quarantine_pb2.ListQuarantinedRequest, _quarantine_pb2.ListQuarantinedResponse]  # type: ignore[assignment]
-    """Lists entries in the order of their first receipt: those that wait, unless another state is asked for."""
+    """Lists entries in the order in which they were first received. Needs the permission `quarantine`.
+
+    Errors: INVALID_ARGUMENT with TIME_INVALID, RANGE_EMPTY or PAGE_TOKEN_INVALID; with INVALID_ARGUMENT for
+    a `state` or stage that cannot be asked for.
+    """
     GetQuarantined: _aio.UnaryUnaryMultiCallable[_quarantine_pb2.GetQuarantinedRequest, _quarantine_pb2.GetQuarantinedResponse]  # type: ignore[assignment]
-    """NOT_FOUND when the tenant has no such entry. Without content when the tenant's keys were destroyed."""
+    """Returns one entry with its event. Needs the permission `quarantine`, and `unseal` when `unseal` is set.
+    When the keys of the tenant were destroyed, the entry is returned without its event.
+
+    Errors:
+    - INVALID_ARGUMENT with UUID_INVALID: `quarantine_id`.
+    - NOT_FOUND with NOT_FOUND: the tenant has no such entry.
+    - FAILED_PRECONDITION with DATA_SHREDDED: `unseal` is set, and the keys of the tenant were destroyed.
+    - DATA_LOSS with DATA_TAMPERED: the event is not the one that was stored.
+    """
     ReplayQuarantined: _aio.UnaryUnaryMultiCallable[_quarantine_pb2.ReplayQuarantinedRequest, _quarantine_pb2.ReplayQuarantinedResponse]  # type: ignore[assignment]
-    """Lets capture judge entries that wait once more, as of their first receipt: age and the correction of
-    clocks come out as they would have then. What is accepted, or was accepted before, is marked as replayed;
-    what is still bad waits on with its new reason. May be repeated, also after it broke off: an event
-    counts once, by its id. RESOURCE_EXHAUSTED with RetryInfo when capture is busy: what was done stands.
-    FAILED_PRECONDITION when the tenant's keys were destroyed. Ids of entries that do not wait are passed over.
+    """Sends waiting entries through capture again, as if they were received when they were first: age and the
+    correction of clocks come out as they would have then. What is accepted, or was accepted before, is
+    marked as replayed; what is still rejected, or is a conflict, waits on with its new reason. Entries that
+    do not wait are ignored. Needs the permission `quarantine`. Idempotent: may be repeated, also after it
+    broke off, since an event counts once by its id.
+
+    Errors:
+    - INVALID_ARGUMENT with UUID_INVALID, WRONG_COUNT, TIME_INVALID or RANGE_EMPTY.
+    - FAILED_PRECONDITION with DATA_SHREDDED: the keys of the tenant were destroyed.
+    - RESOURCE_EXHAUSTED with OVERLOADED: capture is busy; RetryInfo. Entries that were replayed until then
+      stay so.
     """
     DiscardQuarantined: _aio.UnaryUnaryMultiCallable[_quarantine_pb2.DiscardQuarantinedRequest, _quarantine_pb2.DiscardQuarantinedResponse]  # type: ignore[assignment]
-    """Gives up on entries that wait. May be repeated."""
+    """Discards waiting entries: they are not replayed any more. Entries that do not wait are ignored. An event
+    that is rejected again after that waits again. Needs the permission `quarantine`. Idempotent.
+
+    Errors: INVALID_ARGUMENT with UUID_INVALID, WRONG_COUNT, TIME_INVALID or RANGE_EMPTY.
+    """
 
 class QuarantineServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Events that capture rejected, kept as they were received until they are replayed or discarded.
+    """Keeps events that capture rejected, encrypted as they were received, until they are replayed or discarded.
 
     An event that is rejected again, in a retry or otherwise, is the same entry: same tenant, source and
-    content. Entries that were settled are forgotten after 30 days.
+    contents. Entries wait for METERLINE_QUARANTINE_DAYS (by default for ever). Entries that were replayed or
+    discarded are deleted after 30 days, or earlier where the tenant's entries fill three quarters of
+    METERLINE_MAX_QUARANTINED_BYTES_PER_TENANT (1 GiB by default).
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+      (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+      none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+      bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+      TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+      other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     @_abc_1.abstractmethod
@@ -87,7 +182,11 @@ class QuarantineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quarantine_pb2.ListQuarantinedRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quarantine_pb2.ListQuarantinedResponse, _abc.Awaitable[_quarantine_pb2.ListQuarantinedResponse]]:
-        """Lists entries in the order of their first receipt: those that wait, unless another state is asked for."""
+        """Lists entries in the order in which they were first received. Needs the permission `quarantine`.
+
+        Errors: INVALID_ARGUMENT with TIME_INVALID, RANGE_EMPTY or PAGE_TOKEN_INVALID; with INVALID_ARGUMENT for
+        a `state` or stage that cannot be asked for.
+        """
 
     @_abc_1.abstractmethod
     def GetQuarantined(
@@ -95,7 +194,15 @@ class QuarantineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quarantine_pb2.GetQuarantinedRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quarantine_pb2.GetQuarantinedResponse, _abc.Awaitable[_quarantine_pb2.GetQuarantinedResponse]]:
-        """NOT_FOUND when the tenant has no such entry. Without content when the tenant's keys were destroyed."""
+        """Returns one entry with its event. Needs the permission `quarantine`, and `unseal` when `unseal` is set.
+        When the keys of the tenant were destroyed, the entry is returned without its event.
+
+        Errors:
+        - INVALID_ARGUMENT with UUID_INVALID: `quarantine_id`.
+        - NOT_FOUND with NOT_FOUND: the tenant has no such entry.
+        - FAILED_PRECONDITION with DATA_SHREDDED: `unseal` is set, and the keys of the tenant were destroyed.
+        - DATA_LOSS with DATA_TAMPERED: the event is not the one that was stored.
+        """
 
     @_abc_1.abstractmethod
     def ReplayQuarantined(
@@ -103,11 +210,17 @@ class QuarantineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quarantine_pb2.ReplayQuarantinedRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quarantine_pb2.ReplayQuarantinedResponse, _abc.Awaitable[_quarantine_pb2.ReplayQuarantinedResponse]]:
-        """Lets capture judge entries that wait once more, as of their first receipt: age and the correction of
-        clocks come out as they would have then. What is accepted, or was accepted before, is marked as replayed;
-        what is still bad waits on with its new reason. May be repeated, also after it broke off: an event
-        counts once, by its id. RESOURCE_EXHAUSTED with RetryInfo when capture is busy: what was done stands.
-        FAILED_PRECONDITION when the tenant's keys were destroyed. Ids of entries that do not wait are passed over.
+        """Sends waiting entries through capture again, as if they were received when they were first: age and the
+        correction of clocks come out as they would have then. What is accepted, or was accepted before, is
+        marked as replayed; what is still rejected, or is a conflict, waits on with its new reason. Entries that
+        do not wait are ignored. Needs the permission `quarantine`. Idempotent: may be repeated, also after it
+        broke off, since an event counts once by its id.
+
+        Errors:
+        - INVALID_ARGUMENT with UUID_INVALID, WRONG_COUNT, TIME_INVALID or RANGE_EMPTY.
+        - FAILED_PRECONDITION with DATA_SHREDDED: the keys of the tenant were destroyed.
+        - RESOURCE_EXHAUSTED with OVERLOADED: capture is busy; RetryInfo. Entries that were replayed until then
+          stay so.
         """
 
     @_abc_1.abstractmethod
@@ -116,6 +229,10 @@ class QuarantineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quarantine_pb2.DiscardQuarantinedRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quarantine_pb2.DiscardQuarantinedResponse, _abc.Awaitable[_quarantine_pb2.DiscardQuarantinedResponse]]:
-        """Gives up on entries that wait. May be repeated."""
+        """Discards waiting entries: they are not replayed any more. Entries that do not wait are ignored. An event
+        that is rejected again after that waits again. Needs the permission `quarantine`. Idempotent.
+
+        Errors: INVALID_ARGUMENT with UUID_INVALID, WRONG_COUNT, TIME_INVALID or RANGE_EMPTY.
+        """
 
 def add_QuarantineServiceServicer_to_server(servicer: QuarantineServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

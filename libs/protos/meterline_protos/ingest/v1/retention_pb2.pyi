@@ -21,6 +21,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class LegalHold(_message.Message):
+    """A hold on the data of one tenant."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
@@ -30,15 +32,20 @@ class LegalHold(_message.Message):
     PLACED_AT_FIELD_NUMBER: _builtins.int
     RELEASED_AT_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Name of the tenant."""
     name: _builtins.str
-    """For example `matter-2026-17`: a letter or digit, then letters, digits, `.`, `_`, `-`; at most 64 characters."""
+    """Name of the hold, unique for the tenant."""
     reason: _builtins.str
+    """Why it was placed."""
     requested_by: _builtins.str
+    """Who asked for it."""
     @_builtins.property
-    def placed_at(self) -> _timestamp_pb2.Timestamp: ...
+    def placed_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was placed, by the database's clock."""
+
     @_builtins.property
     def released_at(self) -> _timestamp_pb2.Timestamp:
-        """Not set while the hold is in force."""
+        """When it was released, by the database's clock. Not set while it is in force."""
 
     def __init__(
         self,
@@ -60,6 +67,8 @@ Global___LegalHold: _TypeAlias = LegalHold  # noqa: Y015
 
 @_typing.final
 class PutLegalHoldRequest(_message.Message):
+    """The hold that is placed."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
@@ -67,11 +76,17 @@ class PutLegalHoldRequest(_message.Message):
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant whose data are held: 1 to 63 lower-case letters, digits and `-`, no `-`
+    first or last.
+    """
     name: _builtins.str
+    """Required. Name of the hold, for example `matter-2026-17`: a letter or digit, then letters, digits, `.`,
+    `_` or `-`; 1 to 64 characters.
+    """
     requested_by: _builtins.str
-    """Who asks. At most 128 characters."""
+    """Required. Who asks, for the audit log: 1 to 128 characters, not only white space."""
     reason: _builtins.str
-    """At most 500 characters."""
+    """Required. Why, for the audit log: 1 to 500 characters, not only white space."""
     def __init__(
         self,
         *,
@@ -90,11 +105,15 @@ Global___PutLegalHoldRequest: _TypeAlias = PutLegalHoldRequest  # noqa: Y015
 
 @_typing.final
 class PutLegalHoldResponse(_message.Message):
+    """The hold that is in force."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     LEGAL_HOLD_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def legal_hold(self) -> Global___LegalHold: ...
+    def legal_hold(self) -> Global___LegalHold:
+        """The new hold, or the one that was in force before."""
+
     def __init__(
         self,
         *,
@@ -110,6 +129,8 @@ Global___PutLegalHoldResponse: _TypeAlias = PutLegalHoldResponse  # noqa: Y015
 
 @_typing.final
 class ReleaseLegalHoldRequest(_message.Message):
+    """The hold that is released."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
@@ -117,11 +138,15 @@ class ReleaseLegalHoldRequest(_message.Message):
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant that has the hold: 1 to 63 lower-case letters, digits and `-`, no `-` first
+    or last.
+    """
     name: _builtins.str
+    """Required. Name of the hold."""
     requested_by: _builtins.str
-    """Who asks. At most 128 characters."""
+    """Required. Who asks, for the audit log: 1 to 128 characters, not only white space."""
     reason: _builtins.str
-    """At most 500 characters."""
+    """Required. Why, for the audit log: 1 to 500 characters, not only white space."""
     def __init__(
         self,
         *,
@@ -140,11 +165,15 @@ Global___ReleaseLegalHoldRequest: _TypeAlias = ReleaseLegalHoldRequest  # noqa: 
 
 @_typing.final
 class ReleaseLegalHoldResponse(_message.Message):
+    """The hold that was released."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     LEGAL_HOLD_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def legal_hold(self) -> Global___LegalHold: ...
+    def legal_hold(self) -> Global___LegalHold:
+        """The hold, with `released_at`. `reason` and `requested_by` are those of its placement."""
+
     def __init__(
         self,
         *,
@@ -160,13 +189,18 @@ Global___ReleaseLegalHoldResponse: _TypeAlias = ReleaseLegalHoldResponse  # noqa
 
 @_typing.final
 class ListLegalHoldsRequest(_message.Message):
+    """Whose holds are listed."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     RELEASED_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant whose holds are listed: 1 to 63 lower-case letters, digits and `-`, no `-`
+    first or last.
+    """
     released: _builtins.bool
-    """Those that were released as well."""
+    """Whether released holds are listed too. False: only those in force."""
     def __init__(
         self,
         *,
@@ -183,11 +217,15 @@ Global___ListLegalHoldsRequest: _TypeAlias = ListLegalHoldsRequest  # noqa: Y015
 
 @_typing.final
 class ListLegalHoldsResponse(_message.Message):
+    """All holds of the request; there are no pages."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     LEGAL_HOLDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def legal_holds(self) -> _containers.RepeatedCompositeFieldContainer[Global___LegalHold]: ...
+    def legal_holds(self) -> _containers.RepeatedCompositeFieldContainer[Global___LegalHold]:
+        """In the order of their names."""
+
     def __init__(
         self,
         *,

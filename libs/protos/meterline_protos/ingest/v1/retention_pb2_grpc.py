@@ -26,8 +26,23 @@ if _version_not_supported:
 
 
 class RetentionServiceStub(object):
-    """Legal holds: while one is in force, raw events of its tenant are not deleted, however old they are, and its
-    keys are not destroyed. Every change is in the audit log.
+    """Manages legal holds. While one is in force, stored events of its tenant are not deleted, however old they
+    are, and its keys are not destroyed. Every change is in the audit log.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+    (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+    none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+    bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+    TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+    other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     def __init__(self, channel):
@@ -54,27 +69,49 @@ class RetentionServiceStub(object):
 
 
 class RetentionServiceServicer(object):
-    """Legal holds: while one is in force, raw events of its tenant are not deleted, however old they are, and its
-    keys are not destroyed. Every change is in the audit log.
+    """Manages legal holds. While one is in force, stored events of its tenant are not deleted, however old they
+    are, and its keys are not destroyed. Every change is in the audit log.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+    (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+    none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+    bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+    TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+    other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     def PutLegalHold(self, request, context):
-        """Places a hold. One of this name that is in force stays as it is. Events that were deleted before are gone.
+        """Places a hold. When one of this name is in force, it stays as it is, with its own `reason` and
+        `requested_by`. One that was released is placed again. Events that were deleted before do not come back.
+        Needs the permission `operate`. Idempotent.
+
+        Errors: INVALID_ARGUMENT with INVALID_ARGUMENT: `name`, `requested_by` or `reason` breaks its rule.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReleaseLegalHold(self, request, context):
-        """Ends a hold; what is older than the retention is deleted soon after, unless there is another one.
-        NOT_FOUND when no such hold is in force.
+        """Releases a hold. Events that are older than the retention (METERLINE_RAW_EVENT_RETENTION_DAYS) are
+        deleted soon after, unless another hold is in force. Needs the permission `operate`. Not idempotent: a
+        second call fails with NOT_FOUND.
+
+        Errors: NOT_FOUND with NOT_FOUND: no such hold is in force.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListLegalHolds(self, request, context):
-        """Lists a tenant's holds by name.
+        """Lists a tenant's holds in the order of their names. Needs the permission `operate`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,8 +144,23 @@ def add_RetentionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RetentionService(object):
-    """Legal holds: while one is in force, raw events of its tenant are not deleted, however old they are, and its
-    keys are not destroyed. Every change is in the audit log.
+    """Manages legal holds. While one is in force, stored events of its tenant are not deleted, however old they
+    are, and its keys are not destroyed. Every change is in the audit log.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+    (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+    none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+    bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+    TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+    other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     @staticmethod

@@ -27,8 +27,23 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RetentionServiceStub:
-    """Legal holds: while one is in force, raw events of its tenant are not deleted, however old they are, and its
-    keys are not destroyed. Every change is in the audit log.
+    """Manages legal holds. While one is in force, stored events of its tenant are not deleted, however old they
+    are, and its keys are not destroyed. Every change is in the audit log.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+      (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+      none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+      bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+      TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+      other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     @_typing.overload
@@ -36,33 +51,79 @@ class RetentionServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RetentionServiceAsyncStub: ...
     PutLegalHold: _grpc.UnaryUnaryMultiCallable[_retention_pb2.PutLegalHoldRequest, _retention_pb2.PutLegalHoldResponse]
-    """Places a hold. One of this name that is in force stays as it is. Events that were deleted before are gone."""
+    """Places a hold. When one of this name is in force, it stays as it is, with its own `reason` and
+    `requested_by`. One that was released is placed again. Events that were deleted before do not come back.
+    Needs the permission `operate`. Idempotent.
+
+    Errors: INVALID_ARGUMENT with INVALID_ARGUMENT: `name`, `requested_by` or `reason` breaks its rule.
+    """
     ReleaseLegalHold: _grpc.UnaryUnaryMultiCallable[_retention_pb2.ReleaseLegalHoldRequest, _retention_pb2.ReleaseLegalHoldResponse]
-    """Ends a hold; what is older than the retention is deleted soon after, unless there is another one.
-    NOT_FOUND when no such hold is in force.
+    """Releases a hold. Events that are older than the retention (METERLINE_RAW_EVENT_RETENTION_DAYS) are
+    deleted soon after, unless another hold is in force. Needs the permission `operate`. Not idempotent: a
+    second call fails with NOT_FOUND.
+
+    Errors: NOT_FOUND with NOT_FOUND: no such hold is in force.
     """
     ListLegalHolds: _grpc.UnaryUnaryMultiCallable[_retention_pb2.ListLegalHoldsRequest, _retention_pb2.ListLegalHoldsResponse]
-    """Lists a tenant's holds by name."""
+    """Lists a tenant's holds in the order of their names. Needs the permission `operate`."""
 
 @_typing.type_check_only
 class RetentionServiceAsyncStub(RetentionServiceStub):
-    """Legal holds: while one is in force, raw events of its tenant are not deleted, however old they are, and its
-    keys are not destroyed. Every change is in the audit log.
+    """Manages legal holds. While one is in force, stored events of its tenant are not deleted, however old they
+    are, and its keys are not destroyed. Every change is in the audit log.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+      (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+      none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+      bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+      TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+      other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PutLegalHold: _aio.UnaryUnaryMultiCallable[_retention_pb2.PutLegalHoldRequest, _retention_pb2.PutLegalHoldResponse]  # type: ignore[assignment]
-    """Places a hold. One of this name that is in force stays as it is. Events that were deleted before are gone."""
+    """Places a hold. When one of this name is in force, it stays as it is, with its own `reason` and
+    `requested_by`. One that was released is placed again. Events that were deleted before do not come back.
+    Needs the permission `operate`. Idempotent.
+
+    Errors: INVALID_ARGUMENT with INVALID_ARGUMENT: `name`, `requested_by` or `reason` breaks its rule.
+    """
     ReleaseLegalHold: _aio.UnaryUnaryMultiCallable[_retention_pb2.ReleaseLegalHoldRequest, _retention_pb2.ReleaseLegalHoldResponse]  # type: ignore[assignment]
-    """Ends a hold; what is older than the retention is deleted soon after, unless there is another one.
-    NOT_FOUND when no such hold is in force.
+    """Releases a hold. Events that are older than the retention (METERLINE_RAW_EVENT_RETENTION_DAYS) are
+    deleted soon after, unless another hold is in force. Needs the permission `operate`. Not idempotent: a
+    second call fails with NOT_FOUND.
+
+    Errors: NOT_FOUND with NOT_FOUND: no such hold is in force.
     """
     ListLegalHolds: _aio.UnaryUnaryMultiCallable[_retention_pb2.ListLegalHoldsRequest, _retention_pb2.ListLegalHoldsResponse]  # type: ignore[assignment]
-    """Lists a tenant's holds by name."""
+    """Lists a tenant's holds in the order of their names. Needs the permission `operate`."""
 
 class RetentionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Legal holds: while one is in force, raw events of its tenant are not deleted, however old they are, and its
-    keys are not destroyed. Every change is in the audit log.
+    """Manages legal holds. While one is in force, stored events of its tenant are not deleted, however old they
+    are, and its keys are not destroyed. Every change is in the audit log.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+      (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+      none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+      bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+      TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+      other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     @_abc_1.abstractmethod
@@ -71,7 +132,12 @@ class RetentionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retention_pb2.PutLegalHoldRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retention_pb2.PutLegalHoldResponse, _abc.Awaitable[_retention_pb2.PutLegalHoldResponse]]:
-        """Places a hold. One of this name that is in force stays as it is. Events that were deleted before are gone."""
+        """Places a hold. When one of this name is in force, it stays as it is, with its own `reason` and
+        `requested_by`. One that was released is placed again. Events that were deleted before do not come back.
+        Needs the permission `operate`. Idempotent.
+
+        Errors: INVALID_ARGUMENT with INVALID_ARGUMENT: `name`, `requested_by` or `reason` breaks its rule.
+        """
 
     @_abc_1.abstractmethod
     def ReleaseLegalHold(
@@ -79,8 +145,11 @@ class RetentionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retention_pb2.ReleaseLegalHoldRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retention_pb2.ReleaseLegalHoldResponse, _abc.Awaitable[_retention_pb2.ReleaseLegalHoldResponse]]:
-        """Ends a hold; what is older than the retention is deleted soon after, unless there is another one.
-        NOT_FOUND when no such hold is in force.
+        """Releases a hold. Events that are older than the retention (METERLINE_RAW_EVENT_RETENTION_DAYS) are
+        deleted soon after, unless another hold is in force. Needs the permission `operate`. Not idempotent: a
+        second call fails with NOT_FOUND.
+
+        Errors: NOT_FOUND with NOT_FOUND: no such hold is in force.
         """
 
     @_abc_1.abstractmethod
@@ -89,6 +158,6 @@ class RetentionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retention_pb2.ListLegalHoldsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retention_pb2.ListLegalHoldsResponse, _abc.Awaitable[_retention_pb2.ListLegalHoldsResponse]]:
-        """Lists a tenant's holds by name."""
+        """Lists a tenant's holds in the order of their names. Needs the permission `operate`."""
 
 def add_RetentionServiceServicer_to_server(servicer: RetentionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -27,32 +27,45 @@ class _TimerState:
 class _TimerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TimerState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TIMER_STATE_UNSPECIFIED: _TimerState.ValueType  # 0
+    """Not set: in a request, any state. Never answered."""
     TIMER_STATE_RUNNING: _TimerState.ValueType  # 1
+    """The timer runs."""
     TIMER_STATE_STOPPING: _TimerState.ValueType  # 2
-    """Stopped for good; its event is on its way. `problem` says why it is not accepted yet, if it is not."""
+    """The timer was stopped, or was abandoned and counts all the same. Its event is not stored yet: `problem`
+    says why, when it was rejected. It is tried again, first after a second, then ever more rarely, every 10
+    minutes in the end.
+    """
     TIMER_STATE_STOPPED: _TimerState.ValueType  # 3
-    """Stopped, and its event is accepted."""
+    """The timer was stopped, and its event is stored."""
     TIMER_STATE_ABANDONED: _TimerState.ValueType  # 4
-    """Given up for lack of heartbeats, and its event is accepted."""
+    """The timer was abandoned for lack of heartbeats, and its event is stored."""
     TIMER_STATE_DISCARDED: _TimerState.ValueType  # 5
-    """Given up for lack of heartbeats, without an event."""
+    """The timer was abandoned for lack of heartbeats, and makes no event."""
 
-class TimerState(_TimerState, metaclass=_TimerStateEnumTypeWrapper): ...
+class TimerState(_TimerState, metaclass=_TimerStateEnumTypeWrapper):
+    """Whether a timer runs, and how it ended."""
 
 TIMER_STATE_UNSPECIFIED: TimerState.ValueType  # 0
+"""Not set: in a request, any state. Never answered."""
 TIMER_STATE_RUNNING: TimerState.ValueType  # 1
+"""The timer runs."""
 TIMER_STATE_STOPPING: TimerState.ValueType  # 2
-"""Stopped for good; its event is on its way. `problem` says why it is not accepted yet, if it is not."""
+"""The timer was stopped, or was abandoned and counts all the same. Its event is not stored yet: `problem`
+says why, when it was rejected. It is tried again, first after a second, then ever more rarely, every 10
+minutes in the end.
+"""
 TIMER_STATE_STOPPED: TimerState.ValueType  # 3
-"""Stopped, and its event is accepted."""
+"""The timer was stopped, and its event is stored."""
 TIMER_STATE_ABANDONED: TimerState.ValueType  # 4
-"""Given up for lack of heartbeats, and its event is accepted."""
+"""The timer was abandoned for lack of heartbeats, and its event is stored."""
 TIMER_STATE_DISCARDED: TimerState.ValueType  # 5
-"""Given up for lack of heartbeats, without an event."""
+"""The timer was abandoned for lack of heartbeats, and makes no event."""
 Global___TimerState: _TypeAlias = TimerState  # noqa: Y015
 
 @_typing.final
 class Timer(_message.Message):
+    """A duration that is or was measured."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -131,35 +144,51 @@ class Timer(_message.Message):
     SECONDS_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Name of the tenant."""
     timer_id: _builtins.str
-    """At most 128 characters."""
+    """Name of the timer, which the caller chose."""
     source: _builtins.str
-    """As in ReportRequest."""
+    """What sends the event, as in ReportRequest."""
     type: _builtins.str
-    """An event type with a timer policy."""
+    """Name of the event type, which has a timer policy."""
     subject: _builtins.str
+    """Who or what consumes. Empty when the event has no subject."""
     state: Global___TimerState.ValueType
+    """Whether it runs, and how it ended."""
     event_id: _builtins.str
-    """UUID of the event; empty while it runs."""
+    """UUID of its event. Empty while it runs, and when it makes no event."""
     seconds: _builtins.str
-    """Decimal: seconds from start to stop, to the microsecond."""
+    """Seconds from start to stop, as a decimal with at most 6 decimals; never negative. Empty while it runs."""
     problem: _builtins.str
+    """Why its event was rejected last: `<reason>: <field>: <rule>`, with a reason of `EventOutcome.reason`.
+    Empty when it was not.
+    """
     @_builtins.property
-    def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Values of the event's dimensions by name, as they were sent."""
+
     @_builtins.property
     def quantities(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Besides that of the timer policy."""
+        """Values of the event's quantities by name, as they were sent, without the one that the timer measures."""
 
     @_builtins.property
     def properties(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """No sensitive ones: they would have to wait in the open."""
+        """Values of the event's properties by name, as they were sent. None are sensitive."""
 
     @_builtins.property
-    def started_at(self) -> _timestamp_pb2.Timestamp: ...
+    def started_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was started."""
+
     @_builtins.property
-    def last_heartbeat_at(self) -> _timestamp_pb2.Timestamp: ...
+    def last_heartbeat_at(self) -> _timestamp_pb2.Timestamp:
+        """When its last heartbeat was received; before the first, when it was started by the database's clock or,
+        if that is later, `started_at`.
+        """
+
     @_builtins.property
-    def stopped_at(self) -> _timestamp_pb2.Timestamp: ...
+    def stopped_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was stopped or abandoned: the time up to which it counts. Not set while it runs."""
+
     def __init__(
         self,
         *,
@@ -189,6 +218,8 @@ Global___Timer: _TypeAlias = Timer  # noqa: Y015
 
 @_typing.final
 class StartTimerRequest(_message.Message):
+    """The timer that is started, and what its event contains."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -261,19 +292,38 @@ class StartTimerRequest(_message.Message):
     PROPERTIES_FIELD_NUMBER: _builtins.int
     STARTED_AT_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant of the timer: 1 to 63 lower-case letters, digits and `-`, no `-` first or
+    last.
+    """
     timer_id: _builtins.str
+    """Required. Name that the caller chooses for the timer, unique for the tenant: 1 to 128 characters, no NUL."""
     source: _builtins.str
+    """Required. What sends the event, as in ReportRequest: 1 to 128 characters, no NUL."""
     type: _builtins.str
+    """Required. Name of an event type that has a timer policy and is not archived."""
     subject: _builtins.str
+    """Who or what consumes: at most 256 characters, no NUL. May be empty, unless the type requires a subject."""
     @_builtins.property
-    def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Values of the event's dimensions by name, as in `Event.dimensions`."""
+
     @_builtins.property
-    def quantities(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def quantities(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Values of the event's quantities by name, as in `Event.quantities`, without the one that the timer
+        measures.
+        """
+
     @_builtins.property
-    def properties(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def properties(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Values of the event's properties by name, as in `Event.properties`. None may be sensitive, since they are
+        stored unencrypted until the timer stops.
+        """
+
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp:
-        """The database's time when not set."""
+        """When it started: from one second after the start of 1970, of any age. Not set: now, by the database's
+        clock.
+        """
 
     def __init__(
         self,
@@ -298,14 +348,18 @@ Global___StartTimerRequest: _TypeAlias = StartTimerRequest  # noqa: Y015
 
 @_typing.final
 class StartTimerResponse(_message.Message):
+    """The timer that was started."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TIMER_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     created: _builtins.bool
-    """False when the timer was there already."""
+    """Whether this call started it. False: an earlier call with the same contents did."""
     @_builtins.property
-    def timer(self) -> Global___Timer: ...
+    def timer(self) -> Global___Timer:
+        """The timer in its current state."""
+
     def __init__(
         self,
         *,
@@ -322,12 +376,18 @@ Global___StartTimerResponse: _TypeAlias = StartTimerResponse  # noqa: Y015
 
 @_typing.final
 class HeartbeatTimerRequest(_message.Message):
+    """Which timer goes on."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     TIMER_ID_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant of the timer: 1 to 63 lower-case letters, digits and `-`, no `-` first or
+    last.
+    """
     timer_id: _builtins.str
+    """Required. Name of the timer."""
     def __init__(
         self,
         *,
@@ -344,11 +404,15 @@ Global___HeartbeatTimerRequest: _TypeAlias = HeartbeatTimerRequest  # noqa: Y015
 
 @_typing.final
 class HeartbeatTimerResponse(_message.Message):
+    """The timer after the heartbeat."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TIMER_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def timer(self) -> Global___Timer: ...
+    def timer(self) -> Global___Timer:
+        """The timer in its current state."""
+
     def __init__(
         self,
         *,
@@ -364,16 +428,22 @@ Global___HeartbeatTimerResponse: _TypeAlias = HeartbeatTimerResponse  # noqa: Y0
 
 @_typing.final
 class StopTimerRequest(_message.Message):
+    """Which timer is stopped."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     TIMER_ID_FIELD_NUMBER: _builtins.int
     STOPPED_AT_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant of the timer: 1 to 63 lower-case letters, digits and `-`, no `-` first or
+    last.
+    """
     timer_id: _builtins.str
+    """Required. Name of the timer."""
     @_builtins.property
     def stopped_at(self) -> _timestamp_pb2.Timestamp:
-        """The database's time when not set."""
+        """When it stopped: not before `started_at` and the last heartbeat. Not set: now, by the database's clock."""
 
     def __init__(
         self,
@@ -392,11 +462,15 @@ Global___StopTimerRequest: _TypeAlias = StopTimerRequest  # noqa: Y015
 
 @_typing.final
 class StopTimerResponse(_message.Message):
+    """The timer after it was stopped."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TIMER_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def timer(self) -> Global___Timer: ...
+    def timer(self) -> Global___Timer:
+        """The timer in its current state: STOPPED, or STOPPING while its event is not stored."""
+
     def __init__(
         self,
         *,
@@ -412,12 +486,18 @@ Global___StopTimerResponse: _TypeAlias = StopTimerResponse  # noqa: Y015
 
 @_typing.final
 class GetTimerRequest(_message.Message):
+    """Which timer is read."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     TIMER_ID_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant of the timer: 1 to 63 lower-case letters, digits and `-`, no `-` first or
+    last.
+    """
     timer_id: _builtins.str
+    """Required. Name of the timer."""
     def __init__(
         self,
         *,
@@ -434,11 +514,15 @@ Global___GetTimerRequest: _TypeAlias = GetTimerRequest  # noqa: Y015
 
 @_typing.final
 class GetTimerResponse(_message.Message):
+    """The timer."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TIMER_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def timer(self) -> Global___Timer: ...
+    def timer(self) -> Global___Timer:
+        """The timer in its current state."""
+
     def __init__(
         self,
         *,
@@ -454,6 +538,8 @@ Global___GetTimerResponse: _TypeAlias = GetTimerResponse  # noqa: Y015
 
 @_typing.final
 class ListTimersRequest(_message.Message):
+    """Which timers are listed. Filters that are set must all fit."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
@@ -463,15 +549,19 @@ class ListTimersRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Required. Name of the tenant whose timers are listed: 1 to 63 lower-case letters, digits and `-`, no `-`
+    first or last.
+    """
     state: Global___TimerState.ValueType
-    """Only timers in this state, when set."""
+    """Only timers in this state. Not set: any."""
     type: _builtins.str
-    """Only timers of this type, when set."""
+    """Only timers of the type with exactly this name. Empty: of any type."""
     subject: _builtins.str
-    """Only timers of this subject, when set."""
+    """Only timers with exactly this subject. Empty: any."""
     page_size: _builtins.int
-    """At most 1,000; 100 when not set."""
+    """Most timers of a page, 1 to 1,000. 0: 100. More than 1,000 counts as 1,000."""
     page_token: _builtins.str
+    """`next_page_token` of the previous page, with all other fields unchanged. Empty: the first page."""
     def __init__(
         self,
         *,
@@ -492,13 +582,18 @@ Global___ListTimersRequest: _TypeAlias = ListTimersRequest  # noqa: Y015
 
 @_typing.final
 class ListTimersResponse(_message.Message):
+    """A page of timers."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TIMERS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """`page_token` of the next page. Empty on the last page."""
     @_builtins.property
-    def timers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Timer]: ...
+    def timers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Timer]:
+        """In the order of their names."""
+
     def __init__(
         self,
         *,

@@ -27,13 +27,30 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TimersServiceStub:
-    """Measures durations. A timer that is stopped yields one event, exactly once, whatever fails meanwhile: its
-    type's timer quantity holds the seconds, and its time is when the timer was stopped. So a timer that runs
-    over the end of a month counts in the month in which it stops.
+    """Measures durations. A timer that is stopped makes exactly one event, whatever fails meanwhile: the quantity
+    that the type's TimerPolicy names holds the seconds from start to stop, and the event's time is the stop.
+    So a timer that runs over the end of a month counts in the month in which it stops. A timer that has ended
+    is deleted after 30 days; its name is free then.
 
-    Times are the database's, unless the caller gives its own; no process's clock is trusted. A time that the
-    caller gives is refused (INVALID_ARGUMENT) when it lies ahead, or before what is known of the timer: its
-    start and its last heartbeat. So a timer without heartbeats may be started and stopped when all is over.
+    Times are the database's, unless the caller gives its own. A caller's time is refused with INVALID_ARGUMENT
+    when it is more than METERLINE_MAX_EVENT_AHEAD_SECONDS (300 by default) after the database's clock, and a
+    stop also when it is before the start or the last heartbeat. A timer without heartbeats may be started and
+    stopped when all is over.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+      (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+      none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+      bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+      TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+      other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     @_typing.overload
@@ -41,49 +58,149 @@ class TimersServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TimersServiceAsyncStub: ...
     StartTimer: _grpc.UnaryUnaryMultiCallable[_timers_pb2.StartTimerRequest, _timers_pb2.StartTimerResponse]
-    """Idempotent: the same request again answers the same timer, whatever became of it. ALREADY_EXISTS when
-    there is a timer of this name with other content.
+    """Starts a timer; at most 640 KiB. What capture would reject when it stops is refused now, except for
+    quotas. Needs the permission `capture`. Idempotent: the same request again returns the same timer, also
+    when it has ended, unless one of the errors below applies by now.
+
+    Errors:
+    - INVALID_ARGUMENT with TIME_INVALID or TIME_OUT_OF_RANGE (`started_at`), or with a reason of
+      `EventOutcome.reason`; with INVALID_ARGUMENT when the type has no timer policy, or a property is
+      sensitive.
+    - ALREADY_EXISTS with ALREADY_EXISTS: there is a timer of this name with other contents.
+    - RESOURCE_EXHAUSTED with OVERLOADED: the tenant has METERLINE_MAX_RUNNING_TIMERS_PER_TENANT (100,000 by
+      default) timers that have not ended; RetryInfo.
     """
     HeartbeatTimer: _grpc.UnaryUnaryMultiCallable[_timers_pb2.HeartbeatTimerRequest, _timers_pb2.HeartbeatTimerResponse]
-    """Says that what is timed goes on. FAILED_PRECONDITION when the timer has ended."""
+    """Says that what is timed goes on, so that the timer is not abandoned. Needs the permission `capture`. May
+    be repeated: a heartbeat more changes only `last_heartbeat_at`.
+
+    Errors:
+    - NOT_FOUND with NOT_FOUND: the tenant has no such timer.
+    - FAILED_PRECONDITION with FAILED_PRECONDITION: the timer has ended.
+    """
     StopTimer: _grpc.UnaryUnaryMultiCallable[_timers_pb2.StopTimerRequest, _timers_pb2.StopTimerResponse]
-    """Idempotent: stopping again answers the same event. FAILED_PRECONDITION when the timer was abandoned."""
+    """Stops a timer, and stores its event. A timer whose event is not stored yet is returned as STOPPING; the
+    service tries again until it is. Needs the permission `capture`. Idempotent: a second call returns the
+    timer as the first one stopped it, whatever its `stopped_at`.
+
+    Errors:
+    - INVALID_ARGUMENT with TIME_INVALID or TIME_OUT_OF_RANGE (`stopped_at`), or with INVALID_ARGUMENT for a
+      time that is refused.
+    - NOT_FOUND with NOT_FOUND: the tenant has no such timer.
+    - FAILED_PRECONDITION with FAILED_PRECONDITION: the timer was abandoned.
+    - RESOURCE_EXHAUSTED with OVERLOADED, UNAVAILABLE with UNAVAILABLE: the timer may be stopped all the
+      same, and its event is then stored later. Repeat the call to see.
+    """
     GetTimer: _grpc.UnaryUnaryMultiCallable[_timers_pb2.GetTimerRequest, _timers_pb2.GetTimerResponse]
+    """Returns one timer. Needs the permission `read`.
+
+    Errors: NOT_FOUND with NOT_FOUND: the tenant has no such timer.
+    """
     ListTimers: _grpc.UnaryUnaryMultiCallable[_timers_pb2.ListTimersRequest, _timers_pb2.ListTimersResponse]
-    """In the order of their names."""
+    """Lists timers in the order of their names, ended ones too. Needs the permission `read`.
+
+    Errors: INVALID_ARGUMENT with CHOICE_UNKNOWN (`state`) or PAGE_TOKEN_INVALID.
+    """
 
 @_typing.type_check_only
 class TimersServiceAsyncStub(TimersServiceStub):
-    """Measures durations. A timer that is stopped yields one event, exactly once, whatever fails meanwhile: its
-    type's timer quantity holds the seconds, and its time is when the timer was stopped. So a timer that runs
-    over the end of a month counts in the month in which it stops.
+    """Measures durations. A timer that is stopped makes exactly one event, whatever fails meanwhile: the quantity
+    that the type's TimerPolicy names holds the seconds from start to stop, and the event's time is the stop.
+    So a timer that runs over the end of a month counts in the month in which it stops. A timer that has ended
+    is deleted after 30 days; its name is free then.
 
-    Times are the database's, unless the caller gives its own; no process's clock is trusted. A time that the
-    caller gives is refused (INVALID_ARGUMENT) when it lies ahead, or before what is known of the timer: its
-    start and its last heartbeat. So a timer without heartbeats may be started and stopped when all is over.
+    Times are the database's, unless the caller gives its own. A caller's time is refused with INVALID_ARGUMENT
+    when it is more than METERLINE_MAX_EVENT_AHEAD_SECONDS (300 by default) after the database's clock, and a
+    stop also when it is before the start or the last heartbeat. A timer without heartbeats may be started and
+    stopped when all is over.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+      (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+      none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+      bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+      TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+      other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartTimer: _aio.UnaryUnaryMultiCallable[_timers_pb2.StartTimerRequest, _timers_pb2.StartTimerResponse]  # type: ignore[assignment]
-    """Idempotent: the same request again answers the same timer, whatever became of it. ALREADY_EXISTS when
-    there is a timer of this name with other content.
+    """Starts a timer; at most 640 KiB. What capture would reject when it stops is refused now, except for
+    quotas. Needs the permission `capture`. Idempotent: the same request again returns the same timer, also
+    when it has ended, unless one of the errors below applies by now.
+
+    Errors:
+    - INVALID_ARGUMENT with TIME_INVALID or TIME_OUT_OF_RANGE (`started_at`), or with a reason of
+      `EventOutcome.reason`; with INVALID_ARGUMENT when the type has no timer policy, or a property is
+      sensitive.
+    - ALREADY_EXISTS with ALREADY_EXISTS: there is a timer of this name with other contents.
+    - RESOURCE_EXHAUSTED with OVERLOADED: the tenant has METERLINE_MAX_RUNNING_TIMERS_PER_TENANT (100,000 by
+      default) timers that have not ended; RetryInfo.
     """
     HeartbeatTimer: _aio.UnaryUnaryMultiCallable[_timers_pb2.HeartbeatTimerRequest, _timers_pb2.HeartbeatTimerResponse]  # type: ignore[assignment]
-    """Says that what is timed goes on. FAILED_PRECONDITION when the timer has ended."""
+    """Says that what is timed goes on, so that the timer is not abandoned. Needs the permission `capture`. May
+    be repeated: a heartbeat more changes only `last_heartbeat_at`.
+
+    Errors:
+    - NOT_FOUND with NOT_FOUND: the tenant has no such timer.
+    - FAILED_PRECONDITION with FAILED_PRECONDITION: the timer has ended.
+    """
     StopTimer: _aio.UnaryUnaryMultiCallable[_timers_pb2.StopTimerRequest, _timers_pb2.StopTimerResponse]  # type: ignore[assignment]
-    """Idempotent: stopping again answers the same event. FAILED_PRECONDITION when the timer was abandoned."""
+    """Stops a timer, and stores its event. A timer whose event is not stored yet is returned as STOPPING; the
+    service tries again until it is. Needs the permission `capture`. Idempotent: a second call returns the
+    timer as the first one stopped it, whatever its `stopped_at`.
+
+    Errors:
+    - INVALID_ARGUMENT with TIME_INVALID or TIME_OUT_OF_RANGE (`stopped_at`), or with INVALID_ARGUMENT for a
+      time that is refused.
+    - NOT_FOUND with NOT_FOUND: the tenant has no such timer.
+    - FAILED_PRECONDITION with FAILED_PRECONDITION: the timer was abandoned.
+    - RESOURCE_EXHAUSTED with OVERLOADED, UNAVAILABLE with UNAVAILABLE: the timer may be stopped all the
+      same, and its event is then stored later. Repeat the call to see.
+    """
     GetTimer: _aio.UnaryUnaryMultiCallable[_timers_pb2.GetTimerRequest, _timers_pb2.GetTimerResponse]  # type: ignore[assignment]
+    """Returns one timer. Needs the permission `read`.
+
+    Errors: NOT_FOUND with NOT_FOUND: the tenant has no such timer.
+    """
     ListTimers: _aio.UnaryUnaryMultiCallable[_timers_pb2.ListTimersRequest, _timers_pb2.ListTimersResponse]  # type: ignore[assignment]
-    """In the order of their names."""
+    """Lists timers in the order of their names, ended ones too. Needs the permission `read`.
+
+    Errors: INVALID_ARGUMENT with CHOICE_UNKNOWN (`state`) or PAGE_TOKEN_INVALID.
+    """
 
 class TimersServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Measures durations. A timer that is stopped yields one event, exactly once, whatever fails meanwhile: its
-    type's timer quantity holds the seconds, and its time is when the timer was stopped. So a timer that runs
-    over the end of a month counts in the month in which it stops.
+    """Measures durations. A timer that is stopped makes exactly one event, whatever fails meanwhile: the quantity
+    that the type's TimerPolicy names holds the seconds from start to stop, and the event's time is the stop.
+    So a timer that runs over the end of a month counts in the month in which it stops. A timer that has ended
+    is deleted after 30 days; its name is free then.
 
-    Times are the database's, unless the caller gives its own; no process's clock is trusted. A time that the
-    caller gives is refused (INVALID_ARGUMENT) when it lies ahead, or before what is known of the timer: its
-    start and its last heartbeat. So a timer without heartbeats may be started and stopped when all is over.
+    Times are the database's, unless the caller gives its own. A caller's time is refused with INVALID_ARGUMENT
+    when it is more than METERLINE_MAX_EVENT_AHEAD_SECONDS (300 by default) after the database's clock, and a
+    stop also when it is before the start or the last heartbeat. A timer without heartbeats may be started and
+    stopped when all is over.
+
+    Errors of all RPCs, with their reasons in google.rpc.ErrorInfo:
+    - UNAUTHENTICATED with TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED.
+    - PERMISSION_DENIED with PERMISSION_MISSING (the caller lacks the permission of the RPC), TENANT_FORBIDDEN
+      (it may act for another tenant only) or ALL_TENANTS_NEEDED (it may act for one tenant only, and names
+      none, or the RPC needs a caller for all tenants).
+    - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
+      bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
+      TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
+      other is named. BadRequest names the field.
+    - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
+    - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
+    - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
+    - DEADLINE_EXCEEDED, without a reason: the caller's deadline has passed.
+    - INTERNAL with INTERNAL_FAULT: a fault of the service.
     """
 
     @_abc_1.abstractmethod
@@ -92,8 +209,17 @@ class TimersServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _timers_pb2.StartTimerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_timers_pb2.StartTimerResponse, _abc.Awaitable[_timers_pb2.StartTimerResponse]]:
-        """Idempotent: the same request again answers the same timer, whatever became of it. ALREADY_EXISTS when
-        there is a timer of this name with other content.
+        """Starts a timer; at most 640 KiB. What capture would reject when it stops is refused now, except for
+        quotas. Needs the permission `capture`. Idempotent: the same request again returns the same timer, also
+        when it has ended, unless one of the errors below applies by now.
+
+        Errors:
+        - INVALID_ARGUMENT with TIME_INVALID or TIME_OUT_OF_RANGE (`started_at`), or with a reason of
+          `EventOutcome.reason`; with INVALID_ARGUMENT when the type has no timer policy, or a property is
+          sensitive.
+        - ALREADY_EXISTS with ALREADY_EXISTS: there is a timer of this name with other contents.
+        - RESOURCE_EXHAUSTED with OVERLOADED: the tenant has METERLINE_MAX_RUNNING_TIMERS_PER_TENANT (100,000 by
+          default) timers that have not ended; RetryInfo.
         """
 
     @_abc_1.abstractmethod
@@ -102,7 +228,13 @@ class TimersServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _timers_pb2.HeartbeatTimerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_timers_pb2.HeartbeatTimerResponse, _abc.Awaitable[_timers_pb2.HeartbeatTimerResponse]]:
-        """Says that what is timed goes on. FAILED_PRECONDITION when the timer has ended."""
+        """Says that what is timed goes on, so that the timer is not abandoned. Needs the permission `capture`. May
+        be repeated: a heartbeat more changes only `last_heartbeat_at`.
+
+        Errors:
+        - NOT_FOUND with NOT_FOUND: the tenant has no such timer.
+        - FAILED_PRECONDITION with FAILED_PRECONDITION: the timer has ended.
+        """
 
     @_abc_1.abstractmethod
     def StopTimer(
@@ -110,14 +242,29 @@ class TimersServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _timers_pb2.StopTimerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_timers_pb2.StopTimerResponse, _abc.Awaitable[_timers_pb2.StopTimerResponse]]:
-        """Idempotent: stopping again answers the same event. FAILED_PRECONDITION when the timer was abandoned."""
+        """Stops a timer, and stores its event. A timer whose event is not stored yet is returned as STOPPING; the
+        service tries again until it is. Needs the permission `capture`. Idempotent: a second call returns the
+        timer as the first one stopped it, whatever its `stopped_at`.
+
+        Errors:
+        - INVALID_ARGUMENT with TIME_INVALID or TIME_OUT_OF_RANGE (`stopped_at`), or with INVALID_ARGUMENT for a
+          time that is refused.
+        - NOT_FOUND with NOT_FOUND: the tenant has no such timer.
+        - FAILED_PRECONDITION with FAILED_PRECONDITION: the timer was abandoned.
+        - RESOURCE_EXHAUSTED with OVERLOADED, UNAVAILABLE with UNAVAILABLE: the timer may be stopped all the
+          same, and its event is then stored later. Repeat the call to see.
+        """
 
     @_abc_1.abstractmethod
     def GetTimer(
         self,
         request: _timers_pb2.GetTimerRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_timers_pb2.GetTimerResponse, _abc.Awaitable[_timers_pb2.GetTimerResponse]]: ...
+    ) -> _typing.Union[_timers_pb2.GetTimerResponse, _abc.Awaitable[_timers_pb2.GetTimerResponse]]:
+        """Returns one timer. Needs the permission `read`.
+
+        Errors: NOT_FOUND with NOT_FOUND: the tenant has no such timer.
+        """
 
     @_abc_1.abstractmethod
     def ListTimers(
@@ -125,6 +272,9 @@ class TimersServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _timers_pb2.ListTimersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_timers_pb2.ListTimersResponse, _abc.Awaitable[_timers_pb2.ListTimersResponse]]:
-        """In the order of their names."""
+        """Lists timers in the order of their names, ended ones too. Needs the permission `read`.
+
+        Errors: INVALID_ARGUMENT with CHOICE_UNKNOWN (`state`) or PAGE_TOKEN_INVALID.
+        """
 
 def add_TimersServiceServicer_to_server(servicer: TimersServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
