@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 import ast
-import re
 from pathlib import Path
 
 import pytest
 
+from tests.architecture.reasons import CODE, PLACES, reason_of
 from tests.architecture.tree import calls, name_of, sources
 
 pytestmark = pytest.mark.req("K2")
 
-_CODE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
-# Where the reason is, counted from 0, and how it is called.
-_PLACES = {
-    "InvalidArgumentError": 2,
-    "UnauthenticatedError": 1,
-    "PermissionDeniedError": 1,
-    "FailedPreconditionError": 2,
-}
 
-
-def reason(call: ast.Call, place: int) -> ast.expr | None:
-    named = [keyword.value for keyword in call.keywords if keyword.arg == "reason"]
-    return named[0] if named else call.args[place] if len(call.args) > place else None
-
-
-@pytest.mark.parametrize("failure", _PLACES)
+@pytest.mark.parametrize("failure", PLACES)
 def test_reasons_are_codes_in_upper_case(failure: str) -> None:
     wrong = [
         f"{name_of(path)}:{call.lineno} {found.value!r}"
         for path in sources("libs", "services")
         for call in calls(path, failure)
-        if isinstance(found := reason(call, _PLACES[failure]), ast.Constant)
-        and not _CODE.fullmatch(str(found.value))
+        if isinstance(found := reason_of(call, PLACES[failure]), ast.Constant)
+        and not CODE.fullmatch(str(found.value))
     ]
     assert wrong == []
 
@@ -50,7 +36,7 @@ def nameless(paths: list[Path]) -> list[str]:
         f"{path.name}:{call.lineno}"
         for path in paths
         for call in calls(path, "FailedPreconditionError")
-        if reason(call, _PLACES["FailedPreconditionError"]) is None
+        if reason_of(call, PLACES["FailedPreconditionError"]) is None
     ]
 
 

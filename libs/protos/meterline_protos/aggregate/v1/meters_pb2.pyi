@@ -21,6 +21,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Meter(_message.Message):
+    """The definition of a meter. It never changes once the meter is created."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -51,20 +53,34 @@ class Meter(_message.Message):
     GROUP_BY_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """For example `air_minutes`: a letter or digit, then letters, digits, `.`, `_`, `-`; at most 64 characters."""
+    """Unique name, for example `air_minutes`: a letter or digit, then letters, digits, `.`, `_` and `-`; 1 to
+    64 characters.
+    """
     event_type: _builtins.str
+    """Name of the event type whose events the meter counts; written like `name`. Required."""
     aggregation: _types_pb2.Aggregation.ValueType
+    """How the events of a window become one number. Required."""
     quantity: _builtins.str
-    """The quantity that is summed, or of which the greatest is kept."""
+    """Name of the quantity that AGGREGATION_SUM adds up or AGGREGATION_MAX takes the maximum of; written like
+    `name`. Required for these two, and must be empty for the others. Events without the quantity do not
+    count.
+    """
     unique_dimension: _builtins.str
-    """Unique count: the dimension whose values are counted; empty counts subjects."""
+    """Name of the dimension whose distinct values AGGREGATION_UNIQUE counts; written like `name`. Empty:
+    distinct subjects are counted. Must be empty for the other aggregations. Events without the dimension, or
+    the subject, do not count.
+    """
     @_builtins.property
     def group_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Dimensions that usage is kept by, besides the total. At most 4."""
+        """Names of 0 to 4 different dimensions. Besides the total, usage is kept for each combination of their
+        values. An event without one of them counts with the empty value. Empty: only the total is kept.
+        """
 
     @_builtins.property
     def filter(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Only events with all these dimension values count."""
+        """Dimension values that an event must all have in order to count, by dimension name; at most 16, each value
+        1 to 256 characters. Empty: all events of the type count.
+        """
 
     def __init__(
         self,
@@ -87,11 +103,15 @@ Global___Meter: _TypeAlias = Meter  # noqa: Y015
 
 @_typing.final
 class CreateMeterRequest(_message.Message):
+    """The definition of the meter that should exist."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     METER_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def meter(self) -> Global___Meter: ...
+    def meter(self) -> Global___Meter:
+        """The definition. Required."""
+
     def __init__(
         self,
         *,
@@ -107,14 +127,18 @@ Global___CreateMeterRequest: _TypeAlias = CreateMeterRequest  # noqa: Y015
 
 @_typing.final
 class CreateMeterResponse(_message.Message):
+    """The meter that exists now."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     METER_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     created: _builtins.bool
-    """False when the meter was there already."""
+    """True: this call created the meter. False: it existed already with the same definition."""
     @_builtins.property
-    def meter(self) -> Global___Meter: ...
+    def meter(self) -> Global___Meter:
+        """The definition as it is stored."""
+
     def __init__(
         self,
         *,
@@ -131,12 +155,15 @@ Global___CreateMeterResponse: _TypeAlias = CreateMeterResponse  # noqa: Y015
 
 @_typing.final
 class ListMetersRequest(_message.Message):
+    """For whom meters are listed."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
-    """Whoever asks for one tenant: a caller bound to a tenant must name it. Meters are the same for all tenants, so
-    the answer is too. Empty: nobody in particular.
+    """The tenant for which the caller asks: 1 to 63 lower-case letters, digits and dashes, with no dash at
+    either end. Required of a caller that is bound to a tenant, else optional. The response is the same for
+    every tenant.
     """
     def __init__(
         self,
@@ -153,11 +180,15 @@ Global___ListMetersRequest: _TypeAlias = ListMetersRequest  # noqa: Y015
 
 @_typing.final
 class ListMetersResponse(_message.Message):
+    """All meters."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     METERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def meters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Meter]: ...
+    def meters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Meter]:
+        """The definitions, by name."""
+
     def __init__(
         self,
         *,
@@ -173,11 +204,13 @@ Global___ListMetersResponse: _TypeAlias = ListMetersResponse  # noqa: Y015
 
 @_typing.final
 class DeleteMeterRequest(_message.Message):
+    """Names the unused meter that is deleted."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Of the meter."""
+    """`Meter.name` of the meter to delete. Required."""
     def __init__(
         self,
         *,
@@ -193,6 +226,8 @@ Global___DeleteMeterRequest: _TypeAlias = DeleteMeterRequest  # noqa: Y015
 
 @_typing.final
 class DeleteMeterResponse(_message.Message):
+    """Empty: the meter is deleted."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -208,11 +243,13 @@ Global___DeleteMeterResponse: _TypeAlias = DeleteMeterResponse  # noqa: Y015
 
 @_typing.final
 class ReferToMeterRequest(_message.Message):
+    """Names the meter that the calling service is about to store a reference to."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Of the meter."""
+    """`Meter.name` of the meter that the caller is going to refer to. Required."""
     def __init__(
         self,
         *,
@@ -228,11 +265,15 @@ Global___ReferToMeterRequest: _TypeAlias = ReferToMeterRequest  # noqa: Y015
 
 @_typing.final
 class ReferToMeterResponse(_message.Message):
+    """The meter that is referred to from now on."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     METER_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def meter(self) -> Global___Meter: ...
+    def meter(self) -> Global___Meter:
+        """The definition as it is stored."""
+
     def __init__(
         self,
         *,

@@ -26,7 +26,18 @@ if _version_not_supported:
 
 
 class MetersServiceStub(object):
-    """What is counted.
+    """Manages meters. A meter turns the events of one type into a number for each window of time. Meters are
+    shared: each meter counts for every tenant, in windows of that tenant.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; with `ALL_TENANTS_NEEDED` for a caller bound to a tenant
+    in a call that names no tenant; with `TENANT_FORBIDDEN` in a call that names another tenant.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+    request, or `TEXT_INVALID` for a NUL character. BadRequest names the field.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed. Changes may have been made.
     """
 
     def __init__(self, channel):
@@ -58,33 +69,63 @@ class MetersServiceStub(object):
 
 
 class MetersServiceServicer(object):
-    """What is counted.
+    """Manages meters. A meter turns the events of one type into a number for each window of time. Meters are
+    shared: each meter counts for every tenant, in windows of that tenant.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; with `ALL_TENANTS_NEEDED` for a caller bound to a tenant
+    in a call that names no tenant; with `TENANT_FORBIDDEN` in a call that names another tenant.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+    request, or `TEXT_INVALID` for a NUL character. BadRequest names the field.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed. Changes may have been made.
     """
 
     def CreateMeter(self, request, context):
-        """Creates a meter, which counts whatever is captured from then on. Idempotent; ALREADY_EXISTS when the
-        name is taken by another definition, since a definition never changes. What it refers to must exist, for the
-        operator or any tenant: FAILED_PRECONDITION names the field and what there is, with the reason
-        EVENT_TYPE_UNKNOWN, QUANTITY_UNKNOWN, DIMENSION_UNKNOWN or, for a filter of a value that the type does not
-        accept, VALUE_NOT_ALLOWED. UNAVAILABLE when ingest, which is asked, is away. Not checked, and not asked, for a
-        meter that is there already, or where the service knows no address of ingest.
+        """Creates a meter. It counts all events that are accepted after this call returns, and none from before. A
+        definition never changes. Needs the permission `configure` and a caller that is not bound to a tenant.
+        Idempotent: the same definition again returns the meter that exists; the order of `group_by` does not
+        matter.
+
+        The event type, quantity and dimensions in the definition must exist for the operator or for any tenant,
+        so create event types first. The service asks ingest for them. It does not check them when the meter
+        exists already, or when it is configured without the address of ingest.
+
+        Errors:
+        - `INVALID_ARGUMENT` with `INVALID_ARGUMENT` for a field that breaks its rule, or with `CHOICE_UNKNOWN`
+        for an unknown aggregation.
+        - `ALREADY_EXISTS`: the name belongs to a meter with another definition.
+        - `FAILED_PRECONDITION` with `EVENT_TYPE_UNKNOWN`, `QUANTITY_UNKNOWN` or `DIMENSION_UNKNOWN` for
+        something that does not exist, or with `VALUE_NOT_ALLOWED` for a filter value that the event type does
+        not accept. The violation names the field and what exists.
+        - `UNAVAILABLE` with `UNAVAILABLE`: ingest does not answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListMeters(self, request, context):
-        """All meters by name. Needs the permission `read`. NOT_FOUND for a tenant that does not exist.
+        """Lists all meters by name, in one response. Needs the permission `read`. Changes nothing.
+
+        Errors:
+        - `NOT_FOUND`: `tenant_id` is set and no such tenant exists.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteMeter(self, request, context):
-        """Deletes a meter that has counted nothing for any tenant and that nothing refers to. Needs the permission
-        `configure`, and a caller for all tenants. Its number is never given again; its name is free, and a meter of that
-        name is another one. NOT_FOUND when there is no such meter; FAILED_PRECONDITION with the reason METER_HAS_USAGE
-        or METER_REFERRED_TO. ABORTED when those who count events do not end their transactions within 2 seconds: try
+        """Deletes a meter that has counted no event of any tenant and that nothing refers to. Needs the permission
+        `configure` and a caller that is not bound to a tenant. A later meter of the same name is a new meter.
+        Not idempotent: a second call fails with `NOT_FOUND`.
+
+        Errors:
+        - `NOT_FOUND`: no meter has this name.
+        - `FAILED_PRECONDITION` with `METER_HAS_USAGE` when it has counted events, or `METER_REFERRED_TO` when
+        something refers to it or once did, for example a price.
+        - `ABORTED` with RetryInfo: events were being counted for more than 2 seconds. Nothing was deleted; call
         again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -92,9 +133,12 @@ class MetersServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ReferToMeter(self, request, context):
-        """Answers a meter, and remembers for good that something refers to it, so that it is never deleted. Asked by
-        services before they store a reference, for example a price. Idempotent. Needs the permission `internal`.
-        NOT_FOUND when there is no such meter.
+        """Returns a meter and records that something refers to it, so that it can never be deleted. Services call
+        it before they store a reference, for example a price. Needs the permission `internal`, which only
+        services have. Idempotent.
+
+        Errors:
+        - `NOT_FOUND`: no meter has this name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -132,7 +176,18 @@ def add_MetersServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class MetersService(object):
-    """What is counted.
+    """Manages meters. A meter turns the events of one type into a number for each window of time. Meters are
+    shared: each meter counts for every tenant, in windows of that tenant.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; with `ALL_TENANTS_NEEDED` for a caller bound to a tenant
+    in a call that names no tenant; with `TENANT_FORBIDDEN` in a call that names another tenant.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+    request, or `TEXT_INVALID` for a NUL character. BadRequest names the field.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed. Changes may have been made.
     """
 
     @staticmethod

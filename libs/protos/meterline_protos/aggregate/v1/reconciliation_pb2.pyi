@@ -20,11 +20,15 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class CompareRequest(_message.Message):
+    """Whose events to compare."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
-    """Empty: all tenants."""
+    """The tenant whose events are compared: 1 to 63 lower-case letters, digits and dashes, with no dash at
+    either end. Empty: all tenants, which needs a caller that is not bound to a tenant.
+    """
     def __init__(
         self,
         *,
@@ -40,11 +44,15 @@ Global___CompareRequest: _TypeAlias = CompareRequest  # noqa: Y015
 
 @_typing.final
 class CompareResponse(_message.Message):
+    """The comparison of each tenant."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def tenants(self) -> _containers.RepeatedCompositeFieldContainer[Global___TenantComparison]: ...
+    def tenants(self) -> _containers.RepeatedCompositeFieldContainer[Global___TenantComparison]:
+        """One entry for each tenant, by `tenant_id`. With `tenant_id` in the request: that tenant alone."""
+
     def __init__(
         self,
         *,
@@ -60,6 +68,8 @@ Global___CompareResponse: _TypeAlias = CompareResponse  # noqa: Y015
 
 @_typing.final
 class TenantComparison(_message.Message):
+    """The event counts of one tenant. Events that a correction retracted are counted in neither."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
@@ -67,10 +77,19 @@ class TenantComparison(_message.Message):
     AGGREGATED_FIELD_NUMBER: _builtins.int
     GAP_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """The tenant whose events these are, by name."""
     accepted: _builtins.int
+    """How many events ingest has accepted, as its `GetTotals` returns it. 0 when ingest does not know the
+    tenant.
+    """
     aggregated: _builtins.int
+    """How many events aggregate has applied, whether or not a meter counts them. 0 when aggregate does not know
+    the tenant.
+    """
     gap: _builtins.int
-    """accepted - aggregated: events on their way, or lost (positive), or counted twice (negative)."""
+    """`accepted` - `aggregated`. Positive: events that are on their way, or lost. Negative: events that were
+    counted twice.
+    """
     def __init__(
         self,
         *,

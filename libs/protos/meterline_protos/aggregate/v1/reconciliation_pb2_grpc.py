@@ -26,7 +26,17 @@ if _version_not_supported:
 
 
 class ReconciliationServiceStub(object):
-    """Holds what was accepted against what was aggregated.
+    """Compares how many events ingest has accepted with how many aggregate has counted.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; with `ALL_TENANTS_NEEDED` for a caller bound to a tenant
+    that names no tenant, and with `TENANT_FORBIDDEN` when it names another one.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+    request, or `TEXT_INVALID` for a NUL character. BadRequest names the field.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed.
     """
 
     def __init__(self, channel):
@@ -43,12 +53,29 @@ class ReconciliationServiceStub(object):
 
 
 class ReconciliationServiceServicer(object):
-    """Holds what was accepted against what was aggregated.
+    """Compares how many events ingest has accepted with how many aggregate has counted.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; with `ALL_TENANTS_NEEDED` for a caller bound to a tenant
+    that names no tenant, and with `TENANT_FORBIDDEN` when it names another one.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+    request, or `TEXT_INVALID` for a NUL character. BadRequest names the field.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed.
     """
 
     def Compare(self, request, context):
-        """Asks ingest for its totals and compares. A gap that does not close once everything on its way has
-        arrived is a fault.
+        """Asks ingest for the number of accepted events and compares it with the number of counted events, for one
+        tenant or for all. Needs the permission `read`. Changes nothing.
+
+        While events arrive, the gap is positive: some are on their way. A positive gap that stays after no more
+        events arrive is a fault, and so is a negative gap.
+
+        Errors:
+        - `NOT_FOUND`: `tenant_id` is set, and neither ingest nor aggregate knows the tenant.
+        - `UNAVAILABLE` with `UNAVAILABLE`: ingest does not answer, or its address is not configured.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -71,7 +98,17 @@ def add_ReconciliationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ReconciliationService(object):
-    """Holds what was accepted against what was aggregated.
+    """Compares how many events ingest has accepted with how many aggregate has counted.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; with `ALL_TENANTS_NEEDED` for a caller bound to a tenant
+    that names no tenant, and with `TENANT_FORBIDDEN` when it names another one.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+    request, or `TEXT_INVALID` for a NUL character. BadRequest names the field.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed.
     """
 
     @staticmethod

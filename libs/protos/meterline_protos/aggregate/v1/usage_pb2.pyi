@@ -22,6 +22,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class QueryUsageRequest(_message.Message):
+    """Which windows to return."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
@@ -32,18 +34,24 @@ class QueryUsageRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """The tenant whose usage is read: 1 to 63 lower-case letters, digits and dashes, with no dash at either
+    end. Required.
+    """
     meter: _builtins.str
+    """`Meter.name` of the meter. Required."""
     grain: _types_pb2.Grain.ValueType
+    """The length of the windows. Required."""
     by_group: _builtins.bool
-    """Whether to answer by the meter's group_by dimensions instead of the total. INVALID_ARGUMENT for a
-    meter that has none.
+    """False: one window of the total for each start time. True: one window for each start time and group of the
+    meter's `group_by` dimensions, without the total; the meter must have `group_by`.
     """
     page_size: _builtins.int
-    """At most 10,000; 1,000 when not set."""
+    """The most windows in the response, at most 10,000; a larger value counts as 10,000. 0: 1,000."""
     page_token: _builtins.str
+    """The `next_page_token` of the previous response to the same request. Empty: the first page."""
     @_builtins.property
     def range(self) -> _types_pb2.TimeRange:
-        """Windows that start in this range."""
+        """The range that the windows start in. Both ends are required."""
 
     def __init__(
         self,
@@ -66,13 +74,18 @@ Global___QueryUsageRequest: _TypeAlias = QueryUsageRequest  # noqa: Y015
 
 @_typing.final
 class QueryUsageResponse(_message.Message):
+    """One page of windows."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     WINDOWS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """The `page_token` of the next page. Empty on the last page."""
     @_builtins.property
-    def windows(self) -> _containers.RepeatedCompositeFieldContainer[Global___Window]: ...
+    def windows(self) -> _containers.RepeatedCompositeFieldContainer[Global___Window]:
+        """The windows, by `start_time`, then group."""
+
     def __init__(
         self,
         *,
@@ -89,6 +102,8 @@ Global___QueryUsageResponse: _TypeAlias = QueryUsageResponse  # noqa: Y015
 
 @_typing.final
 class Window(_message.Message):
+    """The usage of one meter of one tenant in one window of time, in total or of one group."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -123,41 +138,50 @@ class Window(_message.Message):
     REBUILDING_FIELD_NUMBER: _builtins.int
     REST_FIELD_NUMBER: _builtins.int
     value: _builtins.str
-    """Decimal."""
+    """The usage: a decimal in plain notation, for example `12.5` or `-3`. It is exact and has no exponent.
+    AGGREGATION_COUNT: the same as `event_count`.
+    """
     event_count: _builtins.int
-    """Events that counted: those with the meter's quantity, subject or dimension."""
+    """How many events counted: those that pass the filter and have the meter's quantity, subject or dimension.
+    Negative when a retraction arrived before its event.
+    """
     revision: _builtins.int
+    """Version of the window. It rises with every change, so of two versions the greater is newer."""
     window_id: _builtins.str
-    """`<meter>/<grain>/<start in unix seconds>/<group>`, as spans and explanations name it; the total is
-    group 0.
+    """`<meter>/<grain>/<start>/<group>`: grain in lower case, start in seconds since the Unix epoch, group as a
+    number of which 0 is the total. Spans and explanations use the same id. Example:
+    `air_minutes/month/1764547200/0`.
     """
     aggregation: _types_pb2.Aggregation.ValueType
-    """How the value came about: with `revision`, all that a replica of windows keeps."""
+    """How the meter turns events into `value`."""
     rebuilding: _builtins.bool
-    """Totals of GRAIN_MONTH: events of the month were taken away from a maximum or unique count, and the value
-    is being found from those that are left. Nothing should be billed by it before. False for all other
-    windows.
+    """True, only for a GRAIN_MONTH total: events were retracted from a maximum or unique count, and its value
+    is being calculated again from the events that remain. Do not bill the value until this is false.
     """
     rest: _builtins.bool
-    """Whether this is the rest of the groups: all combinations of values that were first seen when the tenant had
-    `max_groups` groups by these dimensions already. Its `group` has the value `(other)` for every dimension; a
-    real value `(other)` is another group, with `rest` false. At most one window of each start has it. False for
-    the total.
+    """True: this is the window of all combinations of values that have no group of their own, because the
+    tenant had the most groups of these dimensions (setting MAX_GROUPS) when they first occurred. `group`
+    then has the value `(other)` for each dimension. A group whose real value is `(other)` has `rest` false.
+    At most one window for each start time has it. False for the total.
     """
     @_builtins.property
-    def start_time(self) -> _timestamp_pb2.Timestamp: ...
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """The first instant of the window (inclusive)."""
+
     @_builtins.property
-    def end_time(self) -> _timestamp_pb2.Timestamp: ...
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """The first instant after the window (exclusive). For days and months it follows the tenant's time zone."""
+
     @_builtins.property
     def group(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Empty for the total. A dimension that events did not have has an empty value. At most `max_groups` groups a
-        tenant and set of dimensions, and the rest (see `rest`).
+        """The group: a value for each `group_by` dimension of the meter, by dimension name. An event without the
+        dimension has the empty value. Empty map: the total.
         """
 
     @_builtins.property
     def trace(self) -> _types_pb2.TraceContext:
-        """Totals of GRAIN_MONTH: the trace of the last change, until that is published as `usage.window`, which
-        carries it then. Empty afterwards, and for all other windows.
+        """The trace of the last change of a GRAIN_MONTH total that is not yet published as `usage.window`. Not set
+        otherwise.
         """
 
     def __init__(
@@ -185,6 +209,8 @@ Global___Window: _TypeAlias = Window  # noqa: Y015
 
 @_typing.final
 class ListContributionsRequest(_message.Message):
+    """Whose contributions to which meter to list."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
@@ -193,13 +219,18 @@ class ListContributionsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """The tenant whose contributions are listed: 1 to 63 lower-case letters, digits and dashes, with no dash at
+    either end. Required.
+    """
     meter: _builtins.str
+    """`Meter.name` of the meter. Required."""
     page_size: _builtins.int
-    """At most 1,000; 100 when not set."""
+    """The most contributions in the response, at most 1,000; a larger value counts as 1,000. 0: 100."""
     page_token: _builtins.str
+    """The `next_page_token` of the previous response to the same request. Empty: the first page."""
     @_builtins.property
     def range(self) -> _types_pb2.TimeRange:
-        """Contributions whose hours start in this range."""
+        """The range that contains the contributions' `hour_start`. Both ends are required."""
 
     def __init__(
         self,
@@ -220,13 +251,18 @@ Global___ListContributionsRequest: _TypeAlias = ListContributionsRequest  # noqa
 
 @_typing.final
 class ListContributionsResponse(_message.Message):
+    """One page of contributions."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CONTRIBUTIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """The `page_token` of the next page. Empty on the last page."""
     @_builtins.property
-    def contributions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Contribution]: ...
+    def contributions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Contribution]:
+        """The contributions, by `hour_start`, then `batch_id`."""
+
     def __init__(
         self,
         *,
@@ -243,8 +279,9 @@ Global___ListContributionsResponse: _TypeAlias = ListContributionsResponse  # no
 
 @_typing.final
 class Contribution(_message.Message):
-    """What one batch added to one hour of one meter. An hour in which a local day of the tenant begins counts
-    as two, so that a day or month of any time zone is the sum of the contributions that start in it.
+    """What one batch of events added to one meter in one hour of UTC. An hour in which a local day of the tenant
+    begins has two contributions, one before that midnight and one from it on. So the contributions that start
+    in a day or month of the tenant add up to that day or month.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -256,21 +293,23 @@ class Contribution(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     HOUR_END_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.str
-    """UUID."""
+    """UUID of the batch, as ingest returns it. A correction is a batch too."""
     meter: _builtins.str
+    """`Meter.name` of the meter."""
     event_count: _builtins.int
-    """Events of the batch that counted, less those that it took away."""
+    """How many events of the batch counted, less those that it retracted. Negative when it retracted more."""
     value: _builtins.str
-    """Decimal; the batch's own sum, less what it took away, or its own maximum. Empty for unique meters, and for
-    a maximum when nothing was added.
+    """A decimal in plain notation. AGGREGATION_COUNT: `event_count`. AGGREGATION_SUM: the sum of the batch's
+    events, less those that it retracted. AGGREGATION_MAX: the maximum of the batch's events, empty when it
+    added none. AGGREGATION_UNIQUE: empty.
     """
     @_builtins.property
     def hour_start(self) -> _timestamp_pb2.Timestamp:
-        """Start of the hour, or of the local day that begins within it."""
+        """The first instant (inclusive): the start of the hour, or of the local day that begins within it."""
 
     @_builtins.property
     def hour_end(self) -> _timestamp_pb2.Timestamp:
-        """End of the hour, or of the local day that ends within it."""
+        """The first instant after it (exclusive): the end of the hour, or of the local day that ends within it."""
 
     def __init__(
         self,
@@ -292,13 +331,18 @@ Global___Contribution: _TypeAlias = Contribution  # noqa: Y015
 
 @_typing.final
 class FindContributionsRequest(_message.Message):
+    """Which batch to look for."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     BATCH_ID_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """The tenant whose batch it is: 1 to 63 lower-case letters, digits and dashes, with no dash at either end.
+    Required.
+    """
     batch_id: _builtins.str
-    """UUID."""
+    """UUID of the batch, with or without dashes. Required."""
     def __init__(
         self,
         *,
@@ -315,11 +359,15 @@ Global___FindContributionsRequest: _TypeAlias = FindContributionsRequest  # noqa
 
 @_typing.final
 class FindContributionsResponse(_message.Message):
+    """All contributions of one batch."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CONTRIBUTIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def contributions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Contribution]: ...
+    def contributions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Contribution]:
+        """The contributions to all meters, by meter name, then `hour_start`."""
+
     def __init__(
         self,
         *,
@@ -335,13 +383,20 @@ Global___FindContributionsResponse: _TypeAlias = FindContributionsResponse  # no
 
 @_typing.final
 class PreviewChangesRequest(_message.Message):
+    """The events to add and retract in the preview."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """The tenant whose events these are: 1 to 63 lower-case letters, digits and dashes, with no dash at either
+    end. Required.
+    """
     events: _builtins.bytes
-    """A `meterline.events.v1.EventsAccepted` whose rows are all of this tenant."""
+    """A serialised `meterline.events.v1.EventsAccepted` with at least one batch and at most 10,000 rows, all of
+    this tenant.
+    """
     def __init__(
         self,
         *,
@@ -358,12 +413,16 @@ Global___PreviewChangesRequest: _TypeAlias = PreviewChangesRequest  # noqa: Y015
 
 @_typing.final
 class PreviewChangesResponse(_message.Message):
+    """What the changed windows would be."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     WINDOWS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def windows(self) -> _containers.RepeatedCompositeFieldContainer[Global___WindowPreview]:
-        """Days and months that the rows touch, of all meters, in the order of meters, grains and time."""
+        """The days and months that the events touch, of all meters, in total and not by group; by meter name, then
+        grain (days first), then start time.
+        """
 
     def __init__(
         self,
@@ -380,7 +439,7 @@ Global___PreviewChangesResponse: _TypeAlias = PreviewChangesResponse  # noqa: Y0
 
 @_typing.final
 class WindowPreview(_message.Message):
-    """One window of the total, as it is and as it would be."""
+    """One window of a meter's total, as it is and as it would be."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -395,23 +454,32 @@ class WindowPreview(_message.Message):
     EVENT_COUNT_AFTER_FIELD_NUMBER: _builtins.int
     NEEDS_REBUILD_FIELD_NUMBER: _builtins.int
     meter: _builtins.str
+    """`Meter.name` of the meter."""
     grain: _types_pb2.Grain.ValueType
+    """GRAIN_DAY or GRAIN_MONTH."""
     value_before: _builtins.str
-    """Decimal."""
+    """The value now: a decimal in plain notation; `0` for a window without events."""
     value_after: _builtins.str
-    """Decimal; empty when only a rebuild can tell."""
+    """The value after the change: a decimal in plain notation. Empty when `needs_rebuild` is true."""
     value_delta: _builtins.str
-    """Decimal: value_after - value_before; empty when value_after is."""
+    """`value_after` - `value_before`: a decimal in plain notation. Empty when `needs_rebuild` is true."""
     event_count_before: _builtins.int
+    """How many events the window counts now."""
     event_count_after: _builtins.int
+    """How many events the window would count after the change."""
     needs_rebuild: _builtins.bool
-    """Whether the value is found from all events of the month when they are taken away, and they are too many
-    to do so here, or still on their way.
+    """True: events are retracted from a maximum or unique count, and the value after it is not known here,
+    because the month has more than 50,000 events or some of them are still on their way. False:
+    `value_after` is exact.
     """
     @_builtins.property
-    def start_time(self) -> _timestamp_pb2.Timestamp: ...
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """The first instant of the window (inclusive)."""
+
     @_builtins.property
-    def end_time(self) -> _timestamp_pb2.Timestamp: ...
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """The first instant after the window (exclusive)."""
+
     def __init__(
         self,
         *,

@@ -26,7 +26,19 @@ if _version_not_supported:
 
 
 class UsageServiceStub(object):
-    """Reads maintained windows.
+    """Reads usage: the windows that meters keep for a tenant, and the batches of events behind them.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
+    `TENANT_FORBIDDEN` when `tenant_id` names another one, and with `ALL_TENANTS_NEEDED` when it is empty.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+    request, or `TEXT_INVALID` for a NUL character; with `INVALID_ARGUMENT` for an empty `tenant_id`.
+    BadRequest names the field.
+    - `NOT_FOUND`: no such tenant exists, or the service has not received it from identity yet.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed.
     """
 
     def __init__(self, channel):
@@ -58,33 +70,70 @@ class UsageServiceStub(object):
 
 
 class UsageServiceServicer(object):
-    """Reads maintained windows.
+    """Reads usage: the windows that meters keep for a tenant, and the batches of events behind them.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
+    `TENANT_FORBIDDEN` when `tenant_id` names another one, and with `ALL_TENANTS_NEEDED` when it is empty.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+    request, or `TEXT_INVALID` for a NUL character; with `INVALID_ARGUMENT` for an empty `tenant_id`.
+    BadRequest names the field.
+    - `NOT_FOUND`: no such tenant exists, or the service has not received it from identity yet.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed.
     """
 
     def QueryUsage(self, request, context):
-        """Windows of one meter, in the order of time, then group.
+        """Returns the windows of one meter of a tenant, by start time, then group. A window without events is left
+        out. Needs the permission `read`. Changes nothing.
+
+        Errors:
+        - `NOT_FOUND`: no meter has this name.
+        - `INVALID_ARGUMENT` with `CHOICE_UNKNOWN` for an unknown grain; with `TIME_MISSING`, `TIME_INVALID` or
+        `RANGE_EMPTY` for the range; with `PAGE_TOKEN_INVALID`; with `INVALID_ARGUMENT` for an empty `meter`,
+        or for `by_group` of a meter without `group_by`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListContributions(self, request, context):
-        """The batches that contributed to a meter in a range of time, and how much.
+        """Lists which batches of events contributed to one meter in a range of time, and how much each did, by
+        `hour_start`, then `batch_id`. Needs the permission `read`. Changes nothing.
+
+        Errors:
+        - `NOT_FOUND`: no meter has this name.
+        - `INVALID_ARGUMENT` with `TIME_MISSING`, `TIME_INVALID` or `RANGE_EMPTY` for the range; with
+        `PAGE_TOKEN_INVALID`; with `INVALID_ARGUMENT` for an empty `meter`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FindContributions(self, request, context):
-        """The meters and windows that a batch contributed to.
+        """Returns what one batch of events contributed to every meter, by meter name, then `hour_start`. Returns
+        nothing for a batch that is unknown, not yet applied, or not counted by any meter. Needs the permission
+        `read`. Changes nothing.
+
+        Errors:
+        - `INVALID_ARGUMENT` with `UUID_INVALID`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PreviewChanges(self, request, context):
-        """What windows would become if events were added and taken away. Stores nothing. For services only: ingest
-        asks it for its dry runs.
+        """Calculates what windows would be if some events were added and others retracted. Stores nothing. Needs
+        the permission `internal`, which only services have: ingest calls it for dry runs of corrections and
+        imports. A request may have 4 MiB.
+
+        Errors:
+        - `INVALID_ARGUMENT` with `INVALID_ARGUMENT`: `events` cannot be read, has rows of another tenant, or has
+        more than 10,000 rows.
+        - `UNAVAILABLE` with `UNAVAILABLE`: ingest, which has the events of a maximum or unique count, does not
+        answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,7 +171,19 @@ def add_UsageServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class UsageService(object):
-    """Reads maintained windows.
+    """Reads usage: the windows that meters keep for a tenant, and the batches of events behind them.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
+    `TENANT_FORBIDDEN` when `tenant_id` names another one, and with `ALL_TENANTS_NEEDED` when it is empty.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+    request, or `TEXT_INVALID` for a NUL character; with `INVALID_ARGUMENT` for an empty `tenant_id`.
+    BadRequest names the field.
+    - `NOT_FOUND`: no such tenant exists, or the service has not received it from identity yet.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed.
     """
 
     @staticmethod

@@ -27,41 +27,136 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class UsageServiceStub:
-    """Reads maintained windows."""
+    """Reads usage: the windows that meters keep for a tenant, and the batches of events behind them.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
+      `TENANT_FORBIDDEN` when `tenant_id` names another one, and with `ALL_TENANTS_NEEDED` when it is empty.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+      request, or `TEXT_INVALID` for a NUL character; with `INVALID_ARGUMENT` for an empty `tenant_id`.
+      BadRequest names the field.
+    - `NOT_FOUND`: no such tenant exists, or the service has not received it from identity yet.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> UsageServiceAsyncStub: ...
     QueryUsage: _grpc.UnaryUnaryMultiCallable[_usage_pb2.QueryUsageRequest, _usage_pb2.QueryUsageResponse]
-    """Windows of one meter, in the order of time, then group."""
+    """Returns the windows of one meter of a tenant, by start time, then group. A window without events is left
+    out. Needs the permission `read`. Changes nothing.
+
+    Errors:
+    - `NOT_FOUND`: no meter has this name.
+    - `INVALID_ARGUMENT` with `CHOICE_UNKNOWN` for an unknown grain; with `TIME_MISSING`, `TIME_INVALID` or
+      `RANGE_EMPTY` for the range; with `PAGE_TOKEN_INVALID`; with `INVALID_ARGUMENT` for an empty `meter`,
+      or for `by_group` of a meter without `group_by`.
+    """
     ListContributions: _grpc.UnaryUnaryMultiCallable[_usage_pb2.ListContributionsRequest, _usage_pb2.ListContributionsResponse]
-    """The batches that contributed to a meter in a range of time, and how much."""
+    """Lists which batches of events contributed to one meter in a range of time, and how much each did, by
+    `hour_start`, then `batch_id`. Needs the permission `read`. Changes nothing.
+
+    Errors:
+    - `NOT_FOUND`: no meter has this name.
+    - `INVALID_ARGUMENT` with `TIME_MISSING`, `TIME_INVALID` or `RANGE_EMPTY` for the range; with
+      `PAGE_TOKEN_INVALID`; with `INVALID_ARGUMENT` for an empty `meter`.
+    """
     FindContributions: _grpc.UnaryUnaryMultiCallable[_usage_pb2.FindContributionsRequest, _usage_pb2.FindContributionsResponse]
-    """The meters and windows that a batch contributed to."""
+    """Returns what one batch of events contributed to every meter, by meter name, then `hour_start`. Returns
+    nothing for a batch that is unknown, not yet applied, or not counted by any meter. Needs the permission
+    `read`. Changes nothing.
+
+    Errors:
+    - `INVALID_ARGUMENT` with `UUID_INVALID`.
+    """
     PreviewChanges: _grpc.UnaryUnaryMultiCallable[_usage_pb2.PreviewChangesRequest, _usage_pb2.PreviewChangesResponse]
-    """What windows would become if events were added and taken away. Stores nothing. For services only: ingest
-    asks it for its dry runs.
+    """Calculates what windows would be if some events were added and others retracted. Stores nothing. Needs
+    the permission `internal`, which only services have: ingest calls it for dry runs of corrections and
+    imports. A request may have 4 MiB.
+
+    Errors:
+    - `INVALID_ARGUMENT` with `INVALID_ARGUMENT`: `events` cannot be read, has rows of another tenant, or has
+      more than 10,000 rows.
+    - `UNAVAILABLE` with `UNAVAILABLE`: ingest, which has the events of a maximum or unique count, does not
+      answer.
     """
 
 @_typing.type_check_only
 class UsageServiceAsyncStub(UsageServiceStub):
-    """Reads maintained windows."""
+    """Reads usage: the windows that meters keep for a tenant, and the batches of events behind them.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
+      `TENANT_FORBIDDEN` when `tenant_id` names another one, and with `ALL_TENANTS_NEEDED` when it is empty.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+      request, or `TEXT_INVALID` for a NUL character; with `INVALID_ARGUMENT` for an empty `tenant_id`.
+      BadRequest names the field.
+    - `NOT_FOUND`: no such tenant exists, or the service has not received it from identity yet.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     QueryUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.QueryUsageRequest, _usage_pb2.QueryUsageResponse]  # type: ignore[assignment]
-    """Windows of one meter, in the order of time, then group."""
+    """Returns the windows of one meter of a tenant, by start time, then group. A window without events is left
+    out. Needs the permission `read`. Changes nothing.
+
+    Errors:
+    - `NOT_FOUND`: no meter has this name.
+    - `INVALID_ARGUMENT` with `CHOICE_UNKNOWN` for an unknown grain; with `TIME_MISSING`, `TIME_INVALID` or
+      `RANGE_EMPTY` for the range; with `PAGE_TOKEN_INVALID`; with `INVALID_ARGUMENT` for an empty `meter`,
+      or for `by_group` of a meter without `group_by`.
+    """
     ListContributions: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListContributionsRequest, _usage_pb2.ListContributionsResponse]  # type: ignore[assignment]
-    """The batches that contributed to a meter in a range of time, and how much."""
+    """Lists which batches of events contributed to one meter in a range of time, and how much each did, by
+    `hour_start`, then `batch_id`. Needs the permission `read`. Changes nothing.
+
+    Errors:
+    - `NOT_FOUND`: no meter has this name.
+    - `INVALID_ARGUMENT` with `TIME_MISSING`, `TIME_INVALID` or `RANGE_EMPTY` for the range; with
+      `PAGE_TOKEN_INVALID`; with `INVALID_ARGUMENT` for an empty `meter`.
+    """
     FindContributions: _aio.UnaryUnaryMultiCallable[_usage_pb2.FindContributionsRequest, _usage_pb2.FindContributionsResponse]  # type: ignore[assignment]
-    """The meters and windows that a batch contributed to."""
+    """Returns what one batch of events contributed to every meter, by meter name, then `hour_start`. Returns
+    nothing for a batch that is unknown, not yet applied, or not counted by any meter. Needs the permission
+    `read`. Changes nothing.
+
+    Errors:
+    - `INVALID_ARGUMENT` with `UUID_INVALID`.
+    """
     PreviewChanges: _aio.UnaryUnaryMultiCallable[_usage_pb2.PreviewChangesRequest, _usage_pb2.PreviewChangesResponse]  # type: ignore[assignment]
-    """What windows would become if events were added and taken away. Stores nothing. For services only: ingest
-    asks it for its dry runs.
+    """Calculates what windows would be if some events were added and others retracted. Stores nothing. Needs
+    the permission `internal`, which only services have: ingest calls it for dry runs of corrections and
+    imports. A request may have 4 MiB.
+
+    Errors:
+    - `INVALID_ARGUMENT` with `INVALID_ARGUMENT`: `events` cannot be read, has rows of another tenant, or has
+      more than 10,000 rows.
+    - `UNAVAILABLE` with `UNAVAILABLE`: ingest, which has the events of a maximum or unique count, does not
+      answer.
     """
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Reads maintained windows."""
+    """Reads usage: the windows that meters keep for a tenant, and the batches of events behind them.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
+      `TENANT_FORBIDDEN` when `tenant_id` names another one, and with `ALL_TENANTS_NEEDED` when it is empty.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+      request, or `TEXT_INVALID` for a NUL character; with `INVALID_ARGUMENT` for an empty `tenant_id`.
+      BadRequest names the field.
+    - `NOT_FOUND`: no such tenant exists, or the service has not received it from identity yet.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed.
+    """
 
     @_abc_1.abstractmethod
     def QueryUsage(
@@ -69,7 +164,15 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.QueryUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.QueryUsageResponse, _abc.Awaitable[_usage_pb2.QueryUsageResponse]]:
-        """Windows of one meter, in the order of time, then group."""
+        """Returns the windows of one meter of a tenant, by start time, then group. A window without events is left
+        out. Needs the permission `read`. Changes nothing.
+
+        Errors:
+        - `NOT_FOUND`: no meter has this name.
+        - `INVALID_ARGUMENT` with `CHOICE_UNKNOWN` for an unknown grain; with `TIME_MISSING`, `TIME_INVALID` or
+          `RANGE_EMPTY` for the range; with `PAGE_TOKEN_INVALID`; with `INVALID_ARGUMENT` for an empty `meter`,
+          or for `by_group` of a meter without `group_by`.
+        """
 
     @_abc_1.abstractmethod
     def ListContributions(
@@ -77,7 +180,14 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.ListContributionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.ListContributionsResponse, _abc.Awaitable[_usage_pb2.ListContributionsResponse]]:
-        """The batches that contributed to a meter in a range of time, and how much."""
+        """Lists which batches of events contributed to one meter in a range of time, and how much each did, by
+        `hour_start`, then `batch_id`. Needs the permission `read`. Changes nothing.
+
+        Errors:
+        - `NOT_FOUND`: no meter has this name.
+        - `INVALID_ARGUMENT` with `TIME_MISSING`, `TIME_INVALID` or `RANGE_EMPTY` for the range; with
+          `PAGE_TOKEN_INVALID`; with `INVALID_ARGUMENT` for an empty `meter`.
+        """
 
     @_abc_1.abstractmethod
     def FindContributions(
@@ -85,7 +195,13 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.FindContributionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.FindContributionsResponse, _abc.Awaitable[_usage_pb2.FindContributionsResponse]]:
-        """The meters and windows that a batch contributed to."""
+        """Returns what one batch of events contributed to every meter, by meter name, then `hour_start`. Returns
+        nothing for a batch that is unknown, not yet applied, or not counted by any meter. Needs the permission
+        `read`. Changes nothing.
+
+        Errors:
+        - `INVALID_ARGUMENT` with `UUID_INVALID`.
+        """
 
     @_abc_1.abstractmethod
     def PreviewChanges(
@@ -93,8 +209,15 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.PreviewChangesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.PreviewChangesResponse, _abc.Awaitable[_usage_pb2.PreviewChangesResponse]]:
-        """What windows would become if events were added and taken away. Stores nothing. For services only: ingest
-        asks it for its dry runs.
+        """Calculates what windows would be if some events were added and others retracted. Stores nothing. Needs
+        the permission `internal`, which only services have: ingest calls it for dry runs of corrections and
+        imports. A request may have 4 MiB.
+
+        Errors:
+        - `INVALID_ARGUMENT` with `INVALID_ARGUMENT`: `events` cannot be read, has rows of another tenant, or has
+          more than 10,000 rows.
+        - `UNAVAILABLE` with `UNAVAILABLE`: ingest, which has the events of a maximum or unique count, does not
+          answer.
         """
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,27 +25,29 @@ class _Aggregation:
 class _AggregationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Aggregation.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     AGGREGATION_UNSPECIFIED: _Aggregation.ValueType  # 0
+    """Not set. Requests with this value are refused: `INVALID_ARGUMENT` with `CHOICE_UNKNOWN`."""
     AGGREGATION_COUNT: _Aggregation.ValueType  # 1
     """The number of events."""
     AGGREGATION_SUM: _Aggregation.ValueType  # 2
-    """The sum of a quantity."""
+    """The sum of one quantity of the events."""
     AGGREGATION_MAX: _Aggregation.ValueType  # 3
-    """The greatest value of a quantity."""
+    """The greatest value of one quantity of the events."""
     AGGREGATION_UNIQUE: _Aggregation.ValueType  # 4
-    """The number of distinct subjects, or of distinct values of a dimension."""
+    """The number of distinct subjects, or of distinct values of one dimension."""
 
 class Aggregation(_Aggregation, metaclass=_AggregationEnumTypeWrapper):
-    """How a meter turns events into a number."""
+    """How a meter turns the events of a window into one number."""
 
 AGGREGATION_UNSPECIFIED: Aggregation.ValueType  # 0
+"""Not set. Requests with this value are refused: `INVALID_ARGUMENT` with `CHOICE_UNKNOWN`."""
 AGGREGATION_COUNT: Aggregation.ValueType  # 1
 """The number of events."""
 AGGREGATION_SUM: Aggregation.ValueType  # 2
-"""The sum of a quantity."""
+"""The sum of one quantity of the events."""
 AGGREGATION_MAX: Aggregation.ValueType  # 3
-"""The greatest value of a quantity."""
+"""The greatest value of one quantity of the events."""
 AGGREGATION_UNIQUE: Aggregation.ValueType  # 4
-"""The number of distinct subjects, or of distinct values of a dimension."""
+"""The number of distinct subjects, or of distinct values of one dimension."""
 Global___Aggregation: _TypeAlias = Aggregation  # noqa: Y015
 
 class _Grain:
@@ -55,33 +57,58 @@ class _Grain:
 class _GrainEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Grain.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     GRAIN_UNSPECIFIED: _Grain.ValueType  # 0
+    """Not set. Requests with this value are refused: `INVALID_ARGUMENT` with `CHOICE_UNKNOWN`."""
     GRAIN_MINUTE: _Grain.ValueType  # 1
+    """One minute, which begins at second 0 in UTC."""
     GRAIN_HOUR: _Grain.ValueType  # 2
+    """One hour, which begins at minute 0 in UTC."""
     GRAIN_DAY: _Grain.ValueType  # 3
+    """One calendar day in the tenant's time zone. It has 23 or 25 hours when the zone's clocks change by an
+    hour.
+    """
     GRAIN_MONTH: _Grain.ValueType  # 4
+    """One calendar month in the tenant's time zone."""
 
 class Grain(_Grain, metaclass=_GrainEnumTypeWrapper):
-    """The length of a window. Days and months are those of the tenant's time zone."""
+    """The length of a usage window. Minutes and hours are those of UTC, days and months those of the tenant's
+    time zone.
+    """
 
 GRAIN_UNSPECIFIED: Grain.ValueType  # 0
+"""Not set. Requests with this value are refused: `INVALID_ARGUMENT` with `CHOICE_UNKNOWN`."""
 GRAIN_MINUTE: Grain.ValueType  # 1
+"""One minute, which begins at second 0 in UTC."""
 GRAIN_HOUR: Grain.ValueType  # 2
+"""One hour, which begins at minute 0 in UTC."""
 GRAIN_DAY: Grain.ValueType  # 3
+"""One calendar day in the tenant's time zone. It has 23 or 25 hours when the zone's clocks change by an
+hour.
+"""
 GRAIN_MONTH: Grain.ValueType  # 4
+"""One calendar month in the tenant's time zone."""
 Global___Grain: _TypeAlias = Grain  # noqa: Y015
 
 @_typing.final
 class TimeRange(_message.Message):
-    """A half-open range of time: start_time is in it, end_time is not."""
+    """A half-open range of time, [start_time, end_time). Each field of this type says what a missing end means.
+    Both ends are rounded up to whole microseconds, because times of events are whole microseconds.
+
+    Errors: `INVALID_ARGUMENT` with `TIME_INVALID` for an end that is not a valid Timestamp, `RANGE_EMPTY` when
+    start_time is not before end_time, and `TIME_MISSING` for a missing end where both are required.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def start_time(self) -> _timestamp_pb2.Timestamp: ...
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """The first instant of the range (inclusive), of the years 1 to 9999."""
+
     @_builtins.property
-    def end_time(self) -> _timestamp_pb2.Timestamp: ...
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """The first instant after the range (exclusive), of the years 1 to 9999; later than start_time."""
+
     def __init__(
         self,
         *,
@@ -98,7 +125,9 @@ Global___TimeRange: _TypeAlias = TimeRange  # noqa: Y015
 
 @_typing.final
 class TraceContext(_message.Message):
-    """A W3C trace context, kept with every record so that each can be found in a tracing backend."""
+    """The W3C trace context of the call that caused a record. Use it to find the call in a tracing backend. All
+    fields are empty when the trace is unknown.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -106,11 +135,13 @@ class TraceContext(_message.Message):
     SPAN_ID_FIELD_NUMBER: _builtins.int
     SAMPLED_FIELD_NUMBER: _builtins.int
     trace_id: _builtins.str
-    """32 lower-case hexadecimal digits."""
+    """W3C trace id: 32 lower-case hexadecimal digits, or empty."""
     span_id: _builtins.str
-    """16 lower-case hexadecimal digits."""
+    """W3C span id (parent id): 16 lower-case hexadecimal digits, or empty."""
     sampled: _builtins.bool
-    """Whether the spans of this trace were recorded. The ids are kept either way."""
+    """The W3C sampled flag. True: the tracing backend has the spans of this trace. False: it has none, and the
+    ids are kept anyway.
+    """
     def __init__(
         self,
         *,

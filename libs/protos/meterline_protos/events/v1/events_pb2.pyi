@@ -22,15 +22,21 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class EventsAccepted(_message.Message):
-    """Facts, published on JetStream. Every fact is published by exactly one service; subjects stand in
-    `meterline.bus.subjects`.
+    """The facts that services publish on NATS JetStream. Exactly one service publishes each fact. The NATS header
+    `Nats-Msg-Id` has the UUID of the message; a message may be delivered more than once, always with the same
+    id.
 
-    Subject `events.accepted.<shard>`, published by ingest: events that are durable, valid and new, and
-    corrections of those that were.
+    Subject `events.accepted.<shard>`, published by ingest and consumed by aggregate: events that were accepted
+    for the first time, and corrections of events that were accepted before.
 
-    Columns: row i of the message is element i of every column. Columns are packed little-endian arrays,
-    so that a consumer reads them without touching a row. Numbers are as wide as the greatest of a column
-    needs, 1, 2, 4 or 8 bytes: the length of the column divided by the rows. Rows of one batch are neighbours.
+    The message has one row for each event, stored in columns: row i is element i of every column. A column is
+    a packed little-endian array. All numbers of one column have the same width of 1, 2, 4 or 8 bytes, which is
+    the length of the column divided by the number of rows. The number of rows is the length of `event_ids`
+    divided by 16. The rows of one batch are consecutive.
+
+    A column of another number of rows, an index beyond its dictionary or a value outside its limits makes a
+    message invalid. Aggregate then keeps the batches at fault as dead letters and applies the others; where it
+    cannot separate them, it keeps the whole message.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -46,34 +52,44 @@ class EventsAccepted(_message.Message):
     BASE_US_FIELD_NUMBER: _builtins.int
     PROPERTIES_FIELD_NUMBER: _builtins.int
     event_ids: _builtins.bytes
-    """16 bytes a row."""
+    """The id of each event, 16 bytes a row: the UUID, or, for an event id that is not a UUID, a hash of source
+    and id in the form of a UUIDv8.
+    """
     series_index: _builtins.bytes
-    """Unsigned, up to 4 bytes."""
+    """Position in `series` of each row: unsigned integers of 1, 2 or 4 bytes."""
     subject_index: _builtins.bytes
-    """Unsigned, up to 4 bytes: position in `subjects`."""
+    """Position in `subjects` of each row: unsigned integers of 1, 2 or 4 bytes."""
     times_us: _builtins.bytes
-    """Signed: event time in microseconds after `base_us`."""
+    """Event time of each row in microseconds after `base_us`: signed integers of 1, 2, 4 or 8 bytes. The time
+    is from 1970-01-01 (inclusive) to 9000-01-01 (exclusive), UTC.
+    """
     base_us: _builtins.int
-    """Microseconds since the Unix epoch."""
+    """What `times_us` is added to: microseconds since the Unix epoch."""
     @_builtins.property
     def batches(self) -> _containers.RepeatedCompositeFieldContainer[Global___AcceptedBatch]:
-        """Batches in row order."""
+        """The batches whose rows the message has, in row order; at least one. Their `rows` add up to the rows of
+        the message.
+        """
 
     @_builtins.property
     def series(self) -> _containers.RepeatedCompositeFieldContainer[Global___Series]:
-        """Dictionary of (tenant, type, dimensions); `series_index` points into it."""
+        """Dictionary of the combinations of tenant, event type and dimensions; `series_index` points into it."""
 
     @_builtins.property
     def subjects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Dictionary of subjects as their owners named them; `subject_index` points into it."""
+        """Dictionary of subjects as the events name them, each at most 256 characters; `subject_index` points into
+        it. The empty subject means that the event has none.
+        """
 
     @_builtins.property
     def quantities(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuantityValues]:
-        """One column for each quantity that occurs."""
+        """One column for each quantity that at least one event has. Names are unique in a message."""
 
     @_builtins.property
     def properties(self) -> _containers.RepeatedCompositeFieldContainer[Global___PropertyValues]:
-        """One column for each property that occurs in events that sessions are made from. Sensitive ones never."""
+        """One column for each property that an event of a series with `for_identity` has. Sensitive properties are
+        never included.
+        """
 
     def __init__(
         self,
@@ -99,10 +115,11 @@ Global___EventsAccepted: _TypeAlias = EventsAccepted  # noqa: Y015
 
 @_typing.final
 class AcceptedBatch(_message.Message):
-    """The rows of one call that were committed together.
+    """The rows that one call brought and one transaction committed.
 
-    A correction is a batch as well: it names the rows that no longer count, and then those that do instead.
-    An amendment of one event has two rows and retracts one, a retraction has one row and retracts it.
+    A correction is a batch as well. Its first rows are the events that no longer count, its other rows those
+    that count instead: an amendment of one event has two rows and `retracted` 1, a retraction of one event has
+    one row and `retracted` 1.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -114,23 +131,24 @@ class AcceptedBatch(_message.Message):
     RETRACTED_FIELD_NUMBER: _builtins.int
     ORIGINS_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.bytes
-    """UUIDv7, 16 bytes."""
+    """UUIDv7 of the batch, 16 bytes. It is unique, so consumers use it to recognise what they have applied."""
     rows: _builtins.int
-    """Number of consecutive rows."""
+    """Number of consecutive rows that belong to the batch."""
     received_at_us: _builtins.int
-    """When the service received the call, in microseconds since the Unix epoch."""
+    """When ingest received the call, in microseconds since the Unix epoch."""
     retracted: _builtins.int
-    """The first so many of the rows are taken away: they were accepted before, by this tenant, and repeat what
-    was counted: series, subject, time and quantities. The other rows count from now on.
+    """How many of the batch's first rows no longer count; at most `rows`, 0 for new events. Each of these rows
+    repeats what this tenant's event counted until now: series, subject, time and quantities. The other rows
+    count from now on.
     """
     origins: _builtins.bytes
-    """The batches that brought the rows that are taken away, 16 bytes each, in the order of these rows. A meter
-    that was created later never counted them, and loses nothing. Empty: unknown, and every meter that counts
-    such rows loses them.
+    """For each retracted row the id of the batch that brought it, 16 bytes each, in row order. A meter that did
+    not exist yet when that batch was applied never counted the row, and subtracts nothing for it. Empty:
+    unknown, so every meter that counts such events subtracts the row.
     """
     @_builtins.property
     def trace(self) -> _types_pb2.TraceContext:
-        """The trace of the call that brought the rows."""
+        """The trace of the call that brought the rows. Not set when it had none."""
 
     def __init__(
         self,
@@ -152,7 +170,7 @@ Global___AcceptedBatch: _TypeAlias = AcceptedBatch  # noqa: Y015
 
 @_typing.final
 class Series(_message.Message):
-    """One combination of tenant, event type and dimensions."""
+    """One combination of tenant, event type and dimensions, which many events share."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -161,13 +179,16 @@ class Series(_message.Message):
     DIMENSIONS_FIELD_NUMBER: _builtins.int
     FOR_IDENTITY_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.int
-    """The tenant's number, given by identity."""
+    """The tenant's number, `identity.v1.Tenant.number`; at least 1."""
     event_type: _builtins.str
+    """Name of the event type."""
     for_identity: _builtins.bool
-    """Whether sessions and identities are made from events of this type."""
+    """True: the event type is marked for consumers that build sessions and identities, and the message has the
+    properties of these events. A copy of `ingest.v1.EventType.for_identity`.
+    """
     @_builtins.property
     def dimensions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Dimension]:
-        """Sorted by name."""
+        """The dimensions that the events have, by name; each name once."""
 
     def __init__(
         self,
@@ -187,7 +208,7 @@ Global___Series: _TypeAlias = Series  # noqa: Y015
 
 @_typing.final
 class PropertyValues(_message.Message):
-    """A column of texts, coded by a dictionary."""
+    """The values of one property in all rows, as a column of positions in a dictionary."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -195,10 +216,15 @@ class PropertyValues(_message.Message):
     VALUES_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Name of the property, as the event type defines it."""
     index: _builtins.bytes
-    """Unsigned, up to 4 bytes: 0 where absent, else the position in `values` and one."""
+    """For each row 0 when the event does not have the property, else its position in `values` plus 1: unsigned
+    integers of 1, 2 or 4 bytes.
+    """
     @_builtins.property
-    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Dictionary of the values that occur, as text; each value once."""
+
     def __init__(
         self,
         *,
@@ -216,12 +242,16 @@ Global___PropertyValues: _TypeAlias = PropertyValues  # noqa: Y015
 
 @_typing.final
 class Dimension(_message.Message):
+    """One dimension of an event and its value."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Name of the dimension, as the event type defines it."""
     value: _builtins.str
+    """The event's value, at most 256 characters."""
     def __init__(
         self,
         *,
@@ -238,7 +268,7 @@ Global___Dimension: _TypeAlias = Dimension  # noqa: Y015
 
 @_typing.final
 class QuantityValues(_message.Message):
-    """A column of fixed-point values: value = units / 10^scale."""
+    """The values of one quantity in all rows, as fixed-point numbers: value = units / 10^scale."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -247,11 +277,15 @@ class QuantityValues(_message.Message):
     UNITS_FIELD_NUMBER: _builtins.int
     PRESENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Name of the quantity, as the event type defines it."""
     scale: _builtins.int
+    """Number of decimals of the units, 0 to 18."""
     units: _builtins.bytes
-    """Signed; 0 where absent."""
+    """The units of each row, 0 when the event does not have the quantity: signed integers of 1, 2, 4 or 8
+    bytes.
+    """
     present: _builtins.bytes
-    """One byte a row, 0 or 1; empty when every row has a value."""
+    """For each row one byte: 1 when the event has the quantity, else 0. Empty: every event has it."""
     def __init__(
         self,
         *,
@@ -270,8 +304,9 @@ Global___QuantityValues: _TypeAlias = QuantityValues  # noqa: Y015
 
 @_typing.final
 class TenantChanged(_message.Message):
-    """Subject `tenants.changed`, published by identity: the whole state of a tenant. Consumers keep the
-    greatest version.
+    """Subject `tenants.changed`, published by identity and consumed by ingest, aggregate and publisher: the whole
+    state of a tenant after it was onboarded or changed. Messages may arrive in any order: keep the one with
+    the greatest `version`. Field rules are those of `identity.v1.Tenant`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -289,29 +324,39 @@ class TenantChanged(_message.Message):
     CHANGED_AT_FIELD_NUMBER: _builtins.int
     BILLED_FROM_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.int
-    """The tenant's number."""
+    """The tenant's number, `identity.v1.Tenant.number`; at least 1. It never changes."""
     slug: _builtins.str
-    """The tenant's name in the API."""
+    """The tenant's name, which all requests call `tenant_id`: 1 to 63 lower-case letters, digits and dashes. It
+    never changes.
+    """
     version: _builtins.int
-    """Rises by one with every change."""
+    """Version of the tenant, from 1. It rises by one with every change."""
     time_zone: _builtins.str
-    """IANA name. Days and months of all windows follow it."""
+    """IANA name of the tenant's time zone, for example `America/New_York`. Days and months of usage follow it.
+    It never changes.
+    """
     currency: _builtins.str
-    """ISO 4217."""
+    """ISO 4217 code of the currency that the tenant is billed in, for example `USD`. It never changes."""
     plan: _builtins.str
-    """Plan in the publisher's price catalogue."""
+    """Name of the tenant's plan in the publisher's price catalogue. Empty: it has none."""
     external_customer_id: _builtins.str
-    """Customer at the billing provider."""
+    """Id of the tenant's customer at the billing provider. Empty: none yet."""
     external_subscription_id: _builtins.str
-    """Subscription at the billing provider."""
+    """Id of the tenant's subscription at the billing provider. Empty: the customer alone identifies its
+    invoices.
+    """
     active: _builtins.bool
-    """Whether events are accepted."""
+    """True: new events of the tenant are accepted. False: the tenant is archived."""
     close_lead_seconds: _builtins.int
-    """How long before the end of a period its usage is sent, in seconds."""
+    """How many seconds before the end of a billing period its usage is sent to the billing provider, 0 to
+    259,200.
+    """
     billed_from: _builtins.str
-    """The first day that is billed, `YYYY-MM-DD` in the tenant's time zone; empty: all are."""
+    """The first day that is billed, `YYYY-MM-DD` in the tenant's time zone. Empty: every day is billed."""
     @_builtins.property
-    def changed_at(self) -> _timestamp_pb2.Timestamp: ...
+    def changed_at(self) -> _timestamp_pb2.Timestamp:
+        """When identity made this change."""
+
     def __init__(
         self,
         *,
@@ -338,15 +383,17 @@ Global___TenantChanged: _TypeAlias = TenantChanged  # noqa: Y015
 
 @_typing.final
 class UsageWindowsChanged(_message.Message):
-    """Subject `usage.window`, published by aggregate: month windows that changed, as absolute values.
-    Consumers keep the greatest revision of each window.
+    """Subject `usage.window`, published by aggregate and consumed by publisher: totals of months that changed. By
+    default it is published every 60 seconds. Values are absolute, so one message is enough to know a window.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     WINDOWS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def windows(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageWindow]: ...
+    def windows(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageWindow]:
+        """The windows that changed, at most 500, of any tenants and meters."""
+
     def __init__(
         self,
         *,
@@ -362,6 +409,10 @@ Global___UsageWindowsChanged: _TypeAlias = UsageWindowsChanged  # noqa: Y015
 
 @_typing.final
 class UsageWindow(_message.Message):
+    """The total of one meter of one tenant in one month. Messages may arrive in any order: keep the one with the
+    greatest `revision`.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
@@ -374,20 +425,30 @@ class UsageWindow(_message.Message):
     AGGREGATION_FIELD_NUMBER: _builtins.int
     TRACE_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.int
+    """The tenant's number, `identity.v1.Tenant.number`; at least 1."""
     meter: _builtins.str
+    """`aggregate.v1.Meter.name` of the meter."""
     value: _builtins.str
-    """Decimal."""
+    """The usage: a decimal in plain notation, exact, for example `12.5` or `-3`. It has at most 40 digits on
+    each side of the point.
+    """
     event_count: _builtins.int
+    """How many events the window counts."""
     revision: _builtins.int
-    """Rises with every change of the window."""
+    """Version of the window, at least 1. It rises with every change."""
     aggregation: _types_pb2.Aggregation.ValueType
+    """How the meter turns events into `value`."""
     @_builtins.property
-    def start_time(self) -> _timestamp_pb2.Timestamp: ...
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """The first instant of the month in the tenant's time zone (inclusive)."""
+
     @_builtins.property
-    def end_time(self) -> _timestamp_pb2.Timestamp: ...
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """The first instant after the month (exclusive)."""
+
     @_builtins.property
     def trace(self) -> _types_pb2.TraceContext:
-        """The trace of the last change."""
+        """The trace of the call that brought the last batch of events to the window. Not set when it had none."""
 
     def __init__(
         self,
@@ -412,7 +473,9 @@ Global___UsageWindow: _TypeAlias = UsageWindow  # noqa: Y015
 
 @_typing.final
 class InvoiceChanged(_message.Message):
-    """Subject `invoices.changed`, published by publisher."""
+    """Subject `invoices.changed`, published by publisher: the state of an invoice after it was created or
+    changed. Messages may arrive in any order: keep the one with the greatest `version`.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -425,18 +488,27 @@ class InvoiceChanged(_message.Message):
     PERIOD_START_FIELD_NUMBER: _builtins.int
     PERIOD_END_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.int
+    """The tenant's number, `identity.v1.Tenant.number`."""
     invoice_id: _builtins.str
-    """UUID."""
+    """UUID of the invoice."""
     version: _builtins.int
-    """Rises with every change of the invoice."""
+    """Version of the invoice, from 1. It rises with every change."""
     state: _builtins.str
+    """`open`, `published`, `finalized` or `disputed`: the values of `publisher.v1.InvoiceState` in lower case."""
     total: _builtins.str
-    """Decimal, in major units of the currency."""
+    """The sum of the invoice's lines: a decimal in major units with the decimals of the currency, for example
+    `12.50`.
+    """
     currency: _builtins.str
+    """ISO 4217 code of the invoice's currency, for example `USD`."""
     @_builtins.property
-    def period_start(self) -> _timestamp_pb2.Timestamp: ...
+    def period_start(self) -> _timestamp_pb2.Timestamp:
+        """The first instant of the billing period (inclusive)."""
+
     @_builtins.property
-    def period_end(self) -> _timestamp_pb2.Timestamp: ...
+    def period_end(self) -> _timestamp_pb2.Timestamp:
+        """The first instant after the billing period (exclusive)."""
+
     def __init__(
         self,
         *,

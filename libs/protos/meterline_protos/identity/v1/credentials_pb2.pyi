@@ -21,6 +21,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ApiKey(_message.Message):
+    """An API key without its secret."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_ID_FIELD_NUMBER: _builtins.int
@@ -32,22 +34,28 @@ class ApiKey(_message.Message):
     REVOKED_AT_FIELD_NUMBER: _builtins.int
     REVOKED_BY_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
-    """16 hexadecimal digits."""
+    """Id of the key: 16 lower-case hexadecimal digits. The token contains it."""
     tenant_id: _builtins.str
-    """Empty: a key for all tenants."""
+    """Name of the tenant that the key is bound to. Empty: the key is for all tenants."""
     name: _builtins.str
-    """For people, and for the records of what the key's holder did."""
+    """Name of the key for people, 1 to 255 characters. With the key id it names the caller in records of what
+    was done. Not unique.
+    """
     created_by: _builtins.str
+    """Name of the caller that created the key."""
     revoked_by: _builtins.str
+    """Name of the caller that revoked the key. Empty while it is valid."""
     @_builtins.property
     def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """In alphabetical order, for example `capture`, `read`."""
+        """What the key permits, in alphabetical order; see `CreateApiKeyRequest.permissions`."""
 
     @_builtins.property
-    def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When the key was created."""
+
     @_builtins.property
     def revoked_at(self) -> _timestamp_pb2.Timestamp:
-        """Not set while the key is valid."""
+        """When the key was revoked. Not set while it is valid."""
 
     def __init__(
         self,
@@ -71,19 +79,24 @@ Global___ApiKey: _TypeAlias = ApiKey  # noqa: Y015
 
 @_typing.final
 class CreateApiKeyRequest(_message.Message):
+    """What the new API key is called, which tenant it is bound to, and what it permits."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     PERMISSIONS_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
-    """Empty: for all tenants, which only a caller for all tenants may make."""
+    """The tenant that the key is bound to: 1 to 63 lower-case letters, digits and dashes, with no dash at
+    either end. Empty: a key for all tenants, which only a caller that is not bound to a tenant can create.
+    """
     name: _builtins.str
-    """1 to 255 characters."""
+    """Name of the key for people: 1 to 255 characters, not only blanks, no control characters."""
     @_builtins.property
     def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """At least one of `capture`, `issue`, `read`, `configure`, `quarantine`, `correct`, `backfill`, `unseal`,
-        `credentials`; and, for all tenants only, `operate`, `tenants`.
+        """What the key permits, at least one of `capture`, `issue`, `read`, `configure`, `quarantine`, `correct`,
+        `backfill`, `unseal` and `credentials`; a key for all tenants also `operate` and `tenants`. The caller
+        must have each of them itself.
         """
 
     def __init__(
@@ -103,14 +116,20 @@ Global___CreateApiKeyRequest: _TypeAlias = CreateApiKeyRequest  # noqa: Y015
 
 @_typing.final
 class CreateApiKeyResponse(_message.Message):
+    """The new API key and its token."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     API_KEY_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     token: _builtins.str
-    """`mlk_<key id>_<secret>`: goes with every call as `authorization: Bearer <token>`."""
+    """`mlk_<key id>_<64 hexadecimal digits>`. Send it with every call as the metadata `authorization: Bearer
+    <token>`. It cannot be shown again, because only a hash of its secret is stored.
+    """
     @_builtins.property
-    def api_key(self) -> Global___ApiKey: ...
+    def api_key(self) -> Global___ApiKey:
+        """The key that was created."""
+
     def __init__(
         self,
         *,
@@ -127,16 +146,21 @@ Global___CreateApiKeyResponse: _TypeAlias = CreateApiKeyResponse  # noqa: Y015
 
 @_typing.final
 class ListApiKeysRequest(_message.Message):
+    """Whose API keys to list."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
-    """Empty: the keys for all tenants."""
+    """The tenant whose keys are listed: 1 to 63 lower-case letters, digits and dashes, with no dash at either
+    end. Empty: the keys for all tenants, which need a caller that is not bound to a tenant.
+    """
     page_size: _builtins.int
-    """At most 1,000; 100 when not set."""
+    """The most keys in the response, at most 1,000; a larger value counts as 1,000. 0: 100."""
     page_token: _builtins.str
+    """The `next_page_token` of the previous response to the same request. Empty: the first page."""
     def __init__(
         self,
         *,
@@ -154,14 +178,18 @@ Global___ListApiKeysRequest: _TypeAlias = ListApiKeysRequest  # noqa: Y015
 
 @_typing.final
 class ListApiKeysResponse(_message.Message):
+    """One page of API keys."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     API_KEYS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page."""
+    """The `page_token` of the next page. Empty on the last page."""
     @_builtins.property
-    def api_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___ApiKey]: ...
+    def api_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___ApiKey]:
+        """The keys, by `created_at`, oldest first."""
+
     def __init__(
         self,
         *,
@@ -178,13 +206,18 @@ Global___ListApiKeysResponse: _TypeAlias = ListApiKeysResponse  # noqa: Y015
 
 @_typing.final
 class RevokeApiKeyRequest(_message.Message):
+    """Which API key to revoke."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     KEY_ID_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
-    """The key's tenant; empty for a key for all tenants."""
+    """The tenant that the key is bound to: 1 to 63 lower-case letters, digits and dashes, with no dash at
+    either end. Empty: the key is for all tenants.
+    """
     key_id: _builtins.str
+    """`ApiKey.key_id`, 1 to 255 characters. Required."""
     def __init__(
         self,
         *,
@@ -201,11 +234,15 @@ Global___RevokeApiKeyRequest: _TypeAlias = RevokeApiKeyRequest  # noqa: Y015
 
 @_typing.final
 class RevokeApiKeyResponse(_message.Message):
+    """The revoked API key."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     API_KEY_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def api_key(self) -> Global___ApiKey: ...
+    def api_key(self) -> Global___ApiKey:
+        """The key, with `revoked_at` and `revoked_by`."""
+
     def __init__(
         self,
         *,
@@ -221,13 +258,18 @@ Global___RevokeApiKeyResponse: _TypeAlias = RevokeApiKeyResponse  # noqa: Y015
 
 @_typing.final
 class VerifyApiKeyRequest(_message.Message):
+    """The two parts of a token: which API key it names, and a hash of its secret."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_ID_FIELD_NUMBER: _builtins.int
     SECRET_DIGEST_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
+    """`ApiKey.key_id`, 1 to 255 characters. Required."""
     secret_digest: _builtins.bytes
-    """SHA-256 of the secret: the secret itself stays with the service that was given it."""
+    """SHA-256 of the secret in the token, 32 bytes. The service that received the token does not pass on the
+    secret itself.
+    """
     def __init__(
         self,
         *,
@@ -244,6 +286,8 @@ Global___VerifyApiKeyRequest: _TypeAlias = VerifyApiKeyRequest  # noqa: Y015
 
 @_typing.final
 class VerifyApiKeyResponse(_message.Message):
+    """Whom the API key belongs to."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     VALID_FIELD_NUMBER: _builtins.int
@@ -251,11 +295,17 @@ class VerifyApiKeyResponse(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     PERMISSIONS_FIELD_NUMBER: _builtins.int
     valid: _builtins.bool
-    """False for an unknown key, a revoked one, and another secret; nothing else is set then."""
+    """True: the key is valid. False: it is unknown or revoked, or the secret is wrong; all other fields are
+    empty then.
+    """
     tenant_id: _builtins.str
+    """Name of the tenant that the key is bound to. Empty: the key is for all tenants."""
     name: _builtins.str
+    """Name of the caller as records have it: `<name> (mlk_<key id>)`."""
     @_builtins.property
-    def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the key permits, in alphabetical order."""
+
     def __init__(
         self,
         *,
@@ -274,6 +324,10 @@ Global___VerifyApiKeyResponse: _TypeAlias = VerifyApiKeyResponse  # noqa: Y015
 
 @_typing.final
 class SigningKey(_message.Message):
+    """A signing key of a tenant without its secret. A key is active until it expires or is revoked; at most two
+    keys of a tenant are active.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_ID_FIELD_NUMBER: _builtins.int
@@ -283,17 +337,23 @@ class SigningKey(_message.Message):
     REVOKED_AT_FIELD_NUMBER: _builtins.int
     REVOKED_BY_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
-    """16 hexadecimal digits."""
+    """Id of the key: 16 lower-case hexadecimal digits. Configurations contain it."""
     created_by: _builtins.str
+    """Name of the caller that created the key."""
     revoked_by: _builtins.str
+    """Name of the caller that revoked the key. Empty: it was not revoked."""
     @_builtins.property
-    def created_at(self) -> _timestamp_pb2.Timestamp: ...
-    @_builtins.property
-    def expires_at(self) -> _timestamp_pb2.Timestamp:
-        """Not set for the newest key: it does not expire."""
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When the key was created."""
 
     @_builtins.property
-    def revoked_at(self) -> _timestamp_pb2.Timestamp: ...
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """When the key expires, set when a newer key was created. Not set: it does not expire."""
+
+    @_builtins.property
+    def revoked_at(self) -> _timestamp_pb2.Timestamp:
+        """When the key was revoked. Not set: it was not."""
+
     def __init__(
         self,
         *,
@@ -314,13 +374,20 @@ Global___SigningKey: _TypeAlias = SigningKey  # noqa: Y015
 
 @_typing.final
 class RotateSigningKeyRequest(_message.Message):
+    """Whose signing key to rotate."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     GRACE_SECONDS_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """The tenant that gets a new key: 1 to 63 lower-case letters, digits and dashes, with no dash at either
+    end. Required.
+    """
     grace_seconds: _builtins.int
-    """How long the key before verifies on; at most 30 days, one day when not set."""
+    """For how many seconds the key before stays valid: 0 to 2,592,000 (30 days). Not set: 86,400 (one day). 0
+    ends it at once.
+    """
     def __init__(
         self,
         *,
@@ -339,11 +406,15 @@ Global___RotateSigningKeyRequest: _TypeAlias = RotateSigningKeyRequest  # noqa: 
 
 @_typing.final
 class RotateSigningKeyResponse(_message.Message):
+    """The new signing key."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SIGNING_KEY_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def signing_key(self) -> Global___SigningKey: ...
+    def signing_key(self) -> Global___SigningKey:
+        """The key that new configurations are issued under from now on."""
+
     def __init__(
         self,
         *,
@@ -359,10 +430,15 @@ Global___RotateSigningKeyResponse: _TypeAlias = RotateSigningKeyResponse  # noqa
 
 @_typing.final
 class ListSigningKeysRequest(_message.Message):
+    """Whose signing keys to list."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """The tenant whose keys are listed: 1 to 63 lower-case letters, digits and dashes, with no dash at either
+    end. Required.
+    """
     def __init__(
         self,
         *,
@@ -378,11 +454,15 @@ Global___ListSigningKeysRequest: _TypeAlias = ListSigningKeysRequest  # noqa: Y0
 
 @_typing.final
 class ListSigningKeysResponse(_message.Message):
+    """The signing keys of a tenant."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SIGNING_KEYS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def signing_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___SigningKey]: ...
+    def signing_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___SigningKey]:
+        """At most 100 keys: those that are not revoked first, newer before older. All active keys are among them."""
+
     def __init__(
         self,
         *,
@@ -398,12 +478,18 @@ Global___ListSigningKeysResponse: _TypeAlias = ListSigningKeysResponse  # noqa: 
 
 @_typing.final
 class RevokeSigningKeyRequest(_message.Message):
+    """Which signing key to revoke."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     KEY_ID_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """The tenant whose key it is: 1 to 63 lower-case letters, digits and dashes, with no dash at either end.
+    Required.
+    """
     key_id: _builtins.str
+    """`SigningKey.key_id`, 1 to 255 characters. Required."""
     def __init__(
         self,
         *,
@@ -420,11 +506,15 @@ Global___RevokeSigningKeyRequest: _TypeAlias = RevokeSigningKeyRequest  # noqa: 
 
 @_typing.final
 class RevokeSigningKeyResponse(_message.Message):
+    """The revoked signing key."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SIGNING_KEY_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def signing_key(self) -> Global___SigningKey: ...
+    def signing_key(self) -> Global___SigningKey:
+        """The key, with `revoked_at` and `revoked_by`."""
+
     def __init__(
         self,
         *,
@@ -440,14 +530,19 @@ Global___RevokeSigningKeyResponse: _TypeAlias = RevokeSigningKeyResponse  # noqa
 
 @_typing.final
 class GetSigningKeysRequest(_message.Message):
+    """Which signing keys to return with their secrets."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     KEY_IDS_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """The tenant whose keys they are: 1 to 63 lower-case letters, digits and dashes, with no dash at either
+    end. Required.
+    """
     @_builtins.property
     def key_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """1 to 100."""
+        """`SigningKey.key_id` of each key, 1 to 100."""
 
     def __init__(
         self,
@@ -465,12 +560,14 @@ Global___GetSigningKeysRequest: _TypeAlias = GetSigningKeysRequest  # noqa: Y015
 
 @_typing.final
 class GetSigningKeysResponse(_message.Message):
+    """The signing keys that were found."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     KEYS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___VerificationKey]:
-        """Those of the asked ones that the tenant has."""
+        """The requested keys that the tenant has, in no particular order. Unknown ids are left out."""
 
     def __init__(
         self,
@@ -487,6 +584,8 @@ Global___GetSigningKeysResponse: _TypeAlias = GetSigningKeysResponse  # noqa: Y0
 
 @_typing.final
 class VerificationKey(_message.Message):
+    """A signing key as ingest needs it in order to verify signatures."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_ID_FIELD_NUMBER: _builtins.int
@@ -494,12 +593,14 @@ class VerificationKey(_message.Message):
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     REVOKED_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
+    """`SigningKey.key_id` of the key."""
     secret: _builtins.bytes
-    """Empty once the key is revoked."""
+    """The secret, 32 bytes. Empty once the key is revoked."""
     revoked: _builtins.bool
+    """True: the key was revoked, and verifies nothing any more."""
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
-        """Not set: does not expire."""
+        """When the key expires. Not set: it does not expire."""
 
     def __init__(
         self,
@@ -519,6 +620,8 @@ Global___VerificationKey: _TypeAlias = VerificationKey  # noqa: Y015
 
 @_typing.final
 class IssueCaptureConfigRequest(_message.Message):
+    """What the client of the new configuration may report."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
@@ -527,17 +630,24 @@ class IssueCaptureConfigRequest(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     LIFETIME_SECONDS_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """The tenant whose events the client reports: 1 to 63 lower-case letters, digits and dashes, with no dash
+    at either end. Required.
+    """
     actor: _builtins.str
-    """Who uses the client: the subject of all its events. Empty: its events name their subjects themselves.
-    At most 256 characters.
+    """The subject of all events that the client reports, for example the id of its user: at most 256
+    characters, no control characters. Empty: each event names its own subject.
     """
     source: _builtins.str
-    """The source that its calls name, 1 to 128 characters."""
+    """The source that all calls of the client name: 1 to 128 characters, not only blanks, no control
+    characters.
+    """
     lifetime_seconds: _builtins.int
-    """At most 7 days; one hour when not set."""
+    """For how many seconds the configuration is valid: 1 to 604,800 (7 days). 0: 3,600 (one hour)."""
     @_builtins.property
     def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Event types that it may report, 1 to 32."""
+        """Names of the event types that the client may report: 1 to 32, each once; a letter or digit, then letters,
+        digits, `.`, `_` and `-`, at most 64 characters. It is not checked that they exist.
+        """
 
     def __init__(
         self,
@@ -558,6 +668,8 @@ Global___IssueCaptureConfigRequest: _TypeAlias = IssueCaptureConfigRequest  # no
 
 @_typing.final
 class IssueCaptureConfigResponse(_message.Message):
+    """The configuration and the client's secret. Pass both to the client."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CONFIG_FIELD_NUMBER: _builtins.int
@@ -565,12 +677,17 @@ class IssueCaptureConfigResponse(_message.Message):
     KEY_ID_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     config: _builtins.bytes
-    """A serialised CaptureConfig, which the client sends with every call as it is."""
+    """A serialised CaptureConfig. The client sends these bytes unchanged with every call."""
     client_secret: _builtins.bytes
-    """HMAC-SHA256 of `config` under the tenant's signing key: what the client signs with."""
+    """The secret that the client signs its calls with, 32 bytes: HMAC-SHA256 of `config` under the signing key.
+    The client keeps it and never sends it.
+    """
     key_id: _builtins.str
+    """`SigningKey.key_id` of the key that the configuration was issued under."""
     @_builtins.property
-    def expires_at(self) -> _timestamp_pb2.Timestamp: ...
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """When the configuration ends: after its lifetime, or when the signing key expires, whichever is first."""
+
     def __init__(
         self,
         *,
@@ -589,8 +706,8 @@ Global___IssueCaptureConfigResponse: _TypeAlias = IssueCaptureConfigResponse  # 
 
 @_typing.final
 class CaptureConfig(_message.Message):
-    """What a client may report. Nothing in it is secret; whoever changes it does not have the secret that
-    belongs to it.
+    """What a client may report, and until when. Nothing in it is secret. A configuration that was changed needs
+    another client secret, so signatures of the client no longer match it.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -603,15 +720,25 @@ class CaptureConfig(_message.Message):
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     KEY_ID_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Name of the tenant whose events the client reports."""
     actor: _builtins.str
+    """The subject of all events. Empty: each event names its own subject."""
     source: _builtins.str
+    """The source that all calls of the client name."""
     key_id: _builtins.str
+    """`SigningKey.key_id` of the key that the configuration was issued under."""
     @_builtins.property
-    def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the event types that the client may report, 1 to 32."""
+
     @_builtins.property
-    def issued_at(self) -> _timestamp_pb2.Timestamp: ...
+    def issued_at(self) -> _timestamp_pb2.Timestamp:
+        """When the configuration was issued."""
+
     @_builtins.property
-    def expires_at(self) -> _timestamp_pb2.Timestamp: ...
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """When the configuration ends. Calls after it are refused."""
+
     def __init__(
         self,
         *,

@@ -26,7 +26,20 @@ if _version_not_supported:
 
 
 class CredentialsServiceStub(object):
-    """What callers prove themselves with.
+    """Manages API keys, which callers authenticate with, and signing keys, under which capture configurations are
+    issued to clients that cannot be trusted with an API key.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
+    `TENANT_FORBIDDEN` when `tenant_id` names another one, and with `ALL_TENANTS_NEEDED` when it is empty.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+    request, or `TEXT_INVALID` for a NUL character; with `INVALID_ARGUMENT` for a field that breaks its rule,
+    where no other reason is named. BadRequest names the field.
+    - `NOT_FOUND`: no tenant has the name in `tenant_id`.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed. Changes may have been made.
     """
 
     def __init__(self, channel):
@@ -83,73 +96,123 @@ class CredentialsServiceStub(object):
 
 
 class CredentialsServiceServicer(object):
-    """What callers prove themselves with.
+    """Manages API keys, which callers authenticate with, and signing keys, under which capture configurations are
+    issued to clients that cannot be trusted with an API key.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
+    `TENANT_FORBIDDEN` when `tenant_id` names another one, and with `ALL_TENANTS_NEEDED` when it is empty.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+    request, or `TEXT_INVALID` for a NUL character; with `INVALID_ARGUMENT` for a field that breaks its rule,
+    where no other reason is named. BadRequest names the field.
+    - `NOT_FOUND`: no tenant has the name in `tenant_id`.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed. Changes may have been made.
     """
 
     def CreateApiKey(self, request, context):
-        """Makes an API key. Its secret is in this answer and nowhere else. Nobody grants what they may not do
-        themselves (PERMISSION_DENIED). A call whose answer was lost has made a key: find it by its name, revoke it.
+        """Creates an API key. Its token is in the response and is never shown again. Needs the permission
+        `credentials`. Not idempotent: when the response was lost, find the key with ListApiKeys, revoke it and
+        create another one.
+
+        Errors:
+        - `INVALID_ARGUMENT` with `INVALID_ARGUMENT`: a permission that such a key cannot have, or none.
+        - `PERMISSION_DENIED` with `PERMISSION_MISSING`: the caller does not have a permission that it wants to
+        grant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListApiKeys(self, request, context):
-        """Lists keys in the order they were made, the revoked ones too.
+        """Lists the API keys of a tenant, or those for all tenants, in the order in which they were created,
+        revoked ones too. Needs the permission `credentials`. Changes nothing.
+
+        Errors:
+        - `INVALID_ARGUMENT` with `PAGE_TOKEN_INVALID`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeApiKey(self, request, context):
-        """Idempotent. Every replica of every service refuses the key within 2 seconds; within 30 where identity
-        does not answer.
+        """Revokes an API key for good. Every service refuses it within 2 seconds, or within 30 seconds while it
+        cannot reach identity. Needs the permission `credentials`. Idempotent: a second call changes nothing and
+        returns the key with the first `revoked_at`.
+
+        Errors:
+        - `NOT_FOUND`: the tenant has no such key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def VerifyApiKey(self, request, context):
-        """For services: whom a key belongs to.
+        """Returns whom an API key belongs to and what it permits. Needs the permission `internal`, which only
+        services have. Changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RotateSigningKey(self, request, context):
-        """Makes a tenant's next signing key, which is used for configurations from now on. The one before verifies
-        on for the grace and then expires. FAILED_PRECONDITION, TWO_SIGNING_KEYS, while two are active:
-        revoke the older one or wait.
+        """Creates the next signing key of a tenant. New configurations are issued under it at once. The key before
+        stays valid for configurations that were issued under it, until the grace period ends. Needs the
+        permission `credentials`. Not idempotent: each call creates a key.
+
+        Errors:
+        - `FAILED_PRECONDITION` with `TWO_SIGNING_KEYS`: two keys are active. Revoke the older one, or wait until
+        it expires.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSigningKeys(self, request, context):
-        """Lists a tenant's last 100 keys: those that are not revoked first, newer before older.
+        """Lists signing keys of a tenant without their secrets: at most 100, those that are not revoked first,
+        newer before older. Needs the permission `credentials`. Changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeSigningKey(self, request, context):
-        """Idempotent. All configurations that were issued under the key end with it, as fast as an API key does.
+        """Revokes a signing key for good and erases its secret. All configurations that were issued under it become
+        invalid, within the same times as in RevokeApiKey. Needs the permission `credentials`. Idempotent: a
+        second call changes nothing and returns the key with the first `revoked_at`.
+
+        Errors:
+        - `NOT_FOUND`: the tenant has no such key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetSigningKeys(self, request, context):
-        """For services: the keys of a tenant that signatures are verified with, the secrets of active ones included.
+        """Returns signing keys of a tenant with their secrets, so that ingest can verify signatures. Needs the
+        permission `internal`, which only services have. Changes nothing.
+
+        Errors:
+        - `UNAVAILABLE` with `UNAVAILABLE`: the master key that seals the secret is not configured.
+        - `DATA_LOSS` with `DATA_TAMPERED`: the stored secret was changed or moved.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def IssueCaptureConfig(self, request, context):
-        """Issues a configuration to a client that nobody trusts, and the secret that it signs its calls with
-        (CaptureService.ReportSigned). Nothing is stored. FAILED_PRECONDITION, NO_SIGNING_KEY, without an
-        active signing key.
+        """Issues a configuration for a client that cannot be trusted with an API key, with the secret that the
+        client signs its calls of CaptureService.ReportSigned with. Nothing is stored: each call issues another
+        configuration, and revoking the signing key ends them all. Needs the permission `issue`.
+
+        Errors:
+        - `FAILED_PRECONDITION` with `NO_SIGNING_KEY`: the tenant has no active signing key. RotateSigningKey
+        creates one.
+        - `INVALID_ARGUMENT` with `INVALID_ARGUMENT` for a field that breaks its rule.
+        - `UNAVAILABLE` with `UNAVAILABLE`: the master key that seals the signing key is not configured.
+        - `DATA_LOSS` with `DATA_TAMPERED`: the stored signing key was changed or moved.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -212,7 +275,20 @@ def add_CredentialsServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CredentialsService(object):
-    """What callers prove themselves with.
+    """Manages API keys, which callers authenticate with, and signing keys, under which capture configurations are
+    issued to clients that cannot be trusted with an API key.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
+    `TENANT_FORBIDDEN` when `tenant_id` names another one, and with `ALL_TENANTS_NEEDED` when it is empty.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+    request, or `TEXT_INVALID` for a NUL character; with `INVALID_ARGUMENT` for a field that breaks its rule,
+    where no other reason is named. BadRequest names the field.
+    - `NOT_FOUND`: no tenant has the name in `tenant_id`.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed. Changes may have been made.
     """
 
     @staticmethod

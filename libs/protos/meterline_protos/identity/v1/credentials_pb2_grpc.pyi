@@ -27,77 +27,203 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CredentialsServiceStub:
-    """What callers prove themselves with."""
+    """Manages API keys, which callers authenticate with, and signing keys, under which capture configurations are
+    issued to clients that cannot be trusted with an API key.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
+      `TENANT_FORBIDDEN` when `tenant_id` names another one, and with `ALL_TENANTS_NEEDED` when it is empty.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+      request, or `TEXT_INVALID` for a NUL character; with `INVALID_ARGUMENT` for a field that breaks its rule,
+      where no other reason is named. BadRequest names the field.
+    - `NOT_FOUND`: no tenant has the name in `tenant_id`.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed. Changes may have been made.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CredentialsServiceAsyncStub: ...
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_credentials_pb2.CreateApiKeyRequest, _credentials_pb2.CreateApiKeyResponse]
-    """Makes an API key. Its secret is in this answer and nowhere else. Nobody grants what they may not do
-    themselves (PERMISSION_DENIED). A call whose answer was lost has made a key: find it by its name, revoke it.
+    """Creates an API key. Its token is in the response and is never shown again. Needs the permission
+    `credentials`. Not idempotent: when the response was lost, find the key with ListApiKeys, revoke it and
+    create another one.
+
+    Errors:
+    - `INVALID_ARGUMENT` with `INVALID_ARGUMENT`: a permission that such a key cannot have, or none.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`: the caller does not have a permission that it wants to
+      grant.
     """
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_credentials_pb2.ListApiKeysRequest, _credentials_pb2.ListApiKeysResponse]
-    """Lists keys in the order they were made, the revoked ones too."""
+    """Lists the API keys of a tenant, or those for all tenants, in the order in which they were created,
+    revoked ones too. Needs the permission `credentials`. Changes nothing.
+
+    Errors:
+    - `INVALID_ARGUMENT` with `PAGE_TOKEN_INVALID`.
+    """
     RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_credentials_pb2.RevokeApiKeyRequest, _credentials_pb2.RevokeApiKeyResponse]
-    """Idempotent. Every replica of every service refuses the key within 2 seconds; within 30 where identity
-    does not answer.
+    """Revokes an API key for good. Every service refuses it within 2 seconds, or within 30 seconds while it
+    cannot reach identity. Needs the permission `credentials`. Idempotent: a second call changes nothing and
+    returns the key with the first `revoked_at`.
+
+    Errors:
+    - `NOT_FOUND`: the tenant has no such key.
     """
     VerifyApiKey: _grpc.UnaryUnaryMultiCallable[_credentials_pb2.VerifyApiKeyRequest, _credentials_pb2.VerifyApiKeyResponse]
-    """For services: whom a key belongs to."""
+    """Returns whom an API key belongs to and what it permits. Needs the permission `internal`, which only
+    services have. Changes nothing.
+    """
     RotateSigningKey: _grpc.UnaryUnaryMultiCallable[_credentials_pb2.RotateSigningKeyRequest, _credentials_pb2.RotateSigningKeyResponse]
-    """Makes a tenant's next signing key, which is used for configurations from now on. The one before verifies
-    on for the grace and then expires. FAILED_PRECONDITION, TWO_SIGNING_KEYS, while two are active:
-    revoke the older one or wait.
+    """Creates the next signing key of a tenant. New configurations are issued under it at once. The key before
+    stays valid for configurations that were issued under it, until the grace period ends. Needs the
+    permission `credentials`. Not idempotent: each call creates a key.
+
+    Errors:
+    - `FAILED_PRECONDITION` with `TWO_SIGNING_KEYS`: two keys are active. Revoke the older one, or wait until
+      it expires.
     """
     ListSigningKeys: _grpc.UnaryUnaryMultiCallable[_credentials_pb2.ListSigningKeysRequest, _credentials_pb2.ListSigningKeysResponse]
-    """Lists a tenant's last 100 keys: those that are not revoked first, newer before older."""
+    """Lists signing keys of a tenant without their secrets: at most 100, those that are not revoked first,
+    newer before older. Needs the permission `credentials`. Changes nothing.
+    """
     RevokeSigningKey: _grpc.UnaryUnaryMultiCallable[_credentials_pb2.RevokeSigningKeyRequest, _credentials_pb2.RevokeSigningKeyResponse]
-    """Idempotent. All configurations that were issued under the key end with it, as fast as an API key does."""
+    """Revokes a signing key for good and erases its secret. All configurations that were issued under it become
+    invalid, within the same times as in RevokeApiKey. Needs the permission `credentials`. Idempotent: a
+    second call changes nothing and returns the key with the first `revoked_at`.
+
+    Errors:
+    - `NOT_FOUND`: the tenant has no such key.
+    """
     GetSigningKeys: _grpc.UnaryUnaryMultiCallable[_credentials_pb2.GetSigningKeysRequest, _credentials_pb2.GetSigningKeysResponse]
-    """For services: the keys of a tenant that signatures are verified with, the secrets of active ones included."""
+    """Returns signing keys of a tenant with their secrets, so that ingest can verify signatures. Needs the
+    permission `internal`, which only services have. Changes nothing.
+
+    Errors:
+    - `UNAVAILABLE` with `UNAVAILABLE`: the master key that seals the secret is not configured.
+    - `DATA_LOSS` with `DATA_TAMPERED`: the stored secret was changed or moved.
+    """
     IssueCaptureConfig: _grpc.UnaryUnaryMultiCallable[_credentials_pb2.IssueCaptureConfigRequest, _credentials_pb2.IssueCaptureConfigResponse]
-    """Issues a configuration to a client that nobody trusts, and the secret that it signs its calls with
-    (CaptureService.ReportSigned). Nothing is stored. FAILED_PRECONDITION, NO_SIGNING_KEY, without an
-    active signing key.
+    """Issues a configuration for a client that cannot be trusted with an API key, with the secret that the
+    client signs its calls of CaptureService.ReportSigned with. Nothing is stored: each call issues another
+    configuration, and revoking the signing key ends them all. Needs the permission `issue`.
+
+    Errors:
+    - `FAILED_PRECONDITION` with `NO_SIGNING_KEY`: the tenant has no active signing key. RotateSigningKey
+      creates one.
+    - `INVALID_ARGUMENT` with `INVALID_ARGUMENT` for a field that breaks its rule.
+    - `UNAVAILABLE` with `UNAVAILABLE`: the master key that seals the signing key is not configured.
+    - `DATA_LOSS` with `DATA_TAMPERED`: the stored signing key was changed or moved.
     """
 
 @_typing.type_check_only
 class CredentialsServiceAsyncStub(CredentialsServiceStub):
-    """What callers prove themselves with."""
+    """Manages API keys, which callers authenticate with, and signing keys, under which capture configurations are
+    issued to clients that cannot be trusted with an API key.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
+      `TENANT_FORBIDDEN` when `tenant_id` names another one, and with `ALL_TENANTS_NEEDED` when it is empty.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+      request, or `TEXT_INVALID` for a NUL character; with `INVALID_ARGUMENT` for a field that breaks its rule,
+      where no other reason is named. BadRequest names the field.
+    - `NOT_FOUND`: no tenant has the name in `tenant_id`.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed. Changes may have been made.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_credentials_pb2.CreateApiKeyRequest, _credentials_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
-    """Makes an API key. Its secret is in this answer and nowhere else. Nobody grants what they may not do
-    themselves (PERMISSION_DENIED). A call whose answer was lost has made a key: find it by its name, revoke it.
+    """Creates an API key. Its token is in the response and is never shown again. Needs the permission
+    `credentials`. Not idempotent: when the response was lost, find the key with ListApiKeys, revoke it and
+    create another one.
+
+    Errors:
+    - `INVALID_ARGUMENT` with `INVALID_ARGUMENT`: a permission that such a key cannot have, or none.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`: the caller does not have a permission that it wants to
+      grant.
     """
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_credentials_pb2.ListApiKeysRequest, _credentials_pb2.ListApiKeysResponse]  # type: ignore[assignment]
-    """Lists keys in the order they were made, the revoked ones too."""
+    """Lists the API keys of a tenant, or those for all tenants, in the order in which they were created,
+    revoked ones too. Needs the permission `credentials`. Changes nothing.
+
+    Errors:
+    - `INVALID_ARGUMENT` with `PAGE_TOKEN_INVALID`.
+    """
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_credentials_pb2.RevokeApiKeyRequest, _credentials_pb2.RevokeApiKeyResponse]  # type: ignore[assignment]
-    """Idempotent. Every replica of every service refuses the key within 2 seconds; within 30 where identity
-    does not answer.
+    """Revokes an API key for good. Every service refuses it within 2 seconds, or within 30 seconds while it
+    cannot reach identity. Needs the permission `credentials`. Idempotent: a second call changes nothing and
+    returns the key with the first `revoked_at`.
+
+    Errors:
+    - `NOT_FOUND`: the tenant has no such key.
     """
     VerifyApiKey: _aio.UnaryUnaryMultiCallable[_credentials_pb2.VerifyApiKeyRequest, _credentials_pb2.VerifyApiKeyResponse]  # type: ignore[assignment]
-    """For services: whom a key belongs to."""
+    """Returns whom an API key belongs to and what it permits. Needs the permission `internal`, which only
+    services have. Changes nothing.
+    """
     RotateSigningKey: _aio.UnaryUnaryMultiCallable[_credentials_pb2.RotateSigningKeyRequest, _credentials_pb2.RotateSigningKeyResponse]  # type: ignore[assignment]
-    """Makes a tenant's next signing key, which is used for configurations from now on. The one before verifies
-    on for the grace and then expires. FAILED_PRECONDITION, TWO_SIGNING_KEYS, while two are active:
-    revoke the older one or wait.
+    """Creates the next signing key of a tenant. New configurations are issued under it at once. The key before
+    stays valid for configurations that were issued under it, until the grace period ends. Needs the
+    permission `credentials`. Not idempotent: each call creates a key.
+
+    Errors:
+    - `FAILED_PRECONDITION` with `TWO_SIGNING_KEYS`: two keys are active. Revoke the older one, or wait until
+      it expires.
     """
     ListSigningKeys: _aio.UnaryUnaryMultiCallable[_credentials_pb2.ListSigningKeysRequest, _credentials_pb2.ListSigningKeysResponse]  # type: ignore[assignment]
-    """Lists a tenant's last 100 keys: those that are not revoked first, newer before older."""
+    """Lists signing keys of a tenant without their secrets: at most 100, those that are not revoked first,
+    newer before older. Needs the permission `credentials`. Changes nothing.
+    """
     RevokeSigningKey: _aio.UnaryUnaryMultiCallable[_credentials_pb2.RevokeSigningKeyRequest, _credentials_pb2.RevokeSigningKeyResponse]  # type: ignore[assignment]
-    """Idempotent. All configurations that were issued under the key end with it, as fast as an API key does."""
+    """Revokes a signing key for good and erases its secret. All configurations that were issued under it become
+    invalid, within the same times as in RevokeApiKey. Needs the permission `credentials`. Idempotent: a
+    second call changes nothing and returns the key with the first `revoked_at`.
+
+    Errors:
+    - `NOT_FOUND`: the tenant has no such key.
+    """
     GetSigningKeys: _aio.UnaryUnaryMultiCallable[_credentials_pb2.GetSigningKeysRequest, _credentials_pb2.GetSigningKeysResponse]  # type: ignore[assignment]
-    """For services: the keys of a tenant that signatures are verified with, the secrets of active ones included."""
+    """Returns signing keys of a tenant with their secrets, so that ingest can verify signatures. Needs the
+    permission `internal`, which only services have. Changes nothing.
+
+    Errors:
+    - `UNAVAILABLE` with `UNAVAILABLE`: the master key that seals the secret is not configured.
+    - `DATA_LOSS` with `DATA_TAMPERED`: the stored secret was changed or moved.
+    """
     IssueCaptureConfig: _aio.UnaryUnaryMultiCallable[_credentials_pb2.IssueCaptureConfigRequest, _credentials_pb2.IssueCaptureConfigResponse]  # type: ignore[assignment]
-    """Issues a configuration to a client that nobody trusts, and the secret that it signs its calls with
-    (CaptureService.ReportSigned). Nothing is stored. FAILED_PRECONDITION, NO_SIGNING_KEY, without an
-    active signing key.
+    """Issues a configuration for a client that cannot be trusted with an API key, with the secret that the
+    client signs its calls of CaptureService.ReportSigned with. Nothing is stored: each call issues another
+    configuration, and revoking the signing key ends them all. Needs the permission `issue`.
+
+    Errors:
+    - `FAILED_PRECONDITION` with `NO_SIGNING_KEY`: the tenant has no active signing key. RotateSigningKey
+      creates one.
+    - `INVALID_ARGUMENT` with `INVALID_ARGUMENT` for a field that breaks its rule.
+    - `UNAVAILABLE` with `UNAVAILABLE`: the master key that seals the signing key is not configured.
+    - `DATA_LOSS` with `DATA_TAMPERED`: the stored signing key was changed or moved.
     """
 
 class CredentialsServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What callers prove themselves with."""
+    """Manages API keys, which callers authenticate with, and signing keys, under which capture configurations are
+    issued to clients that cannot be trusted with an API key.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
+      `TENANT_FORBIDDEN` when `tenant_id` names another one, and with `ALL_TENANTS_NEEDED` when it is empty.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+      request, or `TEXT_INVALID` for a NUL character; with `INVALID_ARGUMENT` for a field that breaks its rule,
+      where no other reason is named. BadRequest names the field.
+    - `NOT_FOUND`: no tenant has the name in `tenant_id`.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed. Changes may have been made.
+    """
 
     @_abc_1.abstractmethod
     def CreateApiKey(
@@ -105,8 +231,14 @@ class CredentialsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _credentials_pb2.CreateApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_credentials_pb2.CreateApiKeyResponse, _abc.Awaitable[_credentials_pb2.CreateApiKeyResponse]]:
-        """Makes an API key. Its secret is in this answer and nowhere else. Nobody grants what they may not do
-        themselves (PERMISSION_DENIED). A call whose answer was lost has made a key: find it by its name, revoke it.
+        """Creates an API key. Its token is in the response and is never shown again. Needs the permission
+        `credentials`. Not idempotent: when the response was lost, find the key with ListApiKeys, revoke it and
+        create another one.
+
+        Errors:
+        - `INVALID_ARGUMENT` with `INVALID_ARGUMENT`: a permission that such a key cannot have, or none.
+        - `PERMISSION_DENIED` with `PERMISSION_MISSING`: the caller does not have a permission that it wants to
+          grant.
         """
 
     @_abc_1.abstractmethod
@@ -115,7 +247,12 @@ class CredentialsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _credentials_pb2.ListApiKeysRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_credentials_pb2.ListApiKeysResponse, _abc.Awaitable[_credentials_pb2.ListApiKeysResponse]]:
-        """Lists keys in the order they were made, the revoked ones too."""
+        """Lists the API keys of a tenant, or those for all tenants, in the order in which they were created,
+        revoked ones too. Needs the permission `credentials`. Changes nothing.
+
+        Errors:
+        - `INVALID_ARGUMENT` with `PAGE_TOKEN_INVALID`.
+        """
 
     @_abc_1.abstractmethod
     def RevokeApiKey(
@@ -123,8 +260,12 @@ class CredentialsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _credentials_pb2.RevokeApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_credentials_pb2.RevokeApiKeyResponse, _abc.Awaitable[_credentials_pb2.RevokeApiKeyResponse]]:
-        """Idempotent. Every replica of every service refuses the key within 2 seconds; within 30 where identity
-        does not answer.
+        """Revokes an API key for good. Every service refuses it within 2 seconds, or within 30 seconds while it
+        cannot reach identity. Needs the permission `credentials`. Idempotent: a second call changes nothing and
+        returns the key with the first `revoked_at`.
+
+        Errors:
+        - `NOT_FOUND`: the tenant has no such key.
         """
 
     @_abc_1.abstractmethod
@@ -133,7 +274,9 @@ class CredentialsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _credentials_pb2.VerifyApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_credentials_pb2.VerifyApiKeyResponse, _abc.Awaitable[_credentials_pb2.VerifyApiKeyResponse]]:
-        """For services: whom a key belongs to."""
+        """Returns whom an API key belongs to and what it permits. Needs the permission `internal`, which only
+        services have. Changes nothing.
+        """
 
     @_abc_1.abstractmethod
     def RotateSigningKey(
@@ -141,9 +284,13 @@ class CredentialsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _credentials_pb2.RotateSigningKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_credentials_pb2.RotateSigningKeyResponse, _abc.Awaitable[_credentials_pb2.RotateSigningKeyResponse]]:
-        """Makes a tenant's next signing key, which is used for configurations from now on. The one before verifies
-        on for the grace and then expires. FAILED_PRECONDITION, TWO_SIGNING_KEYS, while two are active:
-        revoke the older one or wait.
+        """Creates the next signing key of a tenant. New configurations are issued under it at once. The key before
+        stays valid for configurations that were issued under it, until the grace period ends. Needs the
+        permission `credentials`. Not idempotent: each call creates a key.
+
+        Errors:
+        - `FAILED_PRECONDITION` with `TWO_SIGNING_KEYS`: two keys are active. Revoke the older one, or wait until
+          it expires.
         """
 
     @_abc_1.abstractmethod
@@ -152,7 +299,9 @@ class CredentialsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _credentials_pb2.ListSigningKeysRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_credentials_pb2.ListSigningKeysResponse, _abc.Awaitable[_credentials_pb2.ListSigningKeysResponse]]:
-        """Lists a tenant's last 100 keys: those that are not revoked first, newer before older."""
+        """Lists signing keys of a tenant without their secrets: at most 100, those that are not revoked first,
+        newer before older. Needs the permission `credentials`. Changes nothing.
+        """
 
     @_abc_1.abstractmethod
     def RevokeSigningKey(
@@ -160,7 +309,13 @@ class CredentialsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _credentials_pb2.RevokeSigningKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_credentials_pb2.RevokeSigningKeyResponse, _abc.Awaitable[_credentials_pb2.RevokeSigningKeyResponse]]:
-        """Idempotent. All configurations that were issued under the key end with it, as fast as an API key does."""
+        """Revokes a signing key for good and erases its secret. All configurations that were issued under it become
+        invalid, within the same times as in RevokeApiKey. Needs the permission `credentials`. Idempotent: a
+        second call changes nothing and returns the key with the first `revoked_at`.
+
+        Errors:
+        - `NOT_FOUND`: the tenant has no such key.
+        """
 
     @_abc_1.abstractmethod
     def GetSigningKeys(
@@ -168,7 +323,13 @@ class CredentialsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _credentials_pb2.GetSigningKeysRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_credentials_pb2.GetSigningKeysResponse, _abc.Awaitable[_credentials_pb2.GetSigningKeysResponse]]:
-        """For services: the keys of a tenant that signatures are verified with, the secrets of active ones included."""
+        """Returns signing keys of a tenant with their secrets, so that ingest can verify signatures. Needs the
+        permission `internal`, which only services have. Changes nothing.
+
+        Errors:
+        - `UNAVAILABLE` with `UNAVAILABLE`: the master key that seals the secret is not configured.
+        - `DATA_LOSS` with `DATA_TAMPERED`: the stored secret was changed or moved.
+        """
 
     @_abc_1.abstractmethod
     def IssueCaptureConfig(
@@ -176,9 +337,16 @@ class CredentialsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _credentials_pb2.IssueCaptureConfigRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_credentials_pb2.IssueCaptureConfigResponse, _abc.Awaitable[_credentials_pb2.IssueCaptureConfigResponse]]:
-        """Issues a configuration to a client that nobody trusts, and the secret that it signs its calls with
-        (CaptureService.ReportSigned). Nothing is stored. FAILED_PRECONDITION, NO_SIGNING_KEY, without an
-        active signing key.
+        """Issues a configuration for a client that cannot be trusted with an API key, with the secret that the
+        client signs its calls of CaptureService.ReportSigned with. Nothing is stored: each call issues another
+        configuration, and revoking the signing key ends them all. Needs the permission `issue`.
+
+        Errors:
+        - `FAILED_PRECONDITION` with `NO_SIGNING_KEY`: the tenant has no active signing key. RotateSigningKey
+          creates one.
+        - `INVALID_ARGUMENT` with `INVALID_ARGUMENT` for a field that breaks its rule.
+        - `UNAVAILABLE` with `UNAVAILABLE`: the master key that seals the signing key is not configured.
+        - `DATA_LOSS` with `DATA_TAMPERED`: the stored signing key was changed or moved.
         """
 
 def add_CredentialsServiceServicer_to_server(servicer: CredentialsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

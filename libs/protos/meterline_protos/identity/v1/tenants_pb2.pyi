@@ -21,6 +21,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Tenant(_message.Message):
+    """A tenant as identity has it. Other services keep copies, which follow within seconds."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
@@ -38,43 +40,63 @@ class Tenant(_message.Message):
     NUMBER_FIELD_NUMBER: _builtins.int
     BILLED_FROM_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
-    """The tenant's name: lower-case letters, digits and dashes, 1 to 63 characters. Never changes."""
+    """Unique name of the tenant: 1 to 63 lower-case letters, digits and dashes, with no dash at either end. It
+    never changes.
+    """
     display_name: _builtins.str
+    """Name for people: 0 to 255 characters, no control characters."""
     time_zone: _builtins.str
-    """IANA name, for example `America/New_York`. Never changes, because windows follow it."""
+    """IANA name of the time zone whose days and months usage and billing follow, for example
+    `America/New_York`. It never changes.
+    """
     currency: _builtins.str
-    """ISO 4217, for example `USD`. Never changes."""
+    """ISO 4217 code of the currency that the tenant is billed in, for example `USD`; one with a minor unit. It
+    never changes.
+    """
     plan: _builtins.str
-    """Plan in the publisher's price catalogue: a letter or digit, then letters, digits, `.`, `_` and `-`; at most
-    64 characters. Empty: none yet, and nothing is billed.
+    """Name of the plan in the publisher's price catalogue: a letter or digit, then letters, digits, `.`, `_`
+    and `-`; at most 64 characters. Empty: no plan, and nothing is billed.
     """
     external_customer_id: _builtins.str
-    """Customer at the billing provider, for example `cus_...`; of one tenant only. Empty: none yet. Usage is counted and
-    invoices can be previewed; what is to be published is refused, and shown as a gap (NO_CUSTOMER).
+    """Id of the tenant's customer at the billing provider, for example `cus_...`: at most 255 characters, no
+    control characters, no blank at either end. No two tenants can be given the same. Empty: no customer yet.
+    Usage is counted and invoices can be previewed, but not published.
     """
     external_subscription_id: _builtins.str
-    """Subscription at the billing provider, for example `sub_...`. Empty: invoices are found by the customer."""
+    """Id of the tenant's subscription at the billing provider, for example `sub_...`: the same rule as
+    `external_customer_id`, but not unique. Empty: the customer alone identifies the tenant's invoices at the
+    provider.
+    """
     active: _builtins.bool
-    """Whether new events are taken. When not, the tenant is archived: its events are refused by every way in with
-    TENANT_INACTIVE and not kept in quarantine; what was taken is read, corrected and exported as before, its API keys
-    read on, and the usage until then is billed by the close of its period as usual. Periods without usage then have
-    neither an invoice nor a billing gap. Timers that end meanwhile wait with their events. Set again, all is as before.
-    The other services hear of a change within seconds. A tenant is active once it is onboarded.
+    """True: new events are accepted. False: the tenant is archived. Its new events are refused with
+    `TENANT_INACTIVE` and are not kept in quarantine. What was accepted before can be read, corrected and
+    exported, the tenant's API keys keep working, and usage so far is billed at the end of its period. A
+    later period without usage has no invoice. A timer that ends meanwhile reports its event once the tenant
+    is active again.
     """
     close_lead_seconds: _builtins.int
-    """How long before the end of a billing period its usage is sent; 600 when not set."""
+    """How many seconds before the end of a billing period its usage is sent to the billing provider: 0 to
+    259,200 (72 hours). OnboardTenant sets 600 unless it is given.
+    """
     version: _builtins.int
+    """Version of the tenant, from 1. It rises by one with every change."""
     number: _builtins.int
-    """The tenant's number inside Meterline."""
+    """The tenant's number, which facts carry in place of the name: at least 1, unique, rising in the order of
+    onboarding. It never changes.
+    """
     billed_from: _builtins.str
-    """The first day that is billed, `YYYY-MM-DD` in the tenant's time zone. A billing period that ends at its
-    midnight or earlier is never billed; the one that it lies in is, as a whole. Empty: all periods are, for
-    tenants that are older than this field.
+    """The first day that is billed, `YYYY-MM-DD` in the tenant's time zone. The billing period that contains
+    the day is billed as a whole; a period that ends before it, or as it begins, is never billed. Empty:
+    every period is billed, as for tenants that are older than this field.
     """
     @_builtins.property
-    def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When the tenant was onboarded."""
+
     @_builtins.property
-    def updated_at(self) -> _timestamp_pb2.Timestamp: ...
+    def updated_at(self) -> _timestamp_pb2.Timestamp:
+        """When this version was made."""
+
     def __init__(
         self,
         *,
@@ -103,6 +125,8 @@ Global___Tenant: _TypeAlias = Tenant  # noqa: Y015
 
 @_typing.final
 class OnboardTenantRequest(_message.Message):
+    """The tenant to create. Field rules are those of `Tenant`."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
@@ -115,16 +139,27 @@ class OnboardTenantRequest(_message.Message):
     CLOSE_LEAD_SECONDS_FIELD_NUMBER: _builtins.int
     BILLED_FROM_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """Name of the new tenant: 1 to 63 lower-case letters, digits and dashes, with no dash at either end.
+    Required.
+    """
     display_name: _builtins.str
+    """`Tenant.display_name`. Optional."""
     time_zone: _builtins.str
+    """`Tenant.time_zone`, an IANA name. Required, and never changes."""
     currency: _builtins.str
+    """`Tenant.currency`, an ISO 4217 code in capital letters. Required, and never changes."""
     plan: _builtins.str
+    """`Tenant.plan`: a plan with prices in the tenant's currency that is not archived. Empty: no plan yet."""
     external_customer_id: _builtins.str
+    """`Tenant.external_customer_id`; no other tenant has it. Empty: no customer yet."""
     external_subscription_id: _builtins.str
+    """`Tenant.external_subscription_id`. Empty: none."""
     close_lead_seconds: _builtins.int
+    """`Tenant.close_lead_seconds`, 0 to 259,200. 0 counts as not set: 600."""
     billed_from: _builtins.str
-    """See `Tenant`. Not set: the first day of the present month in the tenant's time zone. Earlier for a tenant
-    whose history is imported.
+    """`Tenant.billed_from`: a day of the years 1970 to 9998 as `YYYY-MM-DD`. Set an early day when the tenant's
+    history is going to be imported and billed. Empty: the first day of the current month in the tenant's
+    time zone.
     """
     def __init__(
         self,
@@ -149,14 +184,18 @@ Global___OnboardTenantRequest: _TypeAlias = OnboardTenantRequest  # noqa: Y015
 
 @_typing.final
 class OnboardTenantResponse(_message.Message):
+    """The tenant that exists now."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     created: _builtins.bool
-    """False when the tenant was there already."""
+    """True: this call created the tenant. False: the same request had created it before."""
     @_builtins.property
-    def tenant(self) -> Global___Tenant: ...
+    def tenant(self) -> Global___Tenant:
+        """The tenant as it is now, which may have changed since it was onboarded."""
+
     def __init__(
         self,
         *,
@@ -173,10 +212,15 @@ Global___OnboardTenantResponse: _TypeAlias = OnboardTenantResponse  # noqa: Y015
 
 @_typing.final
 class GetTenantRequest(_message.Message):
+    """Which tenant to return."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """The tenant to return: 1 to 63 lower-case letters, digits and dashes, with no dash at either end.
+    Required.
+    """
     def __init__(
         self,
         *,
@@ -192,11 +236,15 @@ Global___GetTenantRequest: _TypeAlias = GetTenantRequest  # noqa: Y015
 
 @_typing.final
 class GetTenantResponse(_message.Message):
+    """The requested tenant with its current settings."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def tenant(self) -> Global___Tenant: ...
+    def tenant(self) -> Global___Tenant:
+        """The tenant as it is now."""
+
     def __init__(
         self,
         *,
@@ -212,12 +260,14 @@ Global___GetTenantResponse: _TypeAlias = GetTenantResponse  # noqa: Y015
 
 @_typing.final
 class BatchGetTenantsRequest(_message.Message):
+    """Which tenants to return."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tenant_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """At most 1,000."""
+        """Names of the tenants, 0 to 1,000."""
 
     def __init__(
         self,
@@ -234,12 +284,14 @@ Global___BatchGetTenantsRequest: _TypeAlias = BatchGetTenantsRequest  # noqa: Y0
 
 @_typing.final
 class BatchGetTenantsResponse(_message.Message):
+    """The tenants that were found."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tenants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tenant]:
-        """In the order of onboarding."""
+        """The tenants in the order in which they were onboarded, each once."""
 
     def __init__(
         self,
@@ -256,13 +308,16 @@ Global___BatchGetTenantsResponse: _TypeAlias = BatchGetTenantsResponse  # noqa: 
 
 @_typing.final
 class ListTenantsRequest(_message.Message):
+    """Which page of the tenants to return."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """At most 1,000; 100 when not set."""
+    """The most tenants in the response, at most 1,000; a larger value counts as 1,000. 0: 100."""
     page_token: _builtins.str
+    """The `next_page_token` of the previous response to the same request. Empty: the first page."""
     def __init__(
         self,
         *,
@@ -279,13 +334,18 @@ Global___ListTenantsRequest: _TypeAlias = ListTenantsRequest  # noqa: Y015
 
 @_typing.final
 class ListTenantsResponse(_message.Message):
+    """One page of tenants."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """The `page_token` of the next page. Empty on the last page."""
     @_builtins.property
-    def tenants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tenant]: ...
+    def tenants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tenant]:
+        """The tenants in the order in which they were onboarded."""
+
     def __init__(
         self,
         *,
@@ -302,6 +362,8 @@ Global___ListTenantsResponse: _TypeAlias = ListTenantsResponse  # noqa: Y015
 
 @_typing.final
 class UpdateTenantRequest(_message.Message):
+    """What to change of a tenant. A field that is not set stays as it is. Field rules are those of `Tenant`."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
@@ -314,18 +376,33 @@ class UpdateTenantRequest(_message.Message):
     CLOSE_LEAD_SECONDS_FIELD_NUMBER: _builtins.int
     BILLED_FROM_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """The tenant to change: 1 to 63 lower-case letters, digits and dashes, with no dash at either end.
+    Required.
+    """
     expected_version: _builtins.int
-    """0: whatever the version is."""
+    """The `Tenant.version` that the caller has read; the call fails when it is no longer current. 0: change any
+    version. Not negative.
+    """
     display_name: _builtins.str
+    """New `Tenant.display_name`; may be empty."""
     plan: _builtins.str
+    """New `Tenant.plan`: a plan with prices in the tenant's currency that is not archived, or the plan that the
+    tenant has. Set and empty: the tenant has no plan from now on.
+    """
     external_customer_id: _builtins.str
+    """New `Tenant.external_customer_id`; no other tenant has it. Set and empty: the tenant has no customer from
+    now on.
+    """
     external_subscription_id: _builtins.str
+    """New `Tenant.external_subscription_id`. Set and empty: the tenant has none from now on."""
     active: _builtins.bool
-    """False archives the tenant, true restores it; see `Tenant`."""
+    """False archives the tenant, true makes it active again. See `Tenant.active`."""
     close_lead_seconds: _builtins.int
+    """New `Tenant.close_lead_seconds`, 0 to 259,200. Unlike in OnboardTenant, 0 means 0."""
     billed_from: _builtins.str
-    """A day that is later than the present one, or not before the month in which the tenant was onboarded
-    (FAILED_PRECONDITION, BILLED_FROM_TOO_EARLY): periods of the past are opened at onboarding alone.
+    """New `Tenant.billed_from`: a day of the years 1970 to 9998 as `YYYY-MM-DD`, not empty. It must not be
+    before both the current `billed_from` and the first day of the month in which the tenant was onboarded:
+    only OnboardTenant can open earlier periods.
     """
     def __init__(
         self,
@@ -377,11 +454,15 @@ Global___UpdateTenantRequest: _TypeAlias = UpdateTenantRequest  # noqa: Y015
 
 @_typing.final
 class UpdateTenantResponse(_message.Message):
+    """The tenant after the change."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def tenant(self) -> Global___Tenant: ...
+    def tenant(self) -> Global___Tenant:
+        """The tenant as it is now."""
+
     def __init__(
         self,
         *,

@@ -27,53 +27,154 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TenantsServiceStub:
-    """Who is isolated, limited and billed."""
+    """Manages tenants. A tenant is a customer of the operator: its data is isolated from that of others, its
+    usage is limited and billed.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; with `ALL_TENANTS_NEEDED` for a caller bound to a tenant
+      in every call but GetTenant; with `TENANT_FORBIDDEN` for one that names another tenant.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+      request, or `TEXT_INVALID` for a NUL character; with `INVALID_ARGUMENT` for a field that breaks its rule,
+      where no other reason is named. BadRequest names the field.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed. Changes may have been made.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TenantsServiceAsyncStub: ...
     OnboardTenant: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.OnboardTenantRequest, _tenants_pb2.OnboardTenantResponse]
-    """Creates a tenant. Idempotent: the same request again answers with the same tenant; another request
-    with the same tenant_id fails with ALREADY_EXISTS. Emits `tenants.changed`.
+    """Creates a tenant and publishes `tenants.changed`. Needs the permission `tenants` and a caller that is not
+    bound to a tenant. Idempotent: the same request again, at any later time, returns the tenant as it is
+    then.
 
-    What it refers to must exist: FAILED_PRECONDITION with PLAN_UNKNOWN when the publisher has no price of the
-    plan, CURRENCY_DIFFERS when its prices are in another currency, and PLAN_ARCHIVED when it is archived; UNAVAILABLE
-    when the publisher cannot be asked. ALREADY_EXISTS of the kind `external_customer_id` when another tenant has that customer.
+    Errors:
+    - `INVALID_ARGUMENT` with `NAME_INVALID` for `plan`, or `DAY_INVALID` for `billed_from`.
+    - `ALREADY_EXISTS`: a tenant of this name was onboarded by another request, or another tenant has this
+      `external_customer_id`. ResourceInfo has the resource type `tenant` or `external_customer_id`.
+    - `FAILED_PRECONDITION` with `PLAN_UNKNOWN`: the publisher has no price of the plan; with
+      `CURRENCY_DIFFERS`: the plan's prices are in another currency; with `PLAN_ARCHIVED`: the plan is
+      archived.
+    - `UNAVAILABLE` with `UNAVAILABLE`: the publisher, which knows the plans, does not answer. It is asked
+      only when `plan` is set. Nothing is checked where its address is not configured.
     """
     GetTenant: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.GetTenantRequest, _tenants_pb2.GetTenantResponse]
+    """Returns one tenant. Needs the permission `read`. Changes nothing.
+
+    Errors:
+    - `NOT_FOUND`: no such tenant exists.
+    """
     BatchGetTenants: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.BatchGetTenantsRequest, _tenants_pb2.BatchGetTenantsResponse]
-    """Many tenants by their names. Names that nobody has are left out."""
+    """Returns several tenants. Names that no tenant has are left out, invalid ones too. Needs the permission
+    `internal`, which only services have. Changes nothing.
+    """
     ListTenants: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.ListTenantsRequest, _tenants_pb2.ListTenantsResponse]
+    """Lists all tenants in the order in which they were onboarded, archived ones too. Needs the permission
+    `read` and a caller that is not bound to a tenant. Changes nothing.
+
+    Errors:
+    - `INVALID_ARGUMENT` with `PAGE_TOKEN_INVALID`.
+    """
     UpdateTenant: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.UpdateTenantRequest, _tenants_pb2.UpdateTenantResponse]
-    """Changes what is set in the request. ABORTED when expected_version is set and is not the current one.
-    A new plan or customer is checked as by `OnboardTenant`; the plan that the tenant has is kept when it is archived.
+    """Changes the fields that are set in the request, and publishes `tenants.changed`. When nothing differs,
+    nothing is stored or published, and the version stays. Needs the permission `tenants` and a caller that
+    is not bound to a tenant. Idempotent without `expected_version`.
+
+    Errors:
+    - `NOT_FOUND`: no such tenant exists.
+    - `INVALID_ARGUMENT` with `NAME_INVALID` for `plan`, or `DAY_INVALID` for `billed_from`.
+    - `ABORTED`: `expected_version` is not the tenant's version. Read the tenant again.
+    - `ALREADY_EXISTS`: another tenant has this `external_customer_id`.
+    - `FAILED_PRECONDITION` with `PLAN_UNKNOWN`, `CURRENCY_DIFFERS` or `PLAN_ARCHIVED` for a plan that the
+      tenant does not have already, as in OnboardTenant; with `BILLED_FROM_TOO_EARLY` for `billed_from`.
+    - `UNAVAILABLE` with `UNAVAILABLE`: the publisher, which knows the plans, does not answer. It is asked
+      only for another plan.
     """
 
 @_typing.type_check_only
 class TenantsServiceAsyncStub(TenantsServiceStub):
-    """Who is isolated, limited and billed."""
+    """Manages tenants. A tenant is a customer of the operator: its data is isolated from that of others, its
+    usage is limited and billed.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; with `ALL_TENANTS_NEEDED` for a caller bound to a tenant
+      in every call but GetTenant; with `TENANT_FORBIDDEN` for one that names another tenant.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+      request, or `TEXT_INVALID` for a NUL character; with `INVALID_ARGUMENT` for a field that breaks its rule,
+      where no other reason is named. BadRequest names the field.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed. Changes may have been made.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     OnboardTenant: _aio.UnaryUnaryMultiCallable[_tenants_pb2.OnboardTenantRequest, _tenants_pb2.OnboardTenantResponse]  # type: ignore[assignment]
-    """Creates a tenant. Idempotent: the same request again answers with the same tenant; another request
-    with the same tenant_id fails with ALREADY_EXISTS. Emits `tenants.changed`.
+    """Creates a tenant and publishes `tenants.changed`. Needs the permission `tenants` and a caller that is not
+    bound to a tenant. Idempotent: the same request again, at any later time, returns the tenant as it is
+    then.
 
-    What it refers to must exist: FAILED_PRECONDITION with PLAN_UNKNOWN when the publisher has no price of the
-    plan, CURRENCY_DIFFERS when its prices are in another currency, and PLAN_ARCHIVED when it is archived; UNAVAILABLE
-    when the publisher cannot be asked. ALREADY_EXISTS of the kind `external_customer_id` when another tenant has that customer.
+    Errors:
+    - `INVALID_ARGUMENT` with `NAME_INVALID` for `plan`, or `DAY_INVALID` for `billed_from`.
+    - `ALREADY_EXISTS`: a tenant of this name was onboarded by another request, or another tenant has this
+      `external_customer_id`. ResourceInfo has the resource type `tenant` or `external_customer_id`.
+    - `FAILED_PRECONDITION` with `PLAN_UNKNOWN`: the publisher has no price of the plan; with
+      `CURRENCY_DIFFERS`: the plan's prices are in another currency; with `PLAN_ARCHIVED`: the plan is
+      archived.
+    - `UNAVAILABLE` with `UNAVAILABLE`: the publisher, which knows the plans, does not answer. It is asked
+      only when `plan` is set. Nothing is checked where its address is not configured.
     """
     GetTenant: _aio.UnaryUnaryMultiCallable[_tenants_pb2.GetTenantRequest, _tenants_pb2.GetTenantResponse]  # type: ignore[assignment]
+    """Returns one tenant. Needs the permission `read`. Changes nothing.
+
+    Errors:
+    - `NOT_FOUND`: no such tenant exists.
+    """
     BatchGetTenants: _aio.UnaryUnaryMultiCallable[_tenants_pb2.BatchGetTenantsRequest, _tenants_pb2.BatchGetTenantsResponse]  # type: ignore[assignment]
-    """Many tenants by their names. Names that nobody has are left out."""
+    """Returns several tenants. Names that no tenant has are left out, invalid ones too. Needs the permission
+    `internal`, which only services have. Changes nothing.
+    """
     ListTenants: _aio.UnaryUnaryMultiCallable[_tenants_pb2.ListTenantsRequest, _tenants_pb2.ListTenantsResponse]  # type: ignore[assignment]
+    """Lists all tenants in the order in which they were onboarded, archived ones too. Needs the permission
+    `read` and a caller that is not bound to a tenant. Changes nothing.
+
+    Errors:
+    - `INVALID_ARGUMENT` with `PAGE_TOKEN_INVALID`.
+    """
     UpdateTenant: _aio.UnaryUnaryMultiCallable[_tenants_pb2.UpdateTenantRequest, _tenants_pb2.UpdateTenantResponse]  # type: ignore[assignment]
-    """Changes what is set in the request. ABORTED when expected_version is set and is not the current one.
-    A new plan or customer is checked as by `OnboardTenant`; the plan that the tenant has is kept when it is archived.
+    """Changes the fields that are set in the request, and publishes `tenants.changed`. When nothing differs,
+    nothing is stored or published, and the version stays. Needs the permission `tenants` and a caller that
+    is not bound to a tenant. Idempotent without `expected_version`.
+
+    Errors:
+    - `NOT_FOUND`: no such tenant exists.
+    - `INVALID_ARGUMENT` with `NAME_INVALID` for `plan`, or `DAY_INVALID` for `billed_from`.
+    - `ABORTED`: `expected_version` is not the tenant's version. Read the tenant again.
+    - `ALREADY_EXISTS`: another tenant has this `external_customer_id`.
+    - `FAILED_PRECONDITION` with `PLAN_UNKNOWN`, `CURRENCY_DIFFERS` or `PLAN_ARCHIVED` for a plan that the
+      tenant does not have already, as in OnboardTenant; with `BILLED_FROM_TOO_EARLY` for `billed_from`.
+    - `UNAVAILABLE` with `UNAVAILABLE`: the publisher, which knows the plans, does not answer. It is asked
+      only for another plan.
     """
 
 class TenantsServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Who is isolated, limited and billed."""
+    """Manages tenants. A tenant is a customer of the operator: its data is isolated from that of others, its
+    usage is limited and billed.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; with `ALL_TENANTS_NEEDED` for a caller bound to a tenant
+      in every call but GetTenant; with `TENANT_FORBIDDEN` for one that names another tenant.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+      request, or `TEXT_INVALID` for a NUL character; with `INVALID_ARGUMENT` for a field that breaks its rule,
+      where no other reason is named. BadRequest names the field.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed. Changes may have been made.
+    """
 
     @_abc_1.abstractmethod
     def OnboardTenant(
@@ -81,12 +182,19 @@ class TenantsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tenants_pb2.OnboardTenantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tenants_pb2.OnboardTenantResponse, _abc.Awaitable[_tenants_pb2.OnboardTenantResponse]]:
-        """Creates a tenant. Idempotent: the same request again answers with the same tenant; another request
-        with the same tenant_id fails with ALREADY_EXISTS. Emits `tenants.changed`.
+        """Creates a tenant and publishes `tenants.changed`. Needs the permission `tenants` and a caller that is not
+        bound to a tenant. Idempotent: the same request again, at any later time, returns the tenant as it is
+        then.
 
-        What it refers to must exist: FAILED_PRECONDITION with PLAN_UNKNOWN when the publisher has no price of the
-        plan, CURRENCY_DIFFERS when its prices are in another currency, and PLAN_ARCHIVED when it is archived; UNAVAILABLE
-        when the publisher cannot be asked. ALREADY_EXISTS of the kind `external_customer_id` when another tenant has that customer.
+        Errors:
+        - `INVALID_ARGUMENT` with `NAME_INVALID` for `plan`, or `DAY_INVALID` for `billed_from`.
+        - `ALREADY_EXISTS`: a tenant of this name was onboarded by another request, or another tenant has this
+          `external_customer_id`. ResourceInfo has the resource type `tenant` or `external_customer_id`.
+        - `FAILED_PRECONDITION` with `PLAN_UNKNOWN`: the publisher has no price of the plan; with
+          `CURRENCY_DIFFERS`: the plan's prices are in another currency; with `PLAN_ARCHIVED`: the plan is
+          archived.
+        - `UNAVAILABLE` with `UNAVAILABLE`: the publisher, which knows the plans, does not answer. It is asked
+          only when `plan` is set. Nothing is checked where its address is not configured.
         """
 
     @_abc_1.abstractmethod
@@ -94,7 +202,12 @@ class TenantsServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _tenants_pb2.GetTenantRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_tenants_pb2.GetTenantResponse, _abc.Awaitable[_tenants_pb2.GetTenantResponse]]: ...
+    ) -> _typing.Union[_tenants_pb2.GetTenantResponse, _abc.Awaitable[_tenants_pb2.GetTenantResponse]]:
+        """Returns one tenant. Needs the permission `read`. Changes nothing.
+
+        Errors:
+        - `NOT_FOUND`: no such tenant exists.
+        """
 
     @_abc_1.abstractmethod
     def BatchGetTenants(
@@ -102,14 +215,22 @@ class TenantsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tenants_pb2.BatchGetTenantsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tenants_pb2.BatchGetTenantsResponse, _abc.Awaitable[_tenants_pb2.BatchGetTenantsResponse]]:
-        """Many tenants by their names. Names that nobody has are left out."""
+        """Returns several tenants. Names that no tenant has are left out, invalid ones too. Needs the permission
+        `internal`, which only services have. Changes nothing.
+        """
 
     @_abc_1.abstractmethod
     def ListTenants(
         self,
         request: _tenants_pb2.ListTenantsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_tenants_pb2.ListTenantsResponse, _abc.Awaitable[_tenants_pb2.ListTenantsResponse]]: ...
+    ) -> _typing.Union[_tenants_pb2.ListTenantsResponse, _abc.Awaitable[_tenants_pb2.ListTenantsResponse]]:
+        """Lists all tenants in the order in which they were onboarded, archived ones too. Needs the permission
+        `read` and a caller that is not bound to a tenant. Changes nothing.
+
+        Errors:
+        - `INVALID_ARGUMENT` with `PAGE_TOKEN_INVALID`.
+        """
 
     @_abc_1.abstractmethod
     def UpdateTenant(
@@ -117,8 +238,19 @@ class TenantsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tenants_pb2.UpdateTenantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tenants_pb2.UpdateTenantResponse, _abc.Awaitable[_tenants_pb2.UpdateTenantResponse]]:
-        """Changes what is set in the request. ABORTED when expected_version is set and is not the current one.
-        A new plan or customer is checked as by `OnboardTenant`; the plan that the tenant has is kept when it is archived.
+        """Changes the fields that are set in the request, and publishes `tenants.changed`. When nothing differs,
+        nothing is stored or published, and the version stays. Needs the permission `tenants` and a caller that
+        is not bound to a tenant. Idempotent without `expected_version`.
+
+        Errors:
+        - `NOT_FOUND`: no such tenant exists.
+        - `INVALID_ARGUMENT` with `NAME_INVALID` for `plan`, or `DAY_INVALID` for `billed_from`.
+        - `ABORTED`: `expected_version` is not the tenant's version. Read the tenant again.
+        - `ALREADY_EXISTS`: another tenant has this `external_customer_id`.
+        - `FAILED_PRECONDITION` with `PLAN_UNKNOWN`, `CURRENCY_DIFFERS` or `PLAN_ARCHIVED` for a plan that the
+          tenant does not have already, as in OnboardTenant; with `BILLED_FROM_TOO_EARLY` for `billed_from`.
+        - `UNAVAILABLE` with `UNAVAILABLE`: the publisher, which knows the plans, does not answer. It is asked
+          only for another plan.
         """
 
 def add_TenantsServiceServicer_to_server(servicer: TenantsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -177,7 +177,7 @@ Global___GetEntryRequest: _TypeAlias = GetEntryRequest  # noqa: Y015
 
 @_typing.final
 class GetEntryResponse(_message.Message):
-    """The entry."""
+    """The entry as it is now, after all changes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -892,7 +892,7 @@ class DimensionDescription(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name of the dimension."""
+    """As events carry it: 1 to 64 characters, a letter or digit, then letters, digits, `.`, `_`, `-`."""
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The values that any type with this dimension accepts, sorted. Empty: one of these types accepts any

@@ -101,7 +101,7 @@ Global___Limits: _TypeAlias = Limits  # noqa: Y015
 
 @_typing.final
 class PlanLimits(_message.Message):
-    """The limits of a plan."""
+    """Limits that apply to every tenant on a plan, unless the tenant has its own."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

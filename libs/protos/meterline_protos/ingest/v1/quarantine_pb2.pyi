@@ -358,7 +358,7 @@ class GetQuarantinedResponse(_message.Message):
     """The bytes that are stored: a serialised Event. Only with `unseal`."""
     @_builtins.property
     def entry(self) -> Global___QuarantinedEvent:
-        """The entry."""
+        """What is known about the rejected event: problem, origin, state."""
 
     @_builtins.property
     def event(self) -> _capture_pb2.Event:

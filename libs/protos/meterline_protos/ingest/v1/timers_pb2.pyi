@@ -514,7 +514,7 @@ Global___GetTimerRequest: _TypeAlias = GetTimerRequest  # noqa: Y015
 
 @_typing.final
 class GetTimerResponse(_message.Message):
-    """The timer."""
+    """The timer and its state at the time of the call."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -28,18 +28,21 @@ class _DeadLetterState:
 class _DeadLetterStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeadLetterState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     DEAD_LETTER_STATE_UNSPECIFIED: _DeadLetterState.ValueType  # 0
+    """Not set. Requests with this value are refused with `INVALID_ARGUMENT`."""
     DEAD_LETTER_STATE_OPEN: _DeadLetterState.ValueType  # 1
-    """It waits to be redriven."""
+    """The message was not applied. It can be redriven."""
     DEAD_LETTER_STATE_REDRIVEN: _DeadLetterState.ValueType  # 2
-    """It was applied in the end."""
+    """A redrive, or a later delivery of the same message, has applied it. It is kept as history."""
 
-class DeadLetterState(_DeadLetterState, metaclass=_DeadLetterStateEnumTypeWrapper): ...
+class DeadLetterState(_DeadLetterState, metaclass=_DeadLetterStateEnumTypeWrapper):
+    """Whether a dead letter still waits to be applied."""
 
 DEAD_LETTER_STATE_UNSPECIFIED: DeadLetterState.ValueType  # 0
+"""Not set. Requests with this value are refused with `INVALID_ARGUMENT`."""
 DEAD_LETTER_STATE_OPEN: DeadLetterState.ValueType  # 1
-"""It waits to be redriven."""
+"""The message was not applied. It can be redriven."""
 DEAD_LETTER_STATE_REDRIVEN: DeadLetterState.ValueType  # 2
-"""It was applied in the end."""
+"""A redrive, or a later delivery of the same message, has applied it. It is kept as history."""
 Global___DeadLetterState: _TypeAlias = DeadLetterState  # noqa: Y015
 
 class _RedriveOutcome:
@@ -49,26 +52,37 @@ class _RedriveOutcome:
 class _RedriveOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RedriveOutcome.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     REDRIVE_OUTCOME_UNSPECIFIED: _RedriveOutcome.ValueType  # 0
+    """Never returned."""
     REDRIVE_OUTCOME_APPLIED: _RedriveOutcome.ValueType  # 1
-    """It was applied, or would be."""
+    """The message was applied; in a dry run it would be."""
     REDRIVE_OUTCOME_FAILED: _RedriveOutcome.ValueType  # 2
-    """It stays a dead letter."""
+    """The message failed again and stays a dead letter. Where a message consists of independent parts, those
+    that do not fail are applied, its letter becomes REDRIVEN, and each part that fails becomes an open dead
+    letter of its own. A dry run tries such a message only as a whole.
+    """
     REDRIVE_OUTCOME_SKIPPED: _RedriveOutcome.ValueType  # 3
-    """It is no open dead letter, or another call has it in hand."""
+    """Nothing was tried: no open dead letter has this id, or another call is redriving it."""
 
-class RedriveOutcome(_RedriveOutcome, metaclass=_RedriveOutcomeEnumTypeWrapper): ...
+class RedriveOutcome(_RedriveOutcome, metaclass=_RedriveOutcomeEnumTypeWrapper):
+    """What a redrive did with one message."""
 
 REDRIVE_OUTCOME_UNSPECIFIED: RedriveOutcome.ValueType  # 0
+"""Never returned."""
 REDRIVE_OUTCOME_APPLIED: RedriveOutcome.ValueType  # 1
-"""It was applied, or would be."""
+"""The message was applied; in a dry run it would be."""
 REDRIVE_OUTCOME_FAILED: RedriveOutcome.ValueType  # 2
-"""It stays a dead letter."""
+"""The message failed again and stays a dead letter. Where a message consists of independent parts, those
+that do not fail are applied, its letter becomes REDRIVEN, and each part that fails becomes an open dead
+letter of its own. A dry run tries such a message only as a whole.
+"""
 REDRIVE_OUTCOME_SKIPPED: RedriveOutcome.ValueType  # 3
-"""It is no open dead letter, or another call has it in hand."""
+"""Nothing was tried: no open dead letter has this id, or another call is redriving it."""
 Global___RedriveOutcome: _TypeAlias = RedriveOutcome  # noqa: Y015
 
 @_typing.final
 class DeadLetter(_message.Message):
+    """A message that a consumer could not apply, and what happened to it since."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -106,38 +120,44 @@ class DeadLetter(_message.Message):
     PAYLOAD_SIZE_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
-    """UUID."""
+    """UUID of the message, or of the part of it when only a part could not be applied."""
     consumer: _builtins.str
-    """The consumer that could not apply it, for example `aggregate-events`."""
+    """Name of the consumer that could not apply the message, for example `aggregate-events`."""
     subject: _builtins.str
+    """NATS subject on which the message came, for example `events.accepted.0`."""
     error: _builtins.str
-    """Why it could not be applied the last time."""
+    """Why the message could not be applied the last time; text for people, at most 2,000 characters."""
     state: Global___DeadLetterState.ValueType
+    """Whether the message still waits to be applied."""
     attempts: _builtins.int
-    """How often it was tried, the first time included."""
+    """How many times the handler tried the message, the first time included; at least 1."""
     redriven_by: _builtins.str
+    """The `requested_by` of the redrive that applied the message. Empty while the state is OPEN."""
     reason: _builtins.str
+    """The `reason` of the redrive that applied the message. Empty while the state is OPEN."""
     payload_size: _builtins.int
-    """Bytes of the payload."""
+    """Length of the payload in bytes."""
     payload: _builtins.bytes
-    """Only when asked for."""
+    """The payload as it came: a serialised message of `meterline.events.v1`. Empty unless the request set
+    `include_payload`.
+    """
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Those of the message, with its trace. One that is only a part of a message, which carried several independent
-        things, names that in `Meterline-Part-Of`.
+        """The NATS headers of the message, its trace context included. For a part of a message the header
+        `Meterline-Part-Of` has the UUID of the whole message.
         """
 
     @_builtins.property
     def received_at(self) -> _timestamp_pb2.Timestamp:
-        """When it became a dead letter."""
+        """When the message became a dead letter."""
 
     @_builtins.property
     def failed_at(self) -> _timestamp_pb2.Timestamp:
-        """When it failed the last time."""
+        """When the last try failed."""
 
     @_builtins.property
     def redriven_at(self) -> _timestamp_pb2.Timestamp:
-        """The redrive that applied it: not set while it is open."""
+        """When a redrive applied the message. Not set while the state is OPEN."""
 
     def __init__(
         self,
@@ -167,7 +187,7 @@ Global___DeadLetter: _TypeAlias = DeadLetter  # noqa: Y015
 
 @_typing.final
 class DeadLetterFilter(_message.Message):
-    """All conditions hold; one that is not set always does."""
+    """Selects dead letters. A letter must satisfy every condition that is set."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -175,11 +195,12 @@ class DeadLetterFilter(_message.Message):
     ERROR_PREFIX_FIELD_NUMBER: _builtins.int
     RECEIVED_FIELD_NUMBER: _builtins.int
     consumer: _builtins.str
+    """Exact name of the consumer. Empty: every consumer of this service."""
     error_prefix: _builtins.str
-    """What the error begins with."""
+    """The beginning of `DeadLetter.error`; upper and lower case differ. Empty: every error."""
     @_builtins.property
     def received(self) -> _types_pb2.TimeRange:
-        """When they became dead letters. Either end may be left out."""
+        """Range of `received_at`. A missing start or end leaves that side open."""
 
     def __init__(
         self,
@@ -198,6 +219,8 @@ Global___DeadLetterFilter: _TypeAlias = DeadLetterFilter  # noqa: Y015
 
 @_typing.final
 class ListDeadLettersRequest(_message.Message):
+    """Which dead letters to list."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     FILTER_FIELD_NUMBER: _builtins.int
@@ -206,14 +229,20 @@ class ListDeadLettersRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     include_payload: _builtins.bool
+    """True: each letter has its payload, and a page has at most 5 letters."""
     page_size: _builtins.int
-    """At most 1,000, 100 when not set; with payloads at most 5."""
+    """The most letters in the response, at most 1,000; a larger value counts as 1,000. 0: 100. With
+    `include_payload` at most 5, which is also the default.
+    """
     page_token: _builtins.str
+    """The `next_page_token` of the previous response to the same request. Empty: the first page."""
     @_builtins.property
-    def filter(self) -> Global___DeadLetterFilter: ...
+    def filter(self) -> Global___DeadLetterFilter:
+        """The conditions that the letters satisfy. Not set: all letters."""
+
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___DeadLetterState.ValueType]:
-        """Not set: open ones."""
+        """The states to list: OPEN, REDRIVEN or both. Empty: OPEN."""
 
     def __init__(
         self,
@@ -234,14 +263,18 @@ Global___ListDeadLettersRequest: _TypeAlias = ListDeadLettersRequest  # noqa: Y0
 
 @_typing.final
 class ListDeadLettersResponse(_message.Message):
+    """One page of dead letters."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     DEAD_LETTERS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page."""
+    """The `page_token` of the next page. Empty on the last page."""
     @_builtins.property
-    def dead_letters(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeadLetter]: ...
+    def dead_letters(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeadLetter]:
+        """The letters, by `received_at`, oldest first."""
+
     def __init__(
         self,
         *,
@@ -258,7 +291,9 @@ Global___ListDeadLettersResponse: _TypeAlias = ListDeadLettersResponse  # noqa: 
 
 @_typing.final
 class RedriveDeadLettersRequest(_message.Message):
-    """Exactly one of `message_ids`, `filter` and `all` says which."""
+    """Which dead letters to redrive, who asks and why. Exactly one of `message_ids`, `filter` and `all` must be
+    set.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -270,20 +305,25 @@ class RedriveDeadLettersRequest(_message.Message):
     DRY_RUN_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     all: _builtins.bool
+    """True: redrives every open letter of this service."""
     requested_by: _builtins.str
-    """Who asks for it, 1 to 128 characters."""
+    """Who asks for the redrive, kept with each letter that it applies; 1 to 128 characters."""
     reason: _builtins.str
-    """Why, 1 to 1,024 characters."""
+    """Why the redrive is asked for, kept with each letter that it applies; 1 to 1,024 characters."""
     dry_run: _builtins.bool
-    """Tells what would come of it, and keeps nothing."""
+    """True: tries every message, rolls back, and returns the outcomes. Nothing is stored."""
     limit: _builtins.int
-    """Most messages of this call, at most 1,000; 1,000 when not set."""
+    """The most messages that this call tries with `filter` or `all`, at most 1,000; a larger value counts as
+    1,000. 0: 1,000. Ignored with `message_ids`.
+    """
     @_builtins.property
     def message_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """UUIDs, at most 1,000."""
+        """The `DeadLetter.message_id` of each letter: UUIDs, 1 to 1,000."""
 
     @_builtins.property
-    def filter(self) -> Global___DeadLetterFilter: ...
+    def filter(self) -> Global___DeadLetterFilter:
+        """Redrives the open letters that satisfy these conditions. A filter without conditions selects all."""
+
     def __init__(
         self,
         *,
@@ -305,14 +345,20 @@ Global___RedriveDeadLettersRequest: _TypeAlias = RedriveDeadLettersRequest  # no
 
 @_typing.final
 class RedriveDeadLettersResponse(_message.Message):
+    """What the redrive did."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     RESULTS_FIELD_NUMBER: _builtins.int
     LEFT_FIELD_NUMBER: _builtins.int
     left: _builtins.int
-    """How many that were meant were not tried in this call."""
+    """How many selected letters this call did not try, because of `limit` or its deadline."""
     @_builtins.property
-    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___RedriveResult]: ...
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___RedriveResult]:
+        """One result for each message that was tried or skipped. With `filter` and `all` the letters whose last
+        failure is the oldest come first.
+        """
+
     def __init__(
         self,
         *,
@@ -329,6 +375,8 @@ Global___RedriveDeadLettersResponse: _TypeAlias = RedriveDeadLettersResponse  # 
 
 @_typing.final
 class RedriveResult(_message.Message):
+    """The outcome for one message."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGE_ID_FIELD_NUMBER: _builtins.int
@@ -336,11 +384,13 @@ class RedriveResult(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
+    """UUID of the message, as in `DeadLetter.message_id`."""
     consumer: _builtins.str
-    """Empty when there is no such dead letter."""
+    """The consumer whose handler tried the message. Empty when no open dead letter has this id."""
     outcome: Global___RedriveOutcome.ValueType
+    """What happened to the message."""
     error: _builtins.str
-    """Why it failed."""
+    """Why the message failed; text for people. Empty unless the outcome is FAILED."""
     def __init__(
         self,
         *,

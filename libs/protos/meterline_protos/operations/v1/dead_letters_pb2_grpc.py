@@ -26,8 +26,20 @@ if _version_not_supported:
 
 
 class DeadLettersServiceStub(object):
-    """Messages that could not be applied. Every service that consumes messages answers this for its own; it is
-    for operators, since a message may carry many tenants.
+    """Lists and redrives dead letters: messages from the broker that a consumer could not apply. The services
+    ingest, aggregate and publisher each serve it for their own consumers.
+
+    Every call needs the permission `operate` and a caller that is not bound to a tenant, because one message
+    may carry data of many tenants.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`, or `ALL_TENANTS_NEEDED` for a caller bound to a tenant.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+    request, or `TEXT_INVALID` for a NUL character. BadRequest names the field.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed. Changes may have been made.
     """
 
     def __init__(self, channel):
@@ -49,21 +61,46 @@ class DeadLettersServiceStub(object):
 
 
 class DeadLettersServiceServicer(object):
-    """Messages that could not be applied. Every service that consumes messages answers this for its own; it is
-    for operators, since a message may carry many tenants.
+    """Lists and redrives dead letters: messages from the broker that a consumer could not apply. The services
+    ingest, aggregate and publisher each serve it for their own consumers.
+
+    Every call needs the permission `operate` and a caller that is not bound to a tenant, because one message
+    may carry data of many tenants.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`, or `ALL_TENANTS_NEEDED` for a caller bound to a tenant.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+    request, or `TEXT_INVALID` for a NUL character. BadRequest names the field.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed. Changes may have been made.
     """
 
     def ListDeadLetters(self, request, context):
-        """Lists them in the order in which they came.
+        """Lists dead letters by `received_at`, oldest first. Changes nothing.
+
+        Errors:
+        - `NOT_FOUND`: this service has no consumer of the name in the filter.
+        - `INVALID_ARGUMENT` with `PAGE_TOKEN_INVALID`, `TIME_INVALID` or `RANGE_EMPTY`; with `INVALID_ARGUMENT`
+        for a state that is neither OPEN nor REDRIVEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RedriveDeadLetters(self, request, context):
-        """Hands messages to their handler once more, each in a transaction of its own: applied exactly once
-        however many calls do this at the same time. What fails again stays, with the new error. Stops before
-        the call's deadline and tells how many are left; call it again for them.
+        """Passes open dead letters to their consumer's handler again, each in a transaction of its own. Each
+        message is applied at most once, also when calls run at the same time, so the call can be repeated. A
+        message that fails again stays a dead letter, with the new error. The call stops one second before its
+        deadline and returns how many messages it did not try; repeat it for these.
+
+        Errors:
+        - `NOT_FOUND`: this service has no consumer of the name in the filter.
+        - `INVALID_ARGUMENT` with `UUID_INVALID`, `WRONG_COUNT`, `TIME_INVALID` or `RANGE_EMPTY`; with
+        `INVALID_ARGUMENT` unless exactly one selection is set, or for a wrong length of `requested_by` or
+        `reason`.
+        - `UNAVAILABLE` with `UNAVAILABLE`: the messages that were already applied stay applied.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -91,8 +128,20 @@ def add_DeadLettersServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DeadLettersService(object):
-    """Messages that could not be applied. Every service that consumes messages answers this for its own; it is
-    for operators, since a message may carry many tenants.
+    """Lists and redrives dead letters: messages from the broker that a consumer could not apply. The services
+    ingest, aggregate and publisher each serve it for their own consumers.
+
+    Every call needs the permission `operate` and a caller that is not bound to a tenant, because one message
+    may carry data of many tenants.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`, or `ALL_TENANTS_NEEDED` for a caller bound to a tenant.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+    request, or `TEXT_INVALID` for a NUL character. BadRequest names the field.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed. Changes may have been made.
     """
 
     @staticmethod

@@ -27,8 +27,20 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class DeadLettersServiceStub:
-    """Messages that could not be applied. Every service that consumes messages answers this for its own; it is
-    for operators, since a message may carry many tenants.
+    """Lists and redrives dead letters: messages from the broker that a consumer could not apply. The services
+    ingest, aggregate and publisher each serve it for their own consumers.
+
+    Every call needs the permission `operate` and a caller that is not bound to a tenant, because one message
+    may carry data of many tenants.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`, or `ALL_TENANTS_NEEDED` for a caller bound to a tenant.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+      request, or `TEXT_INVALID` for a NUL character. BadRequest names the field.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed. Changes may have been made.
     """
 
     @_typing.overload
@@ -36,31 +48,83 @@ class DeadLettersServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DeadLettersServiceAsyncStub: ...
     ListDeadLetters: _grpc.UnaryUnaryMultiCallable[_dead_letters_pb2.ListDeadLettersRequest, _dead_letters_pb2.ListDeadLettersResponse]
-    """Lists them in the order in which they came."""
+    """Lists dead letters by `received_at`, oldest first. Changes nothing.
+
+    Errors:
+    - `NOT_FOUND`: this service has no consumer of the name in the filter.
+    - `INVALID_ARGUMENT` with `PAGE_TOKEN_INVALID`, `TIME_INVALID` or `RANGE_EMPTY`; with `INVALID_ARGUMENT`
+      for a state that is neither OPEN nor REDRIVEN.
+    """
     RedriveDeadLetters: _grpc.UnaryUnaryMultiCallable[_dead_letters_pb2.RedriveDeadLettersRequest, _dead_letters_pb2.RedriveDeadLettersResponse]
-    """Hands messages to their handler once more, each in a transaction of its own: applied exactly once
-    however many calls do this at the same time. What fails again stays, with the new error. Stops before
-    the call's deadline and tells how many are left; call it again for them.
+    """Passes open dead letters to their consumer's handler again, each in a transaction of its own. Each
+    message is applied at most once, also when calls run at the same time, so the call can be repeated. A
+    message that fails again stays a dead letter, with the new error. The call stops one second before its
+    deadline and returns how many messages it did not try; repeat it for these.
+
+    Errors:
+    - `NOT_FOUND`: this service has no consumer of the name in the filter.
+    - `INVALID_ARGUMENT` with `UUID_INVALID`, `WRONG_COUNT`, `TIME_INVALID` or `RANGE_EMPTY`; with
+      `INVALID_ARGUMENT` unless exactly one selection is set, or for a wrong length of `requested_by` or
+      `reason`.
+    - `UNAVAILABLE` with `UNAVAILABLE`: the messages that were already applied stay applied.
     """
 
 @_typing.type_check_only
 class DeadLettersServiceAsyncStub(DeadLettersServiceStub):
-    """Messages that could not be applied. Every service that consumes messages answers this for its own; it is
-    for operators, since a message may carry many tenants.
+    """Lists and redrives dead letters: messages from the broker that a consumer could not apply. The services
+    ingest, aggregate and publisher each serve it for their own consumers.
+
+    Every call needs the permission `operate` and a caller that is not bound to a tenant, because one message
+    may carry data of many tenants.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`, or `ALL_TENANTS_NEEDED` for a caller bound to a tenant.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+      request, or `TEXT_INVALID` for a NUL character. BadRequest names the field.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed. Changes may have been made.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListDeadLetters: _aio.UnaryUnaryMultiCallable[_dead_letters_pb2.ListDeadLettersRequest, _dead_letters_pb2.ListDeadLettersResponse]  # type: ignore[assignment]
-    """Lists them in the order in which they came."""
+    """Lists dead letters by `received_at`, oldest first. Changes nothing.
+
+    Errors:
+    - `NOT_FOUND`: this service has no consumer of the name in the filter.
+    - `INVALID_ARGUMENT` with `PAGE_TOKEN_INVALID`, `TIME_INVALID` or `RANGE_EMPTY`; with `INVALID_ARGUMENT`
+      for a state that is neither OPEN nor REDRIVEN.
+    """
     RedriveDeadLetters: _aio.UnaryUnaryMultiCallable[_dead_letters_pb2.RedriveDeadLettersRequest, _dead_letters_pb2.RedriveDeadLettersResponse]  # type: ignore[assignment]
-    """Hands messages to their handler once more, each in a transaction of its own: applied exactly once
-    however many calls do this at the same time. What fails again stays, with the new error. Stops before
-    the call's deadline and tells how many are left; call it again for them.
+    """Passes open dead letters to their consumer's handler again, each in a transaction of its own. Each
+    message is applied at most once, also when calls run at the same time, so the call can be repeated. A
+    message that fails again stays a dead letter, with the new error. The call stops one second before its
+    deadline and returns how many messages it did not try; repeat it for these.
+
+    Errors:
+    - `NOT_FOUND`: this service has no consumer of the name in the filter.
+    - `INVALID_ARGUMENT` with `UUID_INVALID`, `WRONG_COUNT`, `TIME_INVALID` or `RANGE_EMPTY`; with
+      `INVALID_ARGUMENT` unless exactly one selection is set, or for a wrong length of `requested_by` or
+      `reason`.
+    - `UNAVAILABLE` with `UNAVAILABLE`: the messages that were already applied stay applied.
     """
 
 class DeadLettersServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Messages that could not be applied. Every service that consumes messages answers this for its own; it is
-    for operators, since a message may carry many tenants.
+    """Lists and redrives dead letters: messages from the broker that a consumer could not apply. The services
+    ingest, aggregate and publisher each serve it for their own consumers.
+
+    Every call needs the permission `operate` and a caller that is not bound to a tenant, because one message
+    may carry data of many tenants.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`, or `ALL_TENANTS_NEEDED` for a caller bound to a tenant.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+      request, or `TEXT_INVALID` for a NUL character. BadRequest names the field.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed. Changes may have been made.
     """
 
     @_abc_1.abstractmethod
@@ -69,7 +133,13 @@ class DeadLettersServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dead_letters_pb2.ListDeadLettersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_dead_letters_pb2.ListDeadLettersResponse, _abc.Awaitable[_dead_letters_pb2.ListDeadLettersResponse]]:
-        """Lists them in the order in which they came."""
+        """Lists dead letters by `received_at`, oldest first. Changes nothing.
+
+        Errors:
+        - `NOT_FOUND`: this service has no consumer of the name in the filter.
+        - `INVALID_ARGUMENT` with `PAGE_TOKEN_INVALID`, `TIME_INVALID` or `RANGE_EMPTY`; with `INVALID_ARGUMENT`
+          for a state that is neither OPEN nor REDRIVEN.
+        """
 
     @_abc_1.abstractmethod
     def RedriveDeadLetters(
@@ -77,9 +147,17 @@ class DeadLettersServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dead_letters_pb2.RedriveDeadLettersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_dead_letters_pb2.RedriveDeadLettersResponse, _abc.Awaitable[_dead_letters_pb2.RedriveDeadLettersResponse]]:
-        """Hands messages to their handler once more, each in a transaction of its own: applied exactly once
-        however many calls do this at the same time. What fails again stays, with the new error. Stops before
-        the call's deadline and tells how many are left; call it again for them.
+        """Passes open dead letters to their consumer's handler again, each in a transaction of its own. Each
+        message is applied at most once, also when calls run at the same time, so the call can be repeated. A
+        message that fails again stays a dead letter, with the new error. The call stops one second before its
+        deadline and returns how many messages it did not try; repeat it for these.
+
+        Errors:
+        - `NOT_FOUND`: this service has no consumer of the name in the filter.
+        - `INVALID_ARGUMENT` with `UUID_INVALID`, `WRONG_COUNT`, `TIME_INVALID` or `RANGE_EMPTY`; with
+          `INVALID_ARGUMENT` unless exactly one selection is set, or for a wrong length of `requested_by` or
+          `reason`.
+        - `UNAVAILABLE` with `UNAVAILABLE`: the messages that were already applied stay applied.
         """
 
 def add_DeadLettersServiceServicer_to_server(servicer: DeadLettersServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

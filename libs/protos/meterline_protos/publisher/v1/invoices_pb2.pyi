@@ -29,66 +29,80 @@ class _BillingGapReason:
 class _BillingGapReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BillingGapReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     BILLING_GAP_REASON_UNSPECIFIED: _BillingGapReason.ValueType  # 0
+    """Never listed. `EventUse.gap_reason` has it when a line bills the meter, or when no reason is known."""
     BILLING_GAP_REASON_NO_PLAN: _BillingGapReason.ValueType  # 1
-    """The tenant has never had a plan."""
+    """The tenant has never had a plan. Concerns the whole period."""
     BILLING_GAP_REASON_PLAN_UNKNOWN: _BillingGapReason.ValueType  # 2
-    """Its plan has no prices at all."""
+    """The tenant's plan has no prices. Concerns the whole period."""
     BILLING_GAP_REASON_PRICE_NOT_IN_FORCE: _BillingGapReason.ValueType  # 3
-    """No price is in force at the period's start: of the plan, or of one meter."""
+    """No price of the plan, or of one meter, is in force at the start of the period."""
     BILLING_GAP_REASON_METER_NOT_PRICED: _BillingGapReason.ValueType  # 4
-    """A note and no fault: the plan has no price for a meter that was used, which may be meant for information."""
+    """A note, not a fault: the plan has no price for a meter that was used. The meter may be for information
+    only.
+    """
     BILLING_GAP_REASON_METER_UNKNOWN: _BillingGapReason.ValueType  # 5
-    """The plan prices a meter that does not exist."""
+    """The plan has a price for a meter that does not exist."""
     BILLING_GAP_REASON_CURRENCY_DIFFERS: _BillingGapReason.ValueType  # 6
-    """A price is in another currency than the tenant's."""
+    """The price of a meter is in another currency than the tenant's."""
     BILLING_GAP_REASON_NO_CUSTOMER: _BillingGapReason.ValueType  # 7
-    """The tenant has no customer at the billing provider."""
+    """The tenant has no `external_customer_id`. Concerns the whole period."""
     BILLING_GAP_REASON_CUSTOMER_UNKNOWN: _BillingGapReason.ValueType  # 8
-    """The billing provider does not know the customer."""
+    """The billing provider does not know the tenant's customer or subscription. Concerns the whole period."""
     BILLING_GAP_REASON_CUSTOMER_CHANGED: _BillingGapReason.ValueType  # 9
-    """Usage of the period went to another customer before."""
+    """Usage of the period was already sent for another customer of the billing provider. Concerns the whole
+    period.
+    """
     BILLING_GAP_REASON_QUANTITY_NOT_DELIVERABLE: _BillingGapReason.ValueType  # 10
-    """The billing provider does not take the usage of a meter."""
+    """The billing provider rejects the usage of a meter, or it cannot be sent as a whole number of at most 15
+    digits.
+    """
     BILLING_GAP_REASON_LATE_USAGE: _BillingGapReason.ValueType  # 11
-    """Usage came after the invoice was final, or when the time for closing was over."""
+    """Usage arrived after the invoice was final, or after the time in which periods are closed automatically."""
     BILLING_GAP_REASON_FAULT: _BillingGapReason.ValueType  # 12
-    """The service failed; its log has more."""
+    """The service failed; its log has more. Concerns the whole period."""
     BILLING_GAP_REASON_NO_BILLING_PROVIDER: _BillingGapReason.ValueType  # 13
-    """A note and no fault: no billing provider is configured, so usage of the period is held, and sent to nobody. It goes
-    to the provider with the first close after one is configured, however old it is by then.
+    """A note, not a fault: no billing provider is configured, so usage is kept and not sent. The first close
+    after one is configured sends it, however old it is.
     """
 
 class BillingGapReason(_BillingGapReason, metaclass=_BillingGapReasonEnumTypeWrapper):
-    """What to do about each stands in docs/services/publisher-runbook.md."""
+    """Why usage is not billed. docs/services/publisher-runbook.md describes what to do about each reason."""
 
 BILLING_GAP_REASON_UNSPECIFIED: BillingGapReason.ValueType  # 0
+"""Never listed. `EventUse.gap_reason` has it when a line bills the meter, or when no reason is known."""
 BILLING_GAP_REASON_NO_PLAN: BillingGapReason.ValueType  # 1
-"""The tenant has never had a plan."""
+"""The tenant has never had a plan. Concerns the whole period."""
 BILLING_GAP_REASON_PLAN_UNKNOWN: BillingGapReason.ValueType  # 2
-"""Its plan has no prices at all."""
+"""The tenant's plan has no prices. Concerns the whole period."""
 BILLING_GAP_REASON_PRICE_NOT_IN_FORCE: BillingGapReason.ValueType  # 3
-"""No price is in force at the period's start: of the plan, or of one meter."""
+"""No price of the plan, or of one meter, is in force at the start of the period."""
 BILLING_GAP_REASON_METER_NOT_PRICED: BillingGapReason.ValueType  # 4
-"""A note and no fault: the plan has no price for a meter that was used, which may be meant for information."""
+"""A note, not a fault: the plan has no price for a meter that was used. The meter may be for information
+only.
+"""
 BILLING_GAP_REASON_METER_UNKNOWN: BillingGapReason.ValueType  # 5
-"""The plan prices a meter that does not exist."""
+"""The plan has a price for a meter that does not exist."""
 BILLING_GAP_REASON_CURRENCY_DIFFERS: BillingGapReason.ValueType  # 6
-"""A price is in another currency than the tenant's."""
+"""The price of a meter is in another currency than the tenant's."""
 BILLING_GAP_REASON_NO_CUSTOMER: BillingGapReason.ValueType  # 7
-"""The tenant has no customer at the billing provider."""
+"""The tenant has no `external_customer_id`. Concerns the whole period."""
 BILLING_GAP_REASON_CUSTOMER_UNKNOWN: BillingGapReason.ValueType  # 8
-"""The billing provider does not know the customer."""
+"""The billing provider does not know the tenant's customer or subscription. Concerns the whole period."""
 BILLING_GAP_REASON_CUSTOMER_CHANGED: BillingGapReason.ValueType  # 9
-"""Usage of the period went to another customer before."""
+"""Usage of the period was already sent for another customer of the billing provider. Concerns the whole
+period.
+"""
 BILLING_GAP_REASON_QUANTITY_NOT_DELIVERABLE: BillingGapReason.ValueType  # 10
-"""The billing provider does not take the usage of a meter."""
+"""The billing provider rejects the usage of a meter, or it cannot be sent as a whole number of at most 15
+digits.
+"""
 BILLING_GAP_REASON_LATE_USAGE: BillingGapReason.ValueType  # 11
-"""Usage came after the invoice was final, or when the time for closing was over."""
+"""Usage arrived after the invoice was final, or after the time in which periods are closed automatically."""
 BILLING_GAP_REASON_FAULT: BillingGapReason.ValueType  # 12
-"""The service failed; its log has more."""
+"""The service failed; its log has more. Concerns the whole period."""
 BILLING_GAP_REASON_NO_BILLING_PROVIDER: BillingGapReason.ValueType  # 13
-"""A note and no fault: no billing provider is configured, so usage of the period is held, and sent to nobody. It goes
-to the provider with the first close after one is configured, however old it is by then.
+"""A note, not a fault: no billing provider is configured, so usage is kept and not sent. The first close
+after one is configured sends it, however old it is.
 """
 Global___BillingGapReason: _TypeAlias = BillingGapReason  # noqa: Y015
 
@@ -99,26 +113,33 @@ class _InvoiceState:
 class _InvoiceStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InvoiceState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     INVOICE_STATE_UNSPECIFIED: _InvoiceState.ValueType  # 0
+    """Never returned."""
     INVOICE_STATE_OPEN: _InvoiceState.ValueType  # 1
-    """Rated; some usage is not at the provider yet."""
+    """The period is rated. Some usage is not at the billing provider yet. A preview has this state too."""
     INVOICE_STATE_PUBLISHED: _InvoiceState.ValueType  # 2
-    """All usage that is known is at the provider."""
+    """All usage that is known is at the billing provider. More usage makes the invoice OPEN again."""
     INVOICE_STATE_FINALIZED: _InvoiceState.ValueType  # 3
-    """The provider's invoice is final and agrees."""
+    """The billing provider's invoice is final, and its total and currency are the same as ours."""
     INVOICE_STATE_DISPUTED: _InvoiceState.ValueType  # 4
-    """The provider's invoice is final and differs: an operator must look."""
+    """The billing provider's invoice is final, and its total or currency differs from ours. An operator must
+    look.
+    """
 
-class InvoiceState(_InvoiceState, metaclass=_InvoiceStateEnumTypeWrapper): ...
+class InvoiceState(_InvoiceState, metaclass=_InvoiceStateEnumTypeWrapper):
+    """How far an invoice has come. FINALIZED and DISPUTED are final: the invoice never changes any more."""
 
 INVOICE_STATE_UNSPECIFIED: InvoiceState.ValueType  # 0
+"""Never returned."""
 INVOICE_STATE_OPEN: InvoiceState.ValueType  # 1
-"""Rated; some usage is not at the provider yet."""
+"""The period is rated. Some usage is not at the billing provider yet. A preview has this state too."""
 INVOICE_STATE_PUBLISHED: InvoiceState.ValueType  # 2
-"""All usage that is known is at the provider."""
+"""All usage that is known is at the billing provider. More usage makes the invoice OPEN again."""
 INVOICE_STATE_FINALIZED: InvoiceState.ValueType  # 3
-"""The provider's invoice is final and agrees."""
+"""The billing provider's invoice is final, and its total and currency are the same as ours."""
 INVOICE_STATE_DISPUTED: InvoiceState.ValueType  # 4
-"""The provider's invoice is final and differs: an operator must look."""
+"""The billing provider's invoice is final, and its total or currency differs from ours. An operator must
+look.
+"""
 Global___InvoiceState: _TypeAlias = InvoiceState  # noqa: Y015
 
 class _PublicationState:
@@ -128,24 +149,47 @@ class _PublicationState:
 class _PublicationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PublicationState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     PUBLICATION_STATE_UNSPECIFIED: _PublicationState.ValueType  # 0
+    """Never returned."""
     PUBLICATION_STATE_PENDING: _PublicationState.ValueType  # 1
+    """Not sent yet, or the billing provider refused the call without looking at it, for example because of a
+    rate limit. It is sent, with growing pauses.
+    """
     PUBLICATION_STATE_AMBIGUOUS: _PublicationState.ValueType  # 2
-    """Sent without a clear answer: sent again under the same identifier, or looked up first when old."""
+    """Sent without a clear answer, so it may have arrived. It is sent again under the same identifier for 23
+    hours, then looked up in the billing provider's sums.
+    """
     PUBLICATION_STATE_SENT: _PublicationState.ValueType  # 3
+    """The billing provider has it."""
     PUBLICATION_STATE_REJECTED: _PublicationState.ValueType  # 4
+    """The billing provider will never accept it; `error_code` says why. PublishUsage tries the difference
+    again.
+    """
 
-class PublicationState(_PublicationState, metaclass=_PublicationStateEnumTypeWrapper): ...
+class PublicationState(_PublicationState, metaclass=_PublicationStateEnumTypeWrapper):
+    """How far an entry of the ledger has come. SENT and REJECTED are final."""
 
 PUBLICATION_STATE_UNSPECIFIED: PublicationState.ValueType  # 0
+"""Never returned."""
 PUBLICATION_STATE_PENDING: PublicationState.ValueType  # 1
+"""Not sent yet, or the billing provider refused the call without looking at it, for example because of a
+rate limit. It is sent, with growing pauses.
+"""
 PUBLICATION_STATE_AMBIGUOUS: PublicationState.ValueType  # 2
-"""Sent without a clear answer: sent again under the same identifier, or looked up first when old."""
+"""Sent without a clear answer, so it may have arrived. It is sent again under the same identifier for 23
+hours, then looked up in the billing provider's sums.
+"""
 PUBLICATION_STATE_SENT: PublicationState.ValueType  # 3
+"""The billing provider has it."""
 PUBLICATION_STATE_REJECTED: PublicationState.ValueType  # 4
+"""The billing provider will never accept it; `error_code` says why. PublishUsage tries the difference
+again.
+"""
 Global___PublicationState: _TypeAlias = PublicationState  # noqa: Y015
 
 @_typing.final
 class BillingGap(_message.Message):
+    """Usage of one billing period that no invoice bills as it was used."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
@@ -157,22 +201,28 @@ class BillingGap(_message.Message):
     DETAIL_FIELD_NUMBER: _builtins.int
     QUANTITY_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """The tenant whose usage it is, by name."""
     meter: _builtins.str
-    """Empty: the whole period."""
+    """`aggregate.v1.Meter.name` of the meter that is not billed. Empty: the whole period is not billed."""
     reason: Global___BillingGapReason.ValueType
+    """Why it is not billed."""
     detail: _builtins.str
-    """What exactly, for people."""
+    """More about the reason; text for people, not stable."""
     quantity: _builtins.str
-    """Decimal in the meter's unit: usage that is not billed; negative where less was used than billed. Empty for
-    reasons that are of no quantity.
+    """Usage that is not billed, in the unit of the meter: a decimal in plain notation, negative when less was
+    used than billed. Empty for QUANTITY_NOT_DELIVERABLE, and for reasons that concern no quantity.
     """
     @_builtins.property
-    def period_start(self) -> _timestamp_pb2.Timestamp: ...
+    def period_start(self) -> _timestamp_pb2.Timestamp:
+        """The first instant of the billing period (inclusive)."""
+
     @_builtins.property
-    def period_end(self) -> _timestamp_pb2.Timestamp: ...
+    def period_end(self) -> _timestamp_pb2.Timestamp:
+        """The first instant after the billing period (exclusive)."""
+
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
-        """When it was found first."""
+        """When this gap was found for the first time."""
 
     def __init__(
         self,
@@ -196,16 +246,21 @@ Global___BillingGap: _TypeAlias = BillingGap  # noqa: Y015
 
 @_typing.final
 class ListBillingGapsRequest(_message.Message):
+    """Whose billing gaps to list."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
-    """Empty: all tenants, for callers that are bound to none."""
+    """The tenant whose gaps are listed: 1 to 63 lower-case letters, digits and dashes, with no dash at either
+    end. Empty: all tenants, which needs a caller that is not bound to a tenant.
+    """
     page_size: _builtins.int
-    """At most 1,000; 100 when not set."""
+    """The most gaps in the response, at most 1,000; a larger value counts as 1,000. 0: 100."""
     page_token: _builtins.str
+    """The `next_page_token` of the previous response to the same request. Empty: the first page."""
     def __init__(
         self,
         *,
@@ -223,14 +278,17 @@ Global___ListBillingGapsRequest: _TypeAlias = ListBillingGapsRequest  # noqa: Y0
 
 @_typing.final
 class ListBillingGapsResponse(_message.Message):
+    """One page of billing gaps."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     GAPS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """The `page_token` of the next page. Empty on the last page."""
     @_builtins.property
     def gaps(self) -> _containers.RepeatedCompositeFieldContainer[Global___BillingGap]:
-        """By tenant in the order of their onboarding, then period, reason and meter."""
+        """The gaps, by tenant in the order of onboarding, then period, name of the reason and meter."""
 
     def __init__(
         self,
@@ -248,6 +306,8 @@ Global___ListBillingGapsResponse: _TypeAlias = ListBillingGapsResponse  # noqa: 
 
 @_typing.final
 class Invoice(_message.Message):
+    """The invoice of one tenant for one billing period."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     INVOICE_ID_FIELD_NUMBER: _builtins.int
@@ -262,24 +322,39 @@ class Invoice(_message.Message):
     EXTERNAL_TOTAL_FIELD_NUMBER: _builtins.int
     TRACE_FIELD_NUMBER: _builtins.int
     invoice_id: _builtins.str
-    """UUID. Empty in a preview."""
+    """UUID of the invoice. Empty in a preview."""
     tenant_id: _builtins.str
+    """The tenant who is billed, by name."""
     currency: _builtins.str
+    """ISO 4217 code of the currency of all amounts, for example `USD`."""
     state: Global___InvoiceState.ValueType
+    """How far the invoice has come."""
     total: _builtins.str
-    """Decimal in major units: the sum of the lines."""
+    """The sum of `InvoiceLine.amount` of all lines: a decimal in major units with the decimals of the currency,
+    for example `12.50`. Without taxes.
+    """
     external_invoice_id: _builtins.str
-    """The provider's invoice, once it exists."""
+    """Id of the invoice at the billing provider. Empty until the provider's invoice was found there."""
     external_total: _builtins.str
-    """The provider's total, decimal in major units, once it is final."""
+    """The total of the provider's final invoice without taxes: a decimal in major units; `0` for a void one.
+    Empty until the provider's invoice is final.
+    """
     @_builtins.property
-    def period_start(self) -> _timestamp_pb2.Timestamp: ...
+    def period_start(self) -> _timestamp_pb2.Timestamp:
+        """The first instant of the billing period (inclusive): the start of a month in the tenant's time zone."""
+
     @_builtins.property
-    def period_end(self) -> _timestamp_pb2.Timestamp: ...
+    def period_end(self) -> _timestamp_pb2.Timestamp:
+        """The first instant after the billing period (exclusive)."""
+
     @_builtins.property
-    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___InvoiceLine]: ...
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___InvoiceLine]:
+        """One line for each meter that is billed, by meter. In ExplainInvoiceLine: only the line that is explained."""
+
     @_builtins.property
-    def trace(self) -> _types_pb2.TraceContext: ...
+    def trace(self) -> _types_pb2.TraceContext:
+        """The trace of the last rating that changed the invoice. Not set in a preview."""
+
     def __init__(
         self,
         *,
@@ -305,6 +380,8 @@ Global___Invoice: _TypeAlias = Invoice  # noqa: Y015
 
 @_typing.final
 class InvoiceLine(_message.Message):
+    """What one meter adds to an invoice."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     LINE_ID_FIELD_NUMBER: _builtins.int
@@ -320,26 +397,39 @@ class InvoiceLine(_message.Message):
     EVENT_COUNT_FIELD_NUMBER: _builtins.int
     TRACE_FIELD_NUMBER: _builtins.int
     line_id: _builtins.str
-    """UUID."""
+    """UUID of the line. It stays when the line is rated again. Empty in a preview."""
     meter: _builtins.str
+    """`aggregate.v1.Meter.name` of the meter."""
     description: _builtins.str
+    """What the line is called on the invoice: `Price.description`."""
     quantity: _builtins.str
-    """Decimal."""
+    """The usage that is billed, in the unit of the meter: a decimal in plain notation, never negative. Usage
+    below 0, which corrections can cause, is billed as 0.
+    """
     amount: _builtins.str
-    """Decimal in major units, rounded once."""
+    """The amount: a decimal in major units with the decimals of the currency, for example `12.50`;
+    `exact_amount` rounded once. Negative for a credit.
+    """
     exact_amount: _builtins.str
-    """The exact amount before rounding: a decimal, or a fraction `p/q`."""
+    """The exact amount before it is rounded, in major units: a decimal such as `0.1665`, or a fraction `p/q`
+    such as `2/3` when it has no finite decimal form.
+    """
     price_version: _builtins.int
+    """`Price.version` of the price that was applied."""
     price_digest: _builtins.str
+    """`Price.digest` of the price that was applied."""
     calculation_id: _builtins.str
-    """UUID of the calculation that is recorded with all its inputs."""
+    """UUID of the calculation, which is stored with all its inputs and never changes. Empty in a preview."""
     event_count: _builtins.int
+    """How many events the usage counts."""
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___RatingStep]:
-        """How the amount came about, step by step."""
+        """How the amount was calculated. The exact amounts of all steps add up to `exact_amount`."""
 
     @_builtins.property
-    def trace(self) -> _types_pb2.TraceContext: ...
+    def trace(self) -> _types_pb2.TraceContext:
+        """The trace of the call that brought the last of these events. Not set when it is unknown."""
+
     def __init__(
         self,
         *,
@@ -366,6 +456,8 @@ Global___InvoiceLine: _TypeAlias = InvoiceLine  # noqa: Y015
 
 @_typing.final
 class RatingStep(_message.Message):
+    """One step of a calculation: `quantity` times `unit_amount`."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     DESCRIPTION_FIELD_NUMBER: _builtins.int
@@ -373,9 +465,15 @@ class RatingStep(_message.Message):
     UNIT_AMOUNT_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
     description: _builtins.str
+    """What the step bills; text for people, for example `tier 2, up to 1000`."""
     quantity: _builtins.str
+    """How many units the step bills: a decimal in plain notation; `1` for a flat amount."""
     unit_amount: _builtins.str
+    """The amount for one unit: a decimal in major units in plain notation."""
     amount: _builtins.str
+    """The exact amount of the step in major units: a decimal, or a fraction `p/q` when it has no finite decimal
+    form.
+    """
     def __init__(
         self,
         *,
@@ -394,20 +492,25 @@ Global___RatingStep: _TypeAlias = RatingStep  # noqa: Y015
 
 @_typing.final
 class PreviewInvoiceRequest(_message.Message):
+    """Which period to preview, and with which changes."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """The tenant whose invoice is previewed: 1 to 63 lower-case letters, digits and dashes, with no dash at
+    either end. Required.
+    """
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
-        """Any time in the period."""
+        """Any instant of the billing period, of the years 2 to 9998. Required."""
 
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageChange]:
-        """What usage is assumed to change by; at most one a meter, at most 1,000. Meters that the plan does not
-        price change nothing.
+        """How usage is assumed to change: at most 1,000 entries, at most one for each meter. A change of a meter
+        that the plan does not price changes no amount. Empty: usage as it is.
         """
 
     def __init__(
@@ -427,13 +530,20 @@ Global___PreviewInvoiceRequest: _TypeAlias = PreviewInvoiceRequest  # noqa: Y015
 
 @_typing.final
 class UsageChange(_message.Message):
+    """An assumed change of the usage of one meter."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     METER_FIELD_NUMBER: _builtins.int
     DELTA_FIELD_NUMBER: _builtins.int
     meter: _builtins.str
+    """`aggregate.v1.Meter.name` of the meter: a letter or digit, then letters, digits, `.`, `_` and `-`; 1 to
+    64 characters.
+    """
     delta: _builtins.str
-    """Decimal, negative for less: added to the meter's usage of the period."""
+    """What is added to the meter's usage of the period: a decimal without exponent, with 1 to 40 digits before
+    and at most 40 after the point. Negative: usage becomes less.
+    """
     def __init__(
         self,
         *,
@@ -450,23 +560,27 @@ Global___UsageChange: _TypeAlias = UsageChange  # noqa: Y015
 
 @_typing.final
 class PreviewInvoiceResponse(_message.Message):
+    """The invoice as it would be."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     INVOICE_FIELD_NUMBER: _builtins.int
     FINAL_INVOICE_ID_FIELD_NUMBER: _builtins.int
     LEFT_OUT_FIELD_NUMBER: _builtins.int
     final_invoice_id: _builtins.str
-    """UUID of the period's invoice once it is final: it stays as it is, and what differs from it is seen by
-    `ReconcilePeriod`. Empty while usage can still change what is billed.
+    """UUID of the period's stored invoice when that is final and no longer changes. ReconcilePeriod shows how
+    usage differs from it. Empty: usage can still change what is billed.
     """
     @_builtins.property
     def invoice(self) -> Global___Invoice:
-        """What usage comes to by the period's prices, whether or not it can still be billed."""
+        """The invoice that the usage and the period's prices make, whether or not it can still be billed. Ids are
+        empty.
+        """
 
     @_builtins.property
     def left_out(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeftOutMeter]:
-        """Meters that the invoice has no line for, and why: those of the plan that cannot be billed, then those that were
-        used and have no price in the period. At most one entry a meter.
+        """The meters that `invoice` has no line for: first those of the plan that cannot be billed, then those that
+        were used and have no price in the period. At most one entry for each meter.
         """
 
     def __init__(
@@ -495,13 +609,14 @@ class LeftOutMeter(_message.Message):
     DETAIL_FIELD_NUMBER: _builtins.int
     QUANTITY_FIELD_NUMBER: _builtins.int
     meter: _builtins.str
+    """`aggregate.v1.Meter.name` of the meter; for METER_UNKNOWN the name in the price."""
     reason: Global___BillingGapReason.ValueType
-    """METER_UNKNOWN, CURRENCY_DIFFERS, METER_NOT_PRICED or PRICE_NOT_IN_FORCE."""
+    """Why it has no line: METER_UNKNOWN, CURRENCY_DIFFERS, METER_NOT_PRICED or PRICE_NOT_IN_FORCE."""
     detail: _builtins.str
-    """What exactly, for people."""
+    """More about the reason; text for people, not stable."""
     quantity: _builtins.str
-    """Decimal in the meter's unit: the usage that is not billed, changes of the request included. Of meters without a price
-    it is what publisher has heard of, which may be a minute old. Empty when nothing was used.
+    """The usage that is not billed, in the unit of the meter, with the request's changes: a decimal in plain
+    notation. For a meter without a price it may be about a minute old. Empty: no usage is known.
     """
     def __init__(
         self,
@@ -521,12 +636,18 @@ Global___LeftOutMeter: _TypeAlias = LeftOutMeter  # noqa: Y015
 
 @_typing.final
 class GetInvoiceRequest(_message.Message):
+    """Which invoice to return."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     INVOICE_ID_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """The tenant whose invoice it is: 1 to 63 lower-case letters, digits and dashes, with no dash at either
+    end. Required.
+    """
     invoice_id: _builtins.str
+    """UUID of the invoice, with or without dashes. Required."""
     def __init__(
         self,
         *,
@@ -543,11 +664,15 @@ Global___GetInvoiceRequest: _TypeAlias = GetInvoiceRequest  # noqa: Y015
 
 @_typing.final
 class GetInvoiceResponse(_message.Message):
+    """The requested invoice as it is stored."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     INVOICE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def invoice(self) -> Global___Invoice: ...
+    def invoice(self) -> Global___Invoice:
+        """The invoice with all its lines."""
+
     def __init__(
         self,
         *,
@@ -563,15 +688,21 @@ Global___GetInvoiceResponse: _TypeAlias = GetInvoiceResponse  # noqa: Y015
 
 @_typing.final
 class ListInvoicesRequest(_message.Message):
+    """Whose invoices to list."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """The tenant whose invoices are listed: 1 to 63 lower-case letters, digits and dashes, with no dash at
+    either end. Required.
+    """
     page_size: _builtins.int
-    """At most 1,000; 100 when not set."""
+    """The most invoices in the response, at most 1,000; a larger value counts as 1,000. 0: 100."""
     page_token: _builtins.str
+    """The `next_page_token` of the previous response to the same request. Empty: the first page."""
     def __init__(
         self,
         *,
@@ -589,13 +720,18 @@ Global___ListInvoicesRequest: _TypeAlias = ListInvoicesRequest  # noqa: Y015
 
 @_typing.final
 class ListInvoicesResponse(_message.Message):
+    """One page of invoices."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     INVOICES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """The `page_token` of the next page. Empty on the last page."""
     @_builtins.property
-    def invoices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Invoice]: ...
+    def invoices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Invoice]:
+        """The invoices with their lines, by period, latest first."""
+
     def __init__(
         self,
         *,
@@ -612,6 +748,8 @@ Global___ListInvoicesResponse: _TypeAlias = ListInvoicesResponse  # noqa: Y015
 
 @_typing.final
 class ExplainInvoiceLineRequest(_message.Message):
+    """Which invoice line to explain."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
@@ -619,10 +757,17 @@ class ExplainInvoiceLineRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """The tenant whose line it is: 1 to 63 lower-case letters, digits and dashes, with no dash at either end.
+    Required.
+    """
     line_id: _builtins.str
+    """UUID of the line, with or without dashes. Required."""
     page_size: _builtins.int
-    """Batches a page: at most 1,000; 100 when not set."""
+    """The most contributions of batches that the page covers, at most 1,000; a larger value counts as 1,000. 0:
+    100. A page also ends after 1,000 events.
+    """
     page_token: _builtins.str
+    """The `next_page_token` of the previous response to the same request. Empty: the first page."""
     def __init__(
         self,
         *,
@@ -641,6 +786,8 @@ Global___ExplainInvoiceLineRequest: _TypeAlias = ExplainInvoiceLineRequest  # no
 
 @_typing.final
 class ExplainInvoiceLineResponse(_message.Message):
+    """One page of the explanation of an invoice line."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     INVOICE_FIELD_NUMBER: _builtins.int
@@ -650,18 +797,33 @@ class ExplainInvoiceLineResponse(_message.Message):
     PUBLICATIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """The `page_token` of the next page. Empty on the last page. A page may have no batches and still not be
+    the last.
+    """
     @_builtins.property
-    def invoice(self) -> Global___Invoice: ...
-    @_builtins.property
-    def line(self) -> Global___InvoiceLine: ...
-    @_builtins.property
-    def windows(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainedWindow]:
-        """Day windows of the meter in the period; in the first page only."""
+    def invoice(self) -> Global___Invoice:
+        """The invoice that the line is on, with this line only."""
 
     @_builtins.property
-    def batches(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainedBatch]: ...
+    def line(self) -> Global___InvoiceLine:
+        """The line that is explained."""
+
     @_builtins.property
-    def publications(self) -> _containers.RepeatedCompositeFieldContainer[Global___Publication]: ...
+    def windows(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainedWindow]:
+        """The day windows of the meter in the period, by time. Empty except on the first page."""
+
+    @_builtins.property
+    def batches(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainedBatch]:
+        """Batches that contributed to the line. A batch can be on several pages, each time with other events; each
+        event is on one page.
+        """
+
+    @_builtins.property
+    def publications(self) -> _containers.RepeatedCompositeFieldContainer[Global___Publication]:
+        """What was sent to the billing provider for the meter and period, in the order in which it was written. The
+        same on every page.
+        """
+
     def __init__(
         self,
         *,
@@ -682,6 +844,8 @@ Global___ExplainInvoiceLineResponse: _TypeAlias = ExplainInvoiceLineResponse  # 
 
 @_typing.final
 class ExplainedWindow(_message.Message):
+    """The usage of the line's meter on one day."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     WINDOW_ID_FIELD_NUMBER: _builtins.int
@@ -690,12 +854,21 @@ class ExplainedWindow(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     EVENT_COUNT_FIELD_NUMBER: _builtins.int
     window_id: _builtins.str
+    """`aggregate.v1.Window.window_id` of the window."""
     value: _builtins.str
+    """The usage of the day, in the unit of the meter: a decimal in plain notation. For sums and counts the days
+    add up to the line's usage.
+    """
     event_count: _builtins.int
+    """How many events the window counts."""
     @_builtins.property
-    def start_time(self) -> _timestamp_pb2.Timestamp: ...
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """The first instant of the day in the tenant's time zone (inclusive)."""
+
     @_builtins.property
-    def end_time(self) -> _timestamp_pb2.Timestamp: ...
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """The first instant after the day (exclusive)."""
+
     def __init__(
         self,
         *,
@@ -715,18 +888,26 @@ Global___ExplainedWindow: _TypeAlias = ExplainedWindow  # noqa: Y015
 
 @_typing.final
 class ExplainedBatch(_message.Message):
+    """A batch that contributed to an invoice line, with its events."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     BATCH_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
     TRACE_URL_FIELD_NUMBER: _builtins.int
     trace_url: _builtins.str
-    """Address of the trace in the tracing backend, when one is configured."""
+    """URL of the batch's trace in the tracing backend. Empty when no URL template is configured, or when the
+    batch has no trace.
+    """
     @_builtins.property
-    def batch(self) -> _events_pb2.Batch: ...
+    def batch(self) -> _events_pb2.Batch:
+        """The batch as ingest has it."""
+
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_events_pb2.StoredEvent]:
-        """Events of the batch that count for the line, and those that a correction takes away (`retracted`)."""
+        """The events of the batch that count for the line, and those that a correction retracted (`retracted` is
+        true). Empty when they are on another page, or when their retention has ended.
+        """
 
     def __init__(
         self,
@@ -745,15 +926,23 @@ Global___ExplainedBatch: _TypeAlias = ExplainedBatch  # noqa: Y015
 
 @_typing.final
 class ExplainEventRequest(_message.Message):
+    """Which event to explain."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     EVENT_ID_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """The tenant whose event it is: 1 to 63 lower-case letters, digits and dashes, with no dash at either end.
+    Required.
+    """
     event_id: _builtins.str
+    """The id of the event as it was sent: at most 1,000 characters; events have ids of at most 128. Required."""
     source: _builtins.str
-    """Needed for ids that are no UUIDs."""
+    """The source of the event as it was sent: at most 1,000 characters; sources have at most 128. Required for
+    an `event_id` that is not a UUID; not used for a UUID.
+    """
     def __init__(
         self,
         *,
@@ -771,6 +960,8 @@ Global___ExplainEventRequest: _TypeAlias = ExplainEventRequest  # noqa: Y015
 
 @_typing.final
 class ExplainEventResponse(_message.Message):
+    """What became of an event."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_FIELD_NUMBER: _builtins.int
@@ -778,12 +969,21 @@ class ExplainEventResponse(_message.Message):
     USES_FIELD_NUMBER: _builtins.int
     TRACE_URL_FIELD_NUMBER: _builtins.int
     trace_url: _builtins.str
+    """URL of the batch's trace in the tracing backend. Empty when no URL template is configured, or when the
+    batch has no trace.
+    """
     @_builtins.property
-    def event(self) -> _events_pb2.StoredEvent: ...
+    def event(self) -> _events_pb2.StoredEvent:
+        """The event as it is now, after all corrections."""
+
     @_builtins.property
-    def batch(self) -> _events_pb2.Batch: ...
+    def batch(self) -> _events_pb2.Batch:
+        """The batch that made the event what it is now: the one that brought it, or its last correction."""
+
     @_builtins.property
-    def uses(self) -> _containers.RepeatedCompositeFieldContainer[Global___EventUse]: ...
+    def uses(self) -> _containers.RepeatedCompositeFieldContainer[Global___EventUse]:
+        """The meters that count the event, by name. Empty when no meter does, or when the event was retracted."""
+
     def __init__(
         self,
         *,
@@ -802,7 +1002,7 @@ Global___ExplainEventResponse: _TypeAlias = ExplainEventResponse  # noqa: Y015
 
 @_typing.final
 class EventUse(_message.Message):
-    """One meter that counted the event, and the line that bills it."""
+    """One meter that counts the event, and the invoice line that bills it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -813,17 +1013,25 @@ class EventUse(_message.Message):
     PUBLICATIONS_FIELD_NUMBER: _builtins.int
     GAP_REASON_FIELD_NUMBER: _builtins.int
     meter: _builtins.str
+    """`aggregate.v1.Meter.name` of the meter."""
     window_id: _builtins.str
+    """`aggregate.v1.Window.window_id` of the month window. Empty when the window does not exist."""
     invoice_id: _builtins.str
-    """Empty while the period is not rated."""
+    """UUID of the invoice that bills the event. Empty when no line does."""
     gap_reason: Global___BillingGapReason.ValueType
-    """Why no line bills it: the reason of the billing gap of the meter or else of the whole period. Unspecified with a line,
-    and while no gap is known.
+    """Why no line bills the event: the billing gap of the meter, or else of the whole period. Unspecified when
+    a line bills it, or when no gap is known.
     """
     @_builtins.property
-    def line(self) -> Global___InvoiceLine: ...
+    def line(self) -> Global___InvoiceLine:
+        """The invoice line that bills the event. Not set when the period is not rated yet, or when no line bills
+        the meter.
+        """
+
     @_builtins.property
-    def publications(self) -> _containers.RepeatedCompositeFieldContainer[Global___Publication]: ...
+    def publications(self) -> _containers.RepeatedCompositeFieldContainer[Global___Publication]:
+        """What was sent to the billing provider for the meter and period, in the order in which it was written."""
+
     def __init__(
         self,
         *,
@@ -844,7 +1052,9 @@ Global___EventUse: _TypeAlias = EventUse  # noqa: Y015
 
 @_typing.final
 class Publication(_message.Message):
-    """One meter event at the billing provider."""
+    """One entry of the ledger: usage that is, or was, on its way to the billing provider. Its identifier, value
+    and period never change.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -858,20 +1068,37 @@ class Publication(_message.Message):
     TRACE_FIELD_NUMBER: _builtins.int
     PERIOD_START_FIELD_NUMBER: _builtins.int
     identifier: _builtins.str
-    """Deterministic: the same usage always has the same identifier."""
+    """Identifier of the usage at the billing provider, at most 100 ASCII characters. The same usage always has
+    the same identifier, so the provider counts it once.
+    """
     meter: _builtins.str
+    """`aggregate.v1.Meter.name` of the meter."""
     revision: _builtins.int
+    """Number of the entry among those of the same tenant, meter and period, from 1."""
     value: _builtins.str
-    """Whole number, scaled as the price says."""
+    """What is added to the meter at the billing provider: the difference to what was sent before, times
+    10^billing_scale. A whole number as text, negative when usage became less; with decimals only when the
+    entry is REJECTED because of them.
+    """
     state: Global___PublicationState.ValueType
+    """How far the entry has come."""
     error_code: _builtins.str
-    """The provider's code when it was rejected."""
+    """Why the last attempt did not succeed: a code of the billing provider, or `value_not_whole`,
+    `value_too_many_digits`, `unreconciled` or another code of this service. Empty before the first attempt,
+    and in the state SENT.
+    """
     @_builtins.property
-    def sent_at(self) -> _timestamp_pb2.Timestamp: ...
+    def sent_at(self) -> _timestamp_pb2.Timestamp:
+        """When the billing provider accepted the entry. Set only in the state SENT."""
+
     @_builtins.property
-    def trace(self) -> _types_pb2.TraceContext: ...
+    def trace(self) -> _types_pb2.TraceContext:
+        """The trace of the rating that wrote the entry."""
+
     @_builtins.property
-    def period_start(self) -> _timestamp_pb2.Timestamp: ...
+    def period_start(self) -> _timestamp_pb2.Timestamp:
+        """The first instant of the billing period that the usage belongs to."""
+
     def __init__(
         self,
         *,

@@ -26,7 +26,26 @@ if _version_not_supported:
 
 
 class InvoicesServiceStub(object):
-    """Missing associated documentation comment in .proto file."""
+    """Previews, reads and explains invoices, and lists usage that is not billed. No call changes anything.
+
+    A tenant has at most one invoice for each billing period, which is a calendar month in the tenant's time
+    zone. Every amount and quantity is a decimal in a string, amounts in major units of the currency (`12.50`
+    is twelve dollars and fifty cents).
+
+    Every call needs the permission `read`.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
+    `TENANT_FORBIDDEN` when `tenant_id` names another one, and with `ALL_TENANTS_NEEDED` when it is empty.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+    request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed `tenant_id`.
+    BadRequest names the field.
+    - `NOT_FOUND`: no such tenant exists, or the service has not received it from identity yet.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -67,54 +86,101 @@ class InvoicesServiceStub(object):
 
 
 class InvoicesServiceServicer(object):
-    """Missing associated documentation comment in .proto file."""
+    """Previews, reads and explains invoices, and lists usage that is not billed. No call changes anything.
+
+    A tenant has at most one invoice for each billing period, which is a calendar month in the tenant's time
+    zone. Every amount and quantity is a decimal in a string, amounts in major units of the currency (`12.50`
+    is twelve dollars and fifty cents).
+
+    Every call needs the permission `read`.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
+    `TENANT_FORBIDDEN` when `tenant_id` names another one, and with `ALL_TENANTS_NEEDED` when it is empty.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+    request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed `tenant_id`.
+    BadRequest names the field.
+    - `NOT_FOUND`: no such tenant exists, or the service has not received it from identity yet.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed.
+    """
 
     def PreviewInvoice(self, request, context):
-        """What the invoice of a period would be if it closed now, also with other usage. Stores and sends nothing.
-        Usage is asked of the aggregate service: an answer is never older than the call. Meters that cannot be billed
-        (`BillingGapReason`) are left out and named with the reason; PublishUsage then notes them as gaps.
+        """Calculates the invoice of a period as if the period ended now, also with assumed changes of usage. Stores
+        and sends nothing. It asks aggregate for the usage, so the result is never older than the call. Meters
+        that cannot be billed are left out and listed in `left_out` with the reason.
 
-        NOT_FOUND: the tenant. FAILED_PRECONDITION: nothing is priced, or nothing that can be billed, with the name of
-        a BillingGapReason as the reason; or NOT_BILLED_YET for a period that ends before the tenant's first billed day
-        or as it begins. ABORTED with RetryInfo: usage is being rebuilt after a correction. UNAVAILABLE: the aggregate
-        service cannot be asked. INVALID_ARGUMENT: a change that is none.
+        Errors:
+        - `FAILED_PRECONDITION` with `NOT_BILLED_YET`: the period ends before the tenant's first billed day, or
+        as it begins; with the name of a BillingGapReason when nothing can be billed: `NO_PLAN`,
+        `PLAN_UNKNOWN`, `PRICE_NOT_IN_FORCE`, `METER_UNKNOWN`, `CURRENCY_DIFFERS` or `FAULT`.
+        - `ABORTED` with RetryInfo: usage is being calculated again after a correction, or aggregate has not
+        received the tenant yet.
+        - `INVALID_ARGUMENT` with `TIME_MISSING`, `TIME_INVALID` or `TIME_OUT_OF_RANGE` for `at`; with
+        `NAME_INVALID` for a meter; with `INVALID_ARGUMENT` for other mistakes in `changes`.
+        - `UNAVAILABLE` with `UNAVAILABLE`: aggregate does not answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetInvoice(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Returns one stored invoice with its lines.
+
+        Errors:
+        - `NOT_FOUND`: the tenant has no such invoice.
+        - `INVALID_ARGUMENT` with `UUID_INVALID`.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListInvoices(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Lists the stored invoices of a tenant with their lines, latest period first.
+
+        Errors:
+        - `INVALID_ARGUMENT` with `PAGE_TOKEN_INVALID`.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExplainInvoiceLine(self, request, context):
-        """From a line down to windows, batches and events, each with its trace.
+        """Explains what an invoice line consists of: its day windows of usage, the batches that contributed to
+        them, the events of these batches that count, and what was sent to the billing provider. It asks
+        aggregate and ingest.
+
+        Errors:
+        - `NOT_FOUND`: the tenant has no such invoice line.
+        - `INVALID_ARGUMENT` with `UUID_INVALID` or `PAGE_TOKEN_INVALID`.
+        - `UNAVAILABLE` with `UNAVAILABLE`: aggregate or ingest does not answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExplainEvent(self, request, context):
-        """From an event up to the invoice lines that it is part of.
+        """Explains what became of an event: each meter that counts it and the invoice line that bills it. It asks
+        aggregate and ingest.
+
+        Errors:
+        - `NOT_FOUND`: the tenant has no such event.
+        - `INVALID_ARGUMENT` with `INVALID_ARGUMENT`: `event_id` or `source` is too long.
+        - `UNAVAILABLE` with `UNAVAILABLE`: aggregate or ingest does not answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListBillingGaps(self, request, context):
-        """Usage that is not billed as it is used, and why: every tenant with usage in a period that is due has an
-        invoice line for it, or an entry here. An entry goes when its reason does, with the next rating. Periods before
-        a tenant's first billed day are no gaps.
+        """Lists usage that no invoice bills as it was used, with the reason. Each tenant with usage in a period
+        that is due has an invoice line for it, or an entry here. An entry disappears with the next rating after
+        its reason is gone. Periods before the tenant's first billed day are not listed.
 
-        NOT_FOUND: the tenant. INVALID_ARGUMENT: a page_token of another list.
+        Errors:
+        - `INVALID_ARGUMENT` with `PAGE_TOKEN_INVALID`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -162,7 +228,26 @@ def add_InvoicesServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class InvoicesService(object):
-    """Missing associated documentation comment in .proto file."""
+    """Previews, reads and explains invoices, and lists usage that is not billed. No call changes anything.
+
+    A tenant has at most one invoice for each billing period, which is a calendar month in the tenant's time
+    zone. Every amount and quantity is a decimal in a string, amounts in major units of the currency (`12.50`
+    is twelve dollars and fifty cents).
+
+    Every call needs the permission `read`.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
+    `TENANT_FORBIDDEN` when `tenant_id` names another one, and with `ALL_TENANTS_NEEDED` when it is empty.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+    request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed `tenant_id`.
+    BadRequest names the field.
+    - `NOT_FOUND`: no such tenant exists, or the service has not received it from identity yet.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed.
+    """
 
     @staticmethod
     def PreviewInvoice(request,

@@ -27,76 +27,208 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class InvoicesServiceStub:
+    """Previews, reads and explains invoices, and lists usage that is not billed. No call changes anything.
+
+    A tenant has at most one invoice for each billing period, which is a calendar month in the tenant's time
+    zone. Every amount and quantity is a decimal in a string, amounts in major units of the currency (`12.50`
+    is twelve dollars and fifty cents).
+
+    Every call needs the permission `read`.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
+      `TENANT_FORBIDDEN` when `tenant_id` names another one, and with `ALL_TENANTS_NEEDED` when it is empty.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+      request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed `tenant_id`.
+      BadRequest names the field.
+    - `NOT_FOUND`: no such tenant exists, or the service has not received it from identity yet.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed.
+    """
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> InvoicesServiceAsyncStub: ...
     PreviewInvoice: _grpc.UnaryUnaryMultiCallable[_invoices_pb2.PreviewInvoiceRequest, _invoices_pb2.PreviewInvoiceResponse]
-    """What the invoice of a period would be if it closed now, also with other usage. Stores and sends nothing.
-    Usage is asked of the aggregate service: an answer is never older than the call. Meters that cannot be billed
-    (`BillingGapReason`) are left out and named with the reason; PublishUsage then notes them as gaps.
+    """Calculates the invoice of a period as if the period ended now, also with assumed changes of usage. Stores
+    and sends nothing. It asks aggregate for the usage, so the result is never older than the call. Meters
+    that cannot be billed are left out and listed in `left_out` with the reason.
 
-    NOT_FOUND: the tenant. FAILED_PRECONDITION: nothing is priced, or nothing that can be billed, with the name of
-    a BillingGapReason as the reason; or NOT_BILLED_YET for a period that ends before the tenant's first billed day
-    or as it begins. ABORTED with RetryInfo: usage is being rebuilt after a correction. UNAVAILABLE: the aggregate
-    service cannot be asked. INVALID_ARGUMENT: a change that is none.
+    Errors:
+    - `FAILED_PRECONDITION` with `NOT_BILLED_YET`: the period ends before the tenant's first billed day, or
+      as it begins; with the name of a BillingGapReason when nothing can be billed: `NO_PLAN`,
+      `PLAN_UNKNOWN`, `PRICE_NOT_IN_FORCE`, `METER_UNKNOWN`, `CURRENCY_DIFFERS` or `FAULT`.
+    - `ABORTED` with RetryInfo: usage is being calculated again after a correction, or aggregate has not
+      received the tenant yet.
+    - `INVALID_ARGUMENT` with `TIME_MISSING`, `TIME_INVALID` or `TIME_OUT_OF_RANGE` for `at`; with
+      `NAME_INVALID` for a meter; with `INVALID_ARGUMENT` for other mistakes in `changes`.
+    - `UNAVAILABLE` with `UNAVAILABLE`: aggregate does not answer.
     """
     GetInvoice: _grpc.UnaryUnaryMultiCallable[_invoices_pb2.GetInvoiceRequest, _invoices_pb2.GetInvoiceResponse]
-    ListInvoices: _grpc.UnaryUnaryMultiCallable[_invoices_pb2.ListInvoicesRequest, _invoices_pb2.ListInvoicesResponse]
-    ExplainInvoiceLine: _grpc.UnaryUnaryMultiCallable[_invoices_pb2.ExplainInvoiceLineRequest, _invoices_pb2.ExplainInvoiceLineResponse]
-    """From a line down to windows, batches and events, each with its trace."""
-    ExplainEvent: _grpc.UnaryUnaryMultiCallable[_invoices_pb2.ExplainEventRequest, _invoices_pb2.ExplainEventResponse]
-    """From an event up to the invoice lines that it is part of."""
-    ListBillingGaps: _grpc.UnaryUnaryMultiCallable[_invoices_pb2.ListBillingGapsRequest, _invoices_pb2.ListBillingGapsResponse]
-    """Usage that is not billed as it is used, and why: every tenant with usage in a period that is due has an
-    invoice line for it, or an entry here. An entry goes when its reason does, with the next rating. Periods before
-    a tenant's first billed day are no gaps.
+    """Returns one stored invoice with its lines.
 
-    NOT_FOUND: the tenant. INVALID_ARGUMENT: a page_token of another list.
+    Errors:
+    - `NOT_FOUND`: the tenant has no such invoice.
+    - `INVALID_ARGUMENT` with `UUID_INVALID`.
+    """
+    ListInvoices: _grpc.UnaryUnaryMultiCallable[_invoices_pb2.ListInvoicesRequest, _invoices_pb2.ListInvoicesResponse]
+    """Lists the stored invoices of a tenant with their lines, latest period first.
+
+    Errors:
+    - `INVALID_ARGUMENT` with `PAGE_TOKEN_INVALID`.
+    """
+    ExplainInvoiceLine: _grpc.UnaryUnaryMultiCallable[_invoices_pb2.ExplainInvoiceLineRequest, _invoices_pb2.ExplainInvoiceLineResponse]
+    """Explains what an invoice line consists of: its day windows of usage, the batches that contributed to
+    them, the events of these batches that count, and what was sent to the billing provider. It asks
+    aggregate and ingest.
+
+    Errors:
+    - `NOT_FOUND`: the tenant has no such invoice line.
+    - `INVALID_ARGUMENT` with `UUID_INVALID` or `PAGE_TOKEN_INVALID`.
+    - `UNAVAILABLE` with `UNAVAILABLE`: aggregate or ingest does not answer.
+    """
+    ExplainEvent: _grpc.UnaryUnaryMultiCallable[_invoices_pb2.ExplainEventRequest, _invoices_pb2.ExplainEventResponse]
+    """Explains what became of an event: each meter that counts it and the invoice line that bills it. It asks
+    aggregate and ingest.
+
+    Errors:
+    - `NOT_FOUND`: the tenant has no such event.
+    - `INVALID_ARGUMENT` with `INVALID_ARGUMENT`: `event_id` or `source` is too long.
+    - `UNAVAILABLE` with `UNAVAILABLE`: aggregate or ingest does not answer.
+    """
+    ListBillingGaps: _grpc.UnaryUnaryMultiCallable[_invoices_pb2.ListBillingGapsRequest, _invoices_pb2.ListBillingGapsResponse]
+    """Lists usage that no invoice bills as it was used, with the reason. Each tenant with usage in a period
+    that is due has an invoice line for it, or an entry here. An entry disappears with the next rating after
+    its reason is gone. Periods before the tenant's first billed day are not listed.
+
+    Errors:
+    - `INVALID_ARGUMENT` with `PAGE_TOKEN_INVALID`.
     """
 
 @_typing.type_check_only
 class InvoicesServiceAsyncStub(InvoicesServiceStub):
+    """Previews, reads and explains invoices, and lists usage that is not billed. No call changes anything.
+
+    A tenant has at most one invoice for each billing period, which is a calendar month in the tenant's time
+    zone. Every amount and quantity is a decimal in a string, amounts in major units of the currency (`12.50`
+    is twelve dollars and fifty cents).
+
+    Every call needs the permission `read`.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
+      `TENANT_FORBIDDEN` when `tenant_id` names another one, and with `ALL_TENANTS_NEEDED` when it is empty.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+      request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed `tenant_id`.
+      BadRequest names the field.
+    - `NOT_FOUND`: no such tenant exists, or the service has not received it from identity yet.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed.
+    """
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     PreviewInvoice: _aio.UnaryUnaryMultiCallable[_invoices_pb2.PreviewInvoiceRequest, _invoices_pb2.PreviewInvoiceResponse]  # type: ignore[assignment]
-    """What the invoice of a period would be if it closed now, also with other usage. Stores and sends nothing.
-    Usage is asked of the aggregate service: an answer is never older than the call. Meters that cannot be billed
-    (`BillingGapReason`) are left out and named with the reason; PublishUsage then notes them as gaps.
+    """Calculates the invoice of a period as if the period ended now, also with assumed changes of usage. Stores
+    and sends nothing. It asks aggregate for the usage, so the result is never older than the call. Meters
+    that cannot be billed are left out and listed in `left_out` with the reason.
 
-    NOT_FOUND: the tenant. FAILED_PRECONDITION: nothing is priced, or nothing that can be billed, with the name of
-    a BillingGapReason as the reason; or NOT_BILLED_YET for a period that ends before the tenant's first billed day
-    or as it begins. ABORTED with RetryInfo: usage is being rebuilt after a correction. UNAVAILABLE: the aggregate
-    service cannot be asked. INVALID_ARGUMENT: a change that is none.
+    Errors:
+    - `FAILED_PRECONDITION` with `NOT_BILLED_YET`: the period ends before the tenant's first billed day, or
+      as it begins; with the name of a BillingGapReason when nothing can be billed: `NO_PLAN`,
+      `PLAN_UNKNOWN`, `PRICE_NOT_IN_FORCE`, `METER_UNKNOWN`, `CURRENCY_DIFFERS` or `FAULT`.
+    - `ABORTED` with RetryInfo: usage is being calculated again after a correction, or aggregate has not
+      received the tenant yet.
+    - `INVALID_ARGUMENT` with `TIME_MISSING`, `TIME_INVALID` or `TIME_OUT_OF_RANGE` for `at`; with
+      `NAME_INVALID` for a meter; with `INVALID_ARGUMENT` for other mistakes in `changes`.
+    - `UNAVAILABLE` with `UNAVAILABLE`: aggregate does not answer.
     """
     GetInvoice: _aio.UnaryUnaryMultiCallable[_invoices_pb2.GetInvoiceRequest, _invoices_pb2.GetInvoiceResponse]  # type: ignore[assignment]
-    ListInvoices: _aio.UnaryUnaryMultiCallable[_invoices_pb2.ListInvoicesRequest, _invoices_pb2.ListInvoicesResponse]  # type: ignore[assignment]
-    ExplainInvoiceLine: _aio.UnaryUnaryMultiCallable[_invoices_pb2.ExplainInvoiceLineRequest, _invoices_pb2.ExplainInvoiceLineResponse]  # type: ignore[assignment]
-    """From a line down to windows, batches and events, each with its trace."""
-    ExplainEvent: _aio.UnaryUnaryMultiCallable[_invoices_pb2.ExplainEventRequest, _invoices_pb2.ExplainEventResponse]  # type: ignore[assignment]
-    """From an event up to the invoice lines that it is part of."""
-    ListBillingGaps: _aio.UnaryUnaryMultiCallable[_invoices_pb2.ListBillingGapsRequest, _invoices_pb2.ListBillingGapsResponse]  # type: ignore[assignment]
-    """Usage that is not billed as it is used, and why: every tenant with usage in a period that is due has an
-    invoice line for it, or an entry here. An entry goes when its reason does, with the next rating. Periods before
-    a tenant's first billed day are no gaps.
+    """Returns one stored invoice with its lines.
 
-    NOT_FOUND: the tenant. INVALID_ARGUMENT: a page_token of another list.
+    Errors:
+    - `NOT_FOUND`: the tenant has no such invoice.
+    - `INVALID_ARGUMENT` with `UUID_INVALID`.
+    """
+    ListInvoices: _aio.UnaryUnaryMultiCallable[_invoices_pb2.ListInvoicesRequest, _invoices_pb2.ListInvoicesResponse]  # type: ignore[assignment]
+    """Lists the stored invoices of a tenant with their lines, latest period first.
+
+    Errors:
+    - `INVALID_ARGUMENT` with `PAGE_TOKEN_INVALID`.
+    """
+    ExplainInvoiceLine: _aio.UnaryUnaryMultiCallable[_invoices_pb2.ExplainInvoiceLineRequest, _invoices_pb2.ExplainInvoiceLineResponse]  # type: ignore[assignment]
+    """Explains what an invoice line consists of: its day windows of usage, the batches that contributed to
+    them, the events of these batches that count, and what was sent to the billing provider. It asks
+    aggregate and ingest.
+
+    Errors:
+    - `NOT_FOUND`: the tenant has no such invoice line.
+    - `INVALID_ARGUMENT` with `UUID_INVALID` or `PAGE_TOKEN_INVALID`.
+    - `UNAVAILABLE` with `UNAVAILABLE`: aggregate or ingest does not answer.
+    """
+    ExplainEvent: _aio.UnaryUnaryMultiCallable[_invoices_pb2.ExplainEventRequest, _invoices_pb2.ExplainEventResponse]  # type: ignore[assignment]
+    """Explains what became of an event: each meter that counts it and the invoice line that bills it. It asks
+    aggregate and ingest.
+
+    Errors:
+    - `NOT_FOUND`: the tenant has no such event.
+    - `INVALID_ARGUMENT` with `INVALID_ARGUMENT`: `event_id` or `source` is too long.
+    - `UNAVAILABLE` with `UNAVAILABLE`: aggregate or ingest does not answer.
+    """
+    ListBillingGaps: _aio.UnaryUnaryMultiCallable[_invoices_pb2.ListBillingGapsRequest, _invoices_pb2.ListBillingGapsResponse]  # type: ignore[assignment]
+    """Lists usage that no invoice bills as it was used, with the reason. Each tenant with usage in a period
+    that is due has an invoice line for it, or an entry here. An entry disappears with the next rating after
+    its reason is gone. Periods before the tenant's first billed day are not listed.
+
+    Errors:
+    - `INVALID_ARGUMENT` with `PAGE_TOKEN_INVALID`.
     """
 
 class InvoicesServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Previews, reads and explains invoices, and lists usage that is not billed. No call changes anything.
+
+    A tenant has at most one invoice for each billing period, which is a calendar month in the tenant's time
+    zone. Every amount and quantity is a decimal in a string, amounts in major units of the currency (`12.50`
+    is twelve dollars and fifty cents).
+
+    Every call needs the permission `read`.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
+      `TENANT_FORBIDDEN` when `tenant_id` names another one, and with `ALL_TENANTS_NEEDED` when it is empty.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+      request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed `tenant_id`.
+      BadRequest names the field.
+    - `NOT_FOUND`: no such tenant exists, or the service has not received it from identity yet.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed.
+    """
+
     @_abc_1.abstractmethod
     def PreviewInvoice(
         self,
         request: _invoices_pb2.PreviewInvoiceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_invoices_pb2.PreviewInvoiceResponse, _abc.Awaitable[_invoices_pb2.PreviewInvoiceResponse]]:
-        """What the invoice of a period would be if it closed now, also with other usage. Stores and sends nothing.
-        Usage is asked of the aggregate service: an answer is never older than the call. Meters that cannot be billed
-        (`BillingGapReason`) are left out and named with the reason; PublishUsage then notes them as gaps.
+        """Calculates the invoice of a period as if the period ended now, also with assumed changes of usage. Stores
+        and sends nothing. It asks aggregate for the usage, so the result is never older than the call. Meters
+        that cannot be billed are left out and listed in `left_out` with the reason.
 
-        NOT_FOUND: the tenant. FAILED_PRECONDITION: nothing is priced, or nothing that can be billed, with the name of
-        a BillingGapReason as the reason; or NOT_BILLED_YET for a period that ends before the tenant's first billed day
-        or as it begins. ABORTED with RetryInfo: usage is being rebuilt after a correction. UNAVAILABLE: the aggregate
-        service cannot be asked. INVALID_ARGUMENT: a change that is none.
+        Errors:
+        - `FAILED_PRECONDITION` with `NOT_BILLED_YET`: the period ends before the tenant's first billed day, or
+          as it begins; with the name of a BillingGapReason when nothing can be billed: `NO_PLAN`,
+          `PLAN_UNKNOWN`, `PRICE_NOT_IN_FORCE`, `METER_UNKNOWN`, `CURRENCY_DIFFERS` or `FAULT`.
+        - `ABORTED` with RetryInfo: usage is being calculated again after a correction, or aggregate has not
+          received the tenant yet.
+        - `INVALID_ARGUMENT` with `TIME_MISSING`, `TIME_INVALID` or `TIME_OUT_OF_RANGE` for `at`; with
+          `NAME_INVALID` for a meter; with `INVALID_ARGUMENT` for other mistakes in `changes`.
+        - `UNAVAILABLE` with `UNAVAILABLE`: aggregate does not answer.
         """
 
     @_abc_1.abstractmethod
@@ -104,14 +236,25 @@ class InvoicesServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _invoices_pb2.GetInvoiceRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_invoices_pb2.GetInvoiceResponse, _abc.Awaitable[_invoices_pb2.GetInvoiceResponse]]: ...
+    ) -> _typing.Union[_invoices_pb2.GetInvoiceResponse, _abc.Awaitable[_invoices_pb2.GetInvoiceResponse]]:
+        """Returns one stored invoice with its lines.
+
+        Errors:
+        - `NOT_FOUND`: the tenant has no such invoice.
+        - `INVALID_ARGUMENT` with `UUID_INVALID`.
+        """
 
     @_abc_1.abstractmethod
     def ListInvoices(
         self,
         request: _invoices_pb2.ListInvoicesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_invoices_pb2.ListInvoicesResponse, _abc.Awaitable[_invoices_pb2.ListInvoicesResponse]]: ...
+    ) -> _typing.Union[_invoices_pb2.ListInvoicesResponse, _abc.Awaitable[_invoices_pb2.ListInvoicesResponse]]:
+        """Lists the stored invoices of a tenant with their lines, latest period first.
+
+        Errors:
+        - `INVALID_ARGUMENT` with `PAGE_TOKEN_INVALID`.
+        """
 
     @_abc_1.abstractmethod
     def ExplainInvoiceLine(
@@ -119,7 +262,15 @@ class InvoicesServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _invoices_pb2.ExplainInvoiceLineRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_invoices_pb2.ExplainInvoiceLineResponse, _abc.Awaitable[_invoices_pb2.ExplainInvoiceLineResponse]]:
-        """From a line down to windows, batches and events, each with its trace."""
+        """Explains what an invoice line consists of: its day windows of usage, the batches that contributed to
+        them, the events of these batches that count, and what was sent to the billing provider. It asks
+        aggregate and ingest.
+
+        Errors:
+        - `NOT_FOUND`: the tenant has no such invoice line.
+        - `INVALID_ARGUMENT` with `UUID_INVALID` or `PAGE_TOKEN_INVALID`.
+        - `UNAVAILABLE` with `UNAVAILABLE`: aggregate or ingest does not answer.
+        """
 
     @_abc_1.abstractmethod
     def ExplainEvent(
@@ -127,7 +278,14 @@ class InvoicesServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _invoices_pb2.ExplainEventRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_invoices_pb2.ExplainEventResponse, _abc.Awaitable[_invoices_pb2.ExplainEventResponse]]:
-        """From an event up to the invoice lines that it is part of."""
+        """Explains what became of an event: each meter that counts it and the invoice line that bills it. It asks
+        aggregate and ingest.
+
+        Errors:
+        - `NOT_FOUND`: the tenant has no such event.
+        - `INVALID_ARGUMENT` with `INVALID_ARGUMENT`: `event_id` or `source` is too long.
+        - `UNAVAILABLE` with `UNAVAILABLE`: aggregate or ingest does not answer.
+        """
 
     @_abc_1.abstractmethod
     def ListBillingGaps(
@@ -135,11 +293,12 @@ class InvoicesServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _invoices_pb2.ListBillingGapsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_invoices_pb2.ListBillingGapsResponse, _abc.Awaitable[_invoices_pb2.ListBillingGapsResponse]]:
-        """Usage that is not billed as it is used, and why: every tenant with usage in a period that is due has an
-        invoice line for it, or an entry here. An entry goes when its reason does, with the next rating. Periods before
-        a tenant's first billed day are no gaps.
+        """Lists usage that no invoice bills as it was used, with the reason. Each tenant with usage in a period
+        that is due has an invoice line for it, or an entry here. An entry disappears with the next rating after
+        its reason is gone. Periods before the tenant's first billed day are not listed.
 
-        NOT_FOUND: the tenant. INVALID_ARGUMENT: a page_token of another list.
+        Errors:
+        - `INVALID_ARGUMENT` with `PAGE_TOKEN_INVALID`.
         """
 
 def add_InvoicesServiceServicer_to_server(servicer: InvoicesServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,6 +22,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Price(_message.Message):
+    """One version of the price of one meter in one plan."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PLAN_FIELD_NUMBER: _builtins.int
@@ -35,36 +37,47 @@ class Price(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     EFFECTIVE_DATE_FIELD_NUMBER: _builtins.int
     plan: _builtins.str
-    """Names of plans and meters: a letter or digit, then letters, digits, `.`, `_` and `-`; at most 64 characters."""
+    """Name of the plan: a letter or digit, then letters, digits, `.`, `_` and `-`; 1 to 64 characters."""
     meter: _builtins.str
+    """`aggregate.v1.Meter.name` of the meter that is priced; written like `plan`. It need not exist for a flat
+    price of which nothing is sent.
+    """
     version: _builtins.int
-    """From 1, without holes but those of versions that were withdrawn."""
+    """Number of the version: 1 for the first, then always the next one. Numbers of withdrawn versions are
+    skipped.
+    """
     description: _builtins.str
-    """What the invoice line is called."""
+    """What the invoice line is called, at most 250 characters. Empty: the name of the meter."""
     billing_event_name: _builtins.str
-    """The meter's delivery settings: its event_name at the billing provider (empty: nothing is sent), and the
-    power of 10 that values are sent multiplied by, since the provider takes whole numbers. At most 9.
-
-    The first price of a meter sets them. Further versions leave both unset, or repeat what holds
-    (FAILED_PRECONDITION, DELIVERY_DIFFERS otherwise); `PutDelivery` changes them. Answers have what holds now.
+    """Name of the meter's events at the billing provider, at most 100 characters. Empty: no usage is sent. With
+    `billing_scale` it forms the delivery settings of the meter. The first price of a meter sets them. A
+    later version repeats the current settings, or leaves both fields unset; PutDelivery changes them.
+    Responses have the current settings.
     """
     billing_scale: _builtins.int
+    """Usage is sent multiplied by 10^billing_scale, because the provider accepts whole numbers only; 0 to 9."""
     digest: _builtins.str
-    """SHA-256 of the canonical body, hexadecimal."""
+    """SHA-256 of the canonical body, 64 lower-case hexadecimal digits. In a request: empty, or the digest that
+    `body` must have.
+    """
     effective_date: _builtins.str
-    """When the version takes effect: a day of the years 1970 to 9998, `YYYY-MM-DD`, which begins at midnight in
-    each tenant's own time zone, as its billing periods do. The usual way for a price to change.
+    """When the version takes effect: a day of the years 1970 to 9998 as `YYYY-MM-DD`. It begins at midnight in
+    each tenant's time zone, as billing periods do, so this is the usual field for a change of prices. Set
+    exactly one of `effective_from` and `effective_date`.
     """
     @_builtins.property
     def effective_from(self) -> _timestamp_pb2.Timestamp:
-        """When the version takes effect: an instant, the same for all tenants. Exactly one of `effective_from` and
-        `effective_date` is set (INVALID_ARGUMENT, EFFECT_MISSING or EFFECT_AMBIGUOUS).
+        """When the version takes effect: an instant of the years 2 to 9998, the same for all tenants. Set exactly
+        one of `effective_from` and `effective_date`.
         """
 
     @_builtins.property
     def body(self) -> _struct_pb2.Struct:
-        """The model and its numbers, as in docs/services/publisher.md: `model` (flat, per_unit, graduated,
-        volume, package), `currency`, and decimals as strings.
+        """The pricing model and its numbers as a JSON object, described in docs/services/publisher.md. `model` is
+        `flat`, `per_unit`, `graduated`, `volume`, `package` or `percentage`; `currency` is an ISO 4217 code.
+        Amounts are decimals in major units, written as strings (`"0.0005"`) or whole numbers, with at most 40
+        digits on each side of the point. Unknown fields are refused. Required. Responses have it in canonical
+        form.
         """
 
     def __init__(
@@ -91,11 +104,15 @@ Global___Price: _TypeAlias = Price  # noqa: Y015
 
 @_typing.final
 class PutPriceRequest(_message.Message):
+    """The version of a price to add."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PRICE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def price(self) -> Global___Price: ...
+    def price(self) -> Global___Price:
+        """The version. Required."""
+
     def __init__(
         self,
         *,
@@ -111,13 +128,18 @@ Global___PutPriceRequest: _TypeAlias = PutPriceRequest  # noqa: Y015
 
 @_typing.final
 class PutPriceResponse(_message.Message):
+    """The version that exists now."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PRICE_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     created: _builtins.bool
+    """True: this call added the version. False: it existed already with the same content."""
     @_builtins.property
-    def price(self) -> Global___Price: ...
+    def price(self) -> Global___Price:
+        """The version as it is stored."""
+
     def __init__(
         self,
         *,
@@ -134,14 +156,19 @@ Global___PutPriceResponse: _TypeAlias = PutPriceResponse  # noqa: Y015
 
 @_typing.final
 class WithdrawPriceRequest(_message.Message):
+    """Which version of a price to withdraw."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PLAN_FIELD_NUMBER: _builtins.int
     METER_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     plan: _builtins.str
+    """`Price.plan` of the price. Required."""
     meter: _builtins.str
+    """`Price.meter` of the price. Required."""
     version: _builtins.int
+    """`Price.version` to withdraw; at least 1."""
     def __init__(
         self,
         *,
@@ -159,11 +186,13 @@ Global___WithdrawPriceRequest: _TypeAlias = WithdrawPriceRequest  # noqa: Y015
 
 @_typing.final
 class WithdrawPriceResponse(_message.Message):
+    """Whether this call withdrew the version."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     WITHDRAWN_FIELD_NUMBER: _builtins.int
     withdrawn: _builtins.bool
-    """False when it was withdrawn before."""
+    """True: this call withdrew the version. False: it was withdrawn before."""
     def __init__(
         self,
         *,
@@ -179,15 +208,17 @@ Global___WithdrawPriceResponse: _TypeAlias = WithdrawPriceResponse  # noqa: Y015
 
 @_typing.final
 class ListPricesRequest(_message.Message):
+    """Whose prices to list. Set at most one of the two fields; neither lists all plans."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PLAN_FIELD_NUMBER: _builtins.int
     TENANT_ID_FIELD_NUMBER: _builtins.int
     plan: _builtins.str
-    """Empty: all plans, or that of `tenant_id`."""
+    """`Price.plan` of the prices. Empty: all plans, or the plan of `tenant_id`."""
     tenant_id: _builtins.str
-    """For the prices of the plan that a tenant has now; none while it has no plan. A caller bound to a tenant must name
-    it. INVALID_ARGUMENT together with `plan`; NOT_FOUND for a tenant that does not exist.
+    """The tenant whose current plan is listed: 1 to 63 lower-case letters, digits and dashes, with no dash at
+    either end. A tenant without a plan has no prices. Empty: the prices are not those of one tenant.
     """
     def __init__(
         self,
@@ -205,15 +236,19 @@ Global___ListPricesRequest: _TypeAlias = ListPricesRequest  # noqa: Y015
 
 @_typing.final
 class ListPricesResponse(_message.Message):
+    """Prices and their plans."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PRICES_FIELD_NUMBER: _builtins.int
     PLANS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def prices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Price]: ...
+    def prices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Price]:
+        """All versions that were not withdrawn, by plan, meter and version."""
+
     @_builtins.property
     def plans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Plan]:
-        """The plans of `prices`, one each, by name."""
+        """The plans that `prices` belong to, each once, by name."""
 
     def __init__(
         self,
@@ -231,7 +266,7 @@ Global___ListPricesResponse: _TypeAlias = ListPricesResponse  # noqa: Y015
 
 @_typing.final
 class Plan(_message.Message):
-    """A plan of the catalogue. It is there as long as it has a price."""
+    """A plan of the catalogue."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -239,11 +274,12 @@ class Plan(_message.Message):
     ARCHIVED_AT_FIELD_NUMBER: _builtins.int
     ARCHIVED_BY_FIELD_NUMBER: _builtins.int
     plan: _builtins.str
+    """`Price.plan` of the plan's prices."""
     archived_by: _builtins.str
-    """Who archived it; empty while it is not archived."""
+    """Name of the caller that archived the plan. Empty while it is not archived."""
     @_builtins.property
     def archived_at(self) -> _timestamp_pb2.Timestamp:
-        """Since when no tenant is given it; not set while it is not archived."""
+        """When the plan was archived. Not set while it is not archived."""
 
     def __init__(
         self,
@@ -262,11 +298,13 @@ Global___Plan: _TypeAlias = Plan  # noqa: Y015
 
 @_typing.final
 class ArchivePlanRequest(_message.Message):
+    """Which plan to archive."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PLAN_FIELD_NUMBER: _builtins.int
     plan: _builtins.str
-    """A name as in `Price`."""
+    """`Price.plan` of the plan. Required."""
     def __init__(
         self,
         *,
@@ -282,11 +320,13 @@ Global___ArchivePlanRequest: _TypeAlias = ArchivePlanRequest  # noqa: Y015
 
 @_typing.final
 class ArchivePlanResponse(_message.Message):
+    """Whether this call archived the plan."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ARCHIVED_FIELD_NUMBER: _builtins.int
     archived: _builtins.bool
-    """False when it was archived before."""
+    """True: this call archived the plan. False: it was archived already."""
     def __init__(
         self,
         *,
@@ -302,11 +342,13 @@ Global___ArchivePlanResponse: _TypeAlias = ArchivePlanResponse  # noqa: Y015
 
 @_typing.final
 class RestorePlanRequest(_message.Message):
+    """Which plan to restore."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PLAN_FIELD_NUMBER: _builtins.int
     plan: _builtins.str
-    """A name as in `Price`."""
+    """`Price.plan` of the plan. Required."""
     def __init__(
         self,
         *,
@@ -322,11 +364,13 @@ Global___RestorePlanRequest: _TypeAlias = RestorePlanRequest  # noqa: Y015
 
 @_typing.final
 class RestorePlanResponse(_message.Message):
+    """Whether this call restored the plan."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     RESTORED_FIELD_NUMBER: _builtins.int
     restored: _builtins.bool
-    """False when it was not archived."""
+    """True: this call restored the plan. False: it was not archived."""
     def __init__(
         self,
         *,
@@ -342,7 +386,9 @@ Global___RestorePlanResponse: _TypeAlias = RestorePlanResponse  # noqa: Y015
 
 @_typing.final
 class Delivery(_message.Message):
-    """How the usage of one meter of a plan reaches the billing provider."""
+    """One version of how the usage of one meter of a plan is sent to the billing provider. The last version is
+    the current one.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -354,17 +400,21 @@ class Delivery(_message.Message):
     PUT_BY_FIELD_NUMBER: _builtins.int
     PUT_AT_FIELD_NUMBER: _builtins.int
     plan: _builtins.str
+    """`Price.plan` of the plan."""
     meter: _builtins.str
+    """`Price.meter` of the meter."""
     version: _builtins.int
-    """From 1, without holes. The first price of the meter makes version 1."""
+    """Number of the version, from 1, without gaps. The first price of the meter makes version 1."""
     billing_event_name: _builtins.str
-    """The meter's event_name at the billing provider, at most 100 characters; empty: nothing is sent."""
+    """Name of the meter's events at the billing provider, at most 100 characters. Empty: no usage is sent."""
     billing_scale: _builtins.int
-    """Values are sent multiplied by 10^billing_scale. At most 9."""
+    """Usage is sent multiplied by 10^billing_scale, because the provider accepts whole numbers only; 0 to 9."""
     put_by: _builtins.str
-    """Who put it. Set in answers only."""
+    """Name of the caller that added the version. Set in responses, ignored in requests."""
     @_builtins.property
-    def put_at(self) -> _timestamp_pb2.Timestamp: ...
+    def put_at(self) -> _timestamp_pb2.Timestamp:
+        """When the version was added. Set in responses, ignored in requests."""
+
     def __init__(
         self,
         *,
@@ -386,11 +436,15 @@ Global___Delivery: _TypeAlias = Delivery  # noqa: Y015
 
 @_typing.final
 class PutDeliveryRequest(_message.Message):
+    """The version of delivery settings to add."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     DELIVERY_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def delivery(self) -> Global___Delivery: ...
+    def delivery(self) -> Global___Delivery:
+        """The version. Required."""
+
     def __init__(
         self,
         *,
@@ -406,13 +460,18 @@ Global___PutDeliveryRequest: _TypeAlias = PutDeliveryRequest  # noqa: Y015
 
 @_typing.final
 class PutDeliveryResponse(_message.Message):
+    """The version that exists now."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     DELIVERY_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     created: _builtins.bool
+    """True: this call added the version. False: it existed already with the same content."""
     @_builtins.property
-    def delivery(self) -> Global___Delivery: ...
+    def delivery(self) -> Global___Delivery:
+        """The version as it is stored."""
+
     def __init__(
         self,
         *,
@@ -429,10 +488,13 @@ Global___PutDeliveryResponse: _TypeAlias = PutDeliveryResponse  # noqa: Y015
 
 @_typing.final
 class ListDeliveriesRequest(_message.Message):
+    """Whose delivery settings to list."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PLAN_FIELD_NUMBER: _builtins.int
     plan: _builtins.str
+    """`Price.plan` of the plan. Required."""
     def __init__(
         self,
         *,
@@ -448,11 +510,15 @@ Global___ListDeliveriesRequest: _TypeAlias = ListDeliveriesRequest  # noqa: Y015
 
 @_typing.final
 class ListDeliveriesResponse(_message.Message):
+    """Delivery settings of a plan."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     DELIVERIES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def deliveries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Delivery]: ...
+    def deliveries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Delivery]:
+        """All versions, by meter and version."""
+
     def __init__(
         self,
         *,

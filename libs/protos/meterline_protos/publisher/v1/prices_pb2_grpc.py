@@ -26,7 +26,21 @@ if _version_not_supported:
 
 
 class PricesServiceStub(object):
-    """The price catalogue. A plan is a set of prices, one for each meter.
+    """Manages the price catalogue. A plan is a set of prices, one for each meter, in one currency. A plan exists
+    as long as it has a price. The catalogue is the same for all tenants, so every call but ListPrices needs a
+    caller that is not bound to a tenant.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
+    `ALL_TENANTS_NEEDED`, and with `TENANT_FORBIDDEN` when ListPrices names another tenant.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+    request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed name of a plan or
+    meter; with `INVALID_ARGUMENT` for another field that breaks its rule, where no other reason is named.
+    BadRequest names the field.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed. Changes may have been made.
     """
 
     def __init__(self, channel):
@@ -73,79 +87,131 @@ class PricesServiceStub(object):
 
 
 class PricesServiceServicer(object):
-    """The price catalogue. A plan is a set of prices, one for each meter.
+    """Manages the price catalogue. A plan is a set of prices, one for each meter, in one currency. A plan exists
+    as long as it has a price. The catalogue is the same for all tenants, so every call but ListPrices needs a
+    caller that is not bound to a tenant.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
+    `ALL_TENANTS_NEEDED`, and with `TENANT_FORBIDDEN` when ListPrices names another tenant.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+    request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed name of a plan or
+    meter; with `INVALID_ARGUMENT` for another field that breaks its rule, where no other reason is named.
+    BadRequest names the field.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed. Changes may have been made.
     """
 
     def PutPrice(self, request, context):
-        """Adds a version of a price. Versions are immutable: the same version again must be the same
-        (ALREADY_EXISTS otherwise). A version must take effect after the one before it in every time zone from
-        UTC-12 to UTC+14 (FAILED_PRECONDITION, EFFECT_TOO_EARLY): after a day comes a later day, or an instant that
-        is more than 12 hours after that day's midnight in UTC; after an instant comes a later one, or a day whose
-        midnight in UTC is more than 14 hours after it.
+        """Adds a version of a price. A version never changes. Needs the permission `configure`. Idempotent: the
+        same version with the same content again returns the version that exists.
 
-        A period is priced by the versions in force at its start, also by one that is put later, until its invoice
-        is final. FAILED_PRECONDITION with the reason PERIOD_IS_FINAL: the version would take effect at or before
-        the start of a period that has a final invoice of this plan.
+        A billing period is priced by the version that is in force at its start in the tenant's time zone. A
+        version that is added later counts too, until the period's invoice is final.
 
-        What a version refers to must exist (FAILED_PRECONDITION): METER_UNKNOWN when aggregate has no such meter, unless
-        the price is a flat fee of which nothing is sent; CURRENCY_DIFFERS when the plan's other prices are in another
-        currency. UNAVAILABLE when aggregate cannot be asked. VERSION_WITHDRAWN for a number that was withdrawn.
-        PLAN_ARCHIVED for a new version of an archived plan. PRICE_VERSION for a number that is not the next one.
+        Each version must take effect after the one before it in every time zone from UTC-12 to UTC+14. After a
+        day this is a later day, or an instant more than 12 hours after midnight UTC of that day. After an
+        instant it is a later instant, or a day whose midnight UTC is more than 14 hours after that instant.
+
+        Errors:
+        - `INVALID_ARGUMENT` with `EFFECT_MISSING` or `EFFECT_AMBIGUOUS` unless exactly one of `effective_from`
+        and `effective_date` is set; with `TIME_INVALID`, `TIME_OUT_OF_RANGE` or `DAY_INVALID` for its value.
+        - `INVALID_ARGUMENT` for a mistake in `body`, with the path of the field: `PRICE_OBJECT`,
+        `PRICE_REQUIRED`, `PRICE_UNKNOWN_FIELD`, `PRICE_CHOICE`, `PRICE_CURRENCY`, `PRICE_DECIMAL`,
+        `PRICE_SIZE`, `PRICE_POSITIVE`, `PRICE_NOT_NEGATIVE`, `PRICE_BOOLEAN`, `PRICE_TIER_LIST`,
+        `PRICE_TIER_ORDER` or `PRICE_LAST_TIER_OPEN`.
+        - `ALREADY_EXISTS`: the version exists with other content.
+        - `FAILED_PRECONDITION` with `PRICE_VERSION`: the number is not the next one; with `VERSION_WITHDRAWN`:
+        the version was withdrawn; with `EFFECT_TOO_EARLY`: it does not take effect after the version before
+        it; with `PERIOD_IS_FINAL`: it would take effect at or before the start of a period of this plan that
+        has a final invoice.
+        - `FAILED_PRECONDITION` with `PLAN_ARCHIVED`: the plan is archived; with `CURRENCY_DIFFERS`: the plan's
+        other prices are in another currency; with `METER_UNKNOWN`: aggregate has no such meter (not checked
+        for a flat price without `billing_event_name`).
+        - `FAILED_PRECONDITION` with `EVENT_NAME_TAKEN`: another meter of the plan has, or had, this
+        `billing_event_name`; with `DELIVERY_DIFFERS`: a version after the first sets other delivery settings
+        than the current ones.
+        - `UNAVAILABLE` with `UNAVAILABLE`: aggregate, which knows the meters, does not answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WithdrawPrice(self, request, context):
-        """Takes back the newest version of a price that no calculation has used. It is left out of everything then, and
-        its number is not given again. Idempotent. NOT_FOUND when there is no such version; FAILED_PRECONDITION:
-        NOT_THE_NEWEST when a later version is there, VERSION_USED when an invoice was calculated by it.
+        """Withdraws the newest version of a price, as long as no invoice was calculated with it. It then has no
+        effect and is not listed, and its number is never used again. Needs the permission `configure`.
+        Idempotent: a second call returns `withdrawn` false.
+
+        Errors:
+        - `NOT_FOUND`: the price never had such a version.
+        - `FAILED_PRECONDITION` with `NOT_THE_NEWEST`: a later version exists; with `VERSION_USED`: an invoice
+        was calculated with it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ArchivePlan(self, request, context):
-        """Archives a plan: no tenant is given it any more (identity refuses it with PLAN_ARCHIVED), and no version of its
-        prices is put. Tenants that have it are billed on as before, and so is a tenant that is given it while this call is
-        under way. What was put wrong can still be withdrawn, and `PutDelivery` changes how its usage is sent. Idempotent.
-        NOT_FOUND for a plan without a price.
+        """Archives a plan: identity gives it to no further tenant, and no version of its prices can be added.
+        Tenants that have the plan are billed as before. A tenant that gets the plan while this call runs may
+        keep it. Prices can still be withdrawn, and PutDelivery still works. Needs the permission `configure`.
+        Idempotent: a second call returns `archived` false.
+
+        Errors:
+        - `NOT_FOUND`: the plan has no price.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RestorePlan(self, request, context):
-        """Takes back `ArchivePlan`. Idempotent. NOT_FOUND for a plan without a price that was never archived.
+        """Reverses ArchivePlan. Needs the permission `configure`. Idempotent: a second call returns `restored`
+        false.
+
+        Errors:
+        - `NOT_FOUND`: the plan has no price and was never archived.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListPrices(self, request, context):
-        """Versions of prices that were not withdrawn, by plan, meter and version, and the plans that they are of.
+        """Lists all versions of prices that were not withdrawn, and their plans, in one response. Needs the
+        permission `read`. Changes nothing. A caller bound to a tenant must name it, and gets the prices of its
+        plan.
+
+        Errors:
+        - `NOT_FOUND`: `tenant_id` is set and no such tenant exists.
+        - `INVALID_ARGUMENT` with `INVALID_ARGUMENT`: `plan` and `tenant_id` are both set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PutDelivery(self, request, context):
-        """Changes how a meter's usage reaches the billing provider, by a new version of its delivery settings. They
-        are no part of the price. A new version applies to every period of a tenant of which nothing is at the
-        provider or on its way there, rated or not: `PublishUsage` then sends what was rejected before. Other
-        periods keep the settings that their usage went with.
+        """Adds a version of the delivery settings of a meter: how its usage is sent to the billing provider. They
+        are not part of the price. The new version applies to every billing period of which the provider has no
+        usage of the meter and none is on its way; PublishUsage then sends what was rejected before. Other
+        periods keep the settings with which their usage was sent. Needs the permission `configure`. Idempotent:
+        the same version with the same content again returns the version that exists.
 
-        The same version again must be the same (ALREADY_EXISTS otherwise). NOT_FOUND when the plan has no price of
-        the meter. FAILED_PRECONDITION: DELIVERY_VERSION when it is not the next version, EVENT_NAME_TAKEN when
-        another meter of the plan is sent, or was, under the name, METER_UNKNOWN when aggregate has no such meter and
-        something is to be sent. UNAVAILABLE when aggregate cannot be asked.
+        Errors:
+        - `NOT_FOUND`: the plan has no price of the meter.
+        - `ALREADY_EXISTS`: the version exists with other content.
+        - `FAILED_PRECONDITION` with `DELIVERY_VERSION`: the number is not the next one; with `EVENT_NAME_TAKEN`:
+        another meter of the plan has, or had, this `billing_event_name`; with `METER_UNKNOWN`: aggregate has
+        no such meter (not checked for an empty `billing_event_name`).
+        - `UNAVAILABLE` with `UNAVAILABLE`: aggregate, which knows the meters, does not answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListDeliveries(self, request, context):
-        """All versions of the delivery settings of a plan, by meter and version. The last of a meter holds.
+        """Lists all versions of the delivery settings of a plan, in one response; none for an unknown plan. Needs
+        the permission `read`. Changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -198,7 +264,21 @@ def add_PricesServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PricesService(object):
-    """The price catalogue. A plan is a set of prices, one for each meter.
+    """Manages the price catalogue. A plan is a set of prices, one for each meter, in one currency. A plan exists
+    as long as it has a price. The catalogue is the same for all tenants, so every call but ListPrices needs a
+    caller that is not bound to a tenant.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
+    `ALL_TENANTS_NEEDED`, and with `TENANT_FORBIDDEN` when ListPrices names another tenant.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+    request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed name of a plan or
+    meter; with `INVALID_ARGUMENT` for another field that breaks its rule, where no other reason is named.
+    BadRequest names the field.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed. Changes may have been made.
     """
 
     @staticmethod

@@ -22,14 +22,19 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class PublishUsageRequest(_message.Message):
+    """Which billing period to publish."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """The tenant whose usage is published: 1 to 63 lower-case letters, digits and dashes, with no dash at
+    either end. Required.
+    """
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
-        """Any time in the period."""
+        """Any instant of the billing period, of the years 2 to 9998. Required."""
 
     def __init__(
         self,
@@ -47,14 +52,20 @@ Global___PublishUsageRequest: _TypeAlias = PublishUsageRequest  # noqa: Y015
 
 @_typing.final
 class PublishUsageResponse(_message.Message):
+    """The invoice and the ledger of the period after publishing."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     INVOICE_FIELD_NUMBER: _builtins.int
     PUBLICATIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def invoice(self) -> _invoices_pb2.Invoice: ...
+    def invoice(self) -> _invoices_pb2.Invoice:
+        """The stored invoice of the period."""
+
     @_builtins.property
-    def publications(self) -> _containers.RepeatedCompositeFieldContainer[_invoices_pb2.Publication]: ...
+    def publications(self) -> _containers.RepeatedCompositeFieldContainer[_invoices_pb2.Publication]:
+        """All ledger entries of the period, those of earlier calls too, in the order in which they were written."""
+
     def __init__(
         self,
         *,
@@ -71,15 +82,21 @@ Global___PublishUsageResponse: _TypeAlias = PublishUsageResponse  # noqa: Y015
 
 @_typing.final
 class ListPublicationsRequest(_message.Message):
+    """Whose ledger to list."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """The tenant whose ledger is listed: 1 to 63 lower-case letters, digits and dashes, with no dash at either
+    end. Required.
+    """
     page_size: _builtins.int
-    """At most 1,000; 100 when not set."""
+    """The most entries in the response, at most 1,000; a larger value counts as 1,000. 0: 100."""
     page_token: _builtins.str
+    """The `next_page_token` of the previous response to the same request. Empty: the first page."""
     def __init__(
         self,
         *,
@@ -97,13 +114,18 @@ Global___ListPublicationsRequest: _TypeAlias = ListPublicationsRequest  # noqa: 
 
 @_typing.final
 class ListPublicationsResponse(_message.Message):
+    """One page of the ledger."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PUBLICATIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """The `page_token` of the next page. Empty on the last page."""
     @_builtins.property
-    def publications(self) -> _containers.RepeatedCompositeFieldContainer[_invoices_pb2.Publication]: ...
+    def publications(self) -> _containers.RepeatedCompositeFieldContainer[_invoices_pb2.Publication]:
+        """The entries of all periods, newest first."""
+
     def __init__(
         self,
         *,
@@ -120,14 +142,19 @@ Global___ListPublicationsResponse: _TypeAlias = ListPublicationsResponse  # noqa
 
 @_typing.final
 class ReconcilePeriodRequest(_message.Message):
+    """Which billing period to compare."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    """The tenant whose period is compared: 1 to 63 lower-case letters, digits and dashes, with no dash at
+    either end. Required.
+    """
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
-        """Any time in the period."""
+        """Any instant of the billing period, of the years 2 to 9998. Required."""
 
     def __init__(
         self,
@@ -145,15 +172,23 @@ Global___ReconcilePeriodRequest: _TypeAlias = ReconcilePeriodRequest  # noqa: Y0
 
 @_typing.final
 class ReconcilePeriodResponse(_message.Message):
+    """The comparison of a billing period."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     METERS_FIELD_NUMBER: _builtins.int
     INVOICE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def meters(self) -> _containers.RepeatedCompositeFieldContainer[Global___MeterComparison]: ...
+    def meters(self) -> _containers.RepeatedCompositeFieldContainer[Global___MeterComparison]:
+        """One entry for each meter that is sent to the billing provider, and one for each event name that usage was
+        sent under before and that no price has any more.
+        """
+
     @_builtins.property
     def invoice(self) -> _invoices_pb2.Invoice:
-        """The invoice, with the provider's total once that is final."""
+        """The stored invoice, with the provider's total once that is final. Not set when the period was never
+        rated.
+        """
 
     def __init__(
         self,
@@ -171,6 +206,8 @@ Global___ReconcilePeriodResponse: _TypeAlias = ReconcilePeriodResponse  # noqa: 
 
 @_typing.final
 class MeterComparison(_message.Message):
+    """What Meterline and the billing provider have for one meter in one billing period."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     METER_FIELD_NUMBER: _builtins.int
@@ -179,13 +216,21 @@ class MeterComparison(_message.Message):
     PROVIDER_FIELD_NUMBER: _builtins.int
     AGREES_FIELD_NUMBER: _builtins.int
     meter: _builtins.str
+    """`aggregate.v1.Meter.name` of the meter."""
     usage: _builtins.str
-    """Decimal: what was aggregated."""
+    """The usage that aggregate has now, in the unit of the meter: a decimal in plain notation. `0` for an event
+    name that no price has any more.
+    """
     sent: _builtins.str
-    """Decimal: what the ledger says was sent."""
+    """What the ledger says the provider has, in the unit of the meter: a decimal in plain notation. For an
+    event name that no price has any more: the whole number as it was sent.
+    """
     provider: _builtins.str
-    """Decimal: what the provider says it has."""
+    """What the provider says it has, in the same unit as `sent`: a decimal in plain notation. The provider may
+    be minutes behind. Empty: the provider does not know the event name.
+    """
     agrees: _builtins.bool
+    """True: `usage`, `sent` and `provider` are the same, as far as the provider's sums are exact (below 2^53)."""
     def __init__(
         self,
         *,

@@ -27,69 +27,148 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PublicationsServiceStub:
-    """The ledger of what was sent to the billing provider."""
+    """Sends usage to the billing provider, lists what was sent (the ledger), and compares it with the provider.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant with `ALL_TENANTS_NEEDED`
+      in every call but ListPublications, and there with `TENANT_FORBIDDEN` when it names another tenant.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+      request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed `tenant_id`.
+      BadRequest names the field.
+    - `NOT_FOUND`: no such tenant exists, or the service has not received it from identity yet.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed. Changes may have been made.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PublicationsServiceAsyncStub: ...
     PublishUsage: _grpc.UnaryUnaryMultiCallable[_publications_pb2.PublishUsageRequest, _publications_pb2.PublishUsageResponse]
-    """Rates a period and sends what the provider does not have yet. By default this happens by itself
-    when the period is about to close. Idempotent: usage that was sent is never sent again; usage that
-    came since is sent as a difference under a new revision.
+    """Rates a billing period of a tenant and sends the usage that the billing provider does not have yet. The
+    service does this by itself before a period closes. Needs the permission `operate` and a caller that is
+    not bound to a tenant. Idempotent: usage that was sent is never sent again, and later usage is sent as a
+    difference under a new revision. Differences that were rejected before are tried again. The call waits
+    for the provider, by default at most 15 seconds; entries that are still PENDING or AMBIGUOUS then are
+    sent later.
 
-    NOT_FOUND: the tenant. FAILED_PRECONDITION: NO_BILLING_PROVIDER when this installation has none, and usage is held
-    until it has; INVOICE_IS_FINAL when the provider's is final already; PERIOD_NOT_BEGUN when the period has not begun
-    there; NOT_BILLED_YET for a period that ends before the tenant's first billed day or as it begins; or it cannot be
-    billed until somebody changes something, with the name of a BillingGapReason as the reason
-    (NO_PLAN, METER_UNKNOWN, …), which `ListBillingGaps` shows from then on. A meter of the plan that cannot be
-    billed keeps only itself from it: the call fails when there is no other. ABORTED with RetryInfo: usage is being
-    rebuilt after a correction, or aggregate does not know the tenant yet. UNAVAILABLE: aggregate or the provider
-    cannot be asked.
+    Errors:
+    - `FAILED_PRECONDITION` with `NO_BILLING_PROVIDER`: none is configured; usage is kept until one is; with
+      `NOT_BILLED_YET`: the period ends before the tenant's first billed day, or as it begins; with
+      `PERIOD_NOT_BEGUN`: the period has not begun at the provider; with `INVOICE_IS_FINAL`: the provider's
+      invoice of the period is final.
+    - `FAILED_PRECONDITION` with the name of a BillingGapReason when nothing can be billed until somebody
+      changes something: `NO_PLAN`, `PLAN_UNKNOWN`, `PRICE_NOT_IN_FORCE`, `METER_UNKNOWN`,
+      `CURRENCY_DIFFERS`, `NO_CUSTOMER`, `CUSTOMER_UNKNOWN`, `CUSTOMER_CHANGED`, `LATE_USAGE` or `FAULT`.
+      ListBillingGaps then lists the reason. A meter that cannot be billed does not keep the plan's other
+      meters from being billed.
+    - `ABORTED` with RetryInfo: usage is being calculated again after a correction, prices changed during the
+      call, or aggregate has not received the tenant yet. Call again.
+    - `INVALID_ARGUMENT` with `TIME_MISSING`, `TIME_INVALID` or `TIME_OUT_OF_RANGE` for `at`.
+    - `UNAVAILABLE` with `UNAVAILABLE`: aggregate or the billing provider does not answer.
     """
     ListPublications: _grpc.UnaryUnaryMultiCallable[_publications_pb2.ListPublicationsRequest, _publications_pb2.ListPublicationsResponse]
-    ReconcilePeriod: _grpc.UnaryUnaryMultiCallable[_publications_pb2.ReconcilePeriodRequest, _publications_pb2.ReconcilePeriodResponse]
-    """Compares the ledger with the provider's own summaries, and with usage as the aggregate service has it now. Settles
-    the invoice when the provider's is final.
+    """Lists the ledger of a tenant, newest entry first. Needs the permission `read`. Changes nothing.
 
-    NOT_FOUND: the tenant. FAILED_PRECONDITION with the name of a BillingGapReason as the reason: NO_BILLING_PROVIDER
-    when this installation has none, NO_CUSTOMER, CUSTOMER_UNKNOWN, or nothing of the period is priced. ABORTED with
-    RetryInfo: usage is being rebuilt after a correction, or aggregate does not know the tenant yet. UNAVAILABLE:
-    aggregate or the provider cannot be asked.
+    Errors:
+    - `INVALID_ARGUMENT` with `PAGE_TOKEN_INVALID`.
+    """
+    ReconcilePeriod: _grpc.UnaryUnaryMultiCallable[_publications_pb2.ReconcilePeriodRequest, _publications_pb2.ReconcilePeriodResponse]
+    """Compares, for each meter of a billing period, the usage that aggregate has now, the ledger, and the sums
+    of the billing provider. When the provider's invoice is final, it makes the stored invoice FINALIZED or
+    DISPUTED. Sends nothing. Needs the permission `operate` and a caller that is not bound to a tenant.
+    Idempotent.
+
+    Errors:
+    - `FAILED_PRECONDITION` with `NO_BILLING_PROVIDER`: none is configured; with the name of a
+      BillingGapReason when there is nothing to compare: `NO_CUSTOMER`, `CUSTOMER_UNKNOWN`, `NO_PLAN`,
+      `PLAN_UNKNOWN`, `PRICE_NOT_IN_FORCE`, `METER_UNKNOWN`, `CURRENCY_DIFFERS` or `FAULT`.
+    - `ABORTED` with RetryInfo: usage is being calculated again after a correction, or aggregate has not
+      received the tenant yet. Call again.
+    - `INVALID_ARGUMENT` with `TIME_MISSING`, `TIME_INVALID` or `TIME_OUT_OF_RANGE` for `at`.
+    - `UNAVAILABLE` with `UNAVAILABLE`: aggregate or the billing provider does not answer.
     """
 
 @_typing.type_check_only
 class PublicationsServiceAsyncStub(PublicationsServiceStub):
-    """The ledger of what was sent to the billing provider."""
+    """Sends usage to the billing provider, lists what was sent (the ledger), and compares it with the provider.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant with `ALL_TENANTS_NEEDED`
+      in every call but ListPublications, and there with `TENANT_FORBIDDEN` when it names another tenant.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+      request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed `tenant_id`.
+      BadRequest names the field.
+    - `NOT_FOUND`: no such tenant exists, or the service has not received it from identity yet.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed. Changes may have been made.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PublishUsage: _aio.UnaryUnaryMultiCallable[_publications_pb2.PublishUsageRequest, _publications_pb2.PublishUsageResponse]  # type: ignore[assignment]
-    """Rates a period and sends what the provider does not have yet. By default this happens by itself
-    when the period is about to close. Idempotent: usage that was sent is never sent again; usage that
-    came since is sent as a difference under a new revision.
+    """Rates a billing period of a tenant and sends the usage that the billing provider does not have yet. The
+    service does this by itself before a period closes. Needs the permission `operate` and a caller that is
+    not bound to a tenant. Idempotent: usage that was sent is never sent again, and later usage is sent as a
+    difference under a new revision. Differences that were rejected before are tried again. The call waits
+    for the provider, by default at most 15 seconds; entries that are still PENDING or AMBIGUOUS then are
+    sent later.
 
-    NOT_FOUND: the tenant. FAILED_PRECONDITION: NO_BILLING_PROVIDER when this installation has none, and usage is held
-    until it has; INVOICE_IS_FINAL when the provider's is final already; PERIOD_NOT_BEGUN when the period has not begun
-    there; NOT_BILLED_YET for a period that ends before the tenant's first billed day or as it begins; or it cannot be
-    billed until somebody changes something, with the name of a BillingGapReason as the reason
-    (NO_PLAN, METER_UNKNOWN, …), which `ListBillingGaps` shows from then on. A meter of the plan that cannot be
-    billed keeps only itself from it: the call fails when there is no other. ABORTED with RetryInfo: usage is being
-    rebuilt after a correction, or aggregate does not know the tenant yet. UNAVAILABLE: aggregate or the provider
-    cannot be asked.
+    Errors:
+    - `FAILED_PRECONDITION` with `NO_BILLING_PROVIDER`: none is configured; usage is kept until one is; with
+      `NOT_BILLED_YET`: the period ends before the tenant's first billed day, or as it begins; with
+      `PERIOD_NOT_BEGUN`: the period has not begun at the provider; with `INVOICE_IS_FINAL`: the provider's
+      invoice of the period is final.
+    - `FAILED_PRECONDITION` with the name of a BillingGapReason when nothing can be billed until somebody
+      changes something: `NO_PLAN`, `PLAN_UNKNOWN`, `PRICE_NOT_IN_FORCE`, `METER_UNKNOWN`,
+      `CURRENCY_DIFFERS`, `NO_CUSTOMER`, `CUSTOMER_UNKNOWN`, `CUSTOMER_CHANGED`, `LATE_USAGE` or `FAULT`.
+      ListBillingGaps then lists the reason. A meter that cannot be billed does not keep the plan's other
+      meters from being billed.
+    - `ABORTED` with RetryInfo: usage is being calculated again after a correction, prices changed during the
+      call, or aggregate has not received the tenant yet. Call again.
+    - `INVALID_ARGUMENT` with `TIME_MISSING`, `TIME_INVALID` or `TIME_OUT_OF_RANGE` for `at`.
+    - `UNAVAILABLE` with `UNAVAILABLE`: aggregate or the billing provider does not answer.
     """
     ListPublications: _aio.UnaryUnaryMultiCallable[_publications_pb2.ListPublicationsRequest, _publications_pb2.ListPublicationsResponse]  # type: ignore[assignment]
-    ReconcilePeriod: _aio.UnaryUnaryMultiCallable[_publications_pb2.ReconcilePeriodRequest, _publications_pb2.ReconcilePeriodResponse]  # type: ignore[assignment]
-    """Compares the ledger with the provider's own summaries, and with usage as the aggregate service has it now. Settles
-    the invoice when the provider's is final.
+    """Lists the ledger of a tenant, newest entry first. Needs the permission `read`. Changes nothing.
 
-    NOT_FOUND: the tenant. FAILED_PRECONDITION with the name of a BillingGapReason as the reason: NO_BILLING_PROVIDER
-    when this installation has none, NO_CUSTOMER, CUSTOMER_UNKNOWN, or nothing of the period is priced. ABORTED with
-    RetryInfo: usage is being rebuilt after a correction, or aggregate does not know the tenant yet. UNAVAILABLE:
-    aggregate or the provider cannot be asked.
+    Errors:
+    - `INVALID_ARGUMENT` with `PAGE_TOKEN_INVALID`.
+    """
+    ReconcilePeriod: _aio.UnaryUnaryMultiCallable[_publications_pb2.ReconcilePeriodRequest, _publications_pb2.ReconcilePeriodResponse]  # type: ignore[assignment]
+    """Compares, for each meter of a billing period, the usage that aggregate has now, the ledger, and the sums
+    of the billing provider. When the provider's invoice is final, it makes the stored invoice FINALIZED or
+    DISPUTED. Sends nothing. Needs the permission `operate` and a caller that is not bound to a tenant.
+    Idempotent.
+
+    Errors:
+    - `FAILED_PRECONDITION` with `NO_BILLING_PROVIDER`: none is configured; with the name of a
+      BillingGapReason when there is nothing to compare: `NO_CUSTOMER`, `CUSTOMER_UNKNOWN`, `NO_PLAN`,
+      `PLAN_UNKNOWN`, `PRICE_NOT_IN_FORCE`, `METER_UNKNOWN`, `CURRENCY_DIFFERS` or `FAULT`.
+    - `ABORTED` with RetryInfo: usage is being calculated again after a correction, or aggregate has not
+      received the tenant yet. Call again.
+    - `INVALID_ARGUMENT` with `TIME_MISSING`, `TIME_INVALID` or `TIME_OUT_OF_RANGE` for `at`.
+    - `UNAVAILABLE` with `UNAVAILABLE`: aggregate or the billing provider does not answer.
     """
 
 class PublicationsServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The ledger of what was sent to the billing provider."""
+    """Sends usage to the billing provider, lists what was sent (the ledger), and compares it with the provider.
+
+    Errors of every call:
+    - `UNAUTHENTICATED` with `TOKEN_MISSING`, `TOKEN_INVALID` or `TOKEN_EXPIRED`.
+    - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant with `ALL_TENANTS_NEEDED`
+      in every call but ListPublications, and there with `TENANT_FORBIDDEN` when it names another tenant.
+    - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
+      request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed `tenant_id`.
+      BadRequest names the field.
+    - `NOT_FOUND`: no such tenant exists, or the service has not received it from identity yet.
+    - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
+    - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
+    - `DEADLINE_EXCEEDED`: the caller's deadline passed. Changes may have been made.
+    """
 
     @_abc_1.abstractmethod
     def PublishUsage(
@@ -97,18 +176,27 @@ class PublicationsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _publications_pb2.PublishUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_publications_pb2.PublishUsageResponse, _abc.Awaitable[_publications_pb2.PublishUsageResponse]]:
-        """Rates a period and sends what the provider does not have yet. By default this happens by itself
-        when the period is about to close. Idempotent: usage that was sent is never sent again; usage that
-        came since is sent as a difference under a new revision.
+        """Rates a billing period of a tenant and sends the usage that the billing provider does not have yet. The
+        service does this by itself before a period closes. Needs the permission `operate` and a caller that is
+        not bound to a tenant. Idempotent: usage that was sent is never sent again, and later usage is sent as a
+        difference under a new revision. Differences that were rejected before are tried again. The call waits
+        for the provider, by default at most 15 seconds; entries that are still PENDING or AMBIGUOUS then are
+        sent later.
 
-        NOT_FOUND: the tenant. FAILED_PRECONDITION: NO_BILLING_PROVIDER when this installation has none, and usage is held
-        until it has; INVOICE_IS_FINAL when the provider's is final already; PERIOD_NOT_BEGUN when the period has not begun
-        there; NOT_BILLED_YET for a period that ends before the tenant's first billed day or as it begins; or it cannot be
-        billed until somebody changes something, with the name of a BillingGapReason as the reason
-        (NO_PLAN, METER_UNKNOWN, …), which `ListBillingGaps` shows from then on. A meter of the plan that cannot be
-        billed keeps only itself from it: the call fails when there is no other. ABORTED with RetryInfo: usage is being
-        rebuilt after a correction, or aggregate does not know the tenant yet. UNAVAILABLE: aggregate or the provider
-        cannot be asked.
+        Errors:
+        - `FAILED_PRECONDITION` with `NO_BILLING_PROVIDER`: none is configured; usage is kept until one is; with
+          `NOT_BILLED_YET`: the period ends before the tenant's first billed day, or as it begins; with
+          `PERIOD_NOT_BEGUN`: the period has not begun at the provider; with `INVOICE_IS_FINAL`: the provider's
+          invoice of the period is final.
+        - `FAILED_PRECONDITION` with the name of a BillingGapReason when nothing can be billed until somebody
+          changes something: `NO_PLAN`, `PLAN_UNKNOWN`, `PRICE_NOT_IN_FORCE`, `METER_UNKNOWN`,
+          `CURRENCY_DIFFERS`, `NO_CUSTOMER`, `CUSTOMER_UNKNOWN`, `CUSTOMER_CHANGED`, `LATE_USAGE` or `FAULT`.
+          ListBillingGaps then lists the reason. A meter that cannot be billed does not keep the plan's other
+          meters from being billed.
+        - `ABORTED` with RetryInfo: usage is being calculated again after a correction, prices changed during the
+          call, or aggregate has not received the tenant yet. Call again.
+        - `INVALID_ARGUMENT` with `TIME_MISSING`, `TIME_INVALID` or `TIME_OUT_OF_RANGE` for `at`.
+        - `UNAVAILABLE` with `UNAVAILABLE`: aggregate or the billing provider does not answer.
         """
 
     @_abc_1.abstractmethod
@@ -116,7 +204,12 @@ class PublicationsServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _publications_pb2.ListPublicationsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_publications_pb2.ListPublicationsResponse, _abc.Awaitable[_publications_pb2.ListPublicationsResponse]]: ...
+    ) -> _typing.Union[_publications_pb2.ListPublicationsResponse, _abc.Awaitable[_publications_pb2.ListPublicationsResponse]]:
+        """Lists the ledger of a tenant, newest entry first. Needs the permission `read`. Changes nothing.
+
+        Errors:
+        - `INVALID_ARGUMENT` with `PAGE_TOKEN_INVALID`.
+        """
 
     @_abc_1.abstractmethod
     def ReconcilePeriod(
@@ -124,13 +217,19 @@ class PublicationsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _publications_pb2.ReconcilePeriodRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_publications_pb2.ReconcilePeriodResponse, _abc.Awaitable[_publications_pb2.ReconcilePeriodResponse]]:
-        """Compares the ledger with the provider's own summaries, and with usage as the aggregate service has it now. Settles
-        the invoice when the provider's is final.
+        """Compares, for each meter of a billing period, the usage that aggregate has now, the ledger, and the sums
+        of the billing provider. When the provider's invoice is final, it makes the stored invoice FINALIZED or
+        DISPUTED. Sends nothing. Needs the permission `operate` and a caller that is not bound to a tenant.
+        Idempotent.
 
-        NOT_FOUND: the tenant. FAILED_PRECONDITION with the name of a BillingGapReason as the reason: NO_BILLING_PROVIDER
-        when this installation has none, NO_CUSTOMER, CUSTOMER_UNKNOWN, or nothing of the period is priced. ABORTED with
-        RetryInfo: usage is being rebuilt after a correction, or aggregate does not know the tenant yet. UNAVAILABLE:
-        aggregate or the provider cannot be asked.
+        Errors:
+        - `FAILED_PRECONDITION` with `NO_BILLING_PROVIDER`: none is configured; with the name of a
+          BillingGapReason when there is nothing to compare: `NO_CUSTOMER`, `CUSTOMER_UNKNOWN`, `NO_PLAN`,
+          `PLAN_UNKNOWN`, `PRICE_NOT_IN_FORCE`, `METER_UNKNOWN`, `CURRENCY_DIFFERS` or `FAULT`.
+        - `ABORTED` with RetryInfo: usage is being calculated again after a correction, or aggregate has not
+          received the tenant yet. Call again.
+        - `INVALID_ARGUMENT` with `TIME_MISSING`, `TIME_INVALID` or `TIME_OUT_OF_RANGE` for `at`.
+        - `UNAVAILABLE` with `UNAVAILABLE`: aggregate or the billing provider does not answer.
         """
 
 def add_PublicationsServiceServicer_to_server(servicer: PublicationsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
