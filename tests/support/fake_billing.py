@@ -9,11 +9,11 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from meterline_publisher.domain.periods import Period
-from meterline_publisher.domain.settlement import ExternalInvoice
 from meterline_publisher.provider.port import (
     AmbiguousError,
     BusyError,
     Delivery,
+    ExternalInvoice,
     RejectedError,
     UsageEvent,
 )

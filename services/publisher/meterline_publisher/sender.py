@@ -27,8 +27,9 @@ from meterline.telemetry.tracing import tracer
 
 from meterline_publisher import events, traces
 from meterline_publisher.domain.gaps import undeliverable
-from meterline_publisher.domain.ledger import Finding, PublicationState, backoff, find, must_look_up
-from meterline_publisher.domain.records import InvoiceState, Publication
+from meterline_publisher.domain.ledger import Finding, backoff, find, must_look_up
+from meterline_publisher.domain.publications import Publication, PublicationState
+from meterline_publisher.domain.records import InvoiceState
 from meterline_publisher.provider.port import (
     AmbiguousError,
     BillingProvider,

@@ -16,7 +16,7 @@ from uuid import uuid4
 import pytest
 from grpc import aio
 from meterline_publisher import sender
-from meterline_publisher.domain.records import Publication
+from meterline_publisher.domain.publications import Publication
 from meterline_publisher.provider.port import RejectedError, UsageEvent
 
 from tests.integration.publisher.catalogue import PER_UNIT, Priced

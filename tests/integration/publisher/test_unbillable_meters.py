@@ -6,8 +6,9 @@ from datetime import timedelta
 
 import pytest
 from grpc import aio
-from meterline_publisher.domain.gaps import Gap, billable
+from meterline_publisher.domain.gaps import Gap
 from meterline_publisher.domain.rule_sets import RuleSet
+from meterline_publisher.domain.unbilled import billable
 from meterline_publisher.handlers import pricing
 
 from tests.integration.publisher.catalogue import PER_UNIT, Priced

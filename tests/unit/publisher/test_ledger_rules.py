@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from meterline_publisher.domain import ledger
-from meterline_publisher.domain.ledger import Finding, PublicationState, Refusal
+from meterline_publisher.domain.ledger import Finding, Refusal
 from meterline_publisher.domain.periods import Period
-from meterline_publisher.domain.records import Line, Publication
+from meterline_publisher.domain.publications import Publication, PublicationState
+from meterline_publisher.domain.records import Line
 
 pytestmark = pytest.mark.req("S6", "S9")
 

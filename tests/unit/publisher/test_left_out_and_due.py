@@ -11,10 +11,11 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from meterline_publisher.domain.assessment import MeterUsage
-from meterline_publisher.domain.gaps import Gap, GapReason, billable, unpriced, with_quantities
+from meterline_publisher.domain.gaps import Gap, GapReason
 from meterline_publisher.domain.price_parsing import parse_price
 from meterline_publisher.domain.rule_sets import Rule, RuleSet
+from meterline_publisher.domain.unbilled import billable, unpriced, with_quantities
+from meterline_publisher.domain.usage import MeterUsage
 from meterline_publisher.domain.versions import PriceVersion
 from meterline_publisher.handlers.closing import is_due
 from meterline_publisher.repository.invoices import Candidate

@@ -6,15 +6,17 @@ from decimal import Decimal
 from uuid import UUID
 
 import pytest
-from meterline_publisher.domain.assessment import MeterUsage, assess
+from meterline_publisher.domain.assessment import assess
 from meterline_publisher.domain.lines import to_line
 from meterline_publisher.domain.periods import Period
 from meterline_publisher.domain.price_parsing import parse_price
 from meterline_publisher.domain.records import Invoice, InvoiceState, Line
 from meterline_publisher.domain.rule_sets import Rule, RuleSet
-from meterline_publisher.domain.settlement import ExternalInvoice, settled
+from meterline_publisher.domain.settlement import settled
+from meterline_publisher.domain.usage import MeterUsage
 from meterline_publisher.domain.versions import PriceVersion
 from meterline_publisher.provider import stripe_amounts
+from meterline_publisher.provider.port import ExternalInvoice
 
 pytestmark = pytest.mark.req("T3.5", "S9")
 

@@ -1,43 +1,19 @@
 """From a rule and the usage of its meter to what is recorded, billed and sent."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 
 from meterline_publisher.domain import canonical
 from meterline_publisher.domain.canonical import Json
 from meterline_publisher.domain.ledger import scaled
-from meterline_publisher.domain.money import EXACT, exact_text, plain_text
+from meterline_publisher.domain.money import exact_text, plain_text
 from meterline_publisher.domain.periods import Period
 from meterline_publisher.domain.rating import RatedLine, rate
 from meterline_publisher.domain.rule_sets import Rule, RuleSet
+from meterline_publisher.domain.usage import MeterUsage, no_usage
 
 ZERO = Decimal(0)
-
-
-@dataclass(frozen=True, slots=True)
-class MeterUsage:
-    """The month window of one meter as it was last heard of. `trace` is a W3C traceparent, or empty."""
-
-    meter: str
-    value: Decimal
-    event_count: int
-    revision: int
-    aggregation: str
-    trace: str = ""
-
-
-def no_usage(meter: str) -> MeterUsage:
-    """What a meter has before its first event."""
-    return MeterUsage(meter, ZERO, 0, 0, "")
-
-
-def changed_by(usage: Mapping[str, MeterUsage], deltas: Mapping[str, Decimal]) -> dict[str, MeterUsage]:
-    """The usage as it would be if the values of some meters changed by so much."""
-    assumed = {meter: usage.get(meter) or no_usage(meter) for meter in deltas}
-    return dict(usage) | {
-        meter: replace(known, value=EXACT.add(known.value, deltas[meter])) for meter, known in assumed.items()
-    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from zoneinfo import ZoneInfo
 
 from meterline.errors import FailedPreconditionError
-
-from meterline_publisher.domain.assessment import MeterUsage
-from meterline_publisher.domain.rule_sets import Rule, RuleSet
 
 
 class GapReason(StrEnum):
@@ -83,60 +80,29 @@ def none_billable(gaps: Sequence[Gap]) -> NotBillableError:
     return NotBillableError(first.reason, f"meter {first.meter}", first.detail, gaps)
 
 
-def billable(rule_set: RuleSet, currency: str, unknown: Collection[str] = ()) -> tuple[RuleSet, list[Gap]]:
-    """The rules that can be billed in `currency`, and the meters of the others with what is wrong: they keep
-    only themselves from being billed.
-
-    unknown: meters that were found not to exist; a misspelt one would be billed at 0
-    """
-    gaps = []
-    for rule in rule_set.rules:
-        code = rule.version.price.currency.code
-        if rule.meter in unknown:
-            detail = f"plan {rule.plan} prices it, and it does not exist"
-            gaps.append(Gap(rule.meter, GapReason.METER_UNKNOWN, detail))
-        elif code != currency:
-            detail = (
-                f"version {rule.version.version} of its price is in {code}, and the tenant pays in {currency}"
-            )
-            gaps.append(Gap(rule.meter, GapReason.CURRENCY_DIFFERS, detail))
-    left_out = {gap.meter for gap in gaps}
-    return RuleSet(tuple(rule for rule in rule_set.rules if rule.meter not in left_out)), gaps
-
-
-def with_quantities(gaps: Iterable[Gap], usage: Mapping[str, MeterUsage]) -> list[Gap]:
-    """The gaps with what was used of their meters, where something was."""
-    return [replace(gap, quantity=usage[gap.meter].value) if gap.meter in usage else gap for gap in gaps]
-
-
-def unpriced(
-    known: Collection[str], catalogue: Iterable[Rule], usage: Mapping[str, MeterUsage], zone: ZoneInfo
-) -> list[Gap]:
-    """The meters that were used and have no price for the period, in their order.
-
-    known: meters that have a line, or another gap
-    catalogue: all versions of the plan, which take effect as clocks go in `zone`
-    """
-    first: dict[str, Rule] = {}
-    for rule in catalogue:
-        earlier = first.get(rule.meter)
-        if earlier is None or rule.version.start_in(zone) < earlier.version.start_in(zone):
-            first[rule.meter] = rule
-    found = []
-    for meter, used in sorted(usage.items()):
-        if meter in known or not used.value:
-            continue
-        later = first.get(meter)
-        if later is None:
-            gap = Gap(meter, GapReason.METER_NOT_PRICED, "the plan has no price for it", used.value)
-        else:
-            start = later.version.effective_from.isoformat()
-            detail = f"the first price takes effect at {start}, after the period has begun"
-            gap = Gap(meter, GapReason.PRICE_NOT_IN_FORCE, detail, used.value)
-        found.append(gap)
-    return found
-
-
 def undeliverable(meter: str, value: Decimal, code: str) -> Gap:
     """What the provider does not take; `value` is scaled, as it would have been sent."""
     return Gap(meter, GapReason.QUANTITY_NOT_DELIVERABLE, f"{value} was rejected: {code}")
+
+
+Place = tuple[int, datetime, str]
+"""Where a list of gaps goes on: tenant, period start, and reason and meter as one text."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredGap:
+    """A billing gap as it is kept. `since`: when it was found first."""
+
+    tenant_id: int
+    slug: str
+    period_start: datetime
+    period_end: datetime
+    meter: str
+    reason: str
+    since: datetime
+    detail: str
+    quantity: Decimal | None
+
+    @property
+    def place(self) -> Place:
+        return self.tenant_id, self.period_start, f"{self.reason}/{self.meter}"

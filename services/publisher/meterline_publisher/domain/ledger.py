@@ -14,7 +14,8 @@ from enum import StrEnum
 
 from meterline_publisher.domain.money import EXACT, exact_sum
 from meterline_publisher.domain.periods import Period
-from meterline_publisher.domain.records import Line, Publication
+from meterline_publisher.domain.publications import Publication, PublicationState
+from meterline_publisher.domain.records import Line
 
 # The provider takes whole numbers of at most this many digits.
 MAX_DIGITS = 15
@@ -29,15 +30,6 @@ PERIOD_EDGE = timedelta(hours=2)
 
 # The provider's sums are floats: exact below this, and rounded to the nearest float above.
 _EXACT_FLOATS = 2**53
-
-
-class PublicationState(StrEnum):
-    """Where a row of the ledger stands. `sent` and `rejected` are final."""
-
-    PENDING = "pending"
-    AMBIGUOUS = "ambiguous"
-    SENT = "sent"
-    REJECTED = "rejected"
 
 
 class Refusal(StrEnum):

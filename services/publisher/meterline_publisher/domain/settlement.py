@@ -1,22 +1,12 @@
 """What the provider's invoice makes of ours."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
 
 from meterline_publisher.domain.money import exact_sum
 from meterline_publisher.domain.records import Invoice, InvoiceState, Line
-
-
-@dataclass(frozen=True, slots=True)
-class ExternalInvoice:
-    """What is compared of the provider's invoice; `total` is in major units, without taxes."""
-
-    invoice_id: str
-    final: bool
-    void: bool
-    currency: str
-    total: Decimal
+from meterline_publisher.provider.port import ExternalInvoice
 
 
 def settled(invoice: Invoice, lines: Iterable[Line], external: ExternalInvoice) -> Invoice:

@@ -16,10 +16,11 @@ from meterline.errors import MeterlineError, UnavailableError
 from meterline.telemetry.logging import logger
 from meterline.tenants import TenantReplica
 
-from meterline_publisher.domain.gaps import NotBillableError, billable
+from meterline_publisher.domain.gaps import NotBillableError
 from meterline_publisher.domain.months import month_before, month_of
 from meterline_publisher.domain.periods import Period
 from meterline_publisher.domain.rule_sets import RuleSet, choose
+from meterline_publisher.domain.unbilled import billable
 from meterline_publisher.domain.versions import VersionError
 from meterline_publisher.handlers.freshness import Freshness
 from meterline_publisher.handlers.gaps import Gaps

@@ -19,10 +19,12 @@ from meterline_protos.aggregate.v1 import usage_pb2
 from meterline_protos.ingest.v1 import events_pb2
 
 from meterline_publisher.domain.gaps import GapReason
-from meterline_publisher.domain.matching import MeterDefinition, counts
+from meterline_publisher.domain.matching import counts
+from meterline_publisher.domain.meters import MeterDefinition
 from meterline_publisher.domain.months import month_of
 from meterline_publisher.domain.periods import Period
-from meterline_publisher.domain.records import Invoice, Line, Publication
+from meterline_publisher.domain.publications import Publication
+from meterline_publisher.domain.records import Invoice, Line
 from meterline_publisher.peers import Aggregate, Ingest
 from meterline_publisher.repository import gaps, invoices, ledger
 

@@ -13,9 +13,8 @@ from meterline.telemetry import metrics
 from meterline.telemetry.logging import logger
 from meterline.tenants import Tenant, TenantReplica
 
-from meterline_publisher.domain.gaps import NOTES, OF_RATING, Gap, GapReason
+from meterline_publisher.domain.gaps import NOTES, OF_RATING, Gap, GapReason, Place, StoredGap
 from meterline_publisher.domain.periods import Period
-from meterline_publisher.domain.records import Place, StoredGap
 from meterline_publisher.repository import gaps
 
 log = logger()

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from meterline.db.pool import Connection
 from meterline.tenants import Tenant
 
-from meterline_publisher.domain.deliveries import as_sent, bound
-from meterline_publisher.domain.gaps import Gap, GapReason, NotBillableError, billable
+from meterline_publisher.domain.gaps import Gap, GapReason, NotBillableError
 from meterline_publisher.domain.periods import Period
 from meterline_publisher.domain.records import Invoice, InvoiceState, Line
 from meterline_publisher.domain.rule_sets import Rule, RuleSet, choose, kept
+from meterline_publisher.domain.sent_settings import as_sent, bound
+from meterline_publisher.domain.unbilled import billable
 from meterline_publisher.domain.versions import VersionError
 from meterline_publisher.repository import invoices, ledger, plans, prices
 

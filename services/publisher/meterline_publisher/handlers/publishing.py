@@ -16,10 +16,10 @@ from meterline.telemetry.tracing import tracer
 from meterline.tenants import Tenant, TenantReplica
 
 from meterline_publisher.domain.gaps import Gap, GapReason, NotBillableError
-from meterline_publisher.domain.ledger import PublicationState
 from meterline_publisher.domain.months import month_of
 from meterline_publisher.domain.periods import Period
-from meterline_publisher.domain.records import Invoice, Line, Publication
+from meterline_publisher.domain.publications import Publication, PublicationState
+from meterline_publisher.domain.records import Invoice, Line
 from meterline_publisher.handlers import rating
 from meterline_publisher.handlers.gaps import Gaps, tell
 from meterline_publisher.handlers.pricing import basis

@@ -22,24 +22,19 @@ from meterline.tenants import Tenant
 
 from meterline_publisher import events, traces
 from meterline_publisher.domain import ledger as rules
-from meterline_publisher.domain.assessment import Assessment, assess, changed_by
-from meterline_publisher.domain.deliveries import redirected
-from meterline_publisher.domain.gaps import (
-    Gap,
-    GapReason,
-    NotBillableError,
-    none_billable,
-    undeliverable,
-    unpriced,
-    with_quantities,
-)
+from meterline_publisher.domain.assessment import Assessment, assess
+from meterline_publisher.domain.gaps import Gap, GapReason, NotBillableError, none_billable, undeliverable
 from meterline_publisher.domain.identifiers import meter_event_identifier
 from meterline_publisher.domain.invoice import totals
-from meterline_publisher.domain.ledger import PublicationState, Target
+from meterline_publisher.domain.ledger import Target
 from meterline_publisher.domain.lines import to_line
 from meterline_publisher.domain.money import Money, currency
 from meterline_publisher.domain.periods import Period
-from meterline_publisher.domain.records import Invoice, InvoiceState, Line, Publication
+from meterline_publisher.domain.publications import Publication, PublicationState
+from meterline_publisher.domain.records import Invoice, InvoiceState, Line
+from meterline_publisher.domain.sent_settings import redirected
+from meterline_publisher.domain.unbilled import unpriced, with_quantities
+from meterline_publisher.domain.usage import changed_by
 from meterline_publisher.handlers.pricing import Basis, basis
 from meterline_publisher.repository import gaps, invoices, ledger, prices, usage
 from meterline_publisher.repository.usage import UsageWindow

@@ -24,13 +24,14 @@ from meterline_publisher.domain.gaps import GapReason, NotBillableError
 from meterline_publisher.domain.ledger import agrees, scaled, unscaled
 from meterline_publisher.domain.months import month_of
 from meterline_publisher.domain.periods import Period
-from meterline_publisher.domain.records import Invoice, InvoiceState, Line, Publication
-from meterline_publisher.domain.settlement import ExternalInvoice, settled
+from meterline_publisher.domain.publications import Publication
+from meterline_publisher.domain.records import Invoice, InvoiceState, Line
+from meterline_publisher.domain.settlement import settled
 from meterline_publisher.handlers import rating
 from meterline_publisher.handlers.pricing import basis
 from meterline_publisher.handlers.refreshing import Refreshing
 from meterline_publisher.handlers.tenants import require_customer
-from meterline_publisher.provider.port import BillingProvider, RejectedError
+from meterline_publisher.provider.port import BillingProvider, ExternalInvoice, RejectedError
 from meterline_publisher.repository import gaps, invoices, ledger, usage
 
 log = logger()

@@ -19,9 +19,9 @@ from meterline_protos.common.v1 import types_pb2
 from meterline_protos.events.v1 import events_pb2
 
 from meterline_publisher import traces
-from meterline_publisher.domain.assessment import MeterUsage
 from meterline_publisher.domain.gaps import GapReason
 from meterline_publisher.domain.money import check_size
+from meterline_publisher.domain.usage import MeterUsage
 from meterline_publisher.repository import gaps, usage
 from meterline_publisher.repository.usage import UsageWindow
 

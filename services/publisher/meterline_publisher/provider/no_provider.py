@@ -11,8 +11,7 @@ from meterline.telemetry.logging import logger
 from meterline_publisher.domain.gaps import GapReason, NotBillableError
 from meterline_publisher.domain.money import currency as known_currency
 from meterline_publisher.domain.periods import Period
-from meterline_publisher.domain.settlement import ExternalInvoice
-from meterline_publisher.provider.port import Delivery, UsageEvent
+from meterline_publisher.provider.port import Delivery, ExternalInvoice, UsageEvent
 
 log = logger()
 

@@ -11,7 +11,6 @@ from typing import Protocol
 from meterline.errors import MeterlineError, UnavailableError
 
 from meterline_publisher.domain.periods import Period
-from meterline_publisher.domain.settlement import ExternalInvoice
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +30,17 @@ class Delivery(StrEnum):
 
     ACCEPTED = "accepted"
     KNOWN = "known"
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalInvoice:
+    """What is compared of the provider's invoice; `total` is in major units, without taxes."""
+
+    invoice_id: str
+    final: bool
+    void: bool
+    currency: str
+    total: Decimal
 
 
 class RejectedError(MeterlineError):

@@ -18,10 +18,10 @@ from stripe.params import InvoiceListParams
 from stripe.params.billing import MeterEventCreateParams
 
 from meterline_publisher.domain.periods import Period
-from meterline_publisher.domain.settlement import ExternalInvoice
 from meterline_publisher.provider import stripe_amounts
 from meterline_publisher.provider.port import (
     Delivery,
+    ExternalInvoice,
     ProviderUnavailableError,
     RejectedError,
     UsageEvent,

@@ -9,9 +9,8 @@ from meterline.db.pool import Connection
 from meterline.db.queries import Queries
 from psycopg.rows import class_row
 
-from meterline_publisher.domain.gaps import NEED_USAGE, Gap, GapReason
+from meterline_publisher.domain.gaps import NEED_USAGE, Gap, GapReason, Place, StoredGap
 from meterline_publisher.domain.periods import Period
-from meterline_publisher.domain.records import Place, StoredGap
 
 queries = Queries("meterline_publisher.repository", "gaps.sql")
 

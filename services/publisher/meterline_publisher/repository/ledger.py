@@ -12,7 +12,7 @@ from meterline.db.pool import Connection
 from meterline.db.queries import Queries
 from psycopg.rows import class_row
 
-from meterline_publisher.domain.records import Publication
+from meterline_publisher.domain.publications import Publication
 
 queries = Queries("meterline_publisher.repository", "ledger.sql")
 

@@ -10,7 +10,7 @@ from meterline.db.pool import Connection
 from meterline.db.queries import Queries
 from psycopg.rows import class_row
 
-from meterline_publisher.domain.assessment import MeterUsage
+from meterline_publisher.domain.usage import MeterUsage
 
 queries = Queries("meterline_publisher.repository", "usage.sql")
 

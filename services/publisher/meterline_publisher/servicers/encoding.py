@@ -10,10 +10,11 @@ from meterline_protos.publisher.v1 import invoices_pb2, prices_pb2
 
 from meterline_publisher import traces
 from meterline_publisher.domain.deliveries import Delivery
-from meterline_publisher.domain.gaps import Gap, GapReason
+from meterline_publisher.domain.gaps import Gap, GapReason, StoredGap
 from meterline_publisher.domain.lines import NO_ID
 from meterline_publisher.domain.money import plain_text
-from meterline_publisher.domain.records import Invoice, Line, Publication, StoredGap
+from meterline_publisher.domain.publications import Publication
+from meterline_publisher.domain.records import Invoice, Line
 from meterline_publisher.domain.rule_sets import Rule
 from meterline_publisher.handlers.plans import Plan
 
