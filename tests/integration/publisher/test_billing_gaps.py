@@ -16,7 +16,7 @@ from meterline_publisher.domain.rule_sets import RuleSet
 from meterline_publisher.handlers import closing, rating
 from meterline_publisher.handlers.closing import is_due
 from meterline_publisher.repository import gaps
-from meterline_publisher.repository.invoices import Candidate
+from meterline_publisher.repository.closing import Candidate
 
 from tests.integration.publisher.catalogue import PER_UNIT, Priced
 from tests.integration.publisher.conftest import StartPublisher

@@ -18,7 +18,7 @@ from meterline_publisher.domain.unbilled import billable, unpriced, with_quantit
 from meterline_publisher.domain.usage import MeterUsage
 from meterline_publisher.domain.versions import PriceVersion
 from meterline_publisher.handlers.closing import is_due
-from meterline_publisher.repository.invoices import Candidate
+from meterline_publisher.repository.closing import Candidate
 
 pytestmark = pytest.mark.req("S9", "S5")
 

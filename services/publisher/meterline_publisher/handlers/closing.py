@@ -25,9 +25,9 @@ from meterline_publisher.domain.versions import VersionError
 from meterline_publisher.handlers.freshness import Freshness
 from meterline_publisher.handlers.gaps import Gaps
 from meterline_publisher.handlers.publishing import Publishing
-from meterline_publisher.repository import invoices, prices
+from meterline_publisher.repository import prices
+from meterline_publisher.repository.closing import Candidate, closing_schedules, to_close
 from meterline_publisher.repository.gaps import held
-from meterline_publisher.repository.invoices import Candidate
 
 log = logger()
 
@@ -76,7 +76,7 @@ class Closing:
 
     async def _look(self) -> Done:
         async with self._database.connection(ALL_TENANTS) as connection:
-            schedules = await invoices.closing_schedules(connection)
+            schedules = await closing_schedules(connection)
         now = to_datetime(self._clock.now_us())
         done = Done()
         for zone, lead in schedules:
@@ -95,7 +95,7 @@ class Closing:
         rule_sets: dict[str, RuleSet | None] = {}
         while True:
             async with self._database.connection(ALL_TENANTS) as connection:
-                page = await invoices.to_close(connection, schedule, period, after, _PAGE)
+                page = await to_close(connection, schedule, period, after, _PAGE)
                 for plan in {one.plan for one in page} - rule_sets.keys():
                     rule_sets[plan] = await _rule_set(connection, plan, period, ZoneInfo(schedule[0]))
             made = await self._made_since(page)

@@ -37,6 +37,7 @@ from meterline_publisher.domain.unbilled import unpriced, with_quantities
 from meterline_publisher.domain.usage import changed_by
 from meterline_publisher.handlers.pricing import Basis, basis
 from meterline_publisher.repository import gaps, invoices, ledger, prices, usage
+from meterline_publisher.repository.calculations import insert_calculation
 from meterline_publisher.repository.usage import UsageWindow
 
 log = logger()
@@ -143,7 +144,7 @@ async def store(tx: Transaction, tenant: Tenant, period: Period, circumstances: 
         await invoices.upsert(connection, invoice)
         await invoices.delete_lines(connection, invoice, gone)
     for assessment, line in changed:
-        await invoices.insert_calculation(connection, line, invoice, rule_set, assessment, circumstances.now)
+        await insert_calculation(connection, line, invoice, rule_set, assessment, circumstances.now)
         await invoices.upsert_line(connection, line)
     moved_lines = _redirected(found)
     for line in moved_lines:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from datetime import date, datetime, timedelta
+from dataclasses import asdict
+from datetime import date, datetime
 from typing import Any
 
 from meterline.db.pool import Connection
@@ -13,12 +13,7 @@ from meterline.db.queries import Queries
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from meterline_publisher import __version__
-from meterline_publisher.domain.assessment import Assessment
-from meterline_publisher.domain.canonical import canonical_json
-from meterline_publisher.domain.periods import Period
 from meterline_publisher.domain.records import Invoice, Line
-from meterline_publisher.domain.rule_sets import RuleSet
 
 queries = Queries("meterline_publisher.repository", "invoices.sql")
 
@@ -95,75 +90,6 @@ async def latest_final(connection: Connection, plan: str, since: datetime | date
     cursor = await connection.execute(queries.latest_final, parameters, binary=True)
     row = await cursor.fetchone()
     return row[0] if row else None
-
-
-async def insert_calculation(
-    connection: Connection,
-    line: Line,
-    invoice: Invoice,
-    rule_set: RuleSet,
-    assessment: Assessment,
-    at: datetime,
-) -> None:
-    """Records for ever what the amount of `line` was made of."""
-    await connection.execute(
-        queries.insert_calculation,
-        (
-            line.tenant_id,
-            line.calculation_id,
-            line.invoice_id,
-            line.meter,
-            invoice.period_start,
-            invoice.period_end,
-            at,
-            rule_set.rule_set_id,
-            rule_set.digest,
-            Jsonb(rule_set.versions()),
-            canonical_json(dict(assessment.inputs)),
-            assessment.inputs_digest,
-            canonical_json(assessment.output()),
-            __version__,
-            invoice.trace,
-        ),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A tenant whose period may have to be rated; see the query."""
-
-    tenant_id: int
-    currency: str
-    plan: str
-    rated_plan: str | None
-    rated_rules: uuid.UUID | None
-    is_used: bool
-    usage_differs: bool
-    delivery_differs: bool
-    unknown_meters: Sequence[str]
-
-
-async def closing_schedules(connection: Connection) -> list[tuple[str, timedelta]]:
-    """The distinct (time zone, lead) of all tenants."""
-    cursor = await connection.execute(queries.closing_schedules, binary=True)
-    return [(zone, lead) for zone, lead in await cursor.fetchall()]
-
-
-async def to_close(
-    connection: Connection, schedule: tuple[str, timedelta], period: Period, after: int, most: int
-) -> list[Candidate]:
-    """At most `most` tenants with numbers above `after` whose period may have to be rated."""
-    parameters = {
-        "time_zone": schedule[0],
-        "close_lead": schedule[1],
-        "period_start": period.start,
-        "period_end": period.end,
-        "after": after,
-        "most": most,
-    }
-    async with connection.cursor(binary=True, row_factory=class_row(Candidate)) as cursor:
-        await cursor.execute(queries.to_close, parameters)
-        return await cursor.fetchall()
 
 
 async def _one(connection: Connection, query: Any, parameters: Sequence[Any]) -> Invoice | None:
