@@ -4,10 +4,7 @@ import uuid
 
 from meterline_publisher.domain.assessment import Assessment, steps_of
 from meterline_publisher.domain.money import Money, exact_text
-from meterline_publisher.domain.records import Invoice, Line
-
-# What previews have in place of ids, since nothing of them is kept.
-NO_ID = uuid.UUID(int=0)
+from meterline_publisher.domain.records import NO_ID, Invoice, Line
 
 
 def to_line(

@@ -8,6 +8,9 @@ from enum import StrEnum
 
 from meterline_publisher.domain.periods import Period
 
+# What previews have in place of ids, since nothing of them is kept.
+NO_ID = uuid.UUID(int=0)
+
 
 class InvoiceState(StrEnum):
     """Where an invoice stands; `finalized` and `disputed` follow from the provider's final invoice."""

@@ -15,7 +15,7 @@ from meterline_publisher.domain.versions import PriceVersion
 from meterline_publisher.handlers.deliveries import Deliveries, Wanted
 from meterline_publisher.handlers.plans import Plans
 from meterline_publisher.handlers.prices import Prices
-from meterline_publisher.servicers import decoding, encoding
+from meterline_publisher.servicers import price_messages as messages
 
 PRICES_SERVICE = prices_pb2.DESCRIPTOR.services_by_name["PricesService"].full_name
 
@@ -40,7 +40,7 @@ class PricesServicer(prices_pb2_grpc.PricesServiceServicer):
         self, request: prices_pb2.PutPriceRequest, context: Context
     ) -> prices_pb2.PutPriceResponse:
         rule, created = await self._prices.put(_rule(request.price))
-        return prices_pb2.PutPriceResponse(price=encoding.price(rule), created=created)
+        return prices_pb2.PutPriceResponse(price=messages.price(rule), created=created)
 
     async def WithdrawPrice(
         self, request: prices_pb2.WithdrawPriceRequest, context: Context
@@ -63,7 +63,7 @@ class PricesServicer(prices_pb2_grpc.PricesServiceServicer):
             rules = await self._prices.of_plan(fields.name("plan", request.plan) if request.plan else "")
         plans = await self._plans.look_up({rule.plan for rule in rules})
         return prices_pb2.ListPricesResponse(
-            prices=[encoding.price(rule) for rule in rules], plans=map(encoding.plan, plans)
+            prices=[messages.price(rule) for rule in rules], plans=map(messages.plan, plans)
         )
 
     async def ArchivePlan(
@@ -82,13 +82,13 @@ class PricesServicer(prices_pb2_grpc.PricesServiceServicer):
         self, request: prices_pb2.PutDeliveryRequest, context: Context
     ) -> prices_pb2.PutDeliveryResponse:
         delivery, created = await self._deliveries.put(_wanted(request.delivery))
-        return prices_pb2.PutDeliveryResponse(delivery=encoding.delivery(delivery), created=created)
+        return prices_pb2.PutDeliveryResponse(delivery=messages.delivery(delivery), created=created)
 
     async def ListDeliveries(
         self, request: prices_pb2.ListDeliveriesRequest, context: Context
     ) -> prices_pb2.ListDeliveriesResponse:
         found = await self._deliveries.of_plan(fields.name("plan", request.plan))
-        return prices_pb2.ListDeliveriesResponse(deliveries=map(encoding.delivery, found))
+        return prices_pb2.ListDeliveriesResponse(deliveries=map(messages.delivery, found))
 
 
 def _wanted(message: prices_pb2.Delivery) -> Wanted:
@@ -108,7 +108,7 @@ def _version(field: str, value: int) -> int:
 
 
 def _event_name(field: str, value: str) -> str:
-    return decoding.text(field, value, _MAX_EVENT_NAME)
+    return fields.text(field, value, _MAX_EVENT_NAME)
 
 
 def _scale(field: str, value: int) -> int:
@@ -127,9 +127,9 @@ def _rule(message: prices_pb2.Price) -> Rule:
         version=PriceVersion(
             _version("price.version", message.version),
             _effective_from(message),
-            decoding.price("price.body", message.body),
+            messages.to_price("price.body", message.body),
         ),
-        description=decoding.text("price.description", message.description, _MAX_DESCRIPTION) or meter,
+        description=fields.text("price.description", message.description, _MAX_DESCRIPTION) or meter,
         event_name=_event_name("price.billing_event_name", message.billing_event_name),
         scale=_scale("price.billing_scale", message.billing_scale),
     )

@@ -11,7 +11,7 @@ from meterline_protos.publisher.v1 import publications_pb2, publications_pb2_grp
 from meterline_publisher.domain.money import plain_text
 from meterline_publisher.handlers.publishing import Publishing
 from meterline_publisher.handlers.settling import Comparison, Settling
-from meterline_publisher.servicers import encoding
+from meterline_publisher.servicers import invoice_messages, ledger_messages
 
 PUBLICATIONS_SERVICE = publications_pb2.DESCRIPTOR.services_by_name["PublicationsService"].full_name
 
@@ -34,8 +34,8 @@ class PublicationsServicer(publications_pb2_grpc.PublicationsServiceServicer):
             fields.name("tenant_id", request.tenant_id), fields.required_instant(request, "at")
         )
         return publications_pb2.PublishUsageResponse(
-            invoice=encoding.invoice(found.tenant.slug, found.invoice, found.lines),
-            publications=[encoding.publication(row) for row in found.publications],
+            invoice=invoice_messages.invoice(found.tenant.slug, found.invoice, found.lines),
+            publications=[ledger_messages.publication(row) for row in found.publications],
         )
 
     async def ListPublications(
@@ -49,7 +49,7 @@ class PublicationsServicer(publications_pb2_grpc.PublicationsServiceServicer):
         )
         page = found[:limit]
         return publications_pb2.ListPublicationsResponse(
-            publications=[encoding.publication(row) for row in page],
+            publications=[ledger_messages.publication(row) for row in page],
             next_page_token=paging.token(page[-1].seq) if len(found) > limit else "",
         )
 
@@ -62,7 +62,9 @@ class PublicationsServicer(publications_pb2_grpc.PublicationsServiceServicer):
         return publications_pb2.ReconcilePeriodResponse(
             meters=[_comparison(comparison) for comparison in found.comparisons],
             invoice=(
-                encoding.invoice(found.tenant.slug, found.invoice, found.lines) if found.invoice else None
+                invoice_messages.invoice(found.tenant.slug, found.invoice, found.lines)
+                if found.invoice
+                else None
             ),
         )
 
