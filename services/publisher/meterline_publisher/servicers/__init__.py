@@ -1,1 +1,0 @@
-"""The API of the publisher: protobuf in, domain, protobuf out."""
