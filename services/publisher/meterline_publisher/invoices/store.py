@@ -1,4 +1,4 @@
-"""Invoices, their lines, and the calculations behind them."""
+"""Invoices and their lines."""
 
 from __future__ import annotations
 
