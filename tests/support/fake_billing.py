@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from meterline_publisher.domain.periods import Period
-from meterline_publisher.domain.settlement import ExternalInvoice
-from meterline_publisher.provider.port import (
+from meterline_publisher.billing.periods import Period
+from meterline_publisher.providers.port import (
     AmbiguousError,
     BusyError,
     Delivery,
+    ExternalInvoice,
     RejectedError,
     UsageEvent,
 )

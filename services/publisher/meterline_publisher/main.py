@@ -25,31 +25,49 @@ from meterline.rpc.server import Server, Servicer
 from meterline.tenants import TenantReplica
 from meterline_protos.publisher.v1 import invoices_pb2_grpc, prices_pb2_grpc, publications_pb2_grpc
 
-from meterline_publisher import servicers
 from meterline_publisher.access import RULES
-from meterline_publisher.domain.gaps import GapReason
-from meterline_publisher.handlers.closing import Closing
-from meterline_publisher.handlers.deliveries import Deliveries
-from meterline_publisher.handlers.explaining import Explaining
-from meterline_publisher.handlers.freshness import Freshness
-from meterline_publisher.handlers.gaps import Gaps
-from meterline_publisher.handlers.invoices import Invoices
-from meterline_publisher.handlers.plans import Plans
-from meterline_publisher.handlers.prices import Prices
-from meterline_publisher.handlers.publishing import Publishing
-from meterline_publisher.handlers.refreshing import Refreshing
-from meterline_publisher.handlers.settling import Settling
-from meterline_publisher.handlers.tenants import TenantChanges
-from meterline_publisher.handlers.usage import UsageWindows, split_windows
-from meterline_publisher.lineage import Lineage
+from meterline_publisher.closing.job import Closing
+from meterline_publisher.explain.api import ExplanationsServicer
+from meterline_publisher.explain.lineage import Lineage
+from meterline_publisher.explain.service import Explaining
+from meterline_publisher.gaps.api import GapsServicer
+from meterline_publisher.gaps.rules import GapReason
+from meterline_publisher.gaps.service import Gaps
+from meterline_publisher.invoices.api import INVOICES_SERVICE, StoredInvoicesServicer
+from meterline_publisher.invoices.service import Invoices
+from meterline_publisher.ledger.sender import Sender
 from meterline_publisher.peers import Aggregate, Ingest
-from meterline_publisher.provider.no_provider import NoProvider
-from meterline_publisher.provider.port import BillingProvider
-from meterline_publisher.provider.stripe_provider import StripeProvider
-from meterline_publisher.sender import Sender
+from meterline_publisher.previews.api import PreviewsServicer
+from meterline_publisher.previews.service import Previews
+from meterline_publisher.prices.api import PRICES_SERVICE, PricesServicer
+from meterline_publisher.prices.deliveries import Deliveries
+from meterline_publisher.prices.plans import Plans
+from meterline_publisher.prices.service import Prices
+from meterline_publisher.providers.none import NoProvider
+from meterline_publisher.providers.port import BillingProvider
+from meterline_publisher.providers.stripe.provider import StripeProvider
+from meterline_publisher.publishing.api import PUBLICATIONS_SERVICE, PublicationsServicer
+from meterline_publisher.publishing.service import Publishing
 from meterline_publisher.settings import PublisherSettings
+from meterline_publisher.settling.service import Settling
+from meterline_publisher.tenants.service import TenantChanges
+from meterline_publisher.usage.freshness import Freshness
+from meterline_publisher.usage.refreshing import Refreshing
+from meterline_publisher.usage.replica import UsageWindows, split_windows
 
 NAME = "publisher"
+
+
+class InvoicesServicer(StoredInvoicesServicer, PreviewsServicer, ExplanationsServicer, GapsServicer):
+    """All of InvoicesService: each capability answers its own calls."""
+
+    def __init__(
+        self, invoices: Invoices, previews: Previews, explaining: Explaining, gaps: Gaps, trace_ui: str
+    ) -> None:
+        StoredInvoicesServicer.__init__(self, invoices)
+        PreviewsServicer.__init__(self, previews)
+        ExplanationsServicer.__init__(self, explaining, trace_ui)
+        GapsServicer.__init__(self, gaps)
 
 
 class Publisher:
@@ -182,26 +200,27 @@ class Publisher:
         return Periodic("settling", self._settings.settle_seconds, work)
 
     def _make_servicers(self) -> Sequence[Servicer]:
-        invoices = servicers.InvoicesServicer(
-            Invoices(self._database, self._tenants, self._provider, self._freshness),
+        invoices = InvoicesServicer(
+            Invoices(self._database, self._tenants),
+            Previews(self._database, self._tenants, self._provider, self._freshness),
             Explaining(self._database, self._tenants, self._aggregate, self._ingest),
             self._gaps,
             self._settings.trace_ui_url,
         )
-        publications = servicers.PublicationsServicer(self._publishing, self._settling)
+        publications = PublicationsServicer(self._publishing, self._settling)
         return [
             (
-                servicers.PRICES_SERVICE,
+                PRICES_SERVICE,
                 prices_pb2_grpc.add_PricesServiceServicer_to_server,
-                servicers.PricesServicer(self._prices, self._plans, self._deliveries),
+                PricesServicer(self._prices, self._plans, self._deliveries),
             ),
             (
-                servicers.INVOICES_SERVICE,
+                INVOICES_SERVICE,
                 invoices_pb2_grpc.add_InvoicesServiceServicer_to_server,
                 invoices,
             ),
             (
-                servicers.PUBLICATIONS_SERVICE,
+                PUBLICATIONS_SERVICE,
                 publications_pb2_grpc.add_PublicationsServiceServicer_to_server,
                 publications,
             ),

@@ -16,8 +16,8 @@ from meterline_protos.aggregate.v1 import meters_pb2, meters_pb2_grpc, usage_pb2
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.ingest.v1 import events_pb2, events_pb2_grpc
 
-from meterline_publisher.domain.matching import MeterDefinition
-from meterline_publisher.domain.periods import Period
+from meterline_publisher.billing.meters import MeterDefinition
+from meterline_publisher.billing.periods import Period
 
 T = TypeVar("T")
 

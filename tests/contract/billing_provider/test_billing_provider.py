@@ -10,8 +10,8 @@ from uuid import uuid4
 
 import pytest
 from meterline_dev.stripe_double import DoubleSettings, Levers, running_double
-from meterline_publisher.domain.periods import Period
-from meterline_publisher.provider.port import (
+from meterline_publisher.billing.periods import Period
+from meterline_publisher.providers.port import (
     AmbiguousError,
     BusyError,
     Delivery,

@@ -10,10 +10,9 @@ from typing import Protocol
 
 from meterline.clock import to_datetime
 from meterline_dev.stripe_double.faults import Kind
-from meterline_publisher.domain.periods import Period
-from meterline_publisher.domain.settlement import ExternalInvoice
-from meterline_publisher.provider.port import BillingProvider
-from meterline_publisher.provider.stripe_provider import StripeProvider
+from meterline_publisher.billing.periods import Period
+from meterline_publisher.providers.port import BillingProvider, ExternalInvoice
+from meterline_publisher.providers.stripe.provider import StripeProvider
 from pydantic import SecretStr
 from stripe.billing import Meter
 

@@ -43,7 +43,7 @@ from meterline_aggregate.servicers import UsageServicer
 from meterline_protos.aggregate.v1 import usage_pb2
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.events.v1 import events_pb2
-from meterline_publisher.handlers.usage import UsageWindows
+from meterline_publisher.usage.replica import UsageWindows
 
 from tests.support.aggregate import time_range
 from tests.support.databases import TestDatabase

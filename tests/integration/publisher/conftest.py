@@ -9,7 +9,7 @@ import pytest
 from meterline_dev.servers import NatsServer
 from meterline_dev.stripe_double import DoubleSettings, Levers, running_double
 from meterline_publisher.main import Publisher
-from meterline_publisher.provider.port import BillingProvider
+from meterline_publisher.providers.port import BillingProvider
 from meterline_publisher.settings import PublisherSettings
 
 from tests.contract.stripe_double.lab import LEVER_KEY, Lab

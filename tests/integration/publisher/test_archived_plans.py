@@ -15,8 +15,8 @@ from meterline_identity.main import Identity
 from meterline_identity.settings import IdentitySettings
 from meterline_protos.identity.v1 import tenants_pb2_grpc
 from meterline_protos.publisher.v1 import prices_pb2
-from meterline_publisher.handlers import prices
 from meterline_publisher.main import Publisher
+from meterline_publisher.prices import service as prices_service
 
 from tests.integration.publisher.catalogue import PER_UNIT, Priced
 from tests.integration.publisher.conftest import StartPublisher, settings
@@ -158,7 +158,7 @@ async def test_an_archived_plan_that_takes_versions_is_caught(
 
     async def passes(*_: object) -> None: ...
 
-    monkeypatch.setattr(prices, "require_not_archived", passes)
+    monkeypatch.setattr(prices_service, "require_not_archived", passes)
     await api.put("plan-acme", CALLS)
     await archive(api)
     assert (await api.put("plan-acme", CALLS, **NEXT)).version == 2

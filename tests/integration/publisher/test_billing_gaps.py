@@ -11,12 +11,13 @@ import pytest
 from grpc import aio
 from meterline.telemetry import metrics
 from meterline_protos.publisher.v1 import invoices_pb2
-from meterline_publisher.domain.gaps import GapReason
-from meterline_publisher.domain.rule_sets import RuleSet
-from meterline_publisher.handlers import closing, rating
-from meterline_publisher.handlers.closing import is_due
-from meterline_publisher.repository import gaps
-from meterline_publisher.repository.invoices import Candidate
+from meterline_publisher.closing import job
+from meterline_publisher.closing.job import is_due
+from meterline_publisher.closing.store import Candidate
+from meterline_publisher.gaps import store as gaps_store
+from meterline_publisher.gaps.rules import GapReason
+from meterline_publisher.prices.rules.rule_sets import RuleSet
+from meterline_publisher.rating import service as rating_service
 
 from tests.integration.publisher.catalogue import PER_UNIT, Priced
 from tests.integration.publisher.conftest import StartPublisher
@@ -137,14 +138,14 @@ async def test_nothing_to_do_is_no_gap(world: World, start: StartPublisher) -> N
 async def test_one_tenants_fault_leaves_the_others_alone(
     world: World, start: StartPublisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    healthy = rating.store
+    healthy = rating_service.store
 
     async def store(tx: object, tenant: object, *rest: object) -> object:
         if getattr(tenant, "slug", "") == "broken":
             raise ZeroDivisionError
         return await healthy(tx, tenant, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(rating, "store", store)
+    monkeypatch.setattr(rating_service, "store", store)
     api = await closer(world, start)
     now = END - timedelta(minutes=30)
     await world.tenant("broken", number=1, now=now)
@@ -290,7 +291,7 @@ async def test_late_usage_that_nobody_notes_is_caught(
     async def nobody(*_: object) -> None: ...
 
     await final_month(world, api)
-    monkeypatch.setattr(gaps, "note_late", nobody)
+    monkeypatch.setattr(gaps_store, "note_late", nobody)
     await world.use("acme", "5")
     assert await gaps_of(api) == []
 
@@ -305,7 +306,7 @@ async def test_closing_that_passes_over_tenants_without_a_plan_is_caught(
         looked.set()
         return bool(candidate.plan) and is_due(candidate, rule_set, made)
 
-    monkeypatch.setattr(closing, "is_due", with_a_plan)
+    monkeypatch.setattr(job, "is_due", with_a_plan)
     api = await closer(world, start)
     await stranger(world, "planless", 1, plan="")
     await asyncio.wait_for(looked.wait(), 60)

@@ -14,10 +14,10 @@ from grpc import aio
 from grpc_status import rpc_status
 from meterline.errors import AbortedError
 from meterline.tenants import Tenant
-from meterline_publisher.domain.periods import Period
-from meterline_publisher.domain.rule_sets import Rule
-from meterline_publisher.handlers.refreshing import Refreshing
-from meterline_publisher.repository import usage
+from meterline_publisher.billing.periods import Period
+from meterline_publisher.prices.rules.rule_sets import Rule
+from meterline_publisher.usage import store as usage_store
+from meterline_publisher.usage.refreshing import Refreshing
 
 from tests.integration.publisher.catalogue import PER_UNIT, Priced
 from tests.integration.publisher.conftest import StartPublisher
@@ -72,7 +72,7 @@ async def waits_to_be_told(
 ) -> Set[str]:
     pulled = await self._freshness.pull(tenant, period, rules)
     async with self._unit_of_work.begin([tenant.tenant_id]) as tx:
-        known = await usage.of_period(tx.connection, tenant.tenant_id, period.start)
+        known = await usage_store.of_period(tx.connection, tenant.tenant_id, period.start)
     for window in pulled.windows:
         if window.usage.meter not in known or known[window.usage.meter].revision < window.usage.revision:
             raise AbortedError("on its way")

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 from meterline_protos.publisher.v1 import invoices_pb2
-from meterline_publisher.handlers import rating
+from meterline_publisher.rating import service as rating_service
 
 from tests.integration.publisher.catalogue import PER_UNIT, Priced
 from tests.integration.publisher.test_billing_gaps import gaps_of
@@ -118,5 +118,5 @@ async def test_a_preview_that_forgets_meters_without_a_price_is_caught(
 ) -> None:
     """The planted bug: only the plan's own meters are looked at."""
     await some_of_each(world, api)
-    monkeypatch.setattr(rating, "unpriced", lambda *_: [])
+    monkeypatch.setattr(rating_service, "unpriced", lambda *_: [])
     assert sorted(await left_out(api)) == EXPECTED[:2]

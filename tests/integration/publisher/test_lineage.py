@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 from meterline_protos.common.v1 import types_pb2
-from meterline_publisher import lineage
+from meterline_publisher.explain import lineage
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 

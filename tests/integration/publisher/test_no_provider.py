@@ -13,7 +13,7 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from meterline.telemetry import metrics
 from meterline_protos.publisher.v1 import invoices_pb2
-from meterline_publisher.handlers.closing import Closing
+from meterline_publisher.closing.job import Closing
 from meterline_publisher.main import Publisher
 
 from tests.integration.publisher.catalogue import PER_UNIT, Priced

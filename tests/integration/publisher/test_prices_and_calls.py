@@ -17,9 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from meterline.db.pool import Connection
 from meterline.tenants import Tenant
-from meterline_publisher.domain.periods import Period
-from meterline_publisher.domain.rule_sets import RuleSet
-from meterline_publisher.handlers import pricing, publishing, rating
+from meterline_publisher.billing.periods import Period
+from meterline_publisher.prices.rules.rule_sets import RuleSet
+from meterline_publisher.publishing import service as publishing_service
+from meterline_publisher.rating import pricing
+from meterline_publisher.rating import service as rating_service
 
 from tests.integration.publisher.catalogue import PER_UNIT, Priced
 from tests.integration.publisher.conftest import StartPublisher
@@ -350,7 +352,7 @@ async def test_a_first_rating_that_pins_prices_is_caught(
     """The planted bug: an invoice keeps the plan and the versions that first rated it."""
     steps: list[Step] = [*BASE, Version("a", "calls", 2, "2", START)]
     quiet = await History(surroundings, *billed).run(steps)
-    for module in (publishing, rating):
+    for module in (publishing_service, rating_service):
         monkeypatch.setattr(module, "basis", pinned)
     busy = await History(surroundings, *billed).run([*steps[:-1], Call("publish"), steps[-1]])
     assert (quiet[1], busy[1]) == ("6.00", "3.00")

@@ -7,9 +7,8 @@ from typing import Any
 
 import grpc
 import pytest
-from meterline_publisher.domain.periods import Period
-from meterline_publisher.domain.settlement import ExternalInvoice
-from meterline_publisher.provider.port import RejectedError
+from meterline_publisher.billing.periods import Period
+from meterline_publisher.providers.port import ExternalInvoice, RejectedError
 
 from tests.integration.publisher.catalogue import PER_UNIT, Priced
 from tests.integration.publisher.conftest import StartPublisher

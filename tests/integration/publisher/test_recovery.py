@@ -15,9 +15,9 @@ from uuid import uuid4
 
 import pytest
 from grpc import aio
-from meterline_publisher import sender
-from meterline_publisher.domain.records import Publication
-from meterline_publisher.provider.port import RejectedError, UsageEvent
+from meterline_publisher.ledger import sender
+from meterline_publisher.ledger.rules.publications import Publication
+from meterline_publisher.providers.port import RejectedError, UsageEvent
 
 from tests.integration.publisher.catalogue import PER_UNIT, Priced
 from tests.integration.publisher.conftest import StartPublisher

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from meterline_publisher.main import Publisher
-from meterline_publisher.provider.port import Delivery, UsageEvent
+from meterline_publisher.providers.port import Delivery, UsageEvent
 
 from tests.integration.publisher.catalogue import PER_UNIT, Priced
 from tests.integration.publisher.conftest import StartPublisher, settings

@@ -6,9 +6,10 @@ from datetime import timedelta
 
 import pytest
 from grpc import aio
-from meterline_publisher.domain.gaps import Gap, billable
-from meterline_publisher.domain.rule_sets import RuleSet
-from meterline_publisher.handlers import pricing
+from meterline_publisher.gaps.rules import Gap
+from meterline_publisher.prices.rules.rule_sets import RuleSet
+from meterline_publisher.rating import pricing
+from meterline_publisher.rating.rules.unbilled import billable
 
 from tests.integration.publisher.catalogue import PER_UNIT, Priced
 from tests.integration.publisher.conftest import StartPublisher

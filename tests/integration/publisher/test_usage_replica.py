@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.wrappers_pb2 import BytesValue
 from meterline_protos.events.v1 import events_pb2
 from meterline_protos.operations.v1 import dead_letters_pb2
-from meterline_publisher.handlers import usage
+from meterline_publisher.usage import replica
 
 from tests.integration.publisher.conftest import StartPublisher
 from tests.integration.publisher.world import NOW, START, World
@@ -99,7 +99,7 @@ async def test_a_bad_window_costs_no_other_of_its_message_and_can_be_redriven(
     kept = events_pb2.UsageWindowsChanged.FromString(payload)
     assert [each.meter for each in kept.windows] == ["bad"]
 
-    monkeypatch.setattr(usage, "check_size", lambda value: None)
+    monkeypatch.setattr(replica, "check_size", lambda value: None)
     assert world.api is not None
     answer = await world.api.dead_letters.RedriveDeadLetters(
         dead_letters_pb2.RedriveDeadLettersRequest(

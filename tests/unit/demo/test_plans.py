@@ -12,8 +12,8 @@ from meterline_dev.demo.carriers import CARRIERS
 from meterline_dev.demo.meters import METERS, definition, event_type
 from meterline_dev.demo.plans import PLANS, stripe_price
 from meterline_dev.stripe_double import rating as double
-from meterline_publisher.domain.price_parsing import parse_price
-from meterline_publisher.domain.rating import rate
+from meterline_publisher.prices.rules.parsing import parse_price
+from meterline_publisher.rating.rules.rating import rate
 
 PRICES = [(plan, meter.name) for plan in PLANS for meter in METERS]
 

@@ -7,8 +7,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from meterline_publisher.domain.invoice import totals
-from meterline_publisher.domain.money import (
+from meterline_publisher.billing.money import (
     Money,
     Rounding,
     UnknownCurrencyError,
@@ -20,8 +19,9 @@ from meterline_publisher.domain.money import (
     fraction_of,
     plain_text,
 )
-from meterline_publisher.domain.price_parsing import parse_price
-from meterline_publisher.domain.rating import rate
+from meterline_publisher.prices.rules.parsing import parse_price
+from meterline_publisher.rating.rules.rating import rate
+from meterline_publisher.rating.rules.totals import totals
 
 USD, JPY, KWD = currency("USD"), currency("JPY"), currency("KWD")
 

@@ -9,10 +9,11 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from meterline_publisher.domain import ledger
-from meterline_publisher.domain.ledger import Finding, PublicationState, Refusal
-from meterline_publisher.domain.periods import Period
-from meterline_publisher.domain.records import Line, Publication
+from meterline_publisher.billing.periods import Period
+from meterline_publisher.invoices.rules import Line
+from meterline_publisher.ledger.rules import ledger
+from meterline_publisher.ledger.rules.ledger import Finding, Refusal
+from meterline_publisher.ledger.rules.publications import Publication, PublicationState
 
 pytestmark = pytest.mark.req("S6", "S9")
 

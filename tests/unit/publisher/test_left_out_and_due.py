@@ -11,13 +11,14 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from meterline_publisher.domain.assessment import MeterUsage
-from meterline_publisher.domain.gaps import Gap, GapReason, billable, unpriced, with_quantities
-from meterline_publisher.domain.price_parsing import parse_price
-from meterline_publisher.domain.rule_sets import Rule, RuleSet
-from meterline_publisher.domain.versions import PriceVersion
-from meterline_publisher.handlers.closing import is_due
-from meterline_publisher.repository.invoices import Candidate
+from meterline_publisher.closing.job import is_due
+from meterline_publisher.closing.store import Candidate
+from meterline_publisher.gaps.rules import Gap, GapReason
+from meterline_publisher.prices.rules.parsing import parse_price
+from meterline_publisher.prices.rules.rule_sets import Rule, RuleSet
+from meterline_publisher.prices.rules.versions import PriceVersion
+from meterline_publisher.rating.rules.unbilled import billable, unpriced, with_quantities
+from meterline_publisher.usage.rules import MeterUsage
 
 pytestmark = pytest.mark.req("S9", "S5")
 

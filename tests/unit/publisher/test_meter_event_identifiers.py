@@ -6,8 +6,8 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from meterline_publisher.domain.identifiers import MAX_LENGTH, meter_event_identifier
-from meterline_publisher.domain.periods import Period
+from meterline_publisher.billing.periods import Period
+from meterline_publisher.ledger.rules.identifiers import MAX_LENGTH, meter_event_identifier
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 JANUARY = Period(START, datetime(2026, 2, 1, tzinfo=UTC))

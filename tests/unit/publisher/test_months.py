@@ -6,8 +6,8 @@ from zoneinfo import ZoneInfo, available_timezones
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from meterline_publisher.domain.months import month_before, month_of
-from meterline_publisher.handlers.closing import due_periods
+from meterline_publisher.billing.months import month_before, month_of
+from meterline_publisher.closing.job import due_periods
 
 pytestmark = pytest.mark.req("S5", "S9", "T1.5")
 

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from meterline_publisher.domain.canonical import canonical_json, digest
-from meterline_publisher.domain.money import Rounding
-from meterline_publisher.domain.price_fields import PriceError, Rule
-from meterline_publisher.domain.price_parsing import parse_price
-from meterline_publisher.domain.prices import Package, PackageRounding, Volume
+from meterline_publisher.billing.canonical import canonical_json, digest
+from meterline_publisher.billing.money import Rounding
+from meterline_publisher.prices.rules.fields import PriceError, Rule
+from meterline_publisher.prices.rules.parsing import parse_price
+from meterline_publisher.prices.rules.prices import Package, PackageRounding, Volume
 
 FLAT = {"model": "flat", "currency": "USD", "amount": "1"}
 PER_UNIT = {"model": "per_unit", "currency": "USD", "unit": "1"}

@@ -1,4 +1,4 @@
-"""The worked cases of `tests/vectors/prices.json`, against the domain."""
+"""The worked cases of `tests/vectors/prices.json`, against the rules of prices and rating."""
 
 import json
 from datetime import datetime, timedelta
@@ -9,15 +9,15 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from meterline_publisher.domain.allocation import allocate
-from meterline_publisher.domain.canonical import canonical_json
-from meterline_publisher.domain.invoice import totals
-from meterline_publisher.domain.money import Money, Rounding, currency, exact_sum
-from meterline_publisher.domain.periods import Period
-from meterline_publisher.domain.price_parsing import parse_price
-from meterline_publisher.domain.proration import change
-from meterline_publisher.domain.rating import rate
-from meterline_publisher.domain.versions import PriceVersion, pinned, split
+from meterline_publisher.billing.allocation import allocate
+from meterline_publisher.billing.canonical import canonical_json
+from meterline_publisher.billing.money import Money, Rounding, currency, exact_sum
+from meterline_publisher.billing.periods import Period
+from meterline_publisher.billing.proration import change
+from meterline_publisher.prices.rules.parsing import parse_price
+from meterline_publisher.prices.rules.versions import PriceVersion, pinned, split
+from meterline_publisher.rating.rules.rating import rate
+from meterline_publisher.rating.rules.totals import totals
 
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "prices.json").read_text())
 

@@ -9,12 +9,12 @@ from zoneinfo import ZoneInfo, available_timezones
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from meterline_publisher.domain.months import month_of
-from meterline_publisher.domain.periods import Period
-from meterline_publisher.domain.price_parsing import parse_price
-from meterline_publisher.domain.prices import Price
-from meterline_publisher.domain.rating import rate
-from meterline_publisher.domain.versions import PriceVersion, VersionError, pinned, split, timeline
+from meterline_publisher.billing.months import month_of
+from meterline_publisher.billing.periods import Period
+from meterline_publisher.prices.rules.parsing import parse_price
+from meterline_publisher.prices.rules.prices import Price
+from meterline_publisher.prices.rules.versions import PriceVersion, VersionError, pinned, split, timeline
+from meterline_publisher.rating.rules.rating import rate
 
 START = datetime(2026, 9, 1, tzinfo=UTC)
 ZONE = ZoneInfo("UTC")

@@ -9,10 +9,10 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from meterline_publisher.domain.allocation import allocate
-from meterline_publisher.domain.money import Money, currency
-from meterline_publisher.domain.periods import Period
-from meterline_publisher.domain.proration import change, prorate
+from meterline_publisher.billing.allocation import allocate
+from meterline_publisher.billing.money import Money, currency
+from meterline_publisher.billing.periods import Period
+from meterline_publisher.billing.proration import change, prorate
 
 USD, KWD = currency("USD"), currency("KWD")
 NEW_YORK = ZoneInfo("America/New_York")

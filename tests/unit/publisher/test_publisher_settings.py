@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import stripe
 from meterline_protos.common.v1 import types_pb2
-from meterline_publisher import traces
-from meterline_publisher.provider.port import AmbiguousError, BusyError, RejectedError
-from meterline_publisher.provider.stripe_errors import failure_of, is_known
+from meterline_publisher.billing import traces
+from meterline_publisher.providers.port import AmbiguousError, BusyError, RejectedError
+from meterline_publisher.providers.stripe.errors import failure_of, is_known
 from meterline_publisher.settings import PublisherSettings
 from pydantic import ValidationError
 

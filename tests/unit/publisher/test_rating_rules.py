@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from meterline_publisher.domain.price_parsing import parse_price
-from meterline_publisher.domain.prices import Graduated, PerUnit, Price, Tier, Volume
-from meterline_publisher.domain.rating import QuantityError, rate
+from meterline_publisher.prices.rules.parsing import parse_price
+from meterline_publisher.prices.rules.prices import Graduated, PerUnit, Price, Tier, Volume
+from meterline_publisher.rating.rules.rating import QuantityError, rate
 
 from_pico = st.builds(lambda n: Decimal(f"{n}E-12"), st.integers(0, 10**24))
 quantities = st.one_of(st.integers(0, 60).map(Decimal), from_pico, st.integers(0, 10**24).map(Decimal))

@@ -10,12 +10,14 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from meterline_publisher.domain.assessment import Assessment, MeterUsage, assess
-from meterline_publisher.domain.matching import MeterDefinition, counts
-from meterline_publisher.domain.periods import Period
-from meterline_publisher.domain.price_parsing import parse_price
-from meterline_publisher.domain.rule_sets import Rule, RuleSet, choose, kept
-from meterline_publisher.domain.versions import PriceVersion, VersionError
+from meterline_publisher.billing.meters import MeterDefinition
+from meterline_publisher.billing.periods import Period
+from meterline_publisher.explain.rules import counts
+from meterline_publisher.prices.rules.parsing import parse_price
+from meterline_publisher.prices.rules.rule_sets import Rule, RuleSet, choose, kept
+from meterline_publisher.prices.rules.versions import PriceVersion, VersionError
+from meterline_publisher.rating.rules.assessment import Assessment, assess
+from meterline_publisher.usage.rules import MeterUsage
 
 pytestmark = pytest.mark.req("C1", "C2")
 

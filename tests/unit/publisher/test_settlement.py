@@ -6,15 +6,17 @@ from decimal import Decimal
 from uuid import UUID
 
 import pytest
-from meterline_publisher.domain.assessment import MeterUsage, assess
-from meterline_publisher.domain.lines import to_line
-from meterline_publisher.domain.periods import Period
-from meterline_publisher.domain.price_parsing import parse_price
-from meterline_publisher.domain.records import Invoice, InvoiceState, Line
-from meterline_publisher.domain.rule_sets import Rule, RuleSet
-from meterline_publisher.domain.settlement import ExternalInvoice, settled
-from meterline_publisher.domain.versions import PriceVersion
-from meterline_publisher.provider import stripe_amounts
+from meterline_publisher.billing.periods import Period
+from meterline_publisher.invoices.rules import Invoice, InvoiceState, Line
+from meterline_publisher.prices.rules.parsing import parse_price
+from meterline_publisher.prices.rules.rule_sets import Rule, RuleSet
+from meterline_publisher.prices.rules.versions import PriceVersion
+from meterline_publisher.providers.port import ExternalInvoice
+from meterline_publisher.providers.stripe import amounts
+from meterline_publisher.rating.rules.assessment import assess
+from meterline_publisher.rating.rules.lines import to_line
+from meterline_publisher.settling.rules import settled
+from meterline_publisher.usage.rules import MeterUsage
 
 pytestmark = pytest.mark.req("T3.5", "S9")
 
@@ -41,7 +43,7 @@ def line(unit: str, quantity: str, currency: str = "USD") -> Line:
     rule = Rule("basic", "calls", PriceVersion(1, MARCH.start, price), "Calls", "calls", 0)
     usage = {"calls": MeterUsage("calls", Decimal(quantity), 1, 1, "sum")}
     (assessment,) = assess(RuleSet((rule,)), "acme", MARCH, usage)
-    return to_line(assessment, INVOICE, provider_decimals=stripe_amounts.decimals(currency))
+    return to_line(assessment, INVOICE, provider_decimals=amounts.decimals(currency))
 
 
 LINES = [line("12.34", "1")]
@@ -81,7 +83,7 @@ def test_what_is_expected_is_rounded_as_the_provider_rounds() -> None:
     assert [one.amount for one in fils] == [Decimal("2.400"), Decimal("1.235")]
     assert [one.provider_amount for one in fils] == [Decimal("2.400"), Decimal("1.240")]
     invoice = replace(INVOICE, currency="KWD", total=Decimal("3.635"))
-    billed = ExternalInvoice("in_1", True, False, "KWD", stripe_amounts.major(3640, "kwd"))
+    billed = ExternalInvoice("in_1", True, False, "KWD", amounts.major(3640, "kwd"))
     assert settled(invoice, fils, billed).state == InvoiceState.FINALIZED
 
 
@@ -100,5 +102,5 @@ def test_what_is_expected_is_rounded_as_the_provider_rounds() -> None:
 def test_amounts_are_read_in_the_currencys_own_units(
     amount: int, currency: str, expected: str, decimals: int
 ) -> None:
-    assert str(stripe_amounts.major(amount, currency)) == expected
-    assert stripe_amounts.decimals(currency) == decimals
+    assert str(amounts.major(amount, currency)) == expected
+    assert amounts.decimals(currency) == decimals

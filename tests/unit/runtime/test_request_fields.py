@@ -17,7 +17,7 @@ from meterline.errors import InvalidArgumentError
 from meterline.rpc import fields
 from meterline_aggregate.domain.calendar import Grain, end_of, windows_at
 from meterline_protos.common.v1 import types_pb2
-from meterline_publisher.domain.months import month_before, month_of
+from meterline_publisher.billing.months import month_before, month_of
 
 pytestmark = pytest.mark.req("T8.3")
 

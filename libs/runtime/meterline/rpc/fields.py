@@ -69,6 +69,13 @@ def name(field: str, text: str) -> str:
     return text
 
 
+def text(field: str, value: str, most: int) -> str:
+    """Free text of at most `most` characters."""
+    if len(value) > most:
+        raise InvalidArgumentError(field, f"must have at most {most} characters")
+    return value
+
+
 def day(field: str, text: str) -> date:
     """A calendar day of the years 1970 to 9998, as `YYYY-MM-DD`.
 

@@ -1,0 +1,201 @@
+"""Closing: usage is sent when its period is about to end, and again if more comes until it is final."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from meterline.clock import Clock, to_datetime
+from meterline.db.pool import Connection, Database
+from meterline.db.scope import ALL_TENANTS
+from meterline.errors import MeterlineError, UnavailableError
+from meterline.telemetry.logging import logger
+from meterline.tenants import TenantReplica
+
+from meterline_publisher.billing.months import month_before, month_of
+from meterline_publisher.billing.periods import Period
+from meterline_publisher.closing.store import Candidate, closing_schedules, to_close
+from meterline_publisher.gaps.rules import NotBillableError
+from meterline_publisher.gaps.service import Gaps
+from meterline_publisher.gaps.store import held
+from meterline_publisher.prices.rules.rule_sets import RuleSet, choose
+from meterline_publisher.prices.rules.versions import VersionError
+from meterline_publisher.prices.store import prices
+from meterline_publisher.publishing.service import Publishing
+from meterline_publisher.rating.rules.unbilled import billable
+from meterline_publisher.usage.freshness import Freshness
+
+log = logger()
+
+_AT_A_TIME: Final = 8
+_PAGE: Final = 500
+_EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
+
+
+class Closing:
+    """Looks for periods to close. Far from the end of any month this is three small queries."""
+
+    def __init__(
+        self,
+        database: Database,
+        tenants: TenantReplica,
+        publishing: Publishing,
+        freshness: Freshness,
+        gaps: Gaps,
+        clock: Clock,
+        *,
+        grace: timedelta,
+    ) -> None:
+        self._database = database
+        self._tenants = tenants
+        self._publishing = publishing
+        self._freshness = freshness
+        self._gaps = gaps
+        self._clock = clock
+        self._grace = grace
+
+    async def close_due(self) -> int:
+        """Rates every period that is due and not rated as it stands, and those that were held for want of a
+        provider, however old; returns how many it rated.
+
+        A tenant that fails is logged, and tried again by the next look; what cannot be billed until somebody
+        changes something is kept as a billing gap.
+        """
+        done = await self._look()
+        await self._close_held(done)
+        return await self._end(done)
+
+    async def hold_due(self) -> int:
+        """As `close_due` where no provider is configured: every period that is due becomes a gap, so that
+        `close_due` finds it once there is a provider."""
+        return await self._end(await self._look())
+
+    async def _look(self) -> Done:
+        async with self._database.connection(ALL_TENANTS) as connection:
+            schedules = await closing_schedules(connection)
+        now = to_datetime(self._clock.now_us())
+        done = Done()
+        for zone, lead in schedules:
+            for period in due_periods(now, ZoneInfo(zone), lead, self._grace):
+                await self._close((zone, lead), period, done)
+        return done
+
+    async def _end(self, done: Done) -> int:
+        if done.tried:
+            log.info("closing.done", rated=done.rated, not_billable=done.not_billable, failed=done.failed)
+        await self._gaps.count()
+        return done.rated
+
+    async def _close(self, schedule: tuple[str, timedelta], period: Period, done: Done) -> None:
+        after = 0
+        rule_sets: dict[str, RuleSet | None] = {}
+        while True:
+            async with self._database.connection(ALL_TENANTS) as connection:
+                page = await to_close(connection, schedule, period, after, _PAGE)
+                for plan in {one.plan for one in page} - rule_sets.keys():
+                    rule_sets[plan] = await _rule_set(connection, plan, period, ZoneInfo(schedule[0]))
+            made = await self._made_since(page)
+            due = [one.tenant_id for one in page if is_due(one, rule_sets[one.plan], made)]
+            for start in range(0, len(due), _AT_A_TIME):
+                some = due[start : start + _AT_A_TIME]
+                await asyncio.gather(*(self._try(tenant_id, period, done) for tenant_id in some))
+            if len(page) < _PAGE:
+                return
+            after = page[-1].tenant_id
+
+    async def _close_held(self, done: Done) -> None:
+        now, after = to_datetime(self._clock.now_us()), (0, _EARLIEST)
+        while True:
+            async with self._database.connection(ALL_TENANTS) as connection:
+                page = await held(connection, now, after, _PAGE)
+            for start in range(0, len(page), _AT_A_TIME):
+                some = page[start : start + _AT_A_TIME]
+                await asyncio.gather(*(self._try(tenant_id, period, done) for tenant_id, period in some))
+            if len(page) < _PAGE:
+                return
+            after = (page[-1][0], page[-1][1].start)
+
+    async def _made_since(self, page: Sequence[Candidate]) -> Set[str]:
+        """The meters that did not exist when a period was rated and do now. Asked once for a page of tenants,
+        whose plan may be the same."""
+        unknown = {meter for one in page for meter in one.unknown_meters}
+        try:
+            return await self._freshness.existing(unknown)
+        except UnavailableError:
+            # Nothing that needs usage can be rated now: the next look asks again.
+            return frozenset()
+
+    async def _try(self, tenant_id: int, period: Period, done: Done) -> None:
+        tenant = await self._tenants.find_by_id(tenant_id)
+        if tenant is None:
+            return
+        try:
+            await self._publishing.rate(tenant, period, retry_rejected=False)
+        except NotBillableError:
+            # It is kept as a gap, and was logged when it was new.
+            done.not_billable += 1
+        except MeterlineError as error:
+            done.failed += 1
+            log.warning(
+                "period.not_closed",
+                tenant=tenant.slug,
+                period_start=period.start.isoformat(),
+                error=str(error),
+            )
+        except Exception:
+            # One tenant's fault leaves the others alone; it is kept as a gap.
+            done.failed += 1
+            log.exception("period.fault", tenant=tenant.slug, period_start=period.start.isoformat())
+        else:
+            done.rated += 1
+
+
+@dataclass(slots=True)
+class Done:
+    """What one look came to, in periods."""
+
+    rated: int = 0
+    not_billable: int = 0
+    failed: int = 0
+
+    @property
+    def tried(self) -> int:
+        return self.rated + self.not_billable + self.failed
+
+
+def is_due(candidate: Candidate, rule_set: RuleSet | None, made: Set[str] = frozenset()) -> bool:
+    """Whether a period has to be rated, for the first time or again: usage came, or other rules price it than
+    rated it, or other delivery settings hold for what is not at the provider yet.
+
+    rule_set: that of the plan now; None when nothing is priced
+    made: meters that did not exist when it was rated, and do now
+    """
+    if candidate.rated_rules is None:
+        return candidate.is_used or rule_set is not None
+    rules = None
+    if rule_set is not None:
+        rules = billable(rule_set, candidate.currency, set(candidate.unknown_meters) - made)[0].rule_set_id
+    changed = (candidate.plan, rules) != (candidate.rated_plan, candidate.rated_rules)
+    return changed or candidate.usage_differs or candidate.delivery_differs
+
+
+async def _rule_set(connection: Connection, plan: str, period: Period, zone: ZoneInfo) -> RuleSet | None:
+    try:
+        found = choose(await prices.of_plan(connection, plan), period.start, zone)
+    except VersionError:
+        # Rating says so, to those whom it concerns.
+        return None
+    return found if found.rules else None
+
+
+def due_periods(now: datetime, zone: ZoneInfo, lead: timedelta, grace: timedelta) -> Sequence[Period]:
+    """The periods that have to be rated by now: the one that ends within `lead`, and the one before it
+    for as long as its invoice may still be open."""
+    current = month_of(now, zone)
+    previous = month_before(current, zone)
+    due = [previous] if now - previous.end < grace else []
+    return [*due, current] if current.end - now <= lead else due

@@ -1,0 +1,148 @@
+"""Puts the invoice into the traces that captured its events, and links the invoice back to them.
+
+Opening the trace of any recorded call then shows what became of it. This is for people who look at traces;
+the authority is SQL, so it happens after the commit, in the background, and is given up when it cannot keep
+up or when something does not answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from cachetools import LRUCache
+from meterline.errors import MeterlineError
+from meterline.telemetry import propagation
+from meterline.telemetry.logging import logger
+from meterline.telemetry.tracing import MAX_LINKS, tracer
+from meterline_protos.common.v1 import types_pb2
+from meterline_protos.ingest.v1 import events_pb2
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+
+from meterline_publisher.billing import traces
+from meterline_publisher.billing.periods import Period
+from meterline_publisher.invoices.rules import Invoice, Line
+from meterline_publisher.peers import Aggregate, Ingest, all_contributions
+
+log = logger()
+
+_WAITING: Final = 1_000
+_REMEMBERED: Final = 100_000
+_DAY: Final = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    tenant: str
+    invoice: Invoice
+    meters: tuple[str, ...]
+
+
+class Lineage:
+    """A task beside the service. `start` and `stop` may be called twice; what waits is dropped by `stop`."""
+
+    def __init__(self, aggregate: Aggregate, ingest: Ingest) -> None:
+        self._aggregate = aggregate
+        self._ingest = ingest
+        self._jobs: asyncio.Queue[_Job] = asyncio.Queue(_WAITING)
+        self._done: LRUCache[tuple[str, str, str], bool] = LRUCache(_REMEMBERED)
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="lineage")
+
+    async def stop(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def submit(self, tenant: str, invoice: Invoice, lines: Sequence[Line]) -> None:
+        """Notes that these lines were rated. Never waits and never fails."""
+        if not spans_are_recorded():
+            return
+        job = _Job(tenant, invoice, tuple(line.meter for line in lines if line.event_count))
+        try:
+            self._jobs.put_nowait(job)
+        except asyncio.QueueFull:
+            log.warning("lineage.dropped", invoice_id=str(invoice.invoice_id))
+
+    async def _run(self) -> None:
+        while True:
+            job = await self._jobs.get()
+            try:
+                await self._write(job)
+            except MeterlineError as error:
+                log.warning("lineage.failed", invoice_id=str(job.invoice.invoice_id), error=str(error))
+            except Exception:
+                log.exception("lineage.fault", invoice_id=str(job.invoice.invoice_id))
+
+    async def _write(self, job: _Job) -> None:
+        links: list[trace.Link] = []
+        for meter in job.meters:
+            batch_ids = await self._newest_batches(job, meter)
+            for batch in await self._ingest.batches(job.tenant, batch_ids):
+                capture = self._mark(job, meter, batch)
+                if capture is not None and len(links) < MAX_LINKS:
+                    links.append(trace.Link(capture))
+        if links:
+            parent = propagation.to_span_context(traces.to_proto(job.invoice.trace))
+            span = tracer().start_span(
+                "invoice",
+                context=propagation.context_of(parent),
+                links=links,
+                attributes=_attributes(job),
+            )
+            span.end()
+
+    async def _newest_batches(self, job: _Job, meter: str) -> list[str]:
+        """At most MAX_LINKS batches: day by day from the end, so that old ones are not even asked for."""
+        found: set[str] = set()
+        end = job.invoice.period_end
+        while end > job.invoice.period_start and len(found) < MAX_LINKS:
+            start = max(end - _DAY, job.invoice.period_start)
+            async for contribution in all_contributions(
+                self._aggregate, job.tenant, meter, Period(start, end)
+            ):
+                found.add(contribution.batch_id)
+            end = start
+        # The ids are UUIDv7: the greatest are the newest.
+        return sorted(found, reverse=True)[:MAX_LINKS]
+
+    def _mark(self, job: _Job, meter: str, batch: events_pb2.Batch) -> trace.SpanContext | None:
+        """Adds the span to a batch's trace, once; returns the capture span if that was recorded."""
+        capture = propagation.to_span_context(batch.trace)
+        if capture is None or not batch.trace.sampled:
+            return None
+        key = (str(job.invoice.invoice_id), meter, batch.batch_id)
+        if key not in self._done:
+            self._done[key] = True
+            span = tracer().start_span(
+                f"invoice {meter}",
+                context=propagation.context_of(capture),
+                attributes=_attributes(job) | {"meterline.batch_id": batch.batch_id},
+                links=_back(traces.to_proto(job.invoice.trace)),
+            )
+            span.end()
+        return capture
+
+
+def spans_are_recorded() -> bool:
+    """Whether this process records any span at all."""
+    provider = trace.get_tracer_provider()
+    return isinstance(provider, TracerProvider) and provider.sampler is not ALWAYS_OFF
+
+
+def _attributes(job: _Job) -> dict[str, str]:
+    return {"meterline.tenant_id": job.tenant, "meterline.invoice_id": str(job.invoice.invoice_id)}
+
+
+def _back(invoice: types_pb2.TraceContext) -> list[trace.Link]:
+    rated = propagation.to_span_context(invoice)
+    return [trace.Link(rated)] if rated is not None else []

@@ -1,0 +1,1 @@
+"""Billing gaps: usage that no invoice line bills, and why."""

@@ -1,0 +1,69 @@
+"""Billing gaps: noted when a period cannot be rated, listed, and counted for alerts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from meterline.clock import Clock, to_datetime
+from meterline.db.pool import Database
+from meterline.db.scope import ALL_TENANTS
+from meterline.db.unit_of_work import UnitOfWork
+from meterline.telemetry import metrics
+from meterline.telemetry.logging import logger
+from meterline.tenants import Tenant, TenantReplica
+
+from meterline_publisher.billing.periods import Period
+from meterline_publisher.gaps import store
+from meterline_publisher.gaps.rules import NOTES, OF_RATING, Gap, GapReason, Place, StoredGap
+
+log = logger()
+
+
+class Gaps:
+    """Reads go by `database`, changes by `unit_of_work`."""
+
+    def __init__(
+        self, database: Database, unit_of_work: UnitOfWork, tenants: TenantReplica, clock: Clock
+    ) -> None:
+        self._database = database
+        self._unit_of_work = unit_of_work
+        self._tenants = tenants
+        self._clock = clock
+
+    async def note(self, tenant: Tenant, period: Period, found: Sequence[Gap]) -> None:
+        """Keeps why a period could not be rated, in place of earlier reasons. For a transaction of its own:
+        that of the rating is rolled back."""
+        now = to_datetime(self._clock.now_us())
+        async with self._unit_of_work.begin([tenant.tenant_id]) as tx:
+            new = await store.replace(tx.connection, tenant.tenant_id, period, found, OF_RATING, now)
+            await tx.commit()
+        tell(tenant, period.start, new)
+
+    async def page(self, slug: str, after: Place, limit: int) -> list[StoredGap]:
+        """At most `limit` gaps beyond a place, of all tenants when `slug` is empty. Raises NotFoundError."""
+        tenant_id = (await self._tenants.get(slug)).tenant_id if slug else None
+        scope = ALL_TENANTS if tenant_id is None else [tenant_id]
+        async with self._database.connection(scope) as connection:
+            return await store.page(connection, tenant_id, after, limit)
+
+    async def count(self) -> None:
+        """Sets the metric, to 0 where there is none."""
+        async with self._database.connection(ALL_TENANTS) as connection:
+            counted = await store.count_by_reason(connection)
+        for reason in GapReason:
+            metrics.BILLING_GAPS.labels(reason.value).set(counted.get(reason.value, 0))
+
+
+def tell(tenant: Tenant, period_start: datetime, new: Iterable[Gap]) -> None:
+    """Logs each gap once, when it is found."""
+    for gap in new:
+        write = log.info if gap.reason in NOTES else log.warning
+        write(
+            "billing.gap",
+            tenant=tenant.slug,
+            period_start=period_start.isoformat(),
+            reason=gap.reason.value,
+            meter=gap.meter,
+            detail=gap.detail,
+        )

@@ -1,0 +1,1 @@
+"""Invoices and their lines, as they are stored, read and published to other services."""

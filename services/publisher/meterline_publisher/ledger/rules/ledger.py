@@ -1,0 +1,159 @@
+"""The rules of the ledger: what is still to be sent, when, and what an unclear answer allows.
+
+The ledger holds differences. Those of one meter, period and event name telescope: whatever the aggregation
+is, what was sent adds up to the latest value, and a late change or a correction is one more difference.
+"""
+
+import random
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+
+from meterline_publisher.billing.money import EXACT, exact_sum
+from meterline_publisher.billing.periods import Period
+from meterline_publisher.invoices.rules import Line
+from meterline_publisher.ledger.rules.publications import Publication, PublicationState
+
+# The provider takes whole numbers of at most this many digits.
+MAX_DIGITS = 15
+
+# The provider refuses an identifier that it knows for 24 hours at the least, from the receipt of the
+# event. One hour is for clocks that differ and for calls that hang.
+IDENTIFIER_MEMORY = timedelta(hours=23)
+
+# How far an event stays from the end of its period. The provider's own period may end an hour earlier or
+# later than the tenant's month, because its anchor does not follow daylight-saving time.
+PERIOD_EDGE = timedelta(hours=2)
+
+# The provider's sums are floats: exact below this, and rounded to the nearest float above.
+_EXACT_FLOATS = 2**53
+
+
+class Refusal(StrEnum):
+    """Why a difference cannot be sent at all: found here, with no call made."""
+
+    NOT_WHOLE = "value_not_whole"
+    TOO_MANY_DIGITS = "value_too_many_digits"
+
+
+def scaled(value: Decimal, scale: int) -> Decimal:
+    """`value` x 10^`scale`, exactly. May still have decimals, when the scale is too small."""
+    return EXACT.multiply(value, Decimal(10) ** scale)
+
+
+def unscaled(value: Decimal, scale: int) -> Decimal:
+    """The usage that `value` at the provider stands for, exactly."""
+    return EXACT.scaleb(value, -scale)
+
+
+def refusal(difference: Decimal) -> Refusal | None:
+    """Why the provider would not take this value; None if it would."""
+    if difference != difference.to_integral_value():
+        return Refusal.NOT_WHOLE
+    return Refusal.TOO_MANY_DIGITS if len(str(abs(int(difference)))) > MAX_DIGITS else None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the rows of one meter under one event name must come to at the provider, scaled, and the
+    calculation that says so."""
+
+    meter: str
+    event_name: str
+    value: Decimal
+    calculation_id: uuid.UUID
+
+
+def targets(lines: Iterable[Line], rows: Iterable[Publication]) -> list[Target]:
+    """What must be at the provider for a period, in the order of meters and event names.
+
+    What was sent under a name that its meter no longer has, since another plan or version prices it, must
+    come to nothing there: the provider would bill it as well.
+    """
+    by_meter = {line.meter: line for line in lines}
+    wanted = {
+        (line.meter, line.billing_event_name): Target(
+            line.meter, line.billing_event_name, line.billing_target, line.calculation_id
+        )
+        for line in by_meter.values()
+        if line.billing_target is not None
+    }
+    for row in rows:
+        key = row.meter, row.event_name
+        if key not in wanted:
+            now = by_meter.get(row.meter)
+            reason = now.calculation_id if now else row.calculation_id
+            wanted[key] = Target(row.meter, row.event_name, Decimal(0), reason)
+    return [wanted[key] for key in sorted(wanted)]
+
+
+def difference(target: Decimal, rows: Sequence[Publication], *, retry_rejected: bool) -> Decimal | None:
+    """What is to be added so that the rows of one meter, period and event name come to `target`; None for
+    nothing.
+
+    What was rejected is not at the provider, so it is part of the next difference. The same difference is
+    not tried again by itself, which would only fill the ledger: `retry_rejected` says that somebody asked,
+    and even then not if the provider would not take it anyway.
+    """
+    missing = EXACT.subtract(target, _coming(rows))
+    if not missing:
+        return None
+    last = rows[-1] if rows else None
+    if last is not None and last.state == PublicationState.REJECTED and last.value == missing:
+        return missing if retry_rejected and refusal(missing) is None else None
+    return missing
+
+
+def is_reached(target: Decimal, rows: Sequence[Publication]) -> bool:
+    """Whether the rows come to `target` once all that is on its way has arrived."""
+    return _coming(rows) == target
+
+
+def _coming(rows: Sequence[Publication]) -> Decimal:
+    return exact_sum(row.value for row in rows if row.state != PublicationState.REJECTED)
+
+
+def event_time(period: Period, provider_now: datetime) -> datetime:
+    """When usage of `period` is said to have happened: in the period, not in the provider's future, and
+    away from the period's end if there is room. Whole seconds."""
+    latest = min(provider_now, period.end - PERIOD_EDGE)
+    return max(period.start, latest.replace(microsecond=0))
+
+
+def must_look_up(first_attempt_at: datetime | None, now: datetime) -> bool:
+    """Whether the provider may have forgotten the identifier of a row that may have arrived: sending it
+    again could count it twice, so its sums are read first."""
+    return first_attempt_at is not None and now - first_attempt_at >= IDENTIFIER_MEMORY
+
+
+class Finding(StrEnum):
+    """What the provider's sum says about one row."""
+
+    ARRIVED = "arrived"
+    ABSENT = "absent"
+    UNCLEAR = "unclear"
+
+
+def find(sent: Decimal, value: Decimal, total: Decimal) -> Finding:
+    """Whether `value` is part of the provider's `total`, given that `sent` is.
+
+    At most one row of a meter is uncertain at a time, so there are only two sums that make sense.
+    """
+    if agrees(EXACT.add(sent, value), total):
+        return Finding.ARRIVED
+    return Finding.ABSENT if agrees(sent, total) else Finding.UNCLEAR
+
+
+def agrees(ours: Decimal, theirs: Decimal) -> bool:
+    """Whether the provider's sum is ours, as far as its floats can tell."""
+    return ours == theirs or (abs(theirs) >= _EXACT_FLOATS and Decimal(float(ours)) == theirs)
+
+
+def backoff(attempt: int, base: float, most: float, draw: random.Random) -> timedelta:
+    """How long to wait after the `attempt`-th try (from 1): doubling, capped, with full jitter on its
+    upper half, so that rows that failed together do not come back together."""
+    ceiling = min(most, base * 2 ** min(attempt - 1, 30))
+    return timedelta(seconds=ceiling * draw.uniform(0.5, 1.0))

@@ -1,0 +1,1 @@
+"""Previews: invoices as they would be now, or after assumed changes of usage."""

@@ -1,0 +1,1 @@
+"""The catalogue: versions of prices, delivery settings of meters, and archived plans."""

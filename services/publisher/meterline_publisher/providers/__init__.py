@@ -1,0 +1,1 @@
+"""The billing provider: a port, and one module or package for each provider."""

@@ -1,0 +1,51 @@
+"""No billing provider: usage is counted, rated and explained, and sent to nobody."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import NoReturn
+
+from meterline.telemetry.logging import logger
+
+from meterline_publisher.billing.money import currency as known_currency
+from meterline_publisher.billing.periods import Period
+from meterline_publisher.gaps.rules import GapReason, NotBillableError
+from meterline_publisher.providers.port import Delivery, ExternalInvoice, UsageEvent
+
+log = logger()
+
+
+class NoProvider:
+    """In the place of a BillingProvider where none is configured. Whatever would need one raises
+    NotBillableError with the reason NO_BILLING_PROVIDER."""
+
+    async def start(self) -> None:
+        log.info("billing.no_provider", setting="METERLINE_STRIPE_API_KEY")
+
+    async def stop(self) -> None:
+        """Nothing to close."""
+
+    def require(self) -> NoReturn:
+        raise NotBillableError(
+            GapReason.NO_BILLING_PROVIDER,
+            "billing provider",
+            "none is configured, so nothing is sent; set METERLINE_STRIPE_API_KEY, and what was held is sent"
+            " by the next close",
+        )
+
+    async def now(self, customer: str) -> datetime:
+        self.require()
+
+    async def send_usage(self, event: UsageEvent) -> Delivery:
+        self.require()
+
+    async def usage_total(self, customer: str, event_name: str, period: Period) -> Decimal:
+        self.require()
+
+    async def find_invoice(self, customer: str, subscription: str, period: Period) -> ExternalInvoice | None:
+        self.require()
+
+    def decimals(self, currency: str) -> int:
+        """Those of the currency's minor unit."""
+        return known_currency(currency).exponent

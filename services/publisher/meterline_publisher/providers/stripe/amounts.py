@@ -1,0 +1,30 @@
+"""Amounts as Stripe writes them: whole numbers in units that depend on the currency.
+
+Three things differ from ISO 4217. Some currencies without decimals, and MGA, count whole units; ISK and
+UGX have no decimals but are written with two; and of three decimals the last must be 0.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Final
+
+from meterline_publisher.billing.money import decimal_at
+
+_WHOLE: Final = frozenset(
+    ["BIF", "CLP", "DJF", "GNF", "JPY", "KMF", "KRW", "MGA", "PYG", "RWF", "VND", "VUV", "XAF", "XOF", "XPF"]
+)
+_WRITTEN_WITH_TWO: Final = frozenset({"ISK", "UGX"})
+_THREE: Final = frozenset({"BHD", "JOD", "KWD", "OMR", "TND"})
+
+
+def major(amount: int, currency: str) -> Decimal:
+    """An amount of the API (`1099`, `usd`) in major units (10.99)."""
+    code = currency.upper()
+    return decimal_at(amount, 0 if code in _WHOLE else 3 if code in _THREE else 2)
+
+
+def decimals(currency: str) -> int:
+    """To how many decimals Stripe bills in a currency."""
+    code = currency.upper()
+    return 0 if code in _WHOLE or code in _WRITTEN_WITH_TWO else 2

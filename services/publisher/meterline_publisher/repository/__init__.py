@@ -1,1 +1,0 @@
-"""The publisher's tables: the only place with SQL. Every function works in the caller's transaction."""

@@ -1,0 +1,1 @@
+"""Settling: the provider's sums and invoices are compared with ours, and final invoices are kept as such."""

@@ -1,0 +1,28 @@
+"""What the provider's invoice makes of ours."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from decimal import Decimal
+
+from meterline_publisher.billing.money import exact_sum
+from meterline_publisher.invoices.rules import Invoice, InvoiceState, Line
+from meterline_publisher.providers.port import ExternalInvoice
+
+
+def settled(invoice: Invoice, lines: Iterable[Line], external: ExternalInvoice) -> Invoice:
+    """Our invoice in the light of the provider's; the same one when nothing follows.
+
+    A draft only gives its name. A final invoice agrees if it bills, in the same currency, the sum of our
+    lines as the provider rounds them; a void one bills nothing.
+    """
+    if not external.final:
+        return replace(invoice, external_invoice_id=external.invoice_id)
+    billed = Decimal(0) if external.void else external.total
+    expected = exact_sum(line.provider_amount for line in lines)
+    agrees = external.currency == invoice.currency and billed == expected
+    return replace(
+        invoice,
+        external_invoice_id=external.invoice_id,
+        external_total=billed,
+        state=(InvoiceState.FINALIZED if agrees else InvoiceState.DISPUTED).value,
+    )

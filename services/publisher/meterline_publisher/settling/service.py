@@ -1,0 +1,228 @@
+"""Holding ours against the provider's: its sums against the ledger, its final invoice against ours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Final
+
+from meterline.clock import Clock, to_datetime
+from meterline.db.pool import Database
+from meterline.db.scope import ALL_TENANTS
+from meterline.db.unit_of_work import Transaction, UnitOfWork
+from meterline.errors import MeterlineError
+from meterline.telemetry import metrics
+from meterline.telemetry.logging import logger
+from meterline.tenants import Tenant, TenantReplica
+
+from meterline_publisher.billing.months import month_of
+from meterline_publisher.billing.periods import Period
+from meterline_publisher.gaps import store as gaps_store
+from meterline_publisher.gaps.rules import GapReason, NotBillableError
+from meterline_publisher.invoices import store as invoices_store
+from meterline_publisher.invoices.message import emit_changed
+from meterline_publisher.invoices.rules import Invoice, InvoiceState, Line
+from meterline_publisher.ledger import store as ledger_store
+from meterline_publisher.ledger.rules.ledger import agrees, scaled, unscaled
+from meterline_publisher.ledger.rules.publications import Publication
+from meterline_publisher.providers.port import BillingProvider, ExternalInvoice, RejectedError
+from meterline_publisher.rating import service as rating_service
+from meterline_publisher.rating.pricing import basis
+from meterline_publisher.rating.rules.assessment import Assessment
+from meterline_publisher.settling.rules import settled
+from meterline_publisher.tenants.service import require_customer
+from meterline_publisher.usage import store as usage_store
+from meterline_publisher.usage.refreshing import Refreshing
+
+log = logger()
+
+# Stripe finalises within 72 hours; what is not final long after that is for people to look at.
+_GIVE_UP_AFTER: Final = timedelta(days=45)
+_AT_A_TIME: Final = 8
+_PAGE: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One meter: what was aggregated, what the ledger sent, what the provider has (None: it does not know
+    the meter). Unscaled."""
+
+    meter: str
+    usage: Decimal
+    sent: Decimal
+    provider: Decimal | None
+    agrees: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the provider should have under one event name: `usage` is not scaled yet."""
+
+    meter: str
+    event_name: str
+    scale: int
+    usage: Decimal
+
+
+def _expected(assessments: Sequence[Assessment], rows: Sequence[Publication]) -> list[Expected]:
+    """One for each event name that a price has, and a nothing for each that only earlier rows had."""
+    found = {
+        one.rule.event_name: Expected(one.rule.meter, one.rule.event_name, one.rule.scale, one.usage.value)
+        for one in assessments
+        if one.rule.event_name
+    }
+    for row in rows:
+        found.setdefault(row.event_name, Expected(row.meter, row.event_name, 0, Decimal(0)))
+    return list(found.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciliation:
+    """What ReconcilePeriod answers; without an invoice when the period was never rated."""
+
+    tenant: Tenant
+    comparisons: Sequence[Comparison]
+    invoice: Invoice | None
+    lines: Sequence[Line]
+
+
+class Settling:
+    """Asks the provider, and keeps what follows."""
+
+    def __init__(
+        self,
+        database: Database,
+        unit_of_work: UnitOfWork,
+        tenants: TenantReplica,
+        provider: BillingProvider,
+        refreshing: Refreshing,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._unit_of_work = unit_of_work
+        self._tenants = tenants
+        self._provider = provider
+        self._refreshing = refreshing
+        self._clock = clock
+
+    async def reconcile(self, slug: str, at: datetime) -> Reconciliation:
+        """Compares the period that `at` lies in by what aggregate knows now, and settles its invoice if the
+        provider's is final.
+
+        Raises NotFoundError; FailedPreconditionError without a provider, a customer or prices; AbortedError
+        while usage is being rebuilt; UnavailableError when aggregate or the provider cannot be asked.
+        """
+        tenant = await self._tenants.get(slug)
+        self._provider.require()
+        require_customer(tenant)
+        period = month_of(at, tenant.zone)
+        async with self._database.connection([tenant.tenant_id]) as connection:
+            rules = (await basis(connection, tenant, period)).rule_set.rules
+        unknown = await self._refreshing.refresh(tenant, period, rules)
+        async with self._database.connection([tenant.tenant_id]) as connection:
+            priced = await basis(connection, tenant, period)
+            # A meter that was billed is compared by what was known of it last.
+            found = await rating_service.draft(connection, priced.without(unknown - priced.lines.keys()))
+            rows = await ledger_store.of_period(connection, tenant.tenant_id, period.start)
+        comparisons = await asyncio.gather(
+            *(self._compare(tenant, period, expected) for expected in _expected(found.assessments, rows))
+        )
+        stored = found.basis.invoice
+        invoice = await self.settle(tenant, stored) if stored else None
+        return Reconciliation(tenant, comparisons, invoice, list(found.basis.lines.values()))
+
+    async def settle(self, tenant: Tenant, invoice: Invoice) -> Invoice:
+        """The invoice after a look at the provider's. Raises UnavailableError, and FailedPreconditionError
+        when the provider does not know the customer or the subscription."""
+        customer, subscription = tenant.external_customer_id, tenant.external_subscription_id
+        try:
+            external = await self._provider.find_invoice(customer, subscription, invoice.period)
+        except RejectedError as error:
+            raise NotBillableError(GapReason.CUSTOMER_UNKNOWN, f"customer {customer}", str(error)) from error
+        return await self.apply(invoice, external) if external else invoice
+
+    async def apply(self, invoice: Invoice, external: ExternalInvoice) -> Invoice:
+        """Keeps what the provider's invoice says of ours."""
+        async with self._unit_of_work.begin([invoice.tenant_id]) as tx:
+            # Under the lock, since usage may have been rated or sent meanwhile.
+            current = await invoices_store.by_id_for_update(
+                tx.connection, invoice.tenant_id, invoice.invoice_id
+            )
+            if current is None:
+                return invoice
+            lines = await invoices_store.lines(tx.connection, current.tenant_id, [current.invoice_id])
+            after = settled(current, lines[current.invoice_id], external)
+            if after == current:
+                return current
+            after = replace(after, version=current.version + 1)
+            await invoices_store.upsert(tx.connection, after)
+            emit_changed(tx, after)
+            if InvoiceState(after.state).final:
+                await self._note_late(tx, after)
+            await tx.commit()
+        if after.state == InvoiceState.DISPUTED:
+            log.error(
+                "invoice.disputed",
+                invoice_id=str(after.invoice_id),
+                total=str(after.total),
+                external_total=str(after.external_total),
+            )
+        return after
+
+    async def _note_late(self, tx: Transaction, final: Invoice) -> None:
+        """Keeps what came between the last rating and the provider's final invoice. What was held for want of
+        a provider is late now."""
+        held = (GapReason.NO_BILLING_PROVIDER,)
+        now = to_datetime(self._clock.now_us())
+        await gaps_store.replace(tx.connection, final.tenant_id, final.period, [], held, now)
+        known = await usage_store.of_period(tx.connection, final.tenant_id, final.period_start)
+        windows = [(final.tenant_id, final.period_start, meter) for meter in known]
+        await gaps_store.note_late(tx.connection, windows, final.period_start, now)
+
+    async def settle_due(self) -> None:
+        """Settles all invoices whose period has ended, and counts what is not sent."""
+        now = to_datetime(self._clock.now_us())
+        since = now - _GIVE_UP_AFTER
+        after = (since, 0)
+        while True:
+            async with self._database.connection(ALL_TENANTS) as connection:
+                page = await invoices_store.unsettled(connection, (since, now), after, _PAGE)
+            for start in range(0, len(page), _AT_A_TIME):
+                await asyncio.gather(*(self._try(invoice) for invoice in page[start : start + _AT_A_TIME]))
+            if len(page) < _PAGE:
+                break
+            after = (page[-1].period_end, page[-1].tenant_id)
+        await self.count()
+
+    async def _try(self, invoice: Invoice) -> None:
+        tenant = await self._tenants.find_by_id(invoice.tenant_id)
+        if tenant is None or not tenant.external_customer_id:
+            return
+        try:
+            await self.settle(tenant, invoice)
+        except MeterlineError as error:
+            log.warning("invoice.not_settled", invoice_id=str(invoice.invoice_id), error=str(error))
+
+    async def _compare(self, tenant: Tenant, period: Period, expected: Expected) -> Comparison:
+        meter, scale, usage = expected.meter, expected.scale, expected.usage
+        async with self._database.connection([tenant.tenant_id]) as connection:
+            sent = await ledger_store.sent_total(
+                connection, tenant.tenant_id, expected.event_name, period.start
+            )
+        try:
+            total = await self._provider.usage_total(tenant.external_customer_id, expected.event_name, period)
+        except RejectedError as error:
+            log.warning("reconcile.unknown_meter", meter=meter, code=error.code)
+            return Comparison(meter, usage, unscaled(sent, scale), None, False)
+        same = scaled(usage, scale) == sent and agrees(sent, total)
+        return Comparison(meter, usage, unscaled(sent, scale), unscaled(total, scale), same)
+
+    async def count(self) -> None:
+        """Sets the metric of what is not sent."""
+        async with self._database.connection(ALL_TENANTS) as connection:
+            waiting = await ledger_store.waiting_by_state(connection)
+        for state in ("pending", "ambiguous", "rejected"):
+            metrics.PUBLICATIONS.labels(state).set(waiting.get(state, 0))

@@ -1,0 +1,1 @@
+"""Tenants as identity publishes them, with the plans that they had."""

@@ -1,0 +1,118 @@
+"""The replica of usage: what the aggregate service tells."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, timedelta
+from decimal import Decimal, InvalidOperation
+
+from google.protobuf.message import DecodeError
+from meterline.bounds import MIN_TENANT_ID
+from meterline.bus.delivery import Delivery
+from meterline.bus.parts import part_of
+from meterline.clock import Clock, to_datetime
+from meterline.db.pool import Connection, begin
+from meterline.db.unit_of_work import Transaction
+from meterline.errors import Never
+from meterline_protos.aggregate.v1 import usage_pb2
+from meterline_protos.common.v1 import types_pb2
+from meterline_protos.events.v1 import events_pb2
+
+from meterline_publisher.billing import traces
+from meterline_publisher.billing.money import check_size
+from meterline_publisher.gaps import store as gaps_store
+from meterline_publisher.gaps.rules import GapReason
+from meterline_publisher.usage import store
+from meterline_publisher.usage.rules import MeterUsage
+from meterline_publisher.usage.store import UsageWindow
+
+
+class UsageWindows:
+    """Keeps month windows, however they come, and notes usage that is too late to be billed.
+
+    close_grace: how long after its end a period is closed by itself
+    afterwards: why what comes later and can still be billed is not
+    """
+
+    def __init__(
+        self, clock: Clock, close_grace: timedelta, afterwards: GapReason = GapReason.LATE_USAGE
+    ) -> None:
+        self._clock = clock
+        self._close_grace = close_grace
+        self._afterwards = afterwards
+
+    async def handle(self, transaction: Transaction, deliveries: Sequence[Delivery]) -> None:
+        """Applies `usage.window`. An older revision than the known one changes nothing. Raises Never for a
+        message that is no such fact, or has a window that cannot be billed; it names the message."""
+        windows = [window for delivery in deliveries for window in _windows(delivery)]
+        if windows:
+            await begin(transaction.connection, {window.tenant_id for window in windows})
+            await self.store(transaction.connection, _newest(windows))
+
+    async def store(self, connection: Connection, windows: Collection[UsageWindow]) -> None:
+        """Keeps windows, of each the newest that is given."""
+        await store.upsert(connection, windows)
+        now = to_datetime(self._clock.now_us())
+        keys = [window.key for window in windows]
+        await gaps_store.note_late(connection, keys, now - self._close_grace, now, self._afterwards)
+
+
+def _newest(windows: Iterable[UsageWindow]) -> Collection[UsageWindow]:
+    """The greatest revision of each window: one statement cannot change a row twice."""
+    found: dict[object, UsageWindow] = {}
+    for window in windows:
+        known = found.get(window.key)
+        if known is None or known.usage.revision < window.usage.revision:
+            found[window.key] = window
+    return found.values()
+
+
+def split_windows(delivery: Delivery) -> Sequence[Delivery]:
+    """Each window as a message of its own: what is wrong with one says nothing of the others."""
+    try:
+        fact = events_pb2.UsageWindowsChanged.FromString(delivery.data)
+    except DecodeError:
+        return ()
+    return [
+        part_of(
+            delivery,
+            b"%d" % place,
+            events_pb2.UsageWindowsChanged(windows=[window]).SerializeToString(),
+        )
+        for place, window in enumerate(fact.windows)
+    ]
+
+
+def _windows(delivery: Delivery) -> list[UsageWindow]:
+    try:
+        fact = events_pb2.UsageWindowsChanged.FromString(delivery.data)
+        return [to_window(window.tenant_id, window.meter, window) for window in fact.windows]
+    except (DecodeError, ValueError, OverflowError, InvalidOperation) as error:
+        raise Never(f"not a UsageWindowsChanged: {error}", [delivery.message_id]) from error
+
+
+def to_window(tenant_id: int, meter: str, window: events_pb2.UsageWindow | usage_pb2.Window) -> UsageWindow:
+    """A month window as it is kept, whether it was published or answered. Raises ValueError, OverflowError
+    or InvalidOperation for one that cannot be billed."""
+    value = Decimal(window.value)
+    check_size(value)
+    start = window.start_time.ToDatetime(tzinfo=UTC)
+    end = window.end_time.ToDatetime(tzinfo=UTC)
+    if not meter or start >= end or window.revision < 1:
+        raise ValueError("a window needs a meter, a stretch of time and a revision")
+    if tenant_id < MIN_TENANT_ID or "\0" in meter:
+        raise ValueError("a window needs a tenant, and a meter whose name can be stored")
+    aggregation = types_pb2.Aggregation.Name(window.aggregation).removeprefix("AGGREGATION_").lower()
+    return UsageWindow(
+        tenant_id,
+        start,
+        end,
+        MeterUsage(
+            meter,
+            value,
+            window.event_count,
+            window.revision,
+            aggregation,
+            traces.to_text(window.trace),
+        ),
+    )
