@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from meterline.telemetry import metrics
 from meterline_dev.servers import NatsServer
-from meterline_ingest.capture import group_commit
+from meterline_ingest.capture import call
 from meterline_protos.ingest.v1 import capture_pb2
 
 from tests.support.capture import RunningIngest, Sample, columns, is_known, running_ingest
@@ -58,7 +58,7 @@ async def test_others_are_served_before_most_of_a_flood_of_rejected_events(
 ) -> None:
     if not charged:
         # The planted bug: what is rejected costs what is accepted.
-        monkeypatch.setattr(group_commit, "REJECTED_COST", 1)
+        monkeypatch.setattr(call, "REJECTED_COST", 1)
     async with running_ingest(database, broker, commit_workers=1) as ingest:
         await ingest.put_type()
         for number, slug in enumerate(("acme", "flood"), 1):
