@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import DecodeError
 from meterline.bounds import EARLIEST_US, ID_BYTES, LATEST_US, MAX_SCALE, MIN_TENANT_ID
 from meterline.packing import unpack_signed, unpack_unsigned
-from meterline_protos.common.v1 import types_pb2
+from meterline.telemetry import traceparent
 from meterline_protos.events.v1 import events_pb2
 
 from meterline_aggregate.domain.fold.rows import Batch, Message, Quantity, Series
-
-_TRACE_ID: Final = re.compile("[0-9a-f]{32}")
-_SPAN_ID: Final = re.compile("[0-9a-f]{16}")
 
 
 class GarbledError(ValueError):
@@ -130,7 +125,7 @@ def _index(name: str, data: bytes, rows: int, size: int) -> npt.NDArray[np.uint3
 
 def _batches(fact: events_pb2.EventsAccepted, rows: int) -> list[Batch]:
     batches = [
-        Batch(batch.batch_id, batch.rows, traceparent(batch.trace), batch.received_at_us)
+        Batch(batch.batch_id, batch.rows, traceparent.to_text(batch.trace), batch.received_at_us)
         for batch in fact.batches
     ]
     # A message of another kind may well be read as one of these, with nothing in it.
@@ -176,18 +171,3 @@ def _quantities(fact: events_pb2.EventsAccepted, rows: int) -> dict[str, Quantit
         quantities[column.name] = Quantity(column.scale, units, present)
     _require(len(quantities) == len(fact.quantities), "a quantity occurs twice")
     return quantities
-
-
-def traceparent(context: types_pb2.TraceContext) -> str:
-    """The W3C form of a trace context; empty when there is none, or what there is has not that form."""
-    if not (_TRACE_ID.fullmatch(context.trace_id) and _SPAN_ID.fullmatch(context.span_id)):
-        return ""
-    return f"00-{context.trace_id}-{context.span_id}-{'01' if context.sampled else '00'}"
-
-
-def trace_context(text: str) -> types_pb2.TraceContext:
-    """What `traceparent` wrote."""
-    if not text:
-        return types_pb2.TraceContext()
-    _, trace_id, span_id, flags = text.split("-")
-    return types_pb2.TraceContext(trace_id=trace_id, span_id=span_id, sampled=flags == "01")

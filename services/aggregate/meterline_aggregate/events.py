@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from meterline.bus.subjects import USAGE_WINDOW
 from meterline.clock import to_datetime
 from meterline.db.unit_of_work import Transaction
+from meterline.telemetry import traceparent
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.events.v1 import events_pb2
 
 from meterline_aggregate.decimals import to_text
-from meterline_aggregate.decoding import trace_context
 from meterline_aggregate.domain.calendar import Grain, end_of
 from meterline_aggregate.repository.months import Month
 
@@ -30,7 +30,7 @@ def _window(month: Month) -> events_pb2.UsageWindow:
         event_count=month.event_count,
         revision=month.revision,
         aggregation=types_pb2.Aggregation.ValueType(month.aggregation),
-        trace=trace_context(month.traceparent),
+        trace=traceparent.to_proto(month.traceparent),
     )
     window.start_time.FromDatetime(to_datetime(month.start_us))
     window.end_time.FromDatetime(to_datetime(end_of(Grain.MONTH, month.time_zone, month.start_us)))

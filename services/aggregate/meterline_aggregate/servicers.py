@@ -9,6 +9,7 @@ from meterline.auth.principals import current_principal
 from meterline.clock import to_datetime, to_us
 from meterline.errors import InvalidArgumentError
 from meterline.rpc import fields, paging
+from meterline.telemetry import traceparent
 from meterline_protos.aggregate.v1 import (
     meters_pb2,
     meters_pb2_grpc,
@@ -20,7 +21,6 @@ from meterline_protos.aggregate.v1 import (
 from meterline_protos.common.v1 import types_pb2
 
 from meterline_aggregate.decimals import to_text
-from meterline_aggregate.decoding import trace_context
 from meterline_aggregate.domain.calendar import Grain, end_of, lineage_end
 from meterline_aggregate.domain.meters import Aggregation, Definition, Meter
 from meterline_aggregate.handlers.meters import Meters
@@ -194,7 +194,7 @@ def _to_window(meter: str, grain: Grain, zone: str, window: Window) -> usage_pb2
         event_count=window.event_count,
         revision=window.revision,
         aggregation=types_pb2.Aggregation.ValueType(window.aggregation),
-        trace=trace_context(window.traceparent) if window.traceparent else None,
+        trace=traceparent.to_proto(window.traceparent) if window.traceparent else None,
         rebuilding=window.rebuilding,
         window_id=f"{meter}/{grain.name.lower()}/{window.start_us // 1_000_000}/{window.group_id}",
     )
