@@ -8,9 +8,10 @@ from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
 from meterline.telemetry.logging import logger
 from meterline.tenants import TenantReplica
+from meterline_protos.ingest.v1 import event_types_pb2
 
 from meterline_aggregate.domain.meters import Definition, Meter
-from meterline_aggregate.domain.references import check_references
+from meterline_aggregate.domain.references import EventTypeDescription, check_references
 from meterline_aggregate.peers import Ingest
 from meterline_aggregate.repository import meters as repository
 from meterline_aggregate.repository.meters import Usage
@@ -45,7 +46,8 @@ class Meters:
             return _same(existing, definition), False
         if self._ingest is not None:
             # Before the transaction, which others wait for. Nothing is ever removed from a type.
-            check_references(definition, await self._ingest.describe(definition.event_type))
+            described = await self._ingest.describe(definition.event_type)
+            check_references(definition, None if described is None else _to_description(described))
         async with self._unit_of_work.begin() as tx:
             await repository.lock(tx.connection)
             existing = await repository.find(tx.connection, definition.name)
@@ -108,3 +110,11 @@ def _same(existing: Meter, definition: Definition) -> Meter:
     if not existing.definition.means_the_same_as(definition):
         raise AlreadyExistsError("meter", definition.name, "it has another definition, which never changes")
     return existing
+
+
+def _to_description(answer: event_types_pb2.DescribeEventTypeResponse) -> EventTypeDescription:
+    return EventTypeDescription(
+        frozenset(answer.quantities),
+        {each.name: frozenset(each.values) for each in answer.dimensions},
+        answer.partial,
+    )
