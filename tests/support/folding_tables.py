@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from meterline_aggregate.domain.fold import fold
 from meterline_aggregate.domain.fold.changes import Changes
+from meterline_aggregate.domain.fold.choice import fold
 from meterline_aggregate.domain.fold.rows import Message
 from meterline_aggregate.domain.meters import Aggregation
 

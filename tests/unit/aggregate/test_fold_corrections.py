@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from meterline.clock import to_us
-from meterline_aggregate.domain.fold import fold
+from meterline_aggregate.domain.fold.choice import fold
 from meterline_aggregate.domain.fold.origins import Counted, Origin, limit_to_counted, with_targets
 from meterline_aggregate.domain.fold.rows import EVERY_EVENT, TOTAL, Message, Series, Target
 from meterline_aggregate.domain.fold.survivors import Taken

@@ -11,7 +11,7 @@ from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 from meterline.clock import to_us
 from meterline_aggregate.domain.calendar import OddMinuteError
-from meterline_aggregate.domain.fold import fold
+from meterline_aggregate.domain.fold.choice import fold
 from meterline_aggregate.domain.fold.digests import digest
 from meterline_aggregate.domain.fold.grouping import UnsuitableError
 from meterline_aggregate.domain.fold.plain import fold_plain

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from meterline_aggregate.domain.fold import fold
+from meterline_aggregate.domain.fold.choice import fold
 from meterline_aggregate.domain.fold.rows import EVERY_EVENT, TOTAL, Message
 from meterline_aggregate.domain.meters import Aggregation
 

@@ -16,8 +16,8 @@ from meterline.errors import Later, Never
 from meterline.telemetry import metrics
 
 from meterline_aggregate.decoding import Accepted, GarbledError, decode
-from meterline_aggregate.domain.fold import fold
 from meterline_aggregate.domain.fold.changes import Changes
+from meterline_aggregate.domain.fold.choice import fold
 from meterline_aggregate.domain.fold.origins import Origin, limit_to_counted
 from meterline_aggregate.domain.fold.rows import Message
 from meterline_aggregate.repository import applied

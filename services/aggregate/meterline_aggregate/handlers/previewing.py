@@ -15,8 +15,8 @@ from meterline.tenants import Tenant, TenantReplica
 from meterline_aggregate.decimals import EXACT, of_units
 from meterline_aggregate.decoding import Accepted, GarbledError, decode
 from meterline_aggregate.domain.calendar import Grain, windows_at
-from meterline_aggregate.domain.fold import fold
 from meterline_aggregate.domain.fold.changes import Changes
+from meterline_aggregate.domain.fold.choice import fold
 from meterline_aggregate.domain.fold.rows import TOTAL, Message
 from meterline_aggregate.domain.fold.survivors import Taken
 from meterline_aggregate.domain.fold.tally import Tally, WindowKey, rows_of

@@ -12,7 +12,7 @@ from typing import Final
 from meterline.db.unit_of_work import Transaction, UnitOfWork
 from meterline.errors import AbortedError
 
-from meterline_aggregate.domain.fold import fold
+from meterline_aggregate.domain.fold.choice import fold
 from meterline_aggregate.domain.fold.survivors import Taken
 from meterline_aggregate.domain.meters import Aggregation, Meter
 from meterline_aggregate.raw_events import Page, RawEvents

@@ -19,7 +19,7 @@ from meterline_aggregate.domain.calendar import Grain
 from meterline_aggregate.domain.fold.changes import Changes, MemberChanges, WindowChanges
 from meterline_aggregate.domain.fold.rows import TOTAL
 from meterline_aggregate.domain.meters import Aggregation
-from meterline_aggregate.repository import rebuilds
+from meterline_aggregate.repository import rebuild_requests
 from meterline_aggregate.repository.literals import numeric_array
 from meterline_aggregate.repository.statements import queries
 
@@ -54,7 +54,7 @@ async def _apply(connection: Connection, changes: Changes) -> None:
         # Last, so that the publisher of changed months finds these rows free nearly always.
         await _mark_months(connection, changes)
     if changes.rebuilds.months:
-        await rebuilds.request(connection, changes)
+        await rebuild_requests.request(connection, changes)
 
 
 async def _add_members(connection: Connection, changes: Changes) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 from meterline.clock import to_datetime, to_us
-from meterline.db.arrays import int2_array, int4_array, int8_array, timestamptz_array, uuid_array
+from meterline.db.arrays import int2_array, int8_array, timestamptz_array, uuid_array
 from meterline.db.pool import Connection
 from meterline.db.queries import Queries
 
@@ -69,25 +69,6 @@ class Claim:
 
     def parameters(self, **more: Any) -> dict[str, Any]:
         return self.month.parameters() | {"rebuild_id": self.rebuild_id} | more
-
-
-async def request(connection: Connection, changes: Changes) -> None:
-    """Has the months found anew that events were taken away from, and remembers by which batches."""
-    months = np.array(changes.rebuilds.months, np.int64).reshape(-1, 3).T
-    sources = np.array(changes.rebuilds.sources, np.int64).reshape(-1, 4).T
-    ids = np.frombuffer(b"".join(batch.batch_id for batch in changes.batches), "V16")
-    await connection.execute(
-        queries.add_retractions,
-        (
-            int4_array(sources[0]),
-            int4_array(sources[1]),
-            timestamptz_array(sources[2]),
-            uuid_array(ids[sources[3]]),
-        ),
-    )
-    await connection.execute(
-        queries.request, (int4_array(months[0]), int4_array(months[1]), timestamptz_array(months[2]))
-    )
 
 
 async def count_pending(connection: Connection) -> int:
