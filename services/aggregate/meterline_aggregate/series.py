@@ -20,6 +20,7 @@ from meterline_aggregate.domain.groups import GroupKey, group_key
 from meterline_aggregate.domain.meters import Aggregation, Meter, Pairs
 from meterline_aggregate.groups import GroupBook
 from meterline_aggregate.repository import meters as repository
+from meterline_aggregate.repository import time_zones
 
 # Some tens of megabytes at most.
 _SERIES: Final = 20_000
@@ -139,7 +140,7 @@ class SeriesBook:
     async def _find_zones(self, connection: Connection, tenant_ids: set[int]) -> dict[int, str]:
         zones = {tenant_id: self._zones[tenant_id] for tenant_id in tenant_ids if tenant_id in self._zones}
         if unknown := tenant_ids - zones.keys():
-            stored = await repository.time_zones(connection, unknown)
+            stored = await time_zones.find(connection, unknown)
             found = {tenant_id: zone for tenant_id, zone in stored.items() if is_zone(zone)}
             self._zones.update(found)
             zones |= found

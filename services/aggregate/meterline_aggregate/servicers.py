@@ -23,11 +23,11 @@ from meterline_protos.common.v1 import types_pb2
 from meterline_aggregate.decimals import to_text
 from meterline_aggregate.domain.calendar import Grain, end_of, lineage_end
 from meterline_aggregate.domain.meters import Aggregation, Definition, Meter
+from meterline_aggregate.domain.usage import Contribution, Window
 from meterline_aggregate.handlers.meters import Meters
 from meterline_aggregate.handlers.previewing import Previews, WindowPreview
 from meterline_aggregate.handlers.reconciliation import Reconciler
 from meterline_aggregate.handlers.usage import Range, Usage
-from meterline_aggregate.repository.usage import Contribution, Window
 
 METERS_SERVICE = meters_pb2.DESCRIPTOR.services_by_name["MetersService"].full_name
 USAGE_SERVICE = usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name

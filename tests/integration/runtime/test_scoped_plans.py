@@ -50,10 +50,10 @@ ROWS: Final[Mapping[str, Sequence[LiteralString]]] = {
 
 SLICE: Final = {"tenant_id": 7, "meter_id": 1, "start": NOVEMBER, "end": DECEMBER, "limit": 10}
 READS: Final = [
-    ("aggregate", "totals_of_windows", {**SLICE, "grain": 2, "after": NOVEMBER}),
-    ("aggregate", "contributions_of_meter", {**SLICE, "after": NOVEMBER, "after_batch": "0" * 32}),
-    ("aggregate", "contributions_of_batch", [7, "0" * 32]),
-    ("aggregate", "total_of_tenant", [7]),
+    ("aggregate.usage", "totals_of_windows", {**SLICE, "grain": 2, "after": NOVEMBER}),
+    ("aggregate.usage", "contributions_of_meter", {**SLICE, "after": NOVEMBER, "after_batch": "0" * 32}),
+    ("aggregate.usage", "contributions_of_batch", [7, "0" * 32]),
+    ("aggregate.totals", "total_of_tenant", [7]),
     ("publisher.invoices", "by_period", [7, NOVEMBER]),
     ("publisher.invoices", "page", [7, NOVEMBER, 10]),
     ("publisher.ledger", "page", [7, 10_000, 10]),
@@ -62,18 +62,17 @@ READS: Final = [
 ]
 KEYS: Final = ([2], [7], [1], [NOVEMBER], [0], [1], [1])
 HOT: Final = [
-    ("aggregate", "add_to_windows", KEYS),
-    ("aggregate", "raise_windows", KEYS),
-    ("aggregate", "add_contributions", ([7], [1], [DECEMBER], ["1" * 32], [1], [1])),
-    ("aggregate", "add_totals", ([7], [1])),
-    ("aggregate", "mark_months", ([7], [1], [NOVEMBER], [""])),
+    ("aggregate.changes", "add_to_windows", KEYS),
+    ("aggregate.changes", "raise_windows", KEYS),
+    ("aggregate.changes", "add_contributions", ([7], [1], [DECEMBER], ["1" * 32], [1], [1])),
+    ("aggregate.changes", "add_totals", ([7], [1])),
+    ("aggregate.changes", "mark_months", ([7], [1], [NOVEMBER], [""])),
 ]
 
 
 def queries_of(name: str) -> Queries:
     service, _, file = name.partition(".")
-    package = f"meterline_{service}"
-    return Queries(f"{package}.repository", f"{file}.sql") if file else Queries(package)
+    return Queries(f"meterline_{service}.repository", f"{file}.sql")
 
 
 @pytest.fixture

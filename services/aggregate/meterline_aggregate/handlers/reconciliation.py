@@ -12,7 +12,7 @@ from meterline.telemetry.logging import logger
 from meterline.tenants import TenantReplica
 
 from meterline_aggregate.peers import Ingest
-from meterline_aggregate.repository import usage
+from meterline_aggregate.repository import totals
 
 log = logger()
 
@@ -58,12 +58,12 @@ class Reconciler:
         """Events folded of all tenants by name, or of the one named, if this service has heard of it."""
         if not name:
             async with self._database.connection(ALL_TENANTS) as connection:
-                return await usage.totals(connection)
+                return await totals.of_all(connection)
         tenant = await self._tenants.find(name)
         if tenant is None:
             return {}
         async with self._database.connection([tenant.tenant_id]) as connection:
-            return {name: await usage.total_of_tenant(connection, tenant.tenant_id)}
+            return {name: await totals.of_tenant(connection, tenant.tenant_id)}
 
     async def watch(self) -> None:
         """Compares for the metric's sake."""

@@ -11,8 +11,9 @@ from meterline.tenants import TenantReplica
 
 from meterline_aggregate.domain.calendar import Grain
 from meterline_aggregate.domain.meters import Meter
+from meterline_aggregate.domain.usage import Contribution, Window
 from meterline_aggregate.repository import meters, usage
-from meterline_aggregate.repository.usage import Contribution, Slice, Window
+from meterline_aggregate.repository.usage import Slice
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ from collections.abc import Collection
 import numpy as np
 from meterline.db.arrays import Binary, uuid_array
 from meterline.db.pool import Connection
+from meterline.db.queries import Queries
 
-from meterline_aggregate.repository.statements import queries
+queries = Queries("meterline_aggregate.repository", "applied.sql")
 
 
 async def register(connection: Connection, keys: Collection[bytes]) -> set[bytes]:

@@ -14,6 +14,7 @@ import psycopg
 from meterline.clock import to_us
 from meterline.db.arrays import int2_array, int4_array, int8_array, text_array, timestamptz_array, uuid_array
 from meterline.db.pool import Connection
+from meterline.db.queries import Queries
 
 from meterline_aggregate.domain.calendar import Grain
 from meterline_aggregate.domain.fold.changes import Changes, MemberChanges, WindowChanges
@@ -21,7 +22,8 @@ from meterline_aggregate.domain.fold.rows import TOTAL
 from meterline_aggregate.domain.meters import Aggregation
 from meterline_aggregate.repository import rebuild_requests
 from meterline_aggregate.repository.literals import numeric_array
-from meterline_aggregate.repository.statements import queries
+
+queries = Queries("meterline_aggregate.repository", "changes.sql")
 
 Int64s = npt.NDArray[np.int64]
 

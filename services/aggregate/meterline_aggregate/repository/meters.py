@@ -1,19 +1,21 @@
-"""Meters, and the time zones of tenants."""
+"""The table of meters."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from meterline.db.pool import Connection
+from meterline.db.queries import Queries
 from meterline.db.scope import Scope, to_setting
 from meterline.errors import AbortedError
 from psycopg.types.json import Jsonb
 
 from meterline_aggregate.domain.meters import Aggregation, Definition, Meter
-from meterline_aggregate.repository.statements import queries
+
+queries = Queries("meterline_aggregate.repository", "meters.sql")
 
 # The numbers of the newest meter and of the last deletion; 0 when there is none.
 Latest = tuple[int, int]
@@ -127,9 +129,3 @@ def _meter(row: Sequence[Any]) -> Meter:
             tuple(sorted(filter_.items())),
         ),
     )
-
-
-async def time_zones(connection: Connection, tenant_ids: Collection[int]) -> dict[int, str]:
-    """The time zone of each tenant that is known here."""
-    cursor = await connection.execute(queries.time_zones, (sorted(tenant_ids),), binary=True)
-    return dict(await cursor.fetchall())

@@ -11,9 +11,11 @@ import numpy as np
 from meterline.clock import to_us
 from meterline.db.arrays import int4_array, text_array, timestamptz_array
 from meterline.db.pool import Connection
+from meterline.db.queries import Queries
 
 from meterline_aggregate.domain.meters import Aggregation
-from meterline_aggregate.repository.statements import queries
+
+queries = Queries("meterline_aggregate.repository", "months.sql")
 
 
 @dataclass(frozen=True, slots=True)

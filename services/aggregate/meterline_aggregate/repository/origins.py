@@ -8,9 +8,11 @@ import numpy as np
 from meterline.clock import to_us
 from meterline.db.arrays import int4_array, uuid_array
 from meterline.db.pool import Connection
+from meterline.db.queries import Queries
 
 from meterline_aggregate.domain.fold.origins import Counted, Origin
-from meterline_aggregate.repository.statements import queries
+
+queries = Queries("meterline_aggregate.repository", "origins.sql")
 
 
 async def find(connection: Connection, origins: Collection[Origin], here: Collection[bytes]) -> Counted:

@@ -10,11 +10,13 @@ import numpy as np
 from meterline.clock import to_us
 from meterline.db.arrays import int2_array, int4_array, timestamptz_array, uuid_array
 from meterline.db.pool import Connection
+from meterline.db.queries import Queries
 
 from meterline_aggregate.domain.calendar import Grain
 from meterline_aggregate.domain.fold.changes import Int64s, MemberChanges
 from meterline_aggregate.domain.fold.tally import WindowKey, rows_of
-from meterline_aggregate.repository.statements import queries
+
+queries = Queries("meterline_aggregate.repository", "previews.sql")
 
 
 async def totals_at(

@@ -1,4 +1,4 @@
-"""Reads windows, contributions and totals, in pages by key."""
+"""Reads windows and contributions, in pages by key."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from typing import Any, Final
 
 from meterline.clock import to_datetime, to_us
 from meterline.db.pool import Connection
+from meterline.db.queries import Queries
 
 from meterline_aggregate.domain.calendar import Grain
 from meterline_aggregate.domain.meters import Aggregation, Meter
-from meterline_aggregate.repository.statements import queries
+from meterline_aggregate.domain.usage import Contribution, Window
+
+queries = Queries("meterline_aggregate.repository", "usage.sql")
 
 FIRST_BATCH: Final = uuid.UUID(int=0)
 
@@ -35,37 +38,6 @@ class Slice:
             "end": to_datetime(self.end_us),
             "limit": limit,
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """`dimensions` is empty for the total, group 0; `rest`: the group of all combinations without their own.
-
-    Of totals of months only: `traceparent` of a change that is not published yet, and whether the value is
-    being found anew.
-    """
-
-    start_us: int
-    group_id: int
-    dimensions: dict[str, str]
-    rest: bool
-    value: Decimal
-    event_count: int
-    revision: int
-    aggregation: int
-    traceparent: str = ""
-    rebuilding: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Contribution:
-    """`value` is None for unique counts."""
-
-    meter: str
-    start_us: int
-    batch_id: uuid.UUID
-    event_count: int
-    value: Decimal | None
 
 
 async def totals_of_windows(
@@ -119,16 +91,3 @@ def _contribution(row: Sequence[Any]) -> Contribution:
     # A count keeps no value of its own: it is the number of events.
     own = Decimal(event_count) if aggregation == Aggregation.COUNT else value
     return Contribution(name, to_us(start), batch_id, event_count, own)
-
-
-async def totals(connection: Connection) -> dict[str, int]:
-    """Events folded of each tenant, by name."""
-    cursor = await connection.execute(queries.totals, binary=True)
-    return dict(await cursor.fetchall())
-
-
-async def total_of_tenant(connection: Connection, tenant_id: int) -> int:
-    """Events folded of one tenant."""
-    cursor = await connection.execute(queries.total_of_tenant, (tenant_id,), binary=True)
-    row = await cursor.fetchone()
-    return int(row[0]) if row else 0
