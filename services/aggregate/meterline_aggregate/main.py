@@ -37,14 +37,9 @@ from meterline_aggregate.handlers.usage import Usage
 from meterline_aggregate.peers import Ingest
 from meterline_aggregate.raw_events import RawEvents
 from meterline_aggregate.series import SeriesBook
-from meterline_aggregate.servicers import (
-    METERS_SERVICE,
-    RECONCILIATION_SERVICE,
-    USAGE_SERVICE,
-    MetersServicer,
-    ReconciliationServicer,
-    UsageServicer,
-)
+from meterline_aggregate.servicers.meters import METERS_SERVICE, MetersServicer
+from meterline_aggregate.servicers.reconciliation import RECONCILIATION_SERVICE, ReconciliationServicer
+from meterline_aggregate.servicers.usage import USAGE_SERVICE, UsageServicer
 from meterline_aggregate.settings import AggregateSettings
 from meterline_aggregate.splitting import split
 

@@ -39,7 +39,7 @@ from meterline_aggregate.handlers.announcing import MonthAnnouncer
 from meterline_aggregate.handlers.meters import Meters
 from meterline_aggregate.handlers.usage import Usage
 from meterline_aggregate.series import SeriesBook
-from meterline_aggregate.servicers import UsageServicer
+from meterline_aggregate.servicers.usage import UsageServicer
 from meterline_protos.aggregate.v1 import usage_pb2
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.events.v1 import events_pb2

@@ -1,72 +1,29 @@
-"""The API of aggregate: protobuf in, domain, protobuf out."""
+"""The API of usage: protobuf to ranges, and windows, contributions and previews to protobuf."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 from grpc import aio
-from meterline.auth.principals import current_principal
 from meterline.clock import to_datetime, to_us
 from meterline.errors import InvalidArgumentError
 from meterline.rpc import fields, paging
 from meterline.telemetry import traceparent
-from meterline_protos.aggregate.v1 import (
-    meters_pb2,
-    meters_pb2_grpc,
-    reconciliation_pb2,
-    reconciliation_pb2_grpc,
-    usage_pb2,
-    usage_pb2_grpc,
-)
+from meterline_protos.aggregate.v1 import usage_pb2, usage_pb2_grpc
 from meterline_protos.common.v1 import types_pb2
 
 from meterline_aggregate.decimals import to_text
 from meterline_aggregate.domain.calendar import Grain, end_of, lineage_end
-from meterline_aggregate.domain.meters import Aggregation, Definition, Meter
 from meterline_aggregate.domain.usage import Contribution, Window
-from meterline_aggregate.handlers.meters import Meters
 from meterline_aggregate.handlers.previewing import Previews, WindowPreview
-from meterline_aggregate.handlers.reconciliation import Reconciler
 from meterline_aggregate.handlers.usage import Range, Usage
 
-METERS_SERVICE = meters_pb2.DESCRIPTOR.services_by_name["MetersService"].full_name
 USAGE_SERVICE = usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name
-RECONCILIATION_SERVICE = reconciliation_pb2.DESCRIPTOR.services_by_name["ReconciliationService"].full_name
 
 Context = aio.ServicerContext[Any, Any]
 
 _WINDOWS: Final = 1_000
 _MOST_WINDOWS: Final = 10_000
-
-
-class MetersServicer(meters_pb2_grpc.MetersServiceServicer):
-    """See protos/meterline/aggregate/v1/meters.proto. Failures become statuses in the server's wrapper."""
-
-    def __init__(self, meters: Meters) -> None:
-        self._meters = meters
-
-    async def CreateMeter(
-        self, request: meters_pb2.CreateMeterRequest, context: Context
-    ) -> meters_pb2.CreateMeterResponse:
-        meter, created = await self._meters.create(_to_definition(request.meter))
-        return meters_pb2.CreateMeterResponse(meter=_to_meter(meter), created=created)
-
-    async def ReferToMeter(
-        self, request: meters_pb2.ReferToMeterRequest, context: Context
-    ) -> meters_pb2.ReferToMeterResponse:
-        return meters_pb2.ReferToMeterResponse(meter=_to_meter(await self._meters.refer_to(request.name)))
-
-    async def DeleteMeter(
-        self, request: meters_pb2.DeleteMeterRequest, context: Context
-    ) -> meters_pb2.DeleteMeterResponse:
-        await self._meters.delete(request.name, current_principal().name)
-        return meters_pb2.DeleteMeterResponse()
-
-    async def ListMeters(
-        self, request: meters_pb2.ListMetersRequest, context: Context
-    ) -> meters_pb2.ListMetersResponse:
-        meters = await self._meters.list(request.tenant_id)
-        return meters_pb2.ListMetersResponse(meters=[_to_meter(meter) for meter in meters])
 
 
 class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
@@ -131,51 +88,6 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
         return usage_pb2.PreviewChangesResponse(
             windows=[_to_preview(tenant.time_zone, window) for window in found]
         )
-
-
-class ReconciliationServicer(reconciliation_pb2_grpc.ReconciliationServiceServicer):
-    """See protos/meterline/aggregate/v1/reconciliation.proto."""
-
-    def __init__(self, reconciler: Reconciler) -> None:
-        self._reconciler = reconciler
-
-    async def Compare(
-        self, request: reconciliation_pb2.CompareRequest, context: Context
-    ) -> reconciliation_pb2.CompareResponse:
-        comparisons = await self._reconciler.compare(request.tenant_id)
-        return reconciliation_pb2.CompareResponse(
-            tenants=[
-                reconciliation_pb2.TenantComparison(
-                    tenant_id=one.tenant, accepted=one.accepted, aggregated=one.aggregated, gap=one.gap
-                )
-                for one in comparisons
-            ]
-        )
-
-
-def _to_definition(meter: meters_pb2.Meter) -> Definition:
-    return Definition(
-        meter.name,
-        meter.event_type,
-        fields.choice("meter.aggregation", Aggregation, meter.aggregation),
-        meter.quantity,
-        meter.unique_dimension,
-        tuple(meter.group_by),
-        tuple(sorted(meter.filter.items())),
-    )
-
-
-def _to_meter(meter: Meter) -> meters_pb2.Meter:
-    definition = meter.definition
-    return meters_pb2.Meter(
-        name=definition.name,
-        event_type=definition.event_type,
-        aggregation=types_pb2.Aggregation.ValueType(definition.aggregation),
-        quantity=definition.quantity,
-        unique_dimension=definition.unique_dimension,
-        group_by=definition.group_by,
-        filter=dict(definition.filter),
-    )
 
 
 def _to_range(tenant: str, meter: str, given: types_pb2.TimeRange) -> Range:

@@ -1,0 +1,1 @@
+"""The API of aggregate: protobuf in, domain, protobuf out."""
