@@ -27,7 +27,7 @@ OWN_MODULES = ("main", "migrate", "settings", "access")
 OTHER_MODULES = ("peers",)
 FILES = ("__init__.py", "py.typed", "migrations")
 # The services that consist of capability packages.
-PACKAGED = ("identity",)
+PACKAGED = ("identity", "aggregate")
 
 
 def modules_with_services() -> list[ModuleType]:

@@ -1,1 +1,0 @@
-"""Folds accepted events to one change for each window: see `choice.fold`."""

@@ -1,1 +1,0 @@
-"""The API of aggregate: protobuf in, domain, protobuf out."""
