@@ -60,7 +60,7 @@ class AcceptedEvents:
         fresh = [at for at, delivery in enumerate(deliveries) if delivery.message_id not in copies]
         accepted = [accepted[at] for at in fresh]
         messages = [message.with_series(series[at]) for at, message in zip(fresh, accepted, strict=True)]
-        changes = fold(await limited(transaction, accepted, messages))
+        changes = fold(await drop_uncounted(transaction, accepted, messages))
         if changes.rebuilds.months:
             transaction.after_commit(self._wake_rebuilder)
         try:
@@ -77,10 +77,10 @@ class AcceptedEvents:
             metrics.FRESHNESS_SECONDS.observe(max(0, now_us - batch.received_at_us) / 1e6)
 
 
-async def limited(
+async def drop_uncounted(
     transaction: Transaction, accepted: Sequence[Accepted], messages: Sequence[Message]
 ) -> Sequence[Message]:
-    """The messages, what is taken away only from meters that counted it."""
+    """The messages, with each retracted row only for the meters that counted it."""
     if all(one.retracted is None for one in accepted):
         return messages
     origins = [

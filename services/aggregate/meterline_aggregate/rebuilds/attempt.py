@@ -13,7 +13,7 @@ from meterline.db.unit_of_work import Transaction, UnitOfWork
 from meterline.errors import AbortedError
 
 from meterline_aggregate.folding.rules.dispatch import fold
-from meterline_aggregate.folding.rules.retractions import Taken
+from meterline_aggregate.folding.rules.retractions import Retractions
 from meterline_aggregate.meters.rules.definitions import Aggregation, Meter
 from meterline_aggregate.rebuilds import store
 from meterline_aggregate.rebuilds.raw_events import Page, RawEvents
@@ -52,7 +52,7 @@ class Rebuild:
         self._meter = meter
         self._claimed = claimed
         self._is_unique = meter.aggregation is Aggregation.UNIQUE
-        self._taken = Taken()
+        self._retractions = Retractions()
         self._sources: list[uuid.UUID] = []
 
     async def run(self) -> Outcome:
@@ -73,11 +73,11 @@ class Rebuild:
             await store.clear(tx.connection, self._claimed)
             self._sources = await store.retracting(tx.connection, self._claimed.month)
             await tx.commit()
-        self._taken = Taken()
+        self._retractions = Retractions()
         for first in range(0, len(self._sources), _BATCHES):
             async for page in self._pages(self._sources[first : first + _BATCHES]):
                 async with self._held() as tx:
-                    self._taken.note(
+                    self._retractions.note(
                         await self._raw.to_message(tx, self._claimed.month.tenant_id, self._meter, page)
                     )
                     await tx.commit()
@@ -134,7 +134,7 @@ class Rebuild:
 
     async def _stage(self, tx: Transaction, page: Page) -> None:
         message = await self._raw.to_message(tx, self._claimed.month.tenant_id, self._meter, page)
-        await store.stage(tx.connection, self._claimed, fold([self._taken.strike(message)]))
+        await store.stage(tx.connection, self._claimed, fold([self._retractions.remove(message)]))
 
     def _pages(self, batch_ids: Sequence[uuid.UUID]) -> AsyncIterator[Page]:
         return self._raw.pages(self._claimed.month, self._meter, batch_ids)

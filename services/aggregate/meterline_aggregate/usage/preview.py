@@ -12,11 +12,11 @@ from meterline.db.unit_of_work import Transaction, UnitOfWork
 from meterline.errors import InvalidArgumentError, NotFoundError
 from meterline.tenants import Tenant, TenantReplica
 
-from meterline_aggregate.folding.consumer import limited
+from meterline_aggregate.folding.consumer import drop_uncounted
 from meterline_aggregate.folding.decoding import Accepted, GarbledError, decode
 from meterline_aggregate.folding.rules.changes import Changes
 from meterline_aggregate.folding.rules.dispatch import fold
-from meterline_aggregate.folding.rules.retractions import Taken
+from meterline_aggregate.folding.rules.retractions import Retractions
 from meterline_aggregate.folding.rules.rows import TOTAL, Message
 from meterline_aggregate.folding.series import SeriesBook, UnknownTenantError, View
 from meterline_aggregate.meters import store as meters_store
@@ -107,7 +107,7 @@ class Previews:
             (series,) = await self._book.look_up(tx, [accepted.fact], view=View(by_group=False))
         except UnknownTenantError as error:
             raise NotFoundError("tenant", tenant.slug) from error
-        (message,) = await limited(tx, [accepted], [accepted.with_series(series)])
+        (message,) = await drop_uncounted(tx, [accepted], [accepted.with_series(series)])
         changes = fold([message])
         rows = rows_of(changes.windows)
         before = await previews.totals_at(tx.connection, tenant.tenant_id, rows.values())
@@ -124,16 +124,16 @@ class Previews:
         async with self._unit_of_work.begin(tenants=[month.tenant_id]) as tx:
             sources = await rebuilds_store.retracting(tx.connection, month)
             batch_ids = await rebuilds_store.batches_of(tx.connection, month)
-        taken, tally = Taken(), Tally()
+        retractions, tally = Retractions(), Tally()
         own = _in_total(for_meter(basis.message, month.meter_id))
-        taken.note(own)
+        retractions.note(own)
         for first in range(0, len(sources), _BATCHES):
             async for message in self._messages(month, meter, sources[first : first + _BATCHES]):
-                taken.note(message)
-        tally.add(fold([taken.strike(own)]))
+                retractions.note(message)
+        tally.add(fold([retractions.remove(own)]))
         for first in range(0, len(batch_ids), _BATCHES):
             async for message in self._messages(month, meter, batch_ids[first : first + _BATCHES]):
-                tally.add(fold([taken.strike(message)]))
+                tally.add(fold([retractions.remove(message)]))
         return {key: tally.value(key) for key in basis.rows.values() if _is_of(key, month)}
 
     async def _messages(

@@ -1,7 +1,7 @@
-"""Which events of a meter and tenant are left when some were taken away.
+"""Which events of a meter and tenant are left when some were retracted.
 
 Two rows that a meter cannot tell apart are as good as one another, whatever event each of them is: so rows
-are compared by what the meter sees of them, and one that is taken away strikes out any one that equals it.
+are compared by what the meter sees of them, and a retracted one removes any one that equals it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Sight = tuple[int, tuple[Target, ...], str, int]
 
 
 @dataclass(slots=True)
-class Taken:
-    """Rows that were taken away and that nothing was struck out for yet."""
+class Retractions:
+    """Retracted rows that have not yet removed an equal one."""
 
     rows: Counter[Sight] = field(default_factory=Counter)
 
@@ -31,8 +31,8 @@ class Taken:
             if is_gone and (sight := _sight(event)) is not None:
                 self.rows[sight] += 1
 
-    def strike(self, message: Message) -> Message:
-        """The message's other rows, without those that were taken away."""
+    def remove(self, message: Message) -> Message:
+        """The message's other rows, without those that were retracted."""
         left = ~message.gone
         if self.rows:
             for row, event in enumerate(events_of(message, 0)):
