@@ -1,4 +1,4 @@
-"""The API of meters: protobuf to definitions and back."""
+"""The API of meters."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from typing import Any
 
 from grpc import aio
 from meterline.auth.principals import current_principal
-from meterline.rpc import fields
 from meterline_protos.aggregate.v1 import meters_pb2, meters_pb2_grpc
-from meterline_protos.common.v1 import types_pb2
 
-from meterline_aggregate.meters.rules.definitions import Aggregation, Definition, Meter
+from meterline_aggregate.meters.messages import to_definition, to_meter
 from meterline_aggregate.meters.service import Meters
 
 METERS_SERVICE = meters_pb2.DESCRIPTOR.services_by_name["MetersService"].full_name
@@ -27,13 +25,13 @@ class MetersServicer(meters_pb2_grpc.MetersServiceServicer):
     async def CreateMeter(
         self, request: meters_pb2.CreateMeterRequest, context: Context
     ) -> meters_pb2.CreateMeterResponse:
-        meter, created = await self._meters.create(_to_definition(request.meter))
-        return meters_pb2.CreateMeterResponse(meter=_to_meter(meter), created=created)
+        meter, created = await self._meters.create(to_definition(request.meter))
+        return meters_pb2.CreateMeterResponse(meter=to_meter(meter), created=created)
 
     async def ReferToMeter(
         self, request: meters_pb2.ReferToMeterRequest, context: Context
     ) -> meters_pb2.ReferToMeterResponse:
-        return meters_pb2.ReferToMeterResponse(meter=_to_meter(await self._meters.refer_to(request.name)))
+        return meters_pb2.ReferToMeterResponse(meter=to_meter(await self._meters.refer_to(request.name)))
 
     async def DeleteMeter(
         self, request: meters_pb2.DeleteMeterRequest, context: Context
@@ -45,29 +43,4 @@ class MetersServicer(meters_pb2_grpc.MetersServiceServicer):
         self, request: meters_pb2.ListMetersRequest, context: Context
     ) -> meters_pb2.ListMetersResponse:
         meters = await self._meters.list(request.tenant_id)
-        return meters_pb2.ListMetersResponse(meters=[_to_meter(meter) for meter in meters])
-
-
-def _to_definition(meter: meters_pb2.Meter) -> Definition:
-    return Definition(
-        meter.name,
-        meter.event_type,
-        fields.choice("meter.aggregation", Aggregation, meter.aggregation),
-        meter.quantity,
-        meter.unique_dimension,
-        tuple(meter.group_by),
-        tuple(sorted(meter.filter.items())),
-    )
-
-
-def _to_meter(meter: Meter) -> meters_pb2.Meter:
-    definition = meter.definition
-    return meters_pb2.Meter(
-        name=definition.name,
-        event_type=definition.event_type,
-        aggregation=types_pb2.Aggregation.ValueType(definition.aggregation),
-        quantity=definition.quantity,
-        unique_dimension=definition.unique_dimension,
-        group_by=definition.group_by,
-        filter=dict(definition.filter),
-    )
+        return meters_pb2.ListMetersResponse(meters=[to_meter(meter) for meter in meters])

@@ -8,11 +8,11 @@ from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
 from meterline.telemetry.logging import logger
 from meterline.tenants import TenantReplica
-from meterline_protos.ingest.v1 import event_types_pb2
 
 from meterline_aggregate.meters import store
+from meterline_aggregate.meters.messages import to_description
 from meterline_aggregate.meters.rules.definitions import Definition, Meter
-from meterline_aggregate.meters.rules.references import EventTypeDescription, check_references
+from meterline_aggregate.meters.rules.references import check_references
 from meterline_aggregate.meters.store import Usage
 from meterline_aggregate.peers import Ingest
 
@@ -47,7 +47,7 @@ class Meters:
         if self._ingest is not None:
             # Before the transaction, which others wait for. Nothing is ever removed from a type.
             described = await self._ingest.describe(definition.event_type)
-            check_references(definition, None if described is None else _to_description(described))
+            check_references(definition, None if described is None else to_description(described))
         async with self._unit_of_work.begin() as tx:
             await store.lock(tx.connection)
             existing = await store.find(tx.connection, definition.name)
@@ -110,11 +110,3 @@ def _same(existing: Meter, definition: Definition) -> Meter:
     if not existing.definition.means_the_same_as(definition):
         raise AlreadyExistsError("meter", definition.name, "it has another definition, which never changes")
     return existing
-
-
-def _to_description(answer: event_types_pb2.DescribeEventTypeResponse) -> EventTypeDescription:
-    return EventTypeDescription(
-        frozenset(answer.quantities),
-        {each.name: frozenset(each.values) for each in answer.dimensions},
-        answer.partial,
-    )
