@@ -8,8 +8,8 @@ from configparser import ConfigParser
 
 import pytest
 
-from tests.architecture.test_shape import PACKAGED, capabilities
-from tests.architecture.tree import ROOT, parsed, service_package
+from tests.architecture.test_shape import capabilities
+from tests.architecture.tree import ROOT, SERVICES, parsed, service_package
 
 pytestmark = pytest.mark.req("K6")
 
@@ -24,7 +24,7 @@ def mapped(service: str) -> dict[str, str]:
     return dict(_ROW.findall(section))
 
 
-@pytest.mark.parametrize("service", PACKAGED)
+@pytest.mark.parametrize("service", SERVICES)
 def test_the_map_says_of_each_package_what_the_package_says(service: str) -> None:
     assert mapped(service) == {
         folder.name: (ast.get_docstring(parsed(folder / "__init__.py")) or "").splitlines()[0]
@@ -32,7 +32,7 @@ def test_the_map_says_of_each_package_what_the_package_says(service: str) -> Non
     }
 
 
-@pytest.mark.parametrize("service", PACKAGED)
+@pytest.mark.parametrize("service", SERVICES)
 def test_the_map_has_packages_in_the_order_of_their_imports(service: str) -> None:
     contracts = ConfigParser()
     contracts.read(ROOT / ".importlinter")
@@ -41,7 +41,7 @@ def test_the_map_has_packages_in_the_order_of_their_imports(service: str) -> Non
     assert list(mapped(service)) == [layer for layer in layers if layer in packages]
 
 
-@pytest.mark.parametrize("service", PACKAGED)
+@pytest.mark.parametrize("service", SERVICES)
 def test_a_service_page_names_modules_that_exist(service: str) -> None:
     pages = sorted((ROOT / "docs/services").glob(f"{service}*.md"))
     named = [name for page in pages for name in _MODULE.findall(page.read_text(encoding="utf-8"))]

@@ -26,8 +26,6 @@ from tests.architecture.tree import (
 OWN_MODULES = ("main", "migrate", "settings", "access")
 OTHER_MODULES = ("peers",)
 FILES = ("__init__.py", "py.typed", "migrations")
-# The services that consist of capability packages.
-PACKAGED = ("identity", "ingest", "publisher")
 
 
 def modules_with_services() -> list[ModuleType]:
@@ -86,14 +84,14 @@ def test_a_service_has_its_main_settings_access_and_migrations(service: str) -> 
 
 
 @pytest.mark.req("K6")
-@pytest.mark.parametrize("service", PACKAGED)
+@pytest.mark.parametrize("service", SERVICES)
 def test_everything_else_is_in_a_capability_package(service: str) -> None:
     modules = {path.stem for path in service_package(service).glob("*.py")} - {"__init__"}
     assert modules - {*OWN_MODULES, *OTHER_MODULES} == set()
 
 
 @pytest.mark.req("K6")
-@pytest.mark.parametrize("service", PACKAGED)
+@pytest.mark.parametrize("service", SERVICES)
 def test_every_capability_package_says_what_it_is_for(service: str) -> None:
     empty = [
         name_of(path)
@@ -105,7 +103,7 @@ def test_every_capability_package_says_what_it_is_for(service: str) -> None:
 
 
 @pytest.mark.req("K6")
-@pytest.mark.parametrize("service", PACKAGED)
+@pytest.mark.parametrize("service", SERVICES)
 def test_sql_is_only_in_stores_beside_the_module_that_runs_it(service: str) -> None:
     package = service_package(service)
     statements = {path for path in package.rglob("*.sql") if path.parent.name != "migrations"}

@@ -23,15 +23,15 @@ from meterline.db.pool import Database
 from meterline.db.unit_of_work import UnitOfWork
 from meterline.ids import new_id
 from meterline.tenants import TenantReplica
-from meterline_aggregate.decoding import decode
-from meterline_aggregate.domain.fold.changes import Changes
-from meterline_aggregate.domain.fold.plain import fold_plain
-from meterline_aggregate.domain.fold.rows import Message, Series, Target
-from meterline_aggregate.domain.fold.vectors import fold_vectors
-from meterline_aggregate.domain.meters import Aggregation, Definition
-from meterline_aggregate.handlers.accepted import AcceptedEvents
-from meterline_aggregate.handlers.meters import Meters
-from meterline_aggregate.series import SeriesBook
+from meterline_aggregate.folding.consumer import AcceptedEvents
+from meterline_aggregate.folding.decoding import decode
+from meterline_aggregate.folding.rules.changes import Changes
+from meterline_aggregate.folding.rules.plain import fold_plain
+from meterline_aggregate.folding.rules.rows import Message, Series, Target
+from meterline_aggregate.folding.rules.vectors import fold_vectors
+from meterline_aggregate.folding.series import SeriesBook
+from meterline_aggregate.meters.rules.definitions import Aggregation, Definition
+from meterline_aggregate.meters.service import Meters
 from meterline_dev import procstat
 from meterline_dev.servers import PostgresServer
 from meterline_dev.testing import scratch_directory

@@ -13,14 +13,14 @@ from meterline.db.unit_of_work import UnitOfWork
 from meterline.ids import new_id
 from meterline.rpc.client import Caller
 from meterline.tenants import TenantReplica
-from meterline_aggregate.domain.meters import Aggregation, Definition
-from meterline_aggregate.groups import GroupBook
-from meterline_aggregate.handlers.accepted import AcceptedEvents
-from meterline_aggregate.handlers.meters import Meters
-from meterline_aggregate.handlers.rebuilding import Rebuilder
+from meterline_aggregate.folding.consumer import AcceptedEvents
+from meterline_aggregate.folding.groups import GroupBook
+from meterline_aggregate.folding.series import SeriesBook
+from meterline_aggregate.meters.rules.definitions import Aggregation, Definition
+from meterline_aggregate.meters.service import Meters
 from meterline_aggregate.peers import Ingest
-from meterline_aggregate.raw_events import RawEvents
-from meterline_aggregate.series import SeriesBook
+from meterline_aggregate.rebuilds.job import Rebuilder
+from meterline_aggregate.rebuilds.raw_events import RawEvents
 from meterline_protos.aggregate.v1 import meters_pb2
 from meterline_protos.events.v1 import events_pb2
 

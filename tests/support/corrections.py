@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from hypothesis import strategies as st
-from meterline_aggregate.domain.fold.rows import Batch, Message, Quantity
+from meterline_aggregate.folding.rules.rows import Batch, Message, Quantity
 
 from tests.support.folding import messages, tenants
 

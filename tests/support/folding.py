@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 from meterline.clock import to_us
-from meterline_aggregate.domain.fold.changes import Changes, Numbers
-from meterline_aggregate.domain.fold.digests import digest
-from meterline_aggregate.domain.fold.rows import (
+from meterline_aggregate.folding.rules.changes import Changes, Numbers
+from meterline_aggregate.folding.rules.digests import digest
+from meterline_aggregate.folding.rules.rows import (
     EVERY_EVENT,
     SUBJECT,
     TOTAL,
@@ -23,7 +23,7 @@ from meterline_aggregate.domain.fold.rows import (
     Series,
     Target,
 )
-from meterline_aggregate.domain.meters import Aggregation
+from meterline_aggregate.meters.rules.definitions import Aggregation
 
 ZONES = (
     "UTC",

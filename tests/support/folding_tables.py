@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from meterline_aggregate.domain.fold import fold
-from meterline_aggregate.domain.fold.changes import Changes
-from meterline_aggregate.domain.fold.rows import Message
-from meterline_aggregate.domain.meters import Aggregation
+from meterline_aggregate.folding.rules.changes import Changes
+from meterline_aggregate.folding.rules.dispatch import fold
+from meterline_aggregate.folding.rules.rows import Message
+from meterline_aggregate.meters.rules.definitions import Aggregation
 
 from tests.support.folding import comparable
 

@@ -26,27 +26,22 @@ from meterline.tenants import TenantReplica
 from meterline_protos.aggregate.v1 import meters_pb2_grpc, reconciliation_pb2_grpc, usage_pb2_grpc
 
 from meterline_aggregate.access import RULES
-from meterline_aggregate.groups import GroupBook, GroupWatch
-from meterline_aggregate.handlers.accepted import AcceptedEvents
-from meterline_aggregate.handlers.announcing import MonthAnnouncer
-from meterline_aggregate.handlers.meters import Meters
-from meterline_aggregate.handlers.previewing import Previews
-from meterline_aggregate.handlers.rebuilding import Rebuilder
-from meterline_aggregate.handlers.reconciliation import Reconciler
-from meterline_aggregate.handlers.usage import Usage
+from meterline_aggregate.announcing.announcer import MonthAnnouncer
+from meterline_aggregate.folding.consumer import AcceptedEvents
+from meterline_aggregate.folding.groups import GroupBook, GroupWatch
+from meterline_aggregate.folding.series import SeriesBook
+from meterline_aggregate.folding.splitting import split
+from meterline_aggregate.meters.api import METERS_SERVICE, MetersServicer
+from meterline_aggregate.meters.service import Meters
 from meterline_aggregate.peers import Ingest
-from meterline_aggregate.raw_events import RawEvents
-from meterline_aggregate.series import SeriesBook
-from meterline_aggregate.servicers import (
-    METERS_SERVICE,
-    RECONCILIATION_SERVICE,
-    USAGE_SERVICE,
-    MetersServicer,
-    ReconciliationServicer,
-    UsageServicer,
-)
+from meterline_aggregate.rebuilds.job import Rebuilder
+from meterline_aggregate.rebuilds.raw_events import RawEvents
+from meterline_aggregate.reconciliation.api import RECONCILIATION_SERVICE, ReconciliationServicer
+from meterline_aggregate.reconciliation.service import Reconciler
 from meterline_aggregate.settings import AggregateSettings
-from meterline_aggregate.splitting import split
+from meterline_aggregate.usage.api import USAGE_SERVICE, UsageServicer
+from meterline_aggregate.usage.preview import Previews
+from meterline_aggregate.usage.service import Usage
 
 NAME = "aggregate"
 

@@ -13,8 +13,6 @@ from meterline.rpc.client import Caller, Link, as_unavailable, is_not_found
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.ingest.v1 import event_types_pb2, event_types_pb2_grpc, events_pb2, events_pb2_grpc
 
-from meterline_aggregate.domain.references import EventTypeDescription
-
 _PAGE: Final = 1_000
 
 
@@ -59,21 +57,16 @@ class Ingest(Link):
                 return
             request.page_token = answer.next_page_token
 
-    async def describe(self, event_type: str) -> EventTypeDescription | None:
+    async def describe(self, event_type: str) -> event_types_pb2.DescribeEventTypeResponse | None:
         """What events of this type may carry; None when nobody has it. Raises UnavailableError."""
         stub = event_types_pb2_grpc.EventTypesServiceStub(self.channel)
         request = event_types_pb2.DescribeEventTypeRequest(name=event_type)
         try:
-            answer = await stub.DescribeEventType(request)
+            return await stub.DescribeEventType(request)
         except aio.AioRpcError as error:
             if is_not_found(error):
                 return None
             raise as_unavailable(self.name, error) from error
-        return EventTypeDescription(
-            frozenset(answer.quantities),
-            {each.name: frozenset(each.values) for each in answer.dimensions},
-            answer.partial,
-        )
 
     @property
     def _stub(self) -> events_pb2_grpc.EventsServiceAsyncStub:

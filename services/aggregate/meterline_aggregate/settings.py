@@ -5,7 +5,7 @@ from __future__ import annotations
 from meterline.config import ServiceSettings
 from pydantic import Field
 
-from meterline_aggregate.groups import DEFAULT_MOST
+from meterline_aggregate.folding.groups import DEFAULT_MOST
 
 
 class AggregateSettings(ServiceSettings):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from meterline_aggregate.decoding import Accepted, GarbledError, decode
-from meterline_aggregate.handlers import accepted
+from meterline_aggregate.folding import consumer
+from meterline_aggregate.folding.decoding import Accepted, GarbledError, decode
 from meterline_aggregate.main import main
 
 REASON = "a bad release"
@@ -20,5 +20,5 @@ def _refuse_some(data: bytes) -> Accepted:
 
 
 if __name__ == "__main__":
-    accepted.decode = _refuse_some  # type: ignore[attr-defined]
+    consumer.decode = _refuse_some  # type: ignore[attr-defined]
     main()

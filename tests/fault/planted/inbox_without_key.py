@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable
 
 from meterline import inbox
 from meterline.db.pool import Connection
+from meterline_aggregate.folding.store import applied
 from meterline_aggregate.main import main
-from meterline_aggregate.repository import applied
 
 
 async def _all_ids_are_new(connection: Connection, consumer: str, ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:

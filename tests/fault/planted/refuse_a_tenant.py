@@ -12,8 +12,8 @@ from typing import Any
 
 from meterline.dead_letters import store
 from meterline_aggregate import main as wiring
-from meterline_aggregate.decoding import Accepted, GarbledError, decode
-from meterline_aggregate.handlers import accepted
+from meterline_aggregate.folding import consumer
+from meterline_aggregate.folding.decoding import Accepted, GarbledError, decode
 
 REASON = "a tenant that this release does not understand"
 
@@ -30,7 +30,7 @@ async def _none_open(*_: Any) -> dict[uuid.UUID, list[uuid.UUID]]:
 
 
 if __name__ == "__main__":
-    accepted.decode = _refuse  # type: ignore[attr-defined]
+    consumer.decode = _refuse  # type: ignore[attr-defined]
     if "whole" in sys.argv:
         wiring.split = lambda delivery: ()  # type: ignore[attr-defined]
     if "forgetful" in sys.argv:

@@ -9,7 +9,7 @@ from decimal import Decimal
 import psycopg
 import pytest
 from meterline.bus.subjects import USAGE_WINDOW
-from meterline_aggregate.handlers import announcing
+from meterline_aggregate.announcing import announcer
 from meterline_dev.servers import NatsServer
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.events.v1 import events_pb2
@@ -110,7 +110,7 @@ async def test_without_changes_nothing_is_written(node: Node, feed: Feed, databa
 async def test_a_message_holds_a_bounded_number(
     node: Node, feed: Feed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(announcing, "LIMIT", 3)
+    monkeypatch.setattr(announcer, "LIMIT", 3)
     await node.create(meter("m", types_pb2.AGGREGATION_COUNT))
     for number in range(1, 9):
         await feed.onboard(number, f"tenant-{number}")

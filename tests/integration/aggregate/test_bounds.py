@@ -33,13 +33,13 @@ from meterline.db.pool import Database
 from meterline.db.unit_of_work import UnitOfWork
 from meterline.ids import new_id
 from meterline.tenants import TenantReplica
-from meterline_aggregate.domain.meters import Aggregation, Definition
-from meterline_aggregate.handlers.accepted import AcceptedEvents
-from meterline_aggregate.handlers.announcing import MonthAnnouncer
-from meterline_aggregate.handlers.meters import Meters
-from meterline_aggregate.handlers.usage import Usage
-from meterline_aggregate.series import SeriesBook
-from meterline_aggregate.servicers import UsageServicer
+from meterline_aggregate.announcing.announcer import MonthAnnouncer
+from meterline_aggregate.folding.consumer import AcceptedEvents
+from meterline_aggregate.folding.series import SeriesBook
+from meterline_aggregate.meters.rules.definitions import Aggregation, Definition
+from meterline_aggregate.meters.service import Meters
+from meterline_aggregate.usage.api import UsageServicer
+from meterline_aggregate.usage.service import Usage
 from meterline_protos.aggregate.v1 import usage_pb2
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.events.v1 import events_pb2

@@ -11,7 +11,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc import aio
 from grpc_status import rpc_status
-from meterline_aggregate.repository import changes
+from meterline_aggregate.folding.store import windows
 from meterline_dev.servers import NatsServer
 from meterline_protos.aggregate.v1 import meters_pb2
 from meterline_protos.common.v1 import types_pb2
@@ -125,14 +125,14 @@ async def test_a_deletion_waits_for_who_counts(
     await node.create(FLIGHTS)
     await feed.onboard(1, "acme")
     looked_up, go_on = asyncio.Event(), asyncio.Event()
-    apply = changes.apply
+    apply = windows.apply
 
     async def held(*arguments: object) -> None:
         looked_up.set()
         await go_on.wait()
         await apply(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(changes, "apply", held)
+    monkeypatch.setattr(windows, "apply", held)
     await feed.publish(accepted([Event(1, NOON)]))
     await looked_up.wait()
     try:

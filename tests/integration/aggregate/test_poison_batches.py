@@ -13,8 +13,8 @@ import pytest
 from meterline.bounds import EARLIEST_US, LATEST_US, MAX_SCALE
 from meterline.bus.subjects import EVENTS_ACCEPTED
 from meterline.ids import new_id
-from meterline_aggregate.decoding import GarbledError, decode
-from meterline_aggregate.handlers import accepted as handling
+from meterline_aggregate.folding import consumer
+from meterline_aggregate.folding.decoding import GarbledError, decode
 from meterline_dev.servers import NatsServer
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.events.v1.events_pb2 import EventsAccepted
@@ -148,7 +148,7 @@ class Judge:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.refused: set[bytes] = set()
-        monkeypatch.setattr(handling, "decode", self._decode)
+        monkeypatch.setattr(consumer, "decode", self._decode)
 
     def _decode(self, data: bytes) -> Any:
         found = decode(data)

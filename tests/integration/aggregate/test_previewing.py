@@ -12,7 +12,7 @@ import grpc
 import psycopg
 import pytest
 from grpc import aio
-from meterline_aggregate.handlers import previewing
+from meterline_aggregate.usage import preview as previewing
 from meterline_dev.servers import NatsServer
 from meterline_protos.aggregate.v1 import meters_pb2, usage_pb2
 from meterline_protos.common.v1 import types_pb2

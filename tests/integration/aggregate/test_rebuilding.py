@@ -15,7 +15,7 @@ from typing import Any, Final, LiteralString
 import psycopg
 import pytest
 from meterline.telemetry import metrics
-from meterline_aggregate.repository import changes
+from meterline_aggregate.folding.store import windows
 from meterline_dev.servers import NatsServer
 from meterline_protos.aggregate.v1 import reconciliation_pb2
 from meterline_protos.common.v1 import types_pb2
@@ -272,7 +272,7 @@ async def test_nobody_is_between_storing_a_member_and_counting_it_when_members_g
     async def wait(_: Sequence[str]) -> None:
         await ask.wait()
 
-    apply_rest = changes._apply
+    apply_rest = windows._apply
 
     async def pause(*given: Any) -> None:
         between.set()
@@ -285,7 +285,7 @@ async def test_nobody_is_between_storing_a_member_and_counting_it_when_members_g
         history.before_answer = wait
         await feed.publish(history.tell([], [history.left[1]]))
         await feed.settled()
-        monkeypatch.setattr(changes, "_apply", pause)
+        monkeypatch.setattr(windows, "_apply", pause)
         await feed.publish(history.tell([flight("7", "N2")]))
         await between.wait()
         ask.set()

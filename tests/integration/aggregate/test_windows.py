@@ -13,7 +13,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from meterline.bus.subjects import TENANTS_CHANGED
 from meterline.ids import new_id
-from meterline_aggregate.handlers.accepted import AcceptedEvents
+from meterline_aggregate.folding.consumer import AcceptedEvents
 from meterline_dev.servers import NatsServer
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.events.v1.events_pb2 import EventsAccepted, TenantChanged

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from meterline.bounds import EARLIEST_US, LATEST_US
 from meterline.ids import new_id
-from meterline_aggregate.decoding import decode
+from meterline_aggregate.folding.decoding import decode
 from meterline_dev.servers import NatsServer
 from meterline_protos.ingest.v1 import capture_pb2, corrections_pb2_grpc
 from meterline_protos.ingest.v1 import corrections_pb2 as pb

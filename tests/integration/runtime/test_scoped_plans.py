@@ -50,30 +50,33 @@ ROWS: Final[Mapping[str, Sequence[LiteralString]]] = {
 
 SLICE: Final = {"tenant_id": 7, "meter_id": 1, "start": NOVEMBER, "end": DECEMBER, "limit": 10}
 READS: Final = [
-    ("aggregate", "totals_of_windows", {**SLICE, "grain": 2, "after": NOVEMBER}),
-    ("aggregate", "contributions_of_meter", {**SLICE, "after": NOVEMBER, "after_batch": "0" * 32}),
-    ("aggregate", "contributions_of_batch", [7, "0" * 32]),
-    ("aggregate", "total_of_tenant", [7]),
-    ("publisher.invoices", "by_period", [7, NOVEMBER]),
-    ("publisher.invoices", "page", [7, NOVEMBER, 10]),
-    ("publisher.ledger", "page", [7, 10_000, 10]),
-    ("publisher.ledger", "of_period", [7, NOVEMBER]),
-    ("publisher.usage", "of_period", [7, NOVEMBER]),
+    ("aggregate.usage.store.windows", "totals_of_windows", {**SLICE, "grain": 2, "after": NOVEMBER}),
+    (
+        "aggregate.usage.store.windows",
+        "contributions_of_meter",
+        {**SLICE, "after": NOVEMBER, "after_batch": "0" * 32},
+    ),
+    ("aggregate.usage.store.windows", "contributions_of_batch", [7, "0" * 32]),
+    ("aggregate.reconciliation.store", "total_of_tenant", [7]),
+    ("publisher.invoices.store", "by_period", [7, NOVEMBER]),
+    ("publisher.invoices.store", "page", [7, NOVEMBER, 10]),
+    ("publisher.ledger.store", "page", [7, 10_000, 10]),
+    ("publisher.ledger.store", "of_period", [7, NOVEMBER]),
+    ("publisher.usage.store", "of_period", [7, NOVEMBER]),
 ]
 KEYS: Final = ([2], [7], [1], [NOVEMBER], [0], [1], [1])
 HOT: Final = [
-    ("aggregate", "add_to_windows", KEYS),
-    ("aggregate", "raise_windows", KEYS),
-    ("aggregate", "add_contributions", ([7], [1], [DECEMBER], ["1" * 32], [1], [1])),
-    ("aggregate", "add_totals", ([7], [1])),
-    ("aggregate", "mark_months", ([7], [1], [NOVEMBER], [""])),
+    ("aggregate.folding.store.windows", "add_to_windows", KEYS),
+    ("aggregate.folding.store.windows", "raise_windows", KEYS),
+    ("aggregate.folding.store.windows", "add_contributions", ([7], [1], [DECEMBER], ["1" * 32], [1], [1])),
+    ("aggregate.folding.store.windows", "add_totals", ([7], [1])),
+    ("aggregate.folding.store.windows", "mark_months", ([7], [1], [NOVEMBER], [""])),
 ]
 
 
 def queries_of(name: str) -> Queries:
-    service, _, file = name.partition(".")
-    package = f"meterline_{service}"
-    return Queries(f"{package}.repository", f"{file}.sql") if file else Queries(package)
+    package, _, file = name.rpartition(".")
+    return Queries(f"meterline_{package}", f"{file}.sql")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from meterline.bounds import EARLIEST_US, LATEST_US
 from meterline.clock import to_datetime, to_us
-from meterline_aggregate.domain.calendar import (
+from meterline_aggregate.windows.calendar import (
     HOUR_US,
     MINUTE_US,
     Grain,

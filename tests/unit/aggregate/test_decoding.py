@@ -12,8 +12,8 @@ import pytest
 from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from meterline_aggregate.decimals import to_text
-from meterline_aggregate.decoding import GarbledError, decode, trace_context, traceparent
+from meterline_aggregate.folding.decoding import GarbledError, decode
+from meterline_aggregate.windows.decimals import to_text
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.events.v1 import events_pb2
 
@@ -158,31 +158,6 @@ def test_damaged_messages_are_refused_or_whole(data: st.DataObject) -> None:
     assert all(at < len(found.fact.series) for at in found.series_index)
     assert all(at < len(found.fact.subjects) for at in found.subject_index)
     assert all(len(quantity.units) == rows for quantity in found.quantities.values())
-
-
-@pytest.mark.req("K4")
-@given(st.binary(min_size=16, max_size=16), st.binary(min_size=8, max_size=8), st.booleans())
-@settings(deadline=None)
-def test_a_trace_survives_its_text(trace_id: bytes, span_id: bytes, sampled: bool) -> None:
-    given_ = types_pb2.TraceContext(trace_id=trace_id.hex(), span_id=span_id.hex(), sampled=sampled)
-    assert trace_context(traceparent(given_)) == given_
-
-
-@pytest.mark.req("K4")
-def test_what_has_not_the_form_of_a_trace_is_none() -> None:
-    """A row cannot hold NUL, and dashes are what the text is taken apart at."""
-    wrong = (
-        ("", ""),
-        ("0" * 31, "1" * 16),
-        ("1" * 32, ""),
-        ("\0" * 32, "1" * 16),
-        ("1" * 32, "-" * 16),
-        ("A" * 32, "1" * 16),
-        ("\N{ARABIC-INDIC DIGIT ONE}" * 32, "1" * 16),
-    )
-    for trace_id, span_id in wrong:
-        assert traceparent(types_pb2.TraceContext(trace_id=trace_id, span_id=span_id)) == ""
-    assert trace_context("") == types_pb2.TraceContext()
 
 
 @pytest.mark.parametrize(

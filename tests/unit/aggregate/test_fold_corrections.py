@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from meterline.clock import to_us
-from meterline_aggregate.domain.fold import fold
-from meterline_aggregate.domain.fold.origins import Counted, Origin, limit_to_counted, with_targets
-from meterline_aggregate.domain.fold.rows import EVERY_EVENT, TOTAL, Message, Series, Target
-from meterline_aggregate.domain.fold.survivors import Taken
-from meterline_aggregate.domain.meters import Aggregation
+from meterline_aggregate.folding.rules.dispatch import fold
+from meterline_aggregate.folding.rules.origins import Counted, Origin, limit_to_counted, with_targets
+from meterline_aggregate.folding.rules.retractions import Retractions
+from meterline_aggregate.folding.rules.rows import EVERY_EVENT, TOTAL, Message, Series, Target
+from meterline_aggregate.meters.rules.definitions import Aggregation
 
 from tests.support.corrections import History, correction, histories
 from tests.support.folding import comparable, message
@@ -97,11 +97,11 @@ def test_maxima_and_unique_counts_are_found_anew_exactly(history: History, order
     for tenant_id, meter_id in product((1, 2), FOUND_ANEW):
         shuffled = order.sample(history.messages, len(history.messages))
         own = [only(tenant_id, meter_id, one) for one in shuffled]
-        taken = Taken()
+        retractions = Retractions()
         for one in own:
-            taken.note(one)
-        found = stored([[taken.strike(one)] for one in own])
-        assert not taken.rows
+            retractions.note(one)
+        found = stored([[retractions.remove(one)] for one in own])
+        assert not retractions.rows
         assert left(found, [meter_id]) == {
             key: value for key, value in left(expected, [meter_id]).items() if key[1] == tenant_id
         }
@@ -140,7 +140,7 @@ def test_what_has_no_correction_takes_the_same_way_as_ever(monkeypatch: pytest.M
     def fails(*_: object) -> None:
         raise AssertionError("nothing is taken away here")
 
-    monkeypatch.setattr("meterline_aggregate.domain.fold.choice.fold_corrections", fails)
+    monkeypatch.setattr("meterline_aggregate.folding.rules.dispatch.fold_corrections", fails)
     assert fold([one_row(1)]).totals == {1: 1}
 
 

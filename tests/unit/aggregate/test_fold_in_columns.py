@@ -10,12 +10,11 @@ import pytest
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 from meterline.clock import to_us
-from meterline_aggregate.domain.calendar import OddMinuteError
-from meterline_aggregate.domain.fold import fold
-from meterline_aggregate.domain.fold.digests import digest
-from meterline_aggregate.domain.fold.grouping import UnsuitableError
-from meterline_aggregate.domain.fold.plain import fold_plain
-from meterline_aggregate.domain.fold.rows import (
+from meterline_aggregate.folding.rules.digests import digest
+from meterline_aggregate.folding.rules.dispatch import fold
+from meterline_aggregate.folding.rules.grouping import UnsuitableError
+from meterline_aggregate.folding.rules.plain import fold_plain
+from meterline_aggregate.folding.rules.rows import (
     EVERY_EVENT,
     SUBJECT,
     TOTAL,
@@ -24,8 +23,9 @@ from meterline_aggregate.domain.fold.rows import (
     Series,
     Target,
 )
-from meterline_aggregate.domain.fold.vectors import fold_vectors
-from meterline_aggregate.domain.meters import Aggregation
+from meterline_aggregate.folding.rules.vectors import fold_vectors
+from meterline_aggregate.meters.rules.definitions import Aggregation
+from meterline_aggregate.windows.calendar import OddMinuteError
 
 from tests.support.folding import SUBJECTS, comparable, huge, message, several_messages, small
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from meterline_aggregate.domain.fold import fold
-from meterline_aggregate.domain.fold.rows import EVERY_EVENT, TOTAL, Message
-from meterline_aggregate.domain.meters import Aggregation
+from meterline_aggregate.folding.rules.dispatch import fold
+from meterline_aggregate.folding.rules.rows import EVERY_EVENT, TOTAL, Message
+from meterline_aggregate.meters.rules.definitions import Aggregation
 
 from tests.support.folding import comparable, several_messages, values_of
 from tests.support.folding_tables import stored

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from meterline_aggregate import groups
-from meterline_aggregate.domain.groups import GroupKey, group_key, names_of, rest_key, rest_of
-from meterline_aggregate.domain.meters import Pairs
-from meterline_aggregate.groups import GroupBook
-from meterline_aggregate.repository.groups import Added, Place
+from meterline_aggregate.folding import groups
+from meterline_aggregate.folding.groups import GroupBook
+from meterline_aggregate.folding.rules.groups import GroupKey, group_key, names_of, rest_key, rest_of
+from meterline_aggregate.folding.store.groups import Added, Place
+from meterline_aggregate.meters.rules.definitions import Pairs
 
 pytestmark = pytest.mark.req("T2.4")
 
@@ -57,7 +57,7 @@ async def numbers(book: GroupBook, *values: int) -> list[int]:
 
 async def test_what_is_known_is_not_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     stored = Stored(own=2)
-    monkeypatch.setattr(groups, "repository", stored)
+    monkeypatch.setattr(groups, "store", stored)
     book = GroupBook()
     for _ in range(3):
         assert await numbers(book, 0, 1, 2, 3) == [1, 2, REST, REST]
@@ -67,7 +67,7 @@ async def test_what_is_known_is_not_asked_for_again(monkeypatch: pytest.MonkeyPa
 
 async def test_the_rest_pushes_no_group_out(monkeypatch: pytest.MonkeyPatch) -> None:
     stored = Stored(own=3)
-    monkeypatch.setattr(groups, "repository", stored)
+    monkeypatch.setattr(groups, "store", stored)
     monkeypatch.setattr(groups, "_RESTS", 2)
     monkeypatch.setattr(groups, "_GROUPS", 3)
     book = GroupBook()

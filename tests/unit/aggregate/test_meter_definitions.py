@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from meterline.errors import InvalidArgumentError
-from meterline_aggregate.domain.meters import Aggregation, Definition
+from meterline_aggregate.meters.rules.definitions import Aggregation, Definition
 
 pytestmark = pytest.mark.req("T6.1")
 

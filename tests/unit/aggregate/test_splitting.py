@@ -13,8 +13,8 @@ from meterline.bus.delivery import Delivery
 from meterline.bus.parts import PART_OF
 from meterline.ids import new_id
 from meterline.packing import pack_unsigned, unpack_unsigned
-from meterline_aggregate.decoding import decode
-from meterline_aggregate.splitting import WHOLE_KEY, split
+from meterline_aggregate.folding.decoding import decode
+from meterline_aggregate.folding.splitting import WHOLE_KEY, split
 from meterline_protos.events.v1 import events_pb2
 
 from tests.support.aggregate import Event, accepted

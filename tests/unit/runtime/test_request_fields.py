@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from meterline.clock import to_datetime
 from meterline.errors import InvalidArgumentError
 from meterline.rpc import fields
-from meterline_aggregate.domain.calendar import Grain, end_of, windows_at
+from meterline_aggregate.windows.calendar import Grain, end_of, windows_at
 from meterline_protos.common.v1 import types_pb2
 from meterline_publisher.billing.months import month_before, month_of
 

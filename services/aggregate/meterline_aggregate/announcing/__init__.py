@@ -1,0 +1,1 @@
+"""Month windows that changed: published."""

@@ -1,0 +1,59 @@
+-- name: claim_months
+-- tenant: months of all tenants are published together
+-- Only claims: the windows are read by a statement of their own. In this one they would be seen as they
+-- were when it began, while the claim may already be of a later change. What waits for a rebuild is left.
+WITH claimed AS (
+    SELECT tenant_id, meter_id, window_start
+    FROM changed_months o
+    WHERE NOT EXISTS (
+        SELECT FROM pending_rebuilds p
+        WHERE p.tenant_id = o.tenant_id AND p.meter_id = o.meter_id AND p.window_start = o.window_start
+    )
+    ORDER BY tenant_id, meter_id, window_start
+    LIMIT %s
+    FOR UPDATE OF o SKIP LOCKED
+)
+DELETE FROM changed_months c USING claimed
+WHERE (c.tenant_id, c.meter_id, c.window_start)
+    = (claimed.tenant_id, claimed.meter_id, claimed.window_start)
+RETURNING c.tenant_id, c.meter_id, c.window_start, c.traceparent
+
+-- name: claim_busy_months
+-- tenant: months of all tenants are published together
+-- As claim_months, but waits for rows that are being changed, in the order in which they are locked.
+WITH claimed AS (
+    SELECT tenant_id, meter_id, window_start
+    FROM changed_months o
+    WHERE NOT EXISTS (
+        SELECT FROM pending_rebuilds p
+        WHERE p.tenant_id = o.tenant_id AND p.meter_id = o.meter_id AND p.window_start = o.window_start
+    )
+    ORDER BY tenant_id, meter_id, window_start
+    LIMIT %s
+    FOR UPDATE OF o
+)
+DELETE FROM changed_months c USING claimed
+WHERE (c.tenant_id, c.meter_id, c.window_start)
+    = (claimed.tenant_id, claimed.meter_id, claimed.window_start)
+RETURNING c.tenant_id, c.meter_id, c.window_start, c.traceparent
+
+-- name: limit_waiting
+-- tenant: touches no row
+SET LOCAL lock_timeout = '2s'
+
+-- name: read_months
+-- A month may have got a rebuild since it was claimed; that one has it published.
+SELECT w.tenant_id, m.name, m.aggregation, t.time_zone, w.window_start,
+       coalesce(w.value, CASE m.aggregation WHEN 1 THEN w.event_count ELSE 0 END), w.event_count, w.revision,
+       k.traceparent
+FROM unnest(%s::int4[], %s::int4[], %s::timestamptz[], %s::text[])
+    AS k (tenant_id, meter_id, window_start, traceparent)
+JOIN windows w ON w.tenant_id = k.tenant_id AND w.meter_id = k.meter_id
+    AND w.window_start = k.window_start AND w.group_id = 0 AND w.grain = 4
+JOIN meters m ON m.meter_id = k.meter_id
+JOIN tenants t ON t.tenant_id = k.tenant_id
+WHERE NOT EXISTS (
+    SELECT FROM pending_rebuilds p
+    WHERE p.tenant_id = k.tenant_id AND p.meter_id = k.meter_id AND p.window_start = k.window_start
+)
+ORDER BY k.tenant_id, k.meter_id, k.window_start

@@ -1,1 +1,0 @@
-"""What a meter is and how events become windows. Pure: no I/O, no protobuf, no clock of its own."""

@@ -1,0 +1,1 @@
+"""Accepted events: decoded, folded into windows, and stored."""

@@ -1,0 +1,165 @@
+"""Accepted events become windows: all messages of a batch in one transaction."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from typing import Final
+
+from meterline.bus.consumer import Delivery
+from meterline.clock import Clock
+from meterline.db.pool import Connection
+from meterline.db.scope import ALL_TENANTS
+from meterline.db.unit_of_work import Transaction
+from meterline.errors import Later, Never
+from meterline.telemetry import metrics
+
+from meterline_aggregate.folding.decoding import Accepted, GarbledError, decode
+from meterline_aggregate.folding.rules.changes import Changes
+from meterline_aggregate.folding.rules.dispatch import fold
+from meterline_aggregate.folding.rules.origins import Origin, limit_to_counted
+from meterline_aggregate.folding.rules.rows import Message
+from meterline_aggregate.folding.series import SeriesBook, UnknownTenantError
+from meterline_aggregate.folding.splitting import WHOLE_KEY
+from meterline_aggregate.folding.store import applied, windows
+from meterline_aggregate.folding.store.origins import find as find_origins
+from meterline_aggregate.folding.store.windows import AppliedBeforeError
+
+_FIRST_DELAY_SECONDS: Final = 0.1
+_LONGEST_DELAY_SECONDS: Final = 5.0
+
+# Calls of single events come as thousands of batches a second; some of them tell the delay of all.
+_OBSERVATIONS: Final = 64
+
+
+class AcceptedEvents:
+    """The handler of `events.accepted`. Messages may come in any order and any company."""
+
+    def __init__(self, clock: Clock, book: SeriesBook, wake_rebuilder: Callable[[], None]) -> None:
+        self._clock = clock
+        self._book = book
+        self._wake_rebuilder = wake_rebuilder
+
+    async def handle(self, transaction: Transaction, deliveries: Sequence[Delivery]) -> Collection[uuid.UUID]:
+        """Answers the ids of copies: messages that bring what was applied before, under another id or so long
+        ago that the inbox has forgotten.
+
+        Raises Later for messages of tenants that are not known yet, Never for those that are garbled or
+        bring some batches for the second time, each naming the messages at fault if it can. A batch that
+        nobody sends could come again among others; it is only noticed if its events are metered.
+        """
+        accepted = _decode(deliveries)
+        facts = [message.fact for message in accepted]
+        try:
+            # A message carries batches of many tenants.
+            series = await self._book.look_up(transaction, facts, ALL_TENANTS)
+        except UnknownTenantError as error:
+            raise _later(deliveries, accepted, error) from error
+        copies = await _copies(transaction.connection, deliveries, accepted)
+        fresh = [at for at, delivery in enumerate(deliveries) if delivery.message_id not in copies]
+        accepted = [accepted[at] for at in fresh]
+        messages = [message.with_series(series[at]) for at, message in zip(fresh, accepted, strict=True)]
+        changes = fold(await drop_uncounted(transaction, accepted, messages))
+        if changes.rebuilds.months:
+            transaction.after_commit(self._wake_rebuilder)
+        try:
+            await windows.apply(transaction.connection, changes)
+        except AppliedBeforeError as error:
+            raise Never(str(error)) from error
+        transaction.after_commit(partial(self._observe, changes))
+        return copies
+
+    def _observe(self, changes: Changes) -> None:
+        metrics.EVENTS_AGGREGATED.inc(sum(batch.rows for batch in changes.batches))
+        now_us = self._clock.now_us()
+        for batch in changes.batches[:: 1 + len(changes.batches) // _OBSERVATIONS]:
+            metrics.FRESHNESS_SECONDS.observe(max(0, now_us - batch.received_at_us) / 1e6)
+
+
+async def drop_uncounted(
+    transaction: Transaction, accepted: Sequence[Accepted], messages: Sequence[Message]
+) -> Sequence[Message]:
+    """The messages, with each retracted row only for the meters that counted it."""
+    if all(one.retracted is None for one in accepted):
+        return messages
+    origins = [
+        Origin(message.series[position].tenant_id, batch_id)
+        for one, message in zip(accepted, messages, strict=True)
+        for position, batch_id in zip(one.series_index[message.gone].tolist(), one.origins, strict=True)
+    ]
+    here = {batch.batch_id for message in messages for batch in message.batches}
+    counted = await find_origins(transaction.connection, origins, here)
+    return [
+        limit_to_counted(message, one.origins, counted)
+        for one, message in zip(accepted, messages, strict=True)
+    ]
+
+
+def _decode(deliveries: Sequence[Delivery]) -> list[Accepted]:
+    accepted: list[Accepted] = []
+    garbled: dict[uuid.UUID, str] = {}
+    for delivery in deliveries:
+        try:
+            accepted.append(decode(delivery.data))
+        except GarbledError as error:
+            garbled[delivery.message_id] = str(error)
+    for reason in garbled.values():
+        # The reason is kept with each message, so that of the first one serves only those that share it.
+        raise Never(reason, [message_id for message_id, other in garbled.items() if other == reason])
+    return accepted
+
+
+async def _copies(
+    connection: Connection, deliveries: Sequence[Delivery], accepted: Sequence[Accepted]
+) -> set[uuid.UUID]:
+    """The messages that were applied before, or that another one before them is the same as.
+
+    A message is applied as a whole or by its batches, never both, whichever comes first. Raises Never for a
+    whole that is applied by its batches.
+    """
+    copies = await _parts_of_applied(connection, deliveries)
+    keys = {
+        delivery.message_id: message.key
+        for delivery, message in zip(deliveries, accepted, strict=True)
+        if delivery.message_id not in copies
+    }
+    if not keys:
+        return copies
+    new = await applied.register(connection, set(keys.values()))
+    known = set(keys.values()) - new
+    apart = await applied.in_parts(connection, known) if known else known
+    if found := [message_id for message_id, key in keys.items() if key in apart]:
+        raise Never("its batches are applied apart from each other", found)
+    for message_id, key in keys.items():
+        if key in new:
+            new.remove(key)
+        else:
+            copies.add(message_id)
+    return copies
+
+
+async def _parts_of_applied(connection: Connection, deliveries: Sequence[Delivery]) -> set[uuid.UUID]:
+    """Notes that messages of which there are parts here are applied by their batches; answers the parts of
+    those that were applied as a whole."""
+    wholes = {
+        delivery.message_id: bytes.fromhex(delivery.headers[WHOLE_KEY])
+        for delivery in deliveries
+        if WHOLE_KEY in delivery.headers
+    }
+    if not wholes:
+        return set()
+    in_parts = await applied.register_in_parts(connection, set(wholes.values()))
+    return {message_id for message_id, key in wholes.items() if key not in in_parts}
+
+
+def _later(deliveries: Sequence[Delivery], accepted: Sequence[Accepted], error: UnknownTenantError) -> Later:
+    """Soon at first, since tenants are seldom far behind their first events; then ever less often."""
+    waiting = [
+        delivery
+        for delivery, message in zip(deliveries, accepted, strict=True)
+        if any(series.tenant_id in error.tenant_ids for series in message.fact.series)
+    ]
+    attempt = min(delivery.attempt for delivery in waiting)
+    delay = min(_LONGEST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2 ** min(attempt - 1, 10))
+    return Later(str(error), delay, [delivery.message_id for delivery in waiting])

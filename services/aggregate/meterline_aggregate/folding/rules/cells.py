@@ -1,0 +1,150 @@
+"""The first step of folding: the rows of a message to one cell a batch, series and minute.
+
+Everything else is made of cells, since every window of every zone begins with a minute. A message of live
+traffic has some tens of them, whatever its number of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from meterline_aggregate.folding.rules.grouping import (
+    LIMIT,
+    UnsuitableError,
+    group,
+    magnitude,
+    packed,
+    unpacked,
+    widest,
+)
+from meterline_aggregate.folding.rules.layout import Layout
+from meterline_aggregate.folding.rules.rows import SUBJECT, Flags, Message, Quantity
+from meterline_aggregate.windows.calendar import MINUTE_US
+
+Int64s = npt.NDArray[np.int64]
+
+_LEAST = np.iinfo(np.int64).min
+
+
+@dataclass(slots=True)
+class Cells:
+    """counts, sums and greatest have a row for each measure of the layout and a column for each cell.
+
+    counts: events that have the measure; the sums and greatest values of others mean nothing
+    high: what the sums lack, in units of 2^32; None where 64 bits hold all of them, as a rule
+    bounds: for each measure, no less than the sum of the magnitudes of all its sums
+    """
+
+    series: Int64s
+    batch: Int64s
+    minute: Int64s
+    counts: Int64s
+    sums: Int64s
+    greatest: Int64s
+    high: Int64s | None
+    bounds: list[int]
+
+    def __len__(self) -> int:
+        return len(self.series)
+
+
+def make_cells(messages: Sequence[Message], layout: Layout, scales: Sequence[int]) -> Cells:
+    """The cells of all messages; quantities are brought to `scales`, one a measure of the layout.
+
+    Raises UnsuitableError when a value is too wide at its scale.
+    """
+    parts = []
+    first_batch = 0
+    for message in messages:
+        if len(message):
+            parts.append(_message_cells(message, layout, scales, first_batch))
+        first_batch += len(message.batches)
+    return Cells(
+        np.concatenate([part.series for part in parts]),
+        np.concatenate([part.batch for part in parts]),
+        np.concatenate([part.minute for part in parts]),
+        np.concatenate([part.counts for part in parts], axis=1),
+        np.concatenate([part.sums for part in parts], axis=1),
+        np.concatenate([part.greatest for part in parts], axis=1),
+        _joined_high(parts),
+        [sum(bounds) for bounds in zip(*(part.bounds for part in parts), strict=True)],
+    )
+
+
+def _joined_high(parts: Sequence[Cells]) -> Int64s | None:
+    if all(part.high is None for part in parts):
+        return None
+    filled = [np.zeros_like(part.sums) if part.high is None else part.high for part in parts]
+    return np.concatenate(filled, axis=1)
+
+
+def _message_cells(message: Message, layout: Layout, scales: Sequence[int], first_batch: int) -> Cells:
+    minutes = message.times_us // MINUTE_US
+    earliest = int(minutes.min())
+    span = int(minutes.max()) - earliest + 1
+    sizes = (len(message.series), span)
+    keys = (message.series_index.astype(np.int64), sizes[0]), (minutes - earliest, span)
+    if len(message.batches) == 1:
+        grouping = group(*packed(*keys))
+        series, minute = unpacked(grouping.keys, span)
+        batch = np.zeros_like(series)
+    else:
+        owners = np.repeat(np.arange(len(message.batches)), [batch.rows for batch in message.batches])
+        grouping = group(*packed((owners, len(message.batches)), *keys))
+        batch, series, minute = unpacked(grouping.keys, *sizes)
+    shape = (len(layout.measures), len(series))
+    counts, sums = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    greatest = np.zeros(shape, np.int64) if layout.has_max else sums
+    counts[0] = grouping.counts()
+    high: Int64s | None = None
+    bounds = [0] * shape[0]
+    for rank, present, units, bound in _measured(message, layout, scales):
+        counts[rank] = counts[0] if present is None else grouping.sums(present.astype(np.int64))
+        if units is not None:
+            values = units if present is None else np.where(present, units, 0)
+            if bound > LIMIT:
+                # Halves of 32 bits cannot overflow below 2^30 rows.
+                high = np.zeros(shape, np.int64) if high is None else high
+                high[rank] = grouping.sums(values >> 32)
+                values, bound = values & 0xFFFF_FFFF, len(values) << 32
+            sums[rank] = grouping.sums(values)
+            bounds[rank] = bound
+            if layout.has_max:
+                greatest[rank] = grouping.greatest(
+                    units if present is None else np.where(present, units, _LEAST)
+                )
+    return Cells(
+        layout.positions(message)[series],
+        batch + first_batch,
+        minute + earliest,
+        counts,
+        sums,
+        greatest,
+        high,
+        bounds,
+    )
+
+
+def _measured(
+    message: Message, layout: Layout, scales: Sequence[int]
+) -> Iterator[tuple[int, Flags | None, Int64s | None, int]]:
+    """What the message has of each measure but the first: rank, which rows, units, magnitude of their sum."""
+    for rank, measure in enumerate(layout.measures[1:], 1):
+        if measure == SUBJECT:
+            named = np.array([bool(subject) for subject in message.subjects], np.bool_)
+            yield rank, None if named.all() else named[message.subject_index], None, 0
+        elif quantity := message.quantities.get(measure):
+            units, bound = _rescaled(quantity, scales[rank])
+            yield rank, quantity.present, units, bound
+
+
+def _rescaled(quantity: Quantity, scale: int) -> tuple[Int64s, int]:
+    factor = 10 ** (scale - quantity.scale)
+    bound = magnitude(quantity.units) * factor
+    if bound > LIMIT and factor > 1 and widest(quantity.units) * factor > LIMIT:
+        raise UnsuitableError("a value is too wide")
+    return (quantity.units if factor == 1 else quantity.units * factor), bound

@@ -1,0 +1,141 @@
+"""What folding results in: columns of changes, in the order in which they are to be applied.
+
+All replicas apply changes in the same order of keys, so that none can wait for another in a circle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from meterline_aggregate.folding.rules.rows import Batch
+from meterline_aggregate.meters.rules.definitions import Aggregation
+
+Int64s = npt.NDArray[np.int64]
+
+
+def _none() -> Int64s:
+    return np.empty(0, np.int64)
+
+
+@dataclass(slots=True)
+class Numbers:
+    """Values of rows, exact: value = units / 10^scale. Units mean nothing where a row only counts.
+
+    `units` are Python's integers, since a sum may be wider than a column of the machine. None: a maximum to
+    which nothing was added, and which stays.
+    """
+
+    aggregation: Int64s = field(default_factory=_none)
+    units: list[int | None] = field(default_factory=list)
+    scale: Int64s = field(default_factory=_none)
+
+    def literals(self, rows: Int64s, *, valueless: Collection[Aggregation]) -> list[str]:
+        """The values of some rows as Postgres reads them; NULL for aggregations that have none."""
+        return [
+            "NULL" if aggregation in valueless or units is None else f"{units}e-{scale}"
+            for units, aggregation, scale in zip(
+                [self.units[row] for row in rows.tolist()],
+                self.aggregation[rows].tolist(),
+                self.scale[rows].tolist(),
+                strict=True,
+            )
+        ]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Numbers]) -> Numbers:
+        return cls(
+            np.concatenate([part.aggregation for part in parts]),
+            [units for part in parts for units in part.units],
+            np.concatenate([part.scale for part in parts]),
+        )
+
+
+@dataclass(slots=True)
+class WindowChanges:
+    """One row a window, sorted by grain, tenant, meter, start and group.
+
+    last_batch: position in `Changes.batches` of the greatest batch id that the window got events from
+    """
+
+    grain: Int64s = field(default_factory=_none)
+    tenant_id: Int64s = field(default_factory=_none)
+    meter_id: Int64s = field(default_factory=_none)
+    start_us: Int64s = field(default_factory=_none)
+    group_id: Int64s = field(default_factory=_none)
+    event_count: Int64s = field(default_factory=_none)
+    last_batch: Int64s = field(default_factory=_none)
+    numbers: Numbers = field(default_factory=Numbers)
+
+    def __len__(self) -> int:
+        return len(self.grain)
+
+    @classmethod
+    def joined(cls, parts: Sequence[WindowChanges]) -> WindowChanges:
+        return cls(
+            np.concatenate([part.grain for part in parts]),
+            np.concatenate([part.tenant_id for part in parts]),
+            np.concatenate([part.meter_id for part in parts]),
+            np.concatenate([part.start_us for part in parts]),
+            np.concatenate([part.group_id for part in parts]),
+            np.concatenate([part.event_count for part in parts]),
+            np.concatenate([part.last_batch for part in parts]),
+            Numbers.joined([part.numbers for part in parts]),
+        )
+
+
+@dataclass(slots=True)
+class MemberChanges:
+    """One row a window and member (a digest of 16 bytes) of unique counts, sorted, without repetition."""
+
+    grain: Int64s = field(default_factory=_none)
+    tenant_id: Int64s = field(default_factory=_none)
+    meter_id: Int64s = field(default_factory=_none)
+    start_us: Int64s = field(default_factory=_none)
+    group_id: Int64s = field(default_factory=_none)
+    member: npt.NDArray[np.void] = field(default_factory=lambda: np.empty(0, "V16"))
+
+    def __len__(self) -> int:
+        return len(self.grain)
+
+
+@dataclass(slots=True)
+class ContributionChanges:
+    """One row a tenant, meter, hour (or part of it, see `Windows.lineage`) and batch, sorted so."""
+
+    tenant_id: Int64s = field(default_factory=_none)
+    meter_id: Int64s = field(default_factory=_none)
+    start_us: Int64s = field(default_factory=_none)
+    batch: Int64s = field(default_factory=_none)
+    event_count: Int64s = field(default_factory=_none)
+    numbers: Numbers = field(default_factory=Numbers)
+
+    def __len__(self) -> int:
+        return len(self.tenant_id)
+
+
+@dataclass(slots=True)
+class Rebuilds:
+    """What took events away from maxima and unique counts, which cannot be undone by arithmetic.
+
+    months: (tenant, meter, start) to be found anew, sorted
+    sources: (tenant, meter, start, position of the batch) of contributions that took events away, sorted
+    """
+
+    months: list[tuple[int, int, int]] = field(default_factory=list)
+    sources: list[tuple[int, int, int, int]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Changes:
+    """All that a batch of messages changes. `totals`: events of each tenant, metered or not."""
+
+    batches: Sequence[Batch]
+    windows: WindowChanges
+    members: MemberChanges
+    contributions: ContributionChanges
+    totals: dict[int, int]
+    rebuilds: Rebuilds = field(default_factory=Rebuilds)

@@ -1,0 +1,113 @@
+"""Dictionaries of one fold: series, targets, meters, groups and measures by small numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from meterline_aggregate.folding.rules.rows import EVERY_EVENT, SUBJECT, Message, Target
+from meterline_aggregate.meters.rules.definitions import Aggregation
+from meterline_aggregate.windows.calendar import MINUTE_US, local_starts
+
+Int64s = npt.NDArray[np.int64]
+T = TypeVar("T")
+
+
+class TargetTable:
+    """The targets of every series, one after the other."""
+
+    def __init__(self, layout: Layout, targets: Sequence[Sequence[Target]]) -> None:
+        flat = [(series, target) for series, some in enumerate(targets) for target in some]
+        counts = np.array([len(some) for some in targets], np.int64)
+        self._counts = counts
+        self._firsts = np.cumsum(counts) - counts
+        self.meter = _column(
+            layout.meter_rank[layout.series[series].tenant_id, target.meter_id] for series, target in flat
+        )
+        self.group = _column(layout.group_rank[target.group_id] for _, target in flat)
+        self.measure = _column(layout.measure_rank[target.measure] for _, target in flat)
+        self.targets = [target for _, target in flat]
+
+    def expand(self, series: Int64s) -> tuple[Int64s, Int64s]:
+        """Every row with every target of its series: positions of rows, and of targets in this table."""
+        repeats = self._counts[series]
+        rows = np.repeat(np.arange(len(series)), repeats)
+        shift = self._firsts[series] - (np.cumsum(repeats) - repeats)
+        return rows, np.arange(len(rows)) + np.repeat(shift, repeats)
+
+
+class Layout:
+    """Ranks are dense and ascending, so that keys made of them sort as the keys of the tables do.
+
+    A meter's rank is that of (tenant, meter).
+    """
+
+    def __init__(self, messages: Sequence[Message]) -> None:
+        found = {id(series): series for message in messages for series in message.series}
+        self.series = list(found.values())
+        self._position = {key: position for position, key in enumerate(found)}
+        targets = [(series.tenant_id, target) for series in self.series for target in series.targets]
+        self.meters = sorted({(tenant_id, target.meter_id) for tenant_id, target in targets})
+        self.groups = sorted({target.group_id for _, target in targets})
+        self.measures = [EVERY_EVENT, *sorted({target.measure for _, target in targets} - {EVERY_EVENT})]
+        self.meter_rank = _ranks(self.meters)
+        self.group_rank = _ranks(self.groups)
+        self.measure_rank = _ranks(self.measures)
+        self._describe_meters(target for _, target in targets)
+        self.table = TargetTable(self, [series.targets for series in self.series])
+        zones = sorted({series.zone for series in self.series})
+        zone_rank = _ranks(zones)
+        self._zones = zones
+        self._zone_of_series = _column(zone_rank[series.zone] for series in self.series)
+
+    def _describe_meters(self, targets: Iterable[Target]) -> None:
+        by_meter = {target.meter_id: target for target in targets}
+        told = [by_meter[meter_id] for _, meter_id in self.meters]
+        self.tenant_of_meter = _column(tenant_id for tenant_id, _ in self.meters)
+        self.id_of_meter = _column(meter_id for _, meter_id in self.meters)
+        self.aggregation_of_meter = _column(target.aggregation for target in told)
+        self.measure_of_meter = _column(self.measure_rank[target.measure] for target in told)
+        self.has_max = any(target.aggregation is Aggregation.MAX for target in told)
+        self.has_unique = any(target.aggregation is Aggregation.UNIQUE for target in told)
+
+    def positions(self, message: Message) -> Int64s:
+        """Where the series of a message stand among all."""
+        return _column(self._position[id(series)] for series in message.series)
+
+    def members_of(self, *, subjects: bool) -> TargetTable:
+        """The targets that count subjects, or those that count values of dimensions."""
+        return TargetTable(
+            self,
+            [
+                [
+                    target
+                    for target in series.targets
+                    if target.aggregation is Aggregation.UNIQUE and (target.measure == SUBJECT) is subjects
+                ]
+                for series in self.series
+            ],
+        )
+
+    def local_starts(self, series: Int64s, minutes: Int64s) -> tuple[Int64s, Int64s]:
+        """Where the local days and months begin that hold each minute, all in minutes since the epoch.
+
+        Raises OddMinuteError.
+        """
+        days, months = np.empty_like(minutes), np.empty_like(minutes)
+        zone_of_row = self._zone_of_series[series]
+        for rank, zone in enumerate(self._zones):
+            here = np.flatnonzero(zone_of_row == rank)
+            day, month = local_starts(zone, minutes[here] * MINUTE_US)
+            days[here], months[here] = day // MINUTE_US, month // MINUTE_US
+        return days, months
+
+
+def _column(values: Iterable[int]) -> Int64s:
+    return np.fromiter(values, np.int64)
+
+
+def _ranks(values: Sequence[T]) -> dict[T, int]:
+    return {value: rank for rank, value in enumerate(values)}

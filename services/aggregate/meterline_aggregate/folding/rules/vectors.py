@@ -1,0 +1,150 @@
+"""Folding in columns: rows to cells (see `cells`), cells to windows, with numpy on 64-bit integers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from meterline_aggregate.folding.rules.cells import Cells, make_cells
+from meterline_aggregate.folding.rules.changes import (
+    Changes,
+    ContributionChanges,
+    MemberChanges,
+    Numbers,
+    WindowChanges,
+)
+from meterline_aggregate.folding.rules.grouping import Grouping, group, packed, unpacked, wide_sums
+from meterline_aggregate.folding.rules.layout import Layout
+from meterline_aggregate.folding.rules.members import fold_members
+from meterline_aggregate.folding.rules.rows import TOTAL, Batch, Message
+from meterline_aggregate.folding.rules.starts import Starts
+from meterline_aggregate.meters.rules.definitions import Aggregation
+from meterline_aggregate.windows.calendar import Grain
+
+Int64s = npt.NDArray[np.int64]
+
+
+def fold_vectors(messages: Sequence[Message]) -> Changes:
+    """The same as `fold_plain`, of messages that have rows.
+
+    Raises UnsuitableError when a number is too wide for 64 bits, and OddMinuteError when a local day begins
+    within a minute.
+    """
+    batches = [batch for message in messages for batch in message.batches]
+    layout = Layout(messages)
+    scales = _scales(messages, layout)
+    cells = make_cells(messages, layout, scales)
+    totals = _totals(layout, cells)
+    if not layout.meters:
+        return Changes(batches, WindowChanges(), MemberChanges(), ContributionChanges(), totals)
+    adding = _Adding(layout, cells, scales, batches)
+    return Changes(
+        batches,
+        WindowChanges.joined([adding.windows(grain) for grain in Grain]),
+        fold_members(messages, layout, cells) if layout.has_unique else MemberChanges(),
+        adding.contributions(),
+        totals,
+    )
+
+
+def _scales(messages: Sequence[Message], layout: Layout) -> list[int]:
+    """The finest scale of each measure, to which all of them are brought."""
+    return [
+        max((message.quantities[name].scale for message in messages if name in message.quantities), default=0)
+        for name in layout.measures
+    ]
+
+
+def _totals(layout: Layout, cells: Cells) -> dict[int, int]:
+    sums = np.zeros(len(layout.series), np.int64)
+    np.add.at(sums, cells.series, cells.counts[0])
+    totals: dict[int, int] = {}
+    for series, count in zip(layout.series, sums.tolist(), strict=True):
+        if count:
+            totals[series.tenant_id] = totals.get(series.tenant_id, 0) + count
+    return totals
+
+
+class _Adding:
+    """Every cell with every target that it adds to: the rows that windows are made of."""
+
+    def __init__(self, layout: Layout, cells: Cells, scales: Sequence[int], batches: Sequence[Batch]) -> None:
+        self._layout = layout
+        self._batches = batches
+        self._by_rank = np.array(sorted(range(len(batches)), key=lambda n: batches[n].batch_id), np.int64)
+        rank_of = np.empty_like(self._by_rank)
+        rank_of[self._by_rank] = np.arange(len(batches))
+        rows, targets = layout.table.expand(cells.series)
+        counts = cells.counts[layout.table.measure[targets], rows]
+        if not counts.all():
+            kept = np.flatnonzero(counts)
+            rows, targets, counts = rows[kept], targets[kept], counts[kept]
+        measure = layout.table.measure[targets]
+        self._rows, self._counts = rows, counts
+        self._meter, self._group = layout.table.meter[targets], layout.table.group[targets]
+        self._sums = cells.sums[measure, rows]
+        self._high = None if cells.high is None else cells.high[measure, rows]
+        self._greatest = cells.greatest[measure, rows]
+        self._batch_rank = rank_of[cells.batch][rows]
+        self._starts = Starts(layout, cells.series, cells.minute)
+        # A window gets each event once, so none of its sums exceeds that of all events.
+        self._bound = max(cells.bounds)
+        self._group_ids = np.array(layout.groups, np.int64)
+        self._scale_of_meter = np.array(scales, np.int64)[layout.measure_of_meter]
+
+    def windows(self, grain: Grain) -> WindowChanges:
+        sizes = (self._starts.span, len(self._layout.groups))
+        grouping = group(
+            *packed(
+                (self._meter, len(self._layout.meters)),
+                (self._starts.of(grain)[self._rows], sizes[0]),
+                (self._group, sizes[1]),
+            )
+        )
+        meter, start, group_rank = unpacked(grouping.keys, *sizes)
+        return WindowChanges(
+            np.full(len(meter), int(grain), np.int64),
+            self._layout.tenant_of_meter[meter],
+            self._layout.id_of_meter[meter],
+            self._starts.microseconds(start),
+            self._group_ids[group_rank],
+            grouping.sums(self._counts),
+            self._by_rank[grouping.greatest(self._batch_rank)],
+            self._numbers(grouping, meter, slice(None)),
+        )
+
+    def contributions(self) -> ContributionChanges:
+        here = np.flatnonzero(self._group == self._layout.group_rank[TOTAL])
+        sizes = (self._starts.span, len(self._batches))
+        grouping = group(
+            *packed(
+                (self._meter[here], len(self._layout.meters)),
+                (self._starts.lineage[self._rows[here]], sizes[0]),
+                (self._batch_rank[here], sizes[1]),
+            )
+        )
+        meter, start, batch_rank = unpacked(grouping.keys, *sizes)
+        return ContributionChanges(
+            self._layout.tenant_of_meter[meter],
+            self._layout.id_of_meter[meter],
+            self._starts.microseconds(start),
+            self._by_rank[batch_rank],
+            grouping.sums(self._counts[here]),
+            self._numbers(grouping, meter, here),
+        )
+
+    def _numbers(self, grouping: Grouping, meter: Int64s, rows: Int64s | slice) -> Numbers:
+        """What the rows of each group add up to; `meter` is the rank of each group's meter."""
+        sums = wide_sums(grouping, self._sums[rows], self._bound)
+        if self._high is not None:
+            high = grouping.sums(self._high[rows]).tolist()
+            sums = [low + (more << 32) for low, more in zip(sums, high, strict=True)]
+        units: list[int | None] = [*sums]
+        aggregation = self._layout.aggregation_of_meter[meter]
+        if self._layout.has_max:
+            greatest = grouping.greatest(self._greatest[rows]).tolist()
+            for place in np.flatnonzero(aggregation == Aggregation.MAX).tolist():
+                units[place] = greatest[place]
+        return Numbers(aggregation, units, self._scale_of_meter[meter])

@@ -1,0 +1,178 @@
+"""What the events of a series add to: looked up once, then remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from cachetools import LRUCache
+from meterline.db.pool import Connection
+from meterline.db.scope import Scope
+from meterline.db.unit_of_work import Transaction
+from meterline_protos.events.v1 import events_pb2
+
+from meterline_aggregate.folding.groups import GroupBook
+from meterline_aggregate.folding.rules.digests import digest
+from meterline_aggregate.folding.rules.groups import GroupKey, group_key
+from meterline_aggregate.folding.rules.rows import EVERY_EVENT, SUBJECT, TOTAL, Series, Target
+from meterline_aggregate.folding.store import time_zones
+from meterline_aggregate.meters import store as meters_store
+from meterline_aggregate.meters.rules.definitions import Aggregation, Meter, Pairs
+from meterline_aggregate.windows.calendar import is_zone
+
+# Some tens of megabytes at most.
+_SERIES: Final = 20_000
+_TENANTS: Final = 100_000
+
+
+class UnknownTenantError(LookupError):
+    """The replica of tenants has not all of these yet, or their time zone is newer than this process."""
+
+    def __init__(self, tenant_ids: frozenset[int]) -> None:
+        super().__init__(f"unknown tenants {sorted(tenant_ids)}")
+        self.tenant_ids = tenant_ids
+
+
+@dataclass(frozen=True, slots=True)
+class _Match:
+    """A meter that counts a series."""
+
+    meter: Meter
+    measure: str
+    group: Pairs
+    member: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is wanted of series that are not remembered. It is not remembered then either.
+
+    meter_id: only what this meter counts; None: what every meter does
+    by_group: the targets of groups too. Without them no group is looked up, and none is made.
+    """
+
+    meter_id: int | None = None
+    by_group: bool = True
+
+
+EVERYTHING: Final = View()
+
+
+class SeriesBook:
+    """One for each process. Only what is committed is remembered."""
+
+    def __init__(self, groups: GroupBook | None = None) -> None:
+        self._groups = groups or GroupBook()
+        self._latest_meter: meters_store.Latest | None = None
+        self._meters: dict[str, list[Meter]] = {}
+        # By the series' own bytes; emptied when a meter was added or deleted.
+        self._series: LRUCache[bytes, Series] = LRUCache(_SERIES)
+        # A tenant's time zone never changes.
+        self._zones: LRUCache[int, str] = LRUCache(_TENANTS)
+
+    async def look_up(
+        self,
+        transaction: Transaction,
+        facts: Sequence[events_pb2.EventsAccepted],
+        tenants: Scope | None = None,
+        view: View = EVERYTHING,
+    ) -> list[list[Series]]:
+        """The series of each message, in its order. Raises UnknownTenantError.
+
+        tenants: whose rows the transaction may touch from now on, where that is not set yet
+        view: what is wanted; series that are remembered have more
+        """
+        await self._refresh_meters(transaction.connection, tenants)
+        keys = [[series.SerializeToString() for series in fact.series] for fact in facts]
+        found: dict[bytes, Series] = {}
+        missing: dict[bytes, events_pb2.Series] = {}
+        for fact, own_keys in zip(facts, keys, strict=True):
+            for series, key in zip(fact.series, own_keys, strict=True):
+                known = self._series.get(key)
+                if known is None:
+                    missing[key] = series
+                else:
+                    found[key] = known
+        if missing:
+            resolved = await self._resolve(transaction, missing, view)
+            if view == EVERYTHING:
+                transaction.after_commit(partial(self._series.update, resolved))
+            found |= resolved
+        return [[found[key] for key in own_keys] for own_keys in keys]
+
+    async def _refresh_meters(self, connection: Connection, tenants: Scope | None) -> None:
+        """Asked in every transaction: a meter counts all that is captured after it was created, whichever
+        replica created it and whichever folds. And none is deleted until the transaction ends."""
+        latest = await meters_store.latest(connection, tenants)
+        if latest == self._latest_meter:
+            return
+        meters: dict[str, list[Meter]] = {}
+        for meter in await meters_store.everything(connection):
+            meters.setdefault(meter.definition.event_type, []).append(meter)
+        self._meters = meters
+        self._latest_meter = latest
+        self._series = LRUCache(_SERIES)
+
+    async def _resolve(
+        self, transaction: Transaction, missing: Mapping[bytes, events_pb2.Series], view: View
+    ) -> dict[bytes, Series]:
+        connection = transaction.connection
+        zones = await self._find_zones(connection, {series.tenant_id for series in missing.values()})
+        matches = {key: list(self._matches(series, view)) for key, series in missing.items()}
+        groups = {
+            group_key(missing[key].tenant_id, match.group): match.group
+            for key, own in matches.items()
+            for match in own
+            if match.group
+        }
+        group_ids = await self._groups.find(transaction, groups) if groups else {}
+        return {
+            key: Series(
+                series.tenant_id,
+                zones[series.tenant_id],
+                tuple(_targets(series.tenant_id, matches[key], group_ids)),
+            )
+            for key, series in missing.items()
+        }
+
+    async def _find_zones(self, connection: Connection, tenant_ids: set[int]) -> dict[int, str]:
+        zones = {tenant_id: self._zones[tenant_id] for tenant_id in tenant_ids if tenant_id in self._zones}
+        if unknown := tenant_ids - zones.keys():
+            stored = await time_zones.find(connection, unknown)
+            found = {tenant_id: zone for tenant_id, zone in stored.items() if is_zone(zone)}
+            self._zones.update(found)
+            zones |= found
+        if unknown := tenant_ids - zones.keys():
+            raise UnknownTenantError(frozenset(unknown))
+        return zones
+
+    def _matches(self, series: events_pb2.Series, view: View) -> Iterator[_Match]:
+        meters = self._meters.get(series.event_type, ())
+        dimensions = {dimension.name: dimension.value for dimension in series.dimensions}
+        for meter in meters:
+            definition = meter.definition
+            if view.meter_id not in (None, meter.meter_id) or not definition.passes(dimensions):
+                continue
+            measure, member = definition.quantity or EVERY_EVENT, None
+            if definition.aggregation is Aggregation.UNIQUE:
+                if not definition.unique_dimension:
+                    measure = SUBJECT
+                elif value := dimensions.get(definition.unique_dimension):
+                    member = digest(value)
+                else:
+                    continue  # an event without the dimension is not one of its values
+            group = definition.group_of(dimensions) if view.by_group else ()
+            yield _Match(meter, measure, group, member)
+
+
+def _targets(
+    tenant_id: int, matches: Sequence[_Match], group_ids: Mapping[GroupKey, int]
+) -> Iterator[Target]:
+    for match in matches:
+        numbers = [TOTAL]
+        if match.group:
+            numbers.append(group_ids[group_key(tenant_id, match.group)])
+        for group_id in numbers:
+            yield Target(match.meter.meter_id, match.meter.aggregation, group_id, match.measure, match.member)

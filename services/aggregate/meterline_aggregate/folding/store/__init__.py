@@ -1,0 +1,1 @@
+"""The tables of windows, members, contributions, groups and applied messages."""

@@ -1,0 +1,2 @@
+-- name: time_zones
+SELECT tenant_id, time_zone FROM tenants WHERE tenant_id = ANY(%s)

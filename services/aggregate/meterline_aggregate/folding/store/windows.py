@@ -1,0 +1,146 @@
+"""Applies what was folded: some statements for any number of events.
+
+All replicas lock in the same order (messages, members, windows, totals, months, rebuilds; within each by
+key), so that none can wait for another in a circle.
+"""
+
+from __future__ import annotations
+
+from typing import Any, LiteralString
+
+import numpy as np
+import numpy.typing as npt
+import psycopg
+from meterline.clock import to_us
+from meterline.db.arrays import int2_array, int4_array, int8_array, text_array, timestamptz_array, uuid_array
+from meterline.db.pool import Connection
+from meterline.db.queries import Queries
+
+from meterline_aggregate.folding.rules.changes import Changes, MemberChanges, WindowChanges
+from meterline_aggregate.folding.rules.rows import TOTAL
+from meterline_aggregate.folding.store import rebuild_requests
+from meterline_aggregate.folding.store.literals import numeric_array
+from meterline_aggregate.meters.rules.definitions import Aggregation
+from meterline_aggregate.windows.calendar import Grain
+
+queries = Queries("meterline_aggregate.folding.store", "windows.sql")
+
+Int64s = npt.NDArray[np.int64]
+
+
+class AppliedBeforeError(Exception):
+    """A batch comes for the second time, in the company of others than before: contributions know batches
+    for good."""
+
+
+async def apply(connection: Connection, changes: Changes) -> None:
+    """Raises AppliedBeforeError when one of the batches has been applied before; the transaction is lost
+    then."""
+    await _add_members(connection, changes)
+    try:
+        # Nothing in it waits for an answer, so it all goes in one go.
+        async with connection.pipeline():
+            await _apply(connection, changes)
+    except psycopg.errors.UniqueViolation as error:
+        raise AppliedBeforeError(f"a batch was applied before: {error.diag.message_detail}") from error
+
+
+async def _apply(connection: Connection, changes: Changes) -> None:
+    if len(changes.windows):
+        is_maximum = changes.windows.numbers.aggregation == Aggregation.MAX
+        await _change_windows(connection, queries.add_to_windows, changes.windows, ~is_maximum)
+        await _change_windows(connection, queries.raise_windows, changes.windows, is_maximum)
+        await _add_contributions(connection, changes)
+    await _add_totals(connection, changes.totals)
+    if len(changes.windows):
+        # Last, so that the publisher of changed months finds these rows free nearly always.
+        await _mark_months(connection, changes)
+    if changes.rebuilds.months:
+        await rebuild_requests.request(connection, changes)
+
+
+async def _add_members(connection: Connection, changes: Changes) -> None:
+    """Stores the members that are new, and makes their number the value of their windows' changes."""
+    members = changes.members
+    if not len(members):
+        return
+    parameters = (*_window_keys(members), uuid_array(members.member))
+    cursor = await connection.execute(queries.add_members, parameters, binary=True)
+    fresh = {
+        (grain, tenant_id, meter_id, to_us(start), group_id): count
+        for grain, tenant_id, meter_id, start, group_id, count in await cursor.fetchall()
+    }
+    windows = changes.windows
+    unique = np.flatnonzero(windows.numbers.aggregation == Aggregation.UNIQUE)
+    keys = zip(
+        windows.grain[unique].tolist(),
+        windows.tenant_id[unique].tolist(),
+        windows.meter_id[unique].tolist(),
+        windows.start_us[unique].tolist(),
+        windows.group_id[unique].tolist(),
+        strict=True,
+    )
+    for row, key in zip(unique.tolist(), keys, strict=True):
+        windows.numbers.units[row] = fresh.get(key, 0)
+
+
+def _window_keys(rows: MemberChanges | WindowChanges, which: Int64s | slice = slice(None)) -> tuple[Any, ...]:
+    return (
+        int2_array(rows.grain[which]),
+        int4_array(rows.tenant_id[which]),
+        int4_array(rows.meter_id[which]),
+        timestamptz_array(rows.start_us[which]),
+        int8_array(rows.group_id[which]),
+    )
+
+
+async def _change_windows(
+    connection: Connection, statement: LiteralString, windows: WindowChanges, chosen: npt.NDArray[np.bool_]
+) -> None:
+    which = np.flatnonzero(chosen)
+    if not len(which):
+        return
+    literals = windows.numbers.literals(which, valueless=(Aggregation.COUNT,))
+    parameters = (
+        *_window_keys(windows, which),
+        int8_array(windows.event_count[which]),
+        numeric_array(literals),
+    )
+    await connection.execute(statement, parameters)
+
+
+async def _add_contributions(connection: Connection, changes: Changes) -> None:
+    given = changes.contributions
+    ids = np.frombuffer(b"".join(batch.batch_id for batch in changes.batches), "V16")
+    # How many members were new depends on who came first, so it is nothing that a batch has of its own.
+    literals = given.numbers.literals(
+        np.arange(len(given)), valueless=(Aggregation.COUNT, Aggregation.UNIQUE)
+    )
+    parameters = (
+        int4_array(given.tenant_id),
+        int4_array(given.meter_id),
+        timestamptz_array(given.start_us),
+        uuid_array(ids[given.batch]),
+        int8_array(given.event_count),
+        numeric_array(literals),
+    )
+    await connection.execute(queries.add_contributions, parameters)
+
+
+async def _add_totals(connection: Connection, totals: dict[int, int]) -> None:
+    if totals:
+        rows = np.array(sorted(totals.items()), np.int64)
+        await connection.execute(queries.add_totals, (int4_array(rows[:, 0]), int8_array(rows[:, 1])))
+
+
+async def _mark_months(connection: Connection, changes: Changes) -> None:
+    windows = changes.windows
+    which = np.flatnonzero((windows.grain == Grain.MONTH) & (windows.group_id == TOTAL))
+    traces = [changes.batches[batch].traceparent for batch in windows.last_batch[which].tolist()]
+    parameters = (
+        int4_array(windows.tenant_id[which]),
+        int4_array(windows.meter_id[which]),
+        timestamptz_array(windows.start_us[which]),
+        text_array(traces),
+    )
+    await connection.execute(queries.mark_months, parameters)

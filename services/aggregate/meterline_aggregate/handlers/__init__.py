@@ -1,1 +1,0 @@
-"""What aggregate does: one function a message or call, each in one transaction."""

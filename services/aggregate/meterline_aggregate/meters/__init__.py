@@ -1,0 +1,1 @@
+"""Meters: created, listed, referred to, deleted."""

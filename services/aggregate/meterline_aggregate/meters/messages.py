@@ -1,0 +1,44 @@
+"""Definitions and meters as the API has them, and event types as ingest describes them."""
+
+from __future__ import annotations
+
+from meterline.rpc import fields
+from meterline_protos.aggregate.v1 import meters_pb2
+from meterline_protos.common.v1 import types_pb2
+from meterline_protos.ingest.v1 import event_types_pb2
+
+from meterline_aggregate.meters.rules.definitions import Aggregation, Definition, Meter
+from meterline_aggregate.meters.rules.references import EventTypeDescription
+
+
+def to_definition(meter: meters_pb2.Meter) -> Definition:
+    return Definition(
+        meter.name,
+        meter.event_type,
+        fields.choice("meter.aggregation", Aggregation, meter.aggregation),
+        meter.quantity,
+        meter.unique_dimension,
+        tuple(meter.group_by),
+        tuple(sorted(meter.filter.items())),
+    )
+
+
+def to_meter(meter: Meter) -> meters_pb2.Meter:
+    definition = meter.definition
+    return meters_pb2.Meter(
+        name=definition.name,
+        event_type=definition.event_type,
+        aggregation=types_pb2.Aggregation.ValueType(definition.aggregation),
+        quantity=definition.quantity,
+        unique_dimension=definition.unique_dimension,
+        group_by=definition.group_by,
+        filter=dict(definition.filter),
+    )
+
+
+def to_description(answer: event_types_pb2.DescribeEventTypeResponse) -> EventTypeDescription:
+    return EventTypeDescription(
+        frozenset(answer.quantities),
+        {each.name: frozenset(each.values) for each in answer.dimensions},
+        answer.partial,
+    )

@@ -1,0 +1,1 @@
+"""What a meter is, and what it may refer to."""

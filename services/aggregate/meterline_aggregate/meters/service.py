@@ -1,0 +1,112 @@
+"""Meters are created, referred to, listed and, as long as nothing uses them, deleted."""
+
+from __future__ import annotations
+
+from meterline.db.pool import Database
+from meterline.db.scope import ALL_TENANTS
+from meterline.db.unit_of_work import UnitOfWork
+from meterline.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
+from meterline.telemetry.logging import logger
+from meterline.tenants import TenantReplica
+
+from meterline_aggregate.meters import store
+from meterline_aggregate.meters.messages import to_description
+from meterline_aggregate.meters.rules.definitions import Definition, Meter
+from meterline_aggregate.meters.rules.references import check_references
+from meterline_aggregate.meters.store import Usage
+from meterline_aggregate.peers import Ingest
+
+log = logger()
+
+
+class Meters:
+    """ingest: asked what meters refer to; None: that is not checked."""
+
+    def __init__(
+        self,
+        database: Database,
+        unit_of_work: UnitOfWork,
+        tenants: TenantReplica,
+        ingest: Ingest | None = None,
+    ) -> None:
+        self._database = database
+        self._unit_of_work = unit_of_work
+        self._tenants = tenants
+        self._ingest = ingest
+
+    async def create(self, definition: Definition) -> tuple[Meter, bool]:
+        """The meter, and whether it is new.
+
+        Raises AlreadyExistsError when the name means something else, FailedPreconditionError when it refers
+        to what does not exist, UnavailableError.
+        """
+        async with self._database.connection() as connection:
+            existing = await store.find(connection, definition.name)
+        if existing is not None:
+            return _same(existing, definition), False
+        if self._ingest is not None:
+            # Before the transaction, which others wait for. Nothing is ever removed from a type.
+            described = await self._ingest.describe(definition.event_type)
+            check_references(definition, None if described is None else to_description(described))
+        async with self._unit_of_work.begin() as tx:
+            await store.lock(tx.connection)
+            existing = await store.find(tx.connection, definition.name)
+            if existing is None:
+                created = await store.insert(tx.connection, definition)
+                await tx.commit()
+                return created, True
+        return _same(existing, definition), False
+
+    async def refer_to(self, name: str) -> Meter:
+        """The meter, which is never deleted from now on. Raises NotFoundError."""
+        async with self._unit_of_work.begin() as tx:
+            # First: who deletes it holds the row until the end.
+            await store.refer_to(tx.connection, name)
+            meter = await store.find(tx.connection, name)
+            if meter is None:
+                raise NotFoundError("meter", name)
+            await tx.commit()
+        return meter
+
+    async def delete(self, name: str, deleted_by: str) -> None:
+        """Deletes a meter that has counted nothing and that nothing ever referred to.
+
+        Raises NotFoundError, FailedPreconditionError, and AbortedError when transactions that may count by it
+        do not end within 2 seconds.
+        """
+        # Windows of all tenants. At first without holding anybody up, for those that cannot go.
+        async with self._database.connection(ALL_TENANTS) as connection:
+            _require_unused(name, await store.usage(connection, name))
+        async with self._unit_of_work.begin(ALL_TENANTS) as tx:
+            await store.hold(tx.connection)
+            # From here on nobody counts: what there is now is all there is.
+            found = _require_unused(name, await store.usage(tx.connection, name))
+            await store.delete(tx.connection, found.meter_id, deleted_by)
+            await tx.commit()
+        log.info("meter.deleted", meter=name, meter_number=found.meter_id, deleted_by=deleted_by)
+
+    async def list(self, slug: str = "") -> list[Meter]:
+        """All meters by name, for a tenant or nobody in particular. Raises NotFoundError."""
+        if slug:
+            await self._tenants.get(slug)
+        async with self._database.connection() as connection:
+            return await store.everything(connection)
+
+
+def _require_unused(name: str, found: Usage | None) -> Usage:
+    if found is None:
+        raise NotFoundError("meter", name)
+    if found.counted:
+        raise FailedPreconditionError(f"meter {name}", "has counted events", "METER_HAS_USAGE")
+    if found.referred:
+        raise FailedPreconditionError(
+            f"meter {name}", "something refers to it, or did, for example a price", "METER_REFERRED_TO"
+        )
+    return found
+
+
+def _same(existing: Meter, definition: Definition) -> Meter:
+    """Raises AlreadyExistsError."""
+    if not existing.definition.means_the_same_as(definition):
+        raise AlreadyExistsError("meter", definition.name, "it has another definition, which never changes")
+    return existing

@@ -1,0 +1,131 @@
+"""The table of meters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from meterline.db.pool import Connection
+from meterline.db.queries import Queries
+from meterline.db.scope import Scope, to_setting
+from meterline.errors import AbortedError
+from psycopg.types.json import Jsonb
+
+from meterline_aggregate.meters.rules.definitions import Aggregation, Definition, Meter
+
+queries = Queries("meterline_aggregate.meters", "store.sql")
+
+# The numbers of the newest meter and of the last deletion; 0 when there is none.
+Latest = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What keeps a meter from being deleted.
+
+    referred: whether something outside ever referred to it
+    counted: whether it has counted anything, for any tenant
+    """
+
+    meter_id: int
+    referred: bool
+    counted: bool
+
+
+async def latest(connection: Connection, tenants: Scope | None = None) -> Latest:
+    """What changes whenever a meter is added or deleted. None is deleted before the transaction ends.
+
+    tenants: whose rows the transaction may touch from now on, where that is not set yet
+    """
+    if tenants is None:
+        cursor = await connection.execute(queries.latest_meter, binary=True)
+    else:
+        cursor = await connection.execute(queries.latest_meter_and_scope, (to_setting(tenants),), binary=True)
+    row = await cursor.fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+async def everything(connection: Connection) -> list[Meter]:
+    """All meters by name."""
+    cursor = await connection.execute(queries.meters, binary=True)
+    return [_meter(row) for row in await cursor.fetchall()]
+
+
+async def find(connection: Connection, name: str) -> Meter | None:
+    cursor = await connection.execute(queries.meter_by_name, (name,), binary=True)
+    row = await cursor.fetchone()
+    return _meter(row) if row else None
+
+
+async def lock(connection: Connection) -> None:
+    """Waits until nobody else adds a meter, and keeps others from it until the transaction ends."""
+    await connection.execute(queries.lock_meters)
+
+
+async def hold(connection: Connection) -> None:
+    """Waits until no transaction is left that has read which meters there are, and keeps others from reading
+    until this one ends. Raises AbortedError after 2 seconds, in which those others wait."""
+    await connection.execute(queries.limit_waiting)
+    try:
+        await lock(connection)
+        await connection.execute(queries.hold_meters)
+    except psycopg.errors.LockNotAvailable as error:
+        raise AbortedError("events are being counted; try again", retry_after=1.0) from error
+
+
+async def refer_to(connection: Connection, name: str) -> None:
+    """Notes that something refers to the meter, for good."""
+    await connection.execute(queries.refer_to_meter, (name,))
+
+
+async def usage(connection: Connection, name: str) -> Usage | None:
+    """What keeps the meter from being deleted, as it is now; None when there is no such meter.
+
+    The transaction is everybody's.
+    """
+    cursor = await connection.execute(queries.deletable_meter, (name,), binary=True)
+    row = await cursor.fetchone()
+    return Usage(*row) if row else None
+
+
+async def delete(connection: Connection, meter_id: int, deleted_by: str) -> None:
+    """Its number is never given again."""
+    await connection.execute(queries.delete_meter, (meter_id, deleted_by))
+
+
+async def insert(connection: Connection, definition: Definition) -> Meter:
+    cursor = await connection.execute(
+        queries.insert_meter,
+        (
+            definition.name,
+            definition.event_type,
+            int(definition.aggregation),
+            definition.quantity,
+            definition.unique_dimension,
+            list(definition.group_by),
+            Jsonb(dict(definition.filter)),
+        ),
+        binary=True,
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    return Meter(row[0], definition)
+
+
+def _meter(row: Sequence[Any]) -> Meter:
+    meter_id, name, event_type, aggregation, quantity, unique_dimension, group_by, filter_ = row
+    return Meter(
+        meter_id,
+        Definition(
+            name,
+            event_type,
+            Aggregation(aggregation),
+            quantity,
+            unique_dimension,
+            tuple(group_by),
+            tuple(sorted(filter_.items())),
+        ),
+    )

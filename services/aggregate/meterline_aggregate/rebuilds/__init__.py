@@ -1,0 +1,1 @@
+"""Months that events were retracted from: computed again from the events that are left."""

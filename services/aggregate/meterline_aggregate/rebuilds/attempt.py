@@ -1,0 +1,153 @@
+"""One attempt to find a month of a meter anew, from all of its events that are left."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from enum import Enum, auto
+from typing import Final
+
+from meterline.db.unit_of_work import Transaction, UnitOfWork
+from meterline.errors import AbortedError
+
+from meterline_aggregate.folding.rules.dispatch import fold
+from meterline_aggregate.folding.rules.retractions import Retractions
+from meterline_aggregate.meters.rules.definitions import Aggregation, Meter
+from meterline_aggregate.rebuilds import store
+from meterline_aggregate.rebuilds.raw_events import Page, RawEvents
+from meterline_aggregate.rebuilds.store import FIRST_BATCH, Claim
+
+# Longer than any page takes, so that a claim that ends is one whose owner has died.
+LEASE: Final = timedelta(seconds=60)
+
+# Batches asked for at once.
+_BATCHES: Final = 500
+# How often what came meanwhile is read without holding anybody up.
+_ROUNDS: Final = 4
+
+
+class Outcome(Enum):
+    """What became of putting the month in place."""
+
+    DONE = auto()
+    # More events were folded since they were read.
+    MORE = auto()
+    # Events were taken away since, perhaps such as are staged.
+    TAKEN = auto()
+    # Windows hold other events than ingest has of these batches: something is on its way.
+    DIFFERS = auto()
+
+
+class Rebuild:
+    """Events are staged batch by batch, and the month is replaced once no batch is missing.
+
+    Memory holds a page of events, and what was taken away of the month.
+    """
+
+    def __init__(self, unit_of_work: UnitOfWork, raw: RawEvents, meter: Meter, claimed: Claim) -> None:
+        self._unit_of_work = unit_of_work
+        self._raw = raw
+        self._meter = meter
+        self._claimed = claimed
+        self._is_unique = meter.aggregation is Aggregation.UNIQUE
+        self._retractions = Retractions()
+        self._sources: list[uuid.UUID] = []
+
+    async def run(self) -> Outcome:
+        """Raises UnavailableError, and AbortedError when the month was claimed by another."""
+        await self._begin_anew()
+        outcome = Outcome.MORE
+        for left in reversed(range(_ROUNDS)):
+            await self._stage_new()
+            outcome = await self._replace(last=not left)
+            if outcome in (Outcome.DONE, Outcome.DIFFERS):
+                break
+            if outcome is Outcome.TAKEN:
+                await self._begin_anew()
+        return outcome
+
+    async def _begin_anew(self) -> None:
+        async with self._held() as tx:
+            await store.clear(tx.connection, self._claimed)
+            self._sources = await store.retracting(tx.connection, self._claimed.month)
+            await tx.commit()
+        self._retractions = Retractions()
+        for first in range(0, len(self._sources), _BATCHES):
+            async for page in self._pages(self._sources[first : first + _BATCHES]):
+                async with self._held() as tx:
+                    self._retractions.note(
+                        await self._raw.to_message(tx, self._claimed.month.tenant_id, self._meter, page)
+                    )
+                    await tx.commit()
+
+    async def _stage_new(self) -> None:
+        """Reads the batches that are not staged, group by group."""
+        async with self._held() as tx:
+            await store.gather(tx.connection, self._claimed)
+            await tx.commit()
+        after = FIRST_BATCH
+        while True:
+            async with self._held() as tx:
+                batch_ids = await store.unstaged(tx.connection, self._claimed, after, _BATCHES)
+                await tx.commit()
+            if not batch_ids:
+                return
+            async for page in self._pages(batch_ids):
+                async with self._held() as tx:
+                    await self._stage(tx, page)
+                    await tx.commit()
+            async with self._held() as tx:
+                await store.mark_staged(tx.connection, self._claimed, batch_ids)
+                await tx.commit()
+            after = batch_ids[-1]
+
+    async def _replace(self, *, last: bool) -> Outcome:
+        async with self._begin() as tx:
+            if self._is_unique:
+                await store.count_members(tx.connection, self._claimed)
+            await store.lock(tx.connection, self._claimed, members=self._is_unique)
+            # From here on nobody folds into the month: what is read now is all there is.
+            if await store.retracting(tx.connection, self._claimed.month) != self._sources:
+                return Outcome.TAKEN
+            if await store.gather(tx.connection, self._claimed):
+                if not last:
+                    return Outcome.MORE
+                await self._stage_rest(tx)
+            if await store.count_differing(tx.connection, self._claimed):
+                return Outcome.DIFFERS
+            if not await store.replace(tx.connection, self._claimed, members=self._is_unique):
+                raise AbortedError("the month was claimed by another")
+            await tx.commit()
+        return Outcome.DONE
+
+    async def _stage_rest(self, tx: Transaction) -> None:
+        """The few batches that came since, while others wait: a month that never rests gets done too."""
+        after = FIRST_BATCH
+        while batch_ids := await store.unstaged(tx.connection, self._claimed, after, _BATCHES):
+            async for page in self._pages(batch_ids):
+                await self._stage(tx, page)
+            after = batch_ids[-1]
+        if self._is_unique:
+            await store.count_members(tx.connection, self._claimed)
+
+    async def _stage(self, tx: Transaction, page: Page) -> None:
+        message = await self._raw.to_message(tx, self._claimed.month.tenant_id, self._meter, page)
+        await store.stage(tx.connection, self._claimed, fold([self._retractions.remove(message)]))
+
+    def _pages(self, batch_ids: Sequence[uuid.UUID]) -> AsyncIterator[Page]:
+        return self._raw.pages(self._claimed.month, self._meter, batch_ids)
+
+    @asynccontextmanager
+    async def _begin(self) -> AsyncIterator[Transaction]:
+        async with self._unit_of_work.begin(tenants=[self._claimed.month.tenant_id]) as tx:
+            yield tx
+
+    @asynccontextmanager
+    async def _held(self) -> AsyncIterator[Transaction]:
+        """A transaction in which the claim holds. Raises AbortedError when it was lost."""
+        async with self._begin() as tx:
+            if not await store.renew(tx.connection, self._claimed, LEASE):
+                raise AbortedError("the month was claimed by another")
+            yield tx

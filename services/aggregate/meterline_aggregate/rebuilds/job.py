@@ -1,0 +1,120 @@
+"""Months of maxima and unique counts that events were taken away from are found anew, in the background."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from datetime import timedelta
+from typing import Final
+
+from meterline import tasks
+from meterline.db.pool import Database
+from meterline.db.scope import ALL_TENANTS
+from meterline.db.unit_of_work import UnitOfWork
+from meterline.errors import AbortedError, UnavailableError
+from meterline.ids import new_id
+from meterline.telemetry import metrics
+from meterline.telemetry.logging import logger
+from meterline.telemetry.tracing import tracer
+
+from meterline_aggregate.meters import store as meters_store
+from meterline_aggregate.rebuilds import store
+from meterline_aggregate.rebuilds.attempt import LEASE, Outcome, Rebuild
+from meterline_aggregate.rebuilds.raw_events import RawEvents
+from meterline_aggregate.rebuilds.store import Claim
+
+log = logger()
+
+_POLL_SECONDS: Final = 5.0
+_FIRST_PAUSE: Final = timedelta(seconds=0.5)
+_LONGEST_PAUSE: Final = timedelta(seconds=60)
+
+
+class Rebuilder:
+    """A task beside the service. Replicas may do this at the same time: each takes what no other has.
+
+    `start` and `stop` may be called twice.
+    """
+
+    def __init__(self, database: Database, unit_of_work: UnitOfWork, raw: RawEvents) -> None:
+        self._database = database
+        self._unit_of_work = unit_of_work
+        self._raw = raw
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def wake(self) -> None:
+        """Says that there is a month to rebuild."""
+        self._wake.set()
+
+    async def start(self) -> None:
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="rebuilder")
+
+    async def stop(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            await tasks.end(task)
+
+    async def rebuild_due(self) -> int:
+        """Rebuilds every month that is due; returns how many are done. Raises UnavailableError."""
+        done = 0
+        while (claimed := await self._claim()) is not None:
+            with tracer().start_as_current_span("rebuild month"):
+                done += await self._try(claimed)
+        async with self._database.connection(ALL_TENANTS) as connection:
+            metrics.REBUILDS_PENDING.set(await store.count_pending(connection))
+        return done
+
+    async def _run(self) -> None:
+        while True:
+            self._wake.clear()
+            try:
+                await self.rebuild_due()
+            except UnavailableError as error:
+                log.warning("rebuilder.cannot_claim", error=str(error))
+            except Exception:
+                log.exception("rebuilder.fault")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_POLL_SECONDS):
+                    await self._wake.wait()
+
+    async def _claim(self) -> Claim | None:
+        async with self._unit_of_work.begin(tenants=ALL_TENANTS) as tx:
+            claimed = await store.claim(tx.connection, new_id(), LEASE)
+            await tx.commit()
+        return claimed
+
+    async def _try(self, claimed: Claim) -> bool:
+        try:
+            outcome = await self._rebuild(claimed)
+        except AbortedError as error:
+            log.warning("rebuild.lost", month=_name(claimed), error=str(error))
+            return False
+        except Exception as error:  # noqa: BLE001 - told below, and tried again
+            level = log.warning if isinstance(error, UnavailableError) else log.exception
+            level("rebuild.failed", month=_name(claimed), attempt=claimed.attempts, error=str(error))
+        else:
+            if outcome is Outcome.DONE:
+                log.info("rebuild.done", month=_name(claimed))
+                return True
+            log.warning("rebuild.waits", month=_name(claimed), attempt=claimed.attempts, outcome=outcome.name)
+        await self._postpone(claimed)
+        return False
+
+    async def _rebuild(self, claimed: Claim) -> Outcome:
+        async with self._database.connection() as connection:
+            known = await meters_store.everything(connection)
+        meter = next(meter for meter in known if meter.meter_id == claimed.month.meter_id)
+        return await Rebuild(self._unit_of_work, self._raw, meter, claimed).run()
+
+    async def _postpone(self, claimed: Claim) -> None:
+        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(claimed.attempts - 1, 10))
+        async with self._unit_of_work.begin(tenants=[claimed.month.tenant_id]) as tx:
+            await store.postpone(tx.connection, claimed, pause)
+            await tx.commit()
+
+
+def _name(claimed: Claim) -> str:
+    month = claimed.month
+    return f"{month.slug}/{month.meter_id}/{month.start_us // 1_000_000}"

@@ -1,0 +1,102 @@
+"""Events as ingest keeps them, read again as the rows that they were."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from decimal import Decimal
+
+import numpy as np
+from google.protobuf.timestamp_pb2 import Timestamp
+from meterline.db.unit_of_work import Transaction
+from meterline_protos.events.v1 import events_pb2 as facts_pb2
+from meterline_protos.ingest.v1 import events_pb2
+
+from meterline_aggregate.folding.decoding import read
+from meterline_aggregate.folding.rules.origins import with_targets
+from meterline_aggregate.folding.rules.rows import Message
+from meterline_aggregate.folding.series import SeriesBook, View
+from meterline_aggregate.meters.rules.definitions import Meter
+from meterline_aggregate.peers import Ingest
+from meterline_aggregate.rebuilds.store import Month
+
+_NO_ID = bytes(16)
+
+Page = Sequence[events_pb2.StoredEvent]
+
+
+class RawEvents:
+    """What one meter counted, asked of ingest and looked up as it was when it was folded."""
+
+    def __init__(self, ingest: Ingest, book: SeriesBook) -> None:
+        self._ingest = ingest
+        self._book = book
+
+    def pages(self, month: Month, meter: Meter, batch_ids: Sequence[uuid.UUID]) -> AsyncIterator[Page]:
+        """The events of at most 1,000 batches. Raises UnavailableError."""
+        return self._ingest.events(
+            month.slug, batch_ids, meter.definition.event_type, month.first_us, month.last_us
+        )
+
+    async def to_message(
+        self, tx: Transaction, tenant_id: int, meter: Meter, page: Page, *, by_group: bool = True
+    ) -> Message:
+        """The events as rows that only this meter counts. Raises GarbledError, UnknownTenantError.
+
+        by_group: False where only the total is wanted; targets of groups may be missing then
+        """
+        accepted = read(_fact(tenant_id, meter.definition.quantity, page))
+        # Nothing for other meters: one that is newer than the events would get groups that nothing counted.
+        view = View(meter.meter_id, by_group)
+        (series,) = await self._book.look_up(tx, [accepted.fact], view=view)
+        return for_meter(accepted.with_series(series), meter.meter_id)
+
+
+def for_meter(message: Message, meter_id: int) -> Message:
+    """The message as if there were no other meter."""
+    own = [with_targets(series, lambda known: known == meter_id) for series in message.series]
+    return replace(message, series=own)
+
+
+def _fact(tenant_id: int, quantity: str, page: Page) -> facts_pb2.EventsAccepted:
+    """One batch, of which nothing is known but its rows; of quantities only the one that is measured."""
+    keys = [(event.type, tuple(sorted(event.dimensions.items()))) for event in page]
+    series = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    subjects = {name: place for place, name in enumerate(dict.fromkeys(event.subject for event in page))}
+    gone = [event.retracted for event in page]
+    # Those that are taken away come first.
+    order = sorted(range(len(page)), key=lambda row: not gone[row])
+    rows = [page[row] for row in order]
+    return facts_pb2.EventsAccepted(
+        batches=[facts_pb2.AcceptedBatch(batch_id=_NO_ID, rows=len(page), retracted=sum(gone))],
+        series=[
+            facts_pb2.Series(
+                tenant_id=tenant_id,
+                event_type=event_type,
+                dimensions=[facts_pb2.Dimension(name=name, value=value) for name, value in dimensions],
+            )
+            for event_type, dimensions in series
+        ],
+        subjects=list(subjects),
+        event_ids=_NO_ID * len(page),
+        series_index=np.array([series[keys[row]] for row in order], "<u4").tobytes(),
+        subject_index=np.array([subjects[event.subject] for event in rows], "<u4").tobytes(),
+        times_us=np.array([_us(event.time) for event in rows], "<i8").tobytes(),
+        quantities=[_quantity(quantity, rows)] if quantity else [],
+    )
+
+
+def _us(moment: Timestamp) -> int:
+    return moment.seconds * 1_000_000 + moment.nanos // 1_000
+
+
+def _quantity(name: str, rows: Page) -> facts_pb2.QuantityValues:
+    values = [Decimal(event.quantities.get(name, "0")) for event in rows]
+    scale = max(0, *(-int(value.as_tuple().exponent) for value in values))
+    return facts_pb2.QuantityValues(
+        name=name,
+        scale=scale,
+        units=np.array([int(value.scaleb(scale)) for value in values], "<i8").tobytes(),
+        present=bytes(name in event.quantities for event in rows),
+    )

@@ -1,0 +1,193 @@
+"""Months that are found anew: claimed, staged beside what is read, and put in its place."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+import numpy as np
+from meterline.clock import to_datetime, to_us
+from meterline.db.arrays import int2_array, int8_array, timestamptz_array, uuid_array
+from meterline.db.pool import Connection
+from meterline.db.queries import Queries
+
+from meterline_aggregate.folding.rules.changes import Changes
+from meterline_aggregate.folding.store.literals import numeric_array
+from meterline_aggregate.meters.rules.definitions import Aggregation
+from meterline_aggregate.windows.calendar import HOUR_US, Grain, end_of
+
+queries = Queries("meterline_aggregate.rebuilds", "store.sql")
+
+FIRST_BATCH: Final = uuid.UUID(int=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Month:
+    """A month of a meter of a tenant. `slug` is the tenant's name."""
+
+    tenant_id: int
+    slug: str
+    zone: str
+    meter_id: int
+    start_us: int
+
+    @property
+    def end_us(self) -> int:
+        return end_of(Grain.MONTH, self.zone, self.start_us)
+
+    @property
+    def first_us(self) -> int:
+        """Where the hour begins that holds the start. It is of two months in zones half an hour off, so
+        whole hours are read."""
+        return self.start_us - self.start_us % HOUR_US
+
+    @property
+    def last_us(self) -> int:
+        return self.end_us + -self.end_us % HOUR_US
+
+    def parameters(self) -> dict[str, Any]:
+        return {
+            "tenant_id": self.tenant_id,
+            "meter_id": self.meter_id,
+            "start": to_datetime(self.start_us),
+            "end": to_datetime(self.end_us),
+            "first": to_datetime(self.first_us),
+            "last": to_datetime(self.last_us),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A month that one replica rebuilds, under a number that no other attempt has."""
+
+    month: Month
+    attempts: int
+    rebuild_id: uuid.UUID
+
+    def parameters(self, **more: Any) -> dict[str, Any]:
+        return self.month.parameters() | {"rebuild_id": self.rebuild_id} | more
+
+
+async def count_pending(connection: Connection) -> int:
+    cursor = await connection.execute(queries.count_pending, binary=True)
+    row = await cursor.fetchone()
+    return int(row[0]) if row else 0
+
+
+async def claim(connection: Connection, rebuild_id: uuid.UUID, lease: timedelta) -> Claim | None:
+    """Takes the month that has waited longest, until the lease ends; what an earlier attempt staged goes."""
+    cursor = await connection.execute(queries.claim, {"rebuild_id": rebuild_id, "lease": lease}, binary=True)
+    row = await cursor.fetchone()
+    if row is None:
+        return None
+    tenant_id, slug, zone, meter_id, start, attempts, before = row
+    if before is not None:
+        await connection.execute(queries.clear, {"tenant_id": tenant_id, "rebuild_id": before})
+    return Claim(Month(tenant_id, slug, zone, meter_id, to_us(start)), attempts, rebuild_id)
+
+
+async def renew(connection: Connection, claimed: Claim, lease: timedelta) -> bool:
+    """Whether the claim still holds; then nobody else can claim it before this transaction ends."""
+    cursor = await connection.execute(queries.renew, claimed.parameters(lease=lease))
+    return await cursor.fetchone() is not None
+
+
+async def postpone(connection: Connection, claimed: Claim, pause: timedelta) -> None:
+    await connection.execute(queries.postpone, claimed.parameters(pause=pause))
+
+
+async def clear(connection: Connection, claimed: Claim) -> None:
+    """Forgets what was staged."""
+    await connection.execute(queries.clear, claimed.parameters())
+
+
+async def gather(connection: Connection, claimed: Claim) -> int:
+    """Lists the batches that contributed to the month; answers how many are new."""
+    cursor = await connection.execute(queries.gather, claimed.parameters())
+    return cursor.rowcount
+
+
+async def unstaged(connection: Connection, claimed: Claim, after: uuid.UUID, limit: int) -> list[uuid.UUID]:
+    """Batches beyond `after` that are still to be read, by id."""
+    cursor = await connection.execute(
+        queries.unstaged, claimed.parameters(after=after, limit=limit), binary=True
+    )
+    return [batch_id for (batch_id,) in await cursor.fetchall()]
+
+
+async def mark_staged(connection: Connection, claimed: Claim, batch_ids: Sequence[uuid.UUID]) -> None:
+    await connection.execute(queries.mark_staged, claimed.parameters(batch_ids=list(batch_ids)))
+
+
+async def batches_of(connection: Connection, month: Month) -> list[uuid.UUID]:
+    """All batches that contributed to the month."""
+    cursor = await connection.execute(queries.batches_of, month.parameters(), binary=True)
+    return [batch_id for (batch_id,) in await cursor.fetchall()]
+
+
+async def retracting(connection: Connection, month: Month) -> list[uuid.UUID]:
+    """The batches that took events away from the month."""
+    cursor = await connection.execute(queries.retracting, month.parameters(), binary=True)
+    return [batch_id for (batch_id,) in await cursor.fetchall()]
+
+
+async def stage(connection: Connection, claimed: Claim, changes: Changes) -> None:
+    """Adds what was folded to what is staged. All of it is of the claimed month's meter."""
+    windows, members = changes.windows, changes.members
+    owner = (claimed.month.tenant_id, claimed.rebuild_id)
+    if len(windows):
+        literals = windows.numbers.literals(np.arange(len(windows)), valueless=(Aggregation.UNIQUE,))
+        parameters = (
+            *owner,
+            int2_array(windows.grain),
+            timestamptz_array(windows.start_us),
+            int8_array(windows.group_id),
+            int8_array(windows.event_count),
+            numeric_array(literals),
+        )
+        await connection.execute(queries.stage_windows, parameters)
+    if len(members):
+        keys = (
+            int2_array(members.grain),
+            timestamptz_array(members.start_us),
+            int8_array(members.group_id),
+            uuid_array(members.member),
+        )
+        await connection.execute(queries.stage_members, (*owner, *keys))
+
+
+async def lock(connection: Connection, claimed: Claim, *, members: bool) -> None:
+    """Until the transaction ends nobody folds into the month. Raises meterline.errors.UnavailableError, at
+    the end of the transaction, when the wait is too long."""
+    await connection.execute(queries.limit_waiting)
+    if members:
+        await connection.execute(queries.lock_members)
+    await connection.execute(queries.lock_windows, claimed.parameters())
+
+
+async def count_members(connection: Connection, claimed: Claim) -> None:
+    """Makes the numbers of members the values of their windows."""
+    await connection.execute(queries.count_members, claimed.parameters())
+
+
+async def count_differing(connection: Connection, claimed: Claim) -> int:
+    """How many windows hold another number of events than what is staged of them."""
+    cursor = await connection.execute(queries.count_differing, claimed.parameters(), binary=True)
+    row = await cursor.fetchone()
+    return int(row[0]) if row else 0
+
+
+async def replace(connection: Connection, claimed: Claim, *, members: bool) -> bool:
+    """Puts what is staged in the place of what was, and has it published; whether the claim still held."""
+    parameters = claimed.parameters(empty=0 if members else None)
+    if members:
+        await connection.execute(queries.drop_members, parameters)
+    await connection.execute(queries.replace_windows, parameters)
+    await connection.execute(queries.mark_month, parameters)
+    cursor = await connection.execute(queries.finish, parameters)
+    finished = await cursor.fetchone() is not None
+    await connection.execute(queries.clear, parameters)
+    return finished

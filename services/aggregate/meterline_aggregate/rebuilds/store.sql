@@ -1,0 +1,173 @@
+-- name: count_pending
+-- tenant: a metric of the whole service
+SELECT count(*) FROM pending_rebuilds
+
+-- name: claim
+-- tenant: rebuilds of all tenants wait together
+WITH due AS (
+    SELECT p.tenant_id, p.meter_id, p.window_start, p.rebuild_id, t.slug, t.time_zone
+    FROM pending_rebuilds p
+    JOIN tenants t ON t.tenant_id = p.tenant_id
+    WHERE p.next_attempt_at <= now()
+    ORDER BY p.next_attempt_at
+    LIMIT 1
+    FOR UPDATE OF p SKIP LOCKED
+)
+UPDATE pending_rebuilds p
+SET rebuild_id = %(rebuild_id)s, attempts = p.attempts + 1, next_attempt_at = now() + %(lease)s
+FROM due
+WHERE (p.tenant_id, p.meter_id, p.window_start) = (due.tenant_id, due.meter_id, due.window_start)
+RETURNING p.tenant_id, due.slug, due.time_zone, p.meter_id, p.window_start, p.attempts, due.rebuild_id
+
+-- name: renew
+UPDATE pending_rebuilds SET next_attempt_at = now() + %(lease)s
+WHERE tenant_id = %(tenant_id)s AND meter_id = %(meter_id)s AND window_start = %(start)s
+  AND rebuild_id = %(rebuild_id)s
+RETURNING true
+
+-- name: postpone
+UPDATE pending_rebuilds SET next_attempt_at = now() + %(pause)s
+WHERE tenant_id = %(tenant_id)s AND meter_id = %(meter_id)s AND window_start = %(start)s
+  AND rebuild_id = %(rebuild_id)s
+
+-- name: finish
+DELETE FROM pending_rebuilds
+WHERE tenant_id = %(tenant_id)s AND meter_id = %(meter_id)s AND window_start = %(start)s
+  AND rebuild_id = %(rebuild_id)s
+RETURNING true
+
+-- name: clear
+WITH w AS (
+    DELETE FROM rebuilt_windows WHERE tenant_id = %(tenant_id)s AND rebuild_id = %(rebuild_id)s
+), m AS (
+    DELETE FROM rebuilt_members WHERE tenant_id = %(tenant_id)s AND rebuild_id = %(rebuild_id)s
+)
+DELETE FROM rebuilt_batches WHERE tenant_id = %(tenant_id)s AND rebuild_id = %(rebuild_id)s
+
+-- name: gather
+-- Batches that are new since the last time. A batch's contributions come all at once.
+INSERT INTO rebuilt_batches (tenant_id, rebuild_id, batch_id)
+SELECT DISTINCT tenant_id, %(rebuild_id)s::uuid, batch_id
+FROM contributions
+WHERE tenant_id = %(tenant_id)s AND meter_id = %(meter_id)s
+  AND window_start >= %(first)s AND window_start < %(last)s
+ON CONFLICT DO NOTHING
+
+-- name: unstaged
+SELECT batch_id FROM rebuilt_batches
+WHERE tenant_id = %(tenant_id)s AND rebuild_id = %(rebuild_id)s AND NOT staged AND batch_id > %(after)s
+ORDER BY batch_id
+LIMIT %(limit)s
+
+-- name: mark_staged
+UPDATE rebuilt_batches SET staged = true
+WHERE tenant_id = %(tenant_id)s AND rebuild_id = %(rebuild_id)s AND batch_id = ANY(%(batch_ids)s)
+
+-- name: batches_of
+SELECT DISTINCT batch_id FROM contributions
+WHERE tenant_id = %(tenant_id)s AND meter_id = %(meter_id)s
+  AND window_start >= %(first)s AND window_start < %(last)s
+ORDER BY batch_id
+
+-- name: retracting
+SELECT DISTINCT batch_id FROM retractions
+WHERE tenant_id = %(tenant_id)s AND meter_id = %(meter_id)s
+  AND window_start >= %(first)s AND window_start < %(last)s
+ORDER BY batch_id
+
+-- name: stage_windows
+INSERT INTO rebuilt_windows AS w (
+    tenant_id, rebuild_id, grain, window_start, group_id, event_count, value
+)
+SELECT %s, %s, u.* FROM unnest(%s::int2[], %s::timestamptz[], %s::int8[], %s::int8[], %s::numeric[]) AS u
+ON CONFLICT (tenant_id, rebuild_id, grain, window_start, group_id) DO UPDATE SET
+    event_count = w.event_count + excluded.event_count,
+    value = greatest(w.value, excluded.value)
+
+-- name: stage_members
+INSERT INTO rebuilt_members (tenant_id, rebuild_id, grain, window_start, group_id, member)
+SELECT %s, %s, u.* FROM unnest(%s::int2[], %s::timestamptz[], %s::int8[], %s::uuid[]) AS u
+ON CONFLICT DO NOTHING
+
+-- name: count_members
+UPDATE rebuilt_windows w SET value = m.members
+FROM (
+    SELECT grain, window_start, group_id, count(*) AS members
+    FROM rebuilt_members
+    WHERE tenant_id = %(tenant_id)s AND rebuild_id = %(rebuild_id)s
+    GROUP BY grain, window_start, group_id
+) m
+WHERE w.tenant_id = %(tenant_id)s AND w.rebuild_id = %(rebuild_id)s
+  AND w.grain = m.grain AND w.window_start = m.window_start AND w.group_id = m.group_id
+
+-- name: limit_waiting
+-- tenant: touches no row
+SET LOCAL lock_timeout = '5s'
+
+-- name: lock_members
+-- tenant: a lock of rows cannot keep others from finding that a member is there already
+-- Whoever folds stores members first and counts them then. Nobody may be in between when members go.
+LOCK TABLE window_members IN SHARE ROW EXCLUSIVE MODE
+
+-- name: lock_windows
+-- In the order in which those who fold lock them.
+SELECT count(*) FROM (
+    SELECT FROM windows
+    WHERE tenant_id = %(tenant_id)s AND meter_id = %(meter_id)s
+      AND window_start >= CASE WHEN grain < 3 THEN %(first)s ELSE %(start)s END
+      AND window_start < CASE WHEN grain < 3 THEN %(last)s ELSE %(end)s END
+    ORDER BY grain, window_start, group_id
+    FOR UPDATE
+) AS locked
+
+-- name: count_differing
+-- Windows that were made of other events than those that were read here.
+SELECT count(*)
+FROM (
+    SELECT grain, window_start, group_id, event_count FROM windows
+    WHERE tenant_id = %(tenant_id)s AND meter_id = %(meter_id)s
+      AND window_start >= CASE WHEN grain < 3 THEN %(first)s ELSE %(start)s END
+      AND window_start < CASE WHEN grain < 3 THEN %(last)s ELSE %(end)s END
+) w
+FULL JOIN (
+    SELECT grain, window_start, group_id, event_count FROM rebuilt_windows
+    WHERE tenant_id = %(tenant_id)s AND rebuild_id = %(rebuild_id)s
+      AND window_start >= CASE WHEN grain < 3 THEN %(first)s ELSE %(start)s END
+      AND window_start < CASE WHEN grain < 3 THEN %(last)s ELSE %(end)s END
+) r USING (grain, window_start, group_id)
+WHERE coalesce(w.event_count, 0) <> coalesce(r.event_count, 0)
+
+-- name: replace_windows
+-- Without events a unique count is 0, to which others add, and a maximum is none, which others need not
+-- exceed. The month's revision rises in any case, since it is published again.
+UPDATE windows w
+SET value = n.value, revision = w.revision + 1
+FROM (
+    SELECT o.grain, o.window_start, o.group_id, coalesce(r.value, %(empty)s::numeric) AS value
+    FROM windows o
+    LEFT JOIN rebuilt_windows r ON r.tenant_id = o.tenant_id AND r.rebuild_id = %(rebuild_id)s
+        AND r.grain = o.grain AND r.window_start = o.window_start AND r.group_id = o.group_id
+    WHERE o.tenant_id = %(tenant_id)s AND o.meter_id = %(meter_id)s
+      AND o.window_start >= CASE WHEN o.grain < 3 THEN %(first)s ELSE %(start)s END
+      AND o.window_start < CASE WHEN o.grain < 3 THEN %(last)s ELSE %(end)s END
+      AND (o.value IS DISTINCT FROM coalesce(r.value, %(empty)s::numeric) OR (o.grain = 4 AND o.group_id = 0))
+) n
+WHERE w.tenant_id = %(tenant_id)s AND w.meter_id = %(meter_id)s
+  AND w.grain = n.grain AND w.window_start = n.window_start AND w.group_id = n.group_id
+
+-- name: drop_members
+DELETE FROM window_members m
+WHERE m.tenant_id = %(tenant_id)s AND m.meter_id = %(meter_id)s
+  AND m.window_start >= CASE WHEN m.grain < 3 THEN %(first)s ELSE %(start)s END
+  AND m.window_start < CASE WHEN m.grain < 3 THEN %(last)s ELSE %(end)s END
+  AND NOT EXISTS (
+      SELECT FROM rebuilt_members r
+      WHERE r.tenant_id = m.tenant_id AND r.rebuild_id = %(rebuild_id)s AND r.grain = m.grain
+        AND r.window_start = m.window_start AND r.group_id = m.group_id AND r.member = m.member
+  )
+
+-- name: mark_month
+-- What marked it before knows the trace of the change.
+INSERT INTO changed_months (tenant_id, meter_id, window_start, traceparent)
+VALUES (%(tenant_id)s, %(meter_id)s, %(start)s, '')
+ON CONFLICT DO NOTHING

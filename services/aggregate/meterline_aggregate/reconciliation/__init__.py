@@ -1,0 +1,1 @@
+"""Comparison of the events that ingest accepted with those that were folded."""

@@ -1,1 +1,0 @@
-"""The tables of aggregate: the only place with SQL. Every function works in the caller's transaction."""

@@ -1,0 +1,1 @@
+"""Windows and contributions: queried, and previewed as corrections would change them."""

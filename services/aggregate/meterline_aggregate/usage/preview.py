@@ -1,0 +1,201 @@
+"""What windows would become if events were added and taken away. Nothing of it is stored."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Final
+
+from meterline.db.unit_of_work import Transaction, UnitOfWork
+from meterline.errors import InvalidArgumentError, NotFoundError
+from meterline.tenants import Tenant, TenantReplica
+
+from meterline_aggregate.folding.consumer import drop_uncounted
+from meterline_aggregate.folding.decoding import Accepted, GarbledError, decode
+from meterline_aggregate.folding.rules.changes import Changes
+from meterline_aggregate.folding.rules.dispatch import fold
+from meterline_aggregate.folding.rules.retractions import Retractions
+from meterline_aggregate.folding.rules.rows import TOTAL, Message
+from meterline_aggregate.folding.series import SeriesBook, UnknownTenantError, View
+from meterline_aggregate.meters import store as meters_store
+from meterline_aggregate.meters.rules.definitions import Aggregation, Meter
+from meterline_aggregate.rebuilds import store as rebuilds_store
+from meterline_aggregate.rebuilds.raw_events import RawEvents, for_meter
+from meterline_aggregate.rebuilds.store import Month
+from meterline_aggregate.usage.rules.tally import Tally, WindowKey, rows_of
+from meterline_aggregate.usage.store import previews
+from meterline_aggregate.windows.calendar import Grain, windows_at
+from meterline_aggregate.windows.decimals import EXACT, of_units
+
+MOST_ROWS: Final = 10_000
+# Events of a month that are read again to find what is left of it; of more a rebuild has to tell.
+MOST_EVENTS: Final = 50_000
+
+_BATCHES: Final = 500
+Values = Mapping[WindowKey, tuple[Decimal, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class WindowPreview:
+    """A window as it is and as it would be; `after` is None when only a rebuild can tell."""
+
+    meter: str
+    grain: Grain
+    start_us: int
+    before: Decimal
+    after: Decimal | None
+    events_before: int
+    events_after: int
+
+    @property
+    def delta(self) -> Decimal | None:
+        return None if self.after is None else EXACT.subtract(self.after, self.before)
+
+
+@dataclass(frozen=True, slots=True)
+class _Basis:
+    """What a preview is made of: the rows, what they change by themselves, and what there is.
+
+    rows: those of `changes.windows` that are shown
+    fresh: how many members are new
+    """
+
+    message: Message
+    changes: Changes
+    rows: Mapping[int, WindowKey]
+    before: Values
+    fresh: Mapping[WindowKey, int]
+    meters: Mapping[int, Meter]
+
+    def was(self, key: WindowKey) -> tuple[Decimal, int]:
+        return self.before.get(key, (Decimal(0), 0))
+
+
+class Previews:
+    """Transactions here are never committed."""
+
+    def __init__(
+        self, unit_of_work: UnitOfWork, tenants: TenantReplica, book: SeriesBook, raw: RawEvents
+    ) -> None:
+        self._unit_of_work = unit_of_work
+        self._tenants = tenants
+        self._book = book
+        self._raw = raw
+
+    async def preview(self, slug: str, events: bytes) -> tuple[Tenant, list[WindowPreview]]:
+        """Days and months that the rows of an EventsAccepted touch, by meter, grain and time.
+
+        Raises InvalidArgumentError, NotFoundError, UnavailableError.
+        """
+        tenant = await self._tenants.get(slug)
+        accepted = _decode(tenant, events)
+        async with self._unit_of_work.begin(tenants=[tenant.tenant_id]) as tx:
+            basis = await self._basis(tx, tenant, accepted)
+        anew: dict[WindowKey, tuple[Decimal, int]] = {}
+        for tenant_id, meter_id, start_us in basis.changes.rebuilds.months:
+            month = Month(tenant_id, slug, tenant.time_zone, meter_id, start_us)
+            anew |= await self._found_anew(basis, month)
+        return tenant, sorted(
+            _previews(basis, anew, tenant), key=lambda one: (one.meter, one.grain, one.start_us)
+        )
+
+    async def _basis(self, tx: Transaction, tenant: Tenant, accepted: Accepted) -> _Basis:
+        try:
+            # Only totals are told. Groups of what may never come would be taken from what does.
+            (series,) = await self._book.look_up(tx, [accepted.fact], view=View(by_group=False))
+        except UnknownTenantError as error:
+            raise NotFoundError("tenant", tenant.slug) from error
+        (message,) = await drop_uncounted(tx, [accepted], [accepted.with_series(series)])
+        changes = fold([message])
+        rows = rows_of(changes.windows)
+        before = await previews.totals_at(tx.connection, tenant.tenant_id, rows.values())
+        fresh = await previews.count_new_members(tx.connection, tenant.tenant_id, changes.members)
+        known = {meter.meter_id: meter for meter in await meters_store.everything(tx.connection)}
+        return _Basis(message, changes, rows, before, fresh, known)
+
+    async def _found_anew(self, basis: _Basis, month: Month) -> Values:
+        """A month's windows of all events that would be left; nothing when there are too many."""
+        _, stored = basis.was(WindowKey(Grain.MONTH, month.meter_id, month.start_us))
+        if stored > MOST_EVENTS:
+            return {}
+        meter = basis.meters[month.meter_id]
+        async with self._unit_of_work.begin(tenants=[month.tenant_id]) as tx:
+            sources = await rebuilds_store.retracting(tx.connection, month)
+            batch_ids = await rebuilds_store.batches_of(tx.connection, month)
+        retractions, tally = Retractions(), Tally()
+        own = _in_total(for_meter(basis.message, month.meter_id))
+        retractions.note(own)
+        for first in range(0, len(sources), _BATCHES):
+            async for message in self._messages(month, meter, sources[first : first + _BATCHES]):
+                retractions.note(message)
+        tally.add(fold([retractions.remove(own)]))
+        for first in range(0, len(batch_ids), _BATCHES):
+            async for message in self._messages(month, meter, batch_ids[first : first + _BATCHES]):
+                tally.add(fold([retractions.remove(message)]))
+        return {key: tally.value(key) for key in basis.rows.values() if _is_of(key, month)}
+
+    async def _messages(
+        self, month: Month, meter: Meter, batch_ids: Sequence[uuid.UUID]
+    ) -> AsyncIterator[Message]:
+        async for page in self._raw.pages(month, meter, batch_ids):
+            async with self._unit_of_work.begin(tenants=[month.tenant_id]) as tx:
+                message = await self._raw.to_message(tx, month.tenant_id, meter, page, by_group=False)
+            yield _in_total(message)
+
+
+def _decode(tenant: Tenant, events: bytes) -> Accepted:
+    try:
+        accepted = decode(events)
+    except GarbledError as error:
+        raise InvalidArgumentError("events", str(error)) from error
+    if any(series.tenant_id != tenant.tenant_id for series in accepted.fact.series):
+        raise InvalidArgumentError("events", "all rows must be of the tenant")
+    if len(accepted.times_us) > MOST_ROWS:
+        raise InvalidArgumentError("events", f"at most {MOST_ROWS} rows")
+    return accepted
+
+
+def _in_total(message: Message) -> Message:
+    """The message without its targets of groups."""
+    series = [
+        replace(one, targets=tuple(target for target in one.targets if target.group_id == TOTAL))
+        for one in message.series
+    ]
+    return replace(message, series=series)
+
+
+def _is_of(key: WindowKey, month: Month) -> bool:
+    return key.meter_id == month.meter_id and windows_at(month.zone, key.start_us).month == month.start_us
+
+
+def _previews(basis: _Basis, anew: Values, tenant: Tenant) -> Iterator[WindowPreview]:
+    rebuilt = {(meter_id, start_us) for _, meter_id, start_us in basis.changes.rebuilds.months}
+    for row, key in basis.rows.items():
+        before, events = basis.was(key)
+        events_after = events + int(basis.changes.windows.event_count[row])
+        if (key.meter_id, windows_at(tenant.time_zone, key.start_us).month) in rebuilt:
+            value, found = anew.get(key, (Decimal(0), None))
+            # Other events than were counted: some are on their way.
+            after = value if found == events_after else None
+        else:
+            after = _after(basis, row, key)
+        name = basis.meters[key.meter_id].definition.name
+        yield WindowPreview(name, key.grain, key.start_us, before, after, events, events_after)
+
+
+def _after(basis: _Basis, row: int, key: WindowKey) -> Decimal:
+    """What arithmetic comes to."""
+    windows = basis.changes.windows
+    before, events = basis.was(key)
+    change = of_units(windows.numbers.units[row] or 0, int(windows.numbers.scale[row]))
+    match basis.meters[key.meter_id].aggregation:
+        case Aggregation.COUNT:
+            return EXACT.add(before, int(windows.event_count[row]))
+        case Aggregation.UNIQUE:
+            return EXACT.add(before, basis.fresh.get(key, 0))
+        case Aggregation.SUM:
+            return EXACT.add(before, change)
+        case Aggregation.MAX:
+            return max(before, change) if events else change

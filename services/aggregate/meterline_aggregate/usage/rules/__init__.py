@@ -1,0 +1,1 @@
+"""What usage is answered as, and how previews are added up."""

@@ -1,0 +1,86 @@
+"""Maintained windows and their lineage are read."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+from meterline.db.pool import Connection, Database
+from meterline.errors import InvalidArgumentError, NotFoundError
+from meterline.tenants import TenantReplica
+
+from meterline_aggregate.meters import store as meters_store
+from meterline_aggregate.meters.rules.definitions import Meter
+from meterline_aggregate.usage.rules.answers import Contribution, Window
+from meterline_aggregate.usage.store import windows
+from meterline_aggregate.usage.store.windows import Slice
+from meterline_aggregate.windows.calendar import Grain
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Windows of a meter of a tenant that start in [start_us, end_us)."""
+
+    tenant: str
+    meter: str
+    start_us: int
+    end_us: int
+
+
+class Usage:
+    def __init__(self, database: Database, tenants: TenantReplica) -> None:
+        self._database = database
+        self._tenants = tenants
+        # Meters neither change nor go.
+        self._meters: dict[str, Meter] = {}
+
+    async def totals(
+        self, where: Range, grain: Grain, after_us: int | None, limit: int
+    ) -> tuple[str, list[Window]]:
+        """The tenant's time zone, and at most `limit` windows after that of `after_us`.
+
+        Raises NotFoundError.
+        """
+        tenant = await self._tenants.get(where.tenant)
+        async with self._database.connection([tenant.tenant_id]) as connection:
+            part, _ = await self._slice(connection, tenant.tenant_id, where)
+            return tenant.time_zone, await windows.totals_of_windows(connection, part, grain, after_us, limit)
+
+    async def groups(
+        self, where: Range, grain: Grain, after: tuple[int, int] | None, limit: int
+    ) -> tuple[str, list[Window]]:
+        """As `totals`, by group. Raises InvalidArgumentError for a meter that has none."""
+        tenant = await self._tenants.get(where.tenant)
+        async with self._database.connection([tenant.tenant_id]) as connection:
+            part, meter = await self._slice(connection, tenant.tenant_id, where)
+            if not meter.definition.group_by:
+                raise InvalidArgumentError("by_group", "the meter has no dimensions in group_by")
+            return tenant.time_zone, await windows.groups_of_windows(connection, part, grain, after, limit)
+
+    async def contributions(
+        self, where: Range, after: tuple[int, uuid.UUID] | None, limit: int
+    ) -> tuple[str, list[Contribution]]:
+        """The tenant's time zone, and at most `limit` contributions beyond (start, batch) `after`, by both.
+
+        Raises NotFoundError.
+        """
+        tenant = await self._tenants.get(where.tenant)
+        async with self._database.connection([tenant.tenant_id]) as connection:
+            part, meter = await self._slice(connection, tenant.tenant_id, where)
+            found = await windows.contributions_of_meter(connection, part, meter, after, limit)
+            return tenant.time_zone, found
+
+    async def contributions_of_batch(self, name: str, batch_id: uuid.UUID) -> tuple[str, list[Contribution]]:
+        """The tenant's time zone, and what a batch added to all its meters. Raises NotFoundError for an
+        unknown tenant."""
+        tenant = await self._tenants.get(name)
+        async with self._database.connection([tenant.tenant_id]) as connection:
+            found = await windows.contributions_of_batch(connection, tenant.tenant_id, batch_id)
+            return tenant.time_zone, found
+
+    async def _slice(self, connection: Connection, tenant_id: int, where: Range) -> tuple[Slice, Meter]:
+        meter = self._meters.get(where.meter) or await meters_store.find(connection, where.meter)
+        if meter is None:
+            raise NotFoundError("meter", where.meter)
+        self._meters[where.meter] = meter
+        return Slice(tenant_id, meter.meter_id, where.start_us, where.end_us), meter

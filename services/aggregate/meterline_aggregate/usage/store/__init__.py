@@ -1,0 +1,1 @@
+"""The statements that read windows, contributions and members."""

@@ -1,0 +1,44 @@
+-- name: totals_of_windows
+-- A maximum has no value of its own before its first event: what is taken away may come first.
+-- Only months are published and rebuilt.
+SELECT w.window_start, coalesce(w.value, CASE m.aggregation WHEN 1 THEN w.event_count ELSE 0 END),
+       w.event_count, w.revision, m.aggregation, coalesce(c.traceparent, ''), p.window_start IS NOT NULL
+FROM windows w
+JOIN meters m ON m.meter_id = w.meter_id
+LEFT JOIN changed_months c ON w.grain = 4 AND c.tenant_id = w.tenant_id AND c.meter_id = w.meter_id
+    AND c.window_start = w.window_start
+LEFT JOIN pending_rebuilds p ON w.grain = 4 AND p.tenant_id = w.tenant_id AND p.meter_id = w.meter_id
+    AND p.window_start = w.window_start
+WHERE w.tenant_id = %(tenant_id)s AND w.meter_id = %(meter_id)s AND w.grain = %(grain)s AND w.group_id = 0
+  AND w.window_start >= %(start)s AND w.window_start < %(end)s AND w.window_start > %(after)s
+ORDER BY w.window_start
+LIMIT %(limit)s
+
+-- name: groups_of_windows
+SELECT w.window_start, w.group_id, g.dimensions, g.rest,
+       coalesce(w.value, CASE m.aggregation WHEN 1 THEN w.event_count ELSE 0 END), w.event_count, w.revision,
+       m.aggregation
+FROM windows w
+JOIN meters m ON m.meter_id = w.meter_id
+JOIN dimension_groups g ON g.tenant_id = w.tenant_id AND g.group_id = w.group_id
+WHERE w.tenant_id = %(tenant_id)s AND w.meter_id = %(meter_id)s AND w.grain = %(grain)s AND w.group_id > 0
+  AND w.window_start >= %(start)s AND w.window_start < %(end)s
+  AND (w.window_start, w.group_id) > (%(after)s, %(after_group)s)
+ORDER BY w.window_start, w.group_id
+LIMIT %(limit)s
+
+-- name: contributions_of_meter
+SELECT window_start, batch_id, event_count, value
+FROM contributions
+WHERE tenant_id = %(tenant_id)s AND meter_id = %(meter_id)s
+  AND window_start >= %(start)s AND window_start < %(end)s
+  AND (window_start, batch_id) > (%(after)s, %(after_batch)s)
+ORDER BY window_start, batch_id
+LIMIT %(limit)s
+
+-- name: contributions_of_batch
+SELECT m.name, m.aggregation, c.window_start, c.batch_id, c.event_count, c.value
+FROM contributions c
+JOIN meters m ON m.meter_id = c.meter_id
+WHERE c.tenant_id = %s AND c.batch_id = %s
+ORDER BY m.name, c.window_start

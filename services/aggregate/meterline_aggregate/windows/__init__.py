@@ -1,0 +1,1 @@
+"""Calendar windows, and decimals as text."""
