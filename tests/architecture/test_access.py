@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.descriptor import Descriptor, MethodDescriptor
 from meterline.auth.principals import Permission
 from meterline.auth.rules import SELF_PROVING, Reach, Rule, Rules
-from meterline.dead_letters import access as operations
+from meterline.operations import access as operations
 
 from tests.architecture.test_shape import proto_services
 from tests.architecture.tree import SERVICES

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.req("X2", "T2.3")
 
 LIST = ROOT / "libs/runtime/meterline/telemetry/metrics.py"
 # Serves the list to Prometheus, and adds nothing to it.
-EXPORTER = ROOT / "libs/runtime/meterline/app.py"
+EXPORTER = ROOT / "libs/runtime/meterline/service/run.py"
 METRICS = {
     name: value for name, value in vars(metrics).items() if isinstance(value, Counter | Gauge | Histogram)
 }

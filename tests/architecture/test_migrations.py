@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from meterline.db import migrate
+from meterline import migrate
 
 from tests.architecture.tree import ROOT, SERVICES, name_of, packages
 

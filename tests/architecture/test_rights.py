@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from meterline.db import migrate
+from meterline import migrate
 
 from tests.architecture.test_queries import queries
 from tests.architecture.tree import ROOT, SERVICES, service_package

@@ -15,14 +15,15 @@ from itertools import cycle, islice
 import numpy as np
 import psycopg
 import uvloop
-from meterline import inbox
-from meterline.bus.consumer import Delivery
+from meterline import migrate
 from meterline.clock import SystemClock
-from meterline.db import migrate, provision
+from meterline.consuming.consumer import Delivery
+from meterline.db import provision
 from meterline.db.pool import Database
-from meterline.db.unit_of_work import UnitOfWork
 from meterline.ids import new_id
 from meterline.tenants import TenantReplica
+from meterline.transactions import inbox
+from meterline.transactions.unit_of_work import UnitOfWork
 from meterline_aggregate.folding.consumer import AcceptedEvents
 from meterline_aggregate.folding.decoding import decode
 from meterline_aggregate.folding.rules.changes import Changes

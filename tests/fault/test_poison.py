@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.fault, pytest.mark.timeout(600), pytest.mark.req("T3.1
 
 STRANGER = 9_999
 UNKNOWN_TENANT = f"unknown tenants [{STRANGER}]; given up after 2 s"
-# Of the last twenty messages, see meterline.bus.breaker.
+# Of the last twenty messages, see meterline.consuming.breaker.
 MOST_BURIED = 18
 # Of a stopped consumer: seconds that a test can wait.
 QUICK = {"METERLINE_BREAKER_COOLDOWN_SECONDS": "0.2", "METERLINE_BREAKER_LONGEST_COOLDOWN_SECONDS": "0.5"}

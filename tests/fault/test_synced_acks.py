@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 
 import psycopg
 import pytest
-from meterline.db import migrate
+from meterline import migrate
 from meterline_dev.servers import NatsServer, PostgresServer, sync_interval_is_always
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 

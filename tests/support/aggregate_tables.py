@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from meterline.bus.consumer import Delivery
 from meterline.bus.subjects import TENANTS_CHANGED
 from meterline.clock import SystemClock
+from meterline.consuming.consumer import Delivery
 from meterline.db.pool import Database
 from meterline.db.scope import ALL_TENANTS
-from meterline.db.unit_of_work import UnitOfWork
 from meterline.ids import new_id
 from meterline.rpc.client import Caller
 from meterline.tenants import TenantReplica
+from meterline.transactions.unit_of_work import UnitOfWork
 from meterline_aggregate.folding.consumer import AcceptedEvents
 from meterline_aggregate.folding.groups import GroupBook
 from meterline_aggregate.folding.series import SeriesBook

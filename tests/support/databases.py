@@ -14,7 +14,8 @@ from typing import Any, LiteralString
 
 import psycopg
 import pytest
-from meterline.db import migrate, provision
+from meterline import migrate
+from meterline.db import provision
 from meterline_dev.servers import PostgresServer
 
 from tests.support.database_reset import ROLES, Pristine

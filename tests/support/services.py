@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from grpc import aio
-from meterline.app import Service
+from meterline.service.run import Service
 from meterline_dev.servers import NatsServer
 from pydantic import SecretStr
 
@@ -35,7 +35,7 @@ def settings_for(service: str, database: TestDatabase, broker: NatsServer) -> di
 
 @asynccontextmanager
 async def running(service: Service) -> AsyncIterator[aio.Channel]:
-    """Starts the parts in the order of `meterline.app`, answers a channel to the server, stops in reverse."""
+    """Starts the parts in their order and answers a channel to the server; stops them in reverse."""
     async with AsyncExitStack() as stack:
         for component in service.components:
             stack.push_async_callback(component.stop)

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from meterline.crypto.master_keys import MasterKeys
 from meterline.db.pool import Connection, Database
-from meterline.db.unit_of_work import UnitOfWork
+from meterline.transactions.unit_of_work import UnitOfWork
 from meterline_ingest.audit.rules import ChangeRequest
 from meterline_ingest.keys.rotation import KeyStore
 from meterline_ingest.keys.rules import Resealed

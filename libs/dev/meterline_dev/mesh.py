@@ -21,8 +21,9 @@ from typing import Any, Final, Self
 
 import psycopg
 from grpc import aio
+from meterline import migrate
 from meterline.bus import permissions
-from meterline.db import migrate, provision
+from meterline.db import provision
 
 from meterline_dev import channels
 from meterline_dev.keys import Keys, SecretFile, write_secret

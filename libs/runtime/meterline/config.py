@@ -10,7 +10,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from meterline.bus.address import BrokerAddress
-from meterline.bus.breaker import BurialRules
+from meterline.consuming.breaker import BurialRules
 from meterline.rpc.doors import Bounds
 
 # A refused value may be a secret, and what is raised at the start goes to a log.

@@ -13,15 +13,15 @@ from google.protobuf.message import DecodeError
 from meterline_protos.events.v1 import events_pb2
 
 from meterline.bounds import MIN_TENANT_ID
-from meterline.bus.delivery import Delivery
+from meterline.consuming.delivery import Delivery
 from meterline.days import parse_day
 from meterline.db.pool import Database, begin
 from meterline.db.queries import Queries
 from meterline.db.scope import ALL_TENANTS
-from meterline.db.unit_of_work import Transaction
 from meterline.errors import Never, NotFoundError
 from meterline.remembered import Remembered
 from meterline.slugs import is_slug
+from meterline.transactions.unit_of_work import Transaction
 
 queries = Queries("meterline", "tenants.sql")
 

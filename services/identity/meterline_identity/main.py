@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from functools import partial
 
 from meterline import config
-from meterline.app import Component, run
-from meterline.auth import setup as auth
 from meterline.bus.connection import Bus
 from meterline.clock import Clock, SystemClock
 from meterline.crypto.master_keys import MasterKeys
 from meterline.crypto.sealer import Sealer
 from meterline.db.pool import Database
-from meterline.db.unit_of_work import UnitOfWork
-from meterline.outbox.relay import Relay
-from meterline.rpc import tls
 from meterline.rpc.client import Caller
 from meterline.rpc.server import Server
+from meterline.service import auth, tls
+from meterline.service.run import Component, run
+from meterline.transactions.relay import Relay
+from meterline.transactions.unit_of_work import UnitOfWork
 from meterline_protos.identity.v1 import credentials_pb2_grpc, tenants_pb2_grpc
 
 from meterline_identity.access import RULES

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from meterline.db import migrate
+from meterline import migrate
 
 
 def main() -> None:
-    """Reads METERLINE_OWNER_DATABASE_URL; see `meterline.db.migrate`."""
+    """Reads METERLINE_OWNER_DATABASE_URL; see `meterline.migrate`."""
     migrate.run("identity")
 
 

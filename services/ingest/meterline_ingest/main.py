@@ -7,24 +7,23 @@ from datetime import timedelta
 from functools import partial
 
 from meterline import config
-from meterline.app import Component, Periodic, run
-from meterline.auth import setup as auth
-from meterline.auth.remote import verifier
 from meterline.bus.connection import Bus
-from meterline.bus.consumer import Consumer
 from meterline.bus.subjects import TENANTS_CHANGED
 from meterline.clock import Clock, SystemClock
+from meterline.consuming.consumer import Consumer
 from meterline.crypto.master_keys import MasterKeys
 from meterline.db.pool import Database
-from meterline.db.unit_of_work import UnitOfWork
-from meterline.dead_letters.access import RULES as OPERATIONS
-from meterline.dead_letters.servicer import dead_letters_service
-from meterline.outbox.relay import Relay
-from meterline.rpc import tls
+from meterline.operations.access import RULES as OPERATIONS
+from meterline.operations.api import dead_letters_service
 from meterline.rpc.client import Link
 from meterline.rpc.server import Server, Servicer, service
+from meterline.service import auth, tls
+from meterline.service.api_keys import verifier
+from meterline.service.run import Component, Periodic, run
 from meterline.telemetry import metrics
 from meterline.tenants import TenantReplica
+from meterline.transactions.relay import Relay
+from meterline.transactions.unit_of_work import UnitOfWork
 from meterline_protos.ingest.v1 import (
     audit_pb2,
     capture_pb2,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 
-from meterline.bus.consumer import Consumer, Delivery
+from meterline.consuming.consumer import Consumer, Delivery
 from meterline_aggregate.main import main
 
 _apply = Consumer._apply

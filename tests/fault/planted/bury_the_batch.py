@@ -5,8 +5,8 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 
-from meterline.bus import consumer
-from meterline.bus.consumer import Delivery
+from meterline.consuming import consumer
+from meterline.consuming.consumer import Delivery
 from meterline_aggregate.main import main
 
 

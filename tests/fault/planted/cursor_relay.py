@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import uuid
 
-from meterline.outbox.relay import Relay
-from meterline.outbox.store import queries
+from meterline.transactions.outbox import queries
+from meterline.transactions.relay import Relay
 from meterline_ingest.main import main
 
 _CLAIM = queries.claim.replace("published_at IS NULL", "published_at IS NULL AND message_id > %s")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meterline.outbox.store import queries
+from meterline.transactions.outbox import queries
 from meterline_ingest.main import main
 
 

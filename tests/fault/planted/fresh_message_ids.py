@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Sequence
 
 from meterline.ids import new_id
-from meterline.outbox.relay import Relay
+from meterline.transactions.relay import Relay
 from meterline_ingest.main import main
 from psycopg.rows import TupleRow
 

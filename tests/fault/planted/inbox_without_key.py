@@ -5,8 +5,8 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Iterable
 
-from meterline import inbox
 from meterline.db.pool import Connection
+from meterline.transactions import inbox
 from meterline_aggregate.folding.store import applied
 from meterline_aggregate.main import main
 

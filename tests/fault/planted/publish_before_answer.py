@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from meterline.outbox.relay import Relay
+from meterline.transactions.relay import Relay
 from meterline_ingest.capture.rejected import Kept
 from meterline_ingest.capture.transaction import Flush, FlushTransaction
 from meterline_ingest.main import main

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 
-from meterline.outbox.relay import Relay
+from meterline.transactions.relay import Relay
 from meterline_ingest.main import main
 from psycopg.rows import TupleRow
 

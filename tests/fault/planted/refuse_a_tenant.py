@@ -10,7 +10,7 @@ import sys
 import uuid
 from typing import Any
 
-from meterline.dead_letters import store
+from meterline.consuming import dead_letters
 from meterline_aggregate import main as wiring
 from meterline_aggregate.folding import consumer
 from meterline_aggregate.folding.decoding import Accepted, GarbledError, decode
@@ -34,5 +34,5 @@ if __name__ == "__main__":
     if "whole" in sys.argv:
         wiring.split = lambda delivery: ()  # type: ignore[attr-defined]
     if "forgetful" in sys.argv:
-        store.open_of = _none_open  # type: ignore[assignment]
+        dead_letters.open_of = _none_open  # type: ignore[assignment]
     wiring.main()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from meterline.db.pool import Database
-from meterline.db.unit_of_work import Transaction, UnitOfWork
+from meterline.transactions.unit_of_work import Transaction, UnitOfWork
 from meterline_ingest.corrections import correct_many, correct_one
 from meterline_ingest.main import main
 

@@ -26,13 +26,13 @@ from meterline.bounds import (
     MAX_VALUE_DIGITS,
     MIN_UNITS,
 )
-from meterline.bus.consumer import Delivery
 from meterline.bus.subjects import EVENTS_ACCEPTED, TENANTS_CHANGED, USAGE_WINDOW
 from meterline.clock import SystemClock, to_datetime, to_us
+from meterline.consuming.consumer import Delivery
 from meterline.db.pool import Database
-from meterline.db.unit_of_work import UnitOfWork
 from meterline.ids import new_id
 from meterline.tenants import TenantReplica
+from meterline.transactions.unit_of_work import UnitOfWork
 from meterline_aggregate.announcing.announcer import MonthAnnouncer
 from meterline_aggregate.folding.consumer import AcceptedEvents
 from meterline_aggregate.folding.series import SeriesBook

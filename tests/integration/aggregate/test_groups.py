@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from meterline.db import migrate
+from meterline import migrate
 from meterline_dev.servers import NatsServer
 from meterline_protos.aggregate.v1 import meters_pb2, usage_pb2
 from meterline_protos.common.v1 import types_pb2

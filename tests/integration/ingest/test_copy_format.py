@@ -9,8 +9,8 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from meterline import migrate
 from meterline.clock import to_datetime
-from meterline.db import migrate
 from meterline_ingest.capture.rules.quantities import Slot
 from meterline_ingest.capture.store.copy_format import event_rows
 from meterline_ingest.capture.store.events import queries

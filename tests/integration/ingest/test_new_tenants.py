@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 from meterline.db.pool import Database
-from meterline.db.unit_of_work import UnitOfWork
 from meterline.tenants import TenantReplica
+from meterline.transactions.unit_of_work import UnitOfWork
 from meterline_protos.events.v1 import events_pb2
 
 from tests.support.databases import TestDatabase

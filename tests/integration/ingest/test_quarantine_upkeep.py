@@ -8,8 +8,8 @@ from datetime import timedelta
 import psycopg
 import pytest
 from meterline.crypto.envelope import key_id_of
-from meterline.db.unit_of_work import UnitOfWork
 from meterline.telemetry import metrics
+from meterline.transactions.unit_of_work import UnitOfWork
 from meterline_ingest.capture.rules.rejected import ENTRY_BYTES, Held
 from meterline_ingest.keys.reseal import Resealer
 from meterline_ingest.keys.rotation import rotate

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Collection
 
 import psycopg
 import pytest
-from meterline.db import migrate
+from meterline import migrate
 from meterline.db.pool import Database
 from meterline_dev.servers import NatsServer
 from meterline_ingest.dictionaries.rules import Quotas

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from meterline.db import migrate
+from meterline import migrate
 from meterline.db.provision import SERVICES
 
 from tests.support.databases import Databases, TestDatabase

@@ -11,7 +11,6 @@ import grpc
 import pytest
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from meterline.auth import setup
 from meterline.auth.api_keys import KnownKeys, make
 from meterline.auth.gate import Bearers, Gate
 from meterline.auth.principals import Kind, Permission, Principal, current_principal
@@ -21,6 +20,7 @@ from meterline.clock import SystemClock
 from meterline.config import ServiceSettings
 from meterline.rpc.client import Caller
 from meterline.rpc.client import channel as service_channel
+from meterline.service import auth
 from meterline_dev.channels import metadata
 from pydantic import ValidationError
 
@@ -162,16 +162,16 @@ def test_authentication_is_required_unless_it_is_turned_off() -> None:
         settings()
     assert settings(authentication="off").authentication == "off"
     with pytest.raises(ValueError, match="METERLINE_SERVICE_KEY"):
-        setup.caller(settings(service_public_keys=AUTHORITY.public_keys), "ingest", SystemClock())
+        auth.caller(settings(service_public_keys=AUTHORITY.public_keys), "ingest", SystemClock())
     told = settings(**AUTHORITY.settings("ingest"))
     assert "PRIVATE" not in repr(told)
-    assert setup.caller(told, "ingest", SystemClock()).token is not None
+    assert auth.caller(told, "ingest", SystemClock()).token is not None
     with pytest.raises(ValidationError, match="not both"):
         settings(**AUTHORITY.settings("ingest"), service_public_keys_file="/somewhere")
 
 
 async def test_without_somebody_to_ask_no_api_key_is_taken() -> None:
-    gate = setup.gate(settings(**AUTHORITY.settings("ingest")), RULES, SystemClock(), None)
+    gate = auth.gate(settings(**AUTHORITY.settings("ingest")), RULES, SystemClock(), None)
     async with started(server_of(gate=gate, grace=0.1)) as channel:
         expected = (Code.UNAUTHENTICATED, "TOKEN_INVALID")
         assert await refused(client_of(channel).ask("a", metadata=metadata(make().token))) == expected

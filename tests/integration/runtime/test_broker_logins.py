@@ -15,9 +15,9 @@ import nats.errors
 import pytest
 from meterline.bus import permissions
 from meterline.bus.connection import Bus
-from meterline.bus.delivery import to_delivery
 from meterline.bus.safety import BrokerRefusedError, UnsafeBrokerError, require_logins
 from meterline.bus.subjects import EVENTS_ACCEPTED, FACTS, INVOICES_CHANGED, USAGE_WINDOW, events_accepted
+from meterline.consuming.delivery import to_delivery
 from meterline_dev.servers import NatsServer
 from meterline_dev.servers.nats import binary
 from meterline_dev.testing import scratch_directory

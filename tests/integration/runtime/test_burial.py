@@ -10,10 +10,10 @@ from functools import partial
 import psycopg
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
-from meterline.bus.breaker import BurialRules
-from meterline.bus.consumer import Delivery
-from meterline.db.unit_of_work import Transaction
+from meterline.consuming.breaker import BurialRules
+from meterline.consuming.consumer import Delivery
 from meterline.errors import Later, Never
+from meterline.transactions.unit_of_work import Transaction
 from meterline_dev.servers import NatsServer
 from prometheus_client import REGISTRY
 

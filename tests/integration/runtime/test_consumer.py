@@ -9,10 +9,10 @@ import psycopg
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from meterline.bus.connection import Bus
-from meterline.bus.consumer import Consumer, Delivery
+from meterline.consuming.consumer import Consumer, Delivery
 from meterline.db.pool import Database
-from meterline.db.unit_of_work import Transaction, UnitOfWork
-from meterline.outbox.relay import Relay
+from meterline.transactions.relay import Relay
+from meterline.transactions.unit_of_work import Transaction, UnitOfWork
 from meterline_dev.servers import NatsServer
 from nats.js.api import StreamConfig
 

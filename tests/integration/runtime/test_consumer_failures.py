@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import psycopg
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
-from meterline.bus.consumer import Delivery
-from meterline.db.unit_of_work import Transaction
+from meterline.consuming.consumer import Delivery
 from meterline.errors import Later, Never
 from meterline.ids import new_id
+from meterline.transactions.unit_of_work import Transaction
 from meterline_dev.servers import NatsServer
 
 from tests.support.databases import TestDatabase

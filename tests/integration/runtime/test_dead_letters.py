@@ -15,14 +15,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.wrappers_pb2 import StringValue
 from grpc import aio
 from meterline.auth.gate import Anybody, Gate
-from meterline.bus.breaker import BurialRules
-from meterline.bus.consumer import Consumer, Delivery
-from meterline.db.unit_of_work import Transaction
-from meterline.dead_letters.access import RULES
-from meterline.dead_letters.servicer import dead_letters_service
-from meterline.dead_letters.store import queries
+from meterline.consuming.breaker import BurialRules
+from meterline.consuming.consumer import Consumer, Delivery
+from meterline.consuming.dead_letters import queries
 from meterline.errors import Later, Never
+from meterline.operations.access import RULES
+from meterline.operations.api import dead_letters_service
 from meterline.rpc.server import Server
+from meterline.transactions.unit_of_work import Transaction
 from meterline_dev.servers import NatsServer
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.operations.v1 import dead_letters_pb2 as api
@@ -383,7 +383,7 @@ async def test_the_metric_follows_what_is_open(world: World, monkeypatch: pytest
     def told() -> float | None:
         return REGISTRY.get_sample_value("meterline_dead_letters", {"consumer": NAME})
 
-    monkeypatch.setattr("meterline.outbox.relay._REPORT_SECONDS", 0.05)
+    monkeypatch.setattr("meterline.transactions.relay._REPORT_SECONDS", 0.05)
     await world.bury("a", "b")
     await world.node.relay.start()
     await eventually(told, until=lambda value: value == 2)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import grpc
 import pytest
 from grpc import aio
-from meterline.db.pool import Database, time_left
+from meterline.db.pool import Database
+from meterline.deadline import time_left
 from meterline.errors import UnavailableError
 from meterline.rpc import calls as rpc_calls
 from meterline.rpc.client import Caller

@@ -8,8 +8,8 @@ from typing import LiteralString
 
 import psycopg
 import pytest
-from meterline.bus import pull
-from meterline.outbox.relay import Relay
+from meterline.consuming import pull
+from meterline.transactions.relay import Relay
 from meterline_dev.servers import NatsServer
 
 from tests.support.databases import TestDatabase

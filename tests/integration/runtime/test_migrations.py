@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from meterline.db import migrate
-from meterline.db.migrate import Migration, MigrationError
+from meterline import migrate
+from meterline.migrate import Migration, MigrationError
 
 from tests.support.databases import TestDatabase
 

@@ -12,8 +12,8 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from meterline.bus.subjects import INVOICES_CHANGED
 from meterline.db.pool import Database
-from meterline.db.unit_of_work import Transaction
-from meterline.outbox.relay import Relay
+from meterline.transactions.relay import Relay
+from meterline.transactions.unit_of_work import Transaction
 from meterline_dev.servers import NatsServer
 from nats.js.api import RawStreamMsg
 from prometheus_client import REGISTRY

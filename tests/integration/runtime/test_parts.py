@@ -11,11 +11,11 @@ from typing import Any
 import psycopg
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
-from meterline.bus.breaker import BurialRules
-from meterline.bus.consumer import Consumer, Delivery, Redriven
-from meterline.bus.parts import PART_OF, part_of
-from meterline.db.unit_of_work import Transaction
+from meterline.consuming.breaker import BurialRules
+from meterline.consuming.consumer import Consumer, Delivery, Redriven
+from meterline.consuming.parts import PART_OF, part_of
 from meterline.errors import Later, Never
+from meterline.transactions.unit_of_work import Transaction
 from meterline_dev.servers import NatsServer
 from prometheus_client import REGISTRY
 
@@ -204,7 +204,7 @@ async def test_one_that_takes_what_comes_again_for_a_duplicate_is_caught(
     async def none_open(*_: object) -> dict[uuid.UUID, list[uuid.UUID]]:
         return {}
 
-    monkeypatch.setattr("meterline.bus.consumer.store.open_of", none_open)
+    monkeypatch.setattr("meterline.consuming.consumer.store.open_of", none_open)
     with pytest.raises(AssertionError):
         await test_a_message_that_comes_again_brings_back_what_was_buried_of_it_once(world, MESSAGES)
 

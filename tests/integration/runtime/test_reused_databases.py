@@ -6,7 +6,7 @@ from typing import Any, LiteralString
 
 import psycopg
 import pytest
-from meterline.db import migrate
+from meterline import migrate
 from psycopg import sql
 
 from tests.support.databases import Databases, TestDatabase

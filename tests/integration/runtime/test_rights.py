@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import psycopg
 import pytest
-from meterline.db import migrate
+from meterline import migrate
 from meterline.db.provision import SERVICES, app_role, owner_role
 from psycopg import sql
 from psycopg.errors import InsufficientPrivilege

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from grpc import aio
 from meterline.config import ServiceSettings
-from meterline.rpc import tls
 from meterline.rpc.client import Caller
 from meterline.rpc.client import channel as service_channel
+from meterline.service import tls
 from pydantic import ValidationError
 
 from tests.support.calls import client_of, server_of, started

@@ -11,9 +11,9 @@ from meterline.auth.api_keys import KnownKeys
 from meterline.auth.gate import Bearers, Gate
 from meterline.auth.principals import Permission
 from meterline.auth.rules import Reach, Rule
-from meterline.bus.consumer import Delivery
 from meterline.clock import SystemClock
-from meterline.db.unit_of_work import Transaction
+from meterline.consuming.consumer import Delivery
+from meterline.transactions.unit_of_work import Transaction
 from meterline_dev.servers import NatsServer
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter

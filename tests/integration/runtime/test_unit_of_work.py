@@ -8,8 +8,8 @@ import random
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from meterline.db.pool import Database
-from meterline.db.unit_of_work import Transaction, UnitOfWork
 from meterline.errors import UnavailableError
+from meterline.transactions.unit_of_work import Transaction, UnitOfWork
 
 from tests.support.databases import TestDatabase
 from tests.support.polling import eventually

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from meterline.bus.delivery import Delivery
-from meterline.bus.parts import PART_OF
+from meterline.consuming.delivery import Delivery
+from meterline.consuming.parts import PART_OF
 from meterline.ids import new_id
 from meterline.packing import pack_unsigned, unpack_unsigned
 from meterline_aggregate.folding.decoding import decode

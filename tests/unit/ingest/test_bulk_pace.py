@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from meterline.db.pool import time_left
+from meterline.deadline import time_left
 from meterline_ingest.corrections import correct_many
 
 pytestmark = pytest.mark.req("T3.4")

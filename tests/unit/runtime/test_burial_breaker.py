@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from meterline.bus.breaker import Breaker, BreakerState, BurialRules
+from meterline.consuming.breaker import Breaker, BreakerState, BurialRules
 
 pytestmark = pytest.mark.req("T3.1", "O2")
 

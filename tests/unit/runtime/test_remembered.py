@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from meterline.db.pool import Database
-from meterline.db.unit_of_work import Transaction
 from meterline.remembered import Question, Remembered
 from meterline.tenants import TenantReplica
+from meterline.transactions.unit_of_work import Transaction
 from meterline_protos.events.v1 import events_pb2
 
 pytestmark = pytest.mark.req("T4.1")

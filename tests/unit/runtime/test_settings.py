@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from meterline.bus.breaker import BurialRules
 from meterline.bus.subjects import STREAM_MAX_AGE
 from meterline.config import ServiceSettings, load
+from meterline.consuming.breaker import BurialRules
 from pydantic import ValidationError
 
 pytestmark = pytest.mark.req("S8")

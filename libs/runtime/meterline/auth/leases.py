@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from cachetools import TTLCache
 
-from meterline.db.pool import time_left
+from meterline.deadline import time_left
 from meterline.errors import OverloadedError, UnavailableError
 
 K = TypeVar("K", bound=Hashable)

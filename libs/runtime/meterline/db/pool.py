@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
 from typing import Any, LiteralString
 
 import psycopg
@@ -14,6 +13,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from meterline.db import arrays, scope
 from meterline.db.scope import NO_TENANT, Scope
+from meterline.deadline import time_left
 from meterline.errors import UnavailableError
 
 Connection = AsyncConnection[TupleRow]
@@ -27,9 +27,6 @@ _NETWORK = {
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
 }
-
-# Seconds left of the call that is being served; a statement never outlives its caller.
-time_left: ContextVar[Callable[[], float | None] | None] = ContextVar("time_left", default=None)
 
 
 class Database:

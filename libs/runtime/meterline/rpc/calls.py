@@ -21,7 +21,7 @@ from opentelemetry import trace
 from meterline.auth.gate import Gate, Metadata
 from meterline.auth.principals import STRANGER, Principal, acting_as
 from meterline.auth.rules import Reach, Rule, require
-from meterline.db.pool import time_left
+from meterline.deadline import time_left
 from meterline.errors import InternalError, InvalidArgumentError, MeterlineError
 from meterline.rpc.doors import Doors, Lane, read_one
 from meterline.rpc.errors import STATUS_CODES, abort, to_status

@@ -11,7 +11,7 @@ from google.rpc import error_details_pb2
 from grpc import aio
 from grpc_status import rpc_status
 
-from meterline.db.pool import time_left
+from meterline.deadline import time_left
 from meterline.errors import InvalidArgumentError, UnavailableError
 from meterline.telemetry import propagation
 

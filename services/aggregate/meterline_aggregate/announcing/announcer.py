@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from meterline.db.scope import ALL_TENANTS
-from meterline.db.unit_of_work import UnitOfWork
 from meterline.telemetry.tracing import tracer
+from meterline.transactions.unit_of_work import UnitOfWork
 
 from meterline_aggregate.announcing import message, store
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from meterline.bus.subjects import USAGE_WINDOW
 from meterline.clock import to_datetime
-from meterline.db.unit_of_work import Transaction
 from meterline.telemetry import traceparent
+from meterline.transactions.unit_of_work import Transaction
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.events.v1 import events_pb2
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Final
 
-from meterline.bus.consumer import Delivery
 from meterline.clock import Clock
+from meterline.consuming.consumer import Delivery
 from meterline.db.pool import Connection
 from meterline.db.scope import ALL_TENANTS
-from meterline.db.unit_of_work import Transaction
 from meterline.errors import Later, Never
 from meterline.telemetry import metrics
+from meterline.transactions.unit_of_work import Transaction
 
 from meterline_aggregate.folding.decoding import Accepted, GarbledError, decode
 from meterline_aggregate.folding.rules.changes import Changes

@@ -9,9 +9,9 @@ from typing import Final
 from cachetools import LRUCache
 from meterline.db.pool import Database
 from meterline.db.scope import ALL_TENANTS
-from meterline.db.unit_of_work import Transaction
 from meterline.telemetry import metrics
 from meterline.telemetry.logging import logger
+from meterline.transactions.unit_of_work import Transaction
 
 from meterline_aggregate.folding.rules.groups import GroupKey, SetKey
 from meterline_aggregate.folding.store import groups as store

@@ -10,7 +10,7 @@ from typing import Final
 from cachetools import LRUCache
 from meterline.db.pool import Connection
 from meterline.db.scope import Scope
-from meterline.db.unit_of_work import Transaction
+from meterline.transactions.unit_of_work import Transaction
 from meterline_protos.events.v1 import events_pb2
 
 from meterline_aggregate.folding.groups import GroupBook

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import DecodeError
 from meterline.bounds import ID_BYTES
-from meterline.bus.delivery import Delivery
-from meterline.bus.parts import part_of
+from meterline.consuming.delivery import Delivery
+from meterline.consuming.parts import part_of
 from meterline.packing import pack_unsigned, unpack_signed, unpack_unsigned
 from meterline_protos.events.v1 import events_pb2
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from meterline.db.pool import Database
 from meterline.db.scope import ALL_TENANTS
-from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
 from meterline.telemetry.logging import logger
 from meterline.tenants import TenantReplica
+from meterline.transactions.unit_of_work import UnitOfWork
 
 from meterline_aggregate.meters import store
 from meterline_aggregate.meters.messages import to_description

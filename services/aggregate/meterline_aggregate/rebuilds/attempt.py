@@ -9,8 +9,8 @@ from datetime import timedelta
 from enum import Enum, auto
 from typing import Final
 
-from meterline.db.unit_of_work import Transaction, UnitOfWork
 from meterline.errors import AbortedError
+from meterline.transactions.unit_of_work import Transaction, UnitOfWork
 
 from meterline_aggregate.folding.rules.dispatch import fold
 from meterline_aggregate.folding.rules.retractions import Retractions

@@ -10,12 +10,12 @@ from typing import Final
 from meterline import tasks
 from meterline.db.pool import Database
 from meterline.db.scope import ALL_TENANTS
-from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import AbortedError, UnavailableError
 from meterline.ids import new_id
 from meterline.telemetry import metrics
 from meterline.telemetry.logging import logger
 from meterline.telemetry.tracing import tracer
+from meterline.transactions.unit_of_work import UnitOfWork
 
 from meterline_aggregate.meters import store as meters_store
 from meterline_aggregate.rebuilds import store

@@ -9,7 +9,7 @@ from decimal import Decimal
 
 import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
-from meterline.db.unit_of_work import Transaction
+from meterline.transactions.unit_of_work import Transaction
 from meterline_protos.events.v1 import events_pb2 as facts_pb2
 from meterline_protos.ingest.v1 import events_pb2
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Final
 
-from meterline.db.unit_of_work import Transaction, UnitOfWork
 from meterline.errors import InvalidArgumentError, NotFoundError
 from meterline.tenants import Tenant, TenantReplica
+from meterline.transactions.unit_of_work import Transaction, UnitOfWork
 
 from meterline_aggregate.folding.consumer import drop_uncounted
 from meterline_aggregate.folding.decoding import Accepted, GarbledError, decode

@@ -11,8 +11,8 @@ from meterline.auth.principals import Kind, Permission, Principal, current_princ
 from meterline.clock import Clock
 from meterline.db.pool import Database
 from meterline.db.scope import ALL_TENANTS, Scope
-from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import NotFoundError
+from meterline.transactions.unit_of_work import UnitOfWork
 
 from meterline_identity.credentials.rules.api_keys import ApiKey, grant
 from meterline_identity.credentials.store import api_keys as store

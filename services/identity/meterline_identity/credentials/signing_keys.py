@@ -9,8 +9,8 @@ from meterline.auth.principals import current_principal
 from meterline.clock import Clock, to_datetime
 from meterline.crypto.sealer import Place, Sealer
 from meterline.db.pool import Database
-from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import FailedPreconditionError, NotFoundError
+from meterline.transactions.unit_of_work import UnitOfWork
 from meterline_protos.identity.v1 import credentials_pb2
 
 from meterline_identity.credentials.rules import capture_configs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from meterline.bus.subjects import TENANTS_CHANGED
 from meterline.clock import to_datetime
-from meterline.db.unit_of_work import Transaction
+from meterline.transactions.unit_of_work import Transaction
 from meterline_protos.events.v1 import events_pb2
 
 from meterline_identity.tenants.rules.tenants import Tenant

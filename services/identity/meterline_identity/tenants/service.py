@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 from meterline.clock import Clock
 from meterline.db.pool import Connection, Database
 from meterline.db.scope import ALL_TENANTS
-from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import AlreadyExistsError, NotFoundError
+from meterline.transactions.unit_of_work import UnitOfWork
 
 from meterline_identity.tenants import message, store
 from meterline_identity.tenants.peers import Plans

@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 from meterline.auth.principals import acting_as, current_principal
 from meterline.clock import Clock
-from meterline.db.pool import time_left
+from meterline.deadline import time_left
 from meterline.errors import (
     InvalidArgumentError,
     OverloadedError,

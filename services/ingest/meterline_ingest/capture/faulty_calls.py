@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from meterline.db.unit_of_work import UnitOfWork
+from meterline.transactions.unit_of_work import UnitOfWork
 
 from meterline_ingest.capture.call import Submission
 from meterline_ingest.capture.rejected import LOOKED_AFTER, Quarantine, Rejected

@@ -10,9 +10,9 @@ from typing import Final
 import numpy as np
 from meterline.crypto.framing import part
 from meterline.db.pool import Connection
-from meterline.db.unit_of_work import Transaction
 from meterline.errors import ShreddedError, TamperedError
 from meterline.tasks import Pace
+from meterline.transactions.unit_of_work import Transaction
 from meterline_protos.ingest.v1 import capture_pb2
 
 from meterline_ingest.capture.call import Submission

@@ -11,10 +11,10 @@ from typing import Final
 import numpy as np
 from meterline.bus import subjects
 from meterline.crashpoints import crash_point
-from meterline.db.unit_of_work import Transaction, UnitOfWork
 from meterline.tasks import aside
 from meterline.telemetry import metrics, propagation
 from meterline.telemetry.tracing import MAX_LINKS, tracer
+from meterline.transactions.unit_of_work import Transaction, UnitOfWork
 from opentelemetry import trace
 
 from meterline_ingest.capture import message as events

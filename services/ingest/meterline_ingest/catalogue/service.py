@@ -7,9 +7,9 @@ from functools import partial
 from typing import Final
 
 from meterline.db.pool import Database
-from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import InvalidArgumentError, NotFoundError
 from meterline.tenants import TenantReplica
+from meterline.transactions.unit_of_work import UnitOfWork
 
 from meterline_ingest.catalogue import store
 from meterline_ingest.catalogue.store import CatalogueReader

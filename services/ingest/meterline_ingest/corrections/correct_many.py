@@ -10,7 +10,8 @@ from datetime import datetime
 from typing import Any, Final
 
 from meterline.clock import to_datetime
-from meterline.db.pool import Connection, time_left
+from meterline.db.pool import Connection
+from meterline.deadline import time_left
 from meterline.errors import AbortedError
 from meterline.tenants import Tenant
 

@@ -10,7 +10,6 @@ from typing import Final
 from meterline.clock import EPOCH
 from meterline.crashpoints import crash_point
 from meterline.db.pool import Connection, Database
-from meterline.db.unit_of_work import Transaction, UnitOfWork
 from meterline.errors import (
     AbortedError,
     AlreadyExistsError,
@@ -19,6 +18,7 @@ from meterline.errors import (
     NotFoundError,
 )
 from meterline.tenants import Tenant, TenantReplica
+from meterline.transactions.unit_of_work import Transaction, UnitOfWork
 
 from meterline_ingest.audit import store as audit_store
 from meterline_ingest.audit.rules import EVENT_AMENDED, EVENT_RETRACTED, ChangeRequest

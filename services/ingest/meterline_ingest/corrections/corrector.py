@@ -16,11 +16,11 @@ from functools import partial
 import numpy as np
 from meterline.bus import subjects
 from meterline.clock import Clock
-from meterline.db.unit_of_work import Transaction
 from meterline.errors import AbortedError
 from meterline.ids import new_id
 from meterline.telemetry import metrics, propagation
 from meterline.tenants import Tenant
+from meterline.transactions.unit_of_work import Transaction
 from opentelemetry import trace
 
 from meterline_ingest.capture.details import Keyrings, Sealer, to_text

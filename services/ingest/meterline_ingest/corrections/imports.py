@@ -5,9 +5,9 @@ from __future__ import annotations
 import uuid
 from collections.abc import Awaitable, Callable
 
-from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import AlreadyExistsError
 from meterline.tenants import TenantReplica
+from meterline.transactions.unit_of_work import UnitOfWork
 
 from meterline_ingest.audit import store as audit_store
 from meterline_ingest.audit.rules import EVENTS_IMPORTED, ChangeRequest

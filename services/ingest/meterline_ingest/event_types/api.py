@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from grpc import aio
-from meterline.db.unit_of_work import UnitOfWork
 from meterline.tenants import TenantReplica
+from meterline.transactions.unit_of_work import UnitOfWork
 from meterline_protos.ingest.v1 import event_types_pb2, event_types_pb2_grpc
 
 from meterline_ingest.event_types import messages

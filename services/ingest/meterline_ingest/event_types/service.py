@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from meterline.db.scope import ALL_TENANTS
-from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from meterline.tenants import TenantReplica
+from meterline.transactions.unit_of_work import UnitOfWork
 
 from meterline_ingest.event.bounds import MAX_SOURCE
 from meterline_ingest.event.names import NOBODY

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from meterline.db.unit_of_work import Transaction, UnitOfWork
 from meterline.errors import AbortedError, ShreddedError
+from meterline.transactions.unit_of_work import Transaction, UnitOfWork
 
 from meterline_ingest.audit import store as audit_store
 from meterline_ingest.audit.rules import KEY_ROTATED, ChangeRequest

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Final
 
-from meterline.app import Periodic
 from meterline.errors import MeterlineError, TamperedError, UnavailableError
+from meterline.service.run import Periodic
 from meterline.telemetry import metrics
 from meterline.telemetry.logging import logger
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from cachetools import TLRUCache
-from meterline.app import Periodic
 from meterline.crypto.envelope import new_secret
 from meterline.crypto.master_keys import MasterKeys
 from meterline.db.pool import Connection
+from meterline.service.run import Periodic
 
 from meterline_ingest.keys.keyring import Keyring, Sealed
 from meterline_ingest.keys.rules import FINGERPRINT_KEY, FIRST_KEY, Purpose, WrappedKey

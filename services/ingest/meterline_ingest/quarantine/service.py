@@ -10,9 +10,9 @@ from typing import Final
 
 from meterline.clock import Clock, to_datetime
 from meterline.db.pool import Database
-from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import NotFoundError, ShreddedError
 from meterline.tenants import Tenant, TenantReplica
+from meterline.transactions.unit_of_work import UnitOfWork
 
 from meterline_ingest.audit import store as audit_store
 from meterline_ingest.audit.rules import QUARANTINE_DISCARDED, QUARANTINE_UNSEALED, ChangeRequest

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Final
 
-from meterline.app import Periodic
-from meterline.db.unit_of_work import UnitOfWork
+from meterline.service.run import Periodic
 from meterline.telemetry import metrics
 from meterline.telemetry.logging import logger
+from meterline.transactions.unit_of_work import UnitOfWork
 
 from meterline_ingest.audit import store as audit_store
 from meterline_ingest.audit.rules import QUARANTINE_EXPIRED, SERVICE

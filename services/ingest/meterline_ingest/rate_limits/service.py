@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from meterline.db.scope import ALL_TENANTS
-from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import InvalidArgumentError
 from meterline.tenants import TenantReplica
+from meterline.transactions.unit_of_work import UnitOfWork
 
 from meterline_ingest.dictionaries.rules import Quotas
 from meterline_ingest.dictionaries.store import Dictionaries

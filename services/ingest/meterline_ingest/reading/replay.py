@@ -12,12 +12,12 @@ from meterline.bus import subjects
 from meterline.clock import to_us
 from meterline.db.pool import Connection
 from meterline.db.scope import ALL_TENANTS
-from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import FailedPreconditionError
-from meterline.outbox import store
-from meterline.outbox.store import Envelope
 from meterline.telemetry import propagation
 from meterline.tenants import Tenant
+from meterline.transactions import outbox
+from meterline.transactions.outbox import Envelope
+from meterline.transactions.unit_of_work import UnitOfWork
 
 from meterline_ingest.capture.message_from_rows import events_accepted_again
 from meterline_ingest.capture.store import messages
@@ -78,10 +78,10 @@ class Replayer:
         # A message is the tenants' of its batches, whoever they are.
         async with self._unit_of_work.begin(ALL_TENANTS) as transaction:
             connection = transaction.connection
-            there, sent = await store.publish_again(connection, ids)
+            there, sent = await outbox.publish_again(connection, ids)
             made = [await self._made(connection, each) for each in ids if each not in there]
             if made:
-                await store.restore(connection, made)
+                await outbox.restore(connection, made)
             await transaction.commit()
         return Replayed(sent + len(made), len(there) - sent)
 

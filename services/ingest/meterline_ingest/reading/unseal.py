@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from meterline.db.unit_of_work import UnitOfWork
+from meterline.transactions.unit_of_work import UnitOfWork
 
 from meterline_ingest.audit import store as audit_store
 from meterline_ingest.audit.rules import EVENTS_UNSEALED, ChangeRequest

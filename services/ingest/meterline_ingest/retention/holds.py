@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from meterline.db.unit_of_work import Transaction, UnitOfWork
 from meterline.errors import NotFoundError
 from meterline.tenants import TenantReplica
+from meterline.transactions.unit_of_work import Transaction, UnitOfWork
 
 from meterline_ingest.audit import store as audit_store
 from meterline_ingest.audit.rules import LEGAL_HOLD_PLACED, LEGAL_HOLD_RELEASED, ChangeRequest

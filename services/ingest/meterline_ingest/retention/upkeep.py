@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from meterline.app import Periodic
+from meterline.service.run import Periodic
 
 from meterline_ingest.capture.store.partitions import Partitions
 from meterline_ingest.retention.job import Retention

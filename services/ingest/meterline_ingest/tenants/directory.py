@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from grpc import aio
-from meterline.db.unit_of_work import UnitOfWork
 from meterline.remembered import Remembered
 from meterline.rpc.client import as_unavailable
 from meterline.single_flight import SingleFlight
 from meterline.slugs import is_slug
 from meterline.tenants import Tenant, TenantReplica
+from meterline.transactions.unit_of_work import UnitOfWork
 from meterline_protos.events.v1 import events_pb2
 from meterline_protos.identity.v1 import tenants_pb2, tenants_pb2_grpc
 

@@ -10,7 +10,6 @@ from cachetools import TTLCache
 from meterline.clock import Clock, to_datetime
 from meterline.crashpoints import crash_point
 from meterline.db.pool import Connection, Database
-from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import (
     AlreadyExistsError,
     InvalidArgumentError,
@@ -19,6 +18,7 @@ from meterline.errors import (
 )
 from meterline.telemetry.logging import logger
 from meterline.tenants import Tenant, TenantReplica
+from meterline.transactions.unit_of_work import UnitOfWork
 from meterline_protos.ingest.v1 import capture_pb2
 from opentelemetry import trace
 

@@ -8,10 +8,10 @@ from datetime import datetime
 from meterline.clock import Clock, to_datetime
 from meterline.db.pool import Database
 from meterline.db.scope import ALL_TENANTS
-from meterline.db.unit_of_work import UnitOfWork
 from meterline.telemetry import metrics
 from meterline.telemetry.logging import logger
 from meterline.tenants import Tenant, TenantReplica
+from meterline.transactions.unit_of_work import UnitOfWork
 
 from meterline_publisher.billing.periods import Period
 from meterline_publisher.gaps import store

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from meterline.bus.subjects import INVOICES_CHANGED
-from meterline.db.unit_of_work import Transaction
+from meterline.transactions.unit_of_work import Transaction
 from meterline_protos.events.v1 import events_pb2
 
 from meterline_publisher.invoices.rules import Invoice

@@ -19,11 +19,11 @@ from meterline.clock import Clock, to_datetime
 from meterline.crashpoints import crash_point
 from meterline.db.pool import Database
 from meterline.db.scope import ALL_TENANTS
-from meterline.db.unit_of_work import Transaction, UnitOfWork
 from meterline.errors import UnavailableError
 from meterline.telemetry import propagation
 from meterline.telemetry.logging import logger
 from meterline.telemetry.tracing import tracer
+from meterline.transactions.unit_of_work import Transaction, UnitOfWork
 
 from meterline_publisher.billing import traces
 from meterline_publisher.gaps import store as gaps_store

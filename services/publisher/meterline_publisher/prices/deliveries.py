@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from meterline.auth.principals import current_principal
 from meterline.db.pool import Connection, Database
-from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
+from meterline.transactions.unit_of_work import UnitOfWork
 
 from meterline_publisher.peers import Aggregate
 from meterline_publisher.prices.rules.deliveries import Delivery, last_of, taken_by

@@ -9,8 +9,8 @@ from datetime import datetime
 from meterline.auth.principals import current_principal
 from meterline.clock import Clock, to_datetime
 from meterline.db.pool import Connection, Database
-from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import FailedPreconditionError, NotFoundError
+from meterline.transactions.unit_of_work import UnitOfWork
 
 from meterline_publisher.prices.store import archivals, prices
 

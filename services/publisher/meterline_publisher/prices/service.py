@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from meterline.auth.principals import current_principal
 from meterline.db.pool import Connection, Database
 from meterline.db.scope import ALL_TENANTS
-from meterline.db.unit_of_work import UnitOfWork
 from meterline.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
 from meterline.tenants import TenantReplica
+from meterline.transactions.unit_of_work import UnitOfWork
 
 from meterline_publisher.invoices import store as invoices_store
 from meterline_publisher.peers import Aggregate

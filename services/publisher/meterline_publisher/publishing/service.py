@@ -9,11 +9,12 @@ from datetime import datetime
 from typing import Final
 
 from meterline.clock import Clock, to_datetime
-from meterline.db.pool import Database, time_left
-from meterline.db.unit_of_work import UnitOfWork
+from meterline.db.pool import Database
+from meterline.deadline import time_left
 from meterline.errors import FailedPreconditionError, MeterlineError
 from meterline.telemetry.tracing import tracer
 from meterline.tenants import Tenant, TenantReplica
+from meterline.transactions.unit_of_work import UnitOfWork
 
 from meterline_publisher.billing.months import month_of
 from meterline_publisher.billing.periods import Period

@@ -13,12 +13,12 @@ from decimal import Decimal
 from typing import Final
 
 from meterline.db.pool import Connection
-from meterline.db.unit_of_work import Transaction
 from meterline.errors import AbortedError, FailedPreconditionError
 from meterline.ids import new_id
 from meterline.telemetry import metrics
 from meterline.telemetry.logging import logger
 from meterline.tenants import Tenant
+from meterline.transactions.unit_of_work import Transaction
 
 from meterline_publisher.billing import traces
 from meterline_publisher.billing.money import Money, currency

@@ -12,11 +12,11 @@ from typing import Final
 from meterline.clock import Clock, to_datetime
 from meterline.db.pool import Database
 from meterline.db.scope import ALL_TENANTS
-from meterline.db.unit_of_work import Transaction, UnitOfWork
 from meterline.errors import MeterlineError
 from meterline.telemetry import metrics
 from meterline.telemetry.logging import logger
 from meterline.tenants import Tenant, TenantReplica
+from meterline.transactions.unit_of_work import Transaction, UnitOfWork
 
 from meterline_publisher.billing.months import month_of
 from meterline_publisher.billing.periods import Period

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC
 
-from meterline.bus.delivery import Delivery
+from meterline.consuming.delivery import Delivery
 from meterline.db.pool import begin
-from meterline.db.unit_of_work import Transaction
 from meterline.errors import FailedPreconditionError
 from meterline.tenants import Tenant, TenantReplica
+from meterline.transactions.unit_of_work import Transaction
 from meterline_protos.events.v1 import events_pb2
 
 from meterline_publisher.billing.periods import Period

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 
-from meterline.db.unit_of_work import UnitOfWork
 from meterline.tenants import Tenant
+from meterline.transactions.unit_of_work import UnitOfWork
 
 from meterline_publisher.billing.periods import Period
 from meterline_publisher.prices.rules.rule_sets import Rule

@@ -8,12 +8,12 @@ from decimal import Decimal, InvalidOperation
 
 from google.protobuf.message import DecodeError
 from meterline.bounds import MIN_TENANT_ID
-from meterline.bus.delivery import Delivery
-from meterline.bus.parts import part_of
 from meterline.clock import Clock, to_datetime
+from meterline.consuming.delivery import Delivery
+from meterline.consuming.parts import part_of
 from meterline.db.pool import Connection, begin
-from meterline.db.unit_of_work import Transaction
 from meterline.errors import Never
+from meterline.transactions.unit_of_work import Transaction
 from meterline_protos.aggregate.v1 import usage_pb2
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.events.v1 import events_pb2

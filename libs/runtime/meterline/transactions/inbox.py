@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from meterline.db.pool import Connection
 from meterline.db.queries import Queries
 
-queries = Queries("meterline", "inbox.sql")
+queries = Queries("meterline.transactions", "inbox.sql")
 
 
 async def register(connection: Connection, consumer: str, ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from meterline.consuming import dead_letters
 from meterline.db.pool import Database
-from meterline.dead_letters import store
 from meterline.telemetry import metrics
 
 
@@ -15,7 +15,7 @@ class OpenLetters:
         self._told: set[str] = set()
 
     async def report(self) -> None:
-        counts = await store.count_open(self._database)
+        counts = await dead_letters.count_open(self._database)
         for consumer in self._told | counts.keys():
             metrics.DEAD_LETTERS.labels(consumer).set(counts.get(consumer, 0))
         self._told |= counts.keys()

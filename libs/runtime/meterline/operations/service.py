@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from meterline.bus.consumer import Consumer, Redriven
-from meterline.db.pool import Database, time_left
-from meterline.dead_letters import store
-from meterline.dead_letters.store import DeadLetter, Filter, Place, State
+from meterline.consuming import dead_letters
+from meterline.consuming.consumer import Consumer, Redriven
+from meterline.consuming.dead_letters import DeadLetter, Filter, Place, State
+from meterline.db.pool import Database
+from meterline.deadline import time_left
 from meterline.errors import InvalidArgumentError, NotFoundError
 
 MAX_REQUESTED_BY: Final = 128
@@ -62,7 +63,7 @@ class DeadLetters:
         with_payload: bool = False,
     ) -> list[DeadLetter]:
         """At most `limit` letters beyond `after`, by time of burial. Raises NotFoundError."""
-        return await store.page(
+        return await dead_letters.page(
             self._database,
             self._names(chosen),
             chosen,
@@ -76,13 +77,13 @@ class DeadLetters:
         """Tries at most `limit` letters, those first that were tried longest ago; answers what came of each,
         and how many more there are. Raises NotFoundError, and UnavailableError: what was applied until then
         stays applied."""
-        letters, total = await store.choose(self._database, self._names(chosen), chosen, limit=limit)
+        letters, total = await dead_letters.choose(self._database, self._names(chosen), chosen, limit=limit)
         results = await self._redrive(letters, order)
         return results, total - len(results)
 
     async def redrive_ids(self, ids: Sequence[uuid.UUID], order: Order) -> tuple[list[Result], int]:
         """As `redrive`, for these messages and no others."""
-        letters = await store.choose_by_id(self._database, ids, list(self._consumers))
+        letters = await dead_letters.choose_by_id(self._database, ids, list(self._consumers))
         open_ids = {message_id for message_id, _ in letters}
         unknown = [message_id for message_id in dict.fromkeys(ids) if message_id not in open_ids]
         results = await self._redrive(letters, order)

@@ -10,24 +10,23 @@ from typing import Final
 
 from nats.aio.msg import Msg
 
-from meterline import inbox
-from meterline.bus import spans
-from meterline.bus.breaker import Breaker, BreakerState, BurialRules
 from meterline.bus.connection import Bus
-from meterline.bus.delivery import Delivery as Delivery
-from meterline.bus.delivery import Handler as Handler
-from meterline.bus.delivery import at_fault, text_of, to_delivery
-from meterline.bus.parts import Sorted, Sorter, Split
-from meterline.bus.pull import Pull
-from meterline.bus.redriving import Redriven as Redriven
-from meterline.bus.redriving import Redriver
 from meterline.bus.subjects import Fact
+from meterline.consuming import dead_letters, spans
+from meterline.consuming.breaker import Breaker, BreakerState, BurialRules
+from meterline.consuming.delivery import Delivery as Delivery
+from meterline.consuming.delivery import Handler as Handler
+from meterline.consuming.delivery import at_fault, text_of, to_delivery
+from meterline.consuming.parts import Sorted, Sorter, Split
+from meterline.consuming.pull import Pull
+from meterline.consuming.redrive import Redriven as Redriven
+from meterline.consuming.redrive import Redriver
 from meterline.crashpoints import crash_point
-from meterline.db.unit_of_work import UnitOfWork
-from meterline.dead_letters import store
 from meterline.errors import Later, Never, UnavailableError
 from meterline.telemetry import metrics
 from meterline.telemetry.logging import logger
+from meterline.transactions import inbox
+from meterline.transactions.unit_of_work import UnitOfWork
 
 log = logger()
 
@@ -251,7 +250,7 @@ class Consumer:
                 given = {d.message_id for d in deliveries}
                 new = await inbox.register(transaction.connection, self.name, given)
                 if known_before := given - new:
-                    letters = await store.open_of(transaction.connection, self.name, known_before)
+                    letters = await dead_letters.open_of(transaction.connection, self.name, known_before)
                 fresh = {d.message_id: d for d in deliveries if d.message_id in new}
                 if fresh:
                     known = await self._handler(transaction, list(fresh.values()))
@@ -341,7 +340,7 @@ class Consumer:
         try:
             async with self._unit_of_work.begin() as transaction:
                 await inbox.register(transaction.connection, self.name, [delivery.message_id])
-                await store.bury(
+                await dead_letters.bury(
                     transaction.connection,
                     self.name,
                     delivery.message_id,

@@ -10,9 +10,9 @@ from google.protobuf.message import Message
 from meterline.crashpoints import crash_point
 from meterline.db.pool import Connection, Database
 from meterline.db.scope import NO_TENANT, Scope
-from meterline.outbox import store
-from meterline.outbox.store import Envelope
 from meterline.telemetry.propagation import inject
+from meterline.transactions import outbox
+from meterline.transactions.outbox import Envelope
 
 
 class Transaction:
@@ -41,7 +41,7 @@ class Transaction:
 
     async def commit(self) -> None:
         if self._outgoing:
-            await store.insert(self.connection, self._outgoing)
+            await outbox.insert(self.connection, self._outgoing)
         crash_point("unit_of_work.before_commit")
         await self.connection.commit()
         self.committed = True

@@ -11,8 +11,8 @@ from meterline.auth.rules import Rules
 from meterline.auth.tokens import ServiceSigner, ServiceTokens
 from meterline.clock import Clock
 from meterline.config import ServiceSettings
-from meterline.rpc import tls
 from meterline.rpc.client import Caller
+from meterline.service import tls
 from meterline.telemetry.logging import logger
 
 log = logger()

@@ -14,17 +14,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from meterline.bus import spans
-from meterline.bus.delivery import Delivery, Handler, at_fault, text_of
+from meterline.consuming import dead_letters, spans
+from meterline.consuming.delivery import Delivery, Handler, at_fault, text_of
 from meterline.crashpoints import crash_point
-from meterline.db.unit_of_work import Transaction, UnitOfWork
-from meterline.dead_letters import store
 from meterline.errors import UnavailableError
+from meterline.transactions.unit_of_work import Transaction, UnitOfWork
 
 Split = Callable[[Delivery], Collection[Delivery]]
 """The parts of a message, made by `part_of`; fewer than two when it has none or they cannot be told apart."""
 
-PART_OF: Final = store.PART_OF
+PART_OF: Final = dead_letters.PART_OF
 """The header that tells the id of the message that a part belongs to."""
 
 
@@ -128,7 +127,7 @@ class Sorter:
             with spans.processing(self._stream, self._consumer, found.good):
                 await self._handler(transaction, found.good)
         for part, error in found.bad:
-            await store.bury(
+            await dead_letters.bury(
                 transaction.connection,
                 self._consumer,
                 part.message_id,

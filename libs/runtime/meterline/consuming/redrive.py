@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from meterline.bus import spans
-from meterline.bus.delivery import Delivery, Handler, text_of
-from meterline.bus.parts import Sorter
-from meterline.db.unit_of_work import UnitOfWork
-from meterline.dead_letters import store
+from meterline.consuming import dead_letters, spans
+from meterline.consuming.delivery import Delivery, Handler, text_of
+from meterline.consuming.parts import Sorter
 from meterline.errors import MessageError, UnavailableError
 from meterline.telemetry import metrics
 from meterline.telemetry.logging import logger
+from meterline.transactions.unit_of_work import UnitOfWork
 
 log = logger()
 
@@ -88,13 +87,13 @@ class Redriver:
         delivery = content
         try:
             async with self._unit_of_work.begin() as transaction:
-                letter = await store.claim(transaction.connection, self._consumer, message_id)
+                letter = await dead_letters.claim(transaction.connection, self._consumer, message_id)
                 if letter is None:
                     return _Result(Redriven.SKIPPED)
                 delivery = content or Delivery(message_id, letter.subject, letter.payload, letter.headers)
                 with spans.processing(self._stream, self._consumer, [delivery]):
                     await self._handler(transaction, [delivery])
-                await store.mark_redriven(
+                await dead_letters.mark_redriven(
                     transaction.connection,
                     self._consumer,
                     message_id,
@@ -127,10 +126,10 @@ class Redriver:
         try:
             async with self._unit_of_work.begin() as transaction:
                 connection = transaction.connection
-                if await store.claim(connection, self._consumer, whole.message_id) is None:
+                if await dead_letters.claim(connection, self._consumer, whole.message_id) is None:
                     return _Result(Redriven.SKIPPED)
                 await self._sorter.apply(transaction, found, {})
-                await store.mark_redriven(
+                await dead_letters.mark_redriven(
                     connection,
                     self._consumer,
                     whole.message_id,
@@ -163,5 +162,6 @@ class Redriver:
             error=text_of(error),
         )
         async with self._unit_of_work.begin() as transaction:
-            await store.note_failure(transaction.connection, self._consumer, message_id, text_of(error))
+            connection = transaction.connection
+            await dead_letters.note_failure(connection, self._consumer, message_id, text_of(error))
             await transaction.commit()

@@ -13,7 +13,7 @@ from typing import Any, Final
 from meterline.db.pool import Connection, Database
 from meterline.db.queries import Queries
 
-queries = Queries("meterline.dead_letters")
+queries = Queries("meterline.consuming", "dead_letters.sql")
 
 # A reason may quote the message, which may be anything.
 MAX_ERROR: Final = 2_000

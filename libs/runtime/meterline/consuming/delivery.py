@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from nats.aio.msg import Msg
 
-from meterline.db.unit_of_work import Transaction
 from meterline.errors import MessageError, UnavailableError
+from meterline.transactions.unit_of_work import Transaction
 
 # The broker adds one of these when a stream republishes its messages, or is filled from another stream.
 _COPIED: Final = frozenset({"Nats-Stream", "Nats-Stream-Source"})

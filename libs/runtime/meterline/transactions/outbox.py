@@ -12,7 +12,7 @@ from meterline.db.pool import Connection
 from meterline.db.queries import Queries
 from meterline.ids import new_id
 
-queries = Queries("meterline.outbox")
+queries = Queries("meterline.transactions", "outbox.sql")
 
 
 @dataclass(frozen=True, slots=True)

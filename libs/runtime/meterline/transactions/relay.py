@@ -20,13 +20,13 @@ from psycopg.rows import TupleRow
 
 from meterline import tasks
 from meterline.bus.connection import FAILURES, Bus
+from meterline.consuming.dead_letter_report import OpenLetters
 from meterline.crashpoints import crash_point
 from meterline.db.pool import Database
-from meterline.dead_letters.report import OpenLetters
 from meterline.ids import made_at_ms
-from meterline.outbox.store import queries
 from meterline.telemetry import metrics
 from meterline.telemetry.logging import logger
+from meterline.transactions.outbox import queries
 
 log = logger()
 

@@ -8,11 +8,11 @@ from typing import Any, Final
 from grpc import aio
 from meterline_protos.operations.v1 import dead_letters_pb2, dead_letters_pb2_grpc
 
-from meterline.bus.consumer import Consumer, Redriven
+from meterline.consuming.consumer import Consumer, Redriven
+from meterline.consuming.dead_letters import DeadLetter, Filter, State
 from meterline.db.pool import Database
-from meterline.dead_letters.handlers import DeadLetters, Order, Result
-from meterline.dead_letters.store import DeadLetter, Filter, State
 from meterline.errors import InvalidArgumentError
+from meterline.operations.service import DeadLetters, Order, Result
 from meterline.rpc import fields, paging
 from meterline.rpc.server import Servicer
 

@@ -1,0 +1,1 @@
+"""Consuming messages: in batches, each a transaction; what cannot be applied is split, repeated or buried."""

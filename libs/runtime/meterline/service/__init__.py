@@ -1,0 +1,1 @@
+"""A service: its parts are made, started and stopped in one order."""

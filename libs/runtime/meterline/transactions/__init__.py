@@ -1,0 +1,1 @@
+"""Transactions with an inbox and an outbox: what is handled once is published at least once."""
