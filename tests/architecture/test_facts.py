@@ -66,12 +66,12 @@ def local_names(path: Path) -> dict[str, str]:
 
 
 def mentioned_facts(service: str) -> dict[str, set[str]]:
-    """The facts that a service's code names: in `Consumer(...)` calls, and elsewhere."""
+    """The facts that a service's code names: in `consume(...)` calls, and elsewhere."""
     consumed: set[str] = set()
     other: set[str] = set()
     for path in sources(name_of(service_package(service))):
         facts = local_names(path)
-        inside = {id(node) for call in calls(path, "Consumer") for node in ast.walk(call)}
+        inside = {id(node) for call in calls(path, "consume") for node in ast.walk(call)}
         for node in ast.walk(parsed(path)):
             name = facts.get(ast.unparse(node)) if isinstance(node, ast.Name | ast.Attribute) else None
             if name is not None and name in _CONSTANTS.values():

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def sources(service: str) -> Iterator[ast.Module]:
     """The modules of a service, and of the runtime those that call for it."""
     paths = list((ROOT / "services" / service).rglob("*.py"))
-    if any("service.api_keys" in path.read_text() for path in paths):
+    if any('.link("identity"' in path.read_text() for path in paths):
         paths.append(ROOT / "libs/runtime/meterline/service/api_keys.py")
     for path in paths:
         yield ast.parse(path.read_text())

@@ -265,7 +265,7 @@ class World:
 async def _sweep(replicas: Sequence[Replica]) -> None:
     """Each limiter looks at its leases, as it does twice a second."""
     for replica in replicas:
-        replica.limiter._wake.set()
+        replica.limiter._loop.wake()
     await _turns(30)
 
 

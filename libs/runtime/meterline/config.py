@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, Self, TypedDict, TypeVar
+from typing import Literal, Self, TypeVar
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -17,13 +17,6 @@ from meterline.rpc.doors import Bounds
 _SOURCES = SettingsConfigDict(env_prefix="METERLINE_", extra="ignore", hide_input_in_errors=True)
 
 S = TypeVar("S", bound=BaseSettings)
-
-
-class Consuming(TypedDict):
-    """Arguments of `Consumer`."""
-
-    ack_wait: float
-    rules: BurialRules
 
 
 def load(kind: type[S]) -> S:
@@ -123,16 +116,15 @@ class ServiceSettings(BaseSettings):
     """Address of a trace, with `{trace_id}` in it, for example `http://jaeger:16686/trace/{trace_id}`."""
 
     @property
-    def consuming(self) -> Consuming:
-        """What every consumer of the service is made with."""
-        rules = BurialRules(
+    def burial_rules(self) -> BurialRules:
+        """When consumers of the service bury messages."""
+        return BurialRules(
             self.message_patience_seconds,
             self.breaker_window,
             self.breaker_percent,
             self.breaker_cooldown_seconds,
             self.breaker_longest_cooldown_seconds,
         )
-        return {"ack_wait": self.ack_wait_seconds, "rules": rules}
 
     @property
     def bounds(self) -> Bounds:

@@ -1,4 +1,4 @@
-"""Wires ingest by hand, and runs it."""
+"""Connects the parts of ingest, and runs it."""
 
 from __future__ import annotations
 
@@ -7,23 +7,14 @@ from datetime import timedelta
 from functools import partial
 
 from meterline import config
-from meterline.bus.connection import Bus
 from meterline.bus.subjects import TENANTS_CHANGED
 from meterline.clock import Clock, SystemClock
-from meterline.consuming.consumer import Consumer
 from meterline.crypto.master_keys import MasterKeys
-from meterline.db.pool import Database
-from meterline.operations.access import RULES as OPERATIONS
-from meterline.operations.api import dead_letters_service
-from meterline.rpc.client import Link
-from meterline.rpc.server import Server, Servicer, service
-from meterline.service import auth, tls
-from meterline.service.api_keys import verifier
-from meterline.service.run import Component, Periodic, run
+from meterline.rpc.server import Servicer, service
+from meterline.service.platform import Platform
+from meterline.service.run import run
 from meterline.telemetry import metrics
 from meterline.tenants import TenantReplica
-from meterline.transactions.relay import Relay
-from meterline.transactions.unit_of_work import UnitOfWork
 from meterline_protos.ingest.v1 import (
     audit_pb2,
     capture_pb2,
@@ -113,71 +104,49 @@ NAME = "ingest"
 QUOTA_SECONDS = 60.0
 
 
-class Ingest:
-    """The parts of one process. Build it inside the event loop."""
+class Ingest(Platform):
+    """The parts of one process."""
+
+    _settings: IngestSettings
 
     def __init__(self, settings: IngestSettings, clock: Clock) -> None:
-        self._settings = settings
-        self._clock = clock
-        self._database = Database(
-            settings.database_url.get_secret_value(),
-            size=settings.database_pool_size,
-            application_name=f"meterline-{NAME}",
-            generic_plans=True,
+        super().__init__(
+            NAME, settings, RULES, clock, generic_plans=True, relay_linger=settings.relay_linger_ms / 1000
         )
-        bus = Bus(settings.nats_url.get_secret_value(), name=NAME, replicas=settings.jetstream_replicas)
-        relay = Relay(self._database, bus, linger=settings.relay_linger_ms / 1000)
-        self._unit_of_work = UnitOfWork(self._database, relay.wake)
-        self._tenants = TenantReplica(self._database)
-        caller = auth.caller(settings, NAME, clock)
-        self._identity = Link("identity", settings.identity_address, caller)
-        self._directory = TenantDirectory(self._tenants, self._unit_of_work, self._identity.channel)
-        self._aggregate = Aggregate(settings.aggregate_address, caller)
-        self._publisher = Publisher(settings.publisher_address, caller)
-        self._old_events = OldEvents(self._database)
+        self._tenants = TenantReplica(self.database)
+        self._aggregate = self.add(Aggregate(settings.aggregate_address, self.caller))
+        self._old_events = OldEvents(self.database)
+        self._partitions = Partitions(self.database)
+        self.add(Upkeep(self._partitions, self._retention()))
+        self.consume(TENANTS_CHANGED, self._tenants.handle)
+        self._identity = self.link("identity", settings.identity_address)
+        self._publisher = self.add(Publisher(settings.publisher_address, self.caller))
+        self._directory = TenantDirectory(self._tenants, self.unit_of_work, self._identity.channel)
         self._legal_holds = LegalHolds()
-        self._event_types = EventTypeRepository(self._database)
+        self._event_types = EventTypeRepository(self.database)
         self._types = TypeRegistry(self._event_types)
-        self._entries = CatalogueReader(self._database)
-        self._partitions = Partitions(self._database)
-        self._writer = EventWriter(self._database, self._partitions)
-        self._key_store = _key_store(settings, self._database, self._unit_of_work)
+        self._entries = CatalogueReader(self.database)
+        self._key_store = self._keep_keys()
+        self._limits = LimitRepository(self.database)
+        self._buckets = BucketRepository(self.database)
+        self._limit_registry = self.add(LimitRegistry(self._limits))
+        self._limiter = self.add(RateLimiter(self._buckets))
+        default = Quotas(settings.max_series_per_tenant, settings.max_subjects_per_tenant)
+        self._quotas = TenantQuotas(self._tenants, self._limit_registry, default)
+        self._dictionaries = Dictionaries(self.database, self._quotas.of)
+        self._numbering = Numbering(self._dictionaries)
+        self._writer = EventWriter(self.database, self._partitions)
         self._quarantine = Quarantine(
             self._key_store.vault, RejectionCounts(), most=_most_quarantined(settings)
         )
-        self._limits = LimitRepository(self._database)
-        self._buckets = BucketRepository(self._database)
-        self._limit_registry = LimitRegistry(self._limits)
-        default = Quotas(settings.max_series_per_tenant, settings.max_subjects_per_tenant)
-        self._quotas = TenantQuotas(self._tenants, self._limit_registry, default)
-        self._dictionaries = Dictionaries(self._database, self._quotas.of)
-        self._numbering = Numbering(self._dictionaries)
+        self.add(self._quarantine_upkeep())
+        self.every(QUOTA_SECONDS, "quotas", self._tell_quotas)
         self._capture = self._build_capture()
-        self._committer = self._build_committer()
-        self._limiter = RateLimiter(self._buckets)
+        self._committer = self.add(self._build_committer())
         self._admission = self._build_admission()
         self._timers = self._build_timers()
-        self._known_tenants = Consumer(
-            bus, self._unit_of_work, TENANTS_CHANGED, NAME, self._tenants.handle, **settings.consuming
-        )
-        self.components: Sequence[Component] = (
-            self._database,
-            bus,
-            relay,
-            self._aggregate,
-            Upkeep(self._partitions, self._retention()),
-            self._known_tenants,
-            self._identity,
-            self._publisher,
-            *self._keeping(),
-            self._limit_registry,
-            self._limiter,
-            self._quarantine_upkeep(),
-            Periodic("quotas", QUOTA_SECONDS, self._tell_quotas),
-            self._committer,
-            TimerSweep(self._database, self._timers),
-        )
-        self.server = self._build_server()
+        self.add(TimerSweep(self.database, self._timers))
+        self.serve(*self._servicers(), api_keys=self._identity)
 
     async def _tell_quotas(self) -> None:
         series, subjects = await self._dictionaries.fullest(self._quotas.default)
@@ -187,7 +156,7 @@ class Ingest:
     def _build_capture(self) -> Capture:
         settings = self._settings
         flush_transaction = FlushTransaction(
-            self._unit_of_work,
+            self.unit_of_work,
             self._writer,
             self._numbering,
             self._key_store.vault,
@@ -200,7 +169,7 @@ class Ingest:
             self._entries,
             Skews(timedelta(seconds=settings.clock_skew_tolerance_seconds)),
             self._old_events,
-            self._clock,
+            self.clock,
             max_age=timedelta(days=settings.max_event_age_days),
             max_ahead=timedelta(seconds=settings.max_event_ahead_seconds),
         )
@@ -209,7 +178,7 @@ class Ingest:
         settings = self._settings
         return Committer(
             self._capture.flush,
-            FaultyCalls(self._unit_of_work, self._quarantine, self._directory).keep,
+            FaultyCalls(self.unit_of_work, self._quarantine, self._directory).keep,
             workers=settings.commit_workers,
             window=settings.commit_window_ms / 1000,
             max_queued=settings.max_queued_events,
@@ -219,40 +188,27 @@ class Ingest:
         settings = self._settings
         max_ahead_us = int(settings.max_event_ahead_seconds * 1_000_000)
         return Timers(
-            self._database,
-            self._unit_of_work,
+            self.database,
+            self.unit_of_work,
             self._tenants,
             self._types,
             self._committer,
             self._capture.preview,
-            self._clock,
+            self.clock,
             TimerLimits(settings.max_running_timers_per_tenant, max_ahead_us),
         )
 
-    def _build_server(self) -> Server:
-        settings, rules = self._settings, {**RULES, **OPERATIONS}
-        return Server(
-            settings.bind_host,
-            settings.grpc_port,
-            self._servicers(),
-            gate=auth.gate(settings, rules, self._clock, verifier(self._identity.channel)),
-            bounds=settings.bounds,
-            credentials=tls.server_credentials(settings),
-            drain=settings.shutdown_drain_seconds,
-            grace=settings.shutdown_grace_seconds,
-        )
-
-    def _keeping(self) -> Sequence[Component]:
+    def _keep_keys(self) -> KeyStore:
         """What looks after keys. It ends after all that seals has ended."""
-        settings, store = self._settings, self._key_store
+        settings, keys = self._settings, DataKeys(self.database)
+        vault = self.add(Vault(keys, MasterKeys.parse(settings.master_keys.get_secret_value())))
+        store = KeyStore(self.unit_of_work, keys, vault)
         max_age = timedelta(days=settings.data_key_max_age_days)
         columns = (SealedDetails(), SealedCorrections(), QuarantinePayloads())
-        resealer = Resealer(self._database, store.keys, store.vault, columns, most=settings.reseal_values)
-        return (
-            store.vault,
-            KeyUpkeep(store, seconds=settings.key_upkeep_seconds, max_age=max_age),
-            Periodic("reseal", settings.reseal_seconds, resealer.run),
-        )
+        resealer = Resealer(self.database, keys, vault, columns, most=settings.reseal_values)
+        self.add(KeyUpkeep(store, seconds=settings.key_upkeep_seconds, max_age=max_age))
+        self.every(settings.reseal_seconds, "reseal", resealer.run)
+        return store
 
     def _retention(self) -> Retention:
         keep = timedelta(days=self._settings.raw_event_retention_days)
@@ -261,16 +217,16 @@ class Ingest:
     def _events_servicer(self) -> EventsServicer:
         return EventsServicer(
             self._tenants,
-            EventReader(self._database),
+            EventReader(self.database),
             self._types,
-            Unsealer(self._unit_of_work, self._key_store.vault),
-            Replayer(self._unit_of_work, Messages(self._database), self._types),
-            self._clock,
+            Unsealer(self.unit_of_work, self._key_store.vault),
+            Replayer(self.unit_of_work, Messages(self.database), self._types),
+            self.clock,
         )
 
     def _retention_servicer(self) -> RetentionServicer:
         store = self._key_store
-        return RetentionServicer(Holding(self._unit_of_work, self._tenants, store.keys, self._legal_holds))
+        return RetentionServicer(Holding(self.unit_of_work, self._tenants, store.keys, self._legal_holds))
 
     def _privacy_servicer(self) -> PrivacyServicer:
         return PrivacyServicer(self._key_store, self._tenants, (self._legal_holds,))
@@ -278,13 +234,13 @@ class Ingest:
     def _quarantine_upkeep(self) -> QuarantineUpkeep:
         days = self._settings.quarantine_days
         keep_waiting = timedelta(days=days) if days else None
-        counts = QuarantineCounts(self._database)
+        counts = QuarantineCounts(self.database)
         most = _most_quarantined(self._settings)
-        return QuarantineUpkeep(self._unit_of_work, counts, keep_waiting=keep_waiting, most=most)
+        return QuarantineUpkeep(self.unit_of_work, counts, keep_waiting=keep_waiting, most=most)
 
     def _quarantine_servicer(self) -> QuarantineServicer:
         access = QuarantineAccess(
-            self._database, self._unit_of_work, self._tenants, self._key_store.vault, self._clock
+            self.database, self.unit_of_work, self._tenants, self._key_store.vault, self.clock
         )
         return QuarantineServicer(
             access, self._types, QuarantineReplayer(access, self._capture, self._committer)
@@ -294,14 +250,14 @@ class Ingest:
         vault = self._key_store.vault
         max_ahead = timedelta(seconds=self._settings.max_event_ahead_seconds)
         corrector = Corrector(
-            self._types, self._entries, vault, self._numbering, self._writer, self._clock, max_ahead=max_ahead
+            self._types, self._entries, vault, self._numbering, self._writer, self.clock, max_ahead=max_ahead
         )
         effects = Effects(self._aggregate, self._publisher)
         context = CorrectionContext(
-            self._database, self._unit_of_work, self._tenants, vault, corrector, effects
+            self.database, self.unit_of_work, self._tenants, vault, corrector, effects
         )
-        imports = Imports(self._unit_of_work, self._tenants, self._admission, self._capture.dry_run, effects)
-        return CorrectionsServicer(context, imports, self._types, self._clock)
+        imports = Imports(self.unit_of_work, self._tenants, self._admission, self._capture.dry_run, effects)
+        return CorrectionsServicer(context, imports, self._types, self.clock)
 
     def _build_admission(self) -> Admission:
         return Admission(
@@ -319,12 +275,12 @@ class Ingest:
             fresh=settings.credential_fresh_seconds,
             stale=settings.credential_stale_seconds,
         )
-        return SignedCalls(keys, self._clock)
+        return SignedCalls(keys, self.clock)
 
     def _servicers(self) -> Sequence[Servicer]:
-        catalogue = Catalogue(self._database, self._unit_of_work, self._tenants, self._entries)
+        catalogue = Catalogue(self.database, self.unit_of_work, self._tenants, self._entries)
         limits = LimitHandlers(
-            self._unit_of_work,
+            self.unit_of_work,
             self._tenants,
             self._limits,
             self._buckets,
@@ -336,14 +292,14 @@ class Ingest:
             service(
                 capture_pb2,
                 "CaptureService",
-                CaptureServicer(self._admission, self._committer, self._signed_calls(), self._clock),
+                CaptureServicer(self._admission, self._committer, self._signed_calls(), self.clock),
                 {"Report": wire.read_report, "Stream": wire.read_stream},
             ),
             service(events_pb2, "EventsService", self._events_servicer()),
             service(
                 event_types_pb2,
                 "EventTypesService",
-                EventTypesServicer(self._unit_of_work, self._tenants, self._event_types, self._types),
+                EventTypesServicer(self.unit_of_work, self._tenants, self._event_types, self._types),
             ),
             service(catalogue_pb2, "CatalogueService", CatalogueServicer(catalogue)),
             service(
@@ -357,15 +313,8 @@ class Ingest:
             service(retention_pb2, "RetentionService", self._retention_servicer()),
             service(timers_pb2, "TimersService", TimersServicer(self._timers)),
             service(privacy_pb2, "PrivacyService", self._privacy_servicer()),
-            service(audit_pb2, "AuditService", AuditServicer(self._tenants, AuditReader(self._database))),
-            dead_letters_service(self._database, [self._known_tenants]),
+            service(audit_pb2, "AuditService", AuditServicer(self._tenants, AuditReader(self.database))),
         )
-
-
-def _key_store(settings: IngestSettings, database: Database, unit_of_work: UnitOfWork) -> KeyStore:
-    keys = DataKeys(database)
-    masters = MasterKeys.parse(settings.master_keys.get_secret_value())
-    return KeyStore(unit_of_work, keys, Vault(keys, masters))
 
 
 def _most_quarantined(settings: IngestSettings) -> Held:

@@ -16,7 +16,6 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from meterline.bus.subjects import TENANTS_CHANGED
 from meterline_dev.servers import NatsServer
 from meterline_dev.testing import scratch_directory
-from meterline_identity.tenants.api import TENANTS_SERVICE
 from meterline_protos.events.v1 import events_pb2
 from meterline_protos.identity.v1 import tenants_pb2, tenants_pb2_grpc
 
@@ -72,10 +71,14 @@ async def test_it_announces_itself_and_serves_health_reflection_and_metrics(
         assert (await onboard(identity.address)).created
         async with aio.insecure_channel(identity.address) as channel:
             health: Any = health_pb2_grpc.HealthStub(channel)
-            answer = await health.Check(health_pb2.HealthCheckRequest(service=TENANTS_SERVICE))
+            answer = await health.Check(
+                health_pb2.HealthCheckRequest(service="meterline.identity.v1.TenantsService")
+            )
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
             reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[arg-type]
-            asked = reflection_pb2.ServerReflectionRequest(file_containing_symbol=TENANTS_SERVICE)
+            asked = reflection_pb2.ServerReflectionRequest(
+                file_containing_symbol="meterline.identity.v1.TenantsService"
+            )
             (described,) = [response async for response in reflection.ServerReflectionInfo(iter([asked]))]
             assert described.file_descriptor_response.file_descriptor_proto
         async with httpx.AsyncClient(trust_env=False) as client:

@@ -17,6 +17,7 @@ from grpc import aio
 from meterline.auth.gate import Anybody, Gate
 from meterline.consuming.breaker import BurialRules
 from meterline.consuming.consumer import Consumer, Delivery
+from meterline.consuming.dead_letter_report import DeadLetterReport
 from meterline.consuming.dead_letters import queries
 from meterline.errors import Later, Never
 from meterline.operations.access import RULES
@@ -379,15 +380,15 @@ async def test_a_list_without_sense_is_refused(
 # --- the metric
 
 
-async def test_the_metric_follows_what_is_open(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_metric_follows_what_is_open(world: World) -> None:
     def told() -> float | None:
         return REGISTRY.get_sample_value("meterline_dead_letters", {"consumer": NAME})
 
-    monkeypatch.setattr("meterline.transactions.relay._REPORT_SECONDS", 0.05)
+    report = DeadLetterReport(world.node.database).report
     await world.bury("a", "b")
-    await world.node.relay.start()
-    await eventually(told, until=lambda value: value == 2)
+    await report()
+    assert told() == 2
     world.mend()
     await world.redrive(all=True)
-    world.node.relay.wake()
-    await eventually(told, until=lambda value: value == 0)
+    await report()
+    assert told() == 0

@@ -204,7 +204,7 @@ async def test_one_that_takes_what_comes_again_for_a_duplicate_is_caught(
     async def none_open(*_: object) -> dict[uuid.UUID, list[uuid.UUID]]:
         return {}
 
-    monkeypatch.setattr("meterline.consuming.consumer.store.open_of", none_open)
+    monkeypatch.setattr("meterline.consuming.consumer.dead_letters.open_of", none_open)
     with pytest.raises(AssertionError):
         await test_a_message_that_comes_again_brings_back_what_was_buried_of_it_once(world, MESSAGES)
 

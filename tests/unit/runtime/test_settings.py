@@ -52,14 +52,15 @@ def test_what_is_missing_or_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.req("O2")
 def test_consumers_are_those_of_the_runtime_unless_something_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METERLINE_DATABASE_URL", "postgresql://")
-    assert load(ServiceSettings).consuming == {"ack_wait": 30.0, "rules": BurialRules()}
+    assert load(ServiceSettings).burial_rules == BurialRules()
     monkeypatch.setenv("METERLINE_ACK_WAIT_SECONDS", "7")
     names = ("MESSAGE_PATIENCE_SECONDS", "BREAKER_WINDOW", "BREAKER_PERCENT")
     cooldowns = ("BREAKER_COOLDOWN_SECONDS", "BREAKER_LONGEST_COOLDOWN_SECONDS")
     for number, name in enumerate((*names, *cooldowns), 1):
         monkeypatch.setenv(f"METERLINE_{name}", str(number))
     rules = BurialRules(1.0, 2, 3, 4.0, 5.0)
-    assert load(ServiceSettings).consuming == {"ack_wait": 7.0, "rules": rules}
+    settings = load(ServiceSettings)
+    assert (settings.ack_wait_seconds, settings.burial_rules) == (7.0, rules)
 
 
 @pytest.mark.req("O2")

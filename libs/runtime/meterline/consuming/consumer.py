@@ -10,6 +10,7 @@ from typing import Final
 
 from nats.aio.msg import Msg
 
+from meterline import backoff, tasks
 from meterline.bus.connection import Bus
 from meterline.bus.subjects import Fact
 from meterline.consuming import dead_letters, spans
@@ -33,6 +34,7 @@ log = logger()
 # While the breaker is open messages come again at least so often, so that a replica that can handle them
 # has them soon.
 _LONGEST_HOLD_SECONDS: Final = 60.0
+_pause: Final = backoff.doubling(first=1.0, longest=60.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ class Consumer:
     the broker and stay there until one that is tried goes through.
     """
 
+    MAX_MESSAGES: Final = 64
+
     def __init__(
         self,
         bus: Bus,
@@ -68,7 +72,7 @@ class Consumer:
         handler: Handler,
         *,
         split: Split | None = None,
-        max_messages: int = 64,
+        max_messages: int = MAX_MESSAGES,
         max_bytes: int = 16 << 20,
         linger: float = 0.0,
         ack_wait: float = 30.0,
@@ -93,40 +97,36 @@ class Consumer:
         )
         self._rules = rules or BurialRules()
         self._breaker = Breaker(self._rules)
-        self._task: asyncio.Task[None] | None = None
+        # A batch in hand is finished, however long it takes.
+        self._loop = tasks.Loop(self.name, self._step, grace=None)
 
     async def start(self) -> None:
-        if self._task is None:
+        if not self._loop.running:
             self._breaker = Breaker(self._rules)
             metrics.CONSUMER_BREAKER_OPEN.labels(self.name).set(0)
             await self._pull.start()
-            self._task = asyncio.create_task(self._run(), name=self.name)
+            await self._loop.start()
 
     async def stop(self) -> None:
         """Finishes the batch in hand; what is queued goes back to the broker."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await self._loop.stop()
         await self._pull.stop()
 
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            if self._breaker.state is BreakerState.OPEN:
-                await asyncio.sleep(self._breaker.cooldown_left(loop.time()))
-                self._breaker.try_one()
-                await self._pull.resume(one_by_one=True)
-            batch = await self._pull.take()
-            # A batch in hand is finished even when the service is being stopped.
-            work = asyncio.ensure_future(self._process(batch))
-            try:
-                await asyncio.shield(work)
-            except asyncio.CancelledError:
-                await work
-                raise
-            if self._linger:
-                await asyncio.sleep(self._linger)
+    async def _step(self) -> float:
+        """One batch; answers the seconds until the next."""
+        if self._breaker.state is BreakerState.OPEN:
+            await asyncio.sleep(self._breaker.cooldown_left(asyncio.get_running_loop().time()))
+            self._breaker.try_one()
+            await self._pull.resume(one_by_one=True)
+        batch = await self._pull.take()
+        # A batch in hand is finished even when the service is being stopped.
+        work = asyncio.ensure_future(self._process(batch))
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await work
+            raise
+        return self._linger
 
     async def _process(self, messages: Sequence[Msg]) -> None:
         # The broker tells with each message how many are behind it.
@@ -280,7 +280,7 @@ class Consumer:
         if isinstance(error, Later):
             delay, outcome = error.delay, "later"
         else:
-            delay, outcome = min(60.0, 0.5 * 2 ** min(delivery.attempt, 7)), "failed"
+            delay, outcome = _pause(delivery.attempt), "failed"
             level = log.warning if isinstance(error, UnavailableError) else log.exception
             level(
                 "consumer.failed",

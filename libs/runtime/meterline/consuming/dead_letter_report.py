@@ -7,7 +7,7 @@ from meterline.db.pool import Database
 from meterline.telemetry import metrics
 
 
-class OpenLetters:
+class DeadLetterReport:
     """Tells how many there are of each consumer, also when there are none any more. Only reads."""
 
     def __init__(self, database: Database) -> None:

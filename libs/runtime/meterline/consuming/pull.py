@@ -51,7 +51,7 @@ class Pull:
         self._heard_at = 0.0
         self._reply_to = ""
         self._subscription: Subscription | None = None
-        self._watching: asyncio.Task[None] | None = None
+        self._watch = tasks.every(HEARTBEAT_SECONDS, f"{name}-watch", self._look)
         # A reconnect, the watch and a stop may come at the same time.
         self._subscribing = asyncio.Lock()
         bus.on_reconnect(self._resume)
@@ -59,18 +59,16 @@ class Pull:
     async def start(self) -> None:
         """Makes the stream and the durable consumer where they are missing, and asks for messages."""
         async with self._subscribing:
-            if self._watching is None:
+            if not self._watch.running:
                 await self._subscribe()
-                self._watching = asyncio.create_task(self._watch(), name=f"{self._name}-watch")
+                await self._watch.start()
 
     async def stop(self) -> None:
         """Gives back what is queued, for another replica to take at once."""
         async with self._subscribing:
-            watching, self._watching = self._watching, None
+            await self._watch.stop()
             self._batch = self._max_messages
             await self._drain()
-        if watching is not None:
-            await tasks.end(watching)
         while not self._queue.empty():
             await self.answer(self._queue.get_nowait().reply, b"-NAK")
 
@@ -208,21 +206,19 @@ class Pull:
 
     async def _resume(self) -> None:
         async with self._subscribing:
-            if self._watching is None:
+            if not self._watch.running:
                 return
             self._requested = 0
             if self._batch:
                 await self._unsubscribe()
                 await self._subscribe()
 
-    async def _watch(self) -> None:
+    async def _look(self) -> None:
         """Asks again when the broker has gone silent: a request does not survive its restart."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(HEARTBEAT_SECONDS)
-            if loop.time() - self._heard_at < SILENCE_SECONDS or not self._bus.connected:
-                continue
-            try:
-                await self._resume()
-            except FAILURES as error:
-                log.warning("consumer.resume_failed", consumer=self._name, error=str(error))
+        silent = asyncio.get_running_loop().time() - self._heard_at
+        if silent < SILENCE_SECONDS or not self._bus.connected:
+            return
+        try:
+            await self._resume()
+        except FAILURES as error:
+            log.warning("consumer.resume_failed", consumer=self._name, error=str(error))

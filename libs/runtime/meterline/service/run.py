@@ -7,7 +7,7 @@ import gc
 import json
 import os
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Protocol
 
@@ -107,31 +107,3 @@ def _serve_metrics(settings: ServiceSettings) -> int | None:
         return None
     server, _ = start_http_server(settings.metrics_port, settings.bind_host)
     return int(server.server_port)
-
-
-class Periodic:
-    """Calls `work` every `seconds`, and goes on after a failure that is part of the contract."""
-
-    def __init__(self, name: str, seconds: float, work: Callable[[], Awaitable[object]]) -> None:
-        self._name = name
-        self._seconds = seconds
-        self._work = work
-        self._task: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name=self._name)
-
-    async def stop(self) -> None:
-        task, self._task = self._task, None
-        if task is not None:
-            await tasks.end(task)
-
-    async def _run(self) -> None:
-        log = logging.logger()
-        while True:
-            await asyncio.sleep(self._seconds)
-            try:
-                await self._work()
-            except Exception as error:
-                log.exception("periodic.failed", task=self._name, error=str(error))

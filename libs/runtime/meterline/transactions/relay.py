@@ -12,15 +12,14 @@ import time
 import uuid
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 import nats.errors
 import nats.js.errors
 from psycopg.rows import TupleRow
 
-from meterline import tasks
+from meterline import backoff, tasks
 from meterline.bus.connection import FAILURES, Bus
-from meterline.consuming.dead_letter_report import OpenLetters
 from meterline.crashpoints import crash_point
 from meterline.db.pool import Database
 from meterline.ids import made_at_ms
@@ -33,10 +32,14 @@ log = logger()
 _UPKEEP_SECONDS = 3600.0
 _RETRY_UPKEEP_SECONDS = 60.0
 _REPORT_SECONDS = 10.0
+# How long a relay that stops may take for what it has in hand, and again for what is pending then.
+_FINISH_SECONDS = 2.5
 
 
 class Relay:
     """A task beside the service. `start` and `stop` may be called twice; `stop` finishes what is pending."""
+
+    LINGER: Final = 0.003
 
     def __init__(
         self,
@@ -44,7 +47,7 @@ class Relay:
         bus: Bus,
         *,
         claim: int = 64,
-        linger: float = 0.003,
+        linger: float = LINGER,
         poll: float = 1.0,
         keep: timedelta = timedelta(days=7),
     ) -> None:
@@ -55,69 +58,61 @@ class Relay:
         keep: how long published rows stay, to be replayed
         """
         self._database = database
-        self._dead_letters = OpenLetters(database)
         self._bus = bus
         self._claim = claim
-        self._linger = linger
         self._poll = poll
         self._keep = keep
-        self._wake = asyncio.Event()
         self._next_upkeep = 0.0
         self._next_report = 0.0
-        self._stopping = False
         self._streams_missing = False
-        self._task: asyncio.Task[None] | None = None
+        self._loop = tasks.Loop(
+            "outbox-relay",
+            self._step,
+            linger=linger,
+            retry=backoff.doubling(first=0.05, longest=2.0),
+            passing=FAILURES,
+            grace=_FINISH_SECONDS,
+        )
 
     def wake(self) -> None:
-        self._wake.set()
+        """Says that there is something in the outbox."""
+        self._loop.wake()
 
     async def start(self) -> None:
-        if self._task is None:
-            self._stopping = False
-            self._task = asyncio.create_task(self._run(), name="outbox-relay")
+        await self._loop.start()
 
     async def stop(self) -> None:
-        self._stopping = True
-        self._wake.set()
-        task, self._task = self._task, None
-        if task is not None:
-            await asyncio.wait({task}, timeout=5.0)
-            await tasks.end(task)
-
-    async def _run(self) -> None:
-        delay = 0.0
-        while True:
+        """Publishes what is pending, unless that fails or takes too long: then another replica does."""
+        was_running = self._loop.running
+        await self._loop.stop()
+        if was_running:
             try:
-                await self._keep_up()
-                if self._streams_missing:
-                    await self._bus.ensure_streams()
-                    self._streams_missing = False
-                claimed = await self.publish_pending()
-                delay = 0.0
-            except Exception as error:  # noqa: BLE001 - nobody else would publish what is pending
-                claimed = 0
-                self._streams_missing |= isinstance(error, nats.js.errors.NoStreamResponseError)
-                delay = min(2.0, max(0.05, delay * 2))
-                # A server is away, which passes. Anything else is a fault of ours, and logged as one.
-                level = log.warning if isinstance(error, FAILURES) else log.exception
-                level("outbox.relay_failed", error=str(error) or type(error).__name__, retry_in=delay)
-            if claimed >= self._claim:
-                continue
-            if self._stopping:
-                return
-            await self._wait(delay or self._poll, by_wake=not delay)
+                async with asyncio.timeout(_FINISH_SECONDS):
+                    while await self.publish_pending() >= self._claim:
+                        pass
+            except Exception as error:  # noqa: BLE001 - whatever it is, the rows are still pending
+                log.warning("outbox.left_pending", error=str(error) or type(error).__name__)
 
-    async def _wait(self, seconds: float, *, by_wake: bool) -> None:
-        if not by_wake:
-            await asyncio.sleep(seconds)
-            return
+    async def _step(self) -> float:
+        """Publishes what is pending. A publication under way is finished even when the relay is stopped."""
+        work = asyncio.ensure_future(self._publish_or_keep_up())
         try:
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-            await asyncio.sleep(self._linger)
-        except TimeoutError:
-            pass  # nobody called: look all the same
-        self._wake.clear()
+            claimed = await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.gather(work, return_exceptions=True)
+            raise
+        return 0.0 if claimed >= self._claim else self._poll
+
+    async def _publish_or_keep_up(self) -> int:
+        await self._keep_up()
+        if self._streams_missing:
+            await self._bus.ensure_streams()
+            self._streams_missing = False
+        try:
+            return await self.publish_pending()
+        except nats.js.errors.NoStreamResponseError:
+            self._streams_missing = True
+            raise
 
     async def publish_pending(self) -> int:
         """Publishes up to `claim` rows; returns how many it claimed. Raises when the broker refused any.
@@ -186,12 +181,11 @@ class Relay:
             await self._report()
 
     async def _report(self) -> None:
-        """Tells how much is pending, and for how long, and what could not be applied."""
+        """Tells how much is pending, and for how long."""
         ((count, oldest),) = await self._database.fetch(queries.oldest_pending)
         metrics.OUTBOX_PENDING.set(count)
         age = time.time() - made_at_ms(oldest) / 1000 if oldest else 0.0
         metrics.OUTBOX_AGE_SECONDS.set(max(0.0, age))
-        await self._dead_letters.report()
 
     async def _maintain(self) -> None:
         """Makes coming partitions and drops old ones."""

@@ -11,8 +11,6 @@ from meterline_protos.aggregate.v1 import meters_pb2, meters_pb2_grpc
 from meterline_aggregate.meters.messages import to_definition, to_meter
 from meterline_aggregate.meters.service import Meters
 
-METERS_SERVICE = meters_pb2.DESCRIPTOR.services_by_name["MetersService"].full_name
-
 Context = aio.ServicerContext[Any, Any]
 
 

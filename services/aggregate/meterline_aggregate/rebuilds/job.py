@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
-from meterline import tasks
+from meterline import backoff, tasks
 from meterline.db.pool import Database
 from meterline.db.scope import ALL_TENANTS
 from meterline.errors import AbortedError, UnavailableError
@@ -26,8 +24,7 @@ from meterline_aggregate.rebuilds.store import Claim
 log = logger()
 
 _POLL_SECONDS: Final = 5.0
-_FIRST_PAUSE: Final = timedelta(seconds=0.5)
-_LONGEST_PAUSE: Final = timedelta(seconds=60)
+_PAUSE: Final = backoff.doubling(first=0.5, longest=60.0)
 
 
 class Rebuilder:
@@ -40,21 +37,17 @@ class Rebuilder:
         self._database = database
         self._unit_of_work = unit_of_work
         self._raw = raw
-        self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._loop = tasks.Loop("rebuilder", self._step, retry=backoff.constant(_POLL_SECONDS))
 
     def wake(self) -> None:
         """Says that there is a month to rebuild."""
-        self._wake.set()
+        self._loop.wake()
 
     async def start(self) -> None:
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="rebuilder")
+        await self._loop.start()
 
     async def stop(self) -> None:
-        task, self._task = self._task, None
-        if task is not None:
-            await tasks.end(task)
+        await self._loop.stop()
 
     async def rebuild_due(self) -> int:
         """Rebuilds every month that is due; returns how many are done. Raises UnavailableError."""
@@ -66,18 +59,9 @@ class Rebuilder:
             metrics.REBUILDS_PENDING.set(await store.count_pending(connection))
         return done
 
-    async def _run(self) -> None:
-        while True:
-            self._wake.clear()
-            try:
-                await self.rebuild_due()
-            except UnavailableError as error:
-                log.warning("rebuilder.cannot_claim", error=str(error))
-            except Exception:
-                log.exception("rebuilder.fault")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_POLL_SECONDS):
-                    await self._wake.wait()
+    async def _step(self) -> float:
+        await self.rebuild_due()
+        return _POLL_SECONDS
 
     async def _claim(self) -> Claim | None:
         async with self._unit_of_work.begin(tenants=ALL_TENANTS) as tx:
@@ -109,7 +93,7 @@ class Rebuilder:
         return await Rebuild(self._unit_of_work, self._raw, meter, claimed).run()
 
     async def _postpone(self, claimed: Claim) -> None:
-        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(claimed.attempts - 1, 10))
+        pause = timedelta(seconds=_PAUSE(claimed.attempts))
         async with self._unit_of_work.begin(tenants=[claimed.month.tenant_id]) as tx:
             await store.postpone(tx.connection, claimed, pause)
             await tx.commit()

@@ -9,8 +9,6 @@ from meterline_protos.aggregate.v1 import reconciliation_pb2, reconciliation_pb2
 
 from meterline_aggregate.reconciliation.service import Reconciler
 
-RECONCILIATION_SERVICE = reconciliation_pb2.DESCRIPTOR.services_by_name["ReconciliationService"].full_name
-
 Context = aio.ServicerContext[Any, Any]
 
 

@@ -18,8 +18,6 @@ from meterline_aggregate.usage.service import Range, Usage
 from meterline_aggregate.windows.calendar import Grain, end_of, lineage_end
 from meterline_aggregate.windows.decimals import to_text
 
-USAGE_SERVICE = usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name
-
 Context = aio.ServicerContext[Any, Any]
 
 _WINDOWS: Final = 1_000

@@ -19,8 +19,6 @@ from meterline_identity.credentials.rules.signing_keys import SigningKey
 from meterline_identity.credentials.signing_keys import SigningKeys
 from meterline_identity.tenants.rules import fields
 
-CREDENTIALS_SERVICE = credentials_pb2.DESCRIPTOR.services_by_name["CredentialsService"].full_name
-
 MAX_KEY_IDS = 100
 
 Context = aio.ServicerContext[Any, Any]

@@ -15,8 +15,6 @@ from meterline_identity.tenants.rules import fields as rules
 from meterline_identity.tenants.rules.tenants import Changes, Onboarding, Tenant
 from meterline_identity.tenants.service import Tenants
 
-TENANTS_SERVICE = tenants_pb2.DESCRIPTOR.services_by_name["TenantsService"].full_name
-
 Context = aio.ServicerContext[Any, Any]
 
 MAX_NAMES: Final = 1_000

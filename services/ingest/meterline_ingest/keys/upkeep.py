@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Final
 
 from meterline.errors import MeterlineError, TamperedError, UnavailableError
-from meterline.service.run import Periodic
+from meterline.tasks import every
 from meterline.telemetry import metrics
 from meterline.telemetry.logging import logger
 
@@ -40,14 +40,14 @@ class KeyUpkeep:
         self._masters = store.vault.masters
         self._max_age = max_age
         self._most_sealed = most_sealed
-        self._periodic = Periodic("key-upkeep", seconds, self.run)
+        self._loop = every(seconds, "key-upkeep", self.run)
 
     async def start(self) -> None:
-        await self._periodic.start()
+        await self._loop.start()
 
     async def stop(self) -> None:
         """Writes down what was sealed since the last time."""
-        await self._periodic.stop()
+        await self._loop.stop()
         try:
             await self.count()
         except MeterlineError as error:

@@ -10,7 +10,7 @@ from cachetools import TLRUCache
 from meterline.crypto.envelope import new_secret
 from meterline.crypto.master_keys import MasterKeys
 from meterline.db.pool import Connection
-from meterline.service.run import Periodic
+from meterline.tasks import every
 
 from meterline_ingest.keys.keyring import Keyring, Sealed
 from meterline_ingest.keys.rules import FINGERPRINT_KEY, FIRST_KEY, Purpose, WrappedKey
@@ -46,7 +46,7 @@ class Vault:
             REMEMBERED_TENANTS, ttu=lambda _, keyring, __: keyring.read_at + ttl, timer=timer
         )
         # An entry that is over would stay in memory until the next look.
-        self._expiring = Periodic("forget-keys", ttl / 2, self.expire)
+        self._expiring = every(ttl / 2, "forget-keys", self.expire)
         self._sealed = Sealed()
 
     async def start(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Final
 
-from meterline.service.run import Periodic
+from meterline.tasks import every
 from meterline.telemetry import metrics
 from meterline.telemetry.logging import logger
 from meterline.transactions.unit_of_work import UnitOfWork
@@ -47,13 +47,13 @@ class QuarantineUpkeep:
         self._counts = counts
         self._keep_waiting = keep_waiting
         self._most = most
-        self._periodic = Periodic("quarantine-upkeep", SECONDS, self.run)
+        self._loop = every(SECONDS, "quarantine-upkeep", self.run)
 
     async def start(self) -> None:
-        await self._periodic.start()
+        await self._loop.start()
 
     async def stop(self) -> None:
-        await self._periodic.stop()
+        await self._loop.stop()
 
     async def run(self) -> None:
         for _ in range(PAGES):

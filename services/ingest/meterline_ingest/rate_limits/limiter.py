@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -54,19 +55,16 @@ class RateLimiter:
         self._waiting: dict[int, deque[_Waiting]] = {}
         # Tenants in the order in which they came to need an exchange.
         self._due: dict[int, None] = {}
-        self._wake = asyncio.Event()
         self._next_sweep = 0.0
-        self._task: asyncio.Task[None] | None = None
+        self._loop = tasks.Loop("rate-limits", self._step)
 
     async def start(self) -> None:
-        if self._task is None:
-            self._task = asyncio.create_task(self._work(), name="rate-limits")
+        await self._loop.start()
 
     async def stop(self) -> None:
-        task, self._task = self._task, None
-        if task is None:
+        if not self._loop.running:
             return
-        await tasks.end(task)
+        await self._loop.stop()
         for tenant_id, lease in self._leases.items():
             self._fail(tenant_id, UnavailableError("the service is stopping"))
             lease.settle(lease.expires)
@@ -147,24 +145,15 @@ class RateLimiter:
 
     def _want(self, tenant_id: int) -> None:
         self._due[tenant_id] = None
-        self._wake.set()
+        self._loop.wake()
 
-    async def _work(self) -> None:
-        while True:
-            await self._until_due()
-            await self._exchange()
-
-    async def _until_due(self) -> None:
-        """Returns when there is something to exchange. Where nothing is held, nothing is looked at."""
-        while not self._due:
-            self._wake.clear()
-            try:
-                async with asyncio.timeout(RENEW_SECONDS if self._leases else None):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass  # the sweep below finds what was not used, and what was
-            self._sweep()
+    async def _step(self) -> float:
+        """Exchanges what is due. Where nothing is held, it waits until somebody wants something."""
         self._sweep()
+        if self._due:
+            await self._exchange()
+            return 0.0
+        return RENEW_SECONDS if self._leases else math.inf
 
     def _sweep(self) -> None:
         now = self._now()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from meterline.service.run import Periodic
+from meterline.tasks import every
 
 from meterline_ingest.capture.store.partitions import Partitions
 from meterline_ingest.retention.job import Retention
@@ -18,8 +18,8 @@ class Upkeep:
     def __init__(self, partitions: Partitions, retention: Retention) -> None:
         self._partitions = partitions
         self._retention = retention
-        self._making = Periodic("ingest-upkeep", _SECONDS, partitions.make)
-        self._deleting = Periodic("ingest-retention", _SECONDS, retention.run)
+        self._making = every(_SECONDS, "ingest-upkeep", partitions.make)
+        self._deleting = every(_SECONDS, "ingest-retention", retention.run)
 
     async def start(self) -> None:
         await self._partitions.make()

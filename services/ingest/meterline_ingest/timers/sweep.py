@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import timedelta
 from typing import Final
 
-from meterline import tasks
+from meterline import backoff, tasks
 from meterline.db.pool import Database
 from meterline.db.scope import ALL_TENANTS
 from meterline.errors import MeterlineError
@@ -32,36 +31,18 @@ class TimerSweep:
         self._database = database
         self._timers = timers
         self._planned_us: int | None = None
-        self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._loop = tasks.Loop("timer-sweep", self._sweep, retry=backoff.constant(_AFTER_FAILURE))
         timers.on_due = self._notice
 
     async def start(self) -> None:
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="timer-sweep")
+        await self._loop.start()
 
     async def stop(self) -> None:
-        task, self._task = self._task, None
-        if task is not None:
-            await tasks.end(task)
+        await self._loop.stop()
 
     def _notice(self, due_us: int) -> None:
         if self._planned_us is None or due_us < self._planned_us:
-            self._wake.set()
-
-    async def _run(self) -> None:
-        while True:
-            try:
-                wait = await self._sweep()
-            except MeterlineError as error:
-                log.warning("timers.sweep_failed", error=str(error))
-                wait = _AFTER_FAILURE
-            self._wake.clear()
-            try:
-                async with asyncio.timeout(wait):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass  # it is time to look
+            self._loop.wake()
 
     async def _sweep(self) -> float:
         """Looks after all that are due; returns the seconds until the next one is."""

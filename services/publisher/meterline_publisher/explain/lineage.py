@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Final
 
 from cachetools import LRUCache
+from meterline import tasks
 from meterline.errors import MeterlineError
 from meterline.telemetry import propagation
 from meterline.telemetry.logging import logger
@@ -51,17 +52,13 @@ class Lineage:
         self._ingest = ingest
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue(_WAITING)
         self._done: LRUCache[tuple[str, str, str], bool] = LRUCache(_REMEMBERED)
-        self._task: asyncio.Task[None] | None = None
+        self._loop = tasks.Loop("lineage", self._step)
 
     async def start(self) -> None:
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="lineage")
+        await self._loop.start()
 
     async def stop(self) -> None:
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await self._loop.stop()
 
     def submit(self, tenant: str, invoice: Invoice, lines: Sequence[Line]) -> None:
         """Notes that these lines were rated. Never waits and never fails."""
@@ -73,15 +70,16 @@ class Lineage:
         except asyncio.QueueFull:
             log.warning("lineage.dropped", invoice_id=str(invoice.invoice_id))
 
-    async def _run(self) -> None:
-        while True:
-            job = await self._jobs.get()
-            try:
-                await self._write(job)
-            except MeterlineError as error:
-                log.warning("lineage.failed", invoice_id=str(job.invoice.invoice_id), error=str(error))
-            except Exception:
-                log.exception("lineage.fault", invoice_id=str(job.invoice.invoice_id))
+    async def _step(self) -> float:
+        """Writes the spans of the next job; what fails is not tried again."""
+        job = await self._jobs.get()
+        try:
+            await self._write(job)
+        except MeterlineError as error:
+            log.warning("lineage.failed", invoice_id=str(job.invoice.invoice_id), error=str(error))
+        except Exception:
+            log.exception("lineage.fault", invoice_id=str(job.invoice.invoice_id))
+        return 0.0
 
     async def _write(self, job: _Job) -> None:
         links: list[trace.Link] = []

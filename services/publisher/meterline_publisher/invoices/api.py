@@ -11,8 +11,6 @@ from meterline_protos.publisher.v1 import invoices_pb2, invoices_pb2_grpc
 from meterline_publisher.invoices import messages
 from meterline_publisher.invoices.service import Invoices
 
-INVOICES_SERVICE = invoices_pb2.DESCRIPTOR.services_by_name["InvoicesService"].full_name
-
 Context = aio.ServicerContext[Any, Any]
 
 

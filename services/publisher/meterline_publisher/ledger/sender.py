@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
+from meterline import backoff, tasks
 from meterline.clock import Clock, to_datetime
 from meterline.crashpoints import crash_point
 from meterline.db.pool import Database
@@ -32,7 +32,7 @@ from meterline_publisher.invoices import store as invoices_store
 from meterline_publisher.invoices.message import emit_changed
 from meterline_publisher.invoices.rules import InvoiceState
 from meterline_publisher.ledger import store
-from meterline_publisher.ledger.rules.ledger import Finding, backoff, find, must_look_up
+from meterline_publisher.ledger.rules.ledger import Finding, find, must_look_up
 from meterline_publisher.ledger.rules.publications import Publication, PublicationState
 from meterline_publisher.providers.port import (
     AmbiguousError,
@@ -73,26 +73,21 @@ class Sender:
         self._concurrency = concurrency
         self._lease = timedelta(seconds=call_timeout) + _LEASE_MARGIN
         self._stop_seconds = call_timeout + 2.0
-        self._backoff = (backoff_seconds, backoff_max_seconds)
+        self._backoff = backoff.doubling(first=backoff_seconds, longest=backoff_max_seconds)
         self._random = random.Random()
-        self._wake = asyncio.Event()
         self._calls: set[asyncio.Task[None]] = set()
-        self._task: asyncio.Task[None] | None = None
+        self._loop = tasks.Loop("sender", self._fill, retry=backoff.constant(_POLL_SECONDS))
 
     def wake(self) -> None:
         """Says that there is something to send."""
-        self._wake.set()
+        self._loop.wake()
 
     async def start(self) -> None:
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="sender")
+        await self._loop.start()
 
     async def stop(self) -> None:
-        task, self._task = self._task, None
-        if task is None:
-            return
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        """Calls under way may end; what is left then is sent again by whoever claims it next."""
+        await self._loop.stop()
         if self._calls:
             await asyncio.wait(self._calls, timeout=self._stop_seconds)
         for call in self._calls:
@@ -100,21 +95,6 @@ class Sender:
         await asyncio.gather(*self._calls, return_exceptions=True)
 
     # --- the loop
-
-    async def _run(self) -> None:
-        while True:
-            self._wake.clear()
-            try:
-                pause = await self._fill()
-            except UnavailableError as error:
-                log.warning("sender.cannot_claim", error=str(error))
-                pause = _POLL_SECONDS
-            except Exception:
-                log.exception("sender.fault")
-                pause = _POLL_SECONDS
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._wake.wait()
 
     async def _fill(self) -> float:
         """Begins as many calls as there is room for; returns the seconds until the next look."""
@@ -136,7 +116,7 @@ class Sender:
 
     def _ended(self, call: asyncio.Task[None]) -> None:
         self._calls.discard(call)
-        self._wake.set()
+        self._loop.wake()
 
     # --- one row
 
@@ -192,7 +172,8 @@ class Sender:
             await tx.commit()
 
     async def _put_back(self, row: Publication, error: BusyError | AmbiguousError) -> None:
-        pause = backoff(row.attempts, *self._backoff, self._random)
+        seconds = backoff.with_jitter(self._backoff(row.attempts), self._random)
+        pause = timedelta(seconds=seconds)
         log.warning(
             "publication.retried",
             identifier=row.identifier,

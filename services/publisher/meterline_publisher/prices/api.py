@@ -17,8 +17,6 @@ from meterline_publisher.prices.rules.rule_sets import Rule
 from meterline_publisher.prices.rules.versions import PriceVersion
 from meterline_publisher.prices.service import Prices
 
-PRICES_SERVICE = prices_pb2.DESCRIPTOR.services_by_name["PricesService"].full_name
-
 Context = aio.ServicerContext[Any, Any]
 
 _MAX_DESCRIPTION: Final = 250

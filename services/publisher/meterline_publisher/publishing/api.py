@@ -14,8 +14,6 @@ from meterline_publisher.ledger import messages as ledger_messages
 from meterline_publisher.publishing.service import Publishing
 from meterline_publisher.settling.service import Comparison, Settling
 
-PUBLICATIONS_SERVICE = publications_pb2.DESCRIPTOR.services_by_name["PublicationsService"].full_name
-
 Context = aio.ServicerContext[Any, Any]
 
 _NEWEST: Final = 2**63 - 1

@@ -4,7 +4,6 @@ The ledger holds differences. Those of one meter, period and event name telescop
 is, what was sent adds up to the latest value, and a late change or a correction is one more difference.
 """
 
-import random
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -150,10 +149,3 @@ def find(sent: Decimal, value: Decimal, total: Decimal) -> Finding:
 def agrees(ours: Decimal, theirs: Decimal) -> bool:
     """Whether the provider's sum is ours, as far as its floats can tell."""
     return ours == theirs or (abs(theirs) >= _EXACT_FLOATS and Decimal(float(ours)) == theirs)
-
-
-def backoff(attempt: int, base: float, most: float, draw: random.Random) -> timedelta:
-    """How long to wait after the `attempt`-th try (from 1): doubling, capped, with full jitter on its
-    upper half, so that rows that failed together do not come back together."""
-    ceiling = min(most, base * 2 ** min(attempt - 1, 30))
-    return timedelta(seconds=ceiling * draw.uniform(0.5, 1.0))
