@@ -23,7 +23,7 @@ from tests.architecture.tree import (
 )
 
 # What a service has besides its capability packages; `peers` only where several of these ask other services.
-OWN_MODULES = ("main", "migrate", "settings", "access")
+OWN_MODULES = ("main", "settings", "access")
 OTHER_MODULES = ("peers",)
 FILES = ("__init__.py", "py.typed", "migrations")
 

@@ -53,13 +53,15 @@ class ServiceProcess:
 
 @asynccontextmanager
 async def launched(
-    module: str, environment: Mapping[str, str], *, stderr: int = asyncio.subprocess.DEVNULL
+    module: str, environment: Mapping[str, str], *arguments: str, stderr: int = asyncio.subprocess.DEVNULL
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """`python -m module`, killed at the end if it still runs then. `stderr` may be PIPE, to be read."""
+    """`python -m module` with arguments, killed at the end if it still runs then. `stderr` may be PIPE, to be
+    read."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         module,
+        *arguments,
         env=dict(environment),
         stdout=asyncio.subprocess.PIPE,
         stderr=stderr,

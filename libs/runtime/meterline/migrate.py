@@ -7,6 +7,7 @@ Migrations expand first and contract later, so that the version before still run
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import re
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from importlib import resources
 import psycopg
 from psycopg import sql
 
+from meterline.auth.grants import SERVICES
 from meterline.config import MigrationSettings
 from meterline.config import load as load_settings
 
@@ -102,8 +104,19 @@ def apply(dsn: str, schema: str, migrations: Sequence[Migration]) -> list[str]:
         return applied
 
 
-def run(service: str) -> None:
-    """Brings `service`'s schema up to date: the `migrate` entry of each service."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Brings the schema of a service up to date: `python -m meterline.migrate <service>`.
+
+    Reads METERLINE_OWNER_DATABASE_URL, or METERLINE_SECRETS_DIR; prints what it applied. Ends with status 2
+    when no service has that name.
+    """
+    parser = argparse.ArgumentParser(prog="meterline.migrate", description="Brings a schema up to date.")
+    parser.add_argument("service", choices=sorted(SERVICES))
+    service = parser.parse_args(arguments).service
     settings = load_settings(MigrationSettings)
     for name in apply(settings.owner_database_url.get_secret_value(), service, for_service(service)):
         print(f"{service}: applied {name}")  # noqa: T201 - a command's output
+
+
+if __name__ == "__main__":
+    main()

@@ -176,7 +176,7 @@ async def test_its_migrations_run_by_a_command_of_their_own(
     environment = environment_of("identity", empty_database, broker)
     outputs = []
     for _ in range(2):
-        async with launched("meterline_identity.migrate", environment) as process:
+        async with launched("meterline.migrate", environment, "identity") as process:
             output, _ = await process.communicate()
             assert process.returncode == 0
             outputs.append(output.decode().splitlines())
