@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib import import_module
 
 import pytest
+from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import Descriptor, MethodDescriptor
+from google.protobuf.descriptor_pool import DescriptorPool
 from meterline.auth.principals import Permission
-from meterline.auth.rules import SELF_PROVING, Reach, Rule, Rules
-from meterline.operations import access as operations
+from meterline.auth.rules import DEFAULT_BYTES, Reach, Rule, Rules, rule_of, rules_of
+from meterline_protos.common.v1 import access_pb2
 
 from tests.architecture.test_shape import proto_services
-from tests.architecture.tree import SERVICES
 
 pytestmark = pytest.mark.req("T4.1")
 
 
 def rules() -> Rules:
-    found: dict[str, Rule] = {}
-    for service in SERVICES:
-        found.update(import_module(f"meterline_{service}.access").RULES)
-    return found | dict(operations.RULES)
+    return rules_of(service.full_name for service in proto_services())
 
 
 def methods() -> dict[str, MethodDescriptor]:
@@ -41,20 +38,46 @@ def messages_within(descriptor: Descriptor, seen: frozenset[str] = frozenset()) 
             yield from messages_within(inner, seen | {inner.full_name})
 
 
-def test_every_call_has_a_rule_and_every_rule_a_call() -> None:
+def test_every_call_states_a_rule() -> None:
     assert rules().keys() == methods().keys()
 
 
-@pytest.mark.parametrize("service", SERVICES)
-def test_a_service_rules_its_own_calls_only(service: str) -> None:
-    packages = {method.split(".")[1] for method in import_module(f"meterline_{service}.access").RULES}
-    assert packages == {service}
+def test_every_permission_of_the_protos_is_one_of_the_runtime() -> None:
+    stated = {name.removeprefix("PERMISSION_") for name, _ in access_pb2.Permission.items()}
+    assert stated == {each.name for each in Permission} | {"UNSPECIFIED", "SELF_PROVING"}
+
+
+def method_with(rule: access_pb2.AccessRule | None) -> MethodDescriptor:
+    """A method of a made-up proto that states this rule, or none."""
+    file = descriptor_pb2.FileDescriptorProto(name="made_up.proto", package="made_up", syntax="proto3")
+    file.message_type.add(name="Empty")
+    method = file.service.add(name="Service").method.add(
+        name="Call", input_type=".made_up.Empty", output_type=".made_up.Empty"
+    )
+    if rule is not None:
+        method.options.Extensions[access_pb2.access].CopyFrom(rule)
+    pool = DescriptorPool()
+    pool.Add(file)
+    return pool.FindServiceByName("made_up.Service").methods[0]
+
+
+@pytest.mark.parametrize("rule", [None, access_pb2.AccessRule(max_bytes=1)])
+def test_a_call_without_a_stated_permission_keeps_its_service_from_starting(
+    rule: access_pb2.AccessRule | None,
+) -> None:
+    with pytest.raises(LookupError):
+        rule_of(method_with(rule))
+
+
+def test_what_a_rule_leaves_out_has_its_default() -> None:
+    stated = access_pb2.AccessRule(permission=access_pb2.PERMISSION_READ)
+    assert rule_of(method_with(stated)) == Rule(Permission.READ, Reach.TENANT, (), DEFAULT_BYTES)
 
 
 def test_only_signed_capture_comes_without_a_token() -> None:
     open_to_all = {method for method, rule in rules().items() if rule.permission is None}
     assert open_to_all == {"meterline.ingest.v1.CaptureService/ReportSigned"}
-    assert rules()["meterline.ingest.v1.CaptureService/ReportSigned"] is SELF_PROVING
+    assert rules()["meterline.ingest.v1.CaptureService/ReportSigned"].reach is Reach.EVENTS
 
 
 def test_only_capture_judges_tenants_itself() -> None:

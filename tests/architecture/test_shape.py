@@ -23,7 +23,7 @@ from tests.architecture.tree import (
 )
 
 # What a service has besides its capability packages; `peers` only where several of these ask other services.
-OWN_MODULES = ("main", "settings", "access")
+OWN_MODULES = ("main", "settings")
 OTHER_MODULES = ("peers",)
 FILES = ("__init__.py", "py.typed", "migrations")
 
@@ -76,7 +76,7 @@ def servicer_methods(package: str) -> dict[str, set[str]]:
 
 @pytest.mark.req("K1", "K6")
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_has_its_main_settings_access_and_migrations(service: str) -> None:
+def test_a_service_has_its_main_settings_and_migrations(service: str) -> None:
     package = service_package(service)
     missing = [name for name in OWN_MODULES if not (package / f"{name}.py").is_file()]
     missing += [name for name in FILES if not (package / name).exists()]

@@ -13,7 +13,6 @@ from meterline.service.run import run
 from meterline.tenants import TenantReplica
 from meterline_protos.aggregate.v1 import meters_pb2, reconciliation_pb2, usage_pb2
 
-from meterline_aggregate.access import RULES
 from meterline_aggregate.announcing.announcer import MonthAnnouncer
 from meterline_aggregate.folding.consumer import AcceptedEvents
 from meterline_aggregate.folding.groups import GroupBook, GroupWatch
@@ -41,7 +40,7 @@ class Aggregate(Platform):
     """The parts of one process."""
 
     def __init__(self, settings: AggregateSettings, clock: Clock) -> None:
-        super().__init__(NAME, settings, RULES, clock)
+        super().__init__(NAME, settings, clock)
         database, unit_of_work = self.database, self.unit_of_work
         tenants = TenantReplica(database)
         identity = self.link("identity", settings.identity_address)

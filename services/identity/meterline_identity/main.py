@@ -14,7 +14,6 @@ from meterline.service.platform import Platform
 from meterline.service.run import run
 from meterline_protos.identity.v1 import credentials_pb2, tenants_pb2
 
-from meterline_identity.access import RULES
 from meterline_identity.credentials.api import CredentialsServicer
 from meterline_identity.credentials.api_keys import ApiKeys
 from meterline_identity.credentials.signing_keys import SigningKeys
@@ -30,7 +29,7 @@ class Identity(Platform):
     """The parts of one process."""
 
     def __init__(self, settings: IdentitySettings, clock: Clock) -> None:
-        super().__init__(NAME, settings, RULES, clock)
+        super().__init__(NAME, settings, clock)
         # Without an address there is nobody to call, and no key is needed.
         caller = self.caller if settings.publisher_address else Caller()
         plans = self.add(Plans(settings.publisher_address, caller))

@@ -29,7 +29,6 @@ from meterline_protos.ingest.v1 import (
     timers_pb2,
 )
 
-from meterline_ingest.access import RULES
 from meterline_ingest.audit.api import AuditServicer
 from meterline_ingest.audit.store import AuditReader
 from meterline_ingest.capture.admission import Admission
@@ -111,7 +110,7 @@ class Ingest(Platform):
 
     def __init__(self, settings: IngestSettings, clock: Clock) -> None:
         super().__init__(
-            NAME, settings, RULES, clock, generic_plans=True, relay_linger=settings.relay_linger_ms / 1000
+            NAME, settings, clock, generic_plans=True, relay_linger=settings.relay_linger_ms / 1000
         )
         self._tenants = TenantReplica(self.database)
         self._aggregate = self.add(Aggregate(settings.aggregate_address, self.caller))

@@ -14,7 +14,6 @@ from meterline.service.run import run
 from meterline.tenants import TenantReplica
 from meterline_protos.publisher.v1 import invoices_pb2, prices_pb2, publications_pb2
 
-from meterline_publisher.access import RULES
 from meterline_publisher.closing.job import Closing
 from meterline_publisher.explain.api import ExplanationsServicer
 from meterline_publisher.explain.lineage import Lineage
@@ -65,7 +64,7 @@ class Publisher(Platform):
     def __init__(
         self, settings: PublisherSettings, clock: Clock, provider: BillingProvider | None = None
     ) -> None:
-        super().__init__(NAME, settings, RULES, clock)
+        super().__init__(NAME, settings, clock)
         database, unit_of_work = self.database, self.unit_of_work
         provider = self.add(provider or provider_of(settings, clock))
         bills = not isinstance(provider, NoProvider)

@@ -15,12 +15,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.wrappers_pb2 import StringValue
 from grpc import aio
 from meterline.auth.gate import Anybody, Gate
+from meterline.auth.rules import rules_of
 from meterline.consuming.breaker import BurialRules
 from meterline.consuming.consumer import Consumer, Delivery
 from meterline.consuming.dead_letter_report import DeadLetterReport
 from meterline.consuming.dead_letters import queries
 from meterline.errors import Later, Never
-from meterline.operations.access import RULES
 from meterline.operations.api import dead_letters_service
 from meterline.rpc.server import Server
 from meterline.transactions.unit_of_work import Transaction
@@ -131,7 +131,7 @@ async def world(node: Node, broker: NatsServer, effects_database: TestDatabase) 
         "127.0.0.1",
         0,
         [dead_letters_service(node.database, [consumer])],
-        gate=Gate(RULES, Anybody()),
+        gate=Gate(rules_of(["meterline.operations.v1.DeadLettersService"]), Anybody()),
         grace=0.5,
     )
     async with started(server) as channel:

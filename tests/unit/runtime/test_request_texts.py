@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from google.protobuf import struct_pb2
 from google.protobuf.message import Message
+from meterline.auth.rules import rules_of
 from meterline.errors import InvalidArgumentError
 from meterline.rpc import texts
-from meterline_ingest.access import RULES
 from meterline_protos.aggregate.v1 import usage_pb2
 from meterline_protos.ingest.v1 import capture_pb2, catalogue_pb2, corrections_pb2, timers_pb2
 from meterline_protos.operations.v1 import dead_letters_pb2
@@ -61,7 +61,8 @@ def test_bytes_and_numbers_may_be_zero() -> None:
 
 
 def test_events_are_judged_one_by_one_and_not_with_their_request() -> None:
-    rule = RULES["meterline.ingest.v1.CorrectionsService/ImportEvents"]
+    name = corrections_pb2.DESCRIPTOR.services_by_name["CorrectionsService"].full_name
+    rule = rules_of([name])[f"{name}/ImportEvents"]
     rows = capture_pb2.EventRows(events=[capture_pb2.Event(subject=NUL)])
     texts.check_texts(corrections_pb2.ImportEventsRequest(rows=rows), rule.judged_singly)
     with pytest.raises(InvalidArgumentError):

@@ -1,11 +1,15 @@
-"""What a method demands of its caller. Each service has one table of them, its `access.py`."""
+"""What a method demands of its caller: the option `access` of each RPC in the protos."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Final
+
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import MethodDescriptor
+from meterline_protos.common.v1 import access_pb2
 
 from meterline.auth.principals import Permission, Principal, current_principal
 from meterline.errors import PermissionDeniedError
@@ -22,14 +26,10 @@ class Reach(Enum):
     """That of the tenants of single events; capture judges them one by one."""
 
 
-# What the largest requests that name things need: 1,000 ids or names.
-NAMES_BYTES: Final = 256 << 10
-# A single event: 32 properties of 4,096 characters, and what is around them.
-EVENT_BYTES: Final = 640 << 10
-# Definitions, and lists of what is longer than an id.
-CONTENT_BYTES: Final = 1 << 20
-# Many events at once.
-EVENTS_BYTES: Final = 4 << 20
+# Where the option says nothing: what requests that name things need, with 1,000 ids or names. Others state 640 KiB
+# for a single event (32 properties of 4,096 characters, and what is around them), 1 MiB for definitions and lists
+# of what is longer than an id, 4 MiB for many events.
+DEFAULT_BYTES: Final = 256 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,49 @@ class Rule:
     permission: Permission | None
     reach: Reach = Reach.TENANT
     judged_singly: tuple[str, ...] = ()
-    max_bytes: int = NAMES_BYTES
+    max_bytes: int = DEFAULT_BYTES
 
-
-SELF_PROVING: Final = Rule(None, Reach.EVENTS, max_bytes=EVENTS_BYTES)
 
 Rules = Mapping[str, Rule]
 """By method: `meterline.identity.v1.TenantsService/GetTenant`."""
+
+_REACHES: Final = {
+    access_pb2.REACH_UNSPECIFIED: Reach.TENANT,
+    access_pb2.REACH_ALL_TENANTS: Reach.EVERYBODY,
+    access_pb2.REACH_EVENTS: Reach.EVENTS,
+}
+
+
+def rules_of(services: Iterable[str]) -> Rules:
+    """The rules of all methods of these services, by the options in their protos.
+
+    services: full names, for example `meterline.identity.v1.TenantsService`
+    Raises LookupError for a method without the option, and KeyError for a service that is not loaded.
+    """
+    pool = descriptor_pool.Default()
+    methods = [method for name in services for method in pool.FindServiceByName(name).methods]
+    return {f"{method.containing_service.full_name}/{method.name}": rule_of(method) for method in methods}
+
+
+def rule_of(method: MethodDescriptor) -> Rule:
+    """The rule of one method. Raises LookupError when its proto does not state one, or no permission."""
+    options = method.GetOptions()
+    if not options.HasExtension(access_pb2.access):
+        raise LookupError(f"{method.full_name} has no option (meterline.common.v1.access)")
+    stated = options.Extensions[access_pb2.access]
+    return Rule(
+        _permission(stated.permission),
+        _REACHES[stated.reach],
+        tuple(stated.judged_singly),
+        stated.max_bytes or DEFAULT_BYTES,
+    )
+
+
+def _permission(stated: access_pb2.Permission.ValueType) -> Permission | None:
+    """Raises LookupError where none is stated: a call must not be open by omission."""
+    if stated == access_pb2.PERMISSION_SELF_PROVING:
+        return None
+    return Permission[access_pb2.Permission.Name(stated).removeprefix("PERMISSION_")]
 
 
 def demand(permission: Permission) -> None:

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from meterline.auth.api_keys import Verify
-from meterline.auth.rules import Rules
+from meterline.auth.rules import rules_of
 from meterline.bus.connection import Bus
 from meterline.bus.subjects import Fact
 from meterline.clock import Clock
@@ -17,7 +17,6 @@ from meterline.consuming.dead_letter_report import DeadLetterReport
 from meterline.consuming.delivery import Handler
 from meterline.consuming.parts import Split
 from meterline.db.pool import Database
-from meterline.operations.access import RULES as OPERATIONS
 from meterline.operations.api import dead_letters_service
 from meterline.rpc.client import Caller, Link
 from meterline.rpc.server import Server, Servicer
@@ -47,7 +46,6 @@ class Platform:
         self,
         name: str,
         settings: ServiceSettings,
-        rules: Rules,
         clock: Clock,
         *,
         generic_plans: bool = False,
@@ -55,12 +53,10 @@ class Platform:
     ) -> None:
         """
         name: of the service: its schema, its login at the broker, and the issuer of its tokens
-        rules: what each of its RPCs demands of callers
         generic_plans: whether Postgres plans each statement once and not for its values
         relay_linger: seconds that the relay waits after a commit, so that several share a transaction
         """
         self._settings = settings
-        self._rules = rules
         self.name = name
         self.clock = clock
         self.database = Database(
@@ -131,16 +127,15 @@ class Platform:
 
         api_keys: verifies API keys, or leads to identity, which does
         """
-        settings, common = self._settings, []
-        rules = dict(self._rules)
+        settings, served = self._settings, list(servicers)
         if self._consumers:
-            common = [dead_letters_service(self.database, self._consumers)]
-            rules |= OPERATIONS
+            served.append(dead_letters_service(self.database, self._consumers))
+        rules = rules_of(name for name, *_ in served)
         verify = verifier(api_keys.channel) if isinstance(api_keys, Link) else api_keys
         self.server = Server(
             settings.bind_host,
             settings.grpc_port,
-            [*servicers, *common],
+            served,
             gate=auth.gate(settings, rules, self.clock, verify),
             bounds=settings.bounds,
             credentials=tls.server_credentials(settings),

@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from meterline_protos.common.v1 import access_pb2 as meterline_dot_common_dot_v1_dot_access__pb2
 from meterline_protos.common.v1 import types_pb2 as meterline_dot_common_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#meterline/aggregate/v1/meters.proto\x12\x16meterline.aggregate.v1\x1a\x1fmeterline/common/v1/types.proto\"\x88\x02\n\x05Meter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nevent_type\x18\x02 \x01(\t\x12\x35\n\x0b\x61ggregation\x18\x03 \x01(\x0e\x32 .meterline.common.v1.Aggregation\x12\x10\n\x08quantity\x18\x04 \x01(\t\x12\x18\n\x10unique_dimension\x18\x05 \x01(\t\x12\x10\n\x08group_by\x18\x06 \x03(\t\x12\x39\n\x06\x66ilter\x18\x07 \x03(\x0b\x32).meterline.aggregate.v1.Meter.FilterEntry\x1a-\n\x0b\x46ilterEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"B\n\x12\x43reateMeterRequest\x12,\n\x05meter\x18\x01 \x01(\x0b\x32\x1d.meterline.aggregate.v1.Meter\"T\n\x13\x43reateMeterResponse\x12,\n\x05meter\x18\x01 \x01(\x0b\x32\x1d.meterline.aggregate.v1.Meter\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"&\n\x11ListMetersRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\"C\n\x12ListMetersResponse\x12-\n\x06meters\x18\x01 \x03(\x0b\x32\x1d.meterline.aggregate.v1.Meter\"\"\n\x12\x44\x65leteMeterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteMeterResponse\"#\n\x13ReferToMeterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"D\n\x14ReferToMeterResponse\x12,\n\x05meter\x18\x01 \x01(\x0b\x32\x1d.meterline.aggregate.v1.Meter2\xaf\x03\n\rMetersService\x12\x66\n\x0b\x43reateMeter\x12*.meterline.aggregate.v1.CreateMeterRequest\x1a+.meterline.aggregate.v1.CreateMeterResponse\x12\x63\n\nListMeters\x12).meterline.aggregate.v1.ListMetersRequest\x1a*.meterline.aggregate.v1.ListMetersResponse\x12\x66\n\x0b\x44\x65leteMeter\x12*.meterline.aggregate.v1.DeleteMeterRequest\x1a+.meterline.aggregate.v1.DeleteMeterResponse\x12i\n\x0cReferToMeter\x12+.meterline.aggregate.v1.ReferToMeterRequest\x1a,.meterline.aggregate.v1.ReferToMeterResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#meterline/aggregate/v1/meters.proto\x12\x16meterline.aggregate.v1\x1a meterline/common/v1/access.proto\x1a\x1fmeterline/common/v1/types.proto\"\x88\x02\n\x05Meter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nevent_type\x18\x02 \x01(\t\x12\x35\n\x0b\x61ggregation\x18\x03 \x01(\x0e\x32 .meterline.common.v1.Aggregation\x12\x10\n\x08quantity\x18\x04 \x01(\t\x12\x18\n\x10unique_dimension\x18\x05 \x01(\t\x12\x10\n\x08group_by\x18\x06 \x03(\t\x12\x39\n\x06\x66ilter\x18\x07 \x03(\x0b\x32).meterline.aggregate.v1.Meter.FilterEntry\x1a-\n\x0b\x46ilterEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"B\n\x12\x43reateMeterRequest\x12,\n\x05meter\x18\x01 \x01(\x0b\x32\x1d.meterline.aggregate.v1.Meter\"T\n\x13\x43reateMeterResponse\x12,\n\x05meter\x18\x01 \x01(\x0b\x32\x1d.meterline.aggregate.v1.Meter\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"&\n\x11ListMetersRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\"C\n\x12ListMetersResponse\x12-\n\x06meters\x18\x01 \x03(\x0b\x32\x1d.meterline.aggregate.v1.Meter\"\"\n\x12\x44\x65leteMeterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteMeterResponse\"#\n\x13ReferToMeterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"D\n\x14ReferToMeterResponse\x12,\n\x05meter\x18\x01 \x01(\x0b\x32\x1d.meterline.aggregate.v1.Meter2\xd1\x03\n\rMetersService\x12n\n\x0b\x43reateMeter\x12*.meterline.aggregate.v1.CreateMeterRequest\x1a+.meterline.aggregate.v1.CreateMeterResponse\"\x06\xca\xbc\x18\x02\x08\x04\x12k\n\nListMeters\x12).meterline.aggregate.v1.ListMetersRequest\x1a*.meterline.aggregate.v1.ListMetersResponse\"\x06\xca\xbc\x18\x02\x08\x03\x12n\n\x0b\x44\x65leteMeter\x12*.meterline.aggregate.v1.DeleteMeterRequest\x1a+.meterline.aggregate.v1.DeleteMeterResponse\"\x06\xca\xbc\x18\x02\x08\x04\x12s\n\x0cReferToMeter\x12+.meterline.aggregate.v1.ReferToMeterRequest\x1a,.meterline.aggregate.v1.ReferToMeterResponse\"\x08\xca\xbc\x18\x04\x08\x0c\x10\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,26 +35,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_METER_FILTERENTRY']._loaded_options = None
   _globals['_METER_FILTERENTRY']._serialized_options = b'8\001'
-  _globals['_METER']._serialized_start=97
-  _globals['_METER']._serialized_end=361
-  _globals['_METER_FILTERENTRY']._serialized_start=316
-  _globals['_METER_FILTERENTRY']._serialized_end=361
-  _globals['_CREATEMETERREQUEST']._serialized_start=363
-  _globals['_CREATEMETERREQUEST']._serialized_end=429
-  _globals['_CREATEMETERRESPONSE']._serialized_start=431
-  _globals['_CREATEMETERRESPONSE']._serialized_end=515
-  _globals['_LISTMETERSREQUEST']._serialized_start=517
-  _globals['_LISTMETERSREQUEST']._serialized_end=555
-  _globals['_LISTMETERSRESPONSE']._serialized_start=557
-  _globals['_LISTMETERSRESPONSE']._serialized_end=624
-  _globals['_DELETEMETERREQUEST']._serialized_start=626
-  _globals['_DELETEMETERREQUEST']._serialized_end=660
-  _globals['_DELETEMETERRESPONSE']._serialized_start=662
-  _globals['_DELETEMETERRESPONSE']._serialized_end=683
-  _globals['_REFERTOMETERREQUEST']._serialized_start=685
-  _globals['_REFERTOMETERREQUEST']._serialized_end=720
-  _globals['_REFERTOMETERRESPONSE']._serialized_start=722
-  _globals['_REFERTOMETERRESPONSE']._serialized_end=790
-  _globals['_METERSSERVICE']._serialized_start=793
-  _globals['_METERSSERVICE']._serialized_end=1224
+  _globals['_METERSSERVICE'].methods_by_name['CreateMeter']._loaded_options = None
+  _globals['_METERSSERVICE'].methods_by_name['CreateMeter']._serialized_options = b'\312\274\030\002\010\004'
+  _globals['_METERSSERVICE'].methods_by_name['ListMeters']._loaded_options = None
+  _globals['_METERSSERVICE'].methods_by_name['ListMeters']._serialized_options = b'\312\274\030\002\010\003'
+  _globals['_METERSSERVICE'].methods_by_name['DeleteMeter']._loaded_options = None
+  _globals['_METERSSERVICE'].methods_by_name['DeleteMeter']._serialized_options = b'\312\274\030\002\010\004'
+  _globals['_METERSSERVICE'].methods_by_name['ReferToMeter']._loaded_options = None
+  _globals['_METERSSERVICE'].methods_by_name['ReferToMeter']._serialized_options = b'\312\274\030\004\010\014\020\001'
+  _globals['_METER']._serialized_start=131
+  _globals['_METER']._serialized_end=395
+  _globals['_METER_FILTERENTRY']._serialized_start=350
+  _globals['_METER_FILTERENTRY']._serialized_end=395
+  _globals['_CREATEMETERREQUEST']._serialized_start=397
+  _globals['_CREATEMETERREQUEST']._serialized_end=463
+  _globals['_CREATEMETERRESPONSE']._serialized_start=465
+  _globals['_CREATEMETERRESPONSE']._serialized_end=549
+  _globals['_LISTMETERSREQUEST']._serialized_start=551
+  _globals['_LISTMETERSREQUEST']._serialized_end=589
+  _globals['_LISTMETERSRESPONSE']._serialized_start=591
+  _globals['_LISTMETERSRESPONSE']._serialized_end=658
+  _globals['_DELETEMETERREQUEST']._serialized_start=660
+  _globals['_DELETEMETERREQUEST']._serialized_end=694
+  _globals['_DELETEMETERRESPONSE']._serialized_start=696
+  _globals['_DELETEMETERRESPONSE']._serialized_end=717
+  _globals['_REFERTOMETERREQUEST']._serialized_start=719
+  _globals['_REFERTOMETERREQUEST']._serialized_end=754
+  _globals['_REFERTOMETERRESPONSE']._serialized_start=756
+  _globals['_REFERTOMETERRESPONSE']._serialized_end=824
+  _globals['_METERSSERVICE']._serialized_start=827
+  _globals['_METERSSERVICE']._serialized_end=1292
 # @@protoc_insertion_point(module_scope)

@@ -22,21 +22,24 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from meterline_protos.common.v1 import access_pb2 as meterline_dot_common_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+meterline/aggregate/v1/reconciliation.proto\x12\x16meterline.aggregate.v1\"#\n\x0e\x43ompareRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\"L\n\x0f\x43ompareResponse\x12\x39\n\x07tenants\x18\x01 \x03(\x0b\x32(.meterline.aggregate.v1.TenantComparison\"X\n\x10TenantComparison\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x03\x12\x12\n\naggregated\x18\x03 \x01(\x03\x12\x0b\n\x03gap\x18\x04 \x01(\x03\x32s\n\x15ReconciliationService\x12Z\n\x07\x43ompare\x12&.meterline.aggregate.v1.CompareRequest\x1a\'.meterline.aggregate.v1.CompareResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+meterline/aggregate/v1/reconciliation.proto\x12\x16meterline.aggregate.v1\x1a meterline/common/v1/access.proto\"#\n\x0e\x43ompareRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\"L\n\x0f\x43ompareResponse\x12\x39\n\x07tenants\x18\x01 \x03(\x0b\x32(.meterline.aggregate.v1.TenantComparison\"X\n\x10TenantComparison\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x03\x12\x12\n\naggregated\x18\x03 \x01(\x03\x12\x0b\n\x03gap\x18\x04 \x01(\x03\x32{\n\x15ReconciliationService\x12\x62\n\x07\x43ompare\x12&.meterline.aggregate.v1.CompareRequest\x1a\'.meterline.aggregate.v1.CompareResponse\"\x06\xca\xbc\x18\x02\x08\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'meterline.aggregate.v1.reconciliation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_COMPAREREQUEST']._serialized_start=71
-  _globals['_COMPAREREQUEST']._serialized_end=106
-  _globals['_COMPARERESPONSE']._serialized_start=108
-  _globals['_COMPARERESPONSE']._serialized_end=184
-  _globals['_TENANTCOMPARISON']._serialized_start=186
-  _globals['_TENANTCOMPARISON']._serialized_end=274
-  _globals['_RECONCILIATIONSERVICE']._serialized_start=276
-  _globals['_RECONCILIATIONSERVICE']._serialized_end=391
+  _globals['_RECONCILIATIONSERVICE'].methods_by_name['Compare']._loaded_options = None
+  _globals['_RECONCILIATIONSERVICE'].methods_by_name['Compare']._serialized_options = b'\312\274\030\002\010\003'
+  _globals['_COMPAREREQUEST']._serialized_start=105
+  _globals['_COMPAREREQUEST']._serialized_end=140
+  _globals['_COMPARERESPONSE']._serialized_start=142
+  _globals['_COMPARERESPONSE']._serialized_end=218
+  _globals['_TENANTCOMPARISON']._serialized_start=220
+  _globals['_TENANTCOMPARISON']._serialized_end=308
+  _globals['_RECONCILIATIONSERVICE']._serialized_start=310
+  _globals['_RECONCILIATIONSERVICE']._serialized_end=433
 # @@protoc_insertion_point(module_scope)

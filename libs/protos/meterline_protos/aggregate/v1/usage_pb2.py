@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from meterline_protos.common.v1 import access_pb2 as meterline_dot_common_dot_v1_dot_access__pb2
 from meterline_protos.common.v1 import types_pb2 as meterline_dot_common_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"meterline/aggregate/v1/usage.proto\x12\x16meterline.aggregate.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmeterline/common/v1/types.proto\"\xc8\x01\n\x11QueryUsageRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\r\n\x05meter\x18\x02 \x01(\t\x12)\n\x05grain\x18\x03 \x01(\x0e\x32\x1a.meterline.common.v1.Grain\x12-\n\x05range\x18\x04 \x01(\x0b\x32\x1e.meterline.common.v1.TimeRange\x12\x10\n\x08\x62y_group\x18\x05 \x01(\x08\x12\x11\n\tpage_size\x18\x06 \x01(\r\x12\x12\n\npage_token\x18\x07 \x01(\t\"^\n\x12QueryUsageResponse\x12/\n\x07windows\x18\x01 \x03(\x0b\x32\x1e.meterline.aggregate.v1.Window\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa2\x03\n\x06Window\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x05group\x18\x03 \x03(\x0b\x32).meterline.aggregate.v1.Window.GroupEntry\x12\r\n\x05value\x18\x04 \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x05 \x01(\x03\x12\x10\n\x08revision\x18\x06 \x01(\x03\x12\x11\n\twindow_id\x18\x07 \x01(\t\x12\x35\n\x0b\x61ggregation\x18\x08 \x01(\x0e\x32 .meterline.common.v1.Aggregation\x12\x30\n\x05trace\x18\t \x01(\x0b\x32!.meterline.common.v1.TraceContext\x12\x12\n\nrebuilding\x18\n \x01(\x08\x12\x0c\n\x04rest\x18\x0b \x01(\x08\x1a,\n\nGroupEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x92\x01\n\x18ListContributionsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\r\n\x05meter\x18\x02 \x01(\t\x12-\n\x05range\x18\x03 \x01(\x0b\x32\x1e.meterline.common.v1.TimeRange\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\"q\n\x19ListContributionsResponse\x12;\n\rcontributions\x18\x01 \x03(\x0b\x32$.meterline.aggregate.v1.Contribution\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb1\x01\n\x0c\x43ontribution\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\r\n\x05meter\x18\x02 \x01(\t\x12.\n\nhour_start\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x65vent_count\x18\x04 \x01(\x03\x12\r\n\x05value\x18\x05 \x01(\t\x12,\n\x08hour_end\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"?\n\x18\x46indContributionsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08\x62\x61tch_id\x18\x02 \x01(\t\"X\n\x19\x46indContributionsResponse\x12;\n\rcontributions\x18\x01 \x03(\x0b\x32$.meterline.aggregate.v1.Contribution\":\n\x15PreviewChangesRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0e\n\x06\x65vents\x18\x02 \x01(\x0c\"P\n\x16PreviewChangesResponse\x12\x36\n\x07windows\x18\x01 \x03(\x0b\x32%.meterline.aggregate.v1.WindowPreview\"\xb5\x02\n\rWindowPreview\x12\r\n\x05meter\x18\x01 \x01(\t\x12)\n\x05grain\x18\x02 \x01(\x0e\x32\x1a.meterline.common.v1.Grain\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cvalue_before\x18\x05 \x01(\t\x12\x13\n\x0bvalue_after\x18\x06 \x01(\t\x12\x13\n\x0bvalue_delta\x18\x07 \x01(\t\x12\x1a\n\x12\x65vent_count_before\x18\x08 \x01(\x03\x12\x19\n\x11\x65vent_count_after\x18\t \x01(\x03\x12\x15\n\rneeds_rebuild\x18\n \x01(\x08\x32\xd8\x03\n\x0cUsageService\x12\x63\n\nQueryUsage\x12).meterline.aggregate.v1.QueryUsageRequest\x1a*.meterline.aggregate.v1.QueryUsageResponse\x12x\n\x11ListContributions\x12\x30.meterline.aggregate.v1.ListContributionsRequest\x1a\x31.meterline.aggregate.v1.ListContributionsResponse\x12x\n\x11\x46indContributions\x12\x30.meterline.aggregate.v1.FindContributionsRequest\x1a\x31.meterline.aggregate.v1.FindContributionsResponse\x12o\n\x0ePreviewChanges\x12-.meterline.aggregate.v1.PreviewChangesRequest\x1a..meterline.aggregate.v1.PreviewChangesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"meterline/aggregate/v1/usage.proto\x12\x16meterline.aggregate.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a meterline/common/v1/access.proto\x1a\x1fmeterline/common/v1/types.proto\"\xc8\x01\n\x11QueryUsageRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\r\n\x05meter\x18\x02 \x01(\t\x12)\n\x05grain\x18\x03 \x01(\x0e\x32\x1a.meterline.common.v1.Grain\x12-\n\x05range\x18\x04 \x01(\x0b\x32\x1e.meterline.common.v1.TimeRange\x12\x10\n\x08\x62y_group\x18\x05 \x01(\x08\x12\x11\n\tpage_size\x18\x06 \x01(\r\x12\x12\n\npage_token\x18\x07 \x01(\t\"^\n\x12QueryUsageResponse\x12/\n\x07windows\x18\x01 \x03(\x0b\x32\x1e.meterline.aggregate.v1.Window\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa2\x03\n\x06Window\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x05group\x18\x03 \x03(\x0b\x32).meterline.aggregate.v1.Window.GroupEntry\x12\r\n\x05value\x18\x04 \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x05 \x01(\x03\x12\x10\n\x08revision\x18\x06 \x01(\x03\x12\x11\n\twindow_id\x18\x07 \x01(\t\x12\x35\n\x0b\x61ggregation\x18\x08 \x01(\x0e\x32 .meterline.common.v1.Aggregation\x12\x30\n\x05trace\x18\t \x01(\x0b\x32!.meterline.common.v1.TraceContext\x12\x12\n\nrebuilding\x18\n \x01(\x08\x12\x0c\n\x04rest\x18\x0b \x01(\x08\x1a,\n\nGroupEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x92\x01\n\x18ListContributionsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\r\n\x05meter\x18\x02 \x01(\t\x12-\n\x05range\x18\x03 \x01(\x0b\x32\x1e.meterline.common.v1.TimeRange\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\"q\n\x19ListContributionsResponse\x12;\n\rcontributions\x18\x01 \x03(\x0b\x32$.meterline.aggregate.v1.Contribution\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb1\x01\n\x0c\x43ontribution\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\r\n\x05meter\x18\x02 \x01(\t\x12.\n\nhour_start\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x65vent_count\x18\x04 \x01(\x03\x12\r\n\x05value\x18\x05 \x01(\t\x12,\n\x08hour_end\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"?\n\x18\x46indContributionsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08\x62\x61tch_id\x18\x02 \x01(\t\"X\n\x19\x46indContributionsResponse\x12;\n\rcontributions\x18\x01 \x03(\x0b\x32$.meterline.aggregate.v1.Contribution\":\n\x15PreviewChangesRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0e\n\x06\x65vents\x18\x02 \x01(\x0c\"P\n\x16PreviewChangesResponse\x12\x36\n\x07windows\x18\x01 \x03(\x0b\x32%.meterline.aggregate.v1.WindowPreview\"\xb5\x02\n\rWindowPreview\x12\r\n\x05meter\x18\x01 \x01(\t\x12)\n\x05grain\x18\x02 \x01(\x0e\x32\x1a.meterline.common.v1.Grain\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cvalue_before\x18\x05 \x01(\t\x12\x13\n\x0bvalue_after\x18\x06 \x01(\t\x12\x13\n\x0bvalue_delta\x18\x07 \x01(\t\x12\x1a\n\x12\x65vent_count_before\x18\x08 \x01(\x03\x12\x19\n\x11\x65vent_count_after\x18\t \x01(\x03\x12\x15\n\rneeds_rebuild\x18\n \x01(\x08\x32\x81\x04\n\x0cUsageService\x12k\n\nQueryUsage\x12).meterline.aggregate.v1.QueryUsageRequest\x1a*.meterline.aggregate.v1.QueryUsageResponse\"\x06\xca\xbc\x18\x02\x08\x03\x12\x80\x01\n\x11ListContributions\x12\x30.meterline.aggregate.v1.ListContributionsRequest\x1a\x31.meterline.aggregate.v1.ListContributionsResponse\"\x06\xca\xbc\x18\x02\x08\x03\x12\x80\x01\n\x11\x46indContributions\x12\x30.meterline.aggregate.v1.FindContributionsRequest\x1a\x31.meterline.aggregate.v1.FindContributionsResponse\"\x06\xca\xbc\x18\x02\x08\x03\x12~\n\x0ePreviewChanges\x12-.meterline.aggregate.v1.PreviewChangesRequest\x1a..meterline.aggregate.v1.PreviewChangesResponse\"\r\xca\xbc\x18\t\x08\x0c\x10\x01 \x80\x80\x80\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,30 +36,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_WINDOW_GROUPENTRY']._loaded_options = None
   _globals['_WINDOW_GROUPENTRY']._serialized_options = b'8\001'
-  _globals['_QUERYUSAGEREQUEST']._serialized_start=129
-  _globals['_QUERYUSAGEREQUEST']._serialized_end=329
-  _globals['_QUERYUSAGERESPONSE']._serialized_start=331
-  _globals['_QUERYUSAGERESPONSE']._serialized_end=425
-  _globals['_WINDOW']._serialized_start=428
-  _globals['_WINDOW']._serialized_end=846
-  _globals['_WINDOW_GROUPENTRY']._serialized_start=802
-  _globals['_WINDOW_GROUPENTRY']._serialized_end=846
-  _globals['_LISTCONTRIBUTIONSREQUEST']._serialized_start=849
-  _globals['_LISTCONTRIBUTIONSREQUEST']._serialized_end=995
-  _globals['_LISTCONTRIBUTIONSRESPONSE']._serialized_start=997
-  _globals['_LISTCONTRIBUTIONSRESPONSE']._serialized_end=1110
-  _globals['_CONTRIBUTION']._serialized_start=1113
-  _globals['_CONTRIBUTION']._serialized_end=1290
-  _globals['_FINDCONTRIBUTIONSREQUEST']._serialized_start=1292
-  _globals['_FINDCONTRIBUTIONSREQUEST']._serialized_end=1355
-  _globals['_FINDCONTRIBUTIONSRESPONSE']._serialized_start=1357
-  _globals['_FINDCONTRIBUTIONSRESPONSE']._serialized_end=1445
-  _globals['_PREVIEWCHANGESREQUEST']._serialized_start=1447
-  _globals['_PREVIEWCHANGESREQUEST']._serialized_end=1505
-  _globals['_PREVIEWCHANGESRESPONSE']._serialized_start=1507
-  _globals['_PREVIEWCHANGESRESPONSE']._serialized_end=1587
-  _globals['_WINDOWPREVIEW']._serialized_start=1590
-  _globals['_WINDOWPREVIEW']._serialized_end=1899
-  _globals['_USAGESERVICE']._serialized_start=1902
-  _globals['_USAGESERVICE']._serialized_end=2374
+  _globals['_USAGESERVICE'].methods_by_name['QueryUsage']._loaded_options = None
+  _globals['_USAGESERVICE'].methods_by_name['QueryUsage']._serialized_options = b'\312\274\030\002\010\003'
+  _globals['_USAGESERVICE'].methods_by_name['ListContributions']._loaded_options = None
+  _globals['_USAGESERVICE'].methods_by_name['ListContributions']._serialized_options = b'\312\274\030\002\010\003'
+  _globals['_USAGESERVICE'].methods_by_name['FindContributions']._loaded_options = None
+  _globals['_USAGESERVICE'].methods_by_name['FindContributions']._serialized_options = b'\312\274\030\002\010\003'
+  _globals['_USAGESERVICE'].methods_by_name['PreviewChanges']._loaded_options = None
+  _globals['_USAGESERVICE'].methods_by_name['PreviewChanges']._serialized_options = b'\312\274\030\t\010\014\020\001 \200\200\200\002'
+  _globals['_QUERYUSAGEREQUEST']._serialized_start=163
+  _globals['_QUERYUSAGEREQUEST']._serialized_end=363
+  _globals['_QUERYUSAGERESPONSE']._serialized_start=365
+  _globals['_QUERYUSAGERESPONSE']._serialized_end=459
+  _globals['_WINDOW']._serialized_start=462
+  _globals['_WINDOW']._serialized_end=880
+  _globals['_WINDOW_GROUPENTRY']._serialized_start=836
+  _globals['_WINDOW_GROUPENTRY']._serialized_end=880
+  _globals['_LISTCONTRIBUTIONSREQUEST']._serialized_start=883
+  _globals['_LISTCONTRIBUTIONSREQUEST']._serialized_end=1029
+  _globals['_LISTCONTRIBUTIONSRESPONSE']._serialized_start=1031
+  _globals['_LISTCONTRIBUTIONSRESPONSE']._serialized_end=1144
+  _globals['_CONTRIBUTION']._serialized_start=1147
+  _globals['_CONTRIBUTION']._serialized_end=1324
+  _globals['_FINDCONTRIBUTIONSREQUEST']._serialized_start=1326
+  _globals['_FINDCONTRIBUTIONSREQUEST']._serialized_end=1389
+  _globals['_FINDCONTRIBUTIONSRESPONSE']._serialized_start=1391
+  _globals['_FINDCONTRIBUTIONSRESPONSE']._serialized_end=1479
+  _globals['_PREVIEWCHANGESREQUEST']._serialized_start=1481
+  _globals['_PREVIEWCHANGESREQUEST']._serialized_end=1539
+  _globals['_PREVIEWCHANGESRESPONSE']._serialized_start=1541
+  _globals['_PREVIEWCHANGESRESPONSE']._serialized_end=1621
+  _globals['_WINDOWPREVIEW']._serialized_start=1624
+  _globals['_WINDOWPREVIEW']._serialized_end=1933
+  _globals['_USAGESERVICE']._serialized_start=1936
+  _globals['_USAGESERVICE']._serialized_end=2449
 # @@protoc_insertion_point(module_scope)

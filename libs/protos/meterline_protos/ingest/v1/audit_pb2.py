@@ -24,22 +24,25 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from meterline_protos.common.v1 import access_pb2 as meterline_dot_common_dot_v1_dot_access__pb2
 from meterline_protos.common.v1 import types_pb2 as meterline_dot_common_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmeterline/ingest/v1/audit.proto\x12\x13meterline.ingest.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmeterline/common/v1/types.proto\"\xb4\x01\n\nAuditEntry\x12\x10\n\x08\x61udit_id\x18\x01 \x01(\t\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x0f\n\x07subject\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12(\n\x07\x64\x65tails\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\"\xb5\x01\n\x17ListAuditEntriesRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12,\n\x04time\x18\x05 \x01(\x0b\x32\x1e.meterline.common.v1.TimeRange\x12\x11\n\tpage_size\x18\x06 \x01(\r\x12\x12\n\npage_token\x18\x07 \x01(\t\"e\n\x18ListAuditEntriesResponse\x12\x30\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1f.meterline.ingest.v1.AuditEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x7f\n\x0c\x41uditService\x12o\n\x10ListAuditEntries\x12,.meterline.ingest.v1.ListAuditEntriesRequest\x1a-.meterline.ingest.v1.ListAuditEntriesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmeterline/ingest/v1/audit.proto\x12\x13meterline.ingest.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a meterline/common/v1/access.proto\x1a\x1fmeterline/common/v1/types.proto\"\xb4\x01\n\nAuditEntry\x12\x10\n\x08\x61udit_id\x18\x01 \x01(\t\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x0f\n\x07subject\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12(\n\x07\x64\x65tails\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\"\xb5\x01\n\x17ListAuditEntriesRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12,\n\x04time\x18\x05 \x01(\x0b\x32\x1e.meterline.common.v1.TimeRange\x12\x11\n\tpage_size\x18\x06 \x01(\r\x12\x12\n\npage_token\x18\x07 \x01(\t\"e\n\x18ListAuditEntriesResponse\x12\x30\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1f.meterline.ingest.v1.AuditEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x87\x01\n\x0c\x41uditService\x12w\n\x10ListAuditEntries\x12,.meterline.ingest.v1.ListAuditEntriesRequest\x1a-.meterline.ingest.v1.ListAuditEntriesResponse\"\x06\xca\xbc\x18\x02\x08\nb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'meterline.ingest.v1.audit_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_AUDITENTRY']._serialized_start=153
-  _globals['_AUDITENTRY']._serialized_end=333
-  _globals['_LISTAUDITENTRIESREQUEST']._serialized_start=336
-  _globals['_LISTAUDITENTRIESREQUEST']._serialized_end=517
-  _globals['_LISTAUDITENTRIESRESPONSE']._serialized_start=519
-  _globals['_LISTAUDITENTRIESRESPONSE']._serialized_end=620
-  _globals['_AUDITSERVICE']._serialized_start=622
-  _globals['_AUDITSERVICE']._serialized_end=749
+  _globals['_AUDITSERVICE'].methods_by_name['ListAuditEntries']._loaded_options = None
+  _globals['_AUDITSERVICE'].methods_by_name['ListAuditEntries']._serialized_options = b'\312\274\030\002\010\n'
+  _globals['_AUDITENTRY']._serialized_start=187
+  _globals['_AUDITENTRY']._serialized_end=367
+  _globals['_LISTAUDITENTRIESREQUEST']._serialized_start=370
+  _globals['_LISTAUDITENTRIESREQUEST']._serialized_end=551
+  _globals['_LISTAUDITENTRIESRESPONSE']._serialized_start=553
+  _globals['_LISTAUDITENTRIESRESPONSE']._serialized_end=654
+  _globals['_AUDITSERVICE']._serialized_start=657
+  _globals['_AUDITSERVICE']._serialized_end=792
 # @@protoc_insertion_point(module_scope)

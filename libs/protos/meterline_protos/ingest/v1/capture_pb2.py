@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from meterline_protos.common.v1 import access_pb2 as meterline_dot_common_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!meterline/ingest/v1/capture.proto\x12\x13meterline.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xce\x01\n\rReportRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12+\n\x07sent_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x04rows\x18\x04 \x01(\x0b\x32\x1e.meterline.ingest.v1.EventRowsH\x00\x12\x34\n\x07\x63olumns\x18\x05 \x01(\x0b\x32!.meterline.ingest.v1.EventColumnsH\x00\x42\x07\n\x05\x62\x61tch\"\xa0\x01\n\x0eReportResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\r\x12\x11\n\tduplicate\x18\x02 \x01(\r\x12\x10\n\x08\x63onflict\x18\x03 \x01(\r\x12\x10\n\x08rejected\x18\x04 \x01(\r\x12\x33\n\x08outcomes\x18\x05 \x03(\x0b\x32!.meterline.ingest.v1.EventOutcome\x12\x10\n\x08\x62\x61tch_id\x18\x06 \x01(\t\"h\n\x13ReportSignedRequest\x12\x0e\n\x06\x63onfig\x18\x01 \x01(\x0c\x12\n\n\x02id\x18\x02 \x01(\t\x12\x14\n\x0ctimestamp_ms\x18\x03 \x01(\x03\x12\x0c\n\x04\x62ody\x18\x04 \x01(\x0c\x12\x11\n\tsignature\x18\x05 \x01(\x0c\"K\n\x14ReportSignedResponse\x12\x33\n\x06report\x18\x01 \x01(\x0b\x32#.meterline.ingest.v1.ReportResponse\"\xc8\x03\n\x05\x45vent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12>\n\ndimensions\x18\x06 \x03(\x0b\x32*.meterline.ingest.v1.Event.DimensionsEntry\x12>\n\nquantities\x18\x07 \x03(\x0b\x32*.meterline.ingest.v1.Event.QuantitiesEntry\x12>\n\nproperties\x18\x08 \x03(\x0b\x32*.meterline.ingest.v1.Event.PropertiesEntry\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0fQuantitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0fPropertiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"7\n\tEventRows\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.meterline.ingest.v1.Event\"\x9e\x03\n\x0c\x45ventColumns\x12\x0f\n\x07tenants\x18\x01 \x03(\t\x12\x14\n\x0ctenant_index\x18\x02 \x01(\x0c\x12\r\n\x05types\x18\x03 \x03(\t\x12\x12\n\ntype_index\x18\x04 \x01(\x0c\x12\x10\n\x08subjects\x18\x05 \x03(\t\x12\x15\n\rsubject_index\x18\x06 \x01(\x0c\x12\x39\n\x0e\x64imension_sets\x18\x07 \x03(\x0b\x32!.meterline.ingest.v1.DimensionSet\x12\x1b\n\x13\x64imension_set_index\x18\x08 \x01(\x0c\x12\x11\n\tevent_ids\x18\t \x01(\x0c\x12\x10\n\x08text_ids\x18\n \x03(\t\x12\x10\n\x08times_us\x18\x0b \x01(\x0c\x12\x37\n\nquantities\x18\x0c \x03(\x0b\x32#.meterline.ingest.v1.QuantityColumn\x12\x37\n\rproperty_sets\x18\r \x03(\x0b\x32 .meterline.ingest.v1.PropertySet\x12\x1a\n\x12property_set_index\x18\x0e \x01(\x0c\"|\n\x0c\x44imensionSet\x12=\n\x06values\x18\x01 \x03(\x0b\x32-.meterline.ingest.v1.DimensionSet.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"z\n\x0bPropertySet\x12<\n\x06values\x18\x01 \x03(\x0b\x32,.meterline.ingest.v1.PropertySet.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"M\n\x0eQuantityColumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05scale\x18\x02 \x01(\r\x12\r\n\x05units\x18\x03 \x01(\x0c\x12\x0f\n\x07present\x18\x04 \x01(\x0c\"\xcf\x01\n\x0c\x45ventOutcome\x12\r\n\x05index\x18\x01 \x01(\r\x12-\n\x07outcome\x18\x02 \x01(\x0e\x32\x1c.meterline.ingest.v1.Outcome\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x06 \x01(\t\x12\x15\n\rstored_digest\x18\x07 \x01(\t\x12\x13\n\x0bsent_digest\x18\x08 \x01(\t\x12\x13\n\x0bquarantined\x18\t \x01(\x08\"]\n\rStreamRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12)\n\x05\x65vent\x18\x03 \x01(\x0b\x32\x1a.meterline.ingest.v1.Event\"\x81\x01\n\x0eStreamResponse\x12\x14\n\x0c\x61\x63knowledged\x18\x01 \x01(\x04\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\r\x12\x11\n\tduplicate\x18\x03 \x01(\r\x12\x34\n\x08outcomes\x18\x04 \x03(\x0b\x32\".meterline.ingest.v1.StreamOutcome\"U\n\rStreamOutcome\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x32\n\x07outcome\x18\x02 \x01(\x0b\x32!.meterline.ingest.v1.EventOutcome*{\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x14\n\x10OUTCOME_ACCEPTED\x10\x01\x12\x15\n\x11OUTCOME_DUPLICATE\x10\x02\x12\x14\n\x10OUTCOME_CONFLICT\x10\x03\x12\x14\n\x10OUTCOME_REJECTED\x10\x04\x32\x9f\x02\n\x0e\x43\x61ptureService\x12Q\n\x06Report\x12\".meterline.ingest.v1.ReportRequest\x1a#.meterline.ingest.v1.ReportResponse\x12U\n\x06Stream\x12\".meterline.ingest.v1.StreamRequest\x1a#.meterline.ingest.v1.StreamResponse(\x01\x30\x01\x12\x63\n\x0cReportSigned\x12(.meterline.ingest.v1.ReportSignedRequest\x1a).meterline.ingest.v1.ReportSignedResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!meterline/ingest/v1/capture.proto\x12\x13meterline.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a meterline/common/v1/access.proto\"\xce\x01\n\rReportRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12+\n\x07sent_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x04rows\x18\x04 \x01(\x0b\x32\x1e.meterline.ingest.v1.EventRowsH\x00\x12\x34\n\x07\x63olumns\x18\x05 \x01(\x0b\x32!.meterline.ingest.v1.EventColumnsH\x00\x42\x07\n\x05\x62\x61tch\"\xa0\x01\n\x0eReportResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\r\x12\x11\n\tduplicate\x18\x02 \x01(\r\x12\x10\n\x08\x63onflict\x18\x03 \x01(\r\x12\x10\n\x08rejected\x18\x04 \x01(\r\x12\x33\n\x08outcomes\x18\x05 \x03(\x0b\x32!.meterline.ingest.v1.EventOutcome\x12\x10\n\x08\x62\x61tch_id\x18\x06 \x01(\t\"h\n\x13ReportSignedRequest\x12\x0e\n\x06\x63onfig\x18\x01 \x01(\x0c\x12\n\n\x02id\x18\x02 \x01(\t\x12\x14\n\x0ctimestamp_ms\x18\x03 \x01(\x03\x12\x0c\n\x04\x62ody\x18\x04 \x01(\x0c\x12\x11\n\tsignature\x18\x05 \x01(\x0c\"K\n\x14ReportSignedResponse\x12\x33\n\x06report\x18\x01 \x01(\x0b\x32#.meterline.ingest.v1.ReportResponse\"\xc8\x03\n\x05\x45vent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12>\n\ndimensions\x18\x06 \x03(\x0b\x32*.meterline.ingest.v1.Event.DimensionsEntry\x12>\n\nquantities\x18\x07 \x03(\x0b\x32*.meterline.ingest.v1.Event.QuantitiesEntry\x12>\n\nproperties\x18\x08 \x03(\x0b\x32*.meterline.ingest.v1.Event.PropertiesEntry\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0fQuantitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0fPropertiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"7\n\tEventRows\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.meterline.ingest.v1.Event\"\x9e\x03\n\x0c\x45ventColumns\x12\x0f\n\x07tenants\x18\x01 \x03(\t\x12\x14\n\x0ctenant_index\x18\x02 \x01(\x0c\x12\r\n\x05types\x18\x03 \x03(\t\x12\x12\n\ntype_index\x18\x04 \x01(\x0c\x12\x10\n\x08subjects\x18\x05 \x03(\t\x12\x15\n\rsubject_index\x18\x06 \x01(\x0c\x12\x39\n\x0e\x64imension_sets\x18\x07 \x03(\x0b\x32!.meterline.ingest.v1.DimensionSet\x12\x1b\n\x13\x64imension_set_index\x18\x08 \x01(\x0c\x12\x11\n\tevent_ids\x18\t \x01(\x0c\x12\x10\n\x08text_ids\x18\n \x03(\t\x12\x10\n\x08times_us\x18\x0b \x01(\x0c\x12\x37\n\nquantities\x18\x0c \x03(\x0b\x32#.meterline.ingest.v1.QuantityColumn\x12\x37\n\rproperty_sets\x18\r \x03(\x0b\x32 .meterline.ingest.v1.PropertySet\x12\x1a\n\x12property_set_index\x18\x0e \x01(\x0c\"|\n\x0c\x44imensionSet\x12=\n\x06values\x18\x01 \x03(\x0b\x32-.meterline.ingest.v1.DimensionSet.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"z\n\x0bPropertySet\x12<\n\x06values\x18\x01 \x03(\x0b\x32,.meterline.ingest.v1.PropertySet.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"M\n\x0eQuantityColumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05scale\x18\x02 \x01(\r\x12\r\n\x05units\x18\x03 \x01(\x0c\x12\x0f\n\x07present\x18\x04 \x01(\x0c\"\xcf\x01\n\x0c\x45ventOutcome\x12\r\n\x05index\x18\x01 \x01(\r\x12-\n\x07outcome\x18\x02 \x01(\x0e\x32\x1c.meterline.ingest.v1.Outcome\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x06 \x01(\t\x12\x15\n\rstored_digest\x18\x07 \x01(\t\x12\x13\n\x0bsent_digest\x18\x08 \x01(\t\x12\x13\n\x0bquarantined\x18\t \x01(\x08\"]\n\rStreamRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12)\n\x05\x65vent\x18\x03 \x01(\x0b\x32\x1a.meterline.ingest.v1.Event\"\x81\x01\n\x0eStreamResponse\x12\x14\n\x0c\x61\x63knowledged\x18\x01 \x01(\x04\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\r\x12\x11\n\tduplicate\x18\x03 \x01(\r\x12\x34\n\x08outcomes\x18\x04 \x03(\x0b\x32\".meterline.ingest.v1.StreamOutcome\"U\n\rStreamOutcome\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x32\n\x07outcome\x18\x02 \x01(\x0b\x32!.meterline.ingest.v1.EventOutcome*{\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x14\n\x10OUTCOME_ACCEPTED\x10\x01\x12\x15\n\x11OUTCOME_DUPLICATE\x10\x02\x12\x14\n\x10OUTCOME_CONFLICT\x10\x03\x12\x14\n\x10OUTCOME_REJECTED\x10\x04\x32\xcc\x02\n\x0e\x43\x61ptureService\x12`\n\x06Report\x12\".meterline.ingest.v1.ReportRequest\x1a#.meterline.ingest.v1.ReportResponse\"\r\xca\xbc\x18\t\x08\x01\x10\x02 \x80\x80\x80\x02\x12\x64\n\x06Stream\x12\".meterline.ingest.v1.StreamRequest\x1a#.meterline.ingest.v1.StreamResponse\"\r\xca\xbc\x18\t\x08\x01\x10\x02 \x80\x80\x80\x02(\x01\x30\x01\x12r\n\x0cReportSigned\x12(.meterline.ingest.v1.ReportSignedRequest\x1a).meterline.ingest.v1.ReportSignedResponse\"\r\xca\xbc\x18\t\x08\r\x10\x02 \x80\x80\x80\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,46 +43,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DIMENSIONSET_VALUESENTRY']._serialized_options = b'8\001'
   _globals['_PROPERTYSET_VALUESENTRY']._loaded_options = None
   _globals['_PROPERTYSET_VALUESENTRY']._serialized_options = b'8\001'
-  _globals['_OUTCOME']._serialized_start=2432
-  _globals['_OUTCOME']._serialized_end=2555
-  _globals['_REPORTREQUEST']._serialized_start=92
-  _globals['_REPORTREQUEST']._serialized_end=298
-  _globals['_REPORTRESPONSE']._serialized_start=301
-  _globals['_REPORTRESPONSE']._serialized_end=461
-  _globals['_REPORTSIGNEDREQUEST']._serialized_start=463
-  _globals['_REPORTSIGNEDREQUEST']._serialized_end=567
-  _globals['_REPORTSIGNEDRESPONSE']._serialized_start=569
-  _globals['_REPORTSIGNEDRESPONSE']._serialized_end=644
-  _globals['_EVENT']._serialized_start=647
-  _globals['_EVENT']._serialized_end=1103
-  _globals['_EVENT_DIMENSIONSENTRY']._serialized_start=952
-  _globals['_EVENT_DIMENSIONSENTRY']._serialized_end=1001
-  _globals['_EVENT_QUANTITIESENTRY']._serialized_start=1003
-  _globals['_EVENT_QUANTITIESENTRY']._serialized_end=1052
-  _globals['_EVENT_PROPERTIESENTRY']._serialized_start=1054
-  _globals['_EVENT_PROPERTIESENTRY']._serialized_end=1103
-  _globals['_EVENTROWS']._serialized_start=1105
-  _globals['_EVENTROWS']._serialized_end=1160
-  _globals['_EVENTCOLUMNS']._serialized_start=1163
-  _globals['_EVENTCOLUMNS']._serialized_end=1577
-  _globals['_DIMENSIONSET']._serialized_start=1579
-  _globals['_DIMENSIONSET']._serialized_end=1703
-  _globals['_DIMENSIONSET_VALUESENTRY']._serialized_start=1658
-  _globals['_DIMENSIONSET_VALUESENTRY']._serialized_end=1703
-  _globals['_PROPERTYSET']._serialized_start=1705
-  _globals['_PROPERTYSET']._serialized_end=1827
-  _globals['_PROPERTYSET_VALUESENTRY']._serialized_start=1658
-  _globals['_PROPERTYSET_VALUESENTRY']._serialized_end=1703
-  _globals['_QUANTITYCOLUMN']._serialized_start=1829
-  _globals['_QUANTITYCOLUMN']._serialized_end=1906
-  _globals['_EVENTOUTCOME']._serialized_start=1909
-  _globals['_EVENTOUTCOME']._serialized_end=2116
-  _globals['_STREAMREQUEST']._serialized_start=2118
-  _globals['_STREAMREQUEST']._serialized_end=2211
-  _globals['_STREAMRESPONSE']._serialized_start=2214
-  _globals['_STREAMRESPONSE']._serialized_end=2343
-  _globals['_STREAMOUTCOME']._serialized_start=2345
-  _globals['_STREAMOUTCOME']._serialized_end=2430
-  _globals['_CAPTURESERVICE']._serialized_start=2558
-  _globals['_CAPTURESERVICE']._serialized_end=2845
+  _globals['_CAPTURESERVICE'].methods_by_name['Report']._loaded_options = None
+  _globals['_CAPTURESERVICE'].methods_by_name['Report']._serialized_options = b'\312\274\030\t\010\001\020\002 \200\200\200\002'
+  _globals['_CAPTURESERVICE'].methods_by_name['Stream']._loaded_options = None
+  _globals['_CAPTURESERVICE'].methods_by_name['Stream']._serialized_options = b'\312\274\030\t\010\001\020\002 \200\200\200\002'
+  _globals['_CAPTURESERVICE'].methods_by_name['ReportSigned']._loaded_options = None
+  _globals['_CAPTURESERVICE'].methods_by_name['ReportSigned']._serialized_options = b'\312\274\030\t\010\r\020\002 \200\200\200\002'
+  _globals['_OUTCOME']._serialized_start=2466
+  _globals['_OUTCOME']._serialized_end=2589
+  _globals['_REPORTREQUEST']._serialized_start=126
+  _globals['_REPORTREQUEST']._serialized_end=332
+  _globals['_REPORTRESPONSE']._serialized_start=335
+  _globals['_REPORTRESPONSE']._serialized_end=495
+  _globals['_REPORTSIGNEDREQUEST']._serialized_start=497
+  _globals['_REPORTSIGNEDREQUEST']._serialized_end=601
+  _globals['_REPORTSIGNEDRESPONSE']._serialized_start=603
+  _globals['_REPORTSIGNEDRESPONSE']._serialized_end=678
+  _globals['_EVENT']._serialized_start=681
+  _globals['_EVENT']._serialized_end=1137
+  _globals['_EVENT_DIMENSIONSENTRY']._serialized_start=986
+  _globals['_EVENT_DIMENSIONSENTRY']._serialized_end=1035
+  _globals['_EVENT_QUANTITIESENTRY']._serialized_start=1037
+  _globals['_EVENT_QUANTITIESENTRY']._serialized_end=1086
+  _globals['_EVENT_PROPERTIESENTRY']._serialized_start=1088
+  _globals['_EVENT_PROPERTIESENTRY']._serialized_end=1137
+  _globals['_EVENTROWS']._serialized_start=1139
+  _globals['_EVENTROWS']._serialized_end=1194
+  _globals['_EVENTCOLUMNS']._serialized_start=1197
+  _globals['_EVENTCOLUMNS']._serialized_end=1611
+  _globals['_DIMENSIONSET']._serialized_start=1613
+  _globals['_DIMENSIONSET']._serialized_end=1737
+  _globals['_DIMENSIONSET_VALUESENTRY']._serialized_start=1692
+  _globals['_DIMENSIONSET_VALUESENTRY']._serialized_end=1737
+  _globals['_PROPERTYSET']._serialized_start=1739
+  _globals['_PROPERTYSET']._serialized_end=1861
+  _globals['_PROPERTYSET_VALUESENTRY']._serialized_start=1692
+  _globals['_PROPERTYSET_VALUESENTRY']._serialized_end=1737
+  _globals['_QUANTITYCOLUMN']._serialized_start=1863
+  _globals['_QUANTITYCOLUMN']._serialized_end=1940
+  _globals['_EVENTOUTCOME']._serialized_start=1943
+  _globals['_EVENTOUTCOME']._serialized_end=2150
+  _globals['_STREAMREQUEST']._serialized_start=2152
+  _globals['_STREAMREQUEST']._serialized_end=2245
+  _globals['_STREAMRESPONSE']._serialized_start=2248
+  _globals['_STREAMRESPONSE']._serialized_end=2377
+  _globals['_STREAMOUTCOME']._serialized_start=2379
+  _globals['_STREAMOUTCOME']._serialized_end=2464
+  _globals['_CAPTURESERVICE']._serialized_start=2592
+  _globals['_CAPTURESERVICE']._serialized_end=2924
 # @@protoc_insertion_point(module_scope)

@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from meterline_protos.common.v1 import access_pb2 as meterline_dot_common_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#meterline/ingest/v1/catalogue.proto\x12\x13meterline.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xed\x01\n\x0e\x43\x61talogueEntry\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12G\n\nattributes\x18\x03 \x03(\x0b\x32\x33.meterline.ingest.v1.CatalogueEntry.AttributesEntry\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12.\n\nchanged_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\\\n\x11PutEntriesRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x34\n\x07\x65ntries\x18\x02 \x03(\x0b\x32#.meterline.ingest.v1.CatalogueEntry\"%\n\x12PutEntriesResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\r\"D\n\x0fGetEntryRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\"F\n\x10GetEntryResponse\x12\x32\n\x05\x65ntry\x18\x01 \x01(\x0b\x32#.meterline.ingest.v1.CatalogueEntry\"a\n\x12ListEntriesRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"d\n\x13ListEntriesResponse\x12\x34\n\x07\x65ntries\x18\x01 \x03(\x0b\x32#.meterline.ingest.v1.CatalogueEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"J\n\x14\x44\x65leteEntriesRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0c\n\x04keys\x18\x03 \x03(\t\"(\n\x15\x44\x65leteEntriesResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\r2\x94\x03\n\x10\x43\x61talogueService\x12]\n\nPutEntries\x12&.meterline.ingest.v1.PutEntriesRequest\x1a\'.meterline.ingest.v1.PutEntriesResponse\x12W\n\x08GetEntry\x12$.meterline.ingest.v1.GetEntryRequest\x1a%.meterline.ingest.v1.GetEntryResponse\x12`\n\x0bListEntries\x12\'.meterline.ingest.v1.ListEntriesRequest\x1a(.meterline.ingest.v1.ListEntriesResponse\x12\x66\n\rDeleteEntries\x12).meterline.ingest.v1.DeleteEntriesRequest\x1a*.meterline.ingest.v1.DeleteEntriesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#meterline/ingest/v1/catalogue.proto\x12\x13meterline.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a meterline/common/v1/access.proto\"\xed\x01\n\x0e\x43\x61talogueEntry\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12G\n\nattributes\x18\x03 \x03(\x0b\x32\x33.meterline.ingest.v1.CatalogueEntry.AttributesEntry\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12.\n\nchanged_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\\\n\x11PutEntriesRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x34\n\x07\x65ntries\x18\x02 \x03(\x0b\x32#.meterline.ingest.v1.CatalogueEntry\"%\n\x12PutEntriesResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\r\"D\n\x0fGetEntryRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\"F\n\x10GetEntryResponse\x12\x32\n\x05\x65ntry\x18\x01 \x01(\x0b\x32#.meterline.ingest.v1.CatalogueEntry\"a\n\x12ListEntriesRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"d\n\x13ListEntriesResponse\x12\x34\n\x07\x65ntries\x18\x01 \x03(\x0b\x32#.meterline.ingest.v1.CatalogueEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"J\n\x14\x44\x65leteEntriesRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0c\n\x04keys\x18\x03 \x03(\t\"(\n\x15\x44\x65leteEntriesResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\r2\xbc\x03\n\x10\x43\x61talogueService\x12i\n\nPutEntries\x12&.meterline.ingest.v1.PutEntriesRequest\x1a\'.meterline.ingest.v1.PutEntriesResponse\"\n\xca\xbc\x18\x06\x08\x04 \x80\x80@\x12_\n\x08GetEntry\x12$.meterline.ingest.v1.GetEntryRequest\x1a%.meterline.ingest.v1.GetEntryResponse\"\x06\xca\xbc\x18\x02\x08\x03\x12h\n\x0bListEntries\x12\'.meterline.ingest.v1.ListEntriesRequest\x1a(.meterline.ingest.v1.ListEntriesResponse\"\x06\xca\xbc\x18\x02\x08\x03\x12r\n\rDeleteEntries\x12).meterline.ingest.v1.DeleteEntriesRequest\x1a*.meterline.ingest.v1.DeleteEntriesResponse\"\n\xca\xbc\x18\x06\x08\x04 \x80\x80@b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,26 +35,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CATALOGUEENTRY_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_CATALOGUEENTRY_ATTRIBUTESENTRY']._serialized_options = b'8\001'
-  _globals['_CATALOGUEENTRY']._serialized_start=94
-  _globals['_CATALOGUEENTRY']._serialized_end=331
-  _globals['_CATALOGUEENTRY_ATTRIBUTESENTRY']._serialized_start=282
-  _globals['_CATALOGUEENTRY_ATTRIBUTESENTRY']._serialized_end=331
-  _globals['_PUTENTRIESREQUEST']._serialized_start=333
-  _globals['_PUTENTRIESREQUEST']._serialized_end=425
-  _globals['_PUTENTRIESRESPONSE']._serialized_start=427
-  _globals['_PUTENTRIESRESPONSE']._serialized_end=464
-  _globals['_GETENTRYREQUEST']._serialized_start=466
-  _globals['_GETENTRYREQUEST']._serialized_end=534
-  _globals['_GETENTRYRESPONSE']._serialized_start=536
-  _globals['_GETENTRYRESPONSE']._serialized_end=606
-  _globals['_LISTENTRIESREQUEST']._serialized_start=608
-  _globals['_LISTENTRIESREQUEST']._serialized_end=705
-  _globals['_LISTENTRIESRESPONSE']._serialized_start=707
-  _globals['_LISTENTRIESRESPONSE']._serialized_end=807
-  _globals['_DELETEENTRIESREQUEST']._serialized_start=809
-  _globals['_DELETEENTRIESREQUEST']._serialized_end=883
-  _globals['_DELETEENTRIESRESPONSE']._serialized_start=885
-  _globals['_DELETEENTRIESRESPONSE']._serialized_end=925
-  _globals['_CATALOGUESERVICE']._serialized_start=928
-  _globals['_CATALOGUESERVICE']._serialized_end=1332
+  _globals['_CATALOGUESERVICE'].methods_by_name['PutEntries']._loaded_options = None
+  _globals['_CATALOGUESERVICE'].methods_by_name['PutEntries']._serialized_options = b'\312\274\030\006\010\004 \200\200@'
+  _globals['_CATALOGUESERVICE'].methods_by_name['GetEntry']._loaded_options = None
+  _globals['_CATALOGUESERVICE'].methods_by_name['GetEntry']._serialized_options = b'\312\274\030\002\010\003'
+  _globals['_CATALOGUESERVICE'].methods_by_name['ListEntries']._loaded_options = None
+  _globals['_CATALOGUESERVICE'].methods_by_name['ListEntries']._serialized_options = b'\312\274\030\002\010\003'
+  _globals['_CATALOGUESERVICE'].methods_by_name['DeleteEntries']._loaded_options = None
+  _globals['_CATALOGUESERVICE'].methods_by_name['DeleteEntries']._serialized_options = b'\312\274\030\006\010\004 \200\200@'
+  _globals['_CATALOGUEENTRY']._serialized_start=128
+  _globals['_CATALOGUEENTRY']._serialized_end=365
+  _globals['_CATALOGUEENTRY_ATTRIBUTESENTRY']._serialized_start=316
+  _globals['_CATALOGUEENTRY_ATTRIBUTESENTRY']._serialized_end=365
+  _globals['_PUTENTRIESREQUEST']._serialized_start=367
+  _globals['_PUTENTRIESREQUEST']._serialized_end=459
+  _globals['_PUTENTRIESRESPONSE']._serialized_start=461
+  _globals['_PUTENTRIESRESPONSE']._serialized_end=498
+  _globals['_GETENTRYREQUEST']._serialized_start=500
+  _globals['_GETENTRYREQUEST']._serialized_end=568
+  _globals['_GETENTRYRESPONSE']._serialized_start=570
+  _globals['_GETENTRYRESPONSE']._serialized_end=640
+  _globals['_LISTENTRIESREQUEST']._serialized_start=642
+  _globals['_LISTENTRIESREQUEST']._serialized_end=739
+  _globals['_LISTENTRIESRESPONSE']._serialized_start=741
+  _globals['_LISTENTRIESRESPONSE']._serialized_end=841
+  _globals['_DELETEENTRIESREQUEST']._serialized_start=843
+  _globals['_DELETEENTRIESREQUEST']._serialized_end=917
+  _globals['_DELETEENTRIESRESPONSE']._serialized_start=919
+  _globals['_DELETEENTRIESRESPONSE']._serialized_end=959
+  _globals['_CATALOGUESERVICE']._serialized_start=962
+  _globals['_CATALOGUESERVICE']._serialized_end=1406
 # @@protoc_insertion_point(module_scope)

@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from meterline_protos.common.v1 import access_pb2 as meterline_dot_common_dot_v1_dot_access__pb2
 from meterline_protos.common.v1 import types_pb2 as meterline_dot_common_dot_v1_dot_types__pb2
 from meterline_protos.ingest.v1 import corrections_pb2 as meterline_dot_ingest_dot_v1_dot_corrections__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n meterline/ingest/v1/events.proto\x12\x13meterline.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmeterline/common/v1/types.proto\x1a%meterline/ingest/v1/corrections.proto\"\xa7\x05\n\x0bStoredEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x44\n\ndimensions\x18\x06 \x03(\x0b\x32\x30.meterline.ingest.v1.StoredEvent.DimensionsEntry\x12\x44\n\nquantities\x18\x07 \x03(\x0b\x32\x30.meterline.ingest.v1.StoredEvent.QuantitiesEntry\x12\x10\n\x08\x62\x61tch_id\x18\x08 \x01(\t\x12\x11\n\tretracted\x18\t \x01(\x08\x12\x44\n\nproperties\x18\n \x03(\x0b\x32\x30.meterline.ingest.v1.StoredEvent.PropertiesEntry\x12\x19\n\x11sealed_properties\x18\x0b \x03(\t\x12-\n\tsent_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0breceived_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x66lags\x18\x0e \x03(\t\x12\x10\n\x08revision\x18\x0f \x01(\x05\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0fQuantitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0fPropertiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xdb\x01\n\x05\x42\x61tch\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x04 \x01(\r\x12/\n\x0breceived_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x05trace\x18\x06 \x01(\x0b\x32!.meterline.common.v1.TraceContext\x12\x12\n\nmessage_id\x18\x07 \x01(\t\x12\x11\n\tretracted\x18\x08 \x01(\r\"v\n\x0fGetEventRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12.\n\x06unseal\x18\x04 \x01(\x0b\x32\x1e.meterline.ingest.v1.Unsealing\"1\n\tUnsealing\x12\x14\n\x0crequested_by\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xa4\x01\n\x10GetEventResponse\x12/\n\x05\x65vent\x18\x01 \x01(\x0b\x32 .meterline.ingest.v1.StoredEvent\x12)\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x1a.meterline.ingest.v1.Batch\x12\x34\n\x0b\x63orrections\x18\x03 \x03(\x0b\x32\x1f.meterline.ingest.v1.Correction\"\xec\x02\n\x11ListEventsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tbatch_ids\x18\x02 \x03(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12,\n\x04time\x18\x04 \x01(\x0b\x32\x1e.meterline.common.v1.TimeRange\x12\x11\n\tpage_size\x18\x05 \x01(\r\x12\x12\n\npage_token\x18\x06 \x01(\t\x12\x0f\n\x07subject\x18\x07 \x01(\t\x12\x0e\n\x06source\x18\x08 \x01(\t\x12J\n\ndimensions\x18\t \x03(\x0b\x32\x36.meterline.ingest.v1.ListEventsRequest.DimensionsEntry\x12.\n\x06unseal\x18\n \x01(\x0b\x32\x1e.meterline.ingest.v1.Unsealing\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"_\n\x12ListEventsResponse\x12\x30\n\x06\x65vents\x18\x01 \x03(\x0b\x32 .meterline.ingest.v1.StoredEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xcc\x02\n\x13\x45xportEventsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12,\n\x04time\x18\x02 \x01(\x0b\x32\x1e.meterline.common.v1.TimeRange\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12\x0e\n\x06source\x18\x05 \x01(\t\x12L\n\ndimensions\x18\x06 \x03(\x0b\x32\x38.meterline.ingest.v1.ExportEventsRequest.DimensionsEntry\x12\x14\n\x0cresume_token\x18\x07 \x01(\t\x12.\n\x06unseal\x18\x08 \x01(\x0b\x32\x1e.meterline.ingest.v1.Unsealing\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"^\n\x14\x45xportEventsResponse\x12\x30\n\x06\x65vents\x18\x01 \x03(\x0b\x32 .meterline.ingest.v1.StoredEvent\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\"9\n\x11GetBatchesRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tbatch_ids\x18\x02 \x03(\t\"A\n\x12GetBatchesResponse\x12+\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32\x1a.meterline.ingest.v1.Batch\"%\n\x10GetTotalsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\"E\n\x11GetTotalsResponse\x12\x30\n\x06totals\x18\x01 \x03(\x0b\x32 .meterline.ingest.v1.TenantTotal\"2\n\x0bTenantTotal\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x03\"\x87\x01\n\rReplayRequest\x12-\n\x05range\x18\x01 \x01(\x0b\x32\x1e.meterline.common.v1.TimeRange\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x11\n\tevent_ids\x18\x03 \x03(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x11\n\tbatch_ids\x18\x05 \x03(\t\"3\n\x0eReplayResponse\x12\x10\n\x08messages\x18\x01 \x01(\x04\x12\x0f\n\x07waiting\x18\x02 \x01(\x04\x32\xbc\x04\n\rEventsService\x12W\n\x08GetEvent\x12$.meterline.ingest.v1.GetEventRequest\x1a%.meterline.ingest.v1.GetEventResponse\x12]\n\nListEvents\x12&.meterline.ingest.v1.ListEventsRequest\x1a\'.meterline.ingest.v1.ListEventsResponse\x12\x65\n\x0c\x45xportEvents\x12(.meterline.ingest.v1.ExportEventsRequest\x1a).meterline.ingest.v1.ExportEventsResponse0\x01\x12]\n\nGetBatches\x12&.meterline.ingest.v1.GetBatchesRequest\x1a\'.meterline.ingest.v1.GetBatchesResponse\x12Z\n\tGetTotals\x12%.meterline.ingest.v1.GetTotalsRequest\x1a&.meterline.ingest.v1.GetTotalsResponse\x12Q\n\x06Replay\x12\".meterline.ingest.v1.ReplayRequest\x1a#.meterline.ingest.v1.ReplayResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n meterline/ingest/v1/events.proto\x12\x13meterline.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a meterline/common/v1/access.proto\x1a\x1fmeterline/common/v1/types.proto\x1a%meterline/ingest/v1/corrections.proto\"\xa7\x05\n\x0bStoredEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x44\n\ndimensions\x18\x06 \x03(\x0b\x32\x30.meterline.ingest.v1.StoredEvent.DimensionsEntry\x12\x44\n\nquantities\x18\x07 \x03(\x0b\x32\x30.meterline.ingest.v1.StoredEvent.QuantitiesEntry\x12\x10\n\x08\x62\x61tch_id\x18\x08 \x01(\t\x12\x11\n\tretracted\x18\t \x01(\x08\x12\x44\n\nproperties\x18\n \x03(\x0b\x32\x30.meterline.ingest.v1.StoredEvent.PropertiesEntry\x12\x19\n\x11sealed_properties\x18\x0b \x03(\t\x12-\n\tsent_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0breceived_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x66lags\x18\x0e \x03(\t\x12\x10\n\x08revision\x18\x0f \x01(\x05\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0fQuantitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0fPropertiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xdb\x01\n\x05\x42\x61tch\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x04 \x01(\r\x12/\n\x0breceived_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x05trace\x18\x06 \x01(\x0b\x32!.meterline.common.v1.TraceContext\x12\x12\n\nmessage_id\x18\x07 \x01(\t\x12\x11\n\tretracted\x18\x08 \x01(\r\"v\n\x0fGetEventRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12.\n\x06unseal\x18\x04 \x01(\x0b\x32\x1e.meterline.ingest.v1.Unsealing\"1\n\tUnsealing\x12\x14\n\x0crequested_by\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xa4\x01\n\x10GetEventResponse\x12/\n\x05\x65vent\x18\x01 \x01(\x0b\x32 .meterline.ingest.v1.StoredEvent\x12)\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x1a.meterline.ingest.v1.Batch\x12\x34\n\x0b\x63orrections\x18\x03 \x03(\x0b\x32\x1f.meterline.ingest.v1.Correction\"\xec\x02\n\x11ListEventsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tbatch_ids\x18\x02 \x03(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12,\n\x04time\x18\x04 \x01(\x0b\x32\x1e.meterline.common.v1.TimeRange\x12\x11\n\tpage_size\x18\x05 \x01(\r\x12\x12\n\npage_token\x18\x06 \x01(\t\x12\x0f\n\x07subject\x18\x07 \x01(\t\x12\x0e\n\x06source\x18\x08 \x01(\t\x12J\n\ndimensions\x18\t \x03(\x0b\x32\x36.meterline.ingest.v1.ListEventsRequest.DimensionsEntry\x12.\n\x06unseal\x18\n \x01(\x0b\x32\x1e.meterline.ingest.v1.Unsealing\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"_\n\x12ListEventsResponse\x12\x30\n\x06\x65vents\x18\x01 \x03(\x0b\x32 .meterline.ingest.v1.StoredEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xcc\x02\n\x13\x45xportEventsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12,\n\x04time\x18\x02 \x01(\x0b\x32\x1e.meterline.common.v1.TimeRange\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12\x0e\n\x06source\x18\x05 \x01(\t\x12L\n\ndimensions\x18\x06 \x03(\x0b\x32\x38.meterline.ingest.v1.ExportEventsRequest.DimensionsEntry\x12\x14\n\x0cresume_token\x18\x07 \x01(\t\x12.\n\x06unseal\x18\x08 \x01(\x0b\x32\x1e.meterline.ingest.v1.Unsealing\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"^\n\x14\x45xportEventsResponse\x12\x30\n\x06\x65vents\x18\x01 \x03(\x0b\x32 .meterline.ingest.v1.StoredEvent\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\"9\n\x11GetBatchesRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tbatch_ids\x18\x02 \x03(\t\"A\n\x12GetBatchesResponse\x12+\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32\x1a.meterline.ingest.v1.Batch\"%\n\x10GetTotalsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\"E\n\x11GetTotalsResponse\x12\x30\n\x06totals\x18\x01 \x03(\x0b\x32 .meterline.ingest.v1.TenantTotal\"2\n\x0bTenantTotal\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x03\"\x87\x01\n\rReplayRequest\x12-\n\x05range\x18\x01 \x01(\x0b\x32\x1e.meterline.common.v1.TimeRange\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x11\n\tevent_ids\x18\x03 \x03(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x11\n\tbatch_ids\x18\x05 \x03(\t\"3\n\x0eReplayResponse\x12\x10\n\x08messages\x18\x01 \x01(\x04\x12\x0f\n\x07waiting\x18\x02 \x01(\x04\x32\xee\x04\n\rEventsService\x12_\n\x08GetEvent\x12$.meterline.ingest.v1.GetEventRequest\x1a%.meterline.ingest.v1.GetEventResponse\"\x06\xca\xbc\x18\x02\x08\x03\x12\x65\n\nListEvents\x12&.meterline.ingest.v1.ListEventsRequest\x1a\'.meterline.ingest.v1.ListEventsResponse\"\x06\xca\xbc\x18\x02\x08\x03\x12m\n\x0c\x45xportEvents\x12(.meterline.ingest.v1.ExportEventsRequest\x1a).meterline.ingest.v1.ExportEventsResponse\"\x06\xca\xbc\x18\x02\x08\x03\x30\x01\x12\x65\n\nGetBatches\x12&.meterline.ingest.v1.GetBatchesRequest\x1a\'.meterline.ingest.v1.GetBatchesResponse\"\x06\xca\xbc\x18\x02\x08\x03\x12\x62\n\tGetTotals\x12%.meterline.ingest.v1.GetTotalsRequest\x1a&.meterline.ingest.v1.GetTotalsResponse\"\x06\xca\xbc\x18\x02\x08\x03\x12[\n\x06Replay\x12\".meterline.ingest.v1.ReplayRequest\x1a#.meterline.ingest.v1.ReplayResponse\"\x08\xca\xbc\x18\x04\x08\n\x10\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,48 +45,60 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTEVENTSREQUEST_DIMENSIONSENTRY']._serialized_options = b'8\001'
   _globals['_EXPORTEVENTSREQUEST_DIMENSIONSENTRY']._loaded_options = None
   _globals['_EXPORTEVENTSREQUEST_DIMENSIONSENTRY']._serialized_options = b'8\001'
-  _globals['_STOREDEVENT']._serialized_start=163
-  _globals['_STOREDEVENT']._serialized_end=842
-  _globals['_STOREDEVENT_DIMENSIONSENTRY']._serialized_start=691
-  _globals['_STOREDEVENT_DIMENSIONSENTRY']._serialized_end=740
-  _globals['_STOREDEVENT_QUANTITIESENTRY']._serialized_start=742
-  _globals['_STOREDEVENT_QUANTITIESENTRY']._serialized_end=791
-  _globals['_STOREDEVENT_PROPERTIESENTRY']._serialized_start=793
-  _globals['_STOREDEVENT_PROPERTIESENTRY']._serialized_end=842
-  _globals['_BATCH']._serialized_start=845
-  _globals['_BATCH']._serialized_end=1064
-  _globals['_GETEVENTREQUEST']._serialized_start=1066
-  _globals['_GETEVENTREQUEST']._serialized_end=1184
-  _globals['_UNSEALING']._serialized_start=1186
-  _globals['_UNSEALING']._serialized_end=1235
-  _globals['_GETEVENTRESPONSE']._serialized_start=1238
-  _globals['_GETEVENTRESPONSE']._serialized_end=1402
-  _globals['_LISTEVENTSREQUEST']._serialized_start=1405
-  _globals['_LISTEVENTSREQUEST']._serialized_end=1769
-  _globals['_LISTEVENTSREQUEST_DIMENSIONSENTRY']._serialized_start=691
-  _globals['_LISTEVENTSREQUEST_DIMENSIONSENTRY']._serialized_end=740
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=1771
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=1866
-  _globals['_EXPORTEVENTSREQUEST']._serialized_start=1869
-  _globals['_EXPORTEVENTSREQUEST']._serialized_end=2201
-  _globals['_EXPORTEVENTSREQUEST_DIMENSIONSENTRY']._serialized_start=691
-  _globals['_EXPORTEVENTSREQUEST_DIMENSIONSENTRY']._serialized_end=740
-  _globals['_EXPORTEVENTSRESPONSE']._serialized_start=2203
-  _globals['_EXPORTEVENTSRESPONSE']._serialized_end=2297
-  _globals['_GETBATCHESREQUEST']._serialized_start=2299
-  _globals['_GETBATCHESREQUEST']._serialized_end=2356
-  _globals['_GETBATCHESRESPONSE']._serialized_start=2358
-  _globals['_GETBATCHESRESPONSE']._serialized_end=2423
-  _globals['_GETTOTALSREQUEST']._serialized_start=2425
-  _globals['_GETTOTALSREQUEST']._serialized_end=2462
-  _globals['_GETTOTALSRESPONSE']._serialized_start=2464
-  _globals['_GETTOTALSRESPONSE']._serialized_end=2533
-  _globals['_TENANTTOTAL']._serialized_start=2535
-  _globals['_TENANTTOTAL']._serialized_end=2585
-  _globals['_REPLAYREQUEST']._serialized_start=2588
-  _globals['_REPLAYREQUEST']._serialized_end=2723
-  _globals['_REPLAYRESPONSE']._serialized_start=2725
-  _globals['_REPLAYRESPONSE']._serialized_end=2776
-  _globals['_EVENTSSERVICE']._serialized_start=2779
-  _globals['_EVENTSSERVICE']._serialized_end=3351
+  _globals['_EVENTSSERVICE'].methods_by_name['GetEvent']._loaded_options = None
+  _globals['_EVENTSSERVICE'].methods_by_name['GetEvent']._serialized_options = b'\312\274\030\002\010\003'
+  _globals['_EVENTSSERVICE'].methods_by_name['ListEvents']._loaded_options = None
+  _globals['_EVENTSSERVICE'].methods_by_name['ListEvents']._serialized_options = b'\312\274\030\002\010\003'
+  _globals['_EVENTSSERVICE'].methods_by_name['ExportEvents']._loaded_options = None
+  _globals['_EVENTSSERVICE'].methods_by_name['ExportEvents']._serialized_options = b'\312\274\030\002\010\003'
+  _globals['_EVENTSSERVICE'].methods_by_name['GetBatches']._loaded_options = None
+  _globals['_EVENTSSERVICE'].methods_by_name['GetBatches']._serialized_options = b'\312\274\030\002\010\003'
+  _globals['_EVENTSSERVICE'].methods_by_name['GetTotals']._loaded_options = None
+  _globals['_EVENTSSERVICE'].methods_by_name['GetTotals']._serialized_options = b'\312\274\030\002\010\003'
+  _globals['_EVENTSSERVICE'].methods_by_name['Replay']._loaded_options = None
+  _globals['_EVENTSSERVICE'].methods_by_name['Replay']._serialized_options = b'\312\274\030\004\010\n\020\001'
+  _globals['_STOREDEVENT']._serialized_start=197
+  _globals['_STOREDEVENT']._serialized_end=876
+  _globals['_STOREDEVENT_DIMENSIONSENTRY']._serialized_start=725
+  _globals['_STOREDEVENT_DIMENSIONSENTRY']._serialized_end=774
+  _globals['_STOREDEVENT_QUANTITIESENTRY']._serialized_start=776
+  _globals['_STOREDEVENT_QUANTITIESENTRY']._serialized_end=825
+  _globals['_STOREDEVENT_PROPERTIESENTRY']._serialized_start=827
+  _globals['_STOREDEVENT_PROPERTIESENTRY']._serialized_end=876
+  _globals['_BATCH']._serialized_start=879
+  _globals['_BATCH']._serialized_end=1098
+  _globals['_GETEVENTREQUEST']._serialized_start=1100
+  _globals['_GETEVENTREQUEST']._serialized_end=1218
+  _globals['_UNSEALING']._serialized_start=1220
+  _globals['_UNSEALING']._serialized_end=1269
+  _globals['_GETEVENTRESPONSE']._serialized_start=1272
+  _globals['_GETEVENTRESPONSE']._serialized_end=1436
+  _globals['_LISTEVENTSREQUEST']._serialized_start=1439
+  _globals['_LISTEVENTSREQUEST']._serialized_end=1803
+  _globals['_LISTEVENTSREQUEST_DIMENSIONSENTRY']._serialized_start=725
+  _globals['_LISTEVENTSREQUEST_DIMENSIONSENTRY']._serialized_end=774
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=1805
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=1900
+  _globals['_EXPORTEVENTSREQUEST']._serialized_start=1903
+  _globals['_EXPORTEVENTSREQUEST']._serialized_end=2235
+  _globals['_EXPORTEVENTSREQUEST_DIMENSIONSENTRY']._serialized_start=725
+  _globals['_EXPORTEVENTSREQUEST_DIMENSIONSENTRY']._serialized_end=774
+  _globals['_EXPORTEVENTSRESPONSE']._serialized_start=2237
+  _globals['_EXPORTEVENTSRESPONSE']._serialized_end=2331
+  _globals['_GETBATCHESREQUEST']._serialized_start=2333
+  _globals['_GETBATCHESREQUEST']._serialized_end=2390
+  _globals['_GETBATCHESRESPONSE']._serialized_start=2392
+  _globals['_GETBATCHESRESPONSE']._serialized_end=2457
+  _globals['_GETTOTALSREQUEST']._serialized_start=2459
+  _globals['_GETTOTALSREQUEST']._serialized_end=2496
+  _globals['_GETTOTALSRESPONSE']._serialized_start=2498
+  _globals['_GETTOTALSRESPONSE']._serialized_end=2567
+  _globals['_TENANTTOTAL']._serialized_start=2569
+  _globals['_TENANTTOTAL']._serialized_end=2619
+  _globals['_REPLAYREQUEST']._serialized_start=2622
+  _globals['_REPLAYREQUEST']._serialized_end=2757
+  _globals['_REPLAYRESPONSE']._serialized_start=2759
+  _globals['_REPLAYRESPONSE']._serialized_end=2810
+  _globals['_EVENTSSERVICE']._serialized_start=2813
+  _globals['_EVENTSSERVICE']._serialized_end=3435
 # @@protoc_insertion_point(module_scope)

@@ -23,43 +23,54 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from meterline_protos.common.v1 import access_pb2 as meterline_dot_common_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n meterline/ingest/v1/limits.proto\x12\x13meterline.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"l\n\x06Limits\x12\x19\n\x11\x65vents_per_second\x18\x01 \x01(\x04\x12\r\n\x05\x62urst\x18\x02 \x01(\x04\x12\x0e\n\x06weight\x18\x03 \x01(\r\x12\x12\n\nmax_series\x18\x04 \x01(\x04\x12\x14\n\x0cmax_subjects\x18\x05 \x01(\x04\"\x8b\x01\n\nPlanLimits\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12+\n\x06limits\x18\x02 \x01(\x0b\x32\x1b.meterline.ingest.v1.Limits\x12\x12\n\nchanged_by\x18\x03 \x01(\t\x12.\n\nchanged_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"e\n\x14PutPlanLimitsRequest\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12+\n\x06limits\x18\x02 \x01(\x0b\x32\x1b.meterline.ingest.v1.Limits\x12\x12\n\nchanged_by\x18\x03 \x01(\t\"M\n\x15PutPlanLimitsResponse\x12\x34\n\x0bplan_limits\x18\x01 \x01(\x0b\x32\x1f.meterline.ingest.v1.PlanLimits\"\x17\n\x15ListPlanLimitsRequest\"N\n\x16ListPlanLimitsResponse\x12\x34\n\x0bplan_limits\x18\x01 \x03(\x0b\x32\x1f.meterline.ingest.v1.PlanLimits\"l\n\x16PutTenantLimitsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12+\n\x06limits\x18\x02 \x01(\x0b\x32\x1b.meterline.ingest.v1.Limits\x12\x12\n\nchanged_by\x18\x03 \x01(\t\"F\n\x17PutTenantLimitsResponse\x12+\n\x06limits\x18\x01 \x01(\x0b\x32\x1b.meterline.ingest.v1.Limits\"B\n\x19\x44\x65leteTenantLimitsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x12\n\nchanged_by\x18\x02 \x01(\t\"\x1c\n\x1a\x44\x65leteTenantLimitsResponse\"+\n\x16GetTenantLimitsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\"\xbd\x01\n\x17GetTenantLimitsResponse\x12+\n\x06limits\x18\x01 \x01(\x0b\x32\x1b.meterline.ingest.v1.Limits\x12\x30\n\x06origin\x18\x02 \x01(\x0e\x32 .meterline.ingest.v1.LimitOrigin\x12\x11\n\x04left\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\'\n\x04kept\x18\x04 \x01(\x0b\x32\x19.meterline.ingest.v1.KeptB\x07\n\x05_left\"R\n\x04Kept\x12\x0e\n\x06series\x18\x01 \x01(\x04\x12\x12\n\nmax_series\x18\x02 \x01(\x04\x12\x10\n\x08subjects\x18\x03 \x01(\x04\x12\x14\n\x0cmax_subjects\x18\x04 \x01(\x04*r\n\x0bLimitOrigin\x12\x1c\n\x18LIMIT_ORIGIN_UNSPECIFIED\x10\x00\x12\x15\n\x11LIMIT_ORIGIN_NONE\x10\x01\x12\x15\n\x11LIMIT_ORIGIN_PLAN\x10\x02\x12\x17\n\x13LIMIT_ORIGIN_TENANT\x10\x03\x32\xb5\x04\n\rLimitsService\x12\x66\n\rPutPlanLimits\x12).meterline.ingest.v1.PutPlanLimitsRequest\x1a*.meterline.ingest.v1.PutPlanLimitsResponse\x12i\n\x0eListPlanLimits\x12*.meterline.ingest.v1.ListPlanLimitsRequest\x1a+.meterline.ingest.v1.ListPlanLimitsResponse\x12l\n\x0fPutTenantLimits\x12+.meterline.ingest.v1.PutTenantLimitsRequest\x1a,.meterline.ingest.v1.PutTenantLimitsResponse\x12u\n\x12\x44\x65leteTenantLimits\x12..meterline.ingest.v1.DeleteTenantLimitsRequest\x1a/.meterline.ingest.v1.DeleteTenantLimitsResponse\x12l\n\x0fGetTenantLimits\x12+.meterline.ingest.v1.GetTenantLimitsRequest\x1a,.meterline.ingest.v1.GetTenantLimitsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n meterline/ingest/v1/limits.proto\x12\x13meterline.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a meterline/common/v1/access.proto\"l\n\x06Limits\x12\x19\n\x11\x65vents_per_second\x18\x01 \x01(\x04\x12\r\n\x05\x62urst\x18\x02 \x01(\x04\x12\x0e\n\x06weight\x18\x03 \x01(\r\x12\x12\n\nmax_series\x18\x04 \x01(\x04\x12\x14\n\x0cmax_subjects\x18\x05 \x01(\x04\"\x8b\x01\n\nPlanLimits\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12+\n\x06limits\x18\x02 \x01(\x0b\x32\x1b.meterline.ingest.v1.Limits\x12\x12\n\nchanged_by\x18\x03 \x01(\t\x12.\n\nchanged_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"e\n\x14PutPlanLimitsRequest\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12+\n\x06limits\x18\x02 \x01(\x0b\x32\x1b.meterline.ingest.v1.Limits\x12\x12\n\nchanged_by\x18\x03 \x01(\t\"M\n\x15PutPlanLimitsResponse\x12\x34\n\x0bplan_limits\x18\x01 \x01(\x0b\x32\x1f.meterline.ingest.v1.PlanLimits\"\x17\n\x15ListPlanLimitsRequest\"N\n\x16ListPlanLimitsResponse\x12\x34\n\x0bplan_limits\x18\x01 \x03(\x0b\x32\x1f.meterline.ingest.v1.PlanLimits\"l\n\x16PutTenantLimitsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12+\n\x06limits\x18\x02 \x01(\x0b\x32\x1b.meterline.ingest.v1.Limits\x12\x12\n\nchanged_by\x18\x03 \x01(\t\"F\n\x17PutTenantLimitsResponse\x12+\n\x06limits\x18\x01 \x01(\x0b\x32\x1b.meterline.ingest.v1.Limits\"B\n\x19\x44\x65leteTenantLimitsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x12\n\nchanged_by\x18\x02 \x01(\t\"\x1c\n\x1a\x44\x65leteTenantLimitsResponse\"+\n\x16GetTenantLimitsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\"\xbd\x01\n\x17GetTenantLimitsResponse\x12+\n\x06limits\x18\x01 \x01(\x0b\x32\x1b.meterline.ingest.v1.Limits\x12\x30\n\x06origin\x18\x02 \x01(\x0e\x32 .meterline.ingest.v1.LimitOrigin\x12\x11\n\x04left\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\'\n\x04kept\x18\x04 \x01(\x0b\x32\x19.meterline.ingest.v1.KeptB\x07\n\x05_left\"R\n\x04Kept\x12\x0e\n\x06series\x18\x01 \x01(\x04\x12\x12\n\nmax_series\x18\x02 \x01(\x04\x12\x10\n\x08subjects\x18\x03 \x01(\x04\x12\x14\n\x0cmax_subjects\x18\x04 \x01(\x04*r\n\x0bLimitOrigin\x12\x1c\n\x18LIMIT_ORIGIN_UNSPECIFIED\x10\x00\x12\x15\n\x11LIMIT_ORIGIN_NONE\x10\x01\x12\x15\n\x11LIMIT_ORIGIN_PLAN\x10\x02\x12\x17\n\x13LIMIT_ORIGIN_TENANT\x10\x03\x32\xe5\x04\n\rLimitsService\x12p\n\rPutPlanLimits\x12).meterline.ingest.v1.PutPlanLimitsRequest\x1a*.meterline.ingest.v1.PutPlanLimitsResponse\"\x08\xca\xbc\x18\x04\x08\n\x10\x01\x12s\n\x0eListPlanLimits\x12*.meterline.ingest.v1.ListPlanLimitsRequest\x1a+.meterline.ingest.v1.ListPlanLimitsResponse\"\x08\xca\xbc\x18\x04\x08\n\x10\x01\x12v\n\x0fPutTenantLimits\x12+.meterline.ingest.v1.PutTenantLimitsRequest\x1a,.meterline.ingest.v1.PutTenantLimitsResponse\"\x08\xca\xbc\x18\x04\x08\n\x10\x01\x12\x7f\n\x12\x44\x65leteTenantLimits\x12..meterline.ingest.v1.DeleteTenantLimitsRequest\x1a/.meterline.ingest.v1.DeleteTenantLimitsResponse\"\x08\xca\xbc\x18\x04\x08\n\x10\x01\x12t\n\x0fGetTenantLimits\x12+.meterline.ingest.v1.GetTenantLimitsRequest\x1a,.meterline.ingest.v1.GetTenantLimitsResponse\"\x06\xca\xbc\x18\x02\x08\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'meterline.ingest.v1.limits_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LIMITORIGIN']._serialized_start=1230
-  _globals['_LIMITORIGIN']._serialized_end=1344
-  _globals['_LIMITS']._serialized_start=90
-  _globals['_LIMITS']._serialized_end=198
-  _globals['_PLANLIMITS']._serialized_start=201
-  _globals['_PLANLIMITS']._serialized_end=340
-  _globals['_PUTPLANLIMITSREQUEST']._serialized_start=342
-  _globals['_PUTPLANLIMITSREQUEST']._serialized_end=443
-  _globals['_PUTPLANLIMITSRESPONSE']._serialized_start=445
-  _globals['_PUTPLANLIMITSRESPONSE']._serialized_end=522
-  _globals['_LISTPLANLIMITSREQUEST']._serialized_start=524
-  _globals['_LISTPLANLIMITSREQUEST']._serialized_end=547
-  _globals['_LISTPLANLIMITSRESPONSE']._serialized_start=549
-  _globals['_LISTPLANLIMITSRESPONSE']._serialized_end=627
-  _globals['_PUTTENANTLIMITSREQUEST']._serialized_start=629
-  _globals['_PUTTENANTLIMITSREQUEST']._serialized_end=737
-  _globals['_PUTTENANTLIMITSRESPONSE']._serialized_start=739
-  _globals['_PUTTENANTLIMITSRESPONSE']._serialized_end=809
-  _globals['_DELETETENANTLIMITSREQUEST']._serialized_start=811
-  _globals['_DELETETENANTLIMITSREQUEST']._serialized_end=877
-  _globals['_DELETETENANTLIMITSRESPONSE']._serialized_start=879
-  _globals['_DELETETENANTLIMITSRESPONSE']._serialized_end=907
-  _globals['_GETTENANTLIMITSREQUEST']._serialized_start=909
-  _globals['_GETTENANTLIMITSREQUEST']._serialized_end=952
-  _globals['_GETTENANTLIMITSRESPONSE']._serialized_start=955
-  _globals['_GETTENANTLIMITSRESPONSE']._serialized_end=1144
-  _globals['_KEPT']._serialized_start=1146
-  _globals['_KEPT']._serialized_end=1228
-  _globals['_LIMITSSERVICE']._serialized_start=1347
-  _globals['_LIMITSSERVICE']._serialized_end=1912
+  _globals['_LIMITSSERVICE'].methods_by_name['PutPlanLimits']._loaded_options = None
+  _globals['_LIMITSSERVICE'].methods_by_name['PutPlanLimits']._serialized_options = b'\312\274\030\004\010\n\020\001'
+  _globals['_LIMITSSERVICE'].methods_by_name['ListPlanLimits']._loaded_options = None
+  _globals['_LIMITSSERVICE'].methods_by_name['ListPlanLimits']._serialized_options = b'\312\274\030\004\010\n\020\001'
+  _globals['_LIMITSSERVICE'].methods_by_name['PutTenantLimits']._loaded_options = None
+  _globals['_LIMITSSERVICE'].methods_by_name['PutTenantLimits']._serialized_options = b'\312\274\030\004\010\n\020\001'
+  _globals['_LIMITSSERVICE'].methods_by_name['DeleteTenantLimits']._loaded_options = None
+  _globals['_LIMITSSERVICE'].methods_by_name['DeleteTenantLimits']._serialized_options = b'\312\274\030\004\010\n\020\001'
+  _globals['_LIMITSSERVICE'].methods_by_name['GetTenantLimits']._loaded_options = None
+  _globals['_LIMITSSERVICE'].methods_by_name['GetTenantLimits']._serialized_options = b'\312\274\030\002\010\003'
+  _globals['_LIMITORIGIN']._serialized_start=1264
+  _globals['_LIMITORIGIN']._serialized_end=1378
+  _globals['_LIMITS']._serialized_start=124
+  _globals['_LIMITS']._serialized_end=232
+  _globals['_PLANLIMITS']._serialized_start=235
+  _globals['_PLANLIMITS']._serialized_end=374
+  _globals['_PUTPLANLIMITSREQUEST']._serialized_start=376
+  _globals['_PUTPLANLIMITSREQUEST']._serialized_end=477
+  _globals['_PUTPLANLIMITSRESPONSE']._serialized_start=479
+  _globals['_PUTPLANLIMITSRESPONSE']._serialized_end=556
+  _globals['_LISTPLANLIMITSREQUEST']._serialized_start=558
+  _globals['_LISTPLANLIMITSREQUEST']._serialized_end=581
+  _globals['_LISTPLANLIMITSRESPONSE']._serialized_start=583
+  _globals['_LISTPLANLIMITSRESPONSE']._serialized_end=661
+  _globals['_PUTTENANTLIMITSREQUEST']._serialized_start=663
+  _globals['_PUTTENANTLIMITSREQUEST']._serialized_end=771
+  _globals['_PUTTENANTLIMITSRESPONSE']._serialized_start=773
+  _globals['_PUTTENANTLIMITSRESPONSE']._serialized_end=843
+  _globals['_DELETETENANTLIMITSREQUEST']._serialized_start=845
+  _globals['_DELETETENANTLIMITSREQUEST']._serialized_end=911
+  _globals['_DELETETENANTLIMITSRESPONSE']._serialized_start=913
+  _globals['_DELETETENANTLIMITSRESPONSE']._serialized_end=941
+  _globals['_GETTENANTLIMITSREQUEST']._serialized_start=943
+  _globals['_GETTENANTLIMITSREQUEST']._serialized_end=986
+  _globals['_GETTENANTLIMITSRESPONSE']._serialized_start=989
+  _globals['_GETTENANTLIMITSRESPONSE']._serialized_end=1178
+  _globals['_KEPT']._serialized_start=1180
+  _globals['_KEPT']._serialized_end=1262
+  _globals['_LIMITSSERVICE']._serialized_start=1381
+  _globals['_LIMITSSERVICE']._serialized_end=1994
 # @@protoc_insertion_point(module_scope)

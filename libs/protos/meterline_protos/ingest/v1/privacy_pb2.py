@@ -23,33 +23,40 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from meterline_protos.common.v1 import access_pb2 as meterline_dot_common_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!meterline/ingest/v1/privacy.proto\x12\x13meterline.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb1\x02\n\x07\x44\x61taKey\x12\x0e\n\x06key_id\x18\x01 \x01(\r\x12\x30\n\x07purpose\x18\x02 \x01(\x0e\x32\x1f.meterline.ingest.v1.KeyPurpose\x12,\n\x05state\x18\x03 \x01(\x0e\x32\x1d.meterline.ingest.v1.KeyState\x12\x15\n\rmaster_key_id\x18\x04 \x01(\t\x12\x0e\n\x06sealed\x18\x05 \x01(\x04\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nretired_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bresealed_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"f\n\x16RotateTenantKeyRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x14\n\x0crequested_by\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x13\n\x0b\x66rom_key_id\x18\x04 \x01(\r\"J\n\x17RotateTenantKeyResponse\x12/\n\tdata_keys\x18\x01 \x03(\x0b\x32\x1c.meterline.ingest.v1.DataKey\"M\n\x12ShredTenantRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x14\n\x0crequested_by\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"(\n\x13ShredTenantResponse\x12\x11\n\tdestroyed\x18\x01 \x01(\r\"(\n\x13ListDataKeysRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\"G\n\x14ListDataKeysResponse\x12/\n\tdata_keys\x18\x01 \x03(\x0b\x32\x1c.meterline.ingest.v1.DataKey*`\n\nKeyPurpose\x12\x1b\n\x17KEY_PURPOSE_UNSPECIFIED\x10\x00\x12\x17\n\x13KEY_PURPOSE_SEALING\x10\x01\x12\x1c\n\x18KEY_PURPOSE_FINGERPRINTS\x10\x02*k\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11KEY_STATE_CURRENT\x10\x01\x12\x15\n\x11KEY_STATE_RETIRED\x10\x02\x12\x16\n\x12KEY_STATE_SHREDDED\x10\x03\x32\xc5\x02\n\x0ePrivacyService\x12l\n\x0fRotateTenantKey\x12+.meterline.ingest.v1.RotateTenantKeyRequest\x1a,.meterline.ingest.v1.RotateTenantKeyResponse\x12`\n\x0bShredTenant\x12\'.meterline.ingest.v1.ShredTenantRequest\x1a(.meterline.ingest.v1.ShredTenantResponse\x12\x63\n\x0cListDataKeys\x12(.meterline.ingest.v1.ListDataKeysRequest\x1a).meterline.ingest.v1.ListDataKeysResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!meterline/ingest/v1/privacy.proto\x12\x13meterline.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a meterline/common/v1/access.proto\"\xb1\x02\n\x07\x44\x61taKey\x12\x0e\n\x06key_id\x18\x01 \x01(\r\x12\x30\n\x07purpose\x18\x02 \x01(\x0e\x32\x1f.meterline.ingest.v1.KeyPurpose\x12,\n\x05state\x18\x03 \x01(\x0e\x32\x1d.meterline.ingest.v1.KeyState\x12\x15\n\rmaster_key_id\x18\x04 \x01(\t\x12\x0e\n\x06sealed\x18\x05 \x01(\x04\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nretired_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bresealed_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"f\n\x16RotateTenantKeyRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x14\n\x0crequested_by\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x13\n\x0b\x66rom_key_id\x18\x04 \x01(\r\"J\n\x17RotateTenantKeyResponse\x12/\n\tdata_keys\x18\x01 \x03(\x0b\x32\x1c.meterline.ingest.v1.DataKey\"M\n\x12ShredTenantRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x14\n\x0crequested_by\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"(\n\x13ShredTenantResponse\x12\x11\n\tdestroyed\x18\x01 \x01(\r\"(\n\x13ListDataKeysRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\"G\n\x14ListDataKeysResponse\x12/\n\tdata_keys\x18\x01 \x03(\x0b\x32\x1c.meterline.ingest.v1.DataKey*`\n\nKeyPurpose\x12\x1b\n\x17KEY_PURPOSE_UNSPECIFIED\x10\x00\x12\x17\n\x13KEY_PURPOSE_SEALING\x10\x01\x12\x1c\n\x18KEY_PURPOSE_FINGERPRINTS\x10\x02*k\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11KEY_STATE_CURRENT\x10\x01\x12\x15\n\x11KEY_STATE_RETIRED\x10\x02\x12\x16\n\x12KEY_STATE_SHREDDED\x10\x03\x32\xdd\x02\n\x0ePrivacyService\x12t\n\x0fRotateTenantKey\x12+.meterline.ingest.v1.RotateTenantKeyRequest\x1a,.meterline.ingest.v1.RotateTenantKeyResponse\"\x06\xca\xbc\x18\x02\x08\n\x12h\n\x0bShredTenant\x12\'.meterline.ingest.v1.ShredTenantRequest\x1a(.meterline.ingest.v1.ShredTenantResponse\"\x06\xca\xbc\x18\x02\x08\n\x12k\n\x0cListDataKeys\x12(.meterline.ingest.v1.ListDataKeysRequest\x1a).meterline.ingest.v1.ListDataKeysResponse\"\x06\xca\xbc\x18\x02\x08\nb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'meterline.ingest.v1.privacy_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KEYPURPOSE']._serialized_start=815
-  _globals['_KEYPURPOSE']._serialized_end=911
-  _globals['_KEYSTATE']._serialized_start=913
-  _globals['_KEYSTATE']._serialized_end=1020
-  _globals['_DATAKEY']._serialized_start=92
-  _globals['_DATAKEY']._serialized_end=397
-  _globals['_ROTATETENANTKEYREQUEST']._serialized_start=399
-  _globals['_ROTATETENANTKEYREQUEST']._serialized_end=501
-  _globals['_ROTATETENANTKEYRESPONSE']._serialized_start=503
-  _globals['_ROTATETENANTKEYRESPONSE']._serialized_end=577
-  _globals['_SHREDTENANTREQUEST']._serialized_start=579
-  _globals['_SHREDTENANTREQUEST']._serialized_end=656
-  _globals['_SHREDTENANTRESPONSE']._serialized_start=658
-  _globals['_SHREDTENANTRESPONSE']._serialized_end=698
-  _globals['_LISTDATAKEYSREQUEST']._serialized_start=700
-  _globals['_LISTDATAKEYSREQUEST']._serialized_end=740
-  _globals['_LISTDATAKEYSRESPONSE']._serialized_start=742
-  _globals['_LISTDATAKEYSRESPONSE']._serialized_end=813
-  _globals['_PRIVACYSERVICE']._serialized_start=1023
-  _globals['_PRIVACYSERVICE']._serialized_end=1348
+  _globals['_PRIVACYSERVICE'].methods_by_name['RotateTenantKey']._loaded_options = None
+  _globals['_PRIVACYSERVICE'].methods_by_name['RotateTenantKey']._serialized_options = b'\312\274\030\002\010\n'
+  _globals['_PRIVACYSERVICE'].methods_by_name['ShredTenant']._loaded_options = None
+  _globals['_PRIVACYSERVICE'].methods_by_name['ShredTenant']._serialized_options = b'\312\274\030\002\010\n'
+  _globals['_PRIVACYSERVICE'].methods_by_name['ListDataKeys']._loaded_options = None
+  _globals['_PRIVACYSERVICE'].methods_by_name['ListDataKeys']._serialized_options = b'\312\274\030\002\010\n'
+  _globals['_KEYPURPOSE']._serialized_start=849
+  _globals['_KEYPURPOSE']._serialized_end=945
+  _globals['_KEYSTATE']._serialized_start=947
+  _globals['_KEYSTATE']._serialized_end=1054
+  _globals['_DATAKEY']._serialized_start=126
+  _globals['_DATAKEY']._serialized_end=431
+  _globals['_ROTATETENANTKEYREQUEST']._serialized_start=433
+  _globals['_ROTATETENANTKEYREQUEST']._serialized_end=535
+  _globals['_ROTATETENANTKEYRESPONSE']._serialized_start=537
+  _globals['_ROTATETENANTKEYRESPONSE']._serialized_end=611
+  _globals['_SHREDTENANTREQUEST']._serialized_start=613
+  _globals['_SHREDTENANTREQUEST']._serialized_end=690
+  _globals['_SHREDTENANTRESPONSE']._serialized_start=692
+  _globals['_SHREDTENANTRESPONSE']._serialized_end=732
+  _globals['_LISTDATAKEYSREQUEST']._serialized_start=734
+  _globals['_LISTDATAKEYSREQUEST']._serialized_end=774
+  _globals['_LISTDATAKEYSRESPONSE']._serialized_start=776
+  _globals['_LISTDATAKEYSRESPONSE']._serialized_end=847
+  _globals['_PRIVACYSERVICE']._serialized_start=1057
+  _globals['_PRIVACYSERVICE']._serialized_end=1406
 # @@protoc_insertion_point(module_scope)

@@ -23,47 +23,56 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from meterline_protos.common.v1 import access_pb2 as meterline_dot_common_dot_v1_dot_access__pb2
 from meterline_protos.common.v1 import types_pb2 as meterline_dot_common_dot_v1_dot_types__pb2
 from meterline_protos.ingest.v1 import capture_pb2 as meterline_dot_ingest_dot_v1_dot_capture__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$meterline/ingest/v1/quarantine.proto\x12\x13meterline.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmeterline/common/v1/types.proto\x1a!meterline/ingest/v1/capture.proto\"\x92\x04\n\x10QuarantinedEvent\x12\x15\n\rquarantine_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x03 \x01(\t\x12\x12\n\nevent_type\x18\x04 \x01(\t\x12\x33\n\x05stage\x18\x05 \x01(\x0e\x32$.meterline.ingest.v1.QuarantineStage\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\r\n\x05\x66ield\x18\x07 \x01(\t\x12\x0c\n\x04rule\x18\x08 \x01(\t\x12/\n\x0breceived_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10last_received_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07sent_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x05trace\x18\x0c \x01(\x0b\x32!.meterline.common.v1.TraceContext\x12\x10\n\x08\x61ttempts\x18\r \x01(\r\x12\x33\n\x05state\x18\x0e \x01(\x0e\x32$.meterline.ingest.v1.QuarantineState\x12.\n\nsettled_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsettled_by\x18\x10 \x01(\t\"\xbc\x01\n\x10QuarantineFilter\x12\x12\n\nevent_type\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x33\n\x05stage\x18\x05 \x01(\x0e\x32$.meterline.ingest.v1.QuarantineStage\x12\x30\n\x08received\x18\x06 \x01(\x0b\x32\x1e.meterline.common.v1.TimeRange\"\xbe\x01\n\x16ListQuarantinedRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x35\n\x06\x66ilter\x18\x02 \x01(\x0b\x32%.meterline.ingest.v1.QuarantineFilter\x12\x33\n\x05state\x18\x03 \x01(\x0e\x32$.meterline.ingest.v1.QuarantineState\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\"{\n\x17ListQuarantinedResponse\x12\x36\n\x07\x65ntries\x18\x01 \x03(\x0b\x32%.meterline.ingest.v1.QuarantinedEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x0f\n\x07waiting\x18\x03 \x01(\r\"w\n\x15GetQuarantinedRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x15\n\rquarantine_id\x18\x02 \x01(\t\x12\x0e\n\x06unseal\x18\x03 \x01(\x08\x12\x14\n\x0crequested_by\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"\xa1\x01\n\x16GetQuarantinedResponse\x12\x34\n\x05\x65ntry\x18\x01 \x01(\x0b\x32%.meterline.ingest.v1.QuarantinedEvent\x12)\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1a.meterline.ingest.v1.Event\x12\x15\n\rhidden_fields\x18\x03 \x03(\t\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\"\'\n\rQuarantineIds\x12\x16\n\x0equarantine_ids\x18\x01 \x03(\t\"\x17\n\x15\x45verythingQuarantined\"\x9d\x02\n\x18ReplayQuarantinedRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x31\n\x03ids\x18\x02 \x01(\x0b\x32\".meterline.ingest.v1.QuarantineIdsH\x00\x12\x37\n\x06\x66ilter\x18\x03 \x01(\x0b\x32%.meterline.ingest.v1.QuarantineFilterH\x00\x12@\n\neverything\x18\x04 \x01(\x0b\x32*.meterline.ingest.v1.EverythingQuarantinedH\x00\x12\x0f\n\x07\x64ry_run\x18\x05 \x01(\x08\x12\x14\n\x0crequested_by\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\tB\t\n\x07\x65ntries\"\xad\x01\n\x19ReplayQuarantinedResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x04\x12\x11\n\tduplicate\x18\x02 \x01(\x04\x12\x10\n\x08\x63onflict\x18\x03 \x01(\x04\x12\x10\n\x08rejected\x18\x04 \x01(\x04\x12\x34\n\x08outcomes\x18\x05 \x03(\x0b\x32\".meterline.ingest.v1.ReplayOutcome\x12\x11\n\treplay_id\x18\x06 \x01(\t\"\x94\x01\n\rReplayOutcome\x12\x15\n\rquarantine_id\x18\x01 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12-\n\x07outcome\x18\x03 \x01(\x0e\x32\x1c.meterline.ingest.v1.Outcome\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\r\n\x05\x66ield\x18\x05 \x01(\t\x12\x0c\n\x04rule\x18\x06 \x01(\t\"\x8d\x02\n\x19\x44iscardQuarantinedRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x31\n\x03ids\x18\x02 \x01(\x0b\x32\".meterline.ingest.v1.QuarantineIdsH\x00\x12\x37\n\x06\x66ilter\x18\x03 \x01(\x0b\x32%.meterline.ingest.v1.QuarantineFilterH\x00\x12@\n\neverything\x18\x04 \x01(\x0b\x32*.meterline.ingest.v1.EverythingQuarantinedH\x00\x12\x14\n\x0crequested_by\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\tB\t\n\x07\x65ntries\"/\n\x1a\x44iscardQuarantinedResponse\x12\x11\n\tdiscarded\x18\x01 \x01(\x04*\x8a\x01\n\x0fQuarantineStage\x12 \n\x1cQUARANTINE_STAGE_UNSPECIFIED\x10\x00\x12\x19\n\x15QUARANTINE_STAGE_READ\x10\x01\x12\x1d\n\x19QUARANTINE_STAGE_VALIDATE\x10\x02\x12\x1b\n\x17QUARANTINE_STAGE_ENRICH\x10\x03*\xaf\x01\n\x0fQuarantineState\x12 \n\x1cQUARANTINE_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18QUARANTINE_STATE_WAITING\x10\x01\x12\x1d\n\x19QUARANTINE_STATE_REPLAYED\x10\x02\x12\x1e\n\x1aQUARANTINE_STATE_DISCARDED\x10\x03\x12\x1d\n\x19QUARANTINE_STATE_SHREDDED\x10\x04\x32\xd7\x03\n\x11QuarantineService\x12l\n\x0fListQuarantined\x12+.meterline.ingest.v1.ListQuarantinedRequest\x1a,.meterline.ingest.v1.ListQuarantinedResponse\x12i\n\x0eGetQuarantined\x12*.meterline.ingest.v1.GetQuarantinedRequest\x1a+.meterline.ingest.v1.GetQuarantinedResponse\x12r\n\x11ReplayQuarantined\x12-.meterline.ingest.v1.ReplayQuarantinedRequest\x1a..meterline.ingest.v1.ReplayQuarantinedResponse\x12u\n\x12\x44iscardQuarantined\x12..meterline.ingest.v1.DiscardQuarantinedRequest\x1a/.meterline.ingest.v1.DiscardQuarantinedResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$meterline/ingest/v1/quarantine.proto\x12\x13meterline.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a meterline/common/v1/access.proto\x1a\x1fmeterline/common/v1/types.proto\x1a!meterline/ingest/v1/capture.proto\"\x92\x04\n\x10QuarantinedEvent\x12\x15\n\rquarantine_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x03 \x01(\t\x12\x12\n\nevent_type\x18\x04 \x01(\t\x12\x33\n\x05stage\x18\x05 \x01(\x0e\x32$.meterline.ingest.v1.QuarantineStage\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\r\n\x05\x66ield\x18\x07 \x01(\t\x12\x0c\n\x04rule\x18\x08 \x01(\t\x12/\n\x0breceived_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10last_received_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07sent_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x05trace\x18\x0c \x01(\x0b\x32!.meterline.common.v1.TraceContext\x12\x10\n\x08\x61ttempts\x18\r \x01(\r\x12\x33\n\x05state\x18\x0e \x01(\x0e\x32$.meterline.ingest.v1.QuarantineState\x12.\n\nsettled_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsettled_by\x18\x10 \x01(\t\"\xbc\x01\n\x10QuarantineFilter\x12\x12\n\nevent_type\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x33\n\x05stage\x18\x05 \x01(\x0e\x32$.meterline.ingest.v1.QuarantineStage\x12\x30\n\x08received\x18\x06 \x01(\x0b\x32\x1e.meterline.common.v1.TimeRange\"\xbe\x01\n\x16ListQuarantinedRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x35\n\x06\x66ilter\x18\x02 \x01(\x0b\x32%.meterline.ingest.v1.QuarantineFilter\x12\x33\n\x05state\x18\x03 \x01(\x0e\x32$.meterline.ingest.v1.QuarantineState\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\"{\n\x17ListQuarantinedResponse\x12\x36\n\x07\x65ntries\x18\x01 \x03(\x0b\x32%.meterline.ingest.v1.QuarantinedEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x0f\n\x07waiting\x18\x03 \x01(\r\"w\n\x15GetQuarantinedRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x15\n\rquarantine_id\x18\x02 \x01(\t\x12\x0e\n\x06unseal\x18\x03 \x01(\x08\x12\x14\n\x0crequested_by\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"\xa1\x01\n\x16GetQuarantinedResponse\x12\x34\n\x05\x65ntry\x18\x01 \x01(\x0b\x32%.meterline.ingest.v1.QuarantinedEvent\x12)\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1a.meterline.ingest.v1.Event\x12\x15\n\rhidden_fields\x18\x03 \x03(\t\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\"\'\n\rQuarantineIds\x12\x16\n\x0equarantine_ids\x18\x01 \x03(\t\"\x17\n\x15\x45verythingQuarantined\"\x9d\x02\n\x18ReplayQuarantinedRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x31\n\x03ids\x18\x02 \x01(\x0b\x32\".meterline.ingest.v1.QuarantineIdsH\x00\x12\x37\n\x06\x66ilter\x18\x03 \x01(\x0b\x32%.meterline.ingest.v1.QuarantineFilterH\x00\x12@\n\neverything\x18\x04 \x01(\x0b\x32*.meterline.ingest.v1.EverythingQuarantinedH\x00\x12\x0f\n\x07\x64ry_run\x18\x05 \x01(\x08\x12\x14\n\x0crequested_by\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\tB\t\n\x07\x65ntries\"\xad\x01\n\x19ReplayQuarantinedResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x04\x12\x11\n\tduplicate\x18\x02 \x01(\x04\x12\x10\n\x08\x63onflict\x18\x03 \x01(\x04\x12\x10\n\x08rejected\x18\x04 \x01(\x04\x12\x34\n\x08outcomes\x18\x05 \x03(\x0b\x32\".meterline.ingest.v1.ReplayOutcome\x12\x11\n\treplay_id\x18\x06 \x01(\t\"\x94\x01\n\rReplayOutcome\x12\x15\n\rquarantine_id\x18\x01 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12-\n\x07outcome\x18\x03 \x01(\x0e\x32\x1c.meterline.ingest.v1.Outcome\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\r\n\x05\x66ield\x18\x05 \x01(\t\x12\x0c\n\x04rule\x18\x06 \x01(\t\"\x8d\x02\n\x19\x44iscardQuarantinedRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x31\n\x03ids\x18\x02 \x01(\x0b\x32\".meterline.ingest.v1.QuarantineIdsH\x00\x12\x37\n\x06\x66ilter\x18\x03 \x01(\x0b\x32%.meterline.ingest.v1.QuarantineFilterH\x00\x12@\n\neverything\x18\x04 \x01(\x0b\x32*.meterline.ingest.v1.EverythingQuarantinedH\x00\x12\x14\n\x0crequested_by\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\tB\t\n\x07\x65ntries\"/\n\x1a\x44iscardQuarantinedResponse\x12\x11\n\tdiscarded\x18\x01 \x01(\x04*\x8a\x01\n\x0fQuarantineStage\x12 \n\x1cQUARANTINE_STAGE_UNSPECIFIED\x10\x00\x12\x19\n\x15QUARANTINE_STAGE_READ\x10\x01\x12\x1d\n\x19QUARANTINE_STAGE_VALIDATE\x10\x02\x12\x1b\n\x17QUARANTINE_STAGE_ENRICH\x10\x03*\xaf\x01\n\x0fQuarantineState\x12 \n\x1cQUARANTINE_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18QUARANTINE_STATE_WAITING\x10\x01\x12\x1d\n\x19QUARANTINE_STATE_REPLAYED\x10\x02\x12\x1e\n\x1aQUARANTINE_STATE_DISCARDED\x10\x03\x12\x1d\n\x19QUARANTINE_STATE_SHREDDED\x10\x04\x32\xf7\x03\n\x11QuarantineService\x12t\n\x0fListQuarantined\x12+.meterline.ingest.v1.ListQuarantinedRequest\x1a,.meterline.ingest.v1.ListQuarantinedResponse\"\x06\xca\xbc\x18\x02\x08\x05\x12q\n\x0eGetQuarantined\x12*.meterline.ingest.v1.GetQuarantinedRequest\x1a+.meterline.ingest.v1.GetQuarantinedResponse\"\x06\xca\xbc\x18\x02\x08\x05\x12z\n\x11ReplayQuarantined\x12-.meterline.ingest.v1.ReplayQuarantinedRequest\x1a..meterline.ingest.v1.ReplayQuarantinedResponse\"\x06\xca\xbc\x18\x02\x08\x05\x12}\n\x12\x44iscardQuarantined\x12..meterline.ingest.v1.DiscardQuarantinedRequest\x1a/.meterline.ingest.v1.DiscardQuarantinedResponse\"\x06\xca\xbc\x18\x02\x08\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'meterline.ingest.v1.quarantine_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_QUARANTINESTAGE']._serialized_start=2492
-  _globals['_QUARANTINESTAGE']._serialized_end=2630
-  _globals['_QUARANTINESTATE']._serialized_start=2633
-  _globals['_QUARANTINESTATE']._serialized_end=2808
-  _globals['_QUARANTINEDEVENT']._serialized_start=163
-  _globals['_QUARANTINEDEVENT']._serialized_end=693
-  _globals['_QUARANTINEFILTER']._serialized_start=696
-  _globals['_QUARANTINEFILTER']._serialized_end=884
-  _globals['_LISTQUARANTINEDREQUEST']._serialized_start=887
-  _globals['_LISTQUARANTINEDREQUEST']._serialized_end=1077
-  _globals['_LISTQUARANTINEDRESPONSE']._serialized_start=1079
-  _globals['_LISTQUARANTINEDRESPONSE']._serialized_end=1202
-  _globals['_GETQUARANTINEDREQUEST']._serialized_start=1204
-  _globals['_GETQUARANTINEDREQUEST']._serialized_end=1323
-  _globals['_GETQUARANTINEDRESPONSE']._serialized_start=1326
-  _globals['_GETQUARANTINEDRESPONSE']._serialized_end=1487
-  _globals['_QUARANTINEIDS']._serialized_start=1489
-  _globals['_QUARANTINEIDS']._serialized_end=1528
-  _globals['_EVERYTHINGQUARANTINED']._serialized_start=1530
-  _globals['_EVERYTHINGQUARANTINED']._serialized_end=1553
-  _globals['_REPLAYQUARANTINEDREQUEST']._serialized_start=1556
-  _globals['_REPLAYQUARANTINEDREQUEST']._serialized_end=1841
-  _globals['_REPLAYQUARANTINEDRESPONSE']._serialized_start=1844
-  _globals['_REPLAYQUARANTINEDRESPONSE']._serialized_end=2017
-  _globals['_REPLAYOUTCOME']._serialized_start=2020
-  _globals['_REPLAYOUTCOME']._serialized_end=2168
-  _globals['_DISCARDQUARANTINEDREQUEST']._serialized_start=2171
-  _globals['_DISCARDQUARANTINEDREQUEST']._serialized_end=2440
-  _globals['_DISCARDQUARANTINEDRESPONSE']._serialized_start=2442
-  _globals['_DISCARDQUARANTINEDRESPONSE']._serialized_end=2489
-  _globals['_QUARANTINESERVICE']._serialized_start=2811
-  _globals['_QUARANTINESERVICE']._serialized_end=3282
+  _globals['_QUARANTINESERVICE'].methods_by_name['ListQuarantined']._loaded_options = None
+  _globals['_QUARANTINESERVICE'].methods_by_name['ListQuarantined']._serialized_options = b'\312\274\030\002\010\005'
+  _globals['_QUARANTINESERVICE'].methods_by_name['GetQuarantined']._loaded_options = None
+  _globals['_QUARANTINESERVICE'].methods_by_name['GetQuarantined']._serialized_options = b'\312\274\030\002\010\005'
+  _globals['_QUARANTINESERVICE'].methods_by_name['ReplayQuarantined']._loaded_options = None
+  _globals['_QUARANTINESERVICE'].methods_by_name['ReplayQuarantined']._serialized_options = b'\312\274\030\002\010\005'
+  _globals['_QUARANTINESERVICE'].methods_by_name['DiscardQuarantined']._loaded_options = None
+  _globals['_QUARANTINESERVICE'].methods_by_name['DiscardQuarantined']._serialized_options = b'\312\274\030\002\010\005'
+  _globals['_QUARANTINESTAGE']._serialized_start=2526
+  _globals['_QUARANTINESTAGE']._serialized_end=2664
+  _globals['_QUARANTINESTATE']._serialized_start=2667
+  _globals['_QUARANTINESTATE']._serialized_end=2842
+  _globals['_QUARANTINEDEVENT']._serialized_start=197
+  _globals['_QUARANTINEDEVENT']._serialized_end=727
+  _globals['_QUARANTINEFILTER']._serialized_start=730
+  _globals['_QUARANTINEFILTER']._serialized_end=918
+  _globals['_LISTQUARANTINEDREQUEST']._serialized_start=921
+  _globals['_LISTQUARANTINEDREQUEST']._serialized_end=1111
+  _globals['_LISTQUARANTINEDRESPONSE']._serialized_start=1113
+  _globals['_LISTQUARANTINEDRESPONSE']._serialized_end=1236
+  _globals['_GETQUARANTINEDREQUEST']._serialized_start=1238
+  _globals['_GETQUARANTINEDREQUEST']._serialized_end=1357
+  _globals['_GETQUARANTINEDRESPONSE']._serialized_start=1360
+  _globals['_GETQUARANTINEDRESPONSE']._serialized_end=1521
+  _globals['_QUARANTINEIDS']._serialized_start=1523
+  _globals['_QUARANTINEIDS']._serialized_end=1562
+  _globals['_EVERYTHINGQUARANTINED']._serialized_start=1564
+  _globals['_EVERYTHINGQUARANTINED']._serialized_end=1587
+  _globals['_REPLAYQUARANTINEDREQUEST']._serialized_start=1590
+  _globals['_REPLAYQUARANTINEDREQUEST']._serialized_end=1875
+  _globals['_REPLAYQUARANTINEDRESPONSE']._serialized_start=1878
+  _globals['_REPLAYQUARANTINEDRESPONSE']._serialized_end=2051
+  _globals['_REPLAYOUTCOME']._serialized_start=2054
+  _globals['_REPLAYOUTCOME']._serialized_end=2202
+  _globals['_DISCARDQUARANTINEDREQUEST']._serialized_start=2205
+  _globals['_DISCARDQUARANTINEDREQUEST']._serialized_end=2474
+  _globals['_DISCARDQUARANTINEDRESPONSE']._serialized_start=2476
+  _globals['_DISCARDQUARANTINEDRESPONSE']._serialized_end=2523
+  _globals['_QUARANTINESERVICE']._serialized_start=2845
+  _globals['_QUARANTINESERVICE']._serialized_end=3348
 # @@protoc_insertion_point(module_scope)

@@ -23,29 +23,36 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from meterline_protos.common.v1 import access_pb2 as meterline_dot_common_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#meterline/ingest/v1/retention.proto\x12\x13meterline.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x01\n\tLegalHold\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x14\n\x0crequested_by\x18\x04 \x01(\t\x12-\n\tplaced_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0breleased_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\\\n\x13PutLegalHoldRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0crequested_by\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"J\n\x14PutLegalHoldResponse\x12\x32\n\nlegal_hold\x18\x01 \x01(\x0b\x32\x1e.meterline.ingest.v1.LegalHold\"`\n\x17ReleaseLegalHoldRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0crequested_by\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"N\n\x18ReleaseLegalHoldResponse\x12\x32\n\nlegal_hold\x18\x01 \x01(\x0b\x32\x1e.meterline.ingest.v1.LegalHold\"<\n\x15ListLegalHoldsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08released\x18\x02 \x01(\x08\"M\n\x16ListLegalHoldsResponse\x12\x33\n\x0blegal_holds\x18\x01 \x03(\x0b\x32\x1e.meterline.ingest.v1.LegalHold2\xd3\x02\n\x10RetentionService\x12\x63\n\x0cPutLegalHold\x12(.meterline.ingest.v1.PutLegalHoldRequest\x1a).meterline.ingest.v1.PutLegalHoldResponse\x12o\n\x10ReleaseLegalHold\x12,.meterline.ingest.v1.ReleaseLegalHoldRequest\x1a-.meterline.ingest.v1.ReleaseLegalHoldResponse\x12i\n\x0eListLegalHolds\x12*.meterline.ingest.v1.ListLegalHoldsRequest\x1a+.meterline.ingest.v1.ListLegalHoldsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#meterline/ingest/v1/retention.proto\x12\x13meterline.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a meterline/common/v1/access.proto\"\xb2\x01\n\tLegalHold\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x14\n\x0crequested_by\x18\x04 \x01(\t\x12-\n\tplaced_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0breleased_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\\\n\x13PutLegalHoldRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0crequested_by\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"J\n\x14PutLegalHoldResponse\x12\x32\n\nlegal_hold\x18\x01 \x01(\x0b\x32\x1e.meterline.ingest.v1.LegalHold\"`\n\x17ReleaseLegalHoldRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0crequested_by\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"N\n\x18ReleaseLegalHoldResponse\x12\x32\n\nlegal_hold\x18\x01 \x01(\x0b\x32\x1e.meterline.ingest.v1.LegalHold\"<\n\x15ListLegalHoldsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08released\x18\x02 \x01(\x08\"M\n\x16ListLegalHoldsResponse\x12\x33\n\x0blegal_holds\x18\x01 \x03(\x0b\x32\x1e.meterline.ingest.v1.LegalHold2\xeb\x02\n\x10RetentionService\x12k\n\x0cPutLegalHold\x12(.meterline.ingest.v1.PutLegalHoldRequest\x1a).meterline.ingest.v1.PutLegalHoldResponse\"\x06\xca\xbc\x18\x02\x08\n\x12w\n\x10ReleaseLegalHold\x12,.meterline.ingest.v1.ReleaseLegalHoldRequest\x1a-.meterline.ingest.v1.ReleaseLegalHoldResponse\"\x06\xca\xbc\x18\x02\x08\n\x12q\n\x0eListLegalHolds\x12*.meterline.ingest.v1.ListLegalHoldsRequest\x1a+.meterline.ingest.v1.ListLegalHoldsResponse\"\x06\xca\xbc\x18\x02\x08\nb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'meterline.ingest.v1.retention_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LEGALHOLD']._serialized_start=94
-  _globals['_LEGALHOLD']._serialized_end=272
-  _globals['_PUTLEGALHOLDREQUEST']._serialized_start=274
-  _globals['_PUTLEGALHOLDREQUEST']._serialized_end=366
-  _globals['_PUTLEGALHOLDRESPONSE']._serialized_start=368
-  _globals['_PUTLEGALHOLDRESPONSE']._serialized_end=442
-  _globals['_RELEASELEGALHOLDREQUEST']._serialized_start=444
-  _globals['_RELEASELEGALHOLDREQUEST']._serialized_end=540
-  _globals['_RELEASELEGALHOLDRESPONSE']._serialized_start=542
-  _globals['_RELEASELEGALHOLDRESPONSE']._serialized_end=620
-  _globals['_LISTLEGALHOLDSREQUEST']._serialized_start=622
-  _globals['_LISTLEGALHOLDSREQUEST']._serialized_end=682
-  _globals['_LISTLEGALHOLDSRESPONSE']._serialized_start=684
-  _globals['_LISTLEGALHOLDSRESPONSE']._serialized_end=761
-  _globals['_RETENTIONSERVICE']._serialized_start=764
-  _globals['_RETENTIONSERVICE']._serialized_end=1103
+  _globals['_RETENTIONSERVICE'].methods_by_name['PutLegalHold']._loaded_options = None
+  _globals['_RETENTIONSERVICE'].methods_by_name['PutLegalHold']._serialized_options = b'\312\274\030\002\010\n'
+  _globals['_RETENTIONSERVICE'].methods_by_name['ReleaseLegalHold']._loaded_options = None
+  _globals['_RETENTIONSERVICE'].methods_by_name['ReleaseLegalHold']._serialized_options = b'\312\274\030\002\010\n'
+  _globals['_RETENTIONSERVICE'].methods_by_name['ListLegalHolds']._loaded_options = None
+  _globals['_RETENTIONSERVICE'].methods_by_name['ListLegalHolds']._serialized_options = b'\312\274\030\002\010\n'
+  _globals['_LEGALHOLD']._serialized_start=128
+  _globals['_LEGALHOLD']._serialized_end=306
+  _globals['_PUTLEGALHOLDREQUEST']._serialized_start=308
+  _globals['_PUTLEGALHOLDREQUEST']._serialized_end=400
+  _globals['_PUTLEGALHOLDRESPONSE']._serialized_start=402
+  _globals['_PUTLEGALHOLDRESPONSE']._serialized_end=476
+  _globals['_RELEASELEGALHOLDREQUEST']._serialized_start=478
+  _globals['_RELEASELEGALHOLDREQUEST']._serialized_end=574
+  _globals['_RELEASELEGALHOLDRESPONSE']._serialized_start=576
+  _globals['_RELEASELEGALHOLDRESPONSE']._serialized_end=654
+  _globals['_LISTLEGALHOLDSREQUEST']._serialized_start=656
+  _globals['_LISTLEGALHOLDSREQUEST']._serialized_end=716
+  _globals['_LISTLEGALHOLDSRESPONSE']._serialized_start=718
+  _globals['_LISTLEGALHOLDSRESPONSE']._serialized_end=795
+  _globals['_RETENTIONSERVICE']._serialized_start=798
+  _globals['_RETENTIONSERVICE']._serialized_end=1161
 # @@protoc_insertion_point(module_scope)

@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from meterline_protos.common.v1 import access_pb2 as meterline_dot_common_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n meterline/ingest/v1/timers.proto\x12\x13meterline.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaf\x05\n\x05Timer\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08timer_id\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\t\x12\x0f\n\x07subject\x18\x05 \x01(\t\x12>\n\ndimensions\x18\x06 \x03(\x0b\x32*.meterline.ingest.v1.Timer.DimensionsEntry\x12>\n\nquantities\x18\x07 \x03(\x0b\x32*.meterline.ingest.v1.Timer.QuantitiesEntry\x12>\n\nproperties\x18\x08 \x03(\x0b\x32*.meterline.ingest.v1.Timer.PropertiesEntry\x12.\n\nstarted_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11last_heartbeat_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstopped_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x05state\x18\x0c \x01(\x0e\x32\x1f.meterline.ingest.v1.TimerState\x12\x10\n\x08\x65vent_id\x18\r \x01(\t\x12\x0f\n\x07seconds\x18\x0e \x01(\t\x12\x0f\n\x07problem\x18\x0f \x01(\t\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0fQuantitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0fPropertiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x94\x04\n\x11StartTimerRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08timer_id\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\t\x12\x0f\n\x07subject\x18\x05 \x01(\t\x12J\n\ndimensions\x18\x06 \x03(\x0b\x32\x36.meterline.ingest.v1.StartTimerRequest.DimensionsEntry\x12J\n\nquantities\x18\x07 \x03(\x0b\x32\x36.meterline.ingest.v1.StartTimerRequest.QuantitiesEntry\x12J\n\nproperties\x18\x08 \x03(\x0b\x32\x36.meterline.ingest.v1.StartTimerRequest.PropertiesEntry\x12.\n\nstarted_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0fQuantitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0fPropertiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"P\n\x12StartTimerResponse\x12)\n\x05timer\x18\x01 \x01(\x0b\x32\x1a.meterline.ingest.v1.Timer\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"<\n\x15HeartbeatTimerRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08timer_id\x18\x02 \x01(\t\"C\n\x16HeartbeatTimerResponse\x12)\n\x05timer\x18\x01 \x01(\x0b\x32\x1a.meterline.ingest.v1.Timer\"g\n\x10StopTimerRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08timer_id\x18\x02 \x01(\t\x12.\n\nstopped_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\">\n\x11StopTimerResponse\x12)\n\x05timer\x18\x01 \x01(\x0b\x32\x1a.meterline.ingest.v1.Timer\"6\n\x0fGetTimerRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08timer_id\x18\x02 \x01(\t\"=\n\x10GetTimerResponse\x12)\n\x05timer\x18\x01 \x01(\x0b\x32\x1a.meterline.ingest.v1.Timer\"\x9c\x01\n\x11ListTimersRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12.\n\x05state\x18\x02 \x01(\x0e\x32\x1f.meterline.ingest.v1.TimerState\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12\x11\n\tpage_size\x18\x05 \x01(\r\x12\x12\n\npage_token\x18\x06 \x01(\t\"Y\n\x12ListTimersResponse\x12*\n\x06timers\x18\x01 \x03(\x0b\x32\x1a.meterline.ingest.v1.Timer\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xab\x01\n\nTimerState\x12\x1b\n\x17TIMER_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13TIMER_STATE_RUNNING\x10\x01\x12\x18\n\x14TIMER_STATE_STOPPING\x10\x02\x12\x17\n\x13TIMER_STATE_STOPPED\x10\x03\x12\x19\n\x15TIMER_STATE_ABANDONED\x10\x04\x12\x19\n\x15TIMER_STATE_DISCARDED\x10\x05\x32\xed\x03\n\rTimersService\x12]\n\nStartTimer\x12&.meterline.ingest.v1.StartTimerRequest\x1a\'.meterline.ingest.v1.StartTimerResponse\x12i\n\x0eHeartbeatTimer\x12*.meterline.ingest.v1.HeartbeatTimerRequest\x1a+.meterline.ingest.v1.HeartbeatTimerResponse\x12Z\n\tStopTimer\x12%.meterline.ingest.v1.StopTimerRequest\x1a&.meterline.ingest.v1.StopTimerResponse\x12W\n\x08GetTimer\x12$.meterline.ingest.v1.GetTimerRequest\x1a%.meterline.ingest.v1.GetTimerResponse\x12]\n\nListTimers\x12&.meterline.ingest.v1.ListTimersRequest\x1a\'.meterline.ingest.v1.ListTimersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n meterline/ingest/v1/timers.proto\x12\x13meterline.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a meterline/common/v1/access.proto\"\xaf\x05\n\x05Timer\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08timer_id\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\t\x12\x0f\n\x07subject\x18\x05 \x01(\t\x12>\n\ndimensions\x18\x06 \x03(\x0b\x32*.meterline.ingest.v1.Timer.DimensionsEntry\x12>\n\nquantities\x18\x07 \x03(\x0b\x32*.meterline.ingest.v1.Timer.QuantitiesEntry\x12>\n\nproperties\x18\x08 \x03(\x0b\x32*.meterline.ingest.v1.Timer.PropertiesEntry\x12.\n\nstarted_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11last_heartbeat_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstopped_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x05state\x18\x0c \x01(\x0e\x32\x1f.meterline.ingest.v1.TimerState\x12\x10\n\x08\x65vent_id\x18\r \x01(\t\x12\x0f\n\x07seconds\x18\x0e \x01(\t\x12\x0f\n\x07problem\x18\x0f \x01(\t\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0fQuantitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0fPropertiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x94\x04\n\x11StartTimerRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08timer_id\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\t\x12\x0f\n\x07subject\x18\x05 \x01(\t\x12J\n\ndimensions\x18\x06 \x03(\x0b\x32\x36.meterline.ingest.v1.StartTimerRequest.DimensionsEntry\x12J\n\nquantities\x18\x07 \x03(\x0b\x32\x36.meterline.ingest.v1.StartTimerRequest.QuantitiesEntry\x12J\n\nproperties\x18\x08 \x03(\x0b\x32\x36.meterline.ingest.v1.StartTimerRequest.PropertiesEntry\x12.\n\nstarted_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0fQuantitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0fPropertiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"P\n\x12StartTimerResponse\x12)\n\x05timer\x18\x01 \x01(\x0b\x32\x1a.meterline.ingest.v1.Timer\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"<\n\x15HeartbeatTimerRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08timer_id\x18\x02 \x01(\t\"C\n\x16HeartbeatTimerResponse\x12)\n\x05timer\x18\x01 \x01(\x0b\x32\x1a.meterline.ingest.v1.Timer\"g\n\x10StopTimerRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08timer_id\x18\x02 \x01(\t\x12.\n\nstopped_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\">\n\x11StopTimerResponse\x12)\n\x05timer\x18\x01 \x01(\x0b\x32\x1a.meterline.ingest.v1.Timer\"6\n\x0fGetTimerRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08timer_id\x18\x02 \x01(\t\"=\n\x10GetTimerResponse\x12)\n\x05timer\x18\x01 \x01(\x0b\x32\x1a.meterline.ingest.v1.Timer\"\x9c\x01\n\x11ListTimersRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12.\n\x05state\x18\x02 \x01(\x0e\x32\x1f.meterline.ingest.v1.TimerState\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12\x11\n\tpage_size\x18\x05 \x01(\r\x12\x12\n\npage_token\x18\x06 \x01(\t\"Y\n\x12ListTimersResponse\x12*\n\x06timers\x18\x01 \x03(\x0b\x32\x1a.meterline.ingest.v1.Timer\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xab\x01\n\nTimerState\x12\x1b\n\x17TIMER_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13TIMER_STATE_RUNNING\x10\x01\x12\x18\n\x14TIMER_STATE_STOPPING\x10\x02\x12\x17\n\x13TIMER_STATE_STOPPED\x10\x03\x12\x19\n\x15TIMER_STATE_ABANDONED\x10\x04\x12\x19\n\x15TIMER_STATE_DISCARDED\x10\x05\x32\x99\x04\n\rTimersService\x12i\n\nStartTimer\x12&.meterline.ingest.v1.StartTimerRequest\x1a\'.meterline.ingest.v1.StartTimerResponse\"\n\xca\xbc\x18\x06\x08\x01 \x80\x80(\x12q\n\x0eHeartbeatTimer\x12*.meterline.ingest.v1.HeartbeatTimerRequest\x1a+.meterline.ingest.v1.HeartbeatTimerResponse\"\x06\xca\xbc\x18\x02\x08\x01\x12\x62\n\tStopTimer\x12%.meterline.ingest.v1.StopTimerRequest\x1a&.meterline.ingest.v1.StopTimerResponse\"\x06\xca\xbc\x18\x02\x08\x01\x12_\n\x08GetTimer\x12$.meterline.ingest.v1.GetTimerRequest\x1a%.meterline.ingest.v1.GetTimerResponse\"\x06\xca\xbc\x18\x02\x08\x03\x12\x65\n\nListTimers\x12&.meterline.ingest.v1.ListTimersRequest\x1a\'.meterline.ingest.v1.ListTimersResponse\"\x06\xca\xbc\x18\x02\x08\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,42 +45,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STARTTIMERREQUEST_QUANTITIESENTRY']._serialized_options = b'8\001'
   _globals['_STARTTIMERREQUEST_PROPERTIESENTRY']._loaded_options = None
   _globals['_STARTTIMERREQUEST_PROPERTIESENTRY']._serialized_options = b'8\001'
-  _globals['_TIMERSTATE']._serialized_start=2067
-  _globals['_TIMERSTATE']._serialized_end=2238
-  _globals['_TIMER']._serialized_start=91
-  _globals['_TIMER']._serialized_end=778
-  _globals['_TIMER_DIMENSIONSENTRY']._serialized_start=627
-  _globals['_TIMER_DIMENSIONSENTRY']._serialized_end=676
-  _globals['_TIMER_QUANTITIESENTRY']._serialized_start=678
-  _globals['_TIMER_QUANTITIESENTRY']._serialized_end=727
-  _globals['_TIMER_PROPERTIESENTRY']._serialized_start=729
-  _globals['_TIMER_PROPERTIESENTRY']._serialized_end=778
-  _globals['_STARTTIMERREQUEST']._serialized_start=781
-  _globals['_STARTTIMERREQUEST']._serialized_end=1313
-  _globals['_STARTTIMERREQUEST_DIMENSIONSENTRY']._serialized_start=627
-  _globals['_STARTTIMERREQUEST_DIMENSIONSENTRY']._serialized_end=676
-  _globals['_STARTTIMERREQUEST_QUANTITIESENTRY']._serialized_start=678
-  _globals['_STARTTIMERREQUEST_QUANTITIESENTRY']._serialized_end=727
-  _globals['_STARTTIMERREQUEST_PROPERTIESENTRY']._serialized_start=729
-  _globals['_STARTTIMERREQUEST_PROPERTIESENTRY']._serialized_end=778
-  _globals['_STARTTIMERRESPONSE']._serialized_start=1315
-  _globals['_STARTTIMERRESPONSE']._serialized_end=1395
-  _globals['_HEARTBEATTIMERREQUEST']._serialized_start=1397
-  _globals['_HEARTBEATTIMERREQUEST']._serialized_end=1457
-  _globals['_HEARTBEATTIMERRESPONSE']._serialized_start=1459
-  _globals['_HEARTBEATTIMERRESPONSE']._serialized_end=1526
-  _globals['_STOPTIMERREQUEST']._serialized_start=1528
-  _globals['_STOPTIMERREQUEST']._serialized_end=1631
-  _globals['_STOPTIMERRESPONSE']._serialized_start=1633
-  _globals['_STOPTIMERRESPONSE']._serialized_end=1695
-  _globals['_GETTIMERREQUEST']._serialized_start=1697
-  _globals['_GETTIMERREQUEST']._serialized_end=1751
-  _globals['_GETTIMERRESPONSE']._serialized_start=1753
-  _globals['_GETTIMERRESPONSE']._serialized_end=1814
-  _globals['_LISTTIMERSREQUEST']._serialized_start=1817
-  _globals['_LISTTIMERSREQUEST']._serialized_end=1973
-  _globals['_LISTTIMERSRESPONSE']._serialized_start=1975
-  _globals['_LISTTIMERSRESPONSE']._serialized_end=2064
-  _globals['_TIMERSSERVICE']._serialized_start=2241
-  _globals['_TIMERSSERVICE']._serialized_end=2734
+  _globals['_TIMERSSERVICE'].methods_by_name['StartTimer']._loaded_options = None
+  _globals['_TIMERSSERVICE'].methods_by_name['StartTimer']._serialized_options = b'\312\274\030\006\010\001 \200\200('
+  _globals['_TIMERSSERVICE'].methods_by_name['HeartbeatTimer']._loaded_options = None
+  _globals['_TIMERSSERVICE'].methods_by_name['HeartbeatTimer']._serialized_options = b'\312\274\030\002\010\001'
+  _globals['_TIMERSSERVICE'].methods_by_name['StopTimer']._loaded_options = None
+  _globals['_TIMERSSERVICE'].methods_by_name['StopTimer']._serialized_options = b'\312\274\030\002\010\001'
+  _globals['_TIMERSSERVICE'].methods_by_name['GetTimer']._loaded_options = None
+  _globals['_TIMERSSERVICE'].methods_by_name['GetTimer']._serialized_options = b'\312\274\030\002\010\003'
+  _globals['_TIMERSSERVICE'].methods_by_name['ListTimers']._loaded_options = None
+  _globals['_TIMERSSERVICE'].methods_by_name['ListTimers']._serialized_options = b'\312\274\030\002\010\003'
+  _globals['_TIMERSTATE']._serialized_start=2101
+  _globals['_TIMERSTATE']._serialized_end=2272
+  _globals['_TIMER']._serialized_start=125
+  _globals['_TIMER']._serialized_end=812
+  _globals['_TIMER_DIMENSIONSENTRY']._serialized_start=661
+  _globals['_TIMER_DIMENSIONSENTRY']._serialized_end=710
+  _globals['_TIMER_QUANTITIESENTRY']._serialized_start=712
+  _globals['_TIMER_QUANTITIESENTRY']._serialized_end=761
+  _globals['_TIMER_PROPERTIESENTRY']._serialized_start=763
+  _globals['_TIMER_PROPERTIESENTRY']._serialized_end=812
+  _globals['_STARTTIMERREQUEST']._serialized_start=815
+  _globals['_STARTTIMERREQUEST']._serialized_end=1347
+  _globals['_STARTTIMERREQUEST_DIMENSIONSENTRY']._serialized_start=661
+  _globals['_STARTTIMERREQUEST_DIMENSIONSENTRY']._serialized_end=710
+  _globals['_STARTTIMERREQUEST_QUANTITIESENTRY']._serialized_start=712
+  _globals['_STARTTIMERREQUEST_QUANTITIESENTRY']._serialized_end=761
+  _globals['_STARTTIMERREQUEST_PROPERTIESENTRY']._serialized_start=763
+  _globals['_STARTTIMERREQUEST_PROPERTIESENTRY']._serialized_end=812
+  _globals['_STARTTIMERRESPONSE']._serialized_start=1349
+  _globals['_STARTTIMERRESPONSE']._serialized_end=1429
+  _globals['_HEARTBEATTIMERREQUEST']._serialized_start=1431
+  _globals['_HEARTBEATTIMERREQUEST']._serialized_end=1491
+  _globals['_HEARTBEATTIMERRESPONSE']._serialized_start=1493
+  _globals['_HEARTBEATTIMERRESPONSE']._serialized_end=1560
+  _globals['_STOPTIMERREQUEST']._serialized_start=1562
+  _globals['_STOPTIMERREQUEST']._serialized_end=1665
+  _globals['_STOPTIMERRESPONSE']._serialized_start=1667
+  _globals['_STOPTIMERRESPONSE']._serialized_end=1729
+  _globals['_GETTIMERREQUEST']._serialized_start=1731
+  _globals['_GETTIMERREQUEST']._serialized_end=1785
+  _globals['_GETTIMERRESPONSE']._serialized_start=1787
+  _globals['_GETTIMERRESPONSE']._serialized_end=1848
+  _globals['_LISTTIMERSREQUEST']._serialized_start=1851
+  _globals['_LISTTIMERSREQUEST']._serialized_end=2007
+  _globals['_LISTTIMERSRESPONSE']._serialized_start=2009
+  _globals['_LISTTIMERSRESPONSE']._serialized_end=2098
+  _globals['_TIMERSSERVICE']._serialized_start=2275
+  _globals['_TIMERSSERVICE']._serialized_end=2812
 # @@protoc_insertion_point(module_scope)

@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from meterline_protos.common.v1 import access_pb2 as meterline_dot_common_dot_v1_dot_access__pb2
 from meterline_protos.common.v1 import types_pb2 as meterline_dot_common_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*meterline/operations/v1/dead_letters.proto\x12\x17meterline.operations.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmeterline/common/v1/types.proto\"\xed\x03\n\nDeadLetter\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x10\n\x08\x63onsumer\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x41\n\x07headers\x18\x04 \x03(\x0b\x32\x30.meterline.operations.v1.DeadLetter.HeadersEntry\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x37\n\x05state\x18\x06 \x01(\x0e\x32(.meterline.operations.v1.DeadLetterState\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\r\x12/\n\x0breceived_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tfailed_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bredriven_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bredriven_by\x18\x0b \x01(\t\x12\x0e\n\x06reason\x18\x0c \x01(\t\x12\x14\n\x0cpayload_size\x18\r \x01(\x04\x12\x0f\n\x07payload\x18\x0e \x01(\x0c\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"l\n\x10\x44\x65\x61\x64LetterFilter\x12\x10\n\x08\x63onsumer\x18\x01 \x01(\t\x12\x14\n\x0c\x65rror_prefix\x18\x02 \x01(\t\x12\x30\n\x08received\x18\x03 \x01(\x0b\x32\x1e.meterline.common.v1.TimeRange\"\xcd\x01\n\x16ListDeadLettersRequest\x12\x39\n\x06\x66ilter\x18\x01 \x01(\x0b\x32).meterline.operations.v1.DeadLetterFilter\x12\x38\n\x06states\x18\x02 \x03(\x0e\x32(.meterline.operations.v1.DeadLetterState\x12\x17\n\x0finclude_payload\x18\x03 \x01(\x08\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\"m\n\x17ListDeadLettersResponse\x12\x39\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32#.meterline.operations.v1.DeadLetter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xbe\x01\n\x19RedriveDeadLettersRequest\x12\x13\n\x0bmessage_ids\x18\x01 \x03(\t\x12\x39\n\x06\x66ilter\x18\x02 \x01(\x0b\x32).meterline.operations.v1.DeadLetterFilter\x12\x0b\n\x03\x61ll\x18\x03 \x01(\x08\x12\x14\n\x0crequested_by\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x06 \x01(\x08\x12\r\n\x05limit\x18\x07 \x01(\r\"c\n\x1aRedriveDeadLettersResponse\x12\x37\n\x07results\x18\x01 \x03(\x0b\x32&.meterline.operations.v1.RedriveResult\x12\x0c\n\x04left\x18\x02 \x01(\x04\"~\n\rRedriveResult\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x10\n\x08\x63onsumer\x18\x02 \x01(\t\x12\x38\n\x07outcome\x18\x03 \x01(\x0e\x32\'.meterline.operations.v1.RedriveOutcome\x12\r\n\x05\x65rror\x18\x04 \x01(\t*p\n\x0f\x44\x65\x61\x64LetterState\x12!\n\x1d\x44\x45\x41\x44_LETTER_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44\x45\x41\x44_LETTER_STATE_OPEN\x10\x01\x12\x1e\n\x1a\x44\x45\x41\x44_LETTER_STATE_REDRIVEN\x10\x02*\x87\x01\n\x0eRedriveOutcome\x12\x1f\n\x1bREDRIVE_OUTCOME_UNSPECIFIED\x10\x00\x12\x1b\n\x17REDRIVE_OUTCOME_APPLIED\x10\x01\x12\x1a\n\x16REDRIVE_OUTCOME_FAILED\x10\x02\x12\x1b\n\x17REDRIVE_OUTCOME_SKIPPED\x10\x03\x32\x89\x02\n\x12\x44\x65\x61\x64LettersService\x12t\n\x0fListDeadLetters\x12/.meterline.operations.v1.ListDeadLettersRequest\x1a\x30.meterline.operations.v1.ListDeadLettersResponse\x12}\n\x12RedriveDeadLetters\x12\x32.meterline.operations.v1.RedriveDeadLettersRequest\x1a\x33.meterline.operations.v1.RedriveDeadLettersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*meterline/operations/v1/dead_letters.proto\x12\x17meterline.operations.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a meterline/common/v1/access.proto\x1a\x1fmeterline/common/v1/types.proto\"\xed\x03\n\nDeadLetter\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x10\n\x08\x63onsumer\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x41\n\x07headers\x18\x04 \x03(\x0b\x32\x30.meterline.operations.v1.DeadLetter.HeadersEntry\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x37\n\x05state\x18\x06 \x01(\x0e\x32(.meterline.operations.v1.DeadLetterState\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\r\x12/\n\x0breceived_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tfailed_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bredriven_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bredriven_by\x18\x0b \x01(\t\x12\x0e\n\x06reason\x18\x0c \x01(\t\x12\x14\n\x0cpayload_size\x18\r \x01(\x04\x12\x0f\n\x07payload\x18\x0e \x01(\x0c\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"l\n\x10\x44\x65\x61\x64LetterFilter\x12\x10\n\x08\x63onsumer\x18\x01 \x01(\t\x12\x14\n\x0c\x65rror_prefix\x18\x02 \x01(\t\x12\x30\n\x08received\x18\x03 \x01(\x0b\x32\x1e.meterline.common.v1.TimeRange\"\xcd\x01\n\x16ListDeadLettersRequest\x12\x39\n\x06\x66ilter\x18\x01 \x01(\x0b\x32).meterline.operations.v1.DeadLetterFilter\x12\x38\n\x06states\x18\x02 \x03(\x0e\x32(.meterline.operations.v1.DeadLetterState\x12\x17\n\x0finclude_payload\x18\x03 \x01(\x08\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\"m\n\x17ListDeadLettersResponse\x12\x39\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32#.meterline.operations.v1.DeadLetter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xbe\x01\n\x19RedriveDeadLettersRequest\x12\x13\n\x0bmessage_ids\x18\x01 \x03(\t\x12\x39\n\x06\x66ilter\x18\x02 \x01(\x0b\x32).meterline.operations.v1.DeadLetterFilter\x12\x0b\n\x03\x61ll\x18\x03 \x01(\x08\x12\x14\n\x0crequested_by\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x06 \x01(\x08\x12\r\n\x05limit\x18\x07 \x01(\r\"c\n\x1aRedriveDeadLettersResponse\x12\x37\n\x07results\x18\x01 \x03(\x0b\x32&.meterline.operations.v1.RedriveResult\x12\x0c\n\x04left\x18\x02 \x01(\x04\"~\n\rRedriveResult\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x10\n\x08\x63onsumer\x18\x02 \x01(\t\x12\x38\n\x07outcome\x18\x03 \x01(\x0e\x32\'.meterline.operations.v1.RedriveOutcome\x12\r\n\x05\x65rror\x18\x04 \x01(\t*p\n\x0f\x44\x65\x61\x64LetterState\x12!\n\x1d\x44\x45\x41\x44_LETTER_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44\x45\x41\x44_LETTER_STATE_OPEN\x10\x01\x12\x1e\n\x1a\x44\x45\x41\x44_LETTER_STATE_REDRIVEN\x10\x02*\x87\x01\n\x0eRedriveOutcome\x12\x1f\n\x1bREDRIVE_OUTCOME_UNSPECIFIED\x10\x00\x12\x1b\n\x17REDRIVE_OUTCOME_APPLIED\x10\x01\x12\x1a\n\x16REDRIVE_OUTCOME_FAILED\x10\x02\x12\x1b\n\x17REDRIVE_OUTCOME_SKIPPED\x10\x03\x32\x9e\x02\n\x12\x44\x65\x61\x64LettersService\x12~\n\x0fListDeadLetters\x12/.meterline.operations.v1.ListDeadLettersRequest\x1a\x30.meterline.operations.v1.ListDeadLettersResponse\"\x08\xca\xbc\x18\x04\x08\n\x10\x01\x12\x87\x01\n\x12RedriveDeadLetters\x12\x32.meterline.operations.v1.RedriveDeadLettersRequest\x1a\x33.meterline.operations.v1.RedriveDeadLettersResponse\"\x08\xca\xbc\x18\x04\x08\n\x10\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,26 +36,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DEADLETTER_HEADERSENTRY']._loaded_options = None
   _globals['_DEADLETTER_HEADERSENTRY']._serialized_options = b'8\001'
-  _globals['_DEADLETTERSTATE']._serialized_start=1484
-  _globals['_DEADLETTERSTATE']._serialized_end=1596
-  _globals['_REDRIVEOUTCOME']._serialized_start=1599
-  _globals['_REDRIVEOUTCOME']._serialized_end=1734
-  _globals['_DEADLETTER']._serialized_start=138
-  _globals['_DEADLETTER']._serialized_end=631
-  _globals['_DEADLETTER_HEADERSENTRY']._serialized_start=585
-  _globals['_DEADLETTER_HEADERSENTRY']._serialized_end=631
-  _globals['_DEADLETTERFILTER']._serialized_start=633
-  _globals['_DEADLETTERFILTER']._serialized_end=741
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=744
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=949
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=951
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=1060
-  _globals['_REDRIVEDEADLETTERSREQUEST']._serialized_start=1063
-  _globals['_REDRIVEDEADLETTERSREQUEST']._serialized_end=1253
-  _globals['_REDRIVEDEADLETTERSRESPONSE']._serialized_start=1255
-  _globals['_REDRIVEDEADLETTERSRESPONSE']._serialized_end=1354
-  _globals['_REDRIVERESULT']._serialized_start=1356
-  _globals['_REDRIVERESULT']._serialized_end=1482
-  _globals['_DEADLETTERSSERVICE']._serialized_start=1737
-  _globals['_DEADLETTERSSERVICE']._serialized_end=2002
+  _globals['_DEADLETTERSSERVICE'].methods_by_name['ListDeadLetters']._loaded_options = None
+  _globals['_DEADLETTERSSERVICE'].methods_by_name['ListDeadLetters']._serialized_options = b'\312\274\030\004\010\n\020\001'
+  _globals['_DEADLETTERSSERVICE'].methods_by_name['RedriveDeadLetters']._loaded_options = None
+  _globals['_DEADLETTERSSERVICE'].methods_by_name['RedriveDeadLetters']._serialized_options = b'\312\274\030\004\010\n\020\001'
+  _globals['_DEADLETTERSTATE']._serialized_start=1518
+  _globals['_DEADLETTERSTATE']._serialized_end=1630
+  _globals['_REDRIVEOUTCOME']._serialized_start=1633
+  _globals['_REDRIVEOUTCOME']._serialized_end=1768
+  _globals['_DEADLETTER']._serialized_start=172
+  _globals['_DEADLETTER']._serialized_end=665
+  _globals['_DEADLETTER_HEADERSENTRY']._serialized_start=619
+  _globals['_DEADLETTER_HEADERSENTRY']._serialized_end=665
+  _globals['_DEADLETTERFILTER']._serialized_start=667
+  _globals['_DEADLETTERFILTER']._serialized_end=775
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=778
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=983
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=985
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=1094
+  _globals['_REDRIVEDEADLETTERSREQUEST']._serialized_start=1097
+  _globals['_REDRIVEDEADLETTERSREQUEST']._serialized_end=1287
+  _globals['_REDRIVEDEADLETTERSRESPONSE']._serialized_start=1289
+  _globals['_REDRIVEDEADLETTERSRESPONSE']._serialized_end=1388
+  _globals['_REDRIVERESULT']._serialized_start=1390
+  _globals['_REDRIVERESULT']._serialized_end=1516
+  _globals['_DEADLETTERSSERVICE']._serialized_start=1771
+  _globals['_DEADLETTERSSERVICE']._serialized_end=2057
 # @@protoc_insertion_point(module_scope)

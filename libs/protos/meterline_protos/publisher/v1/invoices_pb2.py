@@ -23,67 +23,80 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from meterline_protos.common.v1 import access_pb2 as meterline_dot_common_dot_v1_dot_access__pb2
 from meterline_protos.common.v1 import types_pb2 as meterline_dot_common_dot_v1_dot_types__pb2
 from meterline_protos.ingest.v1 import events_pb2 as meterline_dot_ingest_dot_v1_dot_events__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%meterline/publisher/v1/invoices.proto\x12\x16meterline.publisher.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmeterline/common/v1/types.proto\x1a meterline/ingest/v1/events.proto\"\x97\x02\n\nBillingGap\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x30\n\x0cperiod_start\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nperiod_end\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05meter\x18\x04 \x01(\t\x12\x38\n\x06reason\x18\x05 \x01(\x0e\x32(.meterline.publisher.v1.BillingGapReason\x12)\n\x05since\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64\x65tail\x18\x07 \x01(\t\x12\x10\n\x08quantity\x18\x08 \x01(\t\"R\n\x16ListBillingGapsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"d\n\x17ListBillingGapsResponse\x12\x30\n\x04gaps\x18\x01 \x03(\x0b\x32\".meterline.publisher.v1.BillingGap\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x83\x03\n\x07Invoice\x12\x12\n\ninvoice_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x10\n\x08\x63urrency\x18\x03 \x01(\t\x12\x30\n\x0cperiod_start\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nperiod_end\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x05state\x18\x06 \x01(\x0e\x32$.meterline.publisher.v1.InvoiceState\x12\r\n\x05total\x18\x07 \x01(\t\x12\x32\n\x05lines\x18\x08 \x03(\x0b\x32#.meterline.publisher.v1.InvoiceLine\x12\x1b\n\x13\x65xternal_invoice_id\x18\t \x01(\t\x12\x16\n\x0e\x65xternal_total\x18\n \x01(\t\x12\x30\n\x05trace\x18\x0b \x01(\x0b\x32!.meterline.common.v1.TraceContext\"\xb9\x02\n\x0bInvoiceLine\x12\x0f\n\x07line_id\x18\x01 \x01(\t\x12\r\n\x05meter\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x10\n\x08quantity\x18\x04 \x01(\t\x12\x0e\n\x06\x61mount\x18\x05 \x01(\t\x12\x14\n\x0c\x65xact_amount\x18\x06 \x01(\t\x12\x15\n\rprice_version\x18\x07 \x01(\x05\x12\x14\n\x0cprice_digest\x18\x08 \x01(\t\x12\x31\n\x05steps\x18\t \x03(\x0b\x32\".meterline.publisher.v1.RatingStep\x12\x16\n\x0e\x63\x61lculation_id\x18\n \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x0b \x01(\x03\x12\x30\n\x05trace\x18\x0c \x01(\x0b\x32!.meterline.common.v1.TraceContext\"X\n\nRatingStep\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\t\x12\x13\n\x0bunit_amount\x18\x03 \x01(\t\x12\x0e\n\x06\x61mount\x18\x04 \x01(\t\"\x88\x01\n\x15PreviewInvoiceRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x07\x63hanges\x18\x03 \x03(\x0b\x32#.meterline.publisher.v1.UsageChange\"+\n\x0bUsageChange\x12\r\n\x05meter\x18\x01 \x01(\t\x12\r\n\x05\x64\x65lta\x18\x02 \x01(\t\"\x9c\x01\n\x16PreviewInvoiceResponse\x12\x30\n\x07invoice\x18\x01 \x01(\x0b\x32\x1f.meterline.publisher.v1.Invoice\x12\x18\n\x10\x66inal_invoice_id\x18\x02 \x01(\t\x12\x36\n\x08left_out\x18\x03 \x03(\x0b\x32$.meterline.publisher.v1.LeftOutMeter\"y\n\x0cLeftOutMeter\x12\r\n\x05meter\x18\x01 \x01(\t\x12\x38\n\x06reason\x18\x02 \x01(\x0e\x32(.meterline.publisher.v1.BillingGapReason\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x10\n\x08quantity\x18\x04 \x01(\t\":\n\x11GetInvoiceRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x12\n\ninvoice_id\x18\x02 \x01(\t\"F\n\x12GetInvoiceResponse\x12\x30\n\x07invoice\x18\x01 \x01(\x0b\x32\x1f.meterline.publisher.v1.Invoice\"O\n\x13ListInvoicesRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"b\n\x14ListInvoicesResponse\x12\x31\n\x08invoices\x18\x01 \x03(\x0b\x32\x1f.meterline.publisher.v1.Invoice\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"f\n\x19\x45xplainInvoiceLineRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07line_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"\xc8\x02\n\x1a\x45xplainInvoiceLineResponse\x12\x30\n\x07invoice\x18\x01 \x01(\x0b\x32\x1f.meterline.publisher.v1.Invoice\x12\x31\n\x04line\x18\x02 \x01(\x0b\x32#.meterline.publisher.v1.InvoiceLine\x12\x38\n\x07windows\x18\x03 \x03(\x0b\x32\'.meterline.publisher.v1.ExplainedWindow\x12\x37\n\x07\x62\x61tches\x18\x04 \x03(\x0b\x32&.meterline.publisher.v1.ExplainedBatch\x12\x39\n\x0cpublications\x18\x05 \x03(\x0b\x32#.meterline.publisher.v1.Publication\x12\x17\n\x0fnext_page_token\x18\x06 \x01(\t\"\xa6\x01\n\x0f\x45xplainedWindow\x12\x11\n\twindow_id\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05value\x18\x04 \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x05 \x01(\x03\"\x80\x01\n\x0e\x45xplainedBatch\x12)\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x1a.meterline.ingest.v1.Batch\x12\x30\n\x06\x65vents\x18\x02 \x03(\x0b\x32 .meterline.ingest.v1.StoredEvent\x12\x11\n\ttrace_url\x18\x03 \x01(\t\"J\n\x13\x45xplainEventRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\"\xb5\x01\n\x14\x45xplainEventResponse\x12/\n\x05\x65vent\x18\x01 \x01(\x0b\x32 .meterline.ingest.v1.StoredEvent\x12)\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x1a.meterline.ingest.v1.Batch\x12.\n\x04uses\x18\x03 \x03(\x0b\x32 .meterline.publisher.v1.EventUse\x12\x11\n\ttrace_url\x18\x04 \x01(\t\"\xec\x01\n\x08\x45ventUse\x12\r\n\x05meter\x18\x01 \x01(\t\x12\x11\n\twindow_id\x18\x02 \x01(\t\x12\x12\n\ninvoice_id\x18\x03 \x01(\t\x12\x31\n\x04line\x18\x04 \x01(\x0b\x32#.meterline.publisher.v1.InvoiceLine\x12\x39\n\x0cpublications\x18\x05 \x03(\x0b\x32#.meterline.publisher.v1.Publication\x12<\n\ngap_reason\x18\x06 \x01(\x0e\x32(.meterline.publisher.v1.BillingGapReason\"\xaf\x02\n\x0bPublication\x12\x12\n\nidentifier\x18\x01 \x01(\t\x12\r\n\x05meter\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x05\x12\r\n\x05value\x18\x04 \x01(\t\x12\x37\n\x05state\x18\x05 \x01(\x0e\x32(.meterline.publisher.v1.PublicationState\x12+\n\x07sent_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nerror_code\x18\x07 \x01(\t\x12\x30\n\x05trace\x18\x08 \x01(\x0b\x32!.meterline.common.v1.TraceContext\x12\x30\n\x0cperiod_start\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xb2\x04\n\x10\x42illingGapReason\x12\"\n\x1e\x42ILLING_GAP_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x42ILLING_GAP_REASON_NO_PLAN\x10\x01\x12#\n\x1f\x42ILLING_GAP_REASON_PLAN_UNKNOWN\x10\x02\x12)\n%BILLING_GAP_REASON_PRICE_NOT_IN_FORCE\x10\x03\x12\'\n#BILLING_GAP_REASON_METER_NOT_PRICED\x10\x04\x12$\n BILLING_GAP_REASON_METER_UNKNOWN\x10\x05\x12\'\n#BILLING_GAP_REASON_CURRENCY_DIFFERS\x10\x06\x12\"\n\x1e\x42ILLING_GAP_REASON_NO_CUSTOMER\x10\x07\x12\'\n#BILLING_GAP_REASON_CUSTOMER_UNKNOWN\x10\x08\x12\'\n#BILLING_GAP_REASON_CUSTOMER_CHANGED\x10\t\x12/\n+BILLING_GAP_REASON_QUANTITY_NOT_DELIVERABLE\x10\n\x12!\n\x1d\x42ILLING_GAP_REASON_LATE_USAGE\x10\x0b\x12\x1c\n\x18\x42ILLING_GAP_REASON_FAULT\x10\x0c\x12*\n&BILLING_GAP_REASON_NO_BILLING_PROVIDER\x10\r*\x9b\x01\n\x0cInvoiceState\x12\x1d\n\x19INVOICE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12INVOICE_STATE_OPEN\x10\x01\x12\x1b\n\x17INVOICE_STATE_PUBLISHED\x10\x02\x12\x1b\n\x17INVOICE_STATE_FINALIZED\x10\x03\x12\x1a\n\x16INVOICE_STATE_DISPUTED\x10\x04*\xb1\x01\n\x10PublicationState\x12!\n\x1dPUBLICATION_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19PUBLICATION_STATE_PENDING\x10\x01\x12\x1f\n\x1bPUBLICATION_STATE_AMBIGUOUS\x10\x02\x12\x1a\n\x16PUBLICATION_STATE_SENT\x10\x03\x12\x1e\n\x1aPUBLICATION_STATE_REJECTED\x10\x04\x32\xae\x05\n\x0fInvoicesService\x12o\n\x0ePreviewInvoice\x12-.meterline.publisher.v1.PreviewInvoiceRequest\x1a..meterline.publisher.v1.PreviewInvoiceResponse\x12\x63\n\nGetInvoice\x12).meterline.publisher.v1.GetInvoiceRequest\x1a*.meterline.publisher.v1.GetInvoiceResponse\x12i\n\x0cListInvoices\x12+.meterline.publisher.v1.ListInvoicesRequest\x1a,.meterline.publisher.v1.ListInvoicesResponse\x12{\n\x12\x45xplainInvoiceLine\x12\x31.meterline.publisher.v1.ExplainInvoiceLineRequest\x1a\x32.meterline.publisher.v1.ExplainInvoiceLineResponse\x12i\n\x0c\x45xplainEvent\x12+.meterline.publisher.v1.ExplainEventRequest\x1a,.meterline.publisher.v1.ExplainEventResponse\x12r\n\x0fListBillingGaps\x12..meterline.publisher.v1.ListBillingGapsRequest\x1a/.meterline.publisher.v1.ListBillingGapsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%meterline/publisher/v1/invoices.proto\x12\x16meterline.publisher.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a meterline/common/v1/access.proto\x1a\x1fmeterline/common/v1/types.proto\x1a meterline/ingest/v1/events.proto\"\x97\x02\n\nBillingGap\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x30\n\x0cperiod_start\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nperiod_end\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05meter\x18\x04 \x01(\t\x12\x38\n\x06reason\x18\x05 \x01(\x0e\x32(.meterline.publisher.v1.BillingGapReason\x12)\n\x05since\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64\x65tail\x18\x07 \x01(\t\x12\x10\n\x08quantity\x18\x08 \x01(\t\"R\n\x16ListBillingGapsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"d\n\x17ListBillingGapsResponse\x12\x30\n\x04gaps\x18\x01 \x03(\x0b\x32\".meterline.publisher.v1.BillingGap\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x83\x03\n\x07Invoice\x12\x12\n\ninvoice_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x10\n\x08\x63urrency\x18\x03 \x01(\t\x12\x30\n\x0cperiod_start\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nperiod_end\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x05state\x18\x06 \x01(\x0e\x32$.meterline.publisher.v1.InvoiceState\x12\r\n\x05total\x18\x07 \x01(\t\x12\x32\n\x05lines\x18\x08 \x03(\x0b\x32#.meterline.publisher.v1.InvoiceLine\x12\x1b\n\x13\x65xternal_invoice_id\x18\t \x01(\t\x12\x16\n\x0e\x65xternal_total\x18\n \x01(\t\x12\x30\n\x05trace\x18\x0b \x01(\x0b\x32!.meterline.common.v1.TraceContext\"\xb9\x02\n\x0bInvoiceLine\x12\x0f\n\x07line_id\x18\x01 \x01(\t\x12\r\n\x05meter\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x10\n\x08quantity\x18\x04 \x01(\t\x12\x0e\n\x06\x61mount\x18\x05 \x01(\t\x12\x14\n\x0c\x65xact_amount\x18\x06 \x01(\t\x12\x15\n\rprice_version\x18\x07 \x01(\x05\x12\x14\n\x0cprice_digest\x18\x08 \x01(\t\x12\x31\n\x05steps\x18\t \x03(\x0b\x32\".meterline.publisher.v1.RatingStep\x12\x16\n\x0e\x63\x61lculation_id\x18\n \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x0b \x01(\x03\x12\x30\n\x05trace\x18\x0c \x01(\x0b\x32!.meterline.common.v1.TraceContext\"X\n\nRatingStep\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\t\x12\x13\n\x0bunit_amount\x18\x03 \x01(\t\x12\x0e\n\x06\x61mount\x18\x04 \x01(\t\"\x88\x01\n\x15PreviewInvoiceRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x07\x63hanges\x18\x03 \x03(\x0b\x32#.meterline.publisher.v1.UsageChange\"+\n\x0bUsageChange\x12\r\n\x05meter\x18\x01 \x01(\t\x12\r\n\x05\x64\x65lta\x18\x02 \x01(\t\"\x9c\x01\n\x16PreviewInvoiceResponse\x12\x30\n\x07invoice\x18\x01 \x01(\x0b\x32\x1f.meterline.publisher.v1.Invoice\x12\x18\n\x10\x66inal_invoice_id\x18\x02 \x01(\t\x12\x36\n\x08left_out\x18\x03 \x03(\x0b\x32$.meterline.publisher.v1.LeftOutMeter\"y\n\x0cLeftOutMeter\x12\r\n\x05meter\x18\x01 \x01(\t\x12\x38\n\x06reason\x18\x02 \x01(\x0e\x32(.meterline.publisher.v1.BillingGapReason\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x10\n\x08quantity\x18\x04 \x01(\t\":\n\x11GetInvoiceRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x12\n\ninvoice_id\x18\x02 \x01(\t\"F\n\x12GetInvoiceResponse\x12\x30\n\x07invoice\x18\x01 \x01(\x0b\x32\x1f.meterline.publisher.v1.Invoice\"O\n\x13ListInvoicesRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"b\n\x14ListInvoicesResponse\x12\x31\n\x08invoices\x18\x01 \x03(\x0b\x32\x1f.meterline.publisher.v1.Invoice\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"f\n\x19\x45xplainInvoiceLineRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07line_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"\xc8\x02\n\x1a\x45xplainInvoiceLineResponse\x12\x30\n\x07invoice\x18\x01 \x01(\x0b\x32\x1f.meterline.publisher.v1.Invoice\x12\x31\n\x04line\x18\x02 \x01(\x0b\x32#.meterline.publisher.v1.InvoiceLine\x12\x38\n\x07windows\x18\x03 \x03(\x0b\x32\'.meterline.publisher.v1.ExplainedWindow\x12\x37\n\x07\x62\x61tches\x18\x04 \x03(\x0b\x32&.meterline.publisher.v1.ExplainedBatch\x12\x39\n\x0cpublications\x18\x05 \x03(\x0b\x32#.meterline.publisher.v1.Publication\x12\x17\n\x0fnext_page_token\x18\x06 \x01(\t\"\xa6\x01\n\x0f\x45xplainedWindow\x12\x11\n\twindow_id\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05value\x18\x04 \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x05 \x01(\x03\"\x80\x01\n\x0e\x45xplainedBatch\x12)\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x1a.meterline.ingest.v1.Batch\x12\x30\n\x06\x65vents\x18\x02 \x03(\x0b\x32 .meterline.ingest.v1.StoredEvent\x12\x11\n\ttrace_url\x18\x03 \x01(\t\"J\n\x13\x45xplainEventRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\"\xb5\x01\n\x14\x45xplainEventResponse\x12/\n\x05\x65vent\x18\x01 \x01(\x0b\x32 .meterline.ingest.v1.StoredEvent\x12)\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x1a.meterline.ingest.v1.Batch\x12.\n\x04uses\x18\x03 \x03(\x0b\x32 .meterline.publisher.v1.EventUse\x12\x11\n\ttrace_url\x18\x04 \x01(\t\"\xec\x01\n\x08\x45ventUse\x12\r\n\x05meter\x18\x01 \x01(\t\x12\x11\n\twindow_id\x18\x02 \x01(\t\x12\x12\n\ninvoice_id\x18\x03 \x01(\t\x12\x31\n\x04line\x18\x04 \x01(\x0b\x32#.meterline.publisher.v1.InvoiceLine\x12\x39\n\x0cpublications\x18\x05 \x03(\x0b\x32#.meterline.publisher.v1.Publication\x12<\n\ngap_reason\x18\x06 \x01(\x0e\x32(.meterline.publisher.v1.BillingGapReason\"\xaf\x02\n\x0bPublication\x12\x12\n\nidentifier\x18\x01 \x01(\t\x12\r\n\x05meter\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x05\x12\r\n\x05value\x18\x04 \x01(\t\x12\x37\n\x05state\x18\x05 \x01(\x0e\x32(.meterline.publisher.v1.PublicationState\x12+\n\x07sent_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nerror_code\x18\x07 \x01(\t\x12\x30\n\x05trace\x18\x08 \x01(\x0b\x32!.meterline.common.v1.TraceContext\x12\x30\n\x0cperiod_start\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xb2\x04\n\x10\x42illingGapReason\x12\"\n\x1e\x42ILLING_GAP_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x42ILLING_GAP_REASON_NO_PLAN\x10\x01\x12#\n\x1f\x42ILLING_GAP_REASON_PLAN_UNKNOWN\x10\x02\x12)\n%BILLING_GAP_REASON_PRICE_NOT_IN_FORCE\x10\x03\x12\'\n#BILLING_GAP_REASON_METER_NOT_PRICED\x10\x04\x12$\n BILLING_GAP_REASON_METER_UNKNOWN\x10\x05\x12\'\n#BILLING_GAP_REASON_CURRENCY_DIFFERS\x10\x06\x12\"\n\x1e\x42ILLING_GAP_REASON_NO_CUSTOMER\x10\x07\x12\'\n#BILLING_GAP_REASON_CUSTOMER_UNKNOWN\x10\x08\x12\'\n#BILLING_GAP_REASON_CUSTOMER_CHANGED\x10\t\x12/\n+BILLING_GAP_REASON_QUANTITY_NOT_DELIVERABLE\x10\n\x12!\n\x1d\x42ILLING_GAP_REASON_LATE_USAGE\x10\x0b\x12\x1c\n\x18\x42ILLING_GAP_REASON_FAULT\x10\x0c\x12*\n&BILLING_GAP_REASON_NO_BILLING_PROVIDER\x10\r*\x9b\x01\n\x0cInvoiceState\x12\x1d\n\x19INVOICE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12INVOICE_STATE_OPEN\x10\x01\x12\x1b\n\x17INVOICE_STATE_PUBLISHED\x10\x02\x12\x1b\n\x17INVOICE_STATE_FINALIZED\x10\x03\x12\x1a\n\x16INVOICE_STATE_DISPUTED\x10\x04*\xb1\x01\n\x10PublicationState\x12!\n\x1dPUBLICATION_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19PUBLICATION_STATE_PENDING\x10\x01\x12\x1f\n\x1bPUBLICATION_STATE_AMBIGUOUS\x10\x02\x12\x1a\n\x16PUBLICATION_STATE_SENT\x10\x03\x12\x1e\n\x1aPUBLICATION_STATE_REJECTED\x10\x04\x32\xdf\x05\n\x0fInvoicesService\x12w\n\x0ePreviewInvoice\x12-.meterline.publisher.v1.PreviewInvoiceRequest\x1a..meterline.publisher.v1.PreviewInvoiceResponse\"\x06\xca\xbc\x18\x02\x08\x03\x12k\n\nGetInvoice\x12).meterline.publisher.v1.GetInvoiceRequest\x1a*.meterline.publisher.v1.GetInvoiceResponse\"\x06\xca\xbc\x18\x02\x08\x03\x12q\n\x0cListInvoices\x12+.meterline.publisher.v1.ListInvoicesRequest\x1a,.meterline.publisher.v1.ListInvoicesResponse\"\x06\xca\xbc\x18\x02\x08\x03\x12\x83\x01\n\x12\x45xplainInvoiceLine\x12\x31.meterline.publisher.v1.ExplainInvoiceLineRequest\x1a\x32.meterline.publisher.v1.ExplainInvoiceLineResponse\"\x06\xca\xbc\x18\x02\x08\x03\x12q\n\x0c\x45xplainEvent\x12+.meterline.publisher.v1.ExplainEventRequest\x1a,.meterline.publisher.v1.ExplainEventResponse\"\x06\xca\xbc\x18\x02\x08\x03\x12z\n\x0fListBillingGaps\x12..meterline.publisher.v1.ListBillingGapsRequest\x1a/.meterline.publisher.v1.ListBillingGapsResponse\"\x06\xca\xbc\x18\x02\x08\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'meterline.publisher.v1.invoices_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BILLINGGAPREASON']._serialized_start=3749
-  _globals['_BILLINGGAPREASON']._serialized_end=4311
-  _globals['_INVOICESTATE']._serialized_start=4314
-  _globals['_INVOICESTATE']._serialized_end=4469
-  _globals['_PUBLICATIONSTATE']._serialized_start=4472
-  _globals['_PUBLICATIONSTATE']._serialized_end=4649
-  _globals['_BILLINGGAP']._serialized_start=166
-  _globals['_BILLINGGAP']._serialized_end=445
-  _globals['_LISTBILLINGGAPSREQUEST']._serialized_start=447
-  _globals['_LISTBILLINGGAPSREQUEST']._serialized_end=529
-  _globals['_LISTBILLINGGAPSRESPONSE']._serialized_start=531
-  _globals['_LISTBILLINGGAPSRESPONSE']._serialized_end=631
-  _globals['_INVOICE']._serialized_start=634
-  _globals['_INVOICE']._serialized_end=1021
-  _globals['_INVOICELINE']._serialized_start=1024
-  _globals['_INVOICELINE']._serialized_end=1337
-  _globals['_RATINGSTEP']._serialized_start=1339
-  _globals['_RATINGSTEP']._serialized_end=1427
-  _globals['_PREVIEWINVOICEREQUEST']._serialized_start=1430
-  _globals['_PREVIEWINVOICEREQUEST']._serialized_end=1566
-  _globals['_USAGECHANGE']._serialized_start=1568
-  _globals['_USAGECHANGE']._serialized_end=1611
-  _globals['_PREVIEWINVOICERESPONSE']._serialized_start=1614
-  _globals['_PREVIEWINVOICERESPONSE']._serialized_end=1770
-  _globals['_LEFTOUTMETER']._serialized_start=1772
-  _globals['_LEFTOUTMETER']._serialized_end=1893
-  _globals['_GETINVOICEREQUEST']._serialized_start=1895
-  _globals['_GETINVOICEREQUEST']._serialized_end=1953
-  _globals['_GETINVOICERESPONSE']._serialized_start=1955
-  _globals['_GETINVOICERESPONSE']._serialized_end=2025
-  _globals['_LISTINVOICESREQUEST']._serialized_start=2027
-  _globals['_LISTINVOICESREQUEST']._serialized_end=2106
-  _globals['_LISTINVOICESRESPONSE']._serialized_start=2108
-  _globals['_LISTINVOICESRESPONSE']._serialized_end=2206
-  _globals['_EXPLAININVOICELINEREQUEST']._serialized_start=2208
-  _globals['_EXPLAININVOICELINEREQUEST']._serialized_end=2310
-  _globals['_EXPLAININVOICELINERESPONSE']._serialized_start=2313
-  _globals['_EXPLAININVOICELINERESPONSE']._serialized_end=2641
-  _globals['_EXPLAINEDWINDOW']._serialized_start=2644
-  _globals['_EXPLAINEDWINDOW']._serialized_end=2810
-  _globals['_EXPLAINEDBATCH']._serialized_start=2813
-  _globals['_EXPLAINEDBATCH']._serialized_end=2941
-  _globals['_EXPLAINEVENTREQUEST']._serialized_start=2943
-  _globals['_EXPLAINEVENTREQUEST']._serialized_end=3017
-  _globals['_EXPLAINEVENTRESPONSE']._serialized_start=3020
-  _globals['_EXPLAINEVENTRESPONSE']._serialized_end=3201
-  _globals['_EVENTUSE']._serialized_start=3204
-  _globals['_EVENTUSE']._serialized_end=3440
-  _globals['_PUBLICATION']._serialized_start=3443
-  _globals['_PUBLICATION']._serialized_end=3746
-  _globals['_INVOICESSERVICE']._serialized_start=4652
-  _globals['_INVOICESSERVICE']._serialized_end=5338
+  _globals['_INVOICESSERVICE'].methods_by_name['PreviewInvoice']._loaded_options = None
+  _globals['_INVOICESSERVICE'].methods_by_name['PreviewInvoice']._serialized_options = b'\312\274\030\002\010\003'
+  _globals['_INVOICESSERVICE'].methods_by_name['GetInvoice']._loaded_options = None
+  _globals['_INVOICESSERVICE'].methods_by_name['GetInvoice']._serialized_options = b'\312\274\030\002\010\003'
+  _globals['_INVOICESSERVICE'].methods_by_name['ListInvoices']._loaded_options = None
+  _globals['_INVOICESSERVICE'].methods_by_name['ListInvoices']._serialized_options = b'\312\274\030\002\010\003'
+  _globals['_INVOICESSERVICE'].methods_by_name['ExplainInvoiceLine']._loaded_options = None
+  _globals['_INVOICESSERVICE'].methods_by_name['ExplainInvoiceLine']._serialized_options = b'\312\274\030\002\010\003'
+  _globals['_INVOICESSERVICE'].methods_by_name['ExplainEvent']._loaded_options = None
+  _globals['_INVOICESSERVICE'].methods_by_name['ExplainEvent']._serialized_options = b'\312\274\030\002\010\003'
+  _globals['_INVOICESSERVICE'].methods_by_name['ListBillingGaps']._loaded_options = None
+  _globals['_INVOICESSERVICE'].methods_by_name['ListBillingGaps']._serialized_options = b'\312\274\030\002\010\003'
+  _globals['_BILLINGGAPREASON']._serialized_start=3783
+  _globals['_BILLINGGAPREASON']._serialized_end=4345
+  _globals['_INVOICESTATE']._serialized_start=4348
+  _globals['_INVOICESTATE']._serialized_end=4503
+  _globals['_PUBLICATIONSTATE']._serialized_start=4506
+  _globals['_PUBLICATIONSTATE']._serialized_end=4683
+  _globals['_BILLINGGAP']._serialized_start=200
+  _globals['_BILLINGGAP']._serialized_end=479
+  _globals['_LISTBILLINGGAPSREQUEST']._serialized_start=481
+  _globals['_LISTBILLINGGAPSREQUEST']._serialized_end=563
+  _globals['_LISTBILLINGGAPSRESPONSE']._serialized_start=565
+  _globals['_LISTBILLINGGAPSRESPONSE']._serialized_end=665
+  _globals['_INVOICE']._serialized_start=668
+  _globals['_INVOICE']._serialized_end=1055
+  _globals['_INVOICELINE']._serialized_start=1058
+  _globals['_INVOICELINE']._serialized_end=1371
+  _globals['_RATINGSTEP']._serialized_start=1373
+  _globals['_RATINGSTEP']._serialized_end=1461
+  _globals['_PREVIEWINVOICEREQUEST']._serialized_start=1464
+  _globals['_PREVIEWINVOICEREQUEST']._serialized_end=1600
+  _globals['_USAGECHANGE']._serialized_start=1602
+  _globals['_USAGECHANGE']._serialized_end=1645
+  _globals['_PREVIEWINVOICERESPONSE']._serialized_start=1648
+  _globals['_PREVIEWINVOICERESPONSE']._serialized_end=1804
+  _globals['_LEFTOUTMETER']._serialized_start=1806
+  _globals['_LEFTOUTMETER']._serialized_end=1927
+  _globals['_GETINVOICEREQUEST']._serialized_start=1929
+  _globals['_GETINVOICEREQUEST']._serialized_end=1987
+  _globals['_GETINVOICERESPONSE']._serialized_start=1989
+  _globals['_GETINVOICERESPONSE']._serialized_end=2059
+  _globals['_LISTINVOICESREQUEST']._serialized_start=2061
+  _globals['_LISTINVOICESREQUEST']._serialized_end=2140
+  _globals['_LISTINVOICESRESPONSE']._serialized_start=2142
+  _globals['_LISTINVOICESRESPONSE']._serialized_end=2240
+  _globals['_EXPLAININVOICELINEREQUEST']._serialized_start=2242
+  _globals['_EXPLAININVOICELINEREQUEST']._serialized_end=2344
+  _globals['_EXPLAININVOICELINERESPONSE']._serialized_start=2347
+  _globals['_EXPLAININVOICELINERESPONSE']._serialized_end=2675
+  _globals['_EXPLAINEDWINDOW']._serialized_start=2678
+  _globals['_EXPLAINEDWINDOW']._serialized_end=2844
+  _globals['_EXPLAINEDBATCH']._serialized_start=2847
+  _globals['_EXPLAINEDBATCH']._serialized_end=2975
+  _globals['_EXPLAINEVENTREQUEST']._serialized_start=2977
+  _globals['_EXPLAINEVENTREQUEST']._serialized_end=3051
+  _globals['_EXPLAINEVENTRESPONSE']._serialized_start=3054
+  _globals['_EXPLAINEVENTRESPONSE']._serialized_end=3235
+  _globals['_EVENTUSE']._serialized_start=3238
+  _globals['_EVENTUSE']._serialized_end=3474
+  _globals['_PUBLICATION']._serialized_start=3477
+  _globals['_PUBLICATION']._serialized_end=3780
+  _globals['_INVOICESSERVICE']._serialized_start=4686
+  _globals['_INVOICESSERVICE']._serialized_end=5421
 # @@protoc_insertion_point(module_scope)

@@ -24,49 +24,64 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from meterline_protos.common.v1 import access_pb2 as meterline_dot_common_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#meterline/publisher/v1/prices.proto\x12\x16meterline.publisher.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x80\x02\n\x05Price\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\r\n\x05meter\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_from\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x04\x62ody\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\x12\x1a\n\x12\x62illing_event_name\x18\x07 \x01(\t\x12\x15\n\rbilling_scale\x18\x08 \x01(\r\x12\x0e\n\x06\x64igest\x18\t \x01(\t\x12\x16\n\x0e\x65\x66\x66\x65\x63tive_date\x18\n \x01(\t\"?\n\x0fPutPriceRequest\x12,\n\x05price\x18\x01 \x01(\x0b\x32\x1d.meterline.publisher.v1.Price\"Q\n\x10PutPriceResponse\x12,\n\x05price\x18\x01 \x01(\x0b\x32\x1d.meterline.publisher.v1.Price\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"D\n\x14WithdrawPriceRequest\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\r\n\x05meter\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\"*\n\x15WithdrawPriceResponse\x12\x11\n\twithdrawn\x18\x01 \x01(\x08\"4\n\x11ListPricesRequest\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\"p\n\x12ListPricesResponse\x12-\n\x06prices\x18\x01 \x03(\x0b\x32\x1d.meterline.publisher.v1.Price\x12+\n\x05plans\x18\x02 \x03(\x0b\x32\x1c.meterline.publisher.v1.Plan\"Z\n\x04Plan\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12/\n\x0b\x61rchived_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x61rchived_by\x18\x03 \x01(\t\"\"\n\x12\x41rchivePlanRequest\x12\x0c\n\x04plan\x18\x01 \x01(\t\"\'\n\x13\x41rchivePlanResponse\x12\x10\n\x08\x61rchived\x18\x01 \x01(\x08\"\"\n\x12RestorePlanRequest\x12\x0c\n\x04plan\x18\x01 \x01(\t\"\'\n\x13RestorePlanResponse\x12\x10\n\x08restored\x18\x01 \x01(\x08\"\xa7\x01\n\x08\x44\x65livery\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\r\n\x05meter\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\x12\x1a\n\x12\x62illing_event_name\x18\x04 \x01(\t\x12\x15\n\rbilling_scale\x18\x05 \x01(\r\x12\x0e\n\x06put_by\x18\x06 \x01(\t\x12*\n\x06put_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"H\n\x12PutDeliveryRequest\x12\x32\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32 .meterline.publisher.v1.Delivery\"Z\n\x13PutDeliveryResponse\x12\x32\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32 .meterline.publisher.v1.Delivery\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"%\n\x15ListDeliveriesRequest\x12\x0c\n\x04plan\x18\x01 \x01(\t\"N\n\x16ListDeliveriesResponse\x12\x34\n\ndeliveries\x18\x01 \x03(\x0b\x32 .meterline.publisher.v1.Delivery2\xea\x05\n\rPricesService\x12]\n\x08PutPrice\x12\'.meterline.publisher.v1.PutPriceRequest\x1a(.meterline.publisher.v1.PutPriceResponse\x12l\n\rWithdrawPrice\x12,.meterline.publisher.v1.WithdrawPriceRequest\x1a-.meterline.publisher.v1.WithdrawPriceResponse\x12\x66\n\x0b\x41rchivePlan\x12*.meterline.publisher.v1.ArchivePlanRequest\x1a+.meterline.publisher.v1.ArchivePlanResponse\x12\x66\n\x0bRestorePlan\x12*.meterline.publisher.v1.RestorePlanRequest\x1a+.meterline.publisher.v1.RestorePlanResponse\x12\x63\n\nListPrices\x12).meterline.publisher.v1.ListPricesRequest\x1a*.meterline.publisher.v1.ListPricesResponse\x12\x66\n\x0bPutDelivery\x12*.meterline.publisher.v1.PutDeliveryRequest\x1a+.meterline.publisher.v1.PutDeliveryResponse\x12o\n\x0eListDeliveries\x12-.meterline.publisher.v1.ListDeliveriesRequest\x1a..meterline.publisher.v1.ListDeliveriesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#meterline/publisher/v1/prices.proto\x12\x16meterline.publisher.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a meterline/common/v1/access.proto\"\x80\x02\n\x05Price\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\r\n\x05meter\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_from\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x04\x62ody\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\x12\x1a\n\x12\x62illing_event_name\x18\x07 \x01(\t\x12\x15\n\rbilling_scale\x18\x08 \x01(\r\x12\x0e\n\x06\x64igest\x18\t \x01(\t\x12\x16\n\x0e\x65\x66\x66\x65\x63tive_date\x18\n \x01(\t\"?\n\x0fPutPriceRequest\x12,\n\x05price\x18\x01 \x01(\x0b\x32\x1d.meterline.publisher.v1.Price\"Q\n\x10PutPriceResponse\x12,\n\x05price\x18\x01 \x01(\x0b\x32\x1d.meterline.publisher.v1.Price\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"D\n\x14WithdrawPriceRequest\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\r\n\x05meter\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\"*\n\x15WithdrawPriceResponse\x12\x11\n\twithdrawn\x18\x01 \x01(\x08\"4\n\x11ListPricesRequest\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\"p\n\x12ListPricesResponse\x12-\n\x06prices\x18\x01 \x03(\x0b\x32\x1d.meterline.publisher.v1.Price\x12+\n\x05plans\x18\x02 \x03(\x0b\x32\x1c.meterline.publisher.v1.Plan\"Z\n\x04Plan\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12/\n\x0b\x61rchived_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x61rchived_by\x18\x03 \x01(\t\"\"\n\x12\x41rchivePlanRequest\x12\x0c\n\x04plan\x18\x01 \x01(\t\"\'\n\x13\x41rchivePlanResponse\x12\x10\n\x08\x61rchived\x18\x01 \x01(\x08\"\"\n\x12RestorePlanRequest\x12\x0c\n\x04plan\x18\x01 \x01(\t\"\'\n\x13RestorePlanResponse\x12\x10\n\x08restored\x18\x01 \x01(\x08\"\xa7\x01\n\x08\x44\x65livery\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\r\n\x05meter\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\x12\x1a\n\x12\x62illing_event_name\x18\x04 \x01(\t\x12\x15\n\rbilling_scale\x18\x05 \x01(\r\x12\x0e\n\x06put_by\x18\x06 \x01(\t\x12*\n\x06put_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"H\n\x12PutDeliveryRequest\x12\x32\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32 .meterline.publisher.v1.Delivery\"Z\n\x13PutDeliveryResponse\x12\x32\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32 .meterline.publisher.v1.Delivery\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"%\n\x15ListDeliveriesRequest\x12\x0c\n\x04plan\x18\x01 \x01(\t\"N\n\x16ListDeliveriesResponse\x12\x34\n\ndeliveries\x18\x01 \x03(\x0b\x32 .meterline.publisher.v1.Delivery2\xa2\x06\n\rPricesService\x12\x65\n\x08PutPrice\x12\'.meterline.publisher.v1.PutPriceRequest\x1a(.meterline.publisher.v1.PutPriceResponse\"\x06\xca\xbc\x18\x02\x08\x04\x12t\n\rWithdrawPrice\x12,.meterline.publisher.v1.WithdrawPriceRequest\x1a-.meterline.publisher.v1.WithdrawPriceResponse\"\x06\xca\xbc\x18\x02\x08\x04\x12n\n\x0b\x41rchivePlan\x12*.meterline.publisher.v1.ArchivePlanRequest\x1a+.meterline.publisher.v1.ArchivePlanResponse\"\x06\xca\xbc\x18\x02\x08\x04\x12n\n\x0bRestorePlan\x12*.meterline.publisher.v1.RestorePlanRequest\x1a+.meterline.publisher.v1.RestorePlanResponse\"\x06\xca\xbc\x18\x02\x08\x04\x12k\n\nListPrices\x12).meterline.publisher.v1.ListPricesRequest\x1a*.meterline.publisher.v1.ListPricesResponse\"\x06\xca\xbc\x18\x02\x08\x03\x12n\n\x0bPutDelivery\x12*.meterline.publisher.v1.PutDeliveryRequest\x1a+.meterline.publisher.v1.PutDeliveryResponse\"\x06\xca\xbc\x18\x02\x08\x04\x12w\n\x0eListDeliveries\x12-.meterline.publisher.v1.ListDeliveriesRequest\x1a..meterline.publisher.v1.ListDeliveriesResponse\"\x06\xca\xbc\x18\x02\x08\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'meterline.publisher.v1.prices_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PRICE']._serialized_start=127
-  _globals['_PRICE']._serialized_end=383
-  _globals['_PUTPRICEREQUEST']._serialized_start=385
-  _globals['_PUTPRICEREQUEST']._serialized_end=448
-  _globals['_PUTPRICERESPONSE']._serialized_start=450
-  _globals['_PUTPRICERESPONSE']._serialized_end=531
-  _globals['_WITHDRAWPRICEREQUEST']._serialized_start=533
-  _globals['_WITHDRAWPRICEREQUEST']._serialized_end=601
-  _globals['_WITHDRAWPRICERESPONSE']._serialized_start=603
-  _globals['_WITHDRAWPRICERESPONSE']._serialized_end=645
-  _globals['_LISTPRICESREQUEST']._serialized_start=647
-  _globals['_LISTPRICESREQUEST']._serialized_end=699
-  _globals['_LISTPRICESRESPONSE']._serialized_start=701
-  _globals['_LISTPRICESRESPONSE']._serialized_end=813
-  _globals['_PLAN']._serialized_start=815
-  _globals['_PLAN']._serialized_end=905
-  _globals['_ARCHIVEPLANREQUEST']._serialized_start=907
-  _globals['_ARCHIVEPLANREQUEST']._serialized_end=941
-  _globals['_ARCHIVEPLANRESPONSE']._serialized_start=943
-  _globals['_ARCHIVEPLANRESPONSE']._serialized_end=982
-  _globals['_RESTOREPLANREQUEST']._serialized_start=984
-  _globals['_RESTOREPLANREQUEST']._serialized_end=1018
-  _globals['_RESTOREPLANRESPONSE']._serialized_start=1020
-  _globals['_RESTOREPLANRESPONSE']._serialized_end=1059
-  _globals['_DELIVERY']._serialized_start=1062
-  _globals['_DELIVERY']._serialized_end=1229
-  _globals['_PUTDELIVERYREQUEST']._serialized_start=1231
-  _globals['_PUTDELIVERYREQUEST']._serialized_end=1303
-  _globals['_PUTDELIVERYRESPONSE']._serialized_start=1305
-  _globals['_PUTDELIVERYRESPONSE']._serialized_end=1395
-  _globals['_LISTDELIVERIESREQUEST']._serialized_start=1397
-  _globals['_LISTDELIVERIESREQUEST']._serialized_end=1434
-  _globals['_LISTDELIVERIESRESPONSE']._serialized_start=1436
-  _globals['_LISTDELIVERIESRESPONSE']._serialized_end=1514
-  _globals['_PRICESSERVICE']._serialized_start=1517
-  _globals['_PRICESSERVICE']._serialized_end=2263
+  _globals['_PRICESSERVICE'].methods_by_name['PutPrice']._loaded_options = None
+  _globals['_PRICESSERVICE'].methods_by_name['PutPrice']._serialized_options = b'\312\274\030\002\010\004'
+  _globals['_PRICESSERVICE'].methods_by_name['WithdrawPrice']._loaded_options = None
+  _globals['_PRICESSERVICE'].methods_by_name['WithdrawPrice']._serialized_options = b'\312\274\030\002\010\004'
+  _globals['_PRICESSERVICE'].methods_by_name['ArchivePlan']._loaded_options = None
+  _globals['_PRICESSERVICE'].methods_by_name['ArchivePlan']._serialized_options = b'\312\274\030\002\010\004'
+  _globals['_PRICESSERVICE'].methods_by_name['RestorePlan']._loaded_options = None
+  _globals['_PRICESSERVICE'].methods_by_name['RestorePlan']._serialized_options = b'\312\274\030\002\010\004'
+  _globals['_PRICESSERVICE'].methods_by_name['ListPrices']._loaded_options = None
+  _globals['_PRICESSERVICE'].methods_by_name['ListPrices']._serialized_options = b'\312\274\030\002\010\003'
+  _globals['_PRICESSERVICE'].methods_by_name['PutDelivery']._loaded_options = None
+  _globals['_PRICESSERVICE'].methods_by_name['PutDelivery']._serialized_options = b'\312\274\030\002\010\004'
+  _globals['_PRICESSERVICE'].methods_by_name['ListDeliveries']._loaded_options = None
+  _globals['_PRICESSERVICE'].methods_by_name['ListDeliveries']._serialized_options = b'\312\274\030\002\010\003'
+  _globals['_PRICE']._serialized_start=161
+  _globals['_PRICE']._serialized_end=417
+  _globals['_PUTPRICEREQUEST']._serialized_start=419
+  _globals['_PUTPRICEREQUEST']._serialized_end=482
+  _globals['_PUTPRICERESPONSE']._serialized_start=484
+  _globals['_PUTPRICERESPONSE']._serialized_end=565
+  _globals['_WITHDRAWPRICEREQUEST']._serialized_start=567
+  _globals['_WITHDRAWPRICEREQUEST']._serialized_end=635
+  _globals['_WITHDRAWPRICERESPONSE']._serialized_start=637
+  _globals['_WITHDRAWPRICERESPONSE']._serialized_end=679
+  _globals['_LISTPRICESREQUEST']._serialized_start=681
+  _globals['_LISTPRICESREQUEST']._serialized_end=733
+  _globals['_LISTPRICESRESPONSE']._serialized_start=735
+  _globals['_LISTPRICESRESPONSE']._serialized_end=847
+  _globals['_PLAN']._serialized_start=849
+  _globals['_PLAN']._serialized_end=939
+  _globals['_ARCHIVEPLANREQUEST']._serialized_start=941
+  _globals['_ARCHIVEPLANREQUEST']._serialized_end=975
+  _globals['_ARCHIVEPLANRESPONSE']._serialized_start=977
+  _globals['_ARCHIVEPLANRESPONSE']._serialized_end=1016
+  _globals['_RESTOREPLANREQUEST']._serialized_start=1018
+  _globals['_RESTOREPLANREQUEST']._serialized_end=1052
+  _globals['_RESTOREPLANRESPONSE']._serialized_start=1054
+  _globals['_RESTOREPLANRESPONSE']._serialized_end=1093
+  _globals['_DELIVERY']._serialized_start=1096
+  _globals['_DELIVERY']._serialized_end=1263
+  _globals['_PUTDELIVERYREQUEST']._serialized_start=1265
+  _globals['_PUTDELIVERYREQUEST']._serialized_end=1337
+  _globals['_PUTDELIVERYRESPONSE']._serialized_start=1339
+  _globals['_PUTDELIVERYRESPONSE']._serialized_end=1429
+  _globals['_LISTDELIVERIESREQUEST']._serialized_start=1431
+  _globals['_LISTDELIVERIESREQUEST']._serialized_end=1468
+  _globals['_LISTDELIVERIESRESPONSE']._serialized_start=1470
+  _globals['_LISTDELIVERIESRESPONSE']._serialized_end=1548
+  _globals['_PRICESSERVICE']._serialized_start=1551
+  _globals['_PRICESSERVICE']._serialized_end=2353
 # @@protoc_insertion_point(module_scope)

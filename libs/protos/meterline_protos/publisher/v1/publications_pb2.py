@@ -23,30 +23,37 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from meterline_protos.common.v1 import access_pb2 as meterline_dot_common_dot_v1_dot_access__pb2
 from meterline_protos.publisher.v1 import invoices_pb2 as meterline_dot_publisher_dot_v1_dot_invoices__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)meterline/publisher/v1/publications.proto\x12\x16meterline.publisher.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%meterline/publisher/v1/invoices.proto\"P\n\x13PublishUsageRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x83\x01\n\x14PublishUsageResponse\x12\x30\n\x07invoice\x18\x01 \x01(\x0b\x32\x1f.meterline.publisher.v1.Invoice\x12\x39\n\x0cpublications\x18\x02 \x03(\x0b\x32#.meterline.publisher.v1.Publication\"S\n\x17ListPublicationsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"n\n\x18ListPublicationsResponse\x12\x39\n\x0cpublications\x18\x01 \x03(\x0b\x32#.meterline.publisher.v1.Publication\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"S\n\x16ReconcilePeriodRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x84\x01\n\x17ReconcilePeriodResponse\x12\x37\n\x06meters\x18\x01 \x03(\x0b\x32\'.meterline.publisher.v1.MeterComparison\x12\x30\n\x07invoice\x18\x02 \x01(\x0b\x32\x1f.meterline.publisher.v1.Invoice\"_\n\x0fMeterComparison\x12\r\n\x05meter\x18\x01 \x01(\t\x12\r\n\x05usage\x18\x02 \x01(\t\x12\x0c\n\x04sent\x18\x03 \x01(\t\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\x0e\n\x06\x61grees\x18\x05 \x01(\x08\x32\xeb\x02\n\x13PublicationsService\x12i\n\x0cPublishUsage\x12+.meterline.publisher.v1.PublishUsageRequest\x1a,.meterline.publisher.v1.PublishUsageResponse\x12u\n\x10ListPublications\x12/.meterline.publisher.v1.ListPublicationsRequest\x1a\x30.meterline.publisher.v1.ListPublicationsResponse\x12r\n\x0fReconcilePeriod\x12..meterline.publisher.v1.ReconcilePeriodRequest\x1a/.meterline.publisher.v1.ReconcilePeriodResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)meterline/publisher/v1/publications.proto\x12\x16meterline.publisher.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a meterline/common/v1/access.proto\x1a%meterline/publisher/v1/invoices.proto\"P\n\x13PublishUsageRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x83\x01\n\x14PublishUsageResponse\x12\x30\n\x07invoice\x18\x01 \x01(\x0b\x32\x1f.meterline.publisher.v1.Invoice\x12\x39\n\x0cpublications\x18\x02 \x03(\x0b\x32#.meterline.publisher.v1.Publication\"S\n\x17ListPublicationsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"n\n\x18ListPublicationsResponse\x12\x39\n\x0cpublications\x18\x01 \x03(\x0b\x32#.meterline.publisher.v1.Publication\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"S\n\x16ReconcilePeriodRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x84\x01\n\x17ReconcilePeriodResponse\x12\x37\n\x06meters\x18\x01 \x03(\x0b\x32\'.meterline.publisher.v1.MeterComparison\x12\x30\n\x07invoice\x18\x02 \x01(\x0b\x32\x1f.meterline.publisher.v1.Invoice\"_\n\x0fMeterComparison\x12\r\n\x05meter\x18\x01 \x01(\t\x12\r\n\x05usage\x18\x02 \x01(\t\x12\x0c\n\x04sent\x18\x03 \x01(\t\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\x0e\n\x06\x61grees\x18\x05 \x01(\x08\x32\x87\x03\n\x13PublicationsService\x12s\n\x0cPublishUsage\x12+.meterline.publisher.v1.PublishUsageRequest\x1a,.meterline.publisher.v1.PublishUsageResponse\"\x08\xca\xbc\x18\x04\x08\n\x10\x01\x12}\n\x10ListPublications\x12/.meterline.publisher.v1.ListPublicationsRequest\x1a\x30.meterline.publisher.v1.ListPublicationsResponse\"\x06\xca\xbc\x18\x02\x08\x03\x12|\n\x0fReconcilePeriod\x12..meterline.publisher.v1.ReconcilePeriodRequest\x1a/.meterline.publisher.v1.ReconcilePeriodResponse\"\x08\xca\xbc\x18\x04\x08\n\x10\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'meterline.publisher.v1.publications_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PUBLISHUSAGEREQUEST']._serialized_start=141
-  _globals['_PUBLISHUSAGEREQUEST']._serialized_end=221
-  _globals['_PUBLISHUSAGERESPONSE']._serialized_start=224
-  _globals['_PUBLISHUSAGERESPONSE']._serialized_end=355
-  _globals['_LISTPUBLICATIONSREQUEST']._serialized_start=357
-  _globals['_LISTPUBLICATIONSREQUEST']._serialized_end=440
-  _globals['_LISTPUBLICATIONSRESPONSE']._serialized_start=442
-  _globals['_LISTPUBLICATIONSRESPONSE']._serialized_end=552
-  _globals['_RECONCILEPERIODREQUEST']._serialized_start=554
-  _globals['_RECONCILEPERIODREQUEST']._serialized_end=637
-  _globals['_RECONCILEPERIODRESPONSE']._serialized_start=640
-  _globals['_RECONCILEPERIODRESPONSE']._serialized_end=772
-  _globals['_METERCOMPARISON']._serialized_start=774
-  _globals['_METERCOMPARISON']._serialized_end=869
-  _globals['_PUBLICATIONSSERVICE']._serialized_start=872
-  _globals['_PUBLICATIONSSERVICE']._serialized_end=1235
+  _globals['_PUBLICATIONSSERVICE'].methods_by_name['PublishUsage']._loaded_options = None
+  _globals['_PUBLICATIONSSERVICE'].methods_by_name['PublishUsage']._serialized_options = b'\312\274\030\004\010\n\020\001'
+  _globals['_PUBLICATIONSSERVICE'].methods_by_name['ListPublications']._loaded_options = None
+  _globals['_PUBLICATIONSSERVICE'].methods_by_name['ListPublications']._serialized_options = b'\312\274\030\002\010\003'
+  _globals['_PUBLICATIONSSERVICE'].methods_by_name['ReconcilePeriod']._loaded_options = None
+  _globals['_PUBLICATIONSSERVICE'].methods_by_name['ReconcilePeriod']._serialized_options = b'\312\274\030\004\010\n\020\001'
+  _globals['_PUBLISHUSAGEREQUEST']._serialized_start=175
+  _globals['_PUBLISHUSAGEREQUEST']._serialized_end=255
+  _globals['_PUBLISHUSAGERESPONSE']._serialized_start=258
+  _globals['_PUBLISHUSAGERESPONSE']._serialized_end=389
+  _globals['_LISTPUBLICATIONSREQUEST']._serialized_start=391
+  _globals['_LISTPUBLICATIONSREQUEST']._serialized_end=474
+  _globals['_LISTPUBLICATIONSRESPONSE']._serialized_start=476
+  _globals['_LISTPUBLICATIONSRESPONSE']._serialized_end=586
+  _globals['_RECONCILEPERIODREQUEST']._serialized_start=588
+  _globals['_RECONCILEPERIODREQUEST']._serialized_end=671
+  _globals['_RECONCILEPERIODRESPONSE']._serialized_start=674
+  _globals['_RECONCILEPERIODRESPONSE']._serialized_end=806
+  _globals['_METERCOMPARISON']._serialized_start=808
+  _globals['_METERCOMPARISON']._serialized_end=903
+  _globals['_PUBLICATIONSSERVICE']._serialized_start=906
+  _globals['_PUBLICATIONSSERVICE']._serialized_end=1297
 # @@protoc_insertion_point(module_scope)
