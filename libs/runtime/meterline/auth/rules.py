@@ -26,9 +26,9 @@ class Reach(Enum):
     """That of the tenants of single events; capture judges them one by one."""
 
 
-# Where the option says nothing: what requests that name things need, with 1,000 ids or names. Others state 640 KiB
-# for a single event (32 properties of 4,096 characters, and what is around them), 1 MiB for definitions and lists
-# of what is longer than an id, 4 MiB for many events.
+# Where the option says nothing: what requests that name things need, with 1,000 ids or names. Others state
+# 640 KiB for a single event (32 properties of 4,096 characters, and what is around them), 1 MiB for
+# definitions and lists of what is longer than an id, 4 MiB for many events.
 DEFAULT_BYTES: Final = 256 << 10
 
 
