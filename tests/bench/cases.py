@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Final
+
+from tests.bench.workload import Workload
 
 COPY: Final = "copy"
 TEXTBOOK: Final = "textbook"
 # Its end to end rate is the greatest load, of which the freshness case takes half.
 FASTEST: Final = "columnar-5000"
 FRESHNESS: Final = "freshness-half"
+_MIDDLE: Final = "columnar-1000"
 # Ends the name of a case that is another one with the guards away.
 BARE: Final = "-bare"
 
@@ -28,6 +30,11 @@ class Case:
     duplicates: share of each batch that repeats earlier events
     rate: events a second of an open loop; 0: closed loop
     bare: without the rules of types, and without limits (see `guards`)
+    reference: name of the case that this one is a variant of; both take turns, and are compared
+    extra: runs only when it is named
+    alone: on a mesh that nothing else was measured on
+    slice_seconds: width of the slices of time that are reported one by one; 0: none
+    spread_ms, random_ids, days: over those of the run's workload; 0 and false leave these as they are
     """
 
     name: str
@@ -40,10 +47,26 @@ class Case:
     duplicates: float = 0.0
     rate: float = 0.0
     bare: bool = False
+    reference: str = ""
+    extra: bool = False
+    alone: bool = False
+    slice_seconds: float = 0.0
+    spread_ms: int = 0
+    random_ids: bool = False
+    days: int = 0
+
+    def workload(self, given: Workload) -> Workload:
+        """The run's workload with this case's own differences."""
+        return replace(
+            given,
+            spread_ms=self.spread_ms or given.spread_ms,
+            random_ids=self.random_ids or given.random_ids,
+            days=self.days or given.days,
+        )
 
 
 # What is measured with the guards away as well.
-_GUARDED: Final = ("rows-1000", "columnar-1000", FASTEST, "single-256")
+_GUARDED: Final = ("rows-1000", _MIDDLE, FASTEST, "single-256")
 
 _CASES: Final = (
     Case(
@@ -68,7 +91,7 @@ _CASES: Final = (
         name="rows-1000", title="rows, 1,000 a call", form="rows", batch=1_000, concurrency=8, events=750_000
     ),
     Case(
-        name="columnar-1000",
+        name=_MIDDLE,
         title="columns, 1,000 a call",
         form="columns",
         batch=1_000,
@@ -115,6 +138,7 @@ _CASES: Final = (
         concurrency=8,
         events=1_000_000,
         duplicates=0.01,
+        reference=_MIDDLE,
     ),
     Case(
         name="columnar-5000-duplicates",
@@ -124,6 +148,7 @@ _CASES: Final = (
         concurrency=6,
         events=1_500_000,
         duplicates=0.01,
+        reference=FASTEST,
     ),
     Case(
         name="ack-50000",
@@ -144,9 +169,45 @@ _CASES: Final = (
     ),
 )
 
+_FASTEST: Final = next(case for case in _CASES if case.name == FASTEST)
+_VARIANT: Final = replace(_FASTEST, reference=FASTEST, extra=True)
+# Long, or of interest by themselves. Their names do not contain those of other cases, so that whoever selects
+# one of these does not get them as well.
+_EXTRAS: Final = (
+    replace(
+        _VARIANT,
+        name="duplicates-10",
+        title="columns, 5,000 a call, 10% duplicates",
+        events=1_500_000,
+        duplicates=0.1,
+    ),
+    replace(_VARIANT, name="spread-1s", title="columns, 5,000 a call, ids made over 1 s", spread_ms=1_000),
+    replace(_VARIANT, name="spread-20s", title="columns, 5,000 a call, ids made over 20 s", spread_ms=20_000),
+    replace(_VARIANT, name="random-ids", title="columns, 5,000 a call, random ids", random_ids=True),
+    replace(
+        _VARIANT,
+        name="month",
+        title="columns, 5,000 a call, dated over 30 days",
+        # Nearly each makes windows of its own, so few must do: what waits at the end is waited for.
+        events=300_000,
+        days=30,
+    ),
+    replace(
+        _FASTEST,
+        name="sustained",
+        title="columns, 5,000 a call, for long, on an empty mesh",
+        # 1.2 GB of requests: at 500,000 events/s they last for the minute.
+        events=30_000_000,
+        stretch=12.0,
+        slice_seconds=10.0,
+        extra=True,
+        alone=True,
+    ),
+)
+
 
 def _with_bare_ones() -> Iterator[Case]:
-    for case in _CASES:
+    for case in (*_CASES, *_EXTRAS):
         yield case
         if case.name in _GUARDED:
             yield replace(case, name=f"{case.name}{BARE}", title=f"{case.title}, without guards", bare=True)
@@ -156,16 +217,18 @@ CASES: Final = tuple(_with_bare_ones())
 
 
 def turn_about(cases: Sequence[Case]) -> Iterator[list[Case]]:
-    """Those to be run by turns, since they are to be compared: a case and its bare one."""
-    for _, group in groupby(cases, key=lambda case: case.name.removesuffix(BARE)):
-        yield list(group)
+    """Those to be run by turns, since they are to be compared: a case, its bare one and its variants."""
+    groups: dict[str, list[Case]] = {}
+    for case in cases:
+        groups.setdefault(case.reference or case.name.removesuffix(BARE), []).append(case)
+    yield from groups.values()
 
 
 def selected(patterns: str) -> list[Case]:
-    """The cases whose name contains one of the comma-separated `patterns`; all when there is none.
+    """The cases whose name contains one of the comma-separated `patterns`; without one, all but the extra.
 
-    The freshness case brings the case along that tells it the greatest load. Raises ValueError when no case
-    fits a pattern.
+    A variant brings the case along that it is compared with, and the freshness case the one that tells it the
+    greatest load. Raises ValueError when no case fits a pattern.
     """
     wanted = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
     for pattern in wanted:
@@ -173,7 +236,10 @@ def selected(patterns: str) -> list[Case]:
             raise ValueError(
                 f"no case is called {pattern}; there are {', '.join(each.name for each in CASES)}"
             )
-    names = {case.name for case in CASES if not wanted or any(pattern in case.name for pattern in wanted)}
+    if not wanted:
+        return [case for case in CASES if not case.extra]
+    chosen = [case for case in CASES if any(pattern in case.name for pattern in wanted)]
+    names = {case.name for case in chosen} | {case.reference for case in chosen}
     if FRESHNESS in names:
         names.add(FASTEST)
     return [case for case in CASES if case.name in names]

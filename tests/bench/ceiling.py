@@ -77,7 +77,7 @@ def _buffer(events: Events, number: int) -> bytes:
         events.ids.reshape(-1).view("V16"),
         np.full(len(events), number),
         events.tenants << 20 | events.subjects,
-        events.made_at_ms * 1000,
+        events.occurred_at_ms * 1000,
         [Slot(events.units, None), *(None for _ in range(MAX_QUANTITIES - 1))],
         events.tenants,
         events.tenants * REGIONS + events.regions,

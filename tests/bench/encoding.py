@@ -45,7 +45,7 @@ def column_request(events: Events, workload: Workload) -> bytes:
         columns.subject_index = _uint32(events.subjects)
     columns.dimension_set_index = _uint32(events.regions)
     columns.event_ids = events.ids.tobytes()
-    columns.times_us = (events.made_at_ms * 1000).astype("<i8").tobytes()
+    columns.times_us = (events.occurred_at_ms * 1000).astype("<i8").tobytes()
     columns.quantities[0].units = events.units.astype("<i8").tobytes()
     return request.SerializeToString()
 
@@ -98,12 +98,14 @@ def _stream_head(tenant: int) -> bytes:
 
 def event_messages(events: Events) -> Iterator[bytes]:
     """One `Event` a row, without its tenant."""
-    columns = (events.subjects, events.regions, events.units, events.made_at_ms)
-    for id_text, subject, region, units, made_at_ms in zip(
+    columns = (events.subjects, events.regions, events.units, events.occurred_at_ms)
+    for id_text, subject, region, units, occurred_at_ms in zip(
         texts(events.ids), *(column.tolist() for column in columns), strict=True
     ):
         # Field 1, and always 36 characters.
-        yield b"\x0a\x24" + id_text.encode() + _labels(subject, region) + _units(units) + _time(made_at_ms)
+        yield (
+            b"\x0a\x24" + id_text.encode() + _labels(subject, region) + _units(units) + _time(occurred_at_ms)
+        )
 
 
 @cache
@@ -121,9 +123,9 @@ def _units(units: int) -> bytes:
 
 
 @cache
-def _time(made_at_ms: int) -> bytes:
+def _time(occurred_at_ms: int) -> bytes:
     event = capture_pb2.Event()
-    event.time.FromMilliseconds(made_at_ms)
+    event.time.FromMilliseconds(occurred_at_ms)
     return event.SerializeToString()
 
 

@@ -1,4 +1,4 @@
-"""UUIDv7 ids by the million, without a Python object an id."""
+"""Ids by the million, UUIDv7 or random, without a Python object an id."""
 
 from __future__ import annotations
 
@@ -26,6 +26,14 @@ def uuid7(made_at_ms: Int64s, rng: np.random.Generator) -> Ids:
     low = (counters & (1 << _COUNTER_LOW_BITS) - 1) << _RANDOM_BITS | random
     halves[:, 1] = low.astype(np.uint64) | np.uint64(1 << 63)
     return halves.view(np.uint8).reshape(count, 16)
+
+
+def uuid4(count: int, rng: np.random.Generator) -> Ids:
+    """One random id a row of 16 bytes."""
+    ids = rng.integers(0, 1 << 8, (count, 16), np.uint8)
+    ids[:, 6] = ids[:, 6] & 0x0F | 0x40
+    ids[:, 8] = ids[:, 8] & 0x3F | 0x80
+    return ids
 
 
 def _positions_in_runs(values: Int64s) -> Int64s:

@@ -35,6 +35,7 @@ class Generator:
         self._lanes = lanes(order, time.time_ns() // 1_000_000)
         self._accepted = self._duplicate = self._retries = 0
         self._latencies: list[float] = []
+        self._answers: list[tuple[float, int]] = []
 
     async def run(self) -> dict[str, Any]:
         """The figures of one run; times are of the monotonic clock, which all processes share."""
@@ -98,7 +99,9 @@ class Generator:
                     raise
                 self._retries += 1
                 await pace.until(time.monotonic() + _BACK_OFF_SECONDS)
-        self._latencies.append(time.monotonic() - since)
+        now = time.monotonic()
+        self._latencies.append(now - since)
+        self._answers.append((now, answer.accepted))
         self._accepted += answer.accepted
         self._duplicate += answer.duplicate
         if answer.conflict or answer.rejected:
@@ -135,6 +138,7 @@ class Generator:
                 self._latencies.append(now - written[at])
                 room.release()
             answered = answer.acknowledged
+            self._answers.append((now, answer.accepted))
             self._accepted += answer.accepted
             self._duplicate += answer.duplicate
             if answer.outcomes and not answer.duplicate:
@@ -143,11 +147,10 @@ class Generator:
     def _answer(self, started: float, finished: float, cpu: float) -> dict[str, Any]:
         tally = Tally.empty(self._order.workload.tenants)
         for lane in self._lanes:
-            tally += Tally.of(lane.sent_events(), self._order.workload.tenants)
+            tally += lane.tally()
         sent = sum(lane.sent * lane.batch for lane in self._lanes)
         milliseconds = np.array(self._latencies or [0.0]) * 1000
         p50, p99, most = (float(np.quantile(milliseconds, at)) for at in (0.5, 0.99, 1.0))
-        last = self._lanes[0].sent_events().tenants
         return {
             "started": started,
             "finished": finished,
@@ -162,8 +165,16 @@ class Generator:
             "calls": len(self._latencies),
             "cpu_seconds": cpu,
             "exhausted": all(lane.sent == len(lane.payloads) for lane in self._lanes),
-            "last_tenant": int(last[-1]) if len(last) else 0,
+            "last_tenant": self._lanes[0].last_tenant(),
+            "slices": self._slices(started, finished),
         }
+
+    def _slices(self, started: float, finished: float) -> list[float]:
+        """Events a second, slice by slice; a slice that was not sent in to its end is left out."""
+        width = self._order.slice_seconds
+        if not width:
+            return []
+        return pace.rates(self._answers, started, min(self._order.seconds, finished - started), width)
 
 
 def _channel(address: str) -> aio.Channel:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.cases import CASES, Case, selected
 from tests.bench.workload import Workload
+
+# Older events are rejected, and those of a run age while it lasts.
+_MOST_DAYS = 34
 
 # What the load needs; the publisher takes part when it is named too.
 SERVICES = "identity,ingest,aggregate"
@@ -20,6 +23,9 @@ class Options:
     seconds: how long to send in each case
     events, concurrency: over each case's own
     rate: events a second of the freshness case, 0 for half of what was measured
+    disk: show what tables take, also outside the JSON
+    postgres: settings of the server over those of development
+    warm_wal_mb: WAL that is written before the first case, so that its files are there to be reused
     """
 
     cases: tuple[Case, ...]
@@ -35,6 +41,9 @@ class Options:
     trace: bool
     profile: str | None
     json: bool
+    disk: bool
+    postgres: Mapping[str, str]
+    warm_wal_mb: int
     directory: Path | None
 
     def bound(self, case: Case) -> tuple[int, float]:
@@ -58,7 +67,9 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         parser.error(f"--profile takes one of {', '.join(services)}")
     return Options(
         cases=tuple(cases),
-        workload=Workload(given.tenants, given.subjects, given.mixed, given.spread_ms),
+        workload=Workload(
+            given.tenants, given.subjects, given.mixed, given.spread_ms, given.random_ids, given.days
+        ),
         seconds=given.seconds,
         events=given.events,
         concurrency=given.concurrency,
@@ -70,6 +81,9 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         trace=given.trace,
         profile=given.profile,
         json=given.json,
+        disk=given.disk,
+        postgres=dict(given.postgres),
+        warm_wal_mb=given.warm_wal_mb,
         directory=given.directory,
     )
 
@@ -78,10 +92,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench",
         description="Measures the data path on the real mesh; ends with 1 when a sum is wrong.",
-        epilog=f"Cases: {', '.join(case.name for case in CASES)}.",
+        epilog=f"Cases: {_names(extra=False)}. Only when named: {_names(extra=True)}.",
     )
+    _add_cases(parser)
+    _add_load(parser)
+    _add_mesh(parser)
     add = parser.add_argument
     add("--json", action="store_true", help="print one JSON object as the last line")
+    add("--disk", action="store_true", help="show bytes on disk an event, by table; the JSON has them anyway")
+    add("--profile", metavar="SERVICE", help="run this service under cProfile and print where its time went")
+    return parser
+
+
+def _add_cases(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--cases",
         default="",
@@ -90,22 +114,56 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--seconds", type=_positive(float), default=5.0, help="how long to send in each case (5)")
     add("--events", type=_positive(int), help="send at most so many events in each case")
-    add("--tenants", type=_positive(int), default=50, help="(50)")
-    add("--subjects", type=_positive(int), default=100, help="of each tenant (100)")
-    add("--mixed", action="store_true", help="events of all tenants in each batch, instead of one tenant's")
-    add("--spread-ms", type=int, default=0, help="ids of a batch are made over this time, among others' (0)")
     add("--concurrency", type=_positive(int), help="calls in flight, over each case's own")
     add(
         "--rate", type=float, default=0.0, help="events/s of the freshness case, instead of half the greatest"
     )
     add("--repeat", type=_positive(int), default=1, help="runs of each case; the median counts (1)")
+
+
+def _add_load(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--tenants", type=_positive(int), default=50, help="(50)")
+    add("--subjects", type=_positive(int), default=100, help="of each tenant (100)")
+    add("--mixed", action="store_true", help="events of all tenants in each batch, instead of one tenant's")
+    add(
+        "--spread-ms",
+        type=_natural(86_400_000),
+        default=0,
+        metavar="MS",
+        help="ids of a batch are made over this time, among others' (0)",
+    )
+    add("--random-ids", action="store_true", help="UUIDv4 ids, which have no order, instead of UUIDv7")
+    add(
+        "--days",
+        type=_natural(_MOST_DAYS),
+        default=0,
+        help="events are dated at random over so many days, instead of when their ids were made (0)",
+    )
+
+
+def _add_mesh(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--fresh", action="store_true", help="an empty mesh for each run of a case")
+    add(
+        "--postgres",
+        type=_setting,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of the Postgres server; may be given several times",
+    )
+    add(
+        "--warm-wal-mb",
+        type=_natural(1 << 20),
+        default=512,
+        metavar="MB",
+        help="WAL written before the first case, whose files are reused (512)",
+    )
     add("--services", default=SERVICES, help=f"what to start ({SERVICES})")
     add("--capture-only", action="store_true", help="without aggregate: how fast events are taken and stored")
     add("--trace", action="store_true", help="record every span, and count what arrives at a collector")
-    add("--profile", metavar="SERVICE", help="run this service under cProfile and print where its time went")
     add("--directory", type=Path, help="where data is kept while it runs; a temporary one if not given")
-    return parser
 
 
 def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
@@ -119,3 +177,27 @@ def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
 
     parse_number.__name__ = kind.__name__
     return parse_number
+
+
+def _natural(most: int) -> Callable[[str], int]:
+    """A parser of whole numbers from 0 to `most`."""
+
+    def parse_number(text: str) -> int:
+        number = int(text)
+        if not 0 <= number <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not from 0 to {most}")
+        return number
+
+    parse_number.__name__ = "number"
+    return parse_number
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise argparse.ArgumentTypeError(f"{text} is not NAME=VALUE")
+    return name, value
+
+
+def _names(*, extra: bool) -> str:
+    return ", ".join(case.name for case in CASES if case.extra is extra)

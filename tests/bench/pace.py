@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+
+import numpy as np
 
 
 async def until(moment: float) -> None:
@@ -28,3 +30,14 @@ async def poll(look: Callable[[], Awaitable[bool]], *, every: float, seconds: fl
             return False
         await until(time.monotonic() + every)
     return True
+
+
+def rates(answers: Sequence[tuple[float, int]], started: float, seconds: float, width: float) -> list[float]:
+    """Events a second in each whole slice of `width` seconds from `started`, over `seconds`.
+
+    answers: (moment, events) of each answer; those after the last whole slice are in none
+    """
+    edges = started + np.arange(int(seconds / width + 1e-6) + 1) * width
+    moments, events = np.array(answers, np.float64).reshape(-1, 2).T
+    counted, _ = np.histogram(moments, edges, weights=events)
+    return [float(each) / width for each in counted]

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tests.bench.cases import BARE, COPY, TEXTBOOK
+from tests.bench.disk import Disk
 from tests.bench.rows import Row, as_dict, ratio
 from tests.bench.workload import MADE_PER_SECOND, MAX_UNITS, REGIONS, SCALE, Workload
 
@@ -29,6 +30,8 @@ _METHOD = " ".join(
         "from when the event was due until an answer counts it.",
         "CPU and WAL: from the first call until all is visible, by the events accepted.",
         "copy: prepared buffers into a table of the same columns and key, without another index.",
+        "slices: of the time of sending, ten seconds each, by the acknowledgements.",
+        "of plain: against the case that this is a variant of; duplicates count nowhere in events/s.",
         "guards: bounds of the quantity, values of the dimension, what is required, and for every tenant a",
         "limit that is never reached; without them a type is a name, a quantity and a dimension.",
     )
@@ -37,13 +40,19 @@ _METHOD = " ".join(
 
 @dataclass(slots=True)
 class Report:
-    """Everything that was found. `differences` are of the check at the very end."""
+    """Everything that was found.
+
+    disk: by what the mesh was filled by, a case of its own or all cases
+    differences: of the check at the very end
+    """
 
     workload: Workload
     rows: list[Row] = field(default_factory=list)
     memory: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    disk: dict[str, Disk] = field(default_factory=dict)
     differences: Sequence[str] = ()
     spans: Mapping[str, Any] | None = None
+    show_disk: bool = False
     profiles: list[str] = field(default_factory=list)
     machine: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -56,11 +65,15 @@ class Report:
 def load_text(workload: Workload) -> str:
     """The load in words."""
     batches = "events of all tenants in each batch" if workload.mixed else "one tenant a batch"
-    ids = f"made over {workload.spread_ms} ms a batch" if workload.spread_ms else "made batch after batch"
+    ids = "made batch after batch"
+    if workload.spread_ms:
+        ids = f"made over {workload.spread_ms} ms a batch"
+    ids = "random ids" if workload.random_ids else f"UUIDv7 ids {ids}"
+    times = f"at random over {workload.days} days" if workload.days else f"{MADE_PER_SECOND} events a second"
     return (
-        f"{workload.tenants} tenants, {batches}; {workload.subjects} subjects a tenant; UUIDv7 ids {ids};"
+        f"{workload.tenants} tenants, {batches}; {workload.subjects} subjects a tenant; {ids};"
         f" one count and one sum meter, grouped by one dimension of {REGIONS} values; quantities of up to"
-        f" {MAX_UNITS} units at scale {SCALE}; times up to now, {MADE_PER_SECOND} events a second"
+        f" {MAX_UNITS} units at scale {SCALE}; times up to now, {times}"
     )
 
 
@@ -71,12 +84,15 @@ def as_json(report: Report) -> str:
         "rows": [as_dict(report.rows, row) for row in report.rows],
         "exact": report.exact,
         "memory_mb": report.memory,
+        "disk": {name: disk.as_dict() for name, disk in report.disk.items()},
         "load": {
             "tenants": workload.tenants,
             "mixed": workload.mixed,
             "subjects": workload.subjects,
             "regions": REGIONS,
             "spread_ms": workload.spread_ms,
+            "random_ids": workload.random_ids,
+            "days": workload.days,
             "text": load_text(workload),
             **report.settings,
         },
@@ -94,6 +110,11 @@ def show(report: Report, console: Console) -> None:
         console.print(profile, markup=False, highlight=False, soft_wrap=True)
     console.print(_table(report.rows))
     console.print(_costs(report.rows))
+    if any(row.slices for row in report.rows):
+        console.print(_slices(report.rows))
+    if report.show_disk:
+        for name, disk in report.disk.items():
+            console.print(_disk(name, disk))
     if report.memory:
         console.print(_memory(report.memory))
     if report.spans is not None:
@@ -116,7 +137,17 @@ def _pairs(values: Mapping[str, Any]) -> str:
 def _table(rows: Sequence[Row]) -> Table:
     table = Table(title="events a second", title_justify="left")
     table.add_column("case", no_wrap=True)
-    for column in ("captured", "end to end", "of copy", "x textbook", "of bare", "p50 ms", "p99 ms", "exact"):
+    for column in (
+        "captured",
+        "end to end",
+        "of copy",
+        "x textbook",
+        "of bare",
+        "of plain",
+        "p50 ms",
+        "p99 ms",
+        "exact",
+    ):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
@@ -126,6 +157,7 @@ def _table(rows: Sequence[Row]) -> Table:
             _number(ratio(rows, row, COPY), 2),
             _number(ratio(rows, row, TEXTBOOK), 1),
             _number(ratio(rows, row, row.name + BARE), 2),
+            _number(ratio(rows, row, row.reference), 2),
             _number(row.p50_ms, 1),
             _number(row.p99_ms, 1) + ("*" if row.measures == "freshness" else ""),
             Text("yes", style="green") if row.exact else Text("NO", style="bold red"),
@@ -169,6 +201,33 @@ def _memory(memory: Mapping[str, Mapping[str, float]]) -> Table:
         table.add_column(column, justify="right")
     for name, figures in memory.items():
         table.add_row(name, f"{figures['rss']:.1f}", f"{figures['pss']:.1f}")
+    return table
+
+
+def _slices(rows: Sequence[Row]) -> Table:
+    table = Table(title="events/s by slices", title_justify="left")
+    table.add_column("case", no_wrap=True)
+    for at in range(max(len(row.slices) for row in rows)):
+        table.add_column(f"{at + 1}", justify="right", no_wrap=True)
+    for row in rows:
+        if row.slices:
+            table.add_row(row.title, *(_rate(each) for each in row.slices))
+    return table
+
+
+def _disk(name: str, disk: Disk) -> Table:
+    table = Table(title=f"bytes on disk an event: {name}", title_justify="left")
+    table.add_column("table", no_wrap=True)
+    for column in ("heap", "indexes", "toast", "all"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for each in disk.shown():
+        sizes = (each.heap, each.indexes, each.toast, each.total)
+        table.add_row(each.name, *(_number(disk.an_event(size), 1) for size in sizes))
+    sums = [
+        sum(sizes)
+        for sizes in zip(*((t.heap, t.indexes, t.toast, t.total) for t in disk.tables), strict=True)
+    ]
+    table.add_row("all tables", *(_number(disk.an_event(size), 1) for size in sums))
     return table
 
 

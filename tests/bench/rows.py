@@ -20,6 +20,8 @@ class Row:
     drain_s: from the last acknowledgement until all was visible
     exhausted: all prepared events were sent before the time was over
     cpu_us, wal_bytes: an event, by process
+    reference: name of the case that this is a variant of
+    slices: accepted events a second by their acknowledgements, slice after slice of the time of sending
     """
 
     name: str
@@ -45,6 +47,8 @@ class Row:
     wal_bytes: float | None = None
     differences: Sequence[str] = ()
     runs: Sequence[float] = ()
+    reference: str = ""
+    slices: Sequence[float] = ()
 
     @classmethod
     def failed(cls, name: str, title: str, error: str) -> Row:
@@ -98,6 +102,8 @@ def as_dict(rows: Sequence[Row], row: Row) -> dict[str, Any]:
         "ratio_to_copy": short(ratio(rows, row, COPY), 3),
         "ratio_to_textbook": short(ratio(rows, row, TEXTBOOK), 1),
         "ratio_to_bare": short(ratio(rows, row, row.name + BARE), 3),
+        "reference": row.reference or None,
+        "ratio_to_reference": short(ratio(rows, row, row.reference), 3),
         "exact": row.exact,
         "measures": row.measures,
         "p50_ms": short(row.p50_ms),
@@ -115,5 +121,6 @@ def as_dict(rows: Sequence[Row], row: Row) -> dict[str, Any]:
         "cpu_us": {name: round(spent, 3) for name, spent in row.cpu_us.items()},
         "wal_bytes": short(row.wal_bytes, 1),
         "runs": [round(rate) for rate in row.runs],
+        "slices": [round(rate) for rate in row.slices],
         "differences": list(row.differences[:20]),
     }

@@ -51,7 +51,13 @@ class Runner:
         dsn = self._stage.mesh.admin_dsn()
         events, seconds = self._options.bound(case)
         order = ceiling.CopyOrder(
-            dsn, self._options.workload, case.batch, case.concurrency, events, seconds, self._seed
+            dsn,
+            case.workload(self._options.workload),
+            case.batch,
+            case.concurrency,
+            events,
+            seconds,
+            self._seed,
         )
         await asyncio.to_thread(ceiling.create_table, dsn)
         async with Worker("tests.bench.ceiling", order.as_dict()) as worker:
@@ -93,7 +99,7 @@ class Runner:
         async with Worker("tests.bench.load", order.as_dict()) as worker:
             await asyncio.to_thread(self._stage.meter.checkpoint)
             before = self._stage.meter.snapshot()
-            answer = await worker.run()
+            answer = await worker.run(order.seconds)
         return await self._settled(case, answer, before)
 
     async def _freshness(self, case: Case) -> Row:
@@ -108,7 +114,7 @@ class Runner:
             async with asyncio.TaskGroup() as group:
                 probing = group.create_task(probe.run(stopped, order.seconds))
                 try:
-                    answer = await worker.run()
+                    answer = await worker.run(order.seconds)
                 finally:
                     stopped.set()
         return _with_freshness(await self._settled(case, answer, before), probing.result())
@@ -133,7 +139,7 @@ class Runner:
         return LoadOrder(
             address=address,
             token=self._stage.mesh.token(),
-            workload=self._options.workload,
+            workload=case.workload(self._options.workload),
             form=case.form,
             batch=case.batch,
             concurrency=self._options.concurrency or case.concurrency,
@@ -143,6 +149,7 @@ class Runner:
             duplicates=case.duplicates,
             rate=case.rate,
             seed=self._seed,
+            slice_seconds=case.slice_seconds,
         )
 
 
@@ -182,6 +189,8 @@ def _row(case: Case, answer: dict[str, Any], cost: Cost, visible: Visible) -> Ro
         offered_per_s=case.rate or None,
         cpu_us=cost.cpu_us(accepted),
         wal_bytes=cost.wal_bytes(accepted),
+        reference=case.reference,
+        slices=answer.get("slices", ()),
         differences=visible.differences,
     )
 

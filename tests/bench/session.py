@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import platform
@@ -36,7 +37,9 @@ class Session:
         self._options = options
         self._directory = directory
         self._tell = tell
-        self._report = Report(options.workload, machine=_machine(), settings=_settings(options))
+        self._report = Report(
+            options.workload, machine=_machine(), settings=_settings(options), show_disk=options.disk
+        )
 
     async def run(self) -> Report:
         """What was found; a case that failed is the last one in it."""
@@ -51,14 +54,16 @@ class Session:
         return self._report
 
     async def _measure(self, environment: Mapping[str, str]) -> None:
-        if not self._options.fresh:
-            await self._on_one_stage(environment, "all", self._options.cases)
+        alone = [case for case in self._options.cases if case.alone or self._options.fresh]
+        together = [case for case in self._options.cases if case not in alone]
+        if together and not await self._on_one_stage(environment, "all", together):
             return
-        for at, case in enumerate(self._options.cases):
+        for at, case in enumerate(alone):
             if not await self._on_stages_of_its_own(environment, f"{at}", case):
                 return
 
-    async def _on_one_stage(self, environment: Mapping[str, str], name: str, cases: Sequence[Case]) -> None:
+    async def _on_one_stage(self, environment: Mapping[str, str], name: str, cases: Sequence[Case]) -> bool:
+        """Whether to go on."""
         async with self._stage(environment, name) as stage:
             runner = Runner(stage, self._options)
             for group in turn_about(cases):
@@ -68,8 +73,9 @@ class Session:
                         done.append(await self._one(runner, stage, case))
                 went_well = [self._add(done) for done in runs]
                 if not all(went_well):
-                    return
-            await self._close(stage)
+                    return False
+            await self._close(stage, "all cases")
+        return True
 
     async def _on_stages_of_its_own(self, environment: Mapping[str, str], name: str, case: Case) -> bool:
         runs = []
@@ -77,7 +83,7 @@ class Session:
             async with self._stage(environment, f"{name}-{turn}") as stage:
                 runs.append(await self._one(Runner(stage, self._options), stage, case))
                 if runs[-1].accepted:
-                    await self._close(stage)
+                    await self._close(stage, case.name)
         return self._add(runs)
 
     @asynccontextmanager
@@ -110,8 +116,9 @@ class Session:
         self._report.rows.append(median(runs))
         return all(row.accepted for row in runs)
 
-    async def _close(self, stage: Stage) -> None:
+    async def _close(self, stage: Stage, name: str) -> None:
         self._report.memory = stage.meter.memory()
+        self._report.disk[name] = await asyncio.to_thread(stage.disk)
         self._tell("checking raw events and usage by region")
         self._report.differences = [*self._report.differences, *await stage.verify()]
 
@@ -159,6 +166,8 @@ def _settings(options: Options) -> dict[str, Any]:
         "services": " ".join(options.services),
         "mesh": "fresh for each run" if options.fresh else "one for all cases",
         "spans": "all recorded and collected" if options.trace else "not recorded",
+        "postgres": " ".join(f"{name}={value}" for name, value in options.postgres.items()) or "as usual",
+        "warm_wal_mb": options.warm_wal_mb,
     }
 
 

@@ -15,7 +15,8 @@ from meterline_protos.aggregate.v1 import meters_pb2, meters_pb2_grpc
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.identity.v1 import tenants_pb2, tenants_pb2_grpc
 
-from tests.bench import guards, profiling
+from tests.bench import disk, guards, profiling
+from tests.bench.disk import Disk
 from tests.bench.guards import Guards
 from tests.bench.measure import Meter
 from tests.bench.options import Options
@@ -28,9 +29,11 @@ from tests.bench.workload import DIMENSION, EVENT_TYPE, QUANTITY, Tally, tenant_
 PROBE = "bench-probe"
 # Windows follow the tenant's time zone, so there are several.
 ZONES = ("UTC", "America/New_York", "Europe/Berlin", "Asia/Kolkata")
-_WARM_WAL_MB = 512
 _WARM_BATCH = 1_000
-_DRAIN_SECONDS = 60.0
+# So that the ids of all cases come after these, as new ones do.
+_WARM_AGE_SECONDS = 600
+# Windows of sparse usage take longer than capture does.
+_DRAIN_SECONDS = 240.0
 _STORED = """SELECT tenant_id, count(*)::bigint, coalesce(sum(quantity_1), 0)::bigint
 FROM ingest.events GROUP BY tenant_id"""
 
@@ -58,7 +61,7 @@ class Stage:
             meters = meters_pb2_grpc.MetersServiceStub(self._aggregate)
             for meter in _meters():
                 await meters.CreateMeter(meters_pb2.CreateMeterRequest(meter=meter))
-        await asyncio.to_thread(self.meter.warm_wal, _WARM_WAL_MB)
+        await asyncio.to_thread(self.meter.warm_wal, self._options.warm_wal_mb)
         await self._warm_up()
 
     async def settle(self, tally: Tally, last: int) -> Visible:
@@ -78,6 +81,10 @@ class Stage:
         if not self._options.capture_only:
             found += await differences(self.usage, self.expected, range(len(self.expected.counts)))
         return found
+
+    def disk(self) -> Disk:
+        """What the tables take, for all events that were accepted."""
+        return disk.measured(self.mesh.admin_dsn(), self.expected.total)
 
     async def _onboard(self) -> None:
         channel = self.mesh.channel("identity")
@@ -109,6 +116,7 @@ class Stage:
             events=2 * _WARM_BATCH * self._options.workload.tenants,
             seconds=60.0,
             seed=0,
+            age_seconds=_WARM_AGE_SECONDS,
             token=self.mesh.token(),
         )
         async with Worker("tests.bench.load", order.as_dict()) as worker:
@@ -162,6 +170,7 @@ async def on_stage(options: Options, directory: Path, environment: Mapping[str, 
         # The plan is a name for limits here, and has no prices that identity could find.
         environment={name: {**environment, **_UNASKED.get(name, {})} for name in options.services},
         programs=profiling.programs(options.profile, directory),
+        postgres_settings=options.postgres,
     )
     async with Mesh(directory / "mesh", mesh_options) as mesh:
         channels = [mesh.channel(name) for name in ("ingest", "aggregate")]

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tests.bench.ids import Ids, Int64s, uuid7
+from tests.bench.ids import Ids, Int64s, uuid4, uuid7
 
 EVENT_TYPE: Final = "bench.request"
 QUANTITY: Final = "units"
@@ -22,6 +22,7 @@ MAX_UNITS: Final = 10_000
 MADE_PER_SECOND: Final = 300_000
 # A repeated event comes from one of so many batches before, of the same tenant.
 REPEATED_FROM: Final = 20
+_DAY_MS: Final = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +32,16 @@ class Workload:
     mixed: every event of a batch belongs to a tenant of its own, else a batch is one tenant's
     spread_ms: the ids of a batch were made over so many milliseconds, interleaved with those of other
         batches; 0: one batch after the other
+    random_ids: UUIDv4, which have no order, instead of UUIDv7
+    days: events are dated at random over so many days before now; 0: when their ids were made
     """
 
     tenants: int = 50
     subjects: int = 100
     mixed: bool = False
     spread_ms: int = 0
+    random_ids: bool = False
+    days: int = 0
 
 
 def tenant_name(number: int) -> str:
@@ -53,7 +58,11 @@ def region_name(number: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """Row i is element i of every column. `fresh` is false for events that repeat an earlier one."""
+    """Row i is element i of every column.
+
+    made_at_ms: when the id was made; occurred_at_ms: the event's time
+    fresh: false for events that repeat an earlier one
+    """
 
     ids: Ids
     tenants: Int64s
@@ -61,6 +70,7 @@ class Events:
     regions: Int64s
     units: Int64s
     made_at_ms: Int64s
+    occurred_at_ms: Int64s
     fresh: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
@@ -68,6 +78,12 @@ class Events:
 
     def __getitem__(self, rows: slice) -> Events:
         return Events(*(column[rows] for column in self._columns()))
+
+    def counted(self) -> Counted:
+        """What is needed to add them up."""
+        return Counted(
+            (self.tenants * REGIONS + self.regions).astype(np.int32), self.units.astype(np.int32), self.fresh
+        )
 
     def repeat(self, rows: Int64s, sources: Int64s) -> None:
         """Makes `rows` repetitions of `sources`."""
@@ -83,6 +99,7 @@ class Events:
             self.regions,
             self.units,
             self.made_at_ms,
+            self.occurred_at_ms,
             self.fresh,
         )
 
@@ -102,12 +119,13 @@ def generate(
     tenants = rng.integers(0, workload.tenants, count) if workload.mixed else np.repeat(turns, batch)
     made_at_ms = _made_at(workload.spread_ms, batches, batch, now_ms, rng)
     events = Events(
-        ids=uuid7(made_at_ms, rng),
+        ids=uuid4(count, rng) if workload.random_ids else uuid7(made_at_ms, rng),
         tenants=tenants,
         subjects=rng.integers(0, workload.subjects, count),
         regions=rng.integers(0, REGIONS, count),
         units=rng.integers(1, MAX_UNITS + 1, count),
         made_at_ms=made_at_ms,
+        occurred_at_ms=_occurred_at(workload.days, made_at_ms, now_ms, rng),
         fresh=np.ones(count, np.bool_),
     )
     repeated = int(batch * duplicates)
@@ -127,6 +145,13 @@ def _made_at(spread_ms: int, batches: int, batch: int, now_ms: int, rng: np.rand
     return ends.reshape(count)
 
 
+def _occurred_at(days: int, made_at_ms: Int64s, now_ms: int, rng: np.random.Generator) -> Int64s:
+    """Milliseconds at which the events occurred, in no order when they are dated over `days`."""
+    if days == 0:
+        return made_at_ms.copy()
+    return now_ms - rng.integers(0, days * _DAY_MS, len(made_at_ms))
+
+
 def _scatter_duplicates(
     events: Events, turns: Int64s, batch: int, repeated: int, rng: np.random.Generator, *, mixed: bool
 ) -> None:
@@ -144,6 +169,27 @@ def _scatter_duplicates(
         known.append(at)
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What is kept of events that have become requests: 9 bytes an event, for a minute's load has millions.
+
+    cells: tenant times REGIONS plus region
+    """
+
+    cells: npt.NDArray[np.int32]
+    units: npt.NDArray[np.int32]
+    fresh: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    def __getitem__(self, rows: slice) -> Counted:
+        return Counted(self.cells[rows], self.units[rows], self.fresh[rows])
+
+    def tenant(self, row: int) -> int:
+        return int(self.cells[row]) // REGIONS
+
+
 @dataclass(slots=True)
 class Tally:
     """Events and their summed units by tenant (rows) and region (columns), in exact integers."""
@@ -156,12 +202,12 @@ class Tally:
         return cls(np.zeros((tenants, REGIONS), np.int64), np.zeros((tenants, REGIONS), np.int64))
 
     @classmethod
-    def of(cls, events: Events, tenants: int) -> Tally:
+    def of(cls, events: Counted, tenants: int) -> Tally:
         """Counts each fresh event once; repetitions add nothing."""
         tally = cls.empty(tenants)
-        cells = (events.tenants[events.fresh], events.regions[events.fresh])
-        np.add.at(tally.counts, cells, 1)
-        np.add.at(tally.units, cells, events.units[events.fresh])
+        cells = events.cells[events.fresh]
+        np.add.at(tally.counts.reshape(-1), cells, 1)
+        np.add.at(tally.units.reshape(-1), cells, events.units[events.fresh].astype(np.int64))
         return tally
 
     @classmethod

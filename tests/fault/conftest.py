@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 from meterline_dev.mesh import SERVICES as ALL_SERVICES
 from meterline_dev.mesh import Mesh, MeshOptions
+from meterline_dev.servers.postgres_settings import SMALL
 from meterline_dev.testing import scratch_directory
 
 from tests.fault.load import prepare
@@ -21,7 +22,6 @@ SERVICES = ("identity", "ingest", "aggregate")
 # The database survives kills of the processes around it either way; only speed is at stake.
 # Messages of whoever was killed come again soon.
 QUICK_MESSAGES = {"METERLINE_ACK_WAIT_SECONDS": "4"}
-QUICK_POSTGRES = {"shared_buffers": "64MB", "max_wal_size": "1GB", "min_wal_size": "80MB"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def start_mesh() -> MakeMesh:
     ) -> AsyncIterator[Mesh]:
         chosen = {
             "services": SERVICES,
-            "postgres_settings": QUICK_POSTGRES,
+            "postgres_settings": SMALL,
             "environment": {
                 service: QUICK_MESSAGES | dict((environment or {}).get(service, {}))
                 for service in ALL_SERVICES

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from meterline_dev.servers import NatsServer, PostgresServer
-from meterline_dev.servers.postgres_settings import THROWAWAY
+from meterline_dev.servers.postgres_settings import SMALL, THROWAWAY
 
 
 def eventually(question: Callable[[], bool], seconds: float = 10.0) -> bool:
@@ -41,16 +41,14 @@ def scratch_directory() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """Postgres for the session, without durability: a crash of the machine may lose what tests wrote."""
-    # Small buffers make copying and dropping databases quick: both walk through all of them.
-    settings = {**THROWAWAY, "shared_buffers": "64MB", "max_wal_size": "1GB", "min_wal_size": "80MB"}
-    with scratch_directory() as place, PostgresServer(place / "postgres", settings=settings) as server:
+    with scratch_directory() as place, PostgresServer(place / "postgres", settings=THROWAWAY) as server:
         yield server
 
 
 @pytest.fixture
 def durable_postgres() -> Iterator[PostgresServer]:
     """A durable Postgres for one test, which may kill it."""
-    with scratch_directory() as place, PostgresServer(place / "postgres") as server:
+    with scratch_directory() as place, PostgresServer(place / "postgres", settings=SMALL) as server:
         yield server
 
 

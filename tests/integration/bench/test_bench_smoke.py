@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import sys
+from typing import Any
 
 import psutil
 import pytest
@@ -30,13 +31,15 @@ async def start(*arguments: str) -> asyncio.subprocess.Process:
     )
 
 
-async def test_a_case_runs_against_its_reference_and_is_exact() -> None:
-    process = await start("--cases", "columnar-5000,copy", *SMALL)
+async def test_cases_run_against_their_references_and_are_exact() -> None:
+    cases = ("columnar-5000,copy,month,sustained", "--disk", "--postgres", "work_mem=5MB")
+    process = await start("--cases", *cases, *SMALL)
     out, err = await process.communicate()
     assert process.returncode == 0, err.decode()
     body = json.loads(out.decode().splitlines()[-1])
     rows = {row["name"]: row for row in body["rows"]}
-    assert set(rows) == {"copy", "columnar-5000", "columnar-5000-bare", "columnar-5000-duplicates"}
+    columns = {"columnar-5000", "columnar-5000-bare", "columnar-5000-duplicates", "month"}
+    assert set(rows) == {"copy", "sustained", *columns}
     assert all(row["exact"] for row in rows.values())
     assert all(row["events_per_s"] > 0 for row in rows.values())
     assert rows["columnar-5000"]["accepted"] > 0
@@ -44,8 +47,30 @@ async def test_a_case_runs_against_its_reference_and_is_exact() -> None:
     assert rows["columnar-5000"]["ratio_to_bare"] > 0
     assert rows["columnar-5000"]["wal_bytes"] > 100
     assert rows["columnar-5000-duplicates"]["duplicate"] > 0
+    assert rows["month"]["reference"] == "columnar-5000"
+    assert rows["month"]["ratio_to_reference"] > 0
+    assert_disk(body["disk"], rows)
     assert {"identity", "ingest", "aggregate", "postgres", "nats"} <= set(body["memory_mb"])
     assert body["load"]["tenants"] == 5
+
+
+def assert_disk(disk: dict[str, Any], rows: dict[str, Any]) -> None:
+    """The sustained case has a mesh of its own, which was warmed up with 10,000 events as the other was."""
+    assert set(disk) == {"all cases", "sustained"}
+    together = sum(row["accepted"] for name, row in rows.items() if name not in ("copy", "sustained"))
+    assert disk["all cases"]["events"] == together + 10_000
+    assert disk["sustained"]["events"] == rows["sustained"]["accepted"] + 10_000
+    for each in disk.values():
+        sizes = each["tables"]["ingest.events"]
+        # A row of 64 bytes of columns with its header, and its key of 20.
+        assert 80 < sizes["heap"] < 200
+        assert 30 < sizes["indexes"] < 200
+        assert each["bytes_per_event"] == pytest.approx(
+            sum(sum(table.values()) for table in each["tables"].values()), abs=2
+        )
+    # Dated over a month, each minute of each group has windows of its own.
+    minutes = {name: each["tables"]["aggregate.windows_minute"]["heap"] for name, each in disk.items()}
+    assert minutes["all cases"] > 10 * minutes["sustained"]
 
 
 async def test_being_stopped_leaves_nothing_running() -> None:

@@ -150,6 +150,18 @@ async def test_batches_and_their_sums_arrive(form: str, mixed: bool) -> None:
     assert 0 < answer["p50_ms"] <= answer["p99_ms"] <= answer["max_ms"]
 
 
+async def test_slices_count_what_was_accepted_in_them() -> None:
+    keeper = Keeper()
+    async with serving(keeper) as order:
+        order = replace(order, batch=10, events=60_000, seconds=0.5, slice_seconds=0.1)
+        answer = await Generator(order).run()
+    assert_kept(answer, keeper)
+    assert not answer["exhausted"]
+    assert len(answer["slices"]) == 5
+    # What was on its way at the end is in no slice.
+    assert answer["accepted"] - 30 <= sum(answer["slices"]) * 0.1 <= answer["accepted"]
+
+
 async def test_duplicates_are_sent_and_counted_once() -> None:
     keeper = Keeper()
     async with serving(keeper) as order:

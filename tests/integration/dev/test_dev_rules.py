@@ -1,8 +1,10 @@
 """Rules with an order or a bound: sizes fitted to the machine, waits between restarts, tails of logs."""
 
 import os
+import shutil
 import stat
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from meterline_dev import logs
 from meterline_dev.processes import ChildSpec
-from meterline_dev.servers import files, postgres_settings
+from meterline_dev.servers import files, postgres, postgres_settings
 from meterline_dev.testing import scratch_directory
 
 pytestmark = pytest.mark.req("X4")
@@ -26,9 +28,9 @@ def test_waits_between_restarts_grow_up_to_a_bound(first: float, longest: float,
 @given(memory=st.integers(64, 10_000_000))
 def test_shared_buffers_fit_the_memory(memory: int) -> None:
     size = postgres_settings._shared_buffers_mb(memory)
-    assert 32 <= size <= 512
-    assert size <= memory // 2
-    assert size == 512 or memory < 4104
+    assert 32 <= size <= 4096
+    assert size <= max(32, memory / 8)
+    assert size == 4096 or memory < 8 * 4097
 
 
 @given(free=st.integers(0, 10_000_000))
@@ -36,6 +38,30 @@ def test_the_wal_leaves_most_of_a_small_disk_free(free: int) -> None:
     size = postgres_settings._max_wal_mb(free)
     assert 256 <= size <= 8192
     assert size == 256 or size <= free / 4
+
+
+def test_all_wal_is_kept_for_reuse_and_bounded_as_before_when_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def settings(free_mb: int) -> dict[str, str]:
+        usage = shutil.disk_usage(tmp_path)._replace(free=free_mb << 20)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+        return postgres_settings.default_settings(postgres.binaries(), tmp_path)
+
+    first = settings(2_400)
+    assert first["min_wal_size"] == first["max_wal_size"] == "600MB"
+    (tmp_path / "pg_wal" / "archive_status").mkdir(parents=True)
+    for number in range(4):
+        with (tmp_path / "pg_wal" / f"{number}").open("wb") as segment:
+            segment.truncate(100 << 20)
+    assert settings(2_000)["max_wal_size"] == "600MB"
+
+
+@pytest.mark.parametrize("settings", [postgres_settings.SMALL, postgres_settings.THROWAWAY])
+def test_servers_of_tests_stay_small(settings: Mapping[str, str]) -> None:
+    assert settings["shared_buffers"] == "64MB"
+    assert settings["max_wal_size"] == "1GB"
+    assert settings["min_wal_size"] == "80MB"
 
 
 @given(

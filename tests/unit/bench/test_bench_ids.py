@@ -1,4 +1,4 @@
-"""The bench's ids are UUIDv7 as RFC 9562 has them, and in order."""
+"""The bench's ids are UUIDv7 as RFC 9562 has them, and in order; or UUIDv4."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.bench.ids import texts, uuid7
+from tests.bench.ids import texts, uuid4, uuid7
 
 pytestmark = pytest.mark.req("T8.3")
 
@@ -48,6 +48,24 @@ def test_ids_of_the_same_moment_made_elsewhere_differ() -> None:
     here, there = (uuid7(moments, np.random.default_rng(seed)).tobytes() for seed in (1, 2))
     rows = {data[at : at + 16] for data in (here, there) for at in range(0, len(data), 16)}
     assert len(rows) == 2_000
+
+
+@given(st.integers(1, 200), st.integers(0, 1 << 32))
+def test_random_ids_have_their_version_and_variant(count: int, seed: int) -> None:
+    rows = [uuid.UUID(bytes=row.tobytes()) for row in uuid4(count, np.random.default_rng(seed))]
+    assert {(row.version, row.variant) for row in rows} == {(4, uuid.RFC_4122)}
+    assert len(set(rows)) == count
+
+
+def test_random_ids_leave_no_other_bit_as_it_is() -> None:
+    ids = uuid4(200, np.random.default_rng(7))
+    fixed = 0xF << 76 | 0b11 << 62
+    numbers = [int.from_bytes(row.tobytes()) for row in ids]
+    set_somewhere, set_everywhere = 0, (1 << 128) - 1
+    for number in numbers:
+        set_somewhere |= number
+        set_everywhere &= number
+    assert (set_somewhere ^ set_everywhere) | fixed == (1 << 128) - 1
 
 
 @given(MOMENTS)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from tests.bench.disk import Disk, Table
 from tests.bench.report import Report, as_json, show
 from tests.bench.rows import Row, greatest, median
 from tests.bench.workload import Workload
@@ -43,6 +44,57 @@ def test_ratios_are_of_end_to_end_rates() -> None:
     assert rows["columnar-5000-bare"]["ratio_to_bare"] is None
     assert rows["columnar-5000"]["cpu_us"] == {"ingest": 1.25}
     assert rows["ack-50000"]["ratio_to_copy"] is None, "an offered rate is no measure of what is possible"
+    assert rows["columnar-5000"]["ratio_to_reference"] is None
+
+
+def test_a_variant_is_compared_with_its_reference() -> None:
+    variant = row("month", 300_000.0, exact=True, reference="columnar-5000")
+    body = json.loads(as_json(Report(Workload(), [*ROWS, variant])))["rows"][-1]
+    assert (body["reference"], body["ratio_to_reference"]) == ("columnar-5000", 0.75)
+    (alone,) = json.loads(as_json(Report(Workload(), [variant])))["rows"]
+    assert alone["ratio_to_reference"] is None
+    assert "0.75" in printed(Report(Workload(), [*ROWS, variant]))
+
+
+def test_slices_of_time_are_told_of_cases_that_have_them() -> None:
+    long = row("sustained", 250_000.0, exact=True, slices=[260_000.4, 240_000.0])
+    report = Report(Workload(), [*ROWS, long])
+    assert json.loads(as_json(report))["rows"][-1]["slices"] == [260_000, 240_000]
+    text = printed(report)
+    assert "by slices" in text
+    assert "260,000" in text
+    assert "by slices" not in printed(Report(Workload(), ROWS))
+
+
+DISK = Disk(
+    1_000,
+    [
+        Table("ingest.events", 93_000, 54_000, 0),
+        Table("aggregate.windows_minute", 10_000, 5_000, 100),
+        Table("ingest.series", 500, 400, 0),
+        Table("ingest.subjects", 300, 100, 200),
+    ],
+)
+
+
+def test_bytes_on_disk_are_told_by_event_and_table_and_small_tables_as_one() -> None:
+    report = Report(Workload(), ROWS, disk={"month": DISK})
+    body = json.loads(as_json(report))["disk"]["month"]
+    assert body["bytes_per_event"] == 163.6
+    assert body["tables"] == {
+        "ingest.events": {"heap": 93.0, "indexes": 54.0, "toast": 0.0},
+        "aggregate.windows_minute": {"heap": 10.0, "indexes": 5.0, "toast": 0.1},
+        "others": {"heap": 0.8, "indexes": 0.5, "toast": 0.2},
+    }
+    assert "bytes on disk" not in printed(report)
+    report.show_disk = True
+    text = printed(report)
+    for part in ("an event: month", "aggregate.windows_minute", "147.0", "163.6", "59.5"):
+        assert part in text
+
+
+def test_without_events_there_is_no_division_by_them() -> None:
+    assert Disk(0, [Table("ingest.events", 8_192, 0, 0)]).as_dict()["bytes_per_event"] == 8_192
 
 
 def test_without_a_reference_there_is_no_ratio() -> None:
@@ -66,6 +118,9 @@ def test_the_table_shows_each_case_and_the_verdict() -> None:
         assert each.title in text
     for part in ("400,000", "0.50", "800.0", "90.5", "all tenants in each batch", "every sum is exact"):
         assert part in text
+    random = printed(Report(Workload(random_ids=True, days=30), ROWS))
+    assert "random ids; " in random
+    assert "at random over 30 days" in random
     assert "NOT EXACT" not in text
 
 

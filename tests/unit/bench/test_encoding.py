@@ -40,13 +40,13 @@ def expected_event(events: Events, row: int, *, tenant_id: str = "") -> capture_
         dimensions={DIMENSION: region_name(int(events.regions[row]))},
         quantities={QUANTITY: str(Decimal(int(events.units[row])).scaleb(-SCALE))},
     )
-    event.time.FromMilliseconds(int(events.made_at_ms[row]))
+    event.time.FromMilliseconds(int(events.occurred_at_ms[row]))
     return event
 
 
-@given(st.integers(1, 300), st.booleans())
-def test_rows(batch: int, mixed: bool) -> None:
-    workload = Workload(tenants=4, mixed=mixed)
+@given(st.integers(1, 300), st.booleans(), st.sampled_from([0, 30]))
+def test_rows(batch: int, mixed: bool, days: int) -> None:
+    workload = Workload(tenants=4, mixed=mixed, days=days)
     events = generate(workload, 1, batch, NOW_MS, seed=1)
     request = capture_pb2.ReportRequest.FromString(row_request(events, workload))
     names = [tenant_name(number) for number in events.tenants.tolist()]
@@ -58,7 +58,7 @@ def test_rows(batch: int, mixed: bool) -> None:
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("subjects", [1, 7])
 def test_columns(mixed: bool, subjects: int) -> None:
-    workload = Workload(tenants=4, subjects=subjects, mixed=mixed)
+    workload = Workload(tenants=4, subjects=subjects, mixed=mixed, days=30)
     events = generate(workload, 1, 60, NOW_MS, seed=2)
     request = capture_pb2.ReportRequest.FromString(column_request(events, workload))
     columns = request.columns
@@ -78,7 +78,7 @@ def test_columns(mixed: bool, subjects: int) -> None:
         {DIMENSION: region_name(number)} for number in events.regions.tolist()
     ]
     assert columns.event_ids == events.ids.tobytes()
-    assert np.frombuffer(columns.times_us, "<i8").tolist() == (events.made_at_ms * 1_000).tolist()
+    assert np.frombuffer(columns.times_us, "<i8").tolist() == (events.occurred_at_ms * 1_000).tolist()
     (quantity,) = columns.quantities
     assert (quantity.name, quantity.scale, quantity.present) == (QUANTITY, SCALE, b"")
     assert np.frombuffer(quantity.units, "<i8").tolist() == events.units.tolist()

@@ -20,10 +20,16 @@ WORKLOADS = st.builds(
     subjects=st.integers(1, 5),
     mixed=st.booleans(),
     spread_ms=st.sampled_from([0, 1, 50]),
+    random_ids=st.booleans(),
+    days=st.sampled_from([0, 30]),
 )
 
 
-def rows_of(events: Events) -> list[tuple[bytes, int, int, int, int, int]]:
+Row = tuple[bytes, int, int, int, int, int]
+
+
+def rows_of(events: Events) -> list[Row]:
+    """(id, tenant, subject, region, units, time)"""
     return [
         (row.tobytes(), *rest)
         for row, *rest in zip(
@@ -32,7 +38,7 @@ def rows_of(events: Events) -> list[tuple[bytes, int, int, int, int, int]]:
             events.subjects.tolist(),
             events.regions.tolist(),
             events.units.tolist(),
-            events.made_at_ms.tolist(),
+            events.occurred_at_ms.tolist(),
             strict=True,
         )
     ]
@@ -49,7 +55,7 @@ def test_the_sums_count_every_distinct_event_once(
     for _, tenant, _, region, amount, _ in distinct.values():
         counts[tenant, region] += 1
         units[tenant, region] += amount
-    tally = Tally.of(events, workload.tenants)
+    tally = Tally.of(events.counted(), workload.tenants)
     for tenant in range(workload.tenants):
         for region in range(REGIONS):
             assert tally.counts[tenant, region] == counts[tenant, region]
@@ -60,7 +66,7 @@ def test_the_sums_count_every_distinct_event_once(
 @given(WORKLOADS, st.integers(1, 12), st.integers(4, 40))
 def test_a_repetition_is_the_same_event_in_every_field(workload: Workload, batches: int, batch: int) -> None:
     events = generate(workload, batches, batch, NOW_MS, seed=4, duplicates=0.25)
-    by_id: dict[bytes, set[tuple[bytes, int, int, int, int, int]]] = {}
+    by_id: dict[bytes, set[Row]] = {}
     for row in rows_of(events):
         by_id.setdefault(row[0], set()).add(row)
     assert all(len(rows) == 1 for rows in by_id.values())
@@ -75,7 +81,7 @@ def test_a_prefix_of_whole_batches_needs_nothing_that_comes_later(
     events = generate(workload, batches, batch, NOW_MS, seed=5, duplicates=0.25)
     for sent in range(batches + 1):
         prefix = events[slice(0, sent * batch)]
-        assert Tally.of(prefix, workload.tenants).total == len({row[0] for row in rows_of(prefix)})
+        assert Tally.of(prefix.counted(), workload.tenants).total == len({row[0] for row in rows_of(prefix)})
 
 
 @given(st.integers(1, 7), st.integers(1, 20), st.integers(1, 20))
@@ -99,6 +105,25 @@ def test_events_are_dated_up_to_now_at_a_steady_rate() -> None:
     assert NOW_MS - 1 <= events.made_at_ms[-1] <= NOW_MS
     span_s = (events.made_at_ms[-1] - events.made_at_ms[0]) / 1_000
     assert len(events) / span_s == pytest.approx(MADE_PER_SECOND, rel=0.01)
+    assert (events.occurred_at_ms == events.made_at_ms).all()
+
+
+def test_events_dated_over_days_have_new_ids_and_times_in_no_order() -> None:
+    events = generate(Workload(days=30), 60, 5_000, NOW_MS, seed=8)
+    assert (events.made_at_ms == generate(Workload(), 60, 5_000, NOW_MS, seed=8).made_at_ms).all()
+    days = (NOW_MS - events.occurred_at_ms) / 86_400_000
+    assert 0 <= days.min() < 0.01
+    assert 29.99 < days.max() <= 30
+    # A tenth of the days has a tenth of the events, in the first batch as in all.
+    for chosen in (days, days[:5_000]):
+        counts, _ = np.histogram(chosen, 10, (0, 30))
+        assert counts / len(chosen) == pytest.approx(0.1, abs=0.02)
+
+
+def test_random_ids_are_spread_over_all_ids() -> None:
+    events = generate(Workload(random_ids=True), 60, 5_000, NOW_MS, seed=9)
+    counts = np.bincount(events.ids[:, 0], minlength=256)
+    assert counts / len(events) == pytest.approx(1 / 256, rel=0.2)
 
 
 def test_spread_ids_of_a_batch_lie_among_those_of_others() -> None:
@@ -110,7 +135,7 @@ def test_spread_ids_of_a_batch_lie_among_those_of_others() -> None:
 
 
 def test_a_tally_survives_its_way_through_json() -> None:
-    tally = Tally.of(generate(Workload(tenants=3), 5, 20, NOW_MS, seed=1), 3)
+    tally = Tally.of(generate(Workload(tenants=3), 5, 20, NOW_MS, seed=1).counted(), 3)
     back = Tally.parse(tally.as_dict())
     assert (back.counts == tally.counts).all()
     assert (back.units == tally.units).all()
