@@ -17,7 +17,7 @@ import psycopg
 import uvloop
 from meterline import migrate
 from meterline.clock import SystemClock
-from meterline.consuming.consumer import Delivery
+from meterline.consuming.delivery import Delivery
 from meterline.db import provision
 from meterline.db.pool import Database
 from meterline.ids import new_id

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from meterline.bus.subjects import TENANTS_CHANGED
 from meterline.clock import SystemClock
-from meterline.consuming.consumer import Delivery
+from meterline.consuming.delivery import Delivery
 from meterline.db.pool import Database
 from meterline.db.scope import ALL_TENANTS
 from meterline.ids import new_id

@@ -13,7 +13,8 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from meterline.bus.connection import Bus
 from meterline.bus.subjects import Fact
-from meterline.consuming.consumer import Consumer, Delivery, Handler
+from meterline.consuming.consumer import Consumer
+from meterline.consuming.delivery import Delivery, Handler
 from meterline.db.pool import Database
 from meterline.db.provision import app_role
 from meterline.transactions.relay import Relay

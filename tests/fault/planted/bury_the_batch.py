@@ -5,8 +5,8 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 
-from meterline.consuming import consumer
-from meterline.consuming.consumer import Delivery
+from meterline.consuming import applying
+from meterline.consuming.delivery import Delivery
 from meterline_aggregate.main import main
 
 
@@ -15,5 +15,5 @@ def _all_of_them(deliveries: Sequence[Delivery], error: Exception) -> frozenset[
 
 
 if __name__ == "__main__":
-    consumer.at_fault = _all_of_them  # type: ignore[attr-defined]
+    applying.at_fault = _all_of_them  # type: ignore[attr-defined]
     main()

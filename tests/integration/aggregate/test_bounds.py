@@ -28,7 +28,7 @@ from meterline.bounds import (
 )
 from meterline.bus.subjects import EVENTS_ACCEPTED, TENANTS_CHANGED, USAGE_WINDOW
 from meterline.clock import SystemClock, to_datetime, to_us
-from meterline.consuming.consumer import Delivery
+from meterline.consuming.delivery import Delivery
 from meterline.db.pool import Database
 from meterline.ids import new_id
 from meterline.tenants import TenantReplica

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from meterline.consuming.breaker import BurialRules
-from meterline.consuming.consumer import Delivery
+from meterline.consuming.delivery import Delivery
 from meterline.errors import Later, Never
 from meterline.transactions.unit_of_work import Transaction
 from meterline_dev.servers import NatsServer

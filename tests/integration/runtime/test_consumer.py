@@ -9,7 +9,8 @@ import psycopg
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from meterline.bus.connection import Bus
-from meterline.consuming.consumer import Consumer, Delivery
+from meterline.consuming.consumer import Consumer
+from meterline.consuming.delivery import Delivery
 from meterline.db.pool import Database
 from meterline.transactions.relay import Relay
 from meterline.transactions.unit_of_work import Transaction, UnitOfWork

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import psycopg
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
-from meterline.consuming.consumer import Delivery
+from meterline.consuming.delivery import Delivery
 from meterline.errors import Later, Never
 from meterline.ids import new_id
 from meterline.transactions.unit_of_work import Transaction

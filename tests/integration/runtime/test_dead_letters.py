@@ -17,9 +17,10 @@ from grpc import aio
 from meterline.auth.gate import Anybody, Gate
 from meterline.auth.rules import rules_of
 from meterline.consuming.breaker import BurialRules
-from meterline.consuming.consumer import Consumer, Delivery
+from meterline.consuming.consumer import Consumer
 from meterline.consuming.dead_letter_report import DeadLetterReport
 from meterline.consuming.dead_letters import queries
+from meterline.consuming.delivery import Delivery
 from meterline.errors import Later, Never
 from meterline.operations.api import dead_letters_service
 from meterline.rpc.server import Server

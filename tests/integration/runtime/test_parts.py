@@ -12,8 +12,10 @@ import psycopg
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from meterline.consuming.breaker import BurialRules
-from meterline.consuming.consumer import Consumer, Delivery, Redriven
+from meterline.consuming.consumer import Consumer
+from meterline.consuming.delivery import Delivery
 from meterline.consuming.parts import PART_OF, part_of
+from meterline.consuming.redrive import Redriven
 from meterline.errors import Later, Never
 from meterline.transactions.unit_of_work import Transaction
 from meterline_dev.servers import NatsServer
@@ -204,7 +206,7 @@ async def test_one_that_takes_what_comes_again_for_a_duplicate_is_caught(
     async def none_open(*_: object) -> dict[uuid.UUID, list[uuid.UUID]]:
         return {}
 
-    monkeypatch.setattr("meterline.consuming.consumer.dead_letters.open_of", none_open)
+    monkeypatch.setattr("meterline.consuming.applying.dead_letters.open_of", none_open)
     with pytest.raises(AssertionError):
         await test_a_message_that_comes_again_brings_back_what_was_buried_of_it_once(world, MESSAGES)
 

@@ -12,7 +12,7 @@ from meterline.auth.gate import Bearers, Gate
 from meterline.auth.principals import Permission
 from meterline.auth.rules import Reach, Rule
 from meterline.clock import SystemClock
-from meterline.consuming.consumer import Delivery
+from meterline.consuming.delivery import Delivery
 from meterline.transactions.unit_of_work import Transaction
 from meterline_dev.servers import NatsServer
 from opentelemetry.sdk.trace import ReadableSpan

@@ -8,8 +8,9 @@ from typing import Any, Final
 from grpc import aio
 from meterline_protos.operations.v1 import dead_letters_pb2, dead_letters_pb2_grpc
 
-from meterline.consuming.consumer import Consumer, Redriven
+from meterline.consuming.consumer import Consumer
 from meterline.consuming.dead_letters import DeadLetter, Filter, State
+from meterline.consuming.redrive import Redriven
 from meterline.db.pool import Database
 from meterline.errors import InvalidArgumentError
 from meterline.operations.service import DeadLetters, Order, Result

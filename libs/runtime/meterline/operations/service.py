@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from meterline.consuming import dead_letters
-from meterline.consuming.consumer import Consumer, Redriven
+from meterline.consuming.consumer import Consumer
 from meterline.consuming.dead_letters import DeadLetter, Filter, Place, State
+from meterline.consuming.redrive import Redriven
 from meterline.db.pool import Database
 from meterline.deadline import time_left
 from meterline.errors import InvalidArgumentError, NotFoundError

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Final
 
 from meterline.clock import Clock
-from meterline.consuming.consumer import Delivery
+from meterline.consuming.delivery import Delivery
 from meterline.db.pool import Connection
 from meterline.db.scope import ALL_TENANTS
 from meterline.errors import Later, Never

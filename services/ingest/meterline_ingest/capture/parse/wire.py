@@ -46,6 +46,9 @@ def _derive() -> dict[str, Any]:
     original = file.package
     file.name, file.package = "meterline/ingest/wire.proto", _PACKAGE
     del file.service[:]
+    # What services import for their options is not there.
+    del file.dependency[:]
+    file.dependency.append(timestamp_pb2.DESCRIPTOR.name)
     for message in file.message_type:
         entries = {each.name for each in message.nested_type if each.options.map_entry}
         for field in message.field:
