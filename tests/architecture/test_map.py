@@ -1,4 +1,4 @@
-"""docs/map.md names every capability package, in the order of their imports, with the line it begins with."""
+"""docs/map.md names every package of services and runtime, with the line it begins with."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _MODULE = re.compile(r"`([\w/]+\.(?:py|sql))`")
 _ROW = re.compile(r"^\| `(\w+)` \| (.+) \|$", re.MULTILINE)
 
 
-def mapped(service: str) -> dict[str, str]:
-    """What each package of a service does by docs/map.md, in its order."""
-    _, _, after = (ROOT / "docs/map.md").read_text(encoding="utf-8").partition(f"\n## {service}\n")
+def mapped(section_name: str) -> dict[str, str]:
+    """What each package of a service, or of the runtime, does by docs/map.md, in its order."""
+    _, _, after = (ROOT / "docs/map.md").read_text(encoding="utf-8").partition(f"\n## {section_name}\n")
     section, _, _ = after.partition("\n## ")
     return dict(_ROW.findall(section))
 
@@ -30,6 +30,12 @@ def test_the_map_says_of_each_package_what_the_package_says(service: str) -> Non
         folder.name: (ast.get_docstring(parsed(folder / "__init__.py")) or "").splitlines()[0]
         for folder in capabilities(service)
     }
+
+
+def test_the_map_says_of_each_package_of_the_runtime_what_the_package_says() -> None:
+    packages = sorted((ROOT / "libs/runtime/meterline").glob("*/__init__.py"))
+    lines = {path.parent.name: (ast.get_docstring(parsed(path)) or "").splitlines()[0] for path in packages}
+    assert list(mapped("runtime").items()) == list(lines.items())
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -1,3 +1,3 @@
-"""What all Meterline services share, one folder a concern. See docs/architecture.md."""
+"""What all Meterline services share, one package a concern. See docs/map.md."""
 
 __version__ = "0.1.0"

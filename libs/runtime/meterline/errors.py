@@ -1,4 +1,4 @@
-"""Failures with a name. `rpc.errors` turns them into gRPC statuses, `bus.consumer` into ack or retry.
+"""Failures with a name. `rpc.errors` turns them into gRPC statuses, `consuming` into ack or retry.
 
 Two kinds of failure of a message are kept apart: `Later` (it will work once something else has
 happened) and `Never` (it will not, whatever happens).

@@ -1,1 +1,1 @@
-"""NATS JetStream: which facts there are, how to connect, publish and consume."""
+"""NATS JetStream: which facts there are, who may publish and read them, and the connection."""

@@ -1,1 +1,1 @@
-"""Postgres: pool, unit of work, named queries, migrations, binary arrays."""
+"""Postgres: pool, scope of tenants, named queries, roles, binary arrays."""
