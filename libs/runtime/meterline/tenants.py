@@ -13,8 +13,8 @@ from google.protobuf.message import DecodeError
 from meterline_protos.events.v1 import events_pb2
 
 from meterline.bounds import MIN_TENANT_ID
+from meterline.calendar import parse_day
 from meterline.consuming.delivery import Delivery
-from meterline.days import parse_day
 from meterline.db.pool import Database, begin
 from meterline.db.queries import Queries
 from meterline.db.scope import ALL_TENANTS

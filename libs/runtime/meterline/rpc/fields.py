@@ -16,8 +16,8 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from meterline_protos.common.v1 import types_pb2
 
+from meterline.calendar import parse_day
 from meterline.clock import to_datetime, to_us
-from meterline.days import parse_day
 from meterline.errors import InvalidArgumentError
 from meterline.names import NAME_RULE, is_name
 

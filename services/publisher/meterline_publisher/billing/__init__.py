@@ -1,1 +1,1 @@
-"""Values that several capabilities share: money, periods, canonical bodies."""
+"""Values that several capabilities share: money, proration, canonical bodies."""

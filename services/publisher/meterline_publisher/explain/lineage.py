@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Final
 
 from cachetools import LRUCache
+from meterline.calendar import Period
 from meterline.errors import MeterlineError
 from meterline.telemetry import propagation, traceparent
 from meterline.telemetry.logging import logger
@@ -24,7 +25,6 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-from meterline_publisher.billing.periods import Period
 from meterline_publisher.invoices.rules import Invoice, Line
 from meterline_publisher.peers import Aggregate, Ingest, all_contributions
 

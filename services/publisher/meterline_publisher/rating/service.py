@@ -12,6 +12,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
+from meterline.calendar import Period
 from meterline.db.pool import Connection
 from meterline.errors import AbortedError, FailedPreconditionError
 from meterline.ids import new_id
@@ -21,7 +22,6 @@ from meterline.tenants import Tenant
 from meterline.transactions.unit_of_work import Transaction
 
 from meterline_publisher.billing.money import Money, currency
-from meterline_publisher.billing.periods import Period
 from meterline_publisher.gaps import store as gaps_store
 from meterline_publisher.gaps.rules import Gap, GapReason, NotBillableError, none_billable, undeliverable
 from meterline_publisher.invoices import store as invoices_store

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
+from meterline.calendar import Period
+
 from meterline_publisher.billing import canonical
 from meterline_publisher.billing.canonical import Json
 from meterline_publisher.billing.money import exact_text, plain_text
-from meterline_publisher.billing.periods import Period
 from meterline_publisher.ledger.rules.ledger import scaled
 from meterline_publisher.prices.rules.rule_sets import Rule, RuleSet
 from meterline_publisher.rating.rules.rating import RatedLine, rate
