@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from grpc import aio
 from meterline.clock import to_datetime, to_us
+from meterline.decimals import to_text
 from meterline.errors import InvalidArgumentError
 from meterline.rpc import fields, paging
 from meterline.telemetry import traceparent
@@ -16,7 +17,6 @@ from meterline_aggregate.usage.preview import Previews, WindowPreview
 from meterline_aggregate.usage.rules.answers import Contribution, Window
 from meterline_aggregate.usage.service import Range, Usage
 from meterline_aggregate.windows.calendar import Grain, end_of, lineage_end
-from meterline_aggregate.windows.decimals import to_text
 
 USAGE_SERVICE = usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name
 

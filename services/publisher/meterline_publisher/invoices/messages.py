@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from meterline.decimals import to_text
 from meterline.telemetry import traceparent
 from meterline_protos.publisher.v1 import invoices_pb2
 
-from meterline_publisher.billing.money import plain_text
 from meterline_publisher.invoices.rules import NO_ID, Invoice, Line
 
 
@@ -35,7 +35,7 @@ def line(record: Line) -> invoices_pb2.InvoiceLine:
         line_id="" if record.line_id == NO_ID else str(record.line_id),
         meter=record.meter,
         description=record.description,
-        quantity=plain_text(record.quantity),
+        quantity=to_text(record.quantity),
         amount=str(record.amount),
         exact_amount=record.exact_amount,
         price_version=record.price_version,

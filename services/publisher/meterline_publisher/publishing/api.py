@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from grpc import aio
+from meterline.decimals import to_text
 from meterline.rpc import fields, paging
 from meterline_protos.publisher.v1 import publications_pb2, publications_pb2_grpc
 
-from meterline_publisher.billing.money import plain_text
 from meterline_publisher.invoices import messages as invoices_messages
 from meterline_publisher.ledger import messages as ledger_messages
 from meterline_publisher.publishing.service import Publishing
@@ -73,8 +73,8 @@ class PublicationsServicer(publications_pb2_grpc.PublicationsServiceServicer):
 def _comparison(comparison: Comparison) -> publications_pb2.MeterComparison:
     return publications_pb2.MeterComparison(
         meter=comparison.meter,
-        usage=plain_text(comparison.usage),
-        sent=plain_text(comparison.sent),
-        provider="" if comparison.provider is None else plain_text(comparison.provider),
+        usage=to_text(comparison.usage),
+        sent=to_text(comparison.sent),
+        provider="" if comparison.provider is None else to_text(comparison.provider),
         agrees=comparison.agrees,
     )

@@ -11,9 +11,9 @@ from enum import IntEnum
 from functools import cached_property
 from typing import Final
 
+from meterline import decimals
 from meterline.errors import InvalidArgumentError
 
-from meterline_ingest.event import decimals
 from meterline_ingest.event.names import check_name, listed, shown
 
 MAX_PROPERTIES: Final = 32
@@ -111,10 +111,10 @@ def first_problem(
 
 def _number(text: str) -> Decimal | None:
     try:
-        units, scale = decimals.parse(text)
+        units, scale = decimals.parse_units(text)
     except decimals.DecimalError:
         return None
-    return Decimal(units).scaleb(-scale)
+    return decimals.of_units(units, scale)
 
 
 def _is_timestamp(text: str) -> bool:

@@ -13,8 +13,8 @@ from decimal import Decimal
 from enum import StrEnum
 
 from meterline.calendar import Period
+from meterline.decimals import EXACT, exact_sum
 
-from meterline_publisher.billing.money import EXACT, exact_sum
 from meterline_publisher.invoices.rules import Line
 from meterline_publisher.ledger.rules.publications import Publication, PublicationState
 

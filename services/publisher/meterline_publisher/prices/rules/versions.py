@@ -14,8 +14,8 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from meterline.calendar import Period, instant, start_of_day
+from meterline.decimals import exact_sum
 
-from meterline_publisher.billing.money import exact_sum
 from meterline_publisher.prices.rules.prices import Price
 
 # How far the clocks of any time zone are behind UTC at the most, and ahead of it.
