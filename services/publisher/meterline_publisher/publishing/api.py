@@ -32,7 +32,7 @@ class PublicationsServicer(publications_pb2_grpc.PublicationsServiceServicer):
         self, request: publications_pb2.PublishUsageRequest, context: Context
     ) -> publications_pb2.PublishUsageResponse:
         found = await self._publishing.publish(
-            fields.name("tenant_id", request.tenant_id), fields.required_instant(request, "at")
+            fields.tenant("tenant_id", request.tenant_id), fields.required_instant(request, "at")
         )
         return publications_pb2.PublishUsageResponse(
             invoice=invoices_messages.invoice(found.tenant.slug, found.invoice, found.lines),
@@ -46,7 +46,7 @@ class PublicationsServicer(publications_pb2_grpc.PublicationsServiceServicer):
         key = paging.key(request.page_token, paging.int8)
         # One more than asked for tells whether there is a next page.
         _, found = await self._publishing.page(
-            fields.name("tenant_id", request.tenant_id), key[0] if key else _NEWEST, limit + 1
+            fields.tenant("tenant_id", request.tenant_id), key[0] if key else _NEWEST, limit + 1
         )
         page = found[:limit]
         return publications_pb2.ListPublicationsResponse(
@@ -58,7 +58,7 @@ class PublicationsServicer(publications_pb2_grpc.PublicationsServiceServicer):
         self, request: publications_pb2.ReconcilePeriodRequest, context: Context
     ) -> publications_pb2.ReconcilePeriodResponse:
         found = await self._settling.reconcile(
-            fields.name("tenant_id", request.tenant_id), fields.required_instant(request, "at")
+            fields.tenant("tenant_id", request.tenant_id), fields.required_instant(request, "at")
         )
         return publications_pb2.ReconcilePeriodResponse(
             meters=[_comparison(comparison) for comparison in found.comparisons],

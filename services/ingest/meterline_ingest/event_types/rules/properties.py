@@ -13,8 +13,9 @@ from typing import Final
 
 from meterline import decimals
 from meterline.errors import InvalidArgumentError
+from meterline.names import check_name
 
-from meterline_ingest.event.names import check_name, listed, shown
+from meterline_ingest.event.names import listed, shown
 
 MAX_PROPERTIES: Final = 32
 MAX_LENGTH: Final = 4_096
