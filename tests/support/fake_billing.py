@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from meterline_publisher.billing.periods import Period
+from meterline.calendar import Period
 from meterline_publisher.providers.port import (
     AmbiguousError,
     BusyError,

@@ -13,14 +13,14 @@ from google.protobuf.message import DecodeError
 from meterline_protos.events.v1 import events_pb2
 
 from meterline.bounds import MIN_TENANT_ID
+from meterline.calendar import parse_day
 from meterline.consuming.delivery import Delivery
-from meterline.days import parse_day
 from meterline.db.pool import Database, begin
 from meterline.db.queries import Queries
 from meterline.db.scope import ALL_TENANTS
 from meterline.errors import Never, NotFoundError
 from meterline.remembered import Remembered
-from meterline.slugs import is_slug
+from meterline.slugs import check_slug, is_slug
 from meterline.transactions.unit_of_work import Transaction
 
 queries = Queries("meterline", "tenants.sql")
@@ -147,7 +147,9 @@ class TenantReplica:
         return tenant or _only(await self._load(queries.by_id, tenant_id))
 
     async def get(self, slug: str) -> Tenant:
-        """Raises NotFoundError."""
+        """Raises NotFoundError, and InvalidArgumentError with the reason NAME_INVALID for what no tenant can
+        be called, the empty text included."""
+        check_slug("tenant_id", slug)
         tenant = await self.find(slug)
         if tenant is None:
             raise NotFoundError("tenant", slug)

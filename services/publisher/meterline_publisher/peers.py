@@ -10,6 +10,7 @@ from cachetools import TTLCache
 from google.rpc import error_details_pb2
 from grpc import aio
 from grpc_status import rpc_status
+from meterline.calendar import Period
 from meterline.errors import NotFoundError
 from meterline.rpc.client import Caller, Link, as_invalid, as_unavailable, is_not_found
 from meterline_protos.aggregate.v1 import meters_pb2, meters_pb2_grpc, usage_pb2, usage_pb2_grpc
@@ -17,7 +18,6 @@ from meterline_protos.common.v1 import types_pb2
 from meterline_protos.ingest.v1 import events_pb2, events_pb2_grpc
 
 from meterline_publisher.billing.meters import MeterDefinition
-from meterline_publisher.billing.periods import Period
 
 T = TypeVar("T")
 

@@ -9,8 +9,8 @@ from decimal import Decimal
 from uuid import uuid4
 
 import pytest
+from meterline.calendar import Period
 from meterline_dev.stripe_double import DoubleSettings, Levers, running_double
-from meterline_publisher.billing.periods import Period
 from meterline_publisher.providers.port import (
     AmbiguousError,
     BusyError,

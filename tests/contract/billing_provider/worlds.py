@@ -8,9 +8,9 @@ from decimal import Decimal
 from itertools import count
 from typing import Protocol
 
+from meterline.calendar import Period
 from meterline.clock import to_datetime
 from meterline_dev.stripe_double.faults import Kind
-from meterline_publisher.billing.periods import Period
 from meterline_publisher.providers.port import BillingProvider, ExternalInvoice
 from meterline_publisher.providers.stripe.provider import StripeProvider
 from pydantic import SecretStr

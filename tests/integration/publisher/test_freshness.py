@@ -12,9 +12,9 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc import aio
 from grpc_status import rpc_status
+from meterline.calendar import Period
 from meterline.errors import AbortedError
 from meterline.tenants import Tenant
-from meterline_publisher.billing.periods import Period
 from meterline_publisher.prices.rules.rule_sets import Rule
 from meterline_publisher.usage import store as usage_store
 from meterline_publisher.usage.refreshing import Refreshing

@@ -15,9 +15,9 @@ import pytest
 from grpc import aio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from meterline.calendar import Period
 from meterline.db.pool import Connection
 from meterline.tenants import Tenant
-from meterline_publisher.billing.periods import Period
 from meterline_publisher.prices.rules.rule_sets import RuleSet
 from meterline_publisher.publishing import service as publishing_service
 from meterline_publisher.rating import pricing

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
-from meterline_publisher.billing.periods import Period
+from meterline.calendar import Period
 from meterline_publisher.providers.port import ExternalInvoice, RejectedError
 
 from tests.integration.publisher.catalogue import PER_UNIT, Priced

@@ -17,7 +17,6 @@ from meterline_aggregate.windows.calendar import (
     Grain,
     OddMinuteError,
     end_of,
-    is_zone,
     lineage_end,
     local_starts,
     windows_at,
@@ -55,7 +54,7 @@ def day_hours(zone: str, moment: str) -> float:
         # The last hour before midnight is repeated.
         ("America/Sao_Paulo", "2018-02-17T12:00+00:00", 25),
         # A minute after midnight clocks go back over it: what follows stays with the new day.
-        ("America/St_Johns", "2011-11-06T12:00+00:00", 25),
+        ("America/St_Johns", "2009-11-01T12:00+00:00", 25),
         ("Asia/Kolkata", "2026-11-01T12:00+00:00", 24),
         ("UTC", "2024-02-29T12:00+00:00", 24),
     ],
@@ -66,8 +65,8 @@ def test_days_are_as_long_as_clocks_make_them(zone: str, moment: str, hours: flo
 
 @pytest.mark.parametrize("minutes", [-1, 0, 1, 30, 59, 60, 61])
 def test_a_date_that_is_shown_again_has_ended(minutes: int) -> None:
-    """In St. John's clocks went from 00:01 on the 6th back to 23:01 on the 5th."""
-    start = us("2011-11-06T02:30+00:00")
+    """In St. John's clocks went from 00:01 on November 1 back to 23:01 on October 31."""
+    start = us("2009-11-01T02:30+00:00")
     moment = start + minutes * MINUTE_US
     found = windows_at("America/St_Johns", moment).day
     assert (found == start) is (minutes >= 0)
@@ -152,12 +151,6 @@ def test_seconds_in_an_offset_are_noticed() -> None:
     assert to_datetime(windows_at("Africa/Monrovia", moment).day) == datetime(
         1971, 6, 1, 0, 44, 30, tzinfo=UTC
     )
-
-
-def test_zones_are_known_by_name() -> None:
-    assert is_zone("Europe/Berlin")
-    for name in ("Europe/Atlantis", "", "../../etc/passwd", "\0"):
-        assert not is_zone(name)
 
 
 def test_the_range_of_times_has_a_calendar() -> None:

@@ -12,8 +12,8 @@ import pytest
 from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from meterline.decimals import to_text
 from meterline_aggregate.folding.decoding import GarbledError, decode
-from meterline_aggregate.windows.decimals import to_text
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.events.v1 import events_pb2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, date, datetime
 from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from meterline.errors import InvalidArgumentError
 from meterline_identity.tenants.rules import fields
-from meterline_identity.tenants.rules.tenants import Onboarding
+from meterline_identity.tenants.rules.tenants import Onboarding, first_of_month
 
 pytestmark = pytest.mark.req("S1")
 
@@ -142,3 +143,9 @@ def test_a_display_name_may_be_empty_but_not_endless() -> None:
 def test_the_rule_says_what_to_do() -> None:
     for field, value in [("slug", ""), ("plan", " "), ("time_zone", ""), ("currency", "")]:
         assert re.match("must ", refused(**{field: value}).rule)
+
+
+def test_a_month_that_clocks_show_again_for_a_while_has_ended() -> None:
+    """In St. John's clocks went from one past midnight of the first of November 2009 back to October."""
+    again = datetime(2009, 11, 1, 2, 45, tzinfo=UTC)
+    assert first_of_month(again, "America/St_Johns") == date(2009, 11, 1)

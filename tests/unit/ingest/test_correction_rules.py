@@ -12,6 +12,7 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from meterline.decimals import to_text
 from meterline.packing import unpack_signed, unpack_unsigned
 from meterline_ingest.corrections.correction_message import events_corrected
 from meterline_ingest.corrections.rules.changes import (
@@ -23,7 +24,7 @@ from meterline_ingest.corrections.rules.changes import (
     draft,
     to_columns,
 )
-from meterline_ingest.corrections.rules.effects import Effect, WindowEffect, to_text
+from meterline_ingest.corrections.rules.effects import Effect, WindowEffect
 from meterline_ingest.event.content import Content, padded
 from meterline_ingest.event_types.rules.book import TypeBook
 from meterline_ingest.event_types.rules.enrichment import Attribute, Enrichment, WhenMissing

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from decimal import Decimal
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -14,7 +12,6 @@ from meterline.errors import FailedPreconditionError, InvalidArgumentError
 from meterline_ingest.capture.rules.combinations import distinct
 from meterline_ingest.capture.store.recently_seen import RecentlySeen
 from meterline_ingest.dictionaries.memory import TwoGenerations
-from meterline_ingest.event import decimals
 from meterline_ingest.event import ids as event_ids
 from meterline_ingest.event.columns import UUID_DTYPE
 from meterline_ingest.event_types.rules.types import Dimension, EventType, Quantity
@@ -63,62 +60,6 @@ def test_what_only_looks_like_a_uuid_is_unique_in_its_source_alone(text: str) ->
         assert parsed[0].tobytes() == event_ids.digest("a", text)
         assert kept is not None
         assert kept[0] == text
-
-
-@given(st.from_regex(r"\A[+-]?[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,20})?\Z"))
-@pytest.mark.req("T6.1", "T8.3")
-def test_a_decimal_is_exact_or_refused_whatever_its_exponent(text: str) -> None:
-    """Against fractions, which round nothing; exponents that those cannot hold are refused or of zero."""
-    mantissa, _, exponent = text.lower().partition("e")
-    if exponent and abs(int(exponent)) > 1_000 and Fraction(mantissa):
-        with pytest.raises(decimals.DecimalError) as refused:
-            decimals.parse(text)
-        wanted = "QUANTITY_TOO_PRECISE" if int(exponent) < 0 else "QUANTITY_OUT_OF_RANGE"
-        assert refused.value.reason == wanted or len(text) > 64
-        return
-    value = Fraction(mantissa) * (Fraction(10) ** int(exponent or 0) if Fraction(mantissa) else 1)
-    try:
-        units, scale = decimals.parse(text)
-    except decimals.DecimalError:
-        assert len(text) > 64 or value * 10**9 % 1 != 0 or _digits(value) > decimals.MAX_DIGITS
-    else:
-        assert Fraction(units, 10**scale) == value
-        assert Fraction(decimals.written(units, scale)) == value
-        assert Fraction(decimals.to_text(units, scale)) == value
-
-
-def _digits(value: Fraction) -> int:
-    """Of a value with at most 9 decimals, without zeros behind its point."""
-    units, scale = int(value * 10**9), 9
-    while scale and units % 10 == 0:
-        units, scale = units // 10, scale - 1
-    return len(str(abs(units)))
-
-
-@given(st.decimals(allow_nan=False, allow_infinity=False, places=6, min_value=-(10**8), max_value=10**8))
-@pytest.mark.req("T6.1")
-def test_decimals_keep_their_value(value: Decimal) -> None:
-    units, scale = decimals.parse(str(value))
-    assert Decimal(units).scaleb(-scale) == value
-    assert Decimal(decimals.to_text(units, scale)) == value
-
-
-@pytest.mark.parametrize(
-    "text", ["1_000", "٣", "१.५", "", "1 0", "0x1", "--1", " 1", "1\n", ".5", "5.", "1e", "e1"]
-)
-@pytest.mark.req("T8.3")
-def test_only_plain_decimals_are_numbers(text: str) -> None:
-    with pytest.raises(decimals.DecimalError) as refused:
-        decimals.parse(text)
-    assert refused.value.reason == "QUANTITY_NOT_A_DECIMAL"
-
-
-@pytest.mark.parametrize(
-    ("units", "scale", "text"),
-    [(1250, 2, "12.5"), (0, 3, "0"), (-5, 1, "-0.5"), (100, 0, "100"), (1000, 1, "100")],
-)
-def test_decimals_are_written_short(units: int, scale: int, text: str) -> None:
-    assert decimals.to_text(units, scale) == text
 
 
 @given(st.binary(min_size=16, max_size=16), st.integers(1, 2**31 - 1), st.integers(2, 5))

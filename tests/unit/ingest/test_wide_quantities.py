@@ -8,11 +8,11 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from meterline import decimals
 from meterline_ingest.capture.parse import columns as translate
 from meterline_ingest.capture.parse import wire
 from meterline_ingest.capture.parse.rows import RowReader
 from meterline_ingest.capture.rules.validation import Check
-from meterline_ingest.event import decimals
 from meterline_ingest.event.columns import Columns
 from meterline_ingest.event_types.rules.book import TypeBook
 from meterline_ingest.event_types.rules.types import EventType, Quantity
@@ -72,7 +72,7 @@ def test_what_fits_64_bit_units_is_taken_and_what_does_not_is_told_its_bound(
     units: int, sent_scale: int, scale: int
 ) -> None:
     sample = Sample(f"at{scale}", dimensions={}, time_us=NOW_US, quantities={"q": "0"})
-    text = decimals.written(units, sent_scale)
+    text = decimals.units_in_full(units, sent_scale)
     sample.quantities = {"q": text}
     found = verdict(by_text(sample))
     sample.quantities = {"q": "0"}

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from meterline_publisher.billing.periods import Period
+from meterline.calendar import Period
 from meterline_publisher.invoices.rules import Line
 from meterline_publisher.ledger.rules import ledger
 from meterline_publisher.ledger.rules.ledger import Finding, Refusal

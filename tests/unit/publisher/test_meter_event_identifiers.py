@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from meterline_publisher.billing.periods import Period
+from meterline.calendar import Period
 from meterline_publisher.ledger.rules.identifiers import MAX_LENGTH, meter_event_identifier
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -9,10 +9,11 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from meterline.calendar import Period
+from meterline.decimals import exact_sum
 from meterline_publisher.billing.allocation import allocate
 from meterline_publisher.billing.canonical import canonical_json
-from meterline_publisher.billing.money import Money, Rounding, currency, exact_sum
-from meterline_publisher.billing.periods import Period
+from meterline_publisher.billing.money import Money, Rounding, currency
 from meterline_publisher.billing.proration import change
 from meterline_publisher.prices.rules.parsing import parse_price
 from meterline_publisher.prices.rules.versions import PriceVersion, pinned, split

@@ -9,8 +9,7 @@ from zoneinfo import ZoneInfo, available_timezones
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from meterline_publisher.billing.months import month_of
-from meterline_publisher.billing.periods import Period
+from meterline.calendar import Period, month_of
 from meterline_publisher.prices.rules.parsing import parse_price
 from meterline_publisher.prices.rules.prices import Price
 from meterline_publisher.prices.rules.versions import PriceVersion, VersionError, pinned, split, timeline

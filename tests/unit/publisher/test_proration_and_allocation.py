@@ -9,9 +9,9 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from meterline.calendar import Period
 from meterline_publisher.billing.allocation import allocate
 from meterline_publisher.billing.money import Money, currency
-from meterline_publisher.billing.periods import Period
 from meterline_publisher.billing.proration import change, prorate
 
 USD, KWD = currency("USD"), currency("KWD")

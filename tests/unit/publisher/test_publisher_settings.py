@@ -1,11 +1,9 @@
-"""What the publisher is told: keys are keys, are kept secret, and travel safely. And traces as text."""
+"""What the publisher is told: keys are keys, are kept secret, and travel safely."""
 
 from typing import Any
 
 import pytest
 import stripe
-from meterline_protos.common.v1 import types_pb2
-from meterline_publisher.billing import traces
 from meterline_publisher.providers.port import AmbiguousError, BusyError, RejectedError
 from meterline_publisher.providers.stripe.errors import failure_of, is_known
 from meterline_publisher.settings import PublisherSettings
@@ -106,18 +104,3 @@ def test_a_duplicate_is_known_by_its_message() -> None:
     assert is_known(refused("An event already exists with identifier abc."))
     assert not is_known(refused("No such customer"))
     assert not is_known(TimeoutError())
-
-
-@pytest.mark.req("K4")
-@pytest.mark.parametrize("sampled", [True, False])
-def test_a_trace_comes_back_from_its_text(sampled: bool) -> None:
-    trace = types_pb2.TraceContext(trace_id="0af7" * 8, span_id="b7ad" * 4, sampled=sampled)
-    assert traces.to_text(trace) == f"00-{trace.trace_id}-{trace.span_id}-0{int(sampled)}"
-    assert traces.to_proto(traces.to_text(trace)) == trace
-
-
-@pytest.mark.req("K4")
-@pytest.mark.parametrize("trace_id", ["", "short", "G" * 32, "A" * 32])
-def test_a_bad_trace_is_no_trace(trace_id: str) -> None:
-    assert traces.to_text(types_pb2.TraceContext(trace_id=trace_id, span_id="b7ad" * 4)) == ""
-    assert traces.to_proto("nonsense") == types_pb2.TraceContext()

@@ -10,8 +10,8 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from meterline.calendar import Period
 from meterline_publisher.billing.meters import MeterDefinition
-from meterline_publisher.billing.periods import Period
 from meterline_publisher.explain.rules import counts
 from meterline_publisher.prices.rules.parsing import parse_price
 from meterline_publisher.prices.rules.rule_sets import Rule, RuleSet, choose, kept

@@ -6,7 +6,7 @@ from decimal import Decimal
 from uuid import UUID
 
 import pytest
-from meterline_publisher.billing.periods import Period
+from meterline.calendar import Period
 from meterline_publisher.invoices.rules import Invoice, InvoiceState, Line
 from meterline_publisher.prices.rules.parsing import parse_price
 from meterline_publisher.prices.rules.rule_sets import Rule, RuleSet

@@ -12,12 +12,12 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
+from meterline.calendar import month_before, month_of
 from meterline.clock import to_datetime
 from meterline.errors import InvalidArgumentError
 from meterline.rpc import fields
 from meterline_aggregate.windows.calendar import Grain, end_of, windows_at
 from meterline_protos.common.v1 import types_pb2
-from meterline_publisher.billing.months import month_before, month_of
 
 pytestmark = pytest.mark.req("T8.3")
 

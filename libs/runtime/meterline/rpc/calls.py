@@ -26,6 +26,7 @@ from meterline.errors import InternalError, InvalidArgumentError, MeterlineError
 from meterline.rpc.doors import Doors, Lane, read_one
 from meterline.rpc.errors import STATUS_CODES, abort, to_status
 from meterline.rpc.texts import check_texts
+from meterline.slugs import check_slug
 from meterline.tasks import aside
 from meterline.telemetry import metrics, propagation
 from meterline.telemetry.logging import logger
@@ -160,6 +161,9 @@ class _Entry:
                 await aside(check_texts, request, self.rule.judged_singly)
             else:
                 check_texts(request, self.rule.judged_singly)
+            if named := getattr(request, "tenant_id", ""):
+                # Here for all methods: no handler answers otherwise that there can be no such tenant.
+                check_slug("tenant_id", named)
         return request
 
 

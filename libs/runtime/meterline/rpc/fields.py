@@ -16,10 +16,11 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from meterline_protos.common.v1 import types_pb2
 
+from meterline.calendar import parse_day
 from meterline.clock import to_datetime, to_us
-from meterline.days import parse_day
 from meterline.errors import InvalidArgumentError
-from meterline.names import NAME_RULE, is_name
+from meterline.names import check_name
+from meterline.slugs import check_slug
 
 E = TypeVar("E", bound=IntEnum)
 
@@ -64,8 +65,16 @@ def name(field: str, text: str) -> str:
 
     Raises InvalidArgumentError with the reason NAME_INVALID.
     """
-    if not is_name(text):
-        raise InvalidArgumentError(field, NAME_RULE, "NAME_INVALID")
+    check_name(field, text)
+    return text
+
+
+def tenant(field: str, text: str) -> str:
+    """The name of a tenant, as `meterline.slugs` rules.
+
+    Raises InvalidArgumentError with the reason NAME_INVALID.
+    """
+    check_slug(field, text)
     return text
 
 

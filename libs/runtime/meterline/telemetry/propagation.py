@@ -44,15 +44,17 @@ def to_proto(span: SpanContext) -> types_pb2.TraceContext:
 
 
 def to_span_context(message: types_pb2.TraceContext) -> SpanContext | None:
-    """The remote span that `message` names; None when it names none."""
-    if not message.trace_id:
+    """The remote span that `message` names; None when it names none, or its ids are malformed."""
+    try:
+        span = SpanContext(
+            trace_id=int(message.trace_id, 16),
+            span_id=int(message.span_id, 16),
+            is_remote=True,
+            trace_flags=TraceFlags(TraceFlags.SAMPLED if message.sampled else 0),
+        )
+    except ValueError:
         return None
-    return SpanContext(
-        trace_id=int(message.trace_id, 16),
-        span_id=int(message.span_id, 16),
-        is_remote=True,
-        trace_flags=TraceFlags(TraceFlags.SAMPLED if message.sampled else 0),
-    )
+    return span if span.is_valid else None
 
 
 def context_of(span: SpanContext | None) -> Context:

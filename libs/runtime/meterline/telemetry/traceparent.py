@@ -1,4 +1,7 @@
-"""Trace contexts as text: one W3C traceparent, or the empty string."""
+"""Trace contexts as rows keep them: one W3C traceparent, or the empty string.
+
+A trace that is malformed is no trace, in both directions: it never costs a fact, nor makes a row unreadable.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,25 @@ from typing import Final
 
 from meterline_protos.common.v1 import types_pb2
 
-_TRACE_ID: Final = re.compile("[0-9a-f]{32}")
-_SPAN_ID: Final = re.compile("[0-9a-f]{16}")
+from meterline.telemetry import propagation
+
+_PARENT: Final = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-(0[01])")
 
 
 def to_text(context: types_pb2.TraceContext) -> str:
-    """The W3C form of a trace context; empty when there is none, or what there is has not that form."""
-    if not (_TRACE_ID.fullmatch(context.trace_id) and _SPAN_ID.fullmatch(context.span_id)):
-        return ""
-    return f"00-{context.trace_id}-{context.span_id}-{'01' if context.sampled else '00'}"
+    """The W3C form of a trace context; empty when there is none, or its ids are not those of the standard."""
+    text = f"00-{context.trace_id}-{context.span_id}-{'01' if context.sampled else '00'}"
+    return text if _PARENT.fullmatch(text) else ""
 
 
 def to_proto(text: str) -> types_pb2.TraceContext:
-    """What `to_text` wrote."""
-    if not text:
+    """What `to_text` wrote; an empty context for any other text."""
+    match = _PARENT.fullmatch(text)
+    if match is None:
         return types_pb2.TraceContext()
-    _, trace_id, span_id, flags = text.split("-")
-    return types_pb2.TraceContext(trace_id=trace_id, span_id=span_id, sampled=flags == "01")
+    return types_pb2.TraceContext(trace_id=match[1], span_id=match[2], sampled=match[3] == "01")
+
+
+def current() -> str:
+    """The span that is running; empty outside of any."""
+    return to_text(propagation.current_trace())

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from meterline.bus.subjects import USAGE_WINDOW
 from meterline.clock import to_datetime
+from meterline.decimals import to_text
 from meterline.telemetry import traceparent
 from meterline.transactions.unit_of_work import Transaction
 from meterline_protos.common.v1 import types_pb2
@@ -13,7 +14,6 @@ from meterline_protos.events.v1 import events_pb2
 
 from meterline_aggregate.announcing.store import Month
 from meterline_aggregate.windows.calendar import Grain, end_of
-from meterline_aggregate.windows.decimals import to_text
 
 
 def emit_windows(transaction: Transaction, months: Sequence[Month]) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Final
 
 from cachetools import LRUCache
+from meterline.calendar import is_zone
 from meterline.db.pool import Connection
 from meterline.db.scope import Scope
 from meterline.transactions.unit_of_work import Transaction
@@ -20,7 +21,6 @@ from meterline_aggregate.folding.rules.rows import EVERY_EVENT, SUBJECT, TOTAL, 
 from meterline_aggregate.folding.store import time_zones
 from meterline_aggregate.meters import store as meters_store
 from meterline_aggregate.meters.rules.definitions import Aggregation, Meter, Pairs
-from meterline_aggregate.windows.calendar import is_zone
 
 # Some tens of megabytes at most.
 _SERIES: Final = 20_000

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from grpc import aio
 from meterline.clock import to_datetime, to_us
-from meterline.errors import InvalidArgumentError
+from meterline.decimals import to_text
 from meterline.rpc import fields, paging
 from meterline.telemetry import traceparent
 from meterline_protos.aggregate.v1 import usage_pb2, usage_pb2_grpc
@@ -16,7 +16,6 @@ from meterline_aggregate.usage.preview import Previews, WindowPreview
 from meterline_aggregate.usage.rules.answers import Contribution, Window
 from meterline_aggregate.usage.service import Range, Usage
 from meterline_aggregate.windows.calendar import Grain, end_of, lineage_end
-from meterline_aggregate.windows.decimals import to_text
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -80,8 +79,6 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
     async def PreviewChanges(
         self, request: usage_pb2.PreviewChangesRequest, context: Context
     ) -> usage_pb2.PreviewChangesResponse:
-        if not request.tenant_id:
-            raise InvalidArgumentError("tenant_id", "must not be empty")
         tenant, found = await self._previews.preview(request.tenant_id, request.events)
         return usage_pb2.PreviewChangesResponse(
             windows=[_to_preview(tenant.time_zone, window) for window in found]
@@ -89,9 +86,8 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
 
 
 def _to_range(tenant: str, meter: str, given: types_pb2.TimeRange) -> Range:
-    for name, value in (("tenant_id", tenant), ("meter", meter)):
-        if not value:
-            raise InvalidArgumentError(name, "must not be empty")
+    fields.tenant("tenant_id", tenant)
+    fields.name("meter", meter)
     start, end = fields.closed_range("range", given)
     return Range(tenant, meter, to_us(start), to_us(end))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Final
 
+from meterline.decimals import EXACT, of_units
 from meterline.errors import InvalidArgumentError, NotFoundError
 from meterline.tenants import Tenant, TenantReplica
 from meterline.transactions.unit_of_work import Transaction, UnitOfWork
@@ -27,7 +28,6 @@ from meterline_aggregate.rebuilds.store import Month
 from meterline_aggregate.usage.rules.tally import Tally, WindowKey, rows_of
 from meterline_aggregate.usage.store import previews
 from meterline_aggregate.windows.calendar import Grain, windows_at
-from meterline_aggregate.windows.decimals import EXACT, of_units
 
 MOST_ROWS: Final = 10_000
 # Events of a month that are read again to find what is left of it; of more a rebuild has to tell.

@@ -1,1 +1,1 @@
-"""Calendar windows, and decimals as text."""
+"""Calendar windows."""

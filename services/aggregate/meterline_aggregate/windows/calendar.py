@@ -1,23 +1,21 @@
 """Windows of time. Minutes and hours are UTC's; days and months are those of the tenant's time zone.
 
-A local day begins at the first instant at which the zone's clocks show its date, and lasts until the next
-one begins: 23 or 25 hours where clocks change, also in zones that skip midnight. A month begins with its
-first day. Everything is whole microseconds since the Unix epoch.
+Where a local day and a local month begin, `meterline.calendar` says. Everything is whole microseconds since
+the Unix epoch.
 
 `local_starts` does for a column what `windows_at` does for one instant; tests hold them together.
 """
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import date
 from enum import IntEnum
-from functools import lru_cache
 from typing import Final, NamedTuple
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
-from meterline.clock import to_datetime, to_us
+from meterline.calendar import day_at_us, day_start_us, month_end_us, month_start_us
 
 Int64s = npt.NDArray[np.int64]
 
@@ -55,45 +53,20 @@ class Windows(NamedTuple):
         return max(self.hour, self.day)
 
 
-def is_zone(zone: str) -> bool:
-    """Whether this process knows the rules of an IANA time zone."""
-    try:
-        ZoneInfo(zone)
-    except (ZoneInfoNotFoundError, ValueError):
-        return False
-    return True
-
-
-@lru_cache(maxsize=1 << 16)
-def _start_of_day(zone: str, ordinal: int) -> int:
-    day = datetime.fromordinal(ordinal)
-    # In a gap this is the instant of the change, and of two midnights it is the first (fold=0).
-    return to_us(day.replace(tzinfo=ZoneInfo(zone)))
-
-
-@lru_cache(maxsize=1 << 16)
-def _start_of_month(zone: str, ordinal: int) -> int:
-    return _start_of_day(zone, date.fromordinal(ordinal).replace(day=1).toordinal())
-
-
-def _day_at(zone: str, us: int) -> int:
-    """The local day that holds an instant, as a proleptic ordinal."""
-    ordinal = to_datetime(us).astimezone(ZoneInfo(zone)).toordinal()
-    # Clocks that go back over midnight show a date for the second time; its next day has begun by then.
-    return ordinal + 1 if _start_of_day(zone, ordinal + 1) <= us else ordinal
-
-
 def windows_at(zone: str, us: int) -> Windows:
     """The windows that hold the instant `us` in the IANA time zone `zone`."""
-    day = _day_at(zone, us)
+    place = ZoneInfo(zone)
+    day = day_at_us(place, us)
     return Windows(
-        us - us % MINUTE_US, us - us % HOUR_US, _start_of_day(zone, day), _start_of_month(zone, day)
+        us - us % MINUTE_US, us - us % HOUR_US, day_start_us(place, day), month_start_us(place, day)
     )
 
 
 def lineage_end(zone: str, start_us: int) -> int:
     """Where the slice of time ends that `Windows.lineage` begins."""
-    return min(start_us - start_us % HOUR_US + HOUR_US, _start_of_day(zone, _day_at(zone, start_us) + 1))
+    place = ZoneInfo(zone)
+    day_end = day_start_us(place, day_at_us(place, start_us) + 1)
+    return min(start_us - start_us % HOUR_US + HOUR_US, day_end)
 
 
 def end_of(grain: Grain, zone: str, start_us: int) -> int:
@@ -102,11 +75,9 @@ def end_of(grain: Grain, zone: str, start_us: int) -> int:
         return start_us + MINUTE_US
     if grain is Grain.HOUR:
         return start_us + HOUR_US
-    day = _day_at(zone, start_us)
-    if grain is Grain.DAY:
-        return _start_of_day(zone, day + 1)
-    # From the first day of any month 31 days on is the next one.
-    return _start_of_month(zone, date.fromordinal(day).replace(day=1).toordinal() + 31)
+    place = ZoneInfo(zone)
+    day = day_at_us(place, start_us)
+    return day_start_us(place, day + 1) if grain is Grain.DAY else month_end_us(place, day)
 
 
 class OddMinuteError(ArithmeticError):
@@ -118,12 +89,13 @@ def local_starts(zone: str, minutes_us: Int64s) -> tuple[Int64s, Int64s]:
 
     Raises OddMinuteError when a day near them does not begin with a minute.
     """
+    place = ZoneInfo(zone)
     days = np.unique(minutes_us // DAY_US) + _EPOCH_ORDINAL
     # No zone is a whole day away from UTC.
     ordinals = sorted({day + shift for day in days.tolist() for shift in (-1, 0, 1)})
-    starts = np.array([_start_of_day(zone, ordinal) for ordinal in ordinals], np.int64)
+    starts = np.array([day_start_us(place, ordinal) for ordinal in ordinals], np.int64)
     if (starts % MINUTE_US).any():
         raise OddMinuteError(zone)
-    months = np.array([_start_of_month(zone, ordinal) for ordinal in ordinals], np.int64)
+    months = np.array([month_start_us(place, ordinal) for ordinal in ordinals], np.int64)
     index = np.searchsorted(starts, minutes_us, side="right") - 1
     return starts[index], months[index]

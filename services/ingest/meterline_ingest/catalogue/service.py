@@ -8,13 +8,13 @@ from typing import Final
 
 from meterline.db.pool import Database
 from meterline.errors import InvalidArgumentError, NotFoundError
+from meterline.names import check_name
 from meterline.tenants import TenantReplica
 from meterline.transactions.unit_of_work import UnitOfWork
 
 from meterline_ingest.catalogue import store
 from meterline_ingest.catalogue.store import CatalogueReader
 from meterline_ingest.event.bounds import MAX_DIMENSION_VALUE
-from meterline_ingest.event.names import check_name
 from meterline_ingest.event_types.rules.enrichment import MAX_ATTRIBUTES, MAX_KEY, EntryKey, StoredEntry
 
 MAX_ENTRIES: Final = 1_000

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from meterline import decimals
 from meterline.clock import EPOCH, to_datetime, to_us
+from meterline.decimals import to_text
 from meterline.errors import InvalidArgumentError
 from meterline.rpc import fields
 from meterline_protos.common.v1 import types_pb2
@@ -23,10 +25,9 @@ from meterline_ingest.corrections.rules.changes import (
     Changes,
     Failure,
 )
-from meterline_ingest.corrections.rules.effects import Effect, InvoiceEffect, WindowEffect, to_text
+from meterline_ingest.corrections.rules.effects import Effect, InvoiceEffect, WindowEffect
 from meterline_ingest.corrections.rules.history import Correction, Import
 from meterline_ingest.corrections.rules.selection import EventsFilter, NamedEvents
-from meterline_ingest.event import decimals
 from meterline_ingest.event import ids as event_ids
 from meterline_ingest.event.content import Content
 from meterline_ingest.event.names import shown
@@ -180,7 +181,7 @@ def quantities(units: Iterable[int | None], definition: EventType | None) -> Map
     """Decimals by name."""
     names = () if definition is None else definition.quantities
     return {
-        quantity.name: decimals.to_text(value, quantity.scale)
+        quantity.name: decimals.units_to_text(value, quantity.scale)
         for quantity, value in zip(names, units, strict=False)
         if value is not None
     }
@@ -195,7 +196,7 @@ def _removed(text: str) -> tuple[str, str]:
 
 def _decimal(field: str, text: str) -> tuple[int, int]:
     try:
-        return decimals.parse(text)
+        return decimals.parse_units(text)
     except decimals.DecimalError as error:
         raise InvalidArgumentError(field, str(error), error.reason) from error
 

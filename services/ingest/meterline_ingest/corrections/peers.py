@@ -8,13 +8,14 @@ from decimal import Decimal
 from typing import TypeVar
 
 from grpc import aio
+from meterline.decimals import to_text
 from meterline.errors import UnavailableError
 from meterline.rpc.client import Caller, Link
 from meterline_protos.aggregate.v1 import meters_pb2, meters_pb2_grpc, usage_pb2, usage_pb2_grpc
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.publisher.v1 import invoices_pb2, invoices_pb2_grpc
 
-from meterline_ingest.corrections.rules.effects import InvoiceEffect, WindowEffect, to_text
+from meterline_ingest.corrections.rules.effects import InvoiceEffect, WindowEffect
 
 T = TypeVar("T")
 

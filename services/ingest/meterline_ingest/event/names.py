@@ -6,16 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from meterline.errors import InvalidArgumentError
-from meterline.names import NAME_RULE, is_name
 
 # Characters of a list of values in an answer, which may be repeated for each of thousands of events.
 _LONGEST_LIST: Final = 160
-
-
-def check_name(field: str, name: str) -> None:
-    """Raises InvalidArgumentError."""
-    if not is_name(name):
-        raise InvalidArgumentError(field, NAME_RULE)
 
 
 def shown(name: str) -> str:

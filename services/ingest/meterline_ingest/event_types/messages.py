@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from meterline import decimals
 from meterline.errors import InvalidArgumentError
 from meterline.rpc import fields
 from meterline_protos.ingest.v1 import event_types_pb2 as pb
 
-from meterline_ingest.event import decimals
 from meterline_ingest.event.bounds import MAX_DIMENSION_VALUE
 from meterline_ingest.event_types.rules.enrichment import Attribute, Enrichment, WhenMissing
 from meterline_ingest.event_types.rules.properties import DEFAULT_LENGTH, Kind, Property
@@ -46,8 +46,8 @@ def write(event_type: EventType) -> pb.EventType:
                 scale=each.scale,
                 required=each.required,
                 signed=each.signed,
-                minimum="" if each.minimum is None else decimals.to_text(each.minimum, each.scale),
-                maximum="" if each.maximum is None else decimals.to_text(each.maximum, each.scale),
+                minimum="" if each.minimum is None else decimals.units_to_text(each.minimum, each.scale),
+                maximum="" if each.maximum is None else decimals.units_to_text(each.maximum, each.scale),
             )
             for each in event_type.quantities
         ],
@@ -117,7 +117,7 @@ def _bound(message: pb.QuantityDefinition, name: str, text: str) -> int | None:
     if message.scale > MAX_SCALE:
         raise InvalidArgumentError(f"{quantity}.scale", f"from 0 to {MAX_SCALE}")
     try:
-        units, scale = decimals.parse(text)
+        units, scale = decimals.parse_units(text)
     except decimals.DecimalError as error:
         raise InvalidArgumentError(field, str(error)) from error
     if scale > message.scale:

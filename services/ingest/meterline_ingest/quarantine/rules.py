@@ -9,9 +9,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
+from meterline import decimals
 from meterline.errors import InvalidArgumentError
 
-from meterline_ingest.event import decimals
 from meterline_ingest.event.outcomes import Stage
 from meterline_ingest.event_types.rules.types import EventType
 
@@ -74,7 +74,7 @@ def hidden(
 
 def _is_decimal(text: str) -> bool:
     try:
-        decimals.parse(text)
+        decimals.parse_units(text)
     except decimals.DecimalError:
         return False
     return True

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from meterline.db.scope import ALL_TENANTS
 from meterline.errors import InvalidArgumentError
+from meterline.names import check_name
 from meterline.tenants import TenantReplica
 from meterline.transactions.unit_of_work import UnitOfWork
 
@@ -16,9 +17,6 @@ from meterline_ingest.rate_limits.cache import LimitRegistry
 from meterline_ingest.rate_limits.rules.limits import Limits, Origin, PlanLimits
 from meterline_ingest.rate_limits.store.buckets import BucketRepository
 from meterline_ingest.rate_limits.store.limits import LimitRepository
-
-# As long as identity lets the name of a plan be.
-MAX_PLAN = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +55,9 @@ class LimitHandlers:
         self._default_quotas = default_quotas
 
     async def put_plan(self, plan: str, limits: Limits, changed_by: str) -> PlanLimits:
-        _check_text("plan", plan, MAX_PLAN)
-        _check_text("changed_by", changed_by, MAX_SOURCE, needed=False)
+        """Raises InvalidArgumentError, for what no plan can be called too."""
+        check_name("plan", plan)
+        _check_text("changed_by", changed_by, MAX_SOURCE)
         async with self._unit_of_work.begin(ALL_TENANTS) as transaction:
             put = await self._repository.put_plan(transaction.connection, plan, limits, changed_by)
             transaction.after_commit(self._registry.forget)
@@ -70,7 +69,7 @@ class LimitHandlers:
 
     async def put_tenant(self, slug: str, limits: Limits, changed_by: str) -> None:
         """Raises NotFoundError for an unknown tenant."""
-        _check_text("changed_by", changed_by, MAX_SOURCE, needed=False)
+        _check_text("changed_by", changed_by, MAX_SOURCE)
         tenant = await self._tenants.get(slug)
         async with self._unit_of_work.begin([tenant.tenant_id]) as transaction:
             await self._repository.put_tenant(transaction.connection, tenant.tenant_id, limits, changed_by)
@@ -79,7 +78,7 @@ class LimitHandlers:
 
     async def delete_tenant(self, slug: str, changed_by: str) -> None:
         """Raises NotFoundError for an unknown tenant; one without limits of its own is left as it is."""
-        _check_text("changed_by", changed_by, MAX_SOURCE, needed=False)
+        _check_text("changed_by", changed_by, MAX_SOURCE)
         tenant = await self._tenants.get(slug)
         async with self._unit_of_work.begin([tenant.tenant_id]) as transaction:
             await self._repository.delete_tenant(transaction.connection, tenant.tenant_id, changed_by)
@@ -95,8 +94,6 @@ class LimitHandlers:
         return TenantLimits(limits, origin, left, held, limits.quotas.or_else(self._default_quotas))
 
 
-def _check_text(field: str, value: str, most: int, *, needed: bool = True) -> None:
-    if needed and not value:
-        raise InvalidArgumentError(field, "must not be empty")
+def _check_text(field: str, value: str, most: int) -> None:
     if len(value) > most:
         raise InvalidArgumentError(field, f"at most {most} characters")

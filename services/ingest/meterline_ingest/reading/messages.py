@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from meterline import decimals
 from meterline.clock import to_datetime
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.ingest.v1 import events_pb2
 
-from meterline_ingest.event import decimals
 from meterline_ingest.event_types.rules.book import TypeBook
 from meterline_ingest.reading.store import StoredBatch, StoredEvent
 from meterline_ingest.reading.unseal import Opened
@@ -32,7 +32,7 @@ def _event(
         subject=event.subject,
         dimensions=event.dimensions,
         quantities={
-            quantity.name: decimals.to_text(units, quantity.scale)
+            quantity.name: decimals.units_to_text(units, quantity.scale)
             for quantity, units in zip(quantities, event.units, strict=False)
             if units is not None
         },

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from meterline.errors import NotFoundError
+from meterline.names import check_name
 from meterline.tenants import TenantReplica
 from meterline.transactions.unit_of_work import Transaction, UnitOfWork
 
 from meterline_ingest.audit import store as audit_store
 from meterline_ingest.audit.rules import LEGAL_HOLD_PLACED, LEGAL_HOLD_RELEASED, ChangeRequest
-from meterline_ingest.event.names import check_name
 from meterline_ingest.keys.store import DataKeys
 from meterline_ingest.retention.rules import LegalHold
 from meterline_ingest.retention.store import LegalHolds

@@ -7,11 +7,11 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 from meterline.clock import to_datetime, to_us
+from meterline.decimals import units_to_text
 from meterline.errors import InvalidArgumentError
 from meterline.rpc import fields, paging
 from meterline_protos.ingest.v1 import timers_pb2, timers_pb2_grpc
 
-from meterline_ingest.event.decimals import to_text
 from meterline_ingest.event_types.rules.types import TIMER_SCALE
 from meterline_ingest.timers.rules import Content, Timer, TimerFilter, TimerState
 from meterline_ingest.timers.service import Timers
@@ -102,7 +102,7 @@ def _to_proto(slug: str, timer: Timer) -> timers_pb2.Timer:
         properties=content.properties,
         state=timers_pb2.TimerState.ValueType(timer.state),
         event_id="" if timer.event_id is None else str(timer.event_id),
-        seconds="" if timer.stopped_us is None else to_text(timer.duration_us, TIMER_SCALE),
+        seconds="" if timer.stopped_us is None else units_to_text(timer.duration_us, TIMER_SCALE),
         problem=timer.problem,
     )
     message.started_at.FromDatetime(to_datetime(timer.started_us))

@@ -10,6 +10,7 @@ from cachetools import TTLCache
 from meterline.clock import Clock, to_datetime
 from meterline.crashpoints import crash_point
 from meterline.db.pool import Connection, Database
+from meterline.decimals import units_to_text
 from meterline.errors import (
     AlreadyExistsError,
     InvalidArgumentError,
@@ -27,7 +28,6 @@ from meterline_ingest.capture.group_commit import Committer
 from meterline_ingest.capture.parse import wire
 from meterline_ingest.event.batches import BatchOrigin
 from meterline_ingest.event.bounds import MAX_SOURCE, MAX_SUBJECT
-from meterline_ingest.event.decimals import to_text
 from meterline_ingest.event.names import NOBODY
 from meterline_ingest.event.outcomes import Kind
 from meterline_ingest.event_types import store as event_types_store
@@ -206,7 +206,7 @@ class Timers:
         return definition
 
     def _submission(self, tenant: Tenant, timer: Timer, definition: EventType) -> Submission:
-        content, measured = timer.content, to_text(timer.duration_us, TIMER_SCALE)
+        content, measured = timer.content, units_to_text(timer.duration_us, TIMER_SCALE)
         event = capture_pb2.Event(
             id=str(timer.event_id),
             type=content.event_type,

@@ -1,1 +1,1 @@
-"""Values that several capabilities share: money, periods, canonical bodies, trace contexts."""
+"""Values that several capabilities share: money, proration, canonical bodies."""

@@ -4,27 +4,21 @@ The default context of `decimal` keeps 28 digits and rounds the rest away withou
 computes in it: arithmetic is done in fractions, or in `EXACT`, which raises where a digit would be lost.
 """
 
-import decimal
-from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
-from functools import cache, reduce
+from functools import cache
 from typing import Self, TypeAlias
 
 import iso4217
 from meterline.bounds import MAX_VALUE_DIGITS
+from meterline.decimals import of_units, to_text
 
 Exact: TypeAlias = Decimal | Fraction | int
 
 # Bounds the work that one number can cause: `1E+1000000` is ten bytes as text and a megabyte as an integer.
 MAX_DIGITS = MAX_VALUE_DIGITS
-
-EXACT = decimal.Context(
-    prec=1000,
-    traps=[decimal.Inexact, decimal.InvalidOperation, decimal.DivisionByZero, decimal.FloatOperation],
-)
 
 
 class Rounding(StrEnum):
@@ -96,7 +90,7 @@ class Money:
     @property
     def amount(self) -> Decimal:
         """The amount in major units, with exactly the currency's decimals (`0.00`, `1000`, `1.235`)."""
-        return decimal_at(self.minor, self.currency.exponent)
+        return of_units(self.minor, self.currency.exponent)
 
     def __neg__(self) -> Self:
         return type(self)(self.currency, -self.minor)
@@ -141,16 +135,6 @@ def round_units(exact: Fraction, exponent: int, rounding: Rounding) -> int:
     return magnitude if scaled >= 0 else -magnitude
 
 
-def decimal_at(units: int, exponent: int) -> Decimal:
-    """Return `units` x 10^-exponent with exactly `exponent` decimals; unlike `scaleb`, never rounded."""
-    return Decimal(f"{units}E-{exponent}")
-
-
-def exact_sum(values: Iterable[Decimal]) -> Decimal:
-    """Sum decimals without losing a digit, whatever the caller's decimal context; 0 for none."""
-    return reduce(EXACT.add, values, Decimal(0))
-
-
 def exact_decimal(value: Fraction) -> Decimal:
     """Turn a fraction that has a finite decimal form into it; raise `ValueError` for one like 2/3."""
     rest = value.denominator
@@ -163,20 +147,12 @@ def exact_decimal(value: Fraction) -> Decimal:
     if rest != 1:
         raise ValueError(f"{value} has no finite decimal form")
     exponent = max(twos, fives)
-    return decimal_at(value.numerator * 10**exponent // value.denominator, exponent)
+    return of_units(value.numerator * 10**exponent // value.denominator, exponent)
 
 
 def exact_text(value: Fraction) -> str:
     """Write an exact amount as a plain decimal (`0.1665`), or as `p/q` if it has no finite decimal form."""
     try:
-        return plain_text(exact_decimal(value))
+        return to_text(exact_decimal(value))
     except ValueError:
         return str(value)
-
-
-def plain_text(value: Decimal) -> str:
-    """Write a decimal in its one normal form: no exponent, no zeros at the end, no minus before zero."""
-    text = format(value, "f")
-    if "." in text:
-        text = text.rstrip("0").rstrip(".")
-    return "0" if text == "-0" else text

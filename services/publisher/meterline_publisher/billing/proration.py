@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
 
+from meterline.calendar import Period
+
 from meterline_publisher.billing.money import Currency, Exact, Money, Rounding, fraction_of
-from meterline_publisher.billing.periods import Period
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
 
+from meterline.calendar import Period, month_before, month_of
 from meterline.clock import Clock, to_datetime
 from meterline.db.pool import Connection, Database
 from meterline.db.scope import ALL_TENANTS
@@ -16,8 +17,6 @@ from meterline.errors import MeterlineError, UnavailableError
 from meterline.telemetry.logging import logger
 from meterline.tenants import TenantReplica
 
-from meterline_publisher.billing.months import month_before, month_of
-from meterline_publisher.billing.periods import Period
 from meterline_publisher.closing.store import Candidate, closing_schedules, to_close
 from meterline_publisher.gaps.rules import NotBillableError
 from meterline_publisher.gaps.service import Gaps

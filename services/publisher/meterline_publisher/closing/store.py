@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from meterline.calendar import Period
 from meterline.db.pool import Connection
 from meterline.db.queries import Queries
 from psycopg.rows import class_row
-
-from meterline_publisher.billing.periods import Period
 
 queries = Queries("meterline_publisher.closing", "store.sql")
 

@@ -35,7 +35,7 @@ class ExplanationsServicer(invoices_pb2_grpc.InvoicesServiceServicer):
         key = paging.key(request.page_token, paging.text, paging.text)
         cursor = Cursor(*key) if key else Cursor()
         found = await self._explaining.line(
-            fields.name("tenant_id", request.tenant_id),
+            fields.tenant("tenant_id", request.tenant_id),
             fields.identifier("line_id", request.line_id),
             paging.size(request.page_size),
             cursor,
@@ -63,7 +63,7 @@ class ExplanationsServicer(invoices_pb2_grpc.InvoicesServiceServicer):
         self, request: invoices_pb2.ExplainEventRequest, context: Context
     ) -> invoices_pb2.ExplainEventResponse:
         found = await self._explaining.event(
-            fields.name("tenant_id", request.tenant_id),
+            fields.tenant("tenant_id", request.tenant_id),
             fields.text("event_id", request.event_id, _MAX_EVENT_ID),
             fields.text("source", request.source, _MAX_EVENT_ID),
         )

@@ -15,8 +15,9 @@ from typing import Final
 
 from cachetools import LRUCache
 from meterline import tasks
+from meterline.calendar import Period
 from meterline.errors import MeterlineError
-from meterline.telemetry import propagation
+from meterline.telemetry import propagation, traceparent
 from meterline.telemetry.logging import logger
 from meterline.telemetry.tracing import MAX_LINKS, tracer
 from meterline_protos.common.v1 import types_pb2
@@ -25,8 +26,6 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-from meterline_publisher.billing import traces
-from meterline_publisher.billing.periods import Period
 from meterline_publisher.invoices.rules import Invoice, Line
 from meterline_publisher.peers import Aggregate, Ingest, all_contributions
 
@@ -90,7 +89,7 @@ class Lineage:
                 if capture is not None and len(links) < MAX_LINKS:
                     links.append(trace.Link(capture))
         if links:
-            parent = propagation.to_span_context(traces.to_proto(job.invoice.trace))
+            parent = propagation.to_span_context(traceparent.to_proto(job.invoice.trace))
             span = tracer().start_span(
                 "invoice",
                 context=propagation.context_of(parent),
@@ -125,7 +124,7 @@ class Lineage:
                 f"invoice {meter}",
                 context=propagation.context_of(capture),
                 attributes=_attributes(job) | {"meterline.batch_id": batch.batch_id},
-                links=_back(traces.to_proto(job.invoice.trace)),
+                links=_back(traceparent.to_proto(job.invoice.trace)),
             )
             span.end()
         return capture

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 
+from meterline.calendar import Period, month_of
 from meterline.db.pool import Database
 from meterline.errors import NotFoundError
 from meterline.tenants import Tenant, TenantReplica
@@ -19,8 +20,6 @@ from meterline_protos.aggregate.v1 import usage_pb2
 from meterline_protos.ingest.v1 import events_pb2
 
 from meterline_publisher.billing.meters import MeterDefinition
-from meterline_publisher.billing.months import month_of
-from meterline_publisher.billing.periods import Period
 from meterline_publisher.explain.rules import counts
 from meterline_publisher.gaps import store as gaps_store
 from meterline_publisher.gaps.rules import GapReason

@@ -27,7 +27,7 @@ class GapsServicer(invoices_pb2_grpc.InvoicesServiceServicer):
     ) -> invoices_pb2.ListBillingGapsResponse:
         limit = paging.size(request.page_size)
         after = paging.key(request.page_token, paging.int4, paging.instant, paging.text)
-        slug = fields.name("tenant_id", request.tenant_id) if request.tenant_id else ""
+        slug = fields.tenant("tenant_id", request.tenant_id) if request.tenant_id else ""
         # One more than asked for tells whether there is a next page.
         found = await self._gaps.page(slug, after or _FIRST_GAP, limit + 1)
         page = found[:limit]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from meterline.decimals import to_text
 from meterline_protos.publisher.v1 import invoices_pb2
 
-from meterline_publisher.billing.money import plain_text
 from meterline_publisher.gaps.rules import Gap, GapReason, StoredGap
 
 
@@ -17,7 +17,7 @@ def left_out(found: Gap) -> invoices_pb2.LeftOutMeter:
         meter=found.meter,
         reason=reason(found.reason),
         detail=found.detail,
-        quantity="" if found.quantity is None else plain_text(found.quantity),
+        quantity="" if found.quantity is None else to_text(found.quantity),
     )
 
 
@@ -27,7 +27,7 @@ def gap(record: StoredGap) -> invoices_pb2.BillingGap:
         meter=record.meter,
         reason=reason(GapReason(record.reason)),
         detail=record.detail,
-        quantity="" if record.quantity is None else plain_text(record.quantity),
+        quantity="" if record.quantity is None else to_text(record.quantity),
     )
     message.period_start.FromDatetime(record.period_start)
     message.period_end.FromDatetime(record.period_end)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
+from meterline.calendar import Period
 from meterline.clock import Clock, to_datetime
 from meterline.db.pool import Database
 from meterline.db.scope import ALL_TENANTS
@@ -13,7 +14,6 @@ from meterline.telemetry.logging import logger
 from meterline.tenants import Tenant, TenantReplica
 from meterline.transactions.unit_of_work import UnitOfWork
 
-from meterline_publisher.billing.periods import Period
 from meterline_publisher.gaps import store
 from meterline_publisher.gaps.rules import NOTES, OF_RATING, Gap, GapReason, Place, StoredGap
 

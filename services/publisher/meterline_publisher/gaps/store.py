@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
+from meterline.calendar import Period
 from meterline.db.pool import Connection
 from meterline.db.queries import Queries
 from psycopg.rows import class_row
 
-from meterline_publisher.billing.periods import Period
 from meterline_publisher.gaps.rules import NEED_USAGE, Gap, GapReason, Place, StoredGap
 
 queries = Queries("meterline_publisher.gaps", "store.sql")

@@ -24,7 +24,7 @@ class StoredInvoicesServicer(invoices_pb2_grpc.InvoicesServiceServicer):
         self, request: invoices_pb2.GetInvoiceRequest, context: Context
     ) -> invoices_pb2.GetInvoiceResponse:
         tenant, invoice, lines = await self._invoices.get(
-            fields.name("tenant_id", request.tenant_id),
+            fields.tenant("tenant_id", request.tenant_id),
             fields.identifier("invoice_id", request.invoice_id),
         )
         return invoices_pb2.GetInvoiceResponse(invoice=messages.invoice(tenant.slug, invoice, lines))
@@ -37,7 +37,7 @@ class StoredInvoicesServicer(invoices_pb2_grpc.InvoicesServiceServicer):
         before = key[0] if key else fields.LATEST
         # One more than asked for tells whether there is a next page.
         tenant, found = await self._invoices.page(
-            fields.name("tenant_id", request.tenant_id), before, limit + 1
+            fields.tenant("tenant_id", request.tenant_id), before, limit + 1
         )
         page = found[:limit]
         return invoices_pb2.ListInvoicesResponse(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from meterline.decimals import to_text
+from meterline.telemetry import traceparent
 from meterline_protos.publisher.v1 import invoices_pb2
 
-from meterline_publisher.billing import traces
-from meterline_publisher.billing.money import plain_text
 from meterline_publisher.invoices.rules import NO_ID, Invoice, Line
 
 
@@ -23,7 +23,7 @@ def invoice(slug: str, record: Invoice, lines: Iterable[Line]) -> invoices_pb2.I
         lines=[line(item) for item in lines],
         external_invoice_id=record.external_invoice_id,
         external_total="" if total is None else str(total),
-        trace=traces.to_proto(record.trace),
+        trace=traceparent.to_proto(record.trace),
     )
     message.period_start.FromDatetime(record.period_start)
     message.period_end.FromDatetime(record.period_end)
@@ -35,7 +35,7 @@ def line(record: Line) -> invoices_pb2.InvoiceLine:
         line_id="" if record.line_id == NO_ID else str(record.line_id),
         meter=record.meter,
         description=record.description,
-        quantity=plain_text(record.quantity),
+        quantity=to_text(record.quantity),
         amount=str(record.amount),
         exact_amount=record.exact_amount,
         price_version=record.price_version,
@@ -43,5 +43,5 @@ def line(record: Line) -> invoices_pb2.InvoiceLine:
         steps=[invoices_pb2.RatingStep(**step) for step in record.steps],
         calculation_id="" if record.calculation_id == NO_ID else str(record.calculation_id),
         event_count=record.event_count,
-        trace=traces.to_proto(record.trace),
+        trace=traceparent.to_proto(record.trace),
     )

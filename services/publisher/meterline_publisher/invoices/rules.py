@@ -6,7 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
-from meterline_publisher.billing.periods import Period
+from meterline.calendar import Period
 
 # What previews have in place of ids, since nothing of them is kept.
 NO_ID = uuid.UUID(int=0)

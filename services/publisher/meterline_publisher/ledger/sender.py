@@ -20,12 +20,11 @@ from meterline.crashpoints import crash_point
 from meterline.db.pool import Database
 from meterline.db.scope import ALL_TENANTS
 from meterline.errors import UnavailableError
-from meterline.telemetry import propagation
+from meterline.telemetry import propagation, traceparent
 from meterline.telemetry.logging import logger
 from meterline.telemetry.tracing import tracer
 from meterline.transactions.unit_of_work import Transaction, UnitOfWork
 
-from meterline_publisher.billing import traces
 from meterline_publisher.gaps import store as gaps_store
 from meterline_publisher.gaps.rules import undeliverable
 from meterline_publisher.invoices import store as invoices_store
@@ -121,7 +120,7 @@ class Sender:
     # --- one row
 
     async def _serve(self, row: Publication) -> None:
-        parent = propagation.context_of(propagation.to_span_context(traces.to_proto(row.trace)))
+        parent = propagation.context_of(propagation.to_span_context(traceparent.to_proto(row.trace)))
         with tracer().start_as_current_span("send usage", context=parent):
             try:
                 await self._attempt(row)

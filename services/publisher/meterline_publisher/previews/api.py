@@ -26,7 +26,7 @@ class PreviewsServicer(invoices_pb2_grpc.InvoicesServiceServicer):
         self, request: invoices_pb2.PreviewInvoiceRequest, context: Context
     ) -> invoices_pb2.PreviewInvoiceResponse:
         found = await self._previews.preview(
-            fields.name("tenant_id", request.tenant_id),
+            fields.tenant("tenant_id", request.tenant_id),
             fields.required_instant(request, "at"),
             messages.deltas("changes", request.changes),
         )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Final
 
+from meterline.decimals import parse
 from meterline.errors import InvalidArgumentError
 from meterline.rpc import fields
 from meterline_protos.publisher.v1 import invoices_pb2
 
-_DECIMAL: Final = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?", re.ASCII)
+from meterline_publisher.billing.money import check_size
+
 _MAX_CHANGES: Final = 1_000
 
 
@@ -30,6 +31,10 @@ def deltas(field: str, changes: Sequence[invoices_pb2.UsageChange]) -> dict[str,
 
 def decimal(field: str, value: str) -> Decimal:
     """A decimal, negative ones too, without an exponent. Raises InvalidArgumentError."""
-    if not _DECIMAL.fullmatch(value):
-        raise InvalidArgumentError(field, "must be a decimal of at most 40 digits on each side of its point")
-    return Decimal(value)
+    try:
+        number = parse(value)
+        check_size(number)
+    except ValueError as error:
+        rule = "must be a decimal of at most 40 digits on each side of its point"
+        raise InvalidArgumentError(field, rule) from error
+    return number

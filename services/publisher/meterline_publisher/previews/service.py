@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
+from meterline.calendar import month_of
 from meterline.db.pool import Database
 from meterline.errors import InvalidArgumentError
 from meterline.tenants import Tenant, TenantReplica
 
-from meterline_publisher.billing.months import month_of
 from meterline_publisher.gaps.rules import Gap
 from meterline_publisher.invoices.rules import NO_ID, Invoice, InvoiceState, Line
 from meterline_publisher.providers.port import BillingProvider

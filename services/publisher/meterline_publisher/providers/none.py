@@ -6,10 +6,10 @@ from datetime import datetime
 from decimal import Decimal
 from typing import NoReturn
 
+from meterline.calendar import Period
 from meterline.telemetry.logging import logger
 
 from meterline_publisher.billing.money import currency as known_currency
-from meterline_publisher.billing.periods import Period
 from meterline_publisher.gaps.rules import GapReason, NotBillableError
 from meterline_publisher.providers.port import Delivery, ExternalInvoice, UsageEvent
 

@@ -8,9 +8,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Protocol
 
+from meterline.calendar import Period
 from meterline.errors import MeterlineError, UnavailableError
-
-from meterline_publisher.billing.periods import Period
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from grpc import aio
+from meterline.decimals import to_text
 from meterline.rpc import fields, paging
 from meterline_protos.publisher.v1 import publications_pb2, publications_pb2_grpc
 
-from meterline_publisher.billing.money import plain_text
 from meterline_publisher.invoices import messages as invoices_messages
 from meterline_publisher.ledger import messages as ledger_messages
 from meterline_publisher.publishing.service import Publishing
@@ -30,7 +30,7 @@ class PublicationsServicer(publications_pb2_grpc.PublicationsServiceServicer):
         self, request: publications_pb2.PublishUsageRequest, context: Context
     ) -> publications_pb2.PublishUsageResponse:
         found = await self._publishing.publish(
-            fields.name("tenant_id", request.tenant_id), fields.required_instant(request, "at")
+            fields.tenant("tenant_id", request.tenant_id), fields.required_instant(request, "at")
         )
         return publications_pb2.PublishUsageResponse(
             invoice=invoices_messages.invoice(found.tenant.slug, found.invoice, found.lines),
@@ -44,7 +44,7 @@ class PublicationsServicer(publications_pb2_grpc.PublicationsServiceServicer):
         key = paging.key(request.page_token, paging.int8)
         # One more than asked for tells whether there is a next page.
         _, found = await self._publishing.page(
-            fields.name("tenant_id", request.tenant_id), key[0] if key else _NEWEST, limit + 1
+            fields.tenant("tenant_id", request.tenant_id), key[0] if key else _NEWEST, limit + 1
         )
         page = found[:limit]
         return publications_pb2.ListPublicationsResponse(
@@ -56,7 +56,7 @@ class PublicationsServicer(publications_pb2_grpc.PublicationsServiceServicer):
         self, request: publications_pb2.ReconcilePeriodRequest, context: Context
     ) -> publications_pb2.ReconcilePeriodResponse:
         found = await self._settling.reconcile(
-            fields.name("tenant_id", request.tenant_id), fields.required_instant(request, "at")
+            fields.tenant("tenant_id", request.tenant_id), fields.required_instant(request, "at")
         )
         return publications_pb2.ReconcilePeriodResponse(
             meters=[_comparison(comparison) for comparison in found.comparisons],
@@ -71,8 +71,8 @@ class PublicationsServicer(publications_pb2_grpc.PublicationsServiceServicer):
 def _comparison(comparison: Comparison) -> publications_pb2.MeterComparison:
     return publications_pb2.MeterComparison(
         meter=comparison.meter,
-        usage=plain_text(comparison.usage),
-        sent=plain_text(comparison.sent),
-        provider="" if comparison.provider is None else plain_text(comparison.provider),
+        usage=to_text(comparison.usage),
+        sent=to_text(comparison.sent),
+        provider="" if comparison.provider is None else to_text(comparison.provider),
         agrees=comparison.agrees,
     )

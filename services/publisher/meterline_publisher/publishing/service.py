@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from meterline.calendar import Period, month_of
 from meterline.clock import Clock, to_datetime
 from meterline.db.pool import Database
 from meterline.deadline import time_left
@@ -16,8 +17,6 @@ from meterline.telemetry.tracing import tracer
 from meterline.tenants import Tenant, TenantReplica
 from meterline.transactions.unit_of_work import UnitOfWork
 
-from meterline_publisher.billing.months import month_of
-from meterline_publisher.billing.periods import Period
 from meterline_publisher.explain.lineage import Lineage
 from meterline_publisher.gaps.rules import Gap, GapReason, NotBillableError
 from meterline_publisher.gaps.service import Gaps, tell

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from meterline.calendar import Period
 from meterline.db.pool import Connection
 from meterline.tenants import Tenant
 
-from meterline_publisher.billing.periods import Period
 from meterline_publisher.gaps.rules import Gap, GapReason, NotBillableError
 from meterline_publisher.invoices import store as invoices_store
 from meterline_publisher.invoices.rules import Invoice, InvoiceState, Line

@@ -12,17 +12,16 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
+from meterline.calendar import Period
 from meterline.db.pool import Connection
 from meterline.errors import AbortedError, FailedPreconditionError
 from meterline.ids import new_id
-from meterline.telemetry import metrics
+from meterline.telemetry import metrics, traceparent
 from meterline.telemetry.logging import logger
 from meterline.tenants import Tenant
 from meterline.transactions.unit_of_work import Transaction
 
-from meterline_publisher.billing import traces
 from meterline_publisher.billing.money import Money, currency
-from meterline_publisher.billing.periods import Period
 from meterline_publisher.gaps import store as gaps_store
 from meterline_publisher.gaps.rules import Gap, GapReason, NotBillableError, none_billable, undeliverable
 from meterline_publisher.invoices import store as invoices_store
@@ -144,7 +143,7 @@ async def store(tx: Transaction, tenant: Tenant, period: Period, circumstances: 
     invoice = replace(before, plan=priced.plan, total=found.total, rule_set_id=rule_set.rule_set_id)
     moved = bool(changed or gone) or invoice != before
     if moved:
-        invoice = replace(invoice, trace=traces.current())
+        invoice = replace(invoice, trace=traceparent.current())
         await prices.insert_rule_set(connection, rule_set)
         await invoices_store.upsert(connection, invoice)
         await invoices_store.delete_lines(connection, invoice, gone)
@@ -316,5 +315,5 @@ def _publication(
         next_attempt_at=circumstances.now,
         sent_at=None,
         error_code=refusal.value if refusal else "",
-        trace=traces.current(),
+        trace=traceparent.current(),
     )

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from decimal import Decimal
 
-from meterline_publisher.billing.money import exact_sum
+from meterline.decimals import exact_sum
+
 from meterline_publisher.invoices.rules import Invoice, InvoiceState, Line
 from meterline_publisher.providers.port import ExternalInvoice
 

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
+from meterline.calendar import Period, month_of
 from meterline.clock import Clock, to_datetime
 from meterline.db.pool import Database
 from meterline.db.scope import ALL_TENANTS
@@ -18,8 +19,6 @@ from meterline.telemetry.logging import logger
 from meterline.tenants import Tenant, TenantReplica
 from meterline.transactions.unit_of_work import Transaction, UnitOfWork
 
-from meterline_publisher.billing.months import month_of
-from meterline_publisher.billing.periods import Period
 from meterline_publisher.gaps import store as gaps_store
 from meterline_publisher.gaps.rules import GapReason, NotBillableError
 from meterline_publisher.invoices import store as invoices_store

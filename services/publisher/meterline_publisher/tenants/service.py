@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC
 
+from meterline.calendar import Period
 from meterline.consuming.delivery import Delivery
 from meterline.db.pool import begin
 from meterline.errors import FailedPreconditionError
@@ -12,7 +13,6 @@ from meterline.tenants import Tenant, TenantReplica
 from meterline.transactions.unit_of_work import Transaction
 from meterline_protos.events.v1 import events_pb2
 
-from meterline_publisher.billing.periods import Period
 from meterline_publisher.gaps.rules import GapReason, NotBillableError
 from meterline_publisher.tenants import store
 from meterline_publisher.tenants.store import PlanVersion

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from decimal import InvalidOperation
 from typing import Final
 
+from meterline.calendar import Period
 from meterline.errors import AbortedError, NotFoundError
 from meterline.tenants import Tenant
 from meterline_protos.aggregate.v1 import usage_pb2
 
-from meterline_publisher.billing.periods import Period
 from meterline_publisher.gaps.rules import GapReason, NotBillableError
 from meterline_publisher.peers import Aggregate
 from meterline_publisher.prices.rules.rule_sets import Rule

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 
+from meterline.calendar import Period
 from meterline.tenants import Tenant
 from meterline.transactions.unit_of_work import UnitOfWork
 
-from meterline_publisher.billing.periods import Period
 from meterline_publisher.prices.rules.rule_sets import Rule
 from meterline_publisher.usage.freshness import Freshness
 from meterline_publisher.usage.replica import UsageWindows

@@ -13,12 +13,12 @@ from meterline.consuming.delivery import Delivery
 from meterline.consuming.parts import part_of
 from meterline.db.pool import Connection, begin
 from meterline.errors import Never
+from meterline.telemetry import traceparent
 from meterline.transactions.unit_of_work import Transaction
 from meterline_protos.aggregate.v1 import usage_pb2
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.events.v1 import events_pb2
 
-from meterline_publisher.billing import traces
 from meterline_publisher.billing.money import check_size
 from meterline_publisher.gaps import store as gaps_store
 from meterline_publisher.gaps.rules import GapReason
@@ -113,6 +113,6 @@ def to_window(tenant_id: int, meter: str, window: events_pb2.UsageWindow | usage
             window.event_count,
             window.revision,
             aggregation,
-            traces.to_text(window.trace),
+            traceparent.to_text(window.trace),
         ),
     )

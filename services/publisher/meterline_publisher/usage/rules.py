@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
-from meterline_publisher.billing.money import EXACT
+from meterline.decimals import EXACT
 
 ZERO = Decimal(0)
 

@@ -35,7 +35,8 @@ class MetersServiceStub:
     - `PERMISSION_DENIED` with `PERMISSION_MISSING`; with `ALL_TENANTS_NEEDED` for a caller bound to a tenant
       in a call that names no tenant; with `TENANT_FORBIDDEN` in a call that names another tenant.
     - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
-      request, or `TEXT_INVALID` for a NUL character. BadRequest names the field.
+      request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed `tenant_id`.
+      BadRequest names the field.
     - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
     - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
     - `DEADLINE_EXCEEDED`: the caller's deadline passed. Changes may have been made.
@@ -56,8 +57,8 @@ class MetersServiceStub:
     exists already, or when it is configured without the address of ingest.
 
     Errors:
-    - `INVALID_ARGUMENT` with `INVALID_ARGUMENT` for a field that breaks its rule, or with `CHOICE_UNKNOWN`
-      for an unknown aggregation.
+    - `INVALID_ARGUMENT` with `NAME_INVALID` for a malformed name, with `INVALID_ARGUMENT` for a field that
+      breaks another rule, or with `CHOICE_UNKNOWN` for an unknown aggregation.
     - `ALREADY_EXISTS`: the name belongs to a meter with another definition.
     - `FAILED_PRECONDITION` with `EVENT_TYPE_UNKNOWN`, `QUANTITY_UNKNOWN` or `DIMENSION_UNKNOWN` for
       something that does not exist, or with `VALUE_NOT_ALLOWED` for a filter value that the event type does
@@ -101,7 +102,8 @@ class MetersServiceAsyncStub(MetersServiceStub):
     - `PERMISSION_DENIED` with `PERMISSION_MISSING`; with `ALL_TENANTS_NEEDED` for a caller bound to a tenant
       in a call that names no tenant; with `TENANT_FORBIDDEN` in a call that names another tenant.
     - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
-      request, or `TEXT_INVALID` for a NUL character. BadRequest names the field.
+      request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed `tenant_id`.
+      BadRequest names the field.
     - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
     - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
     - `DEADLINE_EXCEEDED`: the caller's deadline passed. Changes may have been made.
@@ -119,8 +121,8 @@ class MetersServiceAsyncStub(MetersServiceStub):
     exists already, or when it is configured without the address of ingest.
 
     Errors:
-    - `INVALID_ARGUMENT` with `INVALID_ARGUMENT` for a field that breaks its rule, or with `CHOICE_UNKNOWN`
-      for an unknown aggregation.
+    - `INVALID_ARGUMENT` with `NAME_INVALID` for a malformed name, with `INVALID_ARGUMENT` for a field that
+      breaks another rule, or with `CHOICE_UNKNOWN` for an unknown aggregation.
     - `ALREADY_EXISTS`: the name belongs to a meter with another definition.
     - `FAILED_PRECONDITION` with `EVENT_TYPE_UNKNOWN`, `QUANTITY_UNKNOWN` or `DIMENSION_UNKNOWN` for
       something that does not exist, or with `VALUE_NOT_ALLOWED` for a filter value that the event type does
@@ -163,7 +165,8 @@ class MetersServiceServicer(metaclass=_abc_1.ABCMeta):
     - `PERMISSION_DENIED` with `PERMISSION_MISSING`; with `ALL_TENANTS_NEEDED` for a caller bound to a tenant
       in a call that names no tenant; with `TENANT_FORBIDDEN` in a call that names another tenant.
     - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
-      request, or `TEXT_INVALID` for a NUL character. BadRequest names the field.
+      request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed `tenant_id`.
+      BadRequest names the field.
     - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
     - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
     - `DEADLINE_EXCEEDED`: the caller's deadline passed. Changes may have been made.
@@ -185,8 +188,8 @@ class MetersServiceServicer(metaclass=_abc_1.ABCMeta):
         exists already, or when it is configured without the address of ingest.
 
         Errors:
-        - `INVALID_ARGUMENT` with `INVALID_ARGUMENT` for a field that breaks its rule, or with `CHOICE_UNKNOWN`
-          for an unknown aggregation.
+        - `INVALID_ARGUMENT` with `NAME_INVALID` for a malformed name, with `INVALID_ARGUMENT` for a field that
+          breaks another rule, or with `CHOICE_UNKNOWN` for an unknown aggregation.
         - `ALREADY_EXISTS`: the name belongs to a meter with another definition.
         - `FAILED_PRECONDITION` with `EVENT_TYPE_UNKNOWN`, `QUANTITY_UNKNOWN` or `DIMENSION_UNKNOWN` for
           something that does not exist, or with `VALUE_NOT_ALLOWED` for a filter value that the event type does

@@ -33,7 +33,8 @@ class ReconciliationServiceStub(object):
     - `PERMISSION_DENIED` with `PERMISSION_MISSING`; with `ALL_TENANTS_NEEDED` for a caller bound to a tenant
     that names no tenant, and with `TENANT_FORBIDDEN` when it names another one.
     - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
-    request, or `TEXT_INVALID` for a NUL character. BadRequest names the field.
+    request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed `tenant_id`.
+    BadRequest names the field.
     - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
     - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
     - `DEADLINE_EXCEEDED`: the caller's deadline passed.
@@ -60,7 +61,8 @@ class ReconciliationServiceServicer(object):
     - `PERMISSION_DENIED` with `PERMISSION_MISSING`; with `ALL_TENANTS_NEEDED` for a caller bound to a tenant
     that names no tenant, and with `TENANT_FORBIDDEN` when it names another one.
     - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
-    request, or `TEXT_INVALID` for a NUL character. BadRequest names the field.
+    request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed `tenant_id`.
+    BadRequest names the field.
     - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
     - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
     - `DEADLINE_EXCEEDED`: the caller's deadline passed.
@@ -105,7 +107,8 @@ class ReconciliationService(object):
     - `PERMISSION_DENIED` with `PERMISSION_MISSING`; with `ALL_TENANTS_NEEDED` for a caller bound to a tenant
     that names no tenant, and with `TENANT_FORBIDDEN` when it names another one.
     - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
-    request, or `TEXT_INVALID` for a NUL character. BadRequest names the field.
+    request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed `tenant_id`.
+    BadRequest names the field.
     - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
     - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
     - `DEADLINE_EXCEEDED`: the caller's deadline passed.

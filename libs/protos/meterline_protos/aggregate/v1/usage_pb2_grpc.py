@@ -33,7 +33,7 @@ class UsageServiceStub(object):
     - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
     `TENANT_FORBIDDEN` when `tenant_id` names another one, and with `ALL_TENANTS_NEEDED` when it is empty.
     - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
-    request, or `TEXT_INVALID` for a NUL character; with `INVALID_ARGUMENT` for an empty `tenant_id`.
+    request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed `tenant_id`.
     BadRequest names the field.
     - `NOT_FOUND`: no such tenant exists, or the service has not received it from identity yet.
     - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
@@ -77,7 +77,7 @@ class UsageServiceServicer(object):
     - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
     `TENANT_FORBIDDEN` when `tenant_id` names another one, and with `ALL_TENANTS_NEEDED` when it is empty.
     - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
-    request, or `TEXT_INVALID` for a NUL character; with `INVALID_ARGUMENT` for an empty `tenant_id`.
+    request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed `tenant_id`.
     BadRequest names the field.
     - `NOT_FOUND`: no such tenant exists, or the service has not received it from identity yet.
     - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
@@ -92,8 +92,8 @@ class UsageServiceServicer(object):
         Errors:
         - `NOT_FOUND`: no meter has this name.
         - `INVALID_ARGUMENT` with `CHOICE_UNKNOWN` for an unknown grain; with `TIME_MISSING`, `TIME_INVALID` or
-        `RANGE_EMPTY` for the range; with `PAGE_TOKEN_INVALID`; with `INVALID_ARGUMENT` for an empty `meter`,
-        or for `by_group` of a meter without `group_by`.
+        `RANGE_EMPTY` for the range; with `PAGE_TOKEN_INVALID`; with `NAME_INVALID` for a malformed `meter`;
+        with `INVALID_ARGUMENT` for `by_group` of a meter without `group_by`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -106,7 +106,7 @@ class UsageServiceServicer(object):
         Errors:
         - `NOT_FOUND`: no meter has this name.
         - `INVALID_ARGUMENT` with `TIME_MISSING`, `TIME_INVALID` or `RANGE_EMPTY` for the range; with
-        `PAGE_TOKEN_INVALID`; with `INVALID_ARGUMENT` for an empty `meter`.
+        `PAGE_TOKEN_INVALID`; with `NAME_INVALID` for a malformed `meter`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -178,7 +178,7 @@ class UsageService(object):
     - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
     `TENANT_FORBIDDEN` when `tenant_id` names another one, and with `ALL_TENANTS_NEEDED` when it is empty.
     - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
-    request, or `TEXT_INVALID` for a NUL character; with `INVALID_ARGUMENT` for an empty `tenant_id`.
+    request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed `tenant_id`.
     BadRequest names the field.
     - `NOT_FOUND`: no such tenant exists, or the service has not received it from identity yet.
     - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.

@@ -34,7 +34,7 @@ class UsageServiceStub:
     - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
       `TENANT_FORBIDDEN` when `tenant_id` names another one, and with `ALL_TENANTS_NEEDED` when it is empty.
     - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
-      request, or `TEXT_INVALID` for a NUL character; with `INVALID_ARGUMENT` for an empty `tenant_id`.
+      request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed `tenant_id`.
       BadRequest names the field.
     - `NOT_FOUND`: no such tenant exists, or the service has not received it from identity yet.
     - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
@@ -53,8 +53,8 @@ class UsageServiceStub:
     Errors:
     - `NOT_FOUND`: no meter has this name.
     - `INVALID_ARGUMENT` with `CHOICE_UNKNOWN` for an unknown grain; with `TIME_MISSING`, `TIME_INVALID` or
-      `RANGE_EMPTY` for the range; with `PAGE_TOKEN_INVALID`; with `INVALID_ARGUMENT` for an empty `meter`,
-      or for `by_group` of a meter without `group_by`.
+      `RANGE_EMPTY` for the range; with `PAGE_TOKEN_INVALID`; with `NAME_INVALID` for a malformed `meter`;
+      with `INVALID_ARGUMENT` for `by_group` of a meter without `group_by`.
     """
     ListContributions: _grpc.UnaryUnaryMultiCallable[_usage_pb2.ListContributionsRequest, _usage_pb2.ListContributionsResponse]
     """Lists which batches of events contributed to one meter in a range of time, and how much each did, by
@@ -63,7 +63,7 @@ class UsageServiceStub:
     Errors:
     - `NOT_FOUND`: no meter has this name.
     - `INVALID_ARGUMENT` with `TIME_MISSING`, `TIME_INVALID` or `RANGE_EMPTY` for the range; with
-      `PAGE_TOKEN_INVALID`; with `INVALID_ARGUMENT` for an empty `meter`.
+      `PAGE_TOKEN_INVALID`; with `NAME_INVALID` for a malformed `meter`.
     """
     FindContributions: _grpc.UnaryUnaryMultiCallable[_usage_pb2.FindContributionsRequest, _usage_pb2.FindContributionsResponse]
     """Returns what one batch of events contributed to every meter, by meter name, then `hour_start`. Returns
@@ -94,7 +94,7 @@ class UsageServiceAsyncStub(UsageServiceStub):
     - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
       `TENANT_FORBIDDEN` when `tenant_id` names another one, and with `ALL_TENANTS_NEEDED` when it is empty.
     - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
-      request, or `TEXT_INVALID` for a NUL character; with `INVALID_ARGUMENT` for an empty `tenant_id`.
+      request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed `tenant_id`.
       BadRequest names the field.
     - `NOT_FOUND`: no such tenant exists, or the service has not received it from identity yet.
     - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
@@ -110,8 +110,8 @@ class UsageServiceAsyncStub(UsageServiceStub):
     Errors:
     - `NOT_FOUND`: no meter has this name.
     - `INVALID_ARGUMENT` with `CHOICE_UNKNOWN` for an unknown grain; with `TIME_MISSING`, `TIME_INVALID` or
-      `RANGE_EMPTY` for the range; with `PAGE_TOKEN_INVALID`; with `INVALID_ARGUMENT` for an empty `meter`,
-      or for `by_group` of a meter without `group_by`.
+      `RANGE_EMPTY` for the range; with `PAGE_TOKEN_INVALID`; with `NAME_INVALID` for a malformed `meter`;
+      with `INVALID_ARGUMENT` for `by_group` of a meter without `group_by`.
     """
     ListContributions: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListContributionsRequest, _usage_pb2.ListContributionsResponse]  # type: ignore[assignment]
     """Lists which batches of events contributed to one meter in a range of time, and how much each did, by
@@ -120,7 +120,7 @@ class UsageServiceAsyncStub(UsageServiceStub):
     Errors:
     - `NOT_FOUND`: no meter has this name.
     - `INVALID_ARGUMENT` with `TIME_MISSING`, `TIME_INVALID` or `RANGE_EMPTY` for the range; with
-      `PAGE_TOKEN_INVALID`; with `INVALID_ARGUMENT` for an empty `meter`.
+      `PAGE_TOKEN_INVALID`; with `NAME_INVALID` for a malformed `meter`.
     """
     FindContributions: _aio.UnaryUnaryMultiCallable[_usage_pb2.FindContributionsRequest, _usage_pb2.FindContributionsResponse]  # type: ignore[assignment]
     """Returns what one batch of events contributed to every meter, by meter name, then `hour_start`. Returns
@@ -150,7 +150,7 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
     - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
       `TENANT_FORBIDDEN` when `tenant_id` names another one, and with `ALL_TENANTS_NEEDED` when it is empty.
     - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
-      request, or `TEXT_INVALID` for a NUL character; with `INVALID_ARGUMENT` for an empty `tenant_id`.
+      request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed `tenant_id`.
       BadRequest names the field.
     - `NOT_FOUND`: no such tenant exists, or the service has not received it from identity yet.
     - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
@@ -170,8 +170,8 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors:
         - `NOT_FOUND`: no meter has this name.
         - `INVALID_ARGUMENT` with `CHOICE_UNKNOWN` for an unknown grain; with `TIME_MISSING`, `TIME_INVALID` or
-          `RANGE_EMPTY` for the range; with `PAGE_TOKEN_INVALID`; with `INVALID_ARGUMENT` for an empty `meter`,
-          or for `by_group` of a meter without `group_by`.
+          `RANGE_EMPTY` for the range; with `PAGE_TOKEN_INVALID`; with `NAME_INVALID` for a malformed `meter`;
+          with `INVALID_ARGUMENT` for `by_group` of a meter without `group_by`.
         """
 
     @_abc_1.abstractmethod
@@ -186,7 +186,7 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors:
         - `NOT_FOUND`: no meter has this name.
         - `INVALID_ARGUMENT` with `TIME_MISSING`, `TIME_INVALID` or `RANGE_EMPTY` for the range; with
-          `PAGE_TOKEN_INVALID`; with `INVALID_ARGUMENT` for an empty `meter`.
+          `PAGE_TOKEN_INVALID`; with `NAME_INVALID` for a malformed `meter`.
         """
 
     @_abc_1.abstractmethod

@@ -34,8 +34,9 @@ class CredentialsServiceStub(object):
     - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
     `TENANT_FORBIDDEN` when `tenant_id` names another one, and with `ALL_TENANTS_NEEDED` when it is empty.
     - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
-    request, or `TEXT_INVALID` for a NUL character; with `INVALID_ARGUMENT` for a field that breaks its rule,
-    where no other reason is named. BadRequest names the field.
+    request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed `tenant_id`; with
+    `INVALID_ARGUMENT` for a field that breaks its rule, where no other reason is named. BadRequest names the
+    field.
     - `NOT_FOUND`: no tenant has the name in `tenant_id`.
     - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
     - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database does not answer.
@@ -104,8 +105,9 @@ class CredentialsServiceServicer(object):
     - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
     `TENANT_FORBIDDEN` when `tenant_id` names another one, and with `ALL_TENANTS_NEEDED` when it is empty.
     - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
-    request, or `TEXT_INVALID` for a NUL character; with `INVALID_ARGUMENT` for a field that breaks its rule,
-    where no other reason is named. BadRequest names the field.
+    request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed `tenant_id`; with
+    `INVALID_ARGUMENT` for a field that breaks its rule, where no other reason is named. BadRequest names the
+    field.
     - `NOT_FOUND`: no tenant has the name in `tenant_id`.
     - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
     - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database does not answer.
@@ -283,8 +285,9 @@ class CredentialsService(object):
     - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
     `TENANT_FORBIDDEN` when `tenant_id` names another one, and with `ALL_TENANTS_NEEDED` when it is empty.
     - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
-    request, or `TEXT_INVALID` for a NUL character; with `INVALID_ARGUMENT` for a field that breaks its rule,
-    where no other reason is named. BadRequest names the field.
+    request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed `tenant_id`; with
+    `INVALID_ARGUMENT` for a field that breaks its rule, where no other reason is named. BadRequest names the
+    field.
     - `NOT_FOUND`: no tenant has the name in `tenant_id`.
     - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
     - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database does not answer.

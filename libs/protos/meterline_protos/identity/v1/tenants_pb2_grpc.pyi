@@ -35,8 +35,9 @@ class TenantsServiceStub:
     - `PERMISSION_DENIED` with `PERMISSION_MISSING`; with `ALL_TENANTS_NEEDED` for a caller bound to a tenant
       in every call but GetTenant; with `TENANT_FORBIDDEN` for one that names another tenant.
     - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
-      request, or `TEXT_INVALID` for a NUL character; with `INVALID_ARGUMENT` for a field that breaks its rule,
-      where no other reason is named. BadRequest names the field.
+      request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed `tenant_id`; with
+      `INVALID_ARGUMENT` for a field that breaks its rule, where no other reason is named. BadRequest names the
+      field.
     - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
     - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database does not answer.
     - `DEADLINE_EXCEEDED`: the caller's deadline passed. Changes may have been made.
@@ -104,8 +105,9 @@ class TenantsServiceAsyncStub(TenantsServiceStub):
     - `PERMISSION_DENIED` with `PERMISSION_MISSING`; with `ALL_TENANTS_NEEDED` for a caller bound to a tenant
       in every call but GetTenant; with `TENANT_FORBIDDEN` for one that names another tenant.
     - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
-      request, or `TEXT_INVALID` for a NUL character; with `INVALID_ARGUMENT` for a field that breaks its rule,
-      where no other reason is named. BadRequest names the field.
+      request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed `tenant_id`; with
+      `INVALID_ARGUMENT` for a field that breaks its rule, where no other reason is named. BadRequest names the
+      field.
     - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
     - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database does not answer.
     - `DEADLINE_EXCEEDED`: the caller's deadline passed. Changes may have been made.
@@ -169,8 +171,9 @@ class TenantsServiceServicer(metaclass=_abc_1.ABCMeta):
     - `PERMISSION_DENIED` with `PERMISSION_MISSING`; with `ALL_TENANTS_NEEDED` for a caller bound to a tenant
       in every call but GetTenant; with `TENANT_FORBIDDEN` for one that names another tenant.
     - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
-      request, or `TEXT_INVALID` for a NUL character; with `INVALID_ARGUMENT` for a field that breaks its rule,
-      where no other reason is named. BadRequest names the field.
+      request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed `tenant_id`; with
+      `INVALID_ARGUMENT` for a field that breaks its rule, where no other reason is named. BadRequest names the
+      field.
     - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
     - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database does not answer.
     - `DEADLINE_EXCEEDED`: the caller's deadline passed. Changes may have been made.

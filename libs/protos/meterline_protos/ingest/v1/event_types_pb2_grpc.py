@@ -36,8 +36,9 @@ class EventTypesServiceStub(object):
     none, or the RPC needs a caller for all tenants).
     - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
     bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
-    TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
-    other is named. BadRequest names the field.
+    TEXT_INVALID (a NUL in a text), and with NAME_INVALID for a name that cannot exist, of a tenant too. A field
+    that breaks another rule of its own has the reason INVALID_ARGUMENT where no other is named. BadRequest
+    names the field.
     - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
     - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
     - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
@@ -99,8 +100,9 @@ class EventTypesServiceServicer(object):
     none, or the RPC needs a caller for all tenants).
     - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
     bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
-    TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
-    other is named. BadRequest names the field.
+    TEXT_INVALID (a NUL in a text), and with NAME_INVALID for a name that cannot exist, of a tenant too. A field
+    that breaks another rule of its own has the reason INVALID_ARGUMENT where no other is named. BadRequest
+    names the field.
     - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
     - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
     - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
@@ -249,8 +251,9 @@ class EventTypesService(object):
     none, or the RPC needs a caller for all tenants).
     - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
     bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
-    TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
-    other is named. BadRequest names the field.
+    TEXT_INVALID (a NUL in a text), and with NAME_INVALID for a name that cannot exist, of a tenant too. A field
+    that breaks another rule of its own has the reason INVALID_ARGUMENT where no other is named. BadRequest
+    names the field.
     - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
     - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
     - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.

@@ -147,8 +147,8 @@ class PutPlanLimitsRequest(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     CHANGED_BY_FIELD_NUMBER: _builtins.int
     plan: _builtins.str
-    """Required. Name of the plan, as tenants have it in `Tenant.plan` of identity: 1 to 255 characters. It need
-    not have tenants.
+    """Required. Name of the plan, as tenants have it in `Tenant.plan` of identity: a letter or digit, then
+    letters, digits, '.', '_' or '-', at most 64 characters. It need not have tenants.
     """
     changed_by: _builtins.str
     """Who makes the change: at most 128 characters. May be empty."""

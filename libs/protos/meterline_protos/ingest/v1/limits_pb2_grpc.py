@@ -37,8 +37,9 @@ class LimitsServiceStub(object):
     none, or the RPC needs a caller for all tenants).
     - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
     bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
-    TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
-    other is named. BadRequest names the field.
+    TEXT_INVALID (a NUL in a text), and with NAME_INVALID for a name that cannot exist, of a tenant too. A field
+    that breaks another rule of its own has the reason INVALID_ARGUMENT where no other is named. BadRequest
+    names the field.
     - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
     - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
     - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
@@ -91,8 +92,9 @@ class LimitsServiceServicer(object):
     none, or the RPC needs a caller for all tenants).
     - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
     bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
-    TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
-    other is named. BadRequest names the field.
+    TEXT_INVALID (a NUL in a text), and with NAME_INVALID for a name that cannot exist, of a tenant too. A field
+    that breaks another rule of its own has the reason INVALID_ARGUMENT where no other is named. BadRequest
+    names the field.
     - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
     - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
     - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.
@@ -104,7 +106,8 @@ class LimitsServiceServicer(object):
         """Sets the limits of all tenants of a plan that have none of their own, in place of the plan's former
         limits. Needs the permission `operate`, and a caller for all tenants. Idempotent.
 
-        Errors: INVALID_ARGUMENT with INVALID_ARGUMENT: a field breaks its rule.
+        Errors: INVALID_ARGUMENT with INVALID_ARGUMENT: a field breaks its rule; with NAME_INVALID: no plan can have
+        this name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -192,8 +195,9 @@ class LimitsService(object):
     none, or the RPC needs a caller for all tenants).
     - INVALID_ARGUMENT with REQUEST_INVALID (bytes that are not the message), REQUEST_TOO_LARGE (more than the
     bytes that the RPC takes, which are 256 KiB where it says nothing else, or more than 100,000 values) or
-    TEXT_INVALID (a NUL in a text). A field that breaks its own rule has the reason INVALID_ARGUMENT where no
-    other is named. BadRequest names the field.
+    TEXT_INVALID (a NUL in a text), and with NAME_INVALID for a name that cannot exist, of a tenant too. A field
+    that breaks another rule of its own has the reason INVALID_ARGUMENT where no other is named. BadRequest
+    names the field.
     - NOT_FOUND with NOT_FOUND: there is no tenant of this name.
     - RESOURCE_EXHAUSTED with OVERLOADED: too many calls at once; RetryInfo.
     - UNAVAILABLE with UNAVAILABLE: the database, or another service, did not answer in time; RetryInfo.

@@ -35,8 +35,8 @@ class PricesServiceStub(object):
     - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
     `ALL_TENANTS_NEEDED`, and with `TENANT_FORBIDDEN` when ListPrices names another tenant.
     - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
-    request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed name of a plan or
-    meter; with `INVALID_ARGUMENT` for another field that breaks its rule, where no other reason is named.
+    request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed name of a plan,
+    meter or tenant; with `INVALID_ARGUMENT` for another field that breaks its rule, where no other reason is named.
     BadRequest names the field.
     - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
     - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
@@ -96,8 +96,8 @@ class PricesServiceServicer(object):
     - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
     `ALL_TENANTS_NEEDED`, and with `TENANT_FORBIDDEN` when ListPrices names another tenant.
     - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
-    request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed name of a plan or
-    meter; with `INVALID_ARGUMENT` for another field that breaks its rule, where no other reason is named.
+    request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed name of a plan,
+    meter or tenant; with `INVALID_ARGUMENT` for another field that breaks its rule, where no other reason is named.
     BadRequest names the field.
     - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
     - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.
@@ -273,8 +273,8 @@ class PricesService(object):
     - `PERMISSION_DENIED` with `PERMISSION_MISSING`; for a caller bound to a tenant also with
     `ALL_TENANTS_NEEDED`, and with `TENANT_FORBIDDEN` when ListPrices names another tenant.
     - `INVALID_ARGUMENT` with `REQUEST_TOO_LARGE` above 256 KiB, `REQUEST_INVALID` for bytes that are not this
-    request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed name of a plan or
-    meter; with `INVALID_ARGUMENT` for another field that breaks its rule, where no other reason is named.
+    request, or `TEXT_INVALID` for a NUL character; with `NAME_INVALID` for a malformed name of a plan,
+    meter or tenant; with `INVALID_ARGUMENT` for another field that breaks its rule, where no other reason is named.
     BadRequest names the field.
     - `RESOURCE_EXHAUSTED` with `OVERLOADED` and RetryInfo: the server has no room for the call.
     - `UNAVAILABLE` with `UNAVAILABLE` and RetryInfo: the database or identity does not answer.

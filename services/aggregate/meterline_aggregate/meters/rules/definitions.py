@@ -124,4 +124,4 @@ class Meter:
 
 def _check_name(field: str, value: str) -> None:
     if not is_name(value):
-        raise InvalidArgumentError(field, NAME_RULE)
+        raise InvalidArgumentError(field, NAME_RULE, "NAME_INVALID")

@@ -6,11 +6,11 @@ from decimal import Decimal
 from typing import Final, NamedTuple
 
 import numpy as np
+from meterline.decimals import of_units
 
 from meterline_aggregate.folding.rules.changes import Changes, MemberChanges, WindowChanges
 from meterline_aggregate.folding.rules.rows import TOTAL
 from meterline_aggregate.windows.calendar import Grain
-from meterline_aggregate.windows.decimals import of_units
 
 GRAINS: Final = (Grain.DAY, Grain.MONTH)
 

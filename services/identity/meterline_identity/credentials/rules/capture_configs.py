@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from meterline.errors import InvalidArgumentError
-from meterline.names import is_name
+from meterline.names import NAME_RULE, is_name
 
 from meterline_identity.tenants.rules import fields
 
@@ -34,7 +34,7 @@ class Scope:
         if not 1 <= len(set(self.types)) == len(self.types) <= MAX_TYPES:
             raise InvalidArgumentError("types", f"must be 1 to {MAX_TYPES}, each once")
         if not all(map(is_name, self.types)):
-            raise InvalidArgumentError("types", "must be names of event types")
+            raise InvalidArgumentError("types", f"must each be {NAME_RULE}", "NAME_INVALID")
         if not 1 <= self.lifetime_seconds <= MAX_LIFETIME_SECONDS:
             raise InvalidArgumentError("lifetime_seconds", f"must be 1 to {MAX_LIFETIME_SECONDS}")
 

@@ -10,7 +10,7 @@ from zoneinfo import available_timezones
 import iso4217
 from meterline.errors import InvalidArgumentError
 from meterline.names import NAME_RULE, is_name
-from meterline.slugs import is_slug
+from meterline.slugs import check_slug
 
 MAX_TEXT: Final = 255
 MAX_CLOSE_LEAD_SECONDS: Final = 72 * 3600
@@ -22,11 +22,7 @@ _NOT_PLACES = frozenset({"Factory", "localtime", "posixrules"})
 
 def slug(field: str, value: str) -> str:
     """The name that a tenant goes by in every API."""
-    if not is_slug(value):
-        raise InvalidArgumentError(
-            field,
-            "must be 1 to 63 lower-case letters, digits and dashes, and neither begin nor end with a dash",
-        )
+    check_slug(field, value)
     return value
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime
 from zoneinfo import ZoneInfo
 
+from meterline.calendar import day_of
 from meterline.clock import to_datetime
 from meterline.errors import AbortedError, FailedPreconditionError
 
@@ -52,7 +53,7 @@ class Onboarding:
 
 def first_of_month(at: datetime, time_zone: str) -> date:
     """The first day of the month that `at` lies in, by the clocks of this zone."""
-    return at.astimezone(ZoneInfo(time_zone)).date().replace(day=1)
+    return day_of(at, ZoneInfo(time_zone)).replace(day=1)
 
 
 @dataclass(frozen=True, slots=True)

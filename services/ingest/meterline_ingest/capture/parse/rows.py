@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import numpy as np
 from google.protobuf.message import DecodeError
+from meterline import decimals
 
 from meterline_ingest.capture.parse import wire
 from meterline_ingest.capture.parse.columns import Interned, index_array
-from meterline_ingest.event import decimals
 from meterline_ingest.event import ids as event_ids
 from meterline_ingest.event.columns import (
     NO_PROPERTIES,
@@ -188,7 +188,7 @@ class RowReader:
             # By name, so that of several faults every form of a batch reports the same.
             for name, text in sorted(pairs.items()) if len(pairs) > 1 else pairs.items():
                 try:
-                    units, scale = decimals.parse(text)
+                    units, scale = decimals.parse_units(text)
                 except decimals.DecimalError as error:
                     problem = _read_problem(error.reason, f"quantities.{shown(name)}", str(error))
                     wrong.setdefault(position, problem)

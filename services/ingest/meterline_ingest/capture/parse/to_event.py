@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import uuid
 
+from meterline.decimals import units_in_full
 from meterline_protos.ingest.v1 import capture_pb2
 
 from meterline_ingest.capture.call import Submission
 from meterline_ingest.event.columns import Columns
-from meterline_ingest.event.decimals import written
 
 
 def event(submission: Submission, row: int) -> capture_pb2.Event:
@@ -33,7 +33,7 @@ def _from_columns(columns: Columns, row: int, tenant_id: str) -> capture_pb2.Eve
         subject=columns.subjects[columns.subject_index[row]],
         dimensions=dict(columns.dimension_sets[columns.dimension_index[row]]),
         quantities={
-            column.name: written(int(column.units[row]), column.scale)
+            column.name: units_in_full(int(column.units[row]), column.scale)
             for column in columns.quantities
             if column.present is None or column.present[row]
         },

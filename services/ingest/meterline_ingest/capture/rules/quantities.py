@@ -12,18 +12,18 @@ from functools import partial
 from typing import Final
 
 import numpy as np
-
-from meterline_ingest.event.bounds import MAX_QUANTITIES
-from meterline_ingest.event.columns import Columns, Flags, Int64s, QuantityColumn
-from meterline_ingest.event.decimals import (
+from meterline.decimals import (
     MAX_DIGITS,
     MAX_SCALE,
     MAX_UNITS,
     POWERS,
     TOO_LARGE,
     TOO_PRECISE,
-    to_text,
+    units_to_text,
 )
+
+from meterline_ingest.event.bounds import MAX_QUANTITIES
+from meterline_ingest.event.columns import Columns, Flags, Int64s, QuantityColumn
 from meterline_ingest.event.names import shown
 from meterline_ingest.event.outcomes import Kind, Problem
 from meterline_ingest.event.problems import Problems
@@ -271,8 +271,8 @@ def _range_rule(quantity: Quantity) -> str:
 
 
 def _minimum_rule(quantity: Quantity) -> str:
-    return f"at least {to_text(quantity.minimum or 0, quantity.scale)}"
+    return f"at least {units_to_text(quantity.minimum or 0, quantity.scale)}"
 
 
 def _maximum_rule(quantity: Quantity) -> str:
-    return f"at most {to_text(quantity.maximum or 0, quantity.scale)}"
+    return f"at most {units_to_text(quantity.maximum or 0, quantity.scale)}"

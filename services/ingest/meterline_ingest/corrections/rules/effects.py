@@ -5,19 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from decimal import Context, Decimal, Inexact, InvalidOperation
-from typing import Final
+from decimal import Decimal
 
-# The default context rounds at 28 digits without a word; this one fails instead.
-EXACT: Final = Context(prec=1000, traps=[Inexact, InvalidOperation])
+from meterline.decimals import EXACT
 
 Key = tuple[str, int, datetime]
-
-
-def to_text(value: Decimal) -> str:
-    """The shortest form without an exponent, exact at any width."""
-    text = format(value, "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 @dataclass(frozen=True, slots=True)

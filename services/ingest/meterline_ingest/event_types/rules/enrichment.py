@@ -9,8 +9,9 @@ from enum import IntEnum
 from typing import Any, Final
 
 from meterline.errors import InvalidArgumentError
+from meterline.names import check_name
 
-from meterline_ingest.event.names import check_distinct, check_name
+from meterline_ingest.event.names import check_distinct
 
 MAX_ATTRIBUTES: Final = 32
 MAX_KEY: Final = 256

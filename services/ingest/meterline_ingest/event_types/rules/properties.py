@@ -11,10 +11,11 @@ from enum import IntEnum
 from functools import cached_property
 from typing import Final
 
+from meterline import decimals
 from meterline.errors import InvalidArgumentError
+from meterline.names import check_name
 
-from meterline_ingest.event import decimals
-from meterline_ingest.event.names import check_name, listed, shown
+from meterline_ingest.event.names import listed, shown
 
 MAX_PROPERTIES: Final = 32
 MAX_LENGTH: Final = 4_096
@@ -111,10 +112,10 @@ def first_problem(
 
 def _number(text: str) -> Decimal | None:
     try:
-        units, scale = decimals.parse(text)
+        units, scale = decimals.parse_units(text)
     except decimals.DecimalError:
         return None
-    return Decimal(units).scaleb(-scale)
+    return decimals.of_units(units, scale)
 
 
 def _is_timestamp(text: str) -> bool:

@@ -9,11 +9,12 @@ from enum import IntEnum
 from functools import cached_property
 from typing import Any, Final
 
+from meterline.decimals import MAX_DIGITS, MAX_UNITS
 from meterline.errors import FailedPreconditionError, InvalidArgumentError
+from meterline.names import check_name
 
 from meterline_ingest.event.bounds import MAX_DIMENSION_VALUE, MAX_QUANTITIES
-from meterline_ingest.event.decimals import MAX_DIGITS, MAX_UNITS
-from meterline_ingest.event.names import check_distinct, check_name
+from meterline_ingest.event.names import check_distinct
 from meterline_ingest.event_types.rules.enrichment import Enrichment
 from meterline_ingest.event_types.rules.properties import MAX_PROPERTIES, Kind, Property
 

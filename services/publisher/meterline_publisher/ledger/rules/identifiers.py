@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 
-from meterline_publisher.billing.periods import Period
+from meterline.calendar import Period
 
 # The provider's limit on a meter event's identifier, in characters.
 MAX_LENGTH = 100

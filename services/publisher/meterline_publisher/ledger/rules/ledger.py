@@ -11,8 +11,9 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 
-from meterline_publisher.billing.money import EXACT, exact_sum
-from meterline_publisher.billing.periods import Period
+from meterline.calendar import Period
+from meterline.decimals import EXACT, exact_sum
+
 from meterline_publisher.invoices.rules import Line
 from meterline_publisher.ledger.rules.publications import Publication, PublicationState
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
-from meterline_publisher.billing.periods import Period
+from meterline.calendar import Period
 
 
 class PublicationState(StrEnum):

@@ -1,17 +1,15 @@
 """Reading the fields of a price body, and the error that names a field and the rule that it breaks."""
 
-import re
 from collections.abc import Mapping
 from decimal import Decimal
 from enum import StrEnum
 from typing import TypeVar
 
-from meterline_publisher.billing.money import MAX_DIGITS, check_size, plain_text
+from meterline.decimals import parse, to_text
+
+from meterline_publisher.billing.money import MAX_DIGITS, check_size
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
-
-# ASCII digits only: `Decimal` itself would also take `1_000`, `NaN`, `1e9`, spaces and other scripts' digits.
-_PLAIN_DECIMAL = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 
 class Rule(StrEnum):
@@ -133,11 +131,12 @@ class Fields:
 def _decimal(value: object, field: str) -> Decimal:
     # An integer's text always matches, and a bool, which is an int too, has one that never does.
     text = str(value) if isinstance(value, str | int) else ""
-    if not _PLAIN_DECIMAL.fullmatch(text):
-        raise PriceError(field, Rule.DECIMAL)
-    number = Decimal(text)
+    try:
+        number = parse(text)
+    except ValueError as error:
+        raise PriceError(field, Rule.DECIMAL) from error
     try:
         check_size(number)
     except ValueError as error:
         raise PriceError(field, Rule.SIZE) from error
-    return Decimal(plain_text(number))
+    return Decimal(to_text(number))

@@ -10,9 +10,11 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import TypeAlias
 
+from meterline.decimals import to_text
+
 from meterline_publisher.billing import canonical
 from meterline_publisher.billing.canonical import Json
-from meterline_publisher.billing.money import Currency, Rounding, plain_text
+from meterline_publisher.billing.money import Currency, Rounding
 
 ZERO = Decimal(0)
 
@@ -122,11 +124,11 @@ class Price:
         body: dict[str, Json] = {"model": _NAMES[type(self.model)], "currency": self.currency.code}
         body.update(_model_fields(self.model))
         if self.fixed:
-            body["fixed"] = plain_text(self.fixed)
+            body["fixed"] = to_text(self.fixed)
         if self.minimum is not None:
-            body["minimum"] = plain_text(self.minimum)
+            body["minimum"] = to_text(self.minimum)
         if self.maximum is not None:
-            body["maximum"] = plain_text(self.maximum)
+            body["maximum"] = to_text(self.maximum)
         if self.rounding is not Rounding.HALF_UP:
             body["rounding"] = self.rounding.value
         return body
@@ -139,13 +141,13 @@ class Price:
 def _model_fields(model: Model) -> dict[str, Json]:
     match model:
         case Flat(amount):
-            return {"amount": plain_text(amount)}
+            return {"amount": to_text(amount)}
         case PerUnit(unit, free):
-            return {"unit": plain_text(unit)} | _free(free)
+            return {"unit": to_text(unit)} | _free(free)
         case Percentage(percent, free):
-            return {"percent": plain_text(percent)} | _free(free)
+            return {"percent": to_text(percent)} | _free(free)
         case Package(size, amount, free, rounding):
-            fields: dict[str, Json] = {"size": plain_text(size), "amount": plain_text(amount)} | _free(free)
+            fields: dict[str, Json] = {"size": to_text(size), "amount": to_text(amount)} | _free(free)
             return fields if rounding is PackageRounding.UP else fields | {"round": rounding.value}
         case Graduated(tiers, flat_at_zero) | Volume(tiers, flat_at_zero):
             fields = {"tiers": [_tier_fields(tier) for tier in tiers]}
@@ -153,9 +155,9 @@ def _model_fields(model: Model) -> dict[str, Json]:
 
 
 def _free(free: Decimal) -> dict[str, Json]:
-    return {"free": plain_text(free)} if free else {}
+    return {"free": to_text(free)} if free else {}
 
 
 def _tier_fields(tier: Tier) -> dict[str, Json]:
-    up_to = None if tier.up_to is None else plain_text(tier.up_to)
-    return {"up_to": up_to, "unit": plain_text(tier.unit), "flat": plain_text(tier.flat)}
+    up_to = None if tier.up_to is None else to_text(tier.up_to)
+    return {"up_to": up_to, "unit": to_text(tier.unit), "flat": to_text(tier.flat)}

@@ -11,8 +11,9 @@ from itertools import groupby
 from operator import attrgetter
 from zoneinfo import ZoneInfo
 
+from meterline.calendar import instant
+
 from meterline_publisher.billing.canonical import Json
-from meterline_publisher.billing.periods import instant
 from meterline_publisher.prices.rules.prices import Flat
 from meterline_publisher.prices.rules.versions import PriceVersion, VersionError, pinned
 

@@ -13,10 +13,9 @@ from itertools import pairwise
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from meterline.days import start_of_day
+from meterline.calendar import Period, instant, start_of_day
+from meterline.decimals import exact_sum
 
-from meterline_publisher.billing.money import exact_sum
-from meterline_publisher.billing.periods import Period, instant
 from meterline_publisher.prices.rules.prices import Price
 
 # How far the clocks of any time zone are behind UTC at the most, and ahead of it.
@@ -46,7 +45,7 @@ class PriceVersion:
     def start_in(self, zone: ZoneInfo) -> datetime:
         """When it takes effect for a tenant of this time zone."""
         start = self.effective_from
-        return start if isinstance(start, datetime) else instant(start_of_day(start, zone))
+        return start if isinstance(start, datetime) else start_of_day(start, zone)
 
     def follows(self, earlier: "PriceVersion") -> bool:
         """Whether it takes effect after `earlier` in every time zone, from UTC-12 to UTC+14."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Final
 
-from meterline_publisher.billing.money import decimal_at
+from meterline.decimals import of_units
 
 _WHOLE: Final = frozenset(
     ["BIF", "CLP", "DJF", "GNF", "JPY", "KMF", "KRW", "MGA", "PYG", "RWF", "VND", "VUV", "XAF", "XOF", "XPF"]
@@ -21,7 +21,7 @@ _THREE: Final = frozenset({"BHD", "JOD", "KWD", "OMR", "TND"})
 def major(amount: int, currency: str) -> Decimal:
     """An amount of the API (`1099`, `usd`) in major units (10.99)."""
     code = currency.upper()
-    return decimal_at(amount, 0 if code in _WHOLE else 3 if code in _THREE else 2)
+    return of_units(amount, 0 if code in _WHOLE else 3 if code in _THREE else 2)
 
 
 def decimals(currency: str) -> int:

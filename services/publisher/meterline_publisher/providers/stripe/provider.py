@@ -11,13 +11,13 @@ from typing import Any, Final, TypeVar
 import stamina
 import stripe
 from cachetools import TTLCache
+from meterline.calendar import Period
 from meterline.clock import Clock, to_datetime
 from meterline.telemetry import metrics
 from pydantic import SecretStr
 from stripe.params import InvoiceListParams
 from stripe.params.billing import MeterEventCreateParams
 
-from meterline_publisher.billing.periods import Period
 from meterline_publisher.providers.port import (
     Delivery,
     ExternalInvoice,

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
+from meterline.calendar import Period
+from meterline.decimals import to_text
+
 from meterline_publisher.billing import canonical
 from meterline_publisher.billing.canonical import Json
-from meterline_publisher.billing.money import exact_text, plain_text
-from meterline_publisher.billing.periods import Period
+from meterline_publisher.billing.money import exact_text
 from meterline_publisher.ledger.rules.ledger import scaled
 from meterline_publisher.prices.rules.rule_sets import Rule, RuleSet
 from meterline_publisher.rating.rules.rating import RatedLine, rate
@@ -39,7 +41,7 @@ class Assessment:
             "amount": str(self.line.amount),
             "currency": self.line.currency.code,
             "exact": exact_text(self.line.exact),
-            "quantity": plain_text(self.line.quantity),
+            "quantity": to_text(self.line.quantity),
             "steps": steps_of(self.line),
         }
 
@@ -49,8 +51,8 @@ def steps_of(line: RatedLine) -> list[dict[str, str]]:
     return [
         {
             "description": step.description,
-            "quantity": plain_text(step.quantity),
-            "unit_amount": plain_text(step.unit_amount),
+            "quantity": to_text(step.quantity),
+            "unit_amount": to_text(step.unit_amount),
             "amount": exact_text(step.amount),
         }
         for step in line.steps
@@ -78,7 +80,7 @@ def _assess(rule: Rule, tenant: str, period: Period, usage: MeterUsage) -> Asses
         "period_start": period.start.isoformat(),
         "period_end": period.end.isoformat(),
         "aggregation": usage.aggregation,
-        "value": plain_text(usage.value),
+        "value": to_text(usage.value),
         "event_count": usage.event_count,
         "revision": usage.revision,
         "rule": rule.line(),

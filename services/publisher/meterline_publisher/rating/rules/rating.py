@@ -10,7 +10,9 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import assert_never
 
-from meterline_publisher.billing.money import Currency, Money, check_size, exact_decimal, plain_text
+from meterline.decimals import to_text
+
+from meterline_publisher.billing.money import Currency, Money, check_size, exact_decimal
 from meterline_publisher.prices.rules.prices import (
     ZERO,
     Flat,
@@ -96,7 +98,7 @@ def _checked(quantity: Decimal | int) -> Decimal:
         raise QuantityError(f"quantity: {error}") from error
     if total < 0:
         raise QuantityError(f"quantity {total} is negative")
-    return Decimal(plain_text(total))
+    return Decimal(to_text(total))
 
 
 def _sum(steps: list[Step]) -> Fraction:
@@ -110,10 +112,10 @@ def _usage_steps(model: Model, quantity: Decimal) -> Iterator[Step]:
         case PerUnit(unit, free):
             yield Step(_beyond("units", free), _charged(quantity, free), unit)
         case Percentage(percent, free):
-            what = _beyond(f"{plain_text(percent)} percent", free)
+            what = _beyond(f"{to_text(percent)} percent", free)
             yield Step(what, _charged(quantity, free), exact_decimal(Fraction(percent) / 100))
         case Package(size, amount, free, rounding):
-            what = _beyond(f"packages of {plain_text(size)}, rounded {rounding.value}", free)
+            what = _beyond(f"packages of {to_text(size)}, rounded {rounding.value}", free)
             yield Step(what, _packages(_charged(quantity, free), size, rounding), amount)
         case Graduated():
             yield from _graduated_steps(model, quantity)
@@ -128,7 +130,7 @@ def _charged(quantity: Decimal, free: Decimal) -> Decimal:
 
 
 def _beyond(what: str, free: Decimal) -> str:
-    return f"{what}, beyond {plain_text(free)} free" if free else what
+    return f"{what}, beyond {to_text(free)} free" if free else what
 
 
 def _packages(quantity: Decimal, size: Decimal, rounding: PackageRounding) -> Decimal:
@@ -156,7 +158,7 @@ def _volume_steps(model: Volume, quantity: Decimal) -> Iterator[Step]:
 
 
 def _tier_steps(number: int, tier: Tier, quantity: Decimal, *, flat_due: bool) -> Iterator[Step]:
-    end = "without end" if tier.up_to is None else f"up to {plain_text(tier.up_to)}"
+    end = "without end" if tier.up_to is None else f"up to {to_text(tier.up_to)}"
     yield Step(f"tier {number}, {end}", quantity, tier.unit)
     if tier.flat and flat_due:
         yield Step(f"flat of tier {number}", ONE, tier.flat)
@@ -164,7 +166,7 @@ def _tier_steps(number: int, tier: Tier, quantity: Decimal, *, flat_due: bool) -
 
 def _bound_steps(price: Price, exact: Fraction) -> Iterator[Step]:
     if price.minimum is not None and (raised := Fraction(price.minimum) - exact) > 0:
-        yield Step(f"raised to the minimum of {plain_text(price.minimum)}", ONE, exact_decimal(raised))
+        yield Step(f"raised to the minimum of {to_text(price.minimum)}", ONE, exact_decimal(raised))
         exact += raised
     if price.maximum is not None and (lowered := Fraction(price.maximum) - exact) < 0:
-        yield Step(f"lowered to the maximum of {plain_text(price.maximum)}", ONE, exact_decimal(lowered))
+        yield Step(f"lowered to the maximum of {to_text(price.maximum)}", ONE, exact_decimal(lowered))
