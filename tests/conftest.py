@@ -7,6 +7,10 @@ import decimal
 import structlog
 from hypothesis import settings
 
+from tests.support.bytecode import share_bytecode
+
+share_bytecode()
+
 # Arithmetic that drops a digit fails here: a sum of money or of a quantity is exact, or is rounded where its
 # rule says so, in a context that says so too.
 for _context in (decimal.DefaultContext, decimal.getcontext()):

@@ -72,6 +72,8 @@ async def replay_all(mesh: Mesh) -> None:
         for tenant in TENANTS:
             api = QuarantineApi(to_ingest, tenant)
             while await _waits(api):
+                # While it is restarted each call would fail at once.
+                await to_ingest.channel_ready()
                 await asyncio.gather(_replay_some(api), _replay_some(api))
 
 

@@ -9,7 +9,7 @@ from meterline.errors import InvalidArgumentError
 from meterline.rpc import paging
 from meterline_protos.ingest.v1 import catalogue_pb2, catalogue_pb2_grpc
 
-from meterline_ingest.catalogue.service import Catalogue
+from meterline_ingest.catalogue.service import Catalogue, check_count
 from meterline_ingest.event_types.rules.enrichment import StoredEntry
 
 Context = aio.ServicerContext[Any, Any]
@@ -24,6 +24,8 @@ class CatalogueServicer(catalogue_pb2_grpc.CatalogueServiceServicer):
     async def PutEntries(
         self, request: catalogue_pb2.PutEntriesRequest, context: Context
     ) -> catalogue_pb2.PutEntriesResponse:
+        # Before they are copied: a request has room for half a million, which would hold the event loop.
+        check_count("entries", len(request.entries))
         entries = {(each.namespace, each.key): dict(each.attributes) for each in request.entries}
         if len(entries) < len(request.entries):
             raise InvalidArgumentError("entries", "one of each namespace and key")

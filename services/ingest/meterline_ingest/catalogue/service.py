@@ -31,7 +31,7 @@ class Catalogue:
 
     async def put(self, slug: str, entries: Mapping[tuple[str, str], Mapping[str, str]]) -> int:
         """Creates or replaces entries by (namespace, key); returns how many are not as they were."""
-        _check_count("entries", len(entries))
+        check_count("entries", len(entries))
         for (namespace, key), attributes in entries.items():
             check_name("entries.namespace", namespace)
             _check_text(f"entries[{key[:64]}].key", key, MAX_KEY)
@@ -45,7 +45,7 @@ class Catalogue:
 
     async def delete(self, slug: str, namespace: str, keys: Sequence[str]) -> int:
         """Returns how many there were."""
-        _check_count("keys", len(keys))
+        check_count("keys", len(keys))
         tenant = await self._tenants.get(slug)
         async with self._unit_of_work.begin([tenant.tenant_id]) as tx:
             deleted = await store.delete(tx.connection, tenant.tenant_id, namespace, keys)
@@ -72,7 +72,8 @@ class Catalogue:
         self._reader.forget(EntryKey(tenant_id, namespace, key) for namespace, key in keys)
 
 
-def _check_count(field: str, count: int) -> None:
+def check_count(field: str, count: int) -> None:
+    """Raises InvalidArgumentError when a call names none, or too many."""
     if not 0 < count <= MAX_ENTRIES:
         raise InvalidArgumentError(field, f"1 to {MAX_ENTRIES}, all different")
 
