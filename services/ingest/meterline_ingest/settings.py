@@ -20,7 +20,7 @@ class IngestSettings(ServiceSettings):
     publisher_address: str = ""
     """host:port; queried for the effect of a correction on invoices. Empty: dry runs report it as unknown."""
     max_event_age_days: float = Field(default=35, gt=0)
-    """Older events are rejected. The billing provider accepts usage of at most 35 days ago."""
+    """Older events are rejected. The billing provider accepts usage from at most 35 days ago."""
     raw_event_retention_days: int = Field(default=0, ge=0)
     """Raw events of months that ended longer ago are deleted, and such events are no longer accepted. 0 keeps
     all; otherwise at least 62."""

@@ -54,7 +54,7 @@ async def find_statement(connection: Connection, slug: str) -> dict[str, str | i
 
 
 async def claim_customer(connection: Connection, customer: str, slug: str) -> bool:
-    """Whether only `slug` may have this customer; no other tenant can take it until the transaction ends. Any
+    """Whether no tenant but `slug` has this customer; no other can take it until the transaction ends. Any
     number of tenants may have none."""
     if not customer:
         return True

@@ -1,4 +1,4 @@
-"""Who changed what, and why."""
+"""Requests for changes, and entries and filters of the audit log."""
 
 from __future__ import annotations
 

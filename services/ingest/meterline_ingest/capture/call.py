@@ -1,4 +1,4 @@
-"""A call of capture: where it came from, what it brought, and its result."""
+"""A call of capture: its origin, its events, and its result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from meterline_ingest.event.batches import BatchOrigin
 from meterline_ingest.event.columns import Columns
 from meterline_ingest.event.outcomes import Kind, Problem
 
-# A flush takes as many events as the largest efficient batch; more would only delay the answers.
+# A flush takes as many events as the largest efficient batch; more would only delay the responses.
 MAX_FLUSH_EVENTS = 5_000
 
 MAX_FLUSH_BYTES = 4 << 20
@@ -22,14 +22,14 @@ MAX_FLUSH_BYTES = 4 << 20
 # Bytes that count as one event where events are larger, so that one bound limits both.
 BYTES_AN_EVENT = MAX_FLUSH_BYTES // MAX_FLUSH_EVENTS
 
-# What a rejected event costs, in accepted ones: it is written out, sealed, and stored in a wide row of three
+# The cost of a rejected event, in accepted ones: it is serialised, sealed, and stored in a wide row of three
 # indexes. Measured: three to ten times as much.
 REJECTED_COST = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a call came from. Times in microseconds since the Unix epoch.
+    """The origin of a call. Times in microseconds since the Unix epoch.
 
     any_age: whether its events may be of any age
     tenant: the only one that the caller may report for; None for any
@@ -80,7 +80,7 @@ NOBODYS_TURN = Turn()
 
 @dataclass(slots=True, eq=False)
 class Submission:
-    """One call, or what a stream brought between two flushes. Either `rows` or `columns`.
+    """One call, or the events of a stream between two flushes. Either `rows` or `columns`.
 
     flags: flags to store with single events, by row
     events, cost: the number of events, and what they count in a flush and in the queue

@@ -168,7 +168,7 @@ class Committer:
             metrics.CAPTURE_QUEUE.set(self._queue.held)
 
     async def _settle(self, submissions: Sequence[Submission]) -> None:
-        """Flushes calls and gives each its result.
+        """Flushes calls and sets the result of each.
 
         When a flush of several calls fails, each half is flushed again until the faulty call is alone:
         callers share a transaction, but not each other's faults.

@@ -26,7 +26,7 @@ from meterline_ingest.event_types.rules.book import TypeBook
 def events_accepted_again(told: Sequence[ToldBatch], rows: Sequence[ToldRow], types: TypeBook) -> bytes:
     """Serialises all rows of the batches `told`, both in the order of the message."""
     headers = []
-    # A call that brought events of several tenants is one batch in the message.
+    # A call with events of several tenants is one batch in the message.
     for batch_id, parts in groupby(told, key=lambda batch: batch.batch_id):
         same = list(parts)
         count = sum(batch.event_count for batch in same)

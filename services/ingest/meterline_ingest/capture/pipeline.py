@@ -75,7 +75,7 @@ class Capture:
         return _results(submissions, flush.batch_ids, flush.checked.problems, kept)
 
     async def dry_run(self, submission: Submission) -> tuple[Result, bytes]:
-        """What `flush` would make of it, and the message that would tell of it. Nothing of it stays."""
+        """The result of `flush`, and the message that it would publish. Stores only numbers of new series."""
         flush = await self._judge([submission])
         message = await self._flush_transaction.dry_run(flush)
         (result,) = _results([submission], flush.batch_ids, flush.checked.problems)
@@ -133,7 +133,7 @@ def _moments(submissions: Sequence[Submission], now_us: int) -> int | Int64s:
 
 
 def _any_age(submissions: Sequence[Submission]) -> Flags | None:
-    """The rows of calls that may bring events of any age."""
+    """The rows of calls that may report events of any age."""
     if not any(submission.origin.any_age for submission in submissions):
         return None
     return np.repeat(
@@ -149,7 +149,7 @@ async def _read(submissions: Sequence[Submission], types: TypeBook) -> Columns:
 
 
 def _columns(submissions: Sequence[Submission], types: TypeBook) -> Columns:
-    """All rows in the order of `submissions`. Neighbouring calls that brought rows are read in one go."""
+    """All rows in the order of `submissions`. Neighbouring calls with rows are read at once."""
     parts: list[Columns] = []
     reader: RowReader | None = None
     for submission in submissions:

@@ -39,7 +39,7 @@ Kept = Mapping[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A row of a flush, and of the call that brought it."""
+    """A row of a flush, and its row in its call."""
 
     row: int
     problem: Problem

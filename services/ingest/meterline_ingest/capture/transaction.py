@@ -118,7 +118,7 @@ class FlushTransaction:
         return await self._keep(rejected) if rejected else {}
 
     async def dry_run(self, flush: Flush) -> bytes:
-        """As `store`, but rolls back; returns the message that `store` would publish, if any."""
+        """As `store`, but rolls back all but new numbers; returns the message that it would publish."""
         known = await self._look(flush)
         if not known.good.any():
             return b""

@@ -34,7 +34,7 @@ class Effects:
             effect.windows.clear()
 
     async def finish(self, effect: Effect, tenant: str) -> Effect:
-        """Adds what the change of usage would do to invoices."""
+        """Adds the effect of the change of usage on invoices."""
         if effect.windows_unknown:
             effect.invoices_unknown = effect.windows_unknown
             return effect

@@ -56,7 +56,7 @@ class Aggregate(Peer):
         return {meter.name for meter in answer.meters if meter.aggregation in _SUMS}
 
     async def preview(self, tenant: str, message: bytes) -> list[WindowEffect]:
-        """What an `EventsAccepted` of the tenant would do to days and months."""
+        """The effect of an `EventsAccepted` of the tenant on days and months."""
         request = usage_pb2.PreviewChangesRequest(tenant_id=tenant, events=message)
         answer = await self.ask(usage_pb2_grpc.UsageServiceStub(self.channel).PreviewChanges(request))
         return [

@@ -1,7 +1,7 @@
 """Numbers for series and subjects: from memory, else from their tables, else new while the quota has room.
 
 New entries are committed before the events that use them. An entry without events does no harm, and this
-way memory never holds a number that a rollback took back.
+way the cache never holds a number that a rollback removed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _SUBJECTS: Final = 2
 Subject = tuple[int, str]
 
 FindQuotas = Callable[[Collection[int]], Awaitable[Mapping[int, Quotas]]]
-"""The quotas that hold for tenants, by number."""
+"""The quotas that apply to tenants, by number."""
 
 
 class Dictionaries:

@@ -51,7 +51,7 @@ async def rotate(store: KeyStore, tenant_id: int, from_key_id: int, change: Chan
 
 
 def _current(keys: list[WrappedKey]) -> int:
-    """The greatest number; 0 when there is no key."""
+    """The greatest key number; 0 when there is no key."""
     if keys and all(key.wrapped is None for key in keys):
         raise ShreddedError("sensitive data", "the tenant's keys were destroyed")
     return max((key.key_id for key in keys), default=0)

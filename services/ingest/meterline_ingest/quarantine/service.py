@@ -68,7 +68,7 @@ class Listing:
 class Content:
     """An entry with its payload, which is None when the keys are destroyed.
 
-    definition: the tenant's type of the entry's name
+    definition: the tenant's definition of its event type
     """
 
     entry: Quarantined

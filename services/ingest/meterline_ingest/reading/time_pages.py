@@ -86,7 +86,7 @@ class Source(Protocol[E_co]):
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[E]):
-    """`following` is None when there is nothing more."""
+    """`following` is None at the end."""
 
     events: list[E]
     following: Position | None

@@ -26,7 +26,7 @@ class Reconciled:
 
     def __init__(self, aggregate: Peer, *, looks: int = 20, pause: float = 3.0) -> None:
         """
-        looks: how often to ask until every tenant was even once
+        looks: how often to ask until every tenant had no gap once
         pause: seconds in between
         """
         self._aggregate = aggregate
@@ -36,7 +36,7 @@ class Reconciled:
         self._even: set[str] = set()
 
     async def since(self, kept_since: datetime) -> bool:
-        """Whether every tenant was even at some time after this horizon was announced."""
+        """Whether every tenant had no gap at some time after this horizon was announced."""
         if kept_since != self._kept_since:
             self._kept_since, self._even = kept_since, set()
         for look in range(self._looks):

@@ -153,7 +153,7 @@ class Timers:
         """Abandons a timer whose heartbeats stopped, and submits the event of one that has ended."""
         tenant = await self._tenants.find_by_id(key[0])
         if tenant is None:
-            return  # its replica comes with the next message; the timer is due again soon
+            return  # the next message adds it to the replica; the timer is due again soon
         async with self._unit_of_work.begin([tenant.tenant_id]) as tx:
             timer = await store.lock(tx.connection, key)
             if timer is None:
@@ -234,7 +234,7 @@ class Timers:
             self.on_due(timer.due_us)
 
     async def _check_event(self, tenant: Tenant, timer: Timer, definition: EventType) -> None:
-        """Refuses at the start what capture would refuse in the end."""
+        """Refuses at the start an event that capture would refuse at the end."""
         ended = timer.stop(None, timer.last_heartbeat_us, self._limits.max_ahead_us)
         (result,) = await self._preview([self._submission(tenant, ended, definition)])
         problem = result.problems.get(0)

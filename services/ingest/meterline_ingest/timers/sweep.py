@@ -1,4 +1,4 @@
-"""Processes timers that nobody stops: when the next of them is due, and not before."""
+"""Processes timers that are due, such as abandoned ones: runs when the next one is due, not before."""
 
 from __future__ import annotations
 
@@ -65,5 +65,5 @@ class TimerSweep:
         try:
             await self._timers.look_after(key)
         except MeterlineError as error:
-            # It is due again when the hold is over.
+            # It is due again after the hold.
             log.warning("timer.not_settled", tenant_id=key[0], timer_id=key[1], error=str(error))

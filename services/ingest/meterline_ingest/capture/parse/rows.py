@@ -63,7 +63,7 @@ class RowReader:
         self._bad_times: list[tuple[int, Problem]] = []
 
     def add(self, events: Iterable[Any], tenant_id: str, source: str) -> None:
-        """Takes events in the form of `wire`."""
+        """Adds events in the form of `wire`."""
         tenants, types, subjects = self._tenants, self._types, self._subjects
         sets, quantity_sets, property_sets = self._sets, self._quantity_sets, self._property_sets
         times, add_properties = self._times, self._properties.append

@@ -71,7 +71,7 @@ np.unique(np.zeros(0, np.int64))
 
 
 def distinct(values: Int64s, bound: int) -> tuple[Int64s, Int64s]:
-    """As `np.unique(values, return_inverse=True)` for values in [0, bound), without sorting if small."""
+    """As `np.unique(values, return_inverse=True)` for values in [0, bound); sorts only if that is wide."""
     if bound > 4 * len(values) + 1024:
         codes, index = np.unique(values, return_inverse=True)
         return codes, index

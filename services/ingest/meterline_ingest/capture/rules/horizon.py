@@ -16,7 +16,7 @@ from meterline_ingest.event.columns import Flags, Ids, Int64s
 from meterline_ingest.event.problems import Problems
 
 LEAST_DAYS: Final = 62
-"""Nothing newer is ever behind the horizon."""
+"""No newer event is ever behind the horizon."""
 
 
 def oldest_us(ids: Ids, sent_us: Int64s) -> int:

@@ -20,7 +20,7 @@ FOREIGN: Final = "TENANT_FORBIDDEN"
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Rows that one call brought. `tenant` is the only one that its caller may report for; None: any."""
+    """Rows of one call. `tenant` is the only one that its caller may report for; None: any."""
 
     rows: int
     tenant: str | None

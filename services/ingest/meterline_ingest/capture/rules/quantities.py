@@ -81,7 +81,7 @@ def _beyond(units: Int64s) -> Flags:
 def to_slots(
     columns: Columns, definitions: Sequence[EventType | None], problems: Problems
 ) -> list[Slot | None]:
-    """Moves every quantity to the storage column and scale that its row's type gives it; flags what breaks
+    """Moves every quantity to the storage column and scale of its row's type; flags what breaks
     the rules of that type.
 
     definitions: one an entry of `columns.types`; rows of types that are None are left alone

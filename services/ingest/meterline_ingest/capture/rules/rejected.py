@@ -34,7 +34,7 @@ class Held:
         return Held(self.waiting - other.waiting, self.bytes - other.bytes)
 
     def fits(self, more: Held) -> bool:
-        """Whether there is room for `more` where this much is left."""
+        """Whether `more` fits where this much room is left."""
         return more.waiting <= self.waiting and more.bytes <= self.bytes
 
 

@@ -11,7 +11,7 @@ from typing import Final, Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
-# Of the room, one in so many parts is left to tenants that hold less than their share.
+# One in so many parts of the room is reserved for tenants that hold less than their share.
 _RESERVE: Final = 8
 
 
@@ -24,7 +24,7 @@ class _Holder:
 
 
 class Shares(Generic[K]):
-    """What each tenant holds. One that holds nothing is forgotten."""
+    """What each tenant holds. A tenant that holds nothing is forgotten."""
 
     def __init__(self, room: int, *, guaranteed: int) -> None:
         """

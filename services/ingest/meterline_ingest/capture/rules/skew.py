@@ -17,7 +17,7 @@ from meterline_ingest.event.columns import Flags, Int64s
 
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """When a call was sent and received, each by its own clock; `rows` are the events that it brought."""
+    """When a call was sent and received, each by its own clock; `rows` counts its events."""
 
     rows: int
     received_at_us: int
@@ -33,7 +33,7 @@ class Sending:
 
 @dataclass(slots=True)
 class Corrected:
-    """times_us: corrected; skews_us: one a call; sent_us: as they came.
+    """times_us: corrected; skews_us: one a call; sent_us: as they were sent.
 
     cut: rows limited to the receipt, whose sent time cannot be computed from the skew; None when there is
         none

@@ -115,7 +115,7 @@ async def _insert(connection: Connection, ordered: Sequence[Detail]) -> None:
 
 
 async def stored_bodies(connection: Connection, ids: Ids, tenant_ids: Int64s) -> dict[Key, StoredBody]:
-    """What is stored under these ids, PORTION at most, as this transaction sees it."""
+    """The stored bodies under these ids, PORTION at most, as this transaction sees them."""
     parameters = arrays.uuid_array(ids), arrays.int4_array(np.unique(tenant_ids))
     cursor = await connection.execute(queries.stored_bodies, parameters, binary=True)
     return {

@@ -39,7 +39,7 @@ class OldEvents:
         return any(more for (more,) in await self._database.fetch(queries.has_more, None, ALL_TENANTS))
 
     async def drop_month(self, grace: timedelta) -> date | None:
-        """Drops the oldest month that may go; None when there is none, or it is in use right now."""
+        """Drops the oldest month that may be dropped; None when there is none, or it is in use right now."""
         try:
             month: date | None = await self._change(queries.drop_month, grace)
         except psycopg.errors.LockNotAvailable:

@@ -21,7 +21,7 @@ queries = Queries("meterline_ingest.capture.store", "messages.sql")
 
 @dataclass(frozen=True, slots=True)
 class ToldBatch:
-    """What one call brought for one tenant."""
+    """The part of a call that concerns one tenant, as its message reports it."""
 
     batch_id: uuid.UUID
     tenant_id: int

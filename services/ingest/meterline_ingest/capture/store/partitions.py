@@ -53,7 +53,7 @@ class Partitions:
         moments = (ids.view(">u8").reshape(-1, 2)[:, 0] >> np.uint64(16)).astype(np.int64)
         if not len(moments):
             return
-        # What arrives together was mostly made in one month.
+        # Events that arrive together were mostly made in one month.
         first, last = self._find(np.array([moments.min(), moments.max()]))
         if first == last and first >= 0:
             yield self._names[first], None

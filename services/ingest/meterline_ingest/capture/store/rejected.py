@@ -57,7 +57,7 @@ class Entry:
 
     @property
     def needs(self) -> Held:
-        """What it takes of the tenant's room."""
+        """The room that it takes of its tenant's."""
         return Held(1, len(self.payload) + ENTRY_BYTES)
 
 

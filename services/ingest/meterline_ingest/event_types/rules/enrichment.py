@@ -104,7 +104,7 @@ Catalogue = Mapping[EntryKey, Entry | None]
 class Enriched:
     """The result of enriching an event's fields.
 
-    added: fields that differ from what was sent
+    added: values from the catalogue, by the field that gets each
     sources: `<namespace>/<key>@<version>` of each entry that was used
     missing: the rule whose entry does not exist, if the event must be refused for it
     """
