@@ -49,6 +49,15 @@ async def test_the_lead_is_ten_minutes_when_it_is_not_set(tenants: Stub) -> None
     assert (await onboard(tenants)).close_lead_seconds == 600
 
 
+async def test_the_lead_is_nothing_when_it_is_set_to_nothing(tenants: Stub) -> None:
+    answer = await tenants.OnboardTenant(request(close_lead_seconds=0))
+    assert answer.tenant.close_lead_seconds == 0
+    # Another request than one that leaves it out.
+    with pytest.raises(aio.AioRpcError) as other:
+        await tenants.OnboardTenant(request())
+    assert other.value.code() == grpc.StatusCode.ALREADY_EXISTS
+
+
 async def test_the_same_request_again_answers_the_same_tenant(
     tenants: Stub, clock: ManualClock, bus: Bus
 ) -> None:

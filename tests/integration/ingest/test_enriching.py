@@ -254,6 +254,10 @@ async def test_entries_are_versioned_listed_and_removed(ingest: RunningIngest) -
 
     gone = catalogue_pb2.DeleteEntriesRequest(tenant_id="acme", namespace="products", keys=["a", "zz"])
     assert (await catalogue(ingest).DeleteEntries(gone)).deleted == 1
+    twice = catalogue_pb2.DeleteEntriesRequest(tenant_id="acme", namespace="products", keys=["b", "b"])
+    with pytest.raises(AioRpcError) as repeated:
+        await catalogue(ingest).DeleteEntries(twice)
+    assert repeated.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     wanted = catalogue_pb2.GetEntryRequest(tenant_id="acme", namespace="products", key="a")
     with pytest.raises(AioRpcError) as missing:
         await catalogue(ingest).GetEntry(wanted)

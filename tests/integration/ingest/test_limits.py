@@ -102,7 +102,8 @@ async def test_every_change_is_kept_with_who_made_it(ingest: RunningIngest, data
     ("request_", "field"),
     [
         (limits_pb2.PutPlanLimitsRequest(plan=""), "plan"),
-        (limits_pb2.PutPlanLimitsRequest(plan="p" * 256), "plan"),
+        (limits_pb2.PutPlanLimitsRequest(plan="p" * 65), "plan"),
+        (limits_pb2.PutPlanLimitsRequest(plan="a plan"), "plan"),
         (limits_pb2.PutPlanLimitsRequest(plan="p", changed_by="n" * 129), "changed_by"),
         (limits_pb2.PutPlanLimitsRequest(plan="p", limits=limits_pb2.Limits(burst=1)), "limits.burst"),
     ],

@@ -223,6 +223,18 @@ async def test_a_limit_bounds_what_runs(database: TestDatabase, broker: NatsServ
         with pytest.raises(AioRpcError) as full:
             await stub(few).StartTimer(request("c"))
         assert full.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert not (await stub(few).StartTimer(request("a"))).created
+
+
+async def test_starting_again_is_the_same_timer_also_when_its_type_is_archived(
+    timing: RunningIngest,
+) -> None:
+    first = await stub(timing).StartTimer(request())
+    await timing.types.ArchiveEventType(types_pb.ArchiveEventTypeRequest(name="call"))
+    again = await stub(timing).StartTimer(request())
+    assert (again.created, again.timer) == (False, first.timer)
+    with pytest.raises(AioRpcError):
+        await stub(timing).StartTimer(request("t2"))
 
 
 async def test_timers_are_listed_by_name_and_filtered(timing: RunningIngest) -> None:

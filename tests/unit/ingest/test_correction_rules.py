@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from meterline.decimals import to_text
+from meterline.errors import InvalidArgumentError
 from meterline.packing import unpack_signed, unpack_unsigned
+from meterline_ingest.corrections import messages
 from meterline_ingest.corrections.correction_message import events_corrected
 from meterline_ingest.corrections.rules.changes import (
     DIMENSIONS,
@@ -32,6 +34,7 @@ from meterline_ingest.event_types.rules.properties import Kind, Property
 from meterline_ingest.event_types.rules.types import Dimension, EventType, Quantity
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.events.v1 import events_pb2
+from meterline_protos.ingest.v1 import corrections_pb2
 
 pytestmark = pytest.mark.req("T3.4")
 
@@ -231,3 +234,10 @@ def test_parts_of_an_effect_on_a_sum_are_the_whole(parts: list[tuple[Decimal, in
 )
 def test_decimals_are_told_in_their_shortest_form(value: str, text: str) -> None:
     assert to_text(Decimal(value)) == text
+
+
+@pytest.mark.parametrize("field", ["changes", "amend"])
+def test_what_is_wrong_with_removals_names_the_field_of_the_request(field: str) -> None:
+    with pytest.raises(InvalidArgumentError) as refused:
+        messages.changes(corrections_pb2.EventChanges(removed=["color"]), field)
+    assert refused.value.field == f"{field}.removed"

@@ -103,11 +103,12 @@ def test_a_start_ahead_is_refused() -> None:
 
 
 def test_the_same_request_is_known_again() -> None:
-    assert started().same_request(started(now_us=NOW + SECOND))
-    assert started(NOW - 5).same_request(started(NOW - 5, NOW + SECOND))
-    assert not started(NOW - 5).same_request(started(NOW - 6))
-    assert not started().same_request(started(NOW))
-    assert not started().same_request(replace(started(), content=replace(CONTENT, subject="u2")))
+    assert started().is_of(CONTENT, None)
+    assert started(NOW - 5).is_of(CONTENT, NOW - 5)
+    assert not started(NOW - 5).is_of(CONTENT, NOW - 6)
+    assert not started(NOW - 5).is_of(CONTENT, None)
+    assert not started().is_of(CONTENT, NOW)
+    assert not started().is_of(replace(CONTENT, subject="u2"), None)
 
 
 def test_a_refused_event_is_tried_again_ever_less_often() -> None:

@@ -37,7 +37,11 @@ class TenantsServicer(tenants_pb2_grpc.TenantsServiceServicer):
             plan=request.plan,
             external_customer_id=request.external_customer_id,
             external_subscription_id=request.external_subscription_id,
-            close_lead_seconds=request.close_lead_seconds or rules.DEFAULT_CLOSE_LEAD_SECONDS,
+            close_lead_seconds=(
+                request.close_lead_seconds
+                if request.HasField("close_lead_seconds")
+                else rules.DEFAULT_CLOSE_LEAD_SECONDS
+            ),
             billed_from=fields.day("billed_from", request.billed_from) if request.billed_from else None,
         )
         tenant, created = await self._handlers.onboard(onboarding)

@@ -46,6 +46,8 @@ class Catalogue:
     async def delete(self, slug: str, namespace: str, keys: Sequence[str]) -> int:
         """Returns how many existed."""
         check_count("keys", len(keys))
+        if len(set(keys)) < len(keys):
+            raise InvalidArgumentError("keys", "each once")
         tenant = await self._tenants.get(slug)
         async with self._unit_of_work.begin([tenant.tenant_id]) as tx:
             deleted = await store.delete(tx.connection, tenant.tenant_id, namespace, keys)

@@ -44,7 +44,7 @@ def changes(message: pb.EventChanges, field: str = "changes") -> Changes:
     for name in (DIMENSIONS, QUANTITIES, PROPERTIES, "removed"):
         if len(getattr(message, name)) > MAX_CHANGES:
             raise InvalidArgumentError(f"{field}.{name}", f"at most {MAX_CHANGES}")
-    removed = frozenset(map(_removed, message.removed))
+    removed = frozenset(_removed(f"{field}.removed", text) for text in message.removed)
     found = Changes(
         _moment(f"{field}.time", message.time) if message.HasField("time") else None,
         message.subject if message.HasField("subject") else None,
@@ -187,10 +187,10 @@ def quantities(units: Iterable[int | None], definition: EventType | None) -> Map
     }
 
 
-def _removed(text: str) -> tuple[str, str]:
+def _removed(field: str, text: str) -> tuple[str, str]:
     kind, _, name = text.partition(".")
     if kind not in _KINDS or not name:
-        raise InvalidArgumentError("changes.removed", f"{' or '.join(f'{each}.<name>' for each in _KINDS)}")
+        raise InvalidArgumentError(field, " or ".join(f"{each}.<name>" for each in _KINDS))
     return kind, name
 
 

@@ -77,13 +77,10 @@ class Timer:
         """From start to stop."""
         return max(0, (self.stopped_us or self.started_us) - self.started_us)
 
-    def same_request(self, other: Timer) -> bool:
-        """Whether the same request would start `other`."""
-        return (
-            self.content == other.content
-            and self.started_by_caller == other.started_by_caller
-            and (not self.started_by_caller or self.started_us == other.started_us)
-        )
+    def is_of(self, content: Content, started_us: int | None) -> bool:
+        """Whether a request for this started it; `started_us` None is the time of the request."""
+        stated = self.started_us if self.started_by_caller else None
+        return (self.content, stated) == (content, started_us)
 
     def heartbeat(self, policy: TimerPolicy, now_us: int) -> Timer:
         """Raises FailedPreconditionError when it has ended."""

@@ -87,6 +87,11 @@ class Timers:
         if len(content.subject) > MAX_SUBJECT:
             raise InvalidArgumentError("subject", f"at most {MAX_SUBJECT} characters")
         tenant = await self._tenants.get(slug)
+        async with self._database.connection([tenant.tenant_id]) as connection:
+            known = await store.find(connection, (tenant.tenant_id, timer_id))
+        if known is not None:
+            # Before anything that may have changed since it was started: its type, and the room for more.
+            return _same(known, content, started_us), False
         definition = await self._definition(tenant.tenant_id, content)
         now_us = await self._now_us()
         timer = rules.start(
@@ -108,9 +113,7 @@ class Timers:
                 self._notice(timer)
                 return timer, True
             known = await store.find(tx.connection, (tenant.tenant_id, timer_id))
-        if known is None or not known.same_request(timer):
-            raise AlreadyExistsError("timer", timer_id, "it was started with other content")
-        return known, False
+        return _same(_found(known, timer_id), content, started_us), False
 
     async def heartbeat(self, slug: str, timer_id: str) -> Timer:
         """Raises NotFoundError, and FailedPreconditionError when it has ended."""
@@ -264,6 +267,12 @@ def _policy(definition: EventType) -> TimerPolicy:
 
 async def _locked(connection: Connection, key: TimerKey) -> Timer:
     return _found(await store.lock(connection, key), key[1])
+
+
+def _same(timer: Timer, content: Content, started_us: int | None) -> Timer:
+    if not timer.is_of(content, started_us):
+        raise AlreadyExistsError("timer", timer.timer_id, "it was started with other content")
+    return timer
 
 
 def _found(timer: Timer | None, timer_id: str) -> Timer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC
 
-from meterline.calendar import Period
+from meterline.calendar import Period, day_of
 from meterline.consuming.delivery import Delivery
 from meterline.db.pool import begin
 from meterline.errors import FailedPreconditionError
@@ -52,7 +52,7 @@ def require_billed(tenant: Tenant, period: Period) -> None:
     begins: there is nothing to miss. The period that this day lies in is billed as a whole. The SQL function
     `is_billed` says the same."""
     first = tenant.billed_from
-    if first is not None and period.end.astimezone(tenant.zone).date() <= first:
+    if first is not None and day_of(period.end, tenant.zone) <= first:
         raise FailedPreconditionError(
             f"tenant {tenant.slug}", f"is billed from {first.isoformat()} on", "NOT_BILLED_YET"
         )

@@ -155,7 +155,7 @@ class OnboardTenantRequest(_message.Message):
     external_subscription_id: _builtins.str
     """`Tenant.external_subscription_id`. Empty: none."""
     close_lead_seconds: _builtins.int
-    """`Tenant.close_lead_seconds`, 0 to 259,200. 0 counts as not set: 600."""
+    """`Tenant.close_lead_seconds`, 0 to 259,200. Not set: 600."""
     billed_from: _builtins.str
     """`Tenant.billed_from`: a day of the years 1970 to 9998 as `YYYY-MM-DD`. Set an early day when the tenant's
     history is going to be imported and billed. Empty: the first day of the current month in the tenant's
@@ -171,14 +171,16 @@ class OnboardTenantRequest(_message.Message):
         plan: _builtins.str = ...,
         external_customer_id: _builtins.str = ...,
         external_subscription_id: _builtins.str = ...,
-        close_lead_seconds: _builtins.int = ...,
+        close_lead_seconds: _builtins.int | None = ...,
         billed_from: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_close_lead_seconds", b"_close_lead_seconds", "close_lead_seconds", b"close_lead_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["billed_from", b"billed_from", "close_lead_seconds", b"close_lead_seconds", "currency", b"currency", "display_name", b"display_name", "external_customer_id", b"external_customer_id", "external_subscription_id", b"external_subscription_id", "plan", b"plan", "tenant_id", b"tenant_id", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_close_lead_seconds", b"_close_lead_seconds", "billed_from", b"billed_from", "close_lead_seconds", b"close_lead_seconds", "currency", b"currency", "display_name", b"display_name", "external_customer_id", b"external_customer_id", "external_subscription_id", b"external_subscription_id", "plan", b"plan", "tenant_id", b"tenant_id", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__close_lead_seconds: _TypeAlias = _typing.Literal["close_lead_seconds"]  # noqa: Y015
+    _WhichOneofArgType__close_lead_seconds: _TypeAlias = _typing.Literal["_close_lead_seconds", b"_close_lead_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__close_lead_seconds) -> _WhichOneofReturnType__close_lead_seconds | None: ...
 
 Global___OnboardTenantRequest: _TypeAlias = OnboardTenantRequest  # noqa: Y015
 
@@ -398,7 +400,7 @@ class UpdateTenantRequest(_message.Message):
     active: _builtins.bool
     """False archives the tenant, true makes it active again. See `Tenant.active`."""
     close_lead_seconds: _builtins.int
-    """New `Tenant.close_lead_seconds`, 0 to 259,200. Unlike in OnboardTenant, 0 means 0."""
+    """New `Tenant.close_lead_seconds`, 0 to 259,200."""
     billed_from: _builtins.str
     """New `Tenant.billed_from`: a day of the years 1970 to 9998 as `YYYY-MM-DD`, not empty. It must not be
     before both the current `billed_from` and the first day of the month in which the tenant was onboarded:

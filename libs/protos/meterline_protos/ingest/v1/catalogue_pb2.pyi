@@ -280,7 +280,7 @@ class DeleteEntriesRequest(_message.Message):
     """Required. Name of the namespace."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Required. Keys of the entries: 1 to 1,000."""
+        """Required. Keys of the entries: 1 to 1,000, each once."""
 
     def __init__(
         self,

@@ -129,7 +129,7 @@ class CatalogueServiceServicer(object):
         """Deletes entries in one transaction; at most 1 MiB. Keys without an entry are ignored. Needs the
         permission `configure`. Idempotent.
 
-        Errors: INVALID_ARGUMENT with INVALID_ARGUMENT: no keys, or more than 1,000.
+        Errors: INVALID_ARGUMENT with INVALID_ARGUMENT: no keys, more than 1,000, or one of them twice.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

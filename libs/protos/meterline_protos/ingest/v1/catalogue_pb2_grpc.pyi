@@ -72,7 +72,7 @@ class CatalogueServiceStub:
     """Deletes entries in one transaction; at most 1 MiB. Keys without an entry are ignored. Needs the
     permission `configure`. Idempotent.
 
-    Errors: INVALID_ARGUMENT with INVALID_ARGUMENT: no keys, or more than 1,000.
+    Errors: INVALID_ARGUMENT with INVALID_ARGUMENT: no keys, more than 1,000, or one of them twice.
     """
 
 @_typing.type_check_only
@@ -119,7 +119,7 @@ class CatalogueServiceAsyncStub(CatalogueServiceStub):
     """Deletes entries in one transaction; at most 1 MiB. Keys without an entry are ignored. Needs the
     permission `configure`. Idempotent.
 
-    Errors: INVALID_ARGUMENT with INVALID_ARGUMENT: no keys, or more than 1,000.
+    Errors: INVALID_ARGUMENT with INVALID_ARGUMENT: no keys, more than 1,000, or one of them twice.
     """
 
 class CatalogueServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -187,7 +187,7 @@ class CatalogueServiceServicer(metaclass=_abc_1.ABCMeta):
         """Deletes entries in one transaction; at most 1 MiB. Keys without an entry are ignored. Needs the
         permission `configure`. Idempotent.
 
-        Errors: INVALID_ARGUMENT with INVALID_ARGUMENT: no keys, or more than 1,000.
+        Errors: INVALID_ARGUMENT with INVALID_ARGUMENT: no keys, more than 1,000, or one of them twice.
         """
 
 def add_CatalogueServiceServicer_to_server(servicer: CatalogueServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

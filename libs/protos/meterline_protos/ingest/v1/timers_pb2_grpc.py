@@ -117,7 +117,7 @@ class TimersServiceServicer(object):
     def StartTimer(self, request, context):
         """Starts a timer; at most 640 KiB. What capture would reject when it stops is refused now, except for
         quotas. Needs the permission `capture`. Idempotent: the same request again returns the same timer, also
-        when it has ended, unless one of the errors below applies by now.
+        when it has ended, its type was archived or there is no room for another.
 
         Errors:
         - INVALID_ARGUMENT with TIME_INVALID or TIME_OUT_OF_RANGE (`started_at`), or with a reason of

@@ -61,7 +61,7 @@ class TimersServiceStub:
     StartTimer: _grpc.UnaryUnaryMultiCallable[_timers_pb2.StartTimerRequest, _timers_pb2.StartTimerResponse]
     """Starts a timer; at most 640 KiB. What capture would reject when it stops is refused now, except for
     quotas. Needs the permission `capture`. Idempotent: the same request again returns the same timer, also
-    when it has ended, unless one of the errors below applies by now.
+    when it has ended, its type was archived or there is no room for another.
 
     Errors:
     - INVALID_ARGUMENT with TIME_INVALID or TIME_OUT_OF_RANGE (`started_at`), or with a reason of
@@ -136,7 +136,7 @@ class TimersServiceAsyncStub(TimersServiceStub):
     StartTimer: _aio.UnaryUnaryMultiCallable[_timers_pb2.StartTimerRequest, _timers_pb2.StartTimerResponse]  # type: ignore[assignment]
     """Starts a timer; at most 640 KiB. What capture would reject when it stops is refused now, except for
     quotas. Needs the permission `capture`. Idempotent: the same request again returns the same timer, also
-    when it has ended, unless one of the errors below applies by now.
+    when it has ended, its type was archived or there is no room for another.
 
     Errors:
     - INVALID_ARGUMENT with TIME_INVALID or TIME_OUT_OF_RANGE (`started_at`), or with a reason of
@@ -214,7 +214,7 @@ class TimersServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_timers_pb2.StartTimerResponse, _abc.Awaitable[_timers_pb2.StartTimerResponse]]:
         """Starts a timer; at most 640 KiB. What capture would reject when it stops is refused now, except for
         quotas. Needs the permission `capture`. Idempotent: the same request again returns the same timer, also
-        when it has ended, unless one of the errors below applies by now.
+        when it has ended, its type was archived or there is no room for another.
 
         Errors:
         - INVALID_ARGUMENT with TIME_INVALID or TIME_OUT_OF_RANGE (`started_at`), or with a reason of
