@@ -84,7 +84,7 @@ class Client(AsyncMethods):
             spool_dir: Folder, on a disk of this machine, for what is not sent yet; processes may share it.
                 None: that is in memory only, and lost with a process that is killed.
             journal: Whether each event is in the spool before `record` returns, or only if it cannot be sent.
-            max_buffer_events: Events in memory, beside those of the few batches on their way.
+            max_buffer_events: Events in memory, not counting those of the few batches on their way.
             batch_events: Events of a call, at most 10,000.
             flush_interval: Seconds that an event waits for others to go with it.
             on_outcome: Called for each event that does not count, in the client's thread. It may record
@@ -129,7 +129,7 @@ class Client(AsyncMethods):
     ) -> str:
         """Takes an event, and answers with its id (a new UUIDv7 unless one is given).
 
-        Usage is counted by dimensions; properties are kept beside, as texts of the kinds that the type says.
+        Usage is counted by dimensions; properties are only stored, as texts of the kinds that the type gives.
 
         Never waits, and never raises because of the network, the server or the disk. Misuse raises at once,
         naming field and rule: TypeError (a float as a quantity), ValueError (a time without a zone, a text
@@ -226,7 +226,7 @@ class Client(AsyncMethods):
         try:
             self._running().wake()
         except RuntimeError:
-            # No thread is to be had. The event is in the buffer, and the next one tries again, or `close`.
+            # The thread could not start. The event is in the buffer; the next event or `close` tries again.
             lifecycle.hold(self)
             log.exception("delivery cannot start")
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Two clocks: one that only moves forward, for waiting, and one that tells the date."""
+    """Two clocks: a monotonic one for waiting, and one for the date and time."""
 
     def monotonic(self) -> float:
         """Seconds since some moment; never goes back."""

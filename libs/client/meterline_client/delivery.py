@@ -117,7 +117,7 @@ class Delivery:
         return self._spooling is not None and self._breaker.state is not BreakerState.CLOSED
 
     def abandon(self) -> None:
-        """The end: what has no outcome goes to disk; what finds no space there is given up, and told."""
+        """Moves events without an outcome to disk; those that do not fit are dropped and reported."""
         now = self._clock.monotonic()
         for parcel in self._window.not_on_disk():
             self._leave(parcel.batch, parcel.origin, now, attempted=parcel.attempts > 0)
@@ -215,7 +215,7 @@ class Delivery:
             return []
 
     def _replay(self, now: float) -> None:
-        """One batch of the spool at a time, beside those of the buffer."""
+        """Sends one batch of the spool at a time, in parallel with batches of the buffer."""
         if self._spooling is None or self._window.replaying:
             return
         record = self._spooling.take()

@@ -142,8 +142,8 @@ class GrpcTransport:
 
 
 def sent_at(now_us: int) -> bytes:
-    """The request's field `sent_at`, serialised. Appended to a serialised request it is part of it, so that
-    the clock's offset can be told from a late attempt without touching the batch."""
+    """The request's field `sent_at`, serialised. Appended to a serialised request it becomes part of it, so
+    the server can distinguish a wrong clock from a late attempt, and the batch's bytes stay unchanged."""
     seconds, micros = divmod(now_us, 1_000_000)
     stamp = timestamp_pb2.Timestamp(seconds=seconds, nanos=micros * 1_000)
     return capture_pb2.ReportRequest(sent_at=stamp).SerializeToString()

@@ -10,7 +10,7 @@ class Tuning:
     """Times are in seconds, sizes in bytes. ValueError for anything that is not above zero."""
 
     max_buffer_bytes: int = 128 << 20
-    """Memory of buffered events, about. The second bound beside `max_buffer_events`: it counts for events
+    """Approximate memory of buffered events. Bounds the buffer in addition to `max_buffer_events`, for events
     with long texts and many dimensions."""
     max_in_flight: int = 4
     """Batches on their way at a time: enough to hide the round trip to another region."""

@@ -26,7 +26,7 @@ _DETAILS: Final = error_details_pb2.DESCRIPTOR.pool
 
 
 class CallError(Exception):
-    """What is wrong with a call, in words for whoever made it."""
+    """What is wrong with a call, in words for the person who made it."""
 
 
 def call(placement: Placement, service: str, method: str, body: str, token: str) -> Iterator[str]:
@@ -48,7 +48,7 @@ def call(placement: Placement, service: str, method: str, body: str, token: str)
     path = f"/{found.containing_service.full_name}/{found.name}"
     answer_class = message_factory.GetMessageClass(found.output_type)
     with grpc.insecure_channel(placement.addresses[address]) as channel:
-        # A single answer is a stream of one, to whoever reads it.
+        # A unary answer can be read as a stream of one.
         ask = channel.unary_stream(path, _serialized, answer_class.FromString)
         try:
             for each in ask(request, metadata=metadata(token), timeout=_SECONDS, wait_for_ready=True):

@@ -138,7 +138,7 @@ class ChildProcess:
             _kill_group(self.pid)
 
     def failure(self) -> ChildFailedError:
-        """The error that tells of this child's end."""
+        """The error that reports how this child ended."""
         code = self.exit_code
         reason = f"ended with code {code}" if code is None or code >= 0 else f"was killed by {_name(-code)}"
         return ChildFailedError(self.spec.name, reason, self.tail())

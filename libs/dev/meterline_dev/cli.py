@@ -118,8 +118,8 @@ def renew_operator(
         Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="The data of the mesh.")
     ],
 ) -> None:
-    """Make the operator's key anew. What was signed with the old one is refused within seconds, by services
-    that run as well; the new token is in DIR/operator.token."""
+    """Replace the operator's key. Services, running ones too, refuse tokens of the old key within seconds;
+    the new token is in DIR/operator.token."""
     keys = Keys(data)
     if not keys.public_keys_file.exists():
         raise typer.BadParameter(f"{data} is not the data of a mesh that was started")

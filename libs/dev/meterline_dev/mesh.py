@@ -41,7 +41,7 @@ NATS_OPERATOR: Final = "operator"
 STRIPE_KEY: Final = "METERLINE_STRIPE_API_KEY"
 STRIPE_DOUBLE: Final = "stripe-double"
 _SERVICE_READY = re.compile(r'"grpc":')
-# Four services start at once, perhaps for the first time and beside other work; one that dies meanwhile is
+# Four services start at once, perhaps for the first time and on a busy machine; one that dies meanwhile is
 # noticed at once.
 _READY_SECONDS: Final = 120.0
 
@@ -142,7 +142,7 @@ class Mesh:
 
     @property
     def token_file(self) -> Path:
-        """Holds the operator's token of when the mesh was started, or its key made anew."""
+        """The file of the operator's token, written when the mesh starts or the key is replaced."""
         return self.keys.token_file
 
     # --- lifecycle
@@ -170,7 +170,7 @@ class Mesh:
         await self.supervisor.start(self._service(service, environment))
 
     async def start_replica(self, service: str, name: str) -> None:
-        """One more process of a service beside the usual one; `name` is what its address goes by."""
+        """Starts another process of a service; `name` is the key of its address."""
         ports = {
             "METERLINE_GRPC_PORT": str(self._port(name)),
             "METERLINE_METRICS_PORT": str(self._port(f"{name}-metrics")),

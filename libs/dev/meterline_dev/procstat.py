@@ -104,7 +104,7 @@ def wait_gone(processes: "Iterable[psutil.Process]", seconds: float) -> "list[ps
 
 
 def running_with(pid: int, argument: str) -> "list[psutil.Process]":
-    """The process of this number, if `argument` stands in its command line; else an empty list."""
+    """The process of this number, if its command line contains `argument`; else an empty list."""
     try:
         process = psutil.Process(pid)
         return [process] if argument in process.cmdline() else []

@@ -26,7 +26,7 @@ def load(kind: type[S]) -> S:
 
 
 class MigrationSettings(BaseSettings):
-    """What a service's migration runner can be told."""
+    """The settings of a service's migration runner."""
 
     model_config = _SOURCES
 
@@ -35,7 +35,7 @@ class MigrationSettings(BaseSettings):
 
 
 class ServiceSettings(BaseSettings):
-    """What every service can be told; see `load`."""
+    """The settings that every service has; see `load`."""
 
     model_config = _SOURCES
 
@@ -79,11 +79,11 @@ class ServiceSettings(BaseSettings):
     max_watches: int = Field(default=100, ge=1)
     """Streams at once of health and reflection, which are open to everybody."""
     max_connections: int = Field(default=2_000, ge=1, le=1_000_000)
-    """Connections at once; whoever comes beyond it is closed at once."""
+    """Concurrent connections; further ones are closed at once."""
     max_streams_per_connection: int = Field(default=1_000, ge=1, le=1_000_000)
     """Calls at once on one connection; further ones wait in the client."""
     connection_age_seconds: float = Field(default=3_600, ge=1, le=604_800)
-    """Clients are then told to connect anew, so that they spread over replicas. Not noticed by calls."""
+    """Age at which clients are asked to reconnect, so that they spread over replicas. No call fails by it."""
     connection_age_grace_seconds: float = Field(default=3_600, ge=1, le=604_800)
     """How long calls that are under way by then may still take. What is left then is cut."""
     connection_idle_seconds: float = Field(default=600, ge=1, le=604_800)
@@ -100,8 +100,8 @@ class ServiceSettings(BaseSettings):
     facts. Development only."""
     jetstream_replicas: int = Field(default=1, ge=1, le=5)
     ack_wait_seconds: float = Field(default=30, ge=1, le=3_600)
-    """When the broker takes whoever had a message for dead, and delivers it again. What only takes longer is
-    delivered again as well, and is known then."""
+    """Time after which the broker delivers an unacknowledged message again. A message that only takes longer
+    is delivered again as well, and then found in the inbox."""
     message_patience_seconds: float = Field(default=86_400, gt=0, le=172_800)
     """When a message that only ever failed or had to wait is given up: before the broker drops it."""
     breaker_window: int = Field(default=20, ge=1, le=10_000)

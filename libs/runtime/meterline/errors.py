@@ -31,7 +31,7 @@ class InvalidArgumentError(MeterlineError):
 
 
 class UnauthenticatedError(MeterlineError):
-    """It is not known who calls. `details` help callers to mend it, and tell nothing of what is secret."""
+    """The caller is not authenticated. `details` help callers to correct this, and contain no secrets."""
 
     def __init__(self, rule: str, reason: str, details: Mapping[str, str] | None = None) -> None:
         super().__init__(rule)
@@ -72,7 +72,7 @@ class AlreadyExistsError(MeterlineError):
 class FailedPreconditionError(MeterlineError):
     """The state of the system forbids it; the same call will fail again.
 
-    reason: what callers may tell it by
+    reason: by which callers may recognise the error
     """
 
     reason = "FAILED_PRECONDITION"
@@ -133,7 +133,7 @@ class QuotaError(MeterlineError):
 
 
 class InternalError(MeterlineError):
-    """A fault of the service, which it has written down. The text tells nothing of what happened inside."""
+    """A fault of the service, which it has logged. The text reveals nothing about its cause."""
 
 
 class UnavailableError(MeterlineError):
@@ -145,8 +145,8 @@ class UnavailableError(MeterlineError):
 class MessageError(MeterlineError):
     """Messages that cannot be applied.
 
-    messages: the ids of those at fault, where the handler of a batch can tell; the others are then repeated
-    as one batch. Empty: it cannot tell.
+    messages: the ids of those at fault, if the handler of a batch knows them; the others are then repeated
+    as one batch. Empty: it does not know.
     """
 
     def __init__(self, why: str, messages: Collection[uuid.UUID] = ()) -> None:

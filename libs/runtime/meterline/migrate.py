@@ -1,7 +1,7 @@
 """A small migration runner: numbered SQL files, applied once, in order, under a lock.
 
-A file is `<number>_<name>.sql` in the `migrations` folder of a package; `for_service` tells which packages
-make up a service's schema. Checksums are kept: a file that changed after it was applied stops the runner.
+A file is `<number>_<name>.sql` in the `migrations` folder of a package; `for_service` returns the packages
+that make up a service's schema. Checksums are kept: a file that changed after its use stops the runner.
 Migrations expand first and contract later, so that the version before still runs on the schema.
 """
 

@@ -21,8 +21,8 @@ class SpoolFullError(Exception):
 class Spool:
     """Batches on disk, oldest first. For one thread, and one process: see `slots`.
 
-    One batch is taken at a time; `ack` tells that the server has it. A file is deleted when all its batches
-    are acknowledged, so a crash sends some of them again, with the same bytes, and they are duplicates then.
+    One batch is taken at a time; `ack` records that the server has it. A file is deleted when all its batches
+    are acknowledged, so after a crash some are sent again, with the same bytes, and are duplicates then.
     """
 
     def __init__(

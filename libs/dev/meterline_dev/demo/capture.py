@@ -87,7 +87,7 @@ async def capture(
     try:
         return await asyncio.to_thread(_capture, target, token, flights, shift, progress, given_up)
     finally:
-        # Cancelled or not: nothing cancels a thread, so it is told.
+        # A thread cannot be cancelled, so this event asks it to stop.
         given_up.set()
 
 

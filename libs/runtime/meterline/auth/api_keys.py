@@ -25,7 +25,7 @@ Verify = Callable[[str, bytes], Awaitable[Principal | None]]
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key that was just made. `token` is shown once, to whoever asked for it."""
+    """A new key. Its `token` is returned once, to the caller that created it."""
 
     key_id: str
     digest: bytes

@@ -31,7 +31,7 @@ class Authenticator(Protocol):
 
 
 class Anybody:
-    """Authentication is off: whoever calls may do everything."""
+    """Authentication is off: every caller may do everything."""
 
     async def identify(self, metadata: Metadata) -> Principal:
         return ANYBODY

@@ -98,7 +98,7 @@ class KeyRing:
         self.keys = parse(self._text)
 
     def changed(self) -> bool:
-        """Whether there are other keys than when this was asked before; looks after `LOOK_SECONDS`."""
+        """Whether the keys have changed since the last call; reads the file every `LOOK_SECONDS` at most."""
         if self._path is None or self._now() < self._next_look:
             return False
         self._next_look = self._now() + LOOK_SECONDS
@@ -108,7 +108,7 @@ class KeyRing:
                 return False
             self.keys, self._text = parse(text), text
         except (OSError, ValueError) as error:
-            # Half a file must not lock everybody out. Whoever wrote it is told for as long as it is so.
+            # An incomplete file must not lock everybody out. It is logged until it can be read.
             log.exception("public_keys.unreadable", path=str(self._path), error=str(error))
             return False
         log.info("public_keys.changed", owners=sorted({key.owner for key in self.keys.values()}))

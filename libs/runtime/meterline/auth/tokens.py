@@ -90,7 +90,7 @@ class ServiceTokens:
             )
             return _principal(claims, known), claims["exp"] * _SECOND_US
         except (jwt.InvalidTokenError, LookupError, TypeError, ValueError):
-            # Says no more: whoever made the token up learns nothing, and whoever did not has signed it.
+            # No details: a forger learns nothing from this error, and a legitimate caller knows its token.
             raise UnauthenticatedError("no valid token", "TOKEN_INVALID") from None
 
 

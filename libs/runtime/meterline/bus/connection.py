@@ -77,7 +77,7 @@ class Bus:
         self._on_reconnect.append(callback)
 
     async def start(self) -> None:
-        """Waits for a broker that is away. Raises BrokerRefusedError when it refuses the login."""
+        """Waits until the broker is available. Raises BrokerRefusedError when it refuses the login."""
         if self._client is not None:
             return
         self._client = await self._connect()
@@ -95,9 +95,9 @@ class Bus:
                 await client.close()
 
     async def ensure_streams(self, *facts: Fact) -> None:
-        """Creates the missing streams of `facts`, or else of all that the service publishes or consumes.
+        """Creates the missing streams of `facts`, or by default of all facts that the service uses.
 
-        Safe from several services at once. Raises UnsafeBrokerError as `ensure_stream` does."""
+        Several services may do this at once. Raises UnsafeBrokerError as `ensure_stream` does."""
         jetstream = self.jetstream()
         with self.naming_refusals():
             for fact in facts or facts_of(self._name):

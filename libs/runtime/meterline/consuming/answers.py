@@ -1,4 +1,4 @@
-"""What the broker is told of each message: applied, never to come again, or to come again after a while."""
+"""The answer to the broker for each message: ack (applied), term (never again), or nak (again later)."""
 
 from __future__ import annotations
 

@@ -21,10 +21,10 @@ class BreakerState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BurialRules:
-    """When a consumer buries messages, and when it had better stop.
+    """When a consumer buries messages, and when it stops consuming instead.
 
-    patience: seconds after which a message that only ever failed or had to wait is given up. Less than the
-        broker keeps it, which then drops it without a word
+    patience: seconds after which a message that only ever failed or waited is given up. Shorter than the
+        broker's retention, after which the broker drops the message silently
     longest_wait_for_parts: seconds for which a message may wait as a whole because some of its parts have to,
         and between two tries of these once it was taken apart
     window: so many distinct messages are looked back on
@@ -71,7 +71,7 @@ class Breaker:
             self.cooldown = self._rules.cooldown
 
     def may_bury(self, message_id: uuid.UUID, now: float) -> bool:
-        """Takes note of a message that is poison. False: it is to be kept for later, like all others."""
+        """Notes a poison message. False: the breaker is open; the message must be kept like all others."""
         if self.state is BreakerState.OPEN:
             return False
         self._note(message_id, poison=True)

@@ -59,7 +59,7 @@ class Burial:
             await self._pull.resume(one_by_one=True)
 
     async def settle(self, deliveries: Sequence[Delivery], verdicts: Verdicts) -> None:
-        """Buries what is to be buried, and stops asking for messages, or asks again, as the breaker says."""
+        """Buries poison messages, and stops or resumes asking for messages as the breaker decides."""
         before = self._breaker.state
         await self._judge(deliveries, verdicts)
         await self._follow_breaker(before)

@@ -59,7 +59,7 @@ def to_delivery(message: Msg) -> Delivery | None:
 def at_fault(deliveries: Sequence[Delivery], error: Exception) -> frozenset[uuid.UUID]:
     """The messages that the failure of a batch belongs to, as far as that is known."""
     everything = frozenset(delivery.message_id for delivery in deliveries)
-    # A server that is away is away for each of them.
+    # An unavailable server fails each of them.
     if len(deliveries) == 1 or isinstance(error, UnavailableError):
         return everything
     return everything & error.messages if isinstance(error, MessageError) else frozenset()

@@ -48,8 +48,8 @@ class Database:
             max_size=size,
             max_waiting=1_000,
             timeout=10.0,
-            # The pool tries ever more rarely until it gives up, and anew when it is asked. An early end
-            # keeps the pauses short, so that it is back soon after the server is.
+            # The pool retries at growing intervals until this timeout, and starts over at the next request.
+            # A short timeout keeps the intervals short, so the pool reconnects soon after the server is up.
             reconnect_timeout=5.0,
             open=False,
             configure=self._configure,
@@ -119,9 +119,9 @@ class Database:
 
 
 async def begin(connection: Connection, tenants: Scope) -> None:
-    """Sets what ends with the transaction: whose rows it may touch, and how long a statement may take.
+    """Sets, for this transaction only, whose rows it may touch and how long a statement may take.
 
-    Also for a transaction that begins anew on a connection, after a rollback or a commit. Costs a round
+    Needed again for each further transaction on a connection, after a rollback or a commit. Costs a round
     trip, so it is left out when there is nothing to set.
     """
     setting = scope.to_setting(tenants)

@@ -36,9 +36,9 @@ log = logger()
 
 # A handler gives up this much before its caller does, so that the answer still arrives.
 DEADLINE_MARGIN_SECONDS = 0.05
-# A request of more bytes is read beside the loop.
+# A request of more bytes is parsed outside the event loop, in a thread.
 LARGE_REQUEST = 1 << 20
-# The texts of a request of more bytes are looked through beside the loop: up to 40 ms.
+# The texts of a request of more bytes are checked in a thread too: that takes up to 40 ms.
 _MANY_TEXTS = 64 << 10
 
 _TRACE_HEADERS = ("traceparent", "tracestate")
@@ -243,7 +243,7 @@ def _conversing(
 
 
 class _Guarded:
-    """The requests of a stream, for as long as its caller would be let in anew."""
+    """The requests of a stream; before each one its caller is authenticated again."""
 
     __slots__ = ("_admitted", "_read", "_requests")
 

@@ -28,7 +28,7 @@ Context = aio.ServicerContext[Any, Any]
 def add_library_services(
     server: aio.Server, health_servicer: health.aio.HealthServicer, names: Sequence[str], doors: Doors
 ) -> None:
-    """Mounts both. `names` are the full names of the services that reflection tells of."""
+    """Mounts both. `names` are the full names of the services that reflection lists."""
     registry: Any = _Registry(server, doors)
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, registry)
     told = (*names, health.SERVICE_NAME, reflection.SERVICE_NAME)

@@ -37,7 +37,7 @@ _FINISH_SECONDS = 2.5
 
 
 class Relay:
-    """A task beside the service. `start` and `stop` may be called twice; `stop` finishes what is pending."""
+    """A background task. `start` and `stop` may be called twice; `stop` publishes what is pending first."""
 
     LINGER: Final = 0.003
 
