@@ -174,7 +174,7 @@ class Delivery:
             self._ledger.warn("the journal fails, so that events may be in memory only", "%s", error)
 
     def _empty_window(self, now: float) -> None:
-        """Moves to disk what waits for a server that has been away for long."""
+        """Moves waiting events to disk when the server has been unavailable for long."""
         away = self._away_from()
         if self._spooling is None or away is None or now < away:
             return
@@ -235,7 +235,7 @@ class Delivery:
             self._send(parcel)
 
     def _away_from(self) -> float | None:
-        """When the server counts as away for long; None while it answers."""
+        """When the server counts as unavailable for long; None while it answers."""
         since = self._breaker.failing_since
         if self._spooling is None or since is None:
             return None

@@ -1,4 +1,4 @@
-"""What the process does to its clients: it ends, and it forks.
+"""Handles the end and the forks of a process for its clients.
 
 A process ends in one of these ways, and each calls something else:
 

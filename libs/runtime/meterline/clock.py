@@ -1,4 +1,4 @@
-"""Time comes in through here, so that tests hold it."""
+"""The only source of time, so that tests can control it."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class UnauthenticatedError(MeterlineError):
 
 
 class PermissionDeniedError(MeterlineError):
-    """It is known who calls, and they may not."""
+    """The caller is authenticated, and has no permission for this call."""
 
     def __init__(self, rule: str, reason: str) -> None:
         super().__init__(rule)
@@ -48,7 +48,7 @@ class PermissionDeniedError(MeterlineError):
 
 
 class NotFoundError(MeterlineError):
-    """There is no such thing, or not for this tenant. `hint` says what else may be the matter."""
+    """There is no such thing, or not for this tenant. `hint` says what else may be wrong."""
 
     reason = "NOT_FOUND"
 
@@ -92,7 +92,7 @@ class ShreddedError(FailedPreconditionError):
 
 
 class TamperedError(MeterlineError):
-    """Something that is stored is not what was sealed, or not where it was. Never to be repeated."""
+    """A stored value is not the one that was sealed, or is in another place. Must not be retried."""
 
     reason = "DATA_TAMPERED"
 
@@ -119,7 +119,7 @@ class OverloadedError(MeterlineError):
 
 
 class QuotaError(MeterlineError):
-    """A limit that somebody agreed to is used up; repeat after `retry_after` seconds.
+    """An agreed limit is used up; repeat after `retry_after` seconds.
 
     violations: by subject (`tenant:acme`), what its limit is
     """
@@ -137,7 +137,7 @@ class InternalError(MeterlineError):
 
 
 class UnavailableError(MeterlineError):
-    """A part that is needed does not answer; repeat with backoff."""
+    """A service, server or pool that is needed does not answer; repeat with backoff."""
 
     reason = "UNAVAILABLE"
 

@@ -73,7 +73,7 @@ def apply(dsn: str, schema: str, migrations: Sequence[Migration]) -> list[str]:
     """
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("SELECT pg_advisory_lock(hashtext(%s))", (f"meterline.migrate.{schema}",))
-        # A migration that waits for a lock holds up all who come after it, so it soon gives up.
+        # A migration that waits for a lock blocks all later statements, so it soon gives up.
         connection.execute("SET lock_timeout = '5s'")
         connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(schema)))
         connection.execute(

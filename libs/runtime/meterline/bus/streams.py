@@ -1,4 +1,4 @@
-"""The streams of facts: created where they are missing, and never trusted with other messages."""
+"""The streams of facts: missing ones are created, and one that takes other messages is refused."""
 
 from __future__ import annotations
 

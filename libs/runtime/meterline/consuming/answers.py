@@ -28,7 +28,7 @@ class Answers:
         await self._pull.answer(delivery.reply, b"+ACK")
 
     async def terminate(self, reply: str) -> None:
-        """It is not to come again, though nothing was done with it."""
+        """It must not come again, though nothing was done with it."""
         await self._pull.answer(reply, b"+TERM")
 
     async def give_back(self, delivery: Delivery, seconds: float) -> None:

@@ -46,7 +46,7 @@ class BurialRules:
 
 
 class Breaker:
-    """Opens when more than `percent` of the last `window` messages are poison. Callers say what time it is.
+    """Opens when more than `percent` of the last `window` messages are poison. Callers pass the time.
 
     Those that came before count as good, so that it opens as soon as the outcome of a full window is clear.
     The window outlives an opening: as long as the poison goes on, a single good message lets no more than
@@ -62,7 +62,7 @@ class Breaker:
         self.state = BreakerState.CLOSED
 
     def handled(self, message_id: uuid.UUID) -> None:
-        """A message was applied. While open this says nothing: it was under way before."""
+        """A message was applied. Ignored while open: the message was already under way."""
         if self.state is BreakerState.OPEN:
             return
         self._note(message_id, poison=False)
@@ -86,7 +86,7 @@ class Breaker:
         """Seconds until one message may be tried; 0 when it is not open."""
         if self.state is not BreakerState.OPEN:
             return 0.0
-        # Never more than the cooldown, as adding it to the time and taking the time away again may be.
+        # Never more than the cooldown; `opened_at + cooldown - now` could be, by rounding.
         return max(0.0, self.cooldown - (now - self._opened_at))
 
     def try_one(self) -> None:

@@ -1,4 +1,4 @@
-"""A message as it was delivered, and what is made of it."""
+"""A message as it was delivered, and the type of its handler."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Handler = Callable[[Transaction, Sequence[Delivery]], Awaitable[Collection[uuid.
 
 
 def to_delivery(message: Msg) -> Delivery | None:
-    """None for what no service sends: a message without an id, or one that the broker copied from another
+    """None for a message that no service sends: one without an id, or one that the broker copied from another
     stream, which bypasses the permission to publish."""
     headers: dict[str, Any] = dict(message.headers or {})
     if _COPIED & headers.keys():

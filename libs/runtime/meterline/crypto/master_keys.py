@@ -1,4 +1,4 @@
-"""Master keys wrap the keys of tenants. They come from outside the database, which alone opens nothing."""
+"""Master keys wrap the keys of tenants. They are kept outside the database, which alone opens nothing."""
 
 from __future__ import annotations
 

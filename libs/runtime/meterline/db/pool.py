@@ -19,7 +19,7 @@ from meterline.errors import UnavailableError
 Connection = AsyncConnection[TupleRow]
 Cursor = AsyncCursor[TupleRow]
 
-# A server that has vanished without a word is noticed within seconds, not after the kernel's hours.
+# Detects a server that vanished silently within seconds, instead of the kernel's default of hours.
 _NETWORK = {
     "connect_timeout": 5,
     "keepalives_idle": 5,
@@ -100,8 +100,8 @@ class Database:
                 await self._check()
 
     async def _check(self) -> None:
-        """Lets go of connections that are dead as well: a server that restarts ends them all, and each
-        would fail one more caller."""
+        """Also drops other dead connections: a server that restarts ends them all, and each would fail one
+        more caller."""
         if not self._checking and self._open:
             self._checking = True
             try:

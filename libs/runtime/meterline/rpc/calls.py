@@ -1,7 +1,7 @@
-"""The handlers of a server, each wrapped once: who calls, what is asked, and what came of it.
+"""The handlers of a server, each wrapped once: authentication, the checks of its request, and its outcome.
 
-A call of somebody who is known is handed over with its request. Of anybody else's nothing is read before it
-is known who calls, so that strangers hold neither memory nor room of others.
+A known caller's request is read by gRPC before the handler runs. Of any other call nothing is read before the
+caller is authenticated, so that strangers take neither memory nor capacity from others.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class _Entry:
             ) from None
 
     async def admit(self, principal: Principal, raw: bytes) -> Any:
-        """The request. What may not be asked is not judged.
+        """The request. Permission is checked before its content.
 
         Raises PermissionDeniedError and InvalidArgumentError.
         """
@@ -162,7 +162,7 @@ class _Entry:
             else:
                 check_texts(request, self.rule.judged_singly)
             if named := getattr(request, "tenant_id", ""):
-                # Here for all methods: no handler answers otherwise that there can be no such tenant.
+                # Here for all methods, so that an impossible tenant name gets the same answer from each.
                 check_slug("tenant_id", named)
         return request
 

@@ -181,7 +181,7 @@ class Relay:
             await self._report()
 
     async def _report(self) -> None:
-        """Tells how much is pending, and for how long."""
+        """Sets the metrics of how much is pending, and for how long."""
         ((count, oldest),) = await self._database.fetch(queries.oldest_pending)
         metrics.OUTBOX_PENDING.set(count)
         age = time.time() - made_at_ms(oldest) / 1000 if oldest else 0.0
