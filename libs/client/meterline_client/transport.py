@@ -24,7 +24,7 @@ _SERVICE = capture_pb2.DESCRIPTOR.services_by_name["CaptureService"].full_name
 # How long a process that ends waits for one call, where it can do nothing else meanwhile.
 _LONGEST_WAIT = 5.0
 
-# Kept, because what has calls that never end cannot be taken down. Few: a thread failed to start for each.
+# Kept, because a channel with calls that never end cannot be closed. Few: a thread failed to start for each.
 _abandoned: deque[grpc.Channel] = deque(maxlen=1_000)
 
 _OPTIONS = [
@@ -40,7 +40,7 @@ _OPTIONS = [
 
 
 def bearer(api_key: str | None) -> Metadata:
-    """The header that an API key goes in. ValueError, without telling it, when it is no key."""
+    """The header of an API key. ValueError, whose text omits the key, when it cannot be one."""
     if api_key is None:
         return ()
     if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:

@@ -32,9 +32,9 @@ class Tuning:
     spool_after: float = 5.0
     """How long the server may fail before batches go to disk instead of waiting in memory."""
     spool_retry: float = 5.0
-    """How long the spool is left alone after it was full or the disk failed."""
+    """How long the spool is not tried again after it was full or the disk failed."""
     spool_scan: float = 10.0
-    """How often a process looks in the spool for what processes left that ended since."""
+    """How often a process looks in the spool for batches of processes that have ended."""
     max_spool_bytes: int = 256 << 20
     """Disk space for batches of this process, and as much for its journal at the most; what ended processes
     left comes on top."""

@@ -34,7 +34,7 @@ Build = Callable[[Callable[[Parcel], None]], Delivery]
 
 @dataclass(slots=True, eq=False)
 class _Flush:
-    """Somebody who waits. `leaving`: not for longer than there is hope."""
+    """A waiting caller. `leaving`: it stops waiting when the server is unavailable and the disk keeps all."""
 
     mark: Mark
     leaving: bool
@@ -107,8 +107,8 @@ class Worker:
         return delivered
 
     def stop_here(self, sequence: int, timeout: float) -> bool:
-        """`stop`, in the calling thread: for a worker that was not started because there is no thread to be
-        had, which is how it is while the interpreter ends."""
+        """`stop`, in the calling thread: for a worker that was not started because no thread can start, as
+        while the interpreter ends."""
         flush = _Flush(Mark(sequence), leaving=True)
         self._flushes.append(flush)
         self._last = flush, self._clock.monotonic() + timeout

@@ -32,8 +32,8 @@ class CallError(Exception):
 def call(placement: Placement, service: str, method: str, body: str, token: str) -> Iterator[str]:
     """The answers to a request, each as JSON; one unless the method streams them.
 
-    service: for instance `identity`, whose methods are those of `meterline.identity.v1`. What all services
-        serve is asked for with its package: `ingest/operations.v1`
+    service: for instance `identity`, whose methods are those of `meterline.identity.v1`. Methods that all
+        services have need their package: `ingest/operations.v1`
     body: the request as JSON, with names as in the protos or in camel case
 
     Raises CallError for a service, method or request that does not exist, and for a refusal.

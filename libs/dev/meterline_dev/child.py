@@ -22,7 +22,7 @@ _POLL_SECONDS = 0.02
 class ChildSpec:
     """What to run and how to treat it.
 
-    `env` replaces the environment (None: inherit). `ready` is asked until it is true, or is a pattern
+    `env` replaces the environment (None: inherit). `ready` is called until it is true, or is a pattern
     that some line of the output must match; without it the child counts as ready at once. Output, both
     streams, is appended to `log_file`.
 

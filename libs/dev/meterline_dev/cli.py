@@ -51,7 +51,7 @@ def dev(
     """Start Postgres, NATS, the four services and a Stripe double (or use Stripe's test mode, with
     METERLINE_STRIPE_API_KEY), run the demo on real flights, and keep running until Ctrl-C.
 
-    Exit code: 0, 1 when anything is not as it must be, 130 when interrupted before the end of the demo.
+    Exit code: 0, 1 when a check or a part fails, 130 when interrupted before the end of the demo.
     """
     if no_demo and as_json:
         raise typer.BadParameter("--json reports on the demo, so it does not go with --no-demo")

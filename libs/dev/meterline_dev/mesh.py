@@ -48,9 +48,9 @@ _READY_SECONDS: Final = 120.0
 
 @dataclass(frozen=True)
 class MeshOptions:
-    """How a mesh differs from the usual one.
+    """How a mesh differs from the default one.
 
-    services: which to start; the servers always are, and the double with the publisher, which alone asks it
+    services: which to start; the servers are always started, and the double with the publisher, its only user
     environment: METERLINE_… variables by service, over the mesh's own
     programs: another command line for a service, as fault tests need
     postgres_settings: over those of `PostgresServer`
@@ -128,8 +128,7 @@ class Mesh:
     # --- who may call
 
     def token(self) -> str:
-        """A token that is valid now, of an operator who may do everything but what services ask of each
-        other."""
+        """A token that is valid now, of an operator who may make all calls except those between services."""
         return self.keys.operator_token()
 
     def metadata(self) -> tuple[tuple[str, str], ...]:

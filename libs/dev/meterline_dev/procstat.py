@@ -71,7 +71,7 @@ def is_alive(pid: int) -> bool:
 def working_in(directory: Path, name: str) -> "Iterator[psutil.Process]":
     """Living processes of program `name` whose working directory is `directory`.
 
-    Processes of other users, whose directory is not ours to see, are passed over.
+    Processes of other users, whose directory we may not read, are skipped.
     """
     place = directory.resolve()
     for process in psutil.process_iter():

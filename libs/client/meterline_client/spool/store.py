@@ -151,7 +151,7 @@ class Spool:
         segment.path.unlink(missing_ok=True)
 
     def _give_up(self, segment: Segment) -> Record:
-        """A file that cannot be read now. It stays where it is: the next process may have more luck."""
+        """A file that cannot be read now. It stays: the next process may be able to read it."""
         lost = self._reader.rest() if self._reader else Record(None, segment.events, segment.records)
         if self._writer is not None and self._writer.segment is segment:
             self._close_writer()

@@ -1,4 +1,4 @@
-"""Calls to the four services: stubs, a bound on how many run at a time, and patience where it is due."""
+"""Calls to the four services: stubs, a bound on concurrent calls, and retries of temporary errors."""
 
 from __future__ import annotations
 

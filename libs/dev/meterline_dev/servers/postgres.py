@@ -112,7 +112,7 @@ class PostgresServer(Server):
             password = self.password
         secret = "" if password is None else f":{quote(password, safe='')}"
         place = "" if socket else f"{self.host}:{self.port}"
-        # The build has no TLS; to say so spares each TCP connection the question.
+        # The build has no TLS; saying so saves each TCP connection the negotiation.
         query = {"host": str(self.socket_dir), "port": self.port} if socket else {"sslmode": "disable"}
         login = f"{quote(user, safe='')}{secret}"
         return f"postgresql://{login}@{place}/{quote(database, safe='')}?{urlencode(query)}"

@@ -111,7 +111,7 @@ async def _read(http: Request, request_id: str) -> ApiRequest:
 
 
 async def _vanish(http: Request, hold_seconds: float) -> Response:
-    """Answer nothing: keep the caller waiting, then cut the connection without a byte."""
+    """Keep the caller waiting, then cut the connection without an answer."""
     await http.body()
     with suppress(TimeoutError):
         async with asyncio.timeout(hold_seconds):
