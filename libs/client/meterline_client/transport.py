@@ -76,7 +76,7 @@ class GrpcTransport:
             self._open()
         try:
             request = self._request(payload + sent_at(now_us), now_us)
-        except Exception as error:  # noqa: BLE001 - of the application's own; until it is mended events wait
+        except Exception as error:  # noqa: BLE001 - the application's own error; until it is fixed, events wait
             done(Failure(grpc.StatusCode.UNAUTHENTICATED, f"no capture configuration: {error}"))
             return
         headers = (*self._metadata, *metadata)

@@ -147,7 +147,7 @@ class Mesh:
     # --- lifecycle
 
     async def start(self, tell: Callable[[str], None] = lambda _: None) -> None:
-        """Starts what is not running. `tell` gets a line at each step."""
+        """Starts parts that are not running. `tell` is called with a line at each step."""
         was = close_to_others(self.directory)
         if was is not None:
             tell(f"{self.directory} is closed to others now: its mode was {was:04o}")
