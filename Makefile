@@ -39,7 +39,7 @@ run: $(INSTALLED) ## Start the whole mesh on this machine and show it on real da
 
 .PHONY: test
 test: $(INSTALLED) ## Run the tests, real Postgres and NATS included; options in PYTEST_ARGS
-	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: fault
 fault: $(INSTALLED) ## Run the fault tests in their long form, with planted bugs (a quarter of an hour): kills, lost answers, wiped storage

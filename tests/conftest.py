@@ -29,6 +29,7 @@ settings.register_profile("meterline", deadline=None)
 settings.load_profile("meterline")
 
 pytest_plugins = [
+    "tests.support.schedule",
     "tests.support.servers",
     "tests.support.databases",
     "tests.support.bus",

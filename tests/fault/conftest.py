@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 import pytest
-from meterline_dev.mesh import Mesh
+import pytest_asyncio
+from meterline_dev.mesh import SERVICES, Mesh
 from meterline_dev.testing import scratch_directory
 
 from tests.fault.meshes import Meshes
@@ -24,6 +25,12 @@ class Lengths:
     rounds: int
 
 
+# Tests that use `shared_mesh` run on one worker, so that there is one.
+SHARED = pytest.mark.xdist_group("shared mesh")
+QUICK = {
+    "aggregate": {"METERLINE_EMIT_SECONDS": "0.2"},
+    "publisher": {"METERLINE_PUBLISH_WAIT_SECONDS": "0.2", "METERLINE_FRESHNESS_WAIT_SECONDS": "0.2"},
+}
 LONG = os.environ.get("METERLINE_FAULTS") == "long"
 
 
@@ -50,3 +57,13 @@ def meshes() -> Iterator[Meshes]:
 def start_mesh(meshes: Meshes) -> MakeMesh:
     """`async with start_mesh(services=…, environment=…, programs=…) as mesh`: prepared for load."""
     return meshes.start
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def shared_mesh(meshes: Meshes) -> AsyncIterator[Mesh]:
+    """A whole mesh, prepared for load, for tests that leave it as good as it was.
+
+    A test has tenants of its own there, stops nothing and measures nothing. It is marked with `SHARED`.
+    """
+    async with meshes.start(services=SERVICES, environment=QUICK) as mesh:
+        yield mesh

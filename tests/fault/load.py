@@ -283,3 +283,15 @@ def _number(mesh: Mesh, query: LiteralString) -> int:
 
 async def assert_exact(mesh: Mesh, expected: Expected) -> None:
     assert await is_exact(mesh, expected)
+
+
+async def assert_counted(mesh: Mesh, expected: Expected) -> None:
+    """As `assert_exact`, of these tenants alone: others may have messages that are sent again."""
+    await eventually(lambda: settled(mesh), seconds=120)
+    usage = expected.usage()
+    stored = await accepted(mesh)
+    assert {name: stored.get(name, 0) for name in usage} == {
+        name: count for name, (count, _) in usage.items()
+    }
+    assert await counted(mesh, usage) == usage
+    assert dead_letters(mesh) == 0

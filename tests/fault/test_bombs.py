@@ -16,9 +16,9 @@ from grpc import aio
 from meterline_dev.mesh import Mesh
 from meterline_protos.ingest.v1 import capture_pb2, capture_pb2_grpc
 
-from tests.fault.conftest import Lengths, MakeMesh
+from tests.fault.conftest import SHARED, Lengths, MakeMesh
 from tests.fault.figures import MIB, peak_of, tell
-from tests.fault.load import Expected, Reporter, assert_exact
+from tests.fault.load import Expected, Reporter, assert_counted, assert_exact, prepare
 from tests.support.capture import Sample, columns, rows
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(600), pytest.mark.req("T2.4", "T8.3")]
@@ -208,27 +208,28 @@ VALUES = {
 }
 
 
-async def test_each_bad_value_is_named_and_its_neighbours_are_taken(start_mesh: MakeMesh) -> None:
+@SHARED
+async def test_each_bad_value_is_named_and_its_neighbours_are_taken(shared_mesh: Mesh) -> None:
     good = [Sample(quantities={"units": "7"}) for _ in range(20)]
     bad = [Sample(quantities={"units": value}) for value in VALUES]
     long = [Sample(id="i" * 100_000), Sample(subject="s" * 100_000)]
     # No value has more than 18 digits, so that no sum of them can leave its own width unseen.
-    wide = columns(*[Sample(quantities={"units": "7"}) for _ in range(4)])
+    wide = columns(*[Sample(quantities={"units": "7"}) for _ in range(4)], tenant_id="values")
     wide.columns.quantities[0].units = struct.pack("<4q", 2**63 - 1, -(2**63), 10**18, -1)
-    expected = Expected()
-    expected.add("acme", good)
-    async with start_mesh() as mesh:
-        async with mesh.channel("ingest") as channel:
-            stub = capture_pb2_grpc.CaptureServiceStub(channel)
-            by_rows = await stub.Report(rows(*good, *bad, *long), timeout=30)
-            by_columns = await stub.Report(wide, timeout=30)
-        told = [outcome.reason for outcome in by_rows.outcomes]
-        assert told == [*VALUES.values(), "ID_TOO_LONG", "SUBJECT_TOO_LONG"]
-        assert by_rows.accepted == len(good)
-        # What is refused for its length is not sent back in full.
-        assert by_rows.ByteSize() < 20_000
-        assert [outcome.reason for outcome in by_columns.outcomes] == [
-            *["QUANTITY_OUT_OF_RANGE"] * 3,
-            "QUANTITY_NEGATIVE",
-        ]
-        await assert_exact(mesh, expected)
+    await prepare(shared_mesh, ("values",))
+    expected = Expected({"values": {}})
+    expected.add("values", good)
+    async with shared_mesh.channel("ingest") as channel:
+        stub = capture_pb2_grpc.CaptureServiceStub(channel)
+        by_rows = await stub.Report(rows(*good, *bad, *long, tenant_id="values"), timeout=30)
+        by_columns = await stub.Report(wide, timeout=30)
+    told = [outcome.reason for outcome in by_rows.outcomes]
+    assert told == [*VALUES.values(), "ID_TOO_LONG", "SUBJECT_TOO_LONG"]
+    assert by_rows.accepted == len(good)
+    # What is refused for its length is not sent back in full.
+    assert by_rows.ByteSize() < 20_000
+    assert [outcome.reason for outcome in by_columns.outcomes] == [
+        *["QUANTITY_OUT_OF_RANGE"] * 3,
+        "QUANTITY_NEGATIVE",
+    ]
+    await assert_counted(shared_mesh, expected)

@@ -9,19 +9,18 @@ import psycopg
 import pytest
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
-from meterline_dev.mesh import SERVICES, Mesh
+from meterline_dev.mesh import Mesh
 
 from tests.fault.belongings import bill, fill, publish
-from tests.fault.conftest import Lengths, MakeMesh
-from tests.fault.load import settled
+from tests.fault.conftest import SHARED, Lengths, MakeMesh
+from tests.fault.load import prepare, settled
 from tests.fault.strangers import OPERATORS, Belongings, Filler, Rpc, all_rpcs, answers, texts_of
 from tests.support.polling import eventually
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(600)]
 
-VICTIM: Final = "acme"
-STRANGER: Final = "bolt"
-QUICK: Final = {"aggregate": {"METERLINE_EMIT_SECONDS": "0.2"}}
+VICTIM: Final = "victim"
+STRANGER: Final = "stranger"
 # What answers with numbers of what was asked, with bytes, or with what it was asked about.
 NUMBERS: Final = {
     "aggregate.v1.UsageService/PreviewChanges",
@@ -104,6 +103,7 @@ async def settled_state(mesh: Mesh, tenant: str) -> dict[str, list[str]]:
 
 async def told_to_a_stranger(mesh: Mesh, rounds: int) -> tuple[dict[str, set[str]], set[str], set[str]]:
     """What was told by which RPC, the RPCs that tell the victim itself, and tables where its rows changed."""
+    await prepare(mesh, (STRANGER, VICTIM))
     mine, theirs = await fill(mesh, STRANGER), await fill(mesh, VICTIM)
     if "publisher" in mesh.options.services:
         await eventually(lambda: settled(mesh), seconds=60)
@@ -132,9 +132,9 @@ def test_every_rpc_names_its_tenant_or_says_why_not() -> None:
 
 
 @pytest.mark.req("T4.1", "X7")
-async def test_nothing_of_another_tenant_is_told_or_changed(start_mesh: MakeMesh, lengths: Lengths) -> None:
-    async with start_mesh(services=SERVICES, environment=QUICK) as mesh:
-        told, telling, changed = await told_to_a_stranger(mesh, 8 * lengths.rounds)
+@SHARED
+async def test_nothing_of_another_tenant_is_told_or_changed(shared_mesh: Mesh, lengths: Lengths) -> None:
+    told, telling, changed = await told_to_a_stranger(shared_mesh, 8 * lengths.rounds)
     assert told == {}
     assert changed == set()
     # Else it would prove nothing: most of what reads has told the victim something.

@@ -13,14 +13,15 @@ from grpc import aio
 from meterline_dev.mesh import Mesh
 from meterline_protos.ingest.v1 import capture_pb2_grpc
 
-from tests.fault.conftest import Lengths, MakeMesh
+from tests.fault.conftest import SHARED, Lengths, MakeMesh
 from tests.fault.forgeries import Call, Forger
-from tests.fault.load import accepted
+from tests.fault.load import accepted, prepare
 from tests.support.credentials import Operator, SignedClient, refusal
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(600), pytest.mark.req("T1.4", "X7")]
 
 TAKEN = "TAKEN"
+VICTIM, OTHER = "signing", "forging"
 # Said of a call before anything that only its signature can vouch for is looked at.
 BEFORE_THE_SIGNATURE = {
     "CONFIG_INVALID",
@@ -33,15 +34,16 @@ BEFORE_THE_SIGNATURE = {
 
 
 async def prepared(mesh: Mesh, identity: aio.Channel, ingest: aio.Channel) -> tuple[Operator, Forger]:
-    """A client of acme, and a forger who has clients of acme and of another tenant."""
+    """A client of a tenant, and a forger who has clients of this tenant and of another one."""
+    await prepare(mesh, (VICTIM, OTHER))
     operator = Operator(identity, ingest, mesh.address("ingest"))
-    await operator.rotate("acme")
-    await operator.rotate("bolt")
-    victim = await operator.client("acme", actor="ann")
+    await operator.rotate(VICTIM)
+    await operator.rotate(OTHER)
+    victim = await operator.client(VICTIM, actor="ann")
     others: list[SignedClient] = [
-        await operator.client("acme", actor="eve"),
-        await operator.client("bolt", actor="ann"),
-        await operator.client("bolt"),
+        await operator.client(VICTIM, actor="eve"),
+        await operator.client(OTHER, actor="ann"),
+        await operator.client(OTHER),
     ]
     return operator, Forger(victim, others, seed=17)
 
@@ -67,9 +69,10 @@ async def outcomes(mesh: Mesh, calls: Iterable[Call]) -> Counter[str]:
     return found
 
 
-async def test_no_forged_call_is_taken(start_mesh: MakeMesh, lengths: Lengths) -> None:
-    count = 5_000 if lengths.rounds <= 3 else 30_000
-    async with start_mesh() as mesh, mesh.channel("identity") as identity, mesh.channel("ingest") as ingest:
+@SHARED
+async def test_no_forged_call_is_taken(shared_mesh: Mesh, lengths: Lengths) -> None:
+    count, mesh = 5_000 if lengths.rounds <= 3 else 30_000, shared_mesh
+    async with mesh.channel("identity") as identity, mesh.channel("ingest") as ingest:
         _, forger = await prepared(mesh, identity, ingest)
         assert await outcomes(mesh, [forger.valid()]) == {TAKEN: 1}
         found = await outcomes(mesh, forger.forgeries(count))
@@ -78,7 +81,8 @@ async def test_no_forged_call_is_taken(start_mesh: MakeMesh, lengths: Lengths) -
         assert found["SIGNATURE_INVALID"] > count / 2
         # The service has taken what was valid, before and after, and nothing else.
         assert await outcomes(mesh, [forger.valid()]) == {TAKEN: 1}
-        assert await accepted(mesh) == {"acme": 2}
+        stored = await accepted(mesh)
+        assert (stored[VICTIM], stored.get(OTHER, 0)) == (2, 0)
 
 
 @pytest.mark.planted

@@ -39,10 +39,9 @@ def pending(mesh: Mesh) -> int:
 
 def pauses(mesh: Mesh) -> list[float]:
     """Seconds that the relay waited after each refusal, from the first on."""
-    lines = [
-        line for line in mesh.supervisor.log_tail("ingest", 1_000).splitlines() if "relay_failed" in line
-    ]
-    return [json.loads(line)["retry_in"] for line in lines]
+    lines = mesh.supervisor.log_tail("ingest", 1_000).splitlines()
+    failures = [json.loads(line) for line in lines if "loop.failed" in line]
+    return [failure["retry_in"] for failure in failures if failure["loop"] == "outbox-relay"]
 
 
 async def fill_and_drain(mesh: Mesh, expected: Expected, lengths: Lengths, *, piles_up: bool) -> bool:

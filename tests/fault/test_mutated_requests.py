@@ -14,23 +14,18 @@ from typing import Final
 import pytest
 from meterline_dev.mesh import SERVICES, Mesh
 
-from tests.fault.conftest import LONG, MakeMesh
+from tests.fault.conftest import LONG, QUICK, MakeMesh
 from tests.fault.figures import tell
 from tests.fault.fuzzing import Gun, Outcome, fire_all, honest_shots, mutated_shots, unhandled
 from tests.fault.honest import REFUSABLE, requests
 from tests.fault.honest_world import World, build
-from tests.fault.load import Expected, Reporter, accepted, counted, dead_letters, settled
+from tests.fault.load import Expected, Reporter, assert_counted
 from tests.fault.strangers import Rpc, all_rpcs
-from tests.support.polling import eventually
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(900), pytest.mark.req("T8.3")]
 
 SEED: Final = 26
 MUTATIONS: Final = 16_000 if LONG else 4_000
-ENVIRONMENT: Final = {
-    "aggregate": {"METERLINE_EMIT_SECONDS": "0.2"},
-    "publisher": {"METERLINE_PUBLISH_WAIT_SECONDS": "0.2", "METERLINE_FRESHNESS_WAIT_SECONDS": "0.2"},
-}
 
 
 async def begin(mesh: Mesh, gun: Gun) -> tuple[World, list[Rpc]]:
@@ -54,7 +49,7 @@ async def fuzz(mesh: Mesh, gun: Gun, count: int) -> Outcome:
 @pytest.mark.req("T2.4", "X7")
 async def test_no_request_is_a_fault_and_nobody_else_notices(start_mesh: MakeMesh) -> None:
     expected = Expected()
-    async with start_mesh(services=SERVICES, environment=ENVIRONMENT) as mesh, Gun.of(mesh) as gun:
+    async with start_mesh(services=SERVICES, environment=QUICK) as mesh, Gun.of(mesh) as gun:
         world, rpcs = await begin(mesh, gun)
         shots = mutated_shots(rpcs, requests(world, rpcs), world, SEED, MUTATIONS)
         pids = {name: mesh.supervisor.pid(name) for name in SERVICES}
@@ -71,12 +66,7 @@ async def test_no_request_is_a_fault_and_nobody_else_notices(start_mesh: MakeMes
         assert {name: mesh.supervisor.pid(name) for name in SERVICES} == pids
         # Every call of the others was taken at once, and each of their events counts once.
         assert not reporter.failures
-        await eventually(lambda: settled(mesh), seconds=120)
-        usage = expected.usage()
-        stored = await accepted(mesh)
-        assert {name: stored[name] for name in usage} == {name: count for name, (count, _) in usage.items()}
-        assert await counted(mesh, usage) == usage
-        assert dead_letters(mesh) == 0
+        await assert_counted(mesh, expected)
 
 
 def codes(outcome: Outcome) -> dict[str, int]:
@@ -100,7 +90,7 @@ async def test_a_field_that_no_rule_judges_is_caught(
     start_mesh: MakeMesh, service: str, program: str, rpc: str
 ) -> None:
     programs = {service: [sys.executable, "-m", f"tests.fault.planted.{program}"]}
-    async with start_mesh(services=SERVICES, environment=ENVIRONMENT, programs=programs) as mesh:
+    async with start_mesh(services=SERVICES, environment=QUICK, programs=programs) as mesh:
         async with Gun.of(mesh) as gun:
             outcome = await fuzz(mesh, gun, 4_000)
         assert "INTERNAL" in outcome.of_rpc(rpc)

@@ -15,13 +15,14 @@ import pytest
 from google.protobuf.json_format import ParseDict
 from google.rpc import error_details_pb2
 from grpc import aio
-from meterline_dev.mesh import SERVICES, Mesh
+from meterline_dev.mesh import Mesh
 from meterline_protos.aggregate.v1 import usage_pb2, usage_pb2_grpc
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.ingest.v1 import timers_pb2, timers_pb2_grpc
 
-from tests.fault.conftest import MakeMesh
+from tests.fault.conftest import SHARED
 from tests.fault.honest_world import OWN_TYPE, TENANT, WHO, World, build
+from tests.fault.load import prepare
 from tests.fault.strangers import Rpc, all_rpcs
 from tests.support.calls import status_of
 
@@ -159,41 +160,38 @@ async def refusal(mesh: Mesh, rpc: Rpc, sent: bytes) -> tuple[str, str]:
     raise AssertionError("no field is named")
 
 
-async def test_each_wrong_field_is_named_with_its_reason(start_mesh: MakeMesh) -> None:
-    rpcs = {rpc.name: rpc for rpc in all_rpcs()}
-    async with start_mesh(
-        services=SERVICES, environment={"aggregate": {"METERLINE_EMIT_SECONDS": "0.2"}}
-    ) as mesh:
-        world = await build(mesh)
-        for name, plain, field, reason in cases(world):
-            sent = ParseDict(dict(plain), rpcs[name].request()).SerializeToString()
-            assert await refusal(mesh, rpcs[name], sent) == (field, reason), (name, plain)
-        for name, field in RANGES.items():
-            wrong: Any = rpcs[name].request()
-            if "meter" in wrong.DESCRIPTOR.fields_by_name:
-                wrong.meter = "units"
-            wrong.tenant_id = TENANT
-            getattr(wrong, field).start_time.seconds = 1_600_000_000
-            end = getattr(wrong, field).end_time
-            end.seconds, end.nanos = 1_700_000_000, 1_000_000_000
-            told = await refusal(mesh, rpcs[name], wrong.SerializeToString())
-            assert told == (f"{field}.end_time", "TIME_INVALID"), name
-        for rpc in rpcs.values():
-            if not rpc.method.client_streaming:
-                assert (await refusal(mesh, rpc, b"\x0a\x7f"))[1] in ("REQUEST_INVALID", "INVALID_ARGUMENT")
+@SHARED
+async def test_each_wrong_field_is_named_with_its_reason(shared_mesh: Mesh) -> None:
+    rpcs, mesh = {rpc.name: rpc for rpc in all_rpcs()}, shared_mesh
+    world = await build(mesh)
+    for name, plain, field, reason in cases(world):
+        sent = ParseDict(dict(plain), rpcs[name].request()).SerializeToString()
+        assert await refusal(mesh, rpcs[name], sent) == (field, reason), (name, plain)
+    for name, field in RANGES.items():
+        wrong: Any = rpcs[name].request()
+        if "meter" in wrong.DESCRIPTOR.fields_by_name:
+            wrong.meter = "units"
+        wrong.tenant_id = TENANT
+        getattr(wrong, field).start_time.seconds = 1_600_000_000
+        end = getattr(wrong, field).end_time
+        end.seconds, end.nanos = 1_700_000_000, 1_000_000_000
+        told = await refusal(mesh, rpcs[name], wrong.SerializeToString())
+        assert told == (f"{field}.end_time", "TIME_INVALID"), name
+    for rpc in rpcs.values():
+        if not rpc.method.client_streaming:
+            assert (await refusal(mesh, rpc, b"\x0a\x7f"))[1] in ("REQUEST_INVALID", "INVALID_ARGUMENT")
 
 
-async def test_a_range_until_the_end_of_time_and_a_name_of_any_length_are_answered(
-    start_mesh: MakeMesh,
-) -> None:
-    usage: Any = usage_pb2.QueryUsageRequest(tenant_id="acme", meter="units", grain=types_pb2.GRAIN_MONTH)
+@SHARED
+async def test_a_range_until_the_end_of_time_and_a_name_of_any_length_are_answered(shared_mesh: Mesh) -> None:
+    await prepare(shared_mesh, ("far",))
+    usage: Any = usage_pb2.QueryUsageRequest(tenant_id="far", meter="units", grain=types_pb2.GRAIN_MONTH)
     ParseDict(FAR, usage.range)
-    async with start_mesh() as mesh:
-        async with mesh.channel("aggregate") as channel:
-            answer = await usage_pb2_grpc.UsageServiceStub(channel).QueryUsage(usage, timeout=20)
-        assert list(answer.windows) == []
-        async with mesh.channel("ingest") as channel:
-            request = timers_pb2.GetTimerRequest(tenant_id="acme", timer_id="x" * 60_000)
-            with pytest.raises(aio.AioRpcError) as caught:
-                await timers_pb2_grpc.TimersServiceStub(channel).GetTimer(request, timeout=20)
-        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    async with shared_mesh.channel("aggregate") as channel:
+        answer = await usage_pb2_grpc.UsageServiceStub(channel).QueryUsage(usage, timeout=20)
+    assert list(answer.windows) == []
+    async with shared_mesh.channel("ingest") as channel:
+        request = timers_pb2.GetTimerRequest(tenant_id="far", timer_id="x" * 60_000)
+        with pytest.raises(aio.AioRpcError) as caught:
+            await timers_pb2_grpc.TimersServiceStub(channel).GetTimer(request, timeout=20)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND

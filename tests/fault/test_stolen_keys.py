@@ -18,7 +18,7 @@ from meterline_dev.mesh import Mesh
 from meterline_protos.identity.v1 import tenants_pb2, tenants_pb2_grpc
 from meterline_protos.ingest.v1 import capture_pb2_grpc, events_pb2, events_pb2_grpc
 
-from tests.fault.conftest import MakeMesh
+from tests.fault.conftest import SHARED, MakeMesh
 from tests.support.capture import Sample, rows
 from tests.support.polling import eventually
 
@@ -53,10 +53,10 @@ async def taken_from_thieves(mesh: Mesh) -> list[tuple[str, str]]:
     return found
 
 
-async def test_the_key_of_a_service_passes_for_nobody_else(start_mesh: MakeMesh) -> None:
-    async with start_mesh() as mesh:
-        assert await onboarding(mesh, mesh.token()) is Code.INVALID_ARGUMENT
-        assert await taken_from_thieves(mesh) == []
+@SHARED
+async def test_the_key_of_a_service_passes_for_nobody_else(shared_mesh: Mesh) -> None:
+    assert await onboarding(shared_mesh, shared_mesh.token()) is Code.INVALID_ARGUMENT
+    assert await taken_from_thieves(shared_mesh) == []
 
 
 @pytest.mark.planted

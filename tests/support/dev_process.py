@@ -38,11 +38,16 @@ class Running:
 
     async def until(self, text: str) -> None:
         """Until it has started something and written this; keeps in mind what it started until then."""
+        seen = ""
 
         def look() -> bool:
+            nonlocal seen
             assert self.process.poll() is None, self.output()[-3_000:]
-            self.look()
-            return bool(self._seen) and text in self.output()
+            before, seen = seen, self.output()
+            # It writes a line at each step. To look at all processes of the machine costs much.
+            if seen != before or not self._seen:
+                self.look()
+            return bool(self._seen) and text in seen
 
         await eventually(look, seconds=SECONDS)
 

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from meterline.calendar import Period
+from meterline_publisher.providers.capabilities import Capabilities
 from meterline_publisher.providers.port import (
     AmbiguousError,
     BusyError,
@@ -17,6 +18,7 @@ from meterline_publisher.providers.port import (
     RejectedError,
     UsageEvent,
 )
+from meterline_publisher.providers.stripe.capabilities import STRIPE
 
 MEMORY = timedelta(hours=24)
 OLDEST, NEWEST = timedelta(days=35), timedelta(minutes=5)
@@ -44,6 +46,10 @@ class FakeBilling:
     saved_failures: set[str] = field(default_factory=set)
     answered: dict[str, datetime] = field(default_factory=dict)
     calls: int = 0
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return STRIPE
 
     async def start(self) -> None:
         """Nothing to open."""

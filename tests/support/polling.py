@@ -9,7 +9,9 @@ from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
-_PAUSE_SECONDS = 0.01
+# Between two looks, since each may cost a connection: a twentieth of what was waited, within these.
+_LEAST_PAUSE_SECONDS = 0.01
+_MOST_PAUSE_SECONDS = 0.1
 
 
 @overload
@@ -32,12 +34,13 @@ async def eventually(
     Raises AssertionError, with the last answer, after `seconds`.
     """
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
+    started = loop.time()
     while True:
         answer = look()
         value = await answer if inspect.isawaitable(answer) else answer
         if until(value):
             return value
-        if loop.time() >= deadline:
+        waited = loop.time() - started
+        if waited >= seconds:
             raise AssertionError(f"not within {seconds} s; last seen: {value!r}")
-        await asyncio.sleep(_PAUSE_SECONDS)
+        await asyncio.sleep(min(max(waited / 20, _LEAST_PAUSE_SECONDS), _MOST_PAUSE_SECONDS))

@@ -30,7 +30,7 @@ class Identity(Platform):
 
     def __init__(self, settings: IdentitySettings, clock: Clock) -> None:
         super().__init__(NAME, settings, clock)
-        # Without an address there is nobody to call, and no key is needed.
+        # Without an address there is no peer to call, and no key is needed.
         caller = self.caller if settings.publisher_address else Caller()
         plans = self.add(Plans(settings.publisher_address, caller))
         sealer = Sealer(MasterKeys.parse(settings.master_keys.get_secret_value()))

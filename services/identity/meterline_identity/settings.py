@@ -1,4 +1,4 @@
-"""What identity can be told."""
+"""The settings of identity."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pydantic import SecretStr
 
 
 class IdentitySettings(ServiceSettings):
-    """What every service has, and:"""
+    """The settings of every service, and:"""
 
     publisher_address: str = ""
-    """host:port of the publisher, asked whether a tenant's plan has prices. Empty: every plan is taken."""
+    """host:port of the publisher, which knows whether a plan has prices. Empty: every plan is accepted."""
     master_keys: SecretStr
-    """`id:base64,…`: keys of 32 bytes. The first seals signing keys, all of them open what was sealed."""
+    """`id:base64,…`: keys of 32 bytes. The first seals signing keys; all of them unseal."""

@@ -99,7 +99,7 @@ from meterline_ingest.timers.sweep import TimerSweep
 
 NAME = "ingest"
 
-# How often it is told how full quotas are.
+# How often the metric of the fullest quotas is set.
 QUOTA_SECONDS = 60.0
 
 
@@ -198,7 +198,7 @@ class Ingest(Platform):
         )
 
     def _keep_keys(self) -> KeyStore:
-        """What looks after keys. It ends after all that seals has ended."""
+        """Builds the parts that keep keys. They end after all parts that seal."""
         settings, keys = self._settings, DataKeys(self.database)
         vault = self.add(Vault(keys, MasterKeys.parse(settings.master_keys.get_secret_value())))
         store = KeyStore(self.unit_of_work, keys, vault)

@@ -1,4 +1,4 @@
-"""What ingest can be told, by METERLINE_… variables."""
+"""The settings of ingest, from METERLINE_… variables."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ from meterline_ingest.capture.rules.horizon import LEAST_DAYS
 
 class IngestSettings(ServiceSettings):
     identity_address: str
-    """host:port; asked for tenants that this service has not heard of yet."""
+    """host:port; queried for tenants that this service does not know yet."""
     aggregate_address: str = ""
-    """host:port; asked what a correction would do to usage, and whether it has counted what is to be deleted.
-    Needed with a retention; else, when it is empty, dry runs say that they do not know."""
+    """host:port; queried for the effect of a correction on usage, and whether events to delete were counted.
+    Needed with a retention; otherwise, when it is empty, dry runs report the effect as unknown."""
     publisher_address: str = ""
-    """host:port; asked what a correction would do to invoices. Empty: dry runs say that they do not know."""
+    """host:port; queried for the effect of a correction on invoices. Empty: dry runs report it as unknown."""
     max_event_age_days: float = Field(default=35, gt=0)
-    """Older events are rejected. 35 days is as far back as the billing provider takes usage."""
+    """Older events are rejected. The billing provider accepts usage from at most 35 days ago."""
     raw_event_retention_days: int = Field(default=0, ge=0)
     """Raw events of months that ended longer ago are deleted, and such events are no longer accepted. 0 keeps
-    all; else at least 62."""
+    all; otherwise at least 62."""
     max_event_ahead_seconds: float = Field(default=300, ge=0)
     clock_skew_tolerance_seconds: float = Field(default=5, ge=0)
-    """A call whose time of sending differs by more from that of its receipt has its event times corrected."""
+    """Event times of a call are corrected if its times of sending and receipt differ by more than this."""
     max_running_timers_per_tenant: int = Field(default=100_000, ge=1)
-    """Beyond these, starting one more is answered RESOURCE_EXHAUSTED."""
+    """Beyond these, starting another timer returns RESOURCE_EXHAUSTED."""
     commit_workers: int = Field(default=3, ge=1, le=64)
-    """Transactions under way at once. While all are busy calls gather, so few of them make larger batches."""
+    """Concurrent transactions. While all are busy calls gather, so fewer of them make larger batches."""
     commit_window_ms: float = Field(default=5, ge=0)
-    """How long small calls wait for company; up to four times as long while more keep coming."""
+    """How long small calls wait for more; up to eight times as long while more keep coming."""
     max_queued_events: int = Field(default=100_000, ge=1)
-    """Beyond these, calls are answered RESOURCE_EXHAUSTED."""
+    """Beyond these, calls get RESOURCE_EXHAUSTED."""
     max_quarantined_per_tenant: int = Field(default=100_000, ge=0)
-    """Rejected events of a tenant that are kept for a replay; what is beyond is only rejected."""
+    """Rejected events of a tenant that are kept for a replay; those beyond are only rejected."""
     max_quarantined_bytes_per_tenant: int = Field(default=1 << 30, ge=0)
-    """As many bytes of a tenant's rejected events are kept, settled ones among them; what is beyond is only
+    """Bytes of a tenant's rejected events that are kept, including settled ones; events beyond are only
     rejected."""
     max_series_per_tenant: int = Field(default=100_000, ge=1)
-    """Combinations of type and dimensions of a tenant, unless its limits say otherwise. Events with new ones
-    beyond these are rejected."""
+    """Combinations of type and dimensions of a tenant, unless its limits set another number. Events with new
+    ones beyond these are rejected."""
     max_subjects_per_tenant: int = Field(default=1_000_000, ge=1)
     """Subjects of a tenant, likewise."""
     quarantine_days: float = Field(default=0, ge=0)
-    """How long rejected events wait for a replay; 0: for ever. Once settled they are kept for 30 days."""
+    """How long rejected events wait for a replay; 0: for ever. Settled events are kept for 30 days."""
     relay_linger_ms: float = Field(default=8, ge=0)
     """How long a message waits for others to be published with."""
     master_keys: SecretStr
-    """`id:base64 of 32 bytes`, with commas between. The first wraps the keys of tenants. The others only
-    unwrap what they wrapped once, and can go as soon as that is wrapped anew."""
+    """`id:base64 of 32 bytes`, separated by commas. The first wraps the keys of tenants. The others only
+    unwrap what they have wrapped, and can be removed when that is rewrapped."""
     data_key_max_age_days: float = Field(default=90, gt=0)
     """A tenant's key that is older is replaced."""
     key_upkeep_seconds: float = Field(default=15, gt=0)
-    """How often keys are counted, rotated when it is time, and wrapped anew."""
+    """How often keys are counted, rotated when due, and rewrapped."""
     reseal_seconds: float = Field(default=60, gt=0)
-    """How often values of retired keys are sealed anew."""
+    """How often values of retired keys are resealed."""
     reseal_values: int = Field(default=2_000, ge=1)
     """How many of them at once."""
 

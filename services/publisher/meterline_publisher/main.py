@@ -67,7 +67,7 @@ class Publisher(Platform):
         super().__init__(NAME, settings, clock)
         database, unit_of_work = self.database, self.unit_of_work
         provider = self.add(provider or provider_of(settings, clock))
-        bills = not isinstance(provider, NoProvider)
+        bills = provider.capabilities.bills
         tenants = TenantReplica(database)
         identity = self.link("identity", settings.identity_address)
         aggregate = self.add(Aggregate(settings.aggregate_address, self.caller))

@@ -12,12 +12,11 @@ from grpc import aio
 from grpc_status import rpc_status
 from meterline.calendar import Period
 from meterline.errors import NotFoundError
+from meterline.metering import Counting
 from meterline.rpc.client import Caller, Link, as_invalid, as_unavailable, is_not_found
 from meterline_protos.aggregate.v1 import meters_pb2, meters_pb2_grpc, usage_pb2, usage_pb2_grpc
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.ingest.v1 import events_pb2, events_pb2_grpc
-
-from meterline_publisher.billing.meters import MeterDefinition
 
 T = TypeVar("T")
 
@@ -54,7 +53,7 @@ class Aggregate(Link):
 
     def __init__(self, address: str, caller: Caller) -> None:
         super().__init__("aggregate", address, caller)
-        self._meters: TTLCache[str, dict[str, MeterDefinition]] = TTLCache(1, _METERS_KEPT_SECONDS)
+        self._meters: TTLCache[str, dict[str, Counting]] = TTLCache(1, _METERS_KEPT_SECONDS)
 
     async def month(self, tenant: str, meter: str, period: Period) -> usage_pb2.Window | None:
         """The month window of a period; None before its first event. Raises NotFoundError for a meter
@@ -88,8 +87,8 @@ class Aggregate(Link):
         stub = usage_pb2_grpc.UsageServiceStub(self.channel)
         return (await _ask("aggregate", stub.FindContributions(request), "batch", batch_id)).contributions
 
-    async def meters(self, names: Collection[str]) -> dict[str, MeterDefinition]:
-        """All definitions by name, those of `names` among them unless there is no such meter.
+    async def meters(self, names: Collection[str]) -> dict[str, Counting]:
+        """What all meters count, by name, those of `names` among them unless there is no such meter.
 
         A definition never changes, so what is remembered is true, and only a new one can be missing. A meter
         that was deleted, of which nothing was billed, may be remembered for seconds.
@@ -98,7 +97,7 @@ class Aggregate(Link):
         if known is None or not known.keys() >= set(names):
             stub = meters_pb2_grpc.MetersServiceStub(self.channel)
             answer = await _ask("aggregate", stub.ListMeters(meters_pb2.ListMetersRequest()), "meters", "")
-            known = self._meters[""] = {meter.name: _definition(meter) for meter in answer.meters}
+            known = self._meters[""] = {meter.name: counting_of(meter) for meter in answer.meters}
         return known
 
     async def refer_to(self, meter: str) -> bool:
@@ -185,13 +184,12 @@ def _range(start: datetime, end: datetime) -> types_pb2.TimeRange:
     return found
 
 
-def _definition(meter: meters_pb2.Meter) -> MeterDefinition:
+def counting_of(meter: meters_pb2.Meter) -> Counting:
     unique = meter.aggregation == types_pb2.AGGREGATION_UNIQUE
-    return MeterDefinition(
-        meter.name,
+    return Counting(
         meter.event_type,
+        dict(meter.filter),
         meter.quantity,
         meter.unique_dimension,
         of_subjects=unique and not meter.unique_dimension,
-        filter=dict(meter.filter),
     )

@@ -4,6 +4,7 @@ Stripe, through the official library, against the double."""
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from uuid import uuid4
@@ -82,6 +83,19 @@ async def test_only_usage_of_the_period_is_in_its_total(world: World) -> None:
     await world.provider.send_usage(event(name, customer, 2, inside.end - timedelta(seconds=1)))
     await world.provider.send_usage(event(name, customer, 4, inside.end))
     assert await world.provider.usage_total(customer, name, inside) == 3
+
+
+async def test_it_takes_what_its_capabilities_say(world: World) -> None:
+    taken = world.provider.capabilities
+    name, customer = world.meter(), world.customer()
+    longest = replace(event(name, customer, 1), identifier=uuid4().hex.ljust(taken.max_identifier, "x"))
+    assert await world.provider.send_usage(longest) is Delivery.ACCEPTED
+    greatest = 10**taken.max_digits - 1
+    assert await world.provider.send_usage(event(name, customer, greatest)) is Delivery.ACCEPTED
+    with pytest.raises(RejectedError):
+        await world.provider.send_usage(event(name, customer, greatest + 1))
+    assert await world.provider.usage_total(customer, name, TODAY) == greatest + 1
+    assert taken.bills
 
 
 async def test_an_identifier_counts_once(world: World) -> None:

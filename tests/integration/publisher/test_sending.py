@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
 
+import grpc
 import pytest
 from meterline_publisher.main import Publisher
+from meterline_publisher.providers.capabilities import Capabilities
 from meterline_publisher.providers.port import Delivery, UsageEvent
+from meterline_publisher.providers.stripe.capabilities import STRIPE
 
 from tests.integration.publisher.catalogue import PER_UNIT, Priced
 from tests.integration.publisher.conftest import StartPublisher, settings
 from tests.integration.publisher.world import NOW, Api, World
+from tests.support.credentials import refused
 from tests.support.fake_billing import FakeBilling, busy
 from tests.support.polling import eventually
 from tests.support.services import running
@@ -86,6 +91,42 @@ async def test_one_call_at_a_time_for_a_meter_and_in_order(
     assert billing.most_of_a_meter == 1
     for name in billing.meters:
         assert [value for event, value in billing.order if event == name] == [1, 2, 3, 4, 5, 6]
+
+
+class OtherBilling(FakeBilling):
+    """A provider of another kind."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return replace(STRIPE, name="other")
+
+
+async def test_a_row_is_sent_by_its_own_provider_only(surroundings: World, start: StartPublisher) -> None:
+    world, billing, other = surroundings, FakeBilling(lambda: NOW), OtherBilling(lambda: NOW)
+    other.faults = [busy() for _ in range(10_000)]
+    service = Publisher(settings(world, publish_wait_seconds=0.0), world.clock, other)
+    async with running(service) as channel:
+        left = Api(channel, world.mesh)
+        await tenant_with(world, left, other, 3)
+        await world.use("acme", "4")
+        await left.publish("acme")
+        await eventually(lambda: other.calls > 10)
+    waiting = "SELECT count(*) FROM publications WHERE provider = 'other' AND state = 'pending'"
+    await eventually(lambda: world.rows(waiting) == [(3,)])
+    # Its rows are due now, and another provider's sender looks for what is due.
+    billing.meters = other.meters
+    api = await start(billing, publish_wait_seconds=0.0)
+    world.mesh.add_tenant("globex", 2, "UTC")
+    await api.put("plan-globex", Priced("m0", PER_UNIT), "event-m0")
+    await world.announce("globex", 2, "cus_globex")
+    await world.use("globex", "5")
+    await api.publish("globex")
+    await eventually(lambda: billing.kept)
+    assert [(kept.event.customer, kept.event.value) for kept in billing.kept] == [("cus_globex", Decimal(5))]
+    assert billing.calls == 1
+    assert world.rows(waiting) == [(3,)]
+    assert (await refused(api.publish("acme")))[0] is grpc.StatusCode.FAILED_PRECONDITION
+    assert world.rows("SELECT reason FROM billing_gaps WHERE tenant_id = 1") == [("customer_changed",)]
 
 
 async def test_a_stop_lets_calls_under_way_end(surroundings: World) -> None:

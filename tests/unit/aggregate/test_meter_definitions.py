@@ -71,10 +71,10 @@ def test_a_bad_definition_is_refused_by_its_field(changes: dict[str, Any], field
 
 def test_only_events_with_all_values_pass() -> None:
     one = definition(filter=(("class", "first"), ("origin", "JFK")))
-    assert one.passes({"origin": "JFK", "class": "first", "other": "x"})
-    assert not one.passes({"origin": "JFK"})
-    assert not one.passes({"origin": "JFK", "class": "second"})
-    assert definition().passes({})
+    assert one.counting.takes_series("flight", {"origin": "JFK", "class": "first", "other": "x"})
+    assert not one.counting.takes_series("flight", {"origin": "JFK"})
+    assert not one.counting.takes_series("flight", {"origin": "JFK", "class": "second"})
+    assert definition().counting.takes_series("flight", {})
 
 
 def test_a_group_names_every_dimension() -> None:

@@ -13,6 +13,7 @@ from meterline_publisher.invoices.rules import Line
 from meterline_publisher.ledger.rules import ledger
 from meterline_publisher.ledger.rules.ledger import Finding, Refusal
 from meterline_publisher.ledger.rules.publications import Publication, PublicationState
+from meterline_publisher.providers.stripe.capabilities import STRIPE
 
 pytestmark = pytest.mark.req("S6", "S9")
 
@@ -45,6 +46,7 @@ def row(value: Decimal, state: PublicationState, revision: int = 1) -> Publicati
         sent_at=None,
         error_code="",
         trace="",
+        provider="stripe",
     )
 
 
@@ -55,12 +57,12 @@ def test_differences_add_up_to_the_last_target(
     """Whatever was rejected on the way, what is not rejected comes to the target."""
     rows: list[Publication] = []
     for target, outcome in [*history, (last, PublicationState.SENT)]:
-        missing = ledger.difference(target, rows, retry_rejected=True)
+        missing = ledger.difference(target, rows, STRIPE, retry_rejected=True)
         if missing is not None:
             rows.append(row(missing, outcome, len(rows) + 1))
     held = sum((one.value for one in rows if one.state != PublicationState.REJECTED), Decimal(0))
     assert held == last
-    assert ledger.difference(last, rows, retry_rejected=True) is None
+    assert ledger.difference(last, rows, STRIPE, retry_rejected=True) is None
 
 
 # What a meter is to come to, and under which name; no name sends nothing.
@@ -79,7 +81,7 @@ def test_sums_follow_the_event_name(
         lines = [line(meter, name, value) for meter, (name, value) in state.items()]
         for target in ledger.targets(lines, rows):
             mine = [one for one in rows if (one.meter, one.event_name) == (target.meter, target.event_name)]
-            missing = ledger.difference(target.value, mine, retry_rejected=False)
+            missing = ledger.difference(target.value, mine, STRIPE, retry_rejected=False)
             if missing is not None:
                 sent = row(missing, PublicationState.SENT, len(rows) + 1)
                 rows.append(replace(sent, meter=target.meter, event_name=target.event_name))
@@ -121,11 +123,11 @@ def line(meter: str, event_name: str, value: Decimal) -> Line:
 
 def test_the_same_rejection_is_repeated_only_when_somebody_asks() -> None:
     rejected = [row(Decimal(5), PublicationState.REJECTED)]
-    assert ledger.difference(Decimal(5), rejected, retry_rejected=False) is None
-    assert ledger.difference(Decimal(5), rejected, retry_rejected=True) == 5
-    assert ledger.difference(Decimal(6), rejected, retry_rejected=False) == 6
+    assert ledger.difference(Decimal(5), rejected, STRIPE, retry_rejected=False) is None
+    assert ledger.difference(Decimal(5), rejected, STRIPE, retry_rejected=True) == 5
+    assert ledger.difference(Decimal(6), rejected, STRIPE, retry_rejected=False) == 6
     unsendable = [row(Decimal("5.5"), PublicationState.REJECTED)]
-    assert ledger.difference(Decimal("5.5"), unsendable, retry_rejected=True) is None
+    assert ledger.difference(Decimal("5.5"), unsendable, STRIPE, retry_rejected=True) is None
 
 
 @pytest.mark.parametrize(
@@ -140,7 +142,7 @@ def test_the_same_rejection_is_repeated_only_when_somebody_asks() -> None:
     ],
 )
 def test_only_whole_numbers_of_fifteen_digits_are_sent(value: str, expected: Refusal | None) -> None:
-    assert ledger.refusal(Decimal(value)) is expected
+    assert ledger.refusal(Decimal(value), STRIPE) is expected
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False, places=9), st.integers(0, 9))
@@ -150,10 +152,10 @@ def test_scaling_loses_nothing(value: Decimal, scale: int) -> None:
 
 @given(moments)
 def test_usage_happens_inside_its_period_and_not_in_the_future(now: datetime) -> None:
-    found = ledger.event_time(MARCH, now)
+    found = ledger.event_time(MARCH, now, STRIPE)
     assert found in MARCH
     assert found.microsecond == 0
-    assert found <= MARCH.end - ledger.PERIOD_EDGE
+    assert found <= MARCH.end - STRIPE.period_edge
     if now >= MARCH.start:
         assert found <= now
 
@@ -164,23 +166,23 @@ def test_usage_happens_inside_its_period_and_not_in_the_future(now: datetime) ->
 def test_an_identifier_is_relied_upon_for_less_than_a_day(age: int | None, expected: bool) -> None:
     now = MARCH.end
     first = None if age is None else now - timedelta(seconds=age)
-    assert ledger.must_look_up(first, now) is expected
-    assert timedelta(hours=24) > ledger.IDENTIFIER_MEMORY
+    assert ledger.must_look_up(first, now, STRIPE) is expected
+    assert timedelta(hours=24) > STRIPE.identifier_memory
 
 
 @given(wholes, wholes.filter(bool), wholes)
 def test_a_sum_tells_whether_a_row_arrived(sent: Decimal, value: Decimal, other: Decimal) -> None:
-    assert ledger.find(sent, value, sent + value) is Finding.ARRIVED
-    assert ledger.find(sent, value, sent) is Finding.ABSENT
+    assert ledger.find(sent, value, sent + value, STRIPE) is Finding.ARRIVED
+    assert ledger.find(sent, value, sent, STRIPE) is Finding.ABSENT
     if other not in (sent, sent + value):
-        assert ledger.find(sent, value, other) is Finding.UNCLEAR
+        assert ledger.find(sent, value, other, STRIPE) is Finding.UNCLEAR
 
 
 def test_sums_agree_as_far_as_floats_can_tell() -> None:
     exact = Decimal(2**53 + 1)
-    assert ledger.agrees(exact, Decimal(float(exact)))
-    assert not ledger.agrees(exact, Decimal(float(exact)) + 2)
-    assert not ledger.agrees(Decimal(2**53 - 2), Decimal(2**53 - 1))
+    assert ledger.agrees(exact, Decimal(float(exact)), STRIPE)
+    assert not ledger.agrees(exact, Decimal(float(exact)) + 2, STRIPE)
+    assert not ledger.agrees(Decimal(2**53 - 2), Decimal(2**53 - 1), STRIPE)
 
 
 def test_another_generation_is_another_key_of_the_same_event() -> None:

@@ -11,8 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from meterline.calendar import Period
-from meterline_publisher.billing.meters import MeterDefinition
-from meterline_publisher.explain.rules import counts
 from meterline_publisher.prices.rules.parsing import parse_price
 from meterline_publisher.prices.rules.rule_sets import Rule, RuleSet, choose, kept
 from meterline_publisher.prices.rules.versions import PriceVersion, VersionError
@@ -148,36 +146,3 @@ def test_the_digest_of_the_inputs_covers_all_that_matters(change: dict[str, Any]
 
 def _assessed(rules: RuleSet, tenant: str, period: Period, usage: MeterUsage) -> list[Assessment]:
     return assess(rules, tenant, period, {"calls": usage})
-
-
-METER = MeterDefinition("m", "call", "amount", filter={"city": "Berlin"})
-TAILS = MeterDefinition("m", "call", unique_dimension="tail")
-SUBJECTS = MeterDefinition("m", "call", of_subjects=True)
-
-
-@pytest.mark.req("X1")
-@pytest.mark.parametrize(
-    ("meter", "event_type", "subject", "dimensions", "quantities", "expected"),
-    [
-        (METER, "call", "", {"city": "Berlin", "more": "x"}, {"amount": "1"}, True),
-        (METER, "other", "", {"city": "Berlin"}, {"amount": "1"}, False),
-        (METER, "call", "", {"city": "Paris"}, {"amount": "1"}, False),
-        (METER, "call", "", {}, {"amount": "1"}, False),
-        (METER, "call", "", {"city": "Berlin"}, {}, False),
-        (MeterDefinition("m", "call"), "call", "", {}, {}, True),
-        (TAILS, "call", "", {"tail": "N1"}, {}, True),
-        (TAILS, "call", "somebody", {}, {}, False),
-        (SUBJECTS, "call", "somebody", {}, {}, True),
-        (SUBJECTS, "call", "", {"tail": "N1"}, {}, False),
-        (TAILS, "call", "somebody", {"tail": ""}, {}, False),
-    ],
-)
-def test_an_event_belongs_to_the_meters_that_count_it(
-    meter: MeterDefinition,
-    event_type: str,
-    subject: str,
-    dimensions: dict[str, str],
-    quantities: dict[str, str],
-    expected: bool,
-) -> None:
-    assert counts(meter, event_type, subject, dimensions, quantities) is expected

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -36,7 +36,7 @@ class UnknownTenantError(LookupError):
 
 
 @dataclass(frozen=True, slots=True)
-class _Match:
+class Match:
     """A meter that counts a series."""
 
     meter: Meter
@@ -120,10 +120,13 @@ class SeriesBook:
     ) -> dict[bytes, Series]:
         connection = transaction.connection
         zones = await self._find_zones(connection, {series.tenant_id for series in missing.values()})
-        matches = {key: list(self._matches(series, view)) for key, series in missing.items()}
+        matched = {
+            key: list(matches(self._meters.get(series.event_type, ()), series, view))
+            for key, series in missing.items()
+        }
         groups = {
             group_key(missing[key].tenant_id, match.group): match.group
-            for key, own in matches.items()
+            for key, own in matched.items()
             for match in own
             if match.group
         }
@@ -132,7 +135,7 @@ class SeriesBook:
             key: Series(
                 series.tenant_id,
                 zones[series.tenant_id],
-                tuple(_targets(series.tenant_id, matches[key], group_ids)),
+                tuple(targets(series.tenant_id, matched[key], group_ids)),
             )
             for key, series in missing.items()
         }
@@ -148,29 +151,29 @@ class SeriesBook:
             raise UnknownTenantError(frozenset(unknown))
         return zones
 
-    def _matches(self, series: events_pb2.Series, view: View) -> Iterator[_Match]:
-        meters = self._meters.get(series.event_type, ())
-        dimensions = {dimension.name: dimension.value for dimension in series.dimensions}
-        for meter in meters:
-            definition = meter.definition
-            if view.meter_id not in (None, meter.meter_id) or not definition.passes(dimensions):
-                continue
-            measure, member = definition.quantity or EVERY_EVENT, None
-            if definition.aggregation is Aggregation.UNIQUE:
-                if not definition.unique_dimension:
-                    measure = SUBJECT
-                elif value := dimensions.get(definition.unique_dimension):
-                    member = digest(value)
-                else:
-                    continue  # an event without the dimension is not one of its values
-            group = definition.group_of(dimensions) if view.by_group else ()
-            yield _Match(meter, measure, group, member)
+
+def matches(meters: Iterable[Meter], series: events_pb2.Series, view: View = EVERYTHING) -> Iterator[Match]:
+    """The meters that count a series, as far as type and dimensions decide it."""
+    dimensions = {dimension.name: dimension.value for dimension in series.dimensions}
+    for meter in meters:
+        definition = meter.definition
+        if view.meter_id not in (None, meter.meter_id):
+            continue
+        if not definition.counting.takes_series(series.event_type, dimensions):
+            continue
+        measure, member = definition.quantity or EVERY_EVENT, None
+        if definition.aggregation is Aggregation.UNIQUE:
+            if definition.unique_dimension:
+                member = digest(dimensions[definition.unique_dimension])
+            else:
+                measure = SUBJECT
+        group = definition.group_of(dimensions) if view.by_group else ()
+        yield Match(meter, measure, group, member)
 
 
-def _targets(
-    tenant_id: int, matches: Sequence[_Match], group_ids: Mapping[GroupKey, int]
-) -> Iterator[Target]:
-    for match in matches:
+def targets(tenant_id: int, matched: Sequence[Match], group_ids: Mapping[GroupKey, int]) -> Iterator[Target]:
+    """What a series adds to: the total of each meter, and its group if it has groups."""
+    for match in matched:
         numbers = [TOTAL]
         if match.group:
             numbers.append(group_ids[group_key(tenant_id, match.group)])

@@ -125,7 +125,7 @@ def _tenant_or_all(value: str) -> str:
 
 
 def _key_id(value: str) -> str:
-    """Any text that could be looked up; what it must look like is for those who make keys."""
+    """Accepts any text that can be looked up; the form of key ids is not checked here."""
     return fields.text("key_id", value)
 
 

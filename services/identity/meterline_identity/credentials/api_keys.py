@@ -1,4 +1,4 @@
-"""Making, listing, revoking and verifying API keys."""
+"""Makes, lists, revokes and verifies API keys."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from meterline_identity.tenants.service import Tenants
 
 
 class ApiKeys:
-    """A slug names the tenant of keys; an empty one stands for the keys for all tenants."""
+    """A slug names the tenant of keys; an empty slug means the keys for all tenants."""
 
     def __init__(self, database: Database, unit_of_work: UnitOfWork, tenants: Tenants, clock: Clock) -> None:
         self._database = database
@@ -30,7 +30,7 @@ class ApiKeys:
         self._clock = clock
 
     async def create(self, slug: str, name: str, permissions: Iterable[str]) -> tuple[ApiKey, str]:
-        """The key, and its token, which nobody can tell again. Raises NotFoundError for an unknown tenant."""
+        """The key, and its token, which is not stored. Raises NotFoundError for an unknown tenant."""
         fields.text("name", name)
         maker = current_principal()
         granted = grant("permissions", permissions, slug, maker)
@@ -48,7 +48,7 @@ class ApiKeys:
             return await store.page(connection, tenant_id, slug, after, limit)
 
     async def revoke(self, slug: str, key_id: str) -> ApiKey:
-        """The key as it is then. Raises NotFoundError, also for another tenant's key."""
+        """The revoked key. Raises NotFoundError, also for another tenant's key."""
         tenant_id = await self._number(slug)
         async with self._unit_of_work.begin(tenants=_scope(tenant_id)) as tx:
             key = await store.revoke(
@@ -60,7 +60,7 @@ class ApiKeys:
         return key
 
     async def verify(self, key_id: str, digest: bytes) -> Principal | None:
-        """To whom the key belongs; None unless it is valid and the digest is that of its secret."""
+        """The owner of the key; None unless the key is valid and the digest is that of its secret."""
         async with self._database.connection(tenants=ALL_TENANTS) as connection:
             found = await store.find_valid(connection, key_id)
         if found is None:
@@ -68,7 +68,7 @@ class ApiKeys:
         expected, slug, name, permissions = found
         if not hmac.compare_digest(expected, digest):
             return None
-        # Names are the tenants' choice; with the key's id nobody passes for somebody else in the records.
+        # Tenants choose names; with the key's id no caller can pass for another in the records.
         full_name = f"{name} ({api_keys.PREFIX}{key_id})"
         return Principal(full_name, Kind.API_KEY, slug or None, frozenset(map(Permission, permissions)))
 
@@ -77,5 +77,5 @@ class ApiKeys:
 
 
 def _scope(tenant_id: int | None) -> Scope:
-    # Row-level security shows keys for all tenants to nobody who acts for some.
+    # Row-level security hides keys for all tenants from callers that act for some.
     return ALL_TENANTS if tenant_id is None else [tenant_id]

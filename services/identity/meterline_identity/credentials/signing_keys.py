@@ -1,4 +1,4 @@
-"""Making, listing, revoking and handing out signing keys, and what is issued under them."""
+"""Makes, lists, revokes and returns signing keys, and issues configurations under them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SECOND_US = 1_000_000
 
 
 class SigningKeys:
-    """All of them raise NotFoundError for an unknown tenant."""
+    """All methods raise NotFoundError for an unknown tenant."""
 
     def __init__(
         self, database: Database, unit_of_work: UnitOfWork, tenants: Tenants, clock: Clock, sealer: Sealer
@@ -40,7 +40,7 @@ class SigningKeys:
         """The new key. Raises FailedPreconditionError while two are active."""
         tenant_id = (await self._tenants.get(slug)).tenant_id
         async with self._unit_of_work.begin(tenants=[tenant_id]) as tx:
-            # Holds the tenant, so that two rotations at a time cannot make three keys.
+            # Locks the tenant, so that two concurrent rotations cannot make three keys.
             await accounts.find_for_update(tx.connection, slug)
             keys = await signing_keys.latest(tx.connection, tenant_id)
             now_us = self._clock.now_us()
@@ -62,7 +62,7 @@ class SigningKeys:
             return await signing_keys.latest(connection, tenant_id)
 
     async def revoke(self, slug: str, key_id: str) -> SigningKey:
-        """The key as it is then. Its secret is gone, so nothing can be issued or verified under it again."""
+        """The revoked key. Its secret is deleted, so nothing can be issued or verified under it again."""
         tenant_id = (await self._tenants.get(slug)).tenant_id
         async with self._unit_of_work.begin(tenants=[tenant_id]) as tx:
             key = await signing_keys.revoke(
@@ -74,7 +74,7 @@ class SigningKeys:
         return key
 
     async def get(self, slug: str, key_ids: Sequence[str]) -> list[tuple[SigningKey, bytes]]:
-        """Those of the keys that the tenant has, each with its secret; that of a revoked one is empty."""
+        """Those of the keys that the tenant has, each with its secret, which is empty for a revoked key."""
         tenant_id = (await self._tenants.get(slug)).tenant_id
         async with self._database.connection(tenants=[tenant_id]) as connection:
             keys = await signing_keys.by_id(connection, tenant_id, key_ids)
@@ -94,7 +94,7 @@ class SigningKeys:
             tenant_id=slug, actor=scope.actor, types=scope.types, source=scope.source, key_id=key.key_id
         )
         config.issued_at.FromDatetime(to_datetime(now_us))
-        # It cannot outlive its key.
+        # A configuration cannot outlive its key.
         config.expires_at.FromDatetime(to_datetime(min(end_us, key.expires_at_us or end_us)))
         serialised = config.SerializeToString(deterministic=True)
         return config, serialised, capture_configs.client_secret(self._secret(key), serialised)

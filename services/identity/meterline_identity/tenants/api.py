@@ -62,7 +62,7 @@ class TenantsServicer(tenants_pb2_grpc.TenantsServiceServicer):
     ) -> tenants_pb2.ListTenantsResponse:
         limit = paging.size(request.page_size)
         key = paging.key(request.page_token, paging.int4)
-        # One more than asked for tells whether there is a next page.
+        # One more than asked for shows whether there is a next page.
         tenants = await self._handlers.list(key[0] if key else 0, limit + 1)
         page = tenants[:limit]
         return tenants_pb2.ListTenantsResponse(

@@ -1,4 +1,4 @@
-"""The facts that identity publishes."""
+"""The messages that identity publishes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from meterline_identity.tenants.rules.tenants import Tenant
 
 
 def emit_changed(transaction: Transaction, tenant: Tenant) -> None:
-    """Publishes the tenant's whole state, so that any one message is enough to know it."""
+    """Publishes the tenant's whole state, so that each message is complete by itself."""
     fact = events_pb2.TenantChanged(
         tenant_id=tenant.tenant_id,
         slug=tenant.slug,

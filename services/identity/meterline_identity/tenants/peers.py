@@ -1,4 +1,4 @@
-"""The question that identity asks of the publisher."""
+"""The request that identity makes to the publisher."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from meterline_protos.publisher.v1 import prices_pb2, prices_pb2_grpc
 
 
 class Plans(Link):
-    """The publisher's plans. Without an address nothing is known of them, and every plan is taken."""
+    """The publisher's plans. Without an address nothing is known of them, and every plan is accepted."""
 
     def __init__(self, address: str, caller: Caller) -> None:
         super().__init__("publisher", address, caller)

@@ -1,4 +1,4 @@
-"""Onboarding, reading and changing tenants."""
+"""Onboards, reads and changes tenants."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from meterline_identity.tenants.rules.tenants import Changes, Onboarding, Tenant
 
 
 class Tenants:
-    """Reads go by `database`, changes by `unit_of_work`.
+    """Reads use `database`, changes `unit_of_work`.
 
-    All of it is for all tenants: callers give names, and what these mean is not known before they are read.
+    All run for all tenants: callers give names, whose tenants are not known before they are read.
     """
 
     def __init__(self, database: Database, unit_of_work: UnitOfWork, clock: Clock, plans: Plans) -> None:
@@ -31,7 +31,7 @@ class Tenants:
         """The tenant, and whether it is new.
 
         Raises AlreadyExistsError when the name or the customer is another's, FailedPreconditionError for a
-        plan that cannot bill it, UnavailableError. What was onboarded is answered without a look at these.
+        plan that cannot bill it, UnavailableError. A tenant that exists is returned without checking these.
         """
         async with self._database.connection(ALL_TENANTS) as connection:
             if await store.find_statement(connection, onboarding.slug) is not None:
@@ -55,7 +55,7 @@ class Tenants:
             return _found(await store.find(connection, slug), slug)
 
     async def find(self, slugs: Collection[str]) -> Sequence[Tenant]:
-        """Those that there are, in the order of onboarding."""
+        """Those that exist, in the order of onboarding."""
         async with self._database.connection(ALL_TENANTS) as connection:
             return await store.find_many(connection, slugs)
 
@@ -65,9 +65,9 @@ class Tenants:
             return await store.page(connection, after, limit)
 
     async def update(self, slug: str, expected_version: int, changes: Changes) -> Tenant:
-        """The tenant as it is then. Raises NotFoundError, AbortedError when `expected_version` is neither 0
-        nor the present one, and as `onboard` for another plan or customer. Nothing is stored or published
-        when nothing differs."""
+        """The updated tenant. Raises NotFoundError, AbortedError when `expected_version` is neither 0 nor the
+        present one, and as `onboard` for another plan or customer. Stores and publishes nothing when nothing
+        differs."""
         if changes.plan is not None:
             before = await self.get(slug)
             if changes.plan != before.plan:
@@ -88,14 +88,14 @@ class Tenants:
 
 
 async def _repeated(connection: Connection, onboarding: Onboarding) -> Tenant:
-    """The tenant that the same request has made, whatever has become of it since."""
+    """The tenant that the same request has made, in its present state."""
     if await store.find_statement(connection, onboarding.slug) != onboarding.statement():
         raise AlreadyExistsError("tenant", onboarding.slug, "it was onboarded with other content")
     return _found(await store.find(connection, onboarding.slug), onboarding.slug)
 
 
 def _customer_taken(customer: str) -> AlreadyExistsError:
-    """Does not say whose it is: callers may know one of the two only."""
+    """Does not name the other tenant: the caller may not know it."""
     return AlreadyExistsError("external_customer_id", customer, "another tenant is billed as this customer")
 
 

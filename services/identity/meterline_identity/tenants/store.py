@@ -17,7 +17,7 @@ queries = Queries("meterline_identity.tenants", "store.sql")
 
 
 async def insert(connection: Connection, onboarding: Onboarding, now_us: int) -> Tenant | None:
-    """The new tenant, or None when its name is taken. Waits for a transaction that is taking it."""
+    """The new tenant, or None when its name is taken. Waits for a concurrent transaction that inserts it."""
     now = to_datetime(now_us)
     parameters = {
         **asdict(onboarding),
@@ -35,27 +35,27 @@ async def find(connection: Connection, slug: str) -> Tenant | None:
 
 
 async def find_many(connection: Connection, slugs: Collection[str]) -> list[Tenant]:
-    """Those that there are, by number."""
+    """Those that exist, by number."""
     cursor = await connection.execute(queries.by_slugs, (list(slugs),), binary=True)
     return [_from_row(row) for row in await cursor.fetchall()]
 
 
 async def find_for_update(connection: Connection, slug: str) -> Tenant | None:
-    """As `find`; other transactions that want to change the tenant wait until this one ends."""
+    """As `find`; other transactions that change the tenant wait until this one ends."""
     cursor = await connection.execute(queries.by_slug_for_update, (slug,), binary=True)
     return _tenant(await cursor.fetchone())
 
 
 async def find_statement(connection: Connection, slug: str) -> dict[str, str | int] | None:
-    """What the onboarding request of this tenant said."""
+    """The content of this tenant's onboarding request."""
     cursor = await connection.execute(queries.statement_by_slug, (slug,), binary=True)
     row = await cursor.fetchone()
     return row[0] if row else None
 
 
 async def claim_customer(connection: Connection, customer: str, slug: str) -> bool:
-    """Whether no other tenant than `slug` has this customer; until the transaction ends none can take it. Any
-    number of tenants have none."""
+    """Whether no tenant but `slug` has this customer; no other can take it until the transaction ends. Any
+    number of tenants may have none."""
     if not customer:
         return True
     await connection.execute(queries.lock_customer, (customer,))

@@ -1,6 +1,6 @@
 -- name: insert
--- Answers nothing when the name is taken. The condition is for repeated requests, each of which would use
--- up a number otherwise; the conflict clause is for concurrent ones, and waits until the other has ended.
+-- Returns nothing when the name is taken. The condition is for repeated requests, each of which would use up
+-- a number otherwise; the conflict clause is for concurrent ones, and waits until the other has ended.
 INSERT INTO tenant_accounts (
     slug, display_name, time_zone, currency, plan, external_customer_id, external_subscription_id,
     close_lead_seconds, billed_from, onboarding, created_at, updated_at
@@ -20,7 +20,7 @@ SELECT tenant_id, slug, display_name, time_zone, currency, plan, external_custom
 FROM tenant_accounts WHERE slug = %s
 
 -- name: by_slugs
--- tenant: services look up names that they have met
+-- tenant: services look up names from events, before they know the tenants
 SELECT tenant_id, slug, display_name, time_zone, currency, plan, external_customer_id,
        external_subscription_id, close_lead_seconds, active, version, billed_from, created_at, updated_at
 FROM tenant_accounts WHERE slug = ANY(%s)
@@ -60,10 +60,10 @@ UPDATE tenant_accounts SET
 WHERE tenant_id = %(tenant_id)s
 
 -- name: lock_customer
--- tenant: whose customer it is, is the question
--- One transaction at a time sets this customer; the lock ends with it.
+-- tenant: the lock is for the customer, whichever tenant has it
+-- One transaction at a time sets this customer; the lock ends with the transaction.
 SELECT pg_advisory_xact_lock(hashtextextended('identity.customer:' || %s, 0))
 
 -- name: is_customer_of_another
--- tenant: a customer is one tenant's among all
+-- tenant: no two tenants have one customer
 SELECT EXISTS (SELECT FROM tenant_accounts WHERE external_customer_id = %s AND slug <> %s)

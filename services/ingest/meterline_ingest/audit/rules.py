@@ -1,4 +1,4 @@
-"""Who changed what, and why."""
+"""Requests for changes, and entries and filters of the audit log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from meterline.errors import InvalidArgumentError
 MAX_PRINCIPAL: Final = 128
 MAX_REASON: Final = 500
 
-# What the service does by itself is audited under this name.
+# The principal of what the service does by itself.
 SERVICE: Final = "meterline-ingest"
 
 KEY_ROTATED: Final = "tenant_key.rotated"
@@ -33,7 +33,7 @@ LEGAL_HOLD_RELEASED: Final = "legal_hold.released"
 
 @dataclass(frozen=True, slots=True)
 class ChangeRequest:
-    """Who asks for a change, and why. Raises InvalidArgumentError when one of both is not told."""
+    """Who requests a change, and why. Raises InvalidArgumentError when either is missing."""
 
     requested_by: str
     reason: str
@@ -58,7 +58,7 @@ class AuditEntry:
 
 @dataclass(frozen=True, slots=True)
 class AuditFilter:
-    """Empty and None let everything through. Times are half-open, [start, end).
+    """Empty and None match everything. Times are half-open, [start, end).
 
     Raises InvalidArgumentError for texts that no entry can have.
     """

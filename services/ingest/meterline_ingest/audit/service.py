@@ -1,4 +1,4 @@
-"""Reading the audit log."""
+"""Reads the audit log."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ async def list_audit_entries(
     before: uuid.UUID | None,
     limit: int,
 ) -> list[AuditEntry]:
-    """The newest first; what concerns all tenants when `slug` is empty. Raises NotFoundError."""
+    """The newest first; those that concern all tenants when `slug` is empty. Raises NotFoundError."""
     tenant_id = (await tenants.get(slug)).tenant_id if slug else NOBODY
     return await reader.entries(tenant_id, chosen, before, limit)

@@ -1,4 +1,4 @@
-"""The audit log: entries are added in the transaction of what they tell of, and read."""
+"""The audit log: adds entries in the transaction of the change that they record, and reads them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def record(
     reason: str,
     details: Mapping[str, Any],
 ) -> uuid.UUID:
-    """Notes a change in its own transaction, which must be one of the tenant's; answers the entry's id."""
+    """Records a change in its own transaction, which must be one of the tenant's; returns the entry's id."""
     audit_id = new_id()
     await connection.execute(
         queries.record,
@@ -50,7 +50,7 @@ class AuditReader:
     async def entries(
         self, tenant_id: int, chosen: AuditFilter, before: uuid.UUID | None, limit: int
     ) -> list[AuditEntry]:
-        """The newest first, from those made before the entry `before`."""
+        """The newest first, made before the entry `before`."""
         rows = await self._database.fetch(
             queries.entries,
             {

@@ -1,4 +1,4 @@
-"""Whether events may come in: by the limits of their tenants, before anything is done for them."""
+"""Admits or refuses events by the limits of their tenants, before any other work is done for them."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ class Admission:
         max_waiting: int,
     ) -> None:
         """
-        max_waiting: events, or their like in bytes, that may wait here for the database
+        max_waiting: events, or their equivalent in bytes, that may wait here for the database
         """
         self._tenants = tenants
         self._limits = limits
         self._limiter = limiter
         self._committer = committer
-        # What waits here is held in memory, so it is bounded and shared as the queue behind is.
+        # Waiting calls take memory, so their room is bounded and shared, like that of the commit queue.
         self._waiting: Shares[str] = Shares(max_waiting, guaranteed=MAX_COLUMN_ROWS)
 
     async def submit(self, submission: Submission) -> None:
-        """Takes what a call needs of its tenants' limits, and has it wait for its turn to be committed.
+        """Takes the call's events from its tenants' limits, and queues the call for commit.
 
-        All events count, also those that will be rejected or are repeats: they make the same work.
+        All events count, also duplicates and those that will be rejected: they cost the same work.
 
         Raises QuotaError when any tenant is over its limit: nothing is taken then. Raises OverloadedError and
         UnavailableError.
@@ -52,7 +52,7 @@ class Admission:
         try:
             self._committer.submit(submission)
         except MeterlineError:
-            # It was not taken in after all.
+            # The queue refused the call.
             self._limiter.give_back(needs)
             raise
 
@@ -69,7 +69,7 @@ class Admission:
             self._waiting.release(owner, cost)
 
     async def admit_event(self, slug: str, size: int) -> Turn:
-        """Takes what one event of so many bytes needs, and answers its turn. Raises what `submit` raises.
+        """Takes an event of `size` bytes from its tenant's limits; returns its turn. Raises as `submit` does.
 
         slug: the tenant that the event counts for: its caller's, else the one it names
         """
@@ -89,9 +89,9 @@ class Admission:
             raise OverloadedError("the tenant's share of what waits for admission", 0.1)
 
     async def _turn(self, slug: str) -> tuple[Turn, bool]:
-        """For whose turn a call waits, and whether any tenant may be limited."""
+        """The turn of the tenant's calls, and whether any tenant may be limited."""
         tenant = await self._tenants.find(slug)
-        # Asked for last, here and below, so that limits are no older than promised when they decide.
+        # Read last, here and below, so that the limits are no older than promised when they are applied.
         book = await self._limits.current()
         if tenant is None:
             return NOBODYS_TURN, book.limited
@@ -114,7 +114,7 @@ class Admission:
 
 
 def _owner(submission: Submission) -> str:
-    """The tenant for whose turn a call waits: its caller's, else that of its first event."""
+    """The tenant whose turn a call uses: its caller's, else that of its first event."""
     if submission.origin.tenant is not None:
         return submission.origin.tenant
     if submission.columns is None:
@@ -124,7 +124,7 @@ def _owner(submission: Submission) -> str:
 
 
 def _events_by_tenant(submission: Submission) -> Mapping[str, int]:
-    """For whom the events of a call count.
+    """How many events of a call count for each tenant.
 
     A caller with a tenant cannot use up the limits of others by naming them: such events are rejected, and
     count for its own tenant.

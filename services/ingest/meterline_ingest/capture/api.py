@@ -1,4 +1,4 @@
-"""CaptureService: calls become submissions, results become answers."""
+"""CaptureService: turns calls into submissions, and results into responses."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ from meterline_ingest.event.outcomes import Kind, Problem
 Context = aio.ServicerContext[Any, Any]
 T = TypeVar("T")
 
-# Messages of one stream that wait for their outcome; beyond these the stream is read no further.
+# Messages of one stream that may wait for their outcome; reading pauses beyond these.
 STREAM_WINDOW = 4_096
-# Bytes of a call, and sets or outcomes in it, beyond which they are read and written beside the loop.
+# Beyond so many bytes of a call, or sets or outcomes in it, they are read and written off the event loop.
 MUCH: Final = 128 << 10
 MANY: Final = 500
 
@@ -78,7 +78,7 @@ class CaptureServicer(capture_pb2_grpc.CaptureServiceServicer):
                 await self._admission.submit(submission)
                 result = await submission.result
         except TimeoutError as error:
-            # Perhaps it is durable all the same; then the same events sent again are duplicates.
+            # It may be durable nevertheless; the same events sent again are then duplicates.
             raise UnavailableError("not stored before the deadline of the call") from error
         metrics.CAPTURE_SECONDS.observe(time.perf_counter() - started)
         return await to_response(request, result)
@@ -117,7 +117,7 @@ def checked_source(source: str) -> str:
 
 
 async def to_submission(request: capture_pb2.ReportRequest, size: int, origin: Origin) -> Submission:
-    """A call of so many bytes, in the form of `wire`. Raises InvalidArgumentError."""
+    """`request` is in the form of `wire`, and came in `size` bytes. Raises InvalidArgumentError."""
     # A caller with a tenant need not name it.
     tenant_id = request.tenant_id or origin.tenant or ""
     if request.HasField("columns"):
@@ -189,7 +189,7 @@ class _Stream:
         self._changed.set()
 
     async def responses(self, reading: asyncio.Future[None]) -> AsyncIterator[capture_pb2.StreamResponse]:
-        """Answers in order; ends when all that was read is answered."""
+        """Yields responses in order; ends when every message that was read is answered."""
         answered = 0
         reading.add_done_callback(lambda _: self._changed.set())
         while True:
@@ -207,7 +207,7 @@ class _Stream:
 
 
 async def _patiently(step: Callable[[], Awaitable[T]]) -> T:
-    """A stream beyond a limit is not failed but read no further, which holds its sender back."""
+    """Repeats `step` until its limit permits it. Meanwhile the stream is not read, which slows its sender."""
     while True:
         try:
             return await step()

@@ -1,4 +1,4 @@
-"""A call of capture: where it came from, what it brought, and its result."""
+"""A call of capture: its origin, its events, and its result."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from meterline_ingest.event.batches import BatchOrigin
 from meterline_ingest.event.columns import Columns
 from meterline_ingest.event.outcomes import Kind, Problem
 
-# A flush takes as many events as the largest efficient batch; more would only delay the answers.
+# A flush takes as many events as the largest efficient batch; more would only delay the responses.
 MAX_FLUSH_EVENTS = 5_000
 
 MAX_FLUSH_BYTES = 4 << 20
 
-# So many bytes count as an event where an event has more, so that one bound is enough for both.
+# Bytes that count as one event where events are larger, so that one bound limits both.
 BYTES_AN_EVENT = MAX_FLUSH_BYTES // MAX_FLUSH_EVENTS
 
-# What a rejected event costs, in accepted ones: it is written out, sealed, and stored in a wide row of three
+# The cost of a rejected event, in accepted ones: it is serialised, sealed, and stored in a wide row of three
 # indexes. Measured: three to ten times as much.
 REJECTED_COST = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a call came from. Times in microseconds since the Unix epoch.
+    """The origin of a call. Times in microseconds since the Unix epoch.
 
-    any_age: whether its events may be as old as they like
+    any_age: whether its events may be of any age
     tenant: the only one that the caller may report for; None for any
     import_id: of the import that it is part of
     """
@@ -48,10 +48,10 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """`problems` by row of the call; what is not in it was accepted. `batch_id` is empty when nothing was.
+    """`problems` by row of the call; all other rows were accepted. `batch_id` is empty when none was.
 
     quarantined: rejected rows that were kept
-    kept_bytes: what these are, sealed
+    kept_bytes: their sealed size
     """
 
     rows: int
@@ -62,14 +62,14 @@ class Result:
 
     @property
     def surcharge(self) -> int:
-        """What it cost beyond what its events cost when they are accepted."""
+        """The cost beyond that of the same events if all were accepted."""
         rejected = sum(problem.kind is Kind.REJECTED for problem in self.problems.values())
         return cost_of((REJECTED_COST - 1) * rejected, self.kept_bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Among whose calls a call waits, by the number of the tenant (0: not known), and that tenant's share."""
+    """The queue flow of a call, by the number of its tenant (0: unknown), and that tenant's weight."""
 
     flow: int = 0
     weight: int = 1
@@ -80,10 +80,10 @@ NOBODYS_TURN = Turn()
 
 @dataclass(slots=True, eq=False)
 class Submission:
-    """One call, or what a stream brought between two flushes. Either `rows` or `columns`.
+    """One call, or the events of a stream between two flushes. Either `rows` or `columns`.
 
-    flags: what is to be noted of single events, by row
-    events, cost: how many it holds, and what a flush and the queue count for it
+    flags: flags to store with single events, by row
+    events, cost: the number of events, and what they count in a flush and in the queue
     """
 
     origin: Origin
@@ -108,5 +108,5 @@ class Submission:
 
 
 def cost_of(events: int, size: int) -> int:
-    """What a flush and the queue count: events, or bytes where those are more."""
+    """The cost in a flush and in the queue: the events, or the bytes in units of events if those are more."""
     return max(events, -(-size // BYTES_AN_EVENT))

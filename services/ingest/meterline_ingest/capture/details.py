@@ -1,4 +1,4 @@
-"""What single events of a flush say: digests of their bodies, and what they have beside their rows."""
+"""Digests of single events' bodies, and the details that are stored outside their rows in `events`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from meterline_ingest.event_types.rules.book import TypeBook
 
 
 class Sealer(Fingerprints, Protocol):
-    """Keys of one tenant; `shredded` once they were destroyed."""
+    """The keys of one tenant; `shredded` after they were destroyed."""
 
     @property
     def shredded(self) -> bool: ...
@@ -30,18 +30,18 @@ class Sealer(Fingerprints, Protocol):
 
 
 class Keyrings(Protocol):
-    """Where the keys of tenants come from."""
+    """The source of tenants' keys."""
 
     async def keyrings(self, tenant_ids: Collection[int]) -> Mapping[int, Sealer]: ...
 
 
 def to_text(sensitive: Mapping[str, str]) -> bytes:
-    """What is sealed of an event's sensitive properties."""
+    """The text of an event's sensitive properties, which is sealed."""
     return json.dumps(sensitive, ensure_ascii=False, sort_keys=True).encode()
 
 
 class Contents:
-    """Looks at rows one by one, so it is asked only about those that need it."""
+    """Works row by row, so use it only for the rows that need it."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Contents:
         sealers: Mapping[int, Sealer],
         flags: Mapping[int, Sequence[str]],
     ) -> None:
-        """`flags`: what is to be noted of single rows."""
+        """`flags`: flags to store with single rows."""
         self._checked = checked
         self._corrected = corrected
         self._types = types
@@ -62,11 +62,11 @@ class Contents:
         return int(self._corrected.sent_us[row])
 
     def has_details(self, row: int) -> bool:
-        """Whether its row in `events` tells less than what was sent."""
+        """Whether the row in `events` holds less than what was sent."""
         return self._variant(row) is not None or self._is_cut(row) or row in self._flags
 
     async def details(self, accepted: Flags) -> list[Detail]:
-        """Of those of the accepted rows that have any."""
+        """The details of the accepted rows that have any."""
         found, pace = [], Pace()
         for row in self._detailed(accepted):
             if pace.due:
@@ -75,7 +75,7 @@ class Contents:
         return found
 
     def digest(self, row: int) -> bytes:
-        """Of the body as it was sent."""
+        """The digest of the body as it was sent."""
         variant, series = self._variant(row), self._checked.series[self._checked.series_index[row]]
         units = [
             None if slot is None or not (slot.present is None or slot.present[row]) else int(slot.units[row])
@@ -91,7 +91,7 @@ class Contents:
         )
 
     def digest_of_row(self, tenant_id: int, stored: StoredBody, sent_us: int) -> bytes:
-        """Of a stored event whose row tells all that was sent."""
+        """The digest of a stored event whose row in `events` holds all that was sent."""
         return body_digest(
             stored.event_type,
             stored.subject,

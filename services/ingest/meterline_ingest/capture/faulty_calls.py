@@ -1,6 +1,6 @@
-"""Calls that capture failed on for a reason nobody thought of.
+"""Calls that capture failed on with an unexpected error.
 
-Their events wait in quarantine for a release that can take them.
+Their events wait in quarantine for a release that can accept them.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class FaultyCalls:
         self._tenants = tenants
 
     async def keep(self, submission: Submission) -> int:
-        """Keeps the events of tenants that are known and that the caller may report for; tells how many.
+        """Quarantines the events of known tenants that the caller may report for; returns how many.
 
-        Raises whatever went wrong: the fault may lie in what keeping needs as well.
+        Raises any error: the fault may affect the quarantine as well.
         """
         if submission.origin.kind in LOOKED_AFTER:
-            return 0  # whoever brought it has it
+            return 0  # an import, a replay or a timer keeps its events itself
         slugs = list(_tenants(submission))
         allowed = {slug for slug in slugs if submission.origin.tenant in (None, slug)}
         numbers = await self._tenants.numbers(allowed)

@@ -1,7 +1,7 @@
 """Group commit: calls that arrive together share one transaction and one message.
 
-Each call keeps its own batch, with its own trace, so that lineage does not depend on who else was there.
-The queue is bounded and fair between tenants: beyond their share of it callers are told to come back.
+Each call keeps its own batch, with its own trace, so that its lineage is independent of the other calls.
+The queue is bounded and fair between tenants: a caller beyond its share gets OverloadedError.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from meterline_ingest.event.bounds import MAX_COLUMN_ROWS
 
 log = logger()
 
-# What a tenant may have in a flush before it is the next one's turn. More would make flushes longer for
-# those who have little; less would make more of them.
+# Events of a tenant in a flush before the next tenant's turn. More would make flushes longer for small
+# tenants; fewer would make more flushes.
 TURN_EVENTS = 1_000
-# A flush that takes longer is given up: its callers are gone by then, or send again.
+# A longer flush is abandoned: its callers are gone by then, or send again.
 FLUSH_SECONDS = 10.0
-# Fewer waiting events than this are worth a wait for company.
+# With fewer waiting events than this, a flush waits for more.
 SMALL_EVENTS = 500
-# While a window brings this many, the next one is waited for as well, up to so many windows.
+# If a window brings this many events, the flush waits for another window, up to MAX_WINDOWS.
 BRISK_EVENTS = 4
 MAX_WINDOWS = 8
 
@@ -39,7 +39,7 @@ KeepFaulty = Callable[[Submission], Coroutine[Any, Any, int]]
 
 
 class Committer:
-    """Workers that take what has gathered and flush it. `start` and `stop` may be called twice."""
+    """Workers that take the waiting calls and flush them. `start` and `stop` may be called twice."""
 
     def __init__(
         self,
@@ -51,9 +51,9 @@ class Committer:
         max_queued: int,
     ) -> None:
         """
-        keep_faulty: keeps what it can of a call that no flush can take, and tells how many events
-        window: seconds that few events wait for company; a few times as long while more keep coming
-        max_queued: events, or their like in bytes, beyond which is overload
+        keep_faulty: quarantines what it can of a call that no flush can take, and returns how many events
+        window: seconds that few events wait for more; up to MAX_WINDOWS times as long while more keep coming
+        max_queued: events, or their equivalent in bytes, beyond which calls are refused
         """
         self._flush = flush
         self._keep_faulty = keep_faulty
@@ -76,7 +76,7 @@ class Committer:
             self._workers = [asyncio.create_task(self._work(), name="commit") for _ in range(self._count)]
 
     async def stop(self) -> None:
-        """Flushes what was accepted into the queue, then ends."""
+        """Flushes the queued calls, then ends the workers."""
         workers, self._workers = self._workers, []
         if workers:
             await self._idle.wait()
@@ -91,8 +91,7 @@ class Committer:
         self._arrived.set()
 
     def extend(self, submission: Submission, event: capture_pb2.Event, size: int) -> None:
-        """Adds one more event of so many bytes to a submission that is not taken yet. Raises
-        OverloadedError."""
+        """Adds an event of `size` bytes to a submission that no flush has taken. Raises OverloadedError."""
         grown = cost_of(submission.events + 1, submission.bytes + size)
         self._reserve(submission, 1, grown - submission.cost)
         submission.rows.append(event)
@@ -130,10 +129,10 @@ class Committer:
         return taken
 
     async def _company(self) -> None:
-        """Lets few events wait: while they come briskly, and while other few are being flushed.
+        """Lets few events wait for more: while they arrive fast, and while another small flush is under way.
 
-        A flush costs milliseconds whatever its size, so few events in many flushes would leave no time for
-        anything else. Many events, or the end of the small flush, end the wait.
+        A flush costs milliseconds whatever its size, so many small flushes would leave no time for anything
+        else. Many events, or the end of the small flush, end the wait.
         """
         loop = asyncio.get_running_loop()
         windows, before, deadline = 1, self._waiting, loop.time() + self._window
@@ -169,17 +168,17 @@ class Committer:
             metrics.CAPTURE_QUEUE.set(self._queue.held)
 
     async def _settle(self, submissions: Sequence[Submission]) -> None:
-        """Flushes calls and gives each its result.
+        """Flushes calls and sets the result of each.
 
-        Where a flush of several fails, halves of it are flushed until the call at fault is alone: callers
-        share a transaction, not each other's faults.
+        When a flush of several calls fails, each half is flushed again until the faulty call is alone:
+        callers share a transaction, but not each other's faults.
         """
         try:
             results = await self._bounded(submissions)
         except UnavailableError as error:
-            # What is away is away for each of them.
+            # An unavailable dependency is unavailable for each call.
             _fail(submissions, error)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is told or logged below
+        except Exception as error:  # noqa: BLE001 - every error is returned or logged below
             if len(submissions) > 1:
                 metrics.CAPTURE_SPLITS.inc()
                 half = len(submissions) // 2
@@ -197,12 +196,12 @@ class Committer:
                     submission.result.set_result(result)
 
     def _charge(self, submission: Submission, cost: int) -> None:
-        """A call's cost is known once it was judged: a flood of what is rejected pays by its own share."""
+        """Charges what a call cost beyond its estimate: rejected events use up their own tenant's share."""
         self._queue.charge(submission.turn.flow, submission.turn.weight, cost)
 
     async def _bounded(self, submissions: Sequence[Submission]) -> list[Result]:
-        """Raises UnavailableError when it takes too long: perhaps it is durable all the same; then the same
-        events sent again are duplicates."""
+        """Raises UnavailableError when the flush takes too long. It may be durable nevertheless; the same
+        events sent again are then duplicates."""
         work = asyncio.create_task(self._flush(submissions))
         try:
             async with asyncio.timeout(FLUSH_SECONDS):
@@ -215,7 +214,7 @@ class Committer:
             raise UnavailableError("the database did not answer in time") from error
 
     async def _faulty(self, submission: Submission, fault: Exception) -> MeterlineError:
-        """Keeps a call that cannot be flushed for a reason nobody thought of; what its caller is told."""
+        """Quarantines a call that fails with an unexpected error; returns the error for its caller."""
         log.error(
             "capture.fault",
             tenant=submission.tenant_id,
@@ -238,5 +237,5 @@ def _fail(submissions: Sequence[Submission], error: Exception) -> None:
     for submission in submissions:
         if not submission.result.done():
             submission.result.set_exception(error)
-            # A caller that has gone away does not look; that is no fault.
+            # Retrieves the exception, so that asyncio does not log it when the caller has gone.
             submission.result.exception()

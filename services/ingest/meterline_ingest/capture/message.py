@@ -19,7 +19,7 @@ from meterline_ingest.event_types.rules.book import TypeBook
 
 @dataclass(frozen=True, slots=True)
 class BatchHeader:
-    """`retracted`: rows at the front that are taken away; `origins`: the batches that had brought them."""
+    """`retracted`: rows at the front that are retracted; `origins`: the batches that had brought them."""
 
     batch_id: bytes
     rows: int
@@ -45,7 +45,7 @@ def events_accepted(
     base_us = int(times_us.min())
     series, subjects = checked.series, columns.subjects
     if not everything:
-        # Entries that only refused rows used are not told: their tenant may be unknown.
+        # Entries that only refused rows used are left out: their tenant may be unknown.
         used, series_index = np.unique(series_index, return_inverse=True)
         series = [series[at] for at in used.tolist()]
         used, subject_index = np.unique(subject_index, return_inverse=True)
@@ -90,7 +90,7 @@ def _quantities(
     types: TypeBook,
     series: Sequence[SeriesKey],
 ) -> list[events_pb2.QuantityValues]:
-    """Storage columns under the names and scales that the rows' types give them, one column a name."""
+    """Storage columns under the names and scales that the rows' types give them, one a name and scale."""
     found = [types.find(key.tenant_id, key.event_type) for key in series]
     # By identity: a type is one object in its book, and comparing its parts would cost more.
     definitions = list({id(each): each for each in found if each is not None}.values())
@@ -121,7 +121,7 @@ def _is_for_identity(key: SeriesKey, types: TypeBook) -> bool:
 
 
 def _properties(checked: Checked, rows: slice | Int64s) -> list[events_pb2.PropertyValues]:
-    """Columns of what identity reads: properties, but no sensitive ones, of the types that it wants."""
+    """Columns of the properties that identity reads: those of its types, without sensitive ones."""
     fields = checked.fields
     wanted = {at: each for at, each in fields.variants.items() if each.definition.for_identity}
     if not wanted:

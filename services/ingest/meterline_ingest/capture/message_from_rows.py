@@ -1,7 +1,7 @@
-"""The message of a commit, made again from the rows that it told of.
+"""Rebuilds the message of a commit from the rows that it reported.
 
-It says the same as the one that was sent: the same batches in the same order, and of each event the same.
-Rows of a batch may stand in another order, and types that have grown since are told as they are now.
+It has the same batches in the same order, and the same content of each event. Rows of a batch may be in
+another order, and types that were extended since have their present form.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from meterline_ingest.event_types.rules.book import TypeBook
 def events_accepted_again(told: Sequence[ToldBatch], rows: Sequence[ToldRow], types: TypeBook) -> bytes:
     """Serialises all rows of the batches `told`, both in the order of the message."""
     headers = []
-    # A call that brought events of several tenants is one batch in the message.
+    # A call with events of several tenants is one batch in the message.
     for batch_id, parts in groupby(told, key=lambda batch: batch.batch_id):
         same = list(parts)
         count = sum(batch.event_count for batch in same)
@@ -35,7 +35,7 @@ def events_accepted_again(told: Sequence[ToldBatch], rows: Sequence[ToldRow], ty
 
 
 def as_captured(rows: Sequence[ToldRow], types: TypeBook) -> Checked:
-    """Rows that were judged before, as capture gives them, as far as a message is made of it."""
+    """Stored rows in the form that capture passes to `message`; parts that no message uses are empty."""
     nothing = np.zeros(len(rows), np.uint32)
     subjects, subject_index = interned([row.subject for row in rows])
     columns = Columns(

@@ -1,4 +1,4 @@
-"""Numbers for the subjects and series of a batch. Who has used up a quota brings nothing new."""
+"""Numbers for the subjects and series of a batch. A tenant at its quota gets no new ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from meterline_ingest.event_types.rules.book import TypeBook
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """One a row of the batch; without a meaning for rows with problems."""
+    """One a row of the batch; meaningless for rows with problems."""
 
     subjects: Int64s
     series: Int64s
@@ -30,11 +30,11 @@ class Numbering:
         self._dictionaries = dictionaries
 
     async def number(self, checked: Checked, types: TypeBook) -> Numbers:
-        """Of the good rows; flags those that are new where there is no room for them, or where the type was
+        """Numbers the good rows. Flags rows whose subject or series is new and over quota, or whose type was
         deleted since it was read into `types`.
 
-        After everything else was judged, so that no entry is made for an event that is rejected. One that was
-        made for an event that is not stored in the end does no harm, and counts.
+        Runs after all other checks, so that rejected events make no entries. An entry whose event is not
+        stored in the end does no harm, and counts.
         """
         subjects = await self._subjects(checked)
         return Numbers(subjects, await self._series(checked, types))
@@ -68,7 +68,7 @@ def _good(checked: Checked) -> slice | Int64s:
 def _of_rows(
     checked: Checked, rows: slice | Int64s, index: Int64s, found: Sequence[int | None], refusal: Refusal
 ) -> Int64s:
-    """index: the element of `found` of each of `rows`"""
+    """index: the position in `found` of each of `rows`"""
     # Numbers begin at 1.
     numbers = np.zeros(len(checked.columns), np.int64)
     numbers[rows] = np.array([number or 0 for number in found], np.int64)[index]

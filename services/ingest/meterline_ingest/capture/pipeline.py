@@ -1,4 +1,4 @@
-"""What happens to the events of a flush: read, correct, judge, store."""
+"""Reads, corrects, judges and stores the events of a flush."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from meterline_ingest.event_types.cache import TypeRegistry
 from meterline_ingest.event_types.rules.book import TypeBook
 from meterline_ingest.tenants.directory import TenantDirectory
 
-# What an event in a row has as a rule. Bytes over that in a flush, combinations of fields and columns of
-# quantities, beyond which events are read and judged beside the loop: some 20 ms.
+# Usual bytes of an event in a row. Beyond MUCH bytes above these in a flush, or MANY combinations of fields
+# and columns of quantities, events are read and judged off the event loop: that takes some 20 ms.
 USUAL_BYTES: Final = 128
 MUCH: Final = 256 << 10
 MANY: Final = 500
@@ -75,16 +75,15 @@ class Capture:
         return _results(submissions, flush.batch_ids, flush.checked.problems, kept)
 
     async def dry_run(self, submission: Submission) -> tuple[Result, bytes]:
-        """What `flush` would make of it, and the message that would tell of it. Nothing of it stays."""
+        """The result of `flush`, and the message that it would publish. Stores only numbers of new series."""
         flush = await self._judge([submission])
         message = await self._flush_transaction.dry_run(flush)
         (result,) = _results([submission], flush.batch_ids, flush.checked.problems)
         return result, message
 
     async def preview(self, submissions: Sequence[Submission]) -> list[Result]:
-        """What would become of them, but for quotas and what was accepted before: a repeat
-        whose time is out of bounds by now is told to be rejected, where `flush` finds a duplicate. Changes
-        nothing."""
+        """The results of `flush`, without regard to quotas and stored events: a duplicate whose time is out
+        of bounds by now is reported as rejected. Changes nothing."""
         flush = await self._judge(submissions)
         return _results(submissions, flush.batch_ids, flush.checked.problems)
 
@@ -95,7 +94,7 @@ class Capture:
         if types is not book:
             columns = await _read(submissions, types)
         problems = Problems.read_with(columns)
-        # Times as they were sent, before anything is reckoned with them.
+        # Checks times as they were sent, before computing with them.
         check_times(columns.times_us, problems)
         await self._refuse_old(columns, problems)
         flag_foreign(columns, [Share(len(each), each.origin.tenant) for each in submissions], problems)
@@ -111,7 +110,7 @@ class Capture:
         return Flush(submissions, batch_ids, checked, corrected, types)
 
     async def _refuse_old(self, columns: Columns, problems: Problems) -> None:
-        """Asks for the horizon only where something could lie behind it: it may move at any moment."""
+        """Reads the horizon, which may move at any moment, only if an event could lie behind it."""
         ids, sent_us = columns.ids, columns.times_us
         if len(ids) and horizon.oldest_us(ids, sent_us) < self._clock.now_us() - _LEAST_US:
             kept_since_us = await self._old_events.kept_since_us()
@@ -125,7 +124,7 @@ def _sending(submission: Submission) -> Sending:
 
 
 def _moments(submissions: Sequence[Submission], now_us: int) -> int | Int64s:
-    """As of when each row is judged: now, but what comes again from quarantine as of its receipt."""
+    """The moment as of which each row is judged: now, or its receipt if it is replayed from quarantine."""
     replayed = [submission.origin.kind is BatchOrigin.REPLAYED for submission in submissions]
     if not any(replayed):
         return now_us
@@ -134,7 +133,7 @@ def _moments(submissions: Sequence[Submission], now_us: int) -> int | Int64s:
 
 
 def _any_age(submissions: Sequence[Submission]) -> Flags | None:
-    """The rows of calls that may bring events of any age."""
+    """The rows of calls that may report events of any age."""
     if not any(submission.origin.any_age for submission in submissions):
         return None
     return np.repeat(
@@ -150,7 +149,7 @@ async def _read(submissions: Sequence[Submission], types: TypeBook) -> Columns:
 
 
 def _columns(submissions: Sequence[Submission], types: TypeBook) -> Columns:
-    """All rows in the order of `submissions`. Neighbouring calls that brought rows are read in one go."""
+    """All rows in the order of `submissions`. Neighbouring calls with rows are read at once."""
     parts: list[Columns] = []
     reader: RowReader | None = None
     for submission in submissions:

@@ -1,4 +1,4 @@
-"""Rejected events of a flush: kept with its good ones, sealed, until they are replayed or discarded."""
+"""Rejected events of a flush: stored sealed, with its good events, until they are replayed or discarded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from meterline_ingest.capture.store.rejected import PAYLOAD, TABLE, Entry, Key
 from meterline_ingest.event.batches import BatchOrigin
 from meterline_ingest.event.outcomes import Kind, Problem
 
-# Entries of one statement: its parameters are made in one go, in which nobody else has the loop.
+# Entries of one statement: building its parameters blocks the event loop.
 PORTION: Final = 1_000
 
 LOOKED_AFTER: Final = frozenset({BatchOrigin.IMPORTED, BatchOrigin.REPLAYED, BatchOrigin.TIMED})
@@ -39,7 +39,7 @@ Kept = Mapping[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A row of a flush, and of the call that brought it."""
+    """A row of a flush, and its row in its call."""
 
     row: int
     problem: Problem
@@ -57,7 +57,7 @@ class Quarantine:
     """One for each process. Costs nothing while nothing is rejected."""
 
     def __init__(self, keys: Keyrings, counts: RejectionCounts, *, most: Held) -> None:
-        """most: of a tenant; flushes under way at once may each exceed it by theirs"""
+        """most: what a tenant may keep; each concurrent flush may exceed it by its own entries"""
         self._keys = keys
         self._counts = counts
         self._most = most
@@ -67,7 +67,7 @@ class Quarantine:
         return await self.seal(list(_rejected(submissions, checked)))
 
     async def seal(self, rejected: Sequence[Rejected]) -> list[Entry]:
-        """As `gather`, of given rows, which are those of one flush."""
+        """As `gather`, for given rows of one flush."""
         if not rejected:
             return []
         keyrings = await self._keys.keyrings({each.tenant_id for each in rejected})
@@ -86,11 +86,11 @@ class Quarantine:
         return list(entries.values())
 
     async def keep(self, transaction: Transaction, entries: Sequence[Entry]) -> Kept:
-        """Stores what there is room for."""
+        """Stores the entries that there is room for."""
         if not entries:
             return {}
         fitting = await self._fitting(transaction.connection, entries)
-        # In the order of their keys, as within each statement: two flushes never wait for each other.
+        # In key order, as within each statement, so that two flushes cannot deadlock.
         ordered = sorted(fitting, key=lambda entry: entry.key)
         for start in range(0, len(ordered), PORTION):
             await store.keep(transaction.connection, ordered[start : start + PORTION])
@@ -101,8 +101,8 @@ class Quarantine:
         return kept
 
     async def _fitting(self, connection: Connection, entries: Sequence[Entry]) -> Sequence[Entry]:
-        """All, as a rule. Where there is no room for all of a tenant's, those that are there already, and
-        the first of the others."""
+        """All entries, as a rule. If a tenant lacks room, those that are stored already, and the first of the
+        others."""
         tenant_ids = {entry.tenant_id for entry in entries}
         held = await store.held(connection, tenant_ids)
         room = {tenant_id: self._most - held.get(tenant_id, Held()) for tenant_id in tenant_ids}
@@ -132,12 +132,12 @@ class Quarantine:
 
 
 def _rejected(submissions: Sequence[Submission], checked: Checked) -> Iterator[Rejected]:
-    """Those that belong here.
+    """The rejected rows that belong in quarantine.
 
-    What a replay or a timer brought is looked after by whoever brought it, and there already. So is what an
-    import brought: a replay would judge its age, and belong to no import. An event of an unknown tenant is
-    nobody's, and one of an inactive tenant unwanted: neither has a number. And nobody may fill the quarantine
-    of a tenant for whom he may not report.
+    Replays and timers keep their events themselves. So do imports: a replay would judge the age of their
+    events, and belong to no import. An event of an unknown tenant has no owner, and one of an inactive tenant
+    is unwanted: neither has a number. And no caller may fill the quarantine of a tenant that it may not
+    report for.
     """
     if not checked.problems.by_row:
         return
@@ -158,8 +158,8 @@ def _rejected(submissions: Sequence[Submission], checked: Checked) -> Iterator[R
 
 
 class _Room:
-    """Bytes that each call, and each tenant, may still leave in one flush: what columns say once, and many
-    rows share, is written out for each of them."""
+    """Bytes that each call, and each tenant, may still keep in one flush: a value that columns hold once is
+    written out for each row that shares it."""
 
     def __init__(self) -> None:
         self._of_calls: dict[int, int] = {}
@@ -178,7 +178,7 @@ class _Room:
 def _add(
     entries: dict[Key, Entry], rejected: Rejected, keyrings: Mapping[int, Sealer], room: _Room
 ) -> Refusal | None:
-    """Adds an event to `entries`, or tells why not."""
+    """Adds an event to `entries`, or returns why not."""
     submission, keyring = rejected.submission, keyrings[rejected.tenant_id]
     origin = submission.origin
     if not room.left(rejected):

@@ -1,4 +1,4 @@
-"""Rejected events, counted by tenant, source and reason, and told of when they are not kept."""
+"""Counts rejected events by tenant, source and reason, and logs those that are not kept."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from meterline.telemetry.logging import logger
 
 log = logger()
 
-# Sources are named by callers, so that a label for each must have a bound.
+# Callers choose the names of sources, so the number of labels must be bounded.
 MAX_LABELS: Final = 1_000
 OTHER: Final = "other"
-# A flood of refusals is one line of the log in so many seconds.
+# Seconds between log lines of one refusal.
 QUIET_SECONDS: Final = 60.0
 
 Labels = tuple[str, str, str]
@@ -36,7 +36,7 @@ class RejectionCounts:
     """One for each process."""
 
     def __init__(self, timer: Callable[[], float] = time.monotonic) -> None:
-        """`timer` tells seconds, from any moment."""
+        """`timer` returns seconds since any fixed moment."""
         self._timer = timer
         self._known: set[Labels] = set()
         self._unsaid: Counter[Refusal] = Counter()
@@ -47,7 +47,7 @@ class RejectionCounts:
             metrics.QUARANTINED.labels(*self._bounded(labels)).inc(count)
 
     def refused(self, why: Refusal, events: Iterable[Labels]) -> None:
-        """Also writes it to the log, the first time and then once a minute."""
+        """Also logs them, at most once a minute for each `why`."""
         counts = Counter(events)
         if not counts:
             return
@@ -61,7 +61,7 @@ class RejectionCounts:
             self._said_at[why] = now
 
     def _bounded(self, labels: Labels) -> Labels:
-        """Reasons are a closed list, so they are told apart also beyond the bound."""
+        """Reasons are a closed list, so labels keep them even beyond the bound."""
         if labels not in self._known:
             if len(self._known) >= MAX_LABELS:
                 return OTHER, OTHER, labels[2]

@@ -1,6 +1,6 @@
-"""Events that were stored before, or come twice in a flush: duplicates, or conflicts.
+"""Flags events that are stored already, or occur twice in a flush, as duplicates or conflicts.
 
-So are those whose time is out of bounds by now: what was accepted stays accepted, whatever the clock says.
+This includes events whose time is out of bounds by now: an accepted event stays accepted at any time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ async def settle(
 ) -> None:
     """Flags the rows that are not `new`.
 
-    positions: those of `rows` in the flush
+    positions: where `rows` are in the flush
     """
     pace, repeated = Pace(), np.flatnonzero(~new)
     for start in range(0, len(repeated), details.PORTION):
@@ -48,7 +48,7 @@ async def settle(
 
 
 def twins(checked: Checked, rows: Sequence[int], good: Flags) -> tuple[list[int], list[int]]:
-    """Those of `rows` whose event is among the good ones too, and the others."""
+    """Those of `rows` whose event is among the good rows too, and the others."""
     coming = set(_keys(checked, np.flatnonzero(good)))
     keys = _keys(checked, np.array(rows))
     known = [key in coming for key in keys]
@@ -59,7 +59,7 @@ def twins(checked: Checked, rows: Sequence[int], good: Flags) -> tuple[list[int]
 
 
 def tenants(checked: Checked, rows: Sequence[int]) -> set[int]:
-    """Whose `rows` are."""
+    """The tenants of `rows`."""
     found: Int64s = checked.tenant_ids[checked.columns.tenant_index[np.array(rows)]]
     return set(found.tolist())
 
@@ -71,7 +71,7 @@ async def settle_doubtful(
     contents: Contents,
     skews_by_batch: Mapping[int, int],
 ) -> None:
-    """Says of those of `rows`, of `checked.doubtful`, that are stored what they are; leaves the others."""
+    """Flags those of `rows`, taken from `checked.doubtful`, that are stored; leaves the others."""
     pace, columns = Pace(), checked.columns
     for start in range(0, len(rows), details.PORTION):
         portion = np.array(rows[start : start + details.PORTION])
@@ -82,7 +82,7 @@ async def settle_doubtful(
                 await pace.rest()
             before = stored.get(key)
             if before is not None:
-                # They have no numbers in dictionaries to be held against: digests tell.
+                # They have no dictionary numbers to compare, so digests are compared.
                 sent_us = before.sent_at(skews_by_batch)
                 theirs = before.body_digest or contents.digest_of_row(key[1], before, sent_us)
                 checked.problems.put_first([row], _verdict(theirs, contents.digest(row)))
@@ -96,7 +96,7 @@ def _keys(checked: Checked, rows: Int64s) -> list[details.Key]:
 def _problem(
     before: StoredBody, sent_us: int, portion: Rows, at: int, row: int, contents: Contents
 ) -> Problem:
-    """What is equal in its row, and has no more, needs no digest."""
+    """An event without details that equals its stored row needs no digest."""
     if before.body_digest is None and not contents.has_details(row):
         same = (
             before.subject_id == portion.subject_ids[at]

@@ -1,4 +1,4 @@
-"""Calls of clients that nobody trusts: who they are, and what their configuration lets them report."""
+"""Authenticates calls of untrusted clients, and restricts them to what their configuration permits."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from meterline_ingest.capture.rules.signatures import SignedCall, SigningKey
 
 MAX_CONFIG_BYTES: Final = 4_096
 _ASK_SECONDS: Final = 2.0
-# Made-up names of tenants and keys are as unknown as those that are well-formed.
+# Malformed names of tenants and keys count as unknown ones.
 _UNKNOWN: Final = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT)
 _PERMISSIONS: Final = frozenset({Permission.CAPTURE})
 
 
 class SigningKeys:
-    """Keys by tenant and id, from identity. A revoked one verifies for `fresh` seconds after, and for `stale`
-    at the most."""
+    """Keys by tenant and id, from identity. A revoked key still verifies for `fresh` seconds, and for `stale`
+    at most."""
 
     def __init__(self, identity: aio.Channel, *, fresh: float, stale: float) -> None:
         self._stub: credentials_pb2_grpc.CredentialsServiceAsyncStub = (
@@ -39,7 +39,7 @@ class SigningKeys:
         )
 
     async def find(self, tenant_id: str, key_id: str) -> SigningKey | None:
-        """Raises UnavailableError when it cannot be found out."""
+        """Raises UnavailableError when the key cannot be looked up."""
         return await self._leases.find((tenant_id, key_id))
 
     async def _ask(self, name: tuple[str, str]) -> SigningKey | None:
@@ -58,8 +58,8 @@ class SigningKeys:
 
 
 class SignedCalls:
-    """Turns signed calls into those of a caller with a tenant. Nothing of a body is read before its signature
-    holds."""
+    """Turns signed calls into those of a caller with a tenant. Reads nothing of a body before its signature
+    is verified."""
 
     def __init__(self, keys: SigningKeys, clock: Clock) -> None:
         self._keys = keys
@@ -68,7 +68,7 @@ class SignedCalls:
     async def open(
         self, request: capture_pb2.ReportSignedRequest
     ) -> tuple[Principal, wire.Received[capture_pb2.ReportRequest]]:
-        """Who calls and what they report, in the form of `wire`.
+        """The caller, and the request in the form of `wire`.
 
         Raises UnauthenticatedError, InvalidArgumentError and UnavailableError.
         """
@@ -87,7 +87,7 @@ class SignedCalls:
 
 
 def confine(body: Any, config: credentials_pb2.CaptureConfig) -> None:
-    """Holds a body to its configuration, and fills in what that fixes. Raises InvalidArgumentError."""
+    """Restricts a body to its configuration, and fills in what that fixes. Raises InvalidArgumentError."""
     if body.tenant_id not in ("", config.tenant_id):
         raise _out_of_scope("tenant_id", "tenant")
     if body.source not in ("", config.source):
@@ -108,7 +108,7 @@ def _confine_columns(columns: Any, config: credentials_pb2.CaptureConfig) -> Non
     if config.actor:
         if set(columns.subjects) - {"", config.actor}:
             raise _out_of_scope("columns.subjects", "subject")
-        # As many entries as before, so that the index keeps its meaning, or its fault.
+        # As many entries as before, so that a valid index stays valid, and an invalid one invalid.
         actors = [config.actor] * max(1, len(columns.subjects))
         del columns.subjects[:]
         columns.subjects.extend(actors)
@@ -138,7 +138,7 @@ def _config(serialised: bytes) -> tuple[credentials_pb2.CaptureConfig, int]:
         config = credentials_pb2.CaptureConfig.FromString(serialised)
         return config, config.expires_at.ToMicroseconds()
     except (DecodeError, ValueError):
-        # A time that cannot be is as made up as bytes that cannot be read.
+        # An impossible time is as invalid as bytes that cannot be read.
         raise UnauthenticatedError("config: as it was issued", "CONFIG_INVALID") from None
 
 

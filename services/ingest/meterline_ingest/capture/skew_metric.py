@@ -1,4 +1,4 @@
-"""How far the clocks of sources are off, estimated from their calls and shown as a metric."""
+"""Estimates the skew of sources' clocks from their calls, as a metric."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from meterline.telemetry import metrics
 from meterline_ingest.capture.call import Submission
 from meterline_ingest.event.batches import BatchOrigin
 
-# A metric with a label for each source must stay small: those heard of last are shown.
+# A metric with a label for each source must stay small: only the latest sources are shown.
 MAX_SOURCES: Final = 1_000
 _CALLS: Final = 64
 
@@ -21,12 +21,12 @@ class Skews:
     """One for each process."""
 
     def __init__(self, tolerance: timedelta) -> None:
-        """`tolerance`: smaller differences are the way of a call, and no skew."""
+        """`tolerance`: smaller differences count as network delay, not as skew."""
         self.tolerance_us = tolerance // timedelta(microseconds=1)
         self._calls: OrderedDict[tuple[str, str], deque[int]] = OrderedDict()
 
     def observe(self, submissions: Iterable[Submission]) -> None:
-        """Takes note of when calls were sent and received."""
+        """Records when calls were sent and received."""
         for submission in submissions:
             origin = submission.origin
             if origin.sent_at_us is None or origin.kind is BatchOrigin.REPLAYED:
@@ -43,12 +43,12 @@ class Skews:
             metrics.CLOCK_SKEW_SECONDS.labels(*source).set(_estimate(calls) / 1e6)
 
     def estimate_us(self, tenant_id: str, source: str) -> int | None:
-        """How much later our clock is than the source's; None for a source not heard of lately."""
+        """How far our clock is ahead of the source's; None for a source without recent calls."""
         calls = self._calls.get((tenant_id, source))
         return _estimate(calls) if calls else None
 
 
 def _estimate(calls: Iterable[int]) -> int:
-    """The least of the latest differences: each is the skew and the way of a call, which is never negative,
-    so that of the quickest call tells the skew best."""
+    """The least of the latest differences: each is the skew plus a network delay, which is never negative, so
+    the quickest call gives the best estimate."""
     return min(calls)

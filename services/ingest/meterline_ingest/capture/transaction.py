@@ -1,4 +1,4 @@
-"""One flush, one transaction: events, what they have beside, batches, and the message that tells of them."""
+"""Stores a flush in one transaction: events, details, batches, rejected events and the message."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ from meterline_ingest.event.columns import Flags, Int64s
 from meterline_ingest.event.outcomes import DUPLICATE
 from meterline_ingest.event_types.rules.book import TypeBook
 
-# Series and combinations, beyond which the message is made beside the loop.
+# Series and combinations, beyond which the message is made off the event loop.
 MANY: Final = 500
 
 
 @dataclass(slots=True)
 class Flush:
-    """What was judged. `batch_ids` is one a submission."""
+    """The judged events of a flush. `batch_ids` is one a submission."""
 
     submissions: Sequence[Submission]
     batch_ids: Sequence[bytes]
@@ -54,7 +54,7 @@ class Flush:
         return np.repeat(np.arange(len(sizes)), sizes)
 
     def flags(self) -> dict[int, Sequence[str]]:
-        """What is to be noted of single rows."""
+        """Flags to store with single rows."""
         found: dict[int, Sequence[str]] = {}
         start = 0
         for submission in self.submissions:
@@ -66,11 +66,11 @@ class Flush:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of a flush before it is stored.
+    """What is known of a flush before its events are stored.
 
     good: the rows to store
-    twins: rows whose time is out of bounds, of events that are among the good ones too: those are stored when
-        these are judged
+    twins: rows whose time is out of bounds, of events that are among the good rows too; they are judged
+        after those are stored
     """
 
     numbers: Numbers
@@ -81,7 +81,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What is stored of a flush. `positions`: those of `rows` in the flush."""
+    """The parts of a flush that are ready to store. `positions`: where `rows` are in the flush."""
 
     batch_numbers: Int64s
     positions: Int64s
@@ -108,8 +108,8 @@ class FlushTransaction:
         self._quarantine = quarantine
 
     async def store(self, flush: Flush) -> Kept:
-        """Stores the good events; adds to the problems those that were stored before. Keeps the rejected
-        ones in quarantine, and answers which."""
+        """Stores the good events, and the rejected ones in quarantine; returns which of these were kept.
+        Flags those that were stored before."""
         known = await self._look(flush)
         rejected = await self._quarantine.gather(flush.submissions, flush.checked)
         if known.good.any():
@@ -118,7 +118,7 @@ class FlushTransaction:
         return await self._keep(rejected) if rejected else {}
 
     async def dry_run(self, flush: Flush) -> bytes:
-        """As `store`, but takes it all back; answers the message that would have told of it, if any."""
+        """As `store`, but rolls back all but new numbers; returns the message that it would publish."""
         known = await self._look(flush)
         if not known.good.any():
             return b""
@@ -128,7 +128,7 @@ class FlushTransaction:
         return message
 
     async def _look(self, flush: Flush) -> Known:
-        """Adds to the problems what only the database can tell before the events are stored."""
+        """Flags what only the database can decide before the events are stored."""
         checked = flush.checked
         sealers = await self._sealers(checked)
         doubtful = _refuse_shredded(checked, sealers)
@@ -138,7 +138,7 @@ class FlushTransaction:
         twins: Sequence[int] = []
         if doubtful:
             twins, others = repetitions.twins(checked, doubtful, good)
-            # Those are stored once the good ones are; until then this keeps them out of quarantine.
+            # Their originals are stored with the good rows; until then this keeps them out of quarantine.
             checked.problems.put_first(twins, DUPLICATE)
             if others:
                 tenant_ids = repetitions.tenants(checked, others)
@@ -147,7 +147,7 @@ class FlushTransaction:
         return Known(numbers, good, contents, twins)
 
     async def _keep(self, rejected: Sequence[Entry]) -> Kept:
-        """Of a flush with nothing good in it."""
+        """Stores the rejected events of a flush without good ones."""
         async with self._unit_of_work.begin({entry.tenant_id for entry in rejected}) as transaction:
             kept = await self._quarantine.keep(transaction, rejected)
             await transaction.commit()
@@ -166,7 +166,7 @@ class FlushTransaction:
         return kept
 
     async def _prepare(self, flush: Flush, known: Known) -> Prepared:
-        """Everything that needs no transaction."""
+        """Does everything that needs no transaction."""
         checked, good = flush.checked, known.good
         batches = np.array(await self._writer.batch_numbers(len(flush.submissions)))
         positions = np.flatnonzero(good)
@@ -176,7 +176,7 @@ class FlushTransaction:
     async def _insert(
         self, transaction: Transaction, flush: Flush, prepared: Prepared
     ) -> tuple[Flags, bytes]:
-        """Which rows were accepted, and the message that tells of them."""
+        """Returns which rows were accepted, and the message that reports them."""
         connection, numbers, rows = transaction.connection, prepared.batch_numbers, prepared.rows
         good, contents, twins = prepared.known.good, prepared.known.contents, prepared.known.twins
         new = await self._writer.insert(connection, rows, prepared.tenants)
@@ -196,7 +196,7 @@ class FlushTransaction:
     async def _write_message(
         self, transaction: Transaction, flush: Flush, accepted: Flags, numbers: Int64s, contents: Contents
     ) -> bytes:
-        """Everything about the new events but their rows; answers the message."""
+        """Stores everything about the new events but their rows; returns the message."""
         connection, call = transaction.connection, flush.calls()
         if detailed := await contents.details(accepted):
             await details.insert(connection, detailed)
@@ -241,8 +241,8 @@ def _rows(checked: Checked, batch_numbers: Int64s, numbers: Numbers, positions: 
 
 
 def _refuse_shredded(checked: Checked, sealers: Mapping[int, Sealer]) -> Sequence[int]:
-    """What cannot be sealed any more must not fail with the events of others. Answers the doubtful rows
-    that are left: without its key no body can be told from another one."""
+    """Flags events that can no longer be sealed, so that other events do not fail with them. Returns the
+    doubtful rows that are left: without the tenant's key no bodies can be compared."""
     shredded = [tenant_id for tenant_id, sealer in sealers.items() if sealer.shredded]
     if not shredded:
         return checked.doubtful
@@ -261,7 +261,7 @@ def _only(size: int, rows: Int64s) -> Flags:
 
 
 def _span(flush: Flush) -> AbstractContextManager[trace.Span]:
-    """The commit, in the trace of the first call and linked to those of the others."""
+    """The span of the commit, in the trace of the first call and linked to those of the others."""
     first, *others = [submission.origin.trace for submission in flush.submissions]
     return tracer().start_as_current_span(
         "commit events",
@@ -272,7 +272,7 @@ def _span(flush: Flush) -> AbstractContextManager[trace.Span]:
 
 
 def _headers(flush: Flush, counts: Sequence[int]) -> list[events.BatchHeader]:
-    """One for each call that something was accepted of, in order."""
+    """One for each call with accepted rows, in order."""
     return [
         events.BatchHeader(
             batch_id, count, propagation.to_proto(submission.origin.trace), submission.origin.received_at_us
@@ -283,9 +283,9 @@ def _headers(flush: Flush, counts: Sequence[int]) -> list[events.BatchHeader]:
 
 
 def _batches(flush: Flush, numbers: Sequence[int], call: Int64s, accepted: Flags) -> list[BatchRow]:
-    """One for each call and tenant that something was accepted of."""
+    """One for each call and tenant with accepted rows."""
     checked = flush.checked
-    # A tenant may stand in the dictionary twice, since dictionaries are put side by side.
+    # A tenant may occur twice in the dictionary, since dictionaries are concatenated.
     tenant_ids, tenant_of = np.unique(checked.tenant_ids, return_inverse=True)
     both = (call * len(tenant_ids) + tenant_of[checked.columns.tenant_index])[accepted]
     codes, index = distinct(both, len(flush.submissions) * len(tenant_ids))

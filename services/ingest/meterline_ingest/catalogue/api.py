@@ -24,7 +24,7 @@ class CatalogueServicer(catalogue_pb2_grpc.CatalogueServiceServicer):
     async def PutEntries(
         self, request: catalogue_pb2.PutEntriesRequest, context: Context
     ) -> catalogue_pb2.PutEntriesResponse:
-        # Before they are copied: a request has room for half a million, which would hold the event loop.
+        # Before they are copied: a request has room for half a million, which would block the event loop.
         check_count("entries", len(request.entries))
         entries = {(each.namespace, each.key): dict(each.attributes) for each in request.entries}
         if len(entries) < len(request.entries):
@@ -42,7 +42,7 @@ class CatalogueServicer(catalogue_pb2_grpc.CatalogueServiceServicer):
     ) -> catalogue_pb2.ListEntriesResponse:
         limit = paging.size(request.page_size)
         key = paging.key(request.page_token, paging.text)
-        # One more than asked for tells whether there is a next page.
+        # One more than asked for shows whether there is a next page.
         found = await self._catalogue.page(
             request.tenant_id, request.namespace, key[0] if key else "", limit + 1
         )

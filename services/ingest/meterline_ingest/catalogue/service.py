@@ -1,4 +1,4 @@
-"""Keeping the catalogue that events are enriched from."""
+"""Changes and reads the catalogue that events are enriched from."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Catalogue:
         self._reader = reader
 
     async def put(self, slug: str, entries: Mapping[tuple[str, str], Mapping[str, str]]) -> int:
-        """Creates or replaces entries by (namespace, key); returns how many are not as they were."""
+        """Creates or replaces entries by (namespace, key); returns how many changed."""
         check_count("entries", len(entries))
         for (namespace, key), attributes in entries.items():
             check_name("entries.namespace", namespace)
@@ -44,7 +44,7 @@ class Catalogue:
         return changed
 
     async def delete(self, slug: str, namespace: str, keys: Sequence[str]) -> int:
-        """Returns how many there were."""
+        """Returns how many existed."""
         check_count("keys", len(keys))
         tenant = await self._tenants.get(slug)
         async with self._unit_of_work.begin([tenant.tenant_id]) as tx:
@@ -63,7 +63,7 @@ class Catalogue:
         return entry
 
     async def page(self, slug: str, namespace: str, after: str, limit: int) -> list[StoredEntry]:
-        """In the order of their keys, from beyond `after`."""
+        """In the order of their keys, after `after`."""
         tenant = await self._tenants.get(slug)
         async with self._database.connection([tenant.tenant_id]) as connection:
             return await store.page(connection, tenant.tenant_id, namespace, after, limit)
@@ -73,7 +73,7 @@ class Catalogue:
 
 
 def check_count(field: str, count: int) -> None:
-    """Raises InvalidArgumentError when a call names none, or too many."""
+    """Raises InvalidArgumentError when a call has none, or too many."""
     if not 0 < count <= MAX_ENTRIES:
         raise InvalidArgumentError(field, f"1 to {MAX_ENTRIES}, all different")
 

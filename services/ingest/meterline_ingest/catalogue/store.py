@@ -18,21 +18,21 @@ from meterline_ingest.event_types.rules.enrichment import Entry, EntryKey, Store
 
 queries = Queries("meterline_ingest.catalogue", "store.sql")
 
-# An entry that is put on one replica is known to the others after this long, and so is its absence.
+# After this long, the other replicas see an entry that was put on one, or its deletion.
 MEMORY_SECONDS: Final = 2.0
-# Of what is remembered. An entry of ten usual attributes takes about 3 KiB, so that some 10,000 are at hand;
-# the largest takes 50 KiB.
+# Bytes of the cache. An entry of ten usual attributes takes about 3 KiB, so some 10,000 fit; the largest
+# takes 50 KiB.
 MEMORY_BYTES: Final = 32 << 20
-# What an entry takes beside its texts: its key, its version and its places; and each attribute.
+# Bytes of an entry in addition to its texts: key, version and slot; and those of each attribute.
 _ENTRY_BYTES: Final = 750
 _ATTRIBUTE_BYTES: Final = 100
 
-# In a tuple, so that an entry that there is not can be told from one that nobody asked for.
+# A tuple, to distinguish a cached absence from a key that is not cached.
 Known = tuple[Entry | None]
 
 
 class CatalogueReader:
-    """What capture looks up, from memory where it is fresh. One for each process."""
+    """What capture looks up, from memory while it is fresh. One for each process."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class CatalogueReader:
         memory_bytes: int = MEMORY_BYTES,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """now: a clock in seconds, from any moment"""
+        """now: a clock in seconds since any fixed moment"""
         self._database = database
         self._known: Remembered[EntryKey, Known] = Remembered(
             MEMORY_SECONDS, most=memory_bytes, size_of=size_of, now=now
@@ -62,7 +62,7 @@ class CatalogueReader:
         return found
 
     def forget(self, keys: Iterable[EntryKey]) -> None:
-        """So that this process knows its own changes at once."""
+        """Makes this process see its own changes at once."""
         for key in keys:
             self._known.forget(key)
 
@@ -80,7 +80,7 @@ class CatalogueReader:
 
 
 def size_of(key: EntryKey, known: Known) -> int:
-    """About how many bytes it takes to remember an entry, or that there is none: no less."""
+    """An upper estimate of the bytes that it takes to cache an entry, or its absence."""
     size = _ENTRY_BYTES + sys.getsizeof(key.namespace) + sys.getsizeof(key.key)
     if known[0] is not None:
         for name, value in known[0].attributes.items():
@@ -91,7 +91,7 @@ def size_of(key: EntryKey, known: Known) -> int:
 async def put(
     connection: Connection, tenant_id: int, entries: Mapping[tuple[str, str], Mapping[str, str]]
 ) -> int:
-    """Creates or replaces entries by (namespace, key); returns how many are not as they were."""
+    """Creates or replaces entries by (namespace, key); returns how many changed."""
     keys = sorted(entries)
     await connection.execute(queries.lock_catalogue, {"tenant_id": tenant_id})
     cursor = await connection.execute(
@@ -107,7 +107,7 @@ async def put(
 
 
 async def delete(connection: Connection, tenant_id: int, namespace: str, keys: Sequence[str]) -> int:
-    """Returns how many there were."""
+    """Returns how many existed."""
     await connection.execute(queries.lock_catalogue, {"tenant_id": tenant_id})
     cursor = await connection.execute(
         queries.delete_entries, {"tenant_id": tenant_id, "namespace": namespace, "keys": sorted(keys)}
@@ -124,6 +124,6 @@ async def get(connection: Connection, tenant_id: int, namespace: str, key: str) 
 async def page(
     connection: Connection, tenant_id: int, namespace: str, after: str, limit: int
 ) -> list[StoredEntry]:
-    """In the order of their keys, from beyond `after`."""
+    """In the order of their keys, after `after`."""
     cursor = await connection.execute(queries.list_entries, (tenant_id, namespace, after, limit), binary=True)
     return [StoredEntry(*row) for row in await cursor.fetchall()]

@@ -18,11 +18,11 @@ LIMIT %s
 
 -- name: lock_catalogue
 -- tenant: the tenant's own lock
--- Versions are counted on from those there are, which nobody may add to meanwhile.
+-- New versions follow the existing ones, which no other transaction may add to meanwhile.
 SELECT pg_advisory_xact_lock(hashtext('meterline.ingest.catalogue'), %(tenant_id)s)
 
 -- name: put_entries
--- A removed entry that comes back goes on with its versions. Rows come sorted, so never in a circle.
+-- A deleted entry that is put again continues its versions. Rows are sorted, to avoid deadlocks.
 WITH given AS (
     SELECT * FROM unnest(%(namespaces)s::text[], %(keys)s::text[], %(attributes)s::jsonb[])
         AS g (namespace, key, attributes)

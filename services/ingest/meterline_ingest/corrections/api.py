@@ -163,7 +163,7 @@ def _call(request: Correcting) -> Call:
 
 
 def _body(request: Correcting) -> bytes:
-    """What is asked for, the same in each repetition of a call, also under an id that was made here."""
+    """The request, the same in each repetition of a call, also under a correction id that was made here."""
     asked: Correcting = type(request).FromString(request.SerializeToString())
     asked.ClearField("correction_id")
     return asked.DESCRIPTOR.name.encode() + b"\0" + asked.SerializeToString(deterministic=True)
@@ -201,7 +201,7 @@ def _progress(call: Call, progress: Progress) -> corrections_pb2.CorrectEventsRe
 
 
 def _report(request: corrections_pb2.ImportEventsRequest) -> capture_pb2.ReportRequest:
-    """The same events in the form that capture reads. All of an import is one tenant's."""
+    """The same events in the form that capture reads. All events of an import belong to one tenant."""
     report = capture_pb2.ReportRequest(tenant_id=request.tenant_id, source=request.source)
     named: set[str] = set()
     if request.HasField("columns"):

@@ -1,4 +1,4 @@
-"""Correcting many events: a bounded number a transaction, so that it goes on where it was interrupted."""
+"""Corrects many events: a bounded number in each transaction, so that it can resume after an interruption."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from meterline_ingest.corrections.store.current import Current
 Selection = NamedEvents | EventsFilter
 
 _FIRST: Final[Position] = {"at": 0}
-# A chunk is begun only while so many times the longest one until then is left of the call's time.
+# A chunk is begun only while the call has this many times the longest chunk's duration left.
 _SPARE: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a call got, with what it did in earlier attempts."""
+    """How far a call got, including earlier attempts."""
 
     complete: bool
     corrected: int
@@ -53,7 +53,7 @@ class Progress:
 
 @dataclass(slots=True)
 class _Chunk:
-    """Events to correct, those that cannot be, and where to go on."""
+    """Events to correct, failures, and where to go on."""
 
     events: list[Current]
     failures: list[Failure]
@@ -63,7 +63,7 @@ class _Chunk:
 async def correct_events(
     context: CorrectionContext, slug: str, selection: Selection, changes: Changes | None, call: Call
 ) -> Progress:
-    """Corrects what there is time for. Raises AbortedError, AlreadyExistsError, ShreddedError."""
+    """Corrects as many as time permits. Raises AbortedError, AlreadyExistsError, ShreddedError."""
     tenant = await context.tenants.get(slug)
     digest = await context.digest(tenant.tenant_id, changes, call.body)
     request = await _open(context, tenant.tenant_id, selection, changes, call, digest)
@@ -80,7 +80,7 @@ async def correct_events(
 async def preview_corrections(
     context: CorrectionContext, slug: str, selection: Selection, changes: Changes | None
 ) -> tuple[Progress, Effect]:
-    """What `correct_events` would do; of a part, when there is no time for all."""
+    """What `correct_events` would do; for a part, when time does not permit all."""
     tenant = await context.tenants.get(slug)
     found, effect = Progress(False, 0, 0, 0, []), Effect()
     position: Position | None = _start(selection)
@@ -103,7 +103,7 @@ async def preview_corrections(
 
 
 def _pace() -> Callable[[], bool]:
-    """A function that is asked before each chunk whether there is time for it; for the first one always."""
+    """A function that returns before each chunk whether there is time for it; for the first one always."""
     began: float | None = None
     longest = 0.0
 
@@ -132,7 +132,7 @@ async def _open(
     call: Call,
     digest: uuid.UUID,
 ) -> Request:
-    """The call as it is stored, now or in an earlier attempt."""
+    """The call as stored, now or in an earlier attempt."""
     change = call.change
     async with context.unit_of_work.begin([tenant_id]) as transaction:
         connection = transaction.connection
@@ -176,7 +176,7 @@ async def _correct_chunk(
     call: Call,
     request: Request,
 ) -> None:
-    """Goes on from the request's position, unless the same call does so elsewhere."""
+    """Continues from the request's position, unless the same call does so elsewhere."""
     tenant_id, position = tenant.tenant_id, request.position
     assert position is not None, "there is more to do"
     for _ in range(ATTEMPTS):
@@ -236,7 +236,7 @@ async def _next(
         return await _named(connection, tenant_id, selection, position, limit)
     found = await selecting.walk(connection, tenant_id, selection, asked_at, position, limit)
     events = await current.read(connection, tenant_id, found.event_ids)
-    # What was retracted says nothing any more.
+    # Retracted events have no content to match.
     meant = [each for each in events if not each.retracted and selection.fits(each.content)]
     return _Chunk(meant, [], found.position)
 
@@ -261,7 +261,7 @@ def _kind(changes: Changes | None) -> Kind:
 
 
 def _described(selection: Selection) -> Mapping[str, Any]:
-    """For the audit log."""
+    """The selection, for the audit log."""
     if isinstance(selection, NamedEvents):
         return {"events": str(len(selection.events))}
     stated = {

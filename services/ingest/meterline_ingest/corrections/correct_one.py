@@ -1,4 +1,4 @@
-"""Correcting one event: amending or retracting it."""
+"""Corrects one event: amends or retracts it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from meterline_ingest.corrections.store.corrections import Request
 from meterline_ingest.corrections.store.current import Current
 from meterline_ingest.event import ids
 
-# Others that correct the same event at the same time are let go first so many times.
+# Attempts, when others correct the same event at the same time.
 ATTEMPTS: Final = 5
 
 _NOWHERE: Final = uuid.UUID(int=0)
@@ -41,9 +41,9 @@ _NOWHERE: Final = uuid.UUID(int=0)
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What is asked for: under which id, by whom and why.
+    """A request to correct: its id, who asks for it and why.
 
-    body: says what, so that the same id cannot stand for something else
+    body: its content, so that the same id cannot mean another request
     """
 
     correction_id: uuid.UUID
@@ -53,7 +53,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`revision`: how often the event must have been corrected before; None: whatever it is."""
+    """`revision`: how often the event must have been corrected before; None: any number."""
 
     source: str
     event_id: str
@@ -62,7 +62,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class CorrectionContext:
-    """What corrections of one and of many have in common. One for each process."""
+    """What corrections of one and of many events share. One for each process."""
 
     database: Database
     unit_of_work: UnitOfWork
@@ -72,7 +72,7 @@ class CorrectionContext:
     effects: Effects
 
     async def digest(self, tenant_id: int, changes: Changes | None, body: bytes) -> uuid.UUID:
-        """Of the call. Values that may be sensitive are told by nobody who has not the tenant's key."""
+        """The digest of the call; keyed if its values may be sensitive, so that it reveals none."""
         if changes is not None and changes.properties:
             keyring = (await self.keys.keyrings([tenant_id]))[tenant_id]
             return uuid.UUID(bytes=keyring.fingerprint(body))
@@ -82,7 +82,7 @@ class CorrectionContext:
 async def correct_event(
     context: CorrectionContext, slug: str, target: Target, changes: Changes | None, call: Call
 ) -> Correction | None:
-    """Amends an event or, without changes, retracts it. None: it had been as it should be.
+    """Amends an event or, without changes, retracts it. None: there was nothing to change.
 
     Raises NotFoundError, InvalidArgumentError, FailedPreconditionError, AbortedError, AlreadyExistsError.
     """
@@ -109,7 +109,7 @@ async def correct_event(
 async def preview_correction(
     context: CorrectionContext, slug: str, target: Target, changes: Changes | None, call: Call
 ) -> tuple[Correction | None, Effect]:
-    """What `correct_event` would do. Raises what it would."""
+    """What `correct_event` would do. Raises the same errors."""
     tenant = await context.tenants.get(slug)
     event, prepared = await _prepare(context, tenant, target, changes)
     effect = Effect()
@@ -147,7 +147,7 @@ async def list_corrections(
 async def known(
     connection: Connection, tenant_id: int, correction_id: uuid.UUID, digest: uuid.UUID
 ) -> Request | None:
-    """The call, if it was made before. Raises AlreadyExistsError when that was another one."""
+    """The call, if it was made before. Raises AlreadyExistsError if that had another content."""
     request = await corrections.find_request(connection, tenant_id, correction_id)
     if request is not None and request.digest != digest:
         raise AlreadyExistsError("correction", str(correction_id), "it asked for something else")
@@ -155,7 +155,7 @@ async def known(
 
 
 async def add_effect(context: CorrectionContext, effect: Effect, tenant: Tenant, prepared: Prepared) -> None:
-    """Adds what the prepared corrections would do."""
+    """Adds the effects of the prepared corrections."""
     rows = prepared.rows()
     if rows:
         message = await context.corrector.message(tenant.tenant_id, _NOWHERE, rows, 0)

@@ -1,4 +1,4 @@
-"""The message of a batch of corrections, made from its rows: at first, and whenever it is needed again."""
+"""Makes the message of a batch of corrections from its rows, at first and for replays."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def events_corrected(
     rows: Sequence[SignedRow],
     types: TypeBook,
 ) -> bytes:
-    """Serialises one batch. The rows that it takes away come first."""
+    """Serialises one batch. Its retracted rows come first."""
     taken = [row for row in rows if row.retracted]
     ordered = [*taken, *(row for row in rows if not row.retracted)]
     header = message.BatchHeader(

@@ -1,7 +1,7 @@
-"""Corrects a few events: finds what takes the place of each, and stores it all in one transaction.
+"""Corrects a few events: computes the replacement of each, and stores all in one transaction.
 
-It is to corrections what `capture` and `storing` are to calls that report: the same rules judge, and the
-same message tells.
+It is to corrections what `capture.pipeline` and `capture.transaction` are to reports: the same rules judge,
+and the same message reports the result.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from meterline_ingest.event.bounds import TimeLimits
 from meterline_ingest.event_types.cache import TypeRegistry
 from meterline_ingest.event_types.rules.types import EventType
 
-# What batches of corrections have for a source.
+# The source of batches of corrections.
 SOURCE = "corrections"
 
 Secrets = Mapping[str, str]
@@ -54,7 +54,7 @@ Secrets = Mapping[str, str]
 
 @dataclass(slots=True)
 class Prepared:
-    """What is to be done, and what cannot be. `changes` None: retractions."""
+    """Corrections to make, and failures. `changes` None: retractions."""
 
     changes: Changes | None
     revisions: list[Revision] = field(default_factory=list)
@@ -84,7 +84,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Corrections, ready to store with the message that tells of them."""
+    """Corrections, ready to store with the message that reports them."""
 
     prepared: Prepared
     batch_id: uuid.UUID
@@ -115,7 +115,7 @@ class Corrector:
         self._limits = TimeLimits(0, max_ahead // timedelta(microseconds=1))
 
     async def prepare(self, tenant: Tenant, events: Sequence[Current], changes: Changes | None) -> Prepared:
-        """Changes no event. `changes` None: the events are retracted. Raises ShreddedError."""
+        """Changes no event. `changes` None: prepares retractions. Raises ShreddedError."""
         prepared = Prepared(changes)
         left = []
         for event in events:
@@ -142,7 +142,7 @@ class Corrector:
         return events_corrected(tenant_id, batch_id.bytes, context, received_at_us, rows, types)
 
     async def batch(self, tenant_id: int, prepared: Prepared) -> Batch:
-        """What tells of the corrections. It is made before the transaction, which has one connection only."""
+        """The batch and its message. Made before the transaction, which has only one connection."""
         batch_id, rows, now_us = new_id(), prepared.rows(), self._clock.now_us()
         (number,) = await self._writer.batch_numbers(1)
         message = await self.message(tenant_id, batch_id, rows, now_us)
@@ -151,7 +151,7 @@ class Corrector:
     async def store(
         self, transaction: Transaction, tenant_id: int, correction_id: uuid.UUID, batch: Batch
     ) -> None:
-        """Everything but the commit. Raises AbortedError when others were quicker."""
+        """Does everything but the commit. Raises AbortedError when other corrections came first."""
         revisions, kind = batch.prepared.revisions, batch.prepared.kind
         stored = await corrections.add(
             transaction.connection, tenant_id, correction_id, batch.batch_id, kind, revisions
@@ -184,7 +184,7 @@ class Corrector:
             np.ones(len(drafts), np.bool_),
             new=False,
         )
-        # What an amendment makes of an event counts for the tenant's quotas as what is reported.
+        # The content after an amendment counts for the tenant's quotas like reported events.
         await self._numbering.number(checked, types)
         for row, (event, secret) in enumerate(zip(events, secrets, strict=True)):
             _take_verdict(prepared, checked, row, event, secret, keyring)
@@ -192,7 +192,7 @@ class Corrector:
     async def _keyring(
         self, tenant_id: int, events: Sequence[Current], definitions: Sequence[EventType | None]
     ) -> Sealer | None:
-        """None when no sensitive value is there, nor can come in."""
+        """None when there is no sensitive value, nor can be."""
         if any(event.sealed for event in events) or any(each and each.sensitive for each in definitions):
             return (await self._keys.keyrings([tenant_id]))[tenant_id]
         return None

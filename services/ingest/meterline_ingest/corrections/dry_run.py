@@ -1,4 +1,4 @@
-"""What a change would do, found out by asking those who know before anything is changed."""
+"""Computes what a change would do, by asking aggregate and publisher before anything is changed."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from meterline_protos.common.v1 import types_pb2
 from meterline_ingest.corrections.peers import Aggregate, PeerUnavailableError, Publisher
 from meterline_ingest.corrections.rules.effects import Effect
 
-# Invoices of so many months are looked at, the latest of those that change.
+# Invoices of at most this many months are previewed, the latest of those that change.
 MOST_MONTHS: Final = 36
 
 
 class Effects:
-    """What is not told is said to be so, and does not fail the rest."""
+    """Effects that a peer does not answer are reported as unknown, and do not fail the rest."""
 
     def __init__(self, aggregate: Aggregate, publisher: Publisher) -> None:
         self._aggregate = aggregate
         self._publisher = publisher
 
     async def add(self, effect: Effect, tenant: str, message: bytes, *, retracted: int, added: int) -> None:
-        """Adds what a message, an `EventsAccepted`, would do to usage."""
+        """Adds what an `EventsAccepted` message would do to usage."""
         effect.retracted += retracted
         effect.added += added
         if effect.windows_unknown or not retracted + added:
@@ -34,7 +34,7 @@ class Effects:
             effect.windows.clear()
 
     async def finish(self, effect: Effect, tenant: str) -> Effect:
-        """Adds what the change of usage would do to invoices."""
+        """Adds the effect of the change of usage on invoices."""
         if effect.windows_unknown:
             effect.invoices_unknown = effect.windows_unknown
             return effect

@@ -1,4 +1,4 @@
-"""Taking in events of any age."""
+"""Imports events of any age."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Imports:
         self._effects = effects
 
     async def bring(self, submission: Submission, change: ChangeRequest) -> Result:
-        """Takes in one call of an import.
+        """Stores the events of one call of an import.
 
         Raises NotFoundError, OverloadedError, QuotaError, and AlreadyExistsError when the import was begun by
-        somebody else, for another reason or from another source.
+        another requester, for another reason or from another source.
         """
         await self._begin(submission, change)
         await self._admission.submit(submission)
@@ -64,7 +64,7 @@ class Imports:
             return await imports.page(transaction.connection, tenant_id, before, limit)
 
     async def _begin(self, submission: Submission, change: ChangeRequest) -> None:
-        """Notes who brings the events, with the first call of an import."""
+        """Records who imports the events, with the first call of an import."""
         tenant_id = (await self._tenants.get(submission.tenant_id)).tenant_id
         source, import_id = submission.origin.source, _import_id(submission)
         stated = source, change.requested_by, change.reason

@@ -1,4 +1,4 @@
-"""Corrections as messages, read and written."""
+"""Reads and writes corrections as protobuf messages."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _KINDS: Final = (DIMENSIONS, QUANTITIES, PROPERTIES)
 
 def changes(message: pb.EventChanges, field: str = "changes") -> Changes:
     """Raises InvalidArgumentError."""
-    # Each of thousands of events gets a copy of them.
+    # Each of thousands of events gets a copy of the changes.
     for name in (DIMENSIONS, QUANTITIES, PROPERTIES, "removed"):
         if len(getattr(message, name)) > MAX_CHANGES:
             raise InvalidArgumentError(f"{field}.{name}", f"at most {MAX_CHANGES}")
@@ -202,7 +202,7 @@ def _decimal(field: str, text: str) -> tuple[int, int]:
 
 
 def _moment(field: str, timestamp: Timestamp) -> int:
-    """Microseconds since the Unix epoch, as far as 64 bits hold them: the judge decides what is in range."""
+    """Microseconds since the Unix epoch, limited to 64 bits; the rules decide which are in range."""
     if not 0 <= timestamp.nanos < 1_000_000_000:
         raise InvalidArgumentError(field, "nanos from 0 to 999999999", "TIME_OUT_OF_RANGE")
     return clamped(timestamp.seconds * 1_000_000 + timestamp.nanos // 1_000)

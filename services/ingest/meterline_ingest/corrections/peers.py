@@ -1,4 +1,4 @@
-"""The questions that ingest asks about the effect of a change. All of them only read."""
+"""The read-only requests that ingest makes about the effect of a change."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SUMS = (types_pb2.AGGREGATION_COUNT, types_pb2.AGGREGATION_SUM)
 
 
 class PeerUnavailableError(UnavailableError):
-    """A service does not tell; the text begins with the name of a gRPC status."""
+    """A service does not answer; the text begins with the name of a gRPC status."""
 
 
 class Peer(Link):
@@ -50,13 +50,13 @@ class Aggregate(Peer):
         super().__init__("aggregate", address, caller)
 
     async def sums(self) -> set[str]:
-        """Meters whose values are sums, so that what several changes do to them adds up."""
+        """Meters whose values are sums, so that the effects of several changes add up."""
         stub = meters_pb2_grpc.MetersServiceStub(self.channel)
         answer = await self.ask(stub.ListMeters(meters_pb2.ListMetersRequest()))
         return {meter.name for meter in answer.meters if meter.aggregation in _SUMS}
 
     async def preview(self, tenant: str, message: bytes) -> list[WindowEffect]:
-        """What an `EventsAccepted` of the tenant would do to days and months."""
+        """The effect of an `EventsAccepted` of the tenant on days and months."""
         request = usage_pb2.PreviewChangesRequest(tenant_id=tenant, events=message)
         answer = await self.ask(usage_pb2_grpc.UsageServiceStub(self.channel).PreviewChanges(request))
         return [

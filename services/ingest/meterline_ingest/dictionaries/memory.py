@@ -1,4 +1,4 @@
-"""A bounded dictionary for hot lookups: what was used lately stays, without a bookkeeping step a look."""
+"""A bounded dictionary for frequent lookups: keeps recently used entries, without bookkeeping a lookup."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ V = TypeVar("V")
 
 
 class TwoGenerations(Generic[K, V]):
-    """Entries of 2 x `size` at most, and one. When the young generation is full it becomes the old one.
+    """Holds at most 2 x `size`, and one entry. A full young generation becomes the old one.
 
-    `cachetools.LRUCache` reorders on every look, which costs 20 times a plain dictionary's look; here a
+    `cachetools.LRUCache` reorders on every lookup, which costs 20 times a plain dictionary's lookup; here a
     batch of lookups is one C loop.
     """
 
     def __init__(self, size: int, size_of: Callable[[K], int]) -> None:
         """
         size: bytes of a generation
-        size_of: about how many bytes an entry takes, by its key
+        size_of: estimates the bytes of an entry, by its key
         """
         self._size = size
         self._size_of = size_of

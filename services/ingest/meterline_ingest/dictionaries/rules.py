@@ -10,19 +10,19 @@ MAX_QUOTA: Final = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Quotas:
-    """The most series (combinations of type and dimensions) and subjects of a tenant. 0: not said."""
+    """The most series (combinations of type and dimensions) and subjects of a tenant. 0: not set."""
 
     series: int = 0
     subjects: int = 0
 
     def or_else(self, default: Quotas) -> Quotas:
-        """With the default's where nothing is said."""
+        """With the default's values for those that are not set."""
         return Quotas(self.series or default.series, self.subjects or default.subjects)
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What is said of an event that brings what there is no room for."""
+    """The problem of an event that would need a new entry beyond the quota."""
 
     reason: str
     field: str

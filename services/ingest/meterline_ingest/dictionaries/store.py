@@ -1,7 +1,7 @@
 """Numbers for series and subjects: from memory, else from their tables, else new while the quota has room.
 
 New entries are committed before the events that use them. An entry without events does no harm, and this
-way memory never holds a number that a rollback took back.
+way the cache never holds a number that a rollback removed.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from meterline_ingest.event_types.rules.book import TypeBook
 
 queries = Queries("meterline_ingest.dictionaries", "store.sql")
 
-# Series that are looked up in one go, in which nobody else has the loop.
+# Series that are looked up at once, which blocks the event loop.
 PORTION: Final = 1_000
-# Of what is remembered, of series and of subjects, in each of two generations. A series of usual dimensions
-# takes about 1 KiB, so that some 60,000 are at hand, and 200,000 subjects.
+# Bytes of the cache, of series and of subjects, in each of two generations. A series of usual dimensions
+# takes about 1 KiB, so that some 60,000 fit, and 200,000 subjects.
 MEMORY_BYTES: Final = 32 << 20
-# What an entry takes beside its texts: its key, its number and its place; and each dimension.
+# Bytes of an entry in addition to its texts: key, number and slot; and those of each dimension.
 _ENTRY_BYTES: Final = 250
 _PAIR_BYTES: Final = 64
-# In place of the number of a new series whose type was deleted. Numbers begin at 1.
+# Returned for a new series whose type was deleted. Numbers begin at 1.
 TYPE_GONE: Final = 0
-# Columns of a row of counts.
+# Columns in a row of counts.
 _SERIES: Final = 1
 _SUBJECTS: Final = 2
 
 Subject = tuple[int, str]
 
 FindQuotas = Callable[[Collection[int]], Awaitable[Mapping[int, Quotas]]]
-"""The quotas that hold for tenants, by number."""
+"""The quotas that apply to tenants, by number."""
 
 
 class Dictionaries:
@@ -58,11 +58,11 @@ class Dictionaries:
         self._subjects: TwoGenerations[Subject, int] = TwoGenerations(memory_bytes, _size_of_subject)
 
     async def series_ids(self, keys: Sequence[SeriesKey], types: TypeBook) -> list[int | None]:
-        """Numbers in the order of `keys`; None for new ones that there is no room for.
+        """Numbers in the order of `keys`; None for new ones beyond the quota.
 
         types: those that the keys were made by. One that was deleted since gets no new series (TYPE_GONE),
-            also when it was made again: what its events say might mean another thing then. A type that has
-            series is never deleted, so that what is in memory holds.
+            even if it was made again: its events might have another meaning then. A type that has series is
+            never deleted, so that cached numbers stay valid.
         """
         numbers: list[int | None] = []
         pace = Pace()
@@ -103,7 +103,7 @@ class Dictionaries:
     async def fullest(self, default: Quotas) -> tuple[float, float]:
         """The greatest part of its quota that any tenant has used: of series, and of subjects.
 
-        default: for who has no quota of its own, nor by its plan
+        default: for tenants without a quota of their own or of their plan
         """
         parameters = {"series": default.series, "subjects": default.subjects}
         ((series, subjects),) = await self._database.fetch(queries.fullest, parameters, ALL_TENANTS)
@@ -122,7 +122,7 @@ class Dictionaries:
             if len(found) < len(rows):
                 known = {(tenant, digest.bytes) for tenant, digest, _ in found}
                 fresh = {row: by_digest[row] for row in rows if row not in known}
-                # First of all locks, and held until the series are there.
+                # The first of all locks, and held until the series are stored.
                 gone = await _without_type(connection, fresh.values(), types)
                 fresh = {row: key for row, key in fresh.items() if key not in gone}
                 left = await _left(connection, {each: quotas[each].series for each in scope}, _SERIES)
@@ -151,8 +151,8 @@ class Dictionaries:
 async def _without_type(
     connection: Connection, keys: Collection[SeriesKey], types: TypeBook
 ) -> set[SeriesKey]:
-    """Those whose type is not there any more, or is another one of the same name. Types of the others are
-    held against being deleted until the transaction ends."""
+    """Keys whose type no longer exists, or is another one of the same name. Locks the types of the others
+    against deletion until the transaction ends."""
     names, tenant_ids = {key.event_type for key in keys}, {key.tenant_id for key in keys}
     there = await event_types_store.held(connection, tenant_ids, names)
     gone = set()
@@ -176,15 +176,15 @@ def _series_arrays(keys: Collection[SeriesKey]) -> tuple[Any, Any]:
 
 
 async def _left(connection: Connection, quotas: Mapping[int, int], column: int) -> tuple[Any, Any]:
-    """What is left of the quotas of tenants, as parameters: tenants, and numbers. Their counts are held
-    against changes until the transaction ends.
+    """What is left of the quotas of tenants, as parameters: tenants, and numbers. Locks their counts until
+    the transaction ends.
 
     quotas: in the order of their tenants
-    column: of the row of counts
+    column: in the row of counts
     """
     tenants = list(quotas)
-    # Missing rows are made before any is held: else who has made one could wait for a row that another holds,
-    # while the other waits for the one that was made.
+    # Missing rows are made before any is locked: otherwise a transaction that made one could wait for a row
+    # that another has locked, while the other waits for the one that was made.
     await connection.execute(queries.begin_counts, (tenants,))
     cursor = await connection.execute(queries.hold_counts, (tenants,), binary=True)
     held = {row[0]: row[column] for row in await cursor.fetchall()}
@@ -200,8 +200,8 @@ async def _add(
     find: LiteralString,
     keys: Sequence[Any],
 ) -> list[Any]:
-    """Adds what is new, as far as there is room, and commits; then looks for all once more, since others may
-    have added some in between."""
+    """Adds new entries, as far as there is room, and commits; then finds all once more, since others may have
+    added some in between."""
     await connection.execute(add, parameters)
     await connection.commit()
     await begin(connection, scope)
@@ -223,6 +223,6 @@ def _series_key(key: SeriesKey) -> bytes:
 
 
 def series_digest(event_type: str, dimensions: DimensionSet) -> bytes:
-    """128 bits over the canonical form."""
+    """A digest of 128 bits of the canonical form."""
     canonical = json.dumps([event_type, dimensions], ensure_ascii=False, separators=(",", ":"))
     return hashlib.blake2b(canonical.encode(), digest_size=16, person=b"meterline.series").digest()

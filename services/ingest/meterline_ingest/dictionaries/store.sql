@@ -2,7 +2,7 @@
 SELECT tenant_id, series, subjects FROM dictionary_counts WHERE tenant_id = ANY(%s::int4[])
 
 -- name: hold_counts
--- In the order of their tenants, and before anything is added: no two transactions wait for each other.
+-- In the order of tenants, and before anything is added, so that two transactions cannot deadlock.
 SELECT tenant_id, series, subjects FROM dictionary_counts
 WHERE tenant_id = ANY(%s::int4[])
 ORDER BY tenant_id FOR UPDATE
@@ -54,7 +54,7 @@ FROM subjects
 JOIN unnest(%s::int4[], %s::text[]) AS wanted (tenant_id, subject) USING (tenant_id, subject)
 
 -- name: fullest
--- A tenant's own quota comes before its plan's, as in `LimitBook`.
+-- A tenant's own quota has precedence over its plan's, as in `LimitBook`.
 SELECT coalesce(max(series::float8 / max_series), 0), coalesce(max(subjects::float8 / max_subjects), 0)
 FROM (
     SELECT c.series, c.subjects,

@@ -1,4 +1,4 @@
-"""What a batch can be."""
+"""The origin of a batch."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from enum import IntEnum
 
 
 class BatchOrigin(IntEnum):
-    """Where the events of a batch came from. Stored as these numbers, and the same in the API less one."""
+    """Where the events of a batch came from. Stored as these numbers; the API has the same less one."""
 
     REPORTED = 0
     """A call of capture."""
     IMPORTED = 1
-    """Backfilled, of whatever age."""
+    """Backfilled, of any age."""
     CORRECTED = 2
-    """Amendments and retractions: its first rows take away what was accepted before."""
+    """Amendments and retractions: its first rows retract what was accepted before."""
     REPLAYED = 3
     """From quarantine, after a fix."""
     TIMED = 4
-    """Made by timers that were stopped."""
+    """Made by stopped timers."""

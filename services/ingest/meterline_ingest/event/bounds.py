@@ -1,4 +1,4 @@
-"""Bounds of what capture takes. Beyond them a call or an event is refused with the rule's name."""
+"""Bounds of what capture accepts. Beyond them a call or an event is refused with the rule's name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 MAX_ROWS: Final = 1_000
 MAX_COLUMN_ROWS: Final = 10_000
-# An event type has up to 4; those of all types of a batch stand side by side, each as long as the batch.
+# An event type has up to 4; a batch holds those of all its types, each as long as the batch.
 MAX_QUANTITY_COLUMNS: Final = 64
 MAX_SOURCE: Final = 128
 MAX_EVENT_ID: Final = 128
@@ -17,7 +17,7 @@ MAX_DIMENSION_VALUE: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class TimeLimits:
-    """How far event time may lie from the time of receipt, in microseconds."""
+    """How far event time may be from the time of receipt, in microseconds."""
 
     max_age_us: int
     max_ahead_us: int

@@ -1,4 +1,4 @@
-"""Events as columns, the one form behind every way in: row i is element i of every array."""
+"""Events as columns, the form of all events from calls: row i is element i of every array."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class QuantityColumn:
 
     units: one a row of the batch or, with `rows`, one for each of those
     present: None when all of them are values
-    rows: positions of the only rows that may have a value, where these are few; in any order
+    rows: positions of the only rows that may have a value, if these are few; in any order
     """
 
     name: str
@@ -44,18 +44,18 @@ class QuantityColumn:
     rows: Int64s | None = None
 
     def having(self) -> Int64s:
-        """Positions in `units` of what is a value."""
+        """Positions in `units` of the elements that are values."""
         return np.arange(len(self.units)) if self.present is None else np.flatnonzero(self.present)
 
 
 @dataclass(slots=True)
 class Columns:
-    """A batch. Index columns hold positions in the list beside them.
+    """A batch. Index columns hold positions in the list before them.
 
     ids: 16 bytes a row
     text_ids: None when all ids were UUIDs; else, a row, the id as it was sent or None
     times_us: microseconds since the Unix epoch; any 64 bits, until they are judged
-    misread: rows that say what no column can hold; their elements elsewhere mean nothing
+    misread: rows with content that no column can hold; their elements elsewhere have no meaning
     """
 
     tenants: list[str]
@@ -78,18 +78,18 @@ class Columns:
         return len(self.times_us)
 
 
-# Columns in which fewer than one row in this many has a value name these rows. A batch of many tenants has
-# many quantities, and columns as long as the batch would be mostly empty, as would be all work on them.
+# Columns in which fewer than one row in this many has a value list these rows. A batch of many tenants has
+# many quantities; columns as long as the batch, and all work on them, would be mostly empty.
 SPARSE: Final = 8
 
-# Stands for names of quantities that no type has, where there are too many to keep them apart.
+# Replaces names of quantities that no type has, when there are too many to keep them apart.
 ANY_UNKNOWN: Final = ""
 
 
 def kept_name(name: str, known: Container[str], columns: int) -> str:
-    """The name that a quantity goes by in a batch which has so many columns of quantities.
+    """The name that a quantity has in a batch with so many columns of quantities.
 
-    Each column is as long as the batch, so names that somebody made up must not have one each.
+    Each column is as long as the batch, so made-up names must not get one each.
     """
     return name if columns < MAX_QUANTITY_COLUMNS or name in known else ANY_UNKNOWN
 
@@ -101,7 +101,7 @@ def interned(values: Sequence[K]) -> tuple[list[K], Indexes]:
 
 
 def concatenate(batches: Sequence[Columns], known: Container[str]) -> Columns:
-    """One batch with the rows of all, in order. Dictionaries are put side by side, not merged.
+    """One batch with the rows of all, in order. Dictionaries are concatenated, not merged.
 
     known: the names of quantities of all types
     """
@@ -140,7 +140,7 @@ def _joined(batches: Sequence[Columns], values: str, index: str) -> tuple[list, 
 
 
 def _joined_properties(batches: Sequence[Columns]) -> tuple[list[PropertySet], Indexes]:
-    """Most events have none: the empty set stays one entry, so that what looks for properties sees none."""
+    """Most events have none: the empty set stays one entry, so that searches for properties find none."""
     if all(batch.property_sets == NO_PROPERTIES for batch in batches):
         return list(NO_PROPERTIES), np.zeros(sum(map(len, batches)), np.uint32)
     return _joined(batches, "property_sets", "property_index")

@@ -1,4 +1,4 @@
-"""What one event says, as it is kept: in a row of `events` and its details, or in a correction."""
+"""The content of one event, as it is stored: in a row of `events` and its details, or in a correction."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Units = tuple[int | None, ...]
 class Content:
     """
     time_us: microseconds since the Unix epoch
-    properties: without those that are sensitive
-    sealed: names of those that are
+    properties: without sensitive ones
+    sealed: names of the sensitive properties
     sources: entries of the catalogue that were used
     """
 
@@ -36,13 +36,13 @@ class Content:
         return SeriesKey(tenant_id, self.event_type, tuple(sorted(self.dimensions.items())))
 
     def says_the_same_as(self, other: Content) -> bool:
-        """But for sensitive values, and for where values came from."""
+        """Whether both are equal, without sensitive values and the origins of values."""
         mine = (self.event_type, self.subject, self.time_us, self.dimensions, self.units, self.properties)
         theirs = (other.event_type, other.subject, other.time_us, other.dimensions, other.units)
         return mine == (*theirs, other.properties)
 
     def to_json(self) -> dict[str, Any]:
-        """Exact: numbers are whole ones. What is empty is left out."""
+        """Exact: numbers are integers. Empty fields are left out."""
         stated: dict[str, Any] = {
             "type": self.event_type,
             "subject": self.subject,
@@ -74,5 +74,5 @@ class Content:
 
 
 def padded(units: Sequence[int | None]) -> Units:
-    """One a column of storage."""
+    """Units with None added, one for each column of storage."""
     return (*units, *[None] * (MAX_QUANTITIES - len(units)))

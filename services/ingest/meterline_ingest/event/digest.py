@@ -1,4 +1,4 @@
-"""A digest of what an event says, as it was sent: two events with one id are the same if these are equal."""
+"""A digest of an event's content as it was sent: two events with one id are the same if these are equal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from meterline_ingest.event.columns import Pairs
 
 
 class Fingerprints(Protocol):
-    """Digests under a key of the tenant, so that a sensitive value cannot be guessed from one."""
+    """Digests under a key of the tenant, so that nobody can guess a sensitive value from its digest."""
 
     def fingerprint(self, data: bytes) -> bytes: ...
 
@@ -24,11 +24,11 @@ def body_digest(
     quantities: Mapping[str, int],
     properties: Iterable[tuple[str, str | None, str]] = (),
 ) -> bytes:
-    """128 bits over the canonical form.
+    """A digest of 128 bits of the canonical form.
 
-    sent_us: the time as it was sent, in microseconds; whatever was made of it later is not the sender's
+    sent_us: the time as it was sent, in microseconds, without corrections
     quantities: units at the scales of the type
-    properties: as `disguised` has them
+    properties: as `disguised` returns them
     """
     canonical = json.dumps(
         [event_type, subject, sent_us, sorted(dimensions), sorted(quantities.items()), sorted(properties)],
@@ -41,7 +41,7 @@ def body_digest(
 def disguised(
     properties: Pairs, sensitive: Collection[str], key: Fingerprints | None
 ) -> list[tuple[str, str | None, str]]:
-    """(name, value, fingerprint) of each property: one of the last two, by whether it is sensitive."""
+    """(name, value, fingerprint) of each property: the fingerprint if it is sensitive, else the value."""
     shown: list[tuple[str, str | None, str]] = []
     for name, value in properties:
         if name in sensitive:

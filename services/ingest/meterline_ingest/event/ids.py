@@ -1,9 +1,9 @@
-"""Event ids are 16 bytes: a UUID as it is, any other string hashed together with its source.
+"""Event ids are 16 bytes: a UUID unchanged, any other string hashed together with its source.
 
-A UUID is written as RFC 9562 has it and in no other way: 8-4-4-4-12 hexadecimal digits of ASCII, in either
-case. Python and others also read 32 digits without dashes, braces, `urn:uuid:` and dashes in any place; but
-what somebody else writes in such a form, a date and time for instance, is unique only in its source, and
-would be lost as a duplicate of another source's event. So every other form is a text.
+Only the form of RFC 9562 counts as a UUID: 8-4-4-4-12 hexadecimal digits of ASCII, in either case. Python and
+others also read 32 digits without dashes, braces, `urn:uuid:` and dashes in any place; but an id of such a
+form, a date and time for instance, may be unique only in its source, and would be lost as a duplicate of
+another source's event. So every other form is a text.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _UUID: Final = re.compile("[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 def digest(source: str, text: str) -> bytes:
     """The stored form of an id that is no UUID. A length prefix keeps (source, text) unambiguous.
 
-    It is a UUIDv8, so that it is never taken for a UUIDv7, which tells when it was made.
+    It is a UUIDv8, so that it is never read as a UUIDv7, which contains the time of its making.
     """
     prefix = source.encode()
     hashed = hashlib.blake2b(
@@ -40,7 +40,7 @@ def parse_one(source: str, text: str) -> tuple[bytes, bool]:
 
 
 def hint(source: str, *, is_uuid: bool) -> str:
-    """What else may be the matter when nothing has an id: a text is one only together with its source."""
+    """A further cause when no event has an id: a text identifies an event only together with its source."""
     if is_uuid or source:
         return ""
     return "source is needed for an id that is no UUID"
@@ -69,8 +69,8 @@ def _parse_canonical(texts: Sequence[str]) -> Ids | None:
         raw = bytes.fromhex(joined.replace("-", ""))
     except ValueError:
         return None
-    # A dash elsewhere, or a text of another length, would have changed the number of digits. Blanks, which
-    # `fromhex` passes over, would as well.
+    # A dash elsewhere, or a text of another length, would have changed the number of digits. So would blanks,
+    # which `fromhex` skips.
     if len(raw) != 16 * len(texts) or any(len(text) != 36 for text in texts):
         return None
     return np.frombuffer(raw, UUID_DTYPE)

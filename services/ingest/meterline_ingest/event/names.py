@@ -1,4 +1,4 @@
-"""What names of types, dimensions, quantities, properties and catalogue entries may look like."""
+"""Rules for names of types, dimensions, quantities, properties and catalogue entries."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Final
 
 from meterline.errors import InvalidArgumentError
 
-# Characters of a list of values in an answer, which may be repeated for each of thousands of events.
+# Characters of a list of values in a response, which may repeat it for each of thousands of events.
 _LONGEST_LIST: Final = 160
 
 
 def shown(name: str) -> str:
-    """A name that somebody made up, as answers have it: cut, and without NUL, which no column takes."""
+    """A caller's name as responses contain it: cut, and without NUL, which no text column accepts."""
     return name[:64].replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def listed(values: Sequence[str]) -> str:
-    """Allowed values as the rule of a refusal has them: the first ones, as many as there is room for."""
+    """Allowed values for the rule of a refusal: the first ones, as many as there is room for."""
     told: list[str] = []
     left = _LONGEST_LIST
     for value in values:

@@ -1,4 +1,4 @@
-"""What became of an event that was not accepted."""
+"""The outcomes of events that were not accepted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Kind(IntEnum):
 
 
 class Stage(StrEnum):
-    """Where an event was found to be bad. Stored as these words."""
+    """Where an event was found invalid. Stored as these words."""
 
     READ = "read"
     VALIDATE = "validate"
@@ -25,9 +25,9 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why an event was not accepted: `field` breaks `message`; `reason` is a stable code.
+    """Why an event was not accepted: `field` breaks the rule `message`; `reason` is a stable code.
 
-    stored_digest, sent_digest: of the bodies of a conflict
+    stored_digest, sent_digest: of the bodies, for a conflict
     """
 
     kind: Kind
@@ -43,6 +43,6 @@ DUPLICATE = Problem(Kind.DUPLICATE, "DUPLICATE", "id", "this event was accepted 
 
 
 def conflict(stored_digest: bytes, sent_digest: bytes) -> Problem:
-    """The same id with another body: the first one stands."""
+    """The same id with another body: the first event is kept."""
     rule = "another event with this id was accepted before; that one stands"
     return Problem(Kind.CONFLICT, "CONFLICT", "id", rule, stored_digest, sent_digest)

@@ -13,14 +13,14 @@ from meterline_ingest.event.outcomes import Kind, Problem
 
 @dataclass(slots=True)
 class Problems:
-    """The problems of one batch by row. The first one found of a row stands."""
+    """The problems of one batch by row. The first one found of a row is kept."""
 
     rows: int
     by_row: dict[int, Problem] = field(default_factory=dict)
 
     @classmethod
     def read_with(cls, columns: Columns) -> Problems:
-        """What was found while the columns were read."""
+        """The problems found while the columns were read."""
         return cls(len(columns), dict(columns.misread))
 
     def flag(self, rows: Iterable[int], problem: Problem) -> None:
@@ -28,7 +28,7 @@ class Problems:
             self.by_row.setdefault(row, problem)
 
     def put_first(self, rows: Iterable[int], problem: Problem) -> None:
-        """As `flag`, but whatever else is wrong with a row, this is said of it."""
+        """As `flag`, but replaces any other problem of these rows."""
         self.by_row.update(dict.fromkeys(rows, problem))
 
     def flag_where(self, mask: Flags, reason: str, name: str, message: str) -> None:

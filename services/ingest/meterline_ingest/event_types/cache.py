@@ -10,18 +10,18 @@ from meterline.cached_book import CachedBook
 from meterline_ingest.event_types.rules.book import TypeBook
 from meterline_ingest.event_types.store import EventTypeRepository
 
-# A type that is put on one replica is known to the others after this long.
+# After this long, the other replicas see a type that was put on one.
 TYPES_SECONDS = 2.0
 
 
 class TypeRegistry:
-    """All event types. They are few, so all are kept, and read again only after a change."""
+    """All event types. They are few, so all are cached, and read again only after a change."""
 
     def __init__(self, repository: EventTypeRepository, now: Callable[[], float] = time.monotonic) -> None:
         self._types = CachedBook(repository, TypeBook({}), max_age=TYPES_SECONDS, now=now)
 
     async def current(self, needed: Iterable[str] = ()) -> TypeBook:
-        """The types; looked up anew when they are old, or lack a `needed` one and are not brand-new.
+        """The types; read again when they are old, or lack a `needed` one and were not read just now.
 
         Raises UnavailableError.
         """

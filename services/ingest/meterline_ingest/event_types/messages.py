@@ -1,4 +1,4 @@
-"""Event types as messages, read and written."""
+"""Reads and writes event types as protobuf messages."""
 
 from __future__ import annotations
 

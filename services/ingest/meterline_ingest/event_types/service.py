@@ -1,4 +1,4 @@
-"""Registering event types, archiving and deleting them."""
+"""Registers, archives and deletes event types."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from meterline_ingest.event_types.store import EventTypeRepository, Needs, Versi
 
 @dataclass(frozen=True, slots=True)
 class TypeStore:
-    """What changes types needs."""
+    """What functions that change types need."""
 
     unit_of_work: UnitOfWork
     tenants: TenantReplica
@@ -31,7 +31,7 @@ class TypeStore:
 async def put_event_type(store: TypeStore, slug: str, wanted: EventType, changed_by: str) -> EventType:
     """Creates a type or adds to it, for a tenant, or for all when `slug` is empty.
 
-    Raises FailedPreconditionError when it would change what is there, NotFoundError for an unknown tenant.
+    Raises FailedPreconditionError when it would change existing fields, NotFoundError for an unknown tenant.
     """
     _check_author(changed_by)
     owner = await _owner(store.tenants, slug)
@@ -49,7 +49,7 @@ async def put_event_type(store: TypeStore, slug: str, wanted: EventType, changed
 async def archive_event_type(
     store: TypeStore, slug: str, name: str, changed_by: str, *, archived: bool
 ) -> EventType:
-    """Lets a type take no more events, or take them again. Changes nothing when that is so already.
+    """Archives a type, which then takes no new events, or restores it. Changes nothing if it is so already.
 
     Raises NotFoundError for an unknown tenant or type.
     """
@@ -66,11 +66,11 @@ async def archive_event_type(
 
 
 async def delete_event_type(store: TypeStore, slug: str, name: str, changed_by: str) -> None:
-    """Removes a type that no event, timer or quarantined event needs.
+    """Deletes a type that no event, timer or quarantined event needs.
 
-    Whoever makes the first series of a type, or starts a timer of it, holds its row (`event_types.held`):
-    either is seen here, or the type is seen to be gone there. What comes into quarantine under its name holds
-    nothing: events may wait there for a type that is not there.
+    A transaction that adds the first series or a timer of a type locks its row (`store.held`): either this
+    function sees the addition, or that transaction sees the deletion. Quarantined events lock nothing: they
+    may wait for a type that does not exist.
 
     Raises NotFoundError for an unknown tenant or type, FailedPreconditionError.
     """
@@ -85,14 +85,14 @@ async def delete_event_type(store: TypeStore, slug: str, name: str, changed_by: 
 
 
 async def list_event_types(tenants: TenantReplica, registry: TypeRegistry, slug: str) -> list[EventType]:
-    """What a tenant may send; the operator's types when `slug` is empty."""
+    """The types that a tenant may send; the operator's when `slug` is empty."""
     owner = await _owner(tenants, slug)
     registry.forget()
     return (await registry.current()).visible_to(owner)
 
 
 async def describe_event_type(registry: TypeRegistry, name: str) -> Description:
-    """What events of this name may carry, whoever's type it is. Raises NotFoundError."""
+    """The fields of events of this name, of all owners' types. Raises NotFoundError."""
     registry.forget()
     found = describe((await registry.current()).named(name))
     if found is None:

@@ -1,4 +1,4 @@
-"""The registry of event types."""
+"""The tables of event types."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ queries = Queries("meterline_ingest.event_types", "store.sql")
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What a type was from `changed_at` on, and what made it so."""
+    """The type from `changed_at` on, and the change that made it."""
 
     version: int
     event_type: EventType
@@ -32,7 +32,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Of which a type is needed, of any tenant that it is of."""
+    """What needs a type, of any tenant that has it."""
 
     events: bool
     timers: bool
@@ -53,7 +53,7 @@ class EventTypeRepository:
             return await _book(connection)
 
     async def locked(self, connection: Connection) -> TypeBook:
-        """All types, held against changes until the transaction, which is everybody's, ends."""
+        """All types, locked against changes until the transaction, which must be for all tenants, ends."""
         await connection.execute(queries.lock_event_types)
         return await _book(connection)
 
@@ -76,7 +76,7 @@ class EventTypeRepository:
         *,
         archived: bool,
     ) -> EventType:
-        """Archives or restores a type that is there, and adds a version. Answers it as it is then."""
+        """Archives or restores an existing type, and adds a version. Returns the changed type."""
         parameters = _parameters(tenant_id, event_type)
         change = queries.archive_event_type if tenant_id == NOBODY else queries.archive_own_event_type
         cursor = await connection.execute(change, {**parameters, "archived": archived})
@@ -88,8 +88,8 @@ class EventTypeRepository:
     async def delete(
         self, connection: Connection, tenant_id: int, event_type: EventType, changed_by: str
     ) -> Needs:
-        """Deletes a type that is there, and adds a version; waits for who holds it. Answers what needs it;
-        the transaction must not be committed if anything does."""
+        """Deletes an existing type, and adds a version; waits for transactions that lock it. Returns what
+        needs it; the caller must not commit if anything does."""
         parameters = _parameters(tenant_id, event_type)
         delete = queries.delete_event_type if tenant_id == NOBODY else queries.delete_own_event_type
         cursor = await connection.execute(delete, parameters)
@@ -100,7 +100,7 @@ class EventTypeRepository:
         return Needs(events, timers, quarantined)
 
     async def versions(self, tenant_id: int, name: str) -> list[Version]:
-        """From the first on; empty when there is no such type."""
+        """All versions, the first one first; empty when there is no such type."""
         rows = await self._database.fetch(queries.event_type_versions, (tenant_id, name), [tenant_id])
         return [
             Version(version, EventType.from_json(name, definition), changed_by, changed_at, TypeChange(kind))
@@ -111,8 +111,8 @@ class EventTypeRepository:
 async def held(
     connection: Connection, tenant_ids: Collection[int], names: Collection[str]
 ) -> Mapping[tuple[int, str], int]:
-    """By owner (0: the operator) and name the types of these names that there are, with the version that each
-    came to be by; held against being deleted until the transaction, which is these tenants', ends."""
+    """The existing types of these names by owner (0: the operator) and name, with the first version of each.
+    Locks them against deletion until the transaction, which must be these tenants', ends."""
     cursor = await connection.execute(queries.hold_event_types, (list(names),))
     rows = await cursor.fetchall()
     cursor = await connection.execute(queries.hold_own_event_types, (list(tenant_ids), list(names)))

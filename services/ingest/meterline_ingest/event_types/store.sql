@@ -11,12 +11,12 @@ SELECT tenant_id, name, definition, archived_at, since_version
 FROM tenant_event_types ORDER BY tenant_id, name
 
 -- name: last_event_type_change
--- tenant: tells whether any tenant's types changed
+-- tenant: answers whether any tenant's types changed
 SELECT max(change) FROM event_type_versions
 
 -- name: put_event_type
 -- tenant: types are the operator's, the same for all tenants
--- One that was deleted goes on with its numbers, so that none means two things.
+-- A deleted type that is made again continues its version numbers, so that none is used twice.
 INSERT INTO event_types (name, definition, version, since_version)
 SELECT %(name)s, %(definition)s, next.version, next.version
 FROM (
@@ -63,8 +63,8 @@ DELETE FROM event_types WHERE name = %(name)s RETURNING version + 1
 DELETE FROM tenant_event_types WHERE tenant_id = %(tenant_id)s AND name = %(name)s RETURNING version + 1
 
 -- name: needs_of_event_type
--- tenant: the operator's types are of all tenants; 0 is for those
--- A statement of its own after the type was deleted: it sees what came in while that waited.
+-- tenant: the operator's types belong to all tenants; 0 selects those
+-- A separate statement after the deletion of the type: it sees what was added while that waited.
 SELECT EXISTS (
            SELECT FROM series WHERE event_type = %(name)s AND %(tenant_id)s IN (0, tenant_id)
        ), EXISTS (
@@ -77,7 +77,7 @@ SELECT EXISTS (
 
 -- name: hold_event_types
 -- tenant: types are the operator's, the same for all tenants
--- Held against being deleted until the transaction ends, and against nothing else.
+-- Locked against deletion until the transaction ends, and against nothing else.
 SELECT 0, name, since_version FROM event_types WHERE name = ANY(%s::text[]) FOR KEY SHARE
 
 -- name: hold_own_event_types

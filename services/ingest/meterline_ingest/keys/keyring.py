@@ -1,4 +1,4 @@
-"""The keys of one tenant, as they were a moment ago: what seals, opens and compares its sensitive values."""
+"""The keys of one tenant, read a moment ago: seal, unseal and compare its sensitive values."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Sealed = Counter[tuple[int, int]]
 class Keyring:
     """For one transaction: kept for longer, it would hide that a key was rotated or destroyed.
 
-    Keys are unwrapped when they are first needed. Nothing here waits.
+    Keys are unwrapped when they are first needed. No method waits.
     """
 
     __slots__ = (
@@ -43,7 +43,7 @@ class Keyring:
     def __init__(
         self, tenant_id: int, keys: Iterable[WrappedKey], masters: MasterKeys, sealed: Sealed, read_at: float
     ) -> None:
-        """read_at: when the keys were asked for, by the vault's timer"""
+        """read_at: when the keys were queried, by the vault's timer"""
         self.tenant_id = tenant_id
         self.read_at = read_at
         self._masters = masters
@@ -65,22 +65,22 @@ class Keyring:
 
     @property
     def sealed_before(self) -> bytes:
-        """Values that are less than these bytes need to be sealed again. Empty when none does."""
+        """Values less than these bytes need to be resealed. Empty when none does."""
         return b"" if self._sealing is None else envelope.first_of(self._sealing)
 
     def seal(self, table: str, column: str, row: bytes, plaintext: bytes) -> bytes:
-        """What may be stored in this column of this row, and nowhere else.
+        """Seals a value for this column of this row; it cannot be unsealed for another.
 
-        Raises ShreddedError once the tenant's keys are destroyed.
+        Raises ShreddedError when the tenant's keys are destroyed.
         """
         key = self._data_key(self._usable())
         self._sealed[self.tenant_id, key.key_id] += 1
         return key.seal(self._place(table, column), row, plaintext)
 
     def unseal(self, table: str, column: str, row: bytes, sealed: bytes) -> bytes:
-        """What was sealed.
+        """Opens a sealed value.
 
-        Raises TamperedError when it was not sealed as this, ShreddedError once the keys are destroyed.
+        Raises TamperedError when it was sealed for another place, ShreddedError when the keys are destroyed.
         """
         if self.exists:
             self._usable()
@@ -91,12 +91,12 @@ class Keyring:
             raise TamperedError(f"{table}.{column}: {error}") from error
 
     def needs_reseal(self, sealed: bytes) -> bool:
-        """Whether a value was sealed under a key before the one that seals now."""
+        """Whether a value was sealed under a key before the present one."""
         return sealed < self.sealed_before
 
     def fingerprint(self, data: bytes) -> bytes:
-        """16 bytes that are the same for the same data of the tenant, whatever key seals, and tell nothing of
-        them to who has not the key. Raises ShreddedError once the tenant's keys are destroyed."""
+        """16 bytes that are the same for the same data of the tenant under any sealing key, and reveal
+        nothing of the data without the key. Raises ShreddedError when the tenant's keys are destroyed."""
         self._usable()
         if not self._fingerprint_key:
             self._fingerprint_key = self._unwrapped(FINGERPRINT_KEY, Purpose.FINGERPRINTS)

@@ -1,4 +1,4 @@
-"""Values that were sealed under a retired key come under the current one, a few at a time."""
+"""Reseals values of retired keys under the current one, a few at a time."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ TENANTS: Final = 100
 
 
 class SealedColumn(Protocol):
-    """A column of sealed values. Its repository provides one, and `main` gives it to the resealer."""
+    """A column of sealed values. Its store provides one, and `main` passes it to the resealer."""
 
     @property
     def table(self) -> str:
-        """As it was sealed, like `column`."""
+        """The table that values are sealed for; likewise `column`."""
 
     @property
     def column(self) -> str: ...
@@ -36,18 +36,18 @@ class SealedColumn(Protocol):
     async def earlier(
         self, connection: Connection, tenant_id: int, before: bytes, after: bytes, limit: int
     ) -> Sequence[tuple[bytes, bytes]]:
-        """(row, value) of a tenant's values that are less than `before`, in rows beyond `after`, by row.
+        """(row, value) of a tenant's values that are less than `before`, in rows after `after`, by row.
 
-        A row is named as it was when it was sealed, by what may be logged: a key that tells nothing.
+        A row has the name that it was sealed for; it may be logged, since it reveals nothing.
         """
 
     async def replace(self, connection: Connection, tenant_id: int, values: Sequence[Resealed]) -> int:
-        """Stores each, unless the value is no longer what was found; answers how many."""
+        """Stores each, unless the value has changed since it was read; returns how many."""
 
 
 @dataclass(slots=True)
 class _Run:
-    """left: values that may still be looked at; failed: of those that were, how many do not open"""
+    """left: values that may still be read; failed: how many values could not be unsealed"""
 
     left: int
     resealed: int = 0
@@ -55,7 +55,7 @@ class _Run:
 
 
 class Resealer:
-    """Replicas may do this at the same time: what one has replaced, another finds changed."""
+    """Replicas may run it concurrently: each skips values that another has replaced."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Resealer:
         *,
         most: int,
     ) -> None:
-        """most: values that one run looks at"""
+        """most: values that one run reads"""
         self._database = database
         self._keys = keys
         self._vault = vault
@@ -74,9 +74,9 @@ class Resealer:
         self._most = most
 
     async def run(self) -> int:
-        """Answers how many values are sealed anew."""
+        """Returns how many values were resealed."""
         run = _Run(self._most)
-        # Without a column nobody could tell that a key is not needed any more.
+        # Without columns nothing shows that a key is no longer needed.
         tenants = await self._keys.to_reseal(TENANTS) if self._columns else []
         for tenant_id, last_key_id in tenants:
             failed_before = run.failed
@@ -87,7 +87,7 @@ class Resealer:
         return run.resealed
 
     async def _reseal(self, run: _Run, tenant_id: int, column: SealedColumn) -> bool:
-        """Whether the column has no more values to look at."""
+        """Whether the column has no more values to read."""
         after = b""
         while run.left > 0:
             try:
@@ -111,7 +111,7 @@ class Resealer:
 def _resealed(
     run: _Run, keyring: Keyring, column: SealedColumn, page: Sequence[tuple[bytes, bytes]]
 ) -> list[Resealed]:
-    """A value that does not open is told of and left: it must not keep others from being sealed anew."""
+    """Logs and skips a value that cannot be unsealed: it must not keep others from being resealed."""
     values = []
     for row, sealed in page:
         try:

@@ -1,4 +1,4 @@
-"""Rotation of tenants' keys, whoever asks for it."""
+"""Rotates tenants' keys, on request and for upkeep."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from meterline_ingest.keys.vault import Vault
 
 @dataclass(frozen=True, slots=True)
 class KeyStore:
-    """What changes keys needs."""
+    """What functions that change keys need."""
 
     unit_of_work: UnitOfWork
     keys: DataKeys
@@ -24,9 +24,9 @@ class KeyStore:
 
 
 async def rotate(store: KeyStore, tenant_id: int, from_key_id: int, change: ChangeRequest) -> None:
-    """Makes a new current key; the one before opens what it sealed. A tenant without keys gets its first.
+    """Makes a new current key; the previous one opens what it sealed. A tenant without keys gets its first.
 
-    from_key_id: rotate only if this one is current, so that who asks twice rotates once; 0: whichever is
+    from_key_id: rotate only if this one is current, so that a repeated request rotates once; 0: in any case
 
     Raises ShreddedError when the tenant's keys are destroyed, AbortedError when its first are made right now.
     """
@@ -51,7 +51,7 @@ async def rotate(store: KeyStore, tenant_id: int, from_key_id: int, change: Chan
 
 
 def _current(keys: list[WrappedKey]) -> int:
-    """The greatest number; 0 when there is no key."""
+    """The greatest key number; 0 when there is no key."""
     if keys and all(key.wrapped is None for key in keys):
         raise ShreddedError("sensitive data", "the tenant's keys were destroyed")
     return max((key.key_id for key in keys), default=0)
@@ -64,5 +64,5 @@ async def _replace(store: KeyStore, transaction: Transaction, tenant_id: int, cu
     else:
         new = store.vault.first_keys(tenant_id)
     if await store.keys.add(transaction.connection, new) != len(new):
-        # First keys are made without the lock, when something is sealed for the first time.
+        # First keys are made without the lock, when a value is sealed for the first time.
         raise AbortedError("the tenant's keys were made meanwhile")

@@ -1,4 +1,4 @@
-"""Keys of tenants: what they are for, what becomes of them, and which of them seals."""
+"""Keys of tenants: their purposes and states, and which of them seals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-# One tenant's numbers: a key that never changes, and those that rotate, counted up.
+# Key numbers of one tenant: of the fingerprint key, which never changes, and of the first key that rotates.
 FINGERPRINT_KEY: Final = 0
 FIRST_KEY: Final = 1
 
@@ -21,16 +21,16 @@ class Purpose(StrEnum):
 class State(StrEnum):
     CURRENT = "current"
     RETIRED = "retired"
-    """Seals nothing new, and opens what it sealed."""
+    """Seals no new values, and opens those that it sealed."""
     SHREDDED = "shredded"
-    """There was such a key."""
+    """The key existed and was destroyed."""
 
 
 @dataclass(frozen=True, slots=True)
 class WrappedKey:
-    """A key as it is stored; `wrapped` is None once it was shredded.
+    """A key as stored; `wrapped` is None after it was shredded.
 
-    settled: it has been there for long enough that every replica knows of it
+    settled: it has existed for long enough that every replica knows it
     """
 
     tenant_id: int
@@ -43,10 +43,10 @@ class WrappedKey:
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """What may be told of a key.
+    """What the API may show of a key.
 
     sealed: about how many values it has sealed
-    resealed_at: since when no value that is known of needs it any more
+    resealed_at: since when no known value needs it any more
     """
 
     key_id: int
@@ -60,11 +60,11 @@ class KeyRecord:
 
 
 def sealing_key(keys: Iterable[WrappedKey]) -> int | None:
-    """The number of the key that seals; None when there is none.
+    """The number of the key that seals; None if there is none.
 
-    The newest that is settled: a value that was sealed under a newer one could reach a replica that has not
-    heard of that key, and would seem to be tampered with. The first key has nobody to wait for, since no
-    replica remembers that a tenant has no key.
+    It is the newest settled one: a value sealed under a newer key could reach a replica that does not know
+    that key yet, and would seem tampered with. The first key need not settle, since no replica remembers
+    that a tenant has no key.
     """
     sealing = [key for key in keys if key.purpose is Purpose.SEALING and key.wrapped is not None]
     settled = [key.key_id for key in sealing if key.settled]
@@ -73,7 +73,7 @@ def sealing_key(keys: Iterable[WrappedKey]) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Resealed:
-    """A value of the row as it was found, and what takes its place."""
+    """A value as it was read, and its replacement."""
 
     row: bytes
     before: bytes

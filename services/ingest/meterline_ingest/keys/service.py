@@ -1,4 +1,4 @@
-"""Keys of tenants, on request: listed, rotated, destroyed."""
+"""Lists, rotates and destroys keys of tenants."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from meterline_ingest.keys.rules import FINGERPRINT_KEY, FIRST_KEY, KeyRecord, P
 class Holds(Protocol):
     """Something that forbids the destruction of a tenant's data.
 
-    It is asked while the tenant's keys are locked. Whoever places a hold takes `DataKeys.lock` as well, so
-    that a hold that was placed has either come too late, or is seen.
+    It is queried while the tenant's keys are locked. Placing a hold takes `DataKeys.lock` as well, so that a
+    hold is either placed after the destruction, or seen by it.
     """
 
     async def placed(self, connection: Connection, tenant_id: int) -> Sequence[str]:
-        """What to call the holds that are in force."""
+        """Names of the holds that are in force."""
 
 
 async def rotate_tenant_key(
     store: KeyStore, tenants: TenantReplica, slug: str, from_key_id: int, change: ChangeRequest
 ) -> list[KeyRecord]:
-    """Answers all keys as they are then. Raises NotFoundError, ShreddedError."""
+    """Returns all keys after the rotation. Raises NotFoundError, ShreddedError."""
     tenant = await tenants.get(slug)
     await rotate(store, tenant.tenant_id, from_key_id, change)
     return await store.keys.records(tenant.tenant_id)
@@ -43,7 +43,7 @@ async def list_data_keys(store: KeyStore, tenants: TenantReplica, slug: str) -> 
 async def shred_tenant(
     store: KeyStore, tenants: TenantReplica, holds: Sequence[Holds], slug: str, change: ChangeRequest
 ) -> int:
-    """Destroys a tenant's keys, for good; answers how many. A tenant that is shredded stays as it is.
+    """Destroys a tenant's keys for good; returns how many. Shredding a tenant again changes nothing.
 
     Raises NotFoundError, FailedPreconditionError while a hold is in force.
     """
@@ -57,7 +57,7 @@ async def shred_tenant(
         there = (await store.keys.load([tenant_id], connection)).get(tenant_id, [])
         if there and all(key.wrapped is None for key in there):
             return 0
-        # Who never had keys gets none later either.
+        # A tenant that never had keys must not get any later either.
         await store.keys.add(connection, _tombstones(tenant_id))
         destroyed = await store.keys.shred(connection, tenant_id)
         await audit_store.record(
@@ -75,6 +75,6 @@ async def shred_tenant(
 
 
 def _tombstones(tenant_id: int) -> list[WrappedKey]:
-    """Takes the places that first keys would take."""
+    """Shredded keys under the numbers that first keys would take."""
     names = ((FINGERPRINT_KEY, Purpose.FINGERPRINTS), (FIRST_KEY, Purpose.SEALING))
     return [WrappedKey(tenant_id, key_id, purpose, None, "", settled=True) for key_id, purpose in names]

@@ -1,4 +1,4 @@
-"""Wrapped keys of tenants. What unwraps them is not in the database."""
+"""Wrapped keys of tenants. The master keys, which unwrap them, are not in the database."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from meterline_ingest.keys.rules import KeyRecord, Purpose, State, WrappedKey
 
 queries = Queries("meterline_ingest.keys", "store.sql")
 
-# A new key seals only after this long. Replicas remember keys for less, so by then all know of it.
+# A new key seals only after this long. Replicas cache keys for less, so by then all know it.
 SETTLING: Final = timedelta(seconds=5)
-# After this long nothing is on its way any more that was sealed under a key before it was retired.
+# After this long, no value that was sealed under a key before its retirement is still on its way.
 RETIRED_FOR_GOOD: Final = timedelta(minutes=10)
 
 KeyName = tuple[int, int]
@@ -47,13 +47,13 @@ class DataKeys:
         return [KeyRecord(row[0], Purpose(row[1]), State(row[2]), *row[3:]) for row in rows]
 
     async def add_first(self, keys: Sequence[WrappedKey]) -> None:
-        """Commits keys of tenants that have none. Where somebody was quicker, theirs stay."""
+        """Commits keys of tenants that have none. Keys that another process has added first are kept."""
         async with self._database.connection({key.tenant_id for key in keys}) as connection:
             await self.add(connection, keys)
             await connection.commit()
 
     async def add(self, connection: Connection, keys: Iterable[WrappedKey]) -> int:
-        """Those whose number is taken are passed over; answers how many are not.
+        """Adds keys, except those whose number is taken; returns how many it added.
 
         A key without `wrapped` is a shredded one.
         """
@@ -71,20 +71,20 @@ class DataKeys:
         return cursor.rowcount
 
     async def lock(self, connection: Connection, tenant_id: int) -> None:
-        """Holds the tenant's keys against rotation and destruction until the transaction ends."""
+        """Locks the tenant's keys against rotation and destruction until the transaction ends."""
         await connection.execute(queries.lock_keys, {"tenant_id": tenant_id})
 
     async def retire(self, connection: Connection, tenant_id: int, key_id: int) -> None:
         await connection.execute(queries.retire_key, (tenant_id, key_id))
 
     async def shred(self, connection: Connection, tenant_id: int) -> int:
-        """Destroys all keys of a tenant; answers how many there were."""
+        """Destroys all keys of a tenant; returns how many there were."""
         await connection.execute(queries.lock_key_rows, (tenant_id,))
         cursor = await connection.execute(queries.shred_keys, (tenant_id,))
         return cursor.rowcount
 
     async def add_sealed(self, counts: Mapping[KeyName, int], most: int) -> list[KeyName]:
-        """Adds to how much was sealed; answers the current keys that have sealed `most` or more."""
+        """Adds to the counts of sealed values; returns the current keys that have sealed `most` or more."""
         async with self._database.connection(ALL_TENANTS) as connection:
             parameters = {**_names(counts), "sealed": list(counts.values()), "most": most}
             cursor = await connection.execute(queries.add_sealed, parameters)
@@ -98,7 +98,7 @@ class DataKeys:
         return [(tenant_id, key_id) for tenant_id, key_id in rows]
 
     async def of_other_masters(self, master_key_id: str, after: KeyName, limit: int) -> list[WrappedKey]:
-        """Keys that are not wrapped by this master key, in the order of their names, beyond `after`."""
+        """Keys that are not wrapped by this master key, in the order of their names, after `after`."""
         parameters = {
             "master_key_id": master_key_id,
             "after_tenant_id": after[0],
@@ -109,7 +109,7 @@ class DataKeys:
         return [_wrapped_key(row) for row in rows]
 
     async def rewrap(self, keys: Sequence[tuple[WrappedKey, bytes]], master_key_id: str) -> int:
-        """Stores keys as they are wrapped anew, except those that changed meanwhile; answers how many."""
+        """Stores rewrapped keys, except those that changed meanwhile; returns how many."""
         async with self._database.connection({key.tenant_id for key, _ in keys}) as connection:
             cursor = await connection.execute(
                 queries.rewrap_keys,
@@ -124,13 +124,13 @@ class DataKeys:
             return cursor.rowcount
 
     async def to_reseal(self, limit: int) -> list[KeyName]:
-        """Tenants with keys that were retired for good and may still be needed, and the last of these."""
+        """Tenants with long-retired keys that may still be needed, each with the last of these."""
         parameters = {"settling": RETIRED_FOR_GOOD, "limit": limit}
         rows = await self._all_tenants(queries.keys_to_reseal, parameters)
         return [(tenant_id, key_id) for tenant_id, key_id in rows]
 
     async def mark_resealed(self, tenant_id: int, last_key_id: int) -> None:
-        """No value needs the tenant's retired keys up to this one any more."""
+        """Records that no value needs the tenant's retired keys up to this one any more."""
         async with self._database.connection([tenant_id]) as connection:
             await connection.execute(queries.mark_resealed, (tenant_id, last_key_id))
             await connection.commit()

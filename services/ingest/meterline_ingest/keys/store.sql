@@ -27,7 +27,7 @@ UPDATE data_keys SET state = 'retired', retired_at = clock_timestamp()
 WHERE tenant_id = %s AND key_id = %s AND state = 'current'
 
 -- name: lock_key_rows
--- Whoever changes several rows locks them in this order, so that no two wait for each other.
+-- Every transaction that changes several rows locks them in this order, to avoid deadlocks.
 SELECT count(*) FROM (
     SELECT key_id FROM data_keys WHERE tenant_id = %s ORDER BY tenant_id, key_id FOR UPDATE
 ) AS locked
@@ -70,7 +70,7 @@ LIMIT %(limit)s
 
 -- name: rewrap_keys
 WITH same AS (
-    -- Whoever shredded or wrapped it meanwhile was first.
+    -- Skips keys that were shredded or rewrapped meanwhile.
     SELECT k.tenant_id, k.key_id, new.wrapped
     FROM data_keys k
     JOIN unnest(%(tenant_ids)s::int4[], %(key_ids)s::int4[], %(before)s::bytea[], %(wrapped)s::bytea[])

@@ -1,4 +1,4 @@
-"""What keys need by themselves: to be counted, rotated in time, and wrapped by the current master key."""
+"""Upkeep of keys: counts what they seal, rotates them in time, and wraps them by the current master key."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from meterline_ingest.keys.store import KeyName
 
 log = logger()
 
-# Random nonces are safe for 2^32 values of one key. The rest is for what a process that was killed had not
-# written down, and for what is sealed until every replica has the next key.
+# Random nonces are safe for 2^32 values of one key. The rest is for values that a killed process had not
+# counted, and for those sealed until every replica has the next key.
 MOST_SEALED: Final = 1 << 30
 # Bounds of one run, and of one transaction of it.
 ROTATIONS: Final = 100
@@ -26,7 +26,7 @@ PAGE: Final = 500
 
 
 class KeyUpkeep:
-    """Replicas may do this at the same time. `start` and `stop` may be called twice."""
+    """Replicas may run it concurrently. `start` and `stop` may be called twice."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class KeyUpkeep:
         await self._loop.start()
 
     async def stop(self) -> None:
-        """Writes down what was sealed since the last time."""
+        """Stores the counts of values sealed since the last run."""
         await self._loop.stop()
         try:
             await self.count()
@@ -61,7 +61,7 @@ class KeyUpkeep:
         await self.rewrap()
 
     async def count(self) -> list[KeyName]:
-        """Writes down what this process sealed; answers the current keys that have sealed enough."""
+        """Stores how much this process sealed; returns the current keys that have sealed enough."""
         vault = self._store.vault
         sealed = vault.take_sealed()
         if not sealed:
@@ -69,14 +69,14 @@ class KeyUpkeep:
         try:
             spent = await self._store.keys.add_sealed(sealed, self._most_sealed)
         except BaseException:
-            # Counted twice does no harm, not counted does.
+            # Counting twice does no harm, not counting does.
             vault.put_back(sealed)
             raise
         metrics.SEALED_VALUES.inc(sum(sealed.values()))
         return spent
 
     async def rewrap(self) -> int:
-        """Wraps keys of earlier master keys by the current one; answers how many it could not."""
+        """Wraps keys of earlier master keys by the current one; returns how many it could not."""
         after, failed = (0, -1), 0
         while page := await self._store.keys.of_other_masters(self._masters.current_id, after, PAGE):
             after = page[-1].tenant_id, page[-1].key_id
@@ -95,7 +95,7 @@ class KeyUpkeep:
         log.info("key.rotated", tenant_id=tenant_id, key_id=key_id, reason=reason)
 
     def _rewrapped(self, key: WrappedKey) -> bytes | None:
-        """None, and told, when it cannot be opened: that must not keep others from being wrapped."""
+        """Logs a key that cannot be unwrapped, and returns None, so that the others are still rewrapped."""
         assert key.wrapped is not None
         name = (key.tenant_id, key.key_id, key.purpose)
         try:

@@ -1,4 +1,4 @@
-"""Keyrings of tenants: from memory for a moment, else from the database, else new."""
+"""Keyrings of tenants: cached for a moment, else from the database, else new."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from meterline_ingest.keys.keyring import Keyring, Sealed
 from meterline_ingest.keys.rules import FINGERPRINT_KEY, FIRST_KEY, Purpose, WrappedKey
 from meterline_ingest.keys.store import SETTLING, DataKeys, KeyName
 
-# How long a replica may not notice that a key was rotated or destroyed.
+# For this long a replica may not notice that a key was rotated or destroyed.
 MEMORY_SECONDS: Final = 2.0
 REMEMBERED_TENANTS: Final = 10_000
 
 
 class Vault:
-    """One for each process. Keys that are open are in its memory only, and no longer than `ttl`."""
+    """One for each process. Unwrapped keys are in its memory only, and no longer than `ttl`."""
 
     def __init__(
         self,
@@ -33,19 +33,19 @@ class Vault:
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
         """
-        ttl: seconds; less than half of what a new key is given to become known everywhere
-        timer: tells seconds, from any moment
+        ttl: seconds; at most half of the time after which a new key seals
+        timer: returns seconds since any fixed moment
         """
         if ttl > SETTLING.total_seconds() / 2:
             raise ValueError("a key would seal before every replica knows of it")
         self._keys = keys
         self.masters = masters
         self._timer = timer
-        # Counted from before the question: what changes while it is on its way is noticed in time as well.
+        # Counted from before the query, so that a change during the query is noticed in time as well.
         self._known: TLRUCache[int, Keyring] = TLRUCache(
             REMEMBERED_TENANTS, ttu=lambda _, keyring, __: keyring.read_at + ttl, timer=timer
         )
-        # An entry that is over would stay in memory until the next look.
+        # Otherwise an expired entry would stay in memory until the next lookup.
         self._expiring = every(ttl / 2, "forget-keys", self.expire)
         self._sealed = Sealed()
 
@@ -59,10 +59,10 @@ class Vault:
     async def keyring(self, connection: Connection | None, tenant_id: int, *, create: bool = True) -> Keyring:
         """A tenant's keys.
 
-        connection: reads through it, in a transaction of the tenant's; for who holds one, a second may not be
-            free
-        create: make the first keys of a tenant that has none. They are committed at once, in a transaction of
-            their own: what is sealed must never outlive its key.
+        connection: reads through it, in a transaction of the tenant; a caller that holds one must pass it,
+            since no second one may be free
+        create: makes the first keys of a tenant that has none, and commits them at once, in a separate
+            transaction: a sealed value must never outlive its key.
         """
         known = self._known.get(tenant_id)
         if known is not None:
@@ -70,7 +70,7 @@ class Vault:
         return (await self._load([tenant_id], connection, create))[tenant_id]
 
     async def keyrings(self, tenant_ids: Collection[int], *, create: bool = True) -> dict[int, Keyring]:
-        """As `keyring`, for all of `tenant_ids`: one query for those that are not in memory."""
+        """As `keyring`, for all of `tenant_ids`: one query for those that are not cached."""
         found = {each: known for each in set(tenant_ids) if (known := self._known.get(each)) is not None}
         missing = sorted(set(tenant_ids) - found.keys())
         return found | await self._load(missing, None, create) if missing else found
@@ -79,7 +79,7 @@ class Vault:
         self._known.pop(tenant_id, None)
 
     async def expire(self) -> None:
-        """Lets go of keyrings whose time is over."""
+        """Removes expired keyrings from memory."""
         self._known.expire()
 
     def new_key(self, tenant_id: int, key_id: int, purpose: Purpose) -> WrappedKey:
@@ -88,20 +88,20 @@ class Vault:
         return WrappedKey(tenant_id, key_id, purpose, wrapped, self.masters.current_id, settled=False)
 
     def first_keys(self, tenant_id: int) -> list[WrappedKey]:
-        """What a tenant begins with."""
+        """The first keys of a tenant."""
         return [
             self.new_key(tenant_id, FINGERPRINT_KEY, Purpose.FINGERPRINTS),
             self.new_key(tenant_id, FIRST_KEY, Purpose.SEALING),
         ]
 
     def take_sealed(self) -> Mapping[KeyName, int]:
-        """How many values this process sealed under each key since it was asked last."""
+        """How many values this process sealed under each key since the last call."""
         taken = dict(self._sealed)
         self._sealed.clear()
         return taken
 
     def put_back(self, sealed: Mapping[KeyName, int]) -> None:
-        """Of what was taken, and could not be written down."""
+        """Adds counts back that were taken but could not be stored."""
         self._sealed.update(sealed)
 
     async def _load(
@@ -112,12 +112,12 @@ class Vault:
         missing = [each for each in tenant_ids if each not in keys]
         if missing and create:
             await self._keys.add_first([key for each in missing for key in self.first_keys(each)])
-            # Another process may have been quicker, so what counts is what is there now.
+            # Another process may have added its keys first, so the stored ones are used.
             keys |= await self._keys.load(missing)
         keyrings = {
             each: Keyring(each, keys.get(each, ()), self.masters, self._sealed, asked_at)
             for each in tenant_ids
         }
-        # That a tenant has no keys is never remembered: its first key seals at once.
+        # The absence of keys is never cached: a tenant's first key seals at once.
         self._known.update({each: keyring for each, keyring in keyrings.items() if keyring.exists})
         return keyrings

@@ -35,7 +35,7 @@ _STATES: Final = {
     State.REPLAYED: quarantine_pb2.QUARANTINE_STATE_REPLAYED,
     State.DISCARDED: quarantine_pb2.QUARANTINE_STATE_DISCARDED,
 }
-# What is not set is 0.
+# A field that is not set is 0.
 _ASKED_STAGES: Final[dict[int, Stage | None]] = dict.fromkeys([0]) | {
     number: stage for stage, number in _STAGES.items()
 }
@@ -117,7 +117,7 @@ class QuarantineServicer(quarantine_pb2_grpc.QuarantineServiceServicer):
 
 
 def _chosen(request: Selection) -> QuarantineFilter:
-    """Never everything by omission."""
+    """Selects everything only on explicit request."""
     match request.WhichOneof("entries"):
         case "ids":
             ids = fields.identifiers("ids.quarantine_ids", request.ids.quarantine_ids, most=MAX_IDS)
@@ -144,7 +144,7 @@ def _filter(message: quarantine_pb2.QuarantineFilter) -> QuarantineFilter:
 
 
 def _show(answer: quarantine_pb2.GetQuarantinedResponse, content: Content, *, everything: bool) -> None:
-    """Adds the content, without the values that may be sensitive unless `everything` is asked for."""
+    """Adds the content, without values that may be sensitive unless `everything` is requested."""
     if content.payload is None:
         return
     if everything:

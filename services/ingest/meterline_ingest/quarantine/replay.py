@@ -1,7 +1,7 @@
-"""What was rejected goes through capture once more, as if it were received again when it was first.
+"""Sends quarantined events through capture again, as if received again at their first receipt.
 
-Capture takes it in, and only then its entry is marked, in another transaction. Who is stopped in between
-replays it again: capture knows the event by its id and answers that it has it.
+Capture stores an event first; its entry is marked afterwards, in another transaction. A replay interrupted in
+between can be repeated: capture finds the event by its id, and returns DUPLICATE.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from meterline_ingest.quarantine.rules import QuarantineFilter
 from meterline_ingest.quarantine.service import QuarantineAccess
 from meterline_ingest.quarantine.store import Quarantined
 
-# Of one answer.
+# Outcomes in one response.
 MAX_OUTCOMES: Final = 1_000
-# Payloads that are in memory at once.
+# Bytes of payloads in memory at once.
 PORTION_BYTES: Final = 4 << 20
 
 UNREADABLE: Final = Problem(
@@ -48,7 +48,7 @@ UNREADABLE: Final = Problem(
 
 @dataclass(slots=True)
 class Replay:
-    """What came of a replay. `outcomes` are the first of those that still wait."""
+    """The result of a replay. `outcomes` are the first of those that still wait."""
 
     replay_id: uuid.UUID = field(default_factory=new_id)
     counts: Counter[Kind] = field(default_factory=Counter)
@@ -64,7 +64,7 @@ class Replay:
 
 
 class QuarantineReplayer:
-    """One for each process. Any number of replays may run at once, of the same entries too."""
+    """One for each process. Any number of replays may run at once, also of the same entries."""
 
     def __init__(self, access: QuarantineAccess, capture: Capture, committer: Committer) -> None:
         self._access = access
@@ -74,7 +74,7 @@ class QuarantineReplayer:
     async def replay(
         self, slug: str, chosen: QuarantineFilter, change: ChangeRequest, *, dry_run: bool
     ) -> Replay:
-        """Raises NotFoundError; ShreddedError; OverloadedError, when what was done so far stands."""
+        """Raises NotFoundError; ShreddedError; OverloadedError, which keeps what was replayed so far."""
         tenant = await self._access.tenants.get(slug)
         replay = Replay()
         async for page in self._access.pages(tenant.tenant_id, chosen):
@@ -91,7 +91,7 @@ class QuarantineReplayer:
     async def _judge(
         self, tenant: Tenant, entries: Sequence[Quarantined], *, dry_run: bool
     ) -> tuple[Sequence[Quarantined], dict[uuid.UUID, Problem]]:
-        """As many of the first entries as there was room for, and what is wrong with which of them; the
+        """Returns as many of the first entries as there was room for, and the problems among them; the
         others of these were accepted, or would be."""
         events = await self._events(tenant, entries)
         readable = [entry for entry in entries if entry.quarantine_id in events]
@@ -108,7 +108,7 @@ class QuarantineReplayer:
         return entries, problems
 
     async def _submit(self, submissions: Sequence[Submission]) -> list[Result]:
-        """Waits for their turn with all other calls. Answers for the first of them when there is no room
+        """Queues the calls with all others. Returns the results of the first of them when there is no room
         for all. Raises OverloadedError when there is none at all."""
         waiting: list[asyncio.Future[Result]] = []
         for submission in submissions:
@@ -122,7 +122,7 @@ class QuarantineReplayer:
         return await asyncio.gather(*waiting)
 
     async def _events(self, tenant: Tenant, entries: Sequence[Quarantined]) -> dict[uuid.UUID, Any]:
-        """In the form of `wire`, those that can be read."""
+        """The readable events, in the form of `wire`."""
         ids = [entry.quarantine_id for entry in entries]
         async with self._access.database.connection([tenant.tenant_id]) as connection:
             keyring = await self._access.vault.keyring(connection, tenant.tenant_id)
@@ -161,7 +161,7 @@ class QuarantineReplayer:
 
 
 def _portions(page: Sequence[Quarantined]) -> Iterator[list[Quarantined]]:
-    """Neighbours whose payloads fit in memory together; one that does not is alone."""
+    """Neighbours whose payloads fit in memory together; one that does not fit is alone."""
     portion: list[Quarantined] = []
     size = 0
     for entry in page:
@@ -187,7 +187,7 @@ def _event(keyring: Keyring, quarantine_id: uuid.UUID, sealed: bytes) -> Any | N
 
 
 def _origin(entry: Quarantined) -> Origin:
-    """That of the call that brought it first, so that what it brought is replayed together."""
+    """The origin of the event's first call, so that events of one call are replayed together."""
     return Origin(
         entry.source,
         to_us(entry.received_at),

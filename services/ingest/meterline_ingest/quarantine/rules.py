@@ -1,4 +1,4 @@
-"""What becomes of events that were rejected, and what may be shown of them."""
+"""States of rejected events, their selection, and which of their values may be shown."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class QuarantineFilter:
-    """Empty and None let everything through. Times of first receipt are half-open, [start, end).
+    """Empty and None match everything. Times of first receipt are half-open, [start, end).
 
     Raises InvalidArgumentError for texts that no entry can have.
     """
@@ -54,9 +54,9 @@ def hidden(
     quantities: Mapping[str, str],
     properties: Iterable[str],
 ) -> list[tuple[str, str]]:
-    """(map, name) of the values that may be sensitive: all but those that the type declares as harmless.
+    """(map, name) of the values that may be sensitive: all but those that the type declares not sensitive.
 
-    What is in the wrong place was rejected for it, and may be an address under the name of a region.
+    An event may be rejected because values are swapped: an address may be under the name of a region.
     """
     shown_dimensions = definition.dimensions_by_name if definition else {}
     shown_properties = definition.properties_by_name.keys() - definition.sensitive if definition else set()

@@ -1,4 +1,4 @@
-"""What was rejected: listed, looked into, given up on."""
+"""Lists, shows and discards rejected events."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PAGE: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class QuarantineAccess:
-    """What is needed to read entries, and to settle them."""
+    """What reading and settling entries needs."""
 
     database: Database
     unit_of_work: UnitOfWork
@@ -40,8 +40,8 @@ class QuarantineAccess:
     clock: Clock
 
     async def pages(self, tenant_id: int, chosen: QuarantineFilter) -> AsyncIterator[list[Quarantined]]:
-        """All that wait now and were not seen in an earlier page; what arrives meanwhile is left alone, so
-        that this ends."""
+        """All entries that wait now, page by page, each once; skips what arrives meanwhile, so that this
+        ends."""
         now = to_datetime(self.clock.now_us()) + timedelta(microseconds=1)
         bounded = replace(chosen, end=now if chosen.end is None else min(chosen.end, now))
         after: Place | None = None
@@ -66,9 +66,9 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """An entry with what it holds, which is None once the keys are destroyed.
+    """An entry with its payload, which is None when the keys are destroyed.
 
-    definition: what its type means to the tenant
+    definition: the tenant's definition of its event type
     """
 
     entry: Quarantined
@@ -100,10 +100,10 @@ async def get_quarantined(
     quarantine_id: uuid.UUID,
     unsealing: ChangeRequest | None,
 ) -> Content:
-    """One entry and its payload. `unsealing`: who is to see all of it, and why, which is noted first.
+    """One entry and its payload. `unsealing`: who wants to see all of it, and why, which is audited first.
 
-    Raises NotFoundError, also for an entry of another tenant; TamperedError; ShreddedError when it is to be
-    unsealed and cannot be any more.
+    Raises NotFoundError, also for an entry of another tenant; TamperedError; ShreddedError when `unsealing`
+    is given and the keys are destroyed.
     """
     tenant = await access.tenants.get(slug)
     async with access.unit_of_work.begin([tenant.tenant_id]) as transaction:
@@ -137,7 +137,7 @@ async def get_quarantined(
 async def discard_quarantined(
     access: QuarantineAccess, slug: str, chosen: QuarantineFilter, change: ChangeRequest
 ) -> int:
-    """Gives up on entries that wait, page by page; returns how many. Raises NotFoundError."""
+    """Discards waiting entries, page by page; returns how many. Raises NotFoundError."""
     tenant = await access.tenants.get(slug)
     discarded = 0
     async for page in access.pages(tenant.tenant_id, chosen):

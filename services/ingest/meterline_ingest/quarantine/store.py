@@ -1,4 +1,4 @@
-"""Rejected events: kept, listed, settled, forgotten. What they say is sealed before it gets here."""
+"""Rejected events: listed, settled and deleted. Payloads are sealed before they get here."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ queries = Queries("meterline_ingest.quarantine", "store.sql")
 
 
 Place = tuple[datetime, uuid.UUID]
-"""Of an entry in the order of first receipt."""
+"""The place of an entry in the order of first receipt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """An entry as it is stored, but for its payload, which has `size` bytes."""
+    """An entry as stored, without its payload, which has `size` bytes."""
 
     trace: SpanContext
     state: State
@@ -65,7 +65,7 @@ async def page(
     after: Place | None,
     limit: int,
 ) -> list[Quarantined]:
-    """In the order of first receipt, from beyond `after`."""
+    """In the order of first receipt, after `after`."""
     after_time, after_id = after or (EPOCH, uuid.UUID(int=0))
     cursor = await connection.execute(
         queries.page,
@@ -90,7 +90,7 @@ async def page(
 
 
 async def find(connection: Connection, tenant_id: int, quarantine_id: uuid.UUID) -> Quarantined | None:
-    """In whatever state it is."""
+    """In any state."""
     cursor = await connection.execute(queries.find, (tenant_id, quarantine_id), binary=True)
     row = await cursor.fetchone()
     return _quarantined(row) if row else None
@@ -99,7 +99,7 @@ async def find(connection: Connection, tenant_id: int, quarantine_id: uuid.UUID)
 async def payloads(
     connection: Connection, tenant_id: int, ids: Collection[uuid.UUID]
 ) -> dict[uuid.UUID, bytes]:
-    """Sealed."""
+    """Sealed payloads by id."""
     cursor = await connection.execute(queries.payloads, (tenant_id, list(ids)), binary=True)
     return dict(await cursor.fetchall())
 
@@ -109,7 +109,7 @@ async def mark_replayed(connection: Connection, tenant_id: int, ids: Collection[
 
 
 async def judge_again(connection: Connection, tenant_id: int, found: Mapping[uuid.UUID, Problem]) -> None:
-    """Gives those that still wait their new problems."""
+    """Updates the problems of those that still wait."""
     await connection.execute(
         queries.judge_again,
         {
@@ -130,19 +130,19 @@ async def discard(connection: Connection, tenant_id: int, ids: Collection[uuid.U
 
 
 async def forget_waiting(connection: Connection, tenant_id: int, age: timedelta, limit: int) -> int:
-    """Deletes a tenant's entries that were first received so long ago; returns how many."""
+    """Deletes a tenant's waiting entries that were first received longer ago than `age`; returns how many."""
     parameters = {"tenant_id": tenant_id, "age": age, "limit": limit}
     return (await connection.execute(queries.forget_waiting, parameters)).rowcount
 
 
 async def forget_oldest(connection: Connection, tenant_id: int, excess: int, limit: int) -> int:
-    """Deletes the entries that were settled first, until they had `excess` bytes; returns how many."""
+    """Deletes the entries that were settled first, until `excess` bytes are deleted; returns how many."""
     parameters = {"tenant_id": tenant_id, "excess": excess, "limit": limit}
     return (await connection.execute(queries.forget_oldest, parameters)).rowcount
 
 
 class QuarantineCounts:
-    """What concerns the entries of all tenants."""
+    """Queries over the entries of all tenants."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -152,22 +152,22 @@ class QuarantineCounts:
         return int(count)
 
     async def most(self) -> Held:
-        """The most that any tenant has, of either."""
+        """The most waiting entries, and the most bytes, of any tenant."""
         ((waiting, size),) = await self._database.fetch(queries.most_held, tenants=ALL_TENANTS)
         return Held(waiting, size)
 
     async def larger_than(self, size: int) -> list[tuple[int, int]]:
-        """Tenants that have more bytes, and how many these are."""
+        """Tenants with more bytes than `size`, each with its bytes."""
         rows = await self._database.fetch(queries.larger_than, (size,), ALL_TENANTS)
         return [(tenant_id, held) for tenant_id, held in rows]
 
     async def tenants(self) -> list[int]:
-        """Those that have entries that wait."""
+        """Tenants with waiting entries."""
         rows = await self._database.fetch(queries.tenants_waiting, tenants=ALL_TENANTS)
         return [tenant_id for (tenant_id,) in rows]
 
     async def forget_settled(self, age: timedelta, limit: int) -> int:
-        """Deletes entries that were settled so long ago; returns how many."""
+        """Deletes entries that were settled longer ago than `age`; returns how many."""
         async with self._database.connection(ALL_TENANTS) as connection:
             cursor = await connection.execute(queries.forget_settled, {"age": age, "limit": limit})
             await connection.commit()
@@ -183,7 +183,7 @@ class QuarantinePayloads:
     async def earlier(
         self, connection: Connection, tenant_id: int, before: bytes, after: bytes, limit: int
     ) -> list[tuple[bytes, bytes]]:
-        """(row, value) of a tenant's values that are less than `before`, in rows beyond `after`, by row."""
+        """(row, value) of a tenant's values that are less than `before`, in rows after `after`, by row."""
         beyond = uuid.UUID(bytes=after or bytes(16))
         cursor = await connection.execute(
             queries.earlier_payloads, (tenant_id, before, beyond, limit), binary=True
@@ -191,7 +191,7 @@ class QuarantinePayloads:
         return [(quarantine_id.bytes, payload) for quarantine_id, payload in await cursor.fetchall()]
 
     async def replace(self, connection: Connection, tenant_id: int, values: Sequence[Resealed]) -> int:
-        """Stores each, unless the value is no longer what was found; answers how many."""
+        """Stores each, unless the value has changed since it was read; returns how many."""
         cursor = await connection.execute(
             queries.replace_payloads,
             {

@@ -1,9 +1,9 @@
 -- name: all_waiting
--- tenant: a metric of all of them
+-- tenant: a metric over all tenants
 SELECT coalesce(sum(waiting), 0)::bigint FROM quarantine_counts
 
 -- name: most_held
--- tenant: a metric of all of them
+-- tenant: a metric over all tenants
 SELECT coalesce(max(waiting), 0)::bigint, coalesce(max(bytes), 0)::bigint FROM quarantine_counts
 
 -- name: larger_than
@@ -36,7 +36,7 @@ LIMIT %(limit)s
 SELECT quarantine_id, payload FROM quarantine WHERE tenant_id = %s AND quarantine_id = ANY(%s::uuid[])
 
 -- name: mark_replayed
--- Also what was discarded meanwhile: it was accepted.
+-- Also marks entries that were discarded meanwhile: their events were accepted.
 WITH locked AS (
     SELECT quarantine_id FROM quarantine
     WHERE tenant_id = %(tenant_id)s AND quarantine_id = ANY(%(ids)s) AND state <> 'replayed'
@@ -71,7 +71,7 @@ FROM locked
 WHERE q.tenant_id = %(tenant_id)s AND q.quarantine_id = locked.quarantine_id
 
 -- name: forget_settled
--- tenant: upkeep of all of them
+-- tenant: upkeep for all tenants
 WITH old AS (
     SELECT tenant_id, quarantine_id FROM quarantine
     WHERE state <> 'waiting' AND settled_at < now() - %(age)s
@@ -100,7 +100,7 @@ DELETE FROM quarantine q USING locked
 WHERE q.tenant_id = %(tenant_id)s AND q.quarantine_id = locked.quarantine_id
 
 -- name: tenants_waiting
--- tenant: upkeep of all of them
+-- tenant: upkeep for all tenants
 SELECT tenant_id FROM quarantine_counts WHERE waiting > 0 ORDER BY tenant_id
 
 -- name: forget_waiting

@@ -1,4 +1,4 @@
-"""What quarantine needs by itself: to be counted, and to forget what is old."""
+"""Upkeep of the quarantine: counts its entries, and deletes old ones."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ SECONDS: Final = 60.0
 # Entries a transaction, and transactions a run.
 PAGE: Final = 1_000
 PAGES: Final = 100
-# The part of a tenant's bytes beyond which settled entries make room.
+# Settled entries are deleted early when a tenant uses more than this part of its bytes.
 FULL: Final = 0.75
 
 
 class QuarantineUpkeep:
-    """Replicas may do this at the same time. `start` and `stop` may be called twice."""
+    """Replicas may run it concurrently. `start` and `stop` may be called twice."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class QuarantineUpkeep:
     ) -> None:
         """
         keep_waiting: how long an entry may wait; None: for ever
-        most: of a tenant
+        most: what a tenant may keep
         """
         self._unit_of_work = unit_of_work
         self._counts = counts
@@ -69,8 +69,7 @@ class QuarantineUpkeep:
         metrics.QUOTA_FULLEST.labels("quarantine_bytes").set(_part(fullest.bytes, self._most.bytes))
 
     async def _make_room(self) -> None:
-        """Where little room is left, what is settled goes before its time, so that what is rejected next can
-        wait."""
+        """Deletes settled entries early where little room is left, so that newly rejected events fit."""
         enough = int(self._most.bytes * FULL)
         for tenant_id, size in await self._counts.larger_than(enough):
             for _ in range(PAGES):
@@ -112,5 +111,5 @@ class QuarantineUpkeep:
 
 
 def _part(held: int, most: int) -> float:
-    """Of what may be held; where that is nothing, it is full."""
+    """The used part of what may be held; 1 if nothing may be held."""
     return held / most if most else 1.0

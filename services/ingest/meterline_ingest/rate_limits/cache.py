@@ -9,7 +9,7 @@ from meterline.cached_book import CachedBook, Source
 
 from meterline_ingest.rate_limits.rules.limits import LimitBook
 
-# So is a limit.
+# After this long, the other replicas see a limit that was put on one.
 LIMITS_SECONDS = 2.0
 
 

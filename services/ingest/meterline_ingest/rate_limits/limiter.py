@@ -1,4 +1,4 @@
-"""Decides from memory whether tenants may report more, and keeps leases on their buckets for that."""
+"""Decides from memory whether tenants may report more, with leases on their buckets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from meterline_ingest.rate_limits.store.buckets import BucketRepository
 
 log = logger()
 
-# One exchange is a few milliseconds. A call that waits longer is told that the database is away.
+# One exchange takes a few milliseconds. A call that waits longer gets UnavailableError.
 EXCHANGE_SECONDS = 2.0
 # Tenants of one exchange.
 MAX_ASKS = 1_000
@@ -29,7 +29,7 @@ MAX_ASKS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """So many events of a call are of a tenant that is limited."""
+    """The events of a call that count for one limited tenant."""
 
     tenant_id: int
     slug: str
@@ -39,21 +39,21 @@ class Need:
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    """A call that no lease covers. `refused`: seconds to come back after; 0: it has its tokens."""
+    """A call that no lease covers. `refused`: seconds after which to retry; 0: it got its tokens."""
 
     events: int
     refused: asyncio.Future[float] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 class RateLimiter:
-    """One for each process. `start` and `stop` may be called twice; `stop` gives back what is held."""
+    """One for each process. `start` and `stop` may be called twice; `stop` gives leased tokens back."""
 
     def __init__(self, buckets: BucketRepository, now: Callable[[], float] = time.monotonic) -> None:
         self._buckets = buckets
         self._now = now
         self._leases: dict[int, Lease] = {}
         self._waiting: dict[int, deque[_Waiting]] = {}
-        # Tenants in the order in which they came to need an exchange.
+        # Tenants that need an exchange, in order.
         self._due: dict[int, None] = {}
         self._next_sweep = 0.0
         self._loop = tasks.Loop("rate-limits", self._step)
@@ -76,7 +76,7 @@ class RateLimiter:
         """Takes what a call needs of every tenant, or nothing.
 
         Raises QuotaError naming each tenant that is over its limit, UnavailableError when that cannot be
-        told.
+        checked.
         """
         now = self._now()
         answers = [self._try(need, now) for need in needs]
@@ -102,7 +102,7 @@ class RateLimiter:
             )
 
     def give_back(self, needs: Iterable[Need]) -> None:
-        """What was acquired was not used after all."""
+        """Gives acquired tokens back that were not used."""
         for need in needs:
             lease = self._lease(need)
             if lease.limits == need.limits:
@@ -115,7 +115,7 @@ class RateLimiter:
         return lease
 
     def _try(self, need: Need, now: float) -> float | _Waiting:
-        """0: taken; else seconds to come back after, or who waits to be told."""
+        """0: taken; else seconds after which to retry, or the call that waits for an exchange."""
         lease = self._lease(need)
         lease.follow(need.limits)
         waiting = self._waiting.get(need.tenant_id)
@@ -148,7 +148,7 @@ class RateLimiter:
         self._loop.wake()
 
     async def _step(self) -> float:
-        """Exchanges what is due. Where nothing is held, it waits until somebody wants something."""
+        """Does the due exchanges; returns the seconds until the next step, infinite when nothing is held."""
         self._sweep()
         if self._due:
             await self._exchange()
@@ -200,7 +200,7 @@ class RateLimiter:
     def _granted(self, ask: Ask, grant: Grant | None) -> None:
         lease = self._leases[ask.tenant_id]
         if grant is None:
-            # Its limits were taken away meanwhile: who waits gets in, and nothing is kept for later calls.
+            # Its limits were deleted meanwhile: waiting calls are admitted, and no tokens are kept.
             lease.drop()
             for call in self._waiting.pop(ask.tenant_id, ()):
                 if not call.refused.done():
@@ -210,7 +210,7 @@ class RateLimiter:
         self._serve(ask.tenant_id)
 
     def _serve(self, tenant_id: int) -> None:
-        """Lets calls that wait in, in their order, as far as tokens go."""
+        """Admits waiting calls in order, as far as tokens suffice."""
         lease, now = self._leases[tenant_id], self._now()
         waiting = self._waiting.get(tenant_id, deque())
         while waiting:
@@ -222,7 +222,7 @@ class RateLimiter:
             elif refused := lease.refuses(now):
                 waiting.popleft().refused.set_result(refused)
             else:
-                # It came while the others' tokens were under way.
+                # It arrived after the request for the others' tokens.
                 self._due[tenant_id] = None
                 break
         else:
@@ -239,5 +239,5 @@ class RateLimiter:
         for call in self._waiting.pop(tenant_id, ()):
             if not call.refused.done():
                 call.refused.set_exception(error)
-                # A caller that has gone away does not look; that is no fault.
+                # Retrieves the exception, so that asyncio does not log it when the caller has gone.
                 call.refused.exception()

@@ -1,4 +1,4 @@
-"""Limits of plans and tenants."""
+"""Changes and reads limits of plans and tenants."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from meterline_ingest.rate_limits.store.limits import LimitRepository
 
 @dataclass(frozen=True, slots=True)
 class TenantLimits:
-    """What holds for a tenant and where it comes from.
+    """The limits that apply to a tenant, and their origin.
 
-    left: of the burst; None where nothing is limited
-    held: of what `quotas` allow, which are those of the service where the limits say nothing
+    left: of the burst; None without a rate
+    held: how much of `quotas` is used; these are the service's where the limits set none
     """
 
     limits: Limits
@@ -55,7 +55,7 @@ class LimitHandlers:
         self._default_quotas = default_quotas
 
     async def put_plan(self, plan: str, limits: Limits, changed_by: str) -> PlanLimits:
-        """Raises InvalidArgumentError, for what no plan can be called too."""
+        """Raises InvalidArgumentError, also for an invalid name of a plan."""
         check_name("plan", plan)
         _check_text("changed_by", changed_by, MAX_SOURCE)
         async with self._unit_of_work.begin(ALL_TENANTS) as transaction:
@@ -77,7 +77,7 @@ class LimitHandlers:
             await transaction.commit()
 
     async def delete_tenant(self, slug: str, changed_by: str) -> None:
-        """Raises NotFoundError for an unknown tenant; one without limits of its own is left as it is."""
+        """Raises NotFoundError for an unknown tenant; changes nothing if it has no limits of its own."""
         _check_text("changed_by", changed_by, MAX_SOURCE)
         tenant = await self._tenants.get(slug)
         async with self._unit_of_work.begin([tenant.tenant_id]) as transaction:

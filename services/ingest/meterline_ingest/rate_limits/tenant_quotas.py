@@ -1,4 +1,4 @@
-"""How much of each tenant is kept."""
+"""The quotas of each tenant."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from meterline_ingest.rate_limits.cache import LimitRegistry
 
 
 class TenantQuotas:
-    """How much of tenants is kept, by their own limits, else their plans', else those of the service."""
+    """Quotas of tenants, by their own limits, else their plans', else those of the service."""
 
     def __init__(self, replica: TenantReplica, limits: LimitRegistry, default: Quotas) -> None:
         self._replica = replica

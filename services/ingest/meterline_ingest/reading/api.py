@@ -29,7 +29,7 @@ Context = aio.ServicerContext[Any, Any]
 Choice = events_pb2.ListEventsRequest | events_pb2.ExportEventsRequest
 
 MAX_IDS: Final = 1_000
-# Clients take messages of 4 MiB unless they are told otherwise.
+# By default clients accept messages of up to 4 MiB.
 ANSWER_BYTES: Final = 3 << 20
 
 
@@ -125,7 +125,7 @@ class EventsServicer(events_pb2_grpc.EventsServiceServicer):
         return await self._replayer.events(tenant, request.source, request.event_ids)
 
     def _choice(self, request: Choice, batch_ids: Sequence[uuid.UUID]) -> tuple[EventFilter, Position]:
-        """What is wanted, and where it begins."""
+        """The filter of a request, and the position where it begins."""
         start, end = fields.time_range("time", request.time)
         if not batch_ids:
             if start is None:
@@ -150,7 +150,7 @@ class EventsServicer(events_pb2_grpc.EventsServiceServicer):
 
 
 def _cut(events: Sequence[events_pb2.StoredEvent]) -> list[list[events_pb2.StoredEvent]]:
-    """Answers that clients take; at least one."""
+    """Splits events into responses of a size that clients accept; at least one."""
     answers: list[list[events_pb2.StoredEvent]] = [[]]
     size = 0
     for event in events:
@@ -163,7 +163,7 @@ def _cut(events: Sequence[events_pb2.StoredEvent]) -> list[list[events_pb2.Store
 
 
 def _asked(request: events_pb2.GetEventRequest | Choice) -> ChangeRequest | None:
-    """Who wants to see what is sealed."""
+    """Who requests to see sealed values, if anyone."""
     if not request.HasField("unseal"):
         return None
     demand(Permission.UNSEAL)
@@ -171,12 +171,12 @@ def _asked(request: events_pb2.GetEventRequest | Choice) -> ChangeRequest | None
 
 
 def _position(field: str, token: str) -> Position | None:
-    """What `_token` made; None for an empty one."""
+    """Reads a token of `_token`; None for an empty one."""
     key = paging.key(token, paging.instant, paging.identifier, paging.int4, field=field)
     return None if key is None else Position(to_us(key[0]), *key[1:])
 
 
 def _token(page: Page[StoredEvent], sent: int) -> str:
-    """Of what follows the first events of a page."""
+    """The token of what follows the first events of a page."""
     following = page.following if sent == len(page.events) else page.events[sent - 1].position
     return "" if following is None else paging.token(following.time_us, following.event_id, following.step)

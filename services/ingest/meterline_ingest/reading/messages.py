@@ -1,4 +1,4 @@
-"""Stored events and batches as the API tells them."""
+"""Stored events and batches as API messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages go out again with the ids they had. What the outbox has dropped is made again from raw events."""
+"""Publishes messages again under the same ids. Those no longer in the outbox are rebuilt from raw events."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CHUNK: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """again: messages that go out again; waiting: those that were about to go out anyway"""
+    """again: messages that are published again; waiting: those that were not published yet anyway"""
 
     again: int = 0
     waiting: int = 0
@@ -44,7 +44,7 @@ class Replayed:
 
 
 class Replayer:
-    """Every method answers what it found. What went out before a failure stays so."""
+    """Every method returns what it found. Messages published before a failure stay published."""
 
     def __init__(self, unit_of_work: UnitOfWork, told: Messages, types: TypeRegistry) -> None:
         self._unit_of_work = unit_of_work
@@ -52,7 +52,7 @@ class Replayer:
         self._types = types
 
     async def range(self, start: datetime, end: datetime) -> Replayed:
-        """Of commits in [start, end), of all tenants."""
+        """Replays commits in [start, end), of all tenants."""
         sent, after = Replayed(), _floor(start)
         while ids := await self._told.of_time(after, end, CHUNK):
             sent += await self._send(ids)
@@ -60,12 +60,12 @@ class Replayer:
         return sent
 
     async def events(self, tenant: Tenant, source: str, ids: Sequence[str]) -> Replayed:
-        """Messages that carried these events; what the tenant does not have is passed over."""
+        """Replays messages that carried these events; skips events that the tenant does not have."""
         raw = [uuid.UUID(bytes=event_ids.parse_one(source, text)[0]) for text in ids]
         return await self._send_all(await self._told.of_events(tenant.tenant_id, raw))
 
     async def batches(self, tenant: Tenant, ids: Sequence[uuid.UUID]) -> Replayed:
-        """Messages that carried these batches; what the tenant does not have is passed over."""
+        """Replays messages that carried these batches; skips batches that the tenant does not have."""
         return await self._send_all(await self._told.of_batches(tenant.tenant_id, ids))
 
     async def _send_all(self, ids: Sequence[uuid.UUID]) -> Replayed:
@@ -75,7 +75,7 @@ class Replayer:
         return sent
 
     async def _send(self, ids: Sequence[uuid.UUID]) -> Replayed:
-        # A message is the tenants' of its batches, whoever they are.
+        # A message may have batches of any tenants.
         async with self._unit_of_work.begin(ALL_TENANTS) as transaction:
             connection = transaction.connection
             there, sent = await outbox.publish_again(connection, ids)
@@ -88,7 +88,7 @@ class Replayer:
     async def _made(self, connection: Connection, message_id: uuid.UUID) -> Envelope:
         told = await messages.batches(connection, message_id)
         if any(batch.origin is BatchOrigin.CORRECTED for batch in told):
-            # What corrections took away and gave instead is not in the rows of events.
+            # The rows of `events` do not contain what corrections retract and add.
             (batch,) = told
             payload = await self._corrected(connection, batch)
             return Envelope(subjects.events_accepted(), payload, _headers(told), message_id)
@@ -116,5 +116,5 @@ def _headers(told: Sequence[ToldBatch]) -> dict[str, str]:
 
 
 def _floor(moment: datetime) -> uuid.UUID:
-    """Before every message of `moment` or later. Ids tell milliseconds."""
+    """An id before every message of `moment` or later. Message ids contain milliseconds."""
     return uuid.UUID(int=max(0, (to_us(moment) // 1_000 << 80) - 1))

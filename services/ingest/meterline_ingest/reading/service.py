@@ -1,4 +1,4 @@
-"""Reading what was accepted."""
+"""Reads accepted events and batches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EXPORTED_EVENTS = 1_000
 async def get_event(
     reader: EventReader, tenant: Tenant, event_id: str, source: str
 ) -> tuple[StoredEvent, StoredBatch, list[Correction]]:
-    """An event as it stands, what made it stand so, and all that was done to it.
+    """An event in its present state, the batch of that state, and all corrections of the event.
 
     Raises NotFoundError, also for an event of another tenant.
     """
@@ -41,7 +41,7 @@ async def list_events(
 async def export_events(
     reader: EventReader, tenant: Tenant, chosen: EventFilter, after: Position
 ) -> AsyncIterator[Page[StoredEvent]]:
-    """Page after page. Nothing is held in between: no snapshot, no connection."""
+    """Page after page. Holds no snapshot and no connection in between."""
     following: Position | None = after
     while following is not None:
         page = await list_events(reader, tenant, chosen, following, EXPORTED_EVENTS)

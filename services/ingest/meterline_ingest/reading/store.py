@@ -34,7 +34,7 @@ class EventReader:
         self._database = database
 
     async def find(self, tenant_id: int, event_id: uuid.UUID) -> tuple[StoredEvent | None, list[Correction]]:
-        """An event as it stands, and all that was done to it, in order."""
+        """An event in its present state, and all its corrections, in order."""
         parameters = {"tenant_id": tenant_id, "event_id": event_id}
         async with self._database.connection([tenant_id]) as connection:
             cursor = await connection.execute(queries.find_event, parameters, binary=True)
@@ -72,7 +72,7 @@ class EventReader:
 
 
 class Selection:
-    """Some of a tenant's events, to be walked through. Every statement is a transaction of its own."""
+    """Some of a tenant's events, to be paged through. Every statement is a separate transaction."""
 
     def __init__(self, database: Database, tenant_id: int, chosen: EventFilter) -> None:
         self._database = database
@@ -107,7 +107,7 @@ class Selection:
         parameters = {
             "tenant_id": self._tenant_id,
             "batch_numbers": list(batch_numbers),
-            # Of batches that are named, what they brought; of a range of time, what stands.
+            # With named batches, the events as in these; for a range of time, in their present state.
             "standing": not chosen.batch_ids,
             "after_time": to_datetime(after.time_us),
             "after_id": after.event_id,
@@ -135,7 +135,7 @@ def _event(row: Sequence[Any]) -> StoredEvent:
 
 
 def _corrected(row: Sequence[Any]) -> StoredEvent:
-    """One side of a correction, of the event whose row `row` begins with."""
+    """One row of a correction, for the event whose row `row` begins with."""
     batch_id, revision, retracted, content, value = row[18:]
     sealed = value and SealedValue(CORRECTIONS, SEALED, sealed_row(row[0], revision), value)
     return _saying(_event(row[:18]), Content.from_json(content), batch_id, revision, retracted, sealed)
@@ -153,7 +153,7 @@ def _saying(
     retracted: bool,
     sealed: SealedValue | None,
 ) -> StoredEvent:
-    """An accepted event, as a correction has it."""
+    """An accepted event with the content of a correction."""
     return replace(
         event,
         occurred_at=to_datetime(said.time_us),
@@ -180,11 +180,11 @@ def _position(event: StoredEvent) -> Position:
 class StoredEvent:
     """`units` are fixed point, in the order of the type's quantities; None where absent.
 
-    skew_us: what was added to the times of its batch
-    sent_time: the time as it was sent, where the skew does not lead back to it
+    skew_us: the skew that was added to the times of its batch
+    sent_time: the time as it was sent, where it cannot be computed from the skew
     received_at: when it was first received
-    revision: how many corrections made it what it is here
-    retracted: whether its batch takes it away
+    revision: the number of corrections up to this content
+    retracted: whether its batch retracts this content
     """
 
     event_id: uuid.UUID
@@ -207,8 +207,8 @@ class StoredEvent:
 
     @property
     def position(self) -> Position:
-        """Its place in a list. Of one event at one time, what came first comes first: as it was accepted, as
-        the first correction takes it away, as that counts it instead, as the second takes that away."""
+        """Its place in a list. Contents of one event at one time are in the order of their making: accepted,
+        retracted by the first correction, added by it, retracted by the second."""
         return Position(to_us(self.occurred_at), self.event_id, 2 * self.revision - self.retracted)
 
     @property
@@ -218,7 +218,7 @@ class StoredEvent:
 
 @dataclass(frozen=True, slots=True)
 class StoredBatch:
-    """`event_count` are the events that it counts, `retracted` those that it takes away."""
+    """`event_count`: the events that it adds; `retracted`: those that it retracts."""
 
     batch_id: uuid.UUID
     source: str
@@ -233,7 +233,7 @@ class StoredBatch:
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """Which events are wanted. None and empty let everything through; `end` is not in the range."""
+    """Selects events. None and empty match everything; `end` is exclusive."""
 
     batch_ids: Sequence[uuid.UUID] = ()
     end: datetime | None = None

@@ -11,10 +11,10 @@ LEFT JOIN event_text_ids t ON t.tenant_id = e.tenant_id AND t.event_id = e.event
 WHERE e.tenant_id = %(tenant_id)s AND e.event_id = %(event_id)s
 
 -- name: events_of_batches
--- Of the batches with these numbers, the first events beyond (after_time, after_id). Names are looked up for
--- those that are answered; filters by type and dimensions cost a look each event. The sum with 0 keeps the
--- planner from reading all of the primary key for the tenant, which is not at its front. Where only what stands
--- is wanted, events that were corrected are found in the batches of their corrections.
+-- The first events after (after_time, after_id) of the batches with these numbers. Names are looked up only
+-- for returned rows; filters by type and dimensions cost a lookup an event. The sum with 0 keeps the planner
+-- from reading all of the primary key for the tenant, which is not at its front. If only the present state is
+-- wanted, corrected events are found in the batches of their corrections.
 SELECT e.event_id, e.occurred_at, e.quantity_1, e.quantity_2, e.quantity_3, e.quantity_4,
        s.subject, r.event_type, r.dimensions, t.text_id, b.batch_id, b.received_at, b.skew_us,
        d.sent_time, d.properties, d.sealed, d.sealed_names, d.flags
@@ -47,9 +47,9 @@ LEFT JOIN event_text_ids t ON t.tenant_id = e.tenant_id AND t.event_id = e.event
 ORDER BY e.occurred_at, e.event_id
 
 -- name: corrected_of_batches
--- Both sides of the corrections that these batches carry, beyond (after_time, after_id, after_step); where only
--- what stands is wanted, the new side of those that are their events' last. The event as it was accepted comes
--- first, then what the correction made of it.
+-- Both rows of the corrections in these batches, after (after_time, after_id, after_step); if only the
+-- present state is wanted, the new row of each event's last correction. The retracted row of a correction
+-- comes first, then the row that it adds.
 SELECT e.event_id, e.occurred_at, e.quantity_1, e.quantity_2, e.quantity_3, e.quantity_4,
        s.subject, r.event_type, r.dimensions, t.text_id, b.batch_id, b.received_at, b.skew_us,
        d.sent_time, d.properties, d.sealed, d.sealed_names, d.flags,
@@ -85,10 +85,10 @@ ORDER BY c.occurred_at, c.event_id, 2 * c.revision - c.retracted::int
 LIMIT %(limit)s
 
 -- name: spans_of_time
--- Batches with events from `start` on, in the order of their first events: beyond (after_first, after_number)
--- and before `end`. Of each class of `span_class`, those that may reach `start` began no earlier than the
--- longest of the class before it; at least an eighth of so long ago is what any of them lasts, so that most
--- of what is looked at is wanted.
+-- Batches with events from `start` on, in the order of their first events: after (after_first, after_number)
+-- and before `end`. In each class of `span_class`, batches that may reach `start` began at most the
+-- longest span of the class before it; every batch of a class spans at least an eighth of that, so most
+-- batches that are read match.
 SELECT b.first_at, b.batch_number, b.event_count, b.source, b.origin
 FROM (VALUES
     (0::smallint, %(start)s::timestamptz - interval '1 minute'),
@@ -127,7 +127,7 @@ WHERE tenant_id = %s AND batch_id = ANY(%s)
 ORDER BY batch_id
 
 -- name: totals
--- Corrections count what they add and take away what they do not: the same that aggregate counts.
+-- Corrections add the events that they count and subtract those that they retract, as aggregate does.
 SELECT tenant_id, sum(event_count - retracted)::bigint
 FROM batches
 WHERE (%(tenant_id)s::int4 IS NULL OR tenant_id = %(tenant_id)s)

@@ -1,18 +1,18 @@
-"""A walk through a tenant's events in the order of their time, though nothing is indexed by it.
+"""Pages through a tenant's events in the order of their time, without an index by time.
 
-Events lie in batches, and of a batch the span of its events' times is known. Batches are taken in the order
-of their first events, a group at a time. Of what the groups hold beyond the position, the earliest events
-are kept, as many as the page may have. No batch that is still to come has an event earlier than the first of
-the next one, so whatever is earlier than that is complete, in order, and can be answered:
+Events belong to batches, and each batch has the span of its events' times. Batches are read in the order of
+their first events, a group at a time. Of the groups' events after the position, the earliest are kept, as
+many as the page may have. No later batch has an event earlier than the first of the next one, so all events
+before that one are complete, in order, and can be returned:
 
     position ─▶ │      complete      │ the next batch's first event
     batch 1   ──┼───────┤
     batch 2     ├────────────────────┼──────┤
     batch 3     │                    ├────┤      not read yet
 
-Memory holds a page and a group. Work is the events of the batches that reach into the time of the page: those
-that begin after it are never read. A page that has read enough is answered short, or empty, up to where it is
-complete, unless so many batches overlap at one moment that it has not got any further.
+Memory holds a page and a group. Work is the events of the batches that overlap the time of the page: batches
+that begin after it are never read. A page that has read enough is returned short, or empty, up to where it is
+complete, unless so many batches overlap at one moment that it has made no progress.
 
 A position names an event, or the moment before one, so that events that are stored between two pages neither
 hide nor repeat others.
@@ -26,10 +26,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
-# A statement reads at most so many batches, and no more than one beyond so many events.
+# A statement reads at most this many batches, and at most one batch beyond this many events.
 GROUP_BATCHES: Final = 128
 GROUP_EVENTS: Final = 20_000
-# A page reads so much before it is answered short.
+# A page that has read this much is returned short.
 PAGE_BATCHES: Final = 8_192
 PAGE_EVENTS: Final = 200_000
 
@@ -41,7 +41,7 @@ _LAST_STEP: Final = 2**31 - 1
 class Position:
     """After the event of this time (in microseconds since the Unix epoch) and id.
 
-    step: tells apart what has both in common
+    step: orders contents that have both in common
     """
 
     time_us: int
@@ -67,7 +67,7 @@ E_co = TypeVar("E_co", bound=Positioned, covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A batch: its first event's time, and how many events are to be read in it (0: none is wanted)."""
+    """A batch: its first event's time, and how many of its events to read (0: it does not match)."""
 
     first_us: int
     batch_number: int
@@ -75,10 +75,10 @@ class Span:
 
 
 class Source(Protocol[E_co]):
-    """Where batches and events are read. Both only grow, apart from what is deleted for its age."""
+    """Where batches and events are read. Both only grow, except for deletion by age."""
 
     async def spans(self, after: Position, beyond: Span | None, limit: int) -> Sequence[Span]:
-        """Batches with events at or after `after`, by (first_us, batch_number), from behind `beyond`."""
+        """Batches with events at or after `after`, by (first_us, batch_number), after `beyond`."""
 
     async def events(self, batch_numbers: Sequence[int], after: Position, limit: int) -> Sequence[E_co]:
         """The first events of these batches after `after`, by position."""
@@ -86,7 +86,7 @@ class Source(Protocol[E_co]):
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[E]):
-    """`following` is None when there is nothing more."""
+    """`following` is None at the end."""
 
     events: list[E]
     following: Position | None
@@ -105,7 +105,7 @@ async def page(
         numbers = [span.batch_number for span in group if span.events]
         if numbers:
             more = await source.events(numbers, after, limit + 1)
-            # Both are in order already.
+            # Both are sorted already.
             found = list(heapq.merge(found, more, key=_position))[: limit + 1]
         if upcoming is None:
             return Page(found[:limit], found[limit - 1].position if len(found) > limit else None)
@@ -120,7 +120,7 @@ async def page(
 
 
 def _group(spans: Sequence[Span]) -> Sequence[Span]:
-    """As many of the first as one statement reads."""
+    """The first spans, as many as one statement reads."""
     total = 0
     for at, span in enumerate(spans[:GROUP_BATCHES]):
         if at and total + span.events > GROUP_EVENTS:

@@ -1,4 +1,4 @@
-"""Sensitive properties of stored events, shown to who says why."""
+"""Sensitive properties of stored events, shown to callers that give a reason."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Unsealer:
     async def open(
         self, tenant_id: int, events: Sequence[StoredEvent], asked: ChangeRequest | None
     ) -> Opened:
-        """Nothing unless it is asked for. What is opened is in the audit log before it is answered.
+        """Returns nothing unless asked. What is unsealed is in the audit log before it is returned.
 
-        Raises ShreddedError once the tenant's keys are destroyed, TamperedError.
+        Raises ShreddedError when the tenant's keys are destroyed, TamperedError.
         """
         sealed = [(event.event_id, event.sealed) for event in events if event.sealed is not None]
         if asked is None or not sealed:

@@ -1,4 +1,4 @@
-"""Legal holds: placed, released and listed."""
+"""Places, releases and lists legal holds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from meterline_ingest.retention.store import LegalHolds
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What the handlers need."""
+    """The handlers of legal holds, and what they need."""
 
     unit_of_work: UnitOfWork
     tenants: TenantReplica
@@ -26,11 +26,11 @@ class Holding:
     holds: LegalHolds
 
     async def put(self, slug: str, name: str, change: ChangeRequest) -> LegalHold:
-        """Answers the hold that is in force. Raises InvalidArgumentError, NotFoundError."""
+        """Returns the hold that is in force. Raises InvalidArgumentError, NotFoundError."""
         check_name("name", name)
         tenant_id = (await self.tenants.get(slug)).tenant_id
         async with self.unit_of_work.begin([tenant_id]) as transaction:
-            # Whoever destroys the keys takes this lock too, so that one of both sees the other.
+            # Destroying the keys takes this lock too, so that one transaction sees the other.
             await self.keys.lock(transaction.connection, tenant_id)
             hold = await self.holds.put(transaction.connection, tenant_id, name, change)
             if hold is None:

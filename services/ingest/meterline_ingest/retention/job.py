@@ -1,4 +1,4 @@
-"""Deletes raw events that are older than they are to be kept, once they are counted for certain."""
+"""Deletes raw events that are older than the retention, after aggregate has certainly counted them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from meterline_ingest.corrections.peers import Peer, PeerUnavailableError
 
 log = logger()
 
-# Nobody works any more with what was true so long ago. Callers' deadlines are far shorter.
+# Nothing still works with data that changed so long ago. Callers' deadlines are far shorter.
 GRACE: Final = timedelta(hours=1)
 SWEPT_BATCHES: Final = 100
 
 
 class Reconciled:
-    """Whether aggregate has counted what was accepted: asked again and again: of a busy tenant something
-    is on its way at most moments."""
+    """Whether aggregate has counted all accepted events. Asks repeatedly, since events of a busy tenant are
+    on their way at most moments."""
 
     def __init__(self, aggregate: Peer, *, looks: int = 20, pause: float = 3.0) -> None:
         """
-        looks: how often to ask until every tenant was even once
+        looks: how often to ask until every tenant had no gap once
         pause: seconds in between
         """
         self._aggregate = aggregate
@@ -36,7 +36,7 @@ class Reconciled:
         self._even: set[str] = set()
 
     async def since(self, kept_since: datetime) -> bool:
-        """Whether every tenant was even at some time after this horizon was announced."""
+        """Whether every tenant had no gap at some time after this horizon was announced."""
         if kept_since != self._kept_since:
             self._kept_since, self._even = kept_since, set()
         for look in range(self._looks):
@@ -59,14 +59,14 @@ class Reconciled:
 
 
 class Retention:
-    """`run` does what is due, and may be called by several processes at once."""
+    """`run` does what is due, and several processes may call it at once."""
 
     def __init__(
         self, events: OldEvents, reconciled: Reconciled, keep: timedelta, *, grace: timedelta = GRACE
     ) -> None:
         """
-        keep: how long raw events stay; nothing is deleted when it is 0
-        grace: how long a horizon must have been known before what is behind it is deleted
+        keep: how long raw events are kept; 0: nothing is deleted
+        grace: how long a horizon must have been known before data behind it is deleted
         """
         self._events = events
         self._reconciled = reconciled
@@ -74,7 +74,7 @@ class Retention:
         self._grace = grace
 
     async def announce(self) -> None:
-        """Has events refused from now on that are to be deleted later."""
+        """Makes capture refuse events from now on that are to be deleted later."""
         if self._keep:
             await self._events.announce(self._keep)
 

@@ -12,14 +12,14 @@ queries = Queries("meterline_ingest.retention", "store.sql")
 
 
 class LegalHolds:
-    """Within a transaction of the tenant."""
+    """Methods need a transaction of the tenant."""
 
     async def placed(self, connection: Connection, tenant_id: int) -> list[str]:
-        """Names of those in force."""
+        """Names of the holds in force."""
         return [f"legal hold {hold.name}" for hold in await self.all(connection, tenant_id)]
 
     async def all(self, connection: Connection, tenant_id: int, *, released: bool = False) -> list[LegalHold]:
-        """Those in force, and those that were released if wanted, by name."""
+        """The holds in force, and the released ones if wanted, by name."""
         cursor = await connection.execute(queries.holds, (tenant_id, released))
         return [LegalHold(*row) for row in await cursor.fetchall()]
 
@@ -40,7 +40,7 @@ class LegalHolds:
         return LegalHold(*row) if row else None
 
     async def release(self, connection: Connection, tenant_id: int, name: str) -> LegalHold | None:
-        """None when none of this name is in force."""
+        """None when no hold of this name is in force."""
         cursor = await connection.execute(queries.release_hold, (tenant_id, name))
         row = await cursor.fetchone()
         return LegalHold(*row) if row else None

@@ -1,5 +1,5 @@
 -- name: put_hold
--- One that was released before is placed anew.
+-- A hold that was released before is placed again.
 INSERT INTO legal_holds AS h (tenant_id, name, reason, requested_by)
 VALUES (%(tenant_id)s, %(name)s, %(reason)s, %(requested_by)s)
 ON CONFLICT (tenant_id, name) DO UPDATE
@@ -8,7 +8,7 @@ WHERE h.released_at IS NOT NULL
 RETURNING name, reason, requested_by, placed_at, released_at
 
 -- name: release_hold
--- The time is taken behind the lock that a sweep under way holds, so that the next one begins anew.
+-- The time is read after waiting for the lock of a running sweep, so that the next sweep starts over.
 UPDATE legal_holds SET released_at = clock_timestamp()
 WHERE tenant_id = %s AND name = %s AND released_at IS NULL
 RETURNING name, reason, requested_by, placed_at, released_at

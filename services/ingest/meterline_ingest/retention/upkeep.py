@@ -1,4 +1,4 @@
-"""What has to be done now and then, at the start and every hour."""
+"""Upkeep at the start and every hour."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SECONDS: Final = 3600.0
 
 
 class Upkeep:
-    """Makes partitions of coming months, and deletes what is old. `start` and `stop` may be called twice."""
+    """Makes partitions of coming months, and deletes old events. `start` and `stop` may be called twice."""
 
     def __init__(self, partitions: Partitions, retention: Retention) -> None:
         self._partitions = partitions

@@ -1,4 +1,4 @@
-"""What capture must know of the world: tenants, event types and limits, from memory where possible."""
+"""Tenants by name: from memory where possible, else from the replica or identity."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from meterline.transactions.unit_of_work import UnitOfWork
 from meterline_protos.events.v1 import events_pb2
 from meterline_protos.identity.v1 import tenants_pb2, tenants_pb2_grpc
 
-# A name that nobody has is looked for again after this long; before a call is taken in, after twice as long.
+# An unknown name is looked up again after this long; before a call is admitted, after twice as long.
 UNKNOWN_SECONDS = 1.0
-# How many names identity takes at once.
+# How many names identity accepts at once.
 NAMES_A_CALL = 1_000
 
 
 class TenantDirectory:
-    """Tenants by name. Those that the replica lacks are asked from identity, which may be ahead, and added to
-    it: so what holds for a tenant holds from its first call on."""
+    """Tenants by name. Those that the replica lacks are requested from identity, which may have newer ones,
+    and added to it: so a tenant's settings apply from its first call on."""
 
     def __init__(self, replica: TenantReplica, unit_of_work: UnitOfWork, identity: aio.Channel) -> None:
         self._replica = replica
@@ -37,10 +37,10 @@ class TenantDirectory:
         return self._replica.cached(name)
 
     async def find_many(self, names: Iterable[str]) -> dict[str, Tenant]:
-        """Those that there are, by name.
+        """Those that exist, by name.
 
-        However many names there are, one look finds those that are not in memory, and identity is asked for
-        a thousand at a time: a flush is many callers', and any of them may name what there is not.
+        However many names there are, one query finds those that are not in memory, and identity is asked for
+        a thousand at a time: a flush has many callers, and any of them may send unknown names.
 
         Raises UnavailableError when a name is not known here and identity does not answer.
         """
@@ -54,7 +54,7 @@ class TenantDirectory:
         return found
 
     async def numbers(self, names: Iterable[str]) -> dict[str, int | None]:
-        """As `validation.check` wants them: unknown names are left out, inactive tenants are None.
+        """In the form that `validation.Check` needs: unknown names are left out, inactive tenants are None.
 
         Raises as `find_many`.
         """
@@ -67,7 +67,7 @@ class TenantDirectory:
         question = self._unknown.ask()
         facts = await self._ask(names)
         for fact in facts:
-            # One transaction each, so that no two wait for each other: new tenants are few.
+            # One transaction each, so that two processes cannot deadlock: new tenants are few.
             async with self._unit_of_work.begin() as transaction:
                 await self._replica.apply(transaction, fact)
                 await transaction.commit()
@@ -78,7 +78,7 @@ class TenantDirectory:
         return found
 
     async def _ask(self, names: Sequence[str]) -> Sequence[events_pb2.TenantChanged]:
-        """What identity knows of these tenants, as it would tell of a change."""
+        """The state of these tenants in identity, in the form in which it publishes changes."""
         request = tenants_pb2.BatchGetTenantsRequest(tenant_ids=names)
         try:
             answer = await self._identity.BatchGetTenants(request, timeout=2)
@@ -105,7 +105,7 @@ def _fact(tenant: tenants_pb2.Tenant) -> events_pb2.TenantChanged:
 
 
 class KnownTenants:
-    """Tenants before a call is taken in: from memory, else by one look for all who wait."""
+    """Tenants before a call is admitted: from memory, else by one query for all waiting calls."""
 
     def __init__(self, directory: TenantDirectory) -> None:
         self._directory = directory
@@ -113,14 +113,14 @@ class KnownTenants:
         self._looks: SingleFlight[frozenset[str], dict[str, Tenant]] = SingleFlight(directory.find_many)
 
     async def find(self, name: str) -> Tenant | None:
-        """The tenant; None where nobody has that name. Raises UnavailableError."""
+        """The tenant; None if no tenant has that name. Raises UnavailableError."""
         known = self._directory.cached(name)
         if known is not None or name in self._unknown or not is_slug(name):
             return known
         return (await self.find_many([name])).get(name)
 
     async def find_many(self, names: Iterable[str]) -> Mapping[str, Tenant]:
-        """Those that there are, by name: one look for all that are not in memory. Raises UnavailableError."""
+        """Those that exist, by name: one query for all that are not in memory. Raises UnavailableError."""
         found: dict[str, Tenant] = {}
         missing = []
         for name in names:
@@ -128,7 +128,7 @@ class KnownTenants:
             if known is not None:
                 found[name] = known
             elif name not in self._unknown and is_slug(name):
-                # Others are nobody's, and of any length: they are not kept in memory.
+                # Other names are invalid, and of any length: they are not kept in memory.
                 missing.append(name)
         if missing:
             question = self._unknown.ask()

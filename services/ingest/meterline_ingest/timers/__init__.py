@@ -1,1 +1,1 @@
-"""Timers: events that are reported in the future unless they are cancelled."""
+"""Timers: durations from a start to a stop, or to a missing heartbeat, that are reported as events."""

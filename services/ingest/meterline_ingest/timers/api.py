@@ -73,7 +73,7 @@ class TimersServicer(timers_pb2_grpc.TimersServiceServicer):
             request.type or None,
             request.subject or None,
         )
-        # One more than asked for tells whether there is a next page.
+        # One more than asked for shows whether there is a next page.
         found = await self._timers.page(request.tenant_id, chosen, key[0] if key else "", limit + 1)
         page = found[:limit]
         return timers_pb2.ListTimersResponse(

@@ -1,7 +1,7 @@
-"""The life of a timer: running, then stopped or given up, then its event. Times in microseconds.
+"""The life of a timer: running, then stopped or abandoned, then its event. Times in microseconds.
 
 `now_us` is the database's clock, the only one that all replicas share and that a restart does not change.
-It may be set back all the same: no duration is negative.
+It may be set back nevertheless: no duration is negative.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from meterline_ingest.event_types.rules.types import TimerPolicy, WhenAbandoned
 
 MAX_TIMER_ID: Final = 128
 ABANDONED: Final = "abandoned"
-# Longer than any service is away; then it is as good as new that a finished timer had this name.
+# Longer than any service is unavailable; after this the name of a finished timer may be used again.
 FORGET_AFTER_US: Final = 30 * 86_400_000_000
 
 _SECOND: Final = 1_000_000
@@ -39,7 +39,7 @@ class TimerState(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What the event will say besides the duration."""
+    """The content of the event, apart from the duration."""
 
     source: str
     event_type: str
@@ -52,9 +52,9 @@ class Content:
 @dataclass(frozen=True, slots=True)
 class Timer:
     """
-    last_heartbeat_us: when it was last heard of; that it was started is heard of too
-    has_heartbeat: whether a heartbeat was among that
-    due_us: when it is to be looked at next, by anybody; None once nothing is left to do
+    last_heartbeat_us: the time of the last message about it, which may be its start
+    has_heartbeat: whether a heartbeat was among these messages
+    due_us: when a sweep must process it next; None when nothing is left to do
     """
 
     tenant_id: int
@@ -78,7 +78,7 @@ class Timer:
         return max(0, (self.stopped_us or self.started_us) - self.started_us)
 
     def same_request(self, other: Timer) -> bool:
-        """Whether `other` is what the same request would start."""
+        """Whether the same request would start `other`."""
         return (
             self.content == other.content
             and self.started_by_caller == other.started_by_caller
@@ -92,9 +92,9 @@ class Timer:
         return replace(self, last_heartbeat_us=beat_us, has_heartbeat=True, due_us=deadline(beat_us, policy))
 
     def stop(self, stopped_us: int | None, now_us: int, max_ahead_us: int) -> Timer:
-        """Stopped for good, if it is not already; `stopped_us` None is now.
+        """The timer, stopped for good if it was not already; `stopped_us` None is now.
 
-        Raises InvalidArgumentError for a time that cannot be, FailedPreconditionError when it was abandoned.
+        Raises InvalidArgumentError for an impossible time, FailedPreconditionError when it was abandoned.
         """
         if self.state in (TimerState.STOPPING, TimerState.STOPPED) and ABANDONED not in self.flags:
             return self
@@ -102,7 +102,7 @@ class Timer:
         if stopped_us is None:
             # The clock may have been set back since the last beat.
             stopped_us = max(now_us, self.last_heartbeat_us)
-        # A timer may be reported when all is over: that its start is told says nothing of its end.
+        # A whole timer may be reported afterwards: when its start was reported says nothing about its end.
         elif stopped_us < (self.last_heartbeat_us if self.has_heartbeat else self.started_us):
             raise InvalidArgumentError("stopped_at", "not before the start and the last heartbeat")
         elif stopped_us > now_us + max_ahead_us:
@@ -110,12 +110,12 @@ class Timer:
         return self._ended(stopped_us, now_us)
 
     def sweep(self, policy: TimerPolicy, now_us: int) -> Timer:
-        """Given up if no heartbeat came in time; itself while there is time left."""
+        """The timer, abandoned if no heartbeat came in time; unchanged while there is time left."""
         if self.state is not TimerState.RUNNING:
             return self
         given_up_us = deadline(self.last_heartbeat_us, policy)
         if now_us < given_up_us:
-            # The policy may have become more patient since.
+            # The policy may allow more time since.
             return replace(self, due_us=given_up_us)
         if policy.when_abandoned is WhenAbandoned.DISCARD:
             return replace(
@@ -126,17 +126,17 @@ class Timer:
         return replace(ended, flags=(*ended.flags, ABANDONED))
 
     def settled(self, now_us: int) -> Timer:
-        """Its event is accepted."""
+        """The timer after its event was accepted."""
         state = TimerState.ABANDONED if ABANDONED in self.flags else TimerState.STOPPED
         return replace(self, state=state, problem="", due_us=now_us + FORGET_AFTER_US)
 
     def refused(self, problem: str, now_us: int) -> Timer:
-        """Its event is not accepted: it is tried again, ever less often."""
+        """The timer after its event was refused: it is tried again, at growing intervals."""
         wait = min(_LONGEST_RETRY_US, _FIRST_RETRY_US << min(self.attempts, 20))
         return replace(self, problem=problem, attempts=self.attempts + 1, due_us=now_us + wait)
 
     def is_forgotten(self, now_us: int) -> bool:
-        """Whether nobody can want to know of it any more."""
+        """Whether the timer can be deleted: it has ended long ago."""
         over = self.state not in (TimerState.RUNNING, TimerState.STOPPING)
         return over and self.due_us is not None and self.due_us <= now_us
 
@@ -188,12 +188,12 @@ def start(
 
 
 def deadline(beat_us: int, policy: TimerPolicy) -> int:
-    """When a timer is given up whose last heartbeat was at `beat_us`."""
+    """When a timer with its last heartbeat at `beat_us` is abandoned."""
     return beat_us + policy.abandoned_after_seconds * _SECOND
 
 
 def event_id(tenant_id: int, timer_id: str, started_us: int, stopped_us: int) -> uuid.UUID:
-    """The same whoever makes it, so that the event counts once: a UUIDv7 of the time of the stop."""
+    """The same on every attempt, so that the event counts once: a UUIDv7 of the time of the stop."""
     named = f"{tenant_id}\0{timer_id}\0{started_us}".encode()
     random = hashlib.blake2b(named, digest_size=10, person=b"meterline.timer").digest()
     value = (stopped_us // 1_000 & (1 << 48) - 1) << 80 | int.from_bytes(random)

@@ -39,11 +39,11 @@ from meterline_ingest.timers.store import TimerKey
 
 log = logger()
 
-# How long a count of running timers is believed: the limit guards memory and disk, and need not be exact.
+# How long a count of running timers is cached: the limit protects memory and disk, and need not be exact.
 _COUNTED_SECONDS: Final = 5.0
 
 Preview = Callable[[Sequence[Submission]], Awaitable[list[Result]]]
-"""What capture would say, without storing anything."""
+"""The results that capture would return, without storing anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class TimerLimits:
 
 
 class Timers:
-    """One for each process. Transactions are short: none is held while capture works."""
+    """One for each process. Transactions are short: none is open while capture works."""
 
     def __init__(
         self,
@@ -75,13 +75,13 @@ class Timers:
         self._clock = clock
         self._limits = limits
         self.on_due: Callable[[int], None] = lambda due_us: None
-        """Called with the time at which a new timer is to be looked at next."""
+        """Called with the time at which a new timer is due."""
         self._running: TTLCache[int, int] = TTLCache(10_000, _COUNTED_SECONDS)
 
     async def start(
         self, slug: str, timer_id: str, content: Content, started_us: int | None
     ) -> tuple[Timer, bool]:
-        """The timer, and whether it is new. Raises AlreadyExistsError for another one of this name."""
+        """The timer, and whether it is new. Raises AlreadyExistsError for another timer of this name."""
         _check_text("timer_id", timer_id, MAX_TIMER_ID)
         _check_text("source", content.source, MAX_SOURCE)
         if len(content.subject) > MAX_SUBJECT:
@@ -124,8 +124,8 @@ class Timers:
         return beaten
 
     async def stop(self, slug: str, timer_id: str, stopped_us: int | None) -> Timer:
-        """Stops it for good, then sees its event through. Raises as `Timer.stop`, and what capture raises:
-        the timer is stopped all the same, and its event is tried again."""
+        """Stops it for good, then submits its event. Raises as `Timer.stop`, and what capture raises: the
+        timer is stopped nevertheless, and its event is tried again."""
         tenant = await self._tenants.get(slug)
         key = tenant.tenant_id, timer_id
         async with self._unit_of_work.begin([tenant.tenant_id]) as tx:
@@ -144,16 +144,16 @@ class Timers:
             return _found(await store.find(connection, (tenant.tenant_id, timer_id)), timer_id)
 
     async def page(self, slug: str, chosen: TimerFilter, after: str, limit: int) -> list[Timer]:
-        """In the order of their names, from beyond `after`."""
+        """In the order of their names, after `after`."""
         tenant = await self._tenants.get(slug)
         async with self._database.connection([tenant.tenant_id]) as connection:
             return await store.page(connection, tenant.tenant_id, chosen, after, limit)
 
     async def look_after(self, key: TimerKey) -> None:
-        """Gives up a timer whose heartbeats stopped, and sees the event of one that has ended through."""
+        """Abandons a timer whose heartbeats stopped, and submits the event of one that has ended."""
         tenant = await self._tenants.find_by_id(key[0])
         if tenant is None:
-            return  # its replica comes with the next message; the timer is due again soon
+            return  # the next message adds it to the replica; the timer is due again soon
         async with self._unit_of_work.begin([tenant.tenant_id]) as tx:
             timer = await store.lock(tx.connection, key)
             if timer is None:
@@ -171,7 +171,7 @@ class Timers:
             await self._see_through(tenant, timer)
 
     async def _see_through(self, tenant: Tenant, timer: Timer) -> Timer:
-        """Hands the event to capture. Its id is the timer's own, so that it counts once however often."""
+        """Submits the event to capture. Its id is derived from the timer, so repeated attempts count once."""
         crash_point("timers.stop.before_capture")
         definition = await self._definition(tenant.tenant_id, timer.content)
         submission = self._submission(tenant, timer, definition)
@@ -218,7 +218,7 @@ class Timers:
         event.time.FromDatetime(to_datetime(timer.stopped_us or timer.started_us))
         span = trace.get_current_span().get_span_context()
         return Submission(
-            # However long the event was on its way here: the time at which it stopped stands.
+            # The time at which the timer stopped is kept, however late the event is.
             Origin(content.source, self._clock.now_us(), None, span, BatchOrigin.TIMED, any_age=True),
             tenant.slug,
             rows=wire.events([event]),
@@ -234,7 +234,7 @@ class Timers:
             self.on_due(timer.due_us)
 
     async def _check_event(self, tenant: Tenant, timer: Timer, definition: EventType) -> None:
-        """Refuses at the start what capture would refuse in the end."""
+        """Refuses at the start an event that capture would refuse at the end."""
         ended = timer.stop(None, timer.last_heartbeat_us, self._limits.max_ahead_us)
         (result,) = await self._preview([self._submission(tenant, ended, definition)])
         problem = result.problems.get(0)
@@ -242,7 +242,7 @@ class Timers:
             raise InvalidArgumentError(problem.field, problem.message, problem.reason)
 
     async def _hold_type(self, connection: Connection, tenant_id: int, definition: EventType) -> None:
-        """Until the timer is there, the type is not deleted. Raises as `_definition`."""
+        """Locks the type against deletion until the timer is stored. Raises as `_definition`."""
         name = definition.name
         there = await event_types_store.held(connection, [tenant_id], [name])
         if definition.since not in (there.get((NOBODY, name)), there.get((tenant_id, name))):

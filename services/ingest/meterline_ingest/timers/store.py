@@ -17,7 +17,7 @@ from meterline_ingest.timers.rules import Content, Timer, TimerFilter, TimerStat
 queries = Queries("meterline_ingest.timers", "store.sql")
 
 TimerKey = tuple[int, str]
-"""Tenant and timer's name."""
+"""Tenant, and the timer's name."""
 
 
 async def now_us(connection: Connection) -> int:
@@ -28,14 +28,14 @@ async def now_us(connection: Connection) -> int:
 
 
 async def count_running(connection: Connection, tenant_id: int, most: int) -> int:
-    """How many run, or `most` if that is less."""
+    """How many run, at most `most`."""
     cursor = await connection.execute(queries.count_running, {"tenant_id": tenant_id, "most": most})
     ((count,),) = await cursor.fetchall()
     return int(count)
 
 
 async def insert(connection: Connection, timer: Timer) -> bool:
-    """False when there is one of this name. Waits for a transaction that is adding it."""
+    """False when one of this name exists. Waits for a concurrent transaction that adds it."""
     stated = {
         "event_type": timer.content.event_type,
         "subject": timer.content.subject,
@@ -52,12 +52,12 @@ async def find(connection: Connection, key: TimerKey) -> Timer | None:
 
 
 async def lock(connection: Connection, key: TimerKey) -> Timer | None:
-    """As `find`; others who want to change it wait until this transaction ends."""
+    """As `find`; other transactions that change it wait until this one ends."""
     return await _one(connection, queries.lock_timer, key)
 
 
 async def update(connection: Connection, timer: Timer) -> None:
-    """Stores what has become of a timer that is locked."""
+    """Stores the new state of a locked timer."""
     await connection.execute(queries.update_timer, _changing(timer))
 
 
@@ -68,20 +68,20 @@ async def delete(connection: Connection, key: TimerKey) -> None:
 async def page(
     connection: Connection, tenant_id: int, chosen: TimerFilter, after: str, limit: int
 ) -> list[Timer]:
-    """In the order of their names, from beyond `after`."""
+    """In the order of their names, after `after`."""
     parameters = asdict(chosen) | {"tenant_id": tenant_id, "after": after, "limit": limit}
     cursor = await connection.execute(queries.list_timers, parameters, binary=True)
     return [_timer(row) for row in await cursor.fetchall()]
 
 
 async def claim_due(connection: Connection, limit: int, hold: timedelta) -> list[TimerKey]:
-    """Timers of all tenants that are to be looked at now. No other replica looks for as long as `hold`."""
+    """Timers of all tenants that are due. No other replica gets them for as long as `hold`."""
     cursor = await connection.execute(queries.claim_due, {"limit": limit, "hold": hold})
     return [(tenant_id, timer_id) for tenant_id, timer_id in await cursor.fetchall()]
 
 
 async def seconds_to_next(connection: Connection) -> float | None:
-    """Until a timer of any tenant is to be looked at; None when there is none."""
+    """Seconds until a timer of any tenant is due; None when there is none."""
     cursor = await connection.execute(queries.seconds_to_next)
     ((seconds,),) = await cursor.fetchall()
     return None if seconds is None else float(seconds)

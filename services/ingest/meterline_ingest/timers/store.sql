@@ -3,7 +3,7 @@
 SELECT clock_timestamp()
 
 -- name: count_running
--- No further than the limit: it only matters whether that is reached.
+-- Counts no further than the limit: it only matters whether that is reached.
 SELECT count(*) FROM (
     SELECT FROM timers WHERE tenant_id = %(tenant_id)s AND state IN (1, 2) LIMIT %(most)s
 ) AS running
@@ -52,8 +52,8 @@ ORDER BY timer_id
 LIMIT %(limit)s
 
 -- name: claim_due
--- tenant: replicas look after the timers of all tenants
--- Claimed for a while rather than locked: what is done with them takes transactions of its own.
+-- tenant: replicas process the timers of all tenants
+-- Claimed for a while rather than locked: their processing takes separate transactions.
 WITH due AS (
     SELECT tenant_id, timer_id FROM timers
     WHERE due_at <= clock_timestamp()
@@ -66,5 +66,5 @@ FROM due WHERE t.tenant_id = due.tenant_id AND t.timer_id = due.timer_id
 RETURNING t.tenant_id, t.timer_id
 
 -- name: seconds_to_next
--- tenant: replicas look after the timers of all tenants
+-- tenant: replicas process the timers of all tenants
 SELECT extract(epoch FROM min(due_at) - clock_timestamp())::float8 FROM timers WHERE due_at IS NOT NULL

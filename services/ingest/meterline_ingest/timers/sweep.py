@@ -1,4 +1,4 @@
-"""Looks after timers that nobody stops: when the next of them is due, and not before."""
+"""Processes timers that are due, such as abandoned ones: runs when the next one is due, not before."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from meterline_ingest.timers.service import Timers
 log = logger()
 
 _AT_ONCE: Final = 100
-# A replica that dies with timers in hand leaves them to the others after this long.
+# The timers that a dead replica has claimed go to the others after this long.
 _HOLD: Final = timedelta(seconds=30)
-# Another replica may have started a timer that is due sooner than those that were looked at.
+# Another replica may have started a timer that is due sooner than the known ones.
 _LONGEST_WAIT: Final = 30.0
 _AFTER_FAILURE: Final = 5.0
 
@@ -45,7 +45,7 @@ class TimerSweep:
             self._loop.wake()
 
     async def _sweep(self) -> float:
-        """Looks after all that are due; returns the seconds until the next one is."""
+        """Processes all timers that are due; returns the seconds until the next one is."""
         while True:
             async with self._database.connection(ALL_TENANTS) as connection:
                 due = await store.claim_due(connection, _AT_ONCE, _HOLD)
@@ -65,5 +65,5 @@ class TimerSweep:
         try:
             await self._timers.look_after(key)
         except MeterlineError as error:
-            # It is due again when the hold is over.
+            # It is due again after the hold.
             log.warning("timer.not_settled", tenant_id=key[0], timer_id=key[1], error=str(error))

@@ -15,12 +15,11 @@ from datetime import UTC
 from meterline.calendar import Period, month_of
 from meterline.db.pool import Database
 from meterline.errors import NotFoundError
+from meterline.metering import Counting
 from meterline.tenants import Tenant, TenantReplica
 from meterline_protos.aggregate.v1 import usage_pb2
 from meterline_protos.ingest.v1 import events_pb2
 
-from meterline_publisher.billing.meters import MeterDefinition
-from meterline_publisher.explain.rules import counts
 from meterline_publisher.gaps import store as gaps_store
 from meterline_publisher.gaps.rules import GapReason
 from meterline_publisher.invoices import store as invoices_store
@@ -98,13 +97,15 @@ class Explaining:
         UnavailableError."""
         tenant = await self._tenants.get(slug)
         invoice, line, publications = await self._stored(tenant, line_id)
-        meter = (await self._aggregate.meters([line.meter])).get(line.meter)
+        counting = (await self._aggregate.meters([line.meter])).get(line.meter)
         first = cursor == Cursor()
-        windows = await self._aggregate.days(slug, line.meter, invoice.period) if first and meter else []
+        windows = await self._aggregate.days(slug, line.meter, invoice.period) if first and counting else []
         found: Sequence[ExplainedBatch] = []
         following = None
-        if meter is not None:
-            found, following = await self._batches(slug, meter, invoice.period, batches, cursor)
+        if counting is not None:
+            found, following = await self._batches(
+                slug, line.meter, counting, invoice.period, batches, cursor
+            )
         return ExplainedLine(tenant, invoice, line, windows, found, publications, following)
 
     async def event(self, slug: str, event_id: str, source: str) -> ExplainedEvent:
@@ -138,10 +139,10 @@ class Explaining:
         return invoice, line, [row for row in rows if row.meter == line.meter]
 
     async def _batches(
-        self, slug: str, meter: MeterDefinition, period: Period, limit: int, cursor: Cursor
+        self, slug: str, meter: str, counting: Counting, period: Period, limit: int, cursor: Cursor
     ) -> tuple[Sequence[ExplainedBatch], Cursor | None]:
         contributions, more = await self._aggregate.contributions(
-            slug, meter.name, period, limit, cursor.contributions
+            slug, meter, period, limit, cursor.contributions
         )
         if not contributions:
             return [], Cursor(more) if more else None
@@ -150,14 +151,14 @@ class Explaining:
         parts = [part for batch in slices.values() for part in batch]
         span = Period(min(part.start for part in parts), max(part.end for part in parts))
         (page, token), batches = await asyncio.gather(
-            self._ingest.events(slug, batch_ids, meter.event_type, span, cursor.events),
+            self._ingest.events(slug, batch_ids, counting.event_type, span, cursor.events),
             self._ingest.batches(slug, batch_ids),
         )
         # Contributions are by hour: an event of another hour comes with another page of them.
         counted = [
             event
             for event in page
-            if _is_counted(meter, event) and _is_within(slices.get(event.batch_id, []), event)
+            if _is_counted(counting, event) and _is_within(slices.get(event.batch_id, []), event)
         ]
         explained = _grouped(batches, counted, every=not cursor.events)
         if token:
@@ -185,8 +186,8 @@ def _slice(contribution: usage_pb2.Contribution) -> Period:
     )
 
 
-def _is_counted(meter: MeterDefinition, event: events_pb2.StoredEvent) -> bool:
-    return counts(meter, event.type, event.subject, event.dimensions, event.quantities)
+def _is_counted(counting: Counting, event: events_pb2.StoredEvent) -> bool:
+    return counting.takes(event.type, event.dimensions, event.subject, event.quantities)
 
 
 def _slices_by_batch(contributions: Sequence[usage_pb2.Contribution]) -> dict[str, list[Period]]:

@@ -100,10 +100,10 @@ class Sender:
         room = self._concurrency - len(self._calls)
         if room <= 0:
             return _POLL_SECONDS  # the end of a call wakes
-        now = to_datetime(self._clock.now_us())
+        now, provider = to_datetime(self._clock.now_us()), self._provider.capabilities.name
         async with self._database.connection(ALL_TENANTS) as connection:
-            rows = await store.claim(connection, now, now + self._lease, room)
-            due = None if rows else await store.next_due(connection)
+            rows = await store.claim(connection, provider, now, now + self._lease, room)
+            due = None if rows else await store.next_due(connection, provider)
             await connection.commit()
         for row in rows:
             call = asyncio.create_task(self._serve(row), name=f"send {row.identifier}")
@@ -132,7 +132,7 @@ class Sender:
 
     async def _attempt(self, row: Publication) -> None:
         now = to_datetime(self._clock.now_us())
-        if must_look_up(row.first_attempt_at, now):
+        if must_look_up(row.first_attempt_at, now, self._provider.capabilities):
             await self._look_up(row)
             return
         if now >= row.next_attempt_at:
@@ -191,11 +191,13 @@ class Sender:
     async def _look_up(self, row: Publication) -> None:
         """Decides by the provider's sums what became of a row that is too old to be sent again."""
         async with self._database.connection([row.tenant_id]) as connection:
-            sent = await store.sent_total(connection, row.tenant_id, row.event_name, row.period_start)
+            sent = await store.sent_total(
+                connection, row.tenant_id, row.event_name, row.period_start, row.provider
+            )
         finding, code = Finding.UNCLEAR, "unreconciled"
         try:
             total = await self._provider.usage_total(row.customer_id, row.event_name, row.period)
-            finding = find(sent, row.value, total)
+            finding = find(sent, row.value, total, self._provider.capabilities)
         except RejectedError as error:
             code = error.code
         log.warning("publication.looked_up", identifier=row.identifier, finding=finding.value)

@@ -48,19 +48,23 @@ async def insert(connection: Connection, row: Publication) -> None:
             row.next_attempt_at,
             row.error_code,
             row.trace,
+            row.provider,
         ),
     )
 
 
-async def claim(connection: Connection, now: datetime, until: datetime, most: int) -> list[Publication]:
-    """Leases at most `most` rows that are due, until then. What is answered has the `state` from before;
-    the table says from now on that the row may have arrived."""
-    return await _many(connection, queries.claim, {"now": now, "until": until, "most": most})
+async def claim(
+    connection: Connection, provider: str, now: datetime, until: datetime, most: int
+) -> list[Publication]:
+    """Leases at most `most` rows of this provider that are due, until then. What is answered has the `state`
+    from before; the table says from now on that the row may have arrived."""
+    parameters = {"provider": provider, "now": now, "until": until, "most": most}
+    return await _many(connection, queries.claim, parameters)
 
 
-async def next_due(connection: Connection) -> datetime | None:
-    """When the next row of any tenant is due; None when nothing is on its way."""
-    cursor = await connection.execute(queries.next_due, binary=True)
+async def next_due(connection: Connection, provider: str) -> datetime | None:
+    """When the next row of any tenant is due at this provider; None when nothing is on its way there."""
+    cursor = await connection.execute(queries.next_due, (provider,), binary=True)
     row = await cursor.fetchone()
     return row[0] if row else None
 
@@ -95,10 +99,11 @@ async def mark_absent(connection: Connection, row: Publication, now: datetime) -
 
 
 async def sent_total(
-    connection: Connection, tenant_id: int, event_name: str, period_start: datetime
+    connection: Connection, tenant_id: int, event_name: str, period_start: datetime, provider: str
 ) -> Decimal:
     """The sum of what is known to be at the provider under this name, scaled."""
-    cursor = await connection.execute(queries.sent_total, (tenant_id, event_name, period_start), binary=True)
+    parameters = (tenant_id, event_name, period_start, provider)
+    cursor = await connection.execute(queries.sent_total, parameters, binary=True)
     row = await cursor.fetchone()
     return Decimal(row[0]) if row else Decimal(0)
 

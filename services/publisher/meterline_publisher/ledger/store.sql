@@ -1,7 +1,7 @@
 -- name: of_period
 SELECT tenant_id, identifier, seq, invoice_id, calculation_id, meter, period_start, period_end, revision,
        value, event_name, customer_id, event_at, key_generation, state, attempts, first_attempt_at,
-       next_attempt_at, sent_at, error_code, trace
+       next_attempt_at, sent_at, error_code, trace, provider
 FROM publications WHERE tenant_id = %s AND period_start = %s
 ORDER BY seq
 
@@ -9,16 +9,17 @@ ORDER BY seq
 -- Newest first. The bound is exclusive.
 SELECT tenant_id, identifier, seq, invoice_id, calculation_id, meter, period_start, period_end, revision,
        value, event_name, customer_id, event_at, key_generation, state, attempts, first_attempt_at,
-       next_attempt_at, sent_at, error_code, trace
+       next_attempt_at, sent_at, error_code, trace, provider
 FROM publications WHERE tenant_id = %s AND seq < %s
 ORDER BY seq DESC LIMIT %s
 
 -- name: insert
 INSERT INTO publications (
     tenant_id, identifier, invoice_id, calculation_id, meter, period_start, period_end, revision, value,
-    event_name, customer_id, event_at, state, next_attempt_at, error_code, trace
+    event_name, customer_id, event_at, state, next_attempt_at, error_code, trace,
+    provider
 )
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 
 -- name: claim
 -- tenant: one sender serves all tenants; the provider's limits are those of the account
@@ -29,16 +30,16 @@ VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 WITH due AS (
     SELECT p.tenant_id, p.identifier, p.state
     FROM publications p
-    WHERE p.state IN ('pending', 'ambiguous') AND p.next_attempt_at <= %(now)s
+    WHERE p.state IN ('pending', 'ambiguous') AND p.next_attempt_at <= %(now)s AND p.provider = %(provider)s
       AND NOT EXISTS (
           SELECT FROM publications q
           WHERE q.tenant_id = p.tenant_id AND q.meter = p.meter AND q.seq < p.seq
-            AND q.state IN ('pending', 'ambiguous')
+            AND q.provider = p.provider AND q.state IN ('pending', 'ambiguous')
       )
       AND NOT EXISTS (
           SELECT FROM publications q
           WHERE q.tenant_id = p.tenant_id AND q.event_name = p.event_name AND q.seq < p.seq
-            AND q.state IN ('pending', 'ambiguous')
+            AND q.provider = p.provider AND q.state IN ('pending', 'ambiguous')
       )
     ORDER BY p.next_attempt_at
     LIMIT %(most)s
@@ -51,11 +52,12 @@ FROM due
 WHERE p.tenant_id = due.tenant_id AND p.identifier = due.identifier
 RETURNING p.tenant_id, p.identifier, p.seq, p.invoice_id, p.calculation_id, p.meter, p.period_start,
           p.period_end, p.revision, p.value, p.event_name, p.customer_id, p.event_at, p.key_generation,
-          due.state, p.attempts, p.first_attempt_at, p.next_attempt_at, p.sent_at, p.error_code, p.trace
+          due.state, p.attempts, p.first_attempt_at, p.next_attempt_at, p.sent_at, p.error_code, p.trace,
+          p.provider
 
 -- name: next_due
 -- tenant: one sender serves all tenants
-SELECT min(next_attempt_at) FROM publications WHERE state IN ('pending', 'ambiguous')
+SELECT min(next_attempt_at) FROM publications WHERE state IN ('pending', 'ambiguous') AND provider = %s
 
 -- name: mark_sent
 -- True whoever says it, so a process that was overtaken may say it too.
@@ -91,7 +93,8 @@ WHERE tenant_id = %(tenant_id)s AND identifier = %(identifier)s AND attempts = %
 
 -- name: sent_total
 SELECT coalesce(sum(value), 0) FROM publications
-WHERE tenant_id = %s AND event_name = %s AND period_start = %s AND state = 'sent'
+WHERE tenant_id = %s AND event_name = %s AND period_start = %s AND provider = %s
+  AND state = 'sent'
 
 -- name: is_complete
 -- Whether all that an invoice's lines want at the provider was sent, nothing is there under a name that no

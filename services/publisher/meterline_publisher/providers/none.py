@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import NoReturn
+from typing import Final, NoReturn
 
+from meterline.bounds import MAX_VALUE_DIGITS
 from meterline.calendar import Period
 from meterline.telemetry.logging import logger
 
 from meterline_publisher.billing.money import currency as known_currency
 from meterline_publisher.gaps.rules import GapReason, NotBillableError
+from meterline_publisher.providers.capabilities import Capabilities
 from meterline_publisher.providers.port import Delivery, ExternalInvoice, UsageEvent
 
 log = logger()
@@ -19,6 +21,16 @@ log = logger()
 class NoProvider:
     """In the place of a BillingProvider where none is configured. Whatever would need one raises
     NotBillableError with the reason NO_BILLING_PROVIDER."""
+
+    capabilities: Final = Capabilities(
+        name="none",
+        bills=False,
+        max_digits=2 * MAX_VALUE_DIGITS,
+        max_identifier=100,
+        identifier_memory=timedelta(0),
+        period_edge=timedelta(0),
+        exact_sums_below=10 ** (2 * MAX_VALUE_DIGITS),
+    )
 
     async def start(self) -> None:
         log.info("billing.no_provider", setting="METERLINE_STRIPE_API_KEY")

@@ -11,6 +11,8 @@ from typing import Protocol
 from meterline.calendar import Period
 from meterline.errors import MeterlineError, UnavailableError
 
+from meterline_publisher.providers.capabilities import Capabilities
+
 
 @dataclass(frozen=True, slots=True)
 class UsageEvent:
@@ -75,6 +77,10 @@ class ProviderUnavailableError(UnavailableError):
 class BillingProvider(Protocol):
     """A billing provider. All methods but `require` and `decimals` do I/O; those that read raise
     ProviderUnavailableError, and RejectedError for what the provider does not know."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it takes; the same for as long as the process runs."""
 
     async def start(self) -> None: ...
 

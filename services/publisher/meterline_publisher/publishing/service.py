@@ -128,6 +128,7 @@ class Publishing:
             now=to_datetime(self._clock.now_us()),
             provider_now=provider_now,
             provider_decimals=self._provider.decimals(tenant.currency),
+            provider=self._provider.capabilities,
             retry_rejected=retry_rejected,
             fresh_meters={rule.meter for rule in before.rule_set.rules if rule.needs_usage},
             unknown_meters=unknown,

@@ -29,10 +29,11 @@ from meterline_publisher.invoices.message import emit_changed
 from meterline_publisher.invoices.rules import Invoice, InvoiceState, Line
 from meterline_publisher.ledger import store as ledger_store
 from meterline_publisher.ledger.rules import ledger as ledger_rules
-from meterline_publisher.ledger.rules.identifiers import meter_event_identifier
+from meterline_publisher.ledger.rules.identifiers import event_identifier
 from meterline_publisher.ledger.rules.ledger import Target
 from meterline_publisher.ledger.rules.publications import Publication, PublicationState
 from meterline_publisher.prices.store import prices
+from meterline_publisher.providers.capabilities import Capabilities
 from meterline_publisher.rating.pricing import Basis, basis
 from meterline_publisher.rating.rules.assessment import Assessment, assess
 from meterline_publisher.rating.rules.lines import to_line
@@ -66,12 +67,13 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What a rating has to know of the world outside: two clocks, how the provider rounds, of which meters
-    the usage was asked for, and which of these do not exist."""
+    """What a rating has to know of the world outside: two clocks, how the provider rounds and what
+    it takes, of which meters the usage was asked for, and which of these do not exist."""
 
     now: datetime
     provider_now: datetime
     provider_decimals: int
+    provider: Capabilities
     retry_rejected: bool
     fresh_meters: Set[str]
     unknown_meters: Set[str]
@@ -243,14 +245,16 @@ async def _extend_ledger(
     does not take."""
     tenant = found.basis.tenant
     rows = await ledger_store.of_period(connection, invoice.tenant_id, invoice.period_start)
-    _require_customer(tenant, rows)
+    _require_customer(tenant, rows, circumstances.provider)
     revisions: dict[str, int] = {}
     for row in rows:
         revisions[row.meter] = max(row.revision, revisions.get(row.meter, 0))
     added, rejected = 0, {}
     for target in ledger_rules.targets(lines, rows):
         mine = [row for row in rows if (row.meter, row.event_name) == (target.meter, target.event_name)]
-        missing = ledger_rules.difference(target.value, mine, retry_rejected=circumstances.retry_rejected)
+        missing = ledger_rules.difference(
+            target.value, mine, circumstances.provider, retry_rejected=circumstances.retry_rejected
+        )
         if missing is not None:
             revisions[target.meter] = revision = revisions.get(target.meter, 0) + 1
             row = _publication(tenant, invoice, target, revision, missing, circumstances)
@@ -266,9 +270,15 @@ async def _extend_ledger(
     return added, list(rejected.values())
 
 
-def _require_customer(tenant: Tenant, rows: Sequence[Publication]) -> None:
-    """Differences only make sense for the customer who has the rest."""
+def _require_customer(tenant: Tenant, rows: Sequence[Publication], provider: Capabilities) -> None:
+    """Differences only make sense for the customer who has the rest, at the same provider."""
     for row in rows:
+        if row.provider != provider.name and row.state != PublicationState.REJECTED:
+            raise NotBillableError(
+                GapReason.CUSTOMER_CHANGED,
+                f"tenant {tenant.slug}",
+                f"usage of this period went to the provider {row.provider}",
+            )
         if row.customer_id != tenant.external_customer_id and row.state != PublicationState.REJECTED:
             raise NotBillableError(
                 GapReason.CUSTOMER_CHANGED,
@@ -285,12 +295,12 @@ def _publication(
     value: Decimal,
     circumstances: Circumstances,
 ) -> Publication:
-    period = invoice.period
-    refusal = ledger_rules.refusal(value)
+    period, provider = invoice.period, circumstances.provider
+    refusal = ledger_rules.refusal(value, provider)
     # The customer is part of the owner's name: two installations may bill by one account, and what one of
     # them has sent must not pass for a delivery of the other's.
     owner = f"{tenant.slug} {tenant.external_customer_id}"
-    identifier = meter_event_identifier(owner, target.meter, period, revision)
+    identifier = event_identifier(owner, target.meter, period, revision, provider.max_identifier)
     if refusal is not None:
         metrics.PROVIDER_CALLS.labels("send_usage", "rejected").inc()
         log.error("publication.rejected", identifier=identifier, code=refusal.value, value=str(value))
@@ -307,7 +317,7 @@ def _publication(
         value=value,
         event_name=target.event_name,
         customer_id=tenant.external_customer_id,
-        event_at=ledger_rules.event_time(period, circumstances.provider_now),
+        event_at=ledger_rules.event_time(period, circumstances.provider_now, provider),
         key_generation=0,
         state=(PublicationState.REJECTED if refusal else PublicationState.PENDING).value,
         attempts=0,
@@ -316,4 +326,5 @@ def _publication(
         sent_at=None,
         error_code=refusal.value if refusal else "",
         trace=traceparent.current(),
+        provider=provider.name,
     )

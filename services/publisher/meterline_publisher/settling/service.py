@@ -38,7 +38,7 @@ from meterline_publisher.usage.refreshing import Refreshing
 
 log = logger()
 
-# Stripe finalises within 72 hours; what is not final long after that is for people to look at.
+# What the provider has not made final so long after its period is for people to look at.
 _GIVE_UP_AFTER: Final = timedelta(days=45)
 _AT_A_TIME: Final = 8
 _PAGE: Final = 200
@@ -209,14 +209,18 @@ class Settling:
         meter, scale, usage = expected.meter, expected.scale, expected.usage
         async with self._database.connection([tenant.tenant_id]) as connection:
             sent = await ledger_store.sent_total(
-                connection, tenant.tenant_id, expected.event_name, period.start
+                connection,
+                tenant.tenant_id,
+                expected.event_name,
+                period.start,
+                self._provider.capabilities.name,
             )
         try:
             total = await self._provider.usage_total(tenant.external_customer_id, expected.event_name, period)
         except RejectedError as error:
             log.warning("reconcile.unknown_meter", meter=meter, code=error.code)
             return Comparison(meter, usage, unscaled(sent, scale), None, False)
-        same = scaled(usage, scale) == sent and agrees(sent, total)
+        same = scaled(usage, scale) == sent and agrees(sent, total, self._provider.capabilities)
         return Comparison(meter, usage, unscaled(sent, scale), unscaled(total, scale), same)
 
     async def count(self) -> None:

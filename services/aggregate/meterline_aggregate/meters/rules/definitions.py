@@ -8,6 +8,7 @@ from enum import IntEnum
 from typing import Final
 
 from meterline.errors import InvalidArgumentError
+from meterline.metering import Counting
 from meterline.names import NAME_RULE, is_name
 
 MAX_GROUP_BY: Final = 4
@@ -98,9 +99,16 @@ class Definition:
             other.filter,
         )
 
-    def passes(self, dimensions: Mapping[str, str]) -> bool:
-        """Whether events with these dimensions pass the filter."""
-        return all(dimensions.get(name) == value for name, value in self.filter)
+    @property
+    def counting(self) -> Counting:
+        """Which events count."""
+        return Counting(
+            self.event_type,
+            dict(self.filter),
+            self.quantity,
+            self.unique_dimension,
+            of_subjects=self.aggregation is Aggregation.UNIQUE and not self.unique_dimension,
+        )
 
     def group_of(self, dimensions: Mapping[str, str]) -> Pairs:
         """The group that events with these dimensions belong to; a missing dimension is the empty value.

@@ -1,4 +1,4 @@
-"""API keys: what one is, and who may grant what."""
+"""API keys: their fields, and who may grant which permissions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ApiKey:
 
 def grant(field: str, wanted: Iterable[str], slug: str, granter: Principal) -> frozenset[Permission]:
     """The permissions of a new key. Raises InvalidArgumentError for those that no such key may hold, and
-    PermissionDeniedError for those that `granter` does not hold: a key must not open more than its maker can.
+    PermissionDeniedError for those that `granter` does not hold: a key must not permit more than its maker.
     """
     grantable = GRANTABLE_TO_A_TENANT if slug else GRANTABLE
     granted = frozenset(wanted)

@@ -1,4 +1,4 @@
-"""What a client that nobody trusts may be allowed to report."""
+"""What an untrusted client may be allowed to report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAX_SOURCE: Final = 128
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What is asked for. Raises InvalidArgumentError for what breaks a rule."""
+    """The requested scope of a configuration. Raises InvalidArgumentError for what breaks a rule."""
 
     actor: str
     types: tuple[str, ...]
@@ -40,6 +40,6 @@ class Scope:
 
 
 def client_secret(signing_secret: bytes, config: bytes) -> bytes:
-    """What the client of a configuration signs with. It follows from the two, so that nothing is stored, and
-    a configuration that was changed belongs to another secret."""
+    """The secret that the client of a configuration signs with. It is derived from both arguments, so that
+    nothing is stored, and a changed configuration has another secret."""
     return hmac.digest(signing_secret, config, hashlib.sha256)

@@ -1,4 +1,4 @@
-"""Signing keys: a tenant has one, and for the time of a rotation two."""
+"""Signing keys: a tenant has one, and during a rotation two."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_GRACE_SECONDS: Final = 30 * 86_400
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """`generation` rises by one with each key of a tenant. `sealed` is the secret, None once it is revoked.
+    """`generation` rises by one with each key of a tenant. `sealed` is the secret, None after it is revoked.
     Times are microseconds since the Unix epoch; the newest key has no end until it is replaced or revoked."""
 
     tenant_id: int
@@ -39,7 +39,7 @@ def grace_seconds(field: str, value: int) -> int:
 
 
 def newest_active(keys: Sequence[SigningKey], now_us: int) -> SigningKey | None:
-    """What new configurations are signed with."""
+    """The key that new configurations are signed with."""
     active = [key for key in keys if key.is_active(now_us)]
     return max(active, key=lambda key: key.generation, default=None)
 
@@ -47,7 +47,7 @@ def newest_active(keys: Sequence[SigningKey], now_us: int) -> SigningKey | None:
 def outgoing(keys: Sequence[SigningKey], now_us: int, grace_us: int) -> SigningKey | None:
     """The active key that the next one replaces, with its end; None when there is none.
 
-    Raises FailedPreconditionError while two are active: a third would cut off those who still use the oldest.
+    Raises FailedPreconditionError while two are active: a third would lock out clients of the oldest.
     """
     active = [key for key in keys if key.is_active(now_us)]
     if len(active) >= MAX_ACTIVE:

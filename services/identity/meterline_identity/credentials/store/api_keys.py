@@ -48,7 +48,7 @@ async def find_valid(connection: Connection, key_id: str) -> tuple[bytes, str, s
 async def revoke(
     connection: Connection, tenant_id: int | None, slug: str, key_id: str, by: str, now_us: int
 ) -> ApiKey | None:
-    """The key as it is then; None when the tenant has no such key."""
+    """The revoked key; None when the tenant has no such key."""
     parameters = {
         "key_id": key_id,
         "tenant_id": tenant_id,

@@ -14,14 +14,14 @@ ORDER BY created_at, key_id
 LIMIT %(limit)s
 
 -- name: valid_api_key
--- tenant: the key tells its tenant
+-- tenant: the key decides its tenant
 SELECT api_keys.secret_digest, coalesce(tenant_accounts.slug, ''), api_keys.name, api_keys.permissions
 FROM api_keys
 LEFT JOIN tenant_accounts USING (tenant_id)
 WHERE api_keys.key_id = %s AND api_keys.revoked_at IS NULL
 
 -- name: revoke_api_key
--- A second time it changes nothing.
+-- Revoking again changes nothing.
 UPDATE api_keys SET
     revoked_at = coalesce(revoked_at, %(now)s),
     revoked_by = CASE WHEN revoked_at IS NULL THEN %(revoked_by)s ELSE revoked_by END

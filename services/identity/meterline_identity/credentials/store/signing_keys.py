@@ -17,7 +17,7 @@ queries = Queries("meterline_identity.credentials.store", "signing_keys.sql")
 async def insert(
     connection: Connection, tenant_id: int, key_id: str, sealed: bytes, by: str, now_us: int
 ) -> SigningKey:
-    """The new key, the tenant's newest. The caller holds the tenant against others that make one."""
+    """Adds the tenant's newest key. The caller has locked the tenant against concurrent additions."""
     parameters = {
         "tenant_id": tenant_id,
         "key_id": key_id,
@@ -37,13 +37,13 @@ async def latest(connection: Connection, tenant_id: int) -> list[SigningKey]:
 
 
 async def by_id(connection: Connection, tenant_id: int, key_ids: Sequence[str]) -> list[SigningKey]:
-    """Those that the tenant has."""
+    """Those of the keys that the tenant has."""
     cursor = await connection.execute(queries.signing_keys_by_id, (tenant_id, list(key_ids)), binary=True)
     return [_from_row(row) for row in await cursor.fetchall()]
 
 
 async def expire(connection: Connection, key: SigningKey) -> None:
-    """Stores the end of a key."""
+    """Stores when a key expires."""
     assert key.expires_at_us is not None
     parameters = {
         "tenant_id": key.tenant_id,
@@ -56,7 +56,7 @@ async def expire(connection: Connection, key: SigningKey) -> None:
 async def revoke(
     connection: Connection, tenant_id: int, key_id: str, by: str, now_us: int
 ) -> SigningKey | None:
-    """The key as it is then, without its secret; None when the tenant has no such key."""
+    """The revoked key, without its secret; None when the tenant has no such key."""
     parameters = {"tenant_id": tenant_id, "key_id": key_id, "revoked_by": by, "now": to_datetime(now_us)}
     cursor = await connection.execute(queries.revoke_signing_key, parameters, binary=True)
     row = await cursor.fetchone()

@@ -6,7 +6,7 @@ WHERE tenant_id = %(tenant_id)s
 RETURNING tenant_id, generation, key_id, secret, created_at, created_by, expires_at, revoked_at, revoked_by
 
 -- name: signing_keys
--- What is newer than an active key is revoked or the newest, so the first of these hold all active ones.
+-- Keys newer than an active one are revoked or the newest, so the first of these include all active ones.
 SELECT tenant_id, generation, key_id, secret, created_at, created_by, expires_at, revoked_at, revoked_by
 FROM signing_keys
 WHERE tenant_id = %s
@@ -23,7 +23,7 @@ UPDATE signing_keys SET expires_at = %(expires_at)s
 WHERE tenant_id = %(tenant_id)s AND generation = %(generation)s
 
 -- name: revoke_signing_key
--- A second time it changes nothing.
+-- Revoking again changes nothing.
 UPDATE signing_keys SET
     secret = NULL,
     revoked_at = coalesce(revoked_at, %(now)s),

@@ -1,4 +1,4 @@
-"""What each field of a tenant must be. Every function answers the value, or raises InvalidArgumentError."""
+"""Rules for each field of a tenant. Every function returns the value, or raises InvalidArgumentError."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ MAX_TEXT: Final = 255
 MAX_CLOSE_LEAD_SECONDS: Final = 72 * 3600
 DEFAULT_CLOSE_LEAD_SECONDS: Final = 600
 
-# Names that a machine's own database may hold, but that mean something else on the next machine.
+# Names that a machine's own database may have, but that mean something else on another machine.
 _NOT_PLACES = frozenset({"Factory", "localtime", "posixrules"})
 
 
 def slug(field: str, value: str) -> str:
-    """The name that a tenant goes by in every API."""
+    """The tenant's name in every API."""
     check_slug(field, value)
     return value
 
@@ -38,7 +38,7 @@ def text(field: str, value: str, *, required: bool = True, longest: int = MAX_TE
 
 
 def external_id(field: str, value: str) -> str:
-    """What the billing provider calls something; empty for nothing."""
+    """The billing provider's id of an object; empty for none."""
     if value != value.strip():
         raise InvalidArgumentError(field, "must be empty, or neither begin nor end with a blank")
     return text(field, value, required=False)
@@ -77,7 +77,7 @@ def close_lead_seconds(field: str, value: int) -> int:
 
 
 def expected_version(field: str, value: int) -> int:
-    """The version that the caller has seen; 0 stands for any."""
+    """The version that the caller has seen; 0 means any."""
     if value < 0:
         raise InvalidArgumentError(field, "must not be negative")
     return value

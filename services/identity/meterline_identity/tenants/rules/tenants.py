@@ -1,4 +1,4 @@
-"""A tenant, what it is made from, and what changes it."""
+"""A tenant, its onboarding, and its changes."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class Onboarding:
         fields.time_zone("time_zone", self.time_zone)
         fields.currency("currency", self.currency)
         fields.plan("plan", self.plan)
-        # Both are empty for whoever is only measured, or is billed later.
+        # Both are empty for a tenant that is only measured, or is billed later.
         fields.external_id("external_customer_id", self.external_customer_id)
         fields.external_id("external_subscription_id", self.external_subscription_id)
         fields.close_lead_seconds("close_lead_seconds", self.close_lead_seconds)
 
     def statement(self) -> dict[str, str | int]:
-        """All that was stated, kept with the tenant, so that a repeated request is told from another one
-        even after the tenant has changed."""
+        """All that was stated. It is stored with the tenant, to distinguish a repeated request from another
+        one even after the tenant has changed."""
         stated: dict[str, str | int] = asdict(self)
-        # Left out when it was not stated, as in what was kept before there was this field.
+        # Left out when it was not stated, as in statements stored before this field existed.
         del stated["billed_from"]
         return stated if self.billed_from is None else stated | {"billed_from": self.billed_from.isoformat()}
 
@@ -77,15 +77,15 @@ class Tenant:
     updated_at_us: int
 
     def require_version(self, expected: int) -> None:
-        """Raises AbortedError unless this is the version that the caller has seen; 0 stands for any."""
+        """Raises AbortedError unless this is the version that the caller has seen; 0 means any."""
         if expected not in (0, self.version):
             raise AbortedError(f"tenant {self.slug!r} is at version {self.version}, not {expected}")
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What an update sets; None leaves as it is. Name, zone and currency never change, since windows and
-    invoices that exist follow them. Raises InvalidArgumentError for what breaks a rule."""
+    """What an update sets; None keeps a value. Name, zone and currency never change, since existing windows
+    and invoices depend on them. Raises InvalidArgumentError for what breaks a rule."""
 
     display_name: str | None = None
     plan: str | None = None
@@ -115,7 +115,7 @@ class Changes:
             return tenant
         if self.billed_from is not None:
             _require_not_too_early(tenant, self.billed_from)
-        # A clock that was set back must not make a change look older than the one before.
+        # A clock that was set back must not make a change look older than the previous one.
         moment = max(now_us, tenant.updated_at_us)
         return replace(tenant, **stated, version=tenant.version + 1, updated_at_us=moment)
 

@@ -37,8 +37,8 @@ _INT64 = np.dtype("<i8")
 def from_columns(message: capture_pb2.EventColumns, tenant_id: str, source: str) -> Columns:
     """Reads packed columns, in the form of `wire`, without copying them.
 
-    Only what concerns all rows is refused here: columns that do not fit together, and dictionaries that are
-    no UTF-8. Single events are judged later, as those are that came as rows.
+    Refuses only what concerns all rows: columns that do not fit together, and dictionaries that are no UTF-8.
+    Single events are judged later, like events that came as rows.
 
     Raises InvalidArgumentError naming the column.
     """
@@ -86,7 +86,7 @@ def _count(message: capture_pb2.EventColumns) -> int:
 
 
 def _check_dictionaries(message: capture_pb2.EventColumns, rows: int) -> None:
-    """Entries that no row can name would only cost memory and time."""
+    """Refuses more entries than rows: those that no row uses only cost memory and time."""
     for name in ("tenants", "types", "subjects", "dimension_sets", "property_sets"):
         if len(getattr(message, name)) > max(rows, 1):
             raise InvalidArgumentError(f"columns.{name}", "at most one a row")
@@ -124,7 +124,7 @@ def _ids(
 def _quantities(
     message: capture_pb2.EventColumns, rows: int
 ) -> tuple[list[QuantityColumn], dict[int, Problem]]:
-    """The columns, and the rows that have a value which no text of a quantity could tell."""
+    """The columns, and problems of the rows with a value that no decimal text could express."""
     columns: list[QuantityColumn] = []
     problems = Problems(rows)
     for column in sorted(message.quantities, key=lambda column: column.name):
@@ -158,7 +158,7 @@ def sent_id(message: capture_pb2.EventColumns, row: int) -> str:
 
 
 class Interned(dict[Any, int]):
-    """Numbers entries in the order of their first look."""
+    """Numbers entries in the order of their first lookup."""
 
     def __missing__(self, key: Any) -> int:
         number = self[key] = len(self)
@@ -166,5 +166,5 @@ class Interned(dict[Any, int]):
 
 
 def index_array(positions: Sequence[int]) -> Indexes:
-    # By way of the standard library's array, which takes a list in a third of the time.
+    # Through the standard library's array, which reads a list in a third of the time.
     return np.frombuffer(array("I", positions), np.uint32)

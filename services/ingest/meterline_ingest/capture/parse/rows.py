@@ -1,7 +1,6 @@
 """Turns events written as rows into columns, touching each event once.
 
-Only what no column can hold is found to be wrong here: the rest is judged with the columns, by the one judge
-that all ways in have.
+Flags only what no column can hold; `rules` judges the rest, in the same way for rows and columns.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ from meterline_ingest.event.problems import Problems
 
 _MICROSECONDS: Final = 1_000_000
 _NANOS: Final = 1_000_000_000
-# Of a time that says nothing a column can hold.
+# Replaces a time that no column can hold.
 _NO_TIME: Final = -1
 _MIN_INT64: Final = -(1 << 63)
 _MAX_INT64: Final = (1 << 63) - 1
 
 
 class RowReader:
-    """Collects rows of one or many calls; `finish` gives the columns."""
+    """Collects rows of one or many calls; `finish` returns the columns."""
 
     def __init__(self, known: Container[str]) -> None:
         """known: the names of quantities of all types"""
@@ -60,11 +59,11 @@ class RowReader:
         self._times: list[int] = []
         self._ids: list[str] = []
         self._sources: list[tuple[str, int]] = []
-        # What is wrong with times, by row: the judge sees no more than a number.
+        # Problems of times, by row: later checks see only a number.
         self._bad_times: list[tuple[int, Problem]] = []
 
     def add(self, events: Iterable[Any], tenant_id: str, source: str) -> None:
-        """Takes events in the form of `wire`."""
+        """Adds events in the form of `wire`."""
         tenants, types, subjects = self._tenants, self._types, self._subjects
         sets, quantity_sets, property_sets = self._sets, self._quantity_sets, self._property_sets
         times, add_properties = self._times, self._properties.append
@@ -76,8 +75,8 @@ class RowReader:
             add_tenant(tenants[event.tenant_id or tenant_id])
             add_type(types[event.type])
             add_subject(subjects[event.subject])
-            # Undecoded: see `wire`. Two orders of one set are joined in `finish`. A slice is one call
-            # into C, iteration is one a value.
+            # Undecoded: see `wire`. `finish` merges different orders of one set. A slice is one call into C,
+            # iteration is one a value.
             add_set(sets[tuple(event.dimensions[:])])
             add_quantities(quantity_sets[tuple(event.quantities[:])])
             if properties := event.properties:
@@ -91,7 +90,7 @@ class RowReader:
         self._sources.append((source, len(times)))
 
     def _unusual_time(self, event: Any, row: int) -> int:
-        """Microseconds of a time that is not set, in the first second of 1970 or none at all."""
+        """Microseconds of a time in the first second of 1970. Flags a time that is missing or invalid."""
         seconds, nanos = event.time.seconds, event.time.nanos
         if not event.ByteSize():
             rule = "an event, which is needed"
@@ -185,7 +184,7 @@ class RowReader:
         columns: dict[tuple[str, int], dict[int, int]] = {}
         wrong: dict[int, Problem] = {}
         for position, pairs in enumerate(sets):
-            # By name, so that of several faults every form of a batch reports the same.
+            # Sorted by name, so that rows and columns report the same of several faults.
             for name, text in sorted(pairs.items()) if len(pairs) > 1 else pairs.items():
                 try:
                     units, scale = decimals.parse_units(text)
@@ -204,7 +203,7 @@ class RowReader:
 
 
 class _Spread:
-    """Gives the values of sets to the rows that have these sets."""
+    """Spreads the values of sets over the rows that have these sets."""
 
     def __init__(self, rows: Indexes, sets: int) -> None:
         """rows: the set of each row"""
@@ -223,7 +222,7 @@ class _Spread:
 
     @cached_property
     def _starts(self) -> Int64s:
-        """Where those of each set begin in `_order`."""
+        """Where the rows of each set begin in `_order`."""
         return np.cumsum(self._counts) - self._counts
 
     def column(self, name: str, scale: int, values: Mapping[int, int]) -> QuantityColumn:
@@ -242,7 +241,7 @@ class _Spread:
 
 
 def clamped(time_us: int) -> int:
-    """What 64 bits hold of a time. Seconds have 64 bits themselves; what is out of any range stays so."""
+    """The time, limited to 64 bits: its seconds alone have 64. What is out of any range stays so."""
     return min(max(time_us, _MIN_INT64), _MAX_INT64)
 
 

@@ -1,4 +1,4 @@
-"""Single events as they were received, to be read again."""
+"""Rebuilds single events as they were received."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from meterline_ingest.event.columns import Columns
 
 
 def event(submission: Submission, row: int) -> capture_pb2.Event:
-    """One event of a call. Of a call that brought rows it is the very one, in the form of `wire`."""
+    """One event of a call. For a call with rows it is the received message itself, in the form of `wire`."""
     if submission.columns is None:
         return submission.rows[row]
     return _from_columns(submission.columns, row, submission.tenant_id)
@@ -24,7 +24,7 @@ def to_bytes(message: capture_pb2.Event) -> bytes:
 
 
 def _from_columns(columns: Columns, row: int, tenant_id: str) -> capture_pb2.Event:
-    """As its sender would have written it as a row."""
+    """The event as its sender would have written it as a row."""
     tenant = columns.tenants[columns.tenant_index[row]]
     message = capture_pb2.Event(
         id=_id(columns, row),
@@ -40,8 +40,8 @@ def _from_columns(columns: Columns, row: int, tenant_id: str) -> capture_pb2.Eve
         properties=dict(columns.property_sets[columns.property_index[row]]),
     )
     seconds, rest = divmod(int(columns.times_us[row]), 1_000_000)
-    # Not by a method of Timestamp, which refuses the times that a bad event may have.
-    # Assigned even where it is zero, which is a time too: one that is not set would be missing.
+    # Not with a method of Timestamp, which refuses times that a bad event may have. Zero is assigned too:
+    # an unset time would count as missing.
     message.time.seconds, message.time.nanos = seconds, rest * 1_000
     return message
 

@@ -1,12 +1,12 @@
-"""A view of `ReportRequest` in which the entries of maps stay bytes, and what is no such request.
+"""Reads `ReportRequest` with the entries of maps as bytes, and refuses what is no valid request.
 
 On the wire a map is a repeated message, and a message has the form of a bytes field. Read that way, a set
-of dimensions is a tuple of bytes, which is looked up as it is: only a set that was not met before in its
-batch is decoded. Reading rows costs a third less so. Everything else is as in capture.proto, from which
-the view is derived at start-up.
+of dimensions is a tuple of bytes, which is looked up undecoded: only its first occurrence in a batch is
+decoded. This makes reading rows a third cheaper. Everything else is as in capture.proto, from which the
+view is derived at start-up.
 
-An empty event takes two bytes on the wire and 350 once it is read. So large requests are counted before:
-what has more parts than capture takes is not read at all.
+An empty event takes two bytes on the wire and 350 once it is read. So the parts of large requests are
+counted first: a request with more than capture takes is not parsed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from meterline_ingest.event.bounds import MAX_COLUMN_ROWS, MAX_ROWS
 
 M = TypeVar("M")
 
-# Reading what is smaller takes 25 MB at worst, for a moment. Counting costs a thousand rows 0.3 ms.
+# Parsing a smaller request takes 25 MB for a moment at worst. Counting a thousand rows takes 0.3 ms.
 _SMALL_REQUEST: Final = 128 << 10
 _SMALL_EVENT: Final = 2 << 10
 # An event has 5 fields and at most 52 entries of maps.
@@ -32,7 +32,7 @@ _MAX_FIELDS: Final = 64
 # Six columns may have an entry for each row.
 _MAX_ENTRIES: Final = 7 * MAX_COLUMN_ROWS
 
-# Of the tenth byte of a varint, the last that 64 bits have.
+# The shift of a varint's tenth byte, the last that 64 bits can need.
 _LONGEST_SHIFT: Final = 63
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
@@ -46,7 +46,7 @@ def _derive() -> dict[str, Any]:
     original = file.package
     file.name, file.package = "meterline/ingest/wire.proto", _PACKAGE
     del file.service[:]
-    # What services import for their options is not there.
+    # The services are dropped, and the imports for their options with them.
     del file.dependency[:]
     file.dependency.append(timestamp_pb2.DESCRIPTOR.name)
     for message in file.message_type:
@@ -80,7 +80,7 @@ else:
 
 
 def events(messages: Iterable[capture_pb2.Event]) -> list[capture_pb2.Event]:
-    """Events that were made here, in the form in which they would have been received."""
+    """Events that this process made, in the form in which they would have been received."""
     rows = capture_pb2.EventRows(events=messages)
     read = ReportRequest.FromString(capture_pb2.ReportRequest(rows=rows).SerializeToString())
     return list(read.rows.events)
@@ -88,7 +88,7 @@ def events(messages: Iterable[capture_pb2.Event]) -> list[capture_pb2.Event]:
 
 @dataclass(frozen=True, slots=True)
 class Received(Generic[M]):
-    """A request, and how many bytes it came in: its message would have to count them again."""
+    """A request and its size in bytes, which its message would have to compute again."""
 
     message: M
     size: int
@@ -104,7 +104,7 @@ def read_stream(data: bytes) -> Received[capture_pb2.StreamRequest]:
 
 
 def read_import(data: bytes) -> corrections_pb2.ImportEventsRequest:
-    """Not in another form, but counted before as well."""
+    """Parses the proto's own message, but counts its parts first as well."""
     return _read(data, corrections_pb2.ImportEventsRequest.FromString, _count_import).message
 
 
@@ -169,7 +169,7 @@ def _count_fields(data: bytes, start: int, end: int, name: str) -> None:
 
 
 def _parts(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """(field, start, end) of the texts and messages of a message. Raises IndexError past the end."""
+    """(field, start, end) of a message's length-delimited fields. Raises IndexError past the end."""
     while at < end:
         tag = data[at]
         at += 1
@@ -194,14 +194,13 @@ def _parts(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
             at += 8
         elif kind == 5:
             at += 4
-        # Else a group begins or ends: its parts count as those of the message.
+        # Otherwise a group begins or ends; its fields count as the message's own.
 
 
 def _number(data: bytes, at: int) -> tuple[int, int]:
     """A varint, and where it ends.
 
-    Raises IndexError for one that is longer than any can be: a number that grows with the request would make
-    reading it quadratic.
+    Raises IndexError beyond ten bytes: a number that grows with the request would make reading it quadratic.
     """
     byte = data[at]
     value, shift = byte & 0x7F, 0
@@ -216,7 +215,7 @@ def _number(data: bytes, at: int) -> tuple[int, int]:
 
 
 def read_map(entries: Iterable[bytes]) -> dict[str, str]:
-    """The map that `entries` are of. A key that comes twice has its last value, as protobuf has it.
+    """The map of `entries`. A repeated key has its last value, as in protobuf.
 
     Raises google.protobuf.message.DecodeError.
     """
@@ -241,7 +240,7 @@ def read_map(entries: Iterable[bytes]) -> dict[str, str]:
 
 
 def _read_any(entry: bytes) -> Mapping[str, str]:
-    """One entry in any form that is allowed, read as the only one of a map."""
+    """Reads one entry in any valid encoding, as the only entry of a map."""
     size = len(entry)
     length = bytearray()
     while size > 0x7F:

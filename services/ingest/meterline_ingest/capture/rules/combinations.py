@@ -1,8 +1,8 @@
-"""Dimensions and properties: judged, and added to from the catalogue, once a combination and not once a row.
+"""Judges dimensions and properties and enriches them, once for each combination instead of each row.
 
-A combination is what of an event does not differ from row to row: tenant, type, dimensions and, where
-there are any, properties. Events with properties of their own are combinations of their own, which is what
-they cost; all others share a few.
+A combination is the part of an event that rows share: tenant, type, dimensions and, if any, properties.
+Events with properties of their own are combinations of their own, each judged by itself; all others share
+a few.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from meterline_ingest.event_types.rules.enrichment import (
 from meterline_ingest.event_types.rules.properties import MAX_PROPERTIES, Property, first_problem
 from meterline_ingest.event_types.rules.types import MAX_DIMENSIONS, EventType
 
-# Tenant, type's name, what it means, dimensions and properties as they were sent.
+# Tenant, name of the type, its definition, dimensions and properties as they were sent.
 Combination = tuple[int, str, EventType | None, DimensionSet, Pairs]
 
 
@@ -35,9 +35,9 @@ Combination = tuple[int, str, EventType | None, DimensionSet, Pairs]
 class Variant:
     """A combination of a type that has details.
 
-    sent_dimensions, sent_properties: as they came
-    properties: as they are kept, without those that are sealed
-    sensitive: those that are sealed
+    sent_dimensions, sent_properties: as they were received
+    properties: as they are stored, without those that are sealed
+    sensitive: the properties that are sealed
     sources: entries of the catalogue that were used
     """
 
@@ -53,9 +53,9 @@ class Variant:
 
 @dataclass(slots=True)
 class Fields:
-    """What the combinations of a batch are.
+    """The combinations of a batch.
 
-    series: distinct, `series_index` a row
+    series: distinct ones; `series_index`: one a row
     variants: by position of the combination; only those of types with details
     index: the combination of each row
     """
@@ -66,12 +66,12 @@ class Fields:
     variants: dict[int, Variant] = field(default_factory=dict)
 
 
-# Loads what numpy loads when this is first called: some 50 ms, in which nobody else would have the loop.
+# The first call makes numpy load modules, which would block the event loop for some 50 ms.
 np.unique(np.zeros(0, np.int64))
 
 
 def distinct(values: Int64s, bound: int) -> tuple[Int64s, Int64s]:
-    """As `np.unique(values, return_inverse=True)` for values in [0, bound), without sorting when few."""
+    """As `np.unique(values, return_inverse=True)` for values in [0, bound); sorts only if that is wide."""
     if bound > 4 * len(values) + 1024:
         codes, index = np.unique(values, return_inverse=True)
         return codes, index
@@ -179,9 +179,9 @@ class Combinations:
 
 
 def _bounded(sets: Sequence[Pairs], most: int) -> tuple[Sequence[Pairs], set[int]]:
-    """The sets, empty in place of those that no type has room for, and where these are.
+    """The sets, with empty ones in place of those that are too large for any type, and where these are.
 
-    A set is looked at once for each combination that it is in, and its caller chooses both numbers.
+    A set is judged once for each combination that has it, and callers choose both numbers.
     """
     large = {at for at, pairs in enumerate(sets) if len(pairs) > most}
     if not large:
@@ -192,7 +192,7 @@ def _bounded(sets: Sequence[Pairs], most: int) -> tuple[Sequence[Pairs], set[int
 def _vary(
     tenant_id: int, definition: EventType, dimensions: DimensionSet, properties: Pairs, catalogue: Catalogue
 ) -> tuple[Variant, DimensionSet, Problem | None]:
-    """The combination with what the catalogue adds, its dimensions then, and what is wrong with it."""
+    """The enriched combination, its dimensions after enrichment, and its first problem."""
     result = enrich(tenant_id, definition.enrichments, dict(dimensions + properties), catalogue)
     kept, declared = dict(properties), definition.properties_by_name
     if result.added:
@@ -202,7 +202,7 @@ def _vary(
     else:
         dimensions_now = dimensions
     problem = (
-        # First: nothing was looked for by such a text, so what is missing says nothing.
+        # First: the catalogue was not searched for such texts, so a missing entry means nothing.
         _text_problem("dimensions", dimensions)
         or _text_problem("properties", properties)
         or _missing_entry(result, declared)
@@ -255,7 +255,7 @@ def _dimension_problem(dimensions: DimensionSet, definition: EventType) -> Probl
 
 
 def _missing_dimension(given: Collection[str], definition: EventType) -> Problem | None:
-    """`given`: those that have a value; an empty one says no more than none"""
+    """`given`: names that have a value; an empty value counts as none"""
     for dimension in definition.dimensions:
         if dimension.required and dimension.name not in given:
             rule = f"required by {definition.name}, and not empty"

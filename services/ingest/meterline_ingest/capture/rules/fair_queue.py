@@ -1,15 +1,15 @@
 """A bounded queue that is fair between tenants: deficit round robin, by weight.
 
-Tenants that wait take turns. At each turn a tenant may take out so much as its weight earns, and keeps what
-it did not use while more of it waits; so over time each gets its share, whatever the sizes of its items,
-and nobody waits longer than one turn of each other. Within a tenant the first in is the first out.
+Waiting tenants take turns. At each turn a tenant may take out as much as its weight earns, and keeps the
+unused rest while it has more waiting; so over time each gets its share, whatever the sizes of its items,
+and none waits longer than one turn of each other. Within a tenant the order is first in, first out.
 
-What an item costs may be known only once it was served: the rest is charged then. Who is charged more than it
-has earned is in debt, and pays with its next turns, while others have theirs; also when nothing of it waits,
-so that going away and coming back at once helps nobody. Debts are forgotten when nobody is left who waits for
-anything.
+The cost of an item may be known only after it was served; the rest is charged then. A tenant that is charged
+more than it has earned is in debt, and pays with its next turns while others have theirs. A debt remains when
+nothing of the tenant waits, so that leaving and returning does not help. All debts are forgotten when the
+queue holds nothing of any tenant.
 
-The room for what waits is shared as well (`shares`), and what was taken out counts until it is released.
+The room is shared as well (`shares`); items that were taken out count until they are released.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ T = TypeVar("T", bound=Item)
 
 
 class _Flow(Generic[T]):
-    """What waits of one tenant, and what it has earned: less than 0 is a debt. It is forgotten when nothing
-    waits and nothing is owed, and what it had earned with it. `charged`: since it got anything."""
+    """The waiting items of one tenant and its credit; a negative credit is a debt. Both are forgotten when
+    nothing waits and nothing is owed. `charged`: since it was last served."""
 
     __slots__ = ("charged", "credit", "items", "number", "weight")
 
@@ -45,17 +45,17 @@ class _Flow(Generic[T]):
 
 
 class FairQueue(Generic[T]):
-    """Flows are numbers of tenants."""
+    """A flow is the number of a tenant."""
 
     def __init__(self, room: int, *, turn: int, guaranteed: int) -> None:
         """
-        room, guaranteed: as in `Shares`, of the cost of what waits and what is not released yet
+        room, guaranteed: as in `Shares`, for the cost of items that wait or are not released yet
         turn: what a weight of 1 earns at each turn
         """
         self._shares: Shares[int] = Shares(room, guaranteed=guaranteed)
         self._turn = turn
         self._flows: dict[int, _Flow[T]] = {}
-        # The flow whose turn it is comes first. It has had its earnings when `_in_turn`.
+        # The first flow has the turn. When `_in_turn`, it has got its credit for this turn.
         self._ring: deque[_Flow[T]] = deque()
         self._in_turn = False
         self._waiting = 0
@@ -68,11 +68,11 @@ class FairQueue(Generic[T]):
         return self._shares.held
 
     def reserve(self, flow: int, weight: int, cost: int) -> bool:
-        """Makes room for `cost`, or tells that there is none for this tenant."""
+        """Reserves room for `cost`; returns whether this tenant had it."""
         return self._shares.reserve(flow, weight, cost)
 
     def release(self, flow: int, cost: int) -> None:
-        """What was taken out is done with."""
+        """Frees the room of items that were taken out."""
         self._shares.release(flow, cost)
         if not self._shares.held:
             self._flows.clear()
@@ -80,14 +80,14 @@ class FairQueue(Generic[T]):
             self._in_turn = False
 
     def charge(self, flow: int, weight: int, cost: int) -> None:
-        """What was taken out, and is not released yet, cost so much more than was reckoned."""
+        """Charges `cost` in addition for items that were taken out and are not released yet."""
         if cost > 0:
             known = self._flow(flow, weight)
             known.credit -= cost
             known.charged = True
 
     def add(self, flow: int, weight: int, item: T) -> None:
-        """Queues an item that there was room reserved for."""
+        """Queues an item whose room is reserved."""
         self._flow(flow, weight).items.append(item)
         self._waiting += 1
 
@@ -100,12 +100,12 @@ class FairQueue(Generic[T]):
         return known
 
     def take(self, most: int) -> list[T]:
-        """The items whose turn it is, for at most so much together, or one that costs more.
+        """Takes the items whose turn it is: `most` in cost together, or one item that costs more.
 
-        Ends early when some tenant has got all it waited for, and a turn's worth is there: those who have
-        little to do then do not wait for more of those who have much. Also ends when some tenant has got its
-        turn that was charged for what it had before: this is likely to cost more than it seems as well, and
-        others may come meanwhile.
+        Ends early when some tenant has got all that it waited for and a turn's worth is taken: small tenants
+        then do not wait for more items of large ones. Also ends after the turn of a tenant that was charged
+        for earlier items: the new ones are likely to cost more than they seem as well, and others may come
+        meanwhile.
         """
         taken: list[T] = []
         total, left, served, charged = 0, len(self._ring), False, False

@@ -1,8 +1,8 @@
-"""Which events lie behind the horizon: they may have been deleted, so that nobody could tell a repetition.
+"""Refuses events behind the horizon: events there may be deleted, so that no duplicate could be found.
 
-An event is judged by what is the same in every attempt to send it. A UUIDv7 says when it was made, and
-decides which month the event is kept with. Events under other ids are kept by their time, and judged by the
-time as it was sent: what a clock's skew makes of it may differ from attempt to attempt.
+An event is judged by what is the same in every attempt to send it. A UUIDv7 contains the time of its making,
+which decides the month that the event is kept with. Events with other ids are kept by their time, and judged
+by the time as it was sent: its correction by the clock's skew may differ between attempts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from meterline_ingest.event.columns import Flags, Ids, Int64s
 from meterline_ingest.event.problems import Problems
 
 LEAST_DAYS: Final = 62
-"""Nothing newer is ever behind the horizon."""
+"""No newer event is ever behind the horizon."""
 
 
 def oldest_us(ids: Ids, sent_us: Int64s) -> int:

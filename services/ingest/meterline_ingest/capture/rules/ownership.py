@@ -20,16 +20,16 @@ FOREIGN: Final = "TENANT_FORBIDDEN"
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Rows that one call brought. `tenant` is the only one that its caller may report for; None: any."""
+    """Rows of one call. `tenant` is the only one that its caller may report for; None: any."""
 
     rows: int
     tenant: str | None
 
 
 def named(columns: Columns, problems: Problems) -> Sequence[str]:
-    """The tenants that have to be known: those of rows that may be theirs, after `flag_foreign`.
+    """The tenants to look up: those of all rows that are not foreign, after `flag_foreign`.
 
-    Also of rows that are bad already: the quarantine that they go to is their tenant's.
+    Rows with other problems count too: they go to their tenant's quarantine.
     """
     if len(columns.tenants) == 1:
         return columns.tenants
@@ -47,13 +47,13 @@ def flag_foreign(columns: Columns, shares: Sequence[Share], problems: Problems) 
     callers = {share.tenant for share in shares}
     if callers <= {None} or (len(callers) == 1 and callers.issuperset(columns.tenants)):
         return
-    # Dictionaries of merged calls are put side by side, so that a name may stand in them twice.
+    # Dictionaries of merged calls are concatenated, so that a name may occur twice.
     codes = {name: code for code, name in enumerate(dict.fromkeys(columns.tenants))}
     code_of_entry = np.array([codes[name] for name in columns.tenants], np.int64)
     allowed = [_ANY if share.tenant is None else codes.get(share.tenant, _ABSENT) for share in shares]
     allowed_of_row = np.repeat(np.array(allowed, np.int64), [share.rows for share in shares])
     foreign = (allowed_of_row != _ANY) & (code_of_entry[columns.tenant_index] != allowed_of_row)
-    # Said before anything else of a row, so that nobody learns which tenants there are, or fills the
+    # Reported before other problems of a row, so that no caller learns which tenants exist, or fills the
     # quarantine of another.
     rule = Problem(Kind.REJECTED, FOREIGN, "tenant_id", "the caller's own tenant")
     problems.put_first(np.flatnonzero(foreign).tolist(), rule)

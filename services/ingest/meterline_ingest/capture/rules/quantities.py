@@ -1,4 +1,4 @@
-"""Quantities of a batch: from the columns in which they came to the columns in which they are stored.
+"""Moves the quantities of a batch from the columns in which they came to the columns of storage.
 
 Callers choose how many types, columns and rows there are, so no work grows with the product of all three: a
 column is judged for all its rows at once, whatever their types, and rules are looked up once a type.
@@ -46,8 +46,8 @@ class Slot:
 
 
 def misfits(column: QuantityColumn) -> list[tuple[Flags, str, str]]:
-    """Which rows have a value that no text could have, with reason and rule, by `decimals.fixed`: none, as a
-    rule. The units may be any, the scale MAX_SENT_SCALE at most."""
+    """Masks of the rows with a value that no text could have, with reason and rule, by `decimals.fixed`; as a
+    rule none. The units may be any, the scale MAX_SENT_SCALE at most."""
     found: list[tuple[Flags, str, str]] = []
     narrow = _narrowed(column)
     if narrow is not column:
@@ -81,13 +81,13 @@ def _beyond(units: Int64s) -> Flags:
 def to_slots(
     columns: Columns, definitions: Sequence[EventType | None], problems: Problems
 ) -> list[Slot | None]:
-    """Moves every quantity to the storage column and scale that its row's type gives it; flags what breaks
+    """Moves every quantity to the storage column and scale of its row's type; flags what breaks
     the rules of that type.
 
     definitions: one an entry of `columns.types`; rows of types that are None are left alone
     """
     move = _Move(columns, definitions, problems)
-    # By name, so that of several faults every form of a batch reports the same.
+    # Sorted by name, so that rows and columns report the same of several faults.
     for column in sorted(columns.quantities, key=lambda column: column.name):
         move.take(column)
     move.check_required()
@@ -95,7 +95,7 @@ def to_slots(
 
 
 class _Move:
-    """Types go by small numbers here, their kinds."""
+    """Types are numbered here; a `kind` is such a number."""
 
     def __init__(self, columns: Columns, definitions: Sequence[EventType | None], problems: Problems) -> None:
         # By identity: a type is one object in its book, and comparing its parts would cost more.
@@ -120,7 +120,7 @@ class _Move:
         places = self._places.get(column.name, {})
         here = np.ones(len(column.units), np.bool_) if column.present is None else column.present
         if kinds is not None:
-            # With one place more, which rows of no type find at -1.
+            # One place more, which rows without a type find at index -1.
             known, typed = np.zeros((2, len(self._types) + 1), np.bool_)
             known[list(places)], typed[:-1] = True, True
             self._refuse_unknown(column, here & (typed & ~known)[kinds], kinds)
@@ -140,7 +140,7 @@ class _Move:
     def _checked(
         self, column: QuantityColumn, places: Mapping[int, int], here: Flags, kinds: Int64s | None
     ) -> Int64s:
-        """The units at the scales of the types, where they mean anything; flags what breaks their rules."""
+        """The units at the scales of the types; flags rows that break the types' rules."""
 
         def of_row(tell: Callable[[Quantity], int]) -> Int64s | int:
             if kinds is None:
@@ -231,7 +231,7 @@ class _Move:
         rows: Int64s | None,
         kinds: Int64s | None,
     ) -> None:
-        """Flags rows that are not flagged yet; `say` tells field and rule for a kind.
+        """Flags rows that are not flagged yet; `say` returns field and rule for a kind.
 
         rows, kinds: of the elements of `mask`; None: all rows in their order, and all of the only kind
         """

@@ -9,23 +9,23 @@ MAX_NAME: Final = 64
 
 MAX_FIELD: Final = 128
 
-# Bytes of one event. What can be accepted is smaller, but for many properties of the longest texts at once.
+# Bytes of one event. Acceptable events are smaller, except with many properties of the longest texts.
 MAX_PAYLOAD: Final = 64 << 10
 
-# Bytes of all events of one call, which has 4 MiB itself at most. Columns say once what many rows share.
+# Bytes of all events of one call. It has 4 MiB at most, but columns hold once what many rows share.
 MAX_KEPT_OF_CALL: Final = 8 << 20
 
-# Bytes of one tenant's in one flush: by so much a flush under way may exceed what the tenant may keep.
+# Bytes of one tenant in one flush: a flush may exceed the tenant's limit by this much.
 MAX_KEPT_OF_FLUSH: Final = 16 << 20
 
-# What an entry counts beside its payload, for its row and its places in the indexes; SQL says the same
+# Bytes that an entry counts in addition to its payload, for its row and index entries; SQL counts the same
 # (`quarantine_bytes`).
 ENTRY_BYTES: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What is kept of a tenant's: entries that wait, and bytes of all, settled ones too."""
+    """What the quarantine holds of a tenant: entries that wait, and bytes of all, also of settled ones."""
 
     waiting: int = 0
     bytes: int = 0
@@ -34,10 +34,10 @@ class Held:
         return Held(self.waiting - other.waiting, self.bytes - other.bytes)
 
     def fits(self, more: Held) -> bool:
-        """Whether there is room for `more` where this much is left."""
+        """Whether `more` fits where this much room is left."""
         return more.waiting <= self.waiting and more.bytes <= self.bytes
 
 
 def cut(text: str, most: int) -> str:
-    """What fits a column of texts: it holds no NUL, and is for finding, not for reading back."""
+    """The text cut for a column that holds no NUL, and is for searching, not for reading back."""
     return text[:most].replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -1,7 +1,7 @@
 """Room that tenants share: bounded as a whole, and for each of those that use it.
 
-A tenant may hold its share by weight, and the last part of the room is left to those that hold little, so
-that there is some for a newcomer while another floods.
+A tenant may hold its share by weight. The last part of the room is reserved for tenants that hold little, so
+that a newcomer finds room while another floods.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final, Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
-# Of the room, one in so many parts is left to tenants that hold less than their share.
+# One in so many parts of the room is reserved for tenants that hold less than their share.
 _RESERVE: Final = 8
 
 
@@ -24,7 +24,7 @@ class _Holder:
 
 
 class Shares(Generic[K]):
-    """What each tenant holds. One that holds nothing is forgotten."""
+    """What each tenant holds. A tenant that holds nothing is forgotten."""
 
     def __init__(self, room: int, *, guaranteed: int) -> None:
         """
@@ -38,7 +38,7 @@ class Shares(Generic[K]):
         self.held = 0
 
     def reserve(self, tenant: K, weight: int, cost: int) -> bool:
-        """Makes room for `cost`, or tells that there is none for this tenant."""
+        """Reserves room for `cost`; returns whether this tenant had it."""
         known = self._holders.get(tenant)
         weights = self._weights + weight - (known.weight if known else 0)
         share = (self._room - self._room // _RESERVE) * weight // weights

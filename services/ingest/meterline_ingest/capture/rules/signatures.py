@@ -1,7 +1,7 @@
-"""What a signed call must be before anything of its body is read.
+"""Checks a signed call before anything of its body is read.
 
-Every refusal has a reason of its own, for those who debug a client. None of them tells what only the holder
-of the secret may know.
+Every refusal has a reason of its own, for those who debug a client. None reveals what only the holder of the
+secret may know.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Final
 from meterline.errors import InvalidArgumentError, UnauthenticatedError
 
 WINDOW_MS: Final = 300_000
-# A dot would let one call be read as another: it is what stands between the parts.
+# Dots separate the signed parts: with one in an id, one call could be read as another.
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """What configurations of a tenant are issued under. `expires_at_us` None: does not expire."""
+    """The key that a tenant's configurations are issued with. `expires_at_us` None: does not expire."""
 
     secret: bytes = field(repr=False)
     expires_at_us: int | None
@@ -30,7 +30,7 @@ class SigningKey:
 
 @dataclass(frozen=True, slots=True)
 class SignedCall:
-    """A call as it came."""
+    """A signed call as it was received."""
 
     config: bytes
     id: str
@@ -40,7 +40,7 @@ class SignedCall:
 
 
 def check_moment(call: SignedCall, now_us: int) -> None:
-    """Raises for a call that is not of now; what may be replayed is what events' ids make harmless."""
+    """Raises unless the call was made now; event ids make a replay within the window harmless."""
     if not _ID.fullmatch(call.id):
         raise InvalidArgumentError("id", "1 to 64 letters, digits, dashes and underscores", "ID_INVALID")
     now_ms = now_us // 1_000

@@ -1,8 +1,8 @@
-"""Event times corrected by the skew of the clock that they were taken from.
+"""Corrects event times by the skew of the source's clock.
 
-A call says when it was sent, by the source's clock. Held against the time of receipt this tells the skew;
-the way there, and a call that waited for its turn, look like skew too, so only what exceeds a tolerance is
-taken for it. Then `time + skew` is the event's time by our clock, and never later than the receipt.
+A call contains the time at which it was sent, by the source's clock. The time of receipt minus this is the
+skew; network delay and waiting look like skew too, so only what exceeds a tolerance counts. Then `time +
+skew` is the event's time by our clock, and never later than the receipt.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from meterline_ingest.event.columns import Flags, Int64s
 
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """When a call was sent and received, each by its own clock; `rows` are the events that it brought."""
+    """When a call was sent and received, each by its own clock; `rows` counts its events."""
 
     rows: int
     received_at_us: int
     sent_at_us: int | None
 
     def skew_us(self, tolerance_us: int) -> int:
-        """What is to be added to its times; 0 within the tolerance."""
+        """What to add to the call's times; 0 within the tolerance."""
         if self.sent_at_us is None:
             return 0
         skew = self.received_at_us - self.sent_at_us
@@ -33,10 +33,10 @@ class Sending:
 
 @dataclass(slots=True)
 class Corrected:
-    """times_us: corrected; skews_us: one a call; sent_us: as they came.
+    """times_us: corrected; skews_us: one a call; sent_us: as they were sent.
 
-    cut: rows whose time was later than the receipt, so that the skew does not lead back to what was sent;
-        None when there is none
+    cut: rows limited to the receipt, whose sent time cannot be computed from the skew; None when there is
+        none
     """
 
     times_us: Int64s
@@ -46,7 +46,7 @@ class Corrected:
 
 
 def correct(times_us: Int64s, calls: Sequence[Sending], tolerance_us: int) -> Corrected:
-    """Corrects the times of the events of `calls`, which stand one after the other."""
+    """Corrects the times of the events of `calls`, which follow one another."""
     skews = [call.skew_us(tolerance_us) for call in calls]
     if not any(skews):
         return Corrected(times_us, times_us, skews)

@@ -26,7 +26,7 @@ from meterline_ingest.event_types.rules.book import TypeBook
 from meterline_ingest.event_types.rules.enrichment import Catalogue, EntryKey
 from meterline_ingest.event_types.rules.types import EventType
 
-# Stands for a pair of tenant and name that is no type of the tenant's own.
+# Marks a pair of tenant and name that is no type of the tenant's own.
 _COMMON: Final = -1
 UNKNOWN_TYPE: Final = ("UNKNOWN_EVENT_TYPE", "type", "a registered event type")
 _TIME_RULE: Final = f"from 1970 to {to_datetime(LATEST_US - 1).year}"
@@ -34,12 +34,12 @@ _TIME_RULE: Final = f"from 1970 to {to_datetime(LATEST_US - 1).year}"
 
 @dataclass(slots=True)
 class Checked:
-    """A batch and what was found. Rows with problems have no meaning in the arrays.
+    """A batch and its problems. Rows with problems have no meaning in the arrays.
 
     tenant_ids: a number an entry of `columns.tenants`, 0 where unknown
     slots: quantities by storage column
-    doubtful: rows whose only problem (their time, or that their type is archived) is none for an event that
-        was accepted before; what they say does have a meaning in the arrays
+    doubtful: rows whose only problem (their time, or an archived type) does not matter if the event is
+        stored already; these rows do have a meaning in the arrays
     """
 
     columns: Columns
@@ -59,7 +59,7 @@ class Checked:
 
 
 class Check:
-    """The check of one batch, in two steps: what it needs to know of the catalogue, and the verdict."""
+    """Checks one batch in two steps: the catalogue entries that it needs, then the verdict."""
 
     def __init__(
         self,
@@ -70,8 +70,8 @@ class Check:
     ) -> None:
         """`tenants` maps each name of the batch to its number, or to None when it takes no events.
 
-        Names that are missing in `tenants` are unknown. `problems` holds what was found before, that a row is
-        of a tenant for which its caller may not report among it.
+        Names that are missing in `tenants` are unknown. `problems` holds what was found before, including
+        rows of tenants that their callers may not report for.
         """
         self._problems = problems or Problems.read_with(columns)
         check_forms(columns, self._problems)
@@ -82,11 +82,11 @@ class Check:
 
     @property
     def combinations(self) -> int:
-        """How many different ones are to be judged."""
+        """How many different combinations are judged."""
         return len(self._combinations)
 
     def entries_needed(self) -> set[EntryKey]:
-        """What the catalogue has to be asked for."""
+        """The catalogue entries to read."""
         return self._combinations.entries_needed()
 
     def verdict(
@@ -101,9 +101,9 @@ class Check:
     ) -> Checked:
         """
         now_us: one for all, or one a row
-        any_age: rows that may be as old as they like
-        corrected: the times that are stored and judged by age, where these are not those that were sent
-        new: whether the events are not there yet; archived types take no new ones
+        any_age: rows that may be of any age
+        corrected: the times that are stored and judged by age, where they differ from those that were sent
+        new: whether the events are not stored yet; archived types take no new ones
         """
         columns, problems = self._columns, self._problems
         fields = self._combinations.check(catalogue or {}, problems)
@@ -111,7 +111,7 @@ class Check:
         slots = to_slots(columns, self._definitions, problems)
         if corrected is None:
             corrected = Corrected(columns.times_us, columns.times_us, [])
-        # Last, so that rows are known that have no other problem.
+        # Last, to find the rows that have no other problem.
         late = Problems(problems.rows)
         if new:
             _check_archived(columns, self._definitions, late)
@@ -124,8 +124,8 @@ class Check:
 
 
 def check_forms(columns: Columns, problems: Problems) -> None:
-    """What every event must be, whatever its tenant and type: it has an id, and a time that all services can
-    count. Before anything is looked up, reckoned or stored with either."""
+    """Checks what every event needs, whatever its tenant and type: an id, and a time that all services can
+    represent. Runs before either is looked up, computed with or stored."""
     check_times(columns.times_us, problems)
     if columns.text_ids is None:
         return
@@ -135,7 +135,7 @@ def check_forms(columns: Columns, problems: Problems) -> None:
 
 
 def check_times(times_us: Int64s, problems: Problems) -> None:
-    """Flags the rows whose times no service can count: see `meterline.bounds`."""
+    """Flags the rows whose times no service can represent: see `meterline.bounds`."""
     out = (times_us < EARLIEST_US) | (times_us >= LATEST_US)
     problems.flag_where(out, "TIME_OUT_OF_RANGE", "time", _TIME_RULE)
 
@@ -143,7 +143,7 @@ def check_times(times_us: Int64s, problems: Problems) -> None:
 def _check_correction(
     corrected: Corrected, limits: TimeLimits, now_us: int | Int64s, any_age: Flags | None, problems: Problems
 ) -> None:
-    """Flags the rows that are too old only by the correction: their own times are not what is wrong."""
+    """Flags rows that are too old only by the correction: `sent_at` is wrong, not their own times."""
     if corrected.times_us is corrected.sent_us:
         return
     oldest = now_us - limits.max_age_us
@@ -178,12 +178,12 @@ def _check_tenants(columns: Columns, tenants: Mapping[str, int | None], problems
 
 
 def _define(columns: Columns, tenant_ids: Int64s, types: TypeBook) -> tuple[Columns, list[EventType | None]]:
-    """What each entry of `columns.types` means. A name that tenants have themselves gets an entry for each.
+    """The definition of each entry of `columns.types`. A name that tenants define themselves gets several.
 
-    Pairs of tenant and type are looked up that occur, not all there could be: callers choose both lists.
+    Looks up only pairs of tenant and type that occur, not all possible ones: callers choose both lists.
     """
     definitions = [types.common.get(name) for name in columns.types]
-    # Where the operator has a type of this name, it is the operator's for all.
+    # A type of the operator has precedence over tenants' own types of the same name.
     own_here = np.array(
         [
             definition is None and name in types.own_names
@@ -194,7 +194,7 @@ def _define(columns: Columns, tenant_ids: Int64s, types: TypeBook) -> tuple[Colu
     if not own_here.any():
         return columns, definitions
     rows = np.flatnonzero(own_here[columns.type_index])
-    # By numbers of their own, since dictionaries may say one thing often.
+    # Renumbered, since dictionaries may repeat an entry.
     known, tenant_of_entry = np.unique(tenant_ids, return_inverse=True)
     names, name_of_entry = interned(columns.types)
     pairs = tenant_of_entry[columns.tenant_index[rows]] * len(names) + name_of_entry[columns.type_index[rows]]
@@ -223,7 +223,7 @@ def _check_types(columns: Columns, definitions: Sequence[EventType | None], prob
 
 
 def _check_archived(columns: Columns, definitions: Sequence[EventType | None], problems: Problems) -> None:
-    # By identity, as everywhere: a type is one object in its book, and callers may name it often.
+    # By identity: a type is one object in its book, and callers may name it often.
     archived = {id(each): each.archived_at for each in definitions if each and each.archived_at}
     if not archived:
         return

@@ -1,7 +1,7 @@
-"""Event rows in the binary form that COPY reads, built by arrays: no Python object a row or value.
+"""Event rows in the binary form that COPY reads, built with arrays: no Python object a row or value.
 
 Rows of one shape (the same quantities present) have one width, so each shape is one structured array.
-`tests/unit/ingest/test_copy_format.py` holds it against the driver's own row by row encoding.
+`tests/unit/ingest/test_copy_format.py` compares it with the driver's own encoding, row by row.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FIELDS = 6 + MAX_QUANTITIES
 
 @cache
 def _template(shape: int) -> npt.NDArray[np.void]:
-    """One row with its field count and lengths; bit i of `shape` tells whether quantity i is there."""
+    """One row with its field count and lengths; bit i of `shape` says whether quantity i is present."""
     fields: list[tuple[str, str]] = [("count", ">i2")]
     lengths: dict[str, int] = {}
 

@@ -1,4 +1,4 @@
-"""What events have beside their rows, and what an event that comes again is held against."""
+"""Details of events outside their rows, and the stored bodies that repeated events are compared with."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ queries = Queries("meterline_ingest.capture.store", "details.sql")
 
 TABLE: Final = "event_details"
 SEALED: Final = "sealed"
-# Rows of one statement: its parameters and rows are made in one go, in which nobody else has the loop.
+# Rows of one statement: building its parameters and rows blocks the event loop.
 PORTION: Final = 1_000
 
 Key = tuple[bytes, int]
@@ -30,7 +30,7 @@ Key = tuple[bytes, int]
 
 @dataclass(slots=True)
 class Detail:
-    """`sent_us` only where the batch's skew does not lead back to it."""
+    """`sent_us` only where it cannot be computed from the batch's skew."""
 
     event_id: bytes
     tenant_id: int
@@ -45,7 +45,7 @@ class Detail:
 
 @dataclass(frozen=True, slots=True)
 class StoredBody:
-    """What is stored under an id. `body_digest` is None where its row tells all that was sent."""
+    """What is stored under an id. `body_digest` is None where its row holds all that was sent."""
 
     batch_number: int
     occurred_at_us: int
@@ -60,7 +60,7 @@ class StoredBody:
     subject: str
 
     def sent_at(self, skews_by_batch: Mapping[int, int]) -> int:
-        """The time as it was sent. A batch that is being stored has its skew not in the database yet."""
+        """The time as it was sent. The skew of a batch that is being stored is not in the database yet."""
         if self.sent_us is not None:
             return self.sent_us
         skew = skews_by_batch.get(self.batch_number, 0) if self.skew_us is None else self.skew_us
@@ -68,7 +68,7 @@ class StoredBody:
 
 
 class SealedDetails:
-    """The sealed properties of events, as the resealer looks after them."""
+    """The sealed properties of events, in the form that the resealer uses."""
 
     table = TABLE
     column = SEALED
@@ -115,7 +115,7 @@ async def _insert(connection: Connection, ordered: Sequence[Detail]) -> None:
 
 
 async def stored_bodies(connection: Connection, ids: Ids, tenant_ids: Int64s) -> dict[Key, StoredBody]:
-    """What is stored under these ids, PORTION at most, as this transaction sees it."""
+    """The stored bodies under these ids, PORTION at most, as this transaction sees them."""
     parameters = arrays.uuid_array(ids), arrays.int4_array(np.unique(tenant_ids))
     cursor = await connection.execute(queries.stored_bodies, parameters, binary=True)
     return {

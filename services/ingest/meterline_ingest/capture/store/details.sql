@@ -21,8 +21,8 @@ FROM unnest(%s::uuid[], %s::bytea[], %s::bytea[]) AS r (event_id, before, after)
 WHERE d.tenant_id = %s AND d.event_id = r.event_id AND d.sealed = r.before
 
 -- name: stored_bodies
--- What comes again is held against what is stored. A batch that is being stored has no row yet. May answer
--- pairs that were not asked for, of an id that two of the tenants use.
+-- The stored bodies that repeated events are compared with. A batch that is being stored has no row yet. May
+-- return pairs that were not asked for, if two of the tenants use one id.
 SELECT e.event_id, e.tenant_id, e.batch_number, e.occurred_at, b.skew_us, e.subject_id, e.series_id,
        e.quantity_1, e.quantity_2, e.quantity_3, e.quantity_4, d.body_digest, d.sent_time,
        r.event_type, r.dimensions, s.subject

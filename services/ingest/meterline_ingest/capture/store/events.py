@@ -1,4 +1,4 @@
-"""Stores batches of events: once each, in one transaction with the message that tells of them."""
+"""Stores batches of events once each, in one transaction with the message that reports them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ queries = Queries("meterline_ingest.capture.store", "events.sql")
 
 # Below this a single INSERT … ON CONFLICT is as fast as COPY, and never has to be repeated.
 COPY_FROM_ROWS = 200
-# After a repetition that the hint missed, so many batches are looked up before they are copied: where one
-# old event comes again, more do, and a COPY in vain costs more than a look.
+# After a duplicate that the hint missed, so many batches are looked up before they are copied: one duplicate
+# is followed by more, and a failed COPY costs more than a lookup.
 DOUBTFUL_BATCHES = 100
 
-# Reasons to store a batch in another way: an id was stored before, the same events arrive twice at once, or
-# the partitions are not what they were.
+# Errors after which a batch is stored in another way: an id is stored already, the same events arrive twice
+# at once, or the partitions have changed.
 _COPY_AGAIN = (
     psycopg.errors.UniqueViolation,
     psycopg.errors.DeadlockDetected,
@@ -86,7 +86,7 @@ class BatchRow:
     """What one call added for one tenant. Times in microseconds since the Unix epoch.
 
     first_us, last_us: the span of its events' times
-    retracted: events that it takes away, beside the `event_count` that it counts
+    retracted: events that it retracts, in addition to the `event_count` that it counts
     """
 
     batch_id: bytes
@@ -116,7 +116,7 @@ class EventWriter:
         self._numbers = iter(range(0))
 
     async def batch_numbers(self, count: int) -> list[int]:
-        """Numbers that no other batch has."""
+        """Unique numbers for new batches."""
         numbers: list[int] = []
         while len(numbers) < count:
             number = next(self._numbers, None)
@@ -128,7 +128,7 @@ class EventWriter:
         return numbers
 
     async def insert(self, connection: Connection, rows: Rows, tenants: Collection[int]) -> Flags:
-        """Inserts `rows` into the open transaction of `tenants`; tells which were new.
+        """Inserts `rows` into the open transaction of `tenants`; returns which were new.
 
         May roll the transaction back to start again, so it must come first in it.
         """
@@ -202,7 +202,7 @@ class EventWriter:
             new[:] = True
             return new
         fresh = {(event_id.bytes, tenant_id) for event_id, tenant_id in returned}
-        # Of equal ids the first in sorted order was stored; lexsort is stable, so it is the first of all.
+        # Of equal ids the first in sorted order was stored; lexsort is stable, so it is the first row.
         for row, key in zip(order.tolist(), _keys(sorted_rows), strict=True):
             if key in fresh:
                 fresh.discard(key)
@@ -212,7 +212,7 @@ class EventWriter:
     async def insert_batches(
         self, connection: Connection, batches: Sequence[BatchRow], message_id: uuid.UUID
     ) -> None:
-        """Adds what each call brought; `message_id` is the message that tells of them."""
+        """Adds what each call brought; `message_id` is the message that reports it."""
         await connection.execute(queries.insert_batches, (message_id, *_batch_parameters(batches)))
 
 
@@ -286,10 +286,10 @@ def _batch_parameters(batches: Sequence[BatchRow]) -> tuple[object, ...]:
 
 
 def signed(unsigned: int) -> int:
-    """What is stored of a span id."""
+    """A span id as it is stored."""
     return unsigned - (1 << 64) if unsigned >> 63 else unsigned
 
 
 def unsigned(signed: int) -> int:
-    """The span id that was stored."""
+    """The span id of a stored value."""
     return signed & ((1 << 64) - 1)

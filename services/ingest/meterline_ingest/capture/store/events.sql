@@ -18,8 +18,8 @@ ON CONFLICT DO NOTHING
 RETURNING event_id, tenant_id
 
 -- name: known_events
--- One walk through the index for all ids, where a join would be a walk for each. May answer pairs that were
--- not asked for, of an id that two of the tenants use.
+-- One index scan for all ids, where a join would scan for each. May return pairs that were not asked for, if
+-- two of the tenants use one id.
 SELECT event_id, tenant_id
 FROM events
 WHERE event_id = ANY(%s::uuid[]) AND tenant_id = ANY(%s::int4[])

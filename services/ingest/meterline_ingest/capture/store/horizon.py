@@ -1,4 +1,4 @@
-"""The horizon behind which raw events are deleted, and their deletion."""
+"""Stores the horizon, and deletes the raw events behind it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ queries = Queries("meterline_ingest.capture.store", "horizon.sql")
 
 
 class OldEvents:
-    """Every call is a transaction. Several processes may make them at once."""
+    """Every call is a transaction. Several processes may call at once."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -31,15 +31,15 @@ class OldEvents:
         return moment
 
     async def months(self) -> list[date]:
-        """Those that wait to be dropped, the oldest first."""
+        """The months that wait to be dropped, the oldest first."""
         return [month for (month,) in await self._database.fetch(queries.old_months)]
 
     async def are_there(self) -> bool:
-        """Whether anything lies behind the horizon that was not looked through."""
+        """Whether anything behind the horizon is left to delete or look through."""
         return any(more for (more,) in await self._database.fetch(queries.has_more, None, ALL_TENANTS))
 
     async def drop_month(self, grace: timedelta) -> date | None:
-        """Drops the oldest month that may go; None when there is none, or it is in use right now."""
+        """Drops the oldest month that may be dropped; None when there is none, or it is in use right now."""
         try:
             month: date | None = await self._change(queries.drop_month, grace)
         except psycopg.errors.LockNotAvailable:
@@ -47,7 +47,8 @@ class OldEvents:
         return month
 
     async def sweep(self, grace: timedelta, batches: int) -> int:
-        """Deletes single events; answers how many batches were looked through, 0 when none is left."""
+        """Deletes single events; returns how many batches were looked through, 0 when none is left or
+        the table is in use right now."""
         try:
             looked: int = await self._change(queries.sweep, grace, batches)
         except psycopg.errors.LockNotAvailable:

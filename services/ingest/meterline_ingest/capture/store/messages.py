@@ -1,4 +1,4 @@
-"""Which message told of what, and what it told of: enough to send it again, or to make it again."""
+"""Which message reported which batches and events: enough to send it again, or to rebuild it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ queries = Queries("meterline_ingest.capture.store", "messages.sql")
 
 @dataclass(frozen=True, slots=True)
 class ToldBatch:
-    """What one call brought for one tenant."""
+    """The part of a call that concerns one tenant, as its message reports it."""
 
     batch_id: uuid.UUID
     tenant_id: int
@@ -34,7 +34,7 @@ class ToldBatch:
 
 @dataclass(frozen=True, slots=True)
 class ToldRow:
-    """An event as its message tells it. `properties` are those that are not sealed."""
+    """An event as its message reports it. `properties` are those that are not sealed."""
 
     batch_number: int
     tenant_id: int
@@ -64,7 +64,7 @@ class Messages:
         return [message_id for (message_id,) in rows]
 
     async def of_time(self, after: uuid.UUID, end: datetime, limit: int) -> list[uuid.UUID]:
-        """In the order of their making, from behind `after`."""
+        """Messages after `after` and before `end`, in the order in which they were made."""
         rows = await self._database.fetch(
             queries.messages_of_time, {"after": after, "end": end, "limit": limit}, ALL_TENANTS
         )
@@ -72,7 +72,7 @@ class Messages:
 
 
 async def batches(connection: Connection, message_id: uuid.UUID) -> list[ToldBatch]:
-    """What a message told of, in its order; of all tenants."""
+    """The batches of a message, in its order; of all tenants."""
     cursor = await connection.execute(queries.batches_of_message, (message_id,), binary=True)
     return [
         ToldBatch(

@@ -9,7 +9,7 @@ SELECT DISTINCT message_id FROM batches WHERE tenant_id = %s AND batch_id = ANY(
 
 -- name: messages_of_time
 -- tenant: operators replay ranges of time
--- Those that are in the outbox, and those whose batches are kept longer.
+-- Messages that are in the outbox, and those whose batches are kept longer.
 SELECT message_id FROM (
     (
         SELECT message_id FROM outbox

@@ -1,7 +1,7 @@
 """Which partition of `events` an id belongs to.
 
-COPY goes to partitions by name: it refuses a table with row-level security, and what it is spared of
-routing rows is welcome. A wrong guess is refused by the partition's own constraint, never stored wrongly.
+COPY writes to partitions by name: it refuses a table with row-level security, and saves the routing of rows
+this way. A partition's own constraint refuses a wrong guess, so that no row is stored wrongly.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REST = "events_rest"
 
 
 class Partitions:
-    """One for each process. Until `refresh` all is in the rest, which the database corrects."""
+    """One for each process. Until `refresh` every id belongs to the rest; the database refuses wrong ones."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -33,14 +33,14 @@ class Partitions:
         self._names: list[str] = []
 
     async def refresh(self) -> None:
-        """Learns what partitions there are."""
+        """Reads which partitions exist."""
         months = [month for (month,) in await self._database.fetch(queries.event_months)]
         self._names = [f"events_{month}" for month in months]
         self._starts = np.array([_start_ms(int(month)) for month in months], np.int64)
         self._ends = np.array([_start_ms(_next(int(month))) for month in months], np.int64)
 
     async def make(self) -> None:
-        """Makes those of the coming months, and learns what there are."""
+        """Makes the partitions of the coming months, and reads which exist."""
         async with self._database.connection() as connection:
             cursor = await connection.execute(queries.make_event_months)
             for (name,) in await cursor.fetchall():
@@ -49,11 +49,11 @@ class Partitions:
         await self.refresh()
 
     def split(self, ids: Ids) -> Iterator[tuple[str, Int64s | None]]:
-        """The partitions that `ids` belong to, each with its rows; None stands for all rows."""
+        """The partitions that `ids` belong to, each with its rows; None means all rows."""
         moments = (ids.view(">u8").reshape(-1, 2)[:, 0] >> np.uint64(16)).astype(np.int64)
         if not len(moments):
             return
-        # What arrives together was mostly made in one month.
+        # Events that arrive together were mostly made in one month.
         first, last = self._find(np.array([moments.min(), moments.max()]))
         if first == last and first >= 0:
             yield self._names[first], None

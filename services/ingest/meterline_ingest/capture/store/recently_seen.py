@@ -1,8 +1,8 @@
-"""A hint whether an event id was seen lately. It chooses the way to store a row, and never decides.
+"""A hint whether an event id was seen lately. It selects how a row is stored, never what is a duplicate.
 
 Most batches are all new, and COPY stores those fastest; but one repeated id makes COPY fail as a whole.
 Rows that this hint suspects are stored by INSERT … ON CONFLICT instead. A wrong suspicion costs a little
-speed, a missed one costs a repetition of the batch; the primary key alone says what is a duplicate.
+speed, a missed one costs a repetition of the batch; the primary key alone decides what is a duplicate.
 """
 
 from __future__ import annotations

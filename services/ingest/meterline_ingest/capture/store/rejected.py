@@ -1,4 +1,4 @@
-"""Rejected events of a flush, stored with its good ones. What they say is sealed before it gets here."""
+"""Rejected events of a flush, stored with its good ones. Payloads are sealed before they get here."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Entry:
     """A rejected event to keep. `payload` is sealed.
 
     tenant: the tenant's name, for metrics
-    rows: where it stands in its flush; more than once when it was sent more than once
+    rows: its positions in the flush; several when it was sent more than once
     """
 
     tenant_id: int
@@ -57,25 +57,25 @@ class Entry:
 
     @property
     def needs(self) -> Held:
-        """What it takes of the tenant's room."""
+        """The room that it takes of its tenant's."""
         return Held(1, len(self.payload) + ENTRY_BYTES)
 
 
 async def held(connection: Connection, tenant_ids: Collection[int]) -> dict[int, Held]:
-    """What is kept of each tenant's; a tenant that never had an entry is left out."""
+    """What each tenant has in quarantine; a tenant that never had an entry is left out."""
     cursor = await connection.execute(queries.held, (sorted(tenant_ids),), binary=True)
     return {tenant_id: Held(*values) for tenant_id, *values in await cursor.fetchall()}
 
 
 async def known(connection: Connection, keys: Collection[Key]) -> set[Key]:
-    """Those of `keys` that are there, and are not to wait anew."""
+    """Those of `keys` that are stored and not discarded: keeping a discarded one makes it wait again."""
     ordered = sorted(keys)
     cursor = await connection.execute(queries.known, _keys(ordered), binary=True)
     return {(tenant_id, quarantine_id.bytes) for tenant_id, quarantine_id in await cursor.fetchall()}
 
 
 async def keep(connection: Connection, entries: Collection[Entry]) -> None:
-    """Adds entries of different keys. One that is there already counts one more attempt."""
+    """Adds entries of different keys. One that is stored already counts more attempts."""
     ordered = sorted(entries, key=lambda entry: entry.key)
     traces = [entry.trace for entry in ordered]
     parameters = (

@@ -8,8 +8,8 @@ JOIN unnest(%s::int4[], %s::uuid[]) AS given (tenant_id, quarantine_id) USING (t
 WHERE state <> 'discarded'
 
 -- name: keep
--- What is rejected again waits again, unless it was accepted meanwhile. Its first receipt stands. Rows come
--- sorted, so never in a circle.
+-- An event that is rejected again waits again, unless a replay has accepted it. Its first receipt is kept.
+-- Rows are sorted, so that concurrent statements cannot deadlock.
 INSERT INTO quarantine AS q (
     tenant_id, quarantine_id, received_at, last_received_at, sent_at, trace_id, span_id, sampled, attempts,
     stage, source, event_id, event_type, reason, field, rule, payload

@@ -1,8 +1,8 @@
-"""Corrections: what is taken away, what counts instead, and what a change makes of an event.
+"""Corrections: the row that is retracted, the row that replaces it, and how a change makes the latter.
 
-A correction never touches what was accepted. It is a pair of rows: the event as it stood, which no longer
-counts, and the event as it should have been, which is missing when it was retracted. Sums over all rows,
-with those that are taken away counted negatively, are the sums over what is left.
+A correction never changes accepted rows. It adds a pair of rows: the event as it was, which no longer counts,
+and the event as it should be, which is missing for a retraction. Sums over all rows, with retracted rows
+counted negatively, are the sums over the events that remain.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from meterline_ingest.event_types.rules.types import EventType
 
 MAX_IDS: Final = 10_000
 MAX_FAILURES: Final = 1_000
-# Of one kind in an amendment: more than any type has.
+# Changes of one kind in an amendment: more than any type has.
 MAX_CHANGES: Final = 64
-# Rows that are taken away and rows that count instead.
+# Retracted rows and rows that replace them.
 MAX_MESSAGE_ROWS: Final = 5_000
 
 DIMENSIONS: Final = "dimensions"
@@ -34,7 +34,7 @@ PROPERTIES: Final = "properties"
 
 
 class Kind(IntEnum):
-    """Stored as these numbers, and the same in the API."""
+    """Stored as these numbers; the API has the same."""
 
     AMENDED = 1
     RETRACTED = 2
@@ -42,9 +42,9 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class SignedRow:
-    """A row of a correction: one that is taken away, with the batch that had brought it, or one that counts.
+    """A row of a correction: a retracted one, with the batch that it came in, or one that counts.
 
-    revision: of the event that the correction made
+    revision: the number of the correction among those of the event
     """
 
     event_id: uuid.UUID
@@ -59,7 +59,7 @@ class SignedRow:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an event could not be corrected: `field` breaks `message`; `reason` is a stable code."""
+    """Why an event could not be corrected: `field` breaks the rule `message`; `reason` is a stable code."""
 
     event_id: str
     reason: str
@@ -69,7 +69,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What an amendment sets, by name, and what it takes out, as (kind, name). Nothing else is touched.
+    """What an amendment sets, by name, and what it removes, as (kind, name). Nothing else changes.
 
     quantities: (units, scale), with value = units / 10^scale
     """
@@ -87,14 +87,14 @@ class Changes:
 
     @property
     def touched(self) -> set[str]:
-        """Names of dimensions and properties; no name is both in one type."""
+        """Names of the changed dimensions and properties; no name is both in one type."""
         taken_out = {name for kind, name in self.removed if kind != QUANTITIES}
         return taken_out | self.dimensions.keys() | self.properties.keys()
 
 
 @dataclass(slots=True)
 class Draft:
-    """An event as it should be, not yet judged. `properties` include those that are sensitive."""
+    """An event as it should be, not yet judged. `properties` include sensitive ones."""
 
     event_id: uuid.UUID
     event_type: str
@@ -143,7 +143,7 @@ def draft(
 
 
 def _drop_stale(found: Draft, definition: EventType, changes: Changes) -> None:
-    """What the catalogue told of the old value of a key says nothing of the new one."""
+    """Drops what the catalogue returned for the old value of a key: it does not apply to the new one."""
     touched = changes.touched
     for enrichment in definition.enrichments:
         if enrichment.key in touched:
@@ -153,7 +153,7 @@ def _drop_stale(found: Draft, definition: EventType, changes: Changes) -> None:
 
 
 def to_columns(tenant: str, drafts: Sequence[Draft]) -> Columns:
-    """The form in which capture judges events."""
+    """The drafts in the form in which capture judges events."""
     types, type_index = interned([each.event_type for each in drafts])
     subjects, subject_index = interned([each.subject for each in drafts])
     dimensions, dimension_index = interned([_pairs(each.dimensions) for each in drafts])
@@ -191,9 +191,9 @@ def _quantities(drafts: Sequence[Draft]) -> list[QuantityColumn]:
 
 
 def judged(checked: Checked, row: int, before: Content) -> tuple[Content, dict[str, str]]:
-    """A row without a problem, as it is kept, and its sensitive properties.
+    """A row without a problem, as it is stored, and its sensitive properties.
 
-    Flags that say how the event came about stay.
+    Flags about the origin of the event are kept.
     """
     series = checked.series[checked.series_index[row]]
     units = [

@@ -1,4 +1,4 @@
-"""What a change does to usage and invoices, put together from answers about parts of it."""
+"""What a change does to usage and invoices, combined from the answers about its parts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Key = tuple[str, int, datetime]
 
 @dataclass(frozen=True, slots=True)
 class WindowEffect:
-    """A window of the total, as it is and as it would be. `after` is None where it is not known.
+    """A window of the total, as it is and as it would be. `after` is None where it is unknown.
 
     grain: as in the API
     """
@@ -37,7 +37,7 @@ class WindowEffect:
         return None if self.after is None else EXACT.subtract(self.after, self.before)
 
     def and_then(self, other: WindowEffect, *, is_sum: bool) -> WindowEffect:
-        """Of two changes together. Each was looked at alone, and alone only sums know of the other."""
+        """The effect of two changes together. Each was previewed alone, so only sums can be combined."""
         known = is_sum and self.after is not None and other.delta is not None
         return replace(
             self,
@@ -50,8 +50,8 @@ class WindowEffect:
 class InvoiceEffect:
     """The invoice of a period, as it is and as it would be. Totals are decimals, in major units.
 
-    final_invoice_id: set once the invoice stays as it is
-    unknown_meters: those whose change is not known and is left out
+    final_invoice_id: set when the invoice no longer changes
+    unknown_meters: those whose change is unknown and left out
     """
 
     start: datetime
@@ -66,8 +66,8 @@ class InvoiceEffect:
 @dataclass(slots=True)
 class Effect:
     """
-    retracted, added: rows that would no longer count, and that would count
-    windows_unknown, invoices_unknown: why these are not told; empty when they are
+    retracted, added: rows that would no longer count, and rows that would count
+    windows_unknown, invoices_unknown: why these are unknown; empty when they are known
     """
 
     retracted: int = 0
@@ -78,7 +78,7 @@ class Effect:
     invoices_unknown: str = ""
 
     def take(self, windows: Iterable[WindowEffect], sums: Collection[str]) -> None:
-        """Adds what one part of the change does. `sums`: meters whose values add up."""
+        """Adds the effect of one part of the change. `sums`: meters whose values add up."""
         for window in windows:
             before = self.windows.get(window.key)
             if before is not None:
@@ -86,7 +86,7 @@ class Effect:
             self.windows[window.key] = window
 
     def deltas(self, grain: int) -> Mapping[datetime, Mapping[str, Decimal | None]]:
-        """By how much each meter changes, by the start of its windows of a grain, in the order of time."""
+        """The change of each meter, by the start of its windows of a grain, in the order of time."""
         found: dict[datetime, dict[str, Decimal | None]] = {}
         for window in sorted(self.windows.values(), key=lambda each: each.start):
             if window.grain == grain:

@@ -1,4 +1,4 @@
-"""What was done to history, as it is told: corrections that were made, and imports."""
+"""The history of corrections and imports, as it is listed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from meterline_ingest.corrections.rules.changes import Kind
 from meterline_ingest.event.content import Content
 
 CorrectionKey = tuple[datetime, uuid.UUID, int]
-"""When a correction was made, of which event, and its revision."""
+"""When a correction was made, its event, and its revision."""
 
 ImportKey = tuple[datetime, uuid.UUID]
 """When an import was begun, and its id."""
@@ -55,7 +55,7 @@ class CorrectionFilter:
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """`batches` and `events` are what it brought until now."""
+    """`batches` and `events`: how many were imported until now."""
 
     import_id: uuid.UUID
     source: str

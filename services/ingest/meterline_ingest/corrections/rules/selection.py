@@ -1,4 +1,4 @@
-"""Which events a correction of many is about."""
+"""Which events a correction of many selects."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LAST_US: Final = 253_402_300_799_999_999
 
 @dataclass(frozen=True, slots=True)
 class NamedEvents:
-    """By their ids, and these as they were sent. Raises InvalidArgumentError."""
+    """Selects events by their ids, each with its id as sent. Raises InvalidArgumentError."""
 
     events: Sequence[tuple[uuid.UUID, str]]
 
@@ -31,7 +31,7 @@ class NamedEvents:
 
 @dataclass(frozen=True, slots=True)
 class EventsFilter:
-    """By what they say now, and by what brought them. Times are half-open. Raises InvalidArgumentError."""
+    """Selects events by content and batch. Times are half-open. Raises InvalidArgumentError."""
 
     event_type: str = ""
     subject: str | None = None
@@ -55,7 +55,7 @@ class EventsFilter:
         return LAST_US if self.end_us is None else self.end_us
 
     def fits(self, content: Content) -> bool:
-        """Whether an event that says so is meant. What brought it is found by the batches."""
+        """Whether an event with this content is selected. Batches are matched elsewhere."""
         return (
             self.event_type in ("", content.event_type)
             and self.subject in (None, content.subject)

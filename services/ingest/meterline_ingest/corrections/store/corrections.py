@@ -20,7 +20,7 @@ from meterline_ingest.event.content import Content
 queries = Queries("meterline_ingest.corrections.store", "corrections.sql")
 
 Position = Mapping[str, Any]
-"""Where a call goes on."""
+"""Where a call continues."""
 
 _FIRST: Final = datetime.min.replace(tzinfo=UTC)
 _LAST: Final = datetime.max.replace(tzinfo=UTC)
@@ -29,7 +29,7 @@ _NEWEST: Final[CorrectionKey] = (_LAST, uuid.UUID(int=0), 0)
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """What is done to one event. `after` is None when it is retracted; `sealed` belongs to `after`."""
+    """A correction of one event. `after` is None for a retraction; `sealed` belongs to `after`."""
 
     current: Current
     after: Content | None
@@ -42,7 +42,7 @@ class Revision:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A call as it is stored. `position` is None once it is complete."""
+    """A call as stored. `position` is None when it is complete."""
 
     digest: uuid.UUID
     at: datetime
@@ -61,7 +61,7 @@ async def add_request(
     reason: str,
     position: Position | None,
 ) -> bool:
-    """Whether it is new. Waits for one that is being added by another transaction."""
+    """Whether it is new. Waits for a concurrent transaction that adds the same."""
     cursor = await connection.execute(
         queries.add_request,
         {
@@ -83,7 +83,7 @@ async def find_request(connection: Connection, tenant_id: int, correction_id: uu
 
 
 async def lock_request(connection: Connection, tenant_id: int, correction_id: uuid.UUID) -> Position | None:
-    """Its position, held until the transaction ends."""
+    """The position of a call, locked until the transaction ends."""
     cursor = await connection.execute(queries.lock_request, (tenant_id, correction_id), binary=True)
     ((position,),) = await cursor.fetchall()
     found: Position | None = position
@@ -121,8 +121,7 @@ async def add(
     kind: Kind,
     revisions: Sequence[Revision],
 ) -> bool:
-    """False when others have corrected one of these events meanwhile: then nothing of this may be
-    committed."""
+    """False when others have corrected one of these events meanwhile; the caller must then roll back."""
     cursor = await connection.execute(
         queries.add_corrections,
         {
@@ -153,8 +152,8 @@ async def already(
 
 
 async def signed_rows(connection: Connection, tenant_id: int, batch_id: uuid.UUID) -> list[SignedRow]:
-    """The rows of a batch of corrections in the order of its message: those that it takes away, then those
-    that it counts."""
+    """The rows of a batch of corrections in the order of its message: those that it retracts, then those that
+    it counts."""
     cursor = await connection.execute(queries.signed_rows, (tenant_id, batch_id), binary=True)
     taken, added = [], []
     for event_id, revision, old, new, old_batch_id in await cursor.fetchall():
@@ -165,7 +164,7 @@ async def signed_rows(connection: Connection, tenant_id: int, batch_id: uuid.UUI
 
 
 async def of_event(connection: Connection, tenant_id: int, event_id: uuid.UUID) -> list[Correction]:
-    """In the order that they were made."""
+    """In the order in which they were made."""
     cursor = await connection.execute(queries.corrections_of_event, (tenant_id, event_id), binary=True)
     return [_correction(row) for row in await cursor.fetchall()]
 
@@ -173,7 +172,7 @@ async def of_event(connection: Connection, tenant_id: int, event_id: uuid.UUID) 
 async def page(
     connection: Connection, tenant_id: int, chosen: CorrectionFilter, before: CorrectionKey | None, limit: int
 ) -> list[Correction]:
-    """The newest first, from beyond `before`."""
+    """The newest first, after `before` in this order."""
     query = queries.list_corrections
     if chosen.event_id is not None:
         query = queries.list_of_event
@@ -205,7 +204,7 @@ def _correction(row: Sequence[Any]) -> Correction:
 
 
 def _row(revision: Revision) -> dict[str, Any]:
-    """What is not told is NULL."""
+    """The fields of a row; missing ones become NULL."""
     current, after = revision.current, revision.after
     row: dict[str, Any] = {
         "event_id": str(current.event_id),

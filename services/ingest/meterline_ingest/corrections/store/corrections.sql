@@ -21,7 +21,7 @@ SET position = %(position)s, unchanged = unchanged + %(unchanged)s, failed = fai
 WHERE tenant_id = %(tenant_id)s AND correction_id = %(correction_id)s
 
 -- name: add_corrections
--- Sorted, so that two that correct the same events wait for each other and never in a circle.
+-- Sorted, so that concurrent corrections of the same events cannot deadlock.
 INSERT INTO corrections (
     tenant_id, event_id, revision, correction_id, kind, old, new, sealed, batch_id, old_batch_id, import_id
 )
@@ -47,7 +47,7 @@ WHERE tenant_id = %s AND batch_id = %s
 ORDER BY event_id
 
 -- name: list_corrections
--- Lists differ in the index that finds their rows: plans are made once, for any parameters.
+-- The lists are separate queries, since each finds its rows by another index whatever the parameters.
 SELECT c.event_id, c.revision, c.correction_id, c.kind, c.old, c.new, c.batch_id, c.old_batch_id, c.at,
        q.requested_by, q.reason, t.text_id
 FROM corrections c

@@ -1,4 +1,4 @@
-"""What events say now: their rows or, where they were corrected, what the last correction made of them."""
+"""The present content of events: from their rows or, if corrected, from their last corrections."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class SealedValue:
 
 @dataclass(frozen=True, slots=True)
 class Current:
-    """An event as it stands.
+    """An event in its present state.
 
     text_id: the id as it was sent, when it is no UUID
-    revision: how many corrections made it so
-    content: of a retracted event, as it was when it was taken away
-    batch_id: what brought it as it stands, or took it away
+    revision: how many corrections it has had
+    content: for a retracted event, as it was before its retraction
+    batch_id: the batch of its present content, or of its retraction
     """
 
     event_id: uuid.UUID
@@ -55,14 +55,14 @@ class Current:
 
 
 async def read(connection: Connection, tenant_id: int, event_ids: Sequence[uuid.UUID]) -> list[Current]:
-    """Those that there are, in the order of their ids."""
+    """Those that exist, in the order of their ids."""
     parameters = {"tenant_id": tenant_id, "event_ids": list(event_ids)}
     cursor = await connection.execute(queries.current_events, parameters, binary=True)
     return [_current(row) for row in await cursor.fetchall()]
 
 
 def sealed_row(event_id: uuid.UUID, revision: int) -> bytes:
-    """What the sensitive properties of a correction are sealed for."""
+    """The row that the sensitive properties of a correction are sealed for."""
     return event_id.bytes + revision.to_bytes(4, "big")
 
 
@@ -78,7 +78,7 @@ def _current(row: Sequence[Any]) -> Current:
 
 
 def _accepted(row: Sequence[Any]) -> Content:
-    """What the row of `events` and its details say."""
+    """The content in the row of `events` and its details."""
     return Content(
         row[7],
         row[6],

@@ -1,4 +1,4 @@
-"""Imports: who brought them and why. What they brought is told by their batches."""
+"""Imports: who requested them and why. Their batches hold what they imported."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ async def add(
 
 
 async def find(connection: Connection, tenant_id: int, import_id: uuid.UUID) -> tuple[str, str, str]:
-    """(source, requested_by, reason) of one that was begun."""
+    """(source, requested_by, reason) of an import that was begun."""
     cursor = await connection.execute(queries.find_import, (tenant_id, import_id))
     ((source, requested_by, reason),) = await cursor.fetchall()
     return source, requested_by, reason
 
 
 async def page(connection: Connection, tenant_id: int, before: ImportKey | None, limit: int) -> list[Import]:
-    """The newest first, from beyond `before`."""
+    """The newest first, after `before` in this order."""
     started_at, import_id = before or _NEWEST
     parameters = {"tenant_id": tenant_id, "before": started_at, "before_id": import_id, "limit": limit}
     cursor = await connection.execute(queries.list_imports, parameters, binary=True)

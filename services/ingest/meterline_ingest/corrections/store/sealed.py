@@ -1,4 +1,4 @@
-"""Sealed values of corrections, for the one who brings them under a newer key."""
+"""Sealed values of corrections, for the resealer, which reseals them under a newer key."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ID_BYTES: Final = 16
 
 
 class SealedCorrections:
-    """What an amendment left of sensitive properties."""
+    """The sensitive properties of amended events."""
 
     table: Final = CORRECTIONS
     column: Final = SEALED
@@ -59,5 +59,5 @@ class SealedCorrections:
 
 
 def _key(row: bytes) -> tuple[uuid.UUID, int]:
-    """What `sealed_row` was made from."""
+    """The arguments that `sealed_row` was called with."""
     return uuid.UUID(bytes=row[:_ID_BYTES]), int.from_bytes(row[_ID_BYTES:], "big")

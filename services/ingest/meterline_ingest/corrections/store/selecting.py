@@ -1,6 +1,6 @@
-"""Walks over the events that a filter may mean, a bounded number at once, from where the walk stands.
+"""Finds the events that a filter may match, a bounded number at once, from the position of the search.
 
-It goes from batch to batch, since batches are found by their time, and a batch's events by its number.
+It goes batch by batch, since batches are found by their time, and a batch's events by its number.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BEFORE_ALL: Final = str(uuid.UUID(int=0))
 
 @dataclass(frozen=True, slots=True)
 class _Stand:
-    """Beyond `batch`, the last that is done; in `within`, if that comes next, beyond the event `after`."""
+    """After `batch`, the last that is done; if `within` comes next, after its event `after`."""
 
     phase: int = 0
     batch: int = -1
@@ -50,7 +50,7 @@ class _Batch:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """`position` is None at the end of the walk."""
+    """`position` is None at the end of the search."""
 
     event_ids: Sequence[uuid.UUID]
     position: Position | None
@@ -97,7 +97,7 @@ async def walk(
 
 
 def _few(batches: Sequence[_Batch], limit: int) -> Sequence[_Batch]:
-    """The first of `batches`: as many as have no more than `limit` events, but at least one."""
+    """The first of `batches`: as many as have at most `limit` events together, but at least one."""
     events = 0
     for count, batch in enumerate(batches):
         events += batch.events

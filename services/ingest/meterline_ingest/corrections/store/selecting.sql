@@ -1,6 +1,6 @@
 -- name: batches_in_time
--- Those that may hold events of [start, end), narrow ones first, from beyond the one where the walk stands.
--- A batch of corrections has no source of its own.
+-- Batches that may hold events of [start, end), narrow ones first, after the position of the search. A batch
+-- of corrections has no source of its own.
 WITH here AS (
     SELECT first_at, last_at FROM batches
     WHERE tenant_id = %(tenant_id)s AND batch_number = %(number)s
@@ -36,13 +36,13 @@ ORDER BY batch_number
 LIMIT %(limit)s
 
 -- name: events_in_batches
--- Events that may be of the type, about the subject and in the time. An event that was corrected is found in
--- the batch of its last correction; of batches that are named, in the one that brought it first.
+-- Events that may match type, subject and time. A corrected event is found in the batch of its last
+-- correction; if batches are named, in the batch in which it was accepted.
 WITH wanted AS MATERIALIZED (
     SELECT batch_number, batch_id, origin FROM batches
     WHERE tenant_id = %(tenant_id)s AND batch_number = ANY(%(numbers)s)
 ),
--- Materialized, so that events are looked for by their batches and not by the order of their ids.
+-- Materialized, so that events are found by their batches and not by the order of their ids.
 found AS MATERIALIZED (
     SELECT e.event_id
     FROM wanted w

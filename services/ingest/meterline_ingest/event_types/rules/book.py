@@ -1,4 +1,4 @@
-"""All event types there are: the operator's, for every tenant, and those that tenants added themselves."""
+"""All event types: the operator's, for every tenant, and tenants' own ones."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from meterline.errors import FailedPreconditionError, InvalidArgumentError
 from meterline_ingest.event.names import NOBODY
 from meterline_ingest.event_types.rules.types import EventType, check_scales
 
-# Types are kept in the memory of every process, so a tenant cannot have any number of them.
+# Types are kept in the memory of every process, so the number of a tenant's own must be bounded.
 MAX_OWN_TYPES: Final = 100
-# All of a tenant's together, as they are stored: lists of allowed values make a type large.
+# Bytes of all types of a tenant together, as they are stored: lists of allowed values make a type large.
 MAX_OWN_BYTES: Final = 1 << 20
-# Names of types and quantities that tenants make begin so, and no other: what a tenant makes can stand in the
-# way of nothing that the operator ever makes.
+# Names of types and quantities that tenants make begin with this, and no others: so they cannot collide with
+# any that the operator ever makes.
 OWN_PREFIX: Final = "own."
-# A quantity has one scale in all types, and no tenant may learn from a refusal what another one has. So
-# tenants do not choose: their own quantities have this scale.
+# A quantity has one scale in all types, and no refusal may reveal another tenant's scale. So tenants do not
+# choose: their own quantities have this scale.
 OWN_SCALE: Final = 6
 
 
@@ -33,15 +33,15 @@ class TypeBook:
     own: Mapping[int, Mapping[str, EventType]] = field(default_factory=dict)
 
     def of_owner(self, owner: int) -> Mapping[str, EventType]:
-        """A tenant's own types, or those of nobody, which are the operator's."""
+        """A tenant's own types; for NOBODY the operator's."""
         return self.common if owner == NOBODY else self.own.get(owner, {})
 
     def owner(self, tenant_id: int, name: str) -> int:
-        """Whose the type is that `name` means to a tenant."""
+        """The owner of the type that `name` means to a tenant."""
         return NOBODY if name in self.common else tenant_id
 
     def find(self, tenant_id: int, name: str) -> EventType | None:
-        """What `name` means to a tenant."""
+        """The type that `name` means to a tenant."""
         found = self.common.get(name)
         return self.own.get(tenant_id, {}).get(name) if found is None else found
 
@@ -54,7 +54,7 @@ class TypeBook:
         return frozenset(quantity.name for each in self._all() for quantity in each.quantities)
 
     def knows(self, name: str) -> bool:
-        """Whether any tenant has it."""
+        """Whether any type has this name."""
         return name in self.common or name in self.own_names
 
     def named(self, name: str) -> list[EventType]:
@@ -64,12 +64,12 @@ class TypeBook:
         return [types[name] for types in self.own.values() if name in types]
 
     def visible_to(self, tenant_id: int) -> list[EventType]:
-        """By name; the operator's only, for nobody."""
+        """By name; for NOBODY the operator's only."""
         types = {**self.common, **self.own.get(tenant_id, {})}
         return [types[name] for name in sorted(types)]
 
     def accept(self, tenant_id: int, wanted: EventType) -> EventType:
-        """`wanted`, as it may be put for a tenant, or for all by nobody. Raises FailedPreconditionError."""
+        """`wanted`, if it may be put for a tenant or, by NOBODY, for all. Raises FailedPreconditionError."""
         if tenant_id == NOBODY:
             if wanted.name in self.own_names:
                 rule = "a tenant has a type of this name, which is to be deleted first"
@@ -87,7 +87,7 @@ class TypeBook:
         return wanted if known is None else known.grown_to(wanted)
 
     def _check_own_names(self, wanted: EventType, known: EventType | None) -> None:
-        """Of what is new: what was there before names had to begin so keeps its name, and may grow."""
+        """Checks new names; names from before this rule are kept, and their types may grow."""
         if known is None and not wanted.name.startswith(OWN_PREFIX):
             raise InvalidArgumentError("event_type.name", f"begins with {OWN_PREFIX} in a tenant's own types")
         scales = {each.name: each.scale for common in self.common.values() for each in common.quantities}
@@ -109,7 +109,7 @@ class TypeBook:
 
 
 def _check_common_names(wanted: EventType, known: EventType | None) -> None:
-    """Of what is new."""
+    """Checks new names."""
     kept = set() if known is None else {known.name, *(each.name for each in known.quantities)}
     named = {"event_type.name": wanted.name} | {
         f"event_type.quantities[{each.name}].name": each.name for each in wanted.quantities
@@ -122,7 +122,7 @@ def _check_common_names(wanted: EventType, known: EventType | None) -> None:
 def _check_own_size(name: str, types: Mapping[str, EventType]) -> None:
     """
     name: of the type that is put
-    types: all of its tenant's then
+    types: all of the tenant's types after the change
     """
     if len(types) > MAX_OWN_TYPES:
         raise FailedPreconditionError(f"event type {name}", f"at most {MAX_OWN_TYPES} types")

@@ -1,4 +1,4 @@
-"""What events of one name may carry, whoever's type it is: what meters may refer to."""
+"""The fields of events of one name, of all owners' types: what meters may refer to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 from meterline_ingest.event_types.rules.types import EventType
 
-# Of quantities, of dimensions, and of values of all dimensions together. The operator's type has far less,
+# The most quantities, dimensions, and values of all dimensions together. The operator's type has far fewer,
 # but many tenants may each have one of the same name.
 MOST: Final = 10_000
 
@@ -17,9 +17,9 @@ MOST: Final = 10_000
 class Description:
     """All types of one name together.
 
-    quantities, dimensions: names, sorted; of dimensions with the only values that any owner allows, sorted,
+    quantities, dimensions: names, sorted; each dimension with the only values that any owner allows, sorted,
         and empty where some owner allows all or there are too many
-    partial: more names than `MOST`, of which only so many are told
+    partial: there are more names than `MOST`, and only so many are listed
     """
 
     quantities: tuple[str, ...]
@@ -28,7 +28,7 @@ class Description:
 
 
 def describe(types: Iterable[EventType]) -> Description | None:
-    """None of none."""
+    """Returns None if there are no types."""
     types = list(types)
     if not types:
         return None

@@ -1,4 +1,4 @@
-"""What is added to events from the catalogue, by the rules of their type."""
+"""Adds attributes of catalogue entries to events, by the rules of their type."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Enrichment:
     when_missing: WhenMissing
 
     def check(self, fields: Collection[str]) -> None:
-        """Raises InvalidArgumentError. `fields`: the dimensions and properties that may take part."""
+        """Raises InvalidArgumentError. `fields`: the dimensions and properties that enrichment may use."""
         check_name("event_type.enrichments.namespace", self.namespace)
         place = f"event_type.enrichments[{self.namespace}]"
         rule = "a dimension, or a property that is a text and not sensitive"
@@ -70,7 +70,7 @@ class Enrichment:
 
 @dataclass(frozen=True, slots=True)
 class EntryKey:
-    """Names an entry of the catalogue."""
+    """The key of a catalogue entry."""
 
     tenant_id: int
     namespace: str
@@ -79,7 +79,7 @@ class EntryKey:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An entry as it was at some version."""
+    """An entry in one version."""
 
     version: int
     attributes: Mapping[str, str]
@@ -87,7 +87,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class StoredEntry:
-    """An entry as people see it."""
+    """An entry with all that the API returns."""
 
     namespace: str
     key: str
@@ -102,11 +102,11 @@ Catalogue = Mapping[EntryKey, Entry | None]
 
 @dataclass(slots=True)
 class Enriched:
-    """What enrichment makes of the fields of an event.
+    """The result of enriching an event's fields.
 
-    added: fields that differ from what was sent
+    added: values from the catalogue, by the field that gets each
     sources: `<namespace>/<key>@<version>` of each entry that was used
-    missing: the rule whose entry is not there, where that is a reason to refuse the event
+    missing: the rule whose entry does not exist, if the event must be refused for it
     """
 
     added: dict[str, str] = field(default_factory=dict)
@@ -116,7 +116,7 @@ class Enriched:
 
 
 def is_key(text: str) -> bool:
-    """Whether an entry can have this key. Any other text is not looked for: the database may not take it."""
+    """Whether an entry can have this key. Other texts are not looked up: the database may refuse them."""
     return 0 < len(text) <= MAX_KEY and "\0" not in text
 
 

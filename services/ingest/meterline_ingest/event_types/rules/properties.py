@@ -1,4 +1,4 @@
-"""Properties: what is kept with an event but is not counted by. Texts on the wire, whatever their kind."""
+"""Properties: values that are stored with an event but not counted by. Texts on the wire, of any kind."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True)
 class Property:
-    """What a type says of one property. Bounds are decimals as texts; empty: none."""
+    """The definition of one property. Bounds are decimals as texts; empty: none."""
 
     name: str
     kind: Kind
@@ -50,7 +50,7 @@ class Property:
 
     @cached_property
     def allowed(self) -> frozenset[str]:
-        """As `values`; looked into once for each event."""
+        """As `values`, for a fast lookup with each event."""
         return frozenset(self.values)
 
     def check(self) -> None:
@@ -95,7 +95,7 @@ class Property:
 def first_problem(
     given: Mapping[str, str], declared: Mapping[str, Property], event_type: str
 ) -> tuple[str, str, str] | None:
-    """(reason, field, rule) of the first thing that is wrong with the properties of an event."""
+    """(reason, field, rule) of the first problem of an event's properties."""
     for name, value in given.items():
         definition = declared.get(name)
         if definition is None:
@@ -122,7 +122,7 @@ def _is_timestamp(text: str) -> bool:
     if not _TIMESTAMP.fullmatch(text):
         return False
     try:
-        # Finer than microseconds is allowed, and more than the standard library reads.
+        # Fractions finer than microseconds are allowed, but the standard library does not read them.
         datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text.upper()))
     except ValueError:
         return False

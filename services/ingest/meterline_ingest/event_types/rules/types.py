@@ -1,4 +1,4 @@
-"""What an event of a type may carry. A type only ever grows, so that what was accepted keeps its meaning."""
+"""The fields of a type's events. A type only grows, so that accepted events keep their meaning."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ MAX_DIMENSIONS: Final = 16
 MAX_SCALE: Final = 9
 MAX_VALUES: Final = 1_000
 MAX_ENRICHMENTS: Final = 4
-# Microseconds, so that what timers measure is exact.
+# Microseconds, so that the durations of timers are exact.
 TIMER_SCALE: Final = 6
 _LONGEST_SILENCE: Final = 30 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """`scale` decimals are kept. Bounds are units at that scale, and accepted themselves."""
+    """`scale` decimals are kept. Bounds are inclusive, in units at that scale."""
 
     name: str
     scale: int
@@ -41,7 +41,7 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Dimension:
-    """`values`: the only ones that are accepted; empty: any. `max_length` in characters."""
+    """`values`: the only accepted ones; empty: any. `max_length` in characters."""
 
     name: str
     required: bool
@@ -50,12 +50,12 @@ class Dimension:
 
     @cached_property
     def allowed(self) -> frozenset[str]:
-        """As `values`; looked into once for each combination of dimensions that a call brings."""
+        """As `values`, for a fast lookup with each combination of dimensions in a call."""
         return frozenset(self.values)
 
 
 class TypeChange(IntEnum):
-    """What made a version of a type. Numbers as in the API and in the database."""
+    """The kind of change that made a version of a type. Numbers as in the API and in the database."""
 
     PUT = 1
     ARCHIVED = 2
@@ -73,7 +73,7 @@ class WhenAbandoned(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class TimerPolicy:
-    """How timers of a type end; `quantity` gets the seconds."""
+    """When and how abandoned timers of a type end; `quantity` gets the seconds."""
 
     quantity: str
     abandoned_after_seconds: int
@@ -82,11 +82,11 @@ class TimerPolicy:
 
 @dataclass(frozen=True)
 class EventType:
-    """The position of a quantity is the column it is stored in.
+    """The position of a quantity decides the column it is stored in.
 
     archived_at: since when it takes no new events; None while it does
-    since: the version that it came to be by; another one for a type that was deleted and made again
-    Neither is part of what a type means.
+    since: its first version; another one for a type that was deleted and made again
+    Neither is part of the type's meaning.
     """
 
     name: str
@@ -117,7 +117,7 @@ class EventType:
         for each in self.properties:
             each.check()
         check_distinct("event_type.quantities", (each.name for each in self.quantities))
-        # Both are what an enrichment may read and write, so a name has one meaning.
+        # An enrichment may read and write both, so a name must have one meaning.
         check_distinct("event_type.properties", (*self.dimensions_by_name, *self.properties_by_name))
         for enrichment in self.enrichments:
             enrichment.check(self.dimensions_by_name.keys() | self._enrichable)
@@ -139,7 +139,7 @@ class EventType:
 
     @property
     def has_details(self) -> bool:
-        """Whether its events have more than fits a row of `events`."""
+        """Whether its events have more fields than a row of `events`."""
         return bool(self.properties or self.enrichments)
 
     @property
@@ -158,8 +158,8 @@ class EventType:
     def grown_to(self, other: EventType) -> EventType:
         """`other`, if it only adds to this type. Raises FailedPreconditionError.
 
-        What is required, allowed or in bounds may change: it decides what is accepted from then on, and not
-        what an event that was accepted means.
+        Requirements, allowed values and bounds may change: they decide what is accepted from then on, and not
+        the meaning of accepted events.
         """
         kept = other.quantities[: len(self.quantities)]
         if [(q.name, q.scale) for q in kept] != [(q.name, q.scale) for q in self.quantities]:
@@ -186,7 +186,7 @@ class EventType:
 
     @classmethod
     def from_json(cls, name: str, definition: dict[str, Any]) -> EventType:
-        """What `to_json` wrote, in this version or an earlier one."""
+        """Reads what `to_json` wrote, in this version or an earlier one."""
         timer = definition.get("timer")
         return cls(
             name,
@@ -207,7 +207,7 @@ class EventType:
 
 
 def check_scales(wanted: EventType, others: Iterable[EventType]) -> None:
-    """A quantity has one scale wherever it occurs, so that a message has one column of it.
+    """Checks that a quantity has one scale wherever it occurs, so that a message has one column of it.
 
     Raises FailedPreconditionError.
     """

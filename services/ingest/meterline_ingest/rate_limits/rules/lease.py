@@ -1,8 +1,8 @@
-"""What one replica holds of the buckets that all replicas share, and when it asks for more.
+"""The tokens that one replica holds of the shared buckets, and when it requests more.
 
-A lease is a block of events that was taken from a tenant's bucket beforehand, so that most calls are
-decided from memory. Whatever happens, a replica holds no more than a block of a tenant: that is how much
-more than its limit a tenant may report at worst, for each replica there is.
+A lease is a block of events that was taken from a tenant's bucket in advance, so that most calls are decided
+from memory. A replica never holds more than a block of a tenant: each replica may thus let a tenant exceed
+its limit by a block at worst.
 
 Moments are seconds of a clock that only this process reads.
 """
@@ -15,23 +15,23 @@ from typing import Final
 
 from meterline_ingest.rate_limits.rules.limits import BLOCKS_A_SECOND, MILLIONTHS, Limits
 
-# What is not used by then goes back, to be used where the tenant's calls arrive now.
+# Unused tokens then go back to the bucket, for the replica that the tenant's calls reach now.
 LEASE_SECONDS: Final = 1.0
-# What is in use is made to last longer so often, for all tenants in one exchange: else the first call of each
-# tenant would wait for one of its own in every second.
+# Used leases are renewed this often, for all tenants in one exchange: otherwise the first call of each tenant
+# would wait for an exchange of its own in every second.
 RENEW_SECONDS: Final = LEASE_SECONDS / 2
-# A bucket that was short is asked again no sooner.
+# Seconds before a bucket that lacked tokens is asked again.
 PAUSE_SECONDS: Final = 1 / BLOCKS_A_SECOND
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
     """
-    need: what the first call that waits lacks. It is given in whole if the bucket holds anything at all,
-        and what was not there is owed: so a call of any size gets in, whatever the burst
-    ahead: what would be good to have as well, given from what is there
-    back: what was taken before and is not used
-    limits: those by which all of it was taken and is asked for
+    need: what the first waiting call lacks. It is granted in full if the bucket holds any event at all, and
+        the missing rest is owed: so a call of any size is admitted, whatever the burst
+    ahead: further tokens, granted only from what the bucket holds
+    back: unused tokens that were taken before
+    limits: the limits under which all of these were taken and are requested
     """
 
     tenant_id: int
@@ -43,7 +43,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """`tokens` were given; then `level`, in millionths of an event, was left, or owed when negative."""
+    """`tokens` were granted; then `level`, in millionths of an event, was left, or owed when negative."""
 
     tokens: int
     level: int
@@ -56,7 +56,7 @@ class Grant:
 
 
 class Lease:
-    """One tenant's. `tokens` may be used until `expires`."""
+    """The lease of one tenant. `tokens` may be used until `expires`."""
 
     __slots__ = (
         "_back",
@@ -80,15 +80,15 @@ class Lease:
         self._used = False
 
     def follow(self, limits: Limits) -> None:
-        """Other limits may have filled the bucket. What was taken from it by the earlier ones is void: it may
-        be more than these give."""
+        """Switches to other limits, which may have filled the bucket. Drops tokens taken under the earlier
+        ones: they may be more than the new ones allow."""
         if limits != self.limits:
             self.limits = limits
             self.short_until = 0.0
             self.drop()
 
     def take(self, events: int, now: float) -> bool:
-        """Whether the lease held so many, and gave them."""
+        """Whether the lease held so many tokens; if so, takes them."""
         if events > self.tokens or now >= self.expires:
             return False
         self.tokens -= events
@@ -97,23 +97,23 @@ class Lease:
         return True
 
     def renew(self, now: float) -> None:
-        """To be called every RENEW_SECONDS: asks for more before the lease ends, if it was used lately."""
+        """To be called every RENEW_SECONDS: requests more before the lease ends, if it was used lately."""
         self._wanted |= self._used and now + RENEW_SECONDS >= self.expires
         self._used = False
 
     def give(self, events: int) -> None:
-        """Takes in what a call did not use after all; no more is kept than a block."""
+        """Adds tokens that a call did not use; keeps at most a block."""
         self.tokens += events
         surplus = max(0, self.tokens - self.limits.block)
         self.tokens -= surplus
         self._back += surplus
 
     def drop(self) -> None:
-        """Nothing is held any more, and nothing goes back."""
+        """Drops all tokens, without giving them back."""
         self.tokens = self._back = 0
 
     def settle(self, now: float) -> None:
-        """Sets apart for the bucket what was not used in time."""
+        """Sets tokens that were not used in time apart, to go back to the bucket."""
         if now >= self.expires:
             self._back += self.tokens
             self.tokens = 0
@@ -124,16 +124,16 @@ class Lease:
 
     @property
     def due(self) -> bool:
-        """Whether there is something to exchange with the bucket, without calls that wait."""
+        """Whether there is something to exchange with the bucket, apart from waiting calls."""
         return self._wanted or self._back > 0
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is held here, so that it can be forgotten."""
+        """Whether nothing is held, so that the lease can be forgotten."""
         return not self.tokens and not self._back
 
     def ask(self, waiting: Sequence[int], now: float) -> Ask | None:
-        """What to exchange with the bucket for calls that wait, by their events; None: nothing."""
+        """The exchange with the bucket for waiting calls, given their events; None: nothing to exchange."""
         self.settle(now)
         need = ahead = 0
         if (waiting or self._wanted) and not self.refuses(now):
@@ -148,7 +148,7 @@ class Lease:
         return ask
 
     def granted(self, ask: Ask, grant: Grant, now: float) -> None:
-        """Takes in what was asked for; what was by other limits than there are now is void."""
+        """Adds the granted tokens, unless the limits have changed since the request."""
         if ask.limits != self.limits:
             return
         self.tokens += grant.tokens

@@ -1,4 +1,4 @@
-"""How much a tenant may report: limits, where they come from, and what a call may take of a bucket."""
+"""How much a tenant may report: limits, their origins, and the block that a replica takes of a bucket."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from meterline.errors import InvalidArgumentError
 
 from meterline_ingest.dictionaries.rules import MAX_QUOTA, Quotas
 
-# Levels of buckets are kept in these: a rate times microseconds, exactly.
+# Levels of buckets are in millionths of an event: a rate times microseconds, exactly.
 MILLIONTHS: Final = 1_000_000
 
 MAX_RATE: Final = 1_000_000_000
 MAX_WEIGHT: Final = 1_000
 
-# A replica takes so much of a second's events at a time. Ten statements a second then serve a tenant,
+# A replica takes this part of a second's events at a time. Ten statements a second then serve a tenant,
 # however many calls it makes.
 BLOCKS_A_SECOND: Final = 10
-# Of a very fast tenant it takes less: what a replica holds is what may be taken twice at worst.
+# A bound for very fast tenants: at worst the block that a replica holds is taken twice.
 MAX_BLOCK: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """`events_per_second` 0: no rate is set, and `burst` has no meaning. `max_series`, `max_subjects` 0: as
-    many as the service allows a tenant."""
+    many as the service allows each tenant."""
 
     events_per_second: int = 0
     burst: int = 0
@@ -47,7 +47,7 @@ class Limits:
 
     @property
     def block(self) -> int:
-        """How many events a replica sets aside at a time."""
+        """How many events a replica takes at a time."""
         return max(1, min(MAX_BLOCK, self.events_per_second // BLOCKS_A_SECOND))
 
     def __str__(self) -> str:
@@ -60,7 +60,7 @@ NO_LIMITS: Final = Limits()
 def wanted(
     events_per_second: int, burst: int, weight: int, max_series: int = 0, max_subjects: int = 0
 ) -> Limits:
-    """Limits as they are put, with what was left out. Raises InvalidArgumentError."""
+    """The limits of a request, with defaults for missing values. Raises InvalidArgumentError."""
     for name, value, most in (
         ("events_per_second", events_per_second, MAX_RATE),
         ("burst", burst, MAX_RATE),
@@ -85,7 +85,7 @@ class Origin(IntEnum):
 
 @dataclass(frozen=True)
 class LimitBook:
-    """All limits there are: by plan, and by the number of a tenant that has its own."""
+    """All limits: by plan, and by the number of a tenant that has its own."""
 
     plans: Mapping[str, Limits] = field(default_factory=dict)
     own: Mapping[int, Limits] = field(default_factory=dict)
@@ -105,7 +105,7 @@ class LimitBook:
 
 @dataclass(frozen=True, slots=True)
 class PlanLimits:
-    """What holds for tenants of a plan, since when and by whom."""
+    """The limits of a plan, since when and by whom."""
 
     plan: str
     limits: Limits

@@ -18,15 +18,15 @@ class BucketRepository:
         self._database = database
 
     async def exchange(self, asks: Sequence[Ask]) -> dict[int, Grant]:
-        """Gives back and takes for many tenants at once; by tenant, and nothing for one that has no limits.
+        """Gives back and takes for many tenants at once; grants by tenant, none for one without limits.
 
-        Whoever does not hear the answer has taken nothing that it may use.
+        A replica that does not receive the response must not use any tokens of the exchange.
         """
         grants = await self._transact(asks)
         missing = [ask for ask in asks if ask.tenant_id not in grants]
         if missing:
-            # A tenant's first call makes its bucket. In a transaction of its own: locks on buckets that are
-            # there would be held beside, out of order.
+            # A tenant's first call makes its bucket, in a separate transaction: together with locks on
+            # existing buckets it would lock out of order.
             grants |= await self._transact(missing, new=True)
         return grants
 

@@ -4,10 +4,10 @@ SELECT tenant_id FROM unnest(%s::int4[]) AS wanted (tenant_id) ORDER BY tenant_i
 ON CONFLICT DO NOTHING
 
 -- name: exchange_tokens
--- Rows are locked in one order, so that replicas do not deadlock. The clock is read after that: one that
--- waited for another would otherwise fill the bucket with time that the other has used. A clock that is
--- put back fills nothing, and takes nothing. What comes back counts only when it was taken under the limits
--- that there are: more of larger limits would fill the bucket of smaller ones again.
+-- Rows are locked in one order, so that replicas do not deadlock. The clock is read after that: otherwise a
+-- transaction that waited for another would fill the bucket for time that the other has used. A clock that
+-- is set back fills nothing, and takes nothing. Tokens that come back count only if taken under the present
+-- limits: those of larger limits would refill the bucket of smaller ones.
 WITH asked AS MATERIALIZED (
     SELECT tenant_id, need, ahead, back, back_rate, back_burst
     FROM unnest(%s::int4[], %s::int8[], %s::int8[], %s::int8[], %s::int8[], %s::int8[])
@@ -39,7 +39,7 @@ WITH asked AS MATERIALIZED (
     ) l
     WHERE l.events_per_second > 0
 ), granted AS MATERIALIZED (
-    -- What a call needs is given if there is anything; what is good to have, only from what there is.
+    -- `need` is granted in full if there is an event; `ahead` only from what there is.
     SELECT tenant_id, moment, events_per_second, level,
            CASE
                WHEN level < 1000000 THEN 0

@@ -37,7 +37,7 @@ class LimitRepository:
     async def put_plan(
         self, connection: Connection, plan: str, limits: Limits, changed_by: str
     ) -> PlanLimits:
-        """In a transaction of all tenants'."""
+        """Needs a transaction for all tenants."""
         parameters = {"tenant_id": NOBODY, "plan": plan, "changed_by": changed_by, **asdict(limits)}
         await connection.execute(queries.lock_limits)
         cursor = await connection.execute(queries.put_plan_limits, parameters)

@@ -3,7 +3,7 @@
 SELECT pg_advisory_xact_lock(hashtext('meterline.ingest.limits'))
 
 -- name: last_limit_change
--- tenant: tells whether any limit changed
+-- tenant: answers whether any limit changed
 SELECT max(change) FROM limit_changes
 
 -- name: plan_limits

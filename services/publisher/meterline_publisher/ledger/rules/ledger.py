@@ -7,7 +7,7 @@ is, what was sent adds up to the latest value, and a late change or a correction
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
@@ -16,20 +16,7 @@ from meterline.decimals import EXACT, exact_sum
 
 from meterline_publisher.invoices.rules import Line
 from meterline_publisher.ledger.rules.publications import Publication, PublicationState
-
-# The provider takes whole numbers of at most this many digits.
-MAX_DIGITS = 15
-
-# The provider refuses an identifier that it knows for 24 hours at the least, from the receipt of the
-# event. One hour is for clocks that differ and for calls that hang.
-IDENTIFIER_MEMORY = timedelta(hours=23)
-
-# How far an event stays from the end of its period. The provider's own period may end an hour earlier or
-# later than the tenant's month, because its anchor does not follow daylight-saving time.
-PERIOD_EDGE = timedelta(hours=2)
-
-# The provider's sums are floats: exact below this, and rounded to the nearest float above.
-_EXACT_FLOATS = 2**53
+from meterline_publisher.providers.capabilities import Capabilities
 
 
 class Refusal(StrEnum):
@@ -49,11 +36,11 @@ def unscaled(value: Decimal, scale: int) -> Decimal:
     return EXACT.scaleb(value, -scale)
 
 
-def refusal(difference: Decimal) -> Refusal | None:
+def refusal(difference: Decimal, provider: Capabilities) -> Refusal | None:
     """Why the provider would not take this value; None if it would."""
     if difference != difference.to_integral_value():
         return Refusal.NOT_WHOLE
-    return Refusal.TOO_MANY_DIGITS if len(str(abs(int(difference)))) > MAX_DIGITS else None
+    return Refusal.TOO_MANY_DIGITS if len(str(abs(int(difference)))) > provider.max_digits else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +77,9 @@ def targets(lines: Iterable[Line], rows: Iterable[Publication]) -> list[Target]:
     return [wanted[key] for key in sorted(wanted)]
 
 
-def difference(target: Decimal, rows: Sequence[Publication], *, retry_rejected: bool) -> Decimal | None:
+def difference(
+    target: Decimal, rows: Sequence[Publication], provider: Capabilities, *, retry_rejected: bool
+) -> Decimal | None:
     """What is to be added so that the rows of one meter, period and event name come to `target`; None for
     nothing.
 
@@ -103,7 +92,7 @@ def difference(target: Decimal, rows: Sequence[Publication], *, retry_rejected: 
         return None
     last = rows[-1] if rows else None
     if last is not None and last.state == PublicationState.REJECTED and last.value == missing:
-        return missing if retry_rejected and refusal(missing) is None else None
+        return missing if retry_rejected and refusal(missing, provider) is None else None
     return missing
 
 
@@ -116,17 +105,17 @@ def _coming(rows: Sequence[Publication]) -> Decimal:
     return exact_sum(row.value for row in rows if row.state != PublicationState.REJECTED)
 
 
-def event_time(period: Period, provider_now: datetime) -> datetime:
+def event_time(period: Period, provider_now: datetime, provider: Capabilities) -> datetime:
     """When usage of `period` is said to have happened: in the period, not in the provider's future, and
     away from the period's end if there is room. Whole seconds."""
-    latest = min(provider_now, period.end - PERIOD_EDGE)
+    latest = min(provider_now, period.end - provider.period_edge)
     return max(period.start, latest.replace(microsecond=0))
 
 
-def must_look_up(first_attempt_at: datetime | None, now: datetime) -> bool:
+def must_look_up(first_attempt_at: datetime | None, now: datetime, provider: Capabilities) -> bool:
     """Whether the provider may have forgotten the identifier of a row that may have arrived: sending it
     again could count it twice, so its sums are read first."""
-    return first_attempt_at is not None and now - first_attempt_at >= IDENTIFIER_MEMORY
+    return first_attempt_at is not None and now - first_attempt_at >= provider.identifier_memory
 
 
 class Finding(StrEnum):
@@ -137,16 +126,17 @@ class Finding(StrEnum):
     UNCLEAR = "unclear"
 
 
-def find(sent: Decimal, value: Decimal, total: Decimal) -> Finding:
+def find(sent: Decimal, value: Decimal, total: Decimal, provider: Capabilities) -> Finding:
     """Whether `value` is part of the provider's `total`, given that `sent` is.
 
     At most one row of a meter is uncertain at a time, so there are only two sums that make sense.
     """
-    if agrees(EXACT.add(sent, value), total):
+    if agrees(EXACT.add(sent, value), total, provider):
         return Finding.ARRIVED
-    return Finding.ABSENT if agrees(sent, total) else Finding.UNCLEAR
+    return Finding.ABSENT if agrees(sent, total, provider) else Finding.UNCLEAR
 
 
-def agrees(ours: Decimal, theirs: Decimal) -> bool:
+def agrees(ours: Decimal, theirs: Decimal, provider: Capabilities) -> bool:
     """Whether the provider's sum is ours, as far as its floats can tell."""
-    return ours == theirs or (abs(theirs) >= _EXACT_FLOATS and Decimal(float(ours)) == theirs)
+    rounded = abs(theirs) >= provider.exact_sums_below
+    return ours == theirs or (rounded and Decimal(float(ours)) == theirs)

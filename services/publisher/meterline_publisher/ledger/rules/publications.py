@@ -20,7 +20,7 @@ class PublicationState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """One meter event at the billing provider; see docs/services/publisher.md for its states.
+    """One event at the billing provider; see docs/services/publisher.md for its states.
 
     The value, the time and both keys are fixed when the row is written, so that every attempt sends the
     same bytes. `key_generation` rises when the provider keeps answering a stored failure.
@@ -47,6 +47,7 @@ class Publication:
     sent_at: datetime | None
     error_code: str
     trace: str
+    provider: str
 
     @property
     def period(self) -> Period:

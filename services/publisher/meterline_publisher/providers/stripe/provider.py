@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from stripe.params import InvoiceListParams
 from stripe.params.billing import MeterEventCreateParams
 
+from meterline_publisher.providers.capabilities import Capabilities
 from meterline_publisher.providers.port import (
     Delivery,
     ExternalInvoice,
@@ -26,6 +27,7 @@ from meterline_publisher.providers.port import (
     UsageEvent,
 )
 from meterline_publisher.providers.stripe import amounts
+from meterline_publisher.providers.stripe.capabilities import STRIPE
 from meterline_publisher.providers.stripe.errors import failure_of, is_known, may_be_repeated, outcome
 
 T = TypeVar("T")
@@ -56,6 +58,10 @@ class StripeProvider:
         self._api: stripe.StripeClient | None = None
         self._meters: TTLCache[str, str] = TTLCache(10_000, _MEMORY_SECONDS)
         self._test_clocks: TTLCache[str, str] = TTLCache(100_000, _MEMORY_SECONDS)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return STRIPE
 
     @property
     def live(self) -> bool:

@@ -1,0 +1,58 @@
+"""Pytest plugin: which worker of a parallel run gets which tests, and when.
+
+Tests are handed out one after another, the long ones first: what is left at the end is short, so that no
+worker waits long for another. Without workers all is as ever.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadGroupScheduling
+
+# From the longest tests to the shortest. What is not named is in between.
+_LONG: Final = ("tests/integration/demo/", "tests/fault/", "tests/integration/")
+_SHORT: Final = ("tests/architecture/", "tests/unit/")
+# Each of these tests starts all that it needs. Others share what their module has started.
+_ALONE: Final = ("tests/fault/", "tests/integration/demo/test_ending.py", "tests/integration/dev/")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: turn(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadGroupScheduling | None:
+    from xdist.scheduler import LoadGroupScheduling
+
+    class Schedule(LoadGroupScheduling):  # type: ignore[misc]
+        """Hands out groups of tests in the order in which they were collected."""
+
+        def _split_scope(self, nodeid: str) -> str:
+            return group(super()._split_scope(nodeid))
+
+    return Schedule(config, log) if config.getvalue("dist") == "loadgroup" else None
+
+
+def turn(nodeid: str) -> int:
+    """What is to be sorted by."""
+    for at, place in enumerate(_LONG):
+        if nodeid.startswith(place):
+            return at
+    for at, place in enumerate(_SHORT):
+        if nodeid.startswith(place):
+            return len(_LONG) + 1 + at
+    return len(_LONG)
+
+
+def group(name: str) -> str:
+    """Which tests go to one worker together: those of a module, or those that are marked so.
+
+    name: of a test, or of a group by `xdist_group`
+    """
+    return name if name.startswith(_ALONE) or "::" not in name else name.partition("::")[0]
