@@ -1,7 +1,7 @@
 """The client in asyncio.
 
 `record` never waits, so it is the same call there. Delivery stays in its thread: encoding a batch and writing
-it to disk would hold up an event loop, and a thread cannot be starved by one. Only what waits is awaited.
+it to disk would block an event loop; a busy loop cannot starve a thread. Only flush and close are awaited.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class AsyncMethods(ABC):
     def close(self, timeout: float = 5.0) -> bool: ...
 
     async def flush_async(self, timeout: float | None = 10.0) -> bool:
-        """`flush`, without holding up the event loop."""
+        """`flush`, without blocking the event loop."""
         return await asyncio.to_thread(self.flush, timeout)
 
     async def close_async(self, timeout: float = 5.0) -> bool:
-        """`close`, without holding up the event loop."""
+        """`close`, without blocking the event loop."""
         return await asyncio.to_thread(self.close, timeout)
 
     async def __aenter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""A circuit breaker: a server that does not answer is left alone, but for a probe now and then."""
+"""A circuit breaker: a server that does not answer gets no calls, except for a probe now and then."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class BreakerState(StrEnum):
 
 class Breaker:
     """Opens after `threshold` failures in a row. The cooldown doubles with each probe that fails, up to
-    `longest` seconds. Knows no clock: the callers say what time it is. For one thread."""
+    `longest` seconds. Has no clock: callers pass the time. For one thread."""
 
     def __init__(self, threshold: int, cooldown: float, longest: float, rng: random.Random) -> None:
         self._threshold = threshold

@@ -77,16 +77,16 @@ class Client(AsyncMethods):
             target: `host:port` of the ingest service.
             source: What sends the events, for example `gateway/eu-1`; the same after a restart.
             tenant_id: Tenant of events that name none.
-            api_key: Goes with every call and nowhere else; without `credentials` it travels in plain text.
-            capture_config: In place of a key, for a client that nobody trusts: what `IssueCaptureConfig`
-                answered, or a function that is asked for it at every call. `source` must be the one that it
+            api_key: Sent with every call and nowhere else; without `credentials` it travels in plain text.
+            capture_config: In place of a key, for an untrusted client: the answer of `IssueCaptureConfig`,
+                or a function that is called for it at every call. `source` must be the one that it
                 was issued for.
-            spool_dir: Folder, on a disk of this machine, for what is not sent yet; processes may share it.
-                None: that is in memory only, and lost with a process that is killed.
+            spool_dir: Folder on a local disk for events that are not sent yet; processes may share it.
+                None: these are in memory only, and lost with a process that is killed.
             journal: Whether each event is in the spool before `record` returns, or only if it cannot be sent.
-            max_buffer_events: Events in memory, beside those of the few batches on their way.
+            max_buffer_events: Events in memory, not counting those of the few batches on their way.
             batch_events: Events of a call, at most 10,000.
-            flush_interval: Seconds that an event waits for others to go with it.
+            flush_interval: Seconds that an event waits for others to be sent with it.
             on_outcome: Called for each event that does not count, in the client's thread. It may record
                 events, and must not wait long. Without it, warnings are logged.
             credentials: For TLS; None is a connection in plain text.
@@ -129,7 +129,7 @@ class Client(AsyncMethods):
     ) -> str:
         """Takes an event, and answers with its id (a new UUIDv7 unless one is given).
 
-        Usage is counted by dimensions; properties are kept beside, as texts of the kinds that the type says.
+        Usage is counted by dimensions; properties are only stored, as texts of the kinds that the type gives.
 
         Never waits, and never raises because of the network, the server or the disk. Misuse raises at once,
         naming field and rule: TypeError (a float as a quantity), ValueError (a time without a zone, a text
@@ -155,9 +155,9 @@ class Client(AsyncMethods):
         return worker.flush(self._buffer.seal(), timeout)
 
     def close(self, timeout: float = 5.0) -> bool:
-        """Flushes, puts what cannot be sent on disk, and ends. True when the server has answered for all.
+        """Flushes, writes unsent events to disk, and ends. True when the server has answered for all.
 
-        At the end of the process it is called by itself. A second call does nothing.
+        Called automatically at the end of the process. A second call does nothing.
         """
         if self._worker is not None:
             self._worker.check_caller()
@@ -226,7 +226,7 @@ class Client(AsyncMethods):
         try:
             self._running().wake()
         except RuntimeError:
-            # No thread is to be had. The event is in the buffer, and the next one tries again, or `close`.
+            # The thread could not start. The event is in the buffer; the next event or `close` tries again.
             lifecycle.hold(self)
             log.exception("delivery cannot start")
 
@@ -286,8 +286,8 @@ class Client(AsyncMethods):
             self._worker.resume()
 
     def _after_fork_in_child(self) -> None:
-        # What was recorded before belongs to the parent, who sends it; its threads and connections do not
-        # exist here.
+        # Earlier events belong to the parent, which sends them; its threads and connections do not exist
+        # here.
         if self._worker is not None:
             _of_parents.append(self._worker)
         # Its files, too: the child claims a place of its own in the spool with its first event.

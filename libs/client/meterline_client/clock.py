@@ -1,4 +1,4 @@
-"""Time comes in through here, so that tests hold it."""
+"""The only source of time, so that tests can control it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Two clocks: one that only moves forward, for waiting, and one that tells the date."""
+    """Two clocks: a monotonic one for waiting, and one for the date and time."""
 
     def monotonic(self) -> float:
         """Seconds since some moment; never goes back."""

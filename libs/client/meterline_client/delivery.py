@@ -117,7 +117,7 @@ class Delivery:
         return self._spooling is not None and self._breaker.state is not BreakerState.CLOSED
 
     def abandon(self) -> None:
-        """The end: what has no outcome goes to disk; what finds no space there is given up, and told."""
+        """Moves events without an outcome to disk; those that do not fit are dropped and reported."""
         now = self._clock.monotonic()
         for parcel in self._window.not_on_disk():
             self._leave(parcel.batch, parcel.origin, now, attempted=parcel.attempts > 0)
@@ -174,7 +174,7 @@ class Delivery:
             self._ledger.warn("the journal fails, so that events may be in memory only", "%s", error)
 
     def _empty_window(self, now: float) -> None:
-        """Moves to disk what waits for a server that has been away for long."""
+        """Moves waiting events to disk when the server has been unavailable for long."""
         away = self._away_from()
         if self._spooling is None or away is None or now < away:
             return
@@ -215,7 +215,7 @@ class Delivery:
             return []
 
     def _replay(self, now: float) -> None:
-        """One batch of the spool at a time, beside those of the buffer."""
+        """Sends one batch of the spool at a time, in parallel with batches of the buffer."""
         if self._spooling is None or self._window.replaying:
             return
         record = self._spooling.take()
@@ -235,7 +235,7 @@ class Delivery:
             self._send(parcel)
 
     def _away_from(self) -> float | None:
-        """When the server counts as away for long; None while it answers."""
+        """When the server counts as unavailable for long; None while it answers."""
         since = self._breaker.failing_since
         if self._spooling is None or since is None:
             return None

@@ -46,7 +46,7 @@ class OutcomeKind(StrEnum):
     REJECTED = "rejected"
     """The server refused it, and would again."""
     CONFLICT = "conflict"
-    """Another event with this id was accepted before; that one stands."""
+    """A different event with this id was accepted before; that one is kept."""
     FAILED = "failed"
     """Given up on without a definite answer. It may have been accepted: recording it again is safe with the
     same id, and only with it."""

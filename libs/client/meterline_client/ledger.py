@@ -1,4 +1,4 @@
-"""Counts what becomes of events, and tells the application of those that do not count."""
+"""Counts the outcomes of events, and reports to the application those that do not count."""
 
 from __future__ import annotations
 

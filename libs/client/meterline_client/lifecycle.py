@@ -1,10 +1,10 @@
-"""What the process does to its clients: it ends, and it forks.
+"""Handles the end and the forks of a process for its clients.
 
 A process ends in one of these ways, and each calls something else:
 
 - The interpreter ends (the script is over, sys.exit, an error that nobody caught): `atexit`.
 - A child of multiprocessing ends: that calls os._exit, and before it the finalizers of multiprocessing. Those
-  are forgotten as the child begins, so they are registered in it anew. billiard, which is Celery's copy of
+  are cleared as the child begins, so the child registers them again. billiard, which is Celery's copy of
   multiprocessing, does the same.
 - os._exit, SIGKILL, or a signal without a handler: nothing is called. What is in a spool is safe.
 """
@@ -32,7 +32,7 @@ _LAST = -1_000
 
 
 class Living(Protocol):
-    """What is told."""
+    """An object that is called before and after a fork, and closed at the end of the process."""
 
     def close(self) -> object: ...
 
@@ -65,13 +65,13 @@ _finalizers: dict[str, tuple[int, Any]] = {}
 
 
 def register(one: Living) -> None:
-    """From now on it is told, for as long as something else holds it."""
+    """Calls `one` at forks and at the end of the process, for as long as something else references it."""
     _living.add(one)
     _watch_multiprocessing()
 
 
 def hold(one: Living) -> None:
-    """It is told even if nothing else holds it: it has events, and no thread yet that delivers them."""
+    """Keeps a reference to `one`, so that it is called: it has events, and no thread yet to deliver them."""
     _held.add(one)
 
 
@@ -181,7 +181,7 @@ def _others() -> list[threading.Thread]:
 
 
 def _before_fork() -> None:
-    # By now billiard is imported if the child is to be its own.
+    # If billiard starts this child, it is imported by now.
     _watch_multiprocessing()
     _tell(lambda one: one._before_fork())
 

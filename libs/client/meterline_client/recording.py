@@ -1,6 +1,6 @@
 """What the application hands over becomes a row, or an error that names the field and the rule.
 
-All checks are made here, while the caller is still there to be told: what passes can be encoded. This is the
+All checks are made here, where the caller still gets the error: what passes can be encoded. This is the
 part of the client that the application waits for, so it looks at each value once, and only once at names
 and dimension sets that come again and again.
 """

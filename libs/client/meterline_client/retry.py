@@ -8,7 +8,8 @@ from enum import Enum, auto
 
 import grpc
 
-# A server that asks for more patience than this is not believed.
+# A longer RetryInfo is cut to this.
+
 MAX_RETRY_AFTER_SECONDS = 600.0
 
 
@@ -35,7 +36,7 @@ class Verdict(Enum):
     """The server fails, perhaps over this batch: some attempts, then in smaller parts, and in the end a
     single event is given up."""
     NEVER = auto()
-    """It is refused: smaller parts at once, until the events that are at fault are found."""
+    """The server refuses it: smaller parts at once, until the events at fault are found."""
 
 
 # What the application, the network or an operator will put right. Refused credentials are here: events

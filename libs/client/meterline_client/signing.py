@@ -1,4 +1,4 @@
-"""Calls of a client that nobody trusts: signed, with a configuration that was issued for it."""
+"""Calls of an untrusted client: signed, with a configuration that was issued for it."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 def open_spool(
     claim: Claim | None, journal: Journal | None, ledger: Ledger, tuning: Tuning
 ) -> Spooling | None:
-    """None when none is wanted, or when the folder cannot be used: that is counted and logged."""
+    """None without a `spool_dir`, or when the folder cannot be used: that is counted and logged."""
     if claim is None:
         return None
     recover = partial(recover_journals, own=journal, ledger=ledger)

@@ -21,7 +21,8 @@ class Stats:
     """Events that ended processes had left in the spool."""
     accepted: int
     duplicate: int
-    """Accepted before: what arrives twice because an answer was lost."""
+    """Accepted before: sent again because an answer was lost."""
+
     conflict: int
     rejected: int
     failed: int

@@ -24,7 +24,7 @@ _SERVICE = capture_pb2.DESCRIPTOR.services_by_name["CaptureService"].full_name
 # How long a process that ends waits for one call, where it can do nothing else meanwhile.
 _LONGEST_WAIT = 5.0
 
-# Kept, because what has calls that never end cannot be taken down. Few: a thread failed to start for each.
+# Kept, because a channel with calls that never end cannot be closed. Few: a thread failed to start for each.
 _abandoned: deque[grpc.Channel] = deque(maxlen=1_000)
 
 _OPTIONS = [
@@ -40,7 +40,7 @@ _OPTIONS = [
 
 
 def bearer(api_key: str | None) -> Metadata:
-    """The header that an API key goes in. ValueError, without telling it, when it is no key."""
+    """The header of an API key. ValueError, whose text omits the key, when it cannot be one."""
     if api_key is None:
         return ()
     if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
@@ -76,7 +76,7 @@ class GrpcTransport:
             self._open()
         try:
             request = self._request(payload + sent_at(now_us), now_us)
-        except Exception as error:  # noqa: BLE001 - of the application's own; until it is mended events wait
+        except Exception as error:  # noqa: BLE001 - the application's own error; until it is fixed, events wait
             done(Failure(grpc.StatusCode.UNAUTHENTICATED, f"no capture configuration: {error}"))
             return
         headers = (*self._metadata, *metadata)
@@ -142,8 +142,8 @@ class GrpcTransport:
 
 
 def sent_at(now_us: int) -> bytes:
-    """The request's field `sent_at`, serialised. Appended to a serialised request it is part of it, so that
-    the clock's offset can be told from a late attempt without touching the batch."""
+    """The request's field `sent_at`, serialised. Appended to a serialised request it becomes part of it, so
+    the server can distinguish a wrong clock from a late attempt, and the batch's bytes stay unchanged."""
     seconds, micros = divmod(now_us, 1_000_000)
     stamp = timestamp_pb2.Timestamp(seconds=seconds, nanos=micros * 1_000)
     return capture_pb2.ReportRequest(sent_at=stamp).SerializeToString()

@@ -10,7 +10,7 @@ class Tuning:
     """Times are in seconds, sizes in bytes. ValueError for anything that is not above zero."""
 
     max_buffer_bytes: int = 128 << 20
-    """Memory of buffered events, about. The second bound beside `max_buffer_events`: it counts for events
+    """Approximate memory of buffered events. Bounds the buffer in addition to `max_buffer_events`, for events
     with long texts and many dimensions."""
     max_in_flight: int = 4
     """Batches on their way at a time: enough to hide the round trip to another region."""
@@ -32,9 +32,9 @@ class Tuning:
     spool_after: float = 5.0
     """How long the server may fail before batches go to disk instead of waiting in memory."""
     spool_retry: float = 5.0
-    """How long the spool is left alone after it was full or the disk failed."""
+    """How long the spool is not tried again after it was full or the disk failed."""
     spool_scan: float = 10.0
-    """How often a process looks in the spool for what processes left that ended since."""
+    """How often a process looks in the spool for batches of processes that have ended."""
     max_spool_bytes: int = 256 << 20
     """Disk space for batches of this process, and as much for its journal at the most; what ended processes
     left comes on top."""

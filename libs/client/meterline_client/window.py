@@ -32,7 +32,7 @@ class Parcel:
 
 class Window:
     """Bounded by the number of origins: a batch that is cut into parts still has one place, so that the
-    search for a bad event in it does not hold up the others."""
+    search for a bad event in it does not delay the others."""
 
     def __init__(self, places: int) -> None:
         self._places = places

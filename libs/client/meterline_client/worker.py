@@ -34,7 +34,7 @@ Build = Callable[[Callable[[Parcel], None]], Delivery]
 
 @dataclass(slots=True, eq=False)
 class _Flush:
-    """Somebody who waits. `leaving`: not for longer than there is hope."""
+    """A waiting caller. `leaving`: it stops waiting when the server is unavailable and the disk keeps all."""
 
     mark: Mark
     leaving: bool
@@ -43,7 +43,7 @@ class _Flush:
 
 
 class Worker:
-    """Runs `step` whenever it is due or woken, hands answers to it, and tells waiting flushes.
+    """Runs `step` whenever it is due or woken, passes answers to it, and wakes flushes that are done.
 
     The parts that touch the disk are built by `build`, in the thread, so that nobody waits for them.
     """
@@ -94,8 +94,8 @@ class Worker:
             raise RuntimeError("flush() and close() cannot be called in on_outcome: they would wait for it")
 
     def stop(self, sequence: int, timeout: float) -> bool:
-        """Waits as `flush` does, but not for a server that is away when the disk can keep what is unsent.
-        Then everything is put in safety and the thread ends. True when all had its outcome."""
+        """Waits as `flush` does, but not for an unavailable server if the disk can keep unsent events.
+        Then writes these to disk and ends the thread. True when every event had its outcome."""
         delivered = self._wait_for(_Flush(Mark(sequence), leaving=True), timeout)
         with self._changed:
             self._stopping = True
@@ -107,8 +107,8 @@ class Worker:
         return delivered
 
     def stop_here(self, sequence: int, timeout: float) -> bool:
-        """`stop`, in the calling thread: for a worker that was not started because there is no thread to be
-        had, which is how it is while the interpreter ends."""
+        """`stop`, in the calling thread: for a worker that was not started because no thread can start, as
+        while the interpreter ends."""
         flush = _Flush(Mark(sequence), leaving=True)
         self._flushes.append(flush)
         self._last = flush, self._clock.monotonic() + timeout

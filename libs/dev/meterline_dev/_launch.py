@@ -4,7 +4,7 @@ Run as a script by `meterline_dev.spawn`, with an isolated interpreter and the s
 the program replaces this process, so its pid is the child that the caller holds. It is a script and not
 a `preexec_fn` because code between fork and exec of a threaded parent may deadlock.
 
-Arguments: PARENT_PID DEATH_SIGNAL UID GID CAPABILITY PROGRAM [ARGUMENT...]; -1 stands for "leave as it is".
+Arguments: PARENT_PID DEATH_SIGNAL UID GID CAPABILITY PROGRAM [ARGUMENT...]; -1 means "leave unchanged".
 """
 
 import ctypes

@@ -1,4 +1,4 @@
-"""Where everything of a running mesh is."""
+"""The addresses of a running mesh's parts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from meterline_dev.mesh import DATABASE, SERVICES, Mesh
 
 
 def addresses(mesh: Mesh) -> RenderableType:
-    """Every address, and how to get the secrets that are not shown."""
+    """Every address, and where to find the secrets that are not shown."""
     services = Table(
         box=box.SIMPLE_HEAD, title="Where everything is", title_justify="left", title_style="bold"
     )

@@ -26,14 +26,14 @@ _DETAILS: Final = error_details_pb2.DESCRIPTOR.pool
 
 
 class CallError(Exception):
-    """What is wrong with a call, in words for whoever made it."""
+    """What is wrong with a call, in words for the person who made it."""
 
 
 def call(placement: Placement, service: str, method: str, body: str, token: str) -> Iterator[str]:
     """The answers to a request, each as JSON; one unless the method streams them.
 
-    service: for instance `identity`, whose methods are those of `meterline.identity.v1`. What all services
-        serve is asked for with its package: `ingest/operations.v1`
+    service: for instance `identity`, whose methods are those of `meterline.identity.v1`. Methods that all
+        services have need their package: `ingest/operations.v1`
     body: the request as JSON, with names as in the protos or in camel case
 
     Raises CallError for a service, method or request that does not exist, and for a refusal.
@@ -48,7 +48,7 @@ def call(placement: Placement, service: str, method: str, body: str, token: str)
     path = f"/{found.containing_service.full_name}/{found.name}"
     answer_class = message_factory.GetMessageClass(found.output_type)
     with grpc.insecure_channel(placement.addresses[address]) as channel:
-        # A single answer is a stream of one, to whoever reads it.
+        # A unary answer can be read as a stream of one.
         ask = channel.unary_stream(path, _serialized, answer_class.FromString)
         try:
             for each in ask(request, metadata=metadata(token), timeout=_SECONDS, wait_for_ready=True):

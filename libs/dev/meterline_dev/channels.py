@@ -1,4 +1,4 @@
-"""Channels that bring a token with every call."""
+"""Channels that send a token with every call."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class _StreamWithToken(aio.StreamStreamClientInterceptor):
 
 
 def channel(address: str, token: Token, options: Sequence[tuple[str, Any]] = ()) -> aio.Channel:
-    """`token` is asked at every call, so that a channel outlives its tokens."""
+    """`token` is called for every call, so that a channel outlives its tokens."""
     return aio.insecure_channel(
         address,
         options=options,

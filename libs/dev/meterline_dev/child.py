@@ -22,7 +22,7 @@ _POLL_SECONDS = 0.02
 class ChildSpec:
     """What to run and how to treat it.
 
-    `env` replaces the environment (None: inherit). `ready` is asked until it is true, or is a pattern
+    `env` replaces the environment (None: inherit). `ready` is called until it is true, or is a pattern
     that some line of the output must match; without it the child counts as ready at once. Output, both
     streams, is appended to `log_file`.
 
@@ -138,7 +138,7 @@ class ChildProcess:
             _kill_group(self.pid)
 
     def failure(self) -> ChildFailedError:
-        """The error that tells of this child's end."""
+        """The error that reports how this child ended."""
         code = self.exit_code
         reason = f"ended with code {code}" if code is None or code >= 0 else f"was killed by {_name(-code)}"
         return ChildFailedError(self.spec.name, reason, self.tail())

@@ -51,7 +51,7 @@ def dev(
     """Start Postgres, NATS, the four services and a Stripe double (or use Stripe's test mode, with
     METERLINE_STRIPE_API_KEY), run the demo on real flights, and keep running until Ctrl-C.
 
-    Exit code: 0, 1 when anything is not as it must be, 130 when interrupted before the end of the demo.
+    Exit code: 0, 1 when a check or a part fails, 130 when interrupted before the end of the demo.
     """
     if no_demo and as_json:
         raise typer.BadParameter("--json reports on the demo, so it does not go with --no-demo")
@@ -118,8 +118,8 @@ def renew_operator(
         Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="The data of the mesh.")
     ],
 ) -> None:
-    """Make the operator's key anew. What was signed with the old one is refused within seconds, by services
-    that run as well; the new token is in DIR/operator.token."""
+    """Replace the operator's key. Services, running ones too, refuse tokens of the old key within seconds;
+    the new token is in DIR/operator.token."""
     keys = Keys(data)
     if not keys.public_keys_file.exists():
         raise typer.BadParameter(f"{data} is not the data of a mesh that was started")

@@ -58,7 +58,7 @@ class _Run:
     summary: dict[str, Any] = field(default_factory=dict)
 
     async def live(self) -> None:
-        """The mesh, the demo, and then nothing for ever, unless it is to be done once."""
+        """Runs the mesh and the demo, and then waits until it is stopped, unless `--once` was given."""
         report = Report(self.console)
         demo: Demo | None = None
         mesh = Mesh(self.directory)
@@ -124,7 +124,7 @@ async def run(options: DevOptions, console: Console) -> Ending:
                 console.print(Text("With --data DIR the logs are kept.", style="dim"))
             return Ending.BAD
         if options.once and this.summary:
-            this.print_json(this.summary)  # nothing is told after it, also not of the stop
+            this.print_json(this.summary)  # the last output, so that nothing follows the JSON
         return this.ending
 
 

@@ -1,7 +1,7 @@
 """The secrets of one mesh, made at random and kept in files that only their owner reads.
 
-Each service has a key of its own. The operator's is in a file apart, so that it can be made anew while the
-mesh runs: services read the file of public keys again, and the tokens of the old key stop.
+Each service has a key of its own. The operator's is in a separate file, so that it can be replaced while the
+mesh runs: services read the file of public keys again, and then refuse tokens of the old key.
 """
 
 from __future__ import annotations
@@ -82,10 +82,10 @@ class Keys:
         self.publish()
 
     def operator_token(self) -> str:
-        """A token that is valid now, under the key of now: another process may have made it anew."""
+        """A token that is valid now, under the current key, which another process may have replaced."""
         if not self._operator_key.exists():
             write_secret(self._operator_key, new_private_key())
-        # A file that was written anew is another file.
+        # A replaced key file has another inode or time.
         status = self._operator_key.stat()
         seen = status.st_ino, status.st_mtime_ns
         if self._signer is None or seen != self._signer_of:

@@ -41,16 +41,16 @@ NATS_OPERATOR: Final = "operator"
 STRIPE_KEY: Final = "METERLINE_STRIPE_API_KEY"
 STRIPE_DOUBLE: Final = "stripe-double"
 _SERVICE_READY = re.compile(r'"grpc":')
-# Four services start at once, perhaps for the first time and beside other work; one that dies meanwhile is
+# Four services start at once, perhaps for the first time and on a busy machine; one that dies meanwhile is
 # noticed at once.
 _READY_SECONDS: Final = 120.0
 
 
 @dataclass(frozen=True)
 class MeshOptions:
-    """How a mesh differs from the usual one.
+    """How a mesh differs from the default one.
 
-    services: which to start; the servers always are, and the double with the publisher, which alone asks it
+    services: which to start; the servers are always started, and the double with the publisher, its only user
     environment: METERLINE_… variables by service, over the mesh's own
     programs: another command line for a service, as fault tests need
     postgres_settings: over those of `PostgresServer`
@@ -128,8 +128,7 @@ class Mesh:
     # --- who may call
 
     def token(self) -> str:
-        """A token that is valid now, of an operator who may do everything but what services ask of each
-        other."""
+        """A token that is valid now, of an operator who may make all calls except those between services."""
         return self.keys.operator_token()
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -142,13 +141,13 @@ class Mesh:
 
     @property
     def token_file(self) -> Path:
-        """Holds the operator's token of when the mesh was started, or its key made anew."""
+        """The file of the operator's token, written when the mesh starts or the key is replaced."""
         return self.keys.token_file
 
     # --- lifecycle
 
     async def start(self, tell: Callable[[str], None] = lambda _: None) -> None:
-        """Starts what is not running. `tell` gets a line at each step."""
+        """Starts parts that are not running. `tell` is called with a line at each step."""
         was = close_to_others(self.directory)
         if was is not None:
             tell(f"{self.directory} is closed to others now: its mode was {was:04o}")
@@ -170,7 +169,7 @@ class Mesh:
         await self.supervisor.start(self._service(service, environment))
 
     async def start_replica(self, service: str, name: str) -> None:
-        """One more process of a service beside the usual one; `name` is what its address goes by."""
+        """Starts another process of a service; `name` is the key of its address."""
         ports = {
             "METERLINE_GRPC_PORT": str(self._port(name)),
             "METERLINE_METRICS_PORT": str(self._port(f"{name}-metrics")),

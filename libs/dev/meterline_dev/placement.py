@@ -1,4 +1,4 @@
-"""Where the services of a running mesh are, told to whoever comes later by a file in its directory."""
+"""The addresses of a running mesh's services, kept in a file of its directory for later commands."""
 
 from __future__ import annotations
 
@@ -39,5 +39,5 @@ class Placement:
         return cls(directory, body["addresses"], body["stripe"])
 
     def token(self) -> str:
-        """The operator's, of when the mesh was started or its key made anew."""
+        """The operator's token, written when the mesh starts or the key is replaced."""
         return Keys(self.directory).token_file.read_text()

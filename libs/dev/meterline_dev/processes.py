@@ -83,7 +83,7 @@ class Supervisor:
         await self.start(entry.spec)
 
     def send_signal(self, name: str, number: signal.Signals) -> None:
-        """Send a signal to a child; what comes of it is treated as the child's own doing."""
+        """Send a signal to a child; if that ends it, it counts as having died by itself."""
         self._entries[name].process.send_signal(number)
 
     async def exited(self, name: str) -> int:

@@ -71,7 +71,7 @@ def is_alive(pid: int) -> bool:
 def working_in(directory: Path, name: str) -> "Iterator[psutil.Process]":
     """Living processes of program `name` whose working directory is `directory`.
 
-    Processes of other users, whose directory is not ours to see, are passed over.
+    Processes of other users, whose directory we may not read, are skipped.
     """
     place = directory.resolve()
     for process in psutil.process_iter():
@@ -104,7 +104,7 @@ def wait_gone(processes: "Iterable[psutil.Process]", seconds: float) -> "list[ps
 
 
 def running_with(pid: int, argument: str) -> "list[psutil.Process]":
-    """The process of this number, if `argument` stands in its command line; else an empty list."""
+    """The process of this number, if its command line contains `argument`; else an empty list."""
     try:
         process = psutil.Process(pid)
         return [process] if argument in process.cmdline() else []

@@ -5,8 +5,8 @@ SIGKILL of this process leaves nothing running. Because it is the thread that co
 all children are created by one thread that lives as long as the process: a server may then be started
 from a worker thread or an event loop that ends long before the server should.
 
-Elsewhere there is no such signal. There, whoever next uses the same directory ends what was left in it
-(see `meterline_dev.servers.base`).
+Elsewhere there is no such signal. There, the next process that uses the same directory ends the servers
+left in it (see `meterline_dev.servers.base`).
 """
 
 import os

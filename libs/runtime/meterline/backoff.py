@@ -18,7 +18,7 @@ def exponential(attempt: int, *, first: float, longest: float) -> float:
 
 
 def with_jitter(seconds: float, draw: random.Random) -> float:
-    """Between half of `seconds` and all of it, so that what failed together does not come back together."""
+    """Between half of `seconds` and all of it, so that simultaneous failures are not retried together."""
     return seconds * draw.uniform(0.5, 1.0)
 
 

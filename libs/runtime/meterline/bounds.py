@@ -1,4 +1,4 @@
-"""What every consumer of accepted events takes: whoever accepts an event judges it by these bounds.
+"""Bounds that every consumer of accepted events supports; a service that accepts an event checks them.
 
 An event inside all of them is decoded, folded, stored, queried, announced and billed, in every time zone. One
 outside of any cannot be counted and must not be accepted. Capture may be narrower where it has reasons of its

@@ -1,4 +1,4 @@
-"""A small table that is kept in memory as a whole, and never used when it is older than promised."""
+"""A small table that is cached as a whole, and never used beyond its greatest age."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Source(Protocol[B_co]):
     """Where the table is stored."""
 
     async def last_change(self) -> int:
-        """A number that is another one after every change."""
+        """A number that differs after every change."""
 
     async def book(self) -> B_co:
         """The whole table."""
@@ -40,7 +40,7 @@ class CachedBook(Generic[B]):
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """
-        empty: the table before the first look, which nobody is ever answered
+        empty: the table before the first look, never returned to a caller
         max_age: seconds
         now: a clock in seconds, from any moment
         """
@@ -59,7 +59,7 @@ class CachedBook(Generic[B]):
 
     @property
     def age(self) -> float:
-        """Seconds since what is in memory was true; infinite before the first look and after `forget`."""
+        """The age of the cached table in seconds; infinite before the first look and after `forget`."""
         return self._now() - self._as_of
 
     async def start(self) -> None:
@@ -79,7 +79,7 @@ class CachedBook(Generic[B]):
             self._looks.begin(None)
             return self._book
         if self._now() - self._last_look_at > self._max_age:
-            # Should it be under way still, what it brings is too old for who comes now.
+            # A look that is still under way is too old for this caller.
             return await self._looked_up(self._last_look + 1)
         return await self._looked_up(self._first_that_counts)
 
@@ -88,7 +88,7 @@ class CachedBook(Generic[B]):
         return await self._looked_up(self._last_look + 1)
 
     def forget(self) -> None:
-        """To be called after a change by this process, which the next call shall know of."""
+        """Call it after a change by this process, so that the next call sees the change."""
         self._first_that_counts = self._last_look + 1
         self._as_of = float("-inf")
 

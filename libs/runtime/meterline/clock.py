@@ -1,4 +1,4 @@
-"""Time comes in through here, so that tests hold it."""
+"""The only source of time, so that tests can control it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Clock(Protocol):
-    """Tells the time in whole microseconds since the Unix epoch."""
+    """Returns the time in whole microseconds since the Unix epoch."""
 
     def now_us(self) -> int: ...
 
@@ -23,7 +23,7 @@ class SystemClock:
 
 
 class ManualClock:
-    """A clock that moves only when told to."""
+    """A clock that moves only by calls of its methods."""
 
     def __init__(self, now_us: int) -> None:
         self._now_us = now_us

@@ -26,7 +26,7 @@ def load(kind: type[S]) -> S:
 
 
 class MigrationSettings(BaseSettings):
-    """What a service's migration runner can be told."""
+    """The settings of a service's migration runner."""
 
     model_config = _SOURCES
 
@@ -35,7 +35,7 @@ class MigrationSettings(BaseSettings):
 
 
 class ServiceSettings(BaseSettings):
-    """What every service can be told; see `load`."""
+    """The settings that every service has; see `load`."""
 
     model_config = _SOURCES
 
@@ -58,11 +58,11 @@ class ServiceSettings(BaseSettings):
     service_public_keys: str = ""
     """Ed25519 public keys of all services and of operators, each with its owner: see `auth.public_keys`."""
     service_public_keys_file: Path | None = None
-    """A file of them instead, read again within 2 seconds of a change: what is removed from it is refused."""
+    """A file of them instead, read again within 2 seconds of a change: a key removed from it is refused."""
     credential_fresh_seconds: float = Field(default=2.0, gt=0, le=60)
-    """How long API keys and signing keys are taken without asking identity again."""
+    """How long API keys and signing keys are accepted without asking identity again."""
     credential_stale_seconds: float = Field(default=30.0, gt=0, le=300)
-    """And how long when identity does not answer."""
+    """How long they are accepted when identity does not answer."""
     tls_certificate_file: Path | None = None
     """PEM chain of the server; with `tls_key_file` calls are served over TLS only."""
     tls_key_file: Path | None = None
@@ -75,17 +75,17 @@ class ServiceSettings(BaseSettings):
     max_unknown_calls: int = Field(default=200, ge=1)
     """Calls at once whose callers are being looked up."""
     max_signed_calls: int = Field(default=1_000, ge=1)
-    """Calls at once that bring a signature in place of a token, and as many more that are on their way."""
+    """Concurrent calls with a signature in place of a token, and as many more that are arriving."""
     max_watches: int = Field(default=100, ge=1)
     """Streams at once of health and reflection, which are open to everybody."""
     max_connections: int = Field(default=2_000, ge=1, le=1_000_000)
-    """Connections at once; whoever comes beyond it is closed at once."""
+    """Concurrent connections; further ones are closed at once."""
     max_streams_per_connection: int = Field(default=1_000, ge=1, le=1_000_000)
     """Calls at once on one connection; further ones wait in the client."""
     connection_age_seconds: float = Field(default=3_600, ge=1, le=604_800)
-    """Clients are then told to connect anew, so that they spread over replicas. Not noticed by calls."""
+    """Age at which clients are asked to reconnect, so that they spread over replicas. No call fails by it."""
     connection_age_grace_seconds: float = Field(default=3_600, ge=1, le=604_800)
-    """How long calls that are under way by then may still take. What is left then is cut."""
+    """How long calls that are under way by then may still take. Then they are cut."""
     connection_idle_seconds: float = Field(default=600, ge=1, le=604_800)
     """A connection that has no call for so long is closed."""
     handshake_seconds: float = Field(default=20, ge=1, le=120)
@@ -100,14 +100,14 @@ class ServiceSettings(BaseSettings):
     facts. Development only."""
     jetstream_replicas: int = Field(default=1, ge=1, le=5)
     ack_wait_seconds: float = Field(default=30, ge=1, le=3_600)
-    """When the broker takes whoever had a message for dead, and delivers it again. What only takes longer is
-    delivered again as well, and is known then."""
+    """Time after which the broker delivers an unacknowledged message again. A message that only takes longer
+    is delivered again as well, and then found in the inbox."""
     message_patience_seconds: float = Field(default=86_400, gt=0, le=172_800)
     """When a message that only ever failed or had to wait is given up: before the broker drops it."""
     breaker_window: int = Field(default=20, ge=1, le=10_000)
-    """A consumer looks back on so many messages, and stops when too many of them are poison."""
+    """How many recent messages a consumer considers; it stops when too many of them are poison."""
     breaker_percent: int = Field(default=90, ge=1, le=100)
-    """More than this of them are too many; with 100 it never stops, and buries all that is poison."""
+    """A greater share of poison, in percent, stops it; with 100 it never stops, and buries all poison."""
     breaker_cooldown_seconds: float = Field(default=5, gt=0)
     """How long a stopped consumer waits before it tries one message; twice as long after each failure."""
     breaker_longest_cooldown_seconds: float = Field(default=300, gt=0)

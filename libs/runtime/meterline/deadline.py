@@ -1,4 +1,4 @@
-"""How long the caller of this call still waits."""
+"""How long the caller of the current call still waits."""
 
 from __future__ import annotations
 

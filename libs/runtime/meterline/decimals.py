@@ -1,7 +1,7 @@
 """Exact decimals: from text, to text, and as fixed point (units / 10^scale).
 
-The default context of `decimal` keeps 28 digits and rounds the rest away without a word, so nothing here
-computes in it: arithmetic is on whole numbers, or in `EXACT`, which raises where a digit would be lost.
+The default context of `decimal` silently rounds to 28 digits, so nothing here computes in it: arithmetic is
+on whole numbers, or in `EXACT`, which raises where a digit would be lost.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TOO_PRECISE: Final = "QUANTITY_TOO_PRECISE", f"at most {MAX_SCALE} decimals"
 
 
 class DecimalError(ValueError):
-    """A text that is no quantity we take; `reason` is the outcome's code."""
+    """A text that is no valid quantity; `reason` is the outcome's code."""
 
     def __init__(self, reason: str, rule: str) -> None:
         super().__init__(rule)

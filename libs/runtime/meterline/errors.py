@@ -31,7 +31,7 @@ class InvalidArgumentError(MeterlineError):
 
 
 class UnauthenticatedError(MeterlineError):
-    """It is not known who calls. `details` help callers to mend it, and tell nothing of what is secret."""
+    """The caller is not authenticated. `details` help callers to correct this, and contain no secrets."""
 
     def __init__(self, rule: str, reason: str, details: Mapping[str, str] | None = None) -> None:
         super().__init__(rule)
@@ -40,7 +40,7 @@ class UnauthenticatedError(MeterlineError):
 
 
 class PermissionDeniedError(MeterlineError):
-    """It is known who calls, and they may not."""
+    """The caller is authenticated, and has no permission for this call."""
 
     def __init__(self, rule: str, reason: str) -> None:
         super().__init__(rule)
@@ -48,7 +48,7 @@ class PermissionDeniedError(MeterlineError):
 
 
 class NotFoundError(MeterlineError):
-    """There is no such thing, or not for this tenant. `hint` says what else may be the matter."""
+    """There is no such thing, or not for this tenant. `hint` says what else may be wrong."""
 
     reason = "NOT_FOUND"
 
@@ -72,7 +72,7 @@ class AlreadyExistsError(MeterlineError):
 class FailedPreconditionError(MeterlineError):
     """The state of the system forbids it; the same call will fail again.
 
-    reason: what callers may tell it by
+    reason: by which callers may recognise the error
     """
 
     reason = "FAILED_PRECONDITION"
@@ -92,7 +92,7 @@ class ShreddedError(FailedPreconditionError):
 
 
 class TamperedError(MeterlineError):
-    """Something that is stored is not what was sealed, or not where it was. Never to be repeated."""
+    """A stored value is not the one that was sealed, or is in another place. Must not be retried."""
 
     reason = "DATA_TAMPERED"
 
@@ -119,7 +119,7 @@ class OverloadedError(MeterlineError):
 
 
 class QuotaError(MeterlineError):
-    """A limit that somebody agreed to is used up; repeat after `retry_after` seconds.
+    """An agreed limit is used up; repeat after `retry_after` seconds.
 
     violations: by subject (`tenant:acme`), what its limit is
     """
@@ -133,11 +133,11 @@ class QuotaError(MeterlineError):
 
 
 class InternalError(MeterlineError):
-    """A fault of the service, which it has written down. The text tells nothing of what happened inside."""
+    """A fault of the service, which it has logged. The text reveals nothing about its cause."""
 
 
 class UnavailableError(MeterlineError):
-    """A part that is needed does not answer; repeat with backoff."""
+    """A service, server or pool that is needed does not answer; repeat with backoff."""
 
     reason = "UNAVAILABLE"
 
@@ -145,8 +145,8 @@ class UnavailableError(MeterlineError):
 class MessageError(MeterlineError):
     """Messages that cannot be applied.
 
-    messages: the ids of those at fault, where the handler of a batch can tell; the others are then repeated
-    as one batch. Empty: it cannot tell.
+    messages: the ids of those at fault, if the handler of a batch knows them; the others are then repeated
+    as one batch. Empty: it does not know.
     """
 
     def __init__(self, why: str, messages: Collection[uuid.UUID] = ()) -> None:

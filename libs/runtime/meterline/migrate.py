@@ -1,7 +1,7 @@
 """A small migration runner: numbered SQL files, applied once, in order, under a lock.
 
-A file is `<number>_<name>.sql` in the `migrations` folder of a package; `for_service` tells which packages
-make up a service's schema. Checksums are kept: a file that changed after it was applied stops the runner.
+A file is `<number>_<name>.sql` in the `migrations` folder of a package; `for_service` returns the packages
+that make up a service's schema. Checksums are kept: a file that changed after its use stops the runner.
 Migrations expand first and contract later, so that the version before still runs on the schema.
 """
 
@@ -73,7 +73,7 @@ def apply(dsn: str, schema: str, migrations: Sequence[Migration]) -> list[str]:
     """
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("SELECT pg_advisory_lock(hashtext(%s))", (f"meterline.migrate.{schema}",))
-        # A migration that waits for a lock holds up all who come after it, so it soon gives up.
+        # A migration that waits for a lock blocks all later statements, so it soon gives up.
         connection.execute("SET lock_timeout = '5s'")
         connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(schema)))
         connection.execute(

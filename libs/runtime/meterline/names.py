@@ -1,4 +1,4 @@
-"""The one rule for names of plans, meters, event types, dimensions and whatever else somebody names."""
+"""The one rule for names of plans, meters, event types, dimensions and everything else with a name."""
 
 from __future__ import annotations
 

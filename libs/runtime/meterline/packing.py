@@ -1,8 +1,8 @@
 """Columns of whole numbers as little-endian bytes, each column as narrow as its values allow.
 
-The width is not written: whoever knows the number of rows sees it in the length. Most columns of a message
-are positions in small dictionaries, or values close to each other, so this leaves out a third of what the
-outbox, the broker and both ends would carry.
+The width is not written: it follows from the length and the number of rows. Most columns of a message
+are positions in small dictionaries, or values close to each other, so this saves a third of the bytes
+that the outbox, the broker and both ends would carry.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""What others said a moment ago, and for how long that may be used.
+"""A cache of answers with a greatest age.
 
-An answer counts from the moment of its question and not from when it came, and is not kept at all when it was
-forgotten in between: so its greatest age is what it is said to be, however slow the source and however long
-nobody asked.
+An answer's age counts from its question and not from its arrival, and an answer whose key was forgotten in
+between is not kept: so the greatest age holds however slow the source is, and after any quiet time.
 """
 
 from __future__ import annotations
@@ -88,7 +87,7 @@ class Remembered(Generic[K, V]):
             self._held += size
 
     def forget(self, key: K) -> None:
-        """What is known of a key holds no longer, and neither does what was asked before now."""
+        """Drops a key's answer, and those of questions that were asked before now."""
         self._drop(key)
         for question in self._under_way:
             question.forgotten.add(key)

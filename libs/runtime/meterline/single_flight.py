@@ -13,7 +13,7 @@ from meterline.errors import UnavailableError
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
-# A look takes a millisecond. A call that waits longer is told that the database is away.
+# A lookup takes a millisecond. A call that waits longer fails with UnavailableError.
 LOOK_SECONDS = 2.0
 
 
@@ -34,7 +34,7 @@ class SingleFlight(Generic[K, V]):
             raise UnavailableError("the database did not answer in time") from error
 
     def begin(self, key: K) -> asyncio.Task[V]:
-        """The look that is under way, or a new one. Whoever does not wait for it need not see it fail."""
+        """The pending lookup, or a new one. A failure that no caller waits for is not reported."""
         task = self._under_way.get(key)
         if task is None:
             # In no call's context: one that ends, or whose deadline is near, must not fail the others.

@@ -24,7 +24,7 @@ _TURN_SECONDS: Final = 0.01
 
 
 class Pace:
-    """Lets others have the loop while a long piece of work goes on: `if pace.due: await pace.rest()`."""
+    """Yields the event loop during a long piece of work: `if pace.due: await pace.rest()`."""
 
     __slots__ = ("_until",)
 
@@ -42,7 +42,7 @@ class Pace:
 
 
 async def aside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Calls a pure function in a thread, so that the loop goes on while it reckons.
+    """Calls a pure function in a thread, so that the loop goes on while it computes.
 
     For work whose size a caller chooses: it takes as long as before, and about 0.1 ms more. When the task is
     cancelled, the function still ends, and nobody gets its result.

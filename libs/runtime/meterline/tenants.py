@@ -128,14 +128,14 @@ class TenantReplica:
         return self._by_slug.get(slug)
 
     async def find(self, slug: str) -> Tenant | None:
-        """The tenant of that name, or None when this service has not heard of it."""
+        """The tenant of that name, or None when this service's replica does not have it."""
         if not is_slug(slug):
             return None
         tenant = self._by_slug.get(slug)
         return tenant or _only(await self._load(queries.by_slug, slug))
 
     async def find_many(self, slugs: Collection[str]) -> dict[str, Tenant]:
-        """The tenants that this service has heard of, by name."""
+        """Those of these tenants that this service's replica has, by name."""
         found = {slug: tenant for slug in slugs if (tenant := self._by_slug.get(slug)) is not None}
         missing = [slug for slug in slugs if slug not in found and is_slug(slug)]
         if missing:

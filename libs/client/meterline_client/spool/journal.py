@@ -172,7 +172,7 @@ class Journal:
         try:
             file = self._new_file(len(frame))
         except OSError as error:
-            # Without a folder there is no spool either, and whoever opens that reports it.
+            # Without a folder there is no spool either, and opening the spool reports that.
             self._error = None if self._claim.failed else error
             self._blocked_until = self._clock.monotonic() + self._retry
             return False

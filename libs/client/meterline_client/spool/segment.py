@@ -24,7 +24,7 @@ _MAX_PAYLOAD_BYTES = 64 << 20
 @dataclass(frozen=True, slots=True)
 class Record:
     """A batch on disk, and its number of events. `payload` is None when it was damaged; such a record may
-    stand for several that went with it."""
+    represent several that were lost with it."""
 
     payload: bytes | None
     count: int

@@ -150,7 +150,7 @@ else:
     import fcntl
 
     def _locked(file: int) -> bool:
-        # Only "somebody has it" is a no; a file system without locks is an error to be told.
+        # Only a lock that another process holds is False; a file system without locks raises.
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

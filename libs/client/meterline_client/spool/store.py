@@ -21,8 +21,8 @@ class SpoolFullError(Exception):
 class Spool:
     """Batches on disk, oldest first. For one thread, and one process: see `slots`.
 
-    One batch is taken at a time; `ack` tells that the server has it. A file is deleted when all its batches
-    are acknowledged, so a crash sends some of them again, with the same bytes, and they are duplicates then.
+    One batch is taken at a time; `ack` records that the server has it. A file is deleted when all its batches
+    are acknowledged, so after a crash some are sent again, with the same bytes, and are duplicates then.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class Spool:
         segment.path.unlink(missing_ok=True)
 
     def _give_up(self, segment: Segment) -> Record:
-        """A file that cannot be read now. It stays where it is: the next process may have more luck."""
+        """A file that cannot be read now. It stays: the next process may be able to read it."""
         lost = self._reader.rest() if self._reader else Record(None, segment.events, segment.records)
         if self._writer is not None and self._writer.segment is segment:
             self._close_writer()

@@ -1,4 +1,4 @@
-"""Calls to the four services: stubs, a bound on how many run at a time, and patience where it is due."""
+"""Calls to the four services: stubs, a bound on concurrent calls, and retries of temporary errors."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Services:
 
 
 async def ask(call: Callable[..., Awaitable[R]], request: object) -> R:
-    """One call, repeated while what stands in its way is passing. Every write here is idempotent.
+    """Makes one call, and repeats it while its errors are temporary. Every write here is idempotent.
 
     Raises DemoError with the service's own words.
     """

@@ -40,7 +40,7 @@ class Refusal:
 
 @dataclass(slots=True)
 class Captured:
-    """What became of the flights that were read: accepted, duplicate or rejected, unless something is wrong.
+    """The outcomes of the flights that were read: accepted, duplicate or rejected, unless something is wrong.
 
     refusals: how many of each kind, and one flight of each
     """
@@ -61,7 +61,7 @@ class Captured:
         return self.read / self.seconds if self.seconds else 0.0
 
     def note(self, outcome: Outcome) -> None:
-        """Counts an event that does not count, by why."""
+        """Notes an event that was not accepted, by its reason."""
         refusal = Refusal(outcome.reason, outcome.field, outcome.message)
         self.refusals[refusal] += 1
         event = outcome.event
@@ -87,7 +87,7 @@ async def capture(
     try:
         return await asyncio.to_thread(_capture, target, token, flights, shift, progress, given_up)
     finally:
-        # Cancelled or not: nothing cancels a thread, so it is told.
+        # A thread cannot be cancelled, so this event asks it to stop.
         given_up.set()
 
 

@@ -1,8 +1,8 @@
-"""The past months are closed one after another, as time would have done it: usage is sent shortly before
-a month ends, Stripe makes and finalises its invoice, and the two are held against each other.
+"""The past months are closed one after another, as in real time: usage is sent shortly before a month
+ends, Stripe creates and finalises its invoice, and the two invoices are compared.
 
-Stripe takes usage of 35 days at most, and none from the future of a customer's clock. Test clocks make the
-customer's time: they stand at the beginning of the first month, and are moved from month to month.
+Stripe accepts usage of the last 35 days, and none from the future of a customer's clock. Test clocks set a
+customer's time: they begin at the start of the first month, and are advanced month by month.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One line of an invoice taken apart down to its events, and one of these events followed back up."""
+"""One invoice line explained down to its events, and one of these events traced back to the line."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Explained:
         return list(dict.fromkeys(self.trace_of(event) for event in self.events))
 
     def faults(self) -> list[str]:
-        """What does not fit: events or windows that do not add up, a step without a trace, no way back."""
+        """Errors: events or windows that do not add up, a step without a trace, an event without the line."""
         found = []
         ids = {event.event_id for event in self.events}
         if len(self.events) != self.line.event_count or len(ids) != len(self.events):

@@ -17,7 +17,7 @@ LOCAL: Final = ZoneInfo("America/New_York")
 
 # An id is assigned when an event is recorded, and is the same in every attempt to send it. What records a
 # flight here is the row that was written in 2013, so its id follows from what identifies the flight in that
-# row: whoever reads the file again sends the same events, and they are recognised.
+# row: reading the file again sends the same ids, and the events are recognised.
 _NAMESPACE: Final = uuid.UUID("8a4ad1b6-7e33-5a0c-9d0f-3f4c2f1e6b57")
 # No two rows agree in all of these.
 _KEY: Final = ("year", "month", "day", "sched_dep_time", "carrier", "flight", "origin")

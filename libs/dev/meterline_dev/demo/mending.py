@@ -1,7 +1,7 @@
-"""The bad rows of the source are in quarantine: the rule that was wrong is mended, and they are replayed.
+"""The bad rows of the source are in quarantine: the wrong rule is corrected, and they are replayed.
 
-A flight without its minutes in the air did take off: it was diverted. That it has to have such minutes is a
-mistake in the event type. Flights without an aircraft never left, and stay where they are.
+A flight without its minutes in the air did take off: it was diverted. That the event type requires such
+minutes is a mistake. Flights without an aircraft never left, and stay in quarantine.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _PAUSE_SECONDS: Final = 0.25
 
 @dataclass(slots=True)
 class Mended:
-    """What was done about quarantine.
+    """The replay from quarantine and its effect.
 
     waiting: entries by (reason, field, rule) before the fix
     replayed: flights that count since
-    left: entries that wait on
+    left: entries that still wait
     before, after: quantities on the invoices as they would have been then
     due: what they had to be before, straight from the file
     totals: of those invoices, before and after
@@ -54,7 +54,7 @@ class Mended:
 
 
 async def mend(services: Services, months: Sequence[Month]) -> Mended:
-    """Mends and replays. Where it was done before there is nothing to replay, and nothing changes."""
+    """Corrects the rule and replays. Repeated, it finds nothing to replay and changes nothing."""
     mended = Mended(waiting=await _waiting(services))
     previews = await _settled(services, months)
     mended.before = sums.rated(previews)

@@ -1,4 +1,4 @@
-"""What is counted: one event type, a flight that departed, and four meters over it."""
+"""The meters: one event type, a flight that departed, and four meters of it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ METERS: Final = (
 
 
 def event_type(*, air_minutes_required: bool) -> event_types_pb2.EventType:
-    """A flight without an aircraft is refused; so is one without its minutes in the air, at first."""
+    """A flight without an aircraft is rejected; so is one without its minutes in the air, at first."""
     return event_types_pb2.EventType(
         name=EVENT_TYPE,
         quantities=[

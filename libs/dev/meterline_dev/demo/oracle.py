@@ -1,8 +1,8 @@
-"""What the sums must be, computed straight from the file.
+"""The expected sums, computed straight from the file.
 
-This module shares no code with Meterline or with the rest of the demo, and must not: it is the second
-opinion. It knows the file, the one constant by which time was moved, the calendar of New York, and which
-flights cannot be billed.
+This module must share no code with Meterline or with the rest of the demo, so that its result is
+independent. It knows the file, the one constant by which time was moved, the calendar of New York, and
+which flights cannot be billed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What it costs: four plans, each with a price for each meter, in every model that both sides can bill.
+"""The prices: four plans, each with a price for each meter, in every model that both sides can bill.
 
-A price is written once, as Meterline takes it; what Stripe is told is derived from that, so that the two
+A price is written once, as Meterline takes it; the price at Stripe is derived from that, so that the two
 cannot drift apart.
 """
 

@@ -50,8 +50,8 @@ class Report:
 
     @contextmanager
     def step(self, title: str) -> Iterator[Callable[[str], None]]:
-        """Shows that something is under way, and then how long it took. The function that it gives tells
-        what exactly is under way."""
+        """Shows that a step is running, and then how long it took. The function that it yields shows a
+        detail of the running step."""
         started = time.perf_counter()
         with self._console.status(title) as status:
             yield lambda detail: status.update(f"{title}: {detail}")

@@ -35,7 +35,7 @@ async def register(services: Services, state: State, first: Month) -> None:
     """Event type, meters, prices and tenants. All of it may be there already."""
     known = await ask(services.event_types.ListEventTypes, event_types_pb2.ListEventTypesRequest())
     if not any(each.name == EVENT_TYPE for each in known.event_types):
-        # Once only: a later run finds the type as the earlier one has mended it.
+        # Once only: a later run finds the type as the earlier one corrected it.
         strict = event_types_pb2.PutEventTypeRequest(event_type=event_type(air_minutes_required=True))
         await ask(services.event_types.PutEventType, strict)
     for meter in METERS:

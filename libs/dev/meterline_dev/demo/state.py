@@ -16,7 +16,7 @@ from meterline_dev.demo.errors import DemoError
 
 @dataclass(slots=True)
 class BilledAt:
-    """What stands for a tenant at Stripe."""
+    """The objects that represent a tenant at Stripe."""
 
     clock: str
     customer: str

@@ -103,7 +103,7 @@ class StripeAccount:
     async def subscribe(
         self, carriers: Sequence[Carrier], prices: PriceIds, first: Month, run: str
     ) -> dict[str, BilledAt]:
-        """A customer with a monthly subscription for each carrier, on test clocks that stand at the
+        """Creates a customer with a monthly subscription for each carrier, on test clocks set to the
         beginning of `first`. The same `run` gets the same objects again."""
         groups = [
             carriers[start : start + CUSTOMERS_ON_A_CLOCK]

@@ -30,15 +30,15 @@ class _PortTakenError(ServerError):
 class Server(abc.ABC):
     """A server process of this process's own, in a directory of its own, on a port of its own.
 
-    It dies with this process, however that ends (on Linux by the kernel's hand; elsewhere the next
-    start in the same directory ends what was left). Methods block, and may be called from any thread.
+    It dies with this process, however that ends (on Linux the kernel ends it; elsewhere the next
+    start in the same directory ends a left server). Methods block, and may be called from any thread.
 
     The port stays the same over stop, restart and kill, so that clients find the server again; `close`,
     or the end of the `with` block, gives it back.
     """
 
     kind: ClassVar[str]
-    # Signals that ask the server to stop, from polite to rude, each with the seconds it is given.
+    # Signals that stop the server, from gentle to forced, each with the seconds to wait after it.
     stop_signals: ClassVar[tuple[tuple[signal.Signals, float], ...]]
     death_signal: ClassVar[signal.Signals]
 
@@ -170,7 +170,7 @@ class Server(abc.ABC):
             try:
                 self._start_once()
             except _PortTakenError:
-                # A port that was asked for, or that clients know by now, is not ours to change.
+                # A port that was given, or that clients already use, must not change.
                 if self._asked_port or self._has_served or attempt == _PORT_ATTEMPTS - 1:
                     raise
                 self._change_port()
@@ -201,7 +201,7 @@ class Server(abc.ABC):
         return kind(f"{self.kind} ended with code {code} while starting\n{tail}")
 
     def _end(self) -> None:
-        """Ask the process to stop, ever more rudely, and leave nothing of it."""
+        """Stop the process by ever stronger signals, and the rest of its group."""
         for stop_signal, seconds in self.stop_signals:
             if self._process is None or self._process.poll() is not None:
                 break

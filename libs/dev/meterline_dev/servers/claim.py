@@ -15,8 +15,8 @@ class DirectoryInUseError(RuntimeError):
 
 
 class DirectoryClaim:
-    """An exclusive lock on `<parent>/.<name>.lock`, beside the directory because Postgres wants its own
-    directory empty at first. The kernel drops the lock when the process dies."""
+    """An exclusive lock on `<parent>/.<name>.lock`, not inside the directory because Postgres needs that to
+    be empty at first. The kernel drops the lock when the process dies."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory.parent / f".{directory.name}.lock"

@@ -33,8 +33,8 @@ def short_private_directory() -> Path:
 
 
 def _sweep(place: Path) -> None:
-    """Remove what owners that were killed left here: a server that runs has its socket in its directory,
-    and one that starts does not take an hour, so what is empty and old is nobody's."""
+    """Remove directories of killed owners: a running server has its socket in its directory, and one that
+    starts does not take an hour, so an empty old directory has no owner."""
     for left in place.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             if time.time() - left.lstat().st_mtime > _ABANDONED_SECONDS:

@@ -42,9 +42,9 @@ class NatsServer(Server):
     """NATS with JetStream, all its files under `store_dir`; see `Server` for the lifecycle.
 
     `sync_interval` is `always` (an ack means that the message is on disk) or a duration such as `2m`.
-    With `user` and `password` every client must give them; they must not be empty and be made of letters,
-    digits and `-._~`, as they stand in the URL. `settings` are further top-level entries of
-    the configuration file, laid over those generated here.
+    With `user` and `password` every client must give them; they must not be empty, and consist of letters,
+    digits and `-._~`, because the URL contains them. `settings` are further top-level entries of
+    the configuration file, which override those generated here.
     """
 
     kind = "NATS"
@@ -154,7 +154,7 @@ class NatsServer(Server):
     def _is_ready(self) -> bool:
         """Whether the server greets clients on its port and says that JetStream has recovered.
 
-        The name in the greeting tells our server from another one that was faster to take the port.
+        The name in the greeting distinguishes our server from another that took the port first.
         """
         try:
             status, _ = nats_sync.get(self.monitor_url, "/healthz", _PROBE_SECONDS)

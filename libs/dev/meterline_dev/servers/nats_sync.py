@@ -1,9 +1,9 @@
 """Whether a NATS server makes every acknowledged message durable before it acknowledges it.
 
 JetStream by default flushes to disk every two minutes, and so loses acknowledged messages on a power
-cut. With `sync_interval: always` it does not. The server tells by its monitoring port (`/varz`):
-`jetstream.config.sync_always` is true then, and absent otherwise; the interval beside it stays at its
-default and means nothing when `sync_always` is set. Each server of a cluster answers for itself.
+cut. With `sync_interval: always` it does not. The server reports this at its monitoring port (`/varz`):
+`jetstream.config.sync_always` is true then, and absent otherwise; the interval reported with it stays at its
+default and means nothing when `sync_always` is set. Each server of a cluster reports only its own setting.
 """
 
 import http.client

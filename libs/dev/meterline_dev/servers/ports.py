@@ -100,7 +100,7 @@ def reserve_port() -> PortLease:
 
 
 def free_port() -> int:
-    """A port that was free a moment ago, for whoever only takes a number; prefer `reserve_port`."""
+    """A port that was free a moment ago, for callers that need a number; prefer `reserve_port`."""
     lease = reserve_port()
     lease.release()
     return lease.port

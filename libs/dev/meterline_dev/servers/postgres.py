@@ -1,4 +1,4 @@
-"""A Postgres server from a wheel, on the loopback address, durable unless told otherwise."""
+"""A Postgres server from a wheel, on the loopback address, durable by default."""
 
 import os
 import secrets
@@ -27,7 +27,7 @@ from meterline_dev.spawn import Account, spawn
 SUPERUSER = "postgres"
 _INITDB_SECONDS = 120.0
 _LEFTOVER_SECONDS = 60.0
-# A fixed environment: PGPORT, PGOPTIONS, locale and the like of whoever starts us must not leak in.
+# A fixed environment: the caller's PGPORT, PGOPTIONS, locale and the like must not leak in.
 _ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/local/bin:/usr/bin:/bin"}
 
 
@@ -49,7 +49,7 @@ class PostgresServer(Server):
     """Postgres on `data_dir`, created on first start and kept from then on.
 
     Listens on 127.0.0.1 and on a Unix socket in a short private directory; every connection needs a
-    password (SCRAM). The superuser's is random, kept in `<data_dir>.password` (mode 0600) beside the data
+    password (SCRAM). The superuser's is random, kept in `<data_dir>.password` (mode 0600) next to the data
     directory, where the log, `<data_dir>.log`, is too.
 
     `settings` override the defaults, see `postgres_settings`; they are given on the command line, so they
@@ -112,7 +112,7 @@ class PostgresServer(Server):
             password = self.password
         secret = "" if password is None else f":{quote(password, safe='')}"
         place = "" if socket else f"{self.host}:{self.port}"
-        # The build has no TLS; to say so spares each TCP connection the question.
+        # The build has no TLS; saying so saves each TCP connection the negotiation.
         query = {"host": str(self.socket_dir), "port": self.port} if socket else {"sslmode": "disable"}
         login = f"{quote(user, safe='')}{secret}"
         return f"postgresql://{login}@{place}/{quote(database, safe='')}?{urlencode(query)}"
@@ -140,7 +140,7 @@ class PostgresServer(Server):
             self._initialise()
 
     def _initialise(self) -> None:
-        """Create the cluster beside its place and move it there, so that half a one is never found."""
+        """Create the cluster in another directory and rename that: `data_dir` never holds half of one."""
         if self.data_dir.exists() and any(self.data_dir.iterdir()):
             raise ServerError(f"{self.data_dir} is not empty and holds no Postgres data")
         fresh = self.data_dir.with_name(f".{self.data_dir.name}.new")

@@ -54,7 +54,7 @@ def default_settings(bin_dir: Path, data_dir: Path) -> dict[str, str]:
 
 
 def merged(defaults: Mapping[str, str], overrides: Mapping[str, str]) -> dict[str, str]:
-    """Defaults with overrides laid over them. Raises ValueError for a setting of the server's own."""
+    """Defaults with overrides. Raises ValueError for a setting that the server itself decides."""
     if taken := sorted(RESERVED & overrides.keys()):
         raise ValueError(f"settings that the server decides itself: {', '.join(taken)}")
     return {**defaults, **overrides}

@@ -1,4 +1,4 @@
-"""The ASGI application: routes, and the tasks that run beside them."""
+"""The ASGI application: its routes and background tasks."""
 
 import asyncio
 import logging

@@ -1,7 +1,7 @@
 """The double's levers, under `/_double`, and `/healthz`: JSON, for tests and demonstrations only.
 
-Levers move clocks and forget everything, so they take a key of their own: whoever else is on the machine has
-none.
+Levers move clocks and delete everything, so they require a key of their own, which other users of the
+machine do not have.
 """
 
 import hmac
@@ -46,7 +46,7 @@ class FaultSpec(_Body):
 
 
 class ClockSpec(_Body):
-    """One of: stand still at `frozen_ms`, move by `advance_ms`, or follow `real_time` again."""
+    """One of: stop at `frozen_ms`, advance by `advance_ms`, or follow `real_time` again."""
 
     frozen_ms: Annotated[int, Field(ge=0)] | None = None
     advance_ms: int | None = None

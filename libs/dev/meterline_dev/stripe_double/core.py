@@ -1,4 +1,4 @@
-"""What every handler works with: the store, the clock, the settings, and who to wake."""
+"""What every handler works with: the store, the clock, the settings, and the tasks to wake."""
 
 import asyncio
 from collections import Counter

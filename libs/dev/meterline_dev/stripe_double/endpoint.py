@@ -61,7 +61,7 @@ class Endpoint:
                     raise
                 response = refused(error)
             if fault and fault.kind is Kind.DUPLICATE_400 and response.status == 200:
-                # The effect stands: it is as if an earlier copy of this very call had been accepted.
+                # The effect is kept, as if an earlier copy of this call had been accepted.
                 response = refused(errors.duplicate_event(str(response.body.get("identifier"))))
             idempotency.remember(self._core, request, response)
             return response
@@ -111,7 +111,7 @@ async def _read(http: Request, request_id: str) -> ApiRequest:
 
 
 async def _vanish(http: Request, hold_seconds: float) -> Response:
-    """Answer nothing: keep the caller waiting, then cut the connection without a byte."""
+    """Keep the caller waiting, then cut the connection without an answer."""
     await http.body()
     with suppress(TimeoutError):
         async with asyncio.timeout(hold_seconds):

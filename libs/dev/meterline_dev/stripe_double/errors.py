@@ -39,7 +39,7 @@ class ApiError(Exception):
         return {"error": {name: value for name, value in error.items() if value is not None}}
 
     def headers(self) -> dict[str, str]:
-        """`Stripe-Should-Retry`, where the double has an opinion: the library obeys it."""
+        """`Stripe-Should-Retry`, if the double sets it: the library obeys it."""
         return {} if self.retry is None else {"Stripe-Should-Retry": str(self.retry).lower()}
 
 
@@ -72,7 +72,7 @@ def no_such(what: str, identifier: str, *, param: str = "id", status: int = 404)
 
 
 def conflict(message: str, *, param: str | None = None, code: str | None = None) -> ApiError:
-    """The state of things forbids it, whatever the parameters: remembered under the key."""
+    """The object's state forbids it, whatever the parameters: remembered under the key."""
     return ApiError(message, code=code, param=param, saved=True)
 
 

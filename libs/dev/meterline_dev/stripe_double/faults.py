@@ -86,5 +86,5 @@ class FaultBook:
         self._rules.clear()
 
     def pick(self, method: str, path: str) -> FaultRule | None:
-        """The rule that befalls this call, if any."""
+        """The rule that fires for this call, if any."""
         return next((rule for rule in self._rules if rule.fires(method, path)), None)

@@ -33,7 +33,7 @@ def shown(core: Core, invoice: JsonObject) -> JsonObject:
 
 
 def lines_of(core: Core, invoice: JsonObject) -> list[JsonObject]:
-    """All lines: as stored once finalised, else as they stand now."""
+    """All lines: the stored ones once the invoice is finalised, else computed now."""
     if invoice["status"] != "draft":
         stored: list[JsonObject] = invoice["lines"]
         return stored
@@ -58,7 +58,7 @@ def _line(core: Core, invoice: JsonObject, item: JsonObject) -> JsonObject:
     amount = rating.amount(price, quantity)
     product = core.require("product", price["product"])
     return {
-        # Stable while the invoice is a draft, though its lines are made anew each time.
+        # Stable while the invoice is a draft, though its lines are computed at each read.
         "id": f"il_{_digest(invoice['id'], item['id'])}",
         "object": "line_item",
         "amount": amount,

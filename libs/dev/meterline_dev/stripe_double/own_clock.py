@@ -31,7 +31,7 @@ class OwnClock:
         return self._frozen_ms is not None
 
     def freeze(self, at_ms: int) -> None:
-        """Stand still at this instant."""
+        """Stop at this instant."""
         self._save(self._offset_ms, at_ms)
 
     def advance(self, by_ms: int) -> None:

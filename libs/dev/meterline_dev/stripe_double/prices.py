@@ -1,6 +1,6 @@
 """Metered monthly prices: per unit, packages (`transform_quantity`), graduated and volume tiers.
 
-Amounts are decimal strings in minor units throughout; the integer fields beside them are filled where the
+Amounts are decimal strings in minor units throughout; the corresponding integer fields are filled where the
 decimal is whole, as Stripe does.
 """
 

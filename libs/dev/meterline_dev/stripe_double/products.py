@@ -1,4 +1,4 @@
-"""Products: what prices belong to."""
+"""Products, to which prices belong."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""The double served over HTTP on the loopback interface, in this thread or beside it."""
+"""The double served over HTTP on the loopback interface, in this thread or in one of its own."""
 
 import asyncio
 import socket

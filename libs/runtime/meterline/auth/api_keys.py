@@ -1,6 +1,6 @@
-"""API keys: `mlk_<key id>_<secret>`. Identity keeps a digest of the secret and nobody keeps the secret.
+"""API keys: `mlk_<key id>_<secret>`. Identity stores a digest of the secret; nobody stores the secret.
 
-The secret has 256 random bits, so its plain SHA-256 is as hard to turn back as it can be.
+The secret has 256 random bits, so a plain SHA-256 of it cannot be reversed by guessing.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ PREFIX: Final = "mlk_"
 _FORM = re.compile(r"mlk_([0-9a-f]{16})_([0-9a-f]{64})", re.ASCII)
 
 Verify = Callable[[str, bytes], Awaitable[Principal | None]]
-"""(key id, digest of the secret) to whom the key belongs; None for one that is not valid."""
+"""From (key id, digest of the secret) to the key's owner; None for a key that is not valid."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key that was just made. `token` is shown once, to whoever asked for it."""
+    """A new key. Its `token` is returned once, to the caller that created it."""
 
     key_id: str
     digest: bytes
@@ -38,7 +38,7 @@ def make() -> NewKey:
 
 
 def parse(token: str) -> tuple[str, bytes] | None:
-    """Key id and digest of the secret; None for what is no API key."""
+    """Key id and digest of the secret; None if the text is no API key."""
     match = _FORM.fullmatch(token)
     return (match[1], digest_of(match[2])) if match else None
 

@@ -21,7 +21,7 @@ Metadata = Iterable[tuple[str, str | bytes]]
 
 
 class Authenticator(Protocol):
-    """Tells who calls."""
+    """Identifies the caller."""
 
     async def identify(self, metadata: Metadata) -> Principal:
         """Raises UnauthenticatedError, and UnavailableError when it cannot be found out."""
@@ -31,7 +31,7 @@ class Authenticator(Protocol):
 
 
 class Anybody:
-    """Authentication is off: whoever calls may do everything."""
+    """Authentication is off: every caller may do everything."""
 
     async def identify(self, metadata: Metadata) -> Principal:
         return ANYBODY
@@ -41,7 +41,7 @@ class Anybody:
 
 
 class Bearers:
-    """Knows callers by the token that they bring. A known token is looked up and not verified again."""
+    """Identifies callers by their token. A token that was verified before is only looked up."""
 
     def __init__(self, services: ServiceTokens, keys: KnownKeys, clock: Clock) -> None:
         self._services = services
@@ -80,7 +80,7 @@ class Bearers:
 
 
 class Gate:
-    """Holds the callers of one server to the rules of its methods."""
+    """Checks the callers of one server against the rules of its methods."""
 
     def __init__(self, rules: Rules, authenticator: Authenticator) -> None:
         self._rules = rules
@@ -96,13 +96,13 @@ class Gate:
         return rule
 
     def knows(self, rule: Rule, metadata: Metadata) -> bool:
-        """Whether a call seems to be a known caller's, so that it goes the way for those. Lets nobody in."""
+        """Whether a call seems to be a known caller's, so that it uses their lane. Authenticates nobody."""
         return rule.permission is not None and self._authenticator.knows(metadata)
 
     async def admit(self, rule: Rule, metadata: Metadata, request: Any) -> Principal:
         """Who makes this call. Raises UnauthenticatedError, PermissionDeniedError and UnavailableError.
 
-        Asked again while a stream lasts, so that none outlives what it was opened with.
+        Called again while a stream lasts, so that no stream outlives its credentials.
         """
         principal = await self.identify(rule, metadata)
         require(rule, principal, request)

@@ -19,4 +19,4 @@ SERVICES: Final[Mapping[str, frozenset[Permission]]] = {
     # Usage of aggregate, events of ingest, API keys of identity.
     "publisher": _READ_AND_INTERNAL,
 }
-"""By the name of the service. A test holds it against the calls that each service makes."""
+"""By the name of the service. A test compares it with the calls that each service makes."""

@@ -1,7 +1,7 @@
-"""Answers of another service that hold for a short time, and a little longer while it is away.
+"""A cache of another service's answers: fresh for a short time, and used longer while that service is down.
 
-What this remembers decides who gets in, so its times are promises: an answer counts from the moment it was
-asked for, and not from when it came. That also holds for who finds a question under way that is old already.
+The cached answers decide who is authenticated, so their ages are bounds: an answer's age counts from the
+moment of its question, not of its arrival. That also holds for callers that join an older pending question.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ V = TypeVar("V")
 
 FRESH_SECONDS = 2.0
 STALE_SECONDS = 30.0
-# What the other service does not know is not asked for again until then.
+# A key that the other service does not know is not looked up again for this long.
 UNKNOWN_SECONDS = 1.0
 _MOST_KEPT = 10_000
-# Fewer than answers: whoever makes keys up decides how many there are of these.
+# Fewer than answers, because callers with made-up keys decide how many of these there are.
 _MOST_UNKNOWN = 1_000
-# Questions under way at once about what was never seen; a flood of made-up keys gets no further than this.
+# Concurrent questions about keys that were never seen; this bounds the effect of a flood of made-up keys.
 _MOST_QUESTIONS = 32
-# And about what is known, which are others: they wait for their turn, and no more of them than of answers.
+# Concurrent questions about known keys, counted apart; further ones wait for their turn.
 _MOST_RENEWALS = 32
-# A renewal that had no turn by then counts as not answered.
+# A renewal that has waited this long for its turn counts as not answered.
 _PATIENCE_SECONDS = 2.0
 
 
@@ -145,4 +145,4 @@ class Leases(Generic[K, V]):
         del self._questions[key]
         self._first_questions -= first
         if not question.cancelled():
-            question.exception()  # told to who waits; if nobody does any more, that is no fault
+            question.exception()  # waiters get it; without waiters asyncio must not report it

@@ -14,7 +14,7 @@ class Permission(StrEnum):
     CAPTURE = "capture"
     """Report events."""
     ISSUE = "issue"
-    """Issue capture configurations to clients that nobody trusts."""
+    """Issue capture configurations to untrusted clients."""
     READ = "read"
     CONFIGURE = "configure"
     """Event types, meters, prices, limits."""
@@ -33,7 +33,7 @@ class Permission(StrEnum):
     TENANTS = "tenants"
     """Onboard and change tenants."""
     INTERNAL = "internal"
-    """What services ask of each other and nobody else may."""
+    """Calls between services, which nobody else may make."""
 
 
 GRANTABLE: Final = frozenset(Permission) - {Permission.INTERNAL}
@@ -64,7 +64,7 @@ class Principal:
 SYSTEM: Final = Principal("system", Kind.SERVICE, None, frozenset())
 """Who acts when no call is being served: periodic work, messages."""
 STRANGER: Final = Principal("stranger", Kind.ANONYMOUS, None, frozenset())
-"""A caller whose request carries its own proof, before that was looked at."""
+"""A caller whose request carries its own proof, before that is verified."""
 ANYBODY: Final = Principal("anonymous", Kind.ANONYMOUS, None, frozenset(Permission))
 """Every caller while authentication is off."""
 

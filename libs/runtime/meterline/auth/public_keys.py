@@ -1,4 +1,4 @@
-"""Public keys and whose they are: what tokens are verified with, and what their owners may do at most.
+"""Public keys and their owners: tokens are verified with them, and their owners' permissions bound tokens.
 
     service ingest
     -----BEGIN PUBLIC KEY-----
@@ -8,9 +8,9 @@
     -----BEGIN PUBLIC KEY-----
     ...
 
-Before each key, in PEM, is a line that names its owner. A service has what `grants.SERVICES` says; an
-operator the permissions that follow, or all that can be granted when none do. An owner may have several keys
-while one replaces another; a key has one owner. Lines that begin with # say nothing.
+Before each key, in PEM, is a line that names its owner. A service has the permissions of `grants.SERVICES`,
+an operator those that follow, or all that can be granted when none do. An owner may have several keys
+while one replaces another; a key has one owner. Lines that begin with # are comments.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from meterline.telemetry.logging import logger
 log = logger()
 
 LOOK_SECONDS: Final = 2.0
-"""A file of keys is read again after so long: what was removed from it is good for so long at most."""
+"""How often a file of keys is read again, and so how long a removed key may still be accepted."""
 
 _BEGIN: Final = "-----BEGIN PUBLIC KEY-----"
 _END: Final = "-----END PUBLIC KEY-----"
@@ -87,10 +87,10 @@ def key_id(key: Ed25519PublicKey) -> str:
 
 
 class KeyRing:
-    """The public keys of now: of a text, or of a file that is read again when it changes."""
+    """The current public keys: of a text, or of a file that is read again when it changes."""
 
     def __init__(self, keys: str | Path, *, now: Callable[[], float] = time.monotonic) -> None:
-        """Raises ValueError for what are no keys, and OSError for a file that cannot be read."""
+        """Raises ValueError for a text without valid keys, and OSError for a file that cannot be read."""
         self._path = keys if isinstance(keys, Path) else None
         self._text = keys.read_text() if isinstance(keys, Path) else keys
         self._now = now
@@ -98,7 +98,7 @@ class KeyRing:
         self.keys = parse(self._text)
 
     def changed(self) -> bool:
-        """Whether there are other keys than when this was asked before; looks after `LOOK_SECONDS`."""
+        """Whether the keys have changed since the last call; reads the file every `LOOK_SECONDS` at most."""
         if self._path is None or self._now() < self._next_look:
             return False
         self._next_look = self._now() + LOOK_SECONDS
@@ -108,7 +108,7 @@ class KeyRing:
                 return False
             self.keys, self._text = parse(text), text
         except (OSError, ValueError) as error:
-            # Half a file must not lock everybody out. Whoever wrote it is told for as long as it is so.
+            # An incomplete file must not lock everybody out. It is logged until it can be read.
             log.exception("public_keys.unreadable", path=str(self._path), error=str(error))
             return False
         log.info("public_keys.changed", owners=sorted({key.owner for key in self.keys.values()}))

@@ -1,4 +1,4 @@
-"""What a method demands of its caller: the option `access` of each RPC in the protos."""
+"""What a method requires of its caller: the option `access` of each RPC in the protos."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Reach(Enum):
     """Whose data a method reaches."""
 
     TENANT = auto()
-    """That of the tenant which the request names in `tenant_id`; everybody's when it names none."""
+    """That of the tenant which the request names in `tenant_id`; that of all tenants when it names none."""
     EVERYBODY = auto()
-    """Everybody's, whatever the request names."""
+    """That of all tenants, whatever the request names."""
     EVENTS = auto()
-    """That of the tenants of single events; capture judges them one by one."""
+    """That of the tenants of single events; capture checks them one by one."""
 
 
 # Where the option says nothing: what requests that name things need, with 1,000 ids or names. Others state
@@ -34,10 +34,10 @@ DEFAULT_BYTES: Final = 256 << 10
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`permission` None: the request carries its own proof, which the servicer looks at.
+    """`permission` None: the request carries its own proof, which the servicer verifies.
 
-    judged_singly: fields of the request whose items are judged one by one, each with an outcome of its own:
-        a text that is wrong in one of them does not refuse the whole request
+    judged_singly: fields of the request whose items are checked one by one, each with an outcome of its own:
+        an invalid text in one of them does not refuse the whole request
     max_bytes: of a request; a larger one is refused before it is parsed, since parsing holds the event loop
         for 25 ms a megabyte at worst, and takes 40 times the memory
     """
@@ -107,5 +107,5 @@ def require(rule: Rule, principal: Principal, request: Any) -> None:
         # No tenant means all of them.
         raise PermissionDeniedError("needs a caller for all tenants", "ALL_TENANTS_NEEDED")
     if named != principal.tenant:
-        # Says nothing of the other tenant, also not whether there is one.
+        # Reveals nothing about the other tenant, not even whether it exists.
         raise PermissionDeniedError("the caller is bound to another tenant", "TENANT_FORBIDDEN")

@@ -17,7 +17,7 @@ from meterline.errors import UnauthenticatedError
 
 AUDIENCE: Final = "meterline"
 LIFETIME_SECONDS: Final = 300
-# A token that claims more was signed by mistake; it could be used long after its key was given up.
+# A token with a longer lifetime was signed by mistake; it could outlive its key by long.
 MAX_LIFETIME_SECONDS: Final = 86_400
 _ALGORITHM: Final = "EdDSA"
 _SECOND_US: Final = 1_000_000
@@ -36,7 +36,7 @@ class ServiceSigner:
         tenant: str | None = None,
         lifetime_seconds: int = LIFETIME_SECONDS,
     ) -> None:
-        """`private_key` is PEM. Raises ValueError, without telling the key, when it is no Ed25519 key."""
+        """`private_key` is PEM. Raises ValueError, whose text omits the key, when it is no Ed25519 key."""
         self._key = _private(private_key)
         self._headers = {"kid": key_id(self._key.public_key())}
         self._claims = {"sub": name, "aud": AUDIENCE, "permissions": sorted(permissions)}
@@ -65,7 +65,7 @@ class ServiceTokens:
         self._ring = ring
 
     def changed(self) -> bool:
-        """Whether what was verified before may not be good any more."""
+        """Whether tokens that were verified before may no longer be valid."""
         return self._ring.changed()
 
     def verify(self, token: str) -> tuple[Principal, int]:
@@ -90,7 +90,7 @@ class ServiceTokens:
             )
             return _principal(claims, known), claims["exp"] * _SECOND_US
         except (jwt.InvalidTokenError, LookupError, TypeError, ValueError):
-            # Says no more: whoever made the token up learns nothing, and whoever did not has signed it.
+            # No details: a forger learns nothing from this error, and a legitimate caller knows its token.
             raise UnauthenticatedError("no valid token", "TOKEN_INVALID") from None
 
 

@@ -33,7 +33,7 @@ FAILURES: Final = (
     TimeoutError,
     OSError,
 )
-"""What asking the broker may raise, and what is no fault of the code that asked."""
+"""Errors of requests to the broker that are no fault of the calling code."""
 
 
 class Bus:
@@ -69,15 +69,15 @@ class Bus:
         return self.client.jetstream(timeout=timeout)
 
     async def lost(self) -> None:
-        """Returns when the connection is lost: what was asked over it will not be answered any more."""
+        """Returns when the connection is lost: pending requests over it will not be answered."""
         await self._lost.wait()
 
     def on_reconnect(self, callback: Callable[[], Awaitable[None]]) -> None:
-        """Streams may be gone after a reconnect; consumers ask again for what they had asked."""
+        """`callback` runs after a reconnect: streams may be gone, and consumers must ask again."""
         self._on_reconnect.append(callback)
 
     async def start(self) -> None:
-        """Waits for a broker that is away. Raises BrokerRefusedError when it refuses the login."""
+        """Waits until the broker is available. Raises BrokerRefusedError when it refuses the login."""
         if self._client is not None:
             return
         self._client = await self._connect()
@@ -95,9 +95,9 @@ class Bus:
                 await client.close()
 
     async def ensure_streams(self, *facts: Fact) -> None:
-        """Creates the missing streams of `facts`, or else of all that the service publishes or consumes.
+        """Creates the missing streams of `facts`, or by default of all facts that the service uses.
 
-        Safe from several services at once. Raises UnsafeBrokerError as `ensure_stream` does."""
+        Several services may do this at once. Raises UnsafeBrokerError as `ensure_stream` does."""
         jetstream = self.jetstream()
         with self.naming_refusals():
             for fact in facts or facts_of(self._name):
@@ -178,7 +178,7 @@ class Bus:
                 log.warning("broker.resume_failed", error=str(error) or type(error).__name__)
 
     async def _closed(self) -> None:
-        """The client gives up for good when the broker takes away a login under which it is connected."""
+        """The client gives up for good when the broker revokes the login under which it is connected."""
         if self._client is not None and self._reopening is None:  # else it is our own stop
             log.error("broker.closed")
             self._reopening = asyncio.create_task(self._reopen(), name=f"{self._name}-reopen")

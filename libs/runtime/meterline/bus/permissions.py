@@ -85,9 +85,9 @@ def configuration(facts: Sequence[Fact] = FACTS) -> str:
     variables = {service: f"${password_variable(service)}" for service in services(facts)}
     text = json.dumps({"authorization": authorization(variables, facts)}, indent=2)
     for variable in variables.values():
-        # In quotes it would be the password itself.
+        # In quotes NATS would take the variable's name as the password.
         text = text.replace(f'"{variable}"', variable)
-    # Braces around the whole would be a file of their own; the block is to stand among other settings.
+    # Without the outer braces the block can be pasted among other settings.
     return _NOTE + text.removeprefix("{\n").removesuffix("\n}") + "\n"
 
 

@@ -55,7 +55,7 @@ async def require_logins(url: str) -> None:
 
 
 async def _greeting(address: BrokerAddress) -> dict[str, Any]:
-    """What the broker tells every client first, in clear and before any login."""
+    """The INFO that the broker sends to every client first, in plain text and before any login."""
     reader, writer = await asyncio.open_connection(address.host, address.port)
     try:
         line = await reader.readline()

@@ -1,4 +1,4 @@
-"""The streams of facts: created where they are missing, and never trusted with other messages."""
+"""The streams of facts: missing ones are created, and one that takes other messages is refused."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ async def ensure_stream(jetstream: JetStreamContext, fact: Fact, replicas: int) 
 
 
 def _require_own_messages_only(config: StreamConfig, fact: Fact) -> None:
-    """The broker copies messages between streams without checking permissions, so whoever created the stream
-    could have filled it with messages that they may not publish."""
+    """The broker copies messages between streams without checking permissions, so the creator of the stream
+    could have filled it with messages that it may not publish."""
     if config.subjects != [fact.subject]:
         raise UnsafeBrokerError(f"stream {fact.stream} must have the subject {fact.subject} and no other")
     for name in ("mirror", "sources", "republish", "subject_transform"):

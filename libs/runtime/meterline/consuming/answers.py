@@ -1,4 +1,4 @@
-"""What the broker is told of each message: applied, never to come again, or to come again after a while."""
+"""The answer to the broker for each message: ack (applied), term (never again), or nak (again later)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Answers:
         await self._pull.answer(delivery.reply, b"+ACK")
 
     async def terminate(self, reply: str) -> None:
-        """It is not to come again, though nothing was done with it."""
+        """It must not come again, though nothing was done with it."""
         await self._pull.answer(reply, b"+TERM")
 
     async def give_back(self, delivery: Delivery, seconds: float) -> None:

@@ -72,10 +72,10 @@ class Applying:
             return verdicts
 
     async def _fail(self, delivery: Delivery, error: Exception) -> Verdicts:
-        """What is to become of a message that cannot be applied as a whole."""
+        """Decides about a message that cannot be applied as a whole: to split, bury or repeat it."""
         poison = as_final(delivery, error, self._rules)
         try:
-            # A short wait is no harm to the neighbours of what has to be waited for.
+            # A short wait does not harm the other parts of the message.
             is_clear = poison is not None or delivery.waited >= self._rules.patience_with_parts
             found = await self._sorter.sort(delivery) if is_clear else None
         except UnavailableError as failure:
@@ -101,8 +101,8 @@ class Applying:
         return {delivery.message_id: None} if await self._splitting.take_apart(found) else {}
 
     async def _replay(self, delivery: Delivery, letters: Sequence[uuid.UUID]) -> None:
-        """A message has come again, by redelivery or because somebody sent it again, that is buried or has
-        parts that are: these are tried once more."""
+        """Tries a buried message, or the buried parts of one, once more: it has arrived again, by redelivery
+        or because it was sent again."""
         try:
             failures = await self._redriver.replay(delivery, letters)
         except UnavailableError as error:

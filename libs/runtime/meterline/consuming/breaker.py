@@ -21,10 +21,10 @@ class BreakerState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BurialRules:
-    """When a consumer buries messages, and when it had better stop.
+    """When a consumer buries messages, and when it stops consuming instead.
 
-    patience: seconds after which a message that only ever failed or had to wait is given up. Less than the
-        broker keeps it, which then drops it without a word
+    patience: seconds after which a message that only ever failed or waited is given up. Shorter than the
+        broker's retention, after which the broker drops the message silently
     longest_wait_for_parts: seconds for which a message may wait as a whole because some of its parts have to,
         and between two tries of these once it was taken apart
     window: so many distinct messages are looked back on
@@ -46,7 +46,7 @@ class BurialRules:
 
 
 class Breaker:
-    """Opens when more than `percent` of the last `window` messages are poison. Callers say what time it is.
+    """Opens when more than `percent` of the last `window` messages are poison. Callers pass the time.
 
     Those that came before count as good, so that it opens as soon as the outcome of a full window is clear.
     The window outlives an opening: as long as the poison goes on, a single good message lets no more than
@@ -62,7 +62,7 @@ class Breaker:
         self.state = BreakerState.CLOSED
 
     def handled(self, message_id: uuid.UUID) -> None:
-        """A message was applied. While open this says nothing: it was under way before."""
+        """A message was applied. Ignored while open: the message was already under way."""
         if self.state is BreakerState.OPEN:
             return
         self._note(message_id, poison=False)
@@ -71,7 +71,7 @@ class Breaker:
             self.cooldown = self._rules.cooldown
 
     def may_bury(self, message_id: uuid.UUID, now: float) -> bool:
-        """Takes note of a message that is poison. False: it is to be kept for later, like all others."""
+        """Notes a poison message. False: the breaker is open; the message must be kept like all others."""
         if self.state is BreakerState.OPEN:
             return False
         self._note(message_id, poison=True)
@@ -86,7 +86,7 @@ class Breaker:
         """Seconds until one message may be tried; 0 when it is not open."""
         if self.state is not BreakerState.OPEN:
             return 0.0
-        # Never more than the cooldown, as adding it to the time and taking the time away again may be.
+        # Never more than the cooldown; `opened_at + cooldown - now` could be, by rounding.
         return max(0.0, self.cooldown - (now - self._opened_at))
 
     def try_one(self) -> None:

@@ -26,7 +26,7 @@ _LONGEST_HOLD_SECONDS: Final = 60.0
 
 
 class Burial:
-    """The breaker of one consumer, and what it lets be buried."""
+    """The breaker of one consumer, and the burial of messages that it permits."""
 
     def __init__(
         self,
@@ -59,15 +59,15 @@ class Burial:
             await self._pull.resume(one_by_one=True)
 
     async def settle(self, deliveries: Sequence[Delivery], verdicts: Verdicts) -> None:
-        """Buries what is to be buried, and stops asking for messages, or asks again, as the breaker says."""
+        """Buries poison messages, and stops or resumes asking for messages as the breaker decides."""
         before = self._breaker.state
         await self._judge(deliveries, verdicts)
         await self._follow_breaker(before)
 
     async def _judge(self, deliveries: Sequence[Delivery], verdicts: Verdicts) -> None:
-        """Tells the breaker what came of each message, in their order; buries what it lets be buried.
+        """Reports each message's outcome to the breaker, in their order; buries those that it permits.
 
-        Only now, when the good ones are through: among them a few that are poison look like the few.
+        Called after the good messages were applied, so that the breaker counts them with the poison.
         """
         loop = asyncio.get_running_loop()
         for delivery in deliveries:

@@ -1,7 +1,7 @@
 """A durable pull consumer whose every batch is one transaction: inbox, effect, commit, ack.
 
 A batch goes through `pull`, `applying` (one transaction), `splitting` (bad parts of a message), `burial`
-(dead letters and the breaker) and `answers` (what the broker is told).
+(dead letters and the breaker) and `answers` (acknowledgements).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Consumer:
         rules: BurialRules | None = None,
     ) -> None:
         """
-        split: tells the parts of messages that carry several independent things
+        split: returns the parts of a message that carries several independent things
         max_messages, max_bytes: bounds of a batch, and of what waits in memory (twice as much)
         linger: seconds between batches, so that more messages share a transaction
         ack_wait: seconds until the broker gives a message to another replica
@@ -120,7 +120,7 @@ class Consumer:
         return self._linger
 
     async def _process(self, messages: Sequence[Msg]) -> None:
-        # The broker tells with each message how many are behind it.
+        # The broker sends with each message how many are pending behind it.
         metrics.CONSUMER_LAG.labels(self.name).set(messages[-1].metadata.num_pending)
         deliveries = []
         for message in messages:

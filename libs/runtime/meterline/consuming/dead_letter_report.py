@@ -8,7 +8,7 @@ from meterline.telemetry import metrics
 
 
 class DeadLetterReport:
-    """Tells how many there are of each consumer, also when there are none any more. Only reads."""
+    """Sets the metric to each consumer's number of open dead letters, also to 0. Only reads."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -18,7 +18,7 @@ queries = Queries("meterline.consuming", "dead_letters.sql")
 # A reason may quote the message, which may be anything.
 MAX_ERROR: Final = 2_000
 
-# The header of a part's letter that tells the id of the whole message; queries.sql and an index name it too.
+# The header of a part's letter that holds the whole message's id; dead_letters.sql and an index name it too.
 PART_OF: Final = "Meterline-Part-Of"
 
 # A letter's place in the order of lists.

@@ -1,4 +1,4 @@
-"""A message as it was delivered, and what is made of it."""
+"""A message as it was delivered, and the type of its handler."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Handler = Callable[[Transaction, Sequence[Delivery]], Awaitable[Collection[uuid.
 
 
 def to_delivery(message: Msg) -> Delivery | None:
-    """None for what no service sends: a message without an id, or one that the broker copied from another
+    """None for a message that no service sends: one without an id, or one that the broker copied from another
     stream, which bypasses the permission to publish."""
     headers: dict[str, Any] = dict(message.headers or {})
     if _COPIED & headers.keys():
@@ -59,7 +59,7 @@ def to_delivery(message: Msg) -> Delivery | None:
 def at_fault(deliveries: Sequence[Delivery], error: Exception) -> frozenset[uuid.UUID]:
     """The messages that the failure of a batch belongs to, as far as that is known."""
     everything = frozenset(delivery.message_id for delivery in deliveries)
-    # A server that is away is away for each of them.
+    # An unavailable server fails each of them.
     if len(deliveries) == 1 or isinstance(error, UnavailableError):
         return everything
     return everything & error.messages if isinstance(error, MessageError) else frozenset()

@@ -21,10 +21,10 @@ from meterline.errors import UnavailableError
 from meterline.transactions.unit_of_work import Transaction, UnitOfWork
 
 Split = Callable[[Delivery], Collection[Delivery]]
-"""The parts of a message, made by `part_of`; fewer than two when it has none or they cannot be told apart."""
+"""The parts of a message, made by `part_of`; fewer than two when it has none or cannot be split."""
 
 PART_OF: Final = dead_letters.PART_OF
-"""The header that tells the id of the message that a part belongs to."""
+"""The header that holds the id of the message that a part belongs to."""
 
 
 def part_of(whole: Delivery, key: bytes, data: bytes, headers: Mapping[str, str] | None = None) -> Delivery:

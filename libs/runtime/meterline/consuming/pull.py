@@ -1,8 +1,7 @@
 """Messages of one durable consumer, as they come.
 
-One pull request stands open all the time, so an idle consumer costs a heartbeat, and a busy one takes
-whatever has arrived as one batch. (The client's own `fetch` can block for its whole timeout across a
-broker restart.)
+One pull request is always open, so an idle consumer costs a heartbeat, and a busy one takes everything that
+has arrived as one batch. (The client's own `fetch` can block for its whole timeout across a broker restart.)
 """
 
 from __future__ import annotations

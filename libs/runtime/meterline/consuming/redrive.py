@@ -23,7 +23,7 @@ REPLAY: Final = "replay"
 
 
 class Redriven(StrEnum):
-    """What came of handing a dead letter to its handler once more."""
+    """The outcome of passing a dead letter to its handler once more."""
 
     APPLIED = "applied"
     FAILED = "failed"
@@ -64,8 +64,8 @@ class Redriver:
     async def replay(self, delivery: Delivery, letters: Sequence[uuid.UUID]) -> list[Exception]:
         """Redrives the letters of a message, or of parts of it, that has come again; answers why some stay.
 
-        What came is taken and not what was kept: it may have been mended where it comes from. Raises
-        UnavailableError.
+        It uses the message that arrived and not the stored one, since its sender may have corrected it.
+        Raises UnavailableError.
         """
         contents = {part.message_id: part for part in (delivery, *self._sorter.parts(delivery))}
         failures: list[Exception] = []

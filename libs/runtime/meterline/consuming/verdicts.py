@@ -1,4 +1,4 @@
-"""What is clear of messages that were handled, and when a failure is final."""
+"""The outcomes of handled messages that are certain, and when a failure is final."""
 
 from __future__ import annotations
 

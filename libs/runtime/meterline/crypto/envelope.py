@@ -5,8 +5,8 @@ A sealed value describes itself:
     version (1) | number of the data key (4) | nonce (12) | ciphertext | tag (16)
 
 Version and number are big-endian and come first, so that values of earlier keys compare as less than those
-of later ones, in Python and in Postgres alike. What is not in the value but in its place is authenticated
-with it: tenant, table, column and row. A ciphertext that was moved or changed does not open.
+of later ones, in Python and in Postgres alike. Tenant, table, column and row are not in the value but are
+authenticated with it. A ciphertext that was moved or changed does not open.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Master keys wrap the keys of tenants. They come from outside the database, which alone opens nothing."""
+"""Master keys wrap the keys of tenants. They are kept outside the database, which alone opens nothing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class MasterKeys:
     __slots__ = ("_ciphers", "current_id")
 
     def __init__(self, secrets: Mapping[str, bytes]) -> None:
-        """Names and bytes, the current one first. Raises ValueError, which tells nothing of the bytes."""
+        """Names and bytes, the current key first. Raises ValueError; its text contains none of the bytes."""
         if not secrets:
             raise ValueError("at least one master key")
         for name, secret in secrets.items():
@@ -44,7 +44,7 @@ class MasterKeys:
 
     @classmethod
     def parse(cls, text: str) -> MasterKeys:
-        """From `id:base64,…`. Raises ValueError, which tells nothing of the bytes."""
+        """From `id:base64,…`. Raises ValueError, whose text contains none of the bytes."""
         secrets: dict[str, bytes] = {}
         for entry in text.split(","):
             name, _, encoded = entry.strip().partition(":")

@@ -19,7 +19,7 @@ from meterline.errors import UnavailableError
 Connection = AsyncConnection[TupleRow]
 Cursor = AsyncCursor[TupleRow]
 
-# A server that has vanished without a word is noticed within seconds, not after the kernel's hours.
+# Detects a server that vanished silently within seconds, instead of the kernel's default of hours.
 _NETWORK = {
     "connect_timeout": 5,
     "keepalives_idle": 5,
@@ -48,8 +48,8 @@ class Database:
             max_size=size,
             max_waiting=1_000,
             timeout=10.0,
-            # The pool tries ever more rarely until it gives up, and anew when it is asked. An early end
-            # keeps the pauses short, so that it is back soon after the server is.
+            # The pool retries at growing intervals until this timeout, and starts over at the next request.
+            # A short timeout keeps the intervals short, so the pool reconnects soon after the server is up.
             reconnect_timeout=5.0,
             open=False,
             configure=self._configure,
@@ -100,8 +100,8 @@ class Database:
                 await self._check()
 
     async def _check(self) -> None:
-        """Lets go of connections that are dead as well: a server that restarts ends them all, and each
-        would fail one more caller."""
+        """Also drops other dead connections: a server that restarts ends them all, and each would fail one
+        more caller."""
         if not self._checking and self._open:
             self._checking = True
             try:
@@ -119,9 +119,9 @@ class Database:
 
 
 async def begin(connection: Connection, tenants: Scope) -> None:
-    """Sets what ends with the transaction: whose rows it may touch, and how long a statement may take.
+    """Sets, for this transaction only, whose rows it may touch and how long a statement may take.
 
-    Also for a transaction that begins anew on a connection, after a rollback or a commit. Costs a round
+    Needed again for each further transaction on a connection, after a rollback or a commit. Costs a round
     trip, so it is left out when there is nothing to set.
     """
     setting = scope.to_setting(tenants)

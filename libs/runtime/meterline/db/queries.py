@@ -1,7 +1,7 @@
 """SQL lives in `.sql` files; each query has a name there and is used by that name.
 
-A query starts with `-- name: <name>`. `tests/architecture` holds every query to naming tenant_id, or to
-saying why not in a line `-- tenant: <reason>`.
+A query starts with `-- name: <name>`. `tests/architecture` checks that every query names tenant_id, or says
+why not in a line `-- tenant: <reason>`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import Final, LiteralString
 ALL_TENANTS: Final = "*"
 """Work that is every tenant's: upkeep, totals, what a group commit looks up for all callers at once.
 
-Whatever uses it is in a table of docs/architecture.md, with the reason.
+A table of docs/architecture.md lists the code that uses it, with the reason.
 """
 
 Scope = Iterable[int] | str

@@ -64,7 +64,7 @@ class DeadLettersServicer(dead_letters_pb2_grpc.DeadLettersServiceServicer):
             _to_filter(request.filter),
             states=_to_states(request.states),
             after=paging.key(request.page_token, paging.instant, paging.identifier, paging.text),
-            limit=limit + 1,  # one more than asked for tells whether there is a next page
+            limit=limit + 1,  # one more than asked for shows whether there is a next page
             with_payload=request.include_payload,
         )
         page = found[:limit]

@@ -1,7 +1,7 @@
-"""The handlers of a server, each wrapped once: who calls, what is asked, and what came of it.
+"""The handlers of a server, each wrapped once: authentication, the checks of its request, and its outcome.
 
-A call of somebody who is known is handed over with its request. Of anybody else's nothing is read before it
-is known who calls, so that strangers hold neither memory nor room of others.
+A known caller's request is read by gRPC before the handler runs. Of any other call nothing is read before the
+caller is authenticated, so that strangers take neither memory nor capacity from others.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ log = logger()
 
 # A handler gives up this much before its caller does, so that the answer still arrives.
 DEADLINE_MARGIN_SECONDS = 0.05
-# A request of more bytes is read beside the loop.
+# A request of more bytes is parsed outside the event loop, in a thread.
 LARGE_REQUEST = 1 << 20
-# The texts of a request of more bytes are looked through beside the loop: up to 40 ms.
+# The texts of a request of more bytes are checked in a thread too: that takes up to 40 ms.
 _MANY_TEXTS = 64 << 10
 
 _TRACE_HEADERS = ("traceparent", "tracestate")
@@ -150,7 +150,7 @@ class _Entry:
             ) from None
 
     async def admit(self, principal: Principal, raw: bytes) -> Any:
-        """The request. What may not be asked is not judged.
+        """The request. Permission is checked before its content.
 
         Raises PermissionDeniedError and InvalidArgumentError.
         """
@@ -162,7 +162,7 @@ class _Entry:
             else:
                 check_texts(request, self.rule.judged_singly)
             if named := getattr(request, "tenant_id", ""):
-                # Here for all methods: no handler answers otherwise that there can be no such tenant.
+                # Here for all methods, so that an impossible tenant name gets the same answer from each.
                 check_slug("tenant_id", named)
         return request
 
@@ -243,7 +243,7 @@ def _conversing(
 
 
 class _Guarded:
-    """The requests of a stream, for as long as its caller would be let in anew."""
+    """The requests of a stream; before each one its caller is authenticated again."""
 
     __slots__ = ("_admitted", "_read", "_requests")
 

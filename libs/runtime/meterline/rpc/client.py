@@ -86,7 +86,7 @@ class Link:
         return self._channel
 
     async def start(self) -> None:
-        """Nothing to wait for: a channel connects when it is first used."""
+        """Does nothing: a channel connects when it is first used."""
 
     async def stop(self) -> None:
         if self._channel is not None:

@@ -1,6 +1,6 @@
-"""How much of a server its callers may take: connections, streams, and calls at once.
+"""Bounds of what callers use of a server: connections, streams, and concurrent calls.
 
-Whoever is not known yet has lanes of their own, so that they leave the room of known callers alone.
+Callers that are not known yet have lanes of their own, so that they take no capacity from known callers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from grpc import aio
 
 from meterline.errors import InvalidArgumentError, OverloadedError
 
-# More than any call needs, and what the library takes at most from a client that was told nothing.
+# More than any call needs, and gRPC's default hard limit.
 MAX_METADATA_BYTES: Final = 16_384
 _RETRY_SECONDS: Final = 0.5
 # A stranger's request that has not come by then is given up.
@@ -30,10 +30,10 @@ class Bounds:
     watches: of health and reflection, which are open to everybody
     connections: beyond it new ones are closed at once
     streams: calls of one connection; further ones wait in the client
-    age_seconds: a connection is then told to go, and the client opens another
+    age_seconds: after it the server asks the client to replace the connection (GOAWAY)
     age_grace_seconds: how long calls that are under way on it may still take
     idle_seconds: a connection without calls is closed
-    handshake_seconds: a connection that has not said what it speaks is closed
+    handshake_seconds: a connection that has not completed its handshake is closed
     """
 
     calls: int = 10_000
@@ -61,7 +61,7 @@ class Bounds:
             ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.keepalive_timeout_ms", 20_000),
-            # Who pings more often than that is sent away at the third time.
+            # The third ping in shorter succession than that closes the connection.
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ("grpc.http2.max_ping_strikes", 2),
         ]
@@ -88,8 +88,8 @@ class Lane:
 
 
 class Arrivals:
-    """Requests of strangers that are on their way. When there are too many, the one that has taken longest is
-    given up: whoever sends at once is always read, however many others send nothing."""
+    """Requests of strangers that are still arriving. When there are too many, the oldest one is given up, so
+    a caller that sends at once is always read, however many others send nothing."""
 
     def __init__(self, most: int) -> None:
         self._most = most

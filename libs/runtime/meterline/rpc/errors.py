@@ -17,14 +17,14 @@ from meterline import errors
 
 DOMAIN = "meterline"
 
-# A status travels in metadata, of which clients take 8 KiB unless told otherwise; of a larger one they learn
-# neither code nor text. A character outside ASCII takes up to 12 bytes in the message and 6 in the details.
+# A status travels in metadata, of which clients accept 8 KiB by default; of a larger one they see neither
+# code nor text. A character outside ASCII takes up to 12 bytes in the message and 6 in the details.
 _LONGEST = 256
 _MOST_VIOLATIONS = 8
 
 
 def to_status(error: errors.MeterlineError) -> status_pb2.Status:
-    """The status a caller gets. Never tells more than the failure's own text, of which long parts are cut."""
+    """The status a caller gets. It contains only the error's own text, of which long parts are cut."""
     match error:
         case errors.InvalidArgumentError():
             violation = error_details_pb2.BadRequest.FieldViolation(

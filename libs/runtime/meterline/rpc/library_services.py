@@ -1,9 +1,9 @@
 """Health and reflection, which the library implements, on a server of ours.
 
-They are open to everybody, so that what they get may be anything. For bytes that are no request the library
+They are open to everybody, so their requests may be any bytes. For bytes that are no request the library
 fails as UNKNOWN, with a line of the log; here such a call is INVALID_ARGUMENT, as on every other service.
 Streams have a lane of their own. A health check is answered at once and needs none: it only waits for its
-request, and those that keep it waiting give way to the next.
+request, and a new check displaces the one that has waited longest for its own.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Context = aio.ServicerContext[Any, Any]
 def add_library_services(
     server: aio.Server, health_servicer: health.aio.HealthServicer, names: Sequence[str], doors: Doors
 ) -> None:
-    """Mounts both. `names` are the full names of the services that reflection tells of."""
+    """Mounts both. `names` are the full names of the services that reflection lists."""
     registry: Any = _Registry(server, doors)
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, registry)
     told = (*names, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -93,7 +93,7 @@ class _Registry:
 
 
 class _Refusing:
-    """Tells the caller what its call was refused for."""
+    """Answers the caller with the reason of the refusal."""
 
     __slots__ = ("_context",)
 

@@ -1,9 +1,9 @@
 """Pages of a list: the token names the last row of a page by its sort key, so that pages stay quick at any
 depth, and rows that come or go meanwhile neither repeat nor hide others.
 
-A token is no secret and proves nothing: it says where to go on, and each list looks only at rows that its
-caller may see. Whoever makes one up, or takes that of another list, gets rows of their own from somewhere in
-the middle, or INVALID_ARGUMENT.
+A token is no secret and grants nothing: it says where to continue, and each list reads only rows that its
+caller may see. A caller with a made-up token, or one of another list, gets its own rows from somewhere in the
+middle, or INVALID_ARGUMENT.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A gRPC server with authentication, health per service, reflection, tracing, deadlines and rich errors.
 
-Handlers are wrapped once, when they are registered, and not by interceptors, which are built anew for
+Handlers are wrapped once, when they are registered, and not by interceptors, which are built again for
 every call.
 """
 

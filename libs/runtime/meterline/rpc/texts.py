@@ -1,8 +1,8 @@
 """The rule that holds for the text of every request: no NUL, which Postgres cannot keep or compare.
 
 The whole request is walked before its handler sees it, along its descriptor, so that no handler can forget a
-field. The walk is bounded, and with it what handlers go through: a request is refused whose parts, each of
-two bytes, would keep the event loop busy for seconds.
+field. The walk is bounded, and so is the handlers' work: a request of very many tiny parts, which would keep
+the event loop busy for seconds, is refused.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ async def _run(name: str, settings: ServiceSettings, build: Callable[[], Service
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     async with AsyncExitStack() as stack:
-        # Starting may take as long as a server behind this one is away.
+        # Starting waits while a server that this one needs is unavailable.
         if await _done_before(stopped, _start(name, settings, build, stack)):
             log.info("service.ready")
             await stopped.wait()

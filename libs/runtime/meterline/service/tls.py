@@ -1,4 +1,4 @@
-"""TLS, where the settings name its files: of the server, and of channels to other services."""
+"""TLS of the server and of channels to other services, if the settings name its files."""
 
 from __future__ import annotations
 

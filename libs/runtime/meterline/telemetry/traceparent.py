@@ -1,6 +1,6 @@
 """Trace contexts as rows keep them: one W3C traceparent, or the empty string.
 
-A trace that is malformed is no trace, in both directions: it never costs a fact, nor makes a row unreadable.
+A malformed trace is treated as none, in both directions: it neither loses a fact nor makes a row unreadable.
 """
 
 from __future__ import annotations

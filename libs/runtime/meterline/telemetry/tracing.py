@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from meterline import __version__
 
-# A span keeps this many links; what is beyond them stands in SQL.
+# A span keeps this many links; further ones are in SQL only.
 MAX_LINKS = 128
 
 

@@ -37,7 +37,7 @@ _FINISH_SECONDS = 2.5
 
 
 class Relay:
-    """A task beside the service. `start` and `stop` may be called twice; `stop` finishes what is pending."""
+    """A background task. `start` and `stop` may be called twice; `stop` publishes what is pending first."""
 
     LINGER: Final = 0.003
 
@@ -181,7 +181,7 @@ class Relay:
             await self._report()
 
     async def _report(self) -> None:
-        """Tells how much is pending, and for how long."""
+        """Sets the metrics of how much is pending, and for how long."""
         ((count, oldest),) = await self._database.fetch(queries.oldest_pending)
         metrics.OUTBOX_PENDING.set(count)
         age = time.time() - made_at_ms(oldest) / 1000 if oldest else 0.0

@@ -1,4 +1,4 @@
-"""One RPC or one message is one transaction: read, change, `emit`, commit. Without commit nothing was."""
+"""One RPC or one message is one transaction: read, change, `emit`, commit. Without commit nothing is kept."""
 
 from __future__ import annotations
 
