@@ -44,8 +44,7 @@ SET LOCAL lock_timeout = '2s'
 -- name: read_months
 -- A month may have got a rebuild since it was claimed; that one has it published.
 SELECT w.tenant_id, m.name, m.aggregation, t.time_zone, w.window_start,
-       coalesce(w.value, CASE m.aggregation WHEN 1 THEN w.event_count ELSE 0 END), w.event_count, w.revision,
-       k.traceparent
+       w.value, w.event_count, w.revision, k.traceparent
 FROM unnest(%s::int4[], %s::int4[], %s::timestamptz[], %s::text[])
     AS k (tenant_id, meter_id, window_start, traceparent)
 JOIN windows w ON w.tenant_id = k.tenant_id AND w.meter_id = k.meter_id

@@ -18,8 +18,9 @@ from meterline_aggregate.folding.rules.digests import digest
 from meterline_aggregate.folding.rules.groups import GroupKey, group_key
 from meterline_aggregate.folding.rules.rows import EVERY_EVENT, SUBJECT, TOTAL, Series, Target
 from meterline_aggregate.folding.store import time_zones
+from meterline_aggregate.kinds.kind import Measured
 from meterline_aggregate.meters import store as meters_store
-from meterline_aggregate.meters.rules.definitions import Aggregation, Meter, Pairs
+from meterline_aggregate.meters.rules.definitions import Meter, Pairs
 from meterline_aggregate.windows.calendar import is_zone
 
 # Some tens of megabytes at most.
@@ -156,7 +157,7 @@ class SeriesBook:
             if view.meter_id not in (None, meter.meter_id) or not definition.passes(dimensions):
                 continue
             measure, member = definition.quantity or EVERY_EVENT, None
-            if definition.aggregation is Aggregation.UNIQUE:
+            if meter.kind.measured is Measured.MEMBER:
                 if not definition.unique_dimension:
                     measure = SUBJECT
                 elif value := dimensions.get(definition.unique_dimension):
@@ -175,4 +176,4 @@ def _targets(
         if match.group:
             numbers.append(group_ids[group_key(tenant_id, match.group)])
         for group_id in numbers:
-            yield Target(match.meter.meter_id, match.meter.aggregation, group_id, match.measure, match.member)
+            yield Target(match.meter.meter_id, match.meter.kind.slot, group_id, match.measure, match.member)

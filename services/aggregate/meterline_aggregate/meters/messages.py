@@ -7,7 +7,8 @@ from meterline_protos.aggregate.v1 import meters_pb2
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.ingest.v1 import event_types_pb2
 
-from meterline_aggregate.meters.rules.definitions import Aggregation, Definition, Meter
+from meterline_aggregate.kinds.kind import Aggregation
+from meterline_aggregate.meters.rules.definitions import Definition, Meter
 from meterline_aggregate.meters.rules.references import EventTypeDescription
 
 

@@ -13,7 +13,8 @@ from meterline.db.scope import Scope, to_setting
 from meterline.errors import AbortedError
 from psycopg.types.json import Jsonb
 
-from meterline_aggregate.meters.rules.definitions import Aggregation, Definition, Meter
+from meterline_aggregate.kinds.kind import Aggregation
+from meterline_aggregate.meters.rules.definitions import Definition, Meter
 
 queries = Queries("meterline_aggregate.meters", "store.sql")
 

@@ -14,7 +14,7 @@ from meterline.transactions.unit_of_work import Transaction, UnitOfWork
 
 from meterline_aggregate.folding.rules.dispatch import fold
 from meterline_aggregate.folding.rules.retractions import Retractions
-from meterline_aggregate.meters.rules.definitions import Aggregation, Meter
+from meterline_aggregate.meters.rules.definitions import Meter
 from meterline_aggregate.rebuilds import store
 from meterline_aggregate.rebuilds.raw_events import Page, RawEvents
 from meterline_aggregate.rebuilds.store import FIRST_BATCH, Claim
@@ -51,7 +51,7 @@ class Rebuild:
         self._raw = raw
         self._meter = meter
         self._claimed = claimed
-        self._is_unique = meter.aggregation is Aggregation.UNIQUE
+        self._slot = meter.kind.slot
         self._retractions = Retractions()
         self._sources: list[uuid.UUID] = []
 
@@ -105,9 +105,9 @@ class Rebuild:
 
     async def _replace(self, *, last: bool) -> Outcome:
         async with self._begin() as tx:
-            if self._is_unique:
+            if self._slot.has_members:
                 await store.count_members(tx.connection, self._claimed)
-            await store.lock(tx.connection, self._claimed, members=self._is_unique)
+            await store.lock(tx.connection, self._claimed, self._slot)
             # From here on nobody folds into the month: what is read now is all there is.
             if await store.retracting(tx.connection, self._claimed.month) != self._sources:
                 return Outcome.TAKEN
@@ -117,7 +117,7 @@ class Rebuild:
                 await self._stage_rest(tx)
             if await store.count_differing(tx.connection, self._claimed):
                 return Outcome.DIFFERS
-            if not await store.replace(tx.connection, self._claimed, members=self._is_unique):
+            if not await store.replace(tx.connection, self._claimed, self._slot):
                 raise AbortedError("the month was claimed by another")
             await tx.commit()
         return Outcome.DONE
@@ -129,12 +129,13 @@ class Rebuild:
             async for page in self._pages(batch_ids):
                 await self._stage(tx, page)
             after = batch_ids[-1]
-        if self._is_unique:
+        if self._slot.has_members:
             await store.count_members(tx.connection, self._claimed)
 
     async def _stage(self, tx: Transaction, page: Page) -> None:
         message = await self._raw.to_message(tx, self._claimed.month.tenant_id, self._meter, page)
-        await store.stage(tx.connection, self._claimed, fold([self._retractions.remove(message)]))
+        changes = fold([self._retractions.remove(message)])
+        await store.stage(tx.connection, self._claimed, changes, self._slot)
 
     def _pages(self, batch_ids: Sequence[uuid.UUID]) -> AsyncIterator[Page]:
         return self._raw.pages(self._claimed.month, self._meter, batch_ids)

@@ -16,7 +16,7 @@ from meterline.db.queries import Queries
 
 from meterline_aggregate.folding.rules.changes import Changes
 from meterline_aggregate.folding.store.literals import numeric_array
-from meterline_aggregate.meters.rules.definitions import Aggregation
+from meterline_aggregate.kinds.slots.slot import Slot
 from meterline_aggregate.windows.calendar import HOUR_US, Grain, end_of
 
 queries = Queries("meterline_aggregate.rebuilds", "store.sql")
@@ -134,12 +134,12 @@ async def retracting(connection: Connection, month: Month) -> list[uuid.UUID]:
     return [batch_id for (batch_id,) in await cursor.fetchall()]
 
 
-async def stage(connection: Connection, claimed: Claim, changes: Changes) -> None:
-    """Adds what was folded to what is staged. All of it is of the claimed month's meter."""
+async def stage(connection: Connection, claimed: Claim, changes: Changes, slot: Slot) -> None:
+    """Merges what was folded into what is staged: all of the claimed month's meter. `slot` is the meter's."""
     windows, members = changes.windows, changes.members
     owner = (claimed.month.tenant_id, claimed.rebuild_id)
     if len(windows):
-        literals = windows.numbers.literals(np.arange(len(windows)), valueless=(Aggregation.UNIQUE,))
+        literals = windows.numbers.literals(np.arange(len(windows)), of_batches=True)
         parameters = (
             *owner,
             int2_array(windows.grain),
@@ -148,7 +148,7 @@ async def stage(connection: Connection, claimed: Claim, changes: Changes) -> Non
             int8_array(windows.event_count),
             numeric_array(literals),
         )
-        await connection.execute(queries.stage_windows, parameters)
+        await connection.execute(queries.stage_windows.replace("{merge}", slot.sql_merge), parameters)
     if len(members):
         keys = (
             int2_array(members.grain),
@@ -159,17 +159,17 @@ async def stage(connection: Connection, claimed: Claim, changes: Changes) -> Non
         await connection.execute(queries.stage_members, (*owner, *keys))
 
 
-async def lock(connection: Connection, claimed: Claim, *, members: bool) -> None:
+async def lock(connection: Connection, claimed: Claim, slot: Slot) -> None:
     """Until the transaction ends nobody folds into the month. Raises meterline.errors.UnavailableError, at
     the end of the transaction, when the wait is too long."""
     await connection.execute(queries.limit_waiting)
-    if members:
+    if slot.has_members:
         await connection.execute(queries.lock_members)
     await connection.execute(queries.lock_windows, claimed.parameters())
 
 
 async def count_members(connection: Connection, claimed: Claim) -> None:
-    """Makes the numbers of members the values of their windows."""
+    """Makes the numbers of staged members those of their windows."""
     await connection.execute(queries.count_members, claimed.parameters())
 
 
@@ -180,10 +180,10 @@ async def count_differing(connection: Connection, claimed: Claim) -> int:
     return int(row[0]) if row else 0
 
 
-async def replace(connection: Connection, claimed: Claim, *, members: bool) -> bool:
+async def replace(connection: Connection, claimed: Claim, slot: Slot) -> bool:
     """Puts what is staged in the place of what was, and has it published; whether the claim still held."""
-    parameters = claimed.parameters(empty=0 if members else None)
-    if members:
+    parameters = claimed.parameters(empty=slot.empty)
+    if slot.has_members:
         await connection.execute(queries.drop_members, parameters)
     await connection.execute(queries.replace_windows, parameters)
     await connection.execute(queries.mark_month, parameters)

@@ -76,13 +76,14 @@ WHERE tenant_id = %(tenant_id)s AND meter_id = %(meter_id)s
 ORDER BY batch_id
 
 -- name: stage_windows
+-- {merge} is how the slot merges.
 INSERT INTO rebuilt_windows AS w (
     tenant_id, rebuild_id, grain, window_start, group_id, event_count, value
 )
 SELECT %s, %s, u.* FROM unnest(%s::int2[], %s::timestamptz[], %s::int8[], %s::int8[], %s::numeric[]) AS u
 ON CONFLICT (tenant_id, rebuild_id, grain, window_start, group_id) DO UPDATE SET
     event_count = w.event_count + excluded.event_count,
-    value = greatest(w.value, excluded.value)
+    value = {merge}
 
 -- name: stage_members
 INSERT INTO rebuilt_members (tenant_id, rebuild_id, grain, window_start, group_id, member)
@@ -138,8 +139,7 @@ FULL JOIN (
 WHERE coalesce(w.event_count, 0) <> coalesce(r.event_count, 0)
 
 -- name: replace_windows
--- Without events a unique count is 0, to which others add, and a maximum is none, which others need not
--- exceed. The month's revision rises in any case, since it is published again.
+-- Without events a number is what its slot says: 0, to which others add, or none, which others need not exceed. The month's revision rises in any case, since it is published again.
 UPDATE windows w
 SET value = n.value, revision = w.revision + 1
 FROM (

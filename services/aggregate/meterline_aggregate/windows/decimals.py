@@ -15,6 +15,12 @@ def of_units(units: int, scale: int) -> Decimal:
     return Decimal(f"{units}e-{scale}")
 
 
+def to_units(value: Decimal) -> tuple[int, int]:
+    """(units, scale) of a finite number: the inverse of `of_units`."""
+    scale = max(0, -int(value.as_tuple().exponent))
+    return int(value.scaleb(scale, EXACT)), scale
+
+
 def to_text(value: Decimal) -> str:
     """The shortest form without an exponent, exact at any width: equal values have equal texts."""
     text = format(value, "f")

@@ -5,16 +5,19 @@ All replicas apply changes in the same order of keys, so that none can wait for 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from meterline_aggregate.folding.rules.rows import Batch
-from meterline_aggregate.meters.rules.definitions import Aggregation
+from meterline_aggregate.kinds.slots.table import SLOTS
 
 Int64s = npt.NDArray[np.int64]
+
+_HAVE_NUMBERS = [slot.has_number for slot in SLOTS]
+_HAVE_OWN_NUMBERS = [slot.of_batches for slot in SLOTS]
 
 
 def _none() -> Int64s:
@@ -23,23 +26,28 @@ def _none() -> Int64s:
 
 @dataclass(slots=True)
 class Numbers:
-    """Values of rows, exact: value = units / 10^scale. Units mean nothing where a row only counts.
+    """Numbers of rows, exact: units / 10^scale. Units mean nothing where a row's slot has no number.
 
-    `units` are Python's integers, since a sum may be wider than a column of the machine. None: a maximum to
-    which nothing was added, and which stays.
+    slot: codes of slots
+    units: Python's integers, since a sum may be wider than a column of the machine. None: nothing is to be
+        merged, and what is stored stays
     """
 
-    aggregation: Int64s = field(default_factory=_none)
+    slot: Int64s = field(default_factory=_none)
     units: list[int | None] = field(default_factory=list)
     scale: Int64s = field(default_factory=_none)
 
-    def literals(self, rows: Int64s, *, valueless: Collection[Aggregation]) -> list[str]:
-        """The values of some rows as Postgres reads them; NULL for aggregations that have none."""
+    def literals(self, rows: Int64s, *, of_batches: bool) -> list[str]:
+        """The numbers of some rows as Postgres reads them; NULL for slots that have none.
+
+        of_batches: NULL as well for what does not depend on the batch alone
+        """
+        have = _HAVE_OWN_NUMBERS if of_batches else _HAVE_NUMBERS
         return [
-            "NULL" if aggregation in valueless or units is None else f"{units}e-{scale}"
-            for units, aggregation, scale in zip(
+            f"{units}e-{scale}" if have[slot] and units is not None else "NULL"
+            for units, slot, scale in zip(
                 [self.units[row] for row in rows.tolist()],
-                self.aggregation[rows].tolist(),
+                self.slot[rows].tolist(),
                 self.scale[rows].tolist(),
                 strict=True,
             )
@@ -48,7 +56,7 @@ class Numbers:
     @classmethod
     def joined(cls, parts: Sequence[Numbers]) -> Numbers:
         return cls(
-            np.concatenate([part.aggregation for part in parts]),
+            np.concatenate([part.slot for part in parts]),
             [units for part in parts for units in part.units],
             np.concatenate([part.scale for part in parts]),
         )
@@ -89,7 +97,7 @@ class WindowChanges:
 
 @dataclass(slots=True)
 class MemberChanges:
-    """One row a window and member (a digest of 16 bytes) of unique counts, sorted, without repetition."""
+    """One row a window and member (a digest of 16 bytes), sorted, without repetition."""
 
     grain: Int64s = field(default_factory=_none)
     tenant_id: Int64s = field(default_factory=_none)
@@ -119,9 +127,9 @@ class ContributionChanges:
 
 @dataclass(slots=True)
 class Rebuilds:
-    """What took events away from maxima and unique counts, which cannot be undone by arithmetic.
+    """What took events away from slots without an inverse.
 
-    months: (tenant, meter, start) to be found anew, sorted
+    months: (tenant, meter, start) to be computed again, sorted
     sources: (tenant, meter, start, position of the batch) of contributions that took events away, sorted
     """
 

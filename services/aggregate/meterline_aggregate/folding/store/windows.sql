@@ -10,8 +10,8 @@ SELECT grain, tenant_id, meter_id, window_start, group_id, count(*)
 FROM fresh
 GROUP BY grain, tenant_id, meter_id, window_start, group_id
 
--- name: add_to_windows
--- Counts, sums and unique counts: what is new comes on top.
+-- name: merge_windows
+-- {merge} is how the rows' slots merge.
 INSERT INTO windows AS w (
     grain, tenant_id, meter_id, window_start, group_id, event_count, value, revision
 )
@@ -21,21 +21,7 @@ FROM unnest(
 ) AS u
 ON CONFLICT (tenant_id, meter_id, window_start, group_id, grain) DO UPDATE SET
     event_count = w.event_count + excluded.event_count,
-    value = w.value + excluded.value,
-    revision = w.revision + 1
-
--- name: raise_windows
--- Maxima: the greater one stays.
-INSERT INTO windows AS w (
-    grain, tenant_id, meter_id, window_start, group_id, event_count, value, revision
-)
-SELECT u.*, 1
-FROM unnest(
-    %s::int2[], %s::int4[], %s::int4[], %s::timestamptz[], %s::int8[], %s::int8[], %s::numeric[]
-) AS u
-ON CONFLICT (tenant_id, meter_id, window_start, group_id, grain) DO UPDATE SET
-    event_count = w.event_count + excluded.event_count,
-    value = greatest(w.value, excluded.value),
+    value = {merge},
     revision = w.revision + 1
 
 -- name: add_contributions
