@@ -14,7 +14,7 @@ from meterline.db.pool import Connection
 from meterline.db.queries import Queries
 
 from meterline_aggregate.kinds.kind import State
-from meterline_aggregate.kinds.table import KINDS
+from meterline_aggregate.kinds.table import KINDS, numbers
 
 queries = Queries("meterline_aggregate.announcing", "store.sql")
 
@@ -43,7 +43,7 @@ async def claim(connection: Connection, limit: int, *, busy: bool) -> list[Month
     if busy:
         await connection.execute(queries.limit_waiting)
     statement = queries.claim_busy_months if busy else queries.claim_months
-    cursor = await connection.execute(statement, (limit,), binary=True)
+    cursor = await connection.execute(statement, {"known": numbers(), "limit": limit}, binary=True)
     claimed = await cursor.fetchall()
     return await _read(connection, claimed) if claimed else []
 

@@ -1,16 +1,19 @@
 -- name: claim_months
 -- tenant: months of all tenants are published together
 -- Only claims: the windows are read by a statement of their own. In this one they would be seen as they
--- were when it began, while the claim may already be of a later change. What waits for a rebuild is left.
+-- were when it began, while the claim may already be of a later change. What waits for a rebuild is left,
+-- and what only a newer release can read.
 WITH claimed AS (
     SELECT tenant_id, meter_id, window_start
     FROM changed_months o
-    WHERE NOT EXISTS (
+    WHERE EXISTS (
+        SELECT FROM meters m WHERE m.meter_id = o.meter_id AND m.aggregation = ANY(%(known)s::int2[])
+    ) AND NOT EXISTS (
         SELECT FROM pending_rebuilds p
         WHERE p.tenant_id = o.tenant_id AND p.meter_id = o.meter_id AND p.window_start = o.window_start
     )
     ORDER BY tenant_id, meter_id, window_start
-    LIMIT %s
+    LIMIT %(limit)s
     FOR UPDATE OF o SKIP LOCKED
 )
 DELETE FROM changed_months c USING claimed
@@ -24,12 +27,14 @@ RETURNING c.tenant_id, c.meter_id, c.window_start, c.traceparent
 WITH claimed AS (
     SELECT tenant_id, meter_id, window_start
     FROM changed_months o
-    WHERE NOT EXISTS (
+    WHERE EXISTS (
+        SELECT FROM meters m WHERE m.meter_id = o.meter_id AND m.aggregation = ANY(%(known)s::int2[])
+    ) AND NOT EXISTS (
         SELECT FROM pending_rebuilds p
         WHERE p.tenant_id = o.tenant_id AND p.meter_id = o.meter_id AND p.window_start = o.window_start
     )
     ORDER BY tenant_id, meter_id, window_start
-    LIMIT %s
+    LIMIT %(limit)s
     FOR UPDATE OF o
 )
 DELETE FROM changed_months c USING claimed

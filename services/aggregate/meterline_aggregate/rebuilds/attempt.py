@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from enum import Enum, auto
 from typing import Final
 
@@ -16,11 +15,9 @@ from meterline_aggregate.folding.rules.dispatch import fold
 from meterline_aggregate.folding.rules.retractions import Retractions
 from meterline_aggregate.meters.rules.definitions import Meter
 from meterline_aggregate.rebuilds import store
+from meterline_aggregate.rebuilds.late import LateFolding
 from meterline_aggregate.rebuilds.raw_events import Page, RawEvents
-from meterline_aggregate.rebuilds.store import FIRST_BATCH, Claim
-
-# Longer than any page takes, so that a claim that ends is one whose owner has died.
-LEASE: Final = timedelta(seconds=60)
+from meterline_aggregate.rebuilds.store import FIRST_BATCH, LEASE, Claim
 
 # Batches asked for at once.
 _BATCHES: Final = 500
@@ -32,7 +29,7 @@ class Outcome(Enum):
     """What became of putting the month in place."""
 
     DONE = auto()
-    # More events were folded since they were read.
+    # More events were folded, or skipped, since they were read.
     MORE = auto()
     # Events were taken away since, perhaps such as are staged.
     TAKEN = auto()
@@ -52,11 +49,15 @@ class Rebuild:
         self._meter = meter
         self._claimed = claimed
         self._slot = meter.kind.slot
+        self._late = LateFolding(unit_of_work, raw, meter, claimed)
         self._retractions = Retractions()
         self._sources: list[uuid.UUID] = []
 
     async def run(self) -> Outcome:
         """Raises UnavailableError, and AbortedError when the month was claimed by another."""
+        await self._late.run()
+        if self._meter.kind.inverse:
+            return await self._finish()
         await self._begin_anew()
         outcome = Outcome.MORE
         for left in reversed(range(_ROUNDS)):
@@ -64,9 +65,19 @@ class Rebuild:
             outcome = await self._replace(last=not left)
             if outcome in (Outcome.DONE, Outcome.DIFFERS):
                 break
+            await self._late.run()
             if outcome is Outcome.TAKEN:
                 await self._begin_anew()
         return outcome
+
+    async def _finish(self) -> Outcome:
+        """Nothing is left to be computed."""
+        async with self._held() as tx:
+            if await store.any_skipped(tx.connection, self._claimed):
+                return Outcome.MORE
+            await store.finish(tx.connection, self._claimed)
+            await tx.commit()
+        return Outcome.DONE
 
     async def _begin_anew(self) -> None:
         async with self._held() as tx:
@@ -117,6 +128,11 @@ class Rebuild:
                 await self._stage_rest(tx)
             if await store.count_differing(tx.connection, self._claimed):
                 return Outcome.DIFFERS
+            # Held, so that nobody skips more of the month until the end.
+            if not await store.renew(tx.connection, self._claimed, LEASE):
+                raise AbortedError("the month was claimed by another")
+            if await store.any_skipped(tx.connection, self._claimed):
+                return Outcome.MORE
             if not await store.replace(tx.connection, self._claimed, self._slot):
                 raise AbortedError("the month was claimed by another")
             await tx.commit()

@@ -17,11 +17,15 @@ from meterline.db.queries import Queries
 from meterline_aggregate.folding.rules.changes import Changes
 from meterline_aggregate.folding.store.literals import numeric_array
 from meterline_aggregate.kinds.slots.slot import Slot
+from meterline_aggregate.kinds.table import numbers
 from meterline_aggregate.windows.calendar import HOUR_US, Grain, end_of
 
 queries = Queries("meterline_aggregate.rebuilds", "store.sql")
 
 FIRST_BATCH: Final = uuid.UUID(int=0)
+
+# Longer than any page takes, so that a claim that ends is one whose owner has died.
+LEASE: Final = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +82,12 @@ async def count_pending(connection: Connection) -> int:
 
 
 async def claim(connection: Connection, rebuild_id: uuid.UUID, lease: timedelta) -> Claim | None:
-    """Takes the month that has waited longest, until the lease ends; what an earlier attempt staged goes."""
-    cursor = await connection.execute(queries.claim, {"rebuild_id": rebuild_id, "lease": lease}, binary=True)
+    """Takes the month that has waited longest, until the lease ends; what an earlier attempt staged goes.
+
+    Months of meters of unknown kinds are passed over.
+    """
+    parameters = {"rebuild_id": rebuild_id, "lease": lease, "known": numbers()}
+    cursor = await connection.execute(queries.claim, parameters, binary=True)
     row = await cursor.fetchone()
     if row is None:
         return None
@@ -102,6 +110,45 @@ async def postpone(connection: Connection, claimed: Claim, pause: timedelta) -> 
 async def clear(connection: Connection, claimed: Claim) -> None:
     """Forgets what was staged."""
     await connection.execute(queries.clear, claimed.parameters())
+
+
+async def skipped_batches(connection: Connection, claimed: Claim, batches: int, rows: int) -> list[uuid.UUID]:
+    """Batches, by id, whose events of the month were skipped: at most so many, and of no more rows unless it
+    is one batch."""
+    cursor = await connection.execute(queries.skipped_batches, claimed.parameters(limit=batches), binary=True)
+    found: list[uuid.UUID] = []
+    for batch_id, own in await cursor.fetchall():
+        rows -= own
+        if found and rows < 0:
+            break
+        found.append(batch_id)
+    return found
+
+
+async def take_skipped(
+    connection: Connection, claimed: Claim, batch_ids: Sequence[uuid.UUID]
+) -> dict[tuple[int, bytes], bytes]:
+    """Forgets that these batches were skipped in the month. Answers the marks of rows that they take away, by
+    start and batch; see `skipping.mark`.
+
+    They are to be folded in the same transaction.
+    """
+    parameters = claimed.parameters(batch_ids=list(batch_ids))
+    cursor = await connection.execute(queries.take_skipped, parameters, binary=True)
+    return {(to_us(start), batch_id.bytes): taken for start, batch_id, taken in await cursor.fetchall()}
+
+
+async def any_skipped(connection: Connection, claimed: Claim) -> bool:
+    """Whether events of the month are skipped still. Who holds the claim keeps others from adding some."""
+    cursor = await connection.execute(queries.any_skipped, claimed.parameters(), binary=True)
+    row = await cursor.fetchone()
+    return bool(row and row[0])
+
+
+async def finish(connection: Connection, claimed: Claim) -> bool:
+    """The month waits no more; whether the claim still held."""
+    cursor = await connection.execute(queries.finish, claimed.parameters())
+    return await cursor.fetchone() is not None
 
 
 async def gather(connection: Connection, claimed: Claim) -> int:
@@ -160,11 +207,11 @@ async def stage(connection: Connection, claimed: Claim, changes: Changes, slot: 
 
 
 async def lock(connection: Connection, claimed: Claim, slot: Slot) -> None:
-    """Until the transaction ends nobody folds into the month. Raises meterline.errors.UnavailableError, at
-    the end of the transaction, when the wait is too long."""
+    """Until the transaction ends nobody folds into the month; nobody else waits for that. Raises
+    meterline.errors.UnavailableError, at the end of the transaction, when the wait is too long."""
     await connection.execute(queries.limit_waiting)
     if slot.has_members:
-        await connection.execute(queries.lock_members)
+        await connection.execute(queries.lock_members, claimed.parameters())
     await connection.execute(queries.lock_windows, claimed.parameters())
 
 
@@ -187,7 +234,6 @@ async def replace(connection: Connection, claimed: Claim, slot: Slot) -> bool:
         await connection.execute(queries.drop_members, parameters)
     await connection.execute(queries.replace_windows, parameters)
     await connection.execute(queries.mark_month, parameters)
-    cursor = await connection.execute(queries.finish, parameters)
-    finished = await cursor.fetchone() is not None
+    finished = await finish(connection, claimed)
     await connection.execute(queries.clear, parameters)
     return finished

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Final
@@ -16,6 +16,7 @@ from meterline_aggregate.folding.consumer import drop_uncounted
 from meterline_aggregate.folding.decoding import Accepted, GarbledError, decode
 from meterline_aggregate.folding.rules.changes import Changes
 from meterline_aggregate.folding.rules.dispatch import fold
+from meterline_aggregate.folding.rules.origins import with_targets
 from meterline_aggregate.folding.rules.retractions import Retractions
 from meterline_aggregate.folding.rules.rows import TOTAL, Message
 from meterline_aggregate.folding.series import SeriesBook, UnknownTenantError, View
@@ -110,11 +111,13 @@ class Previews:
         except UnknownTenantError as error:
             raise NotFoundError("tenant", tenant.slug) from error
         (message,) = await drop_uncounted(tx, [accepted], [accepted.with_series(series)])
+        message = _without(message, self._book.unknown)
         changes = fold([message])
         rows = rows_of(changes.windows)
         before = await previews.totals_at(tx.connection, tenant.tenant_id, rows.values())
         fresh = await previews.count_new_members(tx.connection, tenant.tenant_id, changes.members)
-        known = {meter.meter_id: meter for meter in await meters_store.everything(tx.connection)}
+        meters = await meters_store.everything(tx.connection)
+        known = {meter.meter_id: meter for meter in meters if isinstance(meter, Meter)}
         return _Basis(message, changes, rows, before, fresh, known)
 
     async def _found_anew(self, basis: _Basis, month: Month) -> States:
@@ -156,6 +159,14 @@ def _decode(tenant: Tenant, events: bytes) -> Accepted:
     if len(accepted.times_us) > MOST_ROWS:
         raise InvalidArgumentError("events", f"at most {MOST_ROWS} rows")
     return accepted
+
+
+def _without(message: Message, unknown: Collection[int]) -> Message:
+    """The message as if there were none of these meters, of which nothing can be told."""
+    if not unknown:
+        return message
+    series = [with_targets(one, lambda meter_id: meter_id not in unknown) for one in message.series]
+    return replace(message, series=series)
 
 
 def _in_total(message: Message) -> Message:

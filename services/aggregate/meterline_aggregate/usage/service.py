@@ -6,10 +6,11 @@ import uuid
 from dataclasses import dataclass
 
 from meterline.db.pool import Connection, Database
-from meterline.errors import InvalidArgumentError, NotFoundError
+from meterline.errors import InvalidArgumentError, NotFoundError, UnavailableError
 from meterline.tenants import TenantReplica
 
 from meterline_aggregate.meters import store as meters_store
+from meterline_aggregate.meters.rules.definitions import UnknownMeter
 from meterline_aggregate.usage.rules.answers import Contribution, Window
 from meterline_aggregate.usage.store import windows
 from meterline_aggregate.usage.store.windows import Slice
@@ -36,7 +37,7 @@ class Usage:
     ) -> tuple[str, list[Window]]:
         """The tenant's time zone, and at most `limit` windows after that of `after_us`.
 
-        Raises NotFoundError.
+        Raises NotFoundError, and UnavailableError for a meter that only a newer release can read.
         """
         tenant = await self._tenants.get(where.tenant)
         async with self._database.connection([tenant.tenant_id]) as connection:
@@ -59,7 +60,7 @@ class Usage:
     ) -> tuple[str, list[Contribution]]:
         """The tenant's time zone, and at most `limit` contributions beyond (start, batch) `after`, by both.
 
-        Raises NotFoundError.
+        Raises NotFoundError, and UnavailableError for a meter that only a newer release can read.
         """
         tenant = await self._tenants.get(where.tenant)
         async with self._database.connection([tenant.tenant_id]) as connection:
@@ -80,4 +81,7 @@ class Usage:
         meter = await meters_store.find(connection, where.meter)
         if meter is None:
             raise NotFoundError("meter", where.meter)
+        if isinstance(meter, UnknownMeter):
+            # Another replica may be of that release.
+            raise UnavailableError(f"only a newer release can read meter {where.meter!r}")
         return Slice(tenant_id, meter, where.start_us, where.end_us)

@@ -56,6 +56,8 @@ def make_cells(messages: Sequence[Message], layout: Layout, scales: Sequence[int
         if len(message):
             parts.append(_message_cells(message, layout, scales, first_batch))
         first_batch += len(message.batches)
+    if len(parts) == 1:
+        return parts[0]
     return Cells(
         np.concatenate([part.series for part in parts]),
         np.concatenate([part.batch for part in parts]),

@@ -15,6 +15,7 @@ from meterline_aggregate.folding.rules.rows import Batch
 from meterline_aggregate.kinds.slots.table import SLOTS
 
 Int64s = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 
 _HAVE_NUMBERS = [slot.has_number for slot in SLOTS]
 _HAVE_OWN_NUMBERS = [slot.of_batches for slot in SLOTS]
@@ -61,6 +62,10 @@ class Numbers:
             np.concatenate([part.scale for part in parts]),
         )
 
+    def only(self, chosen: Flags) -> Numbers:
+        rows = np.flatnonzero(chosen).tolist()
+        return Numbers(self.slot[chosen], [self.units[row] for row in rows], self.scale[chosen])
+
 
 @dataclass(slots=True)
 class WindowChanges:
@@ -80,6 +85,18 @@ class WindowChanges:
 
     def __len__(self) -> int:
         return len(self.grain)
+
+    def only(self, chosen: Flags) -> WindowChanges:
+        return WindowChanges(
+            self.grain[chosen],
+            self.tenant_id[chosen],
+            self.meter_id[chosen],
+            self.start_us[chosen],
+            self.group_id[chosen],
+            self.event_count[chosen],
+            self.last_batch[chosen],
+            self.numbers.only(chosen),
+        )
 
     @classmethod
     def joined(cls, parts: Sequence[WindowChanges]) -> WindowChanges:
@@ -124,12 +141,33 @@ class ContributionChanges:
     def __len__(self) -> int:
         return len(self.tenant_id)
 
+    def only(self, chosen: Flags) -> ContributionChanges:
+        return ContributionChanges(
+            self.tenant_id[chosen],
+            self.meter_id[chosen],
+            self.start_us[chosen],
+            self.batch[chosen],
+            self.event_count[chosen],
+            self.numbers.only(chosen),
+        )
+
+
+@dataclass(slots=True)
+class Skipped:
+    """What batches may have added to meters of unknown kinds: contributions to be made when somebody can.
+
+    taken: for each contribution, marks of the rows that it takes away, 16 bytes each
+    """
+
+    contributions: ContributionChanges = field(default_factory=ContributionChanges)
+    taken: list[bytes] = field(default_factory=list)
+
 
 @dataclass(slots=True)
 class Rebuilds:
-    """What took events away from slots without an inverse.
+    """What waits for a rebuild: slots without an inverse that lost events, and events that were skipped.
 
-    months: (tenant, meter, start) to be computed again, sorted
+    months: (tenant, meter, start) that wait for it, sorted
     sources: (tenant, meter, start, position of the batch) of contributions that took events away, sorted
     """
 
@@ -147,3 +185,4 @@ class Changes:
     contributions: ContributionChanges
     totals: dict[int, int]
     rebuilds: Rebuilds = field(default_factory=Rebuilds)
+    skipped: Skipped = field(default_factory=Skipped)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -138,7 +139,7 @@ class _Adding:
             merged = numbers.merged(grouping, rows)
             if units is None:
                 # Right for all rows if there is no other slot; where a slot has no number, it means nothing.
-                units = [*merged]
+                units = cast("list[int | None]", merged)
             else:
                 for place in np.flatnonzero(slot == code).tolist():
                     units[place] = merged[place]

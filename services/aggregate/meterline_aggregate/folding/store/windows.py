@@ -18,7 +18,7 @@ from meterline.db.queries import Queries
 
 from meterline_aggregate.folding.rules.changes import Changes, MemberChanges, WindowChanges
 from meterline_aggregate.folding.rules.rows import TOTAL
-from meterline_aggregate.folding.store import rebuild_requests
+from meterline_aggregate.folding.store import rebuild_requests, skipped
 from meterline_aggregate.folding.store.literals import numeric_array
 from meterline_aggregate.kinds.slots.table import SLOTS
 from meterline_aggregate.windows.calendar import Grain
@@ -58,6 +58,8 @@ async def _apply(connection: Connection, changes: Changes) -> None:
         for statement, slots in _MERGES:
             await _change_windows(connection, statement, changes.windows, slots[changes.windows.numbers.slot])
         await _add_contributions(connection, changes)
+    if len(changes.skipped.contributions):
+        await skipped.add(connection, changes)
     await _add_totals(connection, changes.totals)
     if len(changes.windows):
         # Last, so that the publisher of changed months finds these rows free nearly always.
@@ -72,7 +74,10 @@ async def _add_members(connection: Connection, changes: Changes) -> None:
     if not len(members):
         return
     parameters = (*_window_keys(members), uuid_array(members.member))
-    cursor = await connection.execute(queries.add_members, parameters, binary=True)
+    owners = np.unique((members.tenant_id << 32) | members.meter_id)
+    async with connection.pipeline():
+        await connection.execute(queries.hold_members, (int8_array(owners),))
+        cursor = await connection.execute(queries.add_members, parameters, binary=True)
     fresh = {
         (grain, tenant_id, meter_id, to_us(start), group_id): count
         for grain, tenant_id, meter_id, start, group_id, count in await cursor.fetchall()

@@ -1,3 +1,9 @@
+-- name: hold_members
+-- tenant: keys are of a tenant and a meter
+-- Until the end nobody drops members of these meters of tenants. By key, so that nobody waits in a circle.
+SELECT pg_advisory_xact_lock_shared(key), set_config('meterline.members_held', 'on', true)
+FROM unnest(%s::int8[]) AS key
+
 -- name: add_members
 -- Answers how many were new in each window.
 WITH fresh AS (

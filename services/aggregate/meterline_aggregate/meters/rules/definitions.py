@@ -116,6 +116,23 @@ class Meter:
         return self.definition.kind
 
 
+@dataclass(frozen=True, slots=True)
+class UnknownMeter:
+    """A meter of a kind that only a newer release knows, as far as its row says; it counts nothing here.
+
+    aggregation: the kind's number
+    """
+
+    meter_id: int
+    name: str
+    event_type: str
+    aggregation: int
+    quantity: str
+    unique_dimension: str
+    group_by: tuple[str, ...]
+    filter: Pairs
+
+
 def _check_name(field: str, value: str) -> None:
     if not is_name(value):
         raise InvalidArgumentError(field, NAME_RULE)

@@ -12,7 +12,7 @@ from meterline.db.pool import Connection
 from meterline.db.queries import Queries
 
 from meterline_aggregate.kinds.kind import Kind, State
-from meterline_aggregate.kinds.table import KINDS
+from meterline_aggregate.kinds.table import KINDS, numbers
 from meterline_aggregate.meters.rules.definitions import Meter
 from meterline_aggregate.usage.rules.answers import Contribution, Window
 from meterline_aggregate.windows.calendar import Grain
@@ -84,8 +84,9 @@ async def contributions_of_meter(
 async def contributions_of_batch(
     connection: Connection, tenant_id: int, batch_id: uuid.UUID
 ) -> list[Contribution]:
-    """What a batch added to all meters of a tenant, by meter, then time."""
-    cursor = await connection.execute(queries.contributions_of_batch, (tenant_id, batch_id), binary=True)
+    """What a batch added to all meters of a tenant that can be read here, by meter, then time."""
+    parameters = {"tenant_id": tenant_id, "batch_id": batch_id, "known": numbers()}
+    cursor = await connection.execute(queries.contributions_of_batch, parameters, binary=True)
     return [
         _contribution(name, KINDS[aggregation], row) for name, aggregation, *row in await cursor.fetchall()
     ]

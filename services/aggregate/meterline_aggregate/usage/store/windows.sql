@@ -34,5 +34,5 @@ LIMIT %(limit)s
 SELECT m.name, m.aggregation, c.window_start, c.batch_id, c.event_count, c.value
 FROM contributions c
 JOIN meters m ON m.meter_id = c.meter_id
-WHERE c.tenant_id = %s AND c.batch_id = %s
+WHERE c.tenant_id = %(tenant_id)s AND c.batch_id = %(batch_id)s AND m.aggregation = ANY(%(known)s::int2[])
 ORDER BY m.name, c.window_start
