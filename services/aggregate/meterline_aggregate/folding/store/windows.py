@@ -73,11 +73,9 @@ async def _add_members(connection: Connection, changes: Changes) -> None:
     members = changes.members
     if not len(members):
         return
-    parameters = (*_window_keys(members), uuid_array(members.member))
     owners = np.unique((members.tenant_id << 32) | members.meter_id)
-    async with connection.pipeline():
-        await connection.execute(queries.hold_members, (int8_array(owners),))
-        cursor = await connection.execute(queries.add_members, parameters, binary=True)
+    parameters = (int8_array(owners), *_window_keys(members), uuid_array(members.member))
+    cursor = await connection.execute(queries.add_members, parameters, binary=True)
     fresh = {
         (grain, tenant_id, meter_id, to_us(start), group_id): count
         for grain, tenant_id, meter_id, start, group_id, count in await cursor.fetchall()

@@ -1,14 +1,13 @@
--- name: hold_members
--- tenant: keys are of a tenant and a meter
--- Until the end nobody drops members of these meters of tenants. By key, so that nobody waits in a circle.
-SELECT pg_advisory_xact_lock_shared(key), set_config('meterline.members_held', 'on', true)
-FROM unnest(%s::int8[]) AS key
-
 -- name: add_members
--- Answers how many were new in each window.
-WITH fresh AS (
+-- Answers how many were new in each window. Until the end nobody drops members of these meters of tenants: they are held
+-- by key, so that nobody waits in a circle, and before the first member is looked for.
+WITH held AS MATERIALIZED (
+    SELECT pg_advisory_xact_lock_shared(key), set_config('meterline.members_held', 'on', true)
+    FROM unnest(%s::int8[]) AS key
+), fresh AS (
     INSERT INTO window_members (grain, tenant_id, meter_id, window_start, group_id, member)
     SELECT * FROM unnest(%s::int2[], %s::int4[], %s::int4[], %s::timestamptz[], %s::int8[], %s::uuid[])
+    WHERE (SELECT count(*) FROM held) > 0
     ON CONFLICT DO NOTHING
     RETURNING grain, tenant_id, meter_id, window_start, group_id
 )
