@@ -31,7 +31,9 @@ from meterline_aggregate.folding.rules.plain import fold_plain
 from meterline_aggregate.folding.rules.rows import Message, Series, Target
 from meterline_aggregate.folding.rules.vectors import fold_vectors
 from meterline_aggregate.folding.series import SeriesBook
-from meterline_aggregate.meters.rules.definitions import Aggregation, Definition
+from meterline_aggregate.kinds.kind import Aggregation
+from meterline_aggregate.kinds.table import kind_of
+from meterline_aggregate.meters.rules.definitions import Definition
 from meterline_aggregate.meters.service import Meters
 from meterline_dev import procstat
 from meterline_dev.servers import PostgresServer
@@ -129,7 +131,7 @@ def _series(tenant: int) -> list[Series]:
             tenant,
             ZONES[tenant % len(ZONES)],
             tuple(
-                Target(meter_id, aggregation, group_id, measure)
+                Target(meter_id, kind_of(aggregation).slot, group_id, measure)
                 for meter_id, aggregation, measure in (
                     (1, Aggregation.COUNT, ""),
                     (2, Aggregation.SUM, "bytes"),

@@ -16,7 +16,8 @@ from meterline.transactions.unit_of_work import UnitOfWork
 from meterline_aggregate.folding.consumer import AcceptedEvents
 from meterline_aggregate.folding.groups import GroupBook
 from meterline_aggregate.folding.series import SeriesBook
-from meterline_aggregate.meters.rules.definitions import Aggregation, Definition
+from meterline_aggregate.kinds.kind import Aggregation
+from meterline_aggregate.meters.rules.definitions import Definition
 from meterline_aggregate.meters.service import Meters
 from meterline_aggregate.peers import Ingest
 from meterline_aggregate.rebuilds.job import Rebuilder

@@ -23,7 +23,11 @@ from meterline_aggregate.folding.rules.rows import (
     Series,
     Target,
 )
-from meterline_aggregate.meters.rules.definitions import Aggregation
+from meterline_aggregate.kinds.slots.events import EVENTS
+from meterline_aggregate.kinds.slots.highest import HIGHEST
+from meterline_aggregate.kinds.slots.members import MEMBERS
+from meterline_aggregate.kinds.slots.slot import Slot
+from meterline_aggregate.kinds.slots.sums import SUMS
 
 ZONES = (
     "UTC",
@@ -89,17 +93,17 @@ def series(draw: st.DrawFn, zones: dict[int, str]) -> Series:
     tenant_id = draw(st.sampled_from(sorted(zones)))
     group = draw(st.sampled_from(GROUPS))
     member = digest(draw(st.sampled_from(("x", "y"))))
-    choices: list[tuple[int, Aggregation, str, bytes | None]] = [
-        (1, Aggregation.COUNT, EVERY_EVENT, None),
-        (2, Aggregation.SUM, "a", None),
-        (3, Aggregation.MAX, "a", None),
-        (4, Aggregation.UNIQUE, SUBJECT, None),
-        (5, Aggregation.UNIQUE, EVERY_EVENT, member),
-        (6, Aggregation.SUM, "b", None),
+    choices: list[tuple[int, Slot, str, bytes | None]] = [
+        (1, EVENTS, EVERY_EVENT, None),
+        (2, SUMS, "a", None),
+        (3, HIGHEST, "a", None),
+        (4, MEMBERS, SUBJECT, None),
+        (5, MEMBERS, EVERY_EVENT, member),
+        (6, SUMS, "b", None),
     ]
     targets = [
-        Target(meter_id, aggregation, group_id, measure, member)
-        for meter_id, aggregation, measure, member in draw(st.lists(st.sampled_from(choices), unique=True))
+        Target(meter_id, slot, group_id, measure, member)
+        for meter_id, slot, measure, member in draw(st.lists(st.sampled_from(choices), unique=True))
         for group_id in ((TOTAL, group) if meter_id % 2 else (TOTAL,))
     ]
     return Series(tenant_id, zones[tenant_id], tuple(targets))
@@ -170,9 +174,9 @@ def several_messages(draw: st.DrawFn, values: st.SearchStrategy[int] = small) ->
 def values_of(numbers: Numbers) -> list[Fraction | None]:
     """Exact values; None where a row only counts, and of a maximum to which nothing was added."""
     return [
-        None if aggregation == Aggregation.COUNT or units is None else Fraction(units, 10**scale)
-        for aggregation, units, scale in zip(
-            numbers.aggregation.tolist(), numbers.units, numbers.scale.tolist(), strict=True
+        None if slot == EVENTS.code or units is None else Fraction(units, 10**scale)
+        for slot, units, scale in zip(
+            numbers.slot.tolist(), numbers.units, numbers.scale.tolist(), strict=True
         )
     ]
 

@@ -9,7 +9,8 @@ from fractions import Fraction
 from meterline_aggregate.folding.rules.changes import Changes
 from meterline_aggregate.folding.rules.dispatch import fold
 from meterline_aggregate.folding.rules.rows import Message
-from meterline_aggregate.meters.rules.definitions import Aggregation
+from meterline_aggregate.kinds.slots.events import EVENTS
+from meterline_aggregate.kinds.slots.highest import HIGHEST
 
 from tests.support.folding import comparable
 
@@ -27,14 +28,14 @@ class Stored:
 
     def apply(self, changes: Changes) -> None:
         said = comparable(changes)
-        aggregations = changes.windows.numbers.aggregation.tolist()
-        for row, aggregation in zip(said["windows"], aggregations, strict=True):
+        slots = changes.windows.numbers.slot.tolist()
+        for row, slot in zip(said["windows"], slots, strict=True):
             *key, count, _, value = row
             before, mine = self.windows.get(tuple(key), (0, None))
             together: Fraction | None
-            if aggregation == Aggregation.COUNT:
+            if slot == EVENTS.code:
                 together = None
-            elif aggregation == Aggregation.MAX:
+            elif slot == HIGHEST.code:
                 together = max((one for one in (mine, value) if one is not None), default=None)
             else:
                 together = (mine or Fraction(0)) + value

@@ -69,6 +69,12 @@ def of_units(units: int, scale: int) -> Decimal:
     return Decimal(f"{units}e-{scale}")
 
 
+def to_units(value: Decimal) -> tuple[int, int]:
+    """(units, scale) of a finite number: the inverse of `of_units`."""
+    scale = max(0, -int(value.as_tuple().exponent))
+    return int(value.scaleb(scale, EXACT)), scale
+
+
 def exact_sum(values: Iterable[Decimal]) -> Decimal:
     """The sum of decimals without losing a digit, whatever the caller's decimal context; 0 for none."""
     return reduce(EXACT.add, values, Decimal(0))

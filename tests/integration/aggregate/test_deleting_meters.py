@@ -97,6 +97,36 @@ async def test_a_meter_that_counts_or_is_referred_to_stays(node: Node, feed: Fee
     assert await listed(node) == ["calls", "flights"]
 
 
+async def test_usage_of_a_name_is_that_of_the_meter_that_has_it_now(
+    database: TestDatabase, broker: NatsServer, feed: Feed
+) -> None:
+    """Whatever a replica answered by the name before."""
+    async with running_aggregate(database, broker) as one, running_aggregate(database, broker) as other:
+        await feed.onboard(1, "acme")
+        await one.create(FLIGHTS)
+        await eventually(lambda: can_ask(one))
+        assert await one.windows("acme", "flights", MONTH) == []
+        await delete(other, "flights")
+        assert not await can_ask(one)
+        await other.create(meter("flights", types_pb2.AGGREGATION_UNIQUE))
+        await feed.publish(accepted([Event(1, NOON), Event(1, NOON)]))
+        await feed.settled()
+        (window,) = await one.windows("acme", "flights", MONTH)
+        assert (window.value, window.event_count) == ("1", 2)
+        assert window.aggregation == types_pb2.AGGREGATION_UNIQUE
+
+
+async def can_ask(node: Node) -> bool:
+    """Whether there is a meter of this name, and the tenant."""
+    try:
+        await node.windows("acme", "flights", MONTH)
+    except aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.NOT_FOUND:
+            return False
+        raise
+    return True
+
+
 async def test_every_replica_notices(database: TestDatabase, broker: NatsServer, feed: Feed) -> None:
     """Also when the newest meter stays, and whichever replica counts."""
     async with running_aggregate(database, broker) as one:

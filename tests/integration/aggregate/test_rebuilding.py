@@ -51,8 +51,8 @@ STAGED: Final = (
 )
 
 
-# Who waits for a whole table.
-WAITING: Final = "SELECT pid FROM pg_locks WHERE locktype = 'relation' AND NOT granted"
+# Who waits for members of a meter of a tenant.
+WAITING: Final = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
 
 
 def flight(miles: str, subject: str = "N1", **more: str) -> Event:

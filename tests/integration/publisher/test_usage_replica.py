@@ -49,6 +49,14 @@ async def test_one_message_may_tell_of_a_window_twice(world: World) -> None:
     assert found == [("b", 7), ("calls", 20)]
 
 
+async def test_a_window_of_a_kind_that_only_newer_releases_know_is_kept(world: World) -> None:
+    newer = window("20", 1)
+    newer.aggregation = 99  # type: ignore[assignment]
+    await world.deliver("usage.window", events_pb2.UsageWindowsChanged(windows=[newer]))
+    found = await eventually(lambda: world.rows("SELECT value, aggregation FROM usage"))
+    assert found == [(20, "99")]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

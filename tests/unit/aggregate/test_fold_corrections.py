@@ -19,7 +19,7 @@ from meterline_aggregate.folding.rules.dispatch import fold
 from meterline_aggregate.folding.rules.origins import Counted, Origin, limit_to_counted, with_targets
 from meterline_aggregate.folding.rules.retractions import Retractions
 from meterline_aggregate.folding.rules.rows import EVERY_EVENT, TOTAL, Message, Series, Target
-from meterline_aggregate.meters.rules.definitions import Aggregation
+from meterline_aggregate.kinds.slots.events import EVENTS
 
 from tests.support.corrections import History, correction, histories
 from tests.support.folding import comparable, message
@@ -151,7 +151,7 @@ OLD, NEW = 1, 2
 
 
 def one_row(*meters: int, batch_id: uuid.UUID | None = None) -> Message:
-    targets = tuple(Target(meter_id, Aggregation.COUNT, TOTAL, EVERY_EVENT) for meter_id in meters)
+    targets = tuple(Target(meter_id, EVENTS, TOTAL, EVERY_EVENT) for meter_id in meters)
     return message([batch_id or uuid.uuid4()], [1], [Series(1, "UTC", targets)], [0], [1], [NOON_US], {})
 
 

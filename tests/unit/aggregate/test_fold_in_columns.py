@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from meterline.clock import to_us
 from meterline_aggregate.folding.rules.digests import digest
 from meterline_aggregate.folding.rules.dispatch import fold
-from meterline_aggregate.folding.rules.grouping import UnsuitableError
 from meterline_aggregate.folding.rules.plain import fold_plain
 from meterline_aggregate.folding.rules.rows import (
     EVERY_EVENT,
@@ -24,7 +23,11 @@ from meterline_aggregate.folding.rules.rows import (
     Target,
 )
 from meterline_aggregate.folding.rules.vectors import fold_vectors
-from meterline_aggregate.meters.rules.definitions import Aggregation
+from meterline_aggregate.kinds.grouping import UnsuitableError
+from meterline_aggregate.kinds.slots.events import EVENTS
+from meterline_aggregate.kinds.slots.highest import HIGHEST
+from meterline_aggregate.kinds.slots.members import MEMBERS
+from meterline_aggregate.kinds.slots.sums import SUMS
 from meterline_aggregate.windows.calendar import OddMinuteError
 
 from tests.support.folding import SUBJECTS, comparable, huge, message, several_messages, small
@@ -98,14 +101,14 @@ def many_rows(zone: str, seed: int, rows: int, most: int = 10**15) -> Message:
 
 def every_kind(group: int) -> tuple[Target, ...]:
     return tuple(
-        Target(meter_id, aggregation, group_id, measure, member)
-        for meter_id, aggregation, measure, member in (
-            (1, Aggregation.COUNT, EVERY_EVENT, None),
-            (2, Aggregation.SUM, "a", None),
-            (3, Aggregation.MAX, "a", None),
-            (4, Aggregation.SUM, "b", None),
-            (5, Aggregation.UNIQUE, SUBJECT, None),
-            (6, Aggregation.UNIQUE, EVERY_EVENT, digest(str(group))),
+        Target(meter_id, slot, group_id, measure, member)
+        for meter_id, slot, measure, member in (
+            (1, EVENTS, EVERY_EVENT, None),
+            (2, SUMS, "a", None),
+            (3, HIGHEST, "a", None),
+            (4, SUMS, "b", None),
+            (5, MEMBERS, SUBJECT, None),
+            (6, MEMBERS, EVERY_EVENT, digest(str(group))),
         )
         for group_id in (TOTAL, group)
     )

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from meterline_aggregate.folding.rules.dispatch import fold
 from meterline_aggregate.folding.rules.rows import EVERY_EVENT, TOTAL, Message
-from meterline_aggregate.meters.rules.definitions import Aggregation
+from meterline_aggregate.kinds.slots.highest import HIGHEST
+from meterline_aggregate.kinds.slots.sums import SUMS
 
 from tests.support.folding import comparable, several_messages, values_of
 from tests.support.folding_tables import stored
@@ -122,9 +123,9 @@ def test_contributions_add_up_to_months(messages: list[Message]) -> None:
         if after:
             inside &= given_.start_us < after[0]
         assert given_.event_count[inside].sum() == windows.event_count[row]
-        aggregation = windows.numbers.aggregation[row]
+        slot = windows.numbers.slot[row]
         parts = [own[place] or Fraction(0) for place in np.flatnonzero(inside).tolist()]
-        if aggregation == Aggregation.SUM:
+        if slot == SUMS.code:
             assert sum(parts) == values[row]
-        if aggregation == Aggregation.MAX:
+        if slot == HIGHEST.code:
             assert max(parts) == values[row]

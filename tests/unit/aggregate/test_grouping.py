@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from meterline_aggregate.folding.rules.grouping import (
+from meterline_aggregate.kinds.grouping import (
     LIMIT,
     UnsuitableError,
     group,

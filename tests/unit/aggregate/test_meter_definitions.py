@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from meterline.errors import InvalidArgumentError
-from meterline_aggregate.meters.rules.definitions import Aggregation, Definition
+from meterline_aggregate.kinds.kind import Aggregation
+from meterline_aggregate.meters.rules.definitions import Definition
 
 pytestmark = pytest.mark.req("T6.1")
 

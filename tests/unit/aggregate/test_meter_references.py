@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from meterline.errors import FailedPreconditionError
-from meterline_aggregate.meters.rules.definitions import Aggregation, Definition
+from meterline_aggregate.kinds.kind import Aggregation
+from meterline_aggregate.meters.rules.definitions import Definition
 from meterline_aggregate.meters.rules.references import EventTypeDescription, check_references
 
 pytestmark = pytest.mark.req("T6.1")

@@ -16,8 +16,9 @@ from meterline_aggregate.folding.rules.plain import fold_plain
 from meterline_aggregate.folding.rules.rows import Batch, Message, Quantity, Series
 from meterline_aggregate.folding.rules.vectors import fold_vectors
 from meterline_aggregate.folding.series import matches, targets
+from meterline_aggregate.kinds.kind import Aggregation
 from meterline_aggregate.meters.messages import to_meter
-from meterline_aggregate.meters.rules.definitions import Aggregation, Definition, Meter
+from meterline_aggregate.meters.rules.definitions import Definition, Meter
 from meterline_protos.events.v1 import events_pb2
 from meterline_publisher.peers import counting_of
 

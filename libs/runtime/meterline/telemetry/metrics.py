@@ -99,6 +99,10 @@ CONSERVATION_GAP = Gauge(
     "meterline_conservation_gap",
     "Events accepted less events aggregated, once what was on its way has arrived; must read zero",
 )
+METERS_UNKNOWN = Gauge(
+    "meterline_meters_unknown",
+    "Meters of kinds that only a newer release knows: their events wait for it",
+)
 REBUILDS_PENDING = Gauge(
     "meterline_rebuilds_pending",
     "Months of maxima and unique counts to be found anew, and not published before",

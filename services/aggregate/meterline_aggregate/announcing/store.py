@@ -13,7 +13,8 @@ from meterline.db.arrays import int4_array, text_array, timestamptz_array
 from meterline.db.pool import Connection
 from meterline.db.queries import Queries
 
-from meterline_aggregate.meters.rules.definitions import Aggregation
+from meterline_aggregate.kinds.kind import State
+from meterline_aggregate.kinds.table import KINDS, numbers
 
 queries = Queries("meterline_aggregate.announcing", "store.sql")
 
@@ -24,7 +25,7 @@ class Month:
 
     tenant_id: int
     meter: str
-    aggregation: Aggregation
+    aggregation: int
     time_zone: str
     start_us: int
     value: Decimal
@@ -42,7 +43,7 @@ async def claim(connection: Connection, limit: int, *, busy: bool) -> list[Month
     if busy:
         await connection.execute(queries.limit_waiting)
     statement = queries.claim_busy_months if busy else queries.claim_months
-    cursor = await connection.execute(statement, (limit,), binary=True)
+    cursor = await connection.execute(statement, {"known": numbers(), "limit": limit}, binary=True)
     claimed = await cursor.fetchall()
     return await _read(connection, claimed) if claimed else []
 
@@ -57,6 +58,26 @@ async def _read(connection: Connection, claimed: Sequence[Sequence[Any]]) -> lis
     )
     cursor = await connection.execute(queries.read_months, parameters, binary=True)
     return [
-        Month(tenant_id, meter, Aggregation(aggregation), zone, to_us(start), *rest)
-        for tenant_id, meter, aggregation, zone, start, *rest in await cursor.fetchall()
+        Month(
+            tenant_id,
+            meter,
+            aggregation,
+            zone,
+            to_us(start),
+            KINDS[aggregation].shown(State(events, number)),
+            events,
+            revision,
+            trace,
+        )
+        for (
+            tenant_id,
+            meter,
+            aggregation,
+            zone,
+            start,
+            number,
+            events,
+            revision,
+            trace,
+        ) in await cursor.fetchall()
     ]

@@ -1,16 +1,19 @@
 -- name: claim_months
 -- tenant: months of all tenants are published together
 -- Only claims: the windows are read by a statement of their own. In this one they would be seen as they
--- were when it began, while the claim may already be of a later change. What waits for a rebuild is left.
+-- were when it began, while the claim may already be of a later change. What waits for a rebuild is left,
+-- and what only a newer release can read.
 WITH claimed AS (
     SELECT tenant_id, meter_id, window_start
     FROM changed_months o
-    WHERE NOT EXISTS (
+    WHERE EXISTS (
+        SELECT FROM meters m WHERE m.meter_id = o.meter_id AND m.aggregation = ANY(%(known)s::int2[])
+    ) AND NOT EXISTS (
         SELECT FROM pending_rebuilds p
         WHERE p.tenant_id = o.tenant_id AND p.meter_id = o.meter_id AND p.window_start = o.window_start
     )
     ORDER BY tenant_id, meter_id, window_start
-    LIMIT %s
+    LIMIT %(limit)s
     FOR UPDATE OF o SKIP LOCKED
 )
 DELETE FROM changed_months c USING claimed
@@ -24,12 +27,14 @@ RETURNING c.tenant_id, c.meter_id, c.window_start, c.traceparent
 WITH claimed AS (
     SELECT tenant_id, meter_id, window_start
     FROM changed_months o
-    WHERE NOT EXISTS (
+    WHERE EXISTS (
+        SELECT FROM meters m WHERE m.meter_id = o.meter_id AND m.aggregation = ANY(%(known)s::int2[])
+    ) AND NOT EXISTS (
         SELECT FROM pending_rebuilds p
         WHERE p.tenant_id = o.tenant_id AND p.meter_id = o.meter_id AND p.window_start = o.window_start
     )
     ORDER BY tenant_id, meter_id, window_start
-    LIMIT %s
+    LIMIT %(limit)s
     FOR UPDATE OF o
 )
 DELETE FROM changed_months c USING claimed
@@ -44,8 +49,7 @@ SET LOCAL lock_timeout = '2s'
 -- name: read_months
 -- A month may have got a rebuild since it was claimed; that one has it published.
 SELECT w.tenant_id, m.name, m.aggregation, t.time_zone, w.window_start,
-       coalesce(w.value, CASE m.aggregation WHEN 1 THEN w.event_count ELSE 0 END), w.event_count, w.revision,
-       k.traceparent
+       w.value, w.event_count, w.revision, k.traceparent
 FROM unnest(%s::int4[], %s::int4[], %s::timestamptz[], %s::text[])
     AS k (tenant_id, meter_id, window_start, traceparent)
 JOIN windows w ON w.tenant_id = k.tenant_id AND w.meter_id = k.meter_id

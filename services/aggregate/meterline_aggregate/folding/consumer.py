@@ -21,6 +21,7 @@ from meterline_aggregate.folding.rules.dispatch import fold
 from meterline_aggregate.folding.rules.origins import Origin, limit_to_counted
 from meterline_aggregate.folding.rules.rows import Message
 from meterline_aggregate.folding.series import SeriesBook, UnknownTenantError
+from meterline_aggregate.folding.skips import skip
 from meterline_aggregate.folding.splitting import WHOLE_KEY
 from meterline_aggregate.folding.store import applied, windows
 from meterline_aggregate.folding.store.origins import find as find_origins
@@ -60,7 +61,8 @@ class AcceptedEvents:
         fresh = [at for at, delivery in enumerate(deliveries) if delivery.message_id not in copies]
         accepted = [accepted[at] for at in fresh]
         messages = [message.with_series(series[at]) for at, message in zip(fresh, accepted, strict=True)]
-        changes = fold(await drop_uncounted(transaction, accepted, messages))
+        counted = await drop_uncounted(transaction, accepted, messages)
+        changes = skip(fold(counted), accepted, counted, self._book.unknown)
         if changes.rebuilds.months:
             transaction.after_commit(self._wake_rebuilder)
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -11,6 +11,8 @@ from cachetools import LRUCache
 from meterline.calendar import is_zone
 from meterline.db.pool import Connection
 from meterline.db.scope import Scope
+from meterline.telemetry import metrics
+from meterline.telemetry.logging import logger
 from meterline.transactions.unit_of_work import Transaction
 from meterline_protos.events.v1 import events_pb2
 
@@ -19,8 +21,15 @@ from meterline_aggregate.folding.rules.digests import digest
 from meterline_aggregate.folding.rules.groups import GroupKey, group_key
 from meterline_aggregate.folding.rules.rows import EVERY_EVENT, SUBJECT, TOTAL, Series, Target
 from meterline_aggregate.folding.store import time_zones
+from meterline_aggregate.kinds.kind import Measured
+from meterline_aggregate.kinds.slots.events import EVENTS
 from meterline_aggregate.meters import store as meters_store
-from meterline_aggregate.meters.rules.definitions import Aggregation, Meter, Pairs
+from meterline_aggregate.meters.rules.definitions import Meter, Pairs, UnknownMeter
+
+log = logger()
+
+# Meters of unknown kinds that a process writes a line about.
+_REPORTED: Final = 100
 
 # Some tens of megabytes at most.
 _SERIES: Final = 20_000
@@ -67,10 +76,21 @@ class SeriesBook:
         self._groups = groups or GroupBook()
         self._latest_meter: meters_store.Latest | None = None
         self._meters: dict[str, list[Meter]] = {}
+        self._unknown: dict[int, UnknownMeter] = {}
+        self._reported: set[int] = set()
         # By the series' own bytes; emptied when a meter was added or deleted.
         self._series: LRUCache[bytes, Series] = LRUCache(_SERIES)
         # A tenant's time zone never changes.
         self._zones: LRUCache[int, str] = LRUCache(_TENANTS)
+
+    @property
+    def unknown(self) -> Collection[int]:
+        """Meters whose kind only a newer release knows.
+
+        Every series of their type has a target for each, for the total and of events: so it is known what is
+        skipped.
+        """
+        return self._unknown.keys()
 
     async def look_up(
         self,
@@ -109,11 +129,28 @@ class SeriesBook:
         if latest == self._latest_meter:
             return
         meters: dict[str, list[Meter]] = {}
+        unknown: dict[int, UnknownMeter] = {}
         for meter in await meters_store.everything(connection):
-            meters.setdefault(meter.definition.event_type, []).append(meter)
-        self._meters = meters
+            if isinstance(meter, UnknownMeter):
+                unknown[meter.meter_id] = meter
+            else:
+                meters.setdefault(meter.definition.event_type, []).append(meter)
+        self._meters, self._unknown = meters, unknown
+        self._report()
         self._latest_meter = latest
         self._series = LRUCache(_SERIES)
+
+    def _report(self) -> None:
+        metrics.METERS_UNKNOWN.set(len(self._unknown))
+        for meter_id, meter in self._unknown.items():
+            if meter_id not in self._reported and len(self._reported) < _REPORTED:
+                self._reported.add(meter_id)
+                log.warning(
+                    "meter.kind_unknown",
+                    meter=meter.name,
+                    meter_number=meter_id,
+                    aggregation=meter.aggregation,
+                )
 
     async def _resolve(
         self, transaction: Transaction, missing: Mapping[bytes, events_pb2.Series], view: View
@@ -135,7 +172,7 @@ class SeriesBook:
             key: Series(
                 series.tenant_id,
                 zones[series.tenant_id],
-                tuple(targets(series.tenant_id, matched[key], group_ids)),
+                (*targets(series.tenant_id, matched[key], group_ids), *self._skipped(series, view)),
             )
             for key, series in missing.items()
         }
@@ -151,6 +188,12 @@ class SeriesBook:
             raise UnknownTenantError(frozenset(unknown))
         return zones
 
+    def _skipped(self, series: events_pb2.Series, view: View) -> Iterator[Target]:
+        """Meters that may count the series when their kind is known, whatever their filter says."""
+        for meter in self._unknown.values():
+            if view.meter_id is None and meter.event_type == series.event_type:
+                yield Target(meter.meter_id, EVENTS, TOTAL, EVERY_EVENT)
+
 
 def matches(meters: Iterable[Meter], series: events_pb2.Series, view: View = EVERYTHING) -> Iterator[Match]:
     """The meters that count a series, as far as type and dimensions decide it."""
@@ -162,7 +205,7 @@ def matches(meters: Iterable[Meter], series: events_pb2.Series, view: View = EVE
         if not definition.counting.takes_series(series.event_type, dimensions):
             continue
         measure, member = definition.quantity or EVERY_EVENT, None
-        if definition.aggregation is Aggregation.UNIQUE:
+        if meter.kind.measured is Measured.MEMBER:
             if definition.unique_dimension:
                 member = digest(dimensions[definition.unique_dimension])
             else:
@@ -178,4 +221,4 @@ def targets(tenant_id: int, matched: Sequence[Match], group_ids: Mapping[GroupKe
         if match.group:
             numbers.append(group_ids[group_key(tenant_id, match.group)])
         for group_id in numbers:
-            yield Target(match.meter.meter_id, match.meter.aggregation, group_id, match.measure, match.member)
+            yield Target(match.meter.meter_id, match.meter.kind.slot, group_id, match.measure, match.member)

@@ -7,7 +7,8 @@ from meterline_protos.aggregate.v1 import meters_pb2
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.ingest.v1 import event_types_pb2
 
-from meterline_aggregate.meters.rules.definitions import Aggregation, Definition, Meter
+from meterline_aggregate.kinds.kind import Aggregation
+from meterline_aggregate.meters.rules.definitions import Definition, Meter, UnknownMeter
 from meterline_aggregate.meters.rules.references import EventTypeDescription
 
 
@@ -23,8 +24,9 @@ def to_definition(meter: meters_pb2.Meter) -> Definition:
     )
 
 
-def to_meter(meter: Meter) -> meters_pb2.Meter:
-    definition = meter.definition
+def to_meter(meter: Meter | UnknownMeter) -> meters_pb2.Meter:
+    """One of an unknown kind as its row has it, with the number of its kind."""
+    definition = meter if isinstance(meter, UnknownMeter) else meter.definition
     return meters_pb2.Meter(
         name=definition.name,
         event_type=definition.event_type,

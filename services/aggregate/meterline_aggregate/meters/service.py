@@ -11,7 +11,7 @@ from meterline.transactions.unit_of_work import UnitOfWork
 
 from meterline_aggregate.meters import store
 from meterline_aggregate.meters.messages import to_description
-from meterline_aggregate.meters.rules.definitions import Definition, Meter
+from meterline_aggregate.meters.rules.definitions import Definition, Meter, UnknownMeter
 from meterline_aggregate.meters.rules.references import check_references
 from meterline_aggregate.meters.store import Usage
 from meterline_aggregate.peers import Ingest
@@ -57,7 +57,7 @@ class Meters:
                 return created, True
         return _same(existing, definition), False
 
-    async def refer_to(self, name: str) -> Meter:
+    async def refer_to(self, name: str) -> Meter | UnknownMeter:
         """The meter, which is never deleted from now on. Raises NotFoundError."""
         async with self._unit_of_work.begin() as tx:
             # First: who deletes it holds the row until the end.
@@ -85,7 +85,7 @@ class Meters:
             await tx.commit()
         log.info("meter.deleted", meter=name, meter_number=found.meter_id, deleted_by=deleted_by)
 
-    async def list(self, slug: str = "") -> list[Meter]:
+    async def list(self, slug: str = "") -> list[Meter | UnknownMeter]:
         """All meters by name, for a tenant or nobody in particular. Raises NotFoundError."""
         if slug:
             await self._tenants.get(slug)
@@ -105,8 +105,8 @@ def _require_unused(name: str, found: Usage | None) -> Usage:
     return found
 
 
-def _same(existing: Meter, definition: Definition) -> Meter:
-    """Raises AlreadyExistsError."""
-    if not existing.definition.means_the_same_as(definition):
+def _same(existing: Meter | UnknownMeter, definition: Definition) -> Meter:
+    """Raises AlreadyExistsError. A definition that is known here is never that of an unknown kind."""
+    if isinstance(existing, UnknownMeter) or not existing.definition.means_the_same_as(definition):
         raise AlreadyExistsError("meter", definition.name, "it has another definition, which never changes")
     return existing

@@ -13,7 +13,8 @@ from meterline.db.scope import Scope, to_setting
 from meterline.errors import AbortedError
 from psycopg.types.json import Jsonb
 
-from meterline_aggregate.meters.rules.definitions import Aggregation, Definition, Meter
+from meterline_aggregate.kinds.table import find as find_kind
+from meterline_aggregate.meters.rules.definitions import Definition, Meter, UnknownMeter
 
 queries = Queries("meterline_aggregate.meters", "store.sql")
 
@@ -26,7 +27,7 @@ class Usage:
     """What keeps a meter from being deleted.
 
     referred: whether something outside ever referred to it
-    counted: whether it has counted anything, for any tenant
+    counted: whether it has counted anything, for any tenant, or will when somebody knows its kind
     """
 
     meter_id: int
@@ -48,13 +49,13 @@ async def latest(connection: Connection, tenants: Scope | None = None) -> Latest
     return row[0], row[1]
 
 
-async def everything(connection: Connection) -> list[Meter]:
-    """All meters by name."""
+async def everything(connection: Connection) -> list[Meter | UnknownMeter]:
+    """All meters by name, also those that only a newer release can count by."""
     cursor = await connection.execute(queries.meters, binary=True)
     return [_meter(row) for row in await cursor.fetchall()]
 
 
-async def find(connection: Connection, name: str) -> Meter | None:
+async def find(connection: Connection, name: str) -> Meter | UnknownMeter | None:
     cursor = await connection.execute(queries.meter_by_name, (name,), binary=True)
     row = await cursor.fetchone()
     return _meter(row) if row else None
@@ -115,17 +116,14 @@ async def insert(connection: Connection, definition: Definition) -> Meter:
     return Meter(row[0], definition)
 
 
-def _meter(row: Sequence[Any]) -> Meter:
-    meter_id, name, event_type, aggregation, quantity, unique_dimension, group_by, filter_ = row
-    return Meter(
-        meter_id,
-        Definition(
-            name,
-            event_type,
-            Aggregation(aggregation),
-            quantity,
-            unique_dimension,
-            tuple(group_by),
-            tuple(sorted(filter_.items())),
-        ),
+def _meter(row: Sequence[Any]) -> Meter | UnknownMeter:
+    meter_id, name, event_type, number, quantity, unique_dimension, group_by, filter_ = row
+    kind, pairs = find_kind(number), tuple(sorted(filter_.items()))
+    if kind is None:
+        return UnknownMeter(
+            meter_id, name, event_type, number, quantity, unique_dimension, tuple(group_by), pairs
+        )
+    definition = Definition(
+        name, event_type, kind.aggregation, quantity, unique_dimension, tuple(group_by), pairs
     )
+    return Meter(meter_id, definition)

@@ -55,6 +55,11 @@ SELECT m.meter_id, m.referred_at IS NOT NULL, EXISTS (
     CROSS JOIN LATERAL (
         SELECT FROM windows w WHERE w.tenant_id = t.tenant_id AND w.meter_id = m.meter_id AND w.grain = 4 LIMIT 1
     ) AS used
+) OR EXISTS (
+    SELECT FROM tenants t
+    CROSS JOIN LATERAL (
+        SELECT FROM skipped s WHERE s.tenant_id = t.tenant_id AND s.meter_id = m.meter_id LIMIT 1
+    ) AS to_be_counted
 )
 FROM meters m WHERE m.name = %s
 

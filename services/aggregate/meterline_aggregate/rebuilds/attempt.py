@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from enum import Enum, auto
 from typing import Final
 
@@ -14,13 +13,11 @@ from meterline.transactions.unit_of_work import Transaction, UnitOfWork
 
 from meterline_aggregate.folding.rules.dispatch import fold
 from meterline_aggregate.folding.rules.retractions import Retractions
-from meterline_aggregate.meters.rules.definitions import Aggregation, Meter
+from meterline_aggregate.meters.rules.definitions import Meter
 from meterline_aggregate.rebuilds import store
+from meterline_aggregate.rebuilds.late import LateFolding
 from meterline_aggregate.rebuilds.raw_events import Page, RawEvents
-from meterline_aggregate.rebuilds.store import FIRST_BATCH, Claim
-
-# Longer than any page takes, so that a claim that ends is one whose owner has died.
-LEASE: Final = timedelta(seconds=60)
+from meterline_aggregate.rebuilds.store import FIRST_BATCH, LEASE, Claim
 
 # Batches asked for at once.
 _BATCHES: Final = 500
@@ -32,7 +29,7 @@ class Outcome(Enum):
     """What became of putting the month in place."""
 
     DONE = auto()
-    # More events were folded since they were read.
+    # More events were folded, or skipped, since they were read.
     MORE = auto()
     # Events were taken away since, perhaps such as are staged.
     TAKEN = auto()
@@ -51,12 +48,16 @@ class Rebuild:
         self._raw = raw
         self._meter = meter
         self._claimed = claimed
-        self._is_unique = meter.aggregation is Aggregation.UNIQUE
+        self._slot = meter.kind.slot
+        self._late = LateFolding(unit_of_work, raw, meter, claimed)
         self._retractions = Retractions()
         self._sources: list[uuid.UUID] = []
 
     async def run(self) -> Outcome:
         """Raises UnavailableError, and AbortedError when the month was claimed by another."""
+        await self._late.run()
+        if self._meter.kind.inverse:
+            return await self._finish()
         await self._begin_anew()
         outcome = Outcome.MORE
         for left in reversed(range(_ROUNDS)):
@@ -64,9 +65,19 @@ class Rebuild:
             outcome = await self._replace(last=not left)
             if outcome in (Outcome.DONE, Outcome.DIFFERS):
                 break
+            await self._late.run()
             if outcome is Outcome.TAKEN:
                 await self._begin_anew()
         return outcome
+
+    async def _finish(self) -> Outcome:
+        """Nothing is left to be computed."""
+        async with self._held() as tx:
+            if await store.any_skipped(tx.connection, self._claimed):
+                return Outcome.MORE
+            await store.finish(tx.connection, self._claimed)
+            await tx.commit()
+        return Outcome.DONE
 
     async def _begin_anew(self) -> None:
         async with self._held() as tx:
@@ -105,9 +116,9 @@ class Rebuild:
 
     async def _replace(self, *, last: bool) -> Outcome:
         async with self._begin() as tx:
-            if self._is_unique:
+            if self._slot.has_members:
                 await store.count_members(tx.connection, self._claimed)
-            await store.lock(tx.connection, self._claimed, members=self._is_unique)
+            await store.lock(tx.connection, self._claimed, self._slot)
             # From here on nobody folds into the month: what is read now is all there is.
             if await store.retracting(tx.connection, self._claimed.month) != self._sources:
                 return Outcome.TAKEN
@@ -117,7 +128,12 @@ class Rebuild:
                 await self._stage_rest(tx)
             if await store.count_differing(tx.connection, self._claimed):
                 return Outcome.DIFFERS
-            if not await store.replace(tx.connection, self._claimed, members=self._is_unique):
+            # Held, so that nobody skips more of the month until the end.
+            if not await store.renew(tx.connection, self._claimed, LEASE):
+                raise AbortedError("the month was claimed by another")
+            if await store.any_skipped(tx.connection, self._claimed):
+                return Outcome.MORE
+            if not await store.replace(tx.connection, self._claimed, self._slot):
                 raise AbortedError("the month was claimed by another")
             await tx.commit()
         return Outcome.DONE
@@ -129,12 +145,13 @@ class Rebuild:
             async for page in self._pages(batch_ids):
                 await self._stage(tx, page)
             after = batch_ids[-1]
-        if self._is_unique:
+        if self._slot.has_members:
             await store.count_members(tx.connection, self._claimed)
 
     async def _stage(self, tx: Transaction, page: Page) -> None:
         message = await self._raw.to_message(tx, self._claimed.month.tenant_id, self._meter, page)
-        await store.stage(tx.connection, self._claimed, fold([self._retractions.remove(message)]))
+        changes = fold([self._retractions.remove(message)])
+        await store.stage(tx.connection, self._claimed, changes, self._slot)
 
     def _pages(self, batch_ids: Sequence[uuid.UUID]) -> AsyncIterator[Page]:
         return self._raw.pages(self._claimed.month, self._meter, batch_ids)

@@ -16,10 +16,11 @@ from meterline.telemetry.tracing import tracer
 from meterline.transactions.unit_of_work import UnitOfWork
 
 from meterline_aggregate.meters import store as meters_store
+from meterline_aggregate.meters.rules.definitions import Meter
 from meterline_aggregate.rebuilds import store
-from meterline_aggregate.rebuilds.attempt import LEASE, Outcome, Rebuild
+from meterline_aggregate.rebuilds.attempt import Outcome, Rebuild
 from meterline_aggregate.rebuilds.raw_events import RawEvents
-from meterline_aggregate.rebuilds.store import Claim
+from meterline_aggregate.rebuilds.store import LEASE, Claim
 
 log = logger()
 
@@ -89,7 +90,9 @@ class Rebuilder:
     async def _rebuild(self, claimed: Claim) -> Outcome:
         async with self._database.connection() as connection:
             known = await meters_store.everything(connection)
-        meter = next(meter for meter in known if meter.meter_id == claimed.month.meter_id)
+        (meter,) = (
+            meter for meter in known if isinstance(meter, Meter) and meter.meter_id == claimed.month.meter_id
+        )
         return await Rebuild(self._unit_of_work, self._raw, meter, claimed).run()
 
     async def _postpone(self, claimed: Claim) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 
@@ -13,7 +13,7 @@ from meterline.transactions.unit_of_work import Transaction
 from meterline_protos.events.v1 import events_pb2 as facts_pb2
 from meterline_protos.ingest.v1 import events_pb2
 
-from meterline_aggregate.folding.decoding import read
+from meterline_aggregate.folding.decoding import Accepted, read
 from meterline_aggregate.folding.rules.origins import with_targets
 from meterline_aggregate.folding.rules.rows import Message
 from meterline_aggregate.folding.series import SeriesBook, View
@@ -46,7 +46,13 @@ class RawEvents:
 
         by_group: False where only the total is wanted; targets of groups may be missing then
         """
-        accepted = read(_fact(tenant_id, meter.definition.quantity, page))
+        accepted = read(_fact(tenant_id, meter.definition.quantity, {_NO_ID: page}))
+        return await self.look_up(tx, meter, accepted, by_group=by_group)
+
+    async def look_up(
+        self, tx: Transaction, meter: Meter, accepted: Accepted, *, by_group: bool = True
+    ) -> Message:
+        """As `to_message`, of events that were read."""
         # Nothing for other meters: one that is newer than the events would get groups that nothing counted.
         view = View(meter.meter_id, by_group)
         (series,) = await self._book.look_up(tx, [accepted.fact], view=view)
@@ -59,17 +65,28 @@ def for_meter(message: Message, meter_id: int) -> Message:
     return replace(message, series=own)
 
 
-def _fact(tenant_id: int, quantity: str, page: Page) -> facts_pb2.EventsAccepted:
-    """One batch, of which nothing is known but its rows; of quantities only the one that is measured."""
+def accepted_of(tenant_id: int, meter: Meter, events: Page) -> Accepted:
+    """The batches that the events are of. Raises GarbledError."""
+    batches: dict[bytes, list[events_pb2.StoredEvent]] = {}
+    for event in events:
+        batches.setdefault(uuid.UUID(event.batch_id).bytes, []).append(event)
+    return read(_fact(tenant_id, meter.definition.quantity, batches))
+
+
+def _fact(tenant_id: int, quantity: str, batches: Mapping[bytes, Page]) -> facts_pb2.EventsAccepted:
+    """Batches by id, of which nothing is known but their rows, with only the quantity that is measured."""
+    # In each batch those that are taken away come first.
+    page = [event for rows in batches.values() for event in sorted(rows, key=lambda row: not row.retracted)]
     keys = [(event.type, tuple(sorted(event.dimensions.items()))) for event in page]
     series = {key: place for place, key in enumerate(dict.fromkeys(keys))}
     subjects = {name: place for place, name in enumerate(dict.fromkeys(event.subject for event in page))}
-    gone = [event.retracted for event in page]
-    # Those that are taken away come first.
-    order = sorted(range(len(page)), key=lambda row: not gone[row])
-    rows = [page[row] for row in order]
     return facts_pb2.EventsAccepted(
-        batches=[facts_pb2.AcceptedBatch(batch_id=_NO_ID, rows=len(page), retracted=sum(gone))],
+        batches=[
+            facts_pb2.AcceptedBatch(
+                batch_id=batch_id, rows=len(rows), retracted=sum(event.retracted for event in rows)
+            )
+            for batch_id, rows in batches.items()
+        ],
         series=[
             facts_pb2.Series(
                 tenant_id=tenant_id,
@@ -80,10 +97,10 @@ def _fact(tenant_id: int, quantity: str, page: Page) -> facts_pb2.EventsAccepted
         ],
         subjects=list(subjects),
         event_ids=_NO_ID * len(page),
-        series_index=np.array([series[keys[row]] for row in order], "<u4").tobytes(),
-        subject_index=np.array([subjects[event.subject] for event in rows], "<u4").tobytes(),
-        times_us=np.array([_us(event.time) for event in rows], "<i8").tobytes(),
-        quantities=[_quantity(quantity, rows)] if quantity else [],
+        series_index=np.array([series[key] for key in keys], "<u4").tobytes(),
+        subject_index=np.array([subjects[event.subject] for event in page], "<u4").tobytes(),
+        times_us=np.array([_us(event.time) for event in page], "<i8").tobytes(),
+        quantities=[_quantity(quantity, page)] if quantity else [],
     )
 
 

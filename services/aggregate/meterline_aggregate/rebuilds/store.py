@@ -16,12 +16,16 @@ from meterline.db.queries import Queries
 
 from meterline_aggregate.folding.rules.changes import Changes
 from meterline_aggregate.folding.store.literals import numeric_array
-from meterline_aggregate.meters.rules.definitions import Aggregation
+from meterline_aggregate.kinds.slots.slot import Slot
+from meterline_aggregate.kinds.table import numbers
 from meterline_aggregate.windows.calendar import HOUR_US, Grain, end_of
 
 queries = Queries("meterline_aggregate.rebuilds", "store.sql")
 
 FIRST_BATCH: Final = uuid.UUID(int=0)
+
+# Longer than any page takes, so that a claim that ends is one whose owner has died.
+LEASE: Final = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +82,12 @@ async def count_pending(connection: Connection) -> int:
 
 
 async def claim(connection: Connection, rebuild_id: uuid.UUID, lease: timedelta) -> Claim | None:
-    """Takes the month that has waited longest, until the lease ends; what an earlier attempt staged goes."""
-    cursor = await connection.execute(queries.claim, {"rebuild_id": rebuild_id, "lease": lease}, binary=True)
+    """Takes the month that has waited longest, until the lease ends; what an earlier attempt staged goes.
+
+    Months of meters of unknown kinds are passed over.
+    """
+    parameters = {"rebuild_id": rebuild_id, "lease": lease, "known": numbers()}
+    cursor = await connection.execute(queries.claim, parameters, binary=True)
     row = await cursor.fetchone()
     if row is None:
         return None
@@ -102,6 +110,45 @@ async def postpone(connection: Connection, claimed: Claim, pause: timedelta) -> 
 async def clear(connection: Connection, claimed: Claim) -> None:
     """Forgets what was staged."""
     await connection.execute(queries.clear, claimed.parameters())
+
+
+async def skipped_batches(connection: Connection, claimed: Claim, batches: int, rows: int) -> list[uuid.UUID]:
+    """Batches, by id, whose events of the month were skipped: at most so many, and of no more rows unless it
+    is one batch."""
+    cursor = await connection.execute(queries.skipped_batches, claimed.parameters(limit=batches), binary=True)
+    found: list[uuid.UUID] = []
+    for batch_id, own in await cursor.fetchall():
+        rows -= own
+        if found and rows < 0:
+            break
+        found.append(batch_id)
+    return found
+
+
+async def take_skipped(
+    connection: Connection, claimed: Claim, batch_ids: Sequence[uuid.UUID]
+) -> dict[tuple[int, bytes], bytes]:
+    """Forgets that these batches were skipped in the month. Answers the marks of rows that they take away, by
+    start and batch; see `skipping.mark`.
+
+    They are to be folded in the same transaction.
+    """
+    parameters = claimed.parameters(batch_ids=list(batch_ids))
+    cursor = await connection.execute(queries.take_skipped, parameters, binary=True)
+    return {(to_us(start), batch_id.bytes): taken for start, batch_id, taken in await cursor.fetchall()}
+
+
+async def any_skipped(connection: Connection, claimed: Claim) -> bool:
+    """Whether events of the month are skipped still. Who holds the claim keeps others from adding some."""
+    cursor = await connection.execute(queries.any_skipped, claimed.parameters(), binary=True)
+    row = await cursor.fetchone()
+    return bool(row and row[0])
+
+
+async def finish(connection: Connection, claimed: Claim) -> bool:
+    """The month waits no more; whether the claim still held."""
+    cursor = await connection.execute(queries.finish, claimed.parameters())
+    return await cursor.fetchone() is not None
 
 
 async def gather(connection: Connection, claimed: Claim) -> int:
@@ -134,12 +181,12 @@ async def retracting(connection: Connection, month: Month) -> list[uuid.UUID]:
     return [batch_id for (batch_id,) in await cursor.fetchall()]
 
 
-async def stage(connection: Connection, claimed: Claim, changes: Changes) -> None:
-    """Adds what was folded to what is staged. All of it is of the claimed month's meter."""
+async def stage(connection: Connection, claimed: Claim, changes: Changes, slot: Slot) -> None:
+    """Merges what was folded into what is staged: all of the claimed month's meter. `slot` is the meter's."""
     windows, members = changes.windows, changes.members
     owner = (claimed.month.tenant_id, claimed.rebuild_id)
     if len(windows):
-        literals = windows.numbers.literals(np.arange(len(windows)), valueless=(Aggregation.UNIQUE,))
+        literals = windows.numbers.literals(np.arange(len(windows)), of_batches=True)
         parameters = (
             *owner,
             int2_array(windows.grain),
@@ -148,7 +195,7 @@ async def stage(connection: Connection, claimed: Claim, changes: Changes) -> Non
             int8_array(windows.event_count),
             numeric_array(literals),
         )
-        await connection.execute(queries.stage_windows, parameters)
+        await connection.execute(queries.stage_windows.replace("{merge}", slot.sql_merge), parameters)
     if len(members):
         keys = (
             int2_array(members.grain),
@@ -159,17 +206,17 @@ async def stage(connection: Connection, claimed: Claim, changes: Changes) -> Non
         await connection.execute(queries.stage_members, (*owner, *keys))
 
 
-async def lock(connection: Connection, claimed: Claim, *, members: bool) -> None:
-    """Until the transaction ends nobody folds into the month. Raises meterline.errors.UnavailableError, at
-    the end of the transaction, when the wait is too long."""
+async def lock(connection: Connection, claimed: Claim, slot: Slot) -> None:
+    """Until the transaction ends nobody folds into the month; nobody else waits for that. Raises
+    meterline.errors.UnavailableError, at the end of the transaction, when the wait is too long."""
     await connection.execute(queries.limit_waiting)
-    if members:
-        await connection.execute(queries.lock_members)
+    if slot.has_members:
+        await connection.execute(queries.lock_members, claimed.parameters())
     await connection.execute(queries.lock_windows, claimed.parameters())
 
 
 async def count_members(connection: Connection, claimed: Claim) -> None:
-    """Makes the numbers of members the values of their windows."""
+    """Makes the numbers of staged members those of their windows."""
     await connection.execute(queries.count_members, claimed.parameters())
 
 
@@ -180,14 +227,13 @@ async def count_differing(connection: Connection, claimed: Claim) -> int:
     return int(row[0]) if row else 0
 
 
-async def replace(connection: Connection, claimed: Claim, *, members: bool) -> bool:
+async def replace(connection: Connection, claimed: Claim, slot: Slot) -> bool:
     """Puts what is staged in the place of what was, and has it published; whether the claim still held."""
-    parameters = claimed.parameters(empty=0 if members else None)
-    if members:
+    parameters = claimed.parameters(empty=slot.empty)
+    if slot.has_members:
         await connection.execute(queries.drop_members, parameters)
     await connection.execute(queries.replace_windows, parameters)
     await connection.execute(queries.mark_month, parameters)
-    cursor = await connection.execute(queries.finish, parameters)
-    finished = await cursor.fetchone() is not None
+    finished = await finish(connection, claimed)
     await connection.execute(queries.clear, parameters)
     return finished

@@ -4,11 +4,13 @@ SELECT count(*) FROM pending_rebuilds
 
 -- name: claim
 -- tenant: rebuilds of all tenants wait together
+-- Months of meters of unknown kinds are left to who knows them.
 WITH due AS (
     SELECT p.tenant_id, p.meter_id, p.window_start, p.rebuild_id, t.slug, t.time_zone
     FROM pending_rebuilds p
     JOIN tenants t ON t.tenant_id = p.tenant_id
-    WHERE p.next_attempt_at <= now()
+    JOIN meters m ON m.meter_id = p.meter_id
+    WHERE p.next_attempt_at <= now() AND m.aggregation = ANY(%(known)s::int2[])
     ORDER BY p.next_attempt_at
     LIMIT 1
     FOR UPDATE OF p SKIP LOCKED
@@ -75,14 +77,37 @@ WHERE tenant_id = %(tenant_id)s AND meter_id = %(meter_id)s
   AND window_start >= %(first)s AND window_start < %(last)s
 ORDER BY batch_id
 
+-- name: skipped_batches
+-- By id, with how many events each has at least.
+SELECT batch_id, sum(abs(event_count))::bigint FROM skipped
+WHERE tenant_id = %(tenant_id)s AND meter_id = %(meter_id)s
+  AND window_start >= %(first)s AND window_start < %(last)s
+GROUP BY batch_id
+ORDER BY batch_id
+LIMIT %(limit)s
+
+-- name: take_skipped
+DELETE FROM skipped
+WHERE tenant_id = %(tenant_id)s AND meter_id = %(meter_id)s
+  AND window_start >= %(first)s AND window_start < %(last)s AND batch_id = ANY(%(batch_ids)s)
+RETURNING window_start, batch_id, taken
+
+-- name: any_skipped
+SELECT EXISTS (
+    SELECT FROM skipped
+    WHERE tenant_id = %(tenant_id)s AND meter_id = %(meter_id)s
+      AND window_start >= %(first)s AND window_start < %(last)s
+)
+
 -- name: stage_windows
+-- {merge} is how the slot merges.
 INSERT INTO rebuilt_windows AS w (
     tenant_id, rebuild_id, grain, window_start, group_id, event_count, value
 )
 SELECT %s, %s, u.* FROM unnest(%s::int2[], %s::timestamptz[], %s::int8[], %s::int8[], %s::numeric[]) AS u
 ON CONFLICT (tenant_id, rebuild_id, grain, window_start, group_id) DO UPDATE SET
     event_count = w.event_count + excluded.event_count,
-    value = greatest(w.value, excluded.value)
+    value = {merge}
 
 -- name: stage_members
 INSERT INTO rebuilt_members (tenant_id, rebuild_id, grain, window_start, group_id, member)
@@ -105,9 +130,9 @@ WHERE w.tenant_id = %(tenant_id)s AND w.rebuild_id = %(rebuild_id)s
 SET LOCAL lock_timeout = '5s'
 
 -- name: lock_members
--- tenant: a lock of rows cannot keep others from finding that a member is there already
--- Whoever folds stores members first and counts them then. Nobody may be in between when members go.
-LOCK TABLE window_members IN SHARE ROW EXCLUSIVE MODE
+-- Whoever folds stores members first and counts them then. Nobody may be in between when members of this meter of this
+-- tenant go. A lock of rows could not keep others from finding that a member is there already.
+SELECT pg_advisory_xact_lock((%(tenant_id)s::bigint << 32) | %(meter_id)s)
 
 -- name: lock_windows
 -- In the order in which those who fold lock them.
@@ -138,8 +163,7 @@ FULL JOIN (
 WHERE coalesce(w.event_count, 0) <> coalesce(r.event_count, 0)
 
 -- name: replace_windows
--- Without events a unique count is 0, to which others add, and a maximum is none, which others need not
--- exceed. The month's revision rises in any case, since it is published again.
+-- Without events a number is what its slot says: 0, to which others add, or none, which others need not exceed. The month's revision rises in any case, since it is published again.
 UPDATE windows w
 SET value = n.value, revision = w.revision + 1
 FROM (

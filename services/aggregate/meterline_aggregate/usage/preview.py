@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Final
 
-from meterline.decimals import EXACT, of_units
+from meterline.decimals import EXACT, of_units, to_units
 from meterline.errors import InvalidArgumentError, NotFoundError
 from meterline.tenants import Tenant, TenantReplica
 from meterline.transactions.unit_of_work import Transaction, UnitOfWork
@@ -17,15 +17,18 @@ from meterline_aggregate.folding.consumer import drop_uncounted
 from meterline_aggregate.folding.decoding import Accepted, GarbledError, decode
 from meterline_aggregate.folding.rules.changes import Changes
 from meterline_aggregate.folding.rules.dispatch import fold
+from meterline_aggregate.folding.rules.origins import with_targets
 from meterline_aggregate.folding.rules.retractions import Retractions
 from meterline_aggregate.folding.rules.rows import TOTAL, Message
 from meterline_aggregate.folding.series import SeriesBook, UnknownTenantError, View
+from meterline_aggregate.kinds.kind import NO_EVENTS, Kind, State
+from meterline_aggregate.kinds.slots.slot import Fixed
 from meterline_aggregate.meters import store as meters_store
-from meterline_aggregate.meters.rules.definitions import Aggregation, Meter
+from meterline_aggregate.meters.rules.definitions import Meter
 from meterline_aggregate.rebuilds import store as rebuilds_store
 from meterline_aggregate.rebuilds.raw_events import RawEvents, for_meter
 from meterline_aggregate.rebuilds.store import Month
-from meterline_aggregate.usage.rules.tally import Tally, WindowKey, rows_of
+from meterline_aggregate.usage.rules.tally import Tally, WindowKey, number_in, rows_of
 from meterline_aggregate.usage.store import previews
 from meterline_aggregate.windows.calendar import Grain, windows_at
 
@@ -34,7 +37,7 @@ MOST_ROWS: Final = 10_000
 MOST_EVENTS: Final = 50_000
 
 _BATCHES: Final = 500
-Values = Mapping[WindowKey, tuple[Decimal, int]]
+States = Mapping[WindowKey, State]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +68,12 @@ class _Basis:
     message: Message
     changes: Changes
     rows: Mapping[int, WindowKey]
-    before: Values
+    before: States
     fresh: Mapping[WindowKey, int]
     meters: Mapping[int, Meter]
 
-    def was(self, key: WindowKey) -> tuple[Decimal, int]:
-        return self.before.get(key, (Decimal(0), 0))
+    def was(self, key: WindowKey) -> State:
+        return self.before.get(key, NO_EVENTS)
 
 
 class Previews:
@@ -93,7 +96,7 @@ class Previews:
         accepted = _decode(tenant, events)
         async with self._unit_of_work.begin(tenants=[tenant.tenant_id]) as tx:
             basis = await self._basis(tx, tenant, accepted)
-        anew: dict[WindowKey, tuple[Decimal, int]] = {}
+        anew: dict[WindowKey, State] = {}
         for tenant_id, meter_id, start_us in basis.changes.rebuilds.months:
             month = Month(tenant_id, slug, tenant.time_zone, meter_id, start_us)
             anew |= await self._found_anew(basis, month)
@@ -108,23 +111,24 @@ class Previews:
         except UnknownTenantError as error:
             raise NotFoundError("tenant", tenant.slug) from error
         (message,) = await drop_uncounted(tx, [accepted], [accepted.with_series(series)])
+        message = _without(message, self._book.unknown)
         changes = fold([message])
         rows = rows_of(changes.windows)
         before = await previews.totals_at(tx.connection, tenant.tenant_id, rows.values())
         fresh = await previews.count_new_members(tx.connection, tenant.tenant_id, changes.members)
-        known = {meter.meter_id: meter for meter in await meters_store.everything(tx.connection)}
+        meters = await meters_store.everything(tx.connection)
+        known = {meter.meter_id: meter for meter in meters if isinstance(meter, Meter)}
         return _Basis(message, changes, rows, before, fresh, known)
 
-    async def _found_anew(self, basis: _Basis, month: Month) -> Values:
+    async def _found_anew(self, basis: _Basis, month: Month) -> States:
         """A month's windows of all events that would be left; nothing when there are too many."""
-        _, stored = basis.was(WindowKey(Grain.MONTH, month.meter_id, month.start_us))
-        if stored > MOST_EVENTS:
+        if basis.was(WindowKey(Grain.MONTH, month.meter_id, month.start_us)).events > MOST_EVENTS:
             return {}
         meter = basis.meters[month.meter_id]
         async with self._unit_of_work.begin(tenants=[month.tenant_id]) as tx:
             sources = await rebuilds_store.retracting(tx.connection, month)
             batch_ids = await rebuilds_store.batches_of(tx.connection, month)
-        retractions, tally = Retractions(), Tally()
+        retractions, tally = Retractions(), Tally(meter.kind.slot)
         own = _in_total(for_meter(basis.message, month.meter_id))
         retractions.note(own)
         for first in range(0, len(sources), _BATCHES):
@@ -134,7 +138,7 @@ class Previews:
         for first in range(0, len(batch_ids), _BATCHES):
             async for message in self._messages(month, meter, batch_ids[first : first + _BATCHES]):
                 tally.add(fold([retractions.remove(message)]))
-        return {key: tally.value(key) for key in basis.rows.values() if _is_of(key, month)}
+        return {key: tally.state(key) for key in basis.rows.values() if _is_of(key, month)}
 
     async def _messages(
         self, month: Month, meter: Meter, batch_ids: Sequence[uuid.UUID]
@@ -157,6 +161,14 @@ def _decode(tenant: Tenant, events: bytes) -> Accepted:
     return accepted
 
 
+def _without(message: Message, unknown: Collection[int]) -> Message:
+    """The message as if there were none of these meters, of which nothing can be told."""
+    if not unknown:
+        return message
+    series = [with_targets(one, lambda meter_id: meter_id not in unknown) for one in message.series]
+    return replace(message, series=series)
+
+
 def _in_total(message: Message) -> Message:
     """The message without its targets of groups."""
     series = [
@@ -170,32 +182,40 @@ def _is_of(key: WindowKey, month: Month) -> bool:
     return key.meter_id == month.meter_id and windows_at(month.zone, key.start_us).month == month.start_us
 
 
-def _previews(basis: _Basis, anew: Values, tenant: Tenant) -> Iterator[WindowPreview]:
+def _previews(basis: _Basis, anew: States, tenant: Tenant) -> Iterator[WindowPreview]:
     rebuilt = {(meter_id, start_us) for _, meter_id, start_us in basis.changes.rebuilds.months}
     for row, key in basis.rows.items():
-        before, events = basis.was(key)
-        events_after = events + int(basis.changes.windows.event_count[row])
+        before, meter = basis.was(key), basis.meters[key.meter_id]
+        events_after = before.events + int(basis.changes.windows.event_count[row])
+        after: State | None
         if (key.meter_id, windows_at(tenant.time_zone, key.start_us).month) in rebuilt:
-            value, found = anew.get(key, (Decimal(0), None))
-            # Other events than were counted: some are on their way.
-            after = value if found == events_after else None
+            after = anew.get(key)
+            if after is None or after.events != events_after:
+                # Other events than were counted: some are on their way.
+                after = None
         else:
-            after = _after(basis, row, key)
-        name = basis.meters[key.meter_id].definition.name
-        yield WindowPreview(name, key.grain, key.start_us, before, after, events, events_after)
+            after = _after(basis, row, key, meter.kind)
+        yield WindowPreview(
+            meter.definition.name,
+            key.grain,
+            key.start_us,
+            meter.kind.shown(before),
+            None if after is None else meter.kind.shown(after),
+            before.events,
+            events_after,
+        )
 
 
-def _after(basis: _Basis, row: int, key: WindowKey) -> Decimal:
+def _after(basis: _Basis, row: int, key: WindowKey, kind: Kind) -> State:
     """What arithmetic comes to."""
-    windows = basis.changes.windows
-    before, events = basis.was(key)
-    change = of_units(windows.numbers.units[row] or 0, int(windows.numbers.scale[row]))
-    match basis.meters[key.meter_id].aggregation:
-        case Aggregation.COUNT:
-            return EXACT.add(before, int(windows.event_count[row]))
-        case Aggregation.UNIQUE:
-            return EXACT.add(before, basis.fresh.get(key, 0))
-        case Aggregation.SUM:
-            return EXACT.add(before, change)
-        case Aggregation.MAX:
-            return max(before, change) if events else change
+    before = basis.was(key)
+    change = number_in(basis.changes.windows, row)
+    if kind.slot.has_members:
+        change = Fixed(basis.fresh.get(key, 0), 0)
+    number = None if before.number is None else Fixed(*to_units(before.number))
+    if not before.events and kind.slot.empty is None:
+        # What is stored is of events that have gone; a rebuild forgets it.
+        number = None
+    merged = kind.slot.merged(number, change)
+    events = before.events + int(basis.changes.windows.event_count[row])
+    return State(events, None if merged is None else of_units(merged.units, merged.scale))

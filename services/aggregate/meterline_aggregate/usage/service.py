@@ -6,11 +6,11 @@ import uuid
 from dataclasses import dataclass
 
 from meterline.db.pool import Connection, Database
-from meterline.errors import InvalidArgumentError, NotFoundError
+from meterline.errors import InvalidArgumentError, NotFoundError, UnavailableError
 from meterline.tenants import TenantReplica
 
 from meterline_aggregate.meters import store as meters_store
-from meterline_aggregate.meters.rules.definitions import Meter
+from meterline_aggregate.meters.rules.definitions import UnknownMeter
 from meterline_aggregate.usage.rules.answers import Contribution, Window
 from meterline_aggregate.usage.store import windows
 from meterline_aggregate.usage.store.windows import Slice
@@ -31,19 +31,17 @@ class Usage:
     def __init__(self, database: Database, tenants: TenantReplica) -> None:
         self._database = database
         self._tenants = tenants
-        # Meters neither change nor go.
-        self._meters: dict[str, Meter] = {}
 
     async def totals(
         self, where: Range, grain: Grain, after_us: int | None, limit: int
     ) -> tuple[str, list[Window]]:
         """The tenant's time zone, and at most `limit` windows after that of `after_us`.
 
-        Raises NotFoundError.
+        Raises NotFoundError, and UnavailableError for a meter that only a newer release can read.
         """
         tenant = await self._tenants.get(where.tenant)
         async with self._database.connection([tenant.tenant_id]) as connection:
-            part, _ = await self._slice(connection, tenant.tenant_id, where)
+            part = await self._slice(connection, tenant.tenant_id, where)
             return tenant.time_zone, await windows.totals_of_windows(connection, part, grain, after_us, limit)
 
     async def groups(
@@ -52,8 +50,8 @@ class Usage:
         """As `totals`, by group. Raises InvalidArgumentError for a meter that has none."""
         tenant = await self._tenants.get(where.tenant)
         async with self._database.connection([tenant.tenant_id]) as connection:
-            part, meter = await self._slice(connection, tenant.tenant_id, where)
-            if not meter.definition.group_by:
+            part = await self._slice(connection, tenant.tenant_id, where)
+            if not part.meter.definition.group_by:
                 raise InvalidArgumentError("by_group", "the meter has no dimensions in group_by")
             return tenant.time_zone, await windows.groups_of_windows(connection, part, grain, after, limit)
 
@@ -62,12 +60,12 @@ class Usage:
     ) -> tuple[str, list[Contribution]]:
         """The tenant's time zone, and at most `limit` contributions beyond (start, batch) `after`, by both.
 
-        Raises NotFoundError.
+        Raises NotFoundError, and UnavailableError for a meter that only a newer release can read.
         """
         tenant = await self._tenants.get(where.tenant)
         async with self._database.connection([tenant.tenant_id]) as connection:
-            part, meter = await self._slice(connection, tenant.tenant_id, where)
-            found = await windows.contributions_of_meter(connection, part, meter, after, limit)
+            part = await self._slice(connection, tenant.tenant_id, where)
+            found = await windows.contributions_of_meter(connection, part, after, limit)
             return tenant.time_zone, found
 
     async def contributions_of_batch(self, name: str, batch_id: uuid.UUID) -> tuple[str, list[Contribution]]:
@@ -78,9 +76,12 @@ class Usage:
             found = await windows.contributions_of_batch(connection, tenant.tenant_id, batch_id)
             return tenant.time_zone, found
 
-    async def _slice(self, connection: Connection, tenant_id: int, where: Range) -> tuple[Slice, Meter]:
-        meter = self._meters.get(where.meter) or await meters_store.find(connection, where.meter)
+    async def _slice(self, connection: Connection, tenant_id: int, where: Range) -> Slice:
+        # Asked each time: a meter may have been deleted, and another one created by its name.
+        meter = await meters_store.find(connection, where.meter)
         if meter is None:
             raise NotFoundError("meter", where.meter)
-        self._meters[where.meter] = meter
-        return Slice(tenant_id, meter.meter_id, where.start_us, where.end_us), meter
+        if isinstance(meter, UnknownMeter):
+            # Another replica may be of that release.
+            raise UnavailableError(f"only a newer release can read meter {where.meter!r}")
+        return Slice(tenant_id, meter, where.start_us, where.end_us)

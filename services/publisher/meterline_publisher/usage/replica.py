@@ -102,7 +102,6 @@ def to_window(tenant_id: int, meter: str, window: events_pb2.UsageWindow | usage
         raise ValueError("a window needs a meter, a stretch of time and a revision")
     if tenant_id < MIN_TENANT_ID or "\0" in meter:
         raise ValueError("a window needs a tenant, and a meter whose name can be stored")
-    aggregation = types_pb2.Aggregation.Name(window.aggregation).removeprefix("AGGREGATION_").lower()
     return UsageWindow(
         tenant_id,
         start,
@@ -112,7 +111,15 @@ def to_window(tenant_id: int, meter: str, window: events_pb2.UsageWindow | usage
             value,
             window.event_count,
             window.revision,
-            aggregation,
+            _kind(window.aggregation),
             traceparent.to_text(window.trace),
         ),
     )
+
+
+def _kind(aggregation: types_pb2.Aggregation.ValueType) -> str:
+    """The name of a meter's kind. A kind that only newer releases know goes by its number: windows have absolute
+    values, so they are billed whatever the kind is."""
+    if aggregation not in types_pb2.Aggregation.values():
+        return str(int(aggregation))
+    return types_pb2.Aggregation.Name(aggregation).removeprefix("AGGREGATION_").lower()

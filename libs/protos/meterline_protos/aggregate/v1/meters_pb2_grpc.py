@@ -109,7 +109,8 @@ class MetersServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListMeters(self, request, context):
-        """Lists all meters by name, in one response. Needs the permission `read`. Changes nothing.
+        """Lists all meters by name, in one response. Needs the permission `read`. Changes nothing. During an update
+        the list may have meters with an aggregation that the replica does not know; it returns the number.
 
         Errors:
         - `NOT_FOUND`: `tenant_id` is set and no such tenant exists.

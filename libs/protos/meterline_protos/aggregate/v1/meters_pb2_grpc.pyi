@@ -66,7 +66,8 @@ class MetersServiceStub:
     - `UNAVAILABLE` with `UNAVAILABLE`: ingest does not answer.
     """
     ListMeters: _grpc.UnaryUnaryMultiCallable[_meters_pb2.ListMetersRequest, _meters_pb2.ListMetersResponse]
-    """Lists all meters by name, in one response. Needs the permission `read`. Changes nothing.
+    """Lists all meters by name, in one response. Needs the permission `read`. Changes nothing. During an update
+    the list may have meters with an aggregation that the replica does not know; it returns the number.
 
     Errors:
     - `NOT_FOUND`: `tenant_id` is set and no such tenant exists.
@@ -130,7 +131,8 @@ class MetersServiceAsyncStub(MetersServiceStub):
     - `UNAVAILABLE` with `UNAVAILABLE`: ingest does not answer.
     """
     ListMeters: _aio.UnaryUnaryMultiCallable[_meters_pb2.ListMetersRequest, _meters_pb2.ListMetersResponse]  # type: ignore[assignment]
-    """Lists all meters by name, in one response. Needs the permission `read`. Changes nothing.
+    """Lists all meters by name, in one response. Needs the permission `read`. Changes nothing. During an update
+    the list may have meters with an aggregation that the replica does not know; it returns the number.
 
     Errors:
     - `NOT_FOUND`: `tenant_id` is set and no such tenant exists.
@@ -203,7 +205,8 @@ class MetersServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _meters_pb2.ListMetersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_meters_pb2.ListMetersResponse, _abc.Awaitable[_meters_pb2.ListMetersResponse]]:
-        """Lists all meters by name, in one response. Needs the permission `read`. Changes nothing.
+        """Lists all meters by name, in one response. Needs the permission `read`. Changes nothing. During an update
+        the list may have meters with an aggregation that the replica does not know; it returns the number.
 
         Errors:
         - `NOT_FOUND`: `tenant_id` is set and no such tenant exists.

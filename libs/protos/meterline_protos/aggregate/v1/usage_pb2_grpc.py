@@ -94,6 +94,8 @@ class UsageServiceServicer(object):
         - `INVALID_ARGUMENT` with `CHOICE_UNKNOWN` for an unknown grain; with `TIME_MISSING`, `TIME_INVALID` or
         `RANGE_EMPTY` for the range; with `PAGE_TOKEN_INVALID`; with `NAME_INVALID` for a malformed `meter`;
         with `INVALID_ARGUMENT` for `by_group` of a meter without `group_by`.
+        - `UNAVAILABLE` with `UNAVAILABLE`: a newer release created the meter, with an aggregation that the
+        replica does not know. Replicas of that release answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -55,6 +55,8 @@ class UsageServiceStub:
     - `INVALID_ARGUMENT` with `CHOICE_UNKNOWN` for an unknown grain; with `TIME_MISSING`, `TIME_INVALID` or
       `RANGE_EMPTY` for the range; with `PAGE_TOKEN_INVALID`; with `NAME_INVALID` for a malformed `meter`;
       with `INVALID_ARGUMENT` for `by_group` of a meter without `group_by`.
+    - `UNAVAILABLE` with `UNAVAILABLE`: a newer release created the meter, with an aggregation that the
+      replica does not know. Replicas of that release answer.
     """
     ListContributions: _grpc.UnaryUnaryMultiCallable[_usage_pb2.ListContributionsRequest, _usage_pb2.ListContributionsResponse]
     """Lists which batches of events contributed to one meter in a range of time, and how much each did, by
@@ -112,6 +114,8 @@ class UsageServiceAsyncStub(UsageServiceStub):
     - `INVALID_ARGUMENT` with `CHOICE_UNKNOWN` for an unknown grain; with `TIME_MISSING`, `TIME_INVALID` or
       `RANGE_EMPTY` for the range; with `PAGE_TOKEN_INVALID`; with `NAME_INVALID` for a malformed `meter`;
       with `INVALID_ARGUMENT` for `by_group` of a meter without `group_by`.
+    - `UNAVAILABLE` with `UNAVAILABLE`: a newer release created the meter, with an aggregation that the
+      replica does not know. Replicas of that release answer.
     """
     ListContributions: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListContributionsRequest, _usage_pb2.ListContributionsResponse]  # type: ignore[assignment]
     """Lists which batches of events contributed to one meter in a range of time, and how much each did, by
@@ -172,6 +176,8 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         - `INVALID_ARGUMENT` with `CHOICE_UNKNOWN` for an unknown grain; with `TIME_MISSING`, `TIME_INVALID` or
           `RANGE_EMPTY` for the range; with `PAGE_TOKEN_INVALID`; with `NAME_INVALID` for a malformed `meter`;
           with `INVALID_ARGUMENT` for `by_group` of a meter without `group_by`.
+        - `UNAVAILABLE` with `UNAVAILABLE`: a newer release created the meter, with an aggregation that the
+          replica does not know. Replicas of that release answer.
         """
 
     @_abc_1.abstractmethod

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from meterline_aggregate.folding.rules.grouping import (
+from meterline_aggregate.folding.rules.layout import Layout
+from meterline_aggregate.folding.rules.rows import SUBJECT, Flags, Message, Quantity
+from meterline_aggregate.kinds.grouping import (
     LIMIT,
     UnsuitableError,
     group,
@@ -21,32 +23,23 @@ from meterline_aggregate.folding.rules.grouping import (
     unpacked,
     widest,
 )
-from meterline_aggregate.folding.rules.layout import Layout
-from meterline_aggregate.folding.rules.rows import SUBJECT, Flags, Message, Quantity
+from meterline_aggregate.kinds.slots.slot import Slot, SlotCells
 from meterline_aggregate.windows.calendar import MINUTE_US
 
 Int64s = npt.NDArray[np.int64]
 
-_LEAST = np.iinfo(np.int64).min
-
 
 @dataclass(slots=True)
 class Cells:
-    """counts, sums and greatest have a row for each measure of the layout and a column for each cell.
-
-    counts: events that have the measure; the sums and greatest values of others mean nothing
-    high: what the sums lack, in units of 2^32; None where 64 bits hold all of them, as a rule
-    bounds: for each measure, no less than the sum of the magnitudes of all its sums
+    """counts: events that have each measure of the layout (a row each) in each cell (a column each)
+    numbers: of the slots that columns are folded for; where there are no events they mean nothing
     """
 
     series: Int64s
     batch: Int64s
     minute: Int64s
     counts: Int64s
-    sums: Int64s
-    greatest: Int64s
-    high: Int64s | None
-    bounds: list[int]
+    numbers: dict[Slot, SlotCells]
 
     def __len__(self) -> int:
         return len(self.series)
@@ -63,23 +56,15 @@ def make_cells(messages: Sequence[Message], layout: Layout, scales: Sequence[int
         if len(message):
             parts.append(_message_cells(message, layout, scales, first_batch))
         first_batch += len(message.batches)
+    if len(parts) == 1:
+        return parts[0]
     return Cells(
         np.concatenate([part.series for part in parts]),
         np.concatenate([part.batch for part in parts]),
         np.concatenate([part.minute for part in parts]),
         np.concatenate([part.counts for part in parts], axis=1),
-        np.concatenate([part.sums for part in parts], axis=1),
-        np.concatenate([part.greatest for part in parts], axis=1),
-        _joined_high(parts),
-        [sum(bounds) for bounds in zip(*(part.bounds for part in parts), strict=True)],
+        {slot: cells.joined([part.numbers[slot] for part in parts]) for slot, cells in layout.cells_of_slot},
     )
-
-
-def _joined_high(parts: Sequence[Cells]) -> Int64s | None:
-    if all(part.high is None for part in parts):
-        return None
-    filled = [np.zeros_like(part.sums) if part.high is None else part.high for part in parts]
-    return np.concatenate(filled, axis=1)
 
 
 def _message_cells(message: Message, layout: Layout, scales: Sequence[int], first_batch: int) -> Cells:
@@ -96,36 +81,20 @@ def _message_cells(message: Message, layout: Layout, scales: Sequence[int], firs
         owners = np.repeat(np.arange(len(message.batches)), [batch.rows for batch in message.batches])
         grouping = group(*packed((owners, len(message.batches)), *keys))
         batch, series, minute = unpacked(grouping.keys, *sizes)
-    shape = (len(layout.measures), len(series))
-    counts, sums = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    greatest = np.zeros(shape, np.int64) if layout.has_max else sums
+    counts = np.zeros((len(layout.measures), len(series)), np.int64)
     counts[0] = grouping.counts()
-    high: Int64s | None = None
-    bounds = [0] * shape[0]
+    numbers = {slot: cells(len(layout.measures), len(series)) for slot, cells in layout.cells_of_slot}
     for rank, present, units, bound in _measured(message, layout, scales):
         counts[rank] = counts[0] if present is None else grouping.sums(present.astype(np.int64))
         if units is not None:
-            values = units if present is None else np.where(present, units, 0)
-            if bound > LIMIT:
-                # Halves of 32 bits cannot overflow below 2^30 rows.
-                high = np.zeros(shape, np.int64) if high is None else high
-                high[rank] = grouping.sums(values >> 32)
-                values, bound = values & 0xFFFF_FFFF, len(values) << 32
-            sums[rank] = grouping.sums(values)
-            bounds[rank] = bound
-            if layout.has_max:
-                greatest[rank] = grouping.greatest(
-                    units if present is None else np.where(present, units, _LEAST)
-                )
+            for slot in layout.slots_of_measure[rank]:
+                numbers[slot].put(rank, grouping, units, present, bound)
     return Cells(
         layout.positions(message)[series],
         batch + first_batch,
         minute + earliest,
         counts,
-        sums,
-        greatest,
-        high,
-        bounds,
+        numbers,
     )
 
 

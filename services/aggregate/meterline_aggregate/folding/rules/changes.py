@@ -5,16 +5,20 @@ All replicas apply changes in the same order of keys, so that none can wait for 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from meterline_aggregate.folding.rules.rows import Batch
-from meterline_aggregate.meters.rules.definitions import Aggregation
+from meterline_aggregate.kinds.slots.table import SLOTS
 
 Int64s = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+_HAVE_NUMBERS = [slot.has_number for slot in SLOTS]
+_HAVE_OWN_NUMBERS = [slot.of_batches for slot in SLOTS]
 
 
 def _none() -> Int64s:
@@ -23,23 +27,28 @@ def _none() -> Int64s:
 
 @dataclass(slots=True)
 class Numbers:
-    """Values of rows, exact: value = units / 10^scale. Units mean nothing where a row only counts.
+    """Numbers of rows, exact: units / 10^scale. Units mean nothing where a row's slot has no number.
 
-    `units` are Python's integers, since a sum may be wider than a column of the machine. None: a maximum to
-    which nothing was added, and which stays.
+    slot: codes of slots
+    units: Python's integers, since a sum may be wider than a column of the machine. None: nothing is to be
+        merged, and what is stored stays
     """
 
-    aggregation: Int64s = field(default_factory=_none)
+    slot: Int64s = field(default_factory=_none)
     units: list[int | None] = field(default_factory=list)
     scale: Int64s = field(default_factory=_none)
 
-    def literals(self, rows: Int64s, *, valueless: Collection[Aggregation]) -> list[str]:
-        """The values of some rows as Postgres reads them; NULL for aggregations that have none."""
+    def literals(self, rows: Int64s, *, of_batches: bool) -> list[str]:
+        """The numbers of some rows as Postgres reads them; NULL for slots that have none.
+
+        of_batches: NULL as well for what does not depend on the batch alone
+        """
+        have = _HAVE_OWN_NUMBERS if of_batches else _HAVE_NUMBERS
         return [
-            "NULL" if aggregation in valueless or units is None else f"{units}e-{scale}"
-            for units, aggregation, scale in zip(
+            f"{units}e-{scale}" if have[slot] and units is not None else "NULL"
+            for units, slot, scale in zip(
                 [self.units[row] for row in rows.tolist()],
-                self.aggregation[rows].tolist(),
+                self.slot[rows].tolist(),
                 self.scale[rows].tolist(),
                 strict=True,
             )
@@ -48,10 +57,14 @@ class Numbers:
     @classmethod
     def joined(cls, parts: Sequence[Numbers]) -> Numbers:
         return cls(
-            np.concatenate([part.aggregation for part in parts]),
+            np.concatenate([part.slot for part in parts]),
             [units for part in parts for units in part.units],
             np.concatenate([part.scale for part in parts]),
         )
+
+    def only(self, chosen: Flags) -> Numbers:
+        rows = np.flatnonzero(chosen).tolist()
+        return Numbers(self.slot[chosen], [self.units[row] for row in rows], self.scale[chosen])
 
 
 @dataclass(slots=True)
@@ -73,6 +86,18 @@ class WindowChanges:
     def __len__(self) -> int:
         return len(self.grain)
 
+    def only(self, chosen: Flags) -> WindowChanges:
+        return WindowChanges(
+            self.grain[chosen],
+            self.tenant_id[chosen],
+            self.meter_id[chosen],
+            self.start_us[chosen],
+            self.group_id[chosen],
+            self.event_count[chosen],
+            self.last_batch[chosen],
+            self.numbers.only(chosen),
+        )
+
     @classmethod
     def joined(cls, parts: Sequence[WindowChanges]) -> WindowChanges:
         return cls(
@@ -89,7 +114,7 @@ class WindowChanges:
 
 @dataclass(slots=True)
 class MemberChanges:
-    """One row a window and member (a digest of 16 bytes) of unique counts, sorted, without repetition."""
+    """One row a window and member (a digest of 16 bytes), sorted, without repetition."""
 
     grain: Int64s = field(default_factory=_none)
     tenant_id: Int64s = field(default_factory=_none)
@@ -116,12 +141,33 @@ class ContributionChanges:
     def __len__(self) -> int:
         return len(self.tenant_id)
 
+    def only(self, chosen: Flags) -> ContributionChanges:
+        return ContributionChanges(
+            self.tenant_id[chosen],
+            self.meter_id[chosen],
+            self.start_us[chosen],
+            self.batch[chosen],
+            self.event_count[chosen],
+            self.numbers.only(chosen),
+        )
+
+
+@dataclass(slots=True)
+class Skipped:
+    """What batches may have added to meters of unknown kinds: contributions to be made when somebody can.
+
+    taken: for each contribution, marks of the rows that it takes away, 16 bytes each
+    """
+
+    contributions: ContributionChanges = field(default_factory=ContributionChanges)
+    taken: list[bytes] = field(default_factory=list)
+
 
 @dataclass(slots=True)
 class Rebuilds:
-    """What took events away from maxima and unique counts, which cannot be undone by arithmetic.
+    """What waits for a rebuild: slots without an inverse that lost events, and events that were skipped.
 
-    months: (tenant, meter, start) to be found anew, sorted
+    months: (tenant, meter, start) that wait for it, sorted
     sources: (tenant, meter, start, position of the batch) of contributions that took events away, sorted
     """
 
@@ -139,3 +185,4 @@ class Changes:
     contributions: ContributionChanges
     totals: dict[int, int]
     rebuilds: Rebuilds = field(default_factory=Rebuilds)
+    skipped: Skipped = field(default_factory=Skipped)

@@ -1,7 +1,7 @@
 """Folding rows that are taken away: as they were folded when they counted, and then the other way round.
 
-Counts and sums take the inverse. Neither a maximum nor a set of members can, so these keep what they have,
-and the months that may have changed are named, to be found anew from the events that are left.
+Slots with an inverse take it. The others keep what they have, and the months that may have changed are named,
+to be computed again from the events that are left.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from meterline_aggregate.folding.rules.changes import (
     WindowChanges,
 )
 from meterline_aggregate.folding.rules.rows import TOTAL, Batch, Message
-from meterline_aggregate.meters.rules.definitions import Aggregation
+from meterline_aggregate.kinds.slots.slot import Fixed
+from meterline_aggregate.kinds.slots.table import SLOTS
 from meterline_aggregate.windows.calendar import Grain
 
 Key = tuple[int, ...]
 
-_FOUND_ANEW = (Aggregation.MAX, Aggregation.UNIQUE)
+_WITHOUT_INVERSE = np.array([not slot.inverse for slot in SLOTS])
 
 
 def fold_corrections(messages: Sequence[Message], fold: Callable[[Sequence[Message]], Changes]) -> Changes:
@@ -49,35 +50,40 @@ class _Side:
         columns = zip(*(column.tolist() for column in keys), strict=True)
         self.rows: dict[Key, int] = {key: row for row, key in enumerate(columns)}
         self.event_count = event_count.tolist()
-        self.aggregation = numbers.aggregation.tolist()
+        self.slot = numbers.slot.tolist()
         self.units = numbers.units
         self.scale = numbers.scale.tolist()
 
-    def number(self, row: int | None) -> tuple[int, int | None, int]:
-        """Events, units and scale; nothing for a key that this side has not."""
-        return (0, None, 0) if row is None else (self.event_count[row], self.units[row], self.scale[row])
+    def at(self, key: Key) -> tuple[int, Fixed | None]:
+        """Events and number; nothing for a key that this side has not."""
+        row = self.rows.get(key)
+        if row is None:
+            return 0, None
+        units = self.units[row]
+        return self.event_count[row], None if units is None else Fixed(units, self.scale[row])
+
+    def slot_of(self, key: Key) -> int | None:
+        row = self.rows.get(key)
+        return None if row is None else self.slot[row]
 
 
 def _less(keys: Sequence[Key], added: _Side, taken: _Side) -> tuple[Int64s, Numbers]:
-    """Events and values of each key, what is taken away subtracted."""
+    """Events and numbers of each key, less what is taken away."""
     counts: list[int] = []
-    numbers: list[tuple[int, int | None, int]] = []
+    slots: list[int] = []
+    numbers: list[Fixed | None] = []
     for key in keys:
-        mine, theirs = added.rows.get(key), taken.rows.get(key)
-        events, units, scale = added.number(mine)
-        gone, gone_units, gone_scale = taken.number(theirs)
+        (events, number), (gone, gone_number) = added.at(key), taken.at(key)
+        # A key is in one of the two at least.
+        slot = added.slot_of(key)
+        code = taken.slot[taken.rows[key]] if slot is None else slot
         counts.append(events - gone)
-        aggregation = taken.aggregation[theirs] if mine is None and theirs is not None else None
-        aggregation = added.aggregation[mine] if mine is not None else aggregation
-        if aggregation != Aggregation.MAX:
-            finest = max(scale, gone_scale)
-            units = (units or 0) * 10 ** (finest - scale) - (gone_units or 0) * 10 ** (finest - gone_scale)
-            scale = finest
-        numbers.append((aggregation or 0, units, scale))
+        slots.append(code)
+        numbers.append(SLOTS[code].less(number, gone_number))
     return np.array(counts, np.int64), Numbers(
-        np.array([aggregation for aggregation, _, _ in numbers], np.int64),
-        [units for _, units, _ in numbers],
-        np.array([scale for _, _, scale in numbers], np.int64),
+        np.array(slots, np.int64),
+        [None if number is None else number.units for number in numbers],
+        np.array([0 if number is None else number.scale for number in numbers], np.int64),
     )
 
 
@@ -134,9 +140,9 @@ def _totals(added: dict[int, int], taken: dict[int, int]) -> dict[int, int]:
 
 def _rebuilds(taken: Changes) -> Rebuilds:
     windows, given = taken.windows, taken.contributions
-    months = np.isin(windows.numbers.aggregation, _FOUND_ANEW)
+    months = _WITHOUT_INVERSE[windows.numbers.slot]
     months &= (windows.grain == Grain.MONTH) & (windows.group_id == TOTAL)
-    sources = np.isin(given.numbers.aggregation, _FOUND_ANEW)
+    sources = _WITHOUT_INVERSE[given.numbers.slot]
     return Rebuilds(
         sorted(
             zip(

@@ -7,10 +7,10 @@ from typing import Final
 
 from meterline_aggregate.folding.rules.changes import Changes
 from meterline_aggregate.folding.rules.corrections import fold_corrections
-from meterline_aggregate.folding.rules.grouping import UnsuitableError
 from meterline_aggregate.folding.rules.plain import fold_plain
 from meterline_aggregate.folding.rules.rows import Message
 from meterline_aggregate.folding.rules.vectors import fold_vectors
+from meterline_aggregate.kinds.grouping import UnsuitableError
 from meterline_aggregate.windows.calendar import OddMinuteError
 
 # Below this many rows the fixed cost of the columns is the greater one (tests/bench/fold.py).

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from meterline_aggregate.folding.rules.rows import EVERY_EVENT, SUBJECT, Message, Target
-from meterline_aggregate.meters.rules.definitions import Aggregation
+from meterline_aggregate.kinds.slots.table import SLOTS
 from meterline_aggregate.windows.calendar import MINUTE_US, local_starts
 
 Int64s = npt.NDArray[np.int64]
@@ -68,24 +68,32 @@ class Layout:
         told = [by_meter[meter_id] for _, meter_id in self.meters]
         self.tenant_of_meter = _column(tenant_id for tenant_id, _ in self.meters)
         self.id_of_meter = _column(meter_id for _, meter_id in self.meters)
-        self.aggregation_of_meter = _column(target.aggregation for target in told)
+        self.slot_of_meter = _column(target.slot.code for target in told)
         self.measure_of_meter = _column(self.measure_rank[target.measure] for target in told)
-        self.has_max = any(target.aggregation is Aggregation.MAX for target in told)
-        self.has_unique = any(target.aggregation is Aggregation.UNIQUE for target in told)
+        self.has_members = any(target.slot.has_members for target in told)
+        folded = {(target.measure, target.slot) for target in told if target.slot.cells is not None}
+        # The slots that columns of each measure are folded for, and all of them.
+        self.slots_of_measure = [
+            [slot for slot in SLOTS if (measure, slot) in folded] for measure in self.measures
+        ]
+        slots = {slot for _, slot in folded}
+        self.cells_of_slot = [
+            (slot, slot.cells) for slot in SLOTS if slot in slots and slot.cells is not None
+        ]
 
     def positions(self, message: Message) -> Int64s:
         """Where the series of a message stand among all."""
         return _column(self._position[id(series)] for series in message.series)
 
     def members_of(self, *, subjects: bool) -> TargetTable:
-        """The targets that count subjects, or those that count values of dimensions."""
+        """The targets whose members are subjects, or those whose members are values of dimensions."""
         return TargetTable(
             self,
             [
                 [
                     target
                     for target in series.targets
-                    if target.aggregation is Aggregation.UNIQUE and (target.measure == SUBJECT) is subjects
+                    if target.slot.has_members and (target.measure == SUBJECT) is subjects
                 ]
                 for series in self.series
             ],

@@ -1,4 +1,4 @@
-"""Members of unique counts, in columns: each value once in every window that it occurs in."""
+"""Rows of the slot `members`, in columns: each value once in every window that it occurs in."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy.typing as npt
 from meterline_aggregate.folding.rules.cells import Cells
 from meterline_aggregate.folding.rules.changes import MemberChanges
 from meterline_aggregate.folding.rules.digests import digest
-from meterline_aggregate.folding.rules.grouping import group, packed, unpacked
 from meterline_aggregate.folding.rules.layout import Layout, TargetTable
 from meterline_aggregate.folding.rules.rows import Message
 from meterline_aggregate.folding.rules.starts import Starts
+from meterline_aggregate.kinds.grouping import group, packed, unpacked
 from meterline_aggregate.windows.calendar import MINUTE_US, Grain
 
 Int64s = npt.NDArray[np.int64]

@@ -19,7 +19,7 @@ from meterline_aggregate.folding.rules.changes import (
 )
 from meterline_aggregate.folding.rules.digests import digest
 from meterline_aggregate.folding.rules.rows import EVERY_EVENT, SUBJECT, TOTAL, Batch, Message, Series, Target
-from meterline_aggregate.meters.rules.definitions import Aggregation
+from meterline_aggregate.kinds.slots.slot import Fixed, Slot
 from meterline_aggregate.windows.calendar import Grain, windows_at
 
 
@@ -38,32 +38,23 @@ class ContributionKey(NamedTuple):
     batch: int
 
 
-class Value(NamedTuple):
-    """A quantity of one event."""
-
-    units: int
-    scale: int
-
-
 @dataclass(slots=True)
 class Number:
     """What events add up to, for one target."""
 
-    aggregation: Aggregation
+    slot: Slot
     events: int = 0
     units: int = 0
     scale: int = 0
     last_batch: int = -1
 
-    def add(self, value: Value, batch_rank: int) -> None:
+    def add(self, value: Fixed, batch_rank: int) -> None:
         self.last_batch = max(self.last_batch, batch_rank)
         scale = max(self.scale, value.scale)
-        mine = self.units * 10 ** (scale - self.scale)
         theirs = value.units * 10 ** (scale - value.scale)
-        if self.aggregation is Aggregation.MAX:
-            self.units = max(mine, theirs) if self.events else theirs
-        else:
-            self.units = mine + theirs
+        if self.events:
+            theirs = self.slot.merge(self.units * 10 ** (scale - self.scale), theirs)
+        self.units = theirs
         self.scale = scale
         self.events += 1
 
@@ -81,14 +72,14 @@ class Event(NamedTuple):
     subject: str
     time_us: int
     batch: int
-    values: dict[str, Value]
+    values: dict[str, Fixed]
 
-    def measured(self, target: Target) -> Value | None:
+    def measured(self, target: Target) -> Fixed | None:
         """What the event adds to `target`; None when it has not what the target measures."""
         if target.measure == EVERY_EVENT:
-            return Value(0, 0)
+            return Fixed(0, 0)
         if target.measure == SUBJECT:
-            return Value(0, 0) if self.subject else None
+            return Fixed(0, 0) if self.subject else None
         return self.values.get(target.measure)
 
 
@@ -104,7 +95,7 @@ def events_of(message: Message, first_batch: int) -> Iterator[Event]:
     )
     for row, (series, subject, time_us) in enumerate(index):
         values = {
-            name: Value(units[row], scale)
+            name: Fixed(units[row], scale)
             for name, (units, scale, present) in columns.items()
             if present is None or present[row]
         }
@@ -142,17 +133,17 @@ def _add(state: _State, event: Event, batch_rank: int) -> None:
             continue
         for grain, start_us in zip(Grain, starts, strict=True):
             key = WindowKey(grain, tenant_id, target.meter_id, start_us, target.group_id)
-            state.windows.setdefault(key, Number(target.aggregation)).add(value, batch_rank)
-            if target.aggregation is Aggregation.UNIQUE:
+            state.windows.setdefault(key, Number(target.slot)).add(value, batch_rank)
+            if target.slot.has_members:
                 state.members.add((key, target.member or digest(event.subject)))
         if target.group_id == TOTAL:
             place = ContributionKey(tenant_id, target.meter_id, starts.lineage, event.batch)
-            state.contributions.setdefault(place, Number(target.aggregation)).add(value, batch_rank)
+            state.contributions.setdefault(place, Number(target.slot)).add(value, batch_rank)
 
 
 def _numbers(numbers: Sequence[Number]) -> Numbers:
     return Numbers(
-        np.array([number.aggregation for number in numbers], np.int64),
+        np.array([number.slot.code for number in numbers], np.int64),
         [number.units for number in numbers],
         np.array([number.scale for number in numbers], np.int64),
     )

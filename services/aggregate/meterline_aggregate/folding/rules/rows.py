@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from meterline_aggregate.meters.rules.definitions import Aggregation
+from meterline_aggregate.kinds.slots.slot import Slot
 
 Int64s = npt.NDArray[np.int64]
 Indexes = npt.NDArray[np.uint32]
@@ -27,12 +27,13 @@ TOTAL: Final = 0
 class Target:
     """One number that the events of a series add to.
 
+    slot: what keeps it, besides the number of events
     measure: EVERY_EVENT, SUBJECT, or a quantity's name; only events that have it count
-    member: for unique counts over a dimension, the digest of the series' value
+    member: for slots with members that are values of a dimension, the digest of the series' value
     """
 
     meter_id: int
-    aggregation: Aggregation
+    slot: Slot
     group_id: int
     measure: str
     member: bytes | None = None

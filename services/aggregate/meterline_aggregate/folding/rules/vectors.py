@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +16,11 @@ from meterline_aggregate.folding.rules.changes import (
     Numbers,
     WindowChanges,
 )
-from meterline_aggregate.folding.rules.grouping import Grouping, group, packed, unpacked, wide_sums
 from meterline_aggregate.folding.rules.layout import Layout
 from meterline_aggregate.folding.rules.members import fold_members
 from meterline_aggregate.folding.rules.rows import TOTAL, Batch, Message
 from meterline_aggregate.folding.rules.starts import Starts
-from meterline_aggregate.meters.rules.definitions import Aggregation
+from meterline_aggregate.kinds.grouping import Grouping, group, packed, unpacked
 from meterline_aggregate.windows.calendar import Grain
 
 Int64s = npt.NDArray[np.int64]
@@ -43,7 +43,7 @@ def fold_vectors(messages: Sequence[Message]) -> Changes:
     return Changes(
         batches,
         WindowChanges.joined([adding.windows(grain) for grain in Grain]),
-        fold_members(messages, layout, cells) if layout.has_unique else MemberChanges(),
+        fold_members(messages, layout, cells) if layout.has_members else MemberChanges(),
         adding.contributions(),
         totals,
     )
@@ -84,13 +84,9 @@ class _Adding:
         measure = layout.table.measure[targets]
         self._rows, self._counts = rows, counts
         self._meter, self._group = layout.table.meter[targets], layout.table.group[targets]
-        self._sums = cells.sums[measure, rows]
-        self._high = None if cells.high is None else cells.high[measure, rows]
-        self._greatest = cells.greatest[measure, rows]
+        self._numbers_of = {slot.code: each.at(measure, rows) for slot, each in cells.numbers.items()}
         self._batch_rank = rank_of[cells.batch][rows]
         self._starts = Starts(layout, cells.series, cells.minute)
-        # A window gets each event once, so none of its sums exceeds that of all events.
-        self._bound = max(cells.bounds)
         self._group_ids = np.array(layout.groups, np.int64)
         self._scale_of_meter = np.array(scales, np.int64)[layout.measure_of_meter]
 
@@ -137,14 +133,14 @@ class _Adding:
 
     def _numbers(self, grouping: Grouping, meter: Int64s, rows: Int64s | slice) -> Numbers:
         """What the rows of each group add up to; `meter` is the rank of each group's meter."""
-        sums = wide_sums(grouping, self._sums[rows], self._bound)
-        if self._high is not None:
-            high = grouping.sums(self._high[rows]).tolist()
-            sums = [low + (more << 32) for low, more in zip(sums, high, strict=True)]
-        units: list[int | None] = [*sums]
-        aggregation = self._layout.aggregation_of_meter[meter]
-        if self._layout.has_max:
-            greatest = grouping.greatest(self._greatest[rows]).tolist()
-            for place in np.flatnonzero(aggregation == Aggregation.MAX).tolist():
-                units[place] = greatest[place]
-        return Numbers(aggregation, units, self._scale_of_meter[meter])
+        slot = self._layout.slot_of_meter[meter]
+        units: list[int | None] | None = None
+        for code, numbers in self._numbers_of.items():
+            merged = numbers.merged(grouping, rows)
+            if units is None:
+                # Right for all rows if there is no other slot; where a slot has no number, it means nothing.
+                units = cast("list[int | None]", merged)
+            else:
+                for place in np.flatnonzero(slot == code).tolist():
+                    units[place] = merged[place]
+        return Numbers(slot, units or [0] * len(meter), self._scale_of_meter[meter])

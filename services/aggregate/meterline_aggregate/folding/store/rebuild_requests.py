@@ -13,7 +13,7 @@ queries = Queries("meterline_aggregate.folding.store", "rebuild_requests.sql")
 
 
 async def request(connection: Connection, changes: Changes) -> None:
-    """Has the months found anew that events were taken away from, and remembers by which batches."""
+    """Has months computed again, and remembers which batches took events away from them."""
     months = np.array(changes.rebuilds.months, np.int64).reshape(-1, 3).T
     sources = np.array(changes.rebuilds.sources, np.int64).reshape(-1, 4).T
     ids = np.frombuffer(b"".join(batch.batch_id for batch in changes.batches), "V16")

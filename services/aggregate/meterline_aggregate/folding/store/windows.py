@@ -6,7 +6,7 @@ key), so that none can wait for another in a circle.
 
 from __future__ import annotations
 
-from typing import Any, LiteralString
+from typing import Any, Final, LiteralString
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +18,22 @@ from meterline.db.queries import Queries
 
 from meterline_aggregate.folding.rules.changes import Changes, MemberChanges, WindowChanges
 from meterline_aggregate.folding.rules.rows import TOTAL
-from meterline_aggregate.folding.store import rebuild_requests
+from meterline_aggregate.folding.store import rebuild_requests, skipped
 from meterline_aggregate.folding.store.literals import numeric_array
-from meterline_aggregate.meters.rules.definitions import Aggregation
+from meterline_aggregate.kinds.slots.table import SLOTS
 from meterline_aggregate.windows.calendar import Grain
 
 queries = Queries("meterline_aggregate.folding.store", "windows.sql")
 
 Int64s = npt.NDArray[np.int64]
+
+_HAVE_MEMBERS = np.array([slot.has_members for slot in SLOTS])
+
+# For each way to merge, in one order for all replicas: the statement, and which slots merge so.
+_MERGES: Final = [
+    (queries.merge_windows.replace("{merge}", merge), np.array([slot.sql_merge == merge for slot in SLOTS]))
+    for merge in dict.fromkeys(slot.sql_merge for slot in SLOTS)
+]
 
 
 class AppliedBeforeError(Exception):
@@ -47,10 +55,11 @@ async def apply(connection: Connection, changes: Changes) -> None:
 
 async def _apply(connection: Connection, changes: Changes) -> None:
     if len(changes.windows):
-        is_maximum = changes.windows.numbers.aggregation == Aggregation.MAX
-        await _change_windows(connection, queries.add_to_windows, changes.windows, ~is_maximum)
-        await _change_windows(connection, queries.raise_windows, changes.windows, is_maximum)
+        for statement, slots in _MERGES:
+            await _change_windows(connection, statement, changes.windows, slots[changes.windows.numbers.slot])
         await _add_contributions(connection, changes)
+    if len(changes.skipped.contributions):
+        await skipped.add(connection, changes)
     await _add_totals(connection, changes.totals)
     if len(changes.windows):
         # Last, so that the publisher of changed months finds these rows free nearly always.
@@ -60,27 +69,28 @@ async def _apply(connection: Connection, changes: Changes) -> None:
 
 
 async def _add_members(connection: Connection, changes: Changes) -> None:
-    """Stores the members that are new, and makes their number the value of their windows' changes."""
+    """Stores the members that are new, and makes their number that of their windows' changes."""
     members = changes.members
     if not len(members):
         return
-    parameters = (*_window_keys(members), uuid_array(members.member))
+    owners = np.unique((members.tenant_id << 32) | members.meter_id)
+    parameters = (int8_array(owners), *_window_keys(members), uuid_array(members.member))
     cursor = await connection.execute(queries.add_members, parameters, binary=True)
     fresh = {
         (grain, tenant_id, meter_id, to_us(start), group_id): count
         for grain, tenant_id, meter_id, start, group_id, count in await cursor.fetchall()
     }
     windows = changes.windows
-    unique = np.flatnonzero(windows.numbers.aggregation == Aggregation.UNIQUE)
+    having = np.flatnonzero(_HAVE_MEMBERS[windows.numbers.slot])
     keys = zip(
-        windows.grain[unique].tolist(),
-        windows.tenant_id[unique].tolist(),
-        windows.meter_id[unique].tolist(),
-        windows.start_us[unique].tolist(),
-        windows.group_id[unique].tolist(),
+        windows.grain[having].tolist(),
+        windows.tenant_id[having].tolist(),
+        windows.meter_id[having].tolist(),
+        windows.start_us[having].tolist(),
+        windows.group_id[having].tolist(),
         strict=True,
     )
-    for row, key in zip(unique.tolist(), keys, strict=True):
+    for row, key in zip(having.tolist(), keys, strict=True):
         windows.numbers.units[row] = fresh.get(key, 0)
 
 
@@ -100,7 +110,7 @@ async def _change_windows(
     which = np.flatnonzero(chosen)
     if not len(which):
         return
-    literals = windows.numbers.literals(which, valueless=(Aggregation.COUNT,))
+    literals = windows.numbers.literals(which, of_batches=False)
     parameters = (
         *_window_keys(windows, which),
         int8_array(windows.event_count[which]),
@@ -112,10 +122,7 @@ async def _change_windows(
 async def _add_contributions(connection: Connection, changes: Changes) -> None:
     given = changes.contributions
     ids = np.frombuffer(b"".join(batch.batch_id for batch in changes.batches), "V16")
-    # How many members were new depends on who came first, so it is nothing that a batch has of its own.
-    literals = given.numbers.literals(
-        np.arange(len(given)), valueless=(Aggregation.COUNT, Aggregation.UNIQUE)
-    )
+    literals = given.numbers.literals(np.arange(len(given)), of_batches=True)
     parameters = (
         int4_array(given.tenant_id),
         int4_array(given.meter_id),

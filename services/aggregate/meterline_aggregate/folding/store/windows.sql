@@ -1,8 +1,13 @@
 -- name: add_members
--- Answers how many were new in each window.
-WITH fresh AS (
+-- Answers how many were new in each window. Until the end nobody drops members of these meters of tenants: they are held
+-- by key, so that nobody waits in a circle, and before the first member is looked for.
+WITH held AS MATERIALIZED (
+    SELECT pg_advisory_xact_lock_shared(key), set_config('meterline.members_held', 'on', true)
+    FROM unnest(%s::int8[]) AS key
+), fresh AS (
     INSERT INTO window_members (grain, tenant_id, meter_id, window_start, group_id, member)
     SELECT * FROM unnest(%s::int2[], %s::int4[], %s::int4[], %s::timestamptz[], %s::int8[], %s::uuid[])
+    WHERE (SELECT count(*) FROM held) > 0
     ON CONFLICT DO NOTHING
     RETURNING grain, tenant_id, meter_id, window_start, group_id
 )
@@ -10,8 +15,8 @@ SELECT grain, tenant_id, meter_id, window_start, group_id, count(*)
 FROM fresh
 GROUP BY grain, tenant_id, meter_id, window_start, group_id
 
--- name: add_to_windows
--- Counts, sums and unique counts: what is new comes on top.
+-- name: merge_windows
+-- {merge} is how the rows' slots merge.
 INSERT INTO windows AS w (
     grain, tenant_id, meter_id, window_start, group_id, event_count, value, revision
 )
@@ -21,21 +26,7 @@ FROM unnest(
 ) AS u
 ON CONFLICT (tenant_id, meter_id, window_start, group_id, grain) DO UPDATE SET
     event_count = w.event_count + excluded.event_count,
-    value = w.value + excluded.value,
-    revision = w.revision + 1
-
--- name: raise_windows
--- Maxima: the greater one stays.
-INSERT INTO windows AS w (
-    grain, tenant_id, meter_id, window_start, group_id, event_count, value, revision
-)
-SELECT u.*, 1
-FROM unnest(
-    %s::int2[], %s::int4[], %s::int4[], %s::timestamptz[], %s::int8[], %s::int8[], %s::numeric[]
-) AS u
-ON CONFLICT (tenant_id, meter_id, window_start, group_id, grain) DO UPDATE SET
-    event_count = w.event_count + excluded.event_count,
-    value = greatest(w.value, excluded.value),
+    value = {merge},
     revision = w.revision + 1
 
 -- name: add_contributions

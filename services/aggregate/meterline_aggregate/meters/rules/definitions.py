@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Final
 
 from meterline.errors import InvalidArgumentError
 from meterline.metering import Counting
 from meterline.names import NAME_RULE, is_name
+
+from meterline_aggregate.kinds.kind import Aggregation, Kind, Measured
+from meterline_aggregate.kinds.table import kind_of, names_of
 
 MAX_GROUP_BY: Final = 4
 MAX_FILTER: Final = 16
@@ -18,24 +20,11 @@ MAX_VALUE_LENGTH: Final = 256
 Pairs = tuple[tuple[str, str], ...]
 
 
-class Aggregation(IntEnum):
-    """How a meter turns events into a number. The numbers are those of the API and of the tables."""
-
-    COUNT = 1
-    SUM = 2
-    MAX = 3
-    UNIQUE = 4
-
-    @property
-    def needs_quantity(self) -> bool:
-        return self in (Aggregation.SUM, Aggregation.MAX)
-
-
 @dataclass(frozen=True, slots=True)
 class Definition:
     """What a meter counts; it never changes.
 
-    quantity: what is summed, or of which the greatest is kept; empty for the other aggregations
+    quantity: what is measured; empty for kinds that measure none
     unique_dimension: whose values are counted; empty counts subjects
     group_by: dimensions that usage is kept by besides the total
     filter: (dimension, value), sorted; only events with all of them count
@@ -69,13 +58,18 @@ class Definition:
                     f"meter.filter.{name}", f"a value of 1 to {MAX_VALUE_LENGTH} characters without NUL"
                 )
 
+    @property
+    def kind(self) -> Kind:
+        return kind_of(self.aggregation)
+
     def _check_measure(self) -> None:
-        if self.aggregation.needs_quantity:
+        measured = self.kind.measured
+        if measured is Measured.QUANTITY:
             _check_name("meter.quantity", self.quantity)
         elif self.quantity:
-            raise InvalidArgumentError("meter.quantity", "only for the aggregations SUM and MAX")
-        if self.aggregation is not Aggregation.UNIQUE and self.unique_dimension:
-            raise InvalidArgumentError("meter.unique_dimension", "only for the aggregation UNIQUE")
+            raise InvalidArgumentError("meter.quantity", f"only for {names_of(Measured.QUANTITY)}")
+        if measured is not Measured.MEMBER and self.unique_dimension:
+            raise InvalidArgumentError("meter.unique_dimension", f"only for {names_of(Measured.MEMBER)}")
         if self.unique_dimension:
             _check_name("meter.unique_dimension", self.unique_dimension)
 
@@ -107,7 +101,7 @@ class Definition:
             dict(self.filter),
             self.quantity,
             self.unique_dimension,
-            of_subjects=self.aggregation is Aggregation.UNIQUE and not self.unique_dimension,
+            of_subjects=self.kind.measured is Measured.MEMBER and not self.unique_dimension,
         )
 
     def group_of(self, dimensions: Mapping[str, str]) -> Pairs:
@@ -126,8 +120,25 @@ class Meter:
     definition: Definition
 
     @property
-    def aggregation(self) -> Aggregation:
-        return self.definition.aggregation
+    def kind(self) -> Kind:
+        return self.definition.kind
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownMeter:
+    """A meter of a kind that only a newer release knows, as far as its row says; it counts nothing here.
+
+    aggregation: the kind's number
+    """
+
+    meter_id: int
+    name: str
+    event_type: str
+    aggregation: int
+    quantity: str
+    unique_dimension: str
+    group_by: tuple[str, ...]
+    filter: Pairs
 
 
 def _check_name(field: str, value: str) -> None:

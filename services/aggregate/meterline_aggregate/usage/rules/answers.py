@@ -29,7 +29,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """`value` is None for unique counts."""
+    """`value` is None where a batch has none of its own: what it added depends on others, or is nothing."""
 
     meter: str
     start_us: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -10,6 +9,8 @@ from meterline.decimals import of_units
 
 from meterline_aggregate.folding.rules.changes import Changes, MemberChanges, WindowChanges
 from meterline_aggregate.folding.rules.rows import TOTAL
+from meterline_aggregate.kinds.kind import State
+from meterline_aggregate.kinds.slots.slot import Fixed, Slot
 from meterline_aggregate.windows.calendar import Grain
 
 GRAINS: Final = (Grain.DAY, Grain.MONTH)
@@ -34,28 +35,33 @@ def rows_of(changes: WindowChanges | MemberChanges) -> dict[int, WindowKey]:
     }
 
 
-class Tally:
-    """Maxima and unique counts of one tenant, by days and months."""
+def number_in(changes: WindowChanges, row: int) -> Fixed | None:
+    """The number of a row; None where nothing is to be merged."""
+    units = changes.numbers.units[row]
+    return None if units is None else Fixed(units, int(changes.numbers.scale[row]))
 
-    def __init__(self) -> None:
+
+class Tally:
+    """Windows of one meter of one tenant, by days and months. `slot` is the meter's."""
+
+    def __init__(self, slot: Slot) -> None:
+        self._slot = slot
         self._events: dict[WindowKey, int] = {}
-        self._greatest: dict[WindowKey, Decimal] = {}
+        self._numbers: dict[WindowKey, Fixed | None] = {}
         self._members: dict[WindowKey, set[bytes]] = {}
 
     def add(self, changes: Changes) -> None:
         windows, members = changes.windows, changes.members
         for row, key in rows_of(windows).items():
             self._events[key] = self._events.get(key, 0) + int(windows.event_count[row])
-            units = windows.numbers.units[row]
-            if units is not None:
-                value = of_units(units, int(windows.numbers.scale[row]))
-                self._greatest[key] = max(self._greatest.get(key, value), value)
+            self._numbers[key] = self._slot.merged(self._numbers.get(key), number_in(windows, row))
         for row, key in rows_of(members).items():
             self._members.setdefault(key, set()).add(members.member[row].tobytes())
 
-    def value(self, key: WindowKey) -> tuple[Decimal, int]:
-        """The value, 0 where there are no events, and how many there are."""
-        # Only unique counts have members.
-        members = self._members.get(key)
-        value = self._greatest.get(key, Decimal(0)) if members is None else Decimal(len(members))
-        return value, self._events.get(key, 0)
+    def state(self, key: WindowKey) -> State:
+        """What the window holds; of no events what the slot says."""
+        number = self._numbers.get(key)
+        if self._slot.has_members:
+            number = Fixed(len(self._members.get(key, ())), 0)
+        events = self._events.get(key, 0)
+        return State(events, None if number is None else of_units(number.units, number.scale))

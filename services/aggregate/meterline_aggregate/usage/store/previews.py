@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from meterline.db.pool import Connection
 from meterline.db.queries import Queries
 
 from meterline_aggregate.folding.rules.changes import Int64s, MemberChanges
+from meterline_aggregate.kinds.kind import State
 from meterline_aggregate.usage.rules.tally import WindowKey, rows_of
 from meterline_aggregate.windows.calendar import Grain
 
@@ -21,15 +21,15 @@ queries = Queries("meterline_aggregate.usage.store", "previews.sql")
 
 async def totals_at(
     connection: Connection, tenant_id: int, keys: Iterable[WindowKey]
-) -> dict[WindowKey, tuple[Decimal, int]]:
-    """Value and events of those windows that there are."""
+) -> dict[WindowKey, State]:
+    """What those windows hold that there are."""
     columns = np.array(list(keys), np.int64).reshape(-1, 3).T
     cursor = await connection.execute(
         queries.totals_at, {"tenant_id": tenant_id} | _keys(*columns), binary=True
     )
     return {
-        WindowKey(Grain(grain), meter_id, to_us(start)): (value, event_count)
-        for grain, meter_id, start, value, event_count in await cursor.fetchall()
+        WindowKey(Grain(grain), meter_id, to_us(start)): State(events, number)
+        for grain, meter_id, start, events, number in await cursor.fetchall()
     }
 
 

@@ -1,11 +1,9 @@
 -- name: totals_at
-SELECT w.grain, w.meter_id, w.window_start,
-       coalesce(w.value, CASE m.aggregation WHEN 1 THEN w.event_count ELSE 0 END), w.event_count
+SELECT w.grain, w.meter_id, w.window_start, w.event_count, w.value
 FROM unnest(%(grains)s::int2[], %(meters)s::int4[], %(starts)s::timestamptz[])
     AS k (grain, meter_id, window_start)
 JOIN windows w ON w.tenant_id = %(tenant_id)s AND w.meter_id = k.meter_id AND w.grain = k.grain
     AND w.window_start = k.window_start AND w.group_id = 0
-JOIN meters m ON m.meter_id = w.meter_id
 
 -- name: count_new_members
 SELECT k.grain, k.meter_id, k.window_start, count(*)

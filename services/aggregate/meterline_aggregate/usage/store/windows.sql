@@ -1,10 +1,7 @@
 -- name: totals_of_windows
--- A maximum has no value of its own before its first event: what is taken away may come first.
 -- Only months are published and rebuilt.
-SELECT w.window_start, coalesce(w.value, CASE m.aggregation WHEN 1 THEN w.event_count ELSE 0 END),
-       w.event_count, w.revision, m.aggregation, coalesce(c.traceparent, ''), p.window_start IS NOT NULL
+SELECT w.window_start, w.value, w.event_count, w.revision, coalesce(c.traceparent, ''), p.window_start IS NOT NULL
 FROM windows w
-JOIN meters m ON m.meter_id = w.meter_id
 LEFT JOIN changed_months c ON w.grain = 4 AND c.tenant_id = w.tenant_id AND c.meter_id = w.meter_id
     AND c.window_start = w.window_start
 LEFT JOIN pending_rebuilds p ON w.grain = 4 AND p.tenant_id = w.tenant_id AND p.meter_id = w.meter_id
@@ -15,11 +12,8 @@ ORDER BY w.window_start
 LIMIT %(limit)s
 
 -- name: groups_of_windows
-SELECT w.window_start, w.group_id, g.dimensions, g.rest,
-       coalesce(w.value, CASE m.aggregation WHEN 1 THEN w.event_count ELSE 0 END), w.event_count, w.revision,
-       m.aggregation
+SELECT w.window_start, w.group_id, g.dimensions, g.rest, w.value, w.event_count, w.revision
 FROM windows w
-JOIN meters m ON m.meter_id = w.meter_id
 JOIN dimension_groups g ON g.tenant_id = w.tenant_id AND g.group_id = w.group_id
 WHERE w.tenant_id = %(tenant_id)s AND w.meter_id = %(meter_id)s AND w.grain = %(grain)s AND w.group_id > 0
   AND w.window_start >= %(start)s AND w.window_start < %(end)s
@@ -40,5 +34,5 @@ LIMIT %(limit)s
 SELECT m.name, m.aggregation, c.window_start, c.batch_id, c.event_count, c.value
 FROM contributions c
 JOIN meters m ON m.meter_id = c.meter_id
-WHERE c.tenant_id = %s AND c.batch_id = %s
+WHERE c.tenant_id = %(tenant_id)s AND c.batch_id = %(batch_id)s AND m.aggregation = ANY(%(known)s::int2[])
 ORDER BY m.name, c.window_start

@@ -1,0 +1,9 @@
+"""How many different subjects, or values of a dimension, the events have."""
+
+from __future__ import annotations
+
+from meterline_aggregate.kinds.kind import Aggregation, Kind, Measured, number_of
+from meterline_aggregate.kinds.slots.events import EVENTS
+from meterline_aggregate.kinds.slots.members import MEMBERS
+
+UNIQUE = Kind(Aggregation.UNIQUE, (EVENTS, MEMBERS), Measured.MEMBER, number_of)

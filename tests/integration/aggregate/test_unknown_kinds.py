@@ -1,0 +1,256 @@
+"""Meters of kinds that only a newer release knows stop nothing, and count exactly once it is there."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+import pytest
+from grpc import aio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from meterline.consuming.delivery import Delivery
+from meterline.ids import new_id
+from meterline.telemetry import metrics
+from meterline_dev.servers import NatsServer
+from meterline_protos.aggregate.v1 import meters_pb2
+from meterline_protos.common.v1 import types_pb2
+from structlog.testing import capture_logs
+
+from tests.integration.aggregate.test_folding_corrections import ZONES, corrected, expected, stored
+from tests.support.aggregate import (
+    METERS,
+    Event,
+    Feed,
+    Node,
+    meter,
+    pending_rebuilds,
+    rebuilt,
+    running_aggregate,
+)
+from tests.support.aggregate_tables import Tables
+from tests.support.databases import TestDatabase
+from tests.support.polling import eventually
+from tests.support.raw_events import History, serving
+
+pytestmark = pytest.mark.req("T2.2", "T1.6", "O9")
+
+NOON = datetime(2026, 11, 15, 12, tzinfo=UTC)
+MONTH = types_pb2.GRAIN_MONTH
+# One of each kind, the sum grouped and the count filtered; the others are known to all.
+LATER = ["miles", "longest", "aircraft", "origins", "jfk"]
+FORGET = "UPDATE aggregate.meters SET aggregation = aggregation + 100 WHERE name = ANY(%s)"
+KNOW = "UPDATE aggregate.meters SET aggregation = aggregation - 100 WHERE aggregation > 100"
+SKIPPED = "SELECT count(*) FROM skipped"
+WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+
+_numbers = itertools.count(1)
+
+
+def flight(miles: str, subject: str = "N1", origin: str = "JFK") -> Event:
+    return Event(1, NOON, subject=subject, dimensions={"origin": origin}, quantities={"miles": miles})
+
+
+@pytest.fixture
+def history() -> History:
+    return History({1: "acme"})
+
+
+# --- two releases at once
+
+
+@pytest.fixture
+def releases(database: TestDatabase, history: History) -> Iterator[tuple[asyncio.Runner, Tables, Tables]]:
+    """The loop of two replicas: of a release that does not know the kinds of LATER, and of one that does."""
+    with asyncio.Runner() as runner:
+        stack = AsyncExitStack()
+        address = runner.run(stack.enter_async_context(serving(history)))
+        dsn = database.app_dsn("aggregate")
+        old, new = (runner.run(stack.enter_async_context(Tables(dsn, address))) for _ in range(2))
+        runner.run(old.onboard(1, "acme", "UTC"))
+        runner.run(old.create_meters())
+        runner.run(as_known_by(database, old))
+        try:
+            yield runner, old, new
+        finally:
+            runner.run(stack.aclose())
+
+
+async def as_known_by(database: TestDatabase, old: Tables) -> None:
+    """Has one replica look at the meters while nobody knows their kind; it does not look again."""
+    await database.change(FORGET, LATER)
+    await old.handle([History({1: "acme"}).tell([Event(1, NOON, "other")])])
+    await database.change(KNOW)
+
+
+def test_it_does_not_matter_which_release_folds_what(
+    database: TestDatabase, history: History, releases: tuple[asyncio.Runner, Tables, Tables]
+) -> None:
+    """Any order and company, corrections among it, rebuilds by the newer one in between."""
+    runner, old, new = releases
+    skipped: list[int] = []
+
+    @given(st.integers(0, 2**32), st.sampled_from(ZONES))
+    @settings(max_examples=20, deadline=None)
+    def check(seed: int, zone: str) -> None:
+        runner.run(_check(seed, zone))
+
+    async def _check(seed: int, zone: str) -> None:
+        order, number = random.Random(seed), next(_numbers) + 1
+        history.begin_anew({number: f"tenant-{number}"}, page_limit=order.choice([1, 7, 1000]))
+        facts = corrected(history, number, order)
+        order.shuffle(facts)
+        await old.onboard(number, f"tenant-{number}", zone)
+        while facts:
+            size = order.randint(1, 5)
+            await order.choice([old, new]).handle(facts[:size])
+            facts = facts[size:]
+            skipped.append(database.read("aggregate", SKIPPED)[0][0])
+            if order.random() < 0.2:
+                await new.rebuild_now()
+        await new.rebuild_now()
+        # What was folded late may have taken away what is in another month.
+        await new.rebuild_now()
+        assert database.read("aggregate", SKIPPED) == [(0,)]
+        assert pending_rebuilds(database) == 0
+        assert stored(database, number) == expected(history.events(), zone)
+
+    check()
+    assert any(skipped)
+
+
+def test_a_correction_takes_only_what_the_meter_counts(
+    database: TestDatabase, history: History, releases: tuple[asyncio.Runner, Tables, Tables]
+) -> None:
+    """A batch that is skipped amends an event that is older than the meter, and retracts one that is not."""
+    runner, old, new = releases
+
+    async def scenario() -> None:
+        await new.handle([history.tell([flight("5"), flight("6", "N2")])])
+        late = [meter(f"late.{one.name}", one.aggregation, quantity=one.quantity) for one in METERS[:4]]
+        await new.create_meters(late)
+        await database.change(FORGET, [one.name for one in late])
+        await old.handle([history.tell([flight("7", "N3")])])
+        before, _, counted = history.left
+        await old.handle([history.tell([flight("8", "N4")], [before, counted])])
+        await database.change(KNOW)
+        await new.create_meters([meter("latest", types_pb2.AGGREGATION_COUNT)])
+        await new.rebuild_now()
+        found = database.read(
+            "aggregate",
+            "SELECT m.name, w.event_count, w.value::int FROM windows w JOIN meters m USING (meter_id)"
+            " WHERE m.name LIKE 'late.%' AND w.grain = 4 ORDER BY 1",
+        )
+        assert found == [
+            ("late.aircraft", 1, 1),
+            ("late.departures", 1, None),
+            ("late.longest", 1, 8),
+            ("late.miles", 1, 8),
+        ]
+
+    runner.run(scenario())
+
+
+def test_a_month_is_not_finished_while_more_of_it_is_being_skipped(
+    database: TestDatabase, history: History, releases: tuple[asyncio.Runner, Tables, Tables]
+) -> None:
+    """Else nobody would look for what was skipped last."""
+    runner, old, new = releases
+
+    async def scenario() -> None:
+        await old.handle([history.tell([flight("5")])])
+        late = Delivery(new_id(), "events.accepted.0", history.tell([flight("6")]).SerializeToString())
+        async with old.unit_of_work.begin() as tx:
+            await old.accepted.handle(tx, [late])
+            rebuild = asyncio.create_task(new.rebuild_now())
+            await eventually(lambda: rebuild.done() or database.read("aggregate", WAITING)[0][0])
+            await tx.commit()
+        await rebuild
+        await new.rebuild_now()
+        assert database.read("aggregate", SKIPPED) == [(0,)]
+        assert stored(database, 1) == expected(history.events(), "UTC")
+
+    runner.run(scenario())
+
+
+# --- a service
+
+
+def listed(answer: meters_pb2.ListMetersResponse) -> dict[str, int]:
+    return {one.name: one.aggregation for one in answer.meters}
+
+
+async def test_a_meter_of_an_unknown_kind_stops_nothing(
+    database: TestDatabase, broker: NatsServer, feed: Feed, history: History
+) -> None:
+    others = {one.name for one in METERS} - set(LATER)
+    async with serving(history) as address:
+        options: dict[str, Any] = {"ingest_address": address, "reconcile_seconds": 3600}
+        async with running_aggregate(database, broker, **options) as node:
+            await node.create(*METERS)
+            await feed.onboard(1, "acme")
+            await database.change(FORGET, LATER)
+            # One that every replica looks at the meters for.
+            await node.create(meter("newest", types_pb2.AGGREGATION_COUNT))
+            with capture_logs() as logs:
+                await feed.publish(history.tell([flight("5"), flight("900", "N2", "EWR")]))
+                await feed.settled()
+                await feed.publish(history.tell([flight("7")], [history.left[1]]))
+                await feed.settled()
+            lines = [line["meter"] for line in logs if line["event"] == "meter.kind_unknown"]
+            assert sorted(lines) == sorted(LATER)
+            (unknown,) = metrics.METERS_UNKNOWN.collect()
+            assert unknown.samples[0].value == len(LATER)
+            assert (await node.windows("acme", "departures", MONTH))[0].value == "2"
+            await check_answers(node)
+            # Only a newer release rebuilds and publishes them.
+            assert await node.service.rebuilder.rebuild_due() == 0
+            assert pending_rebuilds(database) == len(LATER)
+            await node.service.announcer.announce()
+            names = "SELECT name FROM changed_months JOIN meters USING (meter_id)"
+            assert others.isdisjoint(name for (name,) in database.read("aggregate", names))
+        await database.change(KNOW)
+        async with running_aggregate(database, broker, **options) as node:
+            await rebuilt(database)
+            await feed.publish(history.tell([flight("8", "N7")]))
+            await feed.settled()
+            found = {
+                one.name: [(w.value, w.event_count) for w in await node.windows("acme", one.name, MONTH)]
+                for one in METERS
+            }
+            assert found == {
+                "departures": [("3", 3)],
+                "miles": [("20", 3)],
+                "longest": [("8", 3)],
+                "aircraft": [("2", 3)],
+                "origins": [("1", 3)],
+                "jfk": [("3", 3)],
+            }
+            assert database.read("aggregate", SKIPPED) == [(0,)]
+            assert await node.service.announcer.announce() == len(METERS) + 1
+
+
+async def check_answers(node: Node) -> None:
+    """What the API says of a meter of an unknown kind."""
+    listing = await node.meters.ListMeters(meters_pb2.ListMetersRequest())
+    assert listed(listing)["longest"] == 103
+    referred = await node.meters.ReferToMeter(meters_pb2.ReferToMeterRequest(name="longest"))
+    assert (referred.meter.aggregation, referred.meter.quantity) == (103, "miles")
+    for call, code in (
+        (node.windows("acme", "longest", MONTH), grpc.StatusCode.UNAVAILABLE),
+        (node.create(meter("new", 105)), grpc.StatusCode.INVALID_ARGUMENT),  # type: ignore[arg-type]
+        (node.create(METERS[2]), grpc.StatusCode.ALREADY_EXISTS),
+        (
+            node.meters.DeleteMeter(meters_pb2.DeleteMeterRequest(name="jfk")),
+            grpc.StatusCode.FAILED_PRECONDITION,
+        ),
+    ):
+        with pytest.raises(aio.AioRpcError) as raised:
+            await call
+        assert raised.value.code() is code
