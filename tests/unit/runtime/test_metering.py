@@ -16,7 +16,8 @@ from meterline_aggregate.folding.rules.plain import fold_plain
 from meterline_aggregate.folding.rules.rows import Batch, Message, Quantity, Series
 from meterline_aggregate.folding.rules.vectors import fold_vectors
 from meterline_aggregate.folding.series import matches, targets
-from meterline_aggregate.kinds.kind import Aggregation
+from meterline_aggregate.kinds.kind import Aggregation, Measured
+from meterline_aggregate.kinds.table import kind_of
 from meterline_aggregate.meters.messages import to_meter
 from meterline_aggregate.meters.rules.definitions import Definition, Meter
 from meterline_protos.events.v1 import events_pb2
@@ -51,12 +52,13 @@ events = st.builds(
 @st.composite
 def definitions(draw: st.DrawFn) -> Definition:
     kind = draw(st.sampled_from(Aggregation))
+    measured = kind_of(kind).measured
     return Definition(
         "meter",
         TYPE,
         kind,
-        quantity=draw(quantities) if kind.needs_quantity else "",
-        unique_dimension=draw(names | st.just("")) if kind is Aggregation.UNIQUE else "",
+        quantity=draw(quantities) if measured is Measured.QUANTITY else "",
+        unique_dimension=draw(names | st.just("")) if measured is Measured.MEMBER else "",
         filter=tuple(sorted(draw(st.dictionaries(names, st.sampled_from(["x", "y"]))).items())),
     )
 

@@ -118,7 +118,7 @@ def to_window(tenant_id: int, meter: str, window: events_pb2.UsageWindow | usage
 
 
 def _kind(aggregation: types_pb2.Aggregation.ValueType) -> str:
-    """The name of a meter's kind. A kind that only newer releases know goes by its number: windows have absolute
+    """The name of a meter's kind, or the number of one that only newer releases know: windows have absolute
     values, so they are billed whatever the kind is."""
     if aggregation not in types_pb2.Aggregation.values():
         return str(int(aggregation))
