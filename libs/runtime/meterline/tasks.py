@@ -122,7 +122,8 @@ class Loop:
 
     async def _run(self) -> None:
         pause, failures = self._first, 0
-        while True:
+        # A step may lose its cancellation, or fail while it is stopped; either way it is the last.
+        while self._task is asyncio.current_task():
             if failures:
                 await asyncio.sleep(pause)
             else:

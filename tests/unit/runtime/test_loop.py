@@ -143,6 +143,29 @@ async def test_a_step_that_shields_its_work_may_finish_it() -> None:
     assert finished == [True]
 
 
+@pytest.mark.parametrize("fails", [True, False])
+async def test_a_step_that_loses_its_cancellation_is_the_last(fails: bool) -> None:
+    begun, finish, count = asyncio.Event(), asyncio.Event(), 0
+
+    async def step() -> float:
+        nonlocal count
+        count += 1
+        begun.set()
+        try:
+            await finish.wait()
+        except asyncio.CancelledError:
+            if fails:
+                raise ValueError("wrong") from None
+        return 0.0
+
+    loop = Loop("test", step, retry=AT_ONCE, grace=None)
+    await loop.start()
+    await begun.wait()
+    async with asyncio.timeout(10):
+        await loop.stop()
+    assert count == 1
+
+
 async def test_starting_and_stopping_twice_does_no_harm() -> None:
     steps = Steps(math.inf)
     loop = Loop("test", steps)
