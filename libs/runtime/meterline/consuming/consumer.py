@@ -6,7 +6,6 @@ A batch goes through `pull`, `applying` (one transaction), `splitting` (bad part
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Sequence
 from typing import Final
@@ -111,12 +110,7 @@ class Consumer:
         await self._burial.wait()
         batch = await self._pull.take()
         # A batch in hand is finished even when the service is being stopped.
-        work = asyncio.ensure_future(self._process(batch))
-        try:
-            await asyncio.shield(work)
-        except asyncio.CancelledError:
-            await work
-            raise
+        await tasks.finish(self._process(batch))
         return self._linger
 
     async def _process(self, messages: Sequence[Msg]) -> None:
