@@ -15,16 +15,14 @@ from meterline.errors import Later, Never
 from meterline.telemetry import metrics
 from meterline.transactions.unit_of_work import Transaction
 
+from meterline_aggregate.folding.counted import drop_uncounted
 from meterline_aggregate.folding.decoding import Accepted, GarbledError, decode
 from meterline_aggregate.folding.rules.changes import Changes
 from meterline_aggregate.folding.rules.dispatch import fold
-from meterline_aggregate.folding.rules.origins import Origin, limit_to_counted
-from meterline_aggregate.folding.rules.rows import Message
 from meterline_aggregate.folding.series import SeriesBook, UnknownTenantError
 from meterline_aggregate.folding.skips import skip
 from meterline_aggregate.folding.splitting import WHOLE_KEY
 from meterline_aggregate.folding.store import applied, windows
-from meterline_aggregate.folding.store.origins import find as find_origins
 from meterline_aggregate.folding.store.windows import AppliedBeforeError
 
 _FIRST_DELAY_SECONDS: Final = 0.1
@@ -77,25 +75,6 @@ class AcceptedEvents:
         now_us = self._clock.now_us()
         for batch in changes.batches[:: 1 + len(changes.batches) // _OBSERVATIONS]:
             metrics.FRESHNESS_SECONDS.observe(max(0, now_us - batch.received_at_us) / 1e6)
-
-
-async def drop_uncounted(
-    transaction: Transaction, accepted: Sequence[Accepted], messages: Sequence[Message]
-) -> Sequence[Message]:
-    """The messages, with each retracted row only for the meters that counted it."""
-    if all(one.retracted is None for one in accepted):
-        return messages
-    origins = [
-        Origin(message.series[position].tenant_id, batch_id)
-        for one, message in zip(accepted, messages, strict=True)
-        for position, batch_id in zip(one.series_index[message.gone].tolist(), one.origins, strict=True)
-    ]
-    here = {batch.batch_id for message in messages for batch in message.batches}
-    counted = await find_origins(transaction.connection, origins, here)
-    return [
-        limit_to_counted(message, one.origins, counted)
-        for one, message in zip(accepted, messages, strict=True)
-    ]
 
 
 def _decode(deliveries: Sequence[Delivery]) -> list[Accepted]:
