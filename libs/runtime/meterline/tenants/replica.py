@@ -23,7 +23,7 @@ from meterline.remembered import Remembered
 from meterline.slugs import check_slug, is_slug
 from meterline.transactions.unit_of_work import Transaction
 
-queries = Queries("meterline", "tenants.sql")
+queries = Queries("meterline.tenants", "replica.sql")
 
 
 @dataclass(frozen=True, slots=True)
