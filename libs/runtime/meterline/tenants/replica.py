@@ -18,7 +18,7 @@ from meterline.consuming.delivery import Delivery
 from meterline.db.pool import Database, begin
 from meterline.db.queries import Queries
 from meterline.db.scope import ALL_TENANTS
-from meterline.errors import Never, NotFoundError
+from meterline.errors import NotFoundError, Poison
 from meterline.remembered import Remembered
 from meterline.slugs import check_slug, is_slug
 from meterline.transactions.unit_of_work import Transaction
@@ -104,7 +104,7 @@ class TenantReplica:
             try:
                 tenant, changed_at = _checked(events_pb2.TenantChanged.FromString(delivery.data))
             except (DecodeError, ValueError) as error:
-                raise Never(f"not a TenantChanged: {error}", [delivery.message_id]) from error
+                raise Poison(f"not a TenantChanged: {error}", [delivery.message_id]) from error
             await self._store(transaction, tenant, changed_at)
 
     async def apply(self, transaction: Transaction, fact: events_pb2.TenantChanged) -> None:
