@@ -1,4 +1,4 @@
-"""A cache of answers with a greatest age.
+"""Answers by key, each with a greatest age.
 
 An answer's age counts from its question and not from its arrival, and an answer whose key was forgotten in
 between is not kept: so the greatest age holds however slow the source is, and after any quiet time.
@@ -7,7 +7,7 @@ between is not kept: so the greatest age holds however slow the source is, and a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Generic, TypeVar
 from weakref import WeakSet
 
@@ -16,7 +16,7 @@ V = TypeVar("V")
 
 
 class Question(Generic[K]):
-    """One that is under way: when it was asked, and what has been forgotten since."""
+    """A pending question: when it was asked, and which keys have been forgotten since."""
 
     __slots__ = ("__weakref__", "asked_at", "forgotten")
 
@@ -26,53 +26,74 @@ class Question(Generic[K]):
 
 
 def one(key: object, value: object) -> int:
-    """The size of every answer where they are counted."""
+    """The size of every answer where answers are counted."""
     return 1
 
 
-class Remembered(Generic[K, V]):
-    """Answers by key, within bounds. A look costs one into a dictionary and one on the clock."""
+class Answers(Generic[K, V]):
+    """Answers in memory, within bounds. A lookup costs one in a dictionary and one on the clock."""
 
     def __init__(
         self,
         seconds: float,
         *,
         most: int,
+        stale: float | None = None,
+        keeps_old: bool = False,
         size_of: Callable[[K, V], int] = one,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """
-        seconds: the greatest age of an answer that is used
-        most: what is kept, in the unit of `size_of`; beyond it the oldest go
+        seconds: the greatest age of an answer that `get` returns
+        most: what is kept, in the unit of `size_of`; beyond it the oldest answers are dropped
+        stale: the greatest age of an answer that `get_stale` returns; None: `seconds`
+        keeps_old: answers that are too old are only dropped for lack of room, so `holds` knows their keys
         size_of: how much an answer takes, above 0; one that takes more than `most` is not kept
         now: a clock in seconds, from any moment
         """
         self._seconds = seconds
+        self._more = (seconds if stale is None else stale) - seconds
         self._most = most
+        self._keeps_old = keeps_old
         self._size_of = size_of
         self._now = now
-        # In the order in which answers were kept, so that the first is about the oldest.
+        # Values with the end of their time and their size, in the order in which they were kept: the first is
+        # about the oldest.
         self._kept: dict[K, tuple[V, float, int]] = {}
         self._held = 0
-        self._under_way: WeakSet[Question[K]] = WeakSet()
+        self._pending: WeakSet[Question[K]] = WeakSet()
 
     def get(self, key: K) -> V | None:
-        """The answer; None without one that may still be used."""
+        """The answer; None without one that is at most `seconds` old."""
         kept = self._kept.get(key)
         return kept[0] if kept is not None and self._now() < kept[1] else None
+
+    def get_many(self, keys: Iterable[K]) -> dict[K, V]:
+        """As `get`, for those of `keys` that have an answer. All are looked up at one moment."""
+        kept_of, now = self._kept.get, self._now()
+        return {key: kept[0] for key in keys if (kept := kept_of(key)) is not None and now < kept[1]}
+
+    def get_stale(self, key: K) -> V | None:
+        """The answer; None without one that is at most `stale` seconds old."""
+        kept = self._kept.get(key)
+        return kept[0] if kept is not None and self._now() < kept[1] + self._more else None
 
     def __contains__(self, key: K) -> bool:
         kept = self._kept.get(key)
         return kept is not None and self._now() < kept[1]
 
+    def holds(self, key: K) -> bool:
+        """Whether an answer is in memory, however old."""
+        return key in self._kept
+
     def __len__(self) -> int:
-        """How many are in memory, also those that are too old to be used."""
+        """How many are in memory, including those that are too old to be used."""
         return len(self._kept)
 
     def ask(self) -> Question[K]:
-        """To be called before the source is asked, and given to `keep` with each answer."""
+        """Call it before the source is asked, and pass the result to `keep` with each answer."""
         question: Question[K] = Question(self._now())
-        self._under_way.add(question)
+        self._pending.add(question)
         return question
 
     def keep(self, question: Question[K], key: K, value: V) -> None:
@@ -89,7 +110,7 @@ class Remembered(Generic[K, V]):
     def forget(self, key: K) -> None:
         """Drops a key's answer, and those of questions that were asked before now."""
         self._drop(key)
-        for question in self._under_way:
+        for question in self._pending:
             question.forgotten.add(key)
 
     def _drop(self, key: K) -> None:
@@ -98,10 +119,10 @@ class Remembered(Generic[K, V]):
             self._held -= kept[2]
 
     def _make_room(self, size: int) -> None:
-        """Also lets go of what is at the front and too old, so that idle keys do not stay in memory."""
-        now = self._now()
+        """Also drops what is first and too old, so that idle keys do not stay in memory."""
+        now = self._now() - self._more
         while self._kept:
             oldest = next(iter(self._kept))
-            if self._held + size <= self._most and now < self._kept[oldest][1]:
+            if self._held + size <= self._most and (self._keeps_old or now < self._kept[oldest][1]):
                 return
             self._drop(oldest)
