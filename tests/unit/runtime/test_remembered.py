@@ -96,6 +96,20 @@ def test_old_answers_leave_memory_unless_their_keys_are_to_be_known(keeps_old: b
     assert [key for key in range(5) if answers.holds(key)] == [2, 3, 4]
 
 
+def test_what_is_too_old_leaves_memory_on_request() -> None:
+    clock = Clock()
+    answers: Answers[str, int] = Answers(SECONDS, most=10, now=clock)
+    early = answers.ask()
+    clock.now += 1.0
+    answers.keep(answers.ask(), "late", 1)
+    answers.keep(early, "early", 1)
+    clock.now += 1.0
+    answers.expire()
+    assert [key for key in ("early", "late") if answers.holds(key)] == ["late"]
+    answers.clear()
+    assert len(answers) == 0
+
+
 def test_many_are_looked_up_at_once() -> None:
     answers: Answers[str, int] = Answers(SECONDS, most=10)
     for value, key in enumerate("ab"):

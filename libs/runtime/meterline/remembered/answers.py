@@ -113,6 +113,17 @@ class Answers(Generic[K, V]):
         for question in self._pending:
             question.forgotten.add(key)
 
+    def expire(self) -> None:
+        """Drops all that is too old to be used."""
+        now = self._now() - self._more
+        for key in [key for key, kept in self._kept.items() if now >= kept[1]]:
+            self._drop(key)
+
+    def clear(self) -> None:
+        """As `forget`, for all keys that are in memory."""
+        for key in list(self._kept):
+            self.forget(key)
+
     def _drop(self, key: K) -> None:
         kept = self._kept.pop(key, None)
         if kept is not None:
