@@ -66,16 +66,15 @@ class TenantDirectory:
         }
 
     async def _asked(self, names: Collection[str]) -> dict[str, Tenant]:
-        asking = list(names)
-        facts: list[events_pb2.TenantChanged] = []
+        asking, added = list(names), []
         for start in range(0, len(asking), NAMES_A_CALL):
-            facts += await self._ask(asking[start : start + NAMES_A_CALL])
-        for fact in facts:
-            # One transaction each, so that two processes cannot deadlock: new tenants are few.
-            async with self._unit_of_work.begin() as transaction:
-                await self._replica.apply(transaction, fact)
-                await transaction.commit()
-        return await self._replica.find_many([fact.slug for fact in facts])
+            for fact in await self._ask(asking[start : start + NAMES_A_CALL]):
+                # One transaction each, so that two processes cannot deadlock: new tenants are few.
+                async with self._unit_of_work.begin() as transaction:
+                    await self._replica.apply(transaction, fact)
+                    await transaction.commit()
+                added.append(fact.slug)
+        return await self._replica.find_many(added)
 
     async def _ask(self, names: Sequence[str]) -> Sequence[events_pb2.TenantChanged]:
         """The state of these tenants in identity, in the form in which it publishes changes."""
