@@ -34,8 +34,8 @@ log = logger()
 class Consumer:
     """Feeds `handler` with batches. `start` and `stop` may be called twice.
 
-    `handler` gets only messages that were not handled before and must not commit. It raises Later or
-    Never; in a batch these hit only the messages they belong to: the batch is then repeated without those
+    `handler` gets only messages that were not handled before and must not commit. It raises RetryLater or
+    Poison; in a batch these hit only the messages they belong to: the batch is then repeated without those
     that the failure names or, if it names none, one message at a time. Any other failure is a fault of ours
     or of a server: the messages come again, until `rules.patience` is at its end.
 

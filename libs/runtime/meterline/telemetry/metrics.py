@@ -14,7 +14,7 @@ CAPTURE_SECONDS = Histogram(
 )
 CLOCK_SKEW_SECONDS = Gauge(
     "meterline_clock_skew_seconds",
-    "How much later our clock is than a source's, of the sources heard of last",
+    "How much later our clock is than a source's, of the most recent sources",
     ["tenant", "source"],
 )
 CAPTURE_QUEUE = Gauge(
@@ -105,7 +105,7 @@ METERS_UNKNOWN = Gauge(
 )
 REBUILDS_PENDING = Gauge(
     "meterline_rebuilds_pending",
-    "Months of maxima and unique counts to be found anew, and not published before",
+    "Months of maxima and unique counts that wait to be rebuilt and are not published before",
 )
 
 # Publishing

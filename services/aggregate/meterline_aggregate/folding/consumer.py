@@ -11,7 +11,7 @@ from meterline.clock import Clock
 from meterline.consuming.delivery import Delivery
 from meterline.db.pool import Connection
 from meterline.db.scope import ALL_TENANTS
-from meterline.errors import Later, Never
+from meterline.errors import Poison, RetryLater
 from meterline.telemetry import metrics
 from meterline.transactions.unit_of_work import Transaction
 
@@ -44,7 +44,7 @@ class AcceptedEvents:
         """Answers the ids of copies: messages that bring what was applied before, under another id or so long
         ago that the inbox has forgotten.
 
-        Raises Later for messages of tenants that are not known yet, Never for those that are garbled or
+        Raises RetryLater for messages of tenants that are not known yet, Poison for those that are garbled or
         bring some batches for the second time, each naming the messages at fault if it can. A batch that
         nobody sends could come again among others; it is only noticed if its events are metered.
         """
@@ -66,7 +66,7 @@ class AcceptedEvents:
         try:
             await windows.apply(transaction.connection, changes)
         except AppliedBeforeError as error:
-            raise Never(str(error)) from error
+            raise Poison(str(error)) from error
         transaction.after_commit(partial(self._observe, changes))
         return copies
 
@@ -87,7 +87,7 @@ def _decode(deliveries: Sequence[Delivery]) -> list[Accepted]:
             garbled[delivery.message_id] = str(error)
     for reason in garbled.values():
         # The reason is kept with each message, so that of the first one serves only those that share it.
-        raise Never(reason, [message_id for message_id, other in garbled.items() if other == reason])
+        raise Poison(reason, [message_id for message_id, other in garbled.items() if other == reason])
     return accepted
 
 
@@ -96,7 +96,7 @@ async def _copies(
 ) -> set[uuid.UUID]:
     """The messages that were applied before, or that another one before them is the same as.
 
-    A message is applied as a whole or by its batches, never both, whichever comes first. Raises Never for a
+    A message is applied as a whole or by its batches, never both, whichever comes first. Raises Poison for a
     whole that is applied by its batches.
     """
     copies = await _parts_of_applied(connection, deliveries)
@@ -111,7 +111,7 @@ async def _copies(
     known = set(keys.values()) - new
     apart = await applied.in_parts(connection, known) if known else known
     if found := [message_id for message_id, key in keys.items() if key in apart]:
-        raise Never("its batches are applied apart from each other", found)
+        raise Poison("its batches are applied apart from each other", found)
     for message_id, key in keys.items():
         if key in new:
             new.remove(key)
@@ -134,7 +134,9 @@ async def _parts_of_applied(connection: Connection, deliveries: Sequence[Deliver
     return {message_id for message_id, key in wholes.items() if key not in in_parts}
 
 
-def _later(deliveries: Sequence[Delivery], accepted: Sequence[Accepted], error: UnknownTenantError) -> Later:
+def _later(
+    deliveries: Sequence[Delivery], accepted: Sequence[Accepted], error: UnknownTenantError
+) -> RetryLater:
     """Soon at first, since tenants are seldom far behind their first events; then ever less often."""
     waiting = [
         delivery
@@ -143,4 +145,4 @@ def _later(deliveries: Sequence[Delivery], accepted: Sequence[Accepted], error: 
     ]
     attempt = min(delivery.attempt for delivery in waiting)
     delay = min(_LONGEST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2 ** min(attempt - 1, 10))
-    return Later(str(error), delay, [delivery.message_id for delivery in waiting])
+    return RetryLater(str(error), delay, [delivery.message_id for delivery in waiting])

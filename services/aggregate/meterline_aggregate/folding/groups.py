@@ -28,7 +28,8 @@ _RESTS: Final = 20_000
 
 
 class GroupBook:
-    """One for each process. Only what is committed is remembered; none of it ever changes.
+    """One for each process. Only what is committed is remembered; none of it ever changes, so it has no age
+    (ADR 23).
 
     most: groups of one tenant by one set of dimensions, without the rest
     """

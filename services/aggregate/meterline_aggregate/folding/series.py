@@ -70,7 +70,8 @@ EVERYTHING: Final = View()
 
 
 class SeriesBook:
-    """One for each process. Only what is committed is remembered."""
+    """One for each process. Only what is committed is remembered. It has no age (ADR 23): time zones never
+    change, and what series add to changes with meters, which are compared in every transaction."""
 
     def __init__(self, groups: GroupBook | None = None) -> None:
         self._groups = groups or GroupBook()

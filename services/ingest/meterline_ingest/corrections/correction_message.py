@@ -33,11 +33,11 @@ def events_corrected(
         len(taken),
         b"".join(row.taken_from.bytes for row in taken if row.taken_from is not None),
     )
-    told = [_told(tenant_id, row) for row in ordered]
-    return message.events_accepted(as_captured(told, types), np.ones(len(told), np.bool_), [header], types)
+    captured = as_captured([_message_row(tenant_id, row) for row in ordered], types)
+    return message.events_accepted(captured, np.ones(len(ordered), np.bool_), [header], types)
 
 
-def _told(tenant_id: int, row: SignedRow) -> ToldRow:
+def _message_row(tenant_id: int, row: SignedRow) -> ToldRow:
     said = row.content
     return ToldRow(
         0,

@@ -130,9 +130,9 @@ class Selection:
 
 
 def _event(row: Sequence[Any]) -> StoredEvent:
-    (event_id, occurred_at, *units), told, (value, *rest) = row[:6], row[6:15], row[15:]
+    (event_id, occurred_at, *units), columns, (value, *rest) = row[:6], row[6:15], row[15:]
     sealed = value and SealedValue(details.TABLE, details.SEALED, event_id.bytes, value)
-    values: Sequence[Any] = (event_id, occurred_at, tuple(units), *told, sealed, *rest)
+    values: Sequence[Any] = (event_id, occurred_at, tuple(units), *columns, sealed, *rest)
     return StoredEvent(*values)
 
 
