@@ -94,9 +94,9 @@ class Tenant(_message.Message):
     """Name of the billing provider that bills the tenant, for example `stripe`: 1 to 63 lower-case letters,
     digits and dashes, with no dash at either end. Empty: the provider that the publisher's settings name.
     Which providers exist is configured in the publisher: usage of a tenant whose provider is not configured
-    there is kept, listed as the billing gap `NO_BILLING_PROVIDER`, and sent to no other provider. A period of
-    which usage went to another provider before a change is not billed at the new one
-    (`CUSTOMER_CHANGED`).
+    there is kept, listed as the billing gap `NO_BILLING_PROVIDER`, and sent to no other provider. A billing
+    period of which usage went to another provider before a change is not billed by the new one: its later
+    usage is the billing gap `CUSTOMER_CHANGED`.
     """
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
