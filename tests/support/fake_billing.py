@@ -18,6 +18,7 @@ from meterline_publisher.providers.port import (
     RejectedError,
     UsageEvent,
 )
+from meterline_publisher.providers.registry import Providers
 from meterline_publisher.providers.stripe.capabilities import STRIPE
 
 MEMORY = timedelta(hours=24)
@@ -121,6 +122,11 @@ class FakeBilling:
         self.kept.append(_Kept(event, received_at))
         self.answered[event.idempotency_key] = received_at
         return Delivery.ACCEPTED
+
+
+def registry(*providers: FakeBilling) -> Providers:
+    """These are configured; tenants that chose none are the first one's."""
+    return Providers(providers, default=providers[0].capabilities.name)
 
 
 def busy() -> tuple[Exception, bool]:

@@ -19,7 +19,6 @@ from meterline_publisher.explain.api import ExplanationsServicer
 from meterline_publisher.explain.lineage import Lineage
 from meterline_publisher.explain.service import Explaining
 from meterline_publisher.gaps.api import GapsServicer
-from meterline_publisher.gaps.rules import GapReason
 from meterline_publisher.gaps.service import Gaps
 from meterline_publisher.invoices.api import StoredInvoicesServicer
 from meterline_publisher.invoices.service import Invoices
@@ -31,8 +30,9 @@ from meterline_publisher.prices.api import PricesServicer
 from meterline_publisher.prices.deliveries import Deliveries
 from meterline_publisher.prices.plans import Plans
 from meterline_publisher.prices.service import Prices
-from meterline_publisher.providers.none import NoProvider
 from meterline_publisher.providers.port import BillingProvider
+from meterline_publisher.providers.registry import Providers
+from meterline_publisher.providers.stripe.capabilities import STRIPE
 from meterline_publisher.providers.stripe.provider import StripeProvider
 from meterline_publisher.publishing.api import PublicationsServicer
 from meterline_publisher.publishing.service import Publishing
@@ -59,49 +59,50 @@ class InvoicesServicer(StoredInvoicesServicer, PreviewsServicer, ExplanationsSer
 
 
 class Publisher(Platform):
-    """The parts of one process. `provider`: in place of the one that the settings name."""
+    """The parts of one process. `providers`: in place of those that the settings name."""
 
-    def __init__(
-        self, settings: PublisherSettings, clock: Clock, provider: BillingProvider | None = None
-    ) -> None:
+    def __init__(self, settings: PublisherSettings, clock: Clock, providers: Providers | None = None) -> None:
         super().__init__(NAME, settings, clock)
         database, unit_of_work = self.database, self.unit_of_work
-        provider = self.add(provider or provider_of(settings, clock))
-        bills = provider.capabilities.bills
+        providers = self.add(providers or providers_of(settings, clock))
         tenants = TenantReplica(database)
         identity = self.link("identity", settings.identity_address)
         aggregate = self.add(Aggregate(settings.aggregate_address, self.caller))
         ingest = self.add(Ingest(settings.ingest_address, self.caller))
         grace = timedelta(seconds=settings.close_grace_seconds)
-        afterwards = GapReason.LATE_USAGE if bills else GapReason.NO_BILLING_PROVIDER
-        usage = UsageWindows(clock, grace, afterwards)
+        usage = UsageWindows(clock, grace, providers.billed)
         freshness = Freshness(aggregate, settings.freshness_wait_seconds)
         refreshing = Refreshing(unit_of_work, freshness, usage)
         gaps = Gaps(database, unit_of_work, tenants, clock)
-        settling = Settling(database, unit_of_work, tenants, provider, refreshing, clock)
+        settling = Settling(database, unit_of_work, tenants, providers, refreshing, clock)
         lineage = self.add(Lineage(aggregate, ingest))
-        sender = self._sender(settings, provider)
+        # One for each, so that none waits for the answers of another's provider.
+        self._senders = [self._sender(settings, provider) for provider in providers]
         publishing = Publishing(
             database,
             unit_of_work,
             tenants,
-            provider,
+            providers,
             refreshing,
             settling,
             gaps,
             lineage,
-            sender.wake,
+            self._wake_senders,
             clock,
             wait_seconds=settings.publish_wait_seconds,
         )
-        closing = Closing(database, tenants, publishing, freshness, gaps, clock, grace=grace)
-        if bills:
-            # Nothing can be sent without a provider; the ledger waits for one.
+        closing = Closing(
+            database, tenants, publishing, freshness, gaps, clock, grace=grace, billed=providers.billed
+        )
+        # Rows of a provider that is not configured wait for it.
+        for sender in self._senders:
             self.add(sender)
         self.consume(TENANTS_CHANGED, TenantChanges(tenants).handle)
         self.consume(USAGE_WINDOW, usage.handle, split=split_windows)
-        self.every(settings.close_check_seconds, "closing", closing.close_due if bills else closing.hold_due)
-        self.every(settings.settle_seconds, "settling", settling.settle_due if bills else settling.count)
+        self.every(settings.close_check_seconds, "closing", closing.close_due)
+        self.every(
+            settings.settle_seconds, "settling", settling.settle_due if providers.bills else settling.count
+        )
         prices = PricesServicer(
             Prices(database, unit_of_work, aggregate, tenants),
             Plans(database, unit_of_work, clock),
@@ -109,7 +110,7 @@ class Publisher(Platform):
         )
         invoices = InvoicesServicer(
             Invoices(database, tenants),
-            Previews(database, tenants, provider, freshness),
+            Previews(database, tenants, providers, freshness),
             Explaining(database, tenants, aggregate, ingest),
             gaps,
             settings.trace_ui_url,
@@ -120,6 +121,10 @@ class Publisher(Platform):
             service(publications_pb2, "PublicationsService", PublicationsServicer(publishing, settling)),
             api_keys=identity,
         )
+
+    def _wake_senders(self) -> None:
+        for sender in self._senders:
+            sender.wake()
 
     def _sender(self, settings: PublisherSettings, provider: BillingProvider) -> Sender:
         return Sender(
@@ -134,16 +139,18 @@ class Publisher(Platform):
         )
 
 
-def provider_of(settings: PublisherSettings, clock: Clock) -> BillingProvider:
-    """The provider that the settings name."""
-    if settings.stripe_api_key is None:
-        return NoProvider()
-    return StripeProvider(
-        settings.stripe_api_key,
-        api_base=settings.stripe_api_base,
-        timeout=settings.stripe_timeout_seconds,
-        clock=clock,
-    )
+def providers_of(settings: PublisherSettings, clock: Clock) -> Providers:
+    """The providers that the settings name. Tenants that chose none are Stripe's."""
+    configured: list[BillingProvider] = []
+    if settings.stripe_api_key is not None:
+        stripe = StripeProvider(
+            settings.stripe_api_key,
+            api_base=settings.stripe_api_base,
+            timeout=settings.stripe_timeout_seconds,
+            clock=clock,
+        )
+        configured.append(stripe)
+    return Providers(configured, default=STRIPE.name)
 
 
 def main() -> None:

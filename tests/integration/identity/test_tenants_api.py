@@ -294,6 +294,7 @@ async def test_every_change_is_published_with_the_whole_state(
             close_lead_seconds=tenant.close_lead_seconds,
             changed_at=tenant.updated_at,
             billed_from=tenant.billed_from,
+            billing_provider=tenant.billing_provider,
         )
 
 

@@ -9,7 +9,6 @@ import pytest
 from meterline_dev.servers import NatsServer
 from meterline_dev.stripe_double import DoubleSettings, Levers, running_double
 from meterline_publisher.main import Publisher
-from meterline_publisher.providers.port import BillingProvider
 from meterline_publisher.settings import PublisherSettings
 
 from tests.contract.stripe_double.lab import LEVER_KEY, Lab
@@ -18,6 +17,7 @@ from tests.support import mesh as scripted
 from tests.support.bus import OpenBus
 from tests.support.clocks import ShiftedClock
 from tests.support.databases import TestDatabase
+from tests.support.fake_billing import FakeBilling, registry
 from tests.support.services import running, settings_for
 
 StartPublisher = Callable[..., Awaitable[Api]]
@@ -69,12 +69,13 @@ def settings(world: World, **more: object) -> PublisherSettings:
 
 @pytest.fixture
 async def start(surroundings: World) -> AsyncIterator[StartPublisher]:
-    """A function `(provider=None, **settings) -> Api`: one more replica of the publisher, on Stripe's double
-    unless another provider is given. All are stopped after the test."""
+    """A function `(*providers, **settings) -> Api`: one more replica of the publisher, on Stripe's double
+    unless other providers are given. All are stopped after the test."""
     async with AsyncExitStack() as stack:
 
-        async def one_more(provider: BillingProvider | None = None, **more: object) -> Api:
-            service = Publisher(settings(surroundings, **more), surroundings.clock, provider)
+        async def one_more(*given: FakeBilling, **more: object) -> Api:
+            providers = registry(*given) if given else None
+            service = Publisher(settings(surroundings, **more), surroundings.clock, providers)
             channel = await stack.enter_async_context(running(service))
             api = Api(channel, surroundings.mesh)
             surroundings.api = surroundings.api or api

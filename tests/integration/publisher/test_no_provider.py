@@ -130,7 +130,10 @@ async def test_a_close_that_forgets_what_was_held_is_caught(
         await used(world)
         await eventually(lambda: gaps_of(api), until=lambda found: found == HELD)
         world.clock.advance(timedelta(days=20))
-    monkeypatch.setattr(Closing, "close_due", Closing.hold_due)
+
+    async def nothing(*_: object) -> None: ...
+
+    monkeypatch.setattr(Closing, "_close_held", nothing)
     async with publisher(keyed=True, close_check_seconds=0.05) as api:
         # A tenant of a later month is closed, so there were looks.
         await world.tenant("later", number=2, start=datetime(2026, 4, 1, tzinfo=UTC), now=world.now())

@@ -22,7 +22,7 @@ from tests.integration.publisher.catalogue import PER_UNIT, Priced
 from tests.integration.publisher.conftest import StartPublisher, settings
 from tests.integration.publisher.world import NOW, Api, World
 from tests.support.credentials import refused
-from tests.support.fake_billing import FakeBilling, busy
+from tests.support.fake_billing import FakeBilling, busy, registry
 from tests.support.polling import eventually
 from tests.support.services import running
 
@@ -108,7 +108,7 @@ class OtherBilling(FakeBilling):
 async def test_a_row_is_sent_by_its_own_provider_only(surroundings: World, start: StartPublisher) -> None:
     world, billing, other = surroundings, FakeBilling(lambda: NOW), OtherBilling(lambda: NOW)
     other.faults = [busy() for _ in range(10_000)]
-    service = Publisher(settings(world, publish_wait_seconds=0.0), world.clock, other)
+    service = Publisher(settings(world, publish_wait_seconds=0.0), world.clock, registry(other))
     async with running(service) as channel:
         left = Api(channel, world.mesh)
         await tenant_with(world, left, other, 3)
@@ -135,7 +135,7 @@ async def test_a_row_is_sent_by_its_own_provider_only(surroundings: World, start
 
 async def test_a_stop_lets_calls_under_way_end(surroundings: World) -> None:
     world, billing = surroundings, GatedBilling(lambda: NOW)
-    service = Publisher(settings(world, publish_wait_seconds=0.0), world.clock, billing)
+    service = Publisher(settings(world, publish_wait_seconds=0.0), world.clock, registry(billing))
     async with running(service) as channel:
         api = Api(channel, world.mesh)
         await tenant_with(world, api, billing, 1)
@@ -151,7 +151,7 @@ async def test_a_stop_between_a_lease_and_its_call_leaves_no_row_leased(
     surroundings: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world, billing = surroundings, FakeBilling(lambda: NOW)
-    service = Publisher(settings(world, publish_wait_seconds=0.0), world.clock, billing)
+    service = Publisher(settings(world, publish_wait_seconds=0.0), world.clock, registry(billing))
     committed, going_on, commit = asyncio.Event(), asyncio.Event(), AsyncConnection.commit
 
     async def held(connection: AsyncConnection[Any]) -> None:

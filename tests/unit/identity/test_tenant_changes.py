@@ -27,6 +27,7 @@ TENANT = Tenant(
     active=True,
     version=3,
     billed_from=date(2026, 3, 1),
+    billing_provider="",
     created_at_us=1_772_323_200_000_000,
     updated_at_us=1_772_323_200_000_000,
 )
@@ -44,6 +45,7 @@ CHANGES = st.fixed_dictionaries(
         "active": st.booleans(),
         "close_lead_seconds": st.integers(0, 72 * 3600),
         "billed_from": st.dates(date(2026, 3, 1), date(2040, 1, 1)),
+        "billing_provider": st.one_of(st.just(""), TEXTS),
     },
 )
 
@@ -88,6 +90,7 @@ def test_another_version_is_aborted(expected: int) -> None:
         ("external_subscription_id", "x" * 256),
         ("display_name", "\0"),
         ("close_lead_seconds", -1),
+        ("billing_provider", "Stripe"),
     ],
 )
 def test_a_change_keeps_the_rules(field: str, value: Any) -> None:

@@ -113,6 +113,7 @@ PUBLICATIONS = Gauge("meterline_publications", "Usage records of the ledger", ["
 BILLING_GAPS = Gauge(
     "meterline_billing_gaps", "Periods and meters that are used and not billed as they are used", ["reason"]
 )
+BILLING_PROVIDERS = Gauge("meterline_billing_providers", "Billing providers that are configured")
 PROVIDER_CALLS = Counter(
     "meterline_provider_calls_total", "Calls to the billing provider", ["operation", "outcome"]
 )

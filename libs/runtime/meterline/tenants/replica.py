@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, timedelta
 from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -29,7 +29,8 @@ queries = Queries("meterline.tenants", "replica.sql")
 @dataclass(frozen=True, slots=True)
 class Tenant:
     """`tenant_id` is the number that keys carry, `slug` the name that the API calls tenant_id. `billed_from`
-    is the first day that is billed, in the tenant's time zone; None: all are."""
+    is the first day that is billed, in the tenant's time zone; None: all are. `billing_provider` is the name
+    of the provider that the tenant chose; empty: none."""
 
     tenant_id: int
     slug: str
@@ -42,6 +43,7 @@ class Tenant:
     active: bool
     close_lead: timedelta
     billed_from: date | None = None
+    billing_provider: str = ""
 
     @property
     def zone(self) -> ZoneInfo:
@@ -61,11 +63,12 @@ def from_fact(fact: events_pb2.TenantChanged) -> Tenant:
         fact.active,
         timedelta(seconds=fact.close_lead_seconds),
         parse_day(fact.billed_from) if fact.billed_from else None,
+        fact.billing_provider,
     )
 
 
-def _checked(fact: events_pb2.TenantChanged) -> tuple[Tenant, datetime]:
-    """The tenant and when it changed. Raises ValueError for what cannot be kept, whenever it comes."""
+def _checked(fact: events_pb2.TenantChanged) -> tuple[Tenant, dict[str, Any]]:
+    """The tenant, and its columns. Raises ValueError for what cannot be kept, whenever it comes."""
     try:
         tenant, changed_at = from_fact(fact), fact.changed_at.ToDatetime(tzinfo=UTC)
     except OverflowError as error:
@@ -79,10 +82,13 @@ def _checked(fact: events_pb2.TenantChanged) -> tuple[Tenant, datetime]:
         tenant.plan,
         tenant.external_customer_id,
         tenant.external_subscription_id,
+        tenant.billing_provider,
     )
     if any("\0" in text for text in texts):
         raise ValueError("a text has NUL in it")
-    return tenant, changed_at
+    columns = asdict(tenant) | {"changed_at": changed_at}
+    # A release without the field says nothing about it: what is known stays.
+    return tenant, columns if fact.HasField("billing_provider") else columns | {"billing_provider": None}
 
 
 # A change reaches one replica of a service by message and the others when their memory expires.
@@ -102,10 +108,10 @@ class TenantReplica:
         """Applies `tenants.changed`. An older version than the known one changes nothing."""
         for delivery in deliveries:
             try:
-                tenant, changed_at = _checked(events_pb2.TenantChanged.FromString(delivery.data))
+                tenant, columns = _checked(events_pb2.TenantChanged.FromString(delivery.data))
             except (DecodeError, ValueError) as error:
                 raise Poison(f"not a TenantChanged: {error}", [delivery.message_id]) from error
-            await self._store(transaction, tenant, changed_at)
+            await self._store(transaction, tenant, columns)
 
     async def apply(self, transaction: Transaction, fact: events_pb2.TenantChanged) -> None:
         """As `handle`, of one fact that did not come as a message. Raises ValueError.
@@ -114,11 +120,10 @@ class TenantReplica:
         """
         await self._store(transaction, *_checked(fact))
 
-    async def _store(self, transaction: Transaction, tenant: Tenant, changed_at: datetime) -> None:
+    async def _store(self, transaction: Transaction, tenant: Tenant, columns: dict[str, Any]) -> None:
         transaction.after_commit(partial(self._forget, tenant))
         await begin(transaction.connection, [tenant.tenant_id])
-        parameters = asdict(tenant) | {"changed_at": changed_at}
-        await transaction.connection.execute(queries.upsert, parameters)
+        await transaction.connection.execute(queries.upsert, columns)
 
     def _forget(self, tenant: Tenant) -> None:
         self._by_id.forget(tenant.tenant_id)

@@ -43,6 +43,7 @@ class TenantsServicer(tenants_pb2_grpc.TenantsServiceServicer):
                 else rules.DEFAULT_CLOSE_LEAD_SECONDS
             ),
             billed_from=fields.day("billed_from", request.billed_from) if request.billed_from else None,
+            billing_provider=request.billing_provider,
         )
         tenant, created = await self._handlers.onboard(onboarding)
         return tenants_pb2.OnboardTenantResponse(tenant=_to_proto(tenant), created=created)
@@ -100,6 +101,7 @@ def _to_changes(request: tenants_pb2.UpdateTenantRequest) -> Changes:
         billed_from=(
             fields.day("billed_from", request.billed_from) if request.HasField("billed_from") else None
         ),
+        billing_provider=request.billing_provider if request.HasField("billing_provider") else None,
     )
 
 
@@ -117,6 +119,7 @@ def _to_proto(tenant: Tenant) -> tenants_pb2.Tenant:
         version=tenant.version,
         number=tenant.tenant_id,
         billed_from=tenant.billed_from.isoformat() if tenant.billed_from else "",
+        billing_provider=tenant.billing_provider,
     )
     message.created_at.FromDatetime(to_datetime(tenant.created_at_us))
     message.updated_at.FromDatetime(to_datetime(tenant.updated_at_us))

@@ -24,6 +24,7 @@ def emit_changed(transaction: Transaction, tenant: Tenant) -> None:
         active=tenant.active,
         close_lead_seconds=tenant.close_lead_seconds,
         billed_from=tenant.billed_from.isoformat() if tenant.billed_from else "",
+        billing_provider=tenant.billing_provider,
     )
     fact.changed_at.FromDatetime(to_datetime(tenant.updated_at_us))
     transaction.emit(TENANTS_CHANGED.subject, fact)

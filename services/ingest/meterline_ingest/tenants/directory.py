@@ -100,6 +100,7 @@ def _fact(tenant: tenants_pb2.Tenant) -> events_pb2.TenantChanged:
         close_lead_seconds=tenant.close_lead_seconds,
         changed_at=tenant.updated_at,
         billed_from=tenant.billed_from,
+        billing_provider=tenant.billing_provider,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence, Set
+from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -48,7 +48,9 @@ class Closing:
         clock: Clock,
         *,
         grace: timedelta,
+        billed: Collection[str],
     ) -> None:
+        """billed: what tenants may have chosen as their provider that is configured"""
         self._database = database
         self._tenants = tenants
         self._publishing = publishing
@@ -56,22 +58,21 @@ class Closing:
         self._gaps = gaps
         self._clock = clock
         self._grace = grace
+        self._billed = billed
 
     async def close_due(self) -> int:
         """Rates every period that is due and not rated as it stands, and those that were held for want of a
-        provider, however old; returns how many it rated.
+        provider that there is now, however old; returns how many it rated.
 
         A tenant that fails is logged, and tried again by the next look; what cannot be billed until somebody
         changes something is kept as a billing gap.
         """
         done = await self._look()
         await self._close_held(done)
-        return await self._end(done)
-
-    async def hold_due(self) -> int:
-        """As `close_due` where no provider is configured: every period that is due becomes a gap, so that
-        `close_due` finds it once there is a provider."""
-        return await self._end(await self._look())
+        if done.tried:
+            log.info("closing.done", rated=done.rated, not_billable=done.not_billable, failed=done.failed)
+        await self._gaps.count()
+        return done.rated
 
     async def _look(self) -> Done:
         async with self._database.connection(ALL_TENANTS) as connection:
@@ -82,12 +83,6 @@ class Closing:
             for period in due_periods(now, ZoneInfo(zone), lead, self._grace):
                 await self._close((zone, lead), period, done)
         return done
-
-    async def _end(self, done: Done) -> int:
-        if done.tried:
-            log.info("closing.done", rated=done.rated, not_billable=done.not_billable, failed=done.failed)
-        await self._gaps.count()
-        return done.rated
 
     async def _close(self, schedule: tuple[str, timedelta], period: Period, done: Done) -> None:
         after = 0
@@ -110,7 +105,7 @@ class Closing:
         now, after = to_datetime(self._clock.now_us()), (0, _EARLIEST)
         while True:
             async with self._database.connection(ALL_TENANTS) as connection:
-                page = await held(connection, now, after, _PAGE)
+                page = await held(connection, now, self._billed, after, _PAGE)
             for start in range(0, len(page), _AT_A_TIME):
                 some = page[start : start + _AT_A_TIME]
                 await asyncio.gather(*(self._try(tenant_id, period, done) for tenant_id, period in some))

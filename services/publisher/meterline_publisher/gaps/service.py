@@ -58,7 +58,9 @@ class Gaps:
 def tell(tenant: Tenant, period_start: datetime, new: Iterable[Gap]) -> None:
     """Logs each gap once, when it is found."""
     for gap in new:
-        write = log.info if gap.reason in NOTES else log.warning
+        # A provider that a tenant chose and that is not there may be misspelt.
+        chosen = gap.reason is GapReason.NO_BILLING_PROVIDER and tenant.billing_provider
+        write = log.info if gap.reason in NOTES and not chosen else log.warning
         write(
             "billing.gap",
             tenant=tenant.slug,

@@ -53,12 +53,13 @@ async def note_late(
     windows: Iterable[WindowKey],
     closed_before: datetime,
     now: datetime,
-    afterwards: GapReason = GapReason.LATE_USAGE,
+    billed: Collection[str],
 ) -> None:
     """Keeps which of these windows hold usage that closing does not bill any more, and how much.
 
     closed_before: periods that ended before then are not closed by themselves any more
-    afterwards: the reason of those, unless their invoice is final
+    billed: what tenants may have chosen as their provider that is configured; usage of others is held for
+        theirs, and not late, unless its invoice is final
     """
     keys = list(windows)
     if keys:
@@ -71,7 +72,7 @@ async def note_late(
                 "meters": meters,
                 "closed_before": closed_before,
                 "now": now,
-                "afterwards": afterwards.value,
+                "billed": list(billed),
             },
         )
 
@@ -101,13 +102,18 @@ async def reason_of(
 
 
 async def held(
-    connection: Connection, ended_by: datetime, after: tuple[int, datetime], limit: int
+    connection: Connection,
+    ended_by: datetime,
+    billed: Collection[str],
+    after: tuple[int, datetime],
+    limit: int,
 ) -> list[tuple[int, Period]]:
-    """At most `limit` periods of all tenants that ended by then and were held for want of a provider, beyond
-    a tenant and a period's start."""
+    """At most `limit` periods that ended by then and were held for want of a provider, beyond a tenant and a
+    period's start; of tenants that chose one of `billed`, whose provider there is now."""
     parameters = {
         "reason": GapReason.NO_BILLING_PROVIDER.value,
         "ended_by": ended_by,
+        "billed": list(billed),
         "after_tenant": after[0],
         "after_start": after[1],
         "limit": limit,

@@ -44,9 +44,12 @@ WITH k AS (
                ),
                'meter_not_priced'
            ) WHEN i.state IN ('finalized', 'disputed') THEN 'late_usage'
-           ELSE %(afterwards)s END AS reason
+           WHEN coalesce(t.billing_provider, '') = ANY(%(billed)s::text[]) THEN 'late_usage'
+           ELSE 'no_billing_provider' END AS reason,
+           coalesce(t.billing_provider, '') AS billing_provider
     FROM k
     JOIN usage u ON u.tenant_id = k.tenant_id AND u.period_start = k.period_start AND u.meter = k.meter
+    LEFT JOIN tenants t ON t.tenant_id = u.tenant_id
     LEFT JOIN invoices i ON i.tenant_id = u.tenant_id AND i.period_start = u.period_start
     LEFT JOIN invoice_lines l
         ON l.tenant_id = u.tenant_id AND l.invoice_id = i.invoice_id AND l.meter = u.meter
@@ -61,7 +64,9 @@ WITH k AS (
 )
 INSERT INTO billing_gaps AS g (tenant_id, period_start, meter, reason, period_end, since, detail, quantity)
 SELECT tenant_id, period_start, meter, reason, period_end, %(now)s,
-       CASE WHEN reason = 'no_billing_provider' THEN 'no billing provider is configured'
+       CASE WHEN reason = 'no_billing_provider' AND billing_provider <> ''
+                THEN 'billing provider ' || billing_provider || ' is not configured here'
+            WHEN reason = 'no_billing_provider' THEN 'no billing provider is configured'
             WHEN reason <> 'late_usage' THEN 'the final invoice has no line for it'
             WHEN final THEN 'the invoice is final'
             ELSE 'the time for closing is over' END,
@@ -100,7 +105,7 @@ LIMIT 1
 SELECT DISTINCT g.tenant_id, g.period_start, g.period_end
 FROM billing_gaps g
 JOIN tenants t ON t.tenant_id = g.tenant_id
-WHERE g.reason = %(reason)s AND g.period_end <= %(ended_by)s
+WHERE g.reason = %(reason)s AND g.period_end <= %(ended_by)s AND t.billing_provider = ANY(%(billed)s::text[])
   AND (g.tenant_id, g.period_start) > (%(after_tenant)s, %(after_start)s)
   AND is_billed(t.billed_from, t.time_zone, g.period_end)
 ORDER BY g.tenant_id, g.period_start

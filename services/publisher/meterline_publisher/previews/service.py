@@ -14,7 +14,7 @@ from meterline.tenants import Tenant, TenantReplica
 
 from meterline_publisher.gaps.rules import Gap
 from meterline_publisher.invoices.rules import NO_ID, Invoice, InvoiceState, Line
-from meterline_publisher.providers.port import BillingProvider
+from meterline_publisher.providers.registry import Providers
 from meterline_publisher.rating import service as rating_service
 from meterline_publisher.rating.pricing import basis
 from meterline_publisher.rating.rules.lines import to_line
@@ -39,11 +39,11 @@ class Previews:
     """Everything here only reads."""
 
     def __init__(
-        self, database: Database, tenants: TenantReplica, provider: BillingProvider, freshness: Freshness
+        self, database: Database, tenants: TenantReplica, providers: Providers, freshness: Freshness
     ) -> None:
         self._database = database
         self._tenants = tenants
-        self._provider = provider
+        self._providers = providers
         self._freshness = freshness
 
     async def preview(self, slug: str, at: datetime, deltas: Mapping[str, Decimal]) -> Preview:
@@ -81,7 +81,7 @@ class Previews:
             external_total=None,
             trace="",
         )
-        decimals = self._provider.decimals(tenant.currency)
+        decimals = self._providers.of(tenant.billing_provider).decimals(tenant.currency)
         lines = [to_line(assessment, invoice, provider_decimals=decimals) for assessment in found.assessments]
         stored = priced.invoice
         final = stored if stored is not None and InvoiceState(stored.state).final else None

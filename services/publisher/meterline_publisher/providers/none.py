@@ -19,8 +19,11 @@ log = logger()
 
 
 class NoProvider:
-    """In the place of a BillingProvider where none is configured. Whatever would need one raises
-    NotBillableError with the reason NO_BILLING_PROVIDER."""
+    """In the place of a BillingProvider that is not configured. Whatever would need one raises
+    NotBillableError with the reason NO_BILLING_PROVIDER.
+
+    chosen: the name that a tenant chose; empty where it chose none
+    """
 
     capabilities: Final = Capabilities(
         name="none",
@@ -32,6 +35,9 @@ class NoProvider:
         exact_sums_below=10 ** (2 * MAX_VALUE_DIGITS),
     )
 
+    def __init__(self, chosen: str = "") -> None:
+        self._chosen = chosen
+
     async def start(self) -> None:
         log.info("billing.no_provider", setting="METERLINE_STRIPE_API_KEY")
 
@@ -39,6 +45,13 @@ class NoProvider:
         """Nothing to close."""
 
     def require(self) -> NoReturn:
+        if self._chosen:
+            raise NotBillableError(
+                GapReason.NO_BILLING_PROVIDER,
+                f"billing provider {self._chosen}",
+                "is not configured here, so nothing is sent; configure it, or choose another for the tenant,"
+                " and what was held is sent by the next close",
+            )
         raise NotBillableError(
             GapReason.NO_BILLING_PROVIDER,
             "billing provider",

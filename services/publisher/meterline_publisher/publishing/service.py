@@ -21,10 +21,11 @@ from meterline_publisher.explain.lineage import Lineage
 from meterline_publisher.gaps.rules import Gap, GapReason, NotBillableError
 from meterline_publisher.gaps.service import Gaps, tell
 from meterline_publisher.invoices import store as invoices_store
-from meterline_publisher.invoices.rules import Invoice, Line
+from meterline_publisher.invoices.rules import Invoice, InvoiceState, Line
 from meterline_publisher.ledger import store as ledger_store
 from meterline_publisher.ledger.rules.publications import Publication, PublicationState
 from meterline_publisher.providers.port import BillingProvider, RejectedError
+from meterline_publisher.providers.registry import Providers
 from meterline_publisher.rating import service as rating_service
 from meterline_publisher.rating.pricing import basis
 from meterline_publisher.rating.service import Circumstances, Rated
@@ -57,7 +58,7 @@ class Publishing:
         database: Database,
         unit_of_work: UnitOfWork,
         tenants: TenantReplica,
-        provider: BillingProvider,
+        providers: Providers,
         refreshing: Refreshing,
         settling: Settling,
         gaps: Gaps,
@@ -70,7 +71,7 @@ class Publishing:
         self._database = database
         self._unit_of_work = unit_of_work
         self._tenants = tenants
-        self._provider = provider
+        self._providers = providers
         self._refreshing = refreshing
         self._settling = settling
         self._gaps = gaps
@@ -88,7 +89,7 @@ class Publishing:
         """
         tenant = await self._tenants.get(slug)
         # Before `rate`, which notes a gap: one is for what is due and not for what somebody asks.
-        self._provider.require()
+        self._providers.of(tenant.billing_provider).require()
         period = month_of(at, tenant.zone)
         rated = await self.rate(tenant, period, retry_rejected=True)
         publications = await self._sent(rated.invoice)
@@ -113,7 +114,8 @@ class Publishing:
 
     async def _rate(self, tenant: Tenant, period: Period, *, retry_rejected: bool) -> Rated:
         require_billed(tenant, period)
-        self._provider.require()
+        provider = self._providers.of(tenant.billing_provider)
+        provider.require()
         require_customer(tenant)
         async with self._database.connection([tenant.tenant_id]) as connection:
             before = await basis(connection, tenant, period)
@@ -123,12 +125,12 @@ class Publishing:
             # Says why, without a look at the provider.
             async with self._database.connection([tenant.tenant_id]) as connection:
                 await rating_service.draft(connection, known)
-        provider_now = await self._require_open(tenant, period, before.invoice)
+        provider_now = await self._require_open(tenant, provider, period, before.invoice)
         circumstances = Circumstances(
             now=to_datetime(self._clock.now_us()),
             provider_now=provider_now,
-            provider_decimals=self._provider.decimals(tenant.currency),
-            provider=self._provider.capabilities,
+            provider_decimals=provider.decimals(tenant.currency),
+            provider=provider.capabilities,
             retry_rejected=retry_rejected,
             fresh_meters={rule.meter for rule in before.rule_set.rules if rule.needs_usage},
             unknown_meters=unknown,
@@ -150,13 +152,16 @@ class Publishing:
         async with self._database.connection([tenant.tenant_id]) as connection:
             return tenant, await ledger_store.page(connection, tenant.tenant_id, before, limit)
 
-    async def _require_open(self, tenant: Tenant, period: Period, invoice: Invoice | None) -> datetime:
+    async def _require_open(
+        self, tenant: Tenant, provider: BillingProvider, period: Period, invoice: Invoice | None
+    ) -> datetime:
         """The provider's time, at which the period has begun and its invoice is not final."""
+        await self._require_account(tenant, provider, period, invoice)
         customer = tenant.external_customer_id
         try:
             now, external = await asyncio.gather(
-                self._provider.now(customer),
-                self._provider.find_invoice(customer, tenant.external_subscription_id, period),
+                provider.now(customer),
+                provider.find_invoice(customer, tenant.external_subscription_id, period),
             )
         except RejectedError as error:
             raise NotBillableError(GapReason.CUSTOMER_UNKNOWN, f"customer {customer}", str(error)) from error
@@ -180,6 +185,19 @@ class Publishing:
                 "PERIOD_NOT_BEGUN",
             )
         return now
+
+    async def _require_account(
+        self, tenant: Tenant, provider: BillingProvider, period: Period, invoice: Invoice | None
+    ) -> None:
+        """Before the tenant's provider is asked: it knows nothing of a period that went elsewhere."""
+        async with self._database.connection([tenant.tenant_id]) as connection:
+            rows = await ledger_store.of_period(connection, tenant.tenant_id, period.start)
+        try:
+            rating_service.require_account(tenant, provider.capabilities.name, rows)
+        except NotBillableError as error:
+            if invoice is not None and InvoiceState(invoice.state).final:
+                raise rating_service.final_error(invoice) from error
+            raise
 
     async def _sent(self, invoice: Invoice) -> list[Publication]:
         """The period's rows once none is on its way, or when the wait is over."""

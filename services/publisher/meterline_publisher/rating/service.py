@@ -29,6 +29,7 @@ from meterline_publisher.invoices.message import emit_changed
 from meterline_publisher.invoices.rules import Invoice, InvoiceState, Line
 from meterline_publisher.ledger import store as ledger_store
 from meterline_publisher.ledger.rules import ledger as ledger_rules
+from meterline_publisher.ledger.rules.accounts import Account, elsewhere
 from meterline_publisher.ledger.rules.identifiers import event_identifier
 from meterline_publisher.ledger.rules.ledger import Target
 from meterline_publisher.ledger.rules.publications import Publication, PublicationState
@@ -131,9 +132,7 @@ async def store(tx: Transaction, tenant: Tenant, period: Period, circumstances: 
     priced = found.basis
     before = await _locked(connection, priced) or _new_invoice(found)
     if InvoiceState(before.state).final:
-        raise FailedPreconditionError(
-            f"invoice {before.invoice_id}", "is final at the provider", "INVOICE_IS_FINAL"
-        )
+        raise final_error(before)
     changed = [
         (assessment, _line(found, before, assessment, circumstances))
         for assessment in found.assessments
@@ -169,6 +168,12 @@ async def store(tx: Transaction, tenant: Tenant, period: Period, circumstances: 
         await invoices_store.upsert(connection, invoice)
         emit_changed(tx, invoice)
     return Rated(invoice, [line for _, line in changed], added, new)
+
+
+def final_error(invoice: Invoice) -> FailedPreconditionError:
+    return FailedPreconditionError(
+        f"invoice {invoice.invoice_id}", "is final at the provider", "INVOICE_IS_FINAL"
+    )
 
 
 async def _locked(connection: Connection, priced: Basis) -> Invoice | None:
@@ -245,13 +250,19 @@ async def _extend_ledger(
     does not take."""
     tenant = found.basis.tenant
     rows = await ledger_store.of_period(connection, invoice.tenant_id, invoice.period_start)
-    _require_customer(tenant, rows, circumstances.provider)
+    require_account(tenant, circumstances.provider.name, rows)
     revisions: dict[str, int] = {}
     for row in rows:
         revisions[row.meter] = max(row.revision, revisions.get(row.meter, 0))
     added, rejected = 0, {}
     for target in ledger_rules.targets(lines, rows):
-        mine = [row for row in rows if (row.meter, row.event_name) == (target.meter, target.event_name)]
+        # What another provider rejected says nothing about this one.
+        mine = [
+            row
+            for row in rows
+            if (row.provider, row.meter, row.event_name)
+            == (circumstances.provider.name, target.meter, target.event_name)
+        ]
         missing = ledger_rules.difference(
             target.value, mine, circumstances.provider, retry_rejected=circumstances.retry_rejected
         )
@@ -270,21 +281,16 @@ async def _extend_ledger(
     return added, list(rejected.values())
 
 
-def _require_customer(tenant: Tenant, rows: Sequence[Publication], provider: Capabilities) -> None:
-    """Differences only make sense for the customer who has the rest, at the same provider."""
-    for row in rows:
-        if row.provider != provider.name and row.state != PublicationState.REJECTED:
-            raise NotBillableError(
-                GapReason.CUSTOMER_CHANGED,
-                f"tenant {tenant.slug}",
-                f"usage of this period went to the provider {row.provider}",
-            )
-        if row.customer_id != tenant.external_customer_id and row.state != PublicationState.REJECTED:
-            raise NotBillableError(
-                GapReason.CUSTOMER_CHANGED,
-                f"tenant {tenant.slug}",
-                f"usage of this period went to customer {row.customer_id}",
-            )
+def require_account(tenant: Tenant, provider: str, rows: Sequence[Publication]) -> None:
+    """Differences only make sense for the customer who has the rest, at the same provider. Raises
+    NotBillableError for a tenant that is another customer now, or one of another provider."""
+    own = Account(provider, tenant.external_customer_id, tenant.external_subscription_id)
+    row = elsewhere(own, rows)
+    if row is not None:
+        whom = f"customer {row.customer_id}" if row.provider == provider else f"the provider {row.provider}"
+        raise NotBillableError(
+            GapReason.CUSTOMER_CHANGED, f"tenant {tenant.slug}", f"usage of this period went to {whom}"
+        )
 
 
 def _publication(

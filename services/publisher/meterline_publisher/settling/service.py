@@ -25,9 +25,11 @@ from meterline_publisher.invoices import store as invoices_store
 from meterline_publisher.invoices.message import emit_changed
 from meterline_publisher.invoices.rules import Invoice, InvoiceState, Line
 from meterline_publisher.ledger import store as ledger_store
+from meterline_publisher.ledger.rules.accounts import Account, account_of
 from meterline_publisher.ledger.rules.ledger import agrees, scaled, unscaled
 from meterline_publisher.ledger.rules.publications import Publication
-from meterline_publisher.providers.port import BillingProvider, ExternalInvoice, RejectedError
+from meterline_publisher.providers.port import ExternalInvoice, RejectedError
+from meterline_publisher.providers.registry import Providers
 from meterline_publisher.rating import service as rating_service
 from meterline_publisher.rating.pricing import basis
 from meterline_publisher.rating.rules.assessment import Assessment
@@ -89,21 +91,22 @@ class Reconciliation:
 
 
 class Settling:
-    """Asks the provider, and keeps what follows."""
+    """Asks the provider of each period, and keeps what follows. A period of which something was sent is
+    settled where it went, whatever customer or provider its tenant has now."""
 
     def __init__(
         self,
         database: Database,
         unit_of_work: UnitOfWork,
         tenants: TenantReplica,
-        provider: BillingProvider,
+        providers: Providers,
         refreshing: Refreshing,
         clock: Clock,
     ) -> None:
         self._database = database
         self._unit_of_work = unit_of_work
         self._tenants = tenants
-        self._provider = provider
+        self._providers = providers
         self._refreshing = refreshing
         self._clock = clock
 
@@ -115,9 +118,11 @@ class Settling:
         while usage is being rebuilt; UnavailableError when aggregate or the provider cannot be asked.
         """
         tenant = await self._tenants.get(slug)
-        self._provider.require()
-        require_customer(tenant)
         period = month_of(at, tenant.zone)
+        account = await self._account(tenant, period)
+        self._providers.of(account.provider).require()
+        if not account.customer:
+            require_customer(tenant)
         async with self._database.connection([tenant.tenant_id]) as connection:
             rules = (await basis(connection, tenant, period)).rule_set.rules
         unknown = await self._refreshing.refresh(tenant, period, rules)
@@ -127,7 +132,10 @@ class Settling:
             found = await rating_service.draft(connection, priced.without(unknown - priced.lines.keys()))
             rows = await ledger_store.of_period(connection, tenant.tenant_id, period.start)
         comparisons = await asyncio.gather(
-            *(self._compare(tenant, period, expected) for expected in _expected(found.assessments, rows))
+            *(
+                self._compare(tenant, period, account, expected)
+                for expected in _expected(found.assessments, rows)
+            )
         )
         stored = found.basis.invoice
         invoice = await self.settle(tenant, stored) if stored else None
@@ -136,12 +144,23 @@ class Settling:
     async def settle(self, tenant: Tenant, invoice: Invoice) -> Invoice:
         """The invoice after a look at the provider's. Raises UnavailableError, and FailedPreconditionError
         when the provider does not know the customer or the subscription."""
-        customer, subscription = tenant.external_customer_id, tenant.external_subscription_id
+        return await self._settle(await self._account(tenant, invoice.period), invoice)
+
+    async def _settle(self, account: Account, invoice: Invoice) -> Invoice:
+        provider, customer = self._providers.of(account.provider), account.customer
         try:
-            external = await self._provider.find_invoice(customer, subscription, invoice.period)
+            external = await provider.find_invoice(customer, account.subscription, invoice.period)
         except RejectedError as error:
             raise NotBillableError(GapReason.CUSTOMER_UNKNOWN, f"customer {customer}", str(error)) from error
         return await self.apply(invoice, external) if external else invoice
+
+    async def _account(self, tenant: Tenant, period: Period) -> Account:
+        """Where the period is billed."""
+        name = self._providers.name(tenant.billing_provider)
+        own = Account(name, tenant.external_customer_id, tenant.external_subscription_id)
+        async with self._database.connection([tenant.tenant_id]) as connection:
+            rows = await ledger_store.of_period(connection, tenant.tenant_id, period.start)
+        return account_of(own, rows)
 
     async def apply(self, invoice: Invoice, external: ExternalInvoice) -> Invoice:
         """Keeps what the provider's invoice says of ours."""
@@ -173,13 +192,13 @@ class Settling:
 
     async def _note_late(self, tx: Transaction, final: Invoice) -> None:
         """Keeps what came between the last rating and the provider's final invoice. What was held for want of
-        a provider is late now."""
-        held = (GapReason.NO_BILLING_PROVIDER,)
+        a provider, or since the tenant had moved to another, is late now."""
+        held = (GapReason.NO_BILLING_PROVIDER, GapReason.CUSTOMER_CHANGED)
         now = to_datetime(self._clock.now_us())
         await gaps_store.replace(tx.connection, final.tenant_id, final.period, [], held, now)
         known = await usage_store.of_period(tx.connection, final.tenant_id, final.period_start)
         windows = [(final.tenant_id, final.period_start, meter) for meter in known]
-        await gaps_store.note_late(tx.connection, windows, final.period_start, now)
+        await gaps_store.note_late(tx.connection, windows, final.period_start, now, self._providers.billed)
 
     async def settle_due(self) -> None:
         """Settles all invoices whose period has ended, and counts what is not sent."""
@@ -198,29 +217,31 @@ class Settling:
 
     async def _try(self, invoice: Invoice) -> None:
         tenant = await self._tenants.find_by_id(invoice.tenant_id)
-        if tenant is None or not tenant.external_customer_id:
+        if tenant is None:
             return
         try:
-            await self.settle(tenant, invoice)
+            account = await self._account(tenant, invoice.period)
+            # An invoice of a provider that is not configured waits for it.
+            if account.customer and self._providers.of(account.provider).capabilities.bills:
+                await self._settle(account, invoice)
         except MeterlineError as error:
             log.warning("invoice.not_settled", invoice_id=str(invoice.invoice_id), error=str(error))
 
-    async def _compare(self, tenant: Tenant, period: Period, expected: Expected) -> Comparison:
+    async def _compare(
+        self, tenant: Tenant, period: Period, account: Account, expected: Expected
+    ) -> Comparison:
+        provider = self._providers.of(account.provider)
         meter, scale, usage = expected.meter, expected.scale, expected.usage
         async with self._database.connection([tenant.tenant_id]) as connection:
             sent = await ledger_store.sent_total(
-                connection,
-                tenant.tenant_id,
-                expected.event_name,
-                period.start,
-                self._provider.capabilities.name,
+                connection, tenant.tenant_id, expected.event_name, period.start, account.provider
             )
         try:
-            total = await self._provider.usage_total(tenant.external_customer_id, expected.event_name, period)
+            total = await provider.usage_total(account.customer, expected.event_name, period)
         except RejectedError as error:
             log.warning("reconcile.unknown_meter", meter=meter, code=error.code)
             return Comparison(meter, usage, unscaled(sent, scale), None, False)
-        same = scaled(usage, scale) == sent and agrees(sent, total, self._provider.capabilities)
+        same = scaled(usage, scale) == sent and agrees(sent, total, provider.capabilities)
         return Comparison(meter, usage, unscaled(sent, scale), unscaled(total, scale), same)
 
     async def count(self) -> None:

@@ -21,7 +21,6 @@ from meterline_protos.events.v1 import events_pb2
 
 from meterline_publisher.billing.money import check_size
 from meterline_publisher.gaps import store as gaps_store
-from meterline_publisher.gaps.rules import GapReason
 from meterline_publisher.usage import store
 from meterline_publisher.usage.rules import MeterUsage
 from meterline_publisher.usage.store import UsageWindow
@@ -31,15 +30,14 @@ class UsageWindows:
     """Keeps month windows, however they come, and notes usage that is too late to be billed.
 
     close_grace: how long after its end a period is closed by itself
-    afterwards: why what comes later and can still be billed is not
+    billed: what tenants may have chosen as their provider that is configured; what comes later is held
+        for the others
     """
 
-    def __init__(
-        self, clock: Clock, close_grace: timedelta, afterwards: GapReason = GapReason.LATE_USAGE
-    ) -> None:
+    def __init__(self, clock: Clock, close_grace: timedelta, billed: Collection[str] = ("",)) -> None:
         self._clock = clock
         self._close_grace = close_grace
-        self._afterwards = afterwards
+        self._billed = billed
 
     async def handle(self, transaction: Transaction, deliveries: Sequence[Delivery]) -> None:
         """Applies `usage.window`. An older revision than the known one changes nothing. Raises Poison for a
@@ -54,7 +52,7 @@ class UsageWindows:
         await store.upsert(connection, windows)
         now = to_datetime(self._clock.now_us())
         keys = [window.key for window in windows]
-        await gaps_store.note_late(connection, keys, now - self._close_grace, now, self._afterwards)
+        await gaps_store.note_late(connection, keys, now - self._close_grace, now, self._billed)
 
 
 def _newest(windows: Iterable[UsageWindow]) -> Collection[UsageWindow]:

@@ -323,6 +323,7 @@ class TenantChanged(_message.Message):
     CLOSE_LEAD_SECONDS_FIELD_NUMBER: _builtins.int
     CHANGED_AT_FIELD_NUMBER: _builtins.int
     BILLED_FROM_FIELD_NUMBER: _builtins.int
+    BILLING_PROVIDER_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.int
     """The tenant's number, `identity.v1.Tenant.number`; at least 1. It never changes."""
     slug: _builtins.str
@@ -353,6 +354,11 @@ class TenantChanged(_message.Message):
     """
     billed_from: _builtins.str
     """The first day that is billed, `YYYY-MM-DD` in the tenant's time zone. Empty: every day is billed."""
+    billing_provider: _builtins.str
+    """Name of the billing provider that the tenant chose: 1 to 63 lower-case letters, digits and dashes, for
+    example `stripe`. Empty: it chose none, and the provider that the publisher's settings name bills it. Not
+    set: the message is of a release without this field, and says nothing about the provider.
+    """
     @_builtins.property
     def changed_at(self) -> _timestamp_pb2.Timestamp:
         """When identity made this change."""
@@ -372,12 +378,15 @@ class TenantChanged(_message.Message):
         close_lead_seconds: _builtins.int = ...,
         changed_at: _timestamp_pb2.Timestamp | None = ...,
         billed_from: _builtins.str = ...,
+        billing_provider: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_billing_provider", b"_billing_provider", "billing_provider", b"billing_provider", "changed_at", b"changed_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "billed_from", b"billed_from", "changed_at", b"changed_at", "close_lead_seconds", b"close_lead_seconds", "currency", b"currency", "external_customer_id", b"external_customer_id", "external_subscription_id", b"external_subscription_id", "plan", b"plan", "slug", b"slug", "tenant_id", b"tenant_id", "time_zone", b"time_zone", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_billing_provider", b"_billing_provider", "active", b"active", "billed_from", b"billed_from", "billing_provider", b"billing_provider", "changed_at", b"changed_at", "close_lead_seconds", b"close_lead_seconds", "currency", b"currency", "external_customer_id", b"external_customer_id", "external_subscription_id", b"external_subscription_id", "plan", b"plan", "slug", b"slug", "tenant_id", b"tenant_id", "time_zone", b"time_zone", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__billing_provider: _TypeAlias = _typing.Literal["billing_provider"]  # noqa: Y015
+    _WhichOneofArgType__billing_provider: _TypeAlias = _typing.Literal["_billing_provider", b"_billing_provider"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__billing_provider) -> _WhichOneofReturnType__billing_provider | None: ...
 
 Global___TenantChanged: _TypeAlias = TenantChanged  # noqa: Y015
 

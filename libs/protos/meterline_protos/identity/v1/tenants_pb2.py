@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from meterline_protos.common.v1 import access_pb2 as meterline_dot_common_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#meterline/identity/v1/tenants.proto\x12\x15meterline.identity.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a meterline/common/v1/access.proto\"\xe6\x02\n\x06Tenant\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x11\n\ttime_zone\x18\x03 \x01(\t\x12\x10\n\x08\x63urrency\x18\x04 \x01(\t\x12\x0c\n\x04plan\x18\x05 \x01(\t\x12\x1c\n\x14\x65xternal_customer_id\x18\x06 \x01(\t\x12 \n\x18\x65xternal_subscription_id\x18\x07 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x08 \x01(\x08\x12\x1a\n\x12\x63lose_lead_seconds\x18\t \x01(\x03\x12\x0f\n\x07version\x18\n \x01(\x03\x12.\n\ncreated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06number\x18\r \x01(\x05\x12\x13\n\x0b\x62illed_from\x18\x0e \x01(\t\"\xff\x01\n\x14OnboardTenantRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x11\n\ttime_zone\x18\x03 \x01(\t\x12\x10\n\x08\x63urrency\x18\x04 \x01(\t\x12\x0c\n\x04plan\x18\x05 \x01(\t\x12\x1c\n\x14\x65xternal_customer_id\x18\x06 \x01(\t\x12 \n\x18\x65xternal_subscription_id\x18\x07 \x01(\t\x12\x1f\n\x12\x63lose_lead_seconds\x18\x08 \x01(\x03H\x00\x88\x01\x01\x12\x13\n\x0b\x62illed_from\x18\t \x01(\tB\x15\n\x13_close_lead_seconds\"W\n\x15OnboardTenantResponse\x12-\n\x06tenant\x18\x01 \x01(\x0b\x32\x1d.meterline.identity.v1.Tenant\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"%\n\x10GetTenantRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\"B\n\x11GetTenantResponse\x12-\n\x06tenant\x18\x01 \x01(\x0b\x32\x1d.meterline.identity.v1.Tenant\",\n\x16\x42\x61tchGetTenantsRequest\x12\x12\n\ntenant_ids\x18\x01 \x03(\t\"I\n\x17\x42\x61tchGetTenantsResponse\x12.\n\x07tenants\x18\x01 \x03(\x0b\x32\x1d.meterline.identity.v1.Tenant\";\n\x12ListTenantsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"^\n\x13ListTenantsResponse\x12.\n\x07tenants\x18\x01 \x03(\x0b\x32\x1d.meterline.identity.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8c\x03\n\x13UpdateTenantRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x02 \x01(\x03\x12\x19\n\x0c\x64isplay_name\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x11\n\x04plan\x18\x04 \x01(\tH\x01\x88\x01\x01\x12!\n\x14\x65xternal_customer_id\x18\x05 \x01(\tH\x02\x88\x01\x01\x12%\n\x18\x65xternal_subscription_id\x18\x06 \x01(\tH\x03\x88\x01\x01\x12\x13\n\x06\x61\x63tive\x18\x07 \x01(\x08H\x04\x88\x01\x01\x12\x1f\n\x12\x63lose_lead_seconds\x18\x08 \x01(\x03H\x05\x88\x01\x01\x12\x18\n\x0b\x62illed_from\x18\t \x01(\tH\x06\x88\x01\x01\x42\x0f\n\r_display_nameB\x07\n\x05_planB\x17\n\x15_external_customer_idB\x1b\n\x19_external_subscription_idB\t\n\x07_activeB\x15\n\x13_close_lead_secondsB\x0e\n\x0c_billed_from\"E\n\x14UpdateTenantResponse\x12-\n\x06tenant\x18\x01 \x01(\x0b\x32\x1d.meterline.identity.v1.Tenant2\xd8\x04\n\x0eTenantsService\x12t\n\rOnboardTenant\x12+.meterline.identity.v1.OnboardTenantRequest\x1a,.meterline.identity.v1.OnboardTenantResponse\"\x08\xca\xbc\x18\x04\x08\x0b\x10\x01\x12\x66\n\tGetTenant\x12\'.meterline.identity.v1.GetTenantRequest\x1a(.meterline.identity.v1.GetTenantResponse\"\x06\xca\xbc\x18\x02\x08\x03\x12\x86\x01\n\x0f\x42\x61tchGetTenants\x12-.meterline.identity.v1.BatchGetTenantsRequest\x1a..meterline.identity.v1.BatchGetTenantsResponse\"\x14\xca\xbc\x18\x10\x08\x0c\x10\x01\x1a\ntenant_ids\x12l\n\x0bListTenants\x12).meterline.identity.v1.ListTenantsRequest\x1a*.meterline.identity.v1.ListTenantsResponse\"\x06\xca\xbc\x18\x02\x08\x03\x12q\n\x0cUpdateTenant\x12*.meterline.identity.v1.UpdateTenantRequest\x1a+.meterline.identity.v1.UpdateTenantResponse\"\x08\xca\xbc\x18\x04\x08\x0b\x10\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#meterline/identity/v1/tenants.proto\x12\x15meterline.identity.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a meterline/common/v1/access.proto\"\x80\x03\n\x06Tenant\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x11\n\ttime_zone\x18\x03 \x01(\t\x12\x10\n\x08\x63urrency\x18\x04 \x01(\t\x12\x0c\n\x04plan\x18\x05 \x01(\t\x12\x1c\n\x14\x65xternal_customer_id\x18\x06 \x01(\t\x12 \n\x18\x65xternal_subscription_id\x18\x07 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x08 \x01(\x08\x12\x1a\n\x12\x63lose_lead_seconds\x18\t \x01(\x03\x12\x0f\n\x07version\x18\n \x01(\x03\x12.\n\ncreated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06number\x18\r \x01(\x05\x12\x13\n\x0b\x62illed_from\x18\x0e \x01(\t\x12\x18\n\x10\x62illing_provider\x18\x0f \x01(\t\"\x99\x02\n\x14OnboardTenantRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x11\n\ttime_zone\x18\x03 \x01(\t\x12\x10\n\x08\x63urrency\x18\x04 \x01(\t\x12\x0c\n\x04plan\x18\x05 \x01(\t\x12\x1c\n\x14\x65xternal_customer_id\x18\x06 \x01(\t\x12 \n\x18\x65xternal_subscription_id\x18\x07 \x01(\t\x12\x1f\n\x12\x63lose_lead_seconds\x18\x08 \x01(\x03H\x00\x88\x01\x01\x12\x13\n\x0b\x62illed_from\x18\t \x01(\t\x12\x18\n\x10\x62illing_provider\x18\n \x01(\tB\x15\n\x13_close_lead_seconds\"W\n\x15OnboardTenantResponse\x12-\n\x06tenant\x18\x01 \x01(\x0b\x32\x1d.meterline.identity.v1.Tenant\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"%\n\x10GetTenantRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\"B\n\x11GetTenantResponse\x12-\n\x06tenant\x18\x01 \x01(\x0b\x32\x1d.meterline.identity.v1.Tenant\",\n\x16\x42\x61tchGetTenantsRequest\x12\x12\n\ntenant_ids\x18\x01 \x03(\t\"I\n\x17\x42\x61tchGetTenantsResponse\x12.\n\x07tenants\x18\x01 \x03(\x0b\x32\x1d.meterline.identity.v1.Tenant\";\n\x12ListTenantsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"^\n\x13ListTenantsResponse\x12.\n\x07tenants\x18\x01 \x03(\x0b\x32\x1d.meterline.identity.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc0\x03\n\x13UpdateTenantRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x02 \x01(\x03\x12\x19\n\x0c\x64isplay_name\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x11\n\x04plan\x18\x04 \x01(\tH\x01\x88\x01\x01\x12!\n\x14\x65xternal_customer_id\x18\x05 \x01(\tH\x02\x88\x01\x01\x12%\n\x18\x65xternal_subscription_id\x18\x06 \x01(\tH\x03\x88\x01\x01\x12\x13\n\x06\x61\x63tive\x18\x07 \x01(\x08H\x04\x88\x01\x01\x12\x1f\n\x12\x63lose_lead_seconds\x18\x08 \x01(\x03H\x05\x88\x01\x01\x12\x18\n\x0b\x62illed_from\x18\t \x01(\tH\x06\x88\x01\x01\x12\x1d\n\x10\x62illing_provider\x18\n \x01(\tH\x07\x88\x01\x01\x42\x0f\n\r_display_nameB\x07\n\x05_planB\x17\n\x15_external_customer_idB\x1b\n\x19_external_subscription_idB\t\n\x07_activeB\x15\n\x13_close_lead_secondsB\x0e\n\x0c_billed_fromB\x13\n\x11_billing_provider\"E\n\x14UpdateTenantResponse\x12-\n\x06tenant\x18\x01 \x01(\x0b\x32\x1d.meterline.identity.v1.Tenant2\xd8\x04\n\x0eTenantsService\x12t\n\rOnboardTenant\x12+.meterline.identity.v1.OnboardTenantRequest\x1a,.meterline.identity.v1.OnboardTenantResponse\"\x08\xca\xbc\x18\x04\x08\x0b\x10\x01\x12\x66\n\tGetTenant\x12\'.meterline.identity.v1.GetTenantRequest\x1a(.meterline.identity.v1.GetTenantResponse\"\x06\xca\xbc\x18\x02\x08\x03\x12\x86\x01\n\x0f\x42\x61tchGetTenants\x12-.meterline.identity.v1.BatchGetTenantsRequest\x1a..meterline.identity.v1.BatchGetTenantsResponse\"\x14\xca\xbc\x18\x10\x08\x0c\x10\x01\x1a\ntenant_ids\x12l\n\x0bListTenants\x12).meterline.identity.v1.ListTenantsRequest\x1a*.meterline.identity.v1.ListTenantsResponse\"\x06\xca\xbc\x18\x02\x08\x03\x12q\n\x0cUpdateTenant\x12*.meterline.identity.v1.UpdateTenantRequest\x1a+.meterline.identity.v1.UpdateTenantResponse\"\x08\xca\xbc\x18\x04\x08\x0b\x10\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,27 +44,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TENANTSSERVICE'].methods_by_name['UpdateTenant']._loaded_options = None
   _globals['_TENANTSSERVICE'].methods_by_name['UpdateTenant']._serialized_options = b'\312\274\030\004\010\013\020\001'
   _globals['_TENANT']._serialized_start=130
-  _globals['_TENANT']._serialized_end=488
-  _globals['_ONBOARDTENANTREQUEST']._serialized_start=491
-  _globals['_ONBOARDTENANTREQUEST']._serialized_end=746
-  _globals['_ONBOARDTENANTRESPONSE']._serialized_start=748
-  _globals['_ONBOARDTENANTRESPONSE']._serialized_end=835
-  _globals['_GETTENANTREQUEST']._serialized_start=837
-  _globals['_GETTENANTREQUEST']._serialized_end=874
-  _globals['_GETTENANTRESPONSE']._serialized_start=876
-  _globals['_GETTENANTRESPONSE']._serialized_end=942
-  _globals['_BATCHGETTENANTSREQUEST']._serialized_start=944
-  _globals['_BATCHGETTENANTSREQUEST']._serialized_end=988
-  _globals['_BATCHGETTENANTSRESPONSE']._serialized_start=990
-  _globals['_BATCHGETTENANTSRESPONSE']._serialized_end=1063
-  _globals['_LISTTENANTSREQUEST']._serialized_start=1065
-  _globals['_LISTTENANTSREQUEST']._serialized_end=1124
-  _globals['_LISTTENANTSRESPONSE']._serialized_start=1126
-  _globals['_LISTTENANTSRESPONSE']._serialized_end=1220
-  _globals['_UPDATETENANTREQUEST']._serialized_start=1223
-  _globals['_UPDATETENANTREQUEST']._serialized_end=1619
-  _globals['_UPDATETENANTRESPONSE']._serialized_start=1621
-  _globals['_UPDATETENANTRESPONSE']._serialized_end=1690
-  _globals['_TENANTSSERVICE']._serialized_start=1693
-  _globals['_TENANTSSERVICE']._serialized_end=2293
+  _globals['_TENANT']._serialized_end=514
+  _globals['_ONBOARDTENANTREQUEST']._serialized_start=517
+  _globals['_ONBOARDTENANTREQUEST']._serialized_end=798
+  _globals['_ONBOARDTENANTRESPONSE']._serialized_start=800
+  _globals['_ONBOARDTENANTRESPONSE']._serialized_end=887
+  _globals['_GETTENANTREQUEST']._serialized_start=889
+  _globals['_GETTENANTREQUEST']._serialized_end=926
+  _globals['_GETTENANTRESPONSE']._serialized_start=928
+  _globals['_GETTENANTRESPONSE']._serialized_end=994
+  _globals['_BATCHGETTENANTSREQUEST']._serialized_start=996
+  _globals['_BATCHGETTENANTSREQUEST']._serialized_end=1040
+  _globals['_BATCHGETTENANTSRESPONSE']._serialized_start=1042
+  _globals['_BATCHGETTENANTSRESPONSE']._serialized_end=1115
+  _globals['_LISTTENANTSREQUEST']._serialized_start=1117
+  _globals['_LISTTENANTSREQUEST']._serialized_end=1176
+  _globals['_LISTTENANTSRESPONSE']._serialized_start=1178
+  _globals['_LISTTENANTSRESPONSE']._serialized_end=1272
+  _globals['_UPDATETENANTREQUEST']._serialized_start=1275
+  _globals['_UPDATETENANTREQUEST']._serialized_end=1723
+  _globals['_UPDATETENANTRESPONSE']._serialized_start=1725
+  _globals['_UPDATETENANTRESPONSE']._serialized_end=1794
+  _globals['_TENANTSSERVICE']._serialized_start=1797
+  _globals['_TENANTSSERVICE']._serialized_end=2397
 # @@protoc_insertion_point(module_scope)

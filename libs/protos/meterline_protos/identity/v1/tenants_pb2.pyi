@@ -39,6 +39,7 @@ class Tenant(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
     BILLED_FROM_FIELD_NUMBER: _builtins.int
+    BILLING_PROVIDER_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """Unique name of the tenant: 1 to 63 lower-case letters, digits and dashes, with no dash at either end. It
     never changes.
@@ -89,6 +90,14 @@ class Tenant(_message.Message):
     the day is billed as a whole; a period that ends before it, or as it begins, is never billed. Empty:
     every period is billed, as for tenants that are older than this field.
     """
+    billing_provider: _builtins.str
+    """Name of the billing provider that bills the tenant, for example `stripe`: 1 to 63 lower-case letters,
+    digits and dashes, with no dash at either end. Empty: the provider that the publisher's settings name.
+    Which providers exist is configured in the publisher: usage of a tenant whose provider is not configured
+    there is kept, listed as the billing gap `NO_BILLING_PROVIDER`, and sent to no other provider. A billing
+    period of which usage went to another provider before a change is not billed by the new one: its later
+    usage is the billing gap `CUSTOMER_CHANGED`.
+    """
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When the tenant was onboarded."""
@@ -114,10 +123,11 @@ class Tenant(_message.Message):
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         number: _builtins.int = ...,
         billed_from: _builtins.str = ...,
+        billing_provider: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "billed_from", b"billed_from", "close_lead_seconds", b"close_lead_seconds", "created_at", b"created_at", "currency", b"currency", "display_name", b"display_name", "external_customer_id", b"external_customer_id", "external_subscription_id", b"external_subscription_id", "number", b"number", "plan", b"plan", "tenant_id", b"tenant_id", "time_zone", b"time_zone", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "billed_from", b"billed_from", "billing_provider", b"billing_provider", "close_lead_seconds", b"close_lead_seconds", "created_at", b"created_at", "currency", b"currency", "display_name", b"display_name", "external_customer_id", b"external_customer_id", "external_subscription_id", b"external_subscription_id", "number", b"number", "plan", b"plan", "tenant_id", b"tenant_id", "time_zone", b"time_zone", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -138,6 +148,7 @@ class OnboardTenantRequest(_message.Message):
     EXTERNAL_SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
     CLOSE_LEAD_SECONDS_FIELD_NUMBER: _builtins.int
     BILLED_FROM_FIELD_NUMBER: _builtins.int
+    BILLING_PROVIDER_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """Name of the new tenant: 1 to 63 lower-case letters, digits and dashes, with no dash at either end.
     Required.
@@ -161,6 +172,8 @@ class OnboardTenantRequest(_message.Message):
     history is going to be imported and billed. Empty: the first day of the current month in the tenant's
     time zone.
     """
+    billing_provider: _builtins.str
+    """`Tenant.billing_provider`. Empty: the provider that the publisher's settings name."""
     def __init__(
         self,
         *,
@@ -173,10 +186,11 @@ class OnboardTenantRequest(_message.Message):
         external_subscription_id: _builtins.str = ...,
         close_lead_seconds: _builtins.int | None = ...,
         billed_from: _builtins.str = ...,
+        billing_provider: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_close_lead_seconds", b"_close_lead_seconds", "close_lead_seconds", b"close_lead_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_close_lead_seconds", b"_close_lead_seconds", "billed_from", b"billed_from", "close_lead_seconds", b"close_lead_seconds", "currency", b"currency", "display_name", b"display_name", "external_customer_id", b"external_customer_id", "external_subscription_id", b"external_subscription_id", "plan", b"plan", "tenant_id", b"tenant_id", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_close_lead_seconds", b"_close_lead_seconds", "billed_from", b"billed_from", "billing_provider", b"billing_provider", "close_lead_seconds", b"close_lead_seconds", "currency", b"currency", "display_name", b"display_name", "external_customer_id", b"external_customer_id", "external_subscription_id", b"external_subscription_id", "plan", b"plan", "tenant_id", b"tenant_id", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__close_lead_seconds: _TypeAlias = _typing.Literal["close_lead_seconds"]  # noqa: Y015
     _WhichOneofArgType__close_lead_seconds: _TypeAlias = _typing.Literal["_close_lead_seconds", b"_close_lead_seconds"]  # noqa: Y015
@@ -377,6 +391,7 @@ class UpdateTenantRequest(_message.Message):
     ACTIVE_FIELD_NUMBER: _builtins.int
     CLOSE_LEAD_SECONDS_FIELD_NUMBER: _builtins.int
     BILLED_FROM_FIELD_NUMBER: _builtins.int
+    BILLING_PROVIDER_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """The tenant to change: 1 to 63 lower-case letters, digits and dashes, with no dash at either end.
     Required.
@@ -406,6 +421,11 @@ class UpdateTenantRequest(_message.Message):
     before both the current `billed_from` and the first day of the month in which the tenant was onboarded:
     only OnboardTenant can open earlier periods.
     """
+    billing_provider: _builtins.str
+    """New `Tenant.billing_provider`. `external_customer_id` and `external_subscription_id` are ids at the
+    provider: change them in the same request. Set and empty: the provider that the publisher's settings
+    name, from now on.
+    """
     def __init__(
         self,
         *,
@@ -418,15 +438,18 @@ class UpdateTenantRequest(_message.Message):
         active: _builtins.bool | None = ...,
         close_lead_seconds: _builtins.int | None = ...,
         billed_from: _builtins.str | None = ...,
+        billing_provider: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_active", b"_active", "_billed_from", b"_billed_from", "_close_lead_seconds", b"_close_lead_seconds", "_display_name", b"_display_name", "_external_customer_id", b"_external_customer_id", "_external_subscription_id", b"_external_subscription_id", "_plan", b"_plan", "active", b"active", "billed_from", b"billed_from", "close_lead_seconds", b"close_lead_seconds", "display_name", b"display_name", "external_customer_id", b"external_customer_id", "external_subscription_id", b"external_subscription_id", "plan", b"plan"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_active", b"_active", "_billed_from", b"_billed_from", "_billing_provider", b"_billing_provider", "_close_lead_seconds", b"_close_lead_seconds", "_display_name", b"_display_name", "_external_customer_id", b"_external_customer_id", "_external_subscription_id", b"_external_subscription_id", "_plan", b"_plan", "active", b"active", "billed_from", b"billed_from", "billing_provider", b"billing_provider", "close_lead_seconds", b"close_lead_seconds", "display_name", b"display_name", "external_customer_id", b"external_customer_id", "external_subscription_id", b"external_subscription_id", "plan", b"plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_active", b"_active", "_billed_from", b"_billed_from", "_close_lead_seconds", b"_close_lead_seconds", "_display_name", b"_display_name", "_external_customer_id", b"_external_customer_id", "_external_subscription_id", b"_external_subscription_id", "_plan", b"_plan", "active", b"active", "billed_from", b"billed_from", "close_lead_seconds", b"close_lead_seconds", "display_name", b"display_name", "expected_version", b"expected_version", "external_customer_id", b"external_customer_id", "external_subscription_id", b"external_subscription_id", "plan", b"plan", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_active", b"_active", "_billed_from", b"_billed_from", "_billing_provider", b"_billing_provider", "_close_lead_seconds", b"_close_lead_seconds", "_display_name", b"_display_name", "_external_customer_id", b"_external_customer_id", "_external_subscription_id", b"_external_subscription_id", "_plan", b"_plan", "active", b"active", "billed_from", b"billed_from", "billing_provider", b"billing_provider", "close_lead_seconds", b"close_lead_seconds", "display_name", b"display_name", "expected_version", b"expected_version", "external_customer_id", b"external_customer_id", "external_subscription_id", b"external_subscription_id", "plan", b"plan", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__active: _TypeAlias = _typing.Literal["active"]  # noqa: Y015
     _WhichOneofArgType__active: _TypeAlias = _typing.Literal["_active", b"_active"]  # noqa: Y015
     _WhichOneofReturnType__billed_from: _TypeAlias = _typing.Literal["billed_from"]  # noqa: Y015
     _WhichOneofArgType__billed_from: _TypeAlias = _typing.Literal["_billed_from", b"_billed_from"]  # noqa: Y015
+    _WhichOneofReturnType__billing_provider: _TypeAlias = _typing.Literal["billing_provider"]  # noqa: Y015
+    _WhichOneofArgType__billing_provider: _TypeAlias = _typing.Literal["_billing_provider", b"_billing_provider"]  # noqa: Y015
     _WhichOneofReturnType__close_lead_seconds: _TypeAlias = _typing.Literal["close_lead_seconds"]  # noqa: Y015
     _WhichOneofArgType__close_lead_seconds: _TypeAlias = _typing.Literal["_close_lead_seconds", b"_close_lead_seconds"]  # noqa: Y015
     _WhichOneofReturnType__display_name: _TypeAlias = _typing.Literal["display_name"]  # noqa: Y015
@@ -441,6 +464,8 @@ class UpdateTenantRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__active) -> _WhichOneofReturnType__active | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__billed_from) -> _WhichOneofReturnType__billed_from | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__billing_provider) -> _WhichOneofReturnType__billing_provider | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__close_lead_seconds) -> _WhichOneofReturnType__close_lead_seconds | None: ...
     @_typing.overload

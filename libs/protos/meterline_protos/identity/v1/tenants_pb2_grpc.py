@@ -98,7 +98,8 @@ class TenantsServiceServicer(object):
         then.
 
         Errors:
-        - `INVALID_ARGUMENT` with `NAME_INVALID` for `plan`, or `DAY_INVALID` for `billed_from`.
+        - `INVALID_ARGUMENT` with `NAME_INVALID` for `plan` or `billing_provider`, or `DAY_INVALID` for
+        `billed_from`.
         - `ALREADY_EXISTS`: a tenant of this name was onboarded by another request, or another tenant has this
         `external_customer_id`. ResourceInfo has the resource type `tenant` or `external_customer_id`.
         - `FAILED_PRECONDITION` with `PLAN_UNKNOWN`: the publisher has no price of the plan; with
@@ -147,7 +148,8 @@ class TenantsServiceServicer(object):
 
         Errors:
         - `NOT_FOUND`: no such tenant exists.
-        - `INVALID_ARGUMENT` with `NAME_INVALID` for `plan`, or `DAY_INVALID` for `billed_from`.
+        - `INVALID_ARGUMENT` with `NAME_INVALID` for `plan` or `billing_provider`, or `DAY_INVALID` for
+        `billed_from`.
         - `ABORTED`: `expected_version` is not the tenant's version. Read the tenant again.
         - `ALREADY_EXISTS`: another tenant has this `external_customer_id`.
         - `FAILED_PRECONDITION` with `PLAN_UNKNOWN`, `CURRENCY_DIFFERS` or `PLAN_ARCHIVED` for a plan that the

@@ -53,7 +53,8 @@ class TenantsServiceStub:
     then.
 
     Errors:
-    - `INVALID_ARGUMENT` with `NAME_INVALID` for `plan`, or `DAY_INVALID` for `billed_from`.
+    - `INVALID_ARGUMENT` with `NAME_INVALID` for `plan` or `billing_provider`, or `DAY_INVALID` for
+      `billed_from`.
     - `ALREADY_EXISTS`: a tenant of this name was onboarded by another request, or another tenant has this
       `external_customer_id`. ResourceInfo has the resource type `tenant` or `external_customer_id`.
     - `FAILED_PRECONDITION` with `PLAN_UNKNOWN`: the publisher has no price of the plan; with
@@ -86,7 +87,8 @@ class TenantsServiceStub:
 
     Errors:
     - `NOT_FOUND`: no such tenant exists.
-    - `INVALID_ARGUMENT` with `NAME_INVALID` for `plan`, or `DAY_INVALID` for `billed_from`.
+    - `INVALID_ARGUMENT` with `NAME_INVALID` for `plan` or `billing_provider`, or `DAY_INVALID` for
+      `billed_from`.
     - `ABORTED`: `expected_version` is not the tenant's version. Read the tenant again.
     - `ALREADY_EXISTS`: another tenant has this `external_customer_id`.
     - `FAILED_PRECONDITION` with `PLAN_UNKNOWN`, `CURRENCY_DIFFERS` or `PLAN_ARCHIVED` for a plan that the
@@ -120,7 +122,8 @@ class TenantsServiceAsyncStub(TenantsServiceStub):
     then.
 
     Errors:
-    - `INVALID_ARGUMENT` with `NAME_INVALID` for `plan`, or `DAY_INVALID` for `billed_from`.
+    - `INVALID_ARGUMENT` with `NAME_INVALID` for `plan` or `billing_provider`, or `DAY_INVALID` for
+      `billed_from`.
     - `ALREADY_EXISTS`: a tenant of this name was onboarded by another request, or another tenant has this
       `external_customer_id`. ResourceInfo has the resource type `tenant` or `external_customer_id`.
     - `FAILED_PRECONDITION` with `PLAN_UNKNOWN`: the publisher has no price of the plan; with
@@ -153,7 +156,8 @@ class TenantsServiceAsyncStub(TenantsServiceStub):
 
     Errors:
     - `NOT_FOUND`: no such tenant exists.
-    - `INVALID_ARGUMENT` with `NAME_INVALID` for `plan`, or `DAY_INVALID` for `billed_from`.
+    - `INVALID_ARGUMENT` with `NAME_INVALID` for `plan` or `billing_provider`, or `DAY_INVALID` for
+      `billed_from`.
     - `ABORTED`: `expected_version` is not the tenant's version. Read the tenant again.
     - `ALREADY_EXISTS`: another tenant has this `external_customer_id`.
     - `FAILED_PRECONDITION` with `PLAN_UNKNOWN`, `CURRENCY_DIFFERS` or `PLAN_ARCHIVED` for a plan that the
@@ -190,7 +194,8 @@ class TenantsServiceServicer(metaclass=_abc_1.ABCMeta):
         then.
 
         Errors:
-        - `INVALID_ARGUMENT` with `NAME_INVALID` for `plan`, or `DAY_INVALID` for `billed_from`.
+        - `INVALID_ARGUMENT` with `NAME_INVALID` for `plan` or `billing_provider`, or `DAY_INVALID` for
+          `billed_from`.
         - `ALREADY_EXISTS`: a tenant of this name was onboarded by another request, or another tenant has this
           `external_customer_id`. ResourceInfo has the resource type `tenant` or `external_customer_id`.
         - `FAILED_PRECONDITION` with `PLAN_UNKNOWN`: the publisher has no price of the plan; with
@@ -247,7 +252,8 @@ class TenantsServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors:
         - `NOT_FOUND`: no such tenant exists.
-        - `INVALID_ARGUMENT` with `NAME_INVALID` for `plan`, or `DAY_INVALID` for `billed_from`.
+        - `INVALID_ARGUMENT` with `NAME_INVALID` for `plan` or `billing_provider`, or `DAY_INVALID` for
+          `billed_from`.
         - `ABORTED`: `expected_version` is not the tenant's version. Read the tenant again.
         - `ALREADY_EXISTS`: another tenant has this `external_customer_id`.
         - `FAILED_PRECONDITION` with `PLAN_UNKNOWN`, `CURRENCY_DIFFERS` or `PLAN_ARCHIVED` for a plan that the

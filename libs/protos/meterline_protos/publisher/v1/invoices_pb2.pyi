@@ -49,8 +49,8 @@ class _BillingGapReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Bill
     BILLING_GAP_REASON_CUSTOMER_UNKNOWN: _BillingGapReason.ValueType  # 8
     """The billing provider does not know the tenant's customer or subscription. Concerns the whole period."""
     BILLING_GAP_REASON_CUSTOMER_CHANGED: _BillingGapReason.ValueType  # 9
-    """Usage of the period was already sent for another customer of the billing provider. Concerns the whole
-    period.
+    """Usage of the period was already sent for another customer, or to another billing provider, than the
+    tenant has now. Concerns the whole period.
     """
     BILLING_GAP_REASON_QUANTITY_NOT_DELIVERABLE: _BillingGapReason.ValueType  # 10
     """The billing provider rejects the usage of a meter, or it cannot be sent as a whole number of at most 15
@@ -61,8 +61,10 @@ class _BillingGapReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Bill
     BILLING_GAP_REASON_FAULT: _BillingGapReason.ValueType  # 12
     """The service failed; its log has more. Concerns the whole period."""
     BILLING_GAP_REASON_NO_BILLING_PROVIDER: _BillingGapReason.ValueType  # 13
-    """A note, not a fault: no billing provider is configured, so usage is kept and not sent. The first close
-    after one is configured sends it, however old it is.
+    """The billing provider that the tenant chose is not configured, or it chose none and none is configured:
+    usage is kept and not sent. `detail` names a provider that was chosen. The first close after it is
+    configured, or after the tenant chooses one that is, sends it, however old it is. A note and not a fault
+    where no provider is configured at all.
     """
 
 class BillingGapReason(_BillingGapReason, metaclass=_BillingGapReasonEnumTypeWrapper):
@@ -89,8 +91,8 @@ BILLING_GAP_REASON_NO_CUSTOMER: BillingGapReason.ValueType  # 7
 BILLING_GAP_REASON_CUSTOMER_UNKNOWN: BillingGapReason.ValueType  # 8
 """The billing provider does not know the tenant's customer or subscription. Concerns the whole period."""
 BILLING_GAP_REASON_CUSTOMER_CHANGED: BillingGapReason.ValueType  # 9
-"""Usage of the period was already sent for another customer of the billing provider. Concerns the whole
-period.
+"""Usage of the period was already sent for another customer, or to another billing provider, than the
+tenant has now. Concerns the whole period.
 """
 BILLING_GAP_REASON_QUANTITY_NOT_DELIVERABLE: BillingGapReason.ValueType  # 10
 """The billing provider rejects the usage of a meter, or it cannot be sent as a whole number of at most 15
@@ -101,8 +103,10 @@ BILLING_GAP_REASON_LATE_USAGE: BillingGapReason.ValueType  # 11
 BILLING_GAP_REASON_FAULT: BillingGapReason.ValueType  # 12
 """The service failed; its log has more. Concerns the whole period."""
 BILLING_GAP_REASON_NO_BILLING_PROVIDER: BillingGapReason.ValueType  # 13
-"""A note, not a fault: no billing provider is configured, so usage is kept and not sent. The first close
-after one is configured sends it, however old it is.
+"""The billing provider that the tenant chose is not configured, or it chose none and none is configured:
+usage is kept and not sent. `detail` names a provider that was chosen. The first close after it is
+configured, or after the tenant chooses one that is, sends it, however old it is. A note and not a fault
+where no provider is configured at all.
 """
 Global___BillingGapReason: _TypeAlias = BillingGapReason  # noqa: Y015
 

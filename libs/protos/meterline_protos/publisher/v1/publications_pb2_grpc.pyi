@@ -55,10 +55,10 @@ class PublicationsServiceStub:
     sent later.
 
     Errors:
-    - `FAILED_PRECONDITION` with `NO_BILLING_PROVIDER`: none is configured; usage is kept until one is; with
-      `NOT_BILLED_YET`: the period ends before the tenant's first billed day, or as it begins; with
-      `PERIOD_NOT_BEGUN`: the period has not begun at the provider; with `INVOICE_IS_FINAL`: the provider's
-      invoice of the period is final.
+    - `FAILED_PRECONDITION` with `NO_BILLING_PROVIDER`: the tenant's provider is not configured; usage is
+      kept until it is; with `NOT_BILLED_YET`: the period ends before the tenant's first billed day, or as it
+      begins; with `PERIOD_NOT_BEGUN`: the period has not begun at the provider; with `INVOICE_IS_FINAL`: the
+      provider's invoice of the period is final.
     - `FAILED_PRECONDITION` with the name of a BillingGapReason when nothing can be billed until somebody
       changes something: `NO_PLAN`, `PLAN_UNKNOWN`, `PRICE_NOT_IN_FORCE`, `METER_UNKNOWN`,
       `CURRENCY_DIFFERS`, `NO_CUSTOMER`, `CUSTOMER_UNKNOWN`, `CUSTOMER_CHANGED`, `LATE_USAGE` or `FAULT`.
@@ -82,9 +82,9 @@ class PublicationsServiceStub:
     Idempotent.
 
     Errors:
-    - `FAILED_PRECONDITION` with `NO_BILLING_PROVIDER`: none is configured; with the name of a
-      BillingGapReason when there is nothing to compare: `NO_CUSTOMER`, `CUSTOMER_UNKNOWN`, `NO_PLAN`,
-      `PLAN_UNKNOWN`, `PRICE_NOT_IN_FORCE`, `METER_UNKNOWN`, `CURRENCY_DIFFERS` or `FAULT`.
+    - `FAILED_PRECONDITION` with `NO_BILLING_PROVIDER`: the provider of the period is not configured; with
+      the name of a BillingGapReason when there is nothing to compare: `NO_CUSTOMER`, `CUSTOMER_UNKNOWN`,
+      `NO_PLAN`, `PLAN_UNKNOWN`, `PRICE_NOT_IN_FORCE`, `METER_UNKNOWN`, `CURRENCY_DIFFERS` or `FAULT`.
     - `ABORTED` with RetryInfo: usage is being calculated again after a correction, or aggregate has not
       received the tenant yet. Call again.
     - `INVALID_ARGUMENT` with `TIME_MISSING`, `TIME_INVALID` or `TIME_OUT_OF_RANGE` for `at`.
@@ -118,10 +118,10 @@ class PublicationsServiceAsyncStub(PublicationsServiceStub):
     sent later.
 
     Errors:
-    - `FAILED_PRECONDITION` with `NO_BILLING_PROVIDER`: none is configured; usage is kept until one is; with
-      `NOT_BILLED_YET`: the period ends before the tenant's first billed day, or as it begins; with
-      `PERIOD_NOT_BEGUN`: the period has not begun at the provider; with `INVOICE_IS_FINAL`: the provider's
-      invoice of the period is final.
+    - `FAILED_PRECONDITION` with `NO_BILLING_PROVIDER`: the tenant's provider is not configured; usage is
+      kept until it is; with `NOT_BILLED_YET`: the period ends before the tenant's first billed day, or as it
+      begins; with `PERIOD_NOT_BEGUN`: the period has not begun at the provider; with `INVOICE_IS_FINAL`: the
+      provider's invoice of the period is final.
     - `FAILED_PRECONDITION` with the name of a BillingGapReason when nothing can be billed until somebody
       changes something: `NO_PLAN`, `PLAN_UNKNOWN`, `PRICE_NOT_IN_FORCE`, `METER_UNKNOWN`,
       `CURRENCY_DIFFERS`, `NO_CUSTOMER`, `CUSTOMER_UNKNOWN`, `CUSTOMER_CHANGED`, `LATE_USAGE` or `FAULT`.
@@ -145,9 +145,9 @@ class PublicationsServiceAsyncStub(PublicationsServiceStub):
     Idempotent.
 
     Errors:
-    - `FAILED_PRECONDITION` with `NO_BILLING_PROVIDER`: none is configured; with the name of a
-      BillingGapReason when there is nothing to compare: `NO_CUSTOMER`, `CUSTOMER_UNKNOWN`, `NO_PLAN`,
-      `PLAN_UNKNOWN`, `PRICE_NOT_IN_FORCE`, `METER_UNKNOWN`, `CURRENCY_DIFFERS` or `FAULT`.
+    - `FAILED_PRECONDITION` with `NO_BILLING_PROVIDER`: the provider of the period is not configured; with
+      the name of a BillingGapReason when there is nothing to compare: `NO_CUSTOMER`, `CUSTOMER_UNKNOWN`,
+      `NO_PLAN`, `PLAN_UNKNOWN`, `PRICE_NOT_IN_FORCE`, `METER_UNKNOWN`, `CURRENCY_DIFFERS` or `FAULT`.
     - `ABORTED` with RetryInfo: usage is being calculated again after a correction, or aggregate has not
       received the tenant yet. Call again.
     - `INVALID_ARGUMENT` with `TIME_MISSING`, `TIME_INVALID` or `TIME_OUT_OF_RANGE` for `at`.
@@ -184,10 +184,10 @@ class PublicationsServiceServicer(metaclass=_abc_1.ABCMeta):
         sent later.
 
         Errors:
-        - `FAILED_PRECONDITION` with `NO_BILLING_PROVIDER`: none is configured; usage is kept until one is; with
-          `NOT_BILLED_YET`: the period ends before the tenant's first billed day, or as it begins; with
-          `PERIOD_NOT_BEGUN`: the period has not begun at the provider; with `INVOICE_IS_FINAL`: the provider's
-          invoice of the period is final.
+        - `FAILED_PRECONDITION` with `NO_BILLING_PROVIDER`: the tenant's provider is not configured; usage is
+          kept until it is; with `NOT_BILLED_YET`: the period ends before the tenant's first billed day, or as it
+          begins; with `PERIOD_NOT_BEGUN`: the period has not begun at the provider; with `INVOICE_IS_FINAL`: the
+          provider's invoice of the period is final.
         - `FAILED_PRECONDITION` with the name of a BillingGapReason when nothing can be billed until somebody
           changes something: `NO_PLAN`, `PLAN_UNKNOWN`, `PRICE_NOT_IN_FORCE`, `METER_UNKNOWN`,
           `CURRENCY_DIFFERS`, `NO_CUSTOMER`, `CUSTOMER_UNKNOWN`, `CUSTOMER_CHANGED`, `LATE_USAGE` or `FAULT`.
@@ -223,9 +223,9 @@ class PublicationsServiceServicer(metaclass=_abc_1.ABCMeta):
         Idempotent.
 
         Errors:
-        - `FAILED_PRECONDITION` with `NO_BILLING_PROVIDER`: none is configured; with the name of a
-          BillingGapReason when there is nothing to compare: `NO_CUSTOMER`, `CUSTOMER_UNKNOWN`, `NO_PLAN`,
-          `PLAN_UNKNOWN`, `PRICE_NOT_IN_FORCE`, `METER_UNKNOWN`, `CURRENCY_DIFFERS` or `FAULT`.
+        - `FAILED_PRECONDITION` with `NO_BILLING_PROVIDER`: the provider of the period is not configured; with
+          the name of a BillingGapReason when there is nothing to compare: `NO_CUSTOMER`, `CUSTOMER_UNKNOWN`,
+          `NO_PLAN`, `PLAN_UNKNOWN`, `PRICE_NOT_IN_FORCE`, `METER_UNKNOWN`, `CURRENCY_DIFFERS` or `FAULT`.
         - `ABORTED` with RetryInfo: usage is being calculated again after a correction, or aggregate has not
           received the tenant yet. Call again.
         - `INVALID_ARGUMENT` with `TIME_MISSING`, `TIME_INVALID` or `TIME_OUT_OF_RANGE` for `at`.

@@ -10,7 +10,7 @@ from zoneinfo import available_timezones
 import iso4217
 from meterline.errors import InvalidArgumentError
 from meterline.names import NAME_RULE, is_name
-from meterline.slugs import check_slug
+from meterline.slugs import SLUG_RULE, check_slug, is_slug
 
 MAX_TEXT: Final = 255
 MAX_CLOSE_LEAD_SECONDS: Final = 72 * 3600
@@ -48,6 +48,16 @@ def plan(field: str, value: str) -> str:
     """The name of a plan as the publisher's catalogue has it; empty for none."""
     if value and not is_name(value):
         raise InvalidArgumentError(field, f"must be empty, or {NAME_RULE}", "NAME_INVALID")
+    return value
+
+
+def billing_provider(field: str, value: str) -> str:
+    """The name of a billing provider as the publisher's settings have it; empty for the one that bills every
+    tenant that names none."""
+    if value and not is_slug(value):
+        raise InvalidArgumentError(
+            field, f"must be empty, or {SLUG_RULE.removeprefix('must be ')}", "NAME_INVALID"
+        )
     return value
 
 

@@ -26,6 +26,7 @@ class Onboarding:
     external_subscription_id: str
     close_lead_seconds: int
     billed_from: date | None = None
+    billing_provider: str = ""
 
     def __post_init__(self) -> None:
         fields.slug("tenant_id", self.slug)
@@ -37,13 +38,16 @@ class Onboarding:
         fields.external_id("external_customer_id", self.external_customer_id)
         fields.external_id("external_subscription_id", self.external_subscription_id)
         fields.close_lead_seconds("close_lead_seconds", self.close_lead_seconds)
+        fields.billing_provider("billing_provider", self.billing_provider)
 
     def statement(self) -> dict[str, str | int]:
         """All that was stated. It is stored with the tenant, to distinguish a repeated request from another
         one even after the tenant has changed."""
         stated: dict[str, str | int] = asdict(self)
-        # Left out when it was not stated, as in statements stored before this field existed.
+        # Left out when they were not stated, as in statements stored before these fields existed.
         del stated["billed_from"]
+        if not self.billing_provider:
+            del stated["billing_provider"]
         return stated if self.billed_from is None else stated | {"billed_from": self.billed_from.isoformat()}
 
     def first_billed_day(self, now: datetime) -> date:
@@ -59,7 +63,8 @@ def first_of_month(at: datetime, time_zone: str) -> date:
 @dataclass(frozen=True, slots=True)
 class Tenant:
     """`tenant_id` is the number that keys carry, `slug` the name that the API calls tenant_id. Times are
-    microseconds since the Unix epoch. `billed_from` is the first day that is billed; None: all are."""
+    microseconds since the Unix epoch. `billed_from` is the first day that is billed; None: all are.
+    `billing_provider` is empty for a tenant that chose none."""
 
     tenant_id: int
     slug: str
@@ -73,6 +78,7 @@ class Tenant:
     active: bool
     version: int
     billed_from: date | None
+    billing_provider: str
     created_at_us: int
     updated_at_us: int
 
@@ -94,6 +100,7 @@ class Changes:
     active: bool | None = None
     close_lead_seconds: int | None = None
     billed_from: date | None = None
+    billing_provider: str | None = None
 
     def __post_init__(self) -> None:
         if self.display_name is not None:
@@ -106,6 +113,8 @@ class Changes:
                 fields.external_id(field, value)
         if self.close_lead_seconds is not None:
             fields.close_lead_seconds("close_lead_seconds", self.close_lead_seconds)
+        if self.billing_provider is not None:
+            fields.billing_provider("billing_provider", self.billing_provider)
 
     def apply(self, tenant: Tenant, now_us: int) -> Tenant:
         """The tenant's next version, or `tenant` itself when nothing would differ. Raises
