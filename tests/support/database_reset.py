@@ -60,7 +60,7 @@ SELECT kind || ' ' || texts FROM descriptions
 _SMALL_BYTES: Final = 128 * 1024
 
 _TABLES: Final[LiteralString] = """
-SELECT c.oid::regclass::text, relispartition, pg_relation_size(c.oid), reltuples < 0
+SELECT c.oid::regclass::text, relispartition, pg_relation_size(c.oid), relpages > 0
     FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
     WHERE nspname = ANY(%s) AND relkind IN ('r', 'p')
 """
@@ -78,11 +78,11 @@ SELECT setval(format('%%I.%%I', schemaname, sequencename)::regclass, start_value
 
 @dataclass(frozen=True)
 class _Table:
-    """`bytes` is 0 if it has no rows. `is_new`: it was neither vacuumed nor analysed since it was emptied."""
+    """`bytes` is 0 if it has no rows. `analysed`: at a time when it had rows."""
 
     is_partition: bool
     bytes: int
-    is_new: bool
+    analysed: bool
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Pristine:
 
 
 def _empty(connection: Connection, filled: dict[str, _Table]) -> None:
-    deleted = [name for name, table in filled.items() if table.is_new and table.bytes <= _SMALL_BYTES]
+    deleted = [name for name, table in filled.items() if not table.analysed and table.bytes <= _SMALL_BYTES]
     if deleted:
         connection.execute(sql.SQL("; ").join(sql.SQL("DELETE FROM {}").format(sql.SQL(n)) for n in deleted))
     truncated = [name for name in filled if name not in deleted]
