@@ -8,8 +8,10 @@ import structlog
 from hypothesis import settings
 
 from tests.support.bytecode import share_bytecode
+from tests.support.memory import keep_files_in_memory
 
 share_bytecode()
+keep_files_in_memory()
 
 # Arithmetic that drops a digit fails here: a sum of money or of a quantity is exact, or is rounded where its
 # rule says so, in a context that says so too.

@@ -55,8 +55,12 @@ descriptions (kind, texts) AS (
 SELECT kind || ' ' || texts FROM descriptions
 """
 
+# A small table is emptied by deletion: TRUNCATE makes a new file for it and for each of its indexes. One with
+# statistics is truncated all the same, since the planner would go on by its former size.
+_SMALL_BYTES: Final = 128 * 1024
+
 _TABLES: Final[LiteralString] = """
-SELECT c.oid::regclass::text, relispartition, pg_relation_size(c.oid) > 0
+SELECT c.oid::regclass::text, relispartition, pg_relation_size(c.oid), relpages > 0
     FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
     WHERE nspname = ANY(%s) AND relkind IN ('r', 'p')
 """
@@ -73,6 +77,15 @@ SELECT setval(format('%%I.%%I', schemaname, sequencename)::regclass, start_value
 
 
 @dataclass(frozen=True)
+class _Table:
+    """`bytes` is 0 if it has no rows. `analysed`: at a time when it had rows."""
+
+    is_partition: bool
+    bytes: int
+    analysed: bool
+
+
+@dataclass(frozen=True)
 class Pristine:
     """A database that no test has used: what it consists of, its tables, and those of them that have rows,
     with a digest of these."""
@@ -85,7 +98,7 @@ class Pristine:
     def of(cls, dsn: str) -> Pristine:
         with psycopg.connect(dsn) as connection:
             tables = _tables(connection)
-            seeded = [name for name, (_, has_rows) in tables.items() if has_rows]
+            seeded = [name for name, table in tables.items() if table.bytes]
             seeds = {name: _digest(connection, name) for name in seeded}
             return cls(_description(connection), frozenset(tables), seeds)
 
@@ -97,29 +110,35 @@ class Pristine:
             connection.execute("SET LOCAL session_replication_role = replica")
             tables = _tables(connection)
             added = [name for name in tables if name not in self.tables]
-            if not all(tables[name][0] for name in added):
+            if not all(tables[name].is_partition for name in added):
                 return False
             for name in added:
                 connection.execute(sql.SQL("DROP TABLE {}").format(sql.SQL(name)))
-            self._empty(connection, [name for name in tables if name in self.tables and tables[name][1]])
+            kept = self.tables - self.seeds.keys()
+            _empty(
+                connection, {name: table for name, table in tables.items() if name in kept and table.bytes}
+            )
             connection.execute(_RESTART_SEQUENCES, (SCHEMAS,))
             return _description(connection) == self.description and all(
                 _digest(connection, name) == digest for name, digest in self.seeds.items()
             )
 
-    def _empty(self, connection: Connection, filled: list[str]) -> None:
-        used = [name for name in filled if name not in self.seeds]
-        if not used:
-            return
-        names = sql.SQL(", ").join(map(sql.SQL, used))
+
+def _empty(connection: Connection, filled: dict[str, _Table]) -> None:
+    deleted = [name for name, table in filled.items() if not table.analysed and table.bytes <= _SMALL_BYTES]
+    if deleted:
+        connection.execute(sql.SQL("; ").join(sql.SQL("DELETE FROM {}").format(sql.SQL(n)) for n in deleted))
+    truncated = [name for name in filled if name not in deleted]
+    if truncated:
+        names = sql.SQL(", ").join(map(sql.SQL, truncated))
         connection.execute(sql.SQL("TRUNCATE {} CASCADE").format(names))
         # Plans of the next test go by no statistics of this one's rows.
-        connection.execute("DELETE FROM pg_statistic WHERE starelid = ANY(%s::regclass[])", (used,))
+        connection.execute("DELETE FROM pg_statistic WHERE starelid = ANY(%s::regclass[])", (truncated,))
 
 
-def _tables(connection: Connection) -> dict[str, tuple[bool, bool]]:
-    """By name, with the schema: whether it is a partition, and whether it may have rows."""
-    return {name: (part, rows) for name, part, rows in connection.execute(_TABLES, (SCHEMAS,))}
+def _tables(connection: Connection) -> dict[str, _Table]:
+    """By name, with the schema."""
+    return {name: _Table(*values) for name, *values in connection.execute(_TABLES, (SCHEMAS,))}
 
 
 def _description(connection: Connection) -> frozenset[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +16,14 @@ from meterline.bus.subjects import Fact
 from meterline.consuming.consumer import Consumer
 from meterline.consuming.delivery import Delivery, Handler
 from meterline.db.pool import Database
-from meterline.db.provision import app_role
+from meterline.db.provision import SERVICES, app_role
 from meterline.transactions.relay import Relay
 from meterline.transactions.unit_of_work import Transaction, UnitOfWork
 from meterline_dev.servers import NatsServer
 from nats.js.api import RawStreamMsg
 
 from tests.support.bus import OpenBus, unanswered
-from tests.support.databases import TestDatabase
+from tests.support.databases import COMMON, Databases, TestDatabase
 from tests.support.polling import eventually
 
 SERVICE = "ingest"
@@ -58,7 +58,7 @@ OpenNode = Callable[..., Awaitable[Node]]
 
 
 async def note_effects(transaction: Transaction, deliveries: Sequence[Delivery]) -> None:
-    """A handler whose effect can be counted: a row for each message, with no key that would hide doubles."""
+    """A handler whose effect can be counted: a row for each message."""
     for delivery in deliveries:
         await transaction.connection.execute(
             "INSERT INTO effects (message_id, note) VALUES (%s, %s)",
@@ -67,12 +67,14 @@ async def note_effects(transaction: Transaction, deliveries: Sequence[Delivery])
 
 
 @pytest.fixture
-def effects_database(bare_database: TestDatabase) -> TestDatabase:
-    """The runtime's tables and `effects`, in the schema of one service."""
-    with psycopg.connect(bare_database.owner_dsn(SERVICE)) as connection:
-        connection.execute("CREATE TABLE effects (message_id uuid NOT NULL, note text NOT NULL)")
-        connection.execute("SELECT grant_rights('effects', 'SELECT, INSERT, UPDATE, DELETE')")
-    return bare_database
+def effects_database(databases: Databases) -> Iterator[TestDatabase]:
+    """All roles and schemas, with the runtime's tables in each and `effects` in that of one service."""
+    effects = "tests.support.effects"
+    database = databases.create(
+        [(service, (*COMMON, effects) if service == SERVICE else COMMON) for service in SERVICES]
+    )
+    yield database
+    databases.release(database)
 
 
 @pytest.fixture

@@ -16,10 +16,15 @@ def shared_address() -> Iterator[str]:
         yield double.address
 
 
-@pytest.fixture
-def lab(shared_address: str) -> Iterator[Lab]:
-    """A lab on the module's double; its faults are cleared and its clock follows real time."""
+@pytest.fixture(scope="module")
+def levers(shared_address: str) -> Iterator[Levers]:
     with Levers(shared_address, LEVER_KEY) as levers:
-        levers.clear_faults()
-        levers.follow_real_time()
-        yield Lab(shared_address, levers)
+        yield levers
+
+
+@pytest.fixture
+def lab(shared_address: str, levers: Levers) -> Lab:
+    """A lab on the module's double; its faults are cleared and its clock follows real time."""
+    levers.clear_faults()
+    levers.follow_real_time()
+    return Lab(shared_address, levers)

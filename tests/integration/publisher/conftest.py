@@ -29,12 +29,18 @@ def double_address() -> Iterator[str]:
         yield double.address
 
 
-@pytest.fixture
-def lab(double_address: str) -> Iterator[Lab]:
+@pytest.fixture(scope="module")
+def levers(double_address: str) -> Iterator[Levers]:
     with Levers(double_address, LEVER_KEY) as levers:
-        levers.clear_faults()
-        levers.follow_real_time()
-        yield Lab(double_address, levers)
+        yield levers
+
+
+@pytest.fixture
+def lab(double_address: str, levers: Levers) -> Lab:
+    """A lab on the module's double; its faults are cleared and its clock follows real time."""
+    levers.clear_faults()
+    levers.follow_real_time()
+    return Lab(double_address, levers)
 
 
 @pytest.fixture

@@ -163,6 +163,9 @@ class PostgresServer(Server):
         options += ["--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
         if self._overrides.get("fsync") == "off":
             options.append("--no-sync")
+        if "scram_iterations" in self._overrides:
+            # The password of the superuser is made here.
+            options.append(f"--set=scram_iterations={self._overrides['scram_iterations']}")
         begin = logs.size(self.log_file)
         process = self._spawn("initdb", ["-D", str(directory), *options], signal.SIGKILL)
         try:

@@ -16,7 +16,13 @@ RESERVED = frozenset({"port", "listen_addresses", "unix_socket_directories", "da
 
 # For servers that hold little and of which many run at once: tests. Small buffers make copying and dropping
 # databases quick, since both walk through all of them.
-SMALL: Mapping[str, str] = {"shared_buffers": "64MB", "max_wal_size": "1GB", "min_wal_size": "80MB"}
+SMALL: Mapping[str, str] = {
+    "shared_buffers": "64MB",
+    "max_wal_size": "1GB",
+    "min_wal_size": "80MB",
+    # Their passwords are no secrets, and clients of tests connect often.
+    "scram_iterations": "1",
+}
 # For databases that need not survive a crash of the machine either.
 THROWAWAY: Mapping[str, str] = {
     **SMALL,

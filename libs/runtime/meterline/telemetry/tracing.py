@@ -10,7 +10,6 @@ import os
 from functools import cache
 
 from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -32,6 +31,9 @@ def set_up(service: str) -> TracerProvider:
     """Installs the provider of this process; its `shutdown` sends what is left."""
     resource = Resource.create({"service.name": f"meterline-{service}", "service.version": __version__})
     if endpoint():
+        # Importing it takes long, and most processes of tests and of development do without.
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
         provider = TracerProvider(resource=resource)
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     else:

@@ -1,0 +1,1 @@
+"""A table of the runtime's tests, as a package of migrations."""
