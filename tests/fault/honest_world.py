@@ -19,9 +19,8 @@ from meterline_protos.ingest.v1 import (
 from meterline_protos.publisher.v1 import invoices_pb2, invoices_pb2_grpc
 
 from tests.fault.belongings import bill, fill, publish
-from tests.fault.load import prepare, settled
+from tests.fault.load import prepare, wait_until_settled
 from tests.support.credentials import SignedClient
-from tests.support.polling import eventually
 
 TENANT: Final = "fuzzed"
 # Whose keys, state, limits and data the requests take away, so that the others' still get somewhere.
@@ -61,7 +60,7 @@ async def build(mesh: Mesh) -> World:
     await prepare(mesh, (TENANT, SPENT, FOREIGN))
     await _put_own_type(mesh)
     mine, theirs = await fill(mesh, TENANT), await fill(mesh, FOREIGN)
-    await eventually(lambda: settled(mesh), seconds=60)
+    await wait_until_settled(mesh)
     await bill(mesh, TENANT)
     await publish(mesh, TENANT)
     texts = mine.by_field

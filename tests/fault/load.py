@@ -12,6 +12,7 @@ import random
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import LiteralString
 
 import nats
@@ -34,6 +35,7 @@ from meterline_protos.ingest.v1 import (
     events_pb2_grpc,
 )
 from meterline_protos.publisher.v1 import prices_pb2, prices_pb2_grpc
+from nats.aio.client import Client
 
 from tests.support.bus import unanswered
 from tests.support.capture import Sample, rows
@@ -231,21 +233,28 @@ async def accepted(mesh: Mesh) -> dict[str, int]:
     return {total.tenant_id: total.accepted for total in answer.totals}
 
 
-async def settled(mesh: Mesh) -> bool:
-    """Whether nothing is on its way: the outbox of ingest is empty and aggregate has handled all messages."""
-    with psycopg.connect(mesh.admin_dsn()) as connection:
-        pending = connection.execute("SELECT count(*) FROM ingest.outbox WHERE published_at IS NULL")
-        if pending.fetchone() != (0,):
-            return False
+async def wait_until_settled(mesh: Mesh, *, seconds: float = 60.0) -> None:
+    """Waits until the outbox of ingest is empty and aggregate has acknowledged all messages of its stream.
+
+    Raises AssertionError when messages are still in flight after `seconds`.
+    """
     client = await nats.connect(mesh.nats.url)
     try:
-        name = EVENTS_ACCEPTED.consumer_name("aggregate")
-        left = await unanswered(client, EVENTS_ACCEPTED.stream, name)
-    except (nats.errors.TimeoutError, nats.js.errors.Error):
-        return False
+        with psycopg.connect(mesh.admin_dsn(), autocommit=True) as connection:
+            await eventually(partial(_settled, connection, client), seconds=seconds)
     finally:
         await client.close()
-    return left == 0
+
+
+async def _settled(connection: psycopg.Connection, client: Client) -> bool:
+    pending = connection.execute("SELECT count(*) FROM ingest.outbox WHERE published_at IS NULL")
+    if pending.fetchone() != (0,):
+        return False
+    try:
+        name = EVENTS_ACCEPTED.consumer_name("aggregate")
+        return await unanswered(client, EVENTS_ACCEPTED.stream, name) == 0
+    except (nats.errors.TimeoutError, nats.js.errors.Error):
+        return False
 
 
 async def is_exact(mesh: Mesh, expected: Expected, *, seconds: float = 60.0) -> bool:
@@ -256,7 +265,7 @@ async def is_exact(mesh: Mesh, expected: Expected, *, seconds: float = 60.0) -> 
 
     Raises AssertionError when something is still on its way after `seconds`.
     """
-    await eventually(lambda: settled(mesh), seconds=seconds)
+    await wait_until_settled(mesh, seconds=seconds)
     usage = expected.usage()
     stored = {tenant: count for tenant, (count, _) in usage.items() if count}
     exact = await accepted(mesh) == stored and await counted(mesh, usage) == usage
@@ -287,7 +296,7 @@ async def assert_exact(mesh: Mesh, expected: Expected) -> None:
 
 async def assert_counted(mesh: Mesh, expected: Expected) -> None:
     """As `assert_exact`, of these tenants alone: others may have messages that are sent again."""
-    await eventually(lambda: settled(mesh), seconds=120)
+    await wait_until_settled(mesh, seconds=120)
     usage = expected.usage()
     stored = await accepted(mesh)
     assert {name: stored.get(name, 0) for name in usage} == {

@@ -13,7 +13,7 @@ from meterline_dev.mesh import Mesh
 
 from tests.fault.belongings import bill, fill, publish
 from tests.fault.conftest import SHARED, Lengths, MakeMesh
-from tests.fault.load import prepare, settled
+from tests.fault.load import prepare, wait_until_settled
 from tests.fault.strangers import OPERATORS, Belongings, Filler, Rpc, all_rpcs, answers, texts_of
 from tests.support.polling import eventually
 
@@ -96,7 +96,7 @@ async def settled_state(mesh: Mesh, tenant: str) -> dict[str, list[str]]:
         last.append(now)
         return bool(now) and before == now
 
-    await eventually(lambda: settled(mesh), seconds=60)
+    await wait_until_settled(mesh)
     await eventually(same, seconds=60)
     return last[-1]
 
@@ -106,7 +106,7 @@ async def told_to_a_stranger(mesh: Mesh, rounds: int) -> tuple[dict[str, set[str
     await prepare(mesh, (STRANGER, VICTIM))
     mine, theirs = await fill(mesh, STRANGER), await fill(mesh, VICTIM)
     if "publisher" in mesh.options.services:
-        await eventually(lambda: settled(mesh), seconds=60)
+        await wait_until_settled(mesh)
         await bill(mesh, STRANGER)
         await bill(mesh, VICTIM)
         await publish(mesh, STRANGER)

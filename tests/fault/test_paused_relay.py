@@ -12,7 +12,7 @@ import pytest
 from meterline_dev.mesh import Mesh
 
 from tests.fault.conftest import Lengths, MakeMesh
-from tests.fault.load import Expected, Reporter, is_exact, settled
+from tests.fault.load import Expected, Reporter, is_exact, wait_until_settled
 from tests.fault.test_redelivery import grown_to, messages_on_stream
 from tests.support.polling import eventually
 from tests.support.proxy import Proxy
@@ -58,7 +58,7 @@ async def pause_and_take_over(mesh: Mesh, expected: Expected, rounds: int) -> bo
             proxy.forward()
             mesh.supervisor.send_signal("ingest", signal.SIGCONT)
             await reporter.run(50)
-            await eventually(lambda: settled(mesh), seconds=60)
+            await wait_until_settled(mesh)
             stored = await messages_on_stream(mesh)
         return await is_exact(mesh, expected)
 

@@ -18,7 +18,15 @@ from meterline_protos.events.v1 import events_pb2
 from meterline_protos.operations.v1 import dead_letters_pb2, dead_letters_pb2_grpc
 
 from tests.fault.conftest import Lengths, MakeMesh
-from tests.fault.load import Expected, Reporter, accepted, assert_exact, counted, dead_letters, settled
+from tests.fault.load import (
+    Expected,
+    Reporter,
+    accepted,
+    assert_exact,
+    counted,
+    dead_letters,
+    wait_until_settled,
+)
 from tests.fault.planted.bad_release import REASON
 from tests.support.aggregate import Event, Feed
 from tests.support.aggregate import accepted as fact_of
@@ -142,7 +150,7 @@ async def poison_under_load(mesh: Mesh, expected: Expected, lengths: Lengths) ->
     published |= await publish_poison(mesh, 1)
     await reporter.run(200)
     await mesh.start_service("aggregate")
-    await eventually(lambda: settled(mesh), seconds=60)
+    await wait_until_settled(mesh)
     return published
 
 
@@ -220,7 +228,7 @@ async def test_a_release_that_refuses_everything_buries_few_and_loses_none(
         assert {reason for _, reason, _ in letters(mesh)} == {REASON}
 
         await release(mesh)
-        await eventually(lambda: settled(mesh), seconds=90)
+        await wait_until_settled(mesh, seconds=90)
         assert dead_letters(mesh) <= MOST_BURIED
         await asyncio.gather(*(redrive_all(mesh) for _ in range(3)))
         assert dead_letters(mesh) == 0
@@ -233,7 +241,7 @@ async def test_a_release_that_refuses_some_is_made_good_by_redriving(
     expected = Expected()
     async with start_mesh(environment={"aggregate": QUICK}, programs={}) as mesh:
         await bad_release_under_load(mesh, expected, lengths, "4")
-        await eventually(lambda: settled(mesh), seconds=60)
+        await wait_until_settled(mesh)
         buried = dead_letters(mesh)
         assert buried > 0
         assert not await breaker(mesh)
@@ -251,5 +259,5 @@ async def test_a_breaker_that_never_opens_is_caught(start_mesh: MakeMesh, length
     environment = {"aggregate": {"METERLINE_BREAKER_PERCENT": "100"}}
     async with start_mesh(environment=environment, programs={}) as mesh:
         await bad_release_under_load(mesh, expected, Lengths(500, 1), "1")
-        await eventually(lambda: settled(mesh), seconds=60)
+        await wait_until_settled(mesh)
         assert not dead_letters(mesh) <= MOST_BURIED

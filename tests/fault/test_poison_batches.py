@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from functools import partial
 
 import psycopg
 import pytest
@@ -12,7 +11,7 @@ from meterline import crashpoints
 from meterline_dev.mesh import Mesh
 
 from tests.fault.conftest import Lengths, MakeMesh
-from tests.fault.load import TENANTS, Expected, Reporter, counted, dead_letters, settled
+from tests.fault.load import TENANTS, Expected, Reporter, counted, dead_letters, wait_until_settled
 from tests.fault.planted.refuse_a_tenant import REASON
 from tests.fault.test_poison import letters, planted, redrive_all, release
 from tests.fault.test_redelivery import forget_message_ids, replay_everything
@@ -57,7 +56,7 @@ async def report_with_kills(mesh: Mesh, expected: Expected, events: int, points:
         assert await dies == -9
         await mesh.start_service("aggregate")
     await report(mesh, expected, events)
-    await eventually(partial(settled, mesh), seconds=60)
+    await wait_until_settled(mesh)
 
 
 async def only_the_culprit_is_buried(mesh: Mesh, expected: Expected) -> bool:
@@ -72,7 +71,7 @@ async def only_the_culprit_is_buried(mesh: Mesh, expected: Expected) -> bool:
 async def replay(mesh: Mesh) -> None:
     await forget_message_ids(mesh)
     await replay_everything(mesh)
-    await eventually(partial(settled, mesh), seconds=60)
+    await wait_until_settled(mesh)
 
 
 @pytest.mark.req("K3", "T7.3", "O9")

@@ -15,9 +15,8 @@ from meterline_protos.common.v1 import types_pb2
 from meterline_protos.ingest.v1 import event_types_pb2, event_types_pb2_grpc, timers_pb2, timers_pb2_grpc
 
 from tests.fault.conftest import Lengths, MakeMesh
-from tests.fault.load import accepted, settled
+from tests.fault.load import accepted, wait_until_settled
 from tests.fault.test_crashes import kill_at
-from tests.support.polling import eventually
 from tests.support.usage import month_total
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(300)]
@@ -80,7 +79,7 @@ async def run(mesh: Mesh, points: tuple[str, ...], timers: int) -> tuple[int, De
         rounds = await asyncio.gather(*(start_and_stop(mesh, f"{turn}-{n}") for n in range(timers)))
         total += sum(rounds)
         await killing
-    await eventually(lambda: settled(mesh), seconds=60)
+    await wait_until_settled(mesh)
     return timers * len(points), total
 
 
