@@ -1,4 +1,4 @@
-"""An explanation lists exactly the events that the fold counted."""
+"""The fold, explanations and the fake of aggregate count exactly the same events."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def definitions(draw: st.DrawFn) -> Definition:
 
 
 def message(meters: Sequence[Meter], rows: Sequence[Event]) -> Message:
-    """Each event is a batch and has a series of its own."""
+    """A message with one batch and one series for each event."""
     known = []
     for event in rows:
         dimensions = [
@@ -144,7 +144,7 @@ def test_explanation_and_fake_list_the_events_that_the_fold_counts(
     folded = message(meters, rows)
     changes = fold([folded])
     for meter in meters:
-        # Publisher knows of a meter what aggregate answers.
+        # The publisher knows meters only from answers of aggregate.
         assert counting_of(to_meter(meter)) == meter.definition.counting
         assert explained(counting_of(to_meter(meter)), rows) == counted(changes, folded, meter.meter_id)
         assert counted_by_fake(to_meter(meter), rows) == counted(changes, folded, meter.meter_id)
@@ -166,13 +166,13 @@ SUBJECTS = Counting(TYPE, of_subjects=True)
         (Counting(TYPE), Event(TYPE, "", {}, {}), True),
         (TAILS, Event(TYPE, "", {"tail": "N1"}, {}), True),
         (TAILS, Event(TYPE, "somebody", {}, {}), False),
-        # An empty value is nobody: it would be one member more of every count.
+        # An empty value is not a member: it would add one to every count.
         (TAILS, Event(TYPE, "somebody", {"tail": ""}, {}), False),
         (SUBJECTS, Event(TYPE, "somebody", {}, {}), True),
         (SUBJECTS, Event(TYPE, "", {"tail": "N1"}, {}), False),
     ],
 )
-def test_an_event_belongs_to_the_meters_that_count_it(
+def test_event_is_explained_by_the_meters_that_count_it(
     counting: Counting, event: Event, expected: bool
 ) -> None:
     assert explained(counting, [event]) == ([0] if expected else [])
