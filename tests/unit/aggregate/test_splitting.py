@@ -56,10 +56,10 @@ def test_parts_together_equal_the_whole(given_batches: Sequence[Sequence[Event]]
     whole = delivered(fact.SerializeToString())
     parts = split(whole)
     assert len(parts) == len(given_batches)
-    headers, told = decoded(whole.data)
+    headers, entries = decoded(whole.data)
     of_parts = [decoded(part.data) for part in parts]
     assert [header for own, _ in of_parts for header in own] == headers
-    assert set().union(*(own for _, own in of_parts)) == told
+    assert set().union(*(own for _, own in of_parts)) == entries
     for part, batch in zip(parts, fact.batches, strict=True):
         only = events_pb2.EventsAccepted.FromString(part.data)
         used = unpack_unsigned(only.series_index, batch.rows).tolist()

@@ -577,21 +577,21 @@ def test_every_event_counts_once_under_any_server_behaviour(
 
     core.answer = answer
     recorded: list[str] = []
-    told: list[str] = []
+    reported: list[str] = []
     for turn, (count, seconds) in enumerate(loads):
         recorded += core.record(count)
         core.run(seconds)
         assert core.total() == len(recorded) - settled_before, "every event is accepted, dropped or pending"
         if spool and turn == restart:
             core.close()
-            told += [outcome.event.id for outcome in core.outcomes]
+            reported += [outcome.event.id for outcome in core.outcomes]
             settled_before = len(recorded) - core.counters.spooled
             core = Core(answer, spool_dir=directory, max_events=60, max_spool_bytes=5_000)
     core.run(3_600)
-    told += [outcome.event.id for outcome in core.outcomes]
+    reported += [outcome.event.id for outcome in core.outcomes]
 
     assert core.flushed()
-    assert capture.counted | set(told) == set(recorded)
-    assert len(told) == len(set(told))
+    assert capture.counted | set(reported) == set(recorded)
+    assert len(reported) == len(set(reported))
     never = {o.event.id for o in core.outcomes if o.outcome is OutcomeKind.DROPPED}
     assert not never & capture.counted, "a dropped event must not count"

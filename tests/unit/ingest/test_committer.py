@@ -115,12 +115,12 @@ async def test_full_queue_refuses_calls_until_it_drains() -> None:
 
 
 @pytest.mark.parametrize(
-    ("failure", "told"),
+    ("failure", "raised"),
     [(UnavailableError("no database"), UnavailableError), (ValueError("a fault of ours"), MeterlineError)],
 )
 @pytest.mark.req("T7.3")
 async def test_failed_flush_fails_all_its_calls_and_the_next_succeeds(
-    failure: Exception, told: type[Exception]
+    failure: Exception, raised: type[Exception]
 ) -> None:
     recorder = Recorder()
     recorder.failure = failure
@@ -129,7 +129,7 @@ async def test_failed_flush_fails_all_its_calls_and_the_next_succeeds(
         for call in calls:
             made.submit(call)
         for call in calls:
-            with pytest.raises(told):
+            with pytest.raises(raised):
                 await call.result
         recorder.failure = None
         made.submit(call := submission())

@@ -198,11 +198,11 @@ def test_message_has_every_row_with_its_sign(rows: list[SignedRow]) -> None:
     )
 
     (batch,) = fact.batches
-    told = rows_of(fact)
+    in_message = rows_of(fact)
     taken = [row for row in rows if row.retracted]
     assert (batch.rows, batch.retracted) == (len(rows), len(taken))
-    assert told[: batch.retracted] == [row_of(row) for row in taken]
-    assert Counter(told) == Counter(map(row_of, rows))
+    assert in_message[: batch.retracted] == [row_of(row) for row in taken]
+    assert Counter(in_message) == Counter(map(row_of, rows))
     assert batch.origins == b"".join(row.taken_from.bytes for row in taken if row.taken_from)
     assert {series.tenant_id for series in fact.series} == {3}
 

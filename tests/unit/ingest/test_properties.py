@@ -98,16 +98,16 @@ def test_required_property_must_not_be_empty() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "ending"),
     [
         (("red", "green"), "one of 'red', 'green'"),
         (tuple(f"{number:03}" for number in range(1_000)), "'020', '021' and 978 more"),
         (("x" * 500,), "one of the 1 allowed values"),
     ],
 )
-def test_refusal_of_a_value_lists_the_allowed_ones(values: tuple[str, ...], told: str) -> None:
+def test_refusal_of_a_value_lists_the_allowed_ones(values: tuple[str, ...], ending: str) -> None:
     problem = Property("colour", Kind.TEXT, values=values).problem("blue")
     assert problem is not None
     assert problem[0] == "PROPERTY_NOT_ALLOWED"
-    assert problem[1].endswith(told)
+    assert problem[1].endswith(ending)
     assert len(problem[1]) < 200

@@ -40,18 +40,18 @@ def test_skew_correction_is_reversible(calls: list[Sending], data: st.DataObject
     start = 0
     for call, skew in zip(calls, corrected.skews_us, strict=True):
         for row in range(start, start + call.rows):
-            sent, told = int(times[row]), int(corrected.times_us[row])
+            sent, shown = int(times[row]), int(corrected.times_us[row])
             assert int(corrected.sent_us[row]) == sent
             if not skew:
-                assert told == sent
+                assert shown == sent
                 continue
             assert call.sent_at_us is not None
             # The specified rule: received - (sent - time), at most received.
             exact = call.received_at_us - (call.sent_at_us - sent)
-            assert told == min(exact, call.received_at_us)
+            assert shown == min(exact, call.received_at_us)
             assert bool(cut[row]) is (exact > call.received_at_us)
             if not cut[row]:
-                assert told - skew == sent
+                assert shown - skew == sent
         start += call.rows
 
 

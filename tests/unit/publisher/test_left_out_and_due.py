@@ -58,15 +58,15 @@ def test_gaps_include_the_usage_of_their_meter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("zone", "told"),
+    ("zone", "since"),
     [("Asia/Tokyo", "at 2026-03-02, "), ("America/New_York", "at 2026-03-02T03:00:00+00:00, ")],
 )
-def test_first_price_takes_effect_at_local_midnight(zone: str, told: str) -> None:
+def test_first_price_takes_effect_at_local_midnight(zone: str, since: str) -> None:
     """The day begins at 15:00 UTC of the day before in Tokyo, and at 05:00 UTC in New York."""
     day, at = date(2026, 3, 2), datetime(2026, 3, 2, 3, tzinfo=UTC)
     catalogue = [rule("a", start=at), rule("a", start=day, version=2)]
     (gap,) = unpriced((), catalogue, {"a": used("a", "3")}, ZoneInfo(zone))
-    assert told in gap.detail
+    assert since in gap.detail
 
 
 def candidate(rules: RuleSet | None, **more: Any) -> Candidate:
