@@ -39,8 +39,8 @@ from meterline_protos.publisher.v1 import (
     publications_pb2_grpc,
 )
 
-from tests.fault.belongings import bill, fill
 from tests.fault.load import METERS, prepare, wait_until_settled
+from tests.fault.tenant_objects import bill, fill
 from tests.support.capture import Sample, columns, rows
 from tests.support.credentials import SignedClient, refusal
 from tests.support.polling import eventually
