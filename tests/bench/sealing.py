@@ -71,7 +71,7 @@ def main() -> None:
         table.add_row(*_row(size))
     opening = _microseconds(lambda: _keyring().seal("event_details", "sealed", _ROW, b"text"))
     Console().print(table)
-    Console().print(f"a keyring made anew, with its first seal: {opening:.1f} us")
+    Console().print(f"a new keyring, with its first seal: {opening:.1f} us")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from tests.support.polling import eventually
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(600)]
 
 VICTIM: Final = "victim"
-STRANGER: Final = "stranger"
+OTHER: Final = "other"
 # RPCs that answer with counts, with bytes, or with parts of their request.
 NUMBERS: Final = {
     "aggregate.v1.UsageService/PreviewChanges",
@@ -103,22 +103,22 @@ async def settled_state(mesh: Mesh, tenant: str) -> dict[str, list[str]]:
 
 async def leaked_to_another_tenant(mesh: Mesh, rounds: int) -> tuple[dict[str, set[str]], set[str], set[str]]:
     """Leaked texts by RPC, the RPCs that answer the victim itself, and tables with changed rows of it."""
-    await prepare(mesh, (STRANGER, VICTIM))
-    mine, theirs = await fill(mesh, STRANGER), await fill(mesh, VICTIM)
+    await prepare(mesh, (OTHER, VICTIM))
+    mine, theirs = await fill(mesh, OTHER), await fill(mesh, VICTIM)
     if "publisher" in mesh.options.services:
         await wait_until_settled(mesh)
-        await bill(mesh, STRANGER)
+        await bill(mesh, OTHER)
         await bill(mesh, VICTIM)
-        await publish(mesh, STRANGER)
+        await publish(mesh, OTHER)
         await publish(mesh, VICTIM)
-    await ask_for_own(mesh, STRANGER, mine)
+    await ask_for_own(mesh, OTHER, mine)
     answering = await ask_for_own(mesh, VICTIM, theirs)
     secrets = {text: text.encode() for text in theirs.secrets() - mine.secrets()}
     assert len(secrets) > 10
     before = await settled_state(mesh, VICTIM)
     leaked: dict[str, set[str]] = {}
     rpcs = [rpc for rpc in all_rpcs() if rpc.names_a_tenant and rpc.service in mesh.options.services]
-    async for rpc, _, answer in answers(mesh, rpcs, Filler(STRANGER, theirs.names(), 10), rounds):
+    async for rpc, _, answer in answers(mesh, rpcs, Filler(OTHER, theirs.names(), 10), rounds):
         if found := {text for text, raw in secrets.items() if raw in answer}:
             leaked.setdefault(rpc.name, set()).update(found)
     after = await settled_state(mesh, VICTIM)

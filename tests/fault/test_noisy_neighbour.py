@@ -135,14 +135,14 @@ async def during_a_flood(crowd: Crowd, calls: int, *, lanes: int, a_second: floa
         for replica in crowd.replicas
         for _ in range(lanes)
     ]
-    beside = await crowd.quiet_p99(calls)
+    flooded = await crowd.quiet_p99(calls)
     stop.set()
     await asyncio.gather(*load)
     offered = CALL * (crowd.codes["flood"].total() - before) / (time.monotonic() - started)
     report_figures(
         f"flood of {offered:,.0f} events a second: {dict(crowd.codes['flood'])}, others"
-        f" {dict(crowd.codes['others'])}, their p99 {1000 * alone:.0f} ms alone and {1000 * beside:.0f} ms"
-        f" beside it, x{beside / alone:.2f}, with all load from one process"
+        f" {dict(crowd.codes['others'])}, their p99 {1000 * alone:.0f} ms alone and {1000 * flooded:.0f} ms"
+        f" during it, x{flooded / alone:.2f}, with all load from one process"
     )
 
 

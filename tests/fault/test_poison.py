@@ -34,8 +34,8 @@ from tests.support.polling import eventually
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(600), pytest.mark.req("T3.1", "O2", "X7")]
 
-STRANGER = 9_999
-UNKNOWN_TENANT = f"unknown tenants [{STRANGER}]; given up after 2 s"
+UNKNOWN_NUMBER = 9_999
+UNKNOWN_TENANT = f"unknown tenants [{UNKNOWN_NUMBER}]; given up after 2 s"
 # The window is the last twenty messages, see meterline.consuming.breaker.
 MOST_BURIED = 18
 # Seconds of the cooldown, short for tests.
@@ -51,7 +51,7 @@ def planted(name: str, *arguments: str) -> list[str]:
 
 def unknown_tenant_events() -> events_pb2.EventsAccepted:
     """Three events of an unknown tenant."""
-    return fact_of([Event(STRANGER, datetime.now(UTC), type="api.request")] * 3)
+    return fact_of([Event(UNKNOWN_NUMBER, datetime.now(UTC), type="api.request")] * 3)
 
 
 def poison() -> dict[str, bytes]:
@@ -98,7 +98,7 @@ def letters(mesh: Mesh, state: str = "open") -> list[tuple[uuid.UUID, str, int]]
 def total_of_unknown_tenant(mesh: Mesh) -> int:
     with psycopg.connect(mesh.admin_dsn()) as connection:
         query = "SELECT coalesce(sum(aggregated), 0) FROM aggregate.tenant_totals WHERE tenant_id = %s"
-        row = connection.execute(query, (STRANGER,)).fetchone()
+        row = connection.execute(query, (UNKNOWN_NUMBER,)).fetchone()
     assert row is not None
     return int(row[0])
 
@@ -181,7 +181,7 @@ async def test_poison_is_buried_once_and_redriven_once_after_a_fix(
         assert not await breaker(mesh)
 
         async with feeding(mesh) as feed:
-            await feed.onboard(STRANGER, "stranger")
+            await feed.onboard(UNKNOWN_NUMBER, "stranger")
         await asyncio.gather(*(redrive_all(mesh) for _ in range(4)))
         mended = [message_id for message_id, reason in published.items() if reason == UNKNOWN_TENANT]
         # The tenant may arrive after the first of the calls.

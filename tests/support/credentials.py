@@ -166,12 +166,12 @@ async def guarded(database: TestDatabase, broker: NatsServer, **settings: object
     """Starts identity and ingest; `settings` are for both."""
     authority = Authority()
 
-    def told(service: str) -> dict[str, object]:
+    def settings_of(service: str) -> dict[str, object]:
         return settings_for(service, database, broker) | authority.settings(service) | settings
 
-    identity = Identity(IdentitySettings.model_validate(told("identity")), SystemClock())
+    identity = Identity(IdentitySettings.model_validate(settings_of("identity")), SystemClock())
     async with running(identity):
-        known = told("ingest") | {"identity_address": identity.server.address}
+        known = settings_of("ingest") | {"identity_address": identity.server.address}
         ingest = Ingest(IngestSettings.model_validate(known), SystemClock())
         signer = authority.signer()
         async with (
