@@ -13,12 +13,12 @@ from tests.support.memory import keep_files_in_memory
 share_bytecode()
 keep_files_in_memory()
 
-# Arithmetic that drops a digit fails here: a sum of money or of a quantity is exact, or is rounded where its
-# rule says so, in a context that says so too.
+# Inexact decimal arithmetic raises in tests: sums of money and quantities are exact, or rounded by a rule
+# in an explicit context.
 for _context in (decimal.DefaultContext, decimal.getcontext()):
     _context.traps[decimal.Inexact] = True
 
-# A traceback with all its variables takes seconds of a busy machine to draw, and tests have many.
+# Rendering a traceback with all variables takes seconds on a busy machine.
 structlog.configure(
     processors=[
         *structlog.get_config()["processors"][:-1],
@@ -26,7 +26,7 @@ structlog.configure(
     ]
 )
 
-# No test says how long anything may take: machines are busy.
+# No test limits durations, since machines may be busy.
 settings.register_profile("meterline", deadline=None)
 settings.load_profile("meterline")
 

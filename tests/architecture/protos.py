@@ -1,4 +1,4 @@
-"""The protos as the architecture tests see them: every element that can have a comment, and its comment."""
+"""Reads the protos for architecture tests: every element that can have a comment, and its comment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from google.protobuf import descriptor_pb2
 
 from tests.architecture.tree import ROOT
 
-# Numbers of the fields of descriptor.proto, of which the paths of comments are made.
+# Field numbers of descriptor.proto, which make up the paths of comments.
 _MESSAGES, _ENUMS, _SERVICES = 4, 5, 6
 _FIELDS, _NESTED, _NESTED_ENUMS, _ONEOFS = 2, 3, 4, 8
 _MEMBERS = 2
@@ -73,7 +73,7 @@ def _of_message(
     yield "message", name, path
     for at, field in enumerate(message.field):
         yield "field", f"{name}.{field.name}", (*path, _FIELDS, at)
-    # Those that `optional` makes have no text of their own.
+    # Oneofs that `optional` generates have no source text.
     optional = {field.oneof_index for field in message.field if field.proto3_optional}
     for at, oneof in enumerate(message.oneof_decl):
         if at not in optional:

@@ -1,4 +1,4 @@
-"""Reasons of failures as the architecture tests see them: stable codes in upper case that callers get."""
+"""Collects reasons of errors for architecture tests: stable codes in upper case that callers receive."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Final
 from tests.architecture.tree import called, identifier, parsed
 
 CODE: Final = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
-# Where the reason of a failure is among its arguments, counted from 0.
+# The position of the reason among the arguments of an error class, from 0.
 PLACES: Final = {
     "InvalidArgumentError": 2,
     "UnauthenticatedError": 1,
     "PermissionDeniedError": 1,
     "FailedPreconditionError": 2,
 }
-# The status that callers get for a failure, as `meterline.rpc.errors` has it.
+# The gRPC status of each error class, as in `meterline.rpc.errors`.
 STATUSES: Final = {
     "InvalidArgumentError": "INVALID_ARGUMENT",
     "UnauthenticatedError": "UNAUTHENTICATED",
@@ -36,12 +36,12 @@ STATUSES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Reasons:
-    """What the sources say of reasons.
+    """Reasons found in the sources.
 
     codes: every text and every member of an enum that could be a reason
-    prefixes: beginnings of reasons that are put together with another reason, for example `PRICE_`
-    suffixes: ends of reasons that are put together with a name, for example `_OUT_OF_SCOPE`
-    statuses: by reason, the statuses that it is raised with, as far as the sources say so in one place
+    prefixes: beginnings that are combined with another reason, for example `PRICE_`
+    suffixes: ends that are combined with a name, for example `_OUT_OF_SCOPE`
+    statuses: by reason, the statuses with which it is raised, where both appear in one expression
     """
 
     codes: frozenset[str]
@@ -58,7 +58,7 @@ class Reasons:
 
 
 def reason_of(call: ast.Call, place: int) -> ast.expr | None:
-    """The argument of a failure that has its reason, if there is one."""
+    """The argument of an error that holds its reason, if there is one."""
     named = [keyword.value for keyword in call.keywords if keyword.arg == "reason"]
     return named[0] if named else call.args[place] if len(call.args) > place else None
 
@@ -100,7 +100,7 @@ def _suffixes(text: ast.JoinedStr) -> Iterator[str]:
 
 
 def _raised(node: ast.AST) -> Iterator[tuple[str, str]]:
-    """(status, reason) of a failure that is made, or of a class of failures that has a reason of its own."""
+    """(status, reason) of a raised error, or of an error class with a fixed reason."""
     match node:
         case ast.Call() if (name := called(node)) in PLACES:
             match reason_of(node, PLACES[name]):

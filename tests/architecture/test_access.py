@@ -1,4 +1,4 @@
-"""Every call has a rule of access, and no rule leaves a tenant's data open to another."""
+"""Every RPC has an access rule, and no rule opens a tenant's data to another tenant."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def methods() -> dict[str, MethodDescriptor]:
 
 
 def messages_within(descriptor: Descriptor, seen: frozenset[str] = frozenset()) -> Iterator[Descriptor]:
-    """Every message that a field of `descriptor` holds, at any depth."""
+    """Every message type that `descriptor` contains, at any depth."""
     for field in descriptor.fields:
         inner = field.message_type
         if inner is not None and inner.full_name not in seen:
@@ -38,17 +38,17 @@ def messages_within(descriptor: Descriptor, seen: frozenset[str] = frozenset()) 
             yield from messages_within(inner, seen | {inner.full_name})
 
 
-def test_every_call_states_a_rule() -> None:
+def test_every_rpc_has_an_access_rule() -> None:
     assert rules().keys() == methods().keys()
 
 
-def test_every_permission_of_the_protos_is_one_of_the_runtime() -> None:
+def test_proto_permissions_equal_runtime_permissions() -> None:
     stated = {name.removeprefix("PERMISSION_") for name, _ in access_pb2.Permission.items()}
     assert stated == {each.name for each in Permission} | {"UNSPECIFIED", "SELF_PROVING"}
 
 
 def method_with(rule: access_pb2.AccessRule | None) -> MethodDescriptor:
-    """A method of a made-up proto that states this rule, or none."""
+    """A method of a synthetic proto with this rule, or with none."""
     file = descriptor_pb2.FileDescriptorProto(name="made_up.proto", package="made_up", syntax="proto3")
     file.message_type.add(name="Empty")
     method = file.service.add(name="Service").method.add(
@@ -62,37 +62,37 @@ def method_with(rule: access_pb2.AccessRule | None) -> MethodDescriptor:
 
 
 @pytest.mark.parametrize("rule", [None, access_pb2.AccessRule(max_bytes=1)])
-def test_a_call_without_a_stated_permission_keeps_its_service_from_starting(
+def test_rpc_without_a_permission_prevents_startup(
     rule: access_pb2.AccessRule | None,
 ) -> None:
     with pytest.raises(LookupError):
         rule_of(method_with(rule))
 
 
-def test_what_a_rule_leaves_out_has_its_default() -> None:
+def test_omitted_parts_of_a_rule_have_defaults() -> None:
     stated = access_pb2.AccessRule(permission=access_pb2.PERMISSION_READ)
     assert rule_of(method_with(stated)) == Rule(Permission.READ, Reach.TENANT, (), DEFAULT_BYTES)
 
 
-def test_only_signed_capture_comes_without_a_token() -> None:
+def test_only_signed_capture_needs_no_token() -> None:
     open_to_all = {method for method, rule in rules().items() if rule.permission is None}
     assert open_to_all == {"meterline.ingest.v1.CaptureService/ReportSigned"}
     assert rules()["meterline.ingest.v1.CaptureService/ReportSigned"].reach is Reach.EVENTS
 
 
-def test_only_capture_judges_tenants_itself() -> None:
+def test_only_capture_checks_tenants_of_events() -> None:
     by_event = {method for method, rule in rules().items() if rule.reach is Reach.EVENTS}
     assert {method.split("/")[0] for method in by_event} == {"meterline.ingest.v1.CaptureService"}
 
 
-def test_what_services_ask_of_each_other_is_for_nobody_of_one_tenant() -> None:
+def test_internal_rpcs_are_closed_to_callers_of_one_tenant() -> None:
     internal = [rule for rule in rules().values() if rule.permission is Permission.INTERNAL]
     assert internal
     assert all(rule.reach is Reach.EVERYBODY for rule in internal)
 
 
-def test_a_tenant_is_named_where_the_gate_looks() -> None:
-    """A tenant further down would pass the gate unseen. An import that names another is refused."""
+def test_tenant_fields_are_where_the_gate_reads_them() -> None:
+    """The gate does not see a tenant in a nested message. An import with another tenant is refused."""
     hidden = [
         f"{name}: {inner.name}"
         for name, rule in rules().items()

@@ -1,4 +1,4 @@
-"""Alert rules ask for metrics that exist, and lead to a runbook."""
+"""Alert rules use existing metrics and refer to a runbook."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def rules() -> list[Path]:
     return sorted((ROOT / "deploy" / "alerts").glob("*.yaml"))
 
 
-def test_there_are_rules() -> None:
+def test_alert_rules_exist() -> None:
     assert rules()
 
 
 @pytest.mark.parametrize("path", rules(), ids=name_of)
-def test_alerts_ask_for_metrics_that_exist(path: Path) -> None:
+def test_alerts_use_existing_metrics(path: Path) -> None:
     expressions = _EXPRESSION.findall(path.read_text(encoding="utf-8"))
     asked = {metric for expression in expressions for metric in _METRIC.findall(expression)}
     known = {sample.name for metric in METRICS.values() for sample in metric.describe()}
@@ -36,7 +36,7 @@ def test_alerts_ask_for_metrics_that_exist(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", rules(), ids=name_of)
-def test_every_alert_has_its_paragraph_in_a_runbook(path: Path) -> None:
+def test_every_alert_has_a_runbook_section(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     alerts, runbooks = _ALERT.findall(text), _RUNBOOK.findall(text)
     assert len(alerts) == len(runbooks)

@@ -1,4 +1,4 @@
-"""The check for changes that break callers: it sees a break, and lets one pass only when it is declared."""
+"""The check for breaking proto changes finds a break, and accepts it only when it is declared."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Commit = Callable[[str], None]
 
 @pytest.fixture
 def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commit:
-    """A repository with today's protos in its first commit; the function commits what is there then."""
+    """A repository with the current protos in its first commit, and a function that commits its files."""
 
     def commit(message: str) -> None:
         for arguments in (("add", "-A"), (*IDENTITY, "commit", "-q", "--allow-empty", "-m", message)):
             subprocess.run(["git", *arguments], cwd=tmp_path, check=True, capture_output=True)
 
     monkeypatch.setattr(check_breaking, "ROOT", tmp_path)
-    # In a git hook these would send the commits below to the repository that is being committed to.
+    # Within a git hook these variables would direct the commits below to the outer repository.
     for name in [name for name in os.environ if name.startswith("GIT_")] + ["PROTOS_BASE"]:
         monkeypatch.delenv(name, raising=False)
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True, capture_output=True)
@@ -50,25 +50,25 @@ def drop_a_field(root: Path) -> None:
     path.write_text(path.read_text().replace("  google.protobuf.Timestamp end_time = 2;\n", ""))
 
 
-def test_a_first_version_breaks_nobody(history: Commit) -> None:
+def test_first_version_is_no_break(history: Commit) -> None:
     assert check_breaking.main() == 0
 
 
-def test_an_addition_breaks_nobody(history: Commit, tmp_path: Path) -> None:
+def test_addition_is_no_break(history: Commit, tmp_path: Path) -> None:
     path = tmp_path / BROKEN
     path.write_text(path.read_text() + "\nmessage Another {\n  string name = 1;\n}\n")
     history("add a message")
     assert check_breaking.main() == 0
 
 
-def test_a_break_is_seen_before_and_after_the_commit(history: Commit, tmp_path: Path) -> None:
+def test_break_is_found_before_and_after_the_commit(history: Commit, tmp_path: Path) -> None:
     drop_a_field(tmp_path)
     assert check_breaking.main() != 0
     history("drop a field")
     assert check_breaking.main() != 0
 
 
-def test_a_declared_break_passes_before_1_0_only(history: Commit, tmp_path: Path) -> None:
+def test_declared_break_passes_only_before_1_0(history: Commit, tmp_path: Path) -> None:
     drop_a_field(tmp_path)
     history("drop a field\n\nBREAKING CHANGE: ranges have no end any more")
     assert check_breaking.main() == 0

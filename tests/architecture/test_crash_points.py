@@ -1,4 +1,4 @@
-"""Crash points: those in the code are those in the list, so that a fault test can kill at every one."""
+"""The crash points in the code equal those in the list, so that fault tests can kill at each of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.req("T7.3", "X7")
 DEFINED = ROOT / "libs/runtime/meterline/crashpoints.py"
 
 
-def test_the_code_has_exactly_the_points_of_the_list() -> None:
+def test_crash_points_in_the_code_equal_the_list() -> None:
     found: Counter[str] = Counter()
     computed = []
     for path in sources("libs", "services"):
@@ -24,6 +24,6 @@ def test_the_code_has_exactly_the_points_of_the_list() -> None:
                 found[str(call.args[0].value)] += 1
             else:
                 computed.append(f"{name_of(path)}:{call.lineno}")
-    assert computed == [], "a point has a literal name, so that it can be found"
+    assert computed == [], "a crash point needs a literal name"
     assert len(set(crashpoints.ALL)) == len(crashpoints.ALL)
     assert found == Counter(crashpoints.ALL)

@@ -1,4 +1,4 @@
-"""What a part imports it declares, and what is declared is locked: by hash, without an address."""
+"""Every package declares its imports; declared dependencies are locked by hash, without an index address."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from tests.architecture.tree import GENERATED, ROOT, imported, name_of, packages
 
 LOCKS = ("requirements", "requirements-codegen")
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)( ; [^\\]+?)?( \\)?$", re.MULTILINE)
-# Names that several distributions share; the part below the name tells which is meant.
+# Namespaces that several distributions share; the next part of the name identifies the distribution.
 _NAMESPACES = {"google.protobuf": "protobuf", "google.rpc": "googleapis-common-protos"}
 
 
 def project(package: Path) -> dict[str, Any]:
-    """The `[project]` table of the part that `package` belongs to."""
+    """The `[project]` table of the distribution that contains `package`."""
     table: dict[str, Any] = tomllib.loads((package.parent / "pyproject.toml").read_text())["project"]
     return table
 
 
 def declared(package: Path) -> set[str]:
-    """The distributions that a part names, its own name, and what the parts of ours that it names declare."""
+    """The declared dependencies of a package, its own name, and those of our packages that it depends on."""
     table = project(package)
     found: set[str] = {canonicalize_name(table["name"])}
     optional = [text for texts in table.get("optional-dependencies", {}).values() for text in texts]
     for requirement in map(Requirement, [*table["dependencies"], *optional]):
         name = canonicalize_name(requirement.name)
-        # An extra of a distribution is most often a distribution with a longer name.
+        # An extra of a distribution is usually a distribution with a longer name.
         found |= {name, *(f"{name}-{extra}" for extra in requirement.extras)}
         if ours := packages().get(name.replace("-", "_")):
             found |= declared(ours)
@@ -50,7 +50,7 @@ def distributions() -> dict[str, list[str]]:
 
 
 def suppliers(module: str) -> set[str]:
-    """The distributions that `module` may come from; empty for the standard library."""
+    """The distributions that may provide `module`; empty for the standard library."""
     for namespace, distribution in _NAMESPACES.items():
         if module.startswith(namespace):
             return {distribution}
@@ -61,7 +61,7 @@ def suppliers(module: str) -> set[str]:
 
 
 def pins(lock: str) -> dict[str, list[str]]:
-    """Locked versions by name; several when they depend on the Python."""
+    """Locked versions by name; several if they depend on the Python version."""
     found: dict[str, list[str]] = {}
     for match in _PIN.finditer((ROOT / f"{lock}.lock").read_text()):
         found.setdefault(canonicalize_name(match[1]), []).append(match[2])
@@ -74,7 +74,7 @@ def wanted(name: str) -> list[Requirement]:
 
 
 @pytest.mark.parametrize("name", sorted(packages()))
-def test_a_part_declares_what_it_imports(name: str) -> None:
+def test_package_declares_its_imports(name: str) -> None:
     package = packages()[name]
     known = declared(package)
     undeclared: dict[str, str] = {}
@@ -87,7 +87,7 @@ def test_a_part_declares_what_it_imports(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LOCKS)
-def test_a_lock_satisfies_what_is_asked_for(name: str) -> None:
+def test_lock_satisfies_its_requirements(name: str) -> None:
     locked = pins(name)
     for requirement in wanted(name):
         versions = locked.get(canonicalize_name(requirement.name), [])
@@ -95,7 +95,7 @@ def test_a_lock_satisfies_what_is_asked_for(name: str) -> None:
         assert all(requirement.specifier.contains(version) for version in versions), requirement
 
 
-def test_the_lock_satisfies_every_part() -> None:
+def test_lock_satisfies_every_package() -> None:
     locked = pins("requirements")
     asked_for = {canonicalize_name(requirement.name) for requirement in wanted("requirements")}
     for package in packages().values():
@@ -108,7 +108,7 @@ def test_the_lock_satisfies_every_part() -> None:
 
 
 @pytest.mark.parametrize("name", LOCKS)
-def test_a_lock_has_hashes_and_no_address(name: str) -> None:
+def test_lock_has_hashes_and_no_index_address(name: str) -> None:
     text = (ROOT / f"{name}.lock").read_text()
     entries = re.split(r"^(?=\S)", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE), flags=re.MULTILINE)
     entries = [entry for entry in entries if entry.strip()]
@@ -118,7 +118,7 @@ def test_a_lock_has_hashes_and_no_address(name: str) -> None:
     assert re.findall(r"://|@ |--(?!hash=sha256:)\S+|(?:^|\s)[./]\S*", text, re.MULTILINE) == []
 
 
-def test_generated_stubs_need_nothing_else_of_ours() -> None:
+def test_generated_stubs_import_no_other_package_of_ours() -> None:
     foreign = {
         module
         for path in GENERATED.rglob("*.py")

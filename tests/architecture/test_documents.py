@@ -1,4 +1,4 @@
-"""Documents: their links lead somewhere, their commands exist, and decisions have one form."""
+"""Documents: links, paths and commands are valid, and decision records have one form."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def decisions() -> list[Path]:
     return sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))
 
 
-def test_links_lead_somewhere() -> None:
+def test_links_have_existing_targets() -> None:
     broken = [
         f"{name_of(path)}: {link}"
         for path in documents()
@@ -63,7 +63,7 @@ def test_decisions_are_numbered_and_listed() -> None:
 
 
 @pytest.mark.parametrize("path", decisions(), ids=lambda path: str(path.stem))
-def test_a_decision_says_why_and_what_else_there_was(path: Path) -> None:
+def test_decision_has_context_and_alternatives(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert text.startswith(f"# {int(path.name[:4])}. ")
     assert re.findall(r"^## (.+)$", text, re.MULTILINE) == list(SECTIONS)

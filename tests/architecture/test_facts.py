@@ -1,4 +1,4 @@
-"""The table of facts against the protos that describe them and the services that handle them."""
+"""The table of facts agrees with the protos and with the services that publish and consume them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _DESCRIBED = re.compile(
 )
 PACKAGE = events_pb2.DESCRIPTOR.package
 _CONSTANTS = {id(fact): name for name, fact in vars(subjects).items() if isinstance(fact, Fact)}
-# A fact whose subject has parts to fill in comes with a function that fills them in.
+# A fact whose subject has placeholders has a function that fills them in.
 _HELPERS = {"events_accepted": subjects.EVENTS_ACCEPTED}
 
 
@@ -40,7 +40,7 @@ def constant(fact: Fact) -> str:
 
 
 def messages_of(fact: Fact) -> set[str]:
-    """The messages of the facts' package that `fact` is made of."""
+    """The proto messages that belong to `fact`."""
     found: set[str] = set()
     waiting = [fact.message.DESCRIPTOR]
     while waiting:
@@ -52,7 +52,7 @@ def messages_of(fact: Fact) -> set[str]:
 
 
 def local_names(path: Path) -> dict[str, str]:
-    """What a file calls the facts of the table, by the names that it imports them under."""
+    """The local names under which a file imports facts of the table."""
     found: dict[str, str] = {}
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.ImportFrom) and node.module == subjects.__name__:
@@ -66,7 +66,7 @@ def local_names(path: Path) -> dict[str, str]:
 
 
 def mentioned_facts(service: str) -> dict[str, set[str]]:
-    """The facts that a service's code names: in `consume(...)` calls, and elsewhere."""
+    """The facts that a service's code uses in `consume(...)` calls, and elsewhere."""
     consumed: set[str] = set()
     other: set[str] = set()
     for path in sources(name_of(service_package(service))):
@@ -79,7 +79,7 @@ def mentioned_facts(service: str) -> dict[str, set[str]]:
     return {"consumed": consumed, "published": other}
 
 
-def test_the_table_is_complete_and_unambiguous() -> None:
+def test_table_of_facts_is_complete_and_unambiguous() -> None:
     assert set(_CONSTANTS) == {id(fact) for fact in FACTS}
     for column in ("subject", "stream"):
         values = [getattr(fact, column) for fact in FACTS]
@@ -105,12 +105,12 @@ def test_every_message_belongs_to_a_fact() -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_consumes_what_the_table_says(service: str) -> None:
+def test_service_consumes_the_facts_of_the_table(service: str) -> None:
     expected = {constant(fact) for fact in FACTS if service in fact.consumers}
     assert mentioned_facts(service)["consumed"] == expected
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_publishes_what_the_table_says(service: str) -> None:
+def test_service_publishes_the_facts_of_the_table(service: str) -> None:
     expected = {constant(fact) for fact in FACTS if fact.publisher == service}
     assert mentioned_facts(service)["published"] == expected

@@ -1,4 +1,4 @@
-"""What services may ask of each other is what they do ask, and no more."""
+"""Services are granted exactly the RPCs of other services that they call."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def sources(service: str) -> Iterator[ast.Module]:
-    """The modules of a service, and of the runtime those that call for it."""
+    """The modules of a service, and the runtime modules that make calls for it."""
     paths = list((ROOT / "services" / service).rglob("*.py"))
     if any('.link("identity"' in path.read_text() for path in paths):
         paths.append(ROOT / "libs/runtime/meterline/service/api_keys.py")
@@ -28,7 +28,7 @@ def sources(service: str) -> Iterator[ast.Module]:
 
 
 def called(service: str) -> set[str]:
-    """The methods that a service calls: attributes of that name, where the stub of their service is used."""
+    """The methods that a service calls: attributes of that name in modules that use their service's stub."""
     stubs, attributes = set(), set()
     for module in sources(service):
         found = {node.attr for node in ast.walk(module) if isinstance(node, ast.Attribute)}
@@ -50,7 +50,7 @@ def test_every_service_has_its_grants() -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_may_ask_what_it_asks_and_no_more(service: str) -> None:
+def test_service_is_granted_exactly_the_rpcs_it_calls(service: str) -> None:
     assert needed(service) == GRANTS[service], sorted(called(service))
 
 

@@ -1,6 +1,6 @@
-"""Meter kinds are known by name in one package; everything else knows slots.
+"""Only the package `kinds` distinguishes meter kinds; all other code works with slots.
 
-A branch on a kind outside of it would have to be found and mended for each kind that comes.
+A branch on a kind elsewhere would need a change for each new kind.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.architecture.tree import identifier, name_of, service_package, source
 pytestmark = pytest.mark.req("T2.2", "K6")
 
 PACKAGE = service_package("aggregate")
-# Translate numbers of protobuf and of rows; they compare none.
+# These translate kind numbers of protobuf and of rows; they compare none.
 TRANSLATORS = {
     PACKAGE / "meters/messages.py",
     PACKAGE / "meters/rules/definitions.py",
@@ -35,12 +35,12 @@ _SQL_BRANCH = re.compile(
 
 
 def elsewhere() -> list[Path]:
-    """Modules of aggregate that are not of `kinds`."""
+    """Modules of aggregate outside `kinds`."""
     return [path for path in sources(name_of(PACKAGE)) if PACKAGE / "kinds" not in path.parents]
 
 
 def branches(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """(line, what) of everything that tells kinds apart."""
+    """(line, description) of every expression that distinguishes kinds."""
     for node in ast.walk(tree):
         match node:
             case ast.ImportFrom(module=str(module)) if _KIND_MODULES.match(module):
@@ -48,7 +48,7 @@ def branches(tree: ast.Module) -> Iterator[tuple[int, str]]:
             case ast.Attribute(value=ast.Name(id="Aggregation")):
                 yield node.lineno, f"names Aggregation.{node.attr}"
             case ast.Compare(comparators=[ast.Constant(value=None)]):
-                pass  # whether it is known at all
+                pass  # checks only whether the kind is known
             case ast.Compare():
                 if any(identifier(side) in _COMPARED for side in [node.left, *node.comparators]):
                     yield node.lineno, "compares a kind"
@@ -61,7 +61,7 @@ def branches(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 @pytest.mark.parametrize("path", elsewhere(), ids=name_of)
-def test_no_module_outside_kinds_tells_kinds_apart(path: Path) -> None:
+def test_no_module_outside_kinds_branches_on_a_kind(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert list(branches(tree)) == []
     if path not in TRANSLATORS:
@@ -69,7 +69,7 @@ def test_no_module_outside_kinds_tells_kinds_apart(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*/*.sql")), ids=name_of)
-def test_no_statement_tells_kinds_apart(path: Path) -> None:
+def test_no_sql_statement_branches_on_a_kind(path: Path) -> None:
     if path.parent.name != "migrations":
         text = re.sub(r"--.*$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
         assert _SQL_BRANCH.search(text) is None
@@ -90,7 +90,7 @@ def test_no_statement_tells_kinds_apart(path: Path) -> None:
         ("from meterline_aggregate.kinds.slots.members import MEMBERS", False),
     ],
 )
-def test_the_rule_can_tell(planted: str, caught: bool) -> None:
+def test_rule_finds_branches_on_a_kind(planted: str, caught: bool) -> None:
     assert bool(list(branches(ast.parse(planted)))) is caught
 
 
@@ -104,22 +104,22 @@ def test_the_rule_can_tell(planted: str, caught: bool) -> None:
         ("SELECT m.aggregation, w.value FROM meters m", False),
     ],
 )
-def test_the_rule_can_tell_in_sql(planted: str, caught: bool) -> None:
+def test_rule_finds_branches_on_a_kind_in_sql(planted: str, caught: bool) -> None:
     assert (_SQL_BRANCH.search(planted) is not None) is caught
 
 
-def test_every_kind_has_its_row() -> None:
+def test_every_kind_is_in_the_table() -> None:
     assert set(KINDS) == set(Aggregation)
     assert all(number == kind.aggregation for number, kind in KINDS.items())
     assert {kind.measured for kind in KINDS.values()} <= set(Measured)
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.aggregation.name)
-def test_a_kind_is_n_and_at_most_one_slot_more(kind: Kind) -> None:
+def test_kind_has_the_event_count_and_at_most_one_other_slot(kind: Kind) -> None:
     assert kind.slots[0] is EVENTS
     assert kind.slots in ((EVENTS,), (EVENTS, kind.slot))
 
 
-def test_every_slot_stands_at_its_code() -> None:
+def test_slot_index_equals_its_code() -> None:
     assert [slot.code for slot in SLOTS] == list(range(len(SLOTS)))
     assert {slot for kind in KINDS.values() for slot in kind.slots} == set(SLOTS)

@@ -1,4 +1,4 @@
-"""docs/map.md names every package of services and runtime, with the line it begins with."""
+"""docs/map.md lists every package of the services and the runtime with the first line of its docstring."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ _ROW = re.compile(r"^\| `(\w+)` \| (.+) \|$", re.MULTILINE)
 
 
 def mapped(section_name: str) -> dict[str, str]:
-    """What each package of a service, or of the runtime, does by docs/map.md, in its order."""
+    """The descriptions of packages of a service, or of the runtime, in the order of docs/map.md."""
     _, _, after = (ROOT / "docs/map.md").read_text(encoding="utf-8").partition(f"\n## {section_name}\n")
     section, _, _ = after.partition("\n## ")
     return dict(_ROW.findall(section))
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_the_map_says_of_each_package_what_the_package_says(service: str) -> None:
+def test_map_describes_service_packages_as_their_docstrings(service: str) -> None:
     assert mapped(service) == {
         folder.name: (ast.get_docstring(parsed(folder / "__init__.py")) or "").splitlines()[0]
         for folder in capabilities(service)
     }
 
 
-def test_the_map_says_of_each_package_of_the_runtime_what_the_package_says() -> None:
+def test_map_describes_runtime_packages_as_their_docstrings() -> None:
     packages = sorted((ROOT / "libs/runtime/meterline").glob("*/__init__.py"))
     lines = {path.parent.name: (ast.get_docstring(parsed(path)) or "").splitlines()[0] for path in packages}
     assert list(mapped("runtime").items()) == list(lines.items())
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_the_map_has_packages_in_the_order_of_their_imports(service: str) -> None:
+def test_map_lists_packages_in_import_order(service: str) -> None:
     contracts = ConfigParser()
     contracts.read(ROOT / ".importlinter")
     layers = contracts[f"importlinter:contract:order-of-{service}"]["layers"].split()
@@ -48,7 +48,7 @@ def test_the_map_has_packages_in_the_order_of_their_imports(service: str) -> Non
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_page_names_modules_that_exist(service: str) -> None:
+def test_service_page_names_existing_modules(service: str) -> None:
     pages = sorted((ROOT / "docs/services").glob(f"{service}*.md"))
     named = [name for page in pages for name in _MODULE.findall(page.read_text(encoding="utf-8"))]
     package = service_package(service)

@@ -1,4 +1,4 @@
-"""Metrics are one closed list: all of them in one file, each of them used, none of them elsewhere."""
+"""All metrics are defined in one file, and each of them is used."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from tests.architecture.tree import ROOT, imported, name_of, names, parsed, sour
 pytestmark = pytest.mark.req("X2", "T2.3")
 
 LIST = ROOT / "libs/runtime/meterline/telemetry/metrics.py"
-# Serves the list to Prometheus, and adds nothing to it.
+# The exporter serves the metrics to Prometheus and adds none.
 EXPORTER = ROOT / "libs/runtime/meterline/service/run.py"
 METRICS = {
     name: value for name, value in vars(metrics).items() if isinstance(value, Counter | Gauge | Histogram)
 }
 
 
-def test_metrics_are_made_in_one_file_only() -> None:
+def test_metrics_are_defined_in_one_file() -> None:
     makers = {path for path in sources("libs", "services") if "prometheus_client" in imported(path)}
     assert makers == {LIST, EXPORTER}
 
 
-def test_the_exporter_adds_nothing() -> None:
+def test_exporter_adds_no_metrics() -> None:
     made = [
         alias.name
         for node in ast.walk(parsed(EXPORTER))
@@ -35,7 +35,7 @@ def test_the_exporter_adds_nothing() -> None:
     assert made == ["start_http_server"]
 
 
-def test_names_carry_the_project_and_the_unit() -> None:
+def test_metric_names_have_project_prefix_and_unit() -> None:
     for metric in METRICS.values():
         (sample,) = metric.describe()
         assert sample.name.startswith("meterline_")
@@ -45,12 +45,12 @@ def test_names_carry_the_project_and_the_unit() -> None:
 
 
 def test_every_metric_is_used() -> None:
-    """A metric that nothing sets reads zero for ever, which an alert takes for good news."""
+    """A metric that nothing sets stays zero, so its alert could never fire."""
     used = {name for path in sources("libs", "services") if path != LIST for name in names(path)}
     assert sorted(set(METRICS) - used) == []
 
 
-def test_metrics_that_are_used_exist() -> None:
+def test_used_metrics_exist() -> None:
     unknown = [
         f"{name_of(path)}:{node.lineno}: {node.attr}"
         for path in sources("libs", "services")

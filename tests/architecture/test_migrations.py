@@ -1,4 +1,4 @@
-"""Migrations: numbered without holes, and never edited once they were released."""
+"""Migrations are numbered without gaps, and never edited after their release."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.req("K3")
 
 
 def folders() -> dict[str, Path]:
-    """Folders of migrations by the package that holds them."""
+    """Folders of migrations by package."""
     found = [path for base in packages().values() for path in base.rglob("migrations") if path.is_dir()]
     roots = packages()
     return {
@@ -26,7 +26,7 @@ def folders() -> dict[str, Path]:
 
 
 def last_release() -> str | None:
-    """The latest version tag, if this is a clone that has one."""
+    """The latest version tag, if this clone has one."""
     command = ["git", "describe", "--tags", "--abbrev=0", "--match", "v*"]
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -35,13 +35,13 @@ def last_release() -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def test_numbers_have_no_holes() -> None:
+def test_migration_numbers_have_no_gaps() -> None:
     found = folders()
     assert {"meterline.db", "meterline.tenants"} <= set(found)
     for package, folder in found.items():
         loaded = migrate.load(package)
         files = [entry for entry in folder.iterdir() if entry.name not in ("__init__.py", "__pycache__")]
-        assert len(loaded) == len(files), f"{name_of(folder)} holds something else than migrations"
+        assert len(loaded) == len(files), f"{name_of(folder)} contains a file that is no migration"
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -49,12 +49,12 @@ def test_every_service_has_migrations(service: str) -> None:
     assert migrate.load(f"meterline_{service}")
 
 
-def test_every_folder_of_migrations_is_applied_by_a_service() -> None:
+def test_every_migrations_folder_is_applied_by_a_service() -> None:
     applied = {package for service in SERVICES for package in migrate.packages(service)}
     assert set(folders()) == applied
 
 
-def test_released_migrations_are_as_they_were() -> None:
+def test_released_migrations_are_unchanged() -> None:
     tag = last_release()
     if tag is None:
         pytest.skip("nothing has been released")

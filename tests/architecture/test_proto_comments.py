@@ -1,6 +1,6 @@
-"""Comments of the protos are true as far as a machine can tell, and say more than names do.
+"""Proto comments name existing codes and permissions, and say more than the names do.
 
-That every element has a comment is buf's to check (COMMENTS in buf.yaml, `make protos-check`).
+buf checks that every element has a comment (COMMENTS in buf.yaml, `make protos-check`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.architecture.tree import ROOT, SERVICES, sources
 pytestmark = pytest.mark.req("K5")
 
 _STATUSES: Final = frozenset(code.name for code in grpc.StatusCode)
-# A code in backticks; without them only what cannot be an ordinary word in capitals.
+# A code in backticks; without backticks only words that cannot be ordinary words in capitals.
 _MARKED: Final = re.compile(r"`([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*)`")
 _PLAIN: Final = re.compile(r"(?<![`\w])[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+(?![`\w])")
 _WORD: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
@@ -42,7 +42,7 @@ def known_reasons() -> Reasons:
 
 @cache
 def values() -> frozenset[str]:
-    """Names of enum values, also without the name of their enum in front."""
+    """Names of enum values, with and without the prefix of their enum."""
     names = [each.name.split(".") for each in elements() if each.kind == "value"]
     short = (
         value.removeprefix(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", enum).upper() + "_")
@@ -63,8 +63,8 @@ def settings() -> frozenset[str]:
 def unknown_codes(comment: str, *, of_call: bool = True) -> list[str]:
     """Codes in a comment that are no gRPC status, reason in the code, enum value or setting.
 
-    of_call: of an RPC or a service, where every code is of a failure; elsewhere only those with an underscore
-        in backticks are looked at, since others are examples, such as `USD`
+    of_call: whether the comment is of an RPC or a service, where every code is of an error; elsewhere only
+        codes with an underscore in backticks count, since others are examples, such as `USD`
     """
     marked = [name for name in _MARKED.findall(comment) if of_call or "_" in name]
     named = {*marked, *(_PLAIN.findall(comment) if of_call else ())}
@@ -73,7 +73,7 @@ def unknown_codes(comment: str, *, of_call: bool = True) -> list[str]:
 
 
 def wrong_pairs(comment: str) -> Iterator[str]:
-    """Reasons in backticks after a status that is not raised with them."""
+    """Reasons in backticks after a status with which they are never raised."""
     status = ""
     for name in _MARKED.findall(comment):
         if name in _STATUSES:
@@ -83,20 +83,20 @@ def wrong_pairs(comment: str) -> Iterator[str]:
 
 
 def words(text: str) -> set[str]:
-    """The words of a name or a comment, in the singular, without those that say nothing."""
+    """The words of a name or a comment, in the singular, without stop words."""
     return {word.lower().removesuffix("s") for word in _WORD.findall(text)} - _SAYS_NOTHING
 
 
 def repeats_its_name(element: Element) -> bool:
-    """Whether a comment has no word that is not in the name of the element, or of what it is in."""
+    """Whether all words of a comment are in the name of the element or of its parent."""
     own = element.name.split(".v1.")[-1]
     return bool(element.comment) and words(element.comment) <= words(own)
 
 
 def hidden_permissions(found: Collection[Element]) -> list[str]:
-    """RPCs whose comment, and that of whose service, does not name the permission that a call needs.
+    """RPCs without the required permission in their comment or that of their service.
 
-    Parts of the tree that buf.yaml lets be without comments are left out.
+    Leaves out the parts of the tree that buf.yaml exempts from comments.
     """
     ignored = re.findall(r"protos/(meterline/\w+)", (ROOT / "buf.yaml").read_text(encoding="utf-8"))
     services = {each.name: each.comment for each in found if each.kind == "service"}
@@ -125,7 +125,7 @@ def test_reasons_in_comments_of_rpcs_come_with_their_status() -> None:
     assert [f"{each.name}: {pair}" for each in documented for pair in wrong_pairs(each.comment)] == []
 
 
-def test_comments_of_rpcs_name_the_permission_that_they_need() -> None:
+def test_comments_of_rpcs_name_the_required_permission() -> None:
     assert hidden_permissions(elements()) == []
 
 
@@ -133,8 +133,8 @@ def test_comments_say_more_than_names() -> None:
     assert [each.name for each in elements() if repeats_its_name(each)] == []
 
 
-def test_comments_are_found() -> None:
-    """Of every kind of element, so that a change of their format does not switch these tests off."""
+def test_comments_of_all_kinds_of_elements_are_found() -> None:
+    """Otherwise a change of the format of comments could disable these tests."""
     kinds = {each.kind for each in elements() if each.comment}
     assert kinds >= {"message", "field", "enum", "value", "service", "rpc"}
 
@@ -142,28 +142,28 @@ def test_comments_are_found() -> None:
 @pytest.mark.parametrize(
     "code", ["METER_REFERRED_TO", "PRICE_TIER_ORDER", "NOT_FOUND", "GRAIN_MONTH", "LATE_USAGE"]
 )
-def test_codes_that_exist_are_known(code: str) -> None:
+def test_existing_codes_are_known(code: str) -> None:
     assert unknown_codes(f"Fails with `{code}`, or {code}.") == []
 
 
 @pytest.mark.parametrize("text", ["`METER_MISSING`", "METER_MISSING", "`MISSING`", "`PRICE_TIER_ODOUR`"])
-def test_a_code_that_does_not_exist_is_caught(text: str) -> None:
+def test_unknown_code_is_caught(text: str) -> None:
     assert unknown_codes(f"`NOT_FOUND`, or fails with {text}.") == [text.strip("`")]
 
 
-def test_a_reason_under_another_status_is_caught() -> None:
+def test_reason_with_a_wrong_status_is_caught() -> None:
     comment = "`FAILED_PRECONDITION` with `PLAN_ARCHIVED`; `NOT_FOUND` with `PLAN_UNKNOWN`."
     assert list(wrong_pairs(comment)) == ["NOT_FOUND with PLAN_UNKNOWN"]
 
 
-def test_another_permission_than_that_of_the_rule_is_caught() -> None:
+def test_wrong_permission_is_caught() -> None:
     service = Element("service", "meterline.identity.v1.TenantsService", "Every call needs `read`.")
     onboard = Element("rpc", f"{service.name}.OnboardTenant", "Needs the permission `operate`.")
     get = Element("rpc", f"{service.name}.GetTenant", "Returns a tenant.")
     assert hidden_permissions([service, onboard, get]) == [f"{onboard.name}: tenants"]
 
 
-def test_a_comment_that_repeats_a_name_is_caught(tmp_path: Path) -> None:
+def test_comment_that_repeats_the_name_is_caught(tmp_path: Path) -> None:
     (tmp_path / "buf.yaml").write_text("version: v2\n", encoding="utf-8")
     (tmp_path / "planted.proto").write_text(
         'syntax = "proto3";\n'

@@ -1,4 +1,4 @@
-"""SQL stands in .sql files, where every query is used, and keeps to its tenant or says why not."""
+"""SQL is only in .sql files; every query is used, and filters by tenant or states why not."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def keeps_to_its_tenant(query: str) -> bool:
     return bool(re.search(r"\btenant_id\b", statement) or _REASON.search(query))
 
 
-def test_every_query_names_its_tenant_or_says_why_not() -> None:
+def test_every_query_filters_by_tenant_or_states_why_not() -> None:
     files = query_files()
     assert files
     offenders = [
@@ -57,12 +57,12 @@ def test_every_query_names_its_tenant_or_says_why_not() -> None:
         ("SELECT subtenant_id FROM events", False),
     ],
 )
-def test_the_rule_can_tell(query: str, kept: bool) -> None:
+def test_rule_finds_queries_without_a_tenant(query: str, kept: bool) -> None:
     assert keeps_to_its_tenant(query) is kept
 
 
 def test_every_query_is_used() -> None:
-    """A service's queries by itself; those of libs by libs and services."""
+    """A service uses its own queries; libs and services use those of libs."""
     anywhere = {name for file in sources("libs", "services") for name in names(file)}
     unused = []
     for path in query_files():
@@ -75,7 +75,7 @@ def test_every_query_is_used() -> None:
 
 
 def test_services_write_no_sql_in_python() -> None:
-    """A literal statement would escape the rule above."""
+    """The rules above do not see SQL statements in Python."""
     offenders = [
         f"{name_of(path)}:{call.lineno}"
         for service in SERVICES

@@ -1,4 +1,4 @@
-"""Reasons of refusals are stable codes in upper case, and what forbids a call has one of its own."""
+"""Reasons of refusals are stable codes in upper case; every failed precondition has its own reason."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def test_reasons_are_codes_in_upper_case(failure: str) -> None:
 
 
 @pytest.mark.parametrize("service", ["identity", "publisher"])
-def test_what_forbids_a_call_has_a_reason_of_its_own(service: str) -> None:
+def test_every_failed_precondition_has_a_reason(service: str) -> None:
     assert nameless(sources(f"services/{service}")) == []
 
 
 def nameless(paths: list[Path]) -> list[str]:
-    """Where a FailedPreconditionError is made without a reason."""
+    """The places where a FailedPreconditionError is created without a reason."""
     return [
         f"{path.name}:{call.lineno}"
         for path in paths
@@ -40,7 +40,7 @@ def nameless(paths: list[Path]) -> list[str]:
     ]
 
 
-def test_a_failure_without_a_reason_is_caught(tmp_path: Path) -> None:
+def test_error_without_a_reason_is_caught(tmp_path: Path) -> None:
     path = tmp_path / "planted.py"
     path.write_text('raise errors.FailedPreconditionError("a plan", "is wrong")\n', encoding="utf-8")
     assert nameless([path]) == ["planted.py:1"]

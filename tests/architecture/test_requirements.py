@@ -1,4 +1,4 @@
-"""Tests say which requirement they prove, and only requirements that there are."""
+"""Tests are marked with existing requirements."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tests.architecture.tree import name_of
 from tools.requirement_coverage import files_of_tests, marks, requirements
 
 
-def test_every_mark_names_a_requirement() -> None:
+def test_every_mark_names_an_existing_requirement() -> None:
     known = requirements()
     assert len(known) > 50
     unknown = [
@@ -18,8 +18,8 @@ def test_every_mark_names_a_requirement() -> None:
     assert unknown == []
 
 
-def test_every_file_of_tests_proves_a_requirement() -> None:
-    """Architecture tests prove rules of the tree as well, which are nobody's requirement."""
+def test_every_test_file_has_a_requirement() -> None:
+    """Except architecture tests, which also check rules of the tree that are no requirements."""
     silent = [
         name_of(file)
         for file in files_of_tests()

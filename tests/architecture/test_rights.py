@@ -1,4 +1,4 @@
-"""Application roles have the rights that the services' statements need, and no others."""
+"""Application roles have exactly the table rights that the services' statements need."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ LIBRARY = ROOT / "libs" / "runtime" / "meterline"
 
 
 def statements(service: str) -> Iterator[str]:
-    """The named queries that the service runs, its own and those of the runtime."""
+    """The named queries of the service and of the runtime that the service runs."""
     of_library = [path for path in LIBRARY.rglob("*.sql") if path.parent.name != "migrations"]
     if service == "identity":
-        of_library.remove(LIBRARY / "tenants/replica.sql")  # it owns the tenants, and has no replica
+        of_library.remove(LIBRARY / "tenants/replica.sql")  # identity owns them and has no replica
     own = [path for path in service_package(service).rglob("*.sql") if path.parent.name != "migrations"]
     for path in (*of_library, *own):
         for text in queries(path.read_text()).values():
-            # Capture appends to partitions by their names.
+            # Capture inserts into partitions by name.
             yield text.replace("COPY {partition}", "INSERT INTO events_*")
     yield from triggers(service)
 
 
 def triggers(service: str) -> Iterator[str]:
-    """Bodies of functions that run with the rights of whoever calls them."""
+    """Bodies of functions that run with the rights of their caller."""
     for migration in migrate.for_service(service):
         for head, body in re.findall(
             r"CREATE (?:OR REPLACE )?FUNCTION(.*?)AS \$\$(.*?)\$\$", migration.body, re.DOTALL
@@ -41,7 +41,7 @@ def triggers(service: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_what_is_granted_is_what_statements_need(service: str) -> None:
+def test_granted_rights_equal_those_needed_by_statements(service: str) -> None:
     stated = rights.stated(service)
     texts = [text.replace("events_*", "events_partition") for text in statements(service)]
     needed = rights.needed(texts, stated)
@@ -74,12 +74,12 @@ def test_what_is_granted_is_what_statements_need(service: str) -> None:
         ("SELECT 'DELETE FROM t' FROM t FOR NO KEY UPDATE", "SELECT"),
     ],
 )
-def test_what_a_statement_needs_is_read_from_its_words(statement: str, needs: str) -> None:
+def test_needed_rights_are_parsed_from_statements(statement: str, needs: str) -> None:
     assert rights.needed([statement], ["t", "u"])["t"] == rights.parsed(needs)
 
 
-def test_a_right_that_no_statement_uses_is_noticed() -> None:
-    """The planted fault: a table that is granted more than it needs, and one that is granted less."""
+def test_missing_and_excess_rights_are_caught() -> None:
+    """The planted bugs: one table with excess rights, and one with missing rights."""
     needed = rights.needed(["INSERT INTO t (a) VALUES (1)"], ["t"])["t"]
     assert needed != rights.parsed("SELECT, INSERT")
     assert rights.needed(["DELETE FROM t WHERE true"], ["t"])["t"] != rights.parsed("SELECT")

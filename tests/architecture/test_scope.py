@@ -1,4 +1,4 @@
-"""What runs for all tenants at once is in one list, with its reason."""
+"""Code that runs for all tenants at once is listed in one table, with its reason."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def listed(text: str) -> list[str]:
     return _PATH.findall(section[1])
 
 
-def test_whatever_runs_for_all_tenants_is_listed() -> None:
+def test_code_that_runs_for_all_tenants_is_listed() -> None:
     used = {name_of(path) for path in sources("libs", "services") if "ALL_TENANTS" in names(path)}
     found = listed((ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"))
     assert sorted(found) == sorted(used - {DEFINED})
 
 
-def test_only_the_table_of_that_section_counts() -> None:
+def test_only_the_table_of_its_section_is_read() -> None:
     text = (
         "`libs/a.py`\n## Tenants are kept apart\n| x | `libs/b.py`, `services/c.py` |\n## Next\n`libs/d.py`"
     )

@@ -1,4 +1,4 @@
-"""Four services of one shape: to know one is to know all."""
+"""All four services have the same layout."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.architecture.tree import (
     sources,
 )
 
-# What a service has besides its capability packages; `peers` only where several of these ask other services.
+# Modules besides the capability packages; `peers` only where several of these call other services.
 OWN_MODULES = ("main", "settings")
 OTHER_MODULES = ("peers",)
 FILES = ("__init__.py", "py.typed", "migrations")
@@ -39,7 +39,7 @@ def modules_with_services() -> list[ModuleType]:
     return [importlib.import_module(f"{name}_pb2") for name in names]
 
 
-# Protos of no service's own: what the runtime answers in several of them.
+# Protos of no single service: RPCs that the runtime implements in several services.
 RUNTIME = "libs/runtime/meterline"
 OPERATIONS = "operations"
 
@@ -58,7 +58,7 @@ def capabilities(service: str) -> list[Path]:
 
 
 def servicer_methods(package: str) -> dict[str, set[str]]:
-    """What the classes that derive from a generated servicer implement, by the servicer's name."""
+    """The methods that subclasses of generated servicers implement, by the servicer's name."""
     found: dict[str, set[str]] = {}
     folder = RUNTIME if package == OPERATIONS else name_of(service_package(package))
     for path in sources(folder):
@@ -76,7 +76,7 @@ def servicer_methods(package: str) -> dict[str, set[str]]:
 
 @pytest.mark.req("K1", "K6")
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_has_its_main_settings_and_migrations(service: str) -> None:
+def test_service_has_main_settings_and_migrations(service: str) -> None:
     package = service_package(service)
     missing = [name for name in OWN_MODULES if not (package / f"{name}.py").is_file()]
     missing += [name for name in FILES if not (package / name).exists()]
@@ -85,14 +85,14 @@ def test_a_service_has_its_main_settings_and_migrations(service: str) -> None:
 
 @pytest.mark.req("K6")
 @pytest.mark.parametrize("service", SERVICES)
-def test_everything_else_is_in_a_capability_package(service: str) -> None:
+def test_all_other_modules_are_in_capability_packages(service: str) -> None:
     modules = {path.stem for path in service_package(service).glob("*.py")} - {"__init__"}
     assert modules - {*OWN_MODULES, *OTHER_MODULES} == set()
 
 
 @pytest.mark.req("K6")
 @pytest.mark.parametrize("service", SERVICES)
-def test_every_capability_package_says_what_it_is_for(service: str) -> None:
+def test_every_capability_package_has_a_docstring(service: str) -> None:
     empty = [
         name_of(path)
         for folder in capabilities(service)
@@ -104,7 +104,7 @@ def test_every_capability_package_says_what_it_is_for(service: str) -> None:
 
 @pytest.mark.req("K6")
 @pytest.mark.parametrize("service", SERVICES)
-def test_sql_is_only_in_stores_beside_the_module_that_runs_it(service: str) -> None:
+def test_sql_files_are_next_to_the_store_that_runs_them(service: str) -> None:
     package = service_package(service)
     statements = {path for path in package.rglob("*.sql") if path.parent.name != "migrations"}
     assert statements
@@ -122,7 +122,7 @@ def test_sql_is_only_in_stores_beside_the_module_that_runs_it(service: str) -> N
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_can_be_started_by_name(service: str) -> None:
+def test_service_starts_by_name(service: str) -> None:
     project = tomllib.loads((ROOT / "services" / service / "pyproject.toml").read_text())["project"]
     assert project["name"] == f"meterline-{service}"
     assert project["scripts"] == {f"meterline-{service}": f"meterline_{service}.main:main"}
@@ -130,7 +130,7 @@ def test_a_service_can_be_started_by_name(service: str) -> None:
 
 @pytest.mark.req("K1")
 @pytest.mark.parametrize("descriptor", proto_services(), ids=lambda descriptor: str(descriptor.full_name))
-def test_every_call_of_the_protos_is_answered(descriptor: ServiceDescriptor) -> None:
+def test_every_rpc_is_implemented(descriptor: ServiceDescriptor) -> None:
     package = descriptor.full_name.split(".")[1]
     implemented = servicer_methods(package).get(f"{descriptor.name}Servicer", set())
     assert {method.name for method in descriptor.methods} - implemented == set()
@@ -138,8 +138,8 @@ def test_every_call_of_the_protos_is_answered(descriptor: ServiceDescriptor) -> 
 
 @pytest.mark.req("O2")
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_consumes_through_its_platform_alone(service: str) -> None:
-    """The platform lets the dead letters of what it consumes be redriven."""
+def test_service_consumes_only_through_its_platform(service: str) -> None:
+    """Only consumers of the platform support redriving their dead letters."""
     own = [
         name_of(path) for path in sources(name_of(service_package(service))) if any(calls(path, "Consumer"))
     ]

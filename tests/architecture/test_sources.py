@@ -1,4 +1,4 @@
-"""What no source may contain: unfinished work, sleeping tests, giant files, addresses of one machine."""
+"""No source contains unfinished work, sleeps in tests, oversized files, or paths of one machine."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tests.architecture.tree import GENERATED, ROOT, calls, name_of, parsed, sou
 
 MAX_LINES = 400
 MAX_FUNCTION_LINES = 60
-# Polls with a deadline for what happens in another process, where no signal can be awaited.
+# Polls other processes with a deadline, where no signal can be awaited.
 POLL_HELPER = ROOT / "tests" / "support" / "polling.py"
 
-# The words are put together here, so that this file does not contain them.
+# The words are assembled from parts, so that this file does not contain them.
 UNFINISHED = re.compile(
     rf"\b({'TO'}{'DO'}|{'FIX'}{'ME'})\b|NotImpl{'emented'}|(#|--|//).*\b({'X' * 3}|HA{'CK'})\b"
 )
@@ -30,7 +30,7 @@ SKIPPED = {".git", ".venv", ".venv-codegen", ".meterline", ".hypothesis", "__pyc
 
 
 def texts() -> Iterator[tuple[Path, str]]:
-    """Every text file that people write: as git lists them, or as they lie there when this is no clone."""
+    """Every handwritten text file: those that git lists, or all files outside a clone."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode == 0:
@@ -53,21 +53,21 @@ def lines_with(pattern: re.Pattern[str]) -> list[str]:
 
 
 def sleeps(path: Path) -> Iterator[str]:
-    """Calls of sleep() that wait: sleep(0) only lets others run."""
+    """Calls of sleep() that wait; sleep(0) only yields."""
     for call in calls(path, "sleep"):
         if not (call.args and isinstance(call.args[0], ast.Constant) and call.args[0].value == 0):
             yield f"{name_of(path)}:{call.lineno}"
 
 
-def test_nothing_is_left_unfinished() -> None:
+def test_sources_have_no_unfinished_work() -> None:
     assert lines_with(UNFINISHED) == []
 
 
-def test_nothing_names_a_place_on_one_machine() -> None:
+def test_sources_name_no_local_path() -> None:
     assert lines_with(MACHINE) == []
 
 
-def test_nothing_names_a_registry() -> None:
+def test_sources_name_no_package_registry() -> None:
     assert lines_with(REGISTRY) == []
 
 
@@ -84,18 +84,18 @@ def test_nothing_names_a_registry() -> None:
         (REGISTRY, "the registry of meters", False),
     ],
 )
-def test_the_patterns_can_tell(pattern: re.Pattern[str], text: str, found: bool) -> None:
+def test_patterns_find_planted_lines(pattern: re.Pattern[str], text: str, found: bool) -> None:
     assert bool(pattern.search(text)) is found
 
 
-def test_no_file_is_too_long() -> None:
+def test_files_are_within_the_length_limit() -> None:
     lengths = {
         name_of(path): len(path.read_text().splitlines()) for path in sources("libs", "services", "tools")
     }
     assert {name: lines for name, lines in lengths.items() if lines > MAX_LINES} == {}
 
 
-def test_no_function_is_too_long() -> None:
+def test_functions_are_within_the_length_limit() -> None:
     too_long = [
         f"{name_of(path)}:{node.lineno} {node.name}"
         for path in sources("libs", "services", "tools", "tests")
@@ -106,12 +106,12 @@ def test_no_function_is_too_long() -> None:
     assert too_long == []
 
 
-def test_tests_wait_for_signals_and_never_sleep() -> None:
+def test_tests_never_sleep() -> None:
     found = [place for path in sources("tests") if path != POLL_HELPER for place in sleeps(path)]
     assert found == []
 
 
-def test_sleeping_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sleep_in_a_test_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.architecture.tree.ROOT", tmp_path)
     sample = tmp_path / "sample.py"
     sample.write_text(

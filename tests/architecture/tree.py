@@ -1,4 +1,4 @@
-"""The tree as the architecture tests see it: its packages, sources and imports."""
+"""Reads the tree for architecture tests: its packages, sources and imports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def service_package(service: str) -> Path:
 
 
 def packages() -> dict[str, Path]:
-    """Every package of ours by name, generated stubs included, with its folder."""
+    """The folder of every package of ours by name, including generated stubs."""
     folders = [
         path.parent for part in ("libs", "services") for path in (ROOT / part).glob("*/pyproject.toml")
     ]
@@ -32,7 +32,7 @@ def name_of(path: Path) -> str:
 
 
 def sources(*folders: str) -> list[Path]:
-    """Python files below `folders` that people write: no generated stubs."""
+    """Handwritten Python files below `folders`, without generated stubs."""
     return sorted(
         path for folder in folders for path in (ROOT / folder).rglob("*.py") if GENERATED not in path.parents
     )
@@ -53,19 +53,19 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def calls(path: Path, function: str) -> Iterator[ast.Call]:
-    """Calls of `function` by its bare name, or as an attribute of something."""
+    """Calls of `function` by its bare name or as an attribute."""
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Call) and called(node) == function:
             yield node
 
 
 def called(call: ast.Call) -> str:
-    """The last part of the name that is called: `sleep` of `asyncio.sleep(1)`."""
+    """The last part of the called name: `sleep` of `asyncio.sleep(1)`."""
     return identifier(call.func)
 
 
 def identifier(node: ast.AST) -> str:
-    """What a name or an attribute is called; empty for every other node."""
+    """The name of a name or attribute node; empty for every other node."""
     match node:
         case ast.Name(id=name) | ast.Attribute(attr=name):
             return name

@@ -1,1 +1,1 @@
-"""How fast the data path is, measured against its references: `make bench`, or `python -m tests.bench`."""
+"""Benchmarks of the data path against references: `make bench`, or `python -m tests.bench`."""

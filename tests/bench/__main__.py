@@ -15,14 +15,14 @@ from tests.bench import session
 from tests.bench.options import Options, parse
 from tests.bench.report import Report, as_json, show
 
-# Wide enough for the table where the output is no terminal.
+# Wide enough for the table if the output is no terminal.
 _WIDTH = 180
 
 
 async def _run(options: Options, directory: Path, progress: Console) -> Report:
     task = asyncio.current_task()
     assert task is not None
-    # As Ctrl-C does: everything that was started is stopped on the way out.
+    # Like Ctrl-C: stops all started processes.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     return await session.run(options, directory, lambda line: progress.print(line, highlight=False))
 

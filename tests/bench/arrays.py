@@ -1,6 +1,6 @@
-"""What binary arrays buy over the driver's own adaptation of lists: `python -m tests.bench.arrays`.
+"""Benchmark of binary arrays against the driver's own encoding of lists: `python -m tests.bench.arrays`.
 
-Only the making of a parameter is timed, of the columns that a batch of 5,000 events is stored with.
+It times only the encoding of parameters, for the columns of a stored batch of 5,000 events.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _by_the_driver(values: Sequence[Any]) -> object:
 
 
 def _microseconds(work: Callable[[], object]) -> float:
-    """Of one call, the mean over `_SECONDS`."""
+    """The mean time of one call over `_SECONDS`."""
     calls, started = 0, time.perf_counter()
     while (spent := time.perf_counter() - started) < _SECONDS:
         work()
@@ -36,7 +36,7 @@ def _microseconds(work: Callable[[], object]) -> float:
 
 
 def _columns() -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
-    """By type: the array, and what the driver would be given."""
+    """By type: the array, and the list for the driver."""
     numbers = np.random.default_rng(1).integers(0, 1 << 30, _ROWS)
     ids = np.random.default_rng(1).bytes(16 * _ROWS)
     times = numbers + 1_700_000_000_000_000

@@ -1,4 +1,4 @@
-"""What is measured."""
+"""The benchmark cases."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tests.bench.workload import Workload
 
 COPY: Final = "copy"
 TEXTBOOK: Final = "textbook"
-# Its end to end rate is the greatest load, of which the freshness case takes half.
+# The end to end rate of this case is the greatest load; the freshness case offers half of it.
 FASTEST: Final = "columnar-5000"
 FRESHNESS: Final = "freshness-half"
 _MIDDLE: Final = "columnar-1000"
-# Ends the name of a case that is another one with the guards away.
+# The suffix of a case that equals another one without guards.
 BARE: Final = "-bare"
 
 
@@ -24,17 +24,17 @@ class Case:
 
     form: `copy`, `rows`, `columns` or `stream` (events one by one)
     batch: events a call
-    concurrency: calls in flight, or streams, or connections; no matter in an open loop
+    concurrency: calls in flight, or streams, or connections; unused in an open loop
     events: bound of the whole case
     stretch: of the run's seconds: more where percentiles need samples, less where there is much to drain
     duplicates: share of each batch that repeats earlier events
     rate: events a second of an open loop; 0: closed loop
     bare: without the rules of types, and without limits (see `guards`)
-    reference: name of the case that this one is a variant of; both take turns, and are compared
+    reference: name of the case of which this one is a variant; both alternate, and are compared
     extra: runs only when it is named
-    alone: on a mesh that nothing else was measured on
-    slice_seconds: width of the slices of time that are reported one by one; 0: none
-    spread_ms, random_ids, days: over those of the run's workload; 0 and false leave these as they are
+    alone: runs on a mesh on which no other case has run
+    slice_seconds: width of the separately reported time slices; 0: none
+    spread_ms, random_ids, days: override those of the run's workload; 0 and false keep them
     """
 
     name: str
@@ -56,7 +56,7 @@ class Case:
     days: int = 0
 
     def workload(self, given: Workload) -> Workload:
-        """The run's workload with this case's own differences."""
+        """The run's workload with this case's overrides."""
         return replace(
             given,
             spread_ms=self.spread_ms or given.spread_ms,
@@ -65,7 +65,7 @@ class Case:
         )
 
 
-# What is measured with the guards away as well.
+# Cases that are also measured without guards.
 _GUARDED: Final = ("rows-1000", _MIDDLE, FASTEST, "single-256")
 
 _CASES: Final = (
@@ -171,8 +171,8 @@ _CASES: Final = (
 
 _FASTEST: Final = next(case for case in _CASES if case.name == FASTEST)
 _VARIANT: Final = replace(_FASTEST, reference=FASTEST, extra=True)
-# Long, or of interest by themselves. Their names do not contain those of other cases, so that whoever selects
-# one of these does not get them as well.
+# Long cases, or of special interest. Their names do not contain those of other cases, so that selecting one
+# of those does not select these too.
 _EXTRAS: Final = (
     replace(
         _VARIANT,
@@ -188,7 +188,7 @@ _EXTRAS: Final = (
         _VARIANT,
         name="month",
         title="columns, 5,000 a call, dated over 30 days",
-        # Nearly each makes windows of its own, so few must do: what waits at the end is waited for.
+        # Nearly every event makes its own windows, so events are few: the case waits for the whole backlog.
         events=300_000,
         days=30,
     ),
@@ -217,7 +217,7 @@ CASES: Final = tuple(_with_bare_ones())
 
 
 def turn_about(cases: Sequence[Case]) -> Iterator[list[Case]]:
-    """Those to be run by turns, since they are to be compared: a case, its bare one and its variants."""
+    """Groups of cases that alternate, since they are compared: a case, its bare variant and its variants."""
     groups: dict[str, list[Case]] = {}
     for case in cases:
         groups.setdefault(case.reference or case.name.removesuffix(BARE), []).append(case)
@@ -227,8 +227,8 @@ def turn_about(cases: Sequence[Case]) -> Iterator[list[Case]]:
 def selected(patterns: str) -> list[Case]:
     """The cases whose name contains one of the comma-separated `patterns`; without one, all but the extra.
 
-    A variant brings the case along that it is compared with, and the freshness case the one that tells it the
-    greatest load. Raises ValueError when no case fits a pattern.
+    A variant also selects its reference, and the freshness case selects the case that measures the greatest
+    load. Raises ValueError if no case matches a pattern.
     """
     wanted = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
     for pattern in wanted:

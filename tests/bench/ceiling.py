@@ -1,4 +1,4 @@
-"""The raw ceiling: binary COPY of the rows that capture would store, on connections side by side."""
+"""The raw ceiling: binary COPY of the rows that capture would store, on concurrent connections."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _KEY = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE contype = 'p' 
 
 @dataclass(frozen=True, slots=True)
 class CopyOrder:
-    """dsn: of an administrator; events, seconds: bounds, whichever comes first"""
+    """dsn: of an administrator; events, seconds: the run ends at the first of these bounds"""
 
     dsn: str
     workload: Workload
@@ -56,7 +56,7 @@ def drop_table(dsn: str) -> None:
 
 
 def stored(dsn: str) -> tuple[int, int]:
-    """(events, units) that the table holds."""
+    """(events, units) in the table."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         query = f"SELECT count(*), coalesce(sum(quantity_1), 0)::bigint FROM {SCHEMA}.events"
         found = connection.execute(query).fetchone()
@@ -65,7 +65,7 @@ def stored(dsn: str) -> tuple[int, int]:
 
 
 def buffers(events: Events, batch: int) -> list[bytes]:
-    """One COPY input a batch. Subjects and series are numbered as ingest's dictionaries would."""
+    """One COPY input for each batch. Subjects and series are numbered like in ingest's dictionaries."""
     return [
         _buffer(events[start : start + batch], number)
         for number, start in enumerate(range(0, len(events), batch))

@@ -1,8 +1,7 @@
-"""How many events a second the client records and encodes on one core.
+"""Benchmark of the client: events a second that it records and encodes on one core.
 
-Run it with `python -m tests.bench.client_recording`. One thread records, chunk by chunk, and encodes what it
-recorded, without a network. Time is the processor's time of the thread, so that other work on the
-machine does not count.
+Run it with `python -m tests.bench.client_recording`. One thread records and encodes chunks of events, without
+a network. Times are processor time of the thread, independent of other load on the machine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the tables of events and of usage take on disk, an event."""
+"""Disk use of the tables of events and of usage, in bytes an event."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 
-# Partitions of a month or a day count as the table that they are of; those of a grain are told apart.
+# Partitions of a month or a day count as their table; those of a grain are reported separately.
 _TABLES = r"""
 SELECT n.nspname || '.' || regexp_replace(c.relname, '_(rest|\d{6,8})$', '') AS name,
        sum(pg_table_size(c.oid) - t.bytes)::bigint, sum(pg_indexes_size(c.oid))::bigint, sum(t.bytes)::bigint
@@ -21,7 +21,7 @@ GROUP BY 1 ORDER BY sum(pg_total_relation_size(c.oid)) DESC, 1
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Bytes. heap: with its maps of free space and visibility; toast: with its index"""
+    """Bytes. heap: including its free space and visibility maps; toast: including its index"""
 
     name: str
     heap: int
@@ -35,7 +35,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """All tables of ingest and aggregate, the greatest first, and the events that they were filled by."""
+    """All tables of ingest and aggregate, the largest first, and the number of captured events."""
 
     events: int
     tables: Sequence[Table]
@@ -45,7 +45,7 @@ class Disk:
         return size / max(1, self.events)
 
     def as_dict(self) -> dict[str, Any]:
-        """As the JSON output has it: bytes an event."""
+        """The form of the JSON output: bytes an event."""
         return {
             "events": self.events,
             "bytes_per_event": round(self.an_event(sum(table.total for table in self.tables)), 1),
@@ -60,7 +60,7 @@ class Disk:
         }
 
     def shown(self) -> list[Table]:
-        """Tables that take a hundredth of all or more, and the rest as one."""
+        """Tables that use at least a hundredth of the total, and the sum of the others."""
         least = sum(table.total for table in self.tables) / 100
         small = [table for table in self.tables if table.total < least]
         rest = Table(
@@ -73,6 +73,6 @@ class Disk:
 
 
 def measured(dsn: str, events: int) -> Disk:
-    """As they are now. `dsn` is of an administrator: a service sees its own tables only."""
+    """The current sizes. `dsn` is of an administrator, since a service sees only its own tables."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         return Disk(events, [Table(*row) for row in connection.execute(_TABLES).fetchall()])

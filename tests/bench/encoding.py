@@ -1,7 +1,7 @@
-"""Events as the bytes of requests, made before the clock starts.
+"""Events as bytes of requests, made before the clock starts.
 
-Rows are put together from pieces that the protobuf library has serialised: messages concatenate, and an
-event made as an object would cost nine microseconds.
+Rows are assembled from pieces that the protobuf library has serialised: serialised messages concatenate, and
+an event created as an object would cost nine microseconds.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _STREAM_EVENT_TAG = bytes([capture_pb2.StreamRequest.EVENT_FIELD_NUMBER << 3 | 2
 
 
 def column_request(events: Events, workload: Workload) -> bytes:
-    """A `ReportRequest` with columns. The dictionaries hold all subjects and regions."""
+    """A `ReportRequest` with columns. The dictionaries contain all subjects and regions."""
     request = capture_pb2.ReportRequest()
     request.CopyFrom(_column_template(workload))
     columns = request.columns
@@ -86,7 +86,7 @@ def row_request(events: Events, workload: Workload) -> bytes:
 
 
 def stream_requests(events: Events) -> Iterator[bytes]:
-    """One `StreamRequest` an event."""
+    """One `StreamRequest` for each event."""
     for tenant, event in zip(events.tenants.tolist(), event_messages(events), strict=True):
         yield _stream_head(tenant) + _delimited(_STREAM_EVENT_TAG, event)
 
@@ -97,7 +97,7 @@ def _stream_head(tenant: int) -> bytes:
 
 
 def event_messages(events: Events) -> Iterator[bytes]:
-    """One `Event` a row, without its tenant."""
+    """One `Event` for each row, without its tenant."""
     columns = (events.subjects, events.regions, events.units, events.occurred_at_ms)
     for id_text, subject, region, units, occurred_at_ms in zip(
         texts(events.ids), *(column.tolist() for column in columns), strict=True
@@ -130,7 +130,7 @@ def _time(occurred_at_ms: int) -> bytes:
 
 
 def _delimited(tag: bytes, message: bytes) -> bytes:
-    """A field that holds `message`, with its length as a varint."""
+    """A length-delimited field with `message`."""
     length = len(message)
     prefix = bytearray(tag)
     while length > 0x7F:

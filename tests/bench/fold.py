@@ -1,7 +1,7 @@
-"""What aggregate costs an event: folding alone against its plain twin, and folding with applying.
+"""Benchmark of aggregate: the fold alone against its plain implementation, and the fold with its writes.
 
 Run it as `python -m tests.bench.fold`. Times are CPU microseconds an event, of this process and of Postgres
-(durable, as in production), so that what else the machine does matters little; events/s are of one core.
+(durable, as in production), nearly independent of other load; events/s are of one core.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ DIMENSIONS = [events_pb2.Dimension(name="region", value=f"region-{n}") for n in 
 
 
 def payloads(shape: Shape, count: int, seed: int) -> Iterator[bytes]:
-    """Messages of tenants in turn; time goes on by a tenth of a second from one to the next."""
+    """Messages of tenants in rotation, each a tenth of a second later than the previous one."""
     random = np.random.default_rng(seed)
     rows = shape.rows
     begin = SystemClock().now_us() - 60_000_000
@@ -147,7 +147,7 @@ SERIES = {tenant: _series(tenant) for tenant in range(1, TENANTS + 1)}
 
 
 def time_fold(work: Callable[[Sequence[Message]], Changes], groups: Sequence[Sequence[Message]]) -> float:
-    """Best CPU microseconds an event over the groups."""
+    """The lowest CPU microseconds an event over the groups."""
     best = float("inf")
     for group in groups:
         begin = time.process_time()
@@ -167,7 +167,7 @@ def bench_fold() -> None:
         data = list(payloads(shape, min(256, size * 8), seed=1))
         groups = [messages(shape, group) for group in chunks(data, size)]
         fast = time_fold(fold_vectors, groups)
-        # The plain one takes seconds for a transaction; its cost an event does not depend on their number.
+        # The plain fold takes seconds for a transaction; its cost an event does not depend on their number.
         slow = time_fold(fold_plain, [groups[0][: max(1, 2000 // shape.rows)]])
         windows = len(fold_vectors(groups[0]).windows)
         print(f"{name(shape):38} {fast:9.3f} {1e6 / fast:12,.0f} {slow:9.1f} {slow / fast:7.0f} {windows:8}")
@@ -205,7 +205,7 @@ async def _bench_shape(server: PostgresServer, database: Database, dsn: str, sha
     handler = AcceptedEvents(SystemClock(), SeriesBook(), lambda: None)
     size = shape.messages_a_transaction
     transactions = max(4, min(60, 1_500_000 // (shape.rows * size)))
-    # Every tenant once, so that series and groups are known as they are in the long run.
+    # First every tenant once, so that series and groups are known as in steady state.
     warm = -(-TENANTS // size)
     data = list(payloads(shape, size * (warm + transactions), seed=2))
     groups = [
@@ -227,11 +227,11 @@ async def _bench_shape(server: PostgresServer, database: Database, dsn: str, sha
         f" {wall / transactions * 1e3:8.1f} {written / events:11.1f} {events / wall:16,.0f}"
     )
     total = check(dsn)
-    assert total == events + shape.rows * size * warm, "events were lost or doubled"
+    assert total == events + shape.rows * size * warm, "events were lost or duplicated"
 
 
 async def handle(unit_of_work: UnitOfWork, handler: AcceptedEvents, group: Sequence[Delivery]) -> None:
-    """One transaction, as the consumer makes it."""
+    """One transaction, as in the consumer."""
     async with unit_of_work.begin() as transaction:
         await inbox.register(transaction.connection, CONSUMER, [one.message_id for one in group])
         await handler.handle(transaction, group)
@@ -247,7 +247,7 @@ async def _create_meters(meters: Meters, *, unique: bool) -> None:
 
 
 def prepare(server: PostgresServer) -> str:
-    """A fresh database with the tenants; answers its address."""
+    """Creates a database with the tenants; returns its address."""
     database = f"fold_{new_id().hex}"
     server.create_database(database)
     roles = [role(one) for one in provision.SERVICES for role in (provision.owner_role, provision.app_role)]

@@ -1,9 +1,8 @@
-"""How soon what was captured can be seen: single events of a tenant of their own, sent beside the load.
+"""Freshness: the time until a captured event is visible, measured with single events of a separate tenant.
 
-One event is due every interval, whatever became of those before it. Meanwhile the tenant's count is asked
-for again and again, with a pause of 10 ms: event number n counts as visible when an answer says n or more.
-Its freshness is the time from when it was due, so it holds the call, the group commit, the outbox, the
-stream, the fold, and up to one pause and one question.
+One event is due every interval, independent of earlier ones. Meanwhile the tenant's count is polled with
+pauses of 10 ms: event number n is visible when an answer is n or more. Its freshness is the time since it was
+due. It includes the call, the group commit, the outbox, the stream, the fold, and up to one pause and query.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class Freshness:
 
 
 class Probe:
-    """Sends and watches. One for each tenant at a time."""
+    """Sends events and polls their visibility. At most one for each tenant at a time."""
 
     def __init__(self, ingest: aio.Channel, usage: Usage, tenant: str) -> None:
         self._capture = capture_pb2_grpc.CaptureServiceStub(ingest)
@@ -54,7 +53,7 @@ class Probe:
         self._sending = True
 
     async def run(self, stopped: asyncio.Event, seconds: float) -> Freshness:
-        """Probes until `stopped`, in about so many seconds, then waits for what is on its way."""
+        """Probes until `stopped`, in about `seconds`, then waits for events in flight."""
         base = await self._usage.count(self._tenant)
         watching = asyncio.create_task(self._watch(base, seconds + _GIVE_UP_SECONDS))
         try:
@@ -96,5 +95,5 @@ class Probe:
             self._seen += [time.monotonic()] * (visible - len(self._seen))
             return not self._sending and len(self._seen) >= len(self._due)
 
-        # What is not seen by then is told of as the gap.
+        # Events that are not visible by then are reported as the gap.
         await pace.poll(look, every=PAUSE_SECONDS, seconds=seconds)

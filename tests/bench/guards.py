@@ -1,7 +1,7 @@
-"""What guards capture: the rules of an event type, and limits for every tenant. On, or away to compare.
+"""Guards of capture: the rules of an event type, and limits for every tenant; on, or off for comparison.
 
-Replicas learn of a change by themselves, within a second or two. So whoever changes the guards waits until
-two tenants of their own, which no load is sent for, are judged as they should be from then on.
+Replicas learn of a change within a second or two. After a change `Guards` therefore waits until two separate
+tenants without load are treated by the new state.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _JUDGED: Final = "bench-judged"
 _LIMITED: Final = "bench-limited"
 TENANTS: Final = (_JUDGED, _LIMITED)
 
-# In force, and never reached: what is measured is what it costs to hold to them.
+# In force but never reached: the benchmark measures the cost of enforcement.
 _RATE: Final = 100_000_000
 _GIVE_UP_SECONDS: Final = 30.0
 
 
 class Guards:
-    """Of one mesh, whose tenants are on `PLAN`."""
+    """The guards of one mesh, whose tenants are on `PLAN`."""
 
     def __init__(self, ingest: aio.Channel) -> None:
         self._types = event_types_pb2_grpc.EventTypesServiceStub(ingest)
@@ -44,7 +44,7 @@ class Guards:
         self._on: bool | None = None
 
     async def put(self, *, on: bool) -> None:
-        """Returns when every event is judged by the new state. `TENANTS` must be there."""
+        """Changes the guards; returns when the new state applies to every event. `TENANTS` must exist."""
         if on is self._on:
             return
         await self._types.PutEventType(event_types_pb2.PutEventTypeRequest(event_type=_event_type(on=on)))
@@ -56,7 +56,7 @@ class Guards:
         self._on = on
 
     async def _limit_tenant(self, events_per_second: int) -> bool:
-        """False while ingest has not heard of the tenant, which was onboarded just now."""
+        """False while ingest does not know the newly onboarded tenant yet."""
         limits = _limits(events_per_second)
         request = limits_pb2.PutTenantLimitsRequest(tenant_id=_LIMITED, limits=limits, changed_by=SOURCE)
         try:
@@ -68,7 +68,7 @@ class Guards:
         return True
 
     async def _seen(self) -> tuple[bool, bool]:
-        """Whether a false event is rejected, and whether a tenant is held to its limit."""
+        """Whether an invalid event is rejected, and whether a limit is enforced."""
         answer = await self._capture.Report(_false_event(_JUDGED))
         try:
             for _ in range(2):
@@ -85,7 +85,7 @@ def _limits(events_per_second: int) -> limits_pb2.Limits:
 
 
 def _event_type(*, on: bool) -> event_types_pb2.EventType:
-    """With all that the load is judged by when guards are on; else only what is needed to store it."""
+    """The event type of the load: with all rules if guards are on, else only with the required fields."""
     quantity = event_types_pb2.QuantityDefinition(name=QUANTITY, scale=SCALE)
     dimension = event_types_pb2.DimensionDefinition(name=DIMENSION)
     if on:
@@ -98,7 +98,7 @@ def _event_type(*, on: bool) -> event_types_pb2.EventType:
 
 
 def _false_event(tenant: str) -> capture_pb2.ReportRequest:
-    """Right but for a region that there is not."""
+    """An event that is valid except for its unknown region."""
     event = capture_pb2.Event(
         id=str(uuid.uuid4()),
         type=EVENT_TYPE,

@@ -1,4 +1,4 @@
-"""Ids by the million, UUIDv7 or random, without a Python object an id."""
+"""Millions of ids, UUIDv7 or random, without a Python object for each."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _RANDOM_BITS = 52
 
 
 def uuid7(made_at_ms: Int64s, rng: np.random.Generator) -> Ids:
-    """One id a row of 16 bytes, for events made at these milliseconds since the Unix epoch.
+    """One id in each row of 16 bytes, for events made at these milliseconds since the Unix epoch.
 
-    The 22 bits after the version count the events of one millisecond, so that neighbours made in the same
-    millisecond are in order; 52 bits are random, so that ids made elsewhere differ.
+    The 22 bits after the version count the events of one millisecond, so that ids of the same millisecond are
+    ordered; 52 bits are random, so that ids of different generators differ.
     """
     count = len(made_at_ms)
     counters = _positions_in_runs(made_at_ms)
@@ -29,7 +29,7 @@ def uuid7(made_at_ms: Int64s, rng: np.random.Generator) -> Ids:
 
 
 def uuid4(count: int, rng: np.random.Generator) -> Ids:
-    """One random id a row of 16 bytes."""
+    """One random id in each row of 16 bytes."""
     ids = rng.integers(0, 1 << 8, (count, 16), np.uint8)
     ids[:, 6] = ids[:, 6] & 0x0F | 0x40
     ids[:, 8] = ids[:, 8] & 0x3F | 0x80
@@ -37,7 +37,7 @@ def uuid4(count: int, rng: np.random.Generator) -> Ids:
 
 
 def _positions_in_runs(values: Int64s) -> Int64s:
-    """How many neighbours before each element are equal to it."""
+    """The number of directly preceding equal elements of each element."""
     at = np.arange(len(values))
     begins = np.ones(len(values), np.bool_)
     begins[1:] = values[1:] != values[:-1]
@@ -45,7 +45,7 @@ def _positions_in_runs(values: Int64s) -> Int64s:
 
 
 def texts(ids: Ids) -> list[str]:
-    """The ids as people write them."""
+    """The ids in their text form."""
     digits = ids.tobytes().hex()
     return [
         f"{digits[i : i + 8]}-{digits[i + 8 : i + 12]}-{digits[i + 12 : i + 16]}"

@@ -1,4 +1,4 @@
-"""The load generator, a process of its own: requests are bytes before the clock starts."""
+"""The load generator, a separate process: requests are encoded before the clock starts."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tests.bench.workload import Tally
 _REPORT = "/meterline.ingest.v1.CaptureService/Report"
 _STREAM = "/meterline.ingest.v1.CaptureService/Stream"
 _CHANNELS = 4
-# What a caller waits that was told that the server is overloaded.
+# The pause of a caller after an overload.
 _BACK_OFF_SECONDS = 0.05
 
 
 class Generator:
-    """Sends the lanes and keeps what was answered."""
+    """Sends the lanes and records the answers."""
 
     def __init__(self, order: LoadOrder) -> None:
         self._order = order
@@ -38,7 +38,7 @@ class Generator:
         self._answers: list[tuple[float, int]] = []
 
     async def run(self) -> dict[str, Any]:
-        """The figures of one run; times are of the monotonic clock, which all processes share."""
+        """Runs once; returns its figures. Times are of the monotonic clock, which all processes share."""
         channels = [_channel(self._order.address) for _ in range(_CHANNELS)]
         try:
             await asyncio.gather(*(channel.channel_ready() for channel in channels))
@@ -71,7 +71,7 @@ class Generator:
                 group.create_task(each)
 
     def _report(self, channel: aio.Channel) -> Any:
-        """The call with bytes on both sides, so that no request is serialised while the clock runs."""
+        """The call with raw bytes on both sides, so that no request is serialised while the clock runs."""
         return partial(channel.unary_unary(_REPORT), metadata=_metadata(self._order))
 
     async def _closed(self, report: Any, lane: Lane, deadline: float) -> None:
@@ -170,7 +170,7 @@ class Generator:
         }
 
     def _slices(self, started: float, finished: float) -> list[float]:
-        """Events a second, slice by slice; a slice that was not sent in to its end is left out."""
+        """Events a second by time slice, without a slice in which sending ended early."""
         width = self._order.slice_seconds
         if not width:
             return []
@@ -178,7 +178,7 @@ class Generator:
 
 
 def _channel(address: str) -> aio.Channel:
-    # Else channels to one address share a connection.
+    # Otherwise channels to one address share a connection.
     return aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
 
 

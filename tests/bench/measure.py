@@ -1,4 +1,4 @@
-"""What a case costs: CPU by process, WAL, memory."""
+"""Costs of a case: CPU by process, WAL, memory."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ NATS = "nats"
 
 
 def machine_share(seconds: float = 0.5) -> float:
-    """The share of all cores that was busy over `seconds`, whoever used them."""
+    """The share of all cores that was busy over `seconds`, by any process."""
     return float(psutil.cpu_percent(interval=seconds)) / 100
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """cpu: seconds by process since it started; wal: bytes written since the server was made"""
+    """cpu: seconds by process since its start; wal: bytes written since the server was created"""
 
     cpu: Mapping[str, float]
     wal: int
@@ -53,7 +53,7 @@ class Cost:
 
 
 class Meter:
-    """Looks at the processes of a mesh; `bench` is this process, which asks for usage."""
+    """Measures the processes of a mesh; `bench` is this process, which queries usage."""
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
@@ -65,9 +65,9 @@ class Meter:
         return Snapshot(cpu, self._wal(), time.monotonic())
 
     def memory(self) -> dict[str, dict[str, float]]:
-        """Megabytes by process: `rss`, and `pss`, which divides shared pages among those who share them.
+        """Megabytes by process: `rss`, and `pss`, which divides shared pages among their users.
 
-        Both are sums over the process and its children; for Postgres only `pss` has a meaning then.
+        Both are sums over the process and its children; for Postgres only `pss` is meaningful.
         """
         return {
             name: {key: round(value / 1e6, 1) for key, value in _memory(pid).items()}
@@ -75,12 +75,12 @@ class Meter:
         }
 
     def checkpoint(self) -> None:
-        """So that no case pays for what the one before it wrote."""
+        """Runs a checkpoint, so that no case pays for the writes of the previous one."""
         with psycopg.connect(self._mesh.admin_dsn(), autocommit=True) as connection:
             connection.execute("CHECKPOINT")
 
     def warm_wal(self, megabytes: int) -> None:
-        """Fills WAL segments, which the server reuses from then on, as one that has run for a while does."""
+        """Fills WAL segments, which the server then reuses, like a server that has run for a while."""
         with psycopg.connect(self._mesh.admin_dsn(), autocommit=True) as connection:
             for _ in range(megabytes // 8):
                 connection.execute("SELECT pg_logical_emit_message(false, 'bench', repeat('x', 8 << 20))")
@@ -112,7 +112,7 @@ def _memory(pid: int) -> dict[str, float]:
 
 
 def _pss(process: psutil.Process) -> int:
-    """Proportional set size in bytes; resident size where the system has no such figure."""
+    """Proportional set size in bytes; resident set size where the system does not provide it."""
     try:
         text = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
     except (FileNotFoundError, PermissionError, ProcessLookupError):

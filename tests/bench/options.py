@@ -1,4 +1,4 @@
-"""What the command line can say."""
+"""Options of the command line."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pathlib import Path
 from tests.bench.cases import CASES, Case, selected
 from tests.bench.workload import Workload
 
-# Older events are rejected, and those of a run age while it lasts.
+# Older events are rejected, and events age during a run.
 _MOST_DAYS = 34
 
-# What the load needs; the publisher takes part when it is named too.
+# The services that the load needs; the publisher runs only if it is selected.
 SERVICES = "identity,ingest,aggregate"
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """
-    seconds: how long to send in each case
-    events, concurrency: over each case's own
-    rate: events a second of the freshness case, 0 for half of what was measured
-    disk: show what tables take, also outside the JSON
-    postgres: settings of the server over those of development
-    warm_wal_mb: WAL that is written before the first case, so that its files are there to be reused
+    seconds: duration of sending in each case
+    events, concurrency: override those of each case
+    rate: events a second of the freshness case; 0: half of the measured greatest load
+    disk: show the sizes of tables, also outside the JSON
+    postgres: settings of the server that override those of development
+    warm_wal_mb: WAL to write before the first case, so that its files can be reused
     """
 
     cases: tuple[Case, ...]
@@ -53,7 +53,7 @@ class Options:
 
 
 def parse(arguments: Sequence[str] | None = None) -> Options:
-    """Ends the process with a message when the arguments make no sense."""
+    """Parses the arguments; exits with a message if they are invalid."""
     parser = _parser()
     given = parser.parse_args(arguments)
     try:

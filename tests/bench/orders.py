@@ -1,4 +1,4 @@
-"""What the load generator is told, and the requests that it makes of it."""
+"""Orders for the load generator, and the requests that it makes from them."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Any
 from tests.bench import encoding
 from tests.bench.workload import MADE_PER_SECOND, Counted, Tally, Workload, generate
 
-# Messages of a stream that carry one tenant before the next one's turn.
+# Consecutive messages of one tenant on a stream.
 _STREAM_TURN = 1_000
-# Events that are made at once: as objects of numpy they take more memory than as requests.
+# Events of one part, which limits memory: numpy columns need more than encoded requests.
 PART_EVENTS = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class LoadOrder:
-    """What to send where.
+    """An order for the load generator.
 
     form: `rows`, `columns`, or `stream` (events one by one)
     batch: events a call
     concurrency: calls in flight, or streams
-    events, seconds: bounds, whichever comes first
+    events, seconds: the run ends at the first of these bounds
     duplicates: share of each batch that repeats earlier events
-    rate: events a second of an open loop, where a call is due when its time comes whatever became of
-        those before it, and its latency counts from then; 0: the next call follows an answer
+    rate: events a second of an open loop, where each call has a due time independent of earlier calls, from
+        which its latency counts; 0: a closed loop, where the next call follows an answer
     window: messages in flight on a stream
-    age_seconds: the last events were made so long ago
-    slice_seconds: width of the slices of time that are reported one by one; 0: none
-    token: goes with every call; empty: none
+    age_seconds: age of the last events
+    slice_seconds: width of the separately reported time slices; 0: none
+    token: sent with every call; empty: none
     """
 
     address: str
@@ -56,7 +56,7 @@ class LoadOrder:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Events that were made at once, in the order of their requests, and what they add up to."""
+    """Events that were generated together, in the order of their requests, and their totals."""
 
     events: Counted
     tally: Tally
@@ -64,7 +64,7 @@ class Part:
 
 @dataclass(slots=True)
 class Lane:
-    """Requests in their order, `batch` events each. What was sent is always the first `sent` of them."""
+    """Requests in order, `batch` events each. The first `sent` of them were sent."""
 
     payloads: list[bytes]
     parts: list[Part]
@@ -72,14 +72,14 @@ class Lane:
     sent: int = 0
 
     def take(self) -> int | None:
-        """The position of the next request, if there is one."""
+        """The position of the next request, if any."""
         if self.sent == len(self.payloads):
             return None
         self.sent += 1
         return self.sent - 1
 
     def tally(self) -> Tally:
-        """Of what was sent. Quick however much it is: only the last part is added up anew."""
+        """The tally of the sent events. Fast for any number: only the last part is added up again."""
         left = self.sent * self.batch
         total = Tally.empty(len(self.parts[0].tally.counts))
         for part in self.parts:
@@ -90,7 +90,7 @@ class Lane:
         return total
 
     def last_tenant(self) -> int:
-        """Of the last event that was sent; 0 when none was."""
+        """The time of the last sent event; 0 if none was sent."""
         row = self.sent * self.batch - 1
         for part in self.parts:
             if 0 <= row < len(part.events):
@@ -100,7 +100,7 @@ class Lane:
 
 
 def lanes(order: LoadOrder, now_ms: int, part_events: int = PART_EVENTS) -> list[Lane]:
-    """One lane; for streams one each."""
+    """One lane, or one for each stream."""
     now_ms -= order.age_seconds * 1000
     if order.form != "stream":
         return [_lane(order, now_ms, part_events)]
@@ -114,7 +114,7 @@ def lanes(order: LoadOrder, now_ms: int, part_events: int = PART_EVENTS) -> list
 
 
 def _lane(order: LoadOrder, now_ms: int, part_events: int) -> Lane:
-    """Made part by part. Duplicates repeat events of their own part."""
+    """Generates a lane in parts. Duplicates repeat events of their own part."""
     calls, calls_a_part = max(1, order.events // order.batch), max(1, part_events // order.batch)
     encode = encoding.column_request if order.form == "columns" else encoding.row_request
     lane = Lane([], [], order.batch)

@@ -1,4 +1,4 @@
-"""Moments of the monotonic clock, which all processes of a machine share."""
+"""Pauses and rates by the monotonic clock, which all processes of a machine share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 async def until(moment: float) -> None:
-    """Waits for a moment of `time.monotonic`; returns at once when it has passed."""
+    """Waits until a moment of `time.monotonic`; returns immediately if it has passed."""
     left = moment - time.monotonic()
     if left > 0:
         loop = asyncio.get_running_loop()
@@ -23,7 +23,7 @@ async def until(moment: float) -> None:
 
 
 async def poll(look: Callable[[], Awaitable[bool]], *, every: float, seconds: float) -> bool:
-    """Looks, with pauses of `every` seconds, until `look` is content; False when it is not in `seconds`."""
+    """Calls `look` every `every` seconds until it returns true; False if it does not within `seconds`."""
     deadline = time.monotonic() + seconds
     while not await look():
         if time.monotonic() >= deadline:
@@ -35,7 +35,7 @@ async def poll(look: Callable[[], Awaitable[bool]], *, every: float, seconds: fl
 def rates(answers: Sequence[tuple[float, int]], started: float, seconds: float, width: float) -> list[float]:
     """Events a second in each whole slice of `width` seconds from `started`, over `seconds`.
 
-    answers: (moment, events) of each answer; those after the last whole slice are in none
+    answers: (moment, events) of each answer; those after the last whole slice are not counted
     """
     edges = started + np.arange(int(seconds / width + 1e-6) + 1) * width
     moments, events = np.array(answers, np.float64).reshape(-1, 2).T

@@ -1,6 +1,6 @@
-"""Processes of the bench's own that prepare, wait for the word, run, and answer with one JSON line.
+"""Worker processes of the benchmark: each prepares, waits for the start signal, runs, and answers with JSON.
 
-Both ends are here: `Worker` starts such a process and speaks with it, `serve` is what runs in it.
+This module has both ends: `Worker` starts such a process and talks to it, `serve` runs in it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from typing import Any, Self
 import uvloop
 
 ROOT = Path(__file__).resolve().parents[2]
-# A process that has not answered by then never will: every run is bounded in events and time. The seconds
-# that a run is told to send for come on top.
+# The timeout of an answer, in addition to the seconds of sending: every run is bounded in events and time.
 PREPARE_SECONDS = 120.0
 RUN_SECONDS = 300.0
 
@@ -27,11 +26,11 @@ Prepare = Callable[[Answer], Awaitable[Run]]
 
 
 class WorkerError(RuntimeError):
-    """The process failed, or did not answer in time."""
+    """The worker process failed, or did not answer in time."""
 
 
 class Worker:
-    """Use it as `async with Worker("tests.bench.load", order) as worker`: it is ready then."""
+    """Use it as `async with Worker("tests.bench.load", order) as worker`, which waits until it is ready."""
 
     def __init__(self, module: str, order: Answer) -> None:
         self._module = module
@@ -46,9 +45,9 @@ class Worker:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             cwd=ROOT,
-            # An answer is one line, of tens of kilobytes.
+            # An answer is one line of tens of kilobytes.
             limit=1 << 26,
-            # Ctrl-C is for us to handle.
+            # Only the parent handles Ctrl-C.
             start_new_session=True,
         )
         try:
@@ -65,7 +64,7 @@ class Worker:
         await self._end()
 
     async def run(self, seconds: float = 0.0) -> Answer:
-        """Starts the clock of a run of so many `seconds`; answers what came of it. Raises WorkerError."""
+        """Starts a run of `seconds`; returns its result. Raises WorkerError."""
         await self._say("go")
         return await self._answer(RUN_SECONDS + seconds)
 
@@ -95,26 +94,26 @@ class Worker:
 
 
 def serve(prepare: Prepare) -> None:
-    """The other end: reads the order, prepares, says so, waits for the word, runs, answers."""
+    """The worker's end: reads the order, prepares, reports ready, waits for the signal, runs, answers."""
     order = json.loads(sys.stdin.readline())
 
     async def main() -> None:
         run = await prepare(order)
         print("{}", flush=True)
-        # Without the word whoever started this process is gone.
+        # End of input without the start signal: the parent has ended.
         if await asyncio.to_thread(sys.stdin.readline):
             print(json.dumps(await run()), flush=True)
 
     try:
         uvloop.run(main())
-    except Exception as error:  # noqa: BLE001 - it is for the other end to raise
+    except Exception as error:  # noqa: BLE001 - the parent raises it
         cause = first_cause(error)
         print(json.dumps({"error": f"{type(cause).__name__}: {cause}"}), flush=True)
         sys.exit(1)
 
 
 def first_cause(error: BaseException) -> BaseException:
-    """The first failure in a group of failures of tasks."""
+    """The first error in a group of errors of tasks."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -1,4 +1,4 @@
-"""Where the time of a service goes: the same program under cProfile, by CPU time and without its imports.
+"""Profile of a service: the program under cProfile, by CPU time and without its imports.
 
 `python -m tests.bench.profiling SERVICE FILE` runs the service and writes its figures when it stops.
 """
@@ -30,10 +30,10 @@ def programs(service: str | None, directory: Path) -> Mapping[str, Sequence[str]
 
 
 def report(directory: Path) -> str:
-    """The functions with the most time of their own, and those with the most below them.
+    """The functions with the most own time, and those with the most cumulative time.
 
-    The time is CPU time of the main thread. Some calls cost more for being watched: read the figures against
-    each other, not against the clock.
+    Times are CPU time of the main thread. Profiling slows down some calls more than others: compare the
+    figures with each other, not with wall time.
     """
     text = io.StringIO()
     stats = pstats.Stats(str(_file(directory)), stream=text)

@@ -1,4 +1,4 @@
-"""What the bench says: a table for people, one JSON object for programs."""
+"""The report of the benchmark: a table, and a JSON object for programs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.bench.workload import MADE_PER_SECOND, MAX_UNITS, REGIONS, SCALE, Wor
 
 _SERVICES = ("ingest", "aggregate", "identity", "publisher")
 _PROCESSES = (*_SERVICES, TEXTBOOK, "postgres", "nats", "load", "bench")
-# Above this share of the cores in use by others before the start, figures say little.
+# If other processes use more than this share of the cores before the start, figures are unreliable.
 _BUSY = 0.15
 _METHOD = " ".join(
     (
@@ -40,10 +40,10 @@ _METHOD = " ".join(
 
 @dataclass(slots=True)
 class Report:
-    """Everything that was found.
+    """All results of a run.
 
-    disk: by what the mesh was filled by, a case of its own or all cases
-    differences: of the check at the very end
+    disk: by the case that filled the mesh, or all cases
+    differences: of the final check
     """
 
     workload: Workload
@@ -63,7 +63,7 @@ class Report:
 
 
 def load_text(workload: Workload) -> str:
-    """The load in words."""
+    """A description of the load."""
     batches = "events of all tenants in each batch" if workload.mixed else "one tenant a batch"
     ids = "made batch after batch"
     if workload.spread_ms:
@@ -78,7 +78,7 @@ def load_text(workload: Workload) -> str:
 
 
 def as_json(report: Report) -> str:
-    """One line."""
+    """The report as one line of JSON."""
     workload = report.workload
     body = {
         "rows": [as_dict(report.rows, row) for row in report.rows],
@@ -105,7 +105,7 @@ def as_json(report: Report) -> str:
 
 
 def show(report: Report, console: Console) -> None:
-    """Prints everything but the JSON."""
+    """Prints everything except the JSON."""
     for profile in report.profiles:
         console.print(profile, markup=False, highlight=False, soft_wrap=True)
     console.print(_table(report.rows))
@@ -186,7 +186,7 @@ def _costs(rows: Sequence[Row]) -> Table:
 
 
 def _together(cpu_us: Mapping[str, float]) -> dict[str, float]:
-    """The processes of the textbook pipeline as one."""
+    """Sums the processes of the textbook pipeline."""
     found: dict[str, float] = {}
     for name, spent in cpu_us.items():
         process = TEXTBOOK if name.startswith(TEXTBOOK) else name

@@ -1,4 +1,4 @@
-"""The figures of one case, and how they compare."""
+"""The figures of one case, and their comparison."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from tests.bench.cases import BARE, COPY, TEXTBOOK
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One case, measured.
+    """The figures of one case.
 
-    events_per_s: end to end: accepted events by the time until usage equalled them; None without aggregate
+    events_per_s: end to end: accepted events by the time until usage showed all; None without aggregate
     capture_per_s: accepted events by the time until the last acknowledgement
     exact: whether every sum was right
-    measures: what p50_ms, p99_ms and max_ms are of: `ack` or `freshness`
-    drain_s: from the last acknowledgement until all was visible
-    exhausted: all prepared events were sent before the time was over
-    cpu_us, wal_bytes: an event, by process
-    reference: name of the case that this is a variant of
-    slices: accepted events a second by their acknowledgements, slice after slice of the time of sending
+    measures: the quantity of p50_ms, p99_ms and max_ms: `ack` or `freshness`
+    drain_s: from the last acknowledgement until all events were visible
+    exhausted: all prepared events were sent before the end of the time
+    cpu_us, wal_bytes: per event, by process
+    reference: name of the case of which this is a variant
+    slices: accepted events a second by time of acknowledgement, for each slice of the time of sending
     """
 
     name: str
@@ -52,17 +52,17 @@ class Row:
 
     @classmethod
     def failed(cls, name: str, title: str, error: str) -> Row:
-        """A case that did not come to its end."""
+        """A case that failed."""
         return cls(name=name, title=title, capture_per_s=0.0, exact=False, differences=[error])
 
     @property
     def rate(self) -> float:
-        """End to end, or without aggregate as captured."""
+        """The end to end rate, or the capture rate without aggregate."""
         return self.capture_per_s if self.events_per_s is None else self.events_per_s
 
 
 def median(runs: Sequence[Row]) -> Row:
-    """The run in the middle by rate, exact only if all are. `runs` keeps the rates of all."""
+    """The run with the median rate, exact only if all runs are. `runs` has the rates of all."""
     ordered = sorted(runs, key=lambda row: row.p99_ms or 0.0 if row.offered_per_s else row.rate)
     middle = ordered[(len(ordered) - 1) // 2]
     return replace(
@@ -74,13 +74,13 @@ def median(runs: Sequence[Row]) -> Row:
 
 
 def greatest(rows: Sequence[Row]) -> float:
-    """The greatest end to end rate of the mesh as it is deployed; 0 when nothing was measured."""
+    """The greatest end to end rate of the mesh as deployed; 0 if nothing was measured."""
     own = [row for row in rows if row.name not in (COPY, TEXTBOOK) and not row.name.endswith(BARE)]
     return max((row.events_per_s or 0.0 for row in own), default=0.0)
 
 
 def ratio(rows: Sequence[Row], row: Row, reference: str) -> float | None:
-    """How many times the reference's end to end rate; None where either is not known, or was not sought."""
+    """The ratio to the reference's end to end rate; None if either was not measured."""
     found = [each.events_per_s for each in rows if each.name == reference]
     if not found or not found[0] or row.events_per_s is None or row.offered_per_s is not None:
         return None
@@ -88,7 +88,7 @@ def ratio(rows: Sequence[Row], row: Row, reference: str) -> float | None:
 
 
 def as_dict(rows: Sequence[Row], row: Row) -> dict[str, Any]:
-    """As the JSON output has it."""
+    """The form of the JSON output."""
 
     def short(value: float | None, digits: int = 2) -> float | None:
         return None if value is None else round(value, digits)

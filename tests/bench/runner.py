@@ -23,12 +23,12 @@ from tests.bench.stage import PROBE, Stage
 from tests.bench.usage import Visible
 from tests.bench.workload import Tally
 
-# The textbook pipeline counts some hundreds of events a second.
+# The textbook pipeline processes some hundreds of events a second.
 _TEXTBOOK_DRAIN_SECONDS = 120.0
 
 
 class Runner:
-    """Runs cases one after the other, each with requests of its own."""
+    """Runs cases sequentially, each with its own requests."""
 
     def __init__(self, stage: Stage, options: Options) -> None:
         self._stage = stage
@@ -36,7 +36,7 @@ class Runner:
         self._seed = 0
 
     async def run(self, case: Case, greatest: float) -> Row:
-        """`greatest` is the highest rate so far, of which the freshness case offers half."""
+        """Runs a case. `greatest` is the highest rate so far; the freshness case offers half of it."""
         self._seed += 1
         await self._stage.guards.put(on=not case.bare)
         if case.name == COPY:
@@ -143,7 +143,7 @@ class Runner:
             form=case.form,
             batch=case.batch,
             concurrency=self._options.concurrency or case.concurrency,
-            # An open loop sends no more than its rate.
+            # An open loop sends at most at its rate.
             events=min(events, int(case.rate * seconds) or events),
             seconds=seconds,
             duplicates=case.duplicates,

@@ -1,6 +1,6 @@
-"""What sealing a value costs beside the cipher alone: `python -m tests.bench.sealing`.
+"""Benchmark of sealing a value against the cipher alone: `python -m tests.bench.sealing`.
 
-The cipher alone is one call of the library, with a nonce and a context that are ready.
+The cipher alone is one call of the library, with a prepared nonce and context.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ROW = bytes(16)
 
 
 def _microseconds(work: Callable[[], object]) -> float:
-    """Of one call, in the best hundred of those that fit into `_SECONDS`: others disturb, and never help."""
+    """The time of one call, in the fastest hundred within `_SECONDS`: other load can only slow down calls."""
     ends, best = time.perf_counter() + _SECONDS, float("inf")
     while (started := time.perf_counter()) < ends:
         for _ in range(100):
@@ -71,7 +71,7 @@ def main() -> None:
         table.add_row(*_row(size))
     opening = _microseconds(lambda: _keyring().seal("event_details", "sealed", _ROW, b"text"))
     Console().print(table)
-    Console().print(f"a keyring made anew, with its first seal: {opening:.1f} us")
+    Console().print(f"a new keyring, with its first seal: {opening:.1f} us")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A whole run: the mesh, once or for each case, and every case on it."""
+"""A whole run: all cases, on one mesh or on one for each case."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Tell = Callable[[str], None]
 
 
 class Session:
-    """Runs what the options ask for, in `directory`; `tell` gets a line at each step."""
+    """Runs the selected cases in `directory`; `tell` receives a line at each step."""
 
     def __init__(self, options: Options, directory: Path, tell: Tell) -> None:
         self._options = options
@@ -42,7 +42,7 @@ class Session:
         )
 
     async def run(self) -> Report:
-        """What was found; a case that failed is the last one in it."""
+        """Runs all cases; returns the report. A failed case is the last one in it."""
         async with AsyncExitStack() as stack:
             environment: Mapping[str, str] = {}
             if self._options.trace:
@@ -63,7 +63,7 @@ class Session:
                 return
 
     async def _on_one_stage(self, environment: Mapping[str, str], name: str, cases: Sequence[Case]) -> bool:
-        """Whether to go on."""
+        """Whether to continue."""
         async with self._stage(environment, name) as stage:
             runner = Runner(stage, self._options)
             for group in turn_about(cases):
@@ -96,14 +96,14 @@ class Session:
             if self._options.profile is not None:
                 self._report.profiles.append(profiling.report(directory))
         finally:
-            # A mesh for each case would fill the disk.
+            # Keeping a mesh for each case would fill the disk.
             shutil.rmtree(directory, ignore_errors=True)
 
     async def _one(self, runner: Runner, stage: Stage, case: Case) -> Row:
         self._tell(case.title)
         try:
             row = await runner.run(case, greatest(self._report.rows))
-        except Exception as error:  # noqa: BLE001 - what was measured before it is still worth showing
+        except Exception as error:  # noqa: BLE001 - the earlier results are still reported
             cause = first_cause(error)
             row = Row.failed(case.name, case.title, f"{case.name}: {type(cause).__name__}: {cause}")
             for name in self._options.services:
@@ -112,7 +112,7 @@ class Session:
         return row
 
     def _add(self, runs: Sequence[Row]) -> bool:
-        """Whether to go on: after a case that failed nobody knows what is on its way."""
+        """Whether to continue: after a failed case the events in flight are unknown."""
         self._report.rows.append(median(runs))
         return all(row.accepted for row in runs)
 
@@ -135,7 +135,7 @@ class Session:
         return "http://" + supervisor.log_tail(_COLLECTOR, 1).strip().removeprefix(spans.READY)
 
     async def _collected(self, supervisor: Supervisor) -> Mapping[str, Any]:
-        """Services send what they still hold when they stop, so this comes after the mesh."""
+        """Called after the mesh has stopped, since services send their last spans at shutdown."""
         cpu = supervisor.cpu_seconds(_COLLECTOR)
         await supervisor.stop(_COLLECTOR)
         counted: dict[str, Any] = json.loads(supervisor.log_tail(_COLLECTOR, 1))
@@ -145,7 +145,7 @@ class Session:
 def _make_directory(parent: Path, name: str) -> Path:
     parent.mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
-    # Postgres may run under an account of its own, which has to pass through.
+    # Postgres may run under its own account, which needs to traverse the directory.
     directory.chmod(0o711)
     return directory
 
@@ -172,5 +172,5 @@ def _settings(options: Options) -> dict[str, Any]:
 
 
 async def run(options: Options, directory: Path, tell: Tell) -> Report:
-    """Runs everything and leaves nothing running. Cancel it to end it early."""
+    """Runs everything and stops all processes at the end. Cancel it to end it early."""
     return await Session(options, directory, tell).run()

@@ -1,6 +1,6 @@
-"""A collector that counts spans and forgets them: what tracing costs the mesh, without a backend's cost.
+"""A collector that only counts spans, to measure the cost of tracing without that of a backend.
 
-Runs as a process of its own. It prints its address, and at SIGTERM one JSON line: spans by service and name.
+Runs as a separate process. It prints its address, and at SIGTERM one JSON line: spans by service and name.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         return trace_service_pb2.ExportTraceServiceResponse()
 
     def summary(self) -> dict[str, Any]:
-        """Spans in all, by service, and by service and name."""
+        """The number of spans in total, by service, and by service and name."""
         services: Counter[str] = Counter()
         for (service, _), count in self.spans.items():
             services[service] += count

@@ -1,4 +1,4 @@
-"""The mesh with the tenants, the event type and the meters of the load on it."""
+"""The mesh with the tenants, the event type and the meters of the load."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from tests.bench.pipes import Worker
 from tests.bench.usage import COUNT_METER, SUM_METER, Usage, Visible, Watch, differences
 from tests.bench.workload import DIMENSION, EVENT_TYPE, QUANTITY, Tally, tenant_name
 
-# Tenant whose events show how fresh usage is; no load is sent for it.
+# The tenant whose events measure freshness; it has no load.
 PROBE = "bench-probe"
-# Windows follow the tenant's time zone, so there are several.
+# Several zones, since windows depend on the tenant's time zone.
 ZONES = ("UTC", "America/New_York", "Europe/Berlin", "Asia/Kolkata")
 _WARM_BATCH = 1_000
-# So that the ids of all cases come after these, as new ones do.
+# The ids of all cases are later than these, like new ids in production.
 _WARM_AGE_SECONDS = 600
-# Windows of sparse usage take longer than capture does.
+# Windows of sparse usage take longer than capture.
 _DRAIN_SECONDS = 240.0
 _STORED = """SELECT tenant_id, count(*)::bigint, coalesce(sum(quantity_1), 0)::bigint
 FROM ingest.events GROUP BY tenant_id"""
 
 
 class Stage:
-    """A running mesh, and the ledger of what it was given. Use `on_stage`."""
+    """A running mesh, and the ledger of its accepted events. Use `on_stage`."""
 
     def __init__(self, mesh: Mesh, options: Options, ingest: aio.Channel, aggregate: aio.Channel) -> None:
         self.mesh = mesh
@@ -53,8 +53,8 @@ class Stage:
         self._numbers: dict[int, int] = {}
 
     async def prepare(self) -> None:
-        """Tenants, type, limits and meters; then a first batch for each tenant, so that no case pays for what
-        is done once: dictionaries, plans, connections, segments of the WAL."""
+        """Creates tenants, type, limits and meters; then sends a batch for each tenant, so that no case pays
+        for one-time costs: dictionaries, plans, connections, WAL segments."""
         await self._onboard()
         await self.guards.put(on=True)
         if not self._options.capture_only:
@@ -65,9 +65,9 @@ class Stage:
         await self._warm_up()
 
     async def settle(self, tally: Tally, last: int) -> Visible:
-        """Adds what was accepted to the ledger and waits until it can be seen.
+        """Adds accepted events to the ledger and waits until they are visible.
 
-        What is seen is the new truth when it differs, so that each case answers for itself alone.
+        If usage differs, the ledger adopts it, so that later cases do not report the same differences.
         """
         self.expected += tally
         visible = await self._look(last)
@@ -76,14 +76,14 @@ class Stage:
         return visible
 
     async def verify(self) -> list[str]:
-        """What differs at the end: raw events by tenant, and usage by tenant and region."""
+        """The differences at the end: raw events by tenant, and usage by tenant and region."""
         found = await asyncio.to_thread(self._stored_differences)
         if not self._options.capture_only:
             found += await differences(self.usage, self.expected, range(len(self.expected.counts)))
         return found
 
     def disk(self) -> Disk:
-        """What the tables take, for all events that were accepted."""
+        """The sizes of the tables for all accepted events."""
         return disk.measured(self.mesh.admin_dsn(), self.expected.total)
 
     async def _onboard(self) -> None:
@@ -106,7 +106,7 @@ class Stage:
         await channel.close()
 
     async def _warm_up(self) -> None:
-        """Every subject and region of every tenant, once or more."""
+        """Events with every subject and region of every tenant, at least once."""
         order = LoadOrder(
             address=self.mesh.address("ingest"),
             workload=self._options.workload,
@@ -164,10 +164,10 @@ _UNASKED: Final = {"identity": {"METERLINE_PUBLISHER_ADDRESS": ""}}
 
 @asynccontextmanager
 async def on_stage(options: Options, directory: Path, environment: Mapping[str, str]) -> AsyncIterator[Stage]:
-    """A prepared mesh in `directory`; `environment` is for all services. Stopped afterwards."""
+    """Runs a prepared mesh in `directory`; `environment` is for all services."""
     mesh_options = MeshOptions(
         services=options.services,
-        # The plan is a name for limits here, and has no prices that identity could find.
+        # The plan is only a name for limits here, without prices that identity could check.
         environment={name: {**environment, **_UNASKED.get(name, {})} for name in options.services},
         programs=profiling.programs(options.profile, directory),
         postgres_settings=options.postgres,

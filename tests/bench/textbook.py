@@ -1,11 +1,11 @@
-"""The pipeline as textbooks have it, one row at a time: the reference that batches are held against.
+"""The textbook pipeline, one row at a time: the reference for batching.
 
-Correct, and with the same promises (durable, deduplicated, counted once), on the same servers: for each
-event a SELECT whether it exists, an INSERT, and a row in the outbox; a relay that publishes and deletes row
-after row; a consumer that looks into its inbox, then updates or inserts a total, in a transaction each.
+It is correct and gives the same guarantees (durable, deduplicated, counted once), on the same servers: for
+each event a SELECT for its existence, an INSERT, and a row in the outbox; a relay that publishes and deletes
+single rows; a consumer that checks its inbox, then updates or inserts a total, in one transaction each.
 
-Runs as three processes, one a role: `python -m tests.bench.textbook capture|relay|consumer DSN PLACE`,
-where PLACE is what capture listens on, or else the broker's URL. Each prints a line when it is ready.
+Runs as three processes, one for each role: `python -m tests.bench.textbook capture|relay|consumer DSN PLACE`,
+where PLACE is capture's listening address, or else the broker's URL. Each prints a line when it is ready.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ _SUBJECT = "textbook.events"
 _STREAM = "TEXTBOOK"
 _IDLE_SECONDS = 0.01
 _BATCH = 100
-# At some hundreds of events a second this delays nothing, and leaves the machine to what is measured.
+# At some hundreds of events a second this delays nothing, and it uses little of the machine.
 _LOOK_SECONDS = 0.1
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 
 class _Capture(capture_pb2_grpc.CaptureServiceServicer):
-    """Reports are stored row by row, a report in one transaction."""
+    """Stores reports row by row, each report in one transaction."""
 
     def __init__(self, pool: AsyncConnectionPool[Connection]) -> None:
         self._pool = pool
@@ -186,7 +186,7 @@ async def _count(connection: Connection, message: Msg) -> None:
 
 
 async def set_up(dsn: str, url: str) -> None:
-    """The schema and the stream, empty. `dsn` is of an administrator."""
+    """Creates the schema and the stream, both empty. `dsn` is of an administrator."""
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
         await connection.execute(Path(__file__).with_suffix(".sql").read_bytes())
     client = await nats.connect(url)
@@ -198,7 +198,7 @@ async def set_up(dsn: str, url: str) -> None:
 
 
 async def totals(dsn: str, expected: Tally, seconds: float) -> Visible:
-    """Waits until the totals hold all events; tells when, and what differs by tenant then."""
+    """Waits until the totals contain all events; returns the time, and the differences by tenant."""
     query = (
         "SELECT tenant_id, sum(events)::bigint, sum(units)::bigint FROM textbook.totals GROUP BY tenant_id"
     )

@@ -1,4 +1,4 @@
-"""What has become visible: asks as any reader of usage would, until it equals what was accepted."""
+"""Visible usage: queries like any reader until usage equals the accepted events."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.bench.workload import DIMENSION, SCALE, Tally, region_name, tenant_na
 
 COUNT_METER = "bench_count"
 SUM_METER = "bench_sum"
-# Questions at once, so that the asking does not take the machine from what is measured.
+# Limits concurrent queries, so that polling does not disturb the measurement.
 _AT_ONCE = 8
 PAUSE_SECONDS = 0.01
 _NOTHING = (Decimal(0), 0)
@@ -26,21 +26,21 @@ _NOTHING = (Decimal(0), 0)
 
 @dataclass(frozen=True, slots=True)
 class Visible:
-    """at: of the monotonic clock, when the last difference was gone; differences: those that stayed"""
+    """at: the monotonic time when the last difference disappeared; differences: the remaining ones"""
 
     at: float
     differences: list[str] = field(default_factory=list)
 
 
 class Usage:
-    """Totals of the month, of both meters."""
+    """Queries totals of both meters."""
 
     def __init__(self, channel: aio.Channel) -> None:
         self._stub = usage_pb2_grpc.UsageServiceStub(channel)
         self._limit = asyncio.Semaphore(_AT_ONCE)
 
     async def total(self, tenant: str) -> tuple[int, int, int]:
-        """Of one tenant: value of the count meter, units of the sum meter, events of the sum meter."""
+        """The value of the count meter, and units and events of the sum meter, of one tenant."""
         count, summed = await asyncio.gather(
             self._values(tenant, COUNT_METER, by_group=False), self._values(tenant, SUM_METER, by_group=False)
         )
@@ -48,7 +48,7 @@ class Usage:
         return int(count.get("", _NOTHING)[0]), units(value), events
 
     async def count(self, tenant: str) -> int:
-        """Value of the count meter of one tenant."""
+        """The value of the count meter of one tenant."""
         found = await self._values(tenant, COUNT_METER, by_group=False)
         return int(found.get("", _NOTHING)[0])
 
@@ -62,7 +62,7 @@ class Usage:
         }
 
     async def _values(self, tenant: str, meter: str, *, by_group: bool) -> dict[str, tuple[Decimal, int]]:
-        """(value, events) over all months asked for, by group; the total's group is empty."""
+        """(value, events) over all requested months, by group; the group of the total is empty."""
         found: dict[str, tuple[Decimal, int]] = {}
         async with self._limit:
             async for window in self._windows(tenant, meter, by_group=by_group):
@@ -89,7 +89,7 @@ class Usage:
 
 
 def units(value: Decimal) -> int:
-    """A value as units of the workload's scale. Raises ValueError when it is finer."""
+    """A value in units of the workload's scale. Raises ValueError if the value is finer."""
     scaled = value.scaleb(SCALE)
     if scaled != scaled.to_integral_value():
         raise ValueError(f"{value} has more than {SCALE} decimals")
@@ -106,9 +106,9 @@ class Watch:
         self._exceeded = False
 
     async def wait(self, last: int, seconds: float) -> Visible:
-        """Asks for tenant `last` until it is right, and for the others only then: they were sent before it.
+        """Polls tenant `last` until its usage is correct, and then the others, whose events were sent before.
 
-        Gives up after `seconds`, or at once when usage exceeds what was accepted, since it never shrinks.
+        Gives up after `seconds`, or immediately if usage exceeds the accepted events: it never decreases.
         """
         self._pending = [last, *(tenant for tenant in range(len(self._expected.counts)) if tenant != last)]
         settled = await pace.poll(self._look, every=PAUSE_SECONDS, seconds=seconds)
@@ -118,7 +118,7 @@ class Watch:
         return Visible(at, await differences(self._usage, self._expected, self._pending))
 
     async def _look(self) -> bool:
-        """Whether everything is right, or something wrong for good."""
+        """Whether all usage is correct, or some is permanently wrong."""
         first, *others = self._pending
         if not await self._is_right(first):
             return self._exceeded
@@ -136,7 +136,7 @@ class Watch:
 
 
 async def differences(usage: Usage, expected: Tally, tenants: Iterable[int]) -> list[str]:
-    """What usage says of these tenants' regions that is not so."""
+    """The differences of usage by region of these tenants."""
     found = []
     for tenant in tenants:
         seen = await usage.regions(tenant_name(tenant))

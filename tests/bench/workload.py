@@ -1,4 +1,4 @@
-"""The events of the load, as columns, and what they must add up to."""
+"""The events of the load as columns, and their expected totals."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from tests.bench.ids import Ids, Int64s, uuid4, uuid7
 EVENT_TYPE: Final = "bench.request"
 QUANTITY: Final = "units"
 DIMENSION: Final = "region"
-# The dimension that both meters are grouped by has so many values.
+# Number of values of the dimension by which both meters are grouped.
 REGIONS: Final = 20
 # Quantities are hundredths, from 0.01 to 100.00.
 SCALE: Final = 2
 MAX_UNITS: Final = 10_000
-# Events are dated as if they had been made at this rate, up to now.
+# Events are dated as if made at this rate until now.
 MADE_PER_SECOND: Final = 300_000
-# A repeated event comes from one of so many batches before, of the same tenant.
+# A repeated event comes from one of this many preceding batches of the same tenant.
 REPEATED_FROM: Final = 20
 _DAY_MS: Final = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What the events are like.
+    """The shape of the events.
 
-    mixed: every event of a batch belongs to a tenant of its own, else a batch is one tenant's
-    spread_ms: the ids of a batch were made over so many milliseconds, interleaved with those of other
-        batches; 0: one batch after the other
+    mixed: every event of a batch belongs to another tenant; else a batch has one tenant
+    spread_ms: the ids of a batch are spread over this many milliseconds, interleaved with those of other
+        batches; 0: batches do not interleave
     random_ids: UUIDv4, which have no order, instead of UUIDv7
-    days: events are dated at random over so many days before now; 0: when their ids were made
+    days: events have random times in this many days before now; 0: the times of their ids
     """
 
     tenants: int = 50
@@ -80,13 +80,13 @@ class Events:
         return Events(*(column[rows] for column in self._columns()))
 
     def counted(self) -> Counted:
-        """What is needed to add them up."""
+        """The columns that are needed for the totals."""
         return Counted(
             (self.tenants * REGIONS + self.regions).astype(np.int32), self.units.astype(np.int32), self.fresh
         )
 
     def repeat(self, rows: Int64s, sources: Int64s) -> None:
-        """Makes `rows` repetitions of `sources`."""
+        """Turns `rows` into repetitions of `sources`."""
         for column in self._columns():
             column[rows] = column[sources]
         self.fresh[rows] = False
@@ -107,13 +107,13 @@ class Events:
 def generate(
     workload: Workload, batches: int, batch: int, now_ms: int, seed: int, duplicates: float = 0.0
 ) -> Events:
-    """`batches` times `batch` events, in the order in which they are to be sent.
+    """Generates `batches` times `batch` events, in the order of sending.
 
-    duplicates: this share of each batch, at random places, are earlier events again; at most one half
+    duplicates: share of each batch, at random places, that repeats earlier events; at most one half
     """
     rng = np.random.default_rng(seed)
     count = batches * batch
-    # Rounds of all tenants, each in an order of its own.
+    # Rounds of all tenants, each in a different order.
     rounds = -(-batches // workload.tenants)
     turns = np.concatenate([rng.permutation(workload.tenants) for _ in range(rounds)])[:batches]
     tenants = rng.integers(0, workload.tenants, count) if workload.mixed else np.repeat(turns, batch)
@@ -135,7 +135,7 @@ def generate(
 
 
 def _made_at(spread_ms: int, batches: int, batch: int, now_ms: int, rng: np.random.Generator) -> Int64s:
-    """Milliseconds at which the events were made; in order within each batch."""
+    """Milliseconds at which the events were made, in order within each batch."""
     count = batches * batch
     steady = now_ms - (count - np.arange(count)) * 1000 // MADE_PER_SECOND
     if spread_ms == 0:
@@ -146,7 +146,7 @@ def _made_at(spread_ms: int, batches: int, batch: int, now_ms: int, rng: np.rand
 
 
 def _occurred_at(days: int, made_at_ms: Int64s, now_ms: int, rng: np.random.Generator) -> Int64s:
-    """Milliseconds at which the events occurred, in no order when they are dated over `days`."""
+    """Milliseconds at which the events occurred, in random order if they are dated over `days`."""
     if days == 0:
         return made_at_ms.copy()
     return now_ms - rng.integers(0, days * _DAY_MS, len(made_at_ms))
@@ -155,11 +155,11 @@ def _occurred_at(days: int, made_at_ms: Int64s, now_ms: int, rng: np.random.Gene
 def _scatter_duplicates(
     events: Events, turns: Int64s, batch: int, repeated: int, rng: np.random.Generator, *, mixed: bool
 ) -> None:
-    """Puts `repeated` earlier events at random places of each batch; of its own when it is the first."""
+    """Puts `repeated` earlier events at random places of each batch; in the first one, its own events."""
     earlier: dict[int, list[int]] = {}
     for at, turn in enumerate(turns.tolist()):
         known = earlier.setdefault(0 if mixed else turn, [])
-        # Apart from each other: a row that is overwritten cannot be repeated.
+        # Disjoint places: an overwritten row cannot be repeated.
         places = at * batch + rng.choice(batch, 2 * repeated, replace=False)
         rows, sources = places[:repeated], places[repeated:]
         if known:
@@ -171,9 +171,9 @@ def _scatter_duplicates(
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What is kept of events that have become requests: 9 bytes an event, for a minute's load has millions.
+    """The data kept of encoded events: 9 bytes an event, since a minute's load has millions.
 
-    cells: tenant times REGIONS plus region
+    cells: tenant * REGIONS + region
     """
 
     cells: npt.NDArray[np.int32]

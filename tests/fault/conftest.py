@@ -19,13 +19,13 @@ MakeMesh = Callable[..., AbstractAsyncContextManager[Mesh]]
 
 @dataclass(frozen=True)
 class Lengths:
-    """How much is done: much with `make fault`, little with `make test`."""
+    """Lengths of runs: long with `make fault`, short with `make test`."""
 
     events: int
     rounds: int
 
 
-# Tests that use `shared_mesh` run on one worker, so that there is one.
+# Tests that use `shared_mesh` run on one worker, so that only one such mesh runs.
 SHARED = pytest.mark.xdist_group("shared mesh")
 QUICK = {
     "aggregate": {"METERLINE_EMIT_SECONDS": "0.2"},
@@ -35,7 +35,7 @@ LONG = os.environ.get("METERLINE_FAULTS") == "long"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of what a planted bug does to a mesh it is enough to know after a change to what it breaks."""
+    """Skips planted bugs by default: they need to run only after a change of the code that they break."""
     if not LONG:
         planted = [item for item in items if item.get_closest_marker("planted")]
         config.hook.pytest_deselected(items=planted)
@@ -61,9 +61,9 @@ def start_mesh(meshes: Meshes) -> MakeMesh:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def shared_mesh(meshes: Meshes) -> AsyncIterator[Mesh]:
-    """A whole mesh, prepared for load, for tests that leave it as good as it was.
+    """A whole mesh, prepared for load, for tests that restore its state.
 
-    A test has tenants of its own there, stops nothing and measures nothing. It is marked with `SHARED`.
+    A test uses its own tenants, stops nothing and measures nothing. It is marked with `SHARED`.
     """
     async with meshes.start(services=SERVICES, environment=QUICK) as mesh:
         yield mesh

@@ -1,4 +1,4 @@
-"""Corrections under load: each is asked for, under one id, until it is answered."""
+"""Load of corrections: each is retried, under the same id, until it is answered."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.corrections_calls import WHO
 
 T = TypeVar("T")
 
-# What a call says while its service is away, or when its answer may be on the way of another one.
+# Statuses of calls while the service is unavailable, or while an earlier attempt may still be executed.
 _AGAIN = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -32,7 +32,7 @@ _AGAIN = (
 
 
 class CorrectionsLoad:
-    """Amends, retracts and imports events at random until told to stop, and notes what must be left."""
+    """Amends, retracts and imports random events until stopped, and records the expected events."""
 
     def __init__(self, mesh: Mesh, expected: Expected, *, seed: int = 11) -> None:
         self._mesh = mesh
@@ -42,14 +42,14 @@ class CorrectionsLoad:
         self.repeated = 0
         self._progress = asyncio.Event()
         self._failure: Exception | None = None
-        # Events that are left of those brought here, by tenant.
+        # Remaining events of those imported here, by tenant.
         self._mine: dict[str, set[str]] = {tenant: set() for tenant in TENANTS}
 
     async def run_until(self, stop: asyncio.Event) -> None:
         try:
             await self._run_until(stop)
         except Exception as error:
-            # Whoever waits for more would wait in vain.
+            # Wakes callers of `more`, which would otherwise wait until their timeout.
             self._failure = error
             self._progress.set()
             raise
@@ -58,7 +58,7 @@ class CorrectionsLoad:
         quick = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
         async with self._mesh.channel("ingest", quick) as channel:
             stub = corrections_pb2_grpc.CorrectionsServiceStub(channel)
-            # Something to correct, that nobody else brings.
+            # Events to correct, which no other load reports.
             for tenant in TENANTS:
                 await self._bring(stub, tenant)
             while not stop.is_set():
@@ -70,7 +70,7 @@ class CorrectionsLoad:
                 self._progress.set()
 
     async def more(self, corrections: int, *, seconds: float = 60.0) -> None:
-        """Waits until so many more calls are answered. Raises what ended them."""
+        """Waits until `corrections` more calls are answered. Raises the error that ended the load."""
         goal = self.done + corrections
         async with asyncio.timeout(seconds):
             while self.done < goal:

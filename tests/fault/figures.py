@@ -1,4 +1,4 @@
-"""Figures of the fault tests: what they found out, and how much memory a process took at most."""
+"""Figures of the fault tests: measured results, and the peak memory of a process."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 MIB = 1 << 20
 
 
-def tell(figures: str) -> None:
-    """Shown with `pytest -s` or `-rP`."""
+def report_figures(figures: str) -> None:
+    """Prints figures, which `pytest -s` or `-rP` shows."""
     sys.stdout.write(f"\n{figures}\n")
 
 
 @dataclass
 class Peak:
-    """`grown` is known at the end, in bytes."""
+    """The growth of a process's peak memory. `grown` is in bytes, and set at the end."""
 
     grown: int = 0
 
@@ -28,7 +28,7 @@ class Peak:
 
 @contextmanager
 def peak_of(pid: int) -> Iterator[Peak]:
-    """The kernel itself keeps the greatest resident set, so that no moment is missed."""
+    """Reads the peak resident set from the kernel, which misses no moment."""
     peak = Peak()
     Path(f"/proc/{pid}/clear_refs").write_text("5")
     before = _status(pid, "VmRSS")

@@ -1,4 +1,4 @@
-"""Signed calls, changed in every way that somebody without the secret could try."""
+"""Forged calls: signed calls changed in every way that an attacker without the secret could try."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
 
 
 class Forger:
-    """Knows a client's configuration, its calls, and everything of other clients, but not its secret."""
+    """An attacker who knows a client's configuration and calls, and other clients, but not its secret."""
 
     def __init__(self, victim: SignedClient, others: list[SignedClient], seed: int) -> None:
         self._victim = victim
@@ -44,7 +44,7 @@ class Forger:
         ]
 
     def forgeries(self, count: int) -> Iterator[Call]:
-        """Calls of which each differs from a valid one in one way or in two, and is no other client's own."""
+        """Calls that differ from a valid one in one or two ways, and are not valid for another client."""
         made = 0
         while made < count:
             valid = self.valid()
@@ -52,12 +52,12 @@ class Forger:
             call.CopyFrom(valid)
             for way in self._random.sample(self._ways, 1 if made % 3 else 2):
                 way(call)
-            if call != valid and not self._is_anothers(call):
+            if call != valid and not self._is_valid_for_another_client(call):
                 made += 1
                 yield call
 
-    def _is_anothers(self, call: Call) -> bool:
-        """Another client's configuration, signed with its secret: its good right."""
+    def _is_valid_for_another_client(self, call: Call) -> bool:
+        """Whether it has another client's configuration and its secret's signature: a valid call."""
         mine = call.id, call.timestamp_ms, call.body
         return any(
             call.config == other.config and call.signature == signature(other.secret, *mine)
@@ -68,7 +68,7 @@ class Forger:
         return self._victim.request(_body())
 
     def sign(self, id: str, timestamp_ms: int, body: bytes) -> bytes:
-        """As the victim would, for tests of what the victim signs."""
+        """Signs with the victim's secret, for tests of the signed content."""
         return signature(self._victim.secret, id, timestamp_ms, body)
 
     def _bytes(self, length: int) -> bytes:
@@ -115,7 +115,7 @@ class Forger:
         call.id = "".join(self._random.choices(_LETTERS, k=self._random.randrange(1, 65)))
 
     def _move_in_time(self, call: Call) -> None:
-        # Mostly within the window, so that nothing but the signature can refuse it.
+        # Mostly within the time window, so that only the signature can refuse the call.
         call.timestamp_ms += self._random.choice([1, -1, 1_000, -60_000, 200_000, 10**9])
 
     def _flip_body(self, call: Call) -> None:
@@ -125,7 +125,7 @@ class Forger:
         call.body = self._cut(call.body)
 
     def _add_to_body(self, call: Call) -> None:
-        # Appended to a serialised request, another one is part of it.
+        # A request appended to a serialised request is merged into it.
         call.body += self._random.choice([_body().SerializeToString(), self._bytes(3), b"\0"])
 
     def _swap_body(self, call: Call) -> None:
@@ -144,13 +144,13 @@ class Forger:
         call.signature = self.valid().signature
 
     def _sign_with_another_secret(self, call: Call) -> None:
-        # With its own configuration, it would be that client's good right.
+        # With that client's own configuration the call would be valid.
         other = self._random.choice([each for each in self._others if each.config != call.config])
         disguised = SignedClient(call.config, other.secret, other.key_id)
         call.CopyFrom(disguised.request(call.body))
 
     def _move_between_parts(self, call: Call) -> None:
-        """The same signed bytes, read with other borders between them."""
+        """The same signed bytes, with other boundaries between the parts."""
         text = str(call.timestamp_ms)
         call.id, call.timestamp_ms, call.body = (
             f"{call.id}.{text[:6]}",

@@ -1,4 +1,4 @@
-"""Sends mutated requests to every RPC of a mesh, and remembers which of them made a service fail."""
+"""Sends mutated requests to every RPC of a mesh, and records those that made a service fail."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,26 +22,25 @@ from meterline_protos.events.v1 import events_pb2
 from meterline_protos.ingest.v1 import capture_pb2
 
 from tests.architecture.test_access import rules
-from tests.fault.honest import OPERATIONS
-from tests.fault.honest_world import World
+from tests.fault.foreign_requests import Rpc
 from tests.fault.mutations import Mutator
-from tests.fault.strangers import Rpc
+from tests.fault.request_world import World
+from tests.fault.valid_requests import OPERATIONS
 
 RULES: Final = rules()
 CONCURRENT: Final = 16
 CALL_SECONDS: Final = 60.0
 _STREAM_ATTEMPTS: Final = 10
 _OVERWRITTEN: Final = "Internal error from Core"
-# What no request may be answered with, whatever it is, while nothing is stopped. A status that is too large
-# for its caller is none either.
+# Statuses that no request may get while all services run. A status too large for its caller is a fault too.
 FAULTS: Final = frozenset(
     {"INTERNAL", "UNKNOWN", "UNAVAILABLE", "DEADLINE_EXCEEDED", "DATA_LOSS", "UNIMPLEMENTED", "CANCELLED"}
 )
 
 
 @dataclass(frozen=True)
-class Shot:
-    """One call: which RPC of which service, and the messages that are sent."""
+class FuzzCall:
+    """One call: its RPC and the messages to send."""
 
     rpc: Rpc
     service: str
@@ -50,23 +50,23 @@ class Shot:
 
 @dataclass
 class Outcome:
-    """What came of all calls: how many by RPC and status, and those that were faults."""
+    """Results of all calls: counts by RPC and status, and the faults."""
 
-    told: Counter[tuple[str, str]] = field(default_factory=Counter)
+    calls_by_status: Counter[tuple[str, str]] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
 
-    def note(self, shot: Shot, code: str, details: str) -> None:
-        self.told[shot.rpc.name, code] += 1
+    def note(self, fuzz_call: FuzzCall, code: str, details: str) -> None:
+        self.calls_by_status[fuzz_call.rpc.name, code] += 1
         if code in FAULTS or "metadata size" in details:
-            sent = ", ".join(f"bytes.fromhex({one.hex()!r})" for one in shot.sent)
-            self.faults.append(f"{shot.rpc.name} #{shot.number}: {code} {details}\n  sent {sent}")
+            sent = ", ".join(f"bytes.fromhex({one.hex()!r})" for one in fuzz_call.sent)
+            self.faults.append(f"{fuzz_call.rpc.name} #{fuzz_call.number}: {code} {details}\n  sent {sent}")
 
     def of_rpc(self, name: str) -> set[str]:
-        return {code for rpc, code in self.told if rpc == name}
+        return {code for rpc, code in self.calls_by_status if rpc == name}
 
 
-class Gun:
-    """Calls as somebody who may do everything, so that nothing is refused for who asks."""
+class FuzzClient:
+    """Calls with all permissions, so that no call is refused for its caller."""
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
@@ -75,28 +75,29 @@ class Gun:
 
     @classmethod
     @asynccontextmanager
-    async def of(cls, mesh: Mesh) -> AsyncIterator[Gun]:
-        gun = cls(mesh)
+    async def of(cls, mesh: Mesh) -> AsyncIterator[FuzzClient]:
+        fuzzer = cls(mesh)
         try:
-            yield gun
+            yield fuzzer
         finally:
-            for channel in gun._channels.values():
+            for channel in fuzzer._channels.values():
                 await channel.close()
 
-    async def fire(self, shot: Shot) -> tuple[str, str]:
-        """The name of the status, and its text."""
-        method = shot.rpc.method
+    async def send(self, fuzz_call: FuzzCall) -> tuple[str, str]:
+        """Sends a call; returns the name of its status, and the text."""
+        method = fuzz_call.rpc.method
         path = f"/{method.containing_service.full_name}/{method.name}"
         internal = RULES[path[1:]].permission is Permission.INTERNAL
-        channel: Any = self._channel(shot.service, internal)
+        channel: Any = self._channel(fuzz_call.service, internal)
         try:
             if method.client_streaming:
-                return await _converse(lambda: channel.stream_stream(path)(timeout=CALL_SECONDS), shot.sent)
+                begin = partial(channel.stream_stream(path), timeout=CALL_SECONDS)
+                return await _converse(begin, fuzz_call.sent)
             if method.server_streaming:
-                async for _ in channel.unary_stream(path)(shot.sent[0], timeout=CALL_SECONDS):
+                async for _ in channel.unary_stream(path)(fuzz_call.sent[0], timeout=CALL_SECONDS):
                     pass
             else:
-                await channel.unary_unary(path)(shot.sent[0], timeout=CALL_SECONDS)
+                await channel.unary_unary(path)(fuzz_call.sent[0], timeout=CALL_SECONDS)
         except aio.AioRpcError as error:
             return error.code().name, error.details() or ""
         return grpc.StatusCode.OK.name, ""
@@ -104,14 +105,14 @@ class Gun:
     def _channel(self, service: str, internal: bool) -> aio.Channel:
         if (service, internal) not in self._channels:
             options = [("grpc.max_receive_message_length", 64 << 20)]
-            # What services ask of each other is not for operators.
+            # Operators may not call RPCs between services.
             token = self._peer.token if internal else self._mesh.token
             self._channels[service, internal] = channels.channel(self._mesh.address(service), token, options)
         return self._channels[service, internal]
 
 
 async def _converse(begin: Callable[[], Any], sent: Sequence[bytes]) -> tuple[str, str]:
-    """The status that the server ends a stream with, perhaps before all was sent.
+    """The status with which the server ends a stream, perhaps before all messages are sent.
 
     When a write fails since the server has ended the stream, grpc.aio may overwrite the status that it
     sent (grpc issue 36066). Then the stream is sent again.
@@ -133,63 +134,63 @@ async def _converse_once(call: Any, sent: Sequence[bytes]) -> tuple[str, str]:
     return (await call.code()).name, await call.details() or ""
 
 
-def honest_shots(rpcs: Sequence[Rpc], requests: Mapping[str, Sequence[Message]]) -> Iterator[Shot]:
+def valid_calls(rpcs: Sequence[Rpc], requests: Mapping[str, Sequence[Message]]) -> Iterator[FuzzCall]:
     for rpc in rpcs:
         for service in _services(rpc):
             for request in requests[rpc.name]:
-                yield Shot(rpc, service, (request.SerializeToString(),), -1)
+                yield FuzzCall(rpc, service, (request.SerializeToString(),), -1)
 
 
-def mutated_shots(
+def mutated_calls(
     rpcs: Sequence[Rpc], requests: Mapping[str, Sequence[Message]], world: World, seed: int, count: int
-) -> Iterator[Shot]:
-    """Each RPC in turn, so that all of them come equally often."""
+) -> Iterator[FuzzCall]:
+    """Mutations of each RPC in turn, so that all are called equally often."""
     others = [request.SerializeToString() for found in requests.values() for request in found]
     for number in range(count):
         rpc = rpcs[number % len(rpcs)]
         turn = number // len(rpcs)
         found = requests[rpc.name]
-        honest = found[turn % len(found)]
+        valid = found[turn % len(found)]
         mutator = Mutator(f"{seed}:{rpc.name}:{turn}", world.foreign, others)
         services = _services(rpc)
-        yield Shot(rpc, services[turn % len(services)], _sent(rpc, honest, mutator, world), number)
+        yield FuzzCall(rpc, services[turn % len(services)], _sent(rpc, valid, mutator, world), number)
 
 
 def _services(rpc: Rpc) -> tuple[str, ...]:
     return OPERATIONS if rpc.service == "operations" else (rpc.service,)
 
 
-def _sent(rpc: Rpc, honest: Message, mutator: Mutator, world: World) -> tuple[bytes, ...]:
-    """Mostly what lies in bytes is mutated where there is something: it comes from callers as well."""
-    if isinstance(honest, capture_pb2.ReportSignedRequest) and mutator.chance(0.7):
-        body = mutator.mutated(capture_pb2.ReportRequest.FromString(honest.body))
+def _sent(rpc: Rpc, valid: Message, mutator: Mutator, world: World) -> tuple[bytes, ...]:
+    """Mostly mutates the message inside a bytes field, if there is one: it comes from callers too."""
+    if isinstance(valid, capture_pb2.ReportSignedRequest) and mutator.chance(0.7):
+        body = mutator.mutated(capture_pb2.ReportRequest.FromString(valid.body))
         return (world.client.request(body).SerializeToString(),)
     if rpc.method.name == "PreviewChanges" and mutator.chance(0.7):
-        changed = type(honest)()
-        changed.CopyFrom(honest)
+        changed = type(valid)()
+        changed.CopyFrom(valid)
         changed.events = mutator.mutated(events_pb2.EventsAccepted.FromString(world.accepted))  # type: ignore[attr-defined]
         return (changed.SerializeToString(),)
-    data = mutator.mutated(honest)
+    data = mutator.mutated(valid)
     if rpc.method.client_streaming:
-        plain = honest.SerializeToString()
+        plain = valid.SerializeToString()
         return (plain, data, plain)
     return (data,)
 
 
-async def fire_all(gun: Gun, shots: Iterator[Shot]) -> Outcome:
-    """All of them, `CONCURRENT` at a time."""
+async def send_all(fuzzer: FuzzClient, fuzz_calls: Iterator[FuzzCall]) -> Outcome:
+    """Sends all calls, `CONCURRENT` at a time."""
     outcome = Outcome()
 
     async def work() -> None:
-        for shot in shots:
-            outcome.note(shot, *await gun.fire(shot))
+        for fuzz_call in fuzz_calls:
+            outcome.note(fuzz_call, *await fuzzer.send(fuzz_call))
 
     await asyncio.gather(*(work() for _ in range(CONCURRENT)))
     return outcome
 
 
 def unhandled(logs: Path) -> list[str]:
-    """What services logged of exceptions that nothing expected."""
+    """Unexpected exceptions in the logs of services."""
     found = []
     for path in sorted(logs.glob("*.log")):
         for line in path.read_text(errors="replace").splitlines():

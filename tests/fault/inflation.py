@@ -1,6 +1,6 @@
-"""Honest requests with one of their fields made as large as a request may be.
+"""Valid requests with one field inflated to the maximal size of a request.
 
-Fields are found along the descriptors, so that those of new RPCs are inflated as well.
+Fields are discovered from the descriptors, so that those of new RPCs are included.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from google.protobuf.message_factory import GetMessageClass
 
 from tests.support.wire_format import part
 
-# Of the path to a field; deeper ones repeat themselves.
+# Maximal length of the path to a field; deeper paths repeat.
 _DEPTH: Final = 4
-# Left for what is around the field.
+# Bytes reserved for the messages around the field.
 _MARGIN: Final = 4_000
 
 Fill = Callable[[FieldDescriptor, int], bytes]
 """Values of a field on the wire, of so many bytes together at most."""
 
 
-def inflated(honest: Message, most: int) -> Iterator[tuple[str, bytes]]:
-    """A name and a request for each field that can be of any length, in each way to fill it.
+def inflated(valid: Message, most: int) -> Iterator[tuple[str, bytes]]:
+    """A name and a request for each field of variable length and each way to fill it.
 
-    most: bytes of a request
+    most: maximal bytes of a request
     """
-    sent = honest.SerializeToString()
-    for path in _paths(honest.DESCRIPTOR, ()):
+    sent = valid.SerializeToString()
+    for path in _paths(valid.DESCRIPTOR, ()):
         for way, fill in _ways(path[-1]).items():
             values = fill(path[-1], most - len(sent) - _MARGIN)
-            # What comes later on the wire is merged into what came before, or is one more of it.
-            yield f"{'.'.join(each.name for each in path)} {way}", sent + _within(honest, path[:-1], values)
+            # Later values on the wire are merged into earlier ones, or appended to repeated fields.
+            yield f"{'.'.join(each.name for each in path)} {way}", sent + _within(valid, path[:-1], values)
 
 
 def _paths(descriptor: Any, above: tuple[FieldDescriptor, ...]) -> Iterator[tuple[FieldDescriptor, ...]]:
@@ -46,11 +46,11 @@ def _paths(descriptor: Any, above: tuple[FieldDescriptor, ...]) -> Iterator[tupl
             yield from _paths(inner, path)
 
 
-def _within(honest: Message, path: Sequence[FieldDescriptor], values: bytes) -> bytes:
-    """`values` as the end of the message that `path` leads to; of a repeated one, of a copy of its first."""
+def _within(valid: Message, path: Sequence[FieldDescriptor], values: bytes) -> bytes:
+    """Appends `values` to the message at `path`; for a repeated message, to a copy of its first element."""
     if not path:
         return values
-    field, below = path[0], getattr(honest, path[0].name)
+    field, below = path[0], getattr(valid, path[0].name)
     first: Message | None = below
     if field.is_repeated:
         first = below[0] if below else None
@@ -90,9 +90,9 @@ def _distinct_keys(field: FieldDescriptor, room: int) -> bytes:
 
 
 def _numbered(field: FieldDescriptor, room: int, pattern: bytes) -> bytes:
-    """Values that end in a number each; megabytes of them are made often."""
+    """Values that end in consecutive numbers. Must be fast, since megabytes of them are made often."""
     example = part(field.number, pattern % 0)
-    # What stands before the numbers is the same each time, since all are of one length.
+    # The bytes before each number are equal, since all values have the same length.
     before = example[: -len(b"%08x" % 0)]
     return before.join([b"", *map(b"%08x".__mod__, range(room // len(example)))])
 

@@ -1,8 +1,8 @@
-"""Load that never gives up, and the oracle that knows what must come of it.
+"""Load with unlimited retries, and the oracle of the expected usage.
 
-A reporter sends batches and repeats each, unchanged, until it is acknowledged. Every event is known here
-with its quantity, so that in the end the mesh must have counted each of them exactly once, whatever was
-killed or lost meanwhile.
+A reporter sends batches and repeats each, unchanged, until it is acknowledged. The oracle knows every event
+with its quantity: in the end the mesh must have counted each exactly once, whatever was killed or lost
+meanwhile.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import random
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import LiteralString
 
 import nats
@@ -34,6 +35,7 @@ from meterline_protos.ingest.v1 import (
     events_pb2_grpc,
 )
 from meterline_protos.publisher.v1 import prices_pb2, prices_pb2_grpc
+from nats.aio.client import Client
 
 from tests.support.bus import unanswered
 from tests.support.capture import Sample, rows
@@ -42,13 +44,13 @@ from tests.support.usage import month_total
 
 TENANTS = ("acme", "bolt", "cobra")
 METERS = {"calls": types_pb2.AGGREGATION_COUNT, "units": types_pb2.AGGREGATION_SUM}
-# Long enough for a killed service to be back, short enough for a lost answer not to stop the test.
+# Long enough for a killed service to restart, short enough that a lost answer does not stall the test.
 CALL_SECONDS = 5.0
 
 
 @dataclass
 class Expected:
-    """What must have been counted: by tenant, the quantity of every event by its id."""
+    """The expected usage: by tenant, the quantity of every event by its id."""
 
     units: dict[str, dict[str, int]] = field(default_factory=lambda: {tenant: {} for tenant in TENANTS})
 
@@ -65,7 +67,7 @@ class Expected:
 
 
 async def put_prices(mesh: Mesh) -> None:
-    """Prices of the meters in the plan of all tenants."""
+    """Puts prices of the meters into the plan of all tenants."""
     async with mesh.channel("publisher") as channel:
         for meter, rate in (("calls", "0.01"), ("units", "0.0203")):
             body = struct_pb2.Struct()
@@ -85,8 +87,8 @@ async def put_prices(mesh: Mesh) -> None:
 
 
 async def prepare(mesh: Mesh, tenants: Sequence[str] = TENANTS) -> None:
-    """An event type, two meters, prices of them if there is a publisher, and tenants, in the order in which
-    each refers to what is there. Repeats itself while services come and go."""
+    """Creates an event type, two meters, their prices if a publisher runs, and tenants, in the order of
+    references. May be repeated while services restart."""
     identity, ingest, aggregate = (mesh.channel(name) for name in ("identity", "ingest", "aggregate"))
     try:
         quantity = event_types_pb2.QuantityDefinition(name="units", scale=0)
@@ -122,11 +124,11 @@ async def prepare(mesh: Mesh, tenants: Sequence[str] = TENANTS) -> None:
             )
     finally:
         await asyncio.gather(identity.close(), ingest.close(), aggregate.close())
-    await eventually(lambda: all(heard_of(mesh, service, tenants) for service in mesh.options.services))
+    await eventually(lambda: all(knows_tenants(mesh, service, tenants) for service in mesh.options.services))
 
 
-def heard_of(mesh: Mesh, service: str, tenants: Collection[str]) -> bool:
-    """Whether the service has been told of all these tenants, or is who tells of them."""
+def knows_tenants(mesh: Mesh, service: str, tenants: Collection[str]) -> bool:
+    """Whether the service has received all these tenants. True for identity, which owns them."""
     if service == "identity":
         return True
     with psycopg.connect(mesh.admin_dsn()) as connection:
@@ -135,7 +137,7 @@ def heard_of(mesh: Mesh, service: str, tenants: Collection[str]) -> bool:
 
 
 class Reporter:
-    """Sends batches to ingest until told to stop."""
+    """Sends batches to ingest until stopped."""
 
     def __init__(self, mesh: Mesh, expected: Expected, *, batch: int = 50, seed: int = 7) -> None:
         self._mesh = mesh
@@ -148,7 +150,7 @@ class Reporter:
         self.progress = asyncio.Event()
 
     async def run(self, events: int) -> None:
-        """Reports so many events and returns when all are acknowledged."""
+        """Reports `events` events; returns when all are acknowledged."""
         async with self._channel() as channel:
             stub = capture_pb2_grpc.CaptureServiceStub(channel)
             for start in range(0, events, self._batch):
@@ -161,7 +163,7 @@ class Reporter:
                 await self._report(stub, self._batch)
 
     async def deliver(self, requests: Iterable[capture_pb2.ReportRequest]) -> None:
-        """Sends these, whose events the caller has made known, until they are acknowledged."""
+        """Repeats these requests until they are acknowledged. The caller adds their events to the oracle."""
         async with self._channel() as channel:
             stub = capture_pb2_grpc.CaptureServiceStub(channel)
             for request in requests:
@@ -199,12 +201,12 @@ class Reporter:
         except aio.AioRpcError as error:
             self.failures[error.code().name] += 1
             return False
-        # Every event was taken, now or in an attempt whose answer was lost.
+        # Every event was accepted, now or in an attempt whose answer was lost.
         assert answer.accepted + answer.duplicate == len(request.rows.events), answer
         return True
 
     async def more(self, events: int, *, seconds: float = 60.0) -> None:
-        """Waits until so many more events are acknowledged."""
+        """Waits until `events` more events are acknowledged."""
         goal = self.acknowledged + events
         async with asyncio.timeout(seconds):
             while self.acknowledged < goal:
@@ -213,7 +215,7 @@ class Reporter:
 
 
 async def counted(mesh: Mesh, tenants: Iterable[str] = TENANTS) -> dict[str, tuple[int, int]]:
-    """(count, sum) by tenant, as QueryUsage tells them."""
+    """(count, sum) by tenant, from QueryUsage."""
     found = {}
     async with mesh.channel("aggregate") as channel:
         for tenant in tenants:
@@ -231,32 +233,39 @@ async def accepted(mesh: Mesh) -> dict[str, int]:
     return {total.tenant_id: total.accepted for total in answer.totals}
 
 
-async def settled(mesh: Mesh) -> bool:
-    """Whether nothing is on its way: the outbox of ingest is empty and aggregate has handled all messages."""
-    with psycopg.connect(mesh.admin_dsn()) as connection:
-        pending = connection.execute("SELECT count(*) FROM ingest.outbox WHERE published_at IS NULL")
-        if pending.fetchone() != (0,):
-            return False
+async def wait_until_settled(mesh: Mesh, *, seconds: float = 60.0) -> None:
+    """Waits until the outbox of ingest is empty and aggregate has acknowledged all messages of its stream.
+
+    Raises AssertionError when messages are still in flight after `seconds`.
+    """
     client = await nats.connect(mesh.nats.url)
     try:
-        name = EVENTS_ACCEPTED.consumer_name("aggregate")
-        left = await unanswered(client, EVENTS_ACCEPTED.stream, name)
-    except (nats.errors.TimeoutError, nats.js.errors.Error):
-        return False
+        with psycopg.connect(mesh.admin_dsn(), autocommit=True) as connection:
+            await eventually(partial(_settled, connection, client), seconds=seconds)
     finally:
         await client.close()
-    return left == 0
+
+
+async def _settled(connection: psycopg.Connection, client: Client) -> bool:
+    pending = connection.execute("SELECT count(*) FROM ingest.outbox WHERE published_at IS NULL")
+    if pending.fetchone() != (0,):
+        return False
+    try:
+        name = EVENTS_ACCEPTED.consumer_name("aggregate")
+        return await unanswered(client, EVENTS_ACCEPTED.stream, name) == 0
+    except (nats.errors.TimeoutError, nats.js.errors.Error):
+        return False
 
 
 async def is_exact(mesh: Mesh, expected: Expected, *, seconds: float = 60.0) -> bool:
-    """Whether every event is stored once and counted once, when nothing is on its way any more.
+    """Whether every event is stored once and counted once, after the mesh has settled.
 
-    Aggregate knows a copy under another id and skips it: sums stay right then, but somebody told of it
+    Aggregate skips a copy of a message under another id: sums stay right, but the message was published
     twice, which is a failure too. So is a dead letter.
 
-    Raises AssertionError when something is still on its way after `seconds`.
+    Raises AssertionError when the mesh has not settled after `seconds`.
     """
-    await eventually(lambda: settled(mesh), seconds=seconds)
+    await wait_until_settled(mesh, seconds=seconds)
     usage = expected.usage()
     stored = {tenant: count for tenant, (count, _) in usage.items() if count}
     exact = await accepted(mesh) == stored and await counted(mesh, usage) == usage
@@ -264,12 +273,12 @@ async def is_exact(mesh: Mesh, expected: Expected, *, seconds: float = 60.0) -> 
 
 
 def dead_letters(mesh: Mesh) -> int:
-    """Messages that wait to be redriven."""
+    """The number of open dead letters of aggregate."""
     return _number(mesh, "SELECT count(*) FROM aggregate.dead_letters WHERE state = 'open'")
 
 
 def copies(mesh: Mesh) -> int:
-    """Messages that aggregate has handled beyond those it has applied or buried."""
+    """The number of messages that aggregate has handled but neither applied nor buried: copies."""
     handled = "SELECT count(*) FROM aggregate.inbox WHERE consumer = 'aggregate-events'"
     applied = _number(mesh, "SELECT count(*) FROM aggregate.applied_messages")
     return _number(mesh, handled) - applied - dead_letters(mesh)
@@ -286,8 +295,8 @@ async def assert_exact(mesh: Mesh, expected: Expected) -> None:
 
 
 async def assert_counted(mesh: Mesh, expected: Expected) -> None:
-    """As `assert_exact`, of these tenants alone: others may have messages that are sent again."""
-    await eventually(lambda: settled(mesh), seconds=120)
+    """Like `assert_exact`, but only for these tenants: messages of others may be resent."""
+    await wait_until_settled(mesh, seconds=120)
     usage = expected.usage()
     stored = await accepted(mesh)
     assert {name: stored.get(name, 0) for name in usage} == {

@@ -1,4 +1,4 @@
-"""Meshes that start and end quickly: on a copy of a database that is migrated, and without farewells."""
+"""Meshes that start and end quickly: from a copy of a migrated database, and ended by SIGKILL."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from meterline_dev.testing import scratch_directory
 
 from tests.fault.load import prepare
 
-# All of a mesh of a test but what the test is not about.
+# The services of a test's mesh by default.
 SERVICES: Final = ("identity", "ingest", "aggregate")
-# The database survives kills of the processes around it either way; only speed is at stake.
-# Messages of whoever was killed come again soon.
+# Killed services lose nothing with these settings either; they only save time.
+# Messages of a killed service are redelivered soon.
 QUICK_MESSAGES: Final = {"METERLINE_ACK_WAIT_SECONDS": "4"}
 
 
 class Meshes:
-    """Starts meshes that differ in what tests ask for, and not in what they begin with.
+    """Starts meshes with the options of tests, all from the same initial state.
 
-    place: a directory for what they begin with, which the database's own account may pass through
+    place: a directory for the initial state, which the database's own account may traverse
     """
 
     def __init__(self, place: Path) -> None:
@@ -36,7 +36,7 @@ class Meshes:
     async def start(
         self, environment: Mapping[str, Mapping[str, str]] | None = None, **options: Any
     ) -> AsyncIterator[Mesh]:
-        """A mesh that is prepared for load; see `MeshOptions`. What is left of it in the end is killed."""
+        """Runs a mesh prepared for load; see `MeshOptions`. Kills its processes at the end."""
         chosen: dict[str, Any] = {
             "services": SERVICES,
             "postgres_settings": SMALL,
@@ -59,11 +59,11 @@ class Meshes:
         if not self._beginning.exists():
             async with Mesh(self._beginning, MeshOptions(services=(), postgres_settings=SMALL)):
                 pass
-        # Its files belong to two accounts, and go on doing so.
+        # The files belong to two accounts, which the copy preserves.
         copy = ["cp", "-a", str(self._beginning), str(place)]
         await asyncio.to_thread(subprocess.run, copy, check=True)
 
 
 async def _kill(mesh: Mesh) -> None:
-    """Nobody needs the services any more; how they end by themselves is shown elsewhere."""
+    """Kills all processes; other tests check graceful shutdown."""
     await asyncio.gather(*map(mesh.supervisor.kill, mesh.supervisor.names()))

@@ -1,6 +1,6 @@
-"""Requests that are wrong in one to three places: in their fields, and in their bytes.
+"""Mutated requests, wrong in one to three places: in their fields, and in their bytes.
 
-Every mutation follows from a seed and its number alone, so that one can be repeated by itself.
+Every mutation is determined by a seed and its number, so that each can be repeated alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-# Bytes of a request that the server would not take whatever is in it prove nothing.
+# Larger requests would be refused for their size, which proves nothing.
 LARGEST: Final = 1 << 20
 
 TEXTS: Final = (
@@ -136,17 +136,17 @@ _BITS: Final = {
 
 
 class Mutator:
-    """Of one request. `texts`: names of what is another tenant's; `others`: honest requests, as bytes."""
+    """Mutates one request. `texts`: names of another tenant's objects; `others`: valid requests as bytes."""
 
     def __init__(self, seed: str, texts: Sequence[str], others: Sequence[bytes]) -> None:
         self._random = random.Random(seed)
         self._texts = (*TEXTS, *texts)
         self._others = others
 
-    def mutated(self, honest: Message) -> bytes:
-        """What is sent instead of it."""
-        message = type(honest)()
-        message.CopyFrom(honest)
+    def mutated(self, valid: Message) -> bytes:
+        """The mutated request."""
+        message = type(valid)()
+        message.CopyFrom(valid)
         fields, raw = self._random.choice(((1, 0), (1, 0), (2, 0), (3, 0), (0, 1), (0, 2), (1, 1)))
         for _ in range(fields):
             self._fields(message)
@@ -167,7 +167,7 @@ class Mutator:
             self._mutate(target, self._random.choice(fields))
 
     def _somewhere(self, message: Message) -> Message:
-        """The message or one within it, the deeper ones as likely."""
+        """The message or a nested one, all equally likely."""
         found = [message]
         for each in found:
             for field, value in each.ListFields():

@@ -1,4 +1,4 @@
-"""Fault 20: a server is there and says nothing: first the broker, then the database."""
+"""Fault 20: the broker or the database accepts connections but never answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from meterline_protos.ingest.v1 import capture_pb2, capture_pb2_grpc
 from psycopg.conninfo import make_conninfo
 
 from tests.fault.conftest import Lengths, MakeMesh
-from tests.fault.figures import MIB, peak_of, tell
+from tests.fault.figures import MIB, peak_of, report_figures
 from tests.fault.load import Expected, Reporter, assert_exact
 from tests.support.capture import Sample, rows
 from tests.support.polling import eventually
@@ -38,7 +38,7 @@ async def passed(duration: float) -> None:
 
 
 async def capture_without_a_broker(mesh: Mesh, expected: Expected, duration: float) -> bool:
-    """Whether everybody was answered within the time of one call while the broker said nothing."""
+    """Whether every call was answered within its deadline while the broker was silent."""
     async with Proxy(mesh.nats.port) as proxy:
         await mesh.supervisor.stop("ingest")
         await mesh.start_service("ingest", METERLINE_NATS_URL=mesh.nats_url("ingest", proxy.port))
@@ -57,21 +57,21 @@ async def capture_without_a_broker(mesh: Mesh, expected: Expected, duration: flo
         stop.set()
         await asyncio.gather(*load)
         repeated = sum(reporter.repeated for reporter in reporters)
-        tell(f"{captured} events captured meanwhile, {repeated} calls repeated, ingest took {peak}")
+        report_figures(f"{captured} events captured meanwhile, {repeated} calls repeated, ingest took {peak}")
         assert peak.grown < 50 * MIB
         await assert_exact(mesh, expected)
         return repeated == 0 and captured >= 400
 
 
 @pytest.mark.req("T2.4", "T7.3")
-async def test_capture_goes_on_while_the_broker_says_nothing(start_mesh: MakeMesh, lengths: Lengths) -> None:
+async def test_capture_continues_while_the_broker_is_silent(start_mesh: MakeMesh, lengths: Lengths) -> None:
     async with start_mesh() as mesh:
         assert await capture_without_a_broker(mesh, Expected(), seconds(lengths))
 
 
 @pytest.mark.planted
 @pytest.mark.req("T7.3")
-async def test_a_capture_that_waits_for_the_broker_is_caught(start_mesh: MakeMesh) -> None:
+async def test_capture_that_waits_for_the_broker_is_caught(start_mesh: MakeMesh) -> None:
     program = [sys.executable, "-m", "tests.fault.planted.publish_before_answer"]
     async with start_mesh(programs={"ingest": program}) as mesh:
         assert not await capture_without_a_broker(mesh, Expected(), 1.0)
@@ -80,7 +80,7 @@ async def test_a_capture_that_waits_for_the_broker_is_caught(start_mesh: MakeMes
 async def outcomes_without_a_database(
     mesh: Mesh, batches: Sequence[list[Sample]], until: float
 ) -> Counter[str]:
-    """Codes of calls that each wait for their deadline, one after another on each of some channels."""
+    """Status codes of calls, sequential on each of several channels, that wait until their deadline."""
     codes: Counter[str] = Counter()
 
     async def one(samples: list[Sample]) -> None:
@@ -103,56 +103,56 @@ async def code_of(stub: capture_pb2_grpc.CaptureServiceAsyncStub, request: captu
 
 
 def through(proxy: Proxy, mesh: Mesh) -> str:
-    """The database of ingest, by way of the proxy."""
+    """The address of ingest's database through the proxy."""
     return make_conninfo(mesh.dsn(app_role("ingest")), host="127.0.0.1", port=proxy.port)
 
 
 async def capture_without_a_database(mesh: Mesh, expected: Expected, duration: float) -> Counter[str]:
-    """How heavy callers were answered while the database said nothing."""
+    """Status codes of heavy load while the database was silent."""
     async with Proxy(mesh.postgres.port) as proxy:
         await mesh.supervisor.stop("ingest")
         await mesh.start_service("ingest", METERLINE_DATABASE_URL=through(proxy, mesh))
         reporter, stop = Reporter(mesh, expected), asyncio.Event()
         load = asyncio.create_task(reporter.run_until(stop))
         await reporter.more(200)
-        # Heavy callers that do not wait for one another: 40 calls of 1,000 events each, again and again.
+        # Independent heavy callers: 40 concurrent calls of 1,000 events each, repeatedly.
         batches = [[Sample(quantities={"units": "1"}) for _ in range(1_000)] for _ in range(40)]
         with peak_of(mesh.supervisor.pid("ingest")) as peak:
             proxy.blackhole()
             codes = await outcomes_without_a_database(mesh, batches, time.monotonic() + duration)
             proxy.forward()
-        # It answers again by itself, and those who send again count once.
+        # Capture recovers by itself, and retried batches count once.
         await reporter.more(200)
         for samples in batches:
             expected.add("acme", samples)
         await reporter.deliver(rows(*samples) for samples in batches)
         stop.set()
         await load
-        tell(f"{dict(codes)} meanwhile, ingest took {peak}")
-        # 100,000 events wait at most, with what protobuf and the queue make of them.
+        report_figures(f"{dict(codes)} meanwhile, ingest took {peak}")
+        # At most 100,000 events wait, with their memory in protobuf and the queue.
         assert peak.grown < 200 * MIB
         await assert_exact(mesh, expected)
     return codes
 
 
-def is_told_to_callers(codes: Counter[str]) -> bool:
-    """Whether some were told what was wrong instead of waiting in vain, and none that all was well."""
+def is_reported_to_callers(codes: Counter[str]) -> bool:
+    """Whether some calls failed with a clear status before their deadline, and none succeeded."""
     return not codes["OK"] and codes["UNAVAILABLE"] > 0
 
 
 @pytest.mark.req("T2.4", "T7.3")
-async def test_calls_are_answered_while_the_database_says_nothing(
+async def test_calls_are_answered_while_the_database_is_silent(
     start_mesh: MakeMesh, lengths: Lengths
 ) -> None:
     async with start_mesh() as mesh:
         codes = await capture_without_a_database(mesh, Expected(), seconds(lengths))
-    assert is_told_to_callers(codes)
+    assert is_reported_to_callers(codes)
     assert set(codes) <= {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
 
 
 @pytest.mark.planted
 @pytest.mark.req("T7.3")
-async def test_a_capture_that_waits_for_the_database_for_ever_is_caught(start_mesh: MakeMesh) -> None:
+async def test_capture_that_waits_forever_for_the_database_is_caught(start_mesh: MakeMesh) -> None:
     program = [sys.executable, "-m", "tests.fault.planted.patient_calls"]
     async with start_mesh(programs={"ingest": program}) as mesh:
-        assert not is_told_to_callers(await capture_without_a_database(mesh, Expected(), 1.0))
+        assert not is_reported_to_callers(await capture_without_a_database(mesh, Expected(), 1.0))

@@ -1,4 +1,4 @@
-"""Fault 19: input that is made to do harm. Each is refused with what is wrong, and nobody else notices."""
+"""Fault 19: malicious input. Each is refused with the reason, and other callers are not affected."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from meterline_dev.mesh import Mesh
 from meterline_protos.ingest.v1 import capture_pb2, capture_pb2_grpc
 
 from tests.fault.conftest import SHARED, Lengths, MakeMesh
-from tests.fault.figures import MIB, peak_of, tell
+from tests.fault.figures import MIB, peak_of, report_figures
 from tests.fault.load import Expected, Reporter, assert_counted, assert_exact, prepare
 from tests.support.capture import Sample, columns, rows
 
@@ -29,17 +29,17 @@ ALLOWED_GROWTH = 50 * MIB
 
 @dataclass(frozen=True)
 class Bomb:
-    """Bytes of a request, and what the caller must be told: a code, and a part of the details."""
+    """Bytes of a request, and the expected error: a code, and a part of the details."""
 
     name: str
     make: Callable[[], bytes]
     code: str
-    told: str
+    expected_detail: str
     compression: grpc.Compression = grpc.Compression.NoCompression
 
 
 def part(field: int, content: bytes) -> bytes:
-    """A field of a message, as protobuf writes it."""
+    """A field of a message in protobuf encoding."""
     raw = descriptor_pb2.UninterpretedOption(string_value=content).SerializeToString()
     return bytes([field << 3 | 2]) + raw[1:]
 
@@ -120,7 +120,7 @@ BOMBS = (
     Bomb(
         "columns without end", lambda: with_quantity_columns(20_000), INVALID, "columns.quantities: at most"
     ),
-    # Each of these events has its own answer, so the call as a whole is none to refuse.
+    # Each of these events is refused separately, so the call as a whole succeeds.
     Bomb("names that somebody made up", lambda: with_made_up_names(1_000, 30), "OK", ""),
     Bomb("groups without end", nested_groups, INVALID, "request: "),
     Bomb("noise", lambda: bytes(range(1, 256)) * 10_000, INVALID, "request: "),
@@ -148,21 +148,21 @@ async def answer(channel: aio.Channel, bomb: Bomb, data: bytes) -> tuple[str, st
 
 
 async def throw(mesh: Mesh, bombs: tuple[Bomb, ...]) -> None:
-    """One kind after another, three at once of each."""
+    """Sends the bombs in turn, each by three concurrent calls."""
     options = [("grpc.max_send_message_length", -1)]
     async with mesh.channel("ingest", options) as channel:
         for bomb in bombs:
             data = await asyncio.to_thread(bomb.make)
             with peak_of(mesh.supervisor.pid("ingest")) as peak:
                 answers = await asyncio.gather(*(answer(channel, bomb, data) for _ in range(3)))
-            tell(f"{bomb.name}: {answers[0][0]}, ingest took {peak}")
+            report_figures(f"{bomb.name}: {answers[0][0]}, ingest took {peak}")
             for code, details in answers:
                 assert code == bomb.code, (bomb.name, code, details)
-                assert bomb.told in details, (bomb.name, details)
+                assert bomb.expected_detail in details, (bomb.name, details)
             assert peak.grown < ALLOWED_GROWTH, bomb.name
 
 
-async def test_bombs_are_told_what_is_wrong_and_disturb_nobody(
+async def test_bombs_are_refused_with_the_reason_and_affect_no_others(
     start_mesh: MakeMesh, lengths: Lengths
 ) -> None:
     expected = Expected()
@@ -174,15 +174,15 @@ async def test_bombs_are_told_what_is_wrong_and_disturb_nobody(
         await reporter.more(200)
         stop.set()
         await load
-        # Nobody else was refused anything, and every event of theirs was counted. On a busy machine a call
-        # may miss its deadline.
+        # No other call was refused, and all their events were counted. On a busy machine a call may miss
+        # its deadline.
         assert set(reporter.failures) <= {"DEADLINE_EXCEEDED", "UNAVAILABLE"}
         await assert_exact(mesh, expected)
 
 
 @pytest.mark.planted
 @pytest.mark.req("X7")
-async def test_reading_whatever_comes_is_caught(start_mesh: MakeMesh) -> None:
+async def test_parsing_before_counting_is_caught(start_mesh: MakeMesh) -> None:
     program = [sys.executable, "-m", "tests.fault.planted.reads_whatever_comes"]
     async with start_mesh(programs={"ingest": program}) as mesh:
         with pytest.raises(AssertionError, match="a million events in rows"):
@@ -209,11 +209,11 @@ VALUES = {
 
 
 @SHARED
-async def test_each_bad_value_is_named_and_its_neighbours_are_taken(shared_mesh: Mesh) -> None:
+async def test_invalid_values_are_named_and_valid_events_accepted(shared_mesh: Mesh) -> None:
     good = [Sample(quantities={"units": "7"}) for _ in range(20)]
     bad = [Sample(quantities={"units": value}) for value in VALUES]
     long = [Sample(id="i" * 100_000), Sample(subject="s" * 100_000)]
-    # No value has more than 18 digits, so that no sum of them can leave its own width unseen.
+    # No value has more than 18 digits, so that no sum can overflow undetected.
     wide = columns(*[Sample(quantities={"units": "7"}) for _ in range(4)], tenant_id="values")
     wide.columns.quantities[0].units = struct.pack("<4q", 2**63 - 1, -(2**63), 10**18, -1)
     await prepare(shared_mesh, ("values",))
@@ -223,10 +223,10 @@ async def test_each_bad_value_is_named_and_its_neighbours_are_taken(shared_mesh:
         stub = capture_pb2_grpc.CaptureServiceStub(channel)
         by_rows = await stub.Report(rows(*good, *bad, *long, tenant_id="values"), timeout=30)
         by_columns = await stub.Report(wide, timeout=30)
-    told = [outcome.reason for outcome in by_rows.outcomes]
-    assert told == [*VALUES.values(), "ID_TOO_LONG", "SUBJECT_TOO_LONG"]
+    reasons = [outcome.reason for outcome in by_rows.outcomes]
+    assert reasons == [*VALUES.values(), "ID_TOO_LONG", "SUBJECT_TOO_LONG"]
     assert by_rows.accepted == len(good)
-    # What is refused for its length is not sent back in full.
+    # A value refused for its length is not returned in full.
     assert by_rows.ByteSize() < 20_000
     assert [outcome.reason for outcome in by_columns.outcomes] == [
         *["QUANTITY_OUT_OF_RANGE"] * 3,

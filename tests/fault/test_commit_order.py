@@ -1,4 +1,4 @@
-"""Fault 5: 32 writers whose commits come in another order than their messages' ids."""
+"""Fault 5: 32 writers that commit in another order than that of their messages' ids."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.fault.load import Expected, Reporter, assert_exact, is_exact
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(600)]
 
 WRITERS: Final = 32
-# So large that a call does not wait for others to share its commit.
+# Large enough that a call does not wait to share its commit.
 BATCH: Final = 500
 MANY_AT_ONCE: Final = {
     "ingest": {
@@ -28,7 +28,7 @@ MANY_AT_ONCE: Final = {
         "METERLINE_COMMIT_WINDOW_MS": "0",
     }
 }
-# The wait comes within the commit, after the ids were given.
+# The delay is within the commit, after the ids were assigned.
 SLOW_COMMITS: Final = """
 CREATE FUNCTION ingest.linger() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -41,7 +41,7 @@ DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION ingest.linger();
 
 
 async def report_in_disorder(mesh: Mesh, expected: Expected, batches: int) -> None:
-    """Many writers at once, each of whose commits lingers for as long as it likes."""
+    """Many concurrent writers, whose commits take random times."""
     with psycopg.connect(mesh.admin_dsn()) as admin:
         admin.execute(SLOW_COMMITS)
     lanes = [Reporter(mesh, expected, batch=BATCH, seed=at) for at in range(WRITERS)]
@@ -49,7 +49,7 @@ async def report_in_disorder(mesh: Mesh, expected: Expected, batches: int) -> No
 
 
 async def order_on_stream(mesh: Mesh) -> list[uuid.UUID]:
-    """Ids of the messages as the broker got them."""
+    """Ids of the messages in the order of the stream."""
     client = await nats.connect(mesh.nats.url)
     try:
         manager = client.jsm()
@@ -61,18 +61,20 @@ async def order_on_stream(mesh: Mesh) -> list[uuid.UUID]:
 
 
 @pytest.mark.req("K3", "T7.3", "X7")
-async def test_no_message_is_passed_over(start_mesh: MakeMesh, lengths: Lengths) -> None:
+async def test_relay_publishes_messages_committed_out_of_order(
+    start_mesh: MakeMesh, lengths: Lengths
+) -> None:
     expected = Expected()
     async with start_mesh(environment=MANY_AT_ONCE) as mesh:
         await report_in_disorder(mesh, expected, lengths.rounds)
         await assert_exact(mesh, expected)
         ids = await order_on_stream(mesh)
-    assert ids != sorted(ids), "every commit came in order, so nothing is proven"
+    assert ids != sorted(ids), "all commits were in order, so the test proves nothing"
 
 
 @pytest.mark.planted
 @pytest.mark.req("X7")
-async def test_a_relay_with_a_cursor_is_caught(start_mesh: MakeMesh) -> None:
+async def test_relay_with_a_cursor_is_caught(start_mesh: MakeMesh) -> None:
     expected = Expected()
     programs = {"ingest": [sys.executable, "-m", "tests.fault.planted.cursor_relay"]}
     async with start_mesh(environment=MANY_AT_ONCE, programs=programs) as mesh:

@@ -1,4 +1,4 @@
-"""Corrections under load and kills: what is left is counted exactly, whoever dies on the way."""
+"""Corrections under load and kills: the remaining events are counted exactly."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LONG = (
 
 
 async def kill_at(mesh: Mesh, service: str, point: str) -> None:
-    """Restarts the service so that it dies at `point`, waits for that, and starts it anew."""
+    """Restarts the service so that it dies at `point`, waits for its death, and starts it again."""
     await mesh.supervisor.stop(service)
     await mesh.start_service(service, METERLINE_CRASH_AT=f"{point}:3")
     async with asyncio.timeout(60):
@@ -39,7 +39,9 @@ async def kill_at(mesh: Mesh, service: str, point: str) -> None:
     await mesh.start_service(service)
 
 
-async def test_corrections_are_exact_whoever_is_killed(start_mesh: MakeMesh, lengths: Lengths) -> None:
+async def test_corrections_are_exact_after_kills_of_any_service(
+    start_mesh: MakeMesh, lengths: Lengths
+) -> None:
     expected, stop = Expected(), asyncio.Event()
     long = lengths.rounds > 3
     async with start_mesh() as mesh:
@@ -62,9 +64,9 @@ async def test_corrections_are_exact_whoever_is_killed(start_mesh: MakeMesh, len
 
 
 @pytest.mark.planted
-async def test_telling_before_the_commit_is_caught(start_mesh: MakeMesh) -> None:
+async def test_publishing_a_correction_before_its_commit_is_caught(start_mesh: MakeMesh) -> None:
     expected, stop = Expected(), asyncio.Event()
-    program = [sys.executable, "-m", "tests.fault.planted.told_before_commit"]
+    program = [sys.executable, "-m", "tests.fault.planted.publish_before_commit"]
     async with start_mesh(programs={"ingest": program}) as mesh:
         corrections = CorrectionsLoad(mesh, expected)
         load = asyncio.create_task(corrections.run_until(stop))

@@ -19,8 +19,8 @@ CONSUMER = [point for point in crashpoints.ALL if point.startswith("bus.consumer
 UNIT_OF_WORK = [point for point in crashpoints.ALL if point.startswith("unit_of_work.")]
 REPORT = [point for point in crashpoints.ALL if point.startswith("ingest.report.")]
 
-# What each service passes through while events flow. Points of onboarding and of the publisher's sending
-# are killed where those are tested: tests/integration/identity/test_identity_process.py and
+# The crash points on the path of events. Points of onboarding and of the publisher's sending are covered by
+# their own tests: tests/integration/identity/test_identity_process.py and
 # tests/integration/publisher/test_recovery.py.
 UNDER_LOAD = [
     *(("ingest", point) for point in [*REPORT, *UNIT_OF_WORK, *RELAY]),
@@ -34,7 +34,7 @@ SHORT = [
 
 
 async def kill_at(mesh: Mesh, service: str, point: str) -> None:
-    """Restarts the service so that it dies at `point`, waits for that, and starts it anew."""
+    """Restarts the service so that it dies at `point`, waits for its death, and starts it again."""
     await mesh.supervisor.stop(service)
     await mesh.start_service(service, METERLINE_CRASH_AT=f"{point}:3")
     async with asyncio.timeout(60):
@@ -43,7 +43,7 @@ async def kill_at(mesh: Mesh, service: str, point: str) -> None:
 
 
 @pytest.mark.req("K3", "T3.1", "T3.2", "T7.3", "O9", "X7")
-async def test_nothing_is_lost_or_doubled_by_kills_under_load(start_mesh: MakeMesh, lengths: Lengths) -> None:
+async def test_kills_under_load_lose_and_duplicate_no_events(start_mesh: MakeMesh, lengths: Lengths) -> None:
     expected = Expected()
     async with start_mesh(environment={"aggregate": {"METERLINE_EMIT_SECONDS": "0.2"}}) as mesh:
         reporter, stop = Reporter(mesh, expected), asyncio.Event()
@@ -61,7 +61,7 @@ async def test_nothing_is_lost_or_doubled_by_kills_under_load(start_mesh: MakeMe
 
 @pytest.mark.planted
 @pytest.mark.req("X7")
-async def test_acknowledging_before_the_commit_is_caught(start_mesh: MakeMesh) -> None:
+async def test_ack_before_the_commit_is_caught(start_mesh: MakeMesh) -> None:
     expected = Expected()
     program = [sys.executable, "-m", "tests.fault.planted.ack_before_commit"]
     async with start_mesh(programs={"aggregate": program}) as mesh:

@@ -1,4 +1,4 @@
-"""Fault 10: every RPC of every service is asked by one tenant for what another one has."""
+"""Fault 10: one tenant requests another tenant's data from every RPC of every service."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from meterline_dev.mesh import Mesh
 
-from tests.fault.belongings import bill, fill, publish
 from tests.fault.conftest import SHARED, Lengths, MakeMesh
-from tests.fault.load import prepare, settled
-from tests.fault.strangers import OPERATORS, Belongings, Filler, Rpc, all_rpcs, answers, texts_of
+from tests.fault.foreign_requests import OPERATORS, Belongings, Filler, Rpc, all_rpcs, answers, texts_of
+from tests.fault.load import prepare, wait_until_settled
+from tests.fault.tenant_objects import bill, fill, publish
 from tests.support.polling import eventually
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(600)]
 
 VICTIM: Final = "victim"
-STRANGER: Final = "stranger"
-# What answers with numbers of what was asked, with bytes, or with what it was asked about.
+OTHER: Final = "other"
+# RPCs that answer with counts, with bytes, or with parts of their request.
 NUMBERS: Final = {
     "aggregate.v1.UsageService/PreviewChanges",
     "identity.v1.CredentialsService/GetSigningKeys",
@@ -29,20 +29,20 @@ NUMBERS: Final = {
     "ingest.v1.EventsService/GetTotals",
     "ingest.v1.LimitsService/GetTenantLimits",
 }
-# Tables and columns that change by themselves: what a service notes of its own work.
+# Tables and columns that change without requests: records of a service's own work.
 RESTLESS: Final = {"tenants"}
 RESTLESS_COLUMNS: Final = {"data_keys": ["sealed"]}
 
 
 def readers() -> list[Rpc]:
-    """RPCs that change nothing by themselves, by their names."""
+    """RPCs that only read, by their names."""
     words = ("Get", "List", "Query", "Find", "Export", "Explain", "Preview", "Compare")
     return [rpc for rpc in all_rpcs() if rpc.method.name.startswith(words) and rpc.names_a_tenant]
 
 
 async def ask_for_own(mesh: Mesh, tenant: str, known: Belongings) -> set[str]:
-    """Adds what a tenant is told when it asks for its own; answers the RPCs that told it anything."""
-    telling = set()
+    """Adds the texts of a tenant's own answers to `known`; returns the RPCs with such answers."""
+    answering = set()
     rpcs = [rpc for rpc in readers() if rpc.service in mesh.options.services]
     for seed in range(3):
         filler = Filler(tenant, known.names(), seed)
@@ -50,13 +50,13 @@ async def ask_for_own(mesh: Mesh, tenant: str, known: Belongings) -> set[str]:
             said = {text for _, text in texts_of(request)}
             for name, text in texts_of(parsed(rpc, answer)):
                 if text not in said:
-                    telling.add(rpc.name)
+                    answering.add(rpc.name)
                     known.add(name, text)
-    return telling
+    return answering
 
 
 def parsed(rpc: Rpc, answer: bytes) -> Message:
-    """An answer, or an empty one where it was none. Those of a stream lie in one another."""
+    """The parsed answer, empty for an error. Messages of a stream are merged."""
     message = GetMessageClass(rpc.method.output_type)()
     try:
         message.ParseFromString(answer)
@@ -88,7 +88,7 @@ def state_of(mesh: Mesh, tenant: str) -> dict[str, list[str]]:
 
 
 async def settled_state(mesh: Mesh, tenant: str) -> dict[str, list[str]]:
-    """Once two looks are the same."""
+    """The state, once two consecutive reads agree."""
     last: list[dict[str, list[str]]] = [{}]
 
     def same() -> bool:
@@ -96,57 +96,55 @@ async def settled_state(mesh: Mesh, tenant: str) -> dict[str, list[str]]:
         last.append(now)
         return bool(now) and before == now
 
-    await eventually(lambda: settled(mesh), seconds=60)
+    await wait_until_settled(mesh)
     await eventually(same, seconds=60)
     return last[-1]
 
 
-async def told_to_a_stranger(mesh: Mesh, rounds: int) -> tuple[dict[str, set[str]], set[str], set[str]]:
-    """What was told by which RPC, the RPCs that tell the victim itself, and tables where its rows changed."""
-    await prepare(mesh, (STRANGER, VICTIM))
-    mine, theirs = await fill(mesh, STRANGER), await fill(mesh, VICTIM)
+async def leaked_to_another_tenant(mesh: Mesh, rounds: int) -> tuple[dict[str, set[str]], set[str], set[str]]:
+    """Leaked texts by RPC, the RPCs that answer the victim itself, and tables with changed rows of it."""
+    await prepare(mesh, (OTHER, VICTIM))
+    mine, theirs = await fill(mesh, OTHER), await fill(mesh, VICTIM)
     if "publisher" in mesh.options.services:
-        await eventually(lambda: settled(mesh), seconds=60)
-        await bill(mesh, STRANGER)
+        await wait_until_settled(mesh)
+        await bill(mesh, OTHER)
         await bill(mesh, VICTIM)
-        await publish(mesh, STRANGER)
+        await publish(mesh, OTHER)
         await publish(mesh, VICTIM)
-    await ask_for_own(mesh, STRANGER, mine)
-    telling = await ask_for_own(mesh, VICTIM, theirs)
+    await ask_for_own(mesh, OTHER, mine)
+    answering = await ask_for_own(mesh, VICTIM, theirs)
     secrets = {text: text.encode() for text in theirs.secrets() - mine.secrets()}
     assert len(secrets) > 10
     before = await settled_state(mesh, VICTIM)
-    told: dict[str, set[str]] = {}
+    leaked: dict[str, set[str]] = {}
     rpcs = [rpc for rpc in all_rpcs() if rpc.names_a_tenant and rpc.service in mesh.options.services]
-    async for rpc, _, answer in answers(mesh, rpcs, Filler(STRANGER, theirs.names(), 10), rounds):
+    async for rpc, _, answer in answers(mesh, rpcs, Filler(OTHER, theirs.names(), 10), rounds):
         if found := {text for text, raw in secrets.items() if raw in answer}:
-            told.setdefault(rpc.name, set()).update(found)
+            leaked.setdefault(rpc.name, set()).update(found)
     after = await settled_state(mesh, VICTIM)
-    return told, telling, {table for table in before | after if before.get(table) != after.get(table)}
+    return leaked, answering, {table for table in before | after if before.get(table) != after.get(table)}
 
 
 @pytest.mark.req("T4.1")
-def test_every_rpc_names_its_tenant_or_says_why_not() -> None:
+def test_every_rpc_names_its_tenant_or_states_why_not() -> None:
     unnamed = {rpc.name for rpc in all_rpcs() if not rpc.names_a_tenant}
     assert unnamed == set(OPERATORS)
 
 
 @pytest.mark.req("T4.1", "X7")
 @SHARED
-async def test_nothing_of_another_tenant_is_told_or_changed(shared_mesh: Mesh, lengths: Lengths) -> None:
-    told, telling, changed = await told_to_a_stranger(shared_mesh, 8 * lengths.rounds)
-    assert told == {}
+async def test_no_rpc_leaks_or_changes_another_tenants_data(shared_mesh: Mesh, lengths: Lengths) -> None:
+    leaked, answering, changed = await leaked_to_another_tenant(shared_mesh, 8 * lengths.rounds)
+    assert leaked == {}
     assert changed == set()
-    # Else it would prove nothing: most of what reads has told the victim something.
-    assert {rpc.name for rpc in readers()} - telling <= NUMBERS
+    # Most reading RPCs must have answered the victim, or the test would prove nothing.
+    assert {rpc.name for rpc in readers()} - answering <= NUMBERS
 
 
 @pytest.mark.planted
 @pytest.mark.req("X7")
-async def test_a_service_that_does_not_ask_whose_it_is_is_caught(
-    start_mesh: MakeMesh, lengths: Lengths
-) -> None:
+async def test_lookup_without_the_tenant_is_caught(start_mesh: MakeMesh, lengths: Lengths) -> None:
     programs = {"ingest": [sys.executable, "-m", "tests.fault.planted.tenant_blind"]}
     async with start_mesh(services=("identity", "ingest", "aggregate"), programs=programs) as mesh:
-        told, _, _ = await told_to_a_stranger(mesh, 8 * lengths.rounds)
-    assert "ingest.v1.EventsService/GetEvent" in told
+        leaked, _, _ = await leaked_to_another_tenant(mesh, 8 * lengths.rounds)
+    assert "ingest.v1.EventsService/GetEvent" in leaked

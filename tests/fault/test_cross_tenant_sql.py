@@ -1,6 +1,6 @@
-"""Fault 10, in SQL: what the application's role can do to rows of tenants that its transaction is not for.
+"""Fault 10, in SQL: the application role cannot reach rows outside the tenants of its transaction.
 
-The tables are found in the catalogue, in the schemas of all services, so that a new one is here by itself.
+The tables are found in the catalogue, in the schemas of all services, so that new ones are included.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ def relations(admin: Connection, schema: str) -> list[tuple[Any, ...]]:
 
 
 def guarded(admin: Connection, schema: str) -> list[str]:
-    """Tables behind the scope. Partitions are reached through the whole."""
+    """Tables with row-level security. Partitions are reached through their parent."""
     return [relname for _, relname, _, partition, *_ in relations(admin, schema) if not partition]
 
 
 def unguarded(admin: Connection, schema: str) -> list[str]:
-    """What has rows of tenants and shows them to everybody."""
+    """Relations with rows of tenants but without row-level security."""
     found = []
     for _, relname, kind, partition, enabled, forced, options, policies in relations(admin, schema):
         if kind == "v":
@@ -79,7 +79,7 @@ def unguarded(admin: Connection, schema: str) -> list[str]:
 
 
 def insert(connection: Connection, schema: str, table: str, tenant_id: int, row: int) -> None:
-    """A row with something in every column that must have it."""
+    """A statement that inserts a row with a value in every required column."""
     columns = connection.execute(COLUMNS, (f"{schema}.{table}",)).fetchall()
     values = [tenant_id if name == "tenant_id" else VALUES[kind](row) for name, kind in columns]
     connection.execute(
@@ -93,14 +93,14 @@ def insert(connection: Connection, schema: str, table: str, tenant_id: int, row:
 
 
 def insert_as_mine(app: Connection, schema: str, table: str, tenant_id: int) -> None:
-    """What a transaction of this tenant makes of a row of another one."""
+    """The result of inserting another tenant's row in a transaction of this tenant."""
     with app.transaction():
         app.execute("SELECT set_config('meterline.tenant_ids', %s, true)", (f"{MINE}",))
         insert(app, schema, table, tenant_id, 3)
 
 
 def without_checks(admin: Connection, schema: str) -> None:
-    """Rules between columns are not what rows are made up for here."""
+    """Drops check constraints, which the made-up rows would violate."""
     checks = admin.execute(
         "SELECT conrelid::regclass::text, conname FROM pg_constraint"
         " WHERE connamespace = %s::regnamespace AND contype = 'c' AND coninhcount = 0",
@@ -124,10 +124,10 @@ def database(make_database: Callable[..., TestDatabase], schema: str) -> TestDat
 
 @pytest.fixture
 def admin(database: TestDatabase, schema: str) -> Iterator[Connection]:
-    """Past row-level security. One row of two tenants in every table that has tenants."""
+    """A connection without row-level security, to tables with a row of each of two tenants."""
     with psycopg.connect(database.admin_dsn, autocommit=True) as connection:
         without_checks(connection, schema)
-        # Nor are rows that triggers make, or that others refer to.
+        # Triggers and foreign keys are disabled too.
         connection.execute("SET session_replication_role = replica")
         for table in guarded(connection, schema):
             for tenant_id in (MINE, THEIRS):
@@ -142,7 +142,7 @@ def app(database: TestDatabase, schema: str) -> Iterator[Connection]:
 
 
 def seen(app: Connection, table: str, scope: str | None) -> list[int]:
-    """Tenants whose rows a transaction of this scope sees; None: one that was begun for nobody."""
+    """Tenants whose rows a transaction of this scope sees; None: a transaction without a scope."""
     with app.transaction():
         if scope is not None:
             app.execute("SELECT set_config('meterline.tenant_ids', %s, true)", (scope,))
@@ -163,14 +163,12 @@ def assert_kept_apart(admin: Connection, app: Connection, schema: str) -> None:
         assert seen(app, table, f"{NOBODYS}") == [], table
         assert seen(app, table, f"{MINE},{THEIRS}") == [MINE, THEIRS], table
         assert seen(app, table, "*") == [MINE, THEIRS], table
-        # A setting that ended leaves an empty text behind, which is not everybody.
+        # A setting that has ended leaves an empty text, which must not mean all tenants.
         assert seen(app, table, None) == [], table
     assert unguarded(admin, schema) == []
 
 
-def test_a_transaction_sees_the_rows_of_its_tenants_alone(
-    admin: Connection, app: Connection, schema: str
-) -> None:
+def test_transaction_sees_only_rows_of_its_tenants(admin: Connection, app: Connection, schema: str) -> None:
     known = {
         "ingest": {"events", "batches", "event_details", "legal_holds", "audit_log", "tenants"},
         "identity": {"api_keys", "signing_keys", "tenant_accounts"},
@@ -182,7 +180,7 @@ def test_a_transaction_sees_the_rows_of_its_tenants_alone(
 
 
 def changes(schema: str, table: str) -> Iterator[str]:
-    """Statements that change every row that the application can reach, by each right that it has."""
+    """Statements that change every row that the application can reach, for each right that it has."""
     for right in rights.stated(schema)[table]:
         if right.startswith("UPDATE"):
             column = right.removeprefix("UPDATE (").removesuffix(")")
@@ -191,7 +189,7 @@ def changes(schema: str, table: str) -> Iterator[str]:
             yield "DELETE FROM {}"
 
 
-def test_a_transaction_changes_no_row_of_another_tenant(
+def test_transaction_changes_no_row_of_another_tenant(
     admin: Connection, app: Connection, schema: str
 ) -> None:
     def touched(statement: str, scope: int) -> int:
@@ -209,14 +207,16 @@ def test_a_transaction_changes_no_row_of_another_tenant(
     assert tried > 5
 
 
-def test_a_transaction_adds_no_row_of_another_tenant(admin: Connection, app: Connection, schema: str) -> None:
+def test_transaction_inserts_no_row_of_another_tenant(
+    admin: Connection, app: Connection, schema: str
+) -> None:
     for table in guarded(admin, schema):
         for tenant_id in (THEIRS, NOBODYS):
             with pytest.raises(InsufficientPrivilege, match="row-level security"):
                 insert_as_mine(app, schema, table, tenant_id)
 
 
-def test_no_row_is_given_to_another_tenant(admin: Connection, app: Connection, schema: str) -> None:
+def test_no_row_can_be_moved_to_another_tenant(admin: Connection, app: Connection, schema: str) -> None:
     for table in guarded(admin, schema):
         for statement in ("UPDATE {} SET tenant_id = 2", "TRUNCATE {}"):
             with app.transaction(force_rollback=True):
@@ -245,7 +245,7 @@ def test_partitions_cannot_be_read_by_name(admin: Connection, app: Connection, s
                 app.execute(sql.SQL(statement).format(sql.Identifier(name)))
 
 
-def test_the_application_owns_nothing_and_cannot_pass_by(
+def test_application_role_owns_nothing_and_cannot_bypass_row_security(
     admin: Connection, app: Connection, schema: str
 ) -> None:
     role = app_role(schema)
@@ -283,13 +283,15 @@ def test_the_application_owns_nothing_and_cannot_pass_by(
         app.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(table)))
 
 
-def test_the_owner_is_behind_the_scope_too(admin: Connection, database: TestDatabase, schema: str) -> None:
+def test_row_security_applies_to_the_table_owner(
+    admin: Connection, database: TestDatabase, schema: str
+) -> None:
     with psycopg.connect(database.owner_dsn(schema), autocommit=True) as owner:
         for table in guarded(admin, schema):
             assert seen(owner, table, None) == []
 
 
-# --- planted: each of these must be noticed
+# --- planted bugs, each of which must be caught
 
 
 @pytest.mark.parametrize(
@@ -321,7 +323,9 @@ def test_the_owner_is_behind_the_scope_too(admin: Connection, database: TestData
         "a setting of the role",
     ],
 )
-def test_a_mistake_is_noticed(admin: Connection, database: TestDatabase, schema: str, mistake: str) -> None:
+def test_missing_row_security_is_caught(
+    admin: Connection, database: TestDatabase, schema: str, mistake: str
+) -> None:
     admin.execute(mistake.replace("{}", database.name).encode())
     with (
         psycopg.connect(database.app_dsn(schema), autocommit=True) as app,
@@ -331,16 +335,16 @@ def test_a_mistake_is_noticed(admin: Connection, database: TestDatabase, schema:
 
 
 @pytest.mark.parametrize("schema", ["publisher"])
-def test_a_policy_that_lets_writes_pass_is_noticed(admin: Connection, app: Connection, schema: str) -> None:
+def test_policy_that_permits_writes_is_caught(admin: Connection, app: Connection, schema: str) -> None:
     admin.execute("CREATE POLICY careless ON publisher.invoices USING (true)")
     with pytest.raises(AssertionError):
-        test_a_transaction_changes_no_row_of_another_tenant(admin, app, schema)
+        test_transaction_changes_no_row_of_another_tenant(admin, app, schema)
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
-        test_a_transaction_adds_no_row_of_another_tenant(admin, app, schema)
+        test_transaction_inserts_no_row_of_another_tenant(admin, app, schema)
 
 
 @pytest.mark.parametrize("schema", ["ingest"])
-def test_a_view_of_the_callers_rights_is_no_mistake(admin: Connection, app: Connection, schema: str) -> None:
+def test_view_with_the_callers_rights_is_accepted(admin: Connection, app: Connection, schema: str) -> None:
     admin.execute("CREATE VIEW ingest.report WITH (security_invoker = true) AS SELECT * FROM ingest.events")
     admin.execute("GRANT SELECT ON ingest.report TO meterline_ingest")
     assert_kept_apart(admin, app, schema)

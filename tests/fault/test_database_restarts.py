@@ -1,4 +1,4 @@
-"""Fault 14: Postgres restarts, and ends all sessions, again and again under load."""
+"""Fault 14: Postgres restarts, or ends all sessions, repeatedly under load."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.fault.load import Expected, Reporter, assert_exact, is_exact
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(600)]
 
 LANES = 4
-# So much is accepted between two blows, which takes a second or two.
+# Events accepted between two strikes, which takes a second or two.
 BETWEEN = 200
 
 
 def end_all_sessions(mesh: Mesh) -> int:
-    """As a failover does; answers how many there were."""
+    """Ends all sessions like a failover; returns their number."""
     with psycopg.connect(mesh.admin_dsn(), autocommit=True) as admin:
         cursor = admin.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> %s",
@@ -30,7 +30,7 @@ def end_all_sessions(mesh: Mesh) -> int:
 
 
 async def strike_under_load(mesh: Mesh, expected: Expected, blows: int) -> None:
-    """Restarts the server and ends sessions in turns, each as soon as capture goes on again."""
+    """Alternately restarts the server and ends all sessions, each time after capture has recovered."""
     reporters = [Reporter(mesh, expected, seed=at) for at in range(LANES)]
     stop = asyncio.Event()
     load = [asyncio.create_task(reporter.run_until(stop)) for reporter in reporters]
@@ -46,9 +46,7 @@ async def strike_under_load(mesh: Mesh, expected: Expected, blows: int) -> None:
 
 
 @pytest.mark.req("T7.3", "K3", "X7")
-async def test_nothing_is_lost_or_doubled_by_a_database_that_comes_and_goes(
-    start_mesh: MakeMesh, lengths: Lengths
-) -> None:
+async def test_database_restarts_lose_and_duplicate_no_events(start_mesh: MakeMesh, lengths: Lengths) -> None:
     expected = Expected()
     async with start_mesh() as mesh:
         await strike_under_load(mesh, expected, 2 * lengths.rounds)
@@ -57,7 +55,7 @@ async def test_nothing_is_lost_or_doubled_by_a_database_that_comes_and_goes(
 
 @pytest.mark.planted
 @pytest.mark.req("X7")
-async def test_an_answer_without_a_commit_is_caught(start_mesh: MakeMesh) -> None:
+async def test_answer_without_a_commit_is_caught(start_mesh: MakeMesh) -> None:
     expected = Expected()
     programs = {"ingest": [sys.executable, "-m", "tests.fault.planted.hopeful_capture"]}
     async with start_mesh(programs=programs) as mesh:

@@ -1,4 +1,4 @@
-"""Fault: somebody has taken over a service, and publishes facts of another service under its login."""
+"""Fault: an attacker with the login of one service publishes facts of another service."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def number_of(mesh: Mesh, slug: str) -> int:
 
 
 async def forge(mesh: Mesh, forger: str) -> bool:
-    """Publishes three events that nobody reported, under the login of a service. Whether they were stored."""
+    """Publishes three unreported events with the login of a service; returns whether they were stored."""
     tenant, now = number_of(mesh, TENANTS[0]), datetime.now(UTC)
     event = Event(tenant, now, type="api.request", quantities={"units": "7"})
     bus = Bus(mesh.nats_url(forger), name=forger)
@@ -54,14 +54,14 @@ async def forge_under_load(mesh: Mesh, expected: Expected, events: int) -> tuple
     return stored, await is_exact(mesh, expected)
 
 
-async def test_a_forged_event_never_counts(start_mesh: MakeMesh, lengths: Lengths) -> None:
+async def test_forged_event_never_counts(start_mesh: MakeMesh, lengths: Lengths) -> None:
     expected = Expected()
     async with start_mesh() as mesh:
         assert await forge_under_load(mesh, expected, lengths.events) == ({False}, True)
 
 
 @pytest.mark.planted
-async def test_logins_that_may_publish_everything_are_caught(
+async def test_logins_with_unrestricted_publishing_are_caught(
     start_mesh: MakeMesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     everything = Permissions((">",), (">",))

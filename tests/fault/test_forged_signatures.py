@@ -1,4 +1,4 @@
-"""Fault 17: forged signatures. Thousands of changed calls, and not one is taken."""
+"""Fault 17: forged signatures. None of thousands of changed calls is accepted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.fault, pytest.mark.timeout(600), pytest.mark.req("T1.4
 
 TAKEN = "TAKEN"
 VICTIM, OTHER = "signing", "forging"
-# Said of a call before anything that only its signature can vouch for is looked at.
+# Reasons for refusals before the signed content is used.
 BEFORE_THE_SIGNATURE = {
     "CONFIG_INVALID",
     "CONFIG_EXPIRED",
@@ -34,7 +34,7 @@ BEFORE_THE_SIGNATURE = {
 
 
 async def prepared(mesh: Mesh, identity: aio.Channel, ingest: aio.Channel) -> tuple[Operator, Forger]:
-    """A client of a tenant, and a forger who has clients of this tenant and of another one."""
+    """A client of a tenant, and a forger with clients of the same tenant and of another one."""
     await prepare(mesh, (VICTIM, OTHER))
     operator = Operator(identity, ingest, mesh.address("ingest"))
     await operator.rotate(VICTIM)
@@ -49,7 +49,7 @@ async def prepared(mesh: Mesh, identity: aio.Channel, ingest: aio.Channel) -> tu
 
 
 async def outcomes(mesh: Mesh, calls: Iterable[Call]) -> Counter[str]:
-    """What became of the calls: the reason of each refusal, or TAKEN. Nobody brings a token."""
+    """Counts by result of the calls: the reason of the refusal, or TAKEN. No call has a token."""
     found: Counter[str] = Counter()
     waiting = iter(calls)
 
@@ -70,7 +70,7 @@ async def outcomes(mesh: Mesh, calls: Iterable[Call]) -> Counter[str]:
 
 
 @SHARED
-async def test_no_forged_call_is_taken(shared_mesh: Mesh, lengths: Lengths) -> None:
+async def test_no_forged_call_is_accepted(shared_mesh: Mesh, lengths: Lengths) -> None:
     count, mesh = 5_000 if lengths.rounds <= 3 else 30_000, shared_mesh
     async with mesh.channel("identity") as identity, mesh.channel("ingest") as ingest:
         _, forger = await prepared(mesh, identity, ingest)
@@ -79,14 +79,14 @@ async def test_no_forged_call_is_taken(shared_mesh: Mesh, lengths: Lengths) -> N
         assert found.total() == count
         assert set(found) <= BEFORE_THE_SIGNATURE
         assert found["SIGNATURE_INVALID"] > count / 2
-        # The service has taken what was valid, before and after, and nothing else.
+        # The service has accepted exactly the valid calls, before and after.
         assert await outcomes(mesh, [forger.valid()]) == {TAKEN: 1}
         stored = await accepted(mesh)
         assert (stored[VICTIM], stored.get(OTHER, 0)) == (2, 0)
 
 
 @pytest.mark.planted
-async def test_a_signature_that_is_compared_in_part_is_caught(start_mesh: MakeMesh) -> None:
+async def test_partial_comparison_of_signatures_is_caught(start_mesh: MakeMesh) -> None:
     programs = {"ingest": [sys.executable, "-m", "tests.fault.planted.prefix_of_signatures"]}
     async with (
         start_mesh(programs=programs) as mesh,
@@ -99,7 +99,7 @@ async def test_a_signature_that_is_compared_in_part_is_caught(start_mesh: MakeMe
 
 
 @pytest.mark.planted
-async def test_a_signature_that_leaves_out_the_time_is_caught(start_mesh: MakeMesh) -> None:
+async def test_signature_without_the_time_is_caught(start_mesh: MakeMesh) -> None:
     programs = {"ingest": [sys.executable, "-m", "tests.fault.planted.timeless_signatures"]}
     async with (
         start_mesh(programs=programs) as mesh,
@@ -114,6 +114,6 @@ async def test_a_signature_that_leaves_out_the_time_is_caught(start_mesh: MakeMe
 
 
 def timeless(call: Call, forger: Forger) -> Call:
-    """The call as a client with the same bug signs it."""
+    """The call signed by a client with the same bug."""
     call.signature = forger.sign(call.id, 0, call.body)
     return call

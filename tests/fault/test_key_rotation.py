@@ -1,5 +1,5 @@
-"""Fault 18: keys are rotated and revoked under load. No valid call fails, and none is taken that came later
-after a revocation than it is said."""
+"""Fault 18: keys are rotated and revoked under load. No valid call fails, and no call is accepted after the
+documented delay of a revocation."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from tests.support.credentials import Operator, SignedClient, refusal, signed_ro
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(600)]
 
-# What is said of the default is two seconds; a test need not wait that long for the same to show.
+# The default delay is two seconds; a shorter one saves time in tests.
 FRESH = 0.3
-# Calls that are sent after the promised moment.
+# Calls that are sent after the documented delay.
 LATE_CALLS = 100
 ENVIRONMENT = {"ingest": {"METERLINE_CREDENTIAL_FRESH_SECONDS": str(FRESH)}}
 
@@ -36,7 +36,7 @@ Revoke = Callable[[Operator, Stub], Awaitable[list[float]]]
 
 
 class Clients:
-    """Clients that report without a pause, each with the configuration of the newest key that it has seen."""
+    """Clients that report without pauses, each with the configuration of the newest key it has received."""
 
     def __init__(self, operator: Operator, stub: Stub) -> None:
         self._operator = operator
@@ -58,7 +58,7 @@ class Clients:
 
     async def __aexit__(self, *_: object) -> None:
         self._stop.set()
-        # A call that failed fails the test here.
+        # A failed call raises here.
         await asyncio.gather(*self._tasks)
 
     async def _report(self) -> None:
@@ -70,7 +70,7 @@ class Clients:
             self.progress.set()
 
     async def more(self, calls: int) -> None:
-        """Waits for so many more calls, none of which failed."""
+        """Waits for `calls` more calls, none of which may fail."""
         goal = self.reported + calls
         while self.reported < goal:
             self.progress.clear()
@@ -83,9 +83,9 @@ class Clients:
 
 
 async def taken_late(attempt: Attempt, revoked_at: float) -> list[float]:
-    """Seconds after the revocation at which calls that were taken began, if that is later than it is said.
+    """Start times, in seconds after the revocation, of calls accepted after the documented delay.
 
-    Calls follow one another until the promised moment is over, and go on for a while.
+    Sequential calls begin before the end of the delay and continue for a while after it.
     """
     late, after = [], 0
     while after < LATE_CALLS:
@@ -103,7 +103,7 @@ async def taken_late(attempt: Attempt, revoked_at: float) -> list[float]:
 
 
 async def revoked_signing_key(operator: Operator, stub: Stub) -> list[float]:
-    """Clients move to a new key, the old one is revoked, and somebody stays behind with it."""
+    """Clients move to a new key, and the old one is revoked; one client continues to use it."""
     await operator.rotate("acme")
     async with Clients(operator, stub) as clients:
         await clients.more(50)
@@ -161,7 +161,7 @@ async def late_calls(mesh: Mesh, revoke: Revoke, rounds: int) -> list[float]:
 
 @both_kinds
 @pytest.mark.req("T1.4", "T4.1", "X7")
-async def test_rotation_fails_no_valid_call_and_revocation_holds(
+async def test_rotation_fails_no_valid_call_and_revoked_keys_are_refused(
     start_mesh: MakeMesh, lengths: Lengths, revoke: Revoke
 ) -> None:
     rounds = 1 if lengths.rounds <= 3 else lengths.rounds
@@ -173,7 +173,9 @@ async def test_rotation_fails_no_valid_call_and_revocation_holds(
 @pytest.mark.planted
 @both_kinds
 @pytest.mark.req("X7")
-async def test_a_service_that_never_asks_again_is_caught(start_mesh: MakeMesh, revoke: Revoke) -> None:
+async def test_service_that_never_refreshes_credentials_is_caught(
+    start_mesh: MakeMesh, revoke: Revoke
+) -> None:
     programs = {"ingest": [sys.executable, "-m", "tests.fault.planted.unforgetting_credentials"]}
     async with start_mesh(environment=ENVIRONMENT, programs=programs) as mesh:
         assert len(await late_calls(mesh, revoke, 1)) == LATE_CALLS

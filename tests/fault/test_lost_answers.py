@@ -1,4 +1,4 @@
-"""Faults 2 and 3: the answer is lost after the work was done, to the client and to the relay."""
+"""Faults 2 and 3: the answer to the client, or the ack to the relay, is lost after the work was done."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tests.support.proxy import Proxy
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(600)]
 
-# Bytes of an answer with its headers. Frames that keep a connection going have up to 17.
+# Minimal bytes of an answer with its headers. Control frames of a connection have up to 17.
 SHORTEST_ANSWER = 64
 RETRIES = 5
 
 
 async def report_and_lose_answers(mesh: Mesh, batches: list[list[Sample]], *, same_ids: bool) -> None:
-    """Each batch is reported, and its answer dropped after the commit, five times; the sixth gets it."""
+    """Reports each batch six times: five answers are dropped after the commit, the sixth arrives."""
     port = int(mesh.address("ingest").rpartition(":")[2])
     async with Proxy(port) as proxy:
         for samples in batches:
@@ -38,7 +38,7 @@ async def report_and_lose_answers(mesh: Mesh, batches: list[list[Sample]], *, sa
 
 
 async def _attempt(mesh: Mesh, proxy: Proxy, request: capture_pb2.ReportRequest, *, lose: bool) -> None:
-    # A channel of its own, else the library shares a connection that was cut.
+    # A separate channel, or the library would share a connection that was cut.
     options = [("grpc.use_local_subchannel_pool", 1)]
     async with channel_to(f"127.0.0.1:{proxy.port}", mesh.token, options) as channel:
         await channel.channel_ready()
@@ -47,10 +47,10 @@ async def _attempt(mesh: Mesh, proxy: Proxy, request: capture_pb2.ReportRequest,
             answer = await call
             assert answer.accepted + answer.duplicate == len(request.rows.events)
             return
-        # HTTP/2 acknowledges what it is sent, before the service has begun with it.
+        # HTTP/2 acknowledges received frames before the service begins the call.
         proxy.swallow(least=SHORTEST_ANSWER)
         sending = asyncio.ensure_future(_outcome(call))
-        # The service answers after its commit, so what vanished here is the answer to durable work.
+        # The service answers after its commit, so the dropped answer is that of durable work.
         await asyncio.wait_for(proxy.swallowed.wait(), 30)
         await proxy.cut()
         proxy.forward()
@@ -82,7 +82,7 @@ async def test_retries_after_lost_answers_count_once(start_mesh: MakeMesh, lengt
 
 @pytest.mark.planted
 @pytest.mark.req("X7")
-async def test_a_client_that_renames_events_on_retry_is_caught(start_mesh: MakeMesh) -> None:
+async def test_client_that_renames_events_on_retry_is_caught(start_mesh: MakeMesh) -> None:
     expected = Expected()
     batches = make_batches(1, 100)
     async with start_mesh() as mesh:
@@ -92,7 +92,7 @@ async def test_a_client_that_renames_events_on_retry_is_caught(start_mesh: MakeM
 
 
 class LossyBroker:
-    """Loses one in `one_in` pieces of the broker's answers that acknowledge a stored event message."""
+    """Drops one in `one_in` of the broker's acks of stored event messages."""
 
     def __init__(self, one_in: int) -> None:
         self._random = random.Random(11)
@@ -109,19 +109,19 @@ class LossyBroker:
 async def report_through_lossy_broker(
     start_mesh: MakeMesh, batches: int, programs: dict[str, list[str]]
 ) -> tuple[bool, int]:
-    """Whether the sums are exact after so many batches, and how many acks were lost."""
+    """Whether usage is exact after `batches` batches, and the number of lost acks."""
     expected, broker = Expected(), LossyBroker(8)
     async with start_mesh(programs=programs) as mesh, Proxy(mesh.nats.port, broker.passes) as proxy:
         await mesh.supervisor.stop("ingest")
         await mesh.start_service("ingest", METERLINE_NATS_URL=mesh.nats_url("ingest", proxy.port))
-        # Small batches in several lanes: many messages, each with an ack to lose.
+        # Small concurrent batches make many messages, each with an ack that can be lost.
         reporters = [Reporter(mesh, expected, batch=10, seed=at) for at in range(8)]
         await asyncio.gather(*(reporter.run(10 * batches // 8) for reporter in reporters))
         return await is_exact(mesh, expected), broker.lost
 
 
 @pytest.mark.req("T3.1", "X7")
-async def test_messages_whose_ack_was_lost_count_once(start_mesh: MakeMesh, lengths: Lengths) -> None:
+async def test_messages_with_lost_acks_count_once(start_mesh: MakeMesh, lengths: Lengths) -> None:
     batches = 1_000 if lengths.rounds > 3 else 160
     exact, lost = await report_through_lossy_broker(start_mesh, batches, {})
     assert lost > 0
@@ -130,7 +130,7 @@ async def test_messages_whose_ack_was_lost_count_once(start_mesh: MakeMesh, leng
 
 @pytest.mark.planted
 @pytest.mark.req("X7")
-async def test_a_relay_that_renames_messages_is_caught(start_mesh: MakeMesh) -> None:
+async def test_relay_that_renames_messages_is_caught(start_mesh: MakeMesh) -> None:
     programs = {"ingest": [sys.executable, "-m", "tests.fault.planted.fresh_message_ids"]}
     exact, lost = await report_through_lossy_broker(start_mesh, 160, programs)
     assert lost > 0

@@ -1,8 +1,8 @@
-"""Fault 26: requests that are wrong in every way. Whatever comes, it is told what is wrong, and nobody else
-notices.
+"""Fault 26: invalid requests of many kinds. Each is refused with the reason, and other callers are not
+affected.
 
-Every RPC of every service is called with honest requests first, and then with mutations of them, while other
-tenants report. A failure prints the number of the mutation and what was sent.
+Every RPC of every service is called with valid requests first, and then with mutations of them, while other
+tenants report. A failure prints the number of the mutation and the sent request.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import pytest
 from meterline_dev.mesh import SERVICES, Mesh
 
 from tests.fault.conftest import LONG, QUICK, MakeMesh
-from tests.fault.figures import tell
-from tests.fault.fuzzing import Gun, Outcome, fire_all, honest_shots, mutated_shots, unhandled
-from tests.fault.honest import REFUSABLE, requests
-from tests.fault.honest_world import World, build
+from tests.fault.figures import report_figures
+from tests.fault.foreign_requests import Rpc, all_rpcs
+from tests.fault.fuzzing import FuzzClient, Outcome, mutated_calls, send_all, unhandled, valid_calls
 from tests.fault.load import Expected, Reporter, assert_counted
-from tests.fault.strangers import Rpc, all_rpcs
+from tests.fault.request_world import World, build
+from tests.fault.valid_requests import REFUSABLE, requests
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(900), pytest.mark.req("T8.3")]
 
@@ -28,50 +28,53 @@ SEED: Final = 26
 MUTATIONS: Final = 16_000 if LONG else 4_000
 
 
-async def begin(mesh: Mesh, gun: Gun) -> tuple[World, list[Rpc]]:
-    """A world of which every honest request is answered."""
+async def begin(mesh: Mesh, fuzzer: FuzzClient) -> tuple[World, list[Rpc]]:
+    """A world in which every valid request succeeds."""
     world, rpcs = await build(mesh), all_rpcs()
     refused = []
-    for shot in honest_shots(rpcs, requests(world, rpcs)):
-        code, details = await gun.fire(shot)
-        if code != "OK" and code not in REFUSABLE.get(shot.rpc.name, ()):
-            refused.append((shot.rpc.name, code, details))
+    for fuzz_call in valid_calls(rpcs, requests(world, rpcs)):
+        code, details = await fuzzer.send(fuzz_call)
+        if code != "OK" and code not in REFUSABLE.get(fuzz_call.rpc.name, ()):
+            refused.append((fuzz_call.rpc.name, code, details))
     assert refused == []
     return world, rpcs
 
 
-async def fuzz(mesh: Mesh, gun: Gun, count: int) -> Outcome:
-    world, rpcs = await begin(mesh, gun)
-    shots = mutated_shots(rpcs, requests(world, rpcs), world, SEED, count)
-    return await fire_all(gun, shots)
+async def fuzz(mesh: Mesh, fuzzer: FuzzClient, count: int) -> Outcome:
+    world, rpcs = await begin(mesh, fuzzer)
+    fuzz_calls = mutated_calls(rpcs, requests(world, rpcs), world, SEED, count)
+    return await send_all(fuzzer, fuzz_calls)
 
 
 @pytest.mark.req("T2.4", "X7")
-async def test_no_request_is_a_fault_and_nobody_else_notices(start_mesh: MakeMesh) -> None:
+async def test_no_mutated_request_causes_a_fault_or_affects_others(start_mesh: MakeMesh) -> None:
     expected = Expected()
-    async with start_mesh(services=SERVICES, environment=QUICK) as mesh, Gun.of(mesh) as gun:
-        world, rpcs = await begin(mesh, gun)
-        shots = mutated_shots(rpcs, requests(world, rpcs), world, SEED, MUTATIONS)
+    async with start_mesh(services=SERVICES, environment=QUICK) as mesh, FuzzClient.of(mesh) as fuzzer:
+        world, rpcs = await begin(mesh, fuzzer)
+        fuzz_calls = mutated_calls(rpcs, requests(world, rpcs), world, SEED, MUTATIONS)
         pids = {name: mesh.supervisor.pid(name) for name in SERVICES}
         reporter, stop = Reporter(mesh, expected, batch=10), asyncio.Event()
         load = asyncio.create_task(reporter.run_until(stop))
         await reporter.more(50)
-        outcome = await fire_all(gun, shots)
+        outcome = await send_all(fuzzer, fuzz_calls)
         await reporter.more(50)
         stop.set()
         await load
-        tell(f"{outcome.told.total()} mutations, {reporter.acknowledged} events of others: {codes(outcome)}")
+        report_figures(
+            f"{outcome.calls_by_status.total()} mutations, {reporter.acknowledged} events of others: "
+            f"{codes(outcome)}"
+        )
         faults = [*outcome.faults, *unhandled(mesh.directory / "logs")]
         assert not faults, "\n".join(faults)
         assert {name: mesh.supervisor.pid(name) for name in SERVICES} == pids
-        # Every call of the others was taken at once, and each of their events counts once.
+        # Every other call succeeded at the first attempt, and each of their events counts once.
         assert not reporter.failures
         await assert_counted(mesh, expected)
 
 
 def codes(outcome: Outcome) -> dict[str, int]:
     found: dict[str, int] = {}
-    for (_, code), count in outcome.told.items():
+    for (_, code), count in outcome.calls_by_status.items():
         found[code] = found.get(code, 0) + count
     return found
 
@@ -86,12 +89,12 @@ def codes(outcome: Outcome) -> dict[str, int]:
         ("publisher", "trusted_times", "publisher.v1.InvoicesService/PreviewInvoice"),
     ],
 )
-async def test_a_field_that_no_rule_judges_is_caught(
+async def test_unvalidated_field_is_caught(
     start_mesh: MakeMesh, service: str, program: str, rpc: str
 ) -> None:
     programs = {service: [sys.executable, "-m", f"tests.fault.planted.{program}"]}
     async with start_mesh(services=SERVICES, environment=QUICK, programs=programs) as mesh:
-        async with Gun.of(mesh) as gun:
-            outcome = await fuzz(mesh, gun, 4_000)
+        async with FuzzClient.of(mesh) as fuzzer:
+            outcome = await fuzz(mesh, fuzzer, 4_000)
         assert "INTERNAL" in outcome.of_rpc(rpc)
         assert unhandled(mesh.directory / "logs")

@@ -1,4 +1,4 @@
-"""Fault 24: one tenant floods, far beyond its limit or its share, beside twenty others."""
+"""Fault 24: one tenant floods, far beyond its limit or its share, while twenty others send."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from meterline_ingest.rate_limits.rules.limits import Limits
 from meterline_protos.ingest.v1 import capture_pb2, capture_pb2_grpc, limits_pb2, limits_pb2_grpc
 
 from tests.fault.conftest import Lengths, MakeMesh
-from tests.fault.figures import tell
+from tests.fault.figures import report_figures
 from tests.fault.load import Expected, assert_exact, prepare
 from tests.support.capture import Sample, columns
 from tests.support.polling import eventually
@@ -27,19 +27,19 @@ pytestmark = [pytest.mark.fault, pytest.mark.timeout(600)]
 FLOOD = "flood"
 OTHERS = tuple(f"quiet-{at}" for at in range(20))
 CALL = 1_000
-# The burst is most of what may come in while a test lasts, so that the clock decides little.
+# The burst is most of the allowed events of a test, so that its duration has little influence.
 LIMITS = Limits(events_per_second=500, burst=40_000)
 REPLICAS = ("ingest", "ingest-2")
-# How often a second calls come at fifty times the limit.
+# Calls a second at fifty times the limit.
 FLOOD_CALLS = 50 * LIMITS.events_per_second // CALL
-# An eighth of the room is left to newcomers however much one floods: calls of this size of all others.
+# An eighth of the queue stays free for new tenants during a flood, which suffices for calls of this size.
 FAIR_SIZE = 100
 SMALL_QUEUE = {"ingest": {"METERLINE_MAX_QUEUED_EVENTS": "20000"}}
 
 
 @dataclass
 class Crowd:
-    """Calls of all tenants to one mesh, those of the others of so many events, and what came of them."""
+    """Calls of all tenants to one mesh, with a number of events in those of the others, and their results."""
 
     mesh: Mesh
     replicas: tuple[str, ...] = ("ingest",)
@@ -53,14 +53,13 @@ class Crowd:
         return self.mesh.channel(replica, options)
 
     async def flood(self, replica: str, stop: asyncio.Event, every: float) -> None:
-        """Calls of a client that takes no notice of when to come back: one in so many seconds, or, for 0, as
-        fast as they are answered."""
+        """Calls of a client that ignores retry delays: one in `every` seconds, or, for 0, without pauses."""
         request = columns(*[Sample(quantities={"units": "1"}) for _ in range(CALL)], tenant_id=FLOOD)
         async with self.channel(replica) as channel:
             stub = capture_pb2_grpc.CaptureServiceStub(channel)
             due = time.monotonic()
             while not stop.is_set():
-                # Other events each time, at next to no cost: what generates load disturbs others as well.
+                # New events for each call, generated cheaply, since generating load slows down the mesh too.
                 ids = [new_id_bytes() for _ in range(CALL)]
                 request.columns.event_ids = b"".join(ids)
                 while not await self.paced_call(stub, request, due := due + every):
@@ -79,7 +78,7 @@ class Crowd:
         return await self.call(stub, request, "flood")
 
     async def other(self, tenant: str, calls: int) -> list[float]:
-        """Small calls one after another, each repeated until it is taken; seconds that each took in all."""
+        """Sequential small calls, each repeated until accepted; the total seconds of each."""
         seconds = []
         async with self.channel(self.replicas[len(tenant) % len(self.replicas)]) as channel:
             stub = capture_pb2_grpc.CaptureServiceStub(channel)
@@ -122,8 +121,8 @@ async def put_limits(mesh: Mesh, limits: Limits) -> None:
         await limits_pb2_grpc.LimitsServiceStub(channel).PutTenantLimits(request, timeout=10)
 
 
-async def beside_a_flood(crowd: Crowd, calls: int, *, lanes: int, a_second: float = 0.0) -> None:
-    """Others' calls alone, then beside a flood. Tells what their slowest percent took.
+async def during_a_flood(crowd: Crowd, calls: int, *, lanes: int, a_second: float = 0.0) -> None:
+    """Sends others' calls without and then during a flood. Prints the 99th percentiles of their times.
 
     a_second: calls of the flood, on all lanes of all replicas together; 0: as fast as they are answered
     """
@@ -136,19 +135,19 @@ async def beside_a_flood(crowd: Crowd, calls: int, *, lanes: int, a_second: floa
         for replica in crowd.replicas
         for _ in range(lanes)
     ]
-    beside = await crowd.quiet_p99(calls)
+    flooded = await crowd.quiet_p99(calls)
     stop.set()
     await asyncio.gather(*load)
     offered = CALL * (crowd.codes["flood"].total() - before) / (time.monotonic() - started)
-    tell(
+    report_figures(
         f"flood of {offered:,.0f} events a second: {dict(crowd.codes['flood'])}, others"
-        f" {dict(crowd.codes['others'])}, their p99 {1000 * alone:.0f} ms alone and {1000 * beside:.0f} ms"
-        f" beside it, x{beside / alone:.2f}, with all load from one process"
+        f" {dict(crowd.codes['others'])}, their p99 {1000 * alone:.0f} ms alone and {1000 * flooded:.0f} ms"
+        f" during it, x{flooded / alone:.2f}, with all load from one process"
     )
 
 
 async def known_everywhere(crowd: Crowd) -> None:
-    """Every replica has heard of every tenant."""
+    """Waits until every replica knows every tenant."""
     for replica in crowd.replicas:
         async with crowd.channel(replica) as channel:
             stub = capture_pb2_grpc.CaptureServiceStub(channel)
@@ -159,25 +158,25 @@ async def known_everywhere(crowd: Crowd) -> None:
 
 
 def bound(seconds: float) -> float:
-    """What may come in over all replicas in so long a time."""
+    """The most events that all replicas may admit in `seconds`."""
     return LIMITS.burst + LIMITS.events_per_second * seconds + len(REPLICAS) * LIMITS.block + CALL - 1
 
 
 async def flooded_replicas(mesh: Mesh, calls: int, enough: Callable[[Crowd], bool]) -> tuple[Crowd, float]:
-    """The crowd after a flood of two replicas, and how long that took."""
+    """The crowd after a flood of two replicas, and the seconds of the flood."""
     await prepare(mesh, (FLOOD, *OTHERS))
-    # Before the other replica is there, which would go on without them for up to two seconds.
+    # Before the second replica starts, which would otherwise work without limits for up to two seconds.
     await put_limits(mesh, LIMITS)
     await mesh.start_replica("ingest", REPLICAS[1])
     crowd, started = Crowd(mesh, REPLICAS), time.monotonic()
     await known_everywhere(crowd)
     while not enough(crowd):
-        await beside_a_flood(crowd, calls, lanes=4, a_second=FLOOD_CALLS)
+        await during_a_flood(crowd, calls, lanes=4, a_second=FLOOD_CALLS)
     return crowd, time.monotonic() - started
 
 
 @pytest.mark.req("T4.2", "T2.4", "X7")
-async def test_a_flood_over_its_limit_is_held_to_it_on_all_replicas_and_others_notice_nothing(
+async def test_flood_is_limited_across_replicas_without_effect_on_others(
     start_mesh: MakeMesh, lengths: Lengths
 ) -> None:
     async with start_mesh() as mesh:
@@ -191,7 +190,7 @@ async def test_a_flood_over_its_limit_is_held_to_it_on_all_replicas_and_others_n
 
 @pytest.mark.planted
 @pytest.mark.req("X7")
-async def test_limits_that_hold_for_each_replica_alone_are_caught(start_mesh: MakeMesh) -> None:
+async def test_limits_counted_by_replica_are_caught(start_mesh: MakeMesh) -> None:
     program = [sys.executable, "-m", "tests.fault.planted.limits_by_replica"]
     async with start_mesh(programs={"ingest": program}) as mesh:
         crowd, seconds = await flooded_replicas(mesh, 5, lambda crowd: crowd.admitted >= 2 * LIMITS.burst)
@@ -199,17 +198,17 @@ async def test_limits_that_hold_for_each_replica_alone_are_caught(start_mesh: Ma
 
 
 async def flooded_queue(mesh: Mesh, calls: int) -> Crowd:
-    """The crowd after a flood that nothing limits but the queue."""
+    """The crowd after a flood that only the queue limits."""
     await prepare(mesh, (FLOOD, *OTHERS))
     crowd = Crowd(mesh, size=FAIR_SIZE)
     await known_everywhere(crowd)
-    await beside_a_flood(crowd, calls, lanes=40)
+    await during_a_flood(crowd, calls, lanes=40)
     assert crowd.codes["flood"]["RESOURCE_EXHAUSTED"] > 0
     return crowd
 
 
 @pytest.mark.req("T4.2", "T2.4", "X7")
-async def test_a_flood_without_a_limit_leaves_others_their_room_in_the_queue(
+async def test_flood_without_a_limit_leaves_queue_room_for_others(
     start_mesh: MakeMesh, lengths: Lengths
 ) -> None:
     async with start_mesh(environment=SMALL_QUEUE) as mesh:
@@ -220,7 +219,7 @@ async def test_a_flood_without_a_limit_leaves_others_their_room_in_the_queue(
 
 @pytest.mark.planted
 @pytest.mark.req("X7")
-async def test_a_queue_without_shares_is_caught(start_mesh: MakeMesh) -> None:
+async def test_queue_without_shares_is_caught(start_mesh: MakeMesh) -> None:
     program = [sys.executable, "-m", "tests.fault.planted.first_come_queue"]
     async with start_mesh(environment=SMALL_QUEUE, programs={"ingest": program}) as mesh:
         crowd = await flooded_queue(mesh, 10)

@@ -1,4 +1,4 @@
-"""Fault 12: a relay is paused while it publishes, its work is taken over, and it wakes afterwards."""
+"""Fault 12: a relay is paused while it publishes, another takes over, and the first resumes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from meterline_dev.mesh import Mesh
 
 from tests.fault.conftest import Lengths, MakeMesh
-from tests.fault.load import Expected, Reporter, is_exact, settled
+from tests.fault.load import Expected, Reporter, is_exact, wait_until_settled
 from tests.fault.test_redelivery import grown_to, messages_on_stream
 from tests.support.polling import eventually
 from tests.support.proxy import Proxy
@@ -29,7 +29,7 @@ def pending(mesh: Mesh) -> int:
 
 
 def end_sessions_of_ingest(mesh: Mesh) -> None:
-    """What a database does that hears nothing from a client."""
+    """Ends the sessions, as a database does with unresponsive clients."""
     with psycopg.connect(mesh.admin_dsn(), autocommit=True) as admin:
         admin.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -38,7 +38,7 @@ def end_sessions_of_ingest(mesh: Mesh) -> None:
 
 
 async def pause_and_take_over(mesh: Mesh, expected: Expected, rounds: int) -> bool:
-    """Whether everything counted once."""
+    """Whether every event counted once."""
     async with Proxy(mesh.nats.port) as proxy:
         await mesh.supervisor.stop("ingest")
         await mesh.start_service("ingest", METERLINE_NATS_URL=mesh.nats_url("ingest", proxy.port))
@@ -47,7 +47,7 @@ async def pause_and_take_over(mesh: Mesh, expected: Expected, rounds: int) -> bo
         for _ in range(rounds):
             proxy.swallow()
             await reporter.run(50)
-            # The broker has some of it, and the relay does not know; it holds its claim.
+            # The broker has stored some messages, and the paused relay still holds its claim.
             await eventually(partial(grown_to, mesh, stored + 1), seconds=30)
             assert pending(mesh) > 0
             mesh.supervisor.send_signal("ingest", signal.SIGSTOP)
@@ -58,20 +58,20 @@ async def pause_and_take_over(mesh: Mesh, expected: Expected, rounds: int) -> bo
             proxy.forward()
             mesh.supervisor.send_signal("ingest", signal.SIGCONT)
             await reporter.run(50)
-            await eventually(lambda: settled(mesh), seconds=60)
+            await wait_until_settled(mesh)
             stored = await messages_on_stream(mesh)
         return await is_exact(mesh, expected)
 
 
 @pytest.mark.req("K3", "T7.3", "X7")
-async def test_a_relay_that_wakes_changes_nothing(start_mesh: MakeMesh, lengths: Lengths) -> None:
+async def test_resumed_relay_changes_nothing(start_mesh: MakeMesh, lengths: Lengths) -> None:
     async with start_mesh() as mesh:
         assert await pause_and_take_over(mesh, Expected(), 1 if lengths.rounds <= 3 else 5)
 
 
 @pytest.mark.planted
 @pytest.mark.req("X7")
-async def test_relays_that_name_messages_themselves_are_caught(start_mesh: MakeMesh) -> None:
+async def test_relays_that_generate_message_ids_are_caught(start_mesh: MakeMesh) -> None:
     programs = {"ingest": [sys.executable, "-m", "tests.fault.planted.fresh_message_ids"]}
     async with start_mesh(programs=programs) as mesh:
         assert not await pause_and_take_over(mesh, Expected(), 1)

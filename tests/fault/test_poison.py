@@ -18,7 +18,15 @@ from meterline_protos.events.v1 import events_pb2
 from meterline_protos.operations.v1 import dead_letters_pb2, dead_letters_pb2_grpc
 
 from tests.fault.conftest import Lengths, MakeMesh
-from tests.fault.load import Expected, Reporter, accepted, assert_exact, counted, dead_letters, settled
+from tests.fault.load import (
+    Expected,
+    Reporter,
+    accepted,
+    assert_exact,
+    counted,
+    dead_letters,
+    wait_until_settled,
+)
 from tests.fault.planted.bad_release import REASON
 from tests.support.aggregate import Event, Feed
 from tests.support.aggregate import accepted as fact_of
@@ -26,11 +34,11 @@ from tests.support.polling import eventually
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(600), pytest.mark.req("T3.1", "O2", "X7")]
 
-STRANGER = 9_999
-UNKNOWN_TENANT = f"unknown tenants [{STRANGER}]; given up after 2 s"
-# Of the last twenty messages, see meterline.consuming.breaker.
+UNKNOWN_NUMBER = 9_999
+UNKNOWN_TENANT = f"unknown tenants [{UNKNOWN_NUMBER}]; given up after 2 s"
+# The window is the last twenty messages, see meterline.consuming.breaker.
 MOST_BURIED = 18
-# Of a stopped consumer: seconds that a test can wait.
+# Seconds of the cooldown, short for tests.
 QUICK = {"METERLINE_BREAKER_COOLDOWN_SECONDS": "0.2", "METERLINE_BREAKER_LONGEST_COOLDOWN_SECONDS": "0.5"}
 
 
@@ -38,19 +46,19 @@ def planted(name: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", f"tests.fault.planted.{name}", *arguments]
 
 
-# --- what is published, and what is found
+# --- poison messages and dead letters
 
 
-def strangers() -> events_pb2.EventsAccepted:
-    """Three events of a tenant that nobody has heard of."""
-    return fact_of([Event(STRANGER, datetime.now(UTC), type="api.request")] * 3)
+def unknown_tenant_events() -> events_pb2.EventsAccepted:
+    """Three events of an unknown tenant."""
+    return fact_of([Event(UNKNOWN_NUMBER, datetime.now(UTC), type="api.request")] * 3)
 
 
 def poison() -> dict[str, bytes]:
-    """A message of each kind, by the reason that it is to be buried with."""
-    astray = strangers()
+    """A message of each kind of poison, by the expected reason of its burial."""
+    astray = unknown_tenant_events()
     astray.series_index = b"\7\7\7"
-    short = strangers()
+    short = unknown_tenant_events()
     short.times_us = short.times_us[:-1]
     other = events_pb2.TenantChanged(tenant_id=7, version=1, active=True)
     return {
@@ -58,7 +66,7 @@ def poison() -> dict[str, bytes]:
         "no batches": other.SerializeToString(),
         "series_index points beyond its dictionary": astray.SerializeToString(),
         "times_us is not of 3 rows": short.SerializeToString(),
-        UNKNOWN_TENANT: strangers().SerializeToString(),
+        UNKNOWN_TENANT: unknown_tenant_events().SerializeToString(),
     }
 
 
@@ -73,13 +81,13 @@ async def feeding(mesh: Mesh) -> AsyncIterator[Feed]:
 
 
 async def publish_poison(mesh: Mesh, times: int) -> dict[uuid.UUID, str]:
-    """The reason that each is to be buried with, by its id."""
+    """Publishes poison; returns the expected reasons by message id."""
     async with feeding(mesh) as feed:
         return {await feed.publish(data): reason for _ in range(times) for reason, data in poison().items()}
 
 
 def letters(mesh: Mesh, state: str = "open") -> list[tuple[uuid.UUID, str, int]]:
-    """(message, error, attempts) of the dead letters of aggregate in some state."""
+    """(message, error, attempts) of aggregate's dead letters in `state`."""
     with psycopg.connect(mesh.admin_dsn()) as connection:
         rows = connection.execute(
             "SELECT message_id, error, attempts FROM aggregate.dead_letters WHERE state = %s", (state,)
@@ -87,23 +95,23 @@ def letters(mesh: Mesh, state: str = "open") -> list[tuple[uuid.UUID, str, int]]
     return [(message_id, error, attempts) for message_id, error, attempts in rows]
 
 
-def total_of_stranger(mesh: Mesh) -> int:
+def total_of_unknown_tenant(mesh: Mesh) -> int:
     with psycopg.connect(mesh.admin_dsn()) as connection:
         query = "SELECT coalesce(sum(aggregated), 0) FROM aggregate.tenant_totals WHERE tenant_id = %s"
-        row = connection.execute(query, (STRANGER,)).fetchone()
+        row = connection.execute(query, (UNKNOWN_NUMBER,)).fetchone()
     assert row is not None
     return int(row[0])
 
 
 async def breaker(mesh: Mesh) -> bool:
-    """Whether aggregate has stopped taking events."""
+    """Whether aggregate has stopped consuming events."""
     async with httpx.AsyncClient(trust_env=False) as client:
         text = (await client.get(mesh.metrics_url("aggregate"))).text
     return 'meterline_consumer_breaker_open{consumer="aggregate-events"} 1.0' in text
 
 
 async def redrive_all(mesh: Mesh) -> dict[str, int]:
-    """How often each outcome was answered."""
+    """Redrives all dead letters; returns the counts of outcomes."""
     request = dead_letters_pb2.RedriveDeadLettersRequest(all=True, requested_by="test", reason="it is mended")
     async with mesh.channel("aggregate") as channel:
         stub = dead_letters_pb2_grpc.DeadLettersServiceStub(channel)
@@ -114,7 +122,7 @@ async def redrive_all(mesh: Mesh) -> dict[str, int]:
 
 
 async def release(mesh: Mesh, *command: str) -> None:
-    """Replaces aggregate by another program, or by the true one."""
+    """Replaces aggregate by another program, or by the real one."""
     await mesh.supervisor.stop("aggregate")
     programs = mesh.options.programs
     assert isinstance(programs, dict)
@@ -128,7 +136,7 @@ async def release(mesh: Mesh, *command: str) -> None:
 
 
 async def poison_under_load(mesh: Mesh, expected: Expected, lengths: Lengths) -> dict[uuid.UUID, str]:
-    """Poison amid good messages, as they come and in one batch with some of them; answers the reasons."""
+    """Publishes poison among good messages, singly and in one batch with some; returns the reasons."""
     reporter = Reporter(mesh, expected, batch=20)
     load = asyncio.create_task(reporter.run(lengths.events))
     published = await publish_poison(mesh, 1)
@@ -136,13 +144,13 @@ async def poison_under_load(mesh: Mesh, expected: Expected, lengths: Lengths) ->
         await reporter.more(100)
         published |= await publish_poison(mesh, 1)
     await load
-    # What is waiting when it starts is one batch.
+    # The messages that wait at its start are one batch.
     await mesh.supervisor.stop("aggregate")
     await reporter.run(200)
     published |= await publish_poison(mesh, 1)
     await reporter.run(200)
     await mesh.start_service("aggregate")
-    await eventually(lambda: settled(mesh), seconds=60)
+    await wait_until_settled(mesh)
     return published
 
 
@@ -163,7 +171,7 @@ async def only_poison_is_buried(mesh: Mesh, expected: Expected, published: dict[
 ENVIRONMENT = {"aggregate": {"METERLINE_MESSAGE_PATIENCE_SECONDS": "2", **QUICK}}
 
 
-async def test_poison_is_buried_once_and_redriven_once_after_it_is_mended(
+async def test_poison_is_buried_once_and_redriven_once_after_a_fix(
     start_mesh: MakeMesh, lengths: Lengths
 ) -> None:
     expected = Expected()
@@ -173,13 +181,13 @@ async def test_poison_is_buried_once_and_redriven_once_after_it_is_mended(
         assert not await breaker(mesh)
 
         async with feeding(mesh) as feed:
-            await feed.onboard(STRANGER, "stranger")
+            await feed.onboard(UNKNOWN_NUMBER, "stranger")
         await asyncio.gather(*(redrive_all(mesh) for _ in range(4)))
         mended = [message_id for message_id, reason in published.items() if reason == UNKNOWN_TENANT]
-        # The tenant may have come after the first of the calls.
+        # The tenant may arrive after the first of the calls.
         await redrive_all(mesh)
         assert sorted(message_id for message_id, _, _ in letters(mesh, "redriven")) == sorted(mended)
-        assert total_of_stranger(mesh) == 3 * len(mended)
+        assert total_of_unknown_tenant(mesh) == 3 * len(mended)
         assert await counted(mesh) == expected.usage()
         still = {message_id: reason for message_id, reason in published.items() if reason != UNKNOWN_TENANT}
         assert await only_poison_is_buried(mesh, expected, still)
@@ -187,7 +195,7 @@ async def test_poison_is_buried_once_and_redriven_once_after_it_is_mended(
 
 
 @pytest.mark.planted
-async def test_burying_the_whole_batch_of_a_poison_message_is_caught(start_mesh: MakeMesh) -> None:
+async def test_burial_of_the_whole_batch_is_caught(start_mesh: MakeMesh) -> None:
     expected = Expected()
     programs = {"aggregate": planted("bury_the_batch")}
     async with start_mesh(environment=ENVIRONMENT, programs=programs) as mesh:
@@ -199,7 +207,7 @@ async def test_burying_the_whole_batch_of_a_poison_message_is_caught(start_mesh:
 
 
 async def bad_release_under_load(mesh: Mesh, expected: Expected, lengths: Lengths, refused: str) -> None:
-    """Events come in before, during and after a release that refuses one in `refused` messages."""
+    """Reports events before, during and after a release that refuses one in `refused` messages."""
     reporter, stop = Reporter(mesh, expected, batch=10), asyncio.Event()
     load = asyncio.create_task(reporter.run_until(stop))
     await reporter.more(200)
@@ -209,7 +217,7 @@ async def bad_release_under_load(mesh: Mesh, expected: Expected, lengths: Length
     await load
 
 
-async def test_a_release_that_refuses_everything_buries_few_and_loses_none(
+async def test_release_that_refuses_everything_buries_few_and_loses_none(
     start_mesh: MakeMesh, lengths: Lengths
 ) -> None:
     expected = Expected()
@@ -220,20 +228,18 @@ async def test_a_release_that_refuses_everything_buries_few_and_loses_none(
         assert {reason for _, reason, _ in letters(mesh)} == {REASON}
 
         await release(mesh)
-        await eventually(lambda: settled(mesh), seconds=90)
+        await wait_until_settled(mesh, seconds=90)
         assert dead_letters(mesh) <= MOST_BURIED
         await asyncio.gather(*(redrive_all(mesh) for _ in range(3)))
         assert dead_letters(mesh) == 0
         await assert_exact(mesh, expected)
 
 
-async def test_a_release_that_refuses_some_is_made_good_by_redriving(
-    start_mesh: MakeMesh, lengths: Lengths
-) -> None:
+async def test_messages_refused_by_a_bad_release_are_redriven(start_mesh: MakeMesh, lengths: Lengths) -> None:
     expected = Expected()
     async with start_mesh(environment={"aggregate": QUICK}, programs={}) as mesh:
         await bad_release_under_load(mesh, expected, lengths, "4")
-        await eventually(lambda: settled(mesh), seconds=60)
+        await wait_until_settled(mesh)
         buried = dead_letters(mesh)
         assert buried > 0
         assert not await breaker(mesh)
@@ -246,10 +252,10 @@ async def test_a_release_that_refuses_some_is_made_good_by_redriving(
 
 
 @pytest.mark.planted
-async def test_a_breaker_that_never_opens_is_caught(start_mesh: MakeMesh, lengths: Lengths) -> None:
+async def test_breaker_that_never_opens_is_caught(start_mesh: MakeMesh, lengths: Lengths) -> None:
     expected = Expected()
     environment = {"aggregate": {"METERLINE_BREAKER_PERCENT": "100"}}
     async with start_mesh(environment=environment, programs={}) as mesh:
         await bad_release_under_load(mesh, expected, Lengths(500, 1), "1")
-        await eventually(lambda: settled(mesh), seconds=60)
+        await wait_until_settled(mesh)
         assert not dead_letters(mesh) <= MOST_BURIED

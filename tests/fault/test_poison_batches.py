@@ -1,10 +1,9 @@
-"""Fault 16: one tenant's calls cannot be counted, and share their messages with calls of others."""
+"""Fault 16: one tenant's calls cannot be decoded, and share messages with calls of others."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from functools import partial
 
 import psycopg
 import pytest
@@ -12,7 +11,7 @@ from meterline import crashpoints
 from meterline_dev.mesh import Mesh
 
 from tests.fault.conftest import Lengths, MakeMesh
-from tests.fault.load import TENANTS, Expected, Reporter, counted, dead_letters, settled
+from tests.fault.load import TENANTS, Expected, Reporter, counted, dead_letters, wait_until_settled
 from tests.fault.planted.refuse_a_tenant import REASON
 from tests.fault.test_poison import letters, planted, redrive_all, release
 from tests.fault.test_redelivery import forget_message_ids, replay_everything
@@ -21,7 +20,7 @@ from tests.support.polling import eventually
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(600), pytest.mark.req("T3.1", "O2", "X7")]
 
 *VICTIMS, CULPRIT = TENANTS
-# Callers at the same time, whose calls are committed together.
+# Concurrent callers, whose calls share commits.
 CALLERS = 8
 POINTS = [point for point in crashpoints.ALL if point.startswith("bus.parts.")]
 
@@ -35,19 +34,19 @@ def number_of(mesh: Mesh, tenant: str) -> int:
 
 
 async def report(mesh: Mesh, expected: Expected, events: int) -> None:
-    """Calls of all tenants, several at a time."""
+    """Sends calls of all tenants, several at a time."""
     reporters = [Reporter(mesh, expected, batch=5, seed=seed) for seed in range(CALLERS)]
     await asyncio.gather(*(reporter.run(events // CALLERS) for reporter in reporters))
 
 
 async def refuse(mesh: Mesh, *more: str) -> None:
-    """From now on aggregate cannot decode events of the culprit."""
+    """Replaces aggregate by a release that cannot decode events of the culprit."""
     number = await eventually(lambda: number_of(mesh, CULPRIT))
     await release(mesh, *planted("refuse_a_tenant", str(number), *more))
 
 
 async def report_with_kills(mesh: Mesh, expected: Expected, events: int, points: Sequence[str]) -> None:
-    """Aggregate dies at each of these points, while it takes messages apart."""
+    """Reports while aggregate is killed at each crash point of splitting messages."""
     for point in points:
         await mesh.supervisor.stop("aggregate")
         await mesh.start_service("aggregate", METERLINE_CRASH_AT=f"{point}:2")
@@ -57,11 +56,11 @@ async def report_with_kills(mesh: Mesh, expected: Expected, events: int, points:
         assert await dies == -9
         await mesh.start_service("aggregate")
     await report(mesh, expected, events)
-    await eventually(partial(settled, mesh), seconds=60)
+    await wait_until_settled(mesh)
 
 
 async def only_the_culprit_is_buried(mesh: Mesh, expected: Expected) -> bool:
-    """Whether all that others sent has been counted, and nothing of the culprit."""
+    """Whether all events of the others have been counted, and none of the culprit."""
     usage = expected.usage()
     found = await counted(mesh)
     assert dead_letters(mesh) > 0
@@ -72,12 +71,12 @@ async def only_the_culprit_is_buried(mesh: Mesh, expected: Expected) -> bool:
 async def replay(mesh: Mesh) -> None:
     await forget_message_ids(mesh)
     await replay_everything(mesh)
-    await eventually(partial(settled, mesh), seconds=60)
+    await wait_until_settled(mesh)
 
 
 @pytest.mark.req("K3", "T7.3", "O9")
 @pytest.mark.parametrize("way", ["redrive", "replay"])
-async def test_calls_of_others_count_and_what_is_buried_is_brought_back_once(
+async def test_calls_of_others_count_and_buried_parts_are_redriven_once(
     start_mesh: MakeMesh, lengths: Lengths, way: str
 ) -> None:
     expected = Expected()
@@ -109,12 +108,12 @@ async def test_burying_the_whole_message_is_caught(start_mesh: MakeMesh) -> None
 
 
 @pytest.mark.planted
-async def test_taking_what_is_sent_again_for_a_duplicate_is_caught(start_mesh: MakeMesh) -> None:
+async def test_treating_a_resent_message_as_a_duplicate_is_caught(start_mesh: MakeMesh) -> None:
     expected = Expected()
     async with start_mesh(programs={}) as mesh:
         await refuse(mesh)
         await report_with_kills(mesh, expected, 800, [])
-        # A number that nobody has: what it refuses is mended.
+        # A number of no tenant, so that the release refuses nothing any more.
         await release(mesh, *planted("refuse_a_tenant", "0", "forgetful"))
         await replay(mesh)
         assert await counted(mesh) != expected.usage()

@@ -1,7 +1,7 @@
 """Fault 11: interleaved tenants on a small pool, with cancelled, failed and killed transactions.
 
-A connection goes from tenant to tenant. Whatever ends a transaction, the next one on the same connection must
-not see what the one before might.
+Transactions of different tenants share a connection. However a transaction ends, the next one on the same
+connection must not see rows of the previous tenant.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LANES: Final = 12
 
 
 class BrokenOffError(Exception):
-    """What a handler fails with, of its own accord."""
+    """An error raised by a handler."""
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def visible_to(tenants: Scope) -> list[int]:
 
 
 class Traffic:
-    """Transactions of random tenants that end in random ways. `leaks` saw more than theirs, or less."""
+    """Transactions of random tenants that end in random ways. `leaks`: those that saw wrong rows."""
 
     def __init__(self, database: TestDatabase, pool: Database, seed: int) -> None:
         self._database = database
@@ -122,7 +122,9 @@ async def traffic(database: TestDatabase, lengths: Lengths) -> Traffic:
     return made
 
 
-async def test_no_transaction_sees_what_another_might(database: TestDatabase, lengths: Lengths) -> None:
+async def test_no_transaction_sees_rows_of_the_previous_tenant(
+    database: TestDatabase, lengths: Lengths
+) -> None:
     made = await traffic(database, lengths)
     assert made.leaks == []
     assert made.whole > lengths.events // 2
@@ -133,13 +135,13 @@ async def test_no_transaction_sees_what_another_might(database: TestDatabase, le
         "DivisionByZero",
         "UnavailableError",
     } <= made.ended.keys()
-    assert made.ended["CancelledError"] > lengths.events // 50, "otherwise this shows nothing"
+    assert made.ended["CancelledError"] > lengths.events // 50, "otherwise the test proves nothing"
 
 
-async def test_a_setting_of_the_session_is_caught(
+async def test_scope_set_for_the_session_is_caught(
     database: TestDatabase, lengths: Lengths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The planted fault: the scope outlives its transaction. A transaction of nobody's then has another's."""
+    """The planted bug: the scope outlives its transaction, and a transaction without a scope inherits it."""
     monkeypatch.setattr(scope, "SET_SCOPE", "SELECT set_config('meterline.tenant_ids', %(tenants)s, false)")
     made = await traffic(database, Lengths(lengths.events // 4, 1))
     assert made.leaks

@@ -29,7 +29,7 @@ KILLS = (
     "ingest.report.after_commit",
     "ingest.report.before_commit",
 )
-# Entries of one replay: few, so that there are some left for every kill.
+# Entries of one replay: few, so that some remain for every kill.
 REPLAY = 20
 
 
@@ -39,7 +39,7 @@ def channel(mesh: Mesh) -> aio.Channel:
 
 
 async def quarantine_events(mesh: Mesh, expected: Expected, events: int) -> None:
-    """Reports events with a dimension that their type does not have yet."""
+    """Reports events with a dimension that their type lacks."""
     chance = random.Random(3)
     async with channel(mesh) as to_ingest:
         capture = capture_pb2_grpc.CaptureServiceStub(to_ingest)
@@ -67,12 +67,12 @@ async def fix(mesh: Mesh) -> None:
 
 
 async def replay_all(mesh: Mesh) -> None:
-    """Replays until nothing waits, whatever becomes of single calls. Two at once, of the same entries."""
+    """Replays until no entry is left, despite failed calls. Two concurrent calls replay the same entries."""
     async with channel(mesh) as to_ingest:
         for tenant in TENANTS:
             api = QuarantineApi(to_ingest, tenant)
             while await _waits(api):
-                # While it is restarted each call would fail at once.
+                # During a restart each call would fail immediately.
                 await to_ingest.channel_ready()
                 await asyncio.gather(_replay_some(api), _replay_some(api))
 
@@ -91,11 +91,11 @@ async def _replay_some(api: QuarantineApi) -> None:
         if ids:
             await api.replay(ids=quarantine_pb2.QuarantineIds(quarantine_ids=ids))
     except aio.AioRpcError:
-        pass  # killed under way: what was done is found out next time
+        pass  # killed during the call: the next one continues
 
 
 async def kill_during_replays(mesh: Mesh, point: str, passes: int) -> None:
-    """Restarts ingest so that it dies at `point`, waits for that, and starts it anew."""
+    """Restarts ingest so that it dies at `point`, waits for its death, and starts it again."""
     await mesh.supervisor.stop("ingest")
     await mesh.start_service("ingest", METERLINE_CRASH_AT=f"{point}:{passes}")
     async with asyncio.timeout(60):
@@ -115,7 +115,7 @@ async def test_every_quarantined_event_counts_once(start_mesh: MakeMesh, lengths
         replays = asyncio.create_task(replay_all(mesh))
         for point in KILLS * (2 if lengths.rounds > 3 else 1):
             await kill_during_replays(mesh, point, 3)
-        assert not replays.done(), "the kills came while events were being replayed"
+        assert not replays.done(), "no kill happened during a replay"
         await replays
         await reporter.more(100)
         stop.set()
@@ -125,7 +125,7 @@ async def test_every_quarantined_event_counts_once(start_mesh: MakeMesh, lengths
 
 @pytest.mark.planted
 @pytest.mark.req("X7")
-async def test_a_replay_that_renames_events_is_caught(start_mesh: MakeMesh) -> None:
+async def test_replay_that_renames_events_is_caught(start_mesh: MakeMesh) -> None:
     expected = Expected()
     program = [sys.executable, "-m", "tests.fault.planted.renaming_replay"]
     async with start_mesh(programs={"ingest": program}) as mesh:

@@ -1,4 +1,4 @@
-"""Faults 4 and 7: the broker forgets what it had, or sends all of it again."""
+"""Faults 4 and 7: the broker loses its messages, or redelivers all of them."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ pytestmark = [pytest.mark.fault, pytest.mark.timeout(600)]
 
 
 async def replay_everything(mesh: Mesh) -> int:
-    """Has ingest publish its messages again; returns how many, not counting those that are going out anyway.
+    """Has ingest republish its messages; returns their number, without those that are still unpublished.
 
-    A message that the broker has may still be going out: the relay notes afterwards that it has gone.
+    A message may be on the stream and still count as unpublished: the relay marks it afterwards.
     """
     return await eventually(partial(replay, mesh))
 
 
 async def replay(mesh: Mesh) -> int:
-    """As `replay_everything`, once and whatever comes of it."""
+    """Like `replay_everything`, but only once, also if it republishes nothing."""
     request = events_pb2.ReplayRequest()
     request.range.start_time.FromSeconds(int(time.time()) - 3_600)
     request.range.end_time.FromSeconds(int(time.time()) + 3_600)
@@ -52,7 +52,7 @@ async def grown_to(mesh: Mesh, last: int) -> bool:
 
 
 async def forget_message_ids(mesh: Mesh) -> None:
-    """Shrinks the broker's window of duplicates to almost nothing, as if days had passed."""
+    """Shrinks the broker's duplicate window to almost nothing, as if days had passed."""
     client = await nats.connect(mesh.nats.url)
     try:
         config = (await client.jetstream().stream_info(EVENTS_ACCEPTED.stream)).config
@@ -74,7 +74,7 @@ async def report_and_replay(mesh: Mesh, expected: Expected, lengths: Lengths, *,
 
 
 @pytest.mark.req("T3.1", "T7.4", "X7")
-async def test_the_whole_stream_three_times_more_changes_nothing(
+async def test_three_replays_of_the_whole_stream_change_nothing(
     start_mesh: MakeMesh, lengths: Lengths
 ) -> None:
     expected = Expected()
@@ -84,7 +84,7 @@ async def test_the_whole_stream_three_times_more_changes_nothing(
 
 @pytest.mark.planted
 @pytest.mark.req("X7")
-async def test_an_inbox_without_its_key_is_caught(start_mesh: MakeMesh) -> None:
+async def test_inbox_without_its_key_is_caught(start_mesh: MakeMesh) -> None:
     expected = Expected()
     program = [sys.executable, "-m", "tests.fault.planted.inbox_without_key"]
     async with start_mesh(programs={"aggregate": program}) as mesh:
@@ -92,17 +92,17 @@ async def test_an_inbox_without_its_key_is_caught(start_mesh: MakeMesh) -> None:
 
 
 def allow_forgetting(mesh: Mesh) -> None:
-    """A service may not delete what it has to tell: days of it are dropped by their owner."""
+    """Grants ingest the right to delete from its outbox, which it lacks: only the owner drops old days."""
     with psycopg.connect(mesh.admin_dsn()) as connection:
         connection.execute("GRANT DELETE ON ingest.outbox TO meterline_ingest")
 
 
 async def wipe_under_load(mesh: Mesh, expected: Expected, lengths: Lengths) -> None:
-    """Loses all of JetStream's directory, consumers included, while events come in."""
+    """Deletes JetStream's directory, including consumers, while events arrive."""
     reporter, stop = Reporter(mesh, expected), asyncio.Event()
     load = asyncio.create_task(reporter.run_until(stop))
     await reporter.more(lengths.events // 2)
-    # While aggregate is away messages pile up on the stream, so that the wipe certainly loses some.
+    # While aggregate is stopped messages pile up on the stream, so that the wipe loses some.
     await mesh.supervisor.stop("aggregate")
     await reporter.more(200)
     await asyncio.to_thread(mesh.nats.kill)
@@ -115,31 +115,31 @@ async def wipe_under_load(mesh: Mesh, expected: Expected, lengths: Lengths) -> N
 
 
 @pytest.mark.req("T7.3", "T7.4", "X7")
-async def test_a_wiped_broker_is_made_good_by_replay(start_mesh: MakeMesh, lengths: Lengths) -> None:
+async def test_replay_restores_messages_of_a_wiped_broker(start_mesh: MakeMesh, lengths: Lengths) -> None:
     expected = Expected()
     async with start_mesh() as mesh:
         await wipe_under_load(mesh, expected, lengths)
-        assert not await is_exact(mesh, expected), "nothing was lost, so nothing is proven"
+        assert not await is_exact(mesh, expected), "nothing was lost, so the test proves nothing"
         await replay_everything(mesh)
         await assert_exact(mesh, expected)
 
 
 @pytest.mark.req("T7.4")
-async def test_messages_that_the_outbox_has_dropped_are_made_again(start_mesh: MakeMesh) -> None:
-    """As after more days than it keeps them: all that is left are raw events."""
+async def test_replay_rebuilds_messages_dropped_from_the_outbox(start_mesh: MakeMesh) -> None:
+    """As after the outbox's retention: only raw events remain."""
     expected = Expected()
     program = [sys.executable, "-m", "tests.fault.planted.forgetful_outbox"]
     async with start_mesh(programs={"ingest": program}) as mesh:
         allow_forgetting(mesh)
         await wipe_under_load(mesh, expected, Lengths(400, 1))
-        assert not await is_exact(mesh, expected), "nothing was lost, so nothing is proven"
+        assert not await is_exact(mesh, expected), "nothing was lost, so the test proves nothing"
         await replay_everything(mesh)
         await assert_exact(mesh, expected)
 
 
 @pytest.mark.planted
 @pytest.mark.req("X7")
-async def test_a_replay_of_the_outbox_alone_is_caught(start_mesh: MakeMesh) -> None:
+async def test_replay_of_the_outbox_alone_is_caught(start_mesh: MakeMesh) -> None:
     expected = Expected()
     program = [sys.executable, "-m", "tests.fault.planted.replay_from_outbox"]
     async with start_mesh(programs={"ingest": program}) as mesh:

@@ -1,6 +1,6 @@
-"""Requests that once failed as INTERNAL, or could: each is told which of its fields is wrong, and how.
+"""Requests that once failed as INTERNAL, or could: each is refused with the invalid field and the reason.
 
-Where `test_mutated_requests.py` looks for what nobody has thought of, these are known by name.
+`test_mutated_requests.py` searches for unknown cases; these are the known ones.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from meterline_protos.common.v1 import types_pb2
 from meterline_protos.ingest.v1 import timers_pb2, timers_pb2_grpc
 
 from tests.fault.conftest import SHARED
-from tests.fault.honest_world import OWN_TYPE, TENANT, WHO, World, build
+from tests.fault.foreign_requests import Rpc, all_rpcs
 from tests.fault.load import prepare
-from tests.fault.strangers import Rpc, all_rpcs
+from tests.fault.request_world import OWN_TYPE, TENANT, WHO, World, build
 from tests.support.calls import status_of
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(300), pytest.mark.req("T8.3")]
@@ -88,7 +88,7 @@ TOKENS: Final[list[WithToken]] = [
 
 def cases(world: World) -> list[Case]:
     line = OF | {"line_id": world.line_id}
-    # The services that the publisher asks have tokens of their own within its own.
+    # The publisher's page tokens contain those of the services that it calls.
     within: list[WithToken] = [
         (f"{INVOICES}ExplainInvoiceLine", line, ["?", ""]),
         (f"{INVOICES}ExplainInvoiceLine", line, ["", "?"]),
@@ -128,7 +128,7 @@ def token(*parts: object) -> str:
     return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode().rstrip("=")
 
 
-# What carries a time, and how it is called there.
+# RPCs with a time range, and the name of its field.
 RANGES: Final = {
     "ingest.v1.AuditService/ListAuditEntries": "time",
     "ingest.v1.CorrectionsService/ListCorrections": "time",
@@ -141,7 +141,7 @@ RANGES: Final = {
 
 
 async def refusal(mesh: Mesh, rpc: Rpc, sent: bytes) -> tuple[str, str]:
-    """The field that a call is refused for, and the reason."""
+    """The invalid field of a refused call, and the reason."""
     service = "ingest" if rpc.service == "operations" else rpc.service
     path = f"/{rpc.method.containing_service.full_name}/{rpc.method.name}"
     async with mesh.channel(service) as plain:
@@ -161,7 +161,7 @@ async def refusal(mesh: Mesh, rpc: Rpc, sent: bytes) -> tuple[str, str]:
 
 
 @SHARED
-async def test_each_wrong_field_is_named_with_its_reason(shared_mesh: Mesh) -> None:
+async def test_each_invalid_field_is_named_with_its_reason(shared_mesh: Mesh) -> None:
     rpcs, mesh = {rpc.name: rpc for rpc in all_rpcs()}, shared_mesh
     world = await build(mesh)
     for name, plain, field, reason in cases(world):
@@ -175,15 +175,15 @@ async def test_each_wrong_field_is_named_with_its_reason(shared_mesh: Mesh) -> N
         getattr(wrong, field).start_time.seconds = 1_600_000_000
         end = getattr(wrong, field).end_time
         end.seconds, end.nanos = 1_700_000_000, 1_000_000_000
-        told = await refusal(mesh, rpcs[name], wrong.SerializeToString())
-        assert told == (f"{field}.end_time", "TIME_INVALID"), name
+        refused_for = await refusal(mesh, rpcs[name], wrong.SerializeToString())
+        assert refused_for == (f"{field}.end_time", "TIME_INVALID"), name
     for rpc in rpcs.values():
         if not rpc.method.client_streaming:
             assert (await refusal(mesh, rpc, b"\x0a\x7f"))[1] in ("REQUEST_INVALID", "INVALID_ARGUMENT")
 
 
 @SHARED
-async def test_a_range_until_the_end_of_time_and_a_name_of_any_length_are_answered(shared_mesh: Mesh) -> None:
+async def test_range_until_the_latest_time_and_long_names_are_answered(shared_mesh: Mesh) -> None:
     await prepare(shared_mesh, ("far",))
     usage: Any = usage_pb2.QueryUsageRequest(tenant_id="far", meter="units", grain=types_pb2.GRAIN_MONTH)
     ParseDict(FAR, usage.range)

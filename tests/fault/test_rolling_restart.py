@@ -1,4 +1,4 @@
-"""Fault 13: ingest is restarted replica by replica under load, and no call fails."""
+"""Fault 13: ingest is restarted one replica at a time under load, and no call fails."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.fault.load import Expected, Reporter, assert_exact
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(600)]
 
-# A call that a stopping replica has not begun ends as one of these, and is tried at another one: here, as the
-# client library does it, and in no other layer.
+# A call that a stopping replica has not begun ends with one of these, and is retried on another replica: here
+# and in the client library, and in no other layer.
 RETRIES: Final = {
     "methodConfig": [
         {
@@ -38,7 +38,7 @@ DRAINED: Final = {"METERLINE_SHUTDOWN_DRAIN_SECONDS": "0.2"}
 
 
 class Balanced(Reporter):
-    """Knows all replicas, and takes one after the other."""
+    """Uses all replicas, round robin."""
 
     retries = True
 
@@ -64,7 +64,7 @@ class Unretried(Balanced):
 async def roll(
     mesh: Mesh, expected: Expected, rounds: int, kind: type[Balanced], *, kill: bool = False
 ) -> Counter[str]:
-    """Restarts both replicas in turns; answers how calls failed."""
+    """Restarts both replicas alternately; returns the failures of calls."""
     await mesh.start_replica("ingest", SECOND)
     reporters = [kind(mesh, expected, batch=20, seed=at) for at in range(6)]
     stop = asyncio.Event()
@@ -81,7 +81,7 @@ async def roll(
 
 
 @pytest.mark.req("T7.3", "K5", "X7")
-async def test_no_call_fails(start_mesh: MakeMesh, lengths: Lengths) -> None:
+async def test_no_call_fails_during_a_rolling_restart(start_mesh: MakeMesh, lengths: Lengths) -> None:
     expected = Expected()
     async with start_mesh(environment={"ingest": DRAINED}) as mesh:
         assert await roll(mesh, expected, 1 if lengths.rounds <= 3 else 5, Balanced) == {}
@@ -90,8 +90,8 @@ async def test_no_call_fails(start_mesh: MakeMesh, lengths: Lengths) -> None:
 
 @pytest.mark.planted
 @pytest.mark.req("X7")
-async def test_replicas_that_are_killed_are_caught(start_mesh: MakeMesh) -> None:
-    """The planted fault: nothing is drained, and nobody tries again. No event is lost all the same."""
+async def test_killed_replicas_are_caught(start_mesh: MakeMesh) -> None:
+    """The planted bug: replicas are not drained, and clients do not retry. Even so no event is lost."""
     expected = Expected()
     async with start_mesh() as mesh:
         assert await roll(mesh, expected, 2, Unretried, kill=True)

@@ -1,4 +1,4 @@
-"""A stolen key: of a service it is good for that service alone, and of the operator until it is made anew."""
+"""Stolen keys: a service's key works only for that service, and the operator's only until it is replaced."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.fault, pytest.mark.timeout(600), pytest.mark.req("T4.1
 Code = grpc.StatusCode
 
 
-async def told(call: Any) -> Code:
+async def code_of(call: Any) -> Code:
     try:
         await call
     except aio.AioRpcError as error:
@@ -36,14 +36,14 @@ async def told(call: Any) -> Code:
 
 
 async def onboarding(mesh: Mesh, token: str) -> Code:
-    """What identity says to a call that only operators may make, with a request that is refused later."""
+    """Identity's status for a call that only operators may make, with a request that is invalid otherwise."""
     async with channels.channel(mesh.address("identity"), lambda: token) as channel:
         stub: Any = tenants_pb2_grpc.TenantsServiceStub(channel)
-        return await told(stub.OnboardTenant(tenants_pb2.OnboardTenantRequest(), timeout=30))
+        return await code_of(stub.OnboardTenant(tenants_pb2.OnboardTenantRequest(), timeout=30))
 
 
 async def taken_from_thieves(mesh: Mesh) -> list[tuple[str, str]]:
-    """(whose key, in whose name) the tokens were that identity took for an operator's."""
+    """(key owner, claimed name) of the tokens that identity accepted as an operator's."""
     found = []
     for owner in SERVICES:
         for name in (*SERVICES, OPERATOR):
@@ -54,20 +54,20 @@ async def taken_from_thieves(mesh: Mesh) -> list[tuple[str, str]]:
 
 
 @SHARED
-async def test_the_key_of_a_service_passes_for_nobody_else(shared_mesh: Mesh) -> None:
+async def test_service_key_works_only_for_its_service(shared_mesh: Mesh) -> None:
     assert await onboarding(shared_mesh, shared_mesh.token()) is Code.INVALID_ARGUMENT
     assert await taken_from_thieves(shared_mesh) == []
 
 
 @pytest.mark.planted
 @pytest.mark.req("X7")
-async def test_a_service_that_believes_what_tokens_say_is_caught(start_mesh: MakeMesh) -> None:
+async def test_trusting_the_claims_of_tokens_is_caught(start_mesh: MakeMesh) -> None:
     program = [sys.executable, "-m", "tests.fault.planted.ownerless_keys"]
     async with start_mesh(programs={"identity": program}) as mesh:
         assert len(await taken_from_thieves(mesh)) == len(SERVICES) * (len(SERVICES) + 1)
 
 
-async def test_an_old_key_of_the_operator_stops_everywhere_and_the_mesh_goes_on(start_mesh: MakeMesh) -> None:
+async def test_replaced_operator_key_is_refused_everywhere_without_an_outage(start_mesh: MakeMesh) -> None:
     async with start_mesh() as mesh:
         old = mesh.token()
 
@@ -79,15 +79,15 @@ async def test_an_old_key_of_the_operator_stops_everywhere_and_the_mesh_goes_on(
 
             async def refused_on_the_stream() -> Code:
                 await stream.write(rows(Sample()))
-                return await told(stream.read())
+                return await code_of(stream.read())
 
             last = await eventually(refused_on_the_stream, until=lambda code: code is not Code.OK)
             assert last is Code.UNAUTHENTICATED
             stub: Any = events_pb2_grpc.EventsServiceStub(channel)
-            assert await told(stub.GetTotals(events_pb2.GetTotalsRequest())) is Code.UNAUTHENTICATED
+            assert await code_of(stub.GetTotals(events_pb2.GetTotalsRequest())) is Code.UNAUTHENTICATED
         await eventually(lambda: onboarding(mesh, old), until=lambda code: code is Code.UNAUTHENTICATED)
-        # Where the old token is refused the new one is taken, and services go on as before.
+        # All services refuse the old token, accept the new one, and keep working.
         assert await onboarding(mesh, mesh.token()) is Code.INVALID_ARGUMENT
         async with mesh.channel("ingest") as channel:
             capture: Any = capture_pb2_grpc.CaptureServiceStub(channel)
-            assert await told(capture.Report(rows(Sample(), tenant_id="acme"))) is Code.OK
+            assert await code_of(capture.Report(rows(Sample(), tenant_id="acme"))) is Code.OK

@@ -1,8 +1,8 @@
-"""Fault 6: what is acknowledged was synced before.
+"""Fault 6: acknowledged events were synced to disk before.
 
-A SIGKILL proves nothing about disks, since the page cache survives it. What can be proven without pulling a
-plug: that Postgres called fsync for the WAL of every batch that was answered, by its own count, and that the
-broker is set to do the same before each ack. What the disk makes of an fsync is not proven.
+A SIGKILL proves nothing about disks, since the page cache survives it. Without a power failure the test can
+prove that Postgres called fsync for the WAL of every answered batch, by its own count, and that the broker is
+configured to do the same before each ack. It does not prove that the disk honours an fsync.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ async def ingest(
 
 
 def syncs(database: TestDatabase) -> int:
-    """How often the server has synced its WAL."""
+    """The number of WAL syncs of the server."""
     with psycopg.connect(database.admin_dsn) as admin:
         row = admin.execute("SELECT sum(fsyncs)::bigint FROM pg_stat_io WHERE object = 'wal'").fetchone()
     assert row is not None
@@ -50,12 +50,12 @@ def syncs(database: TestDatabase) -> int:
 
 
 async def report_one_by_one(ingest: RunningIngest, database: TestDatabase) -> None:
-    """Raises AssertionError when fewer syncs than acknowledged batches become known."""
+    """Raises AssertionError if the server counts fewer syncs than acknowledged batches."""
     before = syncs(database)
     for _ in range(BATCHES):
         answer = await ingest.report(rows(Sample()))
         assert answer.accepted == 1
-    # Sessions tell their figures when they are idle for a while.
+    # Sessions publish their statistics after an idle time.
     await eventually(lambda: syncs(database) - before, seconds=4, until=lambda count: count >= BATCHES)
 
 

@@ -1,4 +1,4 @@
-"""Fault 23: somebody who can write to the database changes sealed values and moves them about."""
+"""Fault 23: an attacker with write access to the database changes and moves sealed values."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COLUMNS = ("email", "address")
 
 @dataclass(frozen=True)
 class Cell:
-    """Where a value lies."""
+    """The place of a value."""
 
     tenant_id: int
     column: str
@@ -42,7 +42,7 @@ Tampering = Callable[[Random, Stored], Iterator[tuple[Cell, bytes]]]
 
 
 def moved(kind: str) -> Tampering:
-    """A value in place of another's, which differs from its own in one part only."""
+    """A value copied to a place that differs in one part from its own."""
 
     def tamper(random: Random, stored: Stored) -> Iterator[tuple[Cell, bytes]]:
         rows = sorted({cell.row for cell in stored})
@@ -74,7 +74,7 @@ def cut(random: Random, stored: Stored) -> Iterator[tuple[Cell, bytes]]:
 
 
 def renumbered(random: Random, stored: Stored) -> Iterator[tuple[Cell, bytes]]:
-    """Another of the tenant's keys, the key of fingerprints, or one that it never had."""
+    """A value with the number of another key of the tenant, of its fingerprint key, or of no key."""
     for cell, sealed in stored.items():
         for key_id in (0, 1, 2, 3, 2**32 - 1):
             if key_id != envelope.key_id_of(sealed):
@@ -82,7 +82,7 @@ def renumbered(random: Random, stored: Stored) -> Iterator[tuple[Cell, bytes]]:
 
 
 def joined(random: Random, stored: Stored) -> Iterator[tuple[Cell, bytes]]:
-    """The head of one value before the rest of another."""
+    """The head of one value, followed by the rest of another."""
     values = list(stored.values())
     for cell, sealed in stored.items():
         other = random.choice(values)
@@ -103,7 +103,7 @@ TAMPERINGS: dict[str, Tampering] = {
 
 @dataclass
 class Table:
-    """Sealed values in a real table, of several tenants, columns and keys, and an intruder's connection."""
+    """A real table with sealed values of several tenants, columns and keys, and an attacker's connection."""
 
     admin: psycopg.Connection[tuple[Any, ...]]
     replica: Replica
@@ -120,7 +120,7 @@ class Table:
                 await self._insert(tenant_id, row)
 
     async def _rotate(self, tenant_id: int) -> None:
-        """Values of two keys lie side by side."""
+        """Rotates the keys, so that the table has values of two keys."""
         await rotate(self.replica.store, tenant_id, 0, CHANGE)
         self.admin.execute("UPDATE ingest.data_keys SET created_at = created_at - interval '1 hour'")
         self.replica.timer.memory_passes()
@@ -150,7 +150,7 @@ class Table:
         )
 
     async def opens(self, cell: Cell) -> bool:
-        """Whether what lies there is given to a reader."""
+        """Whether a reader can open the value at this place."""
         query = f"SELECT {cell.column} FROM ingest.people WHERE tenant_id = %s AND row = %s"
         ((sealed,),) = self.admin.execute(query, (cell.tenant_id, cell.row)).fetchall()
         keyring = await self.replica.vault.keyring(None, cell.tenant_id)
@@ -162,7 +162,7 @@ class Table:
 
 
 async def accepted_of(table: Table, tampering: Tampering, seed: int) -> tuple[int, int]:
-    """(values that were tampered with, how many of them were given to a reader)."""
+    """(number of tampered values, number of those that a reader could open)."""
     stored = table.stored()
     tried = accepted = 0
     for cell, value in tampering(Random(seed), stored):
@@ -183,21 +183,21 @@ async def table(
 
 
 @pytest.mark.req("T4.3", "X7")
-async def test_no_value_that_was_changed_or_moved_is_read(table: Table, lengths: Lengths) -> None:
+async def test_no_changed_or_moved_value_can_be_opened(table: Table, lengths: Lengths) -> None:
     await table.fill(2 * lengths.rounds)
     keys = {envelope.key_id_of(sealed) for sealed in table.stored().values()}
-    assert keys == {1, 2}, "values of one key only would prove less"
+    assert keys == {1, 2}, "the table needs values of several keys"
     for seed, (name, tampering) in enumerate(TAMPERINGS.items()):
         tried, accepted = await accepted_of(table, tampering, seed)
         assert tried > 0, name
         assert accepted == 0, name
-    # What was left alone, or put back, is read as ever.
+    # Untouched and restored values can be opened.
     assert all([await table.opens(cell) for cell in table.stored()])
 
 
 @pytest.mark.req("X7")
 async def test_sealing_without_the_place_is_caught(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The planted bug: values are authenticated, but not where they lie."""
+    """The planted bug: values are authenticated, but not their places."""
     monkeypatch.setattr(envelope, "place", lambda *_: b"")
     monkeypatch.setattr(envelope, "part", lambda _: b"")
     await table.fill(6)
@@ -206,5 +206,5 @@ async def test_sealing_without_the_place_is_caught(table: Table, monkeypatch: py
         for seed, (name, tampering) in enumerate(TAMPERINGS.items())
         if (await accepted_of(table, tampering, seed))[1] > 0
     }
-    # Keys keep tenants apart even so; rows and columns only the place does.
+    # Keys still separate tenants, but only the place separates rows and columns.
     assert caught == {"between rows", "between columns"}

@@ -1,4 +1,4 @@
-"""Fault 1, for timers: killed between the stop and its event, or between the event and its record."""
+"""Fault 1, for timers: kills between the stop and its event, or between the event and its record."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from meterline_protos.common.v1 import types_pb2
 from meterline_protos.ingest.v1 import event_types_pb2, event_types_pb2_grpc, timers_pb2, timers_pb2_grpc
 
 from tests.fault.conftest import Lengths, MakeMesh
-from tests.fault.load import accepted, settled
+from tests.fault.load import accepted, wait_until_settled
 from tests.fault.test_crashes import kill_at
-from tests.support.polling import eventually
 from tests.support.usage import month_total
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(300)]
@@ -26,7 +25,7 @@ POINTS = ("timers.stop.before_capture", "timers.stop.after_capture")
 
 
 async def prepare(mesh: Mesh) -> None:
-    """An event type with timers, and a meter of their seconds."""
+    """Creates an event type with timers, and a meter of their seconds."""
     async with mesh.channel("ingest") as ingest:
         definition = event_types_pb2.EventType(
             name="call",
@@ -53,7 +52,7 @@ async def prepare(mesh: Mesh) -> None:
 
 
 async def start_and_stop(mesh: Mesh, name: str) -> Decimal:
-    """The seconds of one timer. Asks again for as long as it takes: whatever died comes back."""
+    """Starts and stops one timer, with unlimited retries; returns its seconds."""
     quick = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
     start = timers_pb2.StartTimerRequest(tenant_id="acme", timer_id=name, source="test", type="call")
     stop = timers_pb2.StopTimerRequest(tenant_id="acme", timer_id=name)
@@ -72,7 +71,7 @@ async def start_and_stop(mesh: Mesh, name: str) -> Decimal:
 
 
 async def run(mesh: Mesh, points: tuple[str, ...], timers: int) -> tuple[int, Decimal]:
-    """Stops so many timers while ingest is killed at each of `points`; what must have been counted."""
+    """Stops `timers` timers while ingest is killed at each of `points`; returns the expected usage."""
     await prepare(mesh)
     total = Decimal(0)
     for turn, point in enumerate(points):
@@ -80,7 +79,7 @@ async def run(mesh: Mesh, points: tuple[str, ...], timers: int) -> tuple[int, De
         rounds = await asyncio.gather(*(start_and_stop(mesh, f"{turn}-{n}") for n in range(timers)))
         total += sum(rounds)
         await killing
-    await eventually(lambda: settled(mesh), seconds=60)
+    await wait_until_settled(mesh)
     return timers * len(points), total
 
 
@@ -99,7 +98,7 @@ async def test_every_stopped_timer_counts_once(start_mesh: MakeMesh, lengths: Le
 
 @pytest.mark.planted
 @pytest.mark.req("X7")
-async def test_timers_that_rename_their_events_are_caught(start_mesh: MakeMesh) -> None:
+async def test_timers_with_random_event_ids_are_caught(start_mesh: MakeMesh) -> None:
     program = [sys.executable, "-m", "tests.fault.planted.random_timer_events"]
     async with start_mesh(programs={"ingest": program}) as mesh:
         expected = await run(mesh, POINTS[1:], 10)

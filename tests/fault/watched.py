@@ -1,8 +1,7 @@
-"""`python -m tests.fault.watched SERVICE FILE`: the service, which notes in FILE every step of its event loop
-that took long, one JSON line a step: seconds of its thread's processor time, and what it was.
+"""`python -m tests.fault.watched SERVICE FILE`: runs the service and records in FILE every long step of its
+event loop, one JSON line each: seconds of its thread's processor time, and a description.
 
-It runs on asyncio's own loop, whose steps can be watched. Collections of garbage belong to no step, and are
-left out.
+It runs on asyncio's own loop, whose steps can be watched. The time of garbage collections is subtracted.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ import uvloop
 
 from tests.support.loop_hold import name_of
 
-# Shorter steps are not worth a line.
+# Shorter steps are not recorded.
 _WORTH_SECONDS: Final = 0.02
 
 
 class Collections:
-    """How long collections of garbage took on this thread until now, in seconds."""
+    """The total time of garbage collections on this thread, in seconds."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -44,7 +43,7 @@ class Collections:
 
 
 def watch(path: Path) -> None:
-    """To be called on the thread of the loop."""
+    """Must be called on the thread of the loop."""
     run, collections = asyncio.Handle._run, Collections()
 
     def watched(handle: asyncio.Handle) -> None:

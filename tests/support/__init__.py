@@ -1,1 +1,1 @@
-"""Fixtures and helpers that tests of several parts share."""
+"""Fixtures and helpers shared by tests of several parts."""

@@ -1,7 +1,7 @@
-"""Aggregate, running inside the test, fed as ingest feeds it, and what it should answer.
+"""Aggregate running inside the test, fed with messages like those of ingest, and the expected usage.
 
-What it should answer is computed from the events one by one, with decimals and the calendar of the standard
-library, by code that shares nothing with the service.
+The expected usage is computed from single events, with decimals and the calendar of the standard library, by
+code that shares nothing with the service.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ def accepted(
     scale: int = 3,
     origins: Sequence[Sequence[uuid.UUID]] = (),
 ) -> events_pb2.EventsAccepted:
-    """The message that carries these batches. All quantities have the same scale.
+    """The message of these batches. All quantities have the same scale.
 
-    origins: the batches that brought the first rows of each batch, which are taken away
+    origins: the origin batches of the first rows of each batch, which are retractions
     """
     events = [event for batch in batches for event in batch]
     keys = [(event.tenant, event.type, tuple(sorted(event.dimensions.items()))) for event in events]
@@ -116,7 +116,7 @@ def _quantity(name: str, events: Sequence[Event], scale: int) -> events_pb2.Quan
     )
 
 
-# --- what it should answer
+# --- expected usage
 
 Groups = tuple[tuple[str, str], ...]
 Expected = dict[tuple[datetime, Groups], tuple[Decimal, int]]
@@ -161,7 +161,7 @@ def value_of(meter: meters_pb2.Meter, events: Sequence[Event]) -> Decimal:
 
 
 def start_of(moment: datetime, zone: str, grain: Grain) -> datetime:
-    """Of days and months of zones whose clocks never skip or repeat midnight."""
+    """The start of a day or month, in zones whose clocks never skip or repeat midnight."""
     if grain == types_pb2.GRAIN_MINUTE:
         return moment.replace(second=0, microsecond=0)
     if grain == types_pb2.GRAIN_HOUR:
@@ -190,7 +190,7 @@ class Node:
     async def windows(
         self, tenant: str, meter: str, grain: Grain, *, by_group: bool = False, page_size: int = 0
     ) -> list[usage_pb2.Window]:
-        """All windows of a meter, by pages."""
+        """All windows of a meter, from all pages."""
         request = usage_pb2.QueryUsageRequest(
             tenant_id=tenant,
             meter=meter,
@@ -208,7 +208,7 @@ class Node:
             request.page_token = answer.next_page_token
 
     async def used(self, tenant: str, meter: str, grain: Grain, *, by_group: bool = False) -> Expected:
-        """What it answers, in the form of `expected_usage`."""
+        """The usage that the node answers, in the form of `expected_usage`."""
         return {
             (window.start_time.ToDatetime(UTC), tuple(sorted(window.group.items()))): (
                 Decimal(window.value),
@@ -222,7 +222,7 @@ class Node:
 async def running_aggregate(
     database: TestDatabase, broker: NatsServer, clock: Clock | None = None, **settings: Any
 ) -> AsyncIterator[Node]:
-    """One replica; months are published only when the test says so, unless `emit_seconds` is given."""
+    """Runs one replica; months are published only on request of the test, unless `emit_seconds` is given."""
     chosen = {"emit_seconds": 3600.0, "linger_seconds": 0.0} | settings
     service = Aggregate(
         AggregateSettings.model_validate(settings_for("aggregate", database, broker) | chosen),
@@ -244,14 +244,14 @@ def node_of(service: Aggregate, channel: aio.Channel) -> Node:
 
 @dataclass
 class Feed:
-    """What others publish."""
+    """Publishes the messages of other services."""
 
     bus: Bus
 
     async def publish(
         self, fact: events_pb2.EventsAccepted | bytes, message_id: uuid.UUID | None = None
     ) -> uuid.UUID:
-        """Answers the id of the message."""
+        """Publishes a message; returns its id."""
         message_id = message_id or new_id()
         payload = fact if isinstance(fact, bytes) else fact.SerializeToString()
         headers = {"Nats-Msg-Id": str(message_id)}
@@ -259,14 +259,14 @@ class Feed:
         return message_id
 
     async def forget_ids_soon(self) -> None:
-        """Has the broker remember ids for a moment only. To be called before the first message: what it
-        remembers already it may remember as long as it was to."""
+        """Shrinks the broker's duplicate window. Must be called before the first message, since ids that the
+        broker remembers already may keep their former lifetime."""
         jetstream = self.bus.jetstream()
         config = (await jetstream.stream_info(EVENTS_ACCEPTED.stream)).config
         await jetstream.update_stream(config, duplicate_window=0.1)
 
     async def publish_again(self, fact: events_pb2.EventsAccepted, message_id: uuid.UUID) -> None:
-        """The same message with the same id, when the broker has forgotten it, as the RPC Replay does."""
+        """Publishes the same message with the same id after the duplicate window, like the RPC Replay."""
         jetstream = self.bus.jetstream()
         headers = {"Nats-Msg-Id": str(message_id)}
 
@@ -294,20 +294,20 @@ class Feed:
         await self.bus.jetstream().publish(TENANTS_CHANGED.subject, fact.SerializeToString(), headers=headers)
 
     async def waiting(self) -> int:
-        """Messages that aggregate has not answered."""
+        """The number of messages that aggregate has not acknowledged."""
         return await unanswered(self.bus.client, EVENTS_ACCEPTED.stream, CONSUMER)
 
     async def settled(self) -> None:
-        """Waits until aggregate has answered every message."""
+        """Waits until aggregate has acknowledged every message."""
         await eventually(self.waiting, seconds=30, until=lambda left: left == 0)
 
     async def forget_deliveries(self) -> None:
-        """All messages are delivered again to the replica that starts next."""
+        """Has all messages redelivered to the next replica that starts."""
         await self.bus.client.jsm().delete_consumer(EVENTS_ACCEPTED.stream, CONSUMER)
 
 
 def pending_rebuilds(database: TestDatabase) -> int:
-    """Months that are still to be found anew."""
+    """The number of months that wait for a rebuild."""
     with psycopg.connect(database.admin_dsn) as connection:
         row = connection.execute("SELECT count(*) FROM aggregate.pending_rebuilds").fetchone()
     assert row is not None
@@ -315,7 +315,7 @@ def pending_rebuilds(database: TestDatabase) -> int:
 
 
 async def rebuilt(database: TestDatabase) -> None:
-    """Waits until no month is to be found anew."""
+    """Waits until no month needs a rebuild."""
     await eventually(lambda: pending_rebuilds(database), seconds=30, until=lambda left: left == 0)
 
 

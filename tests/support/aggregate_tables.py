@@ -1,4 +1,4 @@
-"""Aggregate without its consumer, on a real database."""
+"""Aggregate's handlers without a consumer, on a real database."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.aggregate import METERS
 
 
 class Tables:
-    """Aggregate without its consumer: a test says what comes together in which transaction."""
+    """Aggregate's handlers without a consumer: a test decides which messages share a transaction."""
 
     def __init__(self, dsn: str, ingest: str, *, max_groups: int = 10_000) -> None:
         self.database = Database(dsn, size=4)
@@ -72,14 +72,14 @@ class Tables:
             await meters.create(definition)
 
     async def rebuild_now(self) -> None:
-        """Every month that waits, however often it was in vain."""
+        """Rebuilds every waiting month, also after failed attempts."""
         async with self.database.connection(ALL_TENANTS) as connection:
             await connection.execute("UPDATE pending_rebuilds SET next_attempt_at = now()")
             await connection.commit()
         await self.rebuilder.rebuild_due()
 
     async def handle(self, facts: Sequence[events_pb2.EventsAccepted]) -> None:
-        """All of them in one transaction."""
+        """Handles all messages in one transaction."""
         deliveries = [
             Delivery(new_id(), "events.accepted.0", fact.SerializeToString(), {}, "", 1) for fact in facts
         ]

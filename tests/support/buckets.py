@@ -1,4 +1,4 @@
-"""The plain twin of the statement that exchanges tokens, with a clock that tests turn."""
+"""A plain implementation of the SQL statement that exchanges tokens, with a manual clock."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from meterline_ingest.rate_limits.rules.limits import MILLIONTHS, Limits
 
 
 class Bucket:
-    """One tenant's. Moments are in microseconds."""
+    """The token bucket of one tenant. Moments are in microseconds."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits

@@ -1,4 +1,4 @@
-"""The broker for a test: the session's server, with nothing on it."""
+"""The broker for a test: the session's server without streams."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OpenBus = Callable[..., Awaitable[Bus]]
 
 
 async def delete_streams(url: str) -> None:
-    """Leaves the broker empty: streams, their messages and their consumers."""
+    """Deletes all streams with their messages and consumers."""
     client = await nats.connect(url, allow_reconnect=False, connect_timeout=5)
     try:
         manager = client.jsm()
@@ -32,10 +32,10 @@ async def delete_streams(url: str) -> None:
 
 
 async def unanswered(client: Client, stream: str, consumer: str) -> int:
-    """How many messages of a stream its consumer has not answered.
+    """The number of messages of a stream that its consumer has not acknowledged.
 
-    Reckoned from the stream's own last message: a consumer hears of a new message only after its publisher
-    has, and until then tells that nothing waits.
+    Computed from the stream's last message: the consumer's own count learns of a new message only after its
+    publisher does, and is zero until then.
     """
     manager = client.jsm()
     last = (await manager.stream_info(stream)).state.last_seq
@@ -53,15 +53,15 @@ async def broker(nats_server: NatsServer) -> NatsServer:
 
 @pytest.fixture
 def own_broker() -> Iterator[NatsServer]:
-    """A broker of the test's own, which may be wiped."""
+    """A separate broker for the test, which may be wiped."""
     with scratch_directory() as place, NatsServer(place / "nats") as server:
         yield server
 
 
 @pytest.fixture
 async def open_bus(broker: NatsServer) -> AsyncIterator[OpenBus]:
-    """A function `(name="test", url="") -> Bus`: one more connection, to `broker` unless a URL is given,
-    which has all streams. All are stopped after the test."""
+    """A function `(name="test", url="") -> Bus`: a new connection, to `broker` unless a URL is given, with
+    all streams created. All connections are stopped after the test."""
     opened: list[Bus] = []
 
     async def make(name: str = "test", url: str = "") -> Bus:

@@ -1,4 +1,4 @@
-"""Compiled modules for the processes of tests, kept where they dirty nothing."""
+"""Compiled modules for the processes of tests, stored outside the source tree."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def share_bytecode() -> None:
-    """Lets this process and those that it starts keep compiled modules in the environment's directory.
+    """Lets this process and its children store compiled modules in the environment's directory.
 
-    For whoever forbids Python to keep them beside the source: tests start hundreds of services, and compiling
-    what a service imports takes a second each time. Does nothing where nobody forbids it.
+    For environments that forbid bytecode next to the source: tests start hundreds of services, and compiling
+    the imports of a service takes a second each time. Does nothing where bytecode is allowed.
     """
     if not sys.dont_write_bytecode:
         return

@@ -1,4 +1,4 @@
-"""Callers for tests about authentication: keys, tokens, and settings that demand them."""
+"""Callers for tests of authentication: keys, tokens, and settings that require them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def _new_keys() -> Mapping[str, str]:
 
 @dataclass(frozen=True)
 class Authority:
-    """A key pair of each service and of one operator, who is called `tester`."""
+    """A key pair of each service and of one operator named `tester`."""
 
     private: Mapping[str, str] = field(default_factory=_new_keys, repr=False)
 
     @property
     def public_keys(self) -> str:
-        """As services are told them."""
+        """The public keys in the form of the services' setting."""
         owners = {name: f"service {name}" for name in SERVICES} | {TESTER: f"operator {TESTER}"}
         return "".join(entry(owners[name], public_key_of(key)) for name, key in self.private.items())
 
@@ -36,7 +36,7 @@ class Authority:
         return ServiceTokens(KeyRing(self.public_keys))
 
     def settings(self, service: str) -> dict[str, object]:
-        """Over `settings_for`: calls need a token of this authority, or an API key."""
+        """Adds to `settings_for`: calls need a token of this authority, or an API key."""
         return {
             "authentication": "required",
             "service_key": SecretStr(self.private[service]),
@@ -51,7 +51,7 @@ class Authority:
         clock: Clock | None = None,
         lifetime_seconds: int = 300,
     ) -> ServiceSigner:
-        """Of a service, or of the operator; for all that can be granted unless told otherwise."""
+        """A signer of a service or of the operator, by default with all grantable permissions."""
         granted: Collection[Permission] = permissions or GRANTABLE
         return ServiceSigner(
             name,
@@ -69,5 +69,5 @@ class Authority:
         tenant: str | None = None,
         clock: Clock | None = None,
     ) -> tuple[tuple[str, str], ...]:
-        """What a call carries to be that caller's."""
+        """The metadata of a call by that caller."""
         return metadata(self.signer(*permissions, name=name, tenant=tenant, clock=clock).token())

@@ -1,4 +1,4 @@
-"""The runtime's gRPC server with one service, `probe.Probe`, whose behaviour a test states.
+"""The runtime's gRPC server with one service, `probe.Probe`, whose behaviour a test defines.
 
 Messages are texts. `Ask` answers a call with one message, `Talk` a stream of messages with another.
 """
@@ -42,7 +42,7 @@ OPEN = Gate(RULES, Anybody())
 def server_of(
     ask: Ask = echo, talk: Talk = echo_all, *, port: int = 0, gate: Gate | None = None, **options: Any
 ) -> Server:
-    """A server that is not started. Everybody may call it unless a gate says otherwise."""
+    """A server that is not started. It admits every call unless a gate is given."""
 
     async def answer(request: str, _: object) -> str:
         return await ask(request)
@@ -82,9 +82,9 @@ def client_of(channel: aio.Channel) -> Client:
 
 @asynccontextmanager
 async def started(server: Server) -> AsyncIterator[aio.Channel]:
-    """Starts `server`, answers a channel to it, and stops it at the end if the test has not.
+    """Starts `server`, yields a channel to it, and stops it at the end if the test has not.
 
-    A server that is left running holds the process up when it ends.
+    A running server would block the end of the process.
     """
     await server.start()
     try:
@@ -106,7 +106,7 @@ async def serving(ask: Ask = echo, talk: Talk = echo_all) -> AsyncIterator[Clien
 def status_of(error: aio.AioRpcError) -> status_pb2.Status:
     """The rich status of a failed call."""
     status = rpc_status.from_call(cast("grpc.Call", error))
-    assert status is not None, "the failure came without details"
+    assert status is not None, "the error has no details"
     return status
 
 

@@ -1,4 +1,4 @@
-"""Events for tests, in both forms that capture takes, and ingest inside the test's own process."""
+"""Events for tests, in both forms that capture accepts, and ingest inside the test's own process."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def now_us() -> int:
 
 @dataclass
 class Sample:
-    """One event, before it takes a form."""
+    """One event, independent of its form."""
 
     type: str = "api.request"
     subject: str = "u1"
@@ -54,7 +54,7 @@ class Sample:
     properties: Mapping[str, str] = field(default_factory=dict)
     id: str = field(default_factory=lambda: str(new_id()))
     tenant_id: str = ""
-    # Only rows can leave their time out.
+    # Only rows can omit their time.
     timed: bool = True
 
     def to_row(self) -> capture_pb2.Event:
@@ -67,7 +67,7 @@ class Sample:
             quantities=self.quantities,
             properties=self.properties,
         )
-        # Not by a method of Timestamp, which refuses times that tests want to be refused.
+        # Not with a method of Timestamp, which would refuse the invalid times of some tests.
         if self.timed:
             seconds, rest = divmod(self.time_us, 1_000_000)
             event.time.seconds, event.time.nanos = seconds, rest * 1_000
@@ -83,8 +83,8 @@ def rows(*samples: Sample, tenant_id: str = "acme", source: str = "test") -> cap
 
 
 def columns(*samples: Sample, tenant_id: str = "acme", source: str = "test") -> capture_pb2.ReportRequest:
-    """The same events as columns, written plainly. Quantities must be written without an exponent, and be
-    whole numbers of 64 bits at the most decimals that any of the same name has."""
+    """The same events as columns. Quantities must have no exponent, and must fit 64 bits at the most decimals
+    of any quantity of the same name."""
     tenants = [sample.tenant_id or tenant_id for sample in samples]
     sets = [tuple(sorted(sample.dimensions.items())) for sample in samples]
     properties = [tuple(sorted(sample.properties.items())) for sample in samples]
@@ -175,7 +175,7 @@ class RunningIngest:
         return response
 
     async def onboard(self, number: int, slug: str, *, version: int = 1, active: bool = True) -> None:
-        """Publishes the fact as identity would."""
+        """Publishes the fact of a tenant like identity."""
         fact = facts_pb2.TenantChanged(
             tenant_id=number,
             slug=slug,
@@ -220,7 +220,7 @@ async def running_ingest(
     clock: Clock | None = None,
     **settings: object,
 ) -> AsyncIterator[RunningIngest]:
-    """Ingest wired as in production. Nobody answers at the default identity."""
+    """Runs ingest wired as in production. The default address of identity has no server."""
     known = settings_for("ingest", database, broker) | {"identity_address": identity_address} | settings
     service = Ingest(IngestSettings(**known), clock or SystemClock())  # type: ignore[arg-type]
     bus = Bus(broker.url, name="test")
@@ -234,7 +234,7 @@ async def running_ingest(
 
 
 async def is_known(service: RunningIngest, tenant_id: str) -> bool:
-    """Whether ingest has heard of the tenant. Identity is not there to be asked."""
+    """Whether ingest knows the tenant. There is no identity service to ask."""
     try:
         await service.events.GetTotals(events_pb2.GetTotalsRequest(tenant_id=tenant_id))
     except aio.AioRpcError:

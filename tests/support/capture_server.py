@@ -1,4 +1,4 @@
-"""A real gRPC server with a capture service that follows a script."""
+"""A real gRPC server with a scripted capture service."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def accept(capture: Capture, request: capture_pb2.ReportRequest, _: Context) -> 
 def lose_answer(
     capture: Capture, request: capture_pb2.ReportRequest, context: Context
 ) -> capture_pb2.ReportResponse:
-    """Takes the events, and the caller never hears of it."""
+    """Accepts the events, but the answer is lost."""
     capture.report(request.SerializeToString())
     context.abort(grpc.StatusCode.UNAVAILABLE, "connection reset")
 
@@ -39,17 +39,17 @@ def unavailable(
 
 
 def overloaded(seconds: float) -> Act:
-    """Asks to be left alone for some time."""
+    """Refuses with a retry delay."""
     return refused(OverloadedError("queue", seconds))
 
 
 def over_quota(seconds: float) -> Act:
-    """Refuses for a tenant that is over its limit."""
+    """Refuses a tenant that exceeds its limit."""
     return refused(QuotaError({"tenant:acme": "100 events a second, 100 at once"}, seconds))
 
 
 def refused(error: MeterlineError) -> Act:
-    """Answers as the service would."""
+    """Answers like the real service."""
     status = rpc_status.to_status(to_status(error))
 
     def act(_: Capture, request: capture_pb2.ReportRequest, context: Context) -> capture_pb2.ReportResponse:
@@ -59,7 +59,7 @@ def refused(error: MeterlineError) -> Act:
 
 
 def malformed_for(subject: str) -> Act:
-    """Refuses any whole batch that has an event of this subject."""
+    """Refuses every batch that contains an event of this subject."""
 
     def act(
         capture: Capture, request: capture_pb2.ReportRequest, context: Context
@@ -72,7 +72,7 @@ def malformed_for(subject: str) -> Act:
 
 
 class CaptureServer(capture_pb2_grpc.CaptureServiceServicer):
-    """Does what `script` says, one act a call, and `otherwise` when it is used up."""
+    """Follows `script`, one act for each call, then `otherwise`."""
 
     def __init__(self, *script: Act, otherwise: Act = accept) -> None:
         self.capture = Capture()
@@ -87,13 +87,13 @@ class CaptureServer(capture_pb2_grpc.CaptureServiceServicer):
     def Stream(
         self, request_iterator: Iterator[capture_pb2.StreamRequest], context: Context
     ) -> Iterator[capture_pb2.StreamResponse]:
-        """The client does not use it."""
+        """Not used by the client."""
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "not in this test")
 
     def ReportSigned(
         self, request: capture_pb2.ReportSignedRequest, context: Context
     ) -> capture_pb2.ReportSignedResponse:
-        """The client does not use it."""
+        """Not used by the client."""
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "not in this test")
 
     def Report(self, request: capture_pb2.ReportRequest, context: Context) -> capture_pb2.ReportResponse:
@@ -110,13 +110,13 @@ class CaptureServer(capture_pb2_grpc.CaptureServiceServicer):
 def blackhole(
     capture: Capture, request: capture_pb2.ReportRequest, context: Context
 ) -> capture_pb2.ReportResponse:
-    """Takes the events, and does not answer before the server ends."""
+    """Accepts the events, and does not answer before the server stops."""
     return accept(capture, request, context)
 
 
 @contextmanager
 def serving(servicer: CaptureServer, port: int = 0) -> Iterator[CaptureServer]:
-    """The service on a port of this machine."""
+    """Runs the service on a local port."""
     server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
     capture_pb2_grpc.add_CaptureServiceServicer_to_server(servicer, server)
     servicer.address = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"

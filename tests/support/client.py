@@ -1,4 +1,4 @@
-"""A capture service in memory, and the client's core without threads and with time in the test's hand."""
+"""A capture service in memory, and the client's core without threads, under a manual clock."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 class ManualClock:
-    """Both clocks of the client; they move only when told to."""
+    """Both clocks of the client, which move only by `advance`."""
 
     def __init__(self) -> None:
         self._elapsed_us = 0
@@ -47,7 +47,7 @@ class ManualClock:
 
 
 def rows(count: int, subject: str | None = None, **fields: Any) -> list[Row]:
-    """`count` rows with ids of their own, and subjects of their own unless one is given."""
+    """`count` rows with unique ids, and unique subjects unless one is given."""
     recorder = Recorder("acme", ManualClock(), None)
     return [recorder.row("api.called", subject or f"s{n}", **_NOTHING | fields)[1] for n in range(count)]
 
@@ -61,7 +61,7 @@ def ids_of(payload: bytes) -> list[str]:
 
 
 class Capture:
-    """What a right capture service does: an id counts once, events with the subject `bad` are rejected."""
+    """A correct capture service: an id counts once, and events with the subject `bad` are rejected."""
 
     def __init__(self) -> None:
         self.counted: set[str] = set()
@@ -69,7 +69,7 @@ class Capture:
         self.received: list[bytes] = []
 
     def report(self, payload: bytes) -> capture_pb2.ReportResponse:
-        """Accepts what is new and answers as the protocol says."""
+        """Accepts new events and answers by the protocol."""
         self.received.append(payload)
         response = capture_pb2.ReportResponse(batch_id="0" * 32)
         for index, row in enumerate(decode(payload)[1]):
@@ -94,7 +94,7 @@ class Capture:
 
 
 class Core:
-    """Delivery with a script for a server: `answer` is asked at every attempt. None leaves it unanswered."""
+    """Delivery with a scripted server: every attempt calls `answer`; None leaves it unanswered."""
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class Core:
             self._due.append((parcel, answer))
 
     def record(self, count: int = 1, subject: str = "s", **fields: Any) -> list[str]:
-        """Records events and answers with their ids."""
+        """Records events; returns their ids."""
         texts = []
         for _ in range(count):
             text, row, weight = self.recorder.row("api.called", subject, **_NOTHING | fields)
@@ -159,17 +159,17 @@ class Core:
         return texts
 
     def settle(self) -> float | None:
-        """Steps, without time passing, until nothing happens any more; answers with the pause that is due."""
+        """Steps with a stopped clock until delivery is idle; returns the pause that it asks for."""
         while True:
             pause = self.delivery.step()
             if not self._due:
-                assert pause is None or pause > 0, "delivery asks to be called again without end"
+                assert pause is None or pause > 0, "delivery never becomes idle"
                 return pause
             while self._due:
                 self.delivery.answered(*self._due.pop(0))
 
     def run(self, seconds: float) -> None:
-        """Lets time pass, and does what is due when it is."""
+        """Advances the clock, and steps at each due moment."""
         end = self.clock.monotonic() + seconds
         for moment in self._moments(end):
             self.clock.advance(moment - self.clock.monotonic())
@@ -177,7 +177,7 @@ class Core:
     def _moments(self, end: float) -> Iterator[float]:
         while True:
             pause = self.settle()
-            # Never less than the clock can tell apart.
+            # At least the resolution of the clock.
             due = self.clock.monotonic() + max(pause, 1e-5) if pause is not None else end
             if due >= end:
                 yield end
@@ -189,7 +189,7 @@ class Core:
         return self.delivery.is_delivered(Mark(self.buffer.seal()))
 
     def total(self) -> int:
-        """All events that have a place: must be those that came in."""
+        """All events that are counted, dropped or pending: must equal the recorded ones."""
         c = self.counters
         known = c.accepted + c.duplicate + c.conflict + c.rejected + c.failed + c.dropped
         return known + self.buffer.dropped + self.buffer.events + c.window + c.spooled

@@ -1,4 +1,4 @@
-"""A clock that runs, from a moment that the test chooses."""
+"""A running clock that starts at a given moment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 class ShiftedClock:
-    """Real time, moved: leases and pauses pass as they do in production."""
+    """Real time with an offset: leases and pauses take their real time."""
 
     def __init__(self, now: datetime) -> None:
         self._shift_us = to_us(now) - time.time_ns() // 1_000

@@ -1,4 +1,4 @@
-"""Events that are reported, imported and corrected, and what is left of them, known one by one."""
+"""Random reports, imports and corrections of events, with a record of the remaining events."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.corrections_calls import Corrections
 
 
 async def put_types(ingest: RunningIngest) -> None:
-    """Those of `tests.support.aggregate`."""
+    """Puts the event types of `tests.support.aggregate`."""
     miles = event_types_pb2.QuantityDefinition(name="miles", scale=3, signed=True)
     dimensions = [event_types_pb2.DimensionDefinition(name=name) for name in ("origin", "class")]
     for name in ("flight", "other"):
@@ -35,7 +35,7 @@ def sample(event: Event) -> Sample:
 
 
 def changes(before: Event, after: Event) -> pb.EventChanges:
-    """What makes one of the other, told in full."""
+    """The complete changes that turn one event into the other."""
     found = pb.EventChanges(
         subject=after.subject,
         dimensions=after.dimensions,
@@ -50,7 +50,7 @@ def changes(before: Event, after: Event) -> pb.EventChanges:
 
 
 def amended(event: Event, order: random.Random, most_minutes: int = 3_000) -> Event:
-    """The event with some of it changed."""
+    """The event with some fields changed."""
     earlier = timedelta(minutes=order.randint(0, most_minutes))
     values = {"miles": str(Decimal(order.randint(-1000, 10**6)).scaleb(-3))}
     choices = [
@@ -66,9 +66,9 @@ def amended(event: Event, order: random.Random, most_minutes: int = 3_000) -> Ev
 
 @dataclass
 class Journal:
-    """Does things to the events of one tenant, and knows which are left.
+    """Reports and corrects events of one tenant, and records the remaining ones.
 
-    calls: those that published something
+    calls: the number of calls that published a message
     """
 
     ingest: RunningIngest
@@ -98,7 +98,7 @@ class Journal:
         self.left[event_id] = after
 
     async def retract(self, *event_ids: str) -> None:
-        """One by itself, several in one call."""
+        """Retracts one event by a single call, several by a bulk call."""
         if len(event_ids) == 1:
             await self.corrections.retract(event_ids[0])
         else:
@@ -110,7 +110,7 @@ class Journal:
             del self.left[event_id]
 
     async def at_random(self, order: random.Random, events: Sequence[Event]) -> None:
-        """Reports and imports `events`, and corrects some of what is there in between."""
+        """Reports and imports `events`, and corrects random events in between."""
         waiting = list(events)
         while waiting:
             size = order.randint(1, 10)
@@ -135,7 +135,7 @@ class Journal:
 
 
 class Told:
-    """What ingest has published, read as it comes."""
+    """Reads the messages that ingest publishes."""
 
     def __init__(self, subscription: JetStreamContext.PullSubscription) -> None:
         self._subscription = subscription
@@ -150,12 +150,12 @@ class Told:
         )
 
     async def facts(self, tenant: int, count: int) -> list[facts_pb2.EventsAccepted]:
-        """The first `count` of a tenant that were not taken before."""
+        """The next `count` messages of a tenant."""
         while True:
             mine = [fact for fact in self._facts if fact.series[0].tenant_id == tenant]
             if len(mine) >= count:
                 self._facts = [fact for fact in self._facts if fact.series[0].tenant_id != tenant]
-                assert len(mine) == count, "more was told than was done"
+                assert len(mine) == count, "ingest published more messages than calls"
                 return mine
             for message in await self._subscription.fetch(1, timeout=10):
                 self._facts.append(facts_pb2.EventsAccepted.FromString(message.data))

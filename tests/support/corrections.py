@@ -1,4 +1,4 @@
-"""Histories of events that are amended and taken away, random, with what is left of them."""
+"""Random histories of events with amendments and retractions, and the remaining events."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _DEEPEST = 2
 
 @dataclass
 class History:
-    """Messages, corrections among them, and the rows alone that are left in the end."""
+    """Messages including corrections, and the rows that remain in the end."""
 
     messages: list[Message] = field(default_factory=list)
     survivors: list[Message] = field(default_factory=list)
     _batches: int = 0
 
     def renamed(self, message: Message) -> Message:
-        """The message with batches that occur nowhere else."""
+        """The message with new, unique batch ids."""
         ids = range(self._batches, self._batches + len(message.batches))
         self._batches += len(message.batches)
         batches = [
@@ -45,7 +45,7 @@ def histories(draw: st.DrawFn) -> History:
 
 
 def _go_on(draw: st.DrawFn, history: History, message: Message, deepest: int) -> None:
-    """Corrects some rows of a message, and then some of the correction's own."""
+    """Corrects some rows of a message, and then some rows of the correction."""
     rows = len(message)
     fates = np.array(draw(st.lists(st.integers(KEPT, AMENDED), min_size=rows, max_size=rows)), np.int64)
     if not deepest:
@@ -58,7 +58,7 @@ def _go_on(draw: st.DrawFn, history: History, message: Message, deepest: int) ->
 
 
 def _amended(message: Message, hours: int, units: int) -> Message:
-    """The same rows at another time and with other quantities."""
+    """The same rows with other times and quantities."""
     return replace(
         message,
         times_us=np.maximum(message.times_us + hours * 3_600_000_000, 0),
@@ -67,7 +67,7 @@ def _amended(message: Message, hours: int, units: int) -> Message:
 
 
 def correction(taken: Message, added: Message) -> Message:
-    """One batch, without an id, that takes rows away and adds others, of the same series, subjects and
+    """One batch, without an id, that retracts rows and adds others of the same series, subjects and
     quantities."""
     return Message(
         [Batch(bytes(16), len(taken) + len(added), "", 0)],

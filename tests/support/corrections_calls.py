@@ -1,4 +1,4 @@
-"""Calls that correct events, and what they leave behind."""
+"""Calls that correct events, and queries of the remaining events."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Corrections:
         return answer
 
     async def knows_tenant(self) -> bool:
-        """Whether ingest has heard of the tenant."""
+        """Whether ingest knows the tenant."""
         try:
             await self.listed()
         except aio.AioRpcError:
@@ -58,7 +58,7 @@ class Corrections:
         return True
 
     async def listed(self, *, page_size: int = 0, **chosen: Any) -> list[pb.Correction]:
-        """All pages."""
+        """All items of all pages."""
         request = pb.ListCorrectionsRequest(tenant_id=self._tenant_id, page_size=page_size, **chosen)
         found: list[pb.Correction] = []
         while True:
@@ -75,7 +75,7 @@ class Corrections:
         return answer
 
     async def rows_of(self, *batch_ids: str, page_size: int = 0) -> list[events_pb2.StoredEvent]:
-        """All pages of what batches brought."""
+        """All events of the batches, from all pages."""
         request = events_pb2.ListEventsRequest(
             tenant_id=self._tenant_id, batch_ids=batch_ids, page_size=page_size
         )
@@ -93,5 +93,5 @@ class Corrections:
 
 
 def signs(fact: facts_pb2.EventsAccepted) -> list[tuple[int, int]]:
-    """(rows, of these retracted) of each batch of a message."""
+    """(rows, retracted rows) of each batch of a message."""
     return [(batch.rows, batch.retracted) for batch in fact.batches]

@@ -1,4 +1,4 @@
-"""Identity and ingest in the test's own process, authentication required, as they run in production."""
+"""Identity and ingest in the test's own process, with required authentication as in production."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ TYPE = "api.request"
 
 @dataclass
 class SignedClient:
-    """A client that nobody trusts: it has what IssueCaptureConfig answered, and nothing else."""
+    """An untrusted client that has only the answer of IssueCaptureConfig."""
 
     config: bytes
     secret: bytes = field(repr=False)
@@ -55,7 +55,7 @@ class SignedClient:
     def request(
         self, body: capture_pb2.ReportRequest | bytes, *, id: str = "", timestamp_ms: int | None = None
     ) -> capture_pb2.ReportSignedRequest:
-        """A call as the protocol wants it, signed now unless another moment is given."""
+        """A signed call by the protocol, signed now unless another moment is given."""
         raw = body if isinstance(body, bytes) else body.SerializeToString()
         name = id or str(new_id())
         moment = time.time_ns() // 1_000_000 if timestamp_ms is None else timestamp_ms
@@ -70,7 +70,7 @@ class SignedClient:
 
 @dataclass
 class Operator:
-    """What somebody who may do all that can be granted does; the channels bring the token."""
+    """Calls of an operator with all grantable permissions; the channels add the token."""
 
     identity_channel: aio.Channel
     ingest_channel: aio.Channel
@@ -137,7 +137,7 @@ class Operator:
         source: str = "test",
         lifetime_seconds: int = 0,
     ) -> SignedClient:
-        """A client with a configuration of now."""
+        """A client with a newly issued configuration."""
         answer = await self.credentials.IssueCaptureConfig(
             credentials_pb2.IssueCaptureConfigRequest(
                 tenant_id=tenant, actor=actor, types=types, source=source, lifetime_seconds=lifetime_seconds
@@ -146,7 +146,7 @@ class Operator:
         return SignedClient(answer.config, answer.client_secret, answer.key_id)
 
     async def report_signed(self, request: capture_pb2.ReportSignedRequest) -> capture_pb2.ReportResponse:
-        """As a client without a token does it."""
+        """Reports like a client without a token."""
         async with aio.insecure_channel(self.ingest_address) as channel:
             stub: Any = capture_pb2_grpc.CaptureServiceStub(channel)
             answer: capture_pb2.ReportSignedResponse = await stub.ReportSigned(request, timeout=20)
@@ -155,7 +155,7 @@ class Operator:
 
 @dataclass
 class Guarded(Operator):
-    """Both services in this process."""
+    """Both services, running in this process."""
 
     authority: Authority
     identity_address: str
@@ -166,12 +166,12 @@ async def guarded(database: TestDatabase, broker: NatsServer, **settings: object
     """Starts identity and ingest; `settings` are for both."""
     authority = Authority()
 
-    def told(service: str) -> dict[str, object]:
+    def settings_of(service: str) -> dict[str, object]:
         return settings_for(service, database, broker) | authority.settings(service) | settings
 
-    identity = Identity(IdentitySettings.model_validate(told("identity")), SystemClock())
+    identity = Identity(IdentitySettings.model_validate(settings_of("identity")), SystemClock())
     async with running(identity):
-        known = told("ingest") | {"identity_address": identity.server.address}
+        known = settings_of("ingest") | {"identity_address": identity.server.address}
         ingest = Ingest(IngestSettings.model_validate(known), SystemClock())
         signer = authority.signer()
         async with (
@@ -195,7 +195,7 @@ def refusal(error: aio.AioRpcError) -> tuple[grpc.StatusCode, str]:
 
 
 async def refused(call: Any) -> tuple[grpc.StatusCode, str]:
-    """The status and the reason that an awaitable call fails with."""
+    """The status and the reason with which an awaitable call fails."""
     with pytest.raises(aio.AioRpcError) as caught:
         await call
     return refusal(caught.value)

@@ -1,7 +1,7 @@
-"""Making a used database as good as new, several times faster than a new one.
+"""Resets a used database to its initial state, several times faster than creating a new one.
 
-A database is used again only if all that it consists of but rows is as it was: a test that changes tables,
-rights or roles leaves one that nobody else gets.
+A database is reused only if everything except its rows is unchanged: after a test that changes tables, rights
+or roles it is dropped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROLES: Final = [
     role(name) for name in provision.SERVICES for role in (provision.owner_role, provision.app_role)
 ]
 
-# Everything but rows, as texts.
+# Everything except rows, as texts.
 _DESCRIPTION: Final[LiteralString] = """
 WITH spaces AS (SELECT oid, nspname FROM pg_namespace WHERE nspname = ANY(%(schemas)s)),
 relations AS (SELECT c.* FROM pg_class c JOIN spaces s ON s.oid = c.relnamespace),
@@ -87,8 +87,8 @@ class _Table:
 
 @dataclass(frozen=True)
 class Pristine:
-    """A database that no test has used: what it consists of, its tables, and those of them that have rows,
-    with a digest of these."""
+    """The initial state of a database: its description, its tables, and a digest of those tables that have
+    rows."""
 
     description: frozenset[str]
     tables: frozenset[str]
@@ -103,10 +103,10 @@ class Pristine:
             return cls(_description(connection), frozenset(tables), seeds)
 
     def restore(self, dsn: str) -> bool:
-        """Takes everything away that a test has added, and answers whether the database is as it was."""
+        """Deletes all rows that a test has added; returns whether the database is in its initial state."""
         with psycopg.connect(dsn) as connection:
             connection.execute(_END_SESSIONS)
-            # No trigger stands in the way of a superuser who asks so.
+            # Disables triggers, which a superuser may do.
             connection.execute("SET LOCAL session_replication_role = replica")
             tables = _tables(connection)
             added = [name for name in tables if name not in self.tables]
@@ -132,7 +132,7 @@ def _empty(connection: Connection, filled: dict[str, _Table]) -> None:
     if truncated:
         names = sql.SQL(", ").join(map(sql.SQL, truncated))
         connection.execute(sql.SQL("TRUNCATE {} CASCADE").format(names))
-        # Plans of the next test go by no statistics of this one's rows.
+        # Plans of the next test must not use statistics of this test's rows.
         connection.execute("DELETE FROM pg_statistic WHERE starelid = ANY(%s::regclass[])", (truncated,))
 
 

@@ -1,8 +1,8 @@
 """A migrated database for each test, with the roles of production.
 
 Schemas are migrated once for each combination that tests ask for, into a template that is then copied.
-Roles belong to the server, but their settings and the rights on a database do not travel with a copy, so
-each copy is provisioned again. A database whose test has ended is given to the next one, without its rows.
+Roles belong to the server, but a copy does not include their settings and the rights on a database, so each
+copy is provisioned again. The database of a finished test is emptied and reused by the next test.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from meterline_dev.servers import PostgresServer
 
 from tests.support.database_reset import ROLES, Pristine
 
-# The server listens on loopback and lives as long as the tests.
+# The server listens on loopback and runs as long as the tests.
 PASSWORD = "for-tests-only"
 
 
@@ -44,14 +44,14 @@ class TestDatabase:
         return self.server.dsn(self.name, provision.app_role(service), PASSWORD)
 
     def read(self, service: str, query: LiteralString, *parameters: object) -> list[tuple[Any, ...]]:
-        """What a query finds in a service's schema, past all rules: rows of all tenants."""
+        """The result of a query in a service's schema, without row-level security: rows of all tenants."""
         with psycopg.connect(self.admin_dsn, options=f"-c search_path={service}") as connection:
             return connection.execute(query, parameters or None).fetchall()
 
     async def change(self, statement: LiteralString, *parameters: object) -> None:
-        """Changes rows past all rules, as time or a fault would.
+        """Changes rows without row-level security, to simulate time or a fault.
 
-        Asynchronously, since a service that runs in the same loop may hold them and must be able to go on.
+        Asynchronous, since a service in the same event loop may hold locks on them and must proceed.
         """
         async with await psycopg.AsyncConnection.connect(self.admin_dsn) as connection:
             await connection.execute(statement, parameters or None)
@@ -60,14 +60,14 @@ class TestDatabase:
         provision.provision(self.admin_dsn, dict.fromkeys(ROLES, PASSWORD))
 
 
-# (schema, packages of its migrations in order), as `migrate.load` takes them.
+# (schema, packages of its migrations in order): the arguments of `migrate.load`.
 Schema = tuple[str, tuple[str, ...]]
 
 COMMON = ("meterline.db", "meterline.tenants")
 
 
 class Databases:
-    """Makes databases, each a copy of a template that is made on first use, or one that was used before."""
+    """Provides databases: copies of a template that is created on first use, or reset ones."""
 
     def __init__(self, server: PostgresServer) -> None:
         self._server = server
@@ -91,7 +91,7 @@ class Databases:
         return database
 
     def release(self, database: TestDatabase) -> None:
-        """For another test, if it can be made as it was."""
+        """Resets the database for reuse, or drops it if that fails."""
         key = self._schemas[database]
         if self._pristine[key].restore(database.admin_dsn):
             self._restored.setdefault(key, []).append(database)
@@ -117,9 +117,10 @@ def databases(postgres_server: PostgresServer) -> Databases:
 
 @pytest.fixture
 def make_database(databases: Databases) -> Iterator[Callable[..., TestDatabase]]:
-    """A function `(*services: str) -> TestDatabase`: the schemas of these services, as in production.
+    """A function `(*services: str) -> TestDatabase`: a database with the schemas of these services, as in
+    production.
 
-    Example: `make_database("identity").app_dsn("identity")`. Given back after the test.
+    Example: `make_database("identity").app_dsn("identity")`. Released after the test.
     """
     made: list[TestDatabase] = []
 
@@ -134,7 +135,7 @@ def make_database(databases: Databases) -> Iterator[Callable[..., TestDatabase]]
 
 @pytest.fixture
 def bare_database(databases: Databases) -> Iterator[TestDatabase]:
-    """All roles and schemas, and in each schema nothing but what the runtime itself keeps there."""
+    """A database with all roles and schemas, and only the runtime's tables in each schema."""
     database = databases.create([(service, COMMON) for service in provision.SERVICES])
     yield database
     databases.release(database)
@@ -142,7 +143,7 @@ def bare_database(databases: Databases) -> Iterator[TestDatabase]:
 
 @pytest.fixture
 def empty_database(databases: Databases) -> Iterator[TestDatabase]:
-    """All roles and schemas; no migration has run."""
+    """A database with all roles and schemas, without any migration."""
     database = databases.create([])
     yield database
     databases.release(database)

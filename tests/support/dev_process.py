@@ -1,4 +1,4 @@
-"""`meterline dev` as whoever types it has it: a process, what it prints, and what it leaves."""
+"""`meterline dev` as a user runs it: its process, its output, and the processes that remain."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SECONDS = 300
 
 
 class Running:
-    """`meterline dev` in a process of its own, with everything that it writes."""
+    """`meterline dev` in a separate process, with its whole output."""
 
     def __init__(self, place: Path, *options: str) -> None:
         self.temporary = place / "tmp"
@@ -37,14 +37,14 @@ class Running:
         return self._output.read_text(errors="replace")
 
     async def until(self, text: str) -> None:
-        """Until it has started something and written this; keeps in mind what it started until then."""
+        """Waits until it has started processes and written this text; records the processes."""
         seen = ""
 
         def look() -> bool:
             nonlocal seen
             assert self.process.poll() is None, self.output()[-3_000:]
             before, seen = seen, self.output()
-            # It writes a line at each step. To look at all processes of the machine costs much.
+            # It writes a line at each step. Listing all processes of the machine is slow.
             if seen != before or not self._seen:
                 self.look()
             return bool(self._seen) and text in seen
@@ -56,14 +56,14 @@ class Running:
             self._seen.setdefault(child.pid, child)
 
     async def interrupted(self, number: signal.Signals) -> int | None:
-        """Sends the signal as a terminal does, and answers with the exit code."""
+        """Sends a signal like a terminal; returns the exit code."""
         self.look()
         self.process.send_signal(number)
         code: int | None = await eventually(self.process.poll, seconds=SECONDS, until=_is_known)
         return code
 
     def left(self) -> list[str]:
-        """What it started and still runs."""
+        """The recorded processes that still run."""
         return [child.name() for child in self._seen.values() if _runs(child)]
 
     def started(self) -> int:

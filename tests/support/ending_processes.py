@@ -1,9 +1,9 @@
-"""A program whose processes record events and end, each in a way of its own.
+"""A program whose processes record events and end, each in a different way.
 
-Run it with the address of a capture service, a spool directory (or nothing), a start method, and `before` or
-`after`: whether the client is there before a process begins, or made in it. It writes one line for each event
-that must arrive: its id. For each way to end, it checks the exit code. Nothing but the end makes a process
-send what it has: the flush interval is far longer than it lives.
+Its arguments are the address of a capture service, a spool directory (or nothing), a start method, and
+`before` or `after`: whether the client is created before or inside the process. It writes the id of each
+event that must arrive, one a line. For each way to end, it checks the exit code. Only the end makes a process
+send its events: the flush interval is much longer than the process runs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SHARED = new_client() if MADE == "before" else None
 
 
 def the_client() -> Client:
-    """Of this process: it lives until the process ends, as a module's would."""
+    """The client of this process, which lives until the process ends, like a global of a module."""
     global SHARED
     SHARED = SHARED or new_client()
     return SHARED
@@ -56,7 +56,7 @@ def exits() -> None:
 
 
 def raises() -> None:
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - it ends with the process
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - closed at process exit
     record()
     raise LookupError("of the application")
 
@@ -106,7 +106,7 @@ def runs_asyncio() -> None:
 def records_in_a_thread_until_the_end() -> None:
     def goes_on() -> None:
         record()
-        # The main thread counts as over when the interpreter waits for the others.
+        # The main thread counts as finished while the interpreter waits for the other threads.
         threading.main_thread().join()
         record()
 
@@ -132,7 +132,7 @@ def forks_once_more() -> None:
         assert os.waitpid(child, 0)[1] == 0
 
 
-# The exit codes that each may have.
+# The allowed exit codes.
 ENDS: dict[Callable[[], None], set[int]] = {
     returns: {0},
     exits: {3},
@@ -141,7 +141,7 @@ ENDS: dict[Callable[[], None], set[int]] = {
     is_killed: {-signal.SIGKILL},
     is_terminated: {-signal.SIGTERM},
     is_terminated_and_handles_it: {128 + signal.SIGTERM},
-    # Which one depends on whether multiprocessing or the interpreter waits for the thread.
+    # The code depends on whether multiprocessing or the interpreter waits for the thread.
     is_terminated_while_a_thread_records: {1, 128 + signal.SIGTERM},
     runs_asyncio: {0},
     records_in_a_thread_until_the_end: {0},
@@ -149,7 +149,7 @@ ENDS: dict[Callable[[], None], set[int]] = {
     closes_in_a_thread: {0},
     forks_once_more: {0},
 }
-# Processes that are spawned take long to start, and end as those of a fork server do but for the last step.
+# Spawned processes start slowly, and end like those of a fork server except for the last step.
 SPAWNED = (returns, exits_at_once, is_terminated_and_handles_it, records_in_a_thread_until_the_end)
 
 
@@ -160,10 +160,10 @@ def task(_: int) -> int:
 
 def use_pools(context: BaseContext) -> None:
     if SPOOL:
-        # At the end of its block a pool terminates its processes wherever they are, and they have no handler.
+        # At the end of its block a pool terminates its processes, which have no signal handler.
         with context.Pool(2) as pool:
             pool.map(task, range(4))
-    # Each process ends after one task, as Celery's do.
+    # Each process ends after one task, as in Celery.
     with context.Pool(2, maxtasksperchild=1) as pool:
         assert len(set(pool.map(task, range(4), chunksize=1))) == 4
         pool.close()
@@ -188,7 +188,7 @@ def main() -> None:
     for end, process in processes.items():
         process.join()
         assert process.exitcode in ENDS[end], (end.__name__, process.exitcode)
-    # What processes left in the spool, this one sends, and its own.
+    # This process sends the events in the spool and its own.
     record(count=5)
     assert the_client().flush(30)
     record(count=5)

@@ -1,4 +1,4 @@
-"""`events.accepted` as plain values, so that two messages can be compared by what they say."""
+"""`events.accepted` as plain values, so that two messages can be compared by content."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Header = tuple[bytes, int, bytes, int]
 
 
 @dataclass(frozen=True)
-class Told:
+class DecodedEvent:
     """One event. Quantities as (units, scale)."""
 
     batch_id: bytes
@@ -28,8 +28,8 @@ class Told:
     properties: tuple[tuple[str, str], ...]
 
 
-def decoded(payload: bytes) -> tuple[list[Header], set[Told]]:
-    """The batches in their order, and the events, whose order within a batch says nothing."""
+def decoded(payload: bytes) -> tuple[list[Header], set[DecodedEvent]]:
+    """The batches in order, and the events as a set, since their order within a batch has no meaning."""
     fact = events_pb2.EventsAccepted.FromString(payload)
     rows = sum(batch.rows for batch in fact.batches)
     batch_of = [batch.batch_id for batch in fact.batches for _ in range(batch.rows)]
@@ -43,8 +43,8 @@ def decoded(payload: bytes) -> tuple[list[Header], set[Told]]:
     properties = [
         (each.name, list(each.values), unpack_unsigned(each.index, rows).tolist()) for each in fact.properties
     ]
-    told = {
-        Told(
+    decoded_events = {
+        DecodedEvent(
             batch_of[row],
             uuid.UUID(bytes=fact.event_ids[16 * row : 16 * row + 16]),
             fact.series[series[row]].tenant_id,
@@ -62,9 +62,9 @@ def decoded(payload: bytes) -> tuple[list[Header], set[Told]]:
         )
         for row in range(rows)
     }
-    assert len(told) == rows
+    assert len(decoded_events) == rows
     headers = [
         (batch.batch_id, batch.rows, batch.trace.SerializeToString(), batch.received_at_us)
         for batch in fact.batches
     ]
-    return headers, told
+    return headers, decoded_events

@@ -1,4 +1,4 @@
-"""A billing provider in memory, for tests that need none of Stripe's ways. It passes the same contract
+"""A fake billing provider in memory, for tests that do not depend on Stripe. It passes the same contract
 tests as the real adapter."""
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class _Kept:
 
 @dataclass
 class FakeBilling:
-    """`clock` tells the time of this machine; customers in `clocks` have a time of their own."""
+    """`clock` is the provider's time; customers in `clocks` have their own test clocks."""
 
     clock: Callable[[], datetime]
     customers: set[str] = field(default_factory=set)
     clocks: dict[str, datetime] = field(default_factory=dict)
     meters: set[str] = field(default_factory=set)
     invoices: dict[tuple[str, datetime], ExternalInvoice] = field(default_factory=dict)
-    # Raised by the next sends, one each: before anything is kept, or (True) after.
+    # Errors of the next sends, one each, raised before the event is stored, or (True) after.
     faults: list[tuple[Exception, bool]] = field(default_factory=list)
     kept: list[_Kept] = field(default_factory=list)
     saved_failures: set[str] = field(default_factory=set)
@@ -59,7 +59,7 @@ class FakeBilling:
         """Nothing to close."""
 
     def require(self) -> None:
-        """Here it is."""
+        """Does nothing: the fake is always configured."""
 
     async def now(self, customer: str) -> datetime:
         return self.clocks.get(customer) or self.clock()
@@ -134,7 +134,7 @@ def busy() -> tuple[Exception, bool]:
 
 
 def lost(*, after: bool) -> tuple[Exception, bool]:
-    """A call whose answer never comes, before or after the event is kept."""
+    """Loses the answer of the next call, before or after the event is stored."""
     return AmbiguousError("connection", "cut"), after
 
 

@@ -1,4 +1,4 @@
-"""Messages to fold, random and made to measure, and changes in a form that can be compared."""
+"""Random and specific messages for the fold, and changes in a comparable form."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ ZONES = (
     "Africa/Monrovia",
 )
 
-# Clocks that change (at midnight, by half an hour, over midnight, by a whole day, to whole minutes), leap
-# days, ends of months and years.
+# Moments of clock changes (at midnight, by half an hour, across midnight, by a whole day, to whole minutes),
+# leap days, ends of months and years.
 ANCHORS = tuple(
     to_us(datetime.fromisoformat(moment))
     for moment in (
@@ -89,7 +89,7 @@ GROUPS = (7, 9, 10**12)
 
 @st.composite
 def series(draw: st.DrawFn, zones: dict[int, str]) -> Series:
-    """Targets of some meters out of one of each kind, each in total and, for some, for a group."""
+    """A series that some meters count, out of one meter of each kind; in total and, for some, for a group."""
     tenant_id = draw(st.sampled_from(sorted(zones)))
     group = draw(st.sampled_from(GROUPS))
     member = digest(draw(st.sampled_from(("x", "y"))))
@@ -113,7 +113,7 @@ def series(draw: st.DrawFn, zones: dict[int, str]) -> Series:
 def messages(
     draw: st.DrawFn, zones: dict[int, str], values: st.SearchStrategy[int] = small, max_rows: int = 16
 ) -> Message:
-    """One message; some of its columns and values are absent."""
+    """One message, in which some columns and values are missing."""
     rows = draw(st.integers(0, max_rows))
     known = draw(st.lists(series(zones), min_size=1, max_size=3))
     moments = draw(st.lists(times, min_size=1, max_size=6))
@@ -172,7 +172,7 @@ def several_messages(draw: st.DrawFn, values: st.SearchStrategy[int] = small) ->
 
 
 def values_of(numbers: Numbers) -> list[Fraction | None]:
-    """Exact values; None where a row only counts, and of a maximum to which nothing was added."""
+    """Exact values; None for rows that only count, and for maxima without values."""
     return [
         None if slot == EVENTS.code or units is None else Fraction(units, 10**scale)
         for slot, units, scale in zip(
@@ -182,7 +182,7 @@ def values_of(numbers: Numbers) -> list[Fraction | None]:
 
 
 def comparable(changes: Changes) -> dict[str, Any]:
-    """Everything that the changes say, rows in their order, batches by their ids."""
+    """The whole content of the changes, rows in their order, batches by their ids."""
     ids = [batch.batch_id for batch in changes.batches]
     windows, members, given = changes.windows, changes.members, changes.contributions
     return {

@@ -1,4 +1,4 @@
-"""What tables hold after changes were applied, on dictionaries."""
+"""The expected content of tables after changes were applied, as dictionaries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Key = tuple[int, ...]
 
 @dataclass
 class Stored:
-    """What tables hold after changes were applied: the rules of the upserts, on dictionaries."""
+    """The expected content of tables: applies changes to dictionaries by the rules of the upserts."""
 
     windows: dict[Key, tuple[int, Fraction | None]] = field(default_factory=dict)
     members: set[tuple[Key, bytes]] = field(default_factory=set)

@@ -1,4 +1,4 @@
-"""Scenarios for `limit_world`: random ones, and those by which each planted bug shows."""
+"""Scenarios for `limit_world`: random ones, and those that reveal each planted bug."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _quiet = st.builds(
 
 
 def scenarios(steps: int = 25) -> st.SearchStrategy[list[Step]]:
-    """Changes, quiet times and calls that come together, in at most so many steps."""
+    """Limit changes, quiet times and concurrent calls, in at most `steps` steps."""
     calls = st.builds(AtOnce, st.lists(_calls, min_size=1, max_size=20))
     step: st.SearchStrategy[Step] = st.one_of(calls, calls, _quiet, _quiet, st.builds(Change, _limits))
     begin = st.tuples(st.builds(Change, _limits), _quiet)
@@ -37,7 +37,7 @@ def _everywhere(events: int, count: int) -> AtOnce:
     return AtOnce([Call(replica, events) for replica in range(REPLICAS) for _ in range(count)])
 
 
-# Limits that every replica has known to be none, long ago.
+# Every replica cached long ago that the tenant has no limits.
 AFTER_QUIET: tuple[Step, ...] = (
     Change(Limits()),
     _everywhere(LARGEST, 1),
@@ -46,7 +46,7 @@ AFTER_QUIET: tuple[Step, ...] = (
     _everywhere(LARGEST, 20),
 )
 
-# What was leased under a large limit is kept by calls that use it, until a small one is known.
+# Calls keep a lease of a large limit in use until a smaller limit becomes known.
 LARGE_LEASES: tuple[Step, ...] = (
     Change(Limits(200_000, 200_000)),
     Quiet(3 * US),

@@ -1,7 +1,7 @@
-"""Replicas that admit calls of one tenant, with a clock that tests turn: in memory, or on a real database.
+"""Replicas that admit calls of one tenant under a manual clock, in memory or on a real database.
 
-Everything from the admission of a call to the store of limits and buckets is what the service runs. The steps
-of a scenario follow one another; the calls of one step start at the same time, on any of the replicas.
+Everything from the admission of a call to the store of limits and buckets is code of the service. The steps
+of a scenario are sequential; the calls of one step start concurrently, on any of the replicas.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ US = 1_000_000
 ACME = 1
 LARGEST = 400
 REPLICAS = 3
-# Tokens that are given out and not used may be with a call for two exchanges, and come back with a third.
+# A call may hold unused tokens for two exchanges, and returns them with a third.
 EXCHANGES_UNDER_WAY = 3
 _EVENT = capture_pb2.Event()
 
 
 @dataclass(frozen=True, slots=True)
 class Quiet:
-    """Nobody calls for so long. `swept`: leases that ended meanwhile are given back before the next call."""
+    """A time without calls. `swept`: leases that expire meanwhile are returned before the next call."""
 
     microseconds: int
     swept: bool = False
@@ -50,7 +50,7 @@ class Quiet:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The tenant gets other limits."""
+    """A change of the tenant's limits."""
 
     limits: Limits
 
@@ -75,31 +75,31 @@ Step = Quiet | Change | AtOnce
 
 
 class Buckets(Protocol):
-    """As `BucketRepository`."""
+    """The interface of `BucketRepository`."""
 
     async def exchange(self, asks: Sequence[Ask]) -> dict[int, Grant]:
-        """Gives back and takes."""
+        """Returns tokens to the bucket and takes new ones."""
 
 
 class Store(Protocol):
-    """What replicas share: limits, buckets and the time."""
+    """The state that replicas share: limits, buckets and the time."""
 
     limits: Source[LimitBook]
     buckets: Buckets
     longest_exchange_us: int
 
     def now_us(self) -> int:
-        """The time of all of them."""
+        """The time of all replicas."""
 
     async def wait(self, microseconds: int) -> None:
-        """Lets time pass, for the buckets as well."""
+        """Advances the time, also of the buckets."""
 
     async def put(self, limits: Limits) -> None:
         """Changes the tenant's limits."""
 
 
 class MemoryStore:
-    """Both statements in memory. Each takes a random time, in which everybody else goes on."""
+    """Both statements in memory. Each takes a random time, during which other calls proceed."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -145,14 +145,14 @@ class MemoryStore:
         return grants
 
     async def _way(self) -> None:
-        """To the database or back: up to a tenth of a second."""
+        """The way to the database or back: up to a tenth of a second."""
         for _ in range(self._random.randrange(4)):
             await asyncio.sleep(0)
             self._now_us += self._random.choice((0, 100, 2_000, 33_000))
 
 
 class _OneTenant:
-    """As `KnownTenants`."""
+    """A fake of `KnownTenants`."""
 
     _TENANT = cast("Tenant", type("Acme", (), {"tenant_id": ACME, "slug": "acme", "plan": "basic"}))
 
@@ -164,7 +164,7 @@ class _OneTenant:
 
 
 class _Sink:
-    """As `Committer`: takes everything in."""
+    """A fake of `Committer` that accepts every submission."""
 
     def submit(self, submission: Submission) -> None:
         submission.taken = True
@@ -194,7 +194,7 @@ class Replica:
         await self._limits.stop()
 
     async def call(self, events: int) -> bool:
-        """Whether it is let in."""
+        """Whether the call is admitted."""
         origin = Origin("test", 0, None, INVALID_SPAN_CONTEXT)
         try:
             await self._admission.submit(Submission(origin, "acme", rows=[_EVENT] * events))
@@ -205,7 +205,7 @@ class Replica:
 
 @dataclass
 class World:
-    """What was let in, and which limits there were since when."""
+    """The admitted calls, and the history of limits."""
 
     store: Store
     admitted: list[Admitted] = field(default_factory=list)
@@ -246,9 +246,9 @@ class World:
             self.admitted.append(Admitted(began, self.store.now_us(), call.events))
 
     def beyond_the_bound(self) -> Fraction:
-        """By how much what got in exceeds the bound; zero or less where it holds.
+        """The excess of admitted events over the bound; zero or less if the bound holds.
 
-        The bound is that of the limits since two seconds after they were put, until they were changed.
+        Limits apply from two seconds after they were put until they were changed.
         """
         ends = [moment for moment, _ in self.changes[1:]] + [self.store.now_us() + 1]
         worst = Fraction(0)
@@ -263,7 +263,7 @@ class World:
 
 
 async def _sweep(replicas: Sequence[Replica]) -> None:
-    """Each limiter looks at its leases, as it does twice a second."""
+    """Each limiter sweeps its leases, as it does twice a second."""
     for replica in replicas:
         replica.limiter._loop.wake()
     await _turns(30)

@@ -1,4 +1,4 @@
-"""The bound that ADR 9 states for what a tenant gets in, in the words of tests."""
+"""The bound of ADR 9 on the admitted events of a tenant."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from meterline_ingest.rate_limits.rules.limits import MILLIONTHS, Limits
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A call that got in. Moments in microseconds: when it was sent, and when it was let in."""
+    """An admitted call. Moments in microseconds: when it was sent, and when it was admitted."""
 
     began: int
     ended: int
@@ -18,9 +18,9 @@ class Admitted:
 
 
 def allowance(limits: Limits, microseconds: int, *, replicas: int, largest: int) -> Fraction:
-    """How many events may get in within so long a time, when no call has more than `largest`.
+    """The most events that may be admitted within a time, if no call has more than `largest`.
 
-    microseconds: also what tokens are under way
+    microseconds: includes the time for which tokens may be held unused
     """
     filled = Fraction(limits.events_per_second * microseconds, MILLIONTHS)
     return filled + limits.burst + replicas * limits.block + largest - 1
@@ -29,9 +29,9 @@ def allowance(limits: Limits, microseconds: int, *, replicas: int, largest: int)
 def excess(
     calls: list[Admitted], limits: Limits, *, replicas: int, largest: int, under_way: int = 0
 ) -> Fraction:
-    """By how much the worst interval there is exceeds the bound; negative where the bound holds.
+    """The largest excess over the bound of any interval; negative if the bound holds.
 
-    under_way: microseconds that tokens may be out for calls that then do not use them
+    under_way: microseconds for which calls may hold tokens that they do not use
     """
     worst = Fraction(-limits.burst)
     for start in {call.began for call in calls}:

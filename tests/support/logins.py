@@ -1,4 +1,4 @@
-"""A broker whose users are the services, and what each of them tries on it."""
+"""A broker with a login for each service, and the operations that each of them attempts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def password_of(user: str) -> str:
 
 
 def authorization_of_tests() -> dict[str, Any]:
-    """The users of the services, and an operator who may do everything."""
+    """The logins of the services, and an operator with all permissions."""
     operator = {"user": OPERATOR, "password": password_of(OPERATOR)}
     return {
         "users": [
@@ -38,7 +38,7 @@ def authorization_of_tests() -> dict[str, Any]:
 
 @contextmanager
 def broker_with_logins(users: dict[str, Any] | None = None) -> Iterator[NatsServer]:
-    """A broker of the test's own; its `url` is the operator's."""
+    """A separate broker for the test; its `url` is the operator's."""
     settings = {"authorization": users or authorization_of_tests()}
     with (
         scratch_directory() as place,
@@ -55,7 +55,7 @@ def url_of(broker: NatsServer, user: str) -> str:
 
 @asynccontextmanager
 async def logged_in(broker: NatsServer, user: str) -> AsyncIterator[tuple[Client, list[str]]]:
-    """A connection of a user, and what the broker has refused on it so far."""
+    """A connection of a user, and the list of operations that the broker has refused on it."""
     refused: list[str] = []
 
     async def note(error: Exception) -> None:
@@ -72,7 +72,7 @@ async def logged_in(broker: NatsServer, user: str) -> AsyncIterator[tuple[Client
 
 @dataclass(frozen=True)
 class Attempts:
-    """Subjects that somebody tries to publish to and to subscribe to."""
+    """Subjects to publish to and to subscribe to."""
 
     publish: frozenset[str]
     subscribe: frozenset[str]
@@ -82,12 +82,12 @@ class Attempts:
 
 
 def sample(fact: Fact) -> str:
-    """A subject that a message of this fact may have."""
+    """An example subject of this fact."""
     return fact.subject.replace(">", "0")
 
 
 def consumer_attempts(fact: Fact, service: str) -> dict[str, str]:
-    """What can be asked of the durable consumer that a service has, or would have, of a fact."""
+    """All requests to the durable consumer that a service has, or would have, for a fact."""
     stream, name = fact.stream, f"{service}-{fact.stream.lower()}"
     api = "$JS.API.CONSUMER"
     return {
@@ -103,7 +103,7 @@ def consumer_attempts(fact: Fact, service: str) -> dict[str, str]:
 
 
 def all_attempts(facts: Sequence[Fact] = FACTS) -> Attempts:
-    """Everything that anybody might try, over all facts and all services."""
+    """All attempts for all facts and all services."""
     publish = {"$JS.API.INFO", "$JS.API.STREAM.LIST", "$JS.API.STREAM.NAMES", "$SYS.REQ.SERVER.PING", "other"}
     subscribe = {">", "*.>", "$JS.>", "$SYS.>", "_INBOX.>", "_INBOX.*.>"}
     verbs = ("INFO", "CREATE", "UPDATE", "DELETE", "PURGE", "MSG.GET", "MSG.DELETE", "SNAPSHOT", "RESTORE")
@@ -121,13 +121,13 @@ def all_attempts(facts: Sequence[Fact] = FACTS) -> Attempts:
 
 
 async def refused(broker: NatsServer, user: str, attempts: Attempts) -> Attempts:
-    """Which of these the broker refuses to a user."""
+    """The attempts that the broker refuses to a user."""
     async with logged_in(broker, user) as (client, errors):
         for subject in sorted(attempts.subscribe):
             await client.subscribe(subject)
         for subject in sorted(attempts.publish):
             await client.publish(subject, b"{}")
-        # The client's ping overtakes what it has not sent yet. The broker answers in order.
+        # Flush first, since a ping overtakes unsent messages. The broker answers in order.
         await eventually(lambda: client.pending_data_size == 0)
         await client.flush()
         found = {kind: set[str]() for kind in ("publish", "subscription")}
@@ -135,7 +135,7 @@ async def refused(broker: NatsServer, user: str, attempts: Attempts) -> Attempts
             match = _REFUSED.search(error)
             assert match, error
             found[match[1].lower()].add(match[2].lower())
-    # The client tells of subjects in small letters.
+    # The client reports subjects in lower case.
     return Attempts(
         frozenset(subject for subject in attempts.publish if subject.lower() in found["publish"]),
         frozenset(subject for subject in attempts.subscribe if subject.lower() in found["subscription"]),

@@ -1,4 +1,4 @@
-"""How long single steps hold an event loop, in processor time, so that a busy machine changes nothing."""
+"""How long single steps block an event loop, in processor time, which does not depend on other load."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass
 class Held:
-    """The longest step so far, in seconds of its thread's processor time, and what it was."""
+    """The longest step so far, in seconds of its thread's processor time, and its description."""
 
     seconds: float = 0.0
     by: str = ""
@@ -31,7 +31,7 @@ def held_loop() -> Iterator[Held]:
         if seconds > held.seconds:
             held.seconds, held.by = seconds, name_of(handle)
 
-    # A collection belongs to no step, and goes through all that the tests before this one have left.
+    # Garbage collections do not count: they also process the objects of earlier tests.
     gc.disable()
     asyncio.Handle._run = watched  # type: ignore[method-assign, assignment]
     try:
@@ -42,7 +42,7 @@ def held_loop() -> Iterator[Held]:
 
 
 def name_of(handle: asyncio.Handle) -> str:
-    """What it is a step of. Not its `repr`, which writes out whatever a future holds."""
+    """The name of the step's task. Not its `repr`, which would print the contents of futures."""
     callback: Any = handle._callback  # type: ignore[attr-defined]
     owner = getattr(callback, "__self__", None)
     called: Any = owner.get_coro() if isinstance(owner, asyncio.Task) else type(callback)
@@ -50,8 +50,8 @@ def name_of(handle: asyncio.Handle) -> str:
 
 
 def reference_seconds() -> float:
-    """What this machine needs now for some work of fixed size that takes about 10 ms on the machines of the
-    published figures: the unit in which `Held` is judged."""
+    """The time that this machine currently needs for a fixed piece of work, about 10 ms on the machines of
+    the published figures: the unit for limits on `Held`."""
 
     def work() -> Any:
         counts: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""A collector of traces that keeps them in memory: the receiving end of OTLP over gRPC."""
+"""A collector of traces in memory, which receives OTLP over gRPC."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 
 @dataclass
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """`spans`: (service name, span), as they came."""
+    """`spans`: (service name, span), in the order of arrival."""
 
     spans: list[tuple[str, trace_pb2.Span]] = field(default_factory=list)
     address: str = ""
@@ -33,7 +33,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         return [(service, span.name) for service, span in self.spans if span.trace_id.hex() == trace_id]
 
     def environment(self) -> dict[str, str]:
-        """Variables that send a service's traces here, quickly."""
+        """Environment variables that make a service export its traces here without delay."""
         return {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{self.address}",
             "OTEL_EXPORTER_OTLP_INSECURE": "true",

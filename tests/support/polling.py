@@ -1,4 +1,4 @@
-"""Waiting for what happens elsewhere, with a deadline and without a guess at how long it takes."""
+"""Waiting for a condition in another process, by polling with a deadline."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
-# Between two looks, since each may cost a connection: a twentieth of what was waited, within these.
+# Limits of the pause between two polls, which is a twentieth of the time waited so far.
 _LEAST_PAUSE_SECONDS = 0.01
 _MOST_PAUSE_SECONDS = 0.1
 
@@ -29,7 +29,7 @@ async def eventually(
 async def eventually(
     look: Callable[[], Any], *, seconds: float = 60.0, until: Callable[[Any], object] = bool
 ) -> Any:
-    """Looks again and again until what `look` answers satisfies `until`; returns that answer.
+    """Calls `look` repeatedly until its answer satisfies `until`; returns that answer.
 
     Raises AssertionError, with the last answer, after `seconds`.
     """

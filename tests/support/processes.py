@@ -1,4 +1,4 @@
-"""A service as its own process, the way it runs in production."""
+"""A service in a separate process, as in production."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.services import MASTER_KEYS
 
 
 def environment_of(service: str, database: TestDatabase, broker: NatsServer) -> dict[str, str]:
-    """What the process is told, and nothing of what this one was told."""
+    """The environment of the process, without the settings of this process."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("METERLINE_")}
     return {
         **inherited,
@@ -26,7 +26,7 @@ def environment_of(service: str, database: TestDatabase, broker: NatsServer) -> 
         "METERLINE_OWNER_DATABASE_URL": database.owner_dsn(service),
         "METERLINE_NATS_URL": broker.url,
         "METERLINE_NATS_MONITOR_URL": broker.monitor_url,
-        # Brokers of tests have no logins, unless the test is about them.
+        # Test brokers have no logins, except in tests of logins.
         "METERLINE_ALLOW_OPEN_BROKER": "true",
         "METERLINE_SHUTDOWN_GRACE_SECONDS": "2",
         "METERLINE_AUTHENTICATION": "off",
@@ -36,7 +36,7 @@ def environment_of(service: str, database: TestDatabase, broker: NatsServer) -> 
 
 @dataclass
 class ServiceProcess:
-    """A running process; `ready` is the line that it announced itself with."""
+    """A running process; `ready` is the line with which it announced its readiness."""
 
     process: asyncio.subprocess.Process
     ready: dict[str, Any]
@@ -46,7 +46,7 @@ class ServiceProcess:
         return str(self.ready["grpc"])
 
     async def ended(self, seconds: float = 15.0) -> int:
-        """Waits for the end; the exit code, negative for a signal."""
+        """Waits for the end; returns the exit code, negative for a signal."""
         async with asyncio.timeout(seconds):
             return await self.process.wait()
 
@@ -55,8 +55,7 @@ class ServiceProcess:
 async def launched(
     module: str, environment: Mapping[str, str], *arguments: str, stderr: int = asyncio.subprocess.DEVNULL
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """`python -m module` with arguments, killed at the end if it still runs then. `stderr` may be PIPE, to be
-    read."""
+    """Runs `python -m module` with arguments; kills it at the end if it still runs. `stderr` may be PIPE."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -76,7 +75,7 @@ async def launched(
 
 @asynccontextmanager
 async def service_process(module: str, environment: Mapping[str, str]) -> AsyncIterator[ServiceProcess]:
-    """As `launched`, once it has announced itself. Raises AssertionError when it ends before."""
+    """Like `launched`, but waits for the ready line. Raises AssertionError if the process ends before."""
     async with launched(module, environment) as process:
         assert process.stdout is not None
         async with asyncio.timeout(30):

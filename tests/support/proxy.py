@@ -1,4 +1,4 @@
-"""A TCP proxy that stands between two parts and can lose what one of them answers."""
+"""A TCP proxy that can drop answers or whole connections."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ _CHUNK = 1 << 16
 
 
 class Proxy:
-    """Forwards 127.0.0.1:`port` to a port on loopback, until told otherwise.
+    """Forwards 127.0.0.1:`port` to a port on loopback.
 
-    While `swallow()` is in force answers vanish, and `swallowed` is set when one of `least` bytes has. While
-    `blackhole()` is in force nothing passes in either direction, and nothing is closed: the other side seems
-    to be there and says nothing. `forward()` ends both. `cut()` breaks all connections. `inspect` sees each
-    piece of an answer before it is passed on and returns whether to pass it; when it says no, the connection
-    is cut and the piece is lost.
+    After `swallow()` answers are dropped, and `swallowed` is set when one of at least `least` bytes was.
+    After `blackhole()` nothing passes in either direction, and connections stay open: the other side seems
+    to be silent. `forward()` ends both. `cut()` breaks all connections. `inspect` receives each piece of an
+    answer and returns whether to forward it; if not, the piece is dropped and the connection is cut.
     """
 
     def __init__(self, target_port: int, inspect: Callable[[bytes], bool] = lambda _: True) -> None:
@@ -38,7 +37,7 @@ class Proxy:
         return int(self._server.sockets[0].getsockname()[1])
 
     def swallow(self, *, least: int = 1) -> None:
-        """`least`: what is shorter is no answer, but what a protocol says between them."""
+        """`least`: shorter pieces are no answers, but control data of the protocol."""
         self.swallowed.clear()
         self._swallowing, self._least = True, least
 

@@ -1,4 +1,4 @@
-"""Calls of QuarantineService for tests, and a look at its table."""
+"""Calls of QuarantineService for tests, and queries of its table."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ EVERYTHING = quarantine_pb2.EverythingQuarantined()
 
 
 def bad(**changes: object) -> Sample:
-    """An event of a type that nobody knows."""
+    """An event of an unknown type."""
     return Sample(**({"type": "nope"} | changes))  # type: ignore[arg-type]
 
 
 @dataclass
 class QuarantineApi:
-    """Of one tenant."""
+    """Calls for one tenant."""
 
     channel: aio.Channel
     tenant_id: str = "acme"
@@ -38,7 +38,7 @@ class QuarantineApi:
         return answer
 
     async def entries(self, **more: object) -> list[quarantine_pb2.QuarantinedEvent]:
-        """All, by pages."""
+        """All entries of all pages."""
         found: list[quarantine_pb2.QuarantinedEvent] = []
         token = ""
         while True:
@@ -58,7 +58,7 @@ class QuarantineApi:
         return answer
 
     async def replay(self, **more: object) -> quarantine_pb2.ReplayQuarantinedResponse:
-        """Everything, unless told otherwise."""
+        """By default all entries."""
         chosen = more if more.keys() & {"ids", "filter"} else {"everything": EVERYTHING, **more}
         request = quarantine_pb2.ReplayQuarantinedRequest(
             **{"tenant_id": self.tenant_id, **BY_ANN, **chosen}  # type: ignore[arg-type]
@@ -67,7 +67,7 @@ class QuarantineApi:
         return answer
 
     async def discard(self, **more: object) -> int:
-        """Everything, unless told otherwise."""
+        """By default all entries."""
         chosen = more if more.keys() & {"ids", "filter"} else {"everything": EVERYTHING, **more}
         request = quarantine_pb2.DiscardQuarantinedRequest(
             **{"tenant_id": self.tenant_id, **BY_ANN, **chosen}  # type: ignore[arg-type]
@@ -76,7 +76,7 @@ class QuarantineApi:
 
 
 def stored_entries(database: TestDatabase, columns: str) -> list[tuple[object, ...]]:
-    """Columns of all entries in the order of first receipt, as an administrator sees them."""
+    """Columns of all entries of all tenants, in the order of first receipt."""
     with psycopg.connect(database.admin_dsn) as connection:
         return connection.execute(
             f"SELECT {columns} FROM ingest.quarantine ORDER BY tenant_id, received_at, quarantine_id"
@@ -84,7 +84,7 @@ def stored_entries(database: TestDatabase, columns: str) -> list[tuple[object, .
 
 
 def counts_are_right(database: TestDatabase) -> bool:
-    """Whether the counts that are kept are those of the rows: how many wait, and the bytes of all."""
+    """Whether the stored counts equal those of the rows: the waiting entries, and the bytes of all."""
     with psycopg.connect(database.admin_dsn) as connection:
         counted = connection.execute(
             "SELECT tenant_id, count(*) FILTER (WHERE state = 'waiting'), sum(octet_length(payload) + 512)"
@@ -97,7 +97,7 @@ def counts_are_right(database: TestDatabase) -> bool:
 
 
 def refused_events() -> float:
-    """Rejected events of all tenants that this process did not keep."""
+    """The number of rejected events that this process did not store, over all tenants."""
     return sum(
         sample.value
         for metric in metrics.QUARANTINE_REFUSED.collect()

@@ -1,4 +1,4 @@
-"""Ingest as aggregate sees it, with corrections: what it publishes, and what it answers of it."""
+"""A fake of ingest for aggregate, with corrections: its published messages, and its answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Context = aio.ServicerContext[Any, Any]
 
 @dataclass(frozen=True)
 class Kept:
-    """An event as it counts, and the batch that brought it so."""
+    """The current state of an event, and the batch that wrote it."""
 
     event: Event
     batch_id: uuid.UUID
@@ -44,19 +44,19 @@ def _types() -> dict[str, event_types_pb2.DescribeEventTypeResponse]:
 
 @dataclass
 class History:
-    """All that was accepted, and what is left of it. `tenants` are names by number."""
+    """All accepted events, and the remaining ones. `tenants` are names by number."""
 
     tenants: Mapping[int, str]
     rows: list[_Row] = field(default_factory=list)
     left: list[Kept] = field(default_factory=list)
     page_limit: int = 1_000
-    # What events of each type may carry; of others there are none.
+    # The fields of each event type; other types do not exist.
     types: Mapping[str, event_types_pb2.DescribeEventTypeResponse] = field(default_factory=_types)
-    # Called with the ids of batches before their events are answered.
+    # Called with the ids of batches before their events are returned.
     before_answer: Callable[[Sequence[str]], Any] | None = None
 
     def begin_anew(self, tenants: Mapping[int, str], page_limit: int) -> None:
-        """Forgets everything, as if these tenants were all there are."""
+        """Deletes everything, and starts with these tenants only."""
         self.tenants, self.page_limit = tenants, page_limit
         self.rows.clear()
         self.left.clear()
@@ -64,7 +64,7 @@ class History:
     def tell(
         self, added: Sequence[Event], taken: Sequence[Kept] = (), batch_id: uuid.UUID | None = None
     ) -> facts_pb2.EventsAccepted:
-        """A batch that takes some events away and adds others."""
+        """A batch that retracts some events and adds others."""
         batch_id = batch_id or new_id()
         for kept in taken:
             self.left.remove(kept)
@@ -79,7 +79,7 @@ class History:
         )
 
     def events(self) -> list[Event]:
-        """What is left."""
+        """The remaining events."""
         return [kept.event for kept in self.left]
 
 
@@ -155,9 +155,9 @@ def _stored(slug: str, row: _Row) -> events_pb2.StoredEvent:
 
 @asynccontextmanager
 async def serving(history: History) -> AsyncIterator[str]:
-    """Answers the address of its server."""
+    """Runs a server of the fake; yields its address."""
     server = aio.server()
-    # What aggregate never asks stays as it is generated: UNIMPLEMENTED.
+    # RPCs that aggregate never calls keep their generated answer: UNIMPLEMENTED.
     servicer: Any = _Servicer(history)  # type: ignore[abstract]
     events_pb2_grpc.add_EventsServiceServicer_to_server(servicer, server)
     types: Any = _Types(history)  # type: ignore[abstract]

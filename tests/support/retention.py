@@ -1,4 +1,4 @@
-"""Ingest with events that are older than they are kept, and what deletes them."""
+"""Ingest with events older than the retention period, and the job that deletes them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.support.polling import eventually
 KEEP = timedelta(days=62)
 NOW = datetime.now(UTC)
 HORIZON = (NOW - KEEP).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-# A month that is kept, and two that are not.
+# One month within the retention, and two beyond it.
 LAST_OLD = (HORIZON - timedelta(days=1)).replace(day=1)
 FIRST_OLD = (LAST_OLD - timedelta(days=1)).replace(day=1)
 NO_WAIT = timedelta(0)
@@ -51,7 +51,7 @@ def old_sample(moment: datetime, event_id: str = "", tenant_id: str = "") -> Sam
 
 @dataclass
 class Ledger(reconciliation_pb2_grpc.ReconciliationServiceServicer):
-    """Aggregate, as far as it is asked: gaps by tenant, one look after the other, the last one for ever."""
+    """A fake of aggregate: answers gaps by tenant, one set for each call, the last one repeatedly."""
 
     looks: list[dict[str, int]] = field(default_factory=lambda: [{"acme": 0, "bolt": 0}])
     asked: int = 0
@@ -92,7 +92,7 @@ async def serving(ledger: Ledger) -> AsyncIterator[Peer]:
 
 @dataclass
 class Store:
-    """Ingest that takes events of any age, and what deletes them."""
+    """Ingest that accepts events of any age, and its retention job."""
 
     ingest: RunningIngest
     database: TestDatabase
@@ -134,13 +134,13 @@ class Store:
         )
 
     def admin(self, query: str, *parameters: object) -> list[Any]:
-        """The first column, past row-level security."""
+        """The first column of a query, without row-level security."""
         with psycopg.connect(self.database.admin_dsn) as connection:
             cursor = connection.execute(query, parameters)
             return [row[0] for row in cursor.fetchall()] if cursor.description else []
 
     def make_months(self, *months: datetime) -> None:
-        """As upkeep made them then."""
+        """Creates month partitions as upkeep would have done then."""
         with psycopg.connect(self.database.owner_dsn("ingest")) as owner:
             for month in months:
                 following = (month + timedelta(days=32)).replace(day=1)
@@ -153,7 +153,7 @@ class Store:
                     )
 
     def age_batches(self, by: timedelta = timedelta(days=120)) -> None:
-        """As if everything had been received so much earlier."""
+        """Moves the receipt of all batches into the past."""
         shift = int(by.total_seconds() * 1_000)
         self.admin(
             "UPDATE ingest.batches SET received_at = received_at - %s, batch_id = (lpad(to_hex("
@@ -164,7 +164,7 @@ class Store:
         )
 
     def kept(self) -> set[str]:
-        """Ids as they were sent."""
+        """The ids of stored events, as sent."""
         return set(
             self.admin(
                 "SELECT coalesce(t.text_id, e.event_id::text) FROM ingest.events e"
@@ -175,7 +175,7 @@ class Store:
 
 @asynccontextmanager
 async def running_store(database: TestDatabase, broker: NatsServer) -> AsyncIterator[Store]:
-    """With two tenants, `acme` and `bolt`."""
+    """A running store with two tenants, `acme` and `bolt`."""
     ledger, pool = Ledger(), Database(database.app_dsn("ingest"), size=2)
     async with (
         serving(ledger) as aggregate,

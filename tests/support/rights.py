@@ -1,4 +1,4 @@
-"""Rights of the application roles: as stated, as a database has them, and as statements need them."""
+"""Rights of the application roles: as documented, as granted in a database, and as needed by statements."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STATED: Final[dict[str, dict[str, Any]]] = tomllib.loads(
 )
 VERBS: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
-# What may be done with a table; `UPDATE (column)` for each column.
+# Rights on a table; `UPDATE (column)` for each column.
 Rights = frozenset[str]
 
 _TABLES: Final = """
@@ -44,12 +44,12 @@ ORDER BY proname
 
 
 def stated(service: str) -> dict[str, Rights]:
-    """By table; a partition is `<table>_*`."""
+    """The documented rights by table; a partition is `<table>_*`."""
     return {name: parsed(text) for name, text in STATED[service]["tables"].items()}
 
 
 def parsed(text: str) -> Rights:
-    """The rights that a list as in GRANT names."""
+    """The rights in a list as in GRANT."""
     found: set[str] = set()
     for verb, columns in re.findall(r"(\w+)\s*(?:\(([^)]*)\))?(?:,\s*|$)", text):
         found |= {f"{verb} ({column})" for column in columns.split(", ")} if columns else {verb}
@@ -57,8 +57,8 @@ def parsed(text: str) -> Rights:
 
 
 def real(admin_dsn: str, service: str) -> dict[str, Rights]:
-    """What a database grants on tables to anybody but their owner. A name that is not the application's role
-    comes before the right."""
+    """The rights on tables of all roles except the owner. Rights of roles other than the application's have
+    the role's name as prefix."""
     found: dict[str, set[str]] = {}
     for name, kind, parent, verb, grantee, column in _query(admin_dsn, _TABLES, service):
         if kind == "S":
@@ -75,7 +75,7 @@ def sequences(admin_dsn: str, service: str) -> list[str]:
 
 
 def definers(admin_dsn: str, service: str) -> list[str]:
-    """Functions that run with the owner's rights, or hand rights out, and that the application may call."""
+    """Functions that the application may call and that run with the owner's rights, or grant rights."""
     return [name for (name,) in _query(admin_dsn, _DEFINERS, service)]
 
 
@@ -85,7 +85,7 @@ def _query(admin_dsn: str, query: str, service: str) -> list[tuple[Any, ...]]:
         return connection.execute(query.encode(), parameters).fetchall()
 
 
-# --- what statements need
+# --- rights needed by statements
 
 _NOISE = re.compile(r"--[^\n]*|'(?:[^']|'')*'")
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -94,7 +94,7 @@ _ENDS: Final = ("WHERE", "FROM", "RETURNING", ";")
 
 
 def needed(statements: Iterable[str], tables: Iterable[str]) -> dict[str, Rights]:
-    """What must be granted for `statements` to run, as far as their words tell it."""
+    """The rights that `statements` need, derived from their text."""
     known = set(tables)
     found: dict[str, set[str]] = {}
     for statement in statements:
@@ -127,7 +127,7 @@ def _needed_by(words: list[str], known: set[str]) -> Mapping[str, set[str]]:
 
 
 def _assigned(words: list[str]) -> Iterable[str]:
-    """The columns on the left of a SET list, which ends at its own depth."""
+    """The assigned columns of a SET list, which ends at its own depth of parentheses."""
     depth, fresh = 0, True
     for at, word in enumerate(words):
         depth += (word == "(") - (word == ")")

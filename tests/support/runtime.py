@@ -1,4 +1,4 @@
-"""The runtime's parts as one process of a service has them, on real servers, with a fact of their own."""
+"""The runtime's parts as in one process of a service, on real servers, with a test fact."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class Node:
     unit_of_work: UnitOfWork
 
     async def emit(self, *notes: str) -> list[uuid.UUID]:
-        """Commits one message for each of `notes`, in one transaction; answers their ids."""
+        """Commits one message for each of `notes`, in one transaction; returns their ids."""
         async with self.unit_of_work.begin() as tx:
             envelopes = [tx.emit("probe.x", StringValue(value=note)) for note in notes]
             await tx.commit()
         return [envelope.message_id for envelope in envelopes]
 
     def consumer(self, handler: Handler | None = None, **options: Any) -> Consumer:
-        """A consumer of the probe; `handler` is `note_effects` unless another is given."""
+        """A consumer of the probe fact; `handler` is `note_effects` by default."""
         return Consumer(self.bus, self.unit_of_work, PROBE, SERVICE, handler or note_effects, **options)
 
 
@@ -58,7 +58,7 @@ OpenNode = Callable[..., Awaitable[Node]]
 
 
 async def note_effects(transaction: Transaction, deliveries: Sequence[Delivery]) -> None:
-    """A handler whose effect can be counted: a row for each message."""
+    """A handler with a countable effect: a row for each message, without a key that would hide duplicates."""
     for delivery in deliveries:
         await transaction.connection.execute(
             "INSERT INTO effects (message_id, note) VALUES (%s, %s)",
@@ -79,8 +79,8 @@ def effects_database(databases: Databases) -> Iterator[TestDatabase]:
 
 @pytest.fixture
 async def open_node(effects_database: TestDatabase, open_bus: OpenBus) -> AsyncIterator[OpenNode]:
-    """A function `(pool_size=8, relay=Relay, **relay_options) -> Node`: database and bus started, the relay
-    not. The probe's stream exists. All nodes are stopped after the test."""
+    """A function `(pool_size=8, relay=Relay, **relay_options) -> Node`, with database and bus started, and
+    the relay not. The probe's stream exists. All nodes are stopped after the test."""
     nodes: list[Node] = []
 
     async def make(pool_size: int = 8, relay: type[Relay] = Relay, **options: Any) -> Node:
@@ -116,7 +116,7 @@ def notes(database: TestDatabase) -> list[str]:
 
 
 def count(database: TestDatabase, table: str, where: str = "true") -> int:
-    """How many rows of the service's `table` satisfy `where`."""
+    """The number of rows of the service's `table` that satisfy `where`."""
     with psycopg.connect(database.admin_dsn) as connection:
         row = connection.execute(f"SELECT count(*) FROM {SERVICE}.{table} WHERE {where}").fetchone()
     assert row is not None
@@ -124,7 +124,7 @@ def count(database: TestDatabase, table: str, where: str = "true") -> int:
 
 
 def end_sessions(database: TestDatabase) -> int:
-    """Ends all sessions of the service's application role, as a failover would; answers how many."""
+    """Ends all sessions of the service's application role, like a failover; returns their number."""
     with psycopg.connect(database.admin_dsn, autocommit=True) as connection:
         cursor = connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s AND datname = %s",
@@ -134,7 +134,7 @@ def end_sessions(database: TestDatabase) -> int:
 
 
 async def stored(broker: NatsServer) -> list[RawStreamMsg]:
-    """Every message that the broker holds of the probe, in the order of arrival."""
+    """All messages of the probe on the broker, in the order of arrival."""
     client = await nats.connect(broker.url, allow_reconnect=False)
     try:
         manager = client.jsm()
@@ -145,7 +145,7 @@ async def stored(broker: NatsServer) -> list[RawStreamMsg]:
 
 
 async def unanswered_probes(broker: NatsServer, consumer: str) -> int:
-    """How many messages of the probe a consumer has not answered."""
+    """The number of messages of the probe that a consumer has not acknowledged."""
     client = await nats.connect(broker.url, allow_reconnect=False)
     try:
         return await unanswered(client, PROBE.stream, consumer)
@@ -154,7 +154,7 @@ async def unanswered_probes(broker: NatsServer, consumer: str) -> int:
 
 
 async def pending(broker: NatsServer, consumer: str) -> tuple[int, int]:
-    """How many messages wait for a consumer's ack, and how many wait to be delivered."""
+    """The number of messages that wait for a consumer's ack, and of those that wait for delivery."""
     client = await nats.connect(broker.url, allow_reconnect=False)
     try:
         info = await client.jsm().consumer_info(PROBE.stream, consumer)
@@ -164,25 +164,25 @@ async def pending(broker: NatsServer, consumer: str) -> tuple[int, int]:
 
 
 async def noted(database: TestDatabase, expected: Sequence[str], seconds: float = 60.0) -> None:
-    """Waits until as many effects as expected are there; they are the expected ones, each once."""
+    """Waits for as many effects as expected; checks that they are the expected ones, each once."""
     await eventually(lambda: notes(database), seconds=seconds, until=lambda seen: len(seen) >= len(expected))
     assert notes(database) == sorted(expected)
 
 
 async def settled(broker: NatsServer) -> None:
-    """Waits until the broker has an answer to every message that it has."""
+    """Waits until every message on the broker is acknowledged."""
     await eventually(lambda: unanswered_probes(broker, NAME), until=lambda left: left == 0)
 
 
 async def publish(node: Node, *messages: str) -> None:
-    """Messages straight to the broker, through a relay that runs once."""
+    """Publishes messages through a relay that runs once."""
     await node.emit(*messages)
     while await node.relay.publish_pending():
         continue
 
 
 async def replay(node: Node, broker: NatsServer, times: int) -> None:
-    """Delivers the whole stream again and again, as if the broker had forgotten every ack."""
+    """Redelivers the whole stream repeatedly, as if the broker had lost every ack."""
     for _ in range(times):
         await node.bus.jetstream().delete_consumer(PROBE.stream, NAME)
         consumer = node.consumer()

@@ -1,7 +1,7 @@
-"""Pytest plugin: which worker of a parallel run gets which tests, and when.
+"""Pytest plugin: the assignment of tests to the workers of a parallel run, and their order.
 
-Tests are handed out one after another, the long ones first: what is left at the end is short, so that no
-worker waits long for another. Without workers all is as ever.
+Tests are assigned one by one, the longest first, so that only short ones remain at the end and no worker
+waits long for another. Without workers the plugin has no effect.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import LoadGroupScheduling
 
-# From the longest tests to the shortest. What is not named is in between.
+# From the longest tests to the shortest. Other tests are in between.
 _LONG: Final = ("tests/integration/demo/", "tests/fault/", "tests/integration/")
 _SHORT: Final = ("tests/architecture/", "tests/unit/")
-# Each of these tests starts all that it needs. Others share what their module has started.
+# Each of these tests starts its own servers. Other tests share those of their module.
 _ALONE: Final = ("tests/fault/", "tests/integration/demo/test_ending.py", "tests/integration/dev/")
 
 
@@ -40,7 +40,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadGro
 
 
 def turn(nodeid: str) -> int:
-    """What is to be sorted by."""
+    """The sort key of a test."""
     for at, place in enumerate(_LONG):
         if nodeid.startswith(place):
             return at
@@ -51,7 +51,7 @@ def turn(nodeid: str) -> int:
 
 
 def group(name: str) -> str:
-    """Which tests go to one worker together: those of a module, or those that are marked so.
+    """The group of tests for one worker: the tests of a module, or those with the same mark.
 
     name: of a test, or of a group by `xdist_group`
     """

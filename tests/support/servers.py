@@ -1,4 +1,4 @@
-"""Real Postgres and NATS servers: one of each a test process, or one of its own for a test that harms it."""
+"""Real Postgres and NATS servers: one of each for a test process, and separate ones for destructive tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A service inside the test's own process and event loop, wired as its `main` wires it."""
+"""A service inside the test's own process and event loop, wired as in its `main`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pydantic import SecretStr
 
 from tests.support.databases import TestDatabase
 
-# Opens nothing but what tests have sealed.
+# A master key for tests only.
 MASTER_KEYS = f"test:{base64.b64encode(bytes(range(32))).decode()}"
 
 
 def settings_for(service: str, database: TestDatabase, broker: NatsServer) -> dict[str, object]:
-    """What the service's settings need wherever it runs, as keyword arguments."""
+    """The required settings of a service, as keyword arguments."""
     needed: dict[str, object] = {
         "database_url": SecretStr(database.app_dsn(service)),
         "nats_url": SecretStr(broker.url),
@@ -27,7 +27,7 @@ def settings_for(service: str, database: TestDatabase, broker: NatsServer) -> di
         "metrics_port": -1,
         "authentication": "off",
         "master_keys": SecretStr(MASTER_KEYS),
-        # Nobody answers there.
+        # No server listens there.
         "identity_address": "127.0.0.1:1",
     }
     return needed
@@ -35,7 +35,7 @@ def settings_for(service: str, database: TestDatabase, broker: NatsServer) -> di
 
 @asynccontextmanager
 async def running(service: Service) -> AsyncIterator[aio.Channel]:
-    """Starts the parts in their order and answers a channel to the server; stops them in reverse."""
+    """Starts the parts in order and yields a channel to the server; stops them in reverse order."""
     async with AsyncExitStack() as stack:
         for component in service.components:
             stack.push_async_callback(component.stop)

@@ -1,4 +1,4 @@
-"""Finished spans, in memory. A process has one tracer provider: it is set once and emptied for each test."""
+"""Finished spans in memory. A process has one tracer provider, set once and emptied for each test."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _exporter() -> InMemorySpanExporter:
 
 @pytest.fixture
 def spans() -> InMemorySpanExporter:
-    """`spans.get_finished_spans()`: what has ended since the test began."""
+    """`spans.get_finished_spans()`: the spans that ended since the test began."""
     exporter = _exporter()
     exporter.clear()
     return exporter

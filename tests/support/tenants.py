@@ -1,4 +1,4 @@
-"""Calls to TenantsService, and what others hear of them."""
+"""Calls to TenantsService, and the facts that it publishes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def get(tenants: Stub, slug: str = "acme") -> tenants_pb2.Tenant:
 
 
 async def facts(bus: Bus, count: int) -> list[events_pb2.TenantChanged]:
-    """The first `count` facts that are published, which are all."""
+    """The first `count` published facts; checks that there are no others."""
     manager = bus.client.jsm()
 
     async def published() -> int:

@@ -1,4 +1,4 @@
-"""Usage as the aggregate service tells it."""
+"""Usage from the aggregate service."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from meterline_protos.common.v1 import types_pb2
 
 
 async def month_total(channel: aio.Channel, tenant_id: str, meter: str) -> Decimal:
-    """What a meter comes to in the months of the last 40 days."""
+    """The total of a meter over the months of the last 40 days."""
     request = usage_pb2.QueryUsageRequest(tenant_id=tenant_id, meter=meter, grain=types_pb2.GRAIN_MONTH)
     request.range.start_time.FromSeconds(int(time.time()) - 40 * 86_400)
     request.range.end_time.FromSeconds(int(time.time()) + 86_400)

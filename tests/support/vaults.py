@@ -1,4 +1,4 @@
-"""Replicas of what keeps tenants' keys: each with connections, memory and a timer of its own."""
+"""Replicas of the vault of tenants' keys, each with its own connections, cache and timer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHANGE = ChangeRequest("ann@example.com", "because the test says so")
 
 @dataclass
 class Timer:
-    """Seconds that pass when they are told to."""
+    """A manual timer, in seconds."""
 
     now: float = 1_000.0
 
@@ -34,13 +34,13 @@ class Timer:
         return self.now
 
     def memory_passes(self) -> None:
-        """So long that no vault may still remember what it knew."""
+        """Advances beyond the age limit of every vault's cache."""
         self.now += MEMORY_SECONDS
 
 
 @dataclass
 class Replica:
-    """One process's vault. `timer` moves its memory."""
+    """The vault of one process. `timer` is the clock of its cache."""
 
     database: Database
     masters: MasterKeys
@@ -76,7 +76,7 @@ async def open_replica() -> AsyncIterator[OpenReplica]:
 
 
 class SealedThings:
-    """A table with a sealed column, as another part of ingest would have one."""
+    """A table with a sealed column, like those of other parts of ingest."""
 
     table = "things"
     column = "secret"
@@ -122,7 +122,7 @@ class SealedThings:
 
 
 def age_keys(database: TestDatabase, by: timedelta) -> None:
-    """As if all keys had been made, and retired, so much earlier."""
+    """Moves the creation and retirement of all keys into the past."""
     with psycopg.connect(database.admin_dsn) as connection:
         connection.execute(
             "UPDATE ingest.data_keys SET created_at = created_at - %(by)s, retired_at = retired_at - %(by)s",
@@ -131,7 +131,7 @@ def age_keys(database: TestDatabase, by: timedelta) -> None:
 
 
 def stored_keys(database: TestDatabase, columns: str) -> list[tuple[object, ...]]:
-    """Columns of all keys, by tenant and number, as an administrator sees them."""
+    """Columns of all keys of all tenants, by tenant and number."""
     with psycopg.connect(database.admin_dsn) as connection:
         return connection.execute(
             f"SELECT {columns} FROM ingest.data_keys ORDER BY tenant_id, key_id"

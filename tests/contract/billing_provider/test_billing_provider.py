@@ -1,5 +1,5 @@
-"""What the publisher may rely on, whoever the billing provider is: held by the fake and by the adapter of
-Stripe, through the official library, against the double."""
+"""The contract of billing providers. The fake fulfils it, and so does the adapter of Stripe, which calls the
+double through the official library."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def again(sent: UsageEvent, key: str) -> UsageEvent:
     return UsageEvent(sent.identifier, key, sent.event_name, sent.customer, sent.value, sent.at)
 
 
-async def test_what_is_sent_adds_up_exactly(world: World) -> None:
+async def test_sent_events_add_up_exactly(world: World) -> None:
     name, customer, other = world.meter(), world.customer(), world.customer()
     for value in (123_456_789_012_345, -45, 100):
         assert await world.provider.send_usage(event(name, customer, value)) is Delivery.ACCEPTED
@@ -76,7 +76,7 @@ async def test_what_is_sent_adds_up_exactly(world: World) -> None:
     assert await world.provider.usage_total(world.customer(), name, TODAY) == 0
 
 
-async def test_only_usage_of_the_period_is_in_its_total(world: World) -> None:
+async def test_total_covers_only_usage_of_its_period(world: World) -> None:
     name, customer = world.meter(), world.customer(IN_MARCH)
     inside = Period(IN_MARCH - timedelta(days=1), IN_MARCH)
     await world.provider.send_usage(event(name, customer, 1, inside.start))
@@ -85,7 +85,7 @@ async def test_only_usage_of_the_period_is_in_its_total(world: World) -> None:
     assert await world.provider.usage_total(customer, name, inside) == 3
 
 
-async def test_it_takes_what_its_capabilities_say(world: World) -> None:
+async def test_provider_accepts_values_within_its_capabilities(world: World) -> None:
     taken = world.provider.capabilities
     name, customer = world.meter(), world.customer()
     longest = replace(event(name, customer, 1), identifier=uuid4().hex.ljust(taken.max_identifier, "x"))
@@ -98,7 +98,7 @@ async def test_it_takes_what_its_capabilities_say(world: World) -> None:
     assert taken.bills
 
 
-async def test_an_identifier_counts_once(world: World) -> None:
+async def test_identifier_counts_once(world: World) -> None:
     name, customer = world.meter(), world.customer()
     sent = event(name, customer)
     assert await world.provider.send_usage(sent) is Delivery.ACCEPTED
@@ -107,8 +107,8 @@ async def test_an_identifier_counts_once(world: World) -> None:
     assert await world.provider.usage_total(customer, name, TODAY) == 5
 
 
-async def test_an_identifier_is_forgotten_after_a_day(world: World) -> None:
-    """The reason why nothing that old is sent again before the totals were read."""
+async def test_identifier_is_forgotten_after_a_day(world: World) -> None:
+    """Therefore the publisher reads the totals before it resends rows of that age."""
     name, customer = world.meter(), world.customer()
     sent = event(name, customer)
     await world.provider.send_usage(sent)
@@ -117,7 +117,7 @@ async def test_an_identifier_is_forgotten_after_a_day(world: World) -> None:
     assert await world.provider.usage_total(customer, name, TODAY) == 10
 
 
-async def test_a_refused_call_changes_nothing_and_may_be_repeated(world: World) -> None:
+async def test_refused_call_changes_nothing_and_may_be_repeated(world: World) -> None:
     name, customer = world.meter(), world.customer()
     sent = event(name, customer)
     world.be_busy()
@@ -129,7 +129,7 @@ async def test_a_refused_call_changes_nothing_and_may_be_repeated(world: World) 
 
 
 @pytest.mark.parametrize("after", [False, True])
-async def test_a_lost_answer_is_ambiguous_and_may_be_repeated(world: World, after: bool) -> None:
+async def test_lost_answer_is_ambiguous_and_may_be_repeated(world: World, after: bool) -> None:
     name, customer = world.meter(), world.customer()
     sent = event(name, customer)
     world.lose(after=after)
@@ -142,7 +142,7 @@ async def test_a_lost_answer_is_ambiguous_and_may_be_repeated(world: World, afte
     assert await world.provider.usage_total(customer, name, TODAY) == 5
 
 
-async def test_a_remembered_failure_needs_another_key(world: World) -> None:
+async def test_stored_failure_requires_a_new_idempotency_key(world: World) -> None:
     name, customer = world.meter(), world.customer()
     sent = event(name, customer)
     world.fail_and_remember()
@@ -163,7 +163,7 @@ async def test_a_remembered_failure_needs_another_key(world: World) -> None:
         (1, IN_MARCH + timedelta(minutes=6), "timestamp_in_future"),
     ],
 )
-async def test_what_can_never_be_taken_is_rejected_with_its_code(
+async def test_invalid_event_is_rejected_with_its_code(
     world: World, value: int, at: datetime, code: str
 ) -> None:
     name, customer = world.meter(), world.customer(IN_MARCH)
@@ -173,7 +173,7 @@ async def test_what_can_never_be_taken_is_rejected_with_its_code(
     assert await world.provider.usage_total(customer, name, MARCH) == 0
 
 
-async def test_an_unknown_meter_is_rejected(world: World) -> None:
+async def test_unknown_meter_is_rejected(world: World) -> None:
     with pytest.raises(RejectedError) as failure:
         await world.provider.send_usage(event("nobody_made_this", world.customer()))
     assert failure.value.code == "no_meter"
@@ -181,14 +181,14 @@ async def test_an_unknown_meter_is_rejected(world: World) -> None:
         await world.provider.usage_total(world.customer(), "nobody_made_this", TODAY)
 
 
-async def test_a_new_meter_is_found_after_others_were(world: World) -> None:
+async def test_new_meter_is_found_after_earlier_lookups(world: World) -> None:
     customer, first = world.customer(), world.meter()
     assert await world.provider.usage_total(customer, first, TODAY) == 0
     second = world.meter()
     assert await world.provider.usage_total(customer, second, TODAY) == 0
 
 
-async def test_the_time_is_that_of_the_customer(world: World) -> None:
+async def test_time_is_that_of_the_customers_clock(world: World) -> None:
     on_clock, real = world.customer(IN_MARCH), world.customer()
     assert await world.provider.now(on_clock) == IN_MARCH
     assert abs(await world.provider.now(real) - datetime.now(UTC)) < timedelta(minutes=1)
@@ -198,7 +198,7 @@ async def test_the_time_is_that_of_the_customer(world: World) -> None:
 
 
 @pytest.mark.req("S9")
-async def test_an_invoice_appears_is_final_and_bills_what_was_sent(world: World) -> None:
+async def test_invoice_is_drafted_finalised_and_bills_the_sent_usage(world: World) -> None:
     name, customer = world.meter(), world.customer(MARCH.start)
     subscription = world.subscribe(customer, name, MARCH)
     assert await world.provider.find_invoice(customer, subscription, MARCH) is None
@@ -218,5 +218,5 @@ async def test_an_invoice_appears_is_final_and_bills_what_was_sent(world: World)
 
 
 @pytest.mark.parametrize(("currency", "decimals"), [("USD", 2), ("JPY", 0), ("KWD", 2), ("ISK", 0)])
-def test_it_says_how_finely_it_bills(world: World, currency: str, decimals: int) -> None:
+def test_provider_states_its_billing_precision(world: World, currency: str, decimals: int) -> None:
     assert world.provider.decimals(currency) == decimals

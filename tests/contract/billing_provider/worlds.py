@@ -1,4 +1,4 @@
-"""The two worlds in which the contract of a billing provider is tested: in memory, and Stripe's."""
+"""The two environments of the contract tests: the fake in memory, and Stripe's double."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ KEY = SecretStr("rk_test_contract")
 
 
 class World(Protocol):
-    """What a contract test needs to arrange, whoever the provider is."""
+    """The steps that a contract test arranges, independent of the provider."""
 
     @property
     def provider(self) -> BillingProvider: ...
 
     def meter(self) -> str:
-        """A new meter's event name."""
+        """Creates a meter; returns its event name."""
 
     def customer(self, at: datetime | None = None) -> str:
-        """A new customer; `at` puts it on a test clock that stands there."""
+        """Creates a customer, with `at` on a test clock at that time."""
 
     def subscribe(self, customer: str, event_name: str, period: Period) -> str:
-        """Bills the customer 0.01 USD a unit at the period's end; answers the subscription."""
+        """Bills the customer 0.01 USD a unit at the period's end; returns the subscription."""
 
     def pass_to(self, customer: str, at: datetime) -> None:
-        """Moves the customer's test clock, with all that falls due on the way."""
+        """Advances the customer's test clock, including everything due until then."""
 
     def forget(self) -> None:
         """Lets 24 hours pass on the provider's own clock."""
 
     def be_busy(self) -> None:
-        """Refuses the next event unseen."""
+        """Refuses the next event without storing it."""
 
     def lose(self, *, after: bool) -> None:
-        """Leaves the next event without an answer, before or after it is kept."""
+        """Loses the answer of the next event, before or after the event is stored."""
 
     def fail_and_remember(self) -> None:
-        """Answers the next event with a failure that is kept under its idempotency key."""
+        """Answers the next event with an error that is stored under its idempotency key."""
 
 
 class StripeWorld:
@@ -106,7 +106,7 @@ class StripeWorld:
 
 
 class FakeWorld:
-    """The fake that other tests use in place of a provider."""
+    """The fake that other tests use instead of a provider."""
 
     def __init__(self) -> None:
         self._numbers: Iterator[int] = count(1)

@@ -1,4 +1,4 @@
-"""The client against a real gRPC server that behaves as servers do on their bad days."""
+"""The client against a real gRPC server with failures: overload, lost answers, outages and refusals."""
 
 import logging
 import os
@@ -51,7 +51,7 @@ def record(one: Client, count: int, subject: str = "s") -> set[str]:
 
 
 @pytest.mark.req("T1.1", "T1.3")
-def test_what_is_recorded_arrives_once() -> None:
+def test_recorded_events_arrive_once() -> None:
     with serving(CaptureServer()) as server, client(server) as one:
         ids = record(one, 1_234)
 
@@ -65,7 +65,7 @@ def test_what_is_recorded_arrives_once() -> None:
 
 @pytest.mark.req("T1.1", "T1.2", "T4.2")
 @pytest.mark.parametrize("bad_day", [lose_answer, unavailable, overloaded(0.02), over_quota(0.02)])
-def test_what_arrives_several_times_counts_once(bad_day: Act) -> None:
+def test_resent_events_count_once(bad_day: Act) -> None:
     script = [bad_day, accept, bad_day, bad_day, bad_day, accept, bad_day] * 3
     with serving(CaptureServer(*script)) as server, client(server) as one:
         ids = record(one, 1_000)
@@ -78,7 +78,7 @@ def test_what_arrives_several_times_counts_once(bad_day: Act) -> None:
 
 
 @pytest.mark.req("T1.1", "T1.5")
-def test_attempts_differ_in_the_time_of_sending_only() -> None:
+def test_attempts_differ_only_in_the_send_time() -> None:
     with serving(CaptureServer(lose_answer, unavailable)) as server, client(server) as one:
         record(one, 5)
         assert one.flush(SECONDS)
@@ -92,7 +92,7 @@ def test_attempts_differ_in_the_time_of_sending_only() -> None:
 
 
 @pytest.mark.req("T1.1", "T2.4")
-def test_an_overloaded_server_gets_its_pause() -> None:
+def test_overloaded_server_gets_its_requested_pause() -> None:
     with serving(CaptureServer(overloaded(0.4))) as server, client(server) as one:
         record(one, 5)
         assert one.flush(SECONDS)
@@ -102,7 +102,7 @@ def test_an_overloaded_server_gets_its_pause() -> None:
 
 
 @pytest.mark.req("T1.1")
-def test_a_deadline_ends_a_call_that_has_no_answer() -> None:
+def test_deadline_ends_an_unanswered_call() -> None:
     tuning = Tuning(call_timeout=0.1, backoff_base=0.005)
     with serving(CaptureServer(blackhole)) as server, client(server, tuning=tuning) as one:
         ids = record(one, 10)
@@ -113,37 +113,37 @@ def test_a_deadline_ends_a_call_that_has_no_answer() -> None:
 
 
 @pytest.mark.req("T1.1", "T1.2")
-def test_rejected_events_are_told_and_the_others_are_accepted() -> None:
-    told: list[Outcome] = []
-    with serving(CaptureServer()) as server, client(server, on_outcome=told.append) as one:
+def test_rejected_events_are_reported_and_others_accepted() -> None:
+    reported: list[Outcome] = []
+    with serving(CaptureServer()) as server, client(server, on_outcome=reported.append) as one:
         good = record(one, 50)
         bad = record(one, 3, subject="bad")
 
         assert one.flush(SECONDS)
     assert server.capture.counted == good
-    assert {outcome.event.id for outcome in told} == bad
-    assert {(o.outcome, o.reason, o.field, o.message) for o in told} == {
+    assert {outcome.event.id for outcome in reported} == bad
+    assert {(o.outcome, o.reason, o.field, o.message) for o in reported} == {
         (OutcomeKind.REJECTED, "SUBJECT_UNKNOWN", "subject", "no such subject")
     }
     assert (one.stats.accepted, one.stats.rejected) == (50, 3)
 
 
 @pytest.mark.req("T1.1", "T7.1")
-def test_a_batch_that_is_refused_as_a_whole_is_taken_apart() -> None:
-    told: list[Outcome] = []
+def test_refused_batch_is_split() -> None:
+    reported: list[Outcome] = []
     servicer = CaptureServer(otherwise=malformed_for("poison"))
-    with serving(servicer) as server, client(server, on_outcome=told.append) as one:
+    with serving(servicer) as server, client(server, on_outcome=reported.append) as one:
         good = record(one, 80)
         poison = record(one, 1, subject="poison")
 
         assert one.flush(SECONDS)
     assert server.capture.counted == good
-    assert {outcome.event.id for outcome in told} == poison
-    assert told[0].reason == "INVALID_ARGUMENT"
+    assert {outcome.event.id for outcome in reported} == poison
+    assert reported[0].reason == "INVALID_ARGUMENT"
 
 
 @pytest.mark.req("K4")
-def test_the_trace_goes_along() -> None:
+def test_trace_context_is_propagated() -> None:
     context = trace.SpanContext(5, 6, is_remote=True, trace_flags=trace.TraceFlags(1))
     with serving(CaptureServer()) as server, client(server, metadata=[("x-team", "a")]) as one:
         with trace.use_span(trace.NonRecordingSpan(context)):
@@ -156,7 +156,7 @@ def test_the_trace_goes_along() -> None:
 
 
 @pytest.mark.req("T1.4", "S8")
-def test_the_api_key_goes_with_every_call_and_nowhere_else(caplog: pytest.LogCaptureFixture) -> None:
+def test_api_key_is_sent_with_every_call_and_never_shown(caplog: pytest.LogCaptureFixture) -> None:
     key = "mlk_0123456789abcdef_secret"
     with caplog.at_level(logging.DEBUG), serving(CaptureServer(unavailable)) as server:
         with client(server, api_key=key) as one:
@@ -169,7 +169,7 @@ def test_the_api_key_goes_with_every_call_and_nowhere_else(caplog: pytest.LogCap
 
 @pytest.fixture
 def stalled_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """A disk on which every fsync waits for the event."""
+    """A disk whose fsync blocks until the event is set."""
     release = threading.Event()
     monkeypatch.setattr(os, "fsync", lambda _: release.wait(60))
     yield release
@@ -180,7 +180,7 @@ def stalled_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 def test_recording_never_waits_for_server_or_disk(tmp_path: Path, stalled_disk: threading.Event) -> None:
     with serving(CaptureServer(otherwise=blackhole)) as server:
         one = client(server, spool_dir=tmp_path, max_buffer_events=1_000)
-        # Ten times what the buffer holds, while nothing at all gets away: this line would not be passed.
+        # Ten times the capacity of the buffer while nothing can be sent or stored: blocking would hang.
         record(one, 10_000)
 
         stats = one.stats
@@ -194,7 +194,7 @@ def test_recording_never_waits_for_server_or_disk(tmp_path: Path, stalled_disk: 
 
 
 @pytest.mark.req("T1.3", "T7.1", "T7.2")
-def test_a_server_that_comes_back_gets_what_went_to_disk(tmp_path: Path) -> None:
+def test_recovered_server_receives_the_spooled_events(tmp_path: Path) -> None:
     servicer = CaptureServer()
     with serving(servicer):
         pass
@@ -213,13 +213,13 @@ def test_a_server_that_comes_back_gets_what_went_to_disk(tmp_path: Path) -> None
 
 
 @pytest.mark.req("T1.3", "T7.1", "T7.2")
-def test_closing_without_a_server_is_quick_and_loses_nothing(tmp_path: Path) -> None:
+def test_close_without_a_server_is_quick_and_keeps_all_events(tmp_path: Path) -> None:
     servicer = CaptureServer()
     with serving(servicer):
         pass
     first = client(servicer, spool_dir=tmp_path)
     ids = record(first, 300)
-    # Far more time than it takes, because a breaker that is open is not waited for.
+    # Much longer than needed: closing does not wait for an open breaker.
     assert not first.close(SECONDS)
     assert (first.stats.spooled, first.stats.dropped) == (300, 0)
 
@@ -233,7 +233,7 @@ def test_closing_without_a_server_is_quick_and_loses_nothing(tmp_path: Path) -> 
 
 
 @pytest.mark.req("T1.1")
-async def test_in_asyncio_only_waiting_is_awaited() -> None:
+async def test_asyncio_callers_await_only_flush_and_close() -> None:
     with serving(CaptureServer()) as server:
         async with client(server) as one:
             ids = record(one, 150)
@@ -243,19 +243,19 @@ async def test_in_asyncio_only_waiting_is_awaited() -> None:
 
 
 @pytest.mark.req("T7.1")
-def test_a_callback_cannot_wait_for_itself() -> None:
-    told: list[str] = []
+def test_flush_within_a_callback_is_refused() -> None:
+    reported: list[str] = []
 
     def on_outcome(_: Outcome) -> None:
         for call in (one.flush, one.close):
             with pytest.raises(RuntimeError, match="on_outcome"):
                 call()
-        told.append(one.record("api.called", "from the callback"))
+        reported.append(one.record("api.called", "from the callback"))
 
     with serving(CaptureServer()) as server:
         one = client(server, on_outcome=on_outcome)
         record(one, 1, subject="bad")
         assert one.flush(SECONDS)
         assert one.close(SECONDS)
-    assert server.capture.counted == set(told)
-    assert len(told) == 1
+    assert server.capture.counted == set(reported)
+    assert len(reported) == 1

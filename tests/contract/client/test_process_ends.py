@@ -1,4 +1,4 @@
-"""Every way a process can end, with real processes: what was recorded arrives, each event once."""
+"""Recorded events arrive exactly once, however their process ends; tested with real processes."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ def server() -> Iterator[CaptureServer]:
 
 
 def run(script: str, address: str, spool: Path | None = None, code: int = 0) -> tuple[list[str], str]:
-    """The ids that it printed, and what else it said."""
+    """The ids that the program printed, and its other output."""
     return run_program(["-c", HEAD + script, address, str(spool or "")], code)
 
 
@@ -48,7 +48,7 @@ def run_program(arguments: list[str], code: int = 0) -> tuple[list[str], str]:
 
 
 def arrivals(server: CaptureServer) -> Counter[str]:
-    """How often each id arrived."""
+    """The number of arrivals of each id."""
     return Counter(one for payload in server.capture.received for one in ids_of(payload))
 
 
@@ -79,14 +79,14 @@ def test_events_arrive_however_their_process_ends(
 
     assert server.capture.counted == set(once(ids))
     if not spooled:
-        # With one, what a killed process had sent may be sent again; it counts once all the same.
+        # With a spool, events that a killed process had sent may be sent again; they count once.
         assert arrivals(server) == once(ids)
     assert [path.name for path in tmp_path.rglob("*") if path.suffix in (".seg", ".journal")] == []
 
 
 @pytest.mark.req("T1.3", "X7")
 @pytest.mark.parametrize(("planted", "spooled"), [("ends_by_atexit_only", False), ("journals_nothing", True)])
-def test_a_client_that_misses_an_end_is_caught(
+def test_client_that_misses_a_process_end_is_caught(
     server: CaptureServer, tmp_path: Path, planted: str, spooled: bool
 ) -> None:
     spool = str(tmp_path) if spooled else ""
@@ -100,7 +100,7 @@ def test_a_client_that_misses_an_end_is_caught(
 def test_prefork_workers_deliver_when_their_master_stops_them(
     server: CaptureServer, tmp_path: Path, spooled: bool
 ) -> None:
-    # As gunicorn: the master loads the application, workers leave their loop on SIGTERM and call sys.exit.
+    # Like gunicorn: the master loads the application; workers leave their loop on SIGTERM and call sys.exit.
     script = """
 record(20)
 ready, tell = os.pipe()
@@ -132,9 +132,7 @@ record(5)
 
 
 @pytest.mark.req("T7.3")
-def test_a_prefork_worker_that_is_killed_is_made_up_for_by_its_successor(
-    server: CaptureServer, tmp_path: Path
-) -> None:
+def test_successor_delivers_events_of_a_killed_prefork_worker(server: CaptureServer, tmp_path: Path) -> None:
     script = """
 for kill in (True, False):
     worker = os.fork()
@@ -154,10 +152,10 @@ for kill in (True, False):
 @pytest.mark.req("T1.3")
 @pytest.mark.parametrize("before", [0, 20], ids=["unused before", "used before"])
 @pytest.mark.parametrize("last", ["pass", "assert client.close(30)"], ids=["closed by itself", "closed"])
-def test_a_process_that_has_no_more_threads_as_it_ends_delivers(
+def test_process_that_cannot_start_threads_at_exit_delivers(
     server: CaptureServer, before: int, last: str
 ) -> None:
-    # From Python 3.12 on no thread can be started once the interpreter ends: no delivery, no gRPC poller.
+    # Since Python 3.12 no thread can start during interpreter shutdown: no delivery, no gRPC poller.
     script = f"""
 record({before})
 @atexit.register
@@ -171,12 +169,12 @@ def no_more_threads():
     ids, _ = run(script, server.address)
 
     assert len(ids) == before + 5
-    # A call that nothing could wait for may have been sent all the same; the server counts an id once.
+    # A call that could not be awaited may still have been sent; the server counts an id once.
     assert server.capture.counted == set(once(ids))
 
 
 @pytest.mark.req("T1.3", "T7.1")
-def test_what_is_lost_at_the_end_is_reported_with_its_number() -> None:
+def test_number_of_events_lost_at_exit_is_reported() -> None:
     servicer = CaptureServer()
     with serving(servicer):
         pass
@@ -194,7 +192,7 @@ process.join()
 
 
 @pytest.mark.req("T1.3", "T7.1")
-def test_a_client_that_fails_at_the_end_does_not_stop_the_others(server: CaptureServer) -> None:
+def test_client_that_fails_at_exit_does_not_stop_other_clients(server: CaptureServer) -> None:
     script = """
 def fail():
     raise LookupError("planted")
@@ -210,7 +208,7 @@ record(20)
 
 
 @pytest.mark.req("T7.2", "T7.3")
-def test_only_what_has_no_answer_is_sent_again_after_a_kill(server: CaptureServer, tmp_path: Path) -> None:
+def test_only_unacknowledged_events_are_resent_after_a_kill(server: CaptureServer, tmp_path: Path) -> None:
     ids, _ = run(
         "record(100); assert client.flush(30); record(50); os.kill(os.getpid(), 9)",
         server.address,
@@ -227,7 +225,7 @@ def test_only_what_has_no_answer_is_sent_again_after_a_kill(server: CaptureServe
 
 
 @pytest.mark.req("T1.1")
-def test_sigterm_is_left_to_a_handler_that_is_there(server: CaptureServer) -> None:
+def test_existing_sigterm_handler_is_kept(server: CaptureServer) -> None:
     script = """
 handled = []
 signal.signal(signal.SIGTERM, lambda *_: handled.append(1))
@@ -245,7 +243,7 @@ os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.mark.req("T1.3", "T7.2")
-def test_what_the_spool_cannot_take_at_the_end_stays_in_the_journal(tmp_path: Path) -> None:
+def test_events_beyond_the_spool_stay_in_the_journal_at_exit(tmp_path: Path) -> None:
     servicer = CaptureServer()
     with serving(servicer):
         pass
@@ -266,7 +264,7 @@ assert (client.stats.spooled, client.stats.dropped, client.stats.failed) == (50,
 
 
 @pytest.mark.req("T1.3")
-def test_sigterm_ends_a_process_that_waits_for_its_children_as_it_ends(server: CaptureServer) -> None:
+def test_sigterm_ends_a_process_that_waits_for_children_at_exit(server: CaptureServer) -> None:
     script = """
 from multiprocessing import util
 ready, tell = os.pipe()

@@ -1,4 +1,4 @@
-"""The client in processes that end, die, fork, share a spool, and lack what it can do without."""
+"""The client in processes that end, are killed, fork, share a spool, or lack optional libraries."""
 
 import os
 import signal
@@ -31,14 +31,14 @@ def start(script: str, address: str, spool: Path | None = None) -> subprocess.Po
 
 
 def ids_from(process: subprocess.Popen[str], code: int = 0) -> list[str]:
-    """What it printed, once it has ended as expected."""
+    """The ids that the process printed; checks that it exited as expected."""
     output, _ = process.communicate(timeout=60)
     assert process.returncode == code
     return output.split()
 
 
 @pytest.mark.req("T1.3")
-def test_a_process_that_ends_sends_what_it_recorded() -> None:
+def test_ending_process_sends_recorded_events() -> None:
     with serving(CaptureServer()) as server:
         ids = ids_from(start("record(50)", server.address))
 
@@ -47,7 +47,7 @@ def test_a_process_that_ends_sends_what_it_recorded() -> None:
 
 
 @pytest.mark.req("T1.3")
-def test_it_does_so_when_it_ends_in_an_error() -> None:
+def test_process_that_ends_with_an_error_sends_recorded_events() -> None:
     with serving(CaptureServer()) as server:
         ids = ids_from(start("record(50); sys.stderr.close(); sys.exit(3)", server.address), code=3)
 
@@ -55,7 +55,7 @@ def test_it_does_so_when_it_ends_in_an_error() -> None:
 
 
 @pytest.mark.req("T7.2", "T7.3")
-def test_what_is_on_disk_survives_a_kill(tmp_path: Path) -> None:
+def test_spooled_events_survive_a_kill(tmp_path: Path) -> None:
     servicer = CaptureServer()
     with serving(servicer):
         pass
@@ -77,7 +77,7 @@ os.kill(os.getpid(), 9)
 
 
 @pytest.mark.req("T1.3")
-def test_processes_that_share_a_spool_keep_apart(tmp_path: Path) -> None:
+def test_processes_that_share_a_spool_are_independent(tmp_path: Path) -> None:
     servicer = CaptureServer()
     with serving(servicer):
         pass
@@ -93,7 +93,7 @@ def test_processes_that_share_a_spool_keep_apart(tmp_path: Path) -> None:
 @pytest.mark.req("T1.1", "T1.3")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_each_side_of_a_fork_sends_its_own_events(tmp_path: Path) -> None:
-    # The client is used before the fork: its thread and its connection exist then.
+    # The client is used before the fork, so its thread and connection exist.
     script = """
 record(20)
 client.flush(30)
@@ -118,11 +118,11 @@ assert client.stats.recorded == 140
         assert len(ids) == len(set(ids)) == 340
         assert server.capture.counted == set(ids)
         sent = sum(len(call.columns.times_us) // 8 for call in server.calls)
-        assert sent == 340, "what was recorded before the fork is the parent's alone"
+        assert sent == 340, "only the parent sends events recorded before the fork"
 
 
 @pytest.mark.req("T7.1")
-def test_it_needs_neither_opentelemetry_nor_the_services_libraries() -> None:
+def test_client_needs_neither_opentelemetry_nor_service_libraries() -> None:
     script = """
 for name in ("opentelemetry", "numpy", "meterline", "google.rpc", "grpc_status"):
     sys.modules[name] = None
@@ -140,7 +140,7 @@ assert client.close(30)
 
 
 @pytest.mark.req("T7.1")
-def test_a_spool_that_cannot_be_used_does_not_stop_anything(tmp_path: Path) -> None:
+def test_unusable_spool_does_not_stop_delivery(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     script = "record(5); assert client.flush(30); print(client.stats.spool_errors)"
     with serving(CaptureServer()) as server:

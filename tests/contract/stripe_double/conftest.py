@@ -1,4 +1,4 @@
-"""Doubles to test against: one for the module, or one of its own for a test that moves the clock."""
+"""Doubles of Stripe: one for each module, or a separate one for a test that moves the clock."""
 
 from collections.abc import Iterator
 

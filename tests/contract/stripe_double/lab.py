@@ -1,4 +1,4 @@
-"""A small world of Stripe objects for one test, made through the official library only."""
+"""Stripe objects of one test, created through the official library only."""
 
 import itertools
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _names = itertools.count()
 
 
 def instant(text: str) -> int:
-    """Unix seconds of an ISO 8601 instant; UTC unless it says otherwise."""
+    """Unix seconds of an ISO 8601 instant; UTC by default."""
     moment = datetime.fromisoformat(text)
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
 
@@ -26,7 +26,7 @@ def client(address: str, *, key: str = "sk_test_lab", retries: int = 0) -> strip
 
 @dataclass
 class Lab:
-    """Shorthands over one client and the levers of the same double. Every name made here is new."""
+    """Shortcuts for one client and the levers of its double. Every created name is unique."""
 
     address: str
     levers: Levers

@@ -1,4 +1,4 @@
-"""What prices mean, in fractions: the calculation that invoices are held against."""
+"""Expected amounts of prices, in exact fractions: the oracle for invoices."""
 
 from dataclasses import dataclass
 from decimal import Decimal
@@ -29,7 +29,7 @@ class Tier:
 
 @dataclass(frozen=True)
 class Terms:
-    """A price as we mean it, apart from how Stripe writes it."""
+    """A price, independent of Stripe's notation."""
 
     model: str
     unit: Decimal = Decimal(0)
@@ -96,7 +96,7 @@ TERMS = st.one_of(
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[list[Terms], int]:
-    """One to four prices, and a quantity: any, or more often one at the edge of a tier or package."""
+    """One to four prices, and a quantity, often at the edge of a tier or package."""
     found = draw(st.lists(TERMS, min_size=1, max_size=4))
     bounds = {tier.up_to for terms in found for tier in terms.tiers if tier.up_to is not None}
     sizes = {terms.size for terms in found}

@@ -1,4 +1,4 @@
-"""Faults on demand: what the caller sees, and what has happened nevertheless."""
+"""Injected faults: the caller's error, and whether the call took effect."""
 
 from collections import Counter
 from typing import Any
@@ -15,7 +15,7 @@ EVENTS = "/v1/billing/meter_events"
 
 
 class World:
-    """One meter and one customer, and how much of what was sent has counted."""
+    """One meter and one customer, and the usage counted for them."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
@@ -43,7 +43,7 @@ def world(lab: Lab) -> World:
         ("error_500", stripe.APIError, 500, None, None),
     ],
 )
-def test_a_refused_call_did_nothing_and_can_be_repeated_under_its_key(
+def test_refused_call_has_no_effect_and_may_reuse_its_key(
     world: World,
     kind: str,
     expected: type[stripe.StripeError],
@@ -66,7 +66,7 @@ def test_a_refused_call_did_nothing_and_can_be_repeated_under_its_key(
 
 
 @pytest.mark.req("T8.3", "S6")
-def test_a_saved_500_comes_back_until_another_key_is_used(world: World) -> None:
+def test_stored_500_is_replayed_for_its_key(world: World) -> None:
     world.lab.levers.add_fault(EVENTS, "error_500_saved", next_n=1)
     for _ in range(2):
         with pytest.raises(stripe.APIError) as error:
@@ -79,7 +79,7 @@ def test_a_saved_500_comes_back_until_another_key_is_used(world: World) -> None:
 
 
 @pytest.mark.req("T8.3", "S6")
-def test_a_timeout_before_has_done_nothing(world: World) -> None:
+def test_timeout_before_execution_has_no_effect(world: World) -> None:
     world.lab.levers.add_fault(EVENTS, "timeout_before", next_n=1)
     with pytest.raises(stripe.APIConnectionError):
         world.send(identifier="cut-before", key="cut-before")
@@ -89,8 +89,8 @@ def test_a_timeout_before_has_done_nothing(world: World) -> None:
 
 
 @pytest.mark.req("T8.3", "S6")
-def test_a_timeout_after_has_done_it(world: World) -> None:
-    """Under the same key the answer is replayed, under another the event is a duplicate: counted once."""
+def test_timeout_after_execution_has_taken_effect(world: World) -> None:
+    """The same key replays the answer; with another key the event is a duplicate. Both count once."""
     world.lab.levers.add_fault(EVENTS, "timeout_after_accept", next_n=1)
     with pytest.raises(stripe.APIConnectionError):
         world.send(5, identifier="cut-after", key="cut-after")
@@ -104,7 +104,7 @@ def test_a_timeout_after_has_done_it(world: World) -> None:
 
 
 @pytest.mark.req("T8.3", "S6")
-def test_a_duplicate_answer_means_delivered(world: World) -> None:
+def test_duplicate_error_means_delivered(world: World) -> None:
     world.lab.levers.add_fault(EVENTS, "duplicate_400", next_n=1)
     with pytest.raises(
         stripe.InvalidRequestError, match="An event already exists with identifier twin"
@@ -115,8 +115,8 @@ def test_a_duplicate_answer_means_delivered(world: World) -> None:
 
 
 @pytest.mark.req("T8.3")
-def test_a_held_call_ends_when_the_caller_gives_up(world: World) -> None:
-    """The caller's own timeout decides, long before the double lets go."""
+def test_held_call_ends_with_the_callers_timeout(world: World) -> None:
+    """The caller's timeout is much shorter than the time for which the double holds the call."""
     world.lab.levers.add_fault(EVENTS, "timeout_after_accept", next_n=1, hold_seconds=60)
     impatient = stripe.StripeClient(
         "sk_test_lab",
@@ -131,7 +131,7 @@ def test_a_held_call_ends_when_the_caller_gives_up(world: World) -> None:
 
 
 @pytest.mark.req("T8.3", "T1.1")
-def test_the_library_retries_by_itself_and_counts_once(world: World) -> None:
+def test_library_retries_count_once(world: World) -> None:
     world.lab.levers.add_fault(EVENTS, "timeout_after_accept", next_n=1)
     world.lab.api = client(world.lab.address, retries=2)
     assert world.send(4).identifier
@@ -155,7 +155,7 @@ def _outcomes(world: World, calls: int) -> list[str]:
 
 
 @pytest.mark.req("T8.3")
-def test_the_same_seed_gives_the_same_faults(world: World) -> None:
+def test_faults_are_reproducible_by_seed(world: World) -> None:
     """The mix of the fault runs: 20% timeouts after accept, 20% 429, 10% 500."""
 
     def run(seed: int) -> list[str]:
@@ -176,7 +176,7 @@ def test_the_same_seed_gives_the_same_faults(world: World) -> None:
 
 
 @pytest.mark.req("T8.3")
-def test_only_matching_calls_are_befallen_until_the_rules_are_cleared(world: World) -> None:
+def test_rules_affect_only_matching_calls_until_cleared(world: World) -> None:
     world.lab.levers.add_fault("/v1/customers", "error_500", method="POST")
     world.send()
     world.lab.api.v1.customers.list()
@@ -198,7 +198,7 @@ def test_only_matching_calls_are_befallen_until_the_rules_are_cleared(world: Wor
         {"kind": "duplicate_400", "path_prefix": "/v1/customers"},
     ],
 )
-def test_rules_that_make_no_sense_are_refused(lab: Lab, rule: dict[str, Any]) -> None:
+def test_invalid_rules_are_refused(lab: Lab, rule: dict[str, Any]) -> None:
     body = {"path_prefix": EVENTS, **rule}
     headers = {"Authorization": f"Bearer {LEVER_KEY}"}
     answer = httpx.post(f"{lab.address}/_double/faults", json=body, headers=headers, trust_env=False)
@@ -222,7 +222,7 @@ def test_rules_that_make_no_sense_are_refused(lab: Lab, rule: dict[str, Any]) ->
         ("DELETE", "faults"),
     ],
 )
-def test_levers_move_for_nobody_without_their_key(lab: Lab, method: str, path: str, key: str) -> None:
+def test_levers_require_their_key(lab: Lab, method: str, path: str, key: str) -> None:
     answer = httpx.request(
         method, f"{lab.address}/_double/{path}", headers={"Authorization": key}, trust_env=False
     )
@@ -231,7 +231,7 @@ def test_levers_move_for_nobody_without_their_key(lab: Lab, method: str, path: s
 
 
 @pytest.mark.req("T4.1")
-def test_a_double_without_a_key_has_no_levers() -> None:
+def test_double_without_a_lever_key_has_no_levers() -> None:
     with running_double() as double, Levers(double.address, "any") as levers:
         with pytest.raises(httpx.HTTPStatusError, match="401"):
             levers.reset()

@@ -1,4 +1,4 @@
-"""Drafts and their finalisation: what counts, until when, and what nothing changes afterwards."""
+"""Draft invoices and their finalisation: which usage they bill, and that final invoices never change."""
 
 from decimal import Decimal
 
@@ -14,7 +14,7 @@ HOUR = 3_600
 
 
 @pytest.mark.req("S9")
-def test_a_period_becomes_a_draft_and_an_hour_later_an_invoice(lab: Lab) -> None:
+def test_period_becomes_a_draft_and_final_an_hour_later(lab: Lab) -> None:
     clock, meter = lab.clock(START), lab.meter()
     customer = lab.customer(clock, email="billing@example.org")
     price = lab.price(meter, unit_amount_decimal="2.5")
@@ -55,7 +55,7 @@ def test_a_period_becomes_a_draft_and_an_hour_later_an_invoice(lab: Lab) -> None
 
 
 @pytest.mark.req("S9", "T1.5")
-def test_what_arrives_while_it_is_a_draft_counts_and_what_arrives_later_does_not(lab: Lab) -> None:
+def test_usage_counts_until_the_draft_is_finalised(lab: Lab) -> None:
     clock, meter = lab.clock(START), lab.meter()
     customer = lab.customer(clock)
     subscription = lab.subscribe(customer, lab.price(meter))
@@ -75,14 +75,14 @@ def test_what_arrives_while_it_is_a_draft_counts_and_what_arrives_later_does_not
         }
     )
     assert lab.invoice(subscription.id).total == 11
-    # The next period holds its own usage only: nothing rolls over.
+    # The next period has only its own usage: none rolls over.
     lab.advance(clock, instant("2026-05-01T00:00:00"))
     assert [invoice.total for invoice in lab.invoices(subscription.id)] == [11, 100]
     assert lab.total(meter, customer, START, END) == 10_010
 
 
 @pytest.mark.req("S9")
-def test_a_cancellation_counts_while_the_invoice_is_a_draft(lab: Lab) -> None:
+def test_cancellation_counts_while_the_invoice_is_a_draft(lab: Lab) -> None:
     clock, meter = lab.clock(START), lab.meter()
     customer = lab.customer(clock)
     subscription = lab.subscribe(customer, lab.price(meter))
@@ -98,7 +98,7 @@ def test_a_cancellation_counts_while_the_invoice_is_a_draft(lab: Lab) -> None:
 
 
 @pytest.mark.req("T3.4")
-def test_a_negative_total_is_billed_as_zero(lab: Lab) -> None:
+def test_negative_total_is_billed_as_zero(lab: Lab) -> None:
     clock, meter = lab.clock(START), lab.meter()
     customer = lab.customer(clock)
     subscription = lab.subscribe(customer, lab.price(meter))
@@ -110,7 +110,7 @@ def test_a_negative_total_is_billed_as_zero(lab: Lab) -> None:
 
 
 @pytest.mark.req("T3.5")
-def test_quantities_beyond_a_double_are_billed_to_the_unit(lab: Lab) -> None:
+def test_quantities_beyond_float_precision_are_billed_exactly(lab: Lab) -> None:
     clock, meter = lab.clock(START), lab.meter()
     customer = lab.customer(clock)
     subscription = lab.subscribe(customer, lab.price(meter))
@@ -124,7 +124,7 @@ def test_quantities_beyond_a_double_are_billed_to_the_unit(lab: Lab) -> None:
 
 
 @pytest.mark.req("S9")
-def test_an_invoice_can_be_finalised_by_hand_once(lab: Lab) -> None:
+def test_invoice_can_be_finalised_manually_once(lab: Lab) -> None:
     clock, meter = lab.clock(START), lab.meter()
     customer = lab.customer(clock)
     subscription = lab.subscribe(customer, lab.price(meter))
@@ -141,7 +141,7 @@ def test_an_invoice_can_be_finalised_by_hand_once(lab: Lab) -> None:
 
 
 @pytest.mark.req("T5.2", "S9")
-def test_a_preview_shows_the_running_period_and_stores_nothing(lab: Lab) -> None:
+def test_preview_shows_the_current_period_and_stores_nothing(lab: Lab) -> None:
     clock, meter = lab.clock(START), lab.meter()
     customer = lab.customer(clock)
     subscription = lab.subscribe(customer, lab.price(meter, unit_amount=3))
@@ -190,7 +190,7 @@ def test_invoices_are_listed_by_customer_subscription_and_status(lab: Lab) -> No
 
 
 @pytest.mark.req("S9")
-def test_invoice_numbers_count_up_for_each_customer(lab: Lab) -> None:
+def test_invoice_numbers_increase_for_each_customer(lab: Lab) -> None:
     clock = lab.clock(START)
     customer = lab.customer(clock)
     subscription = lab.subscribe(customer, lab.price(lab.meter()))
@@ -203,7 +203,7 @@ def test_invoice_numbers_count_up_for_each_customer(lab: Lab) -> None:
 
 @pytest.mark.req("S9")
 @pytest.mark.parametrize("finalize_after", [0, 72 * HOUR])
-def test_the_grace_period_can_be_set(finalize_after: int) -> None:
+def test_grace_period_is_configurable(finalize_after: int) -> None:
     settings = DoubleSettings(lever_key=LEVER_KEY, finalize_after=finalize_after)
     with running_double(settings=settings) as double, Levers(double.address, LEVER_KEY) as levers:
         lab = Lab(double.address, levers)
@@ -217,7 +217,7 @@ def test_the_grace_period_can_be_set(finalize_after: int) -> None:
 
 
 @pytest.mark.req("S9")
-def test_without_a_test_clock_the_own_clock_closes_periods(lab: Lab) -> None:
+def test_without_a_test_clock_real_time_closes_periods(lab: Lab) -> None:
     lab.levers.freeze(START * 1_000)
     meter, customer = lab.meter(), lab.customer()
     subscription = lab.subscribe(customer, lab.price(meter))
@@ -230,7 +230,7 @@ def test_without_a_test_clock_the_own_clock_closes_periods(lab: Lab) -> None:
 
 
 def _first_invoice(lab: Lab, subscription: str) -> stripe.Invoice:
-    """Wait for the timeline, which works beside the calls: at most a few hundred of them."""
+    """Polls for the invoice, which the timeline creates concurrently, at most a few hundred times."""
     for _ in range(500):
         if found := lab.invoices(subscription):
             return found[0]

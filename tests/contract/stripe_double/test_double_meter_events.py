@@ -14,7 +14,7 @@ FAST = settings(max_examples=20, deadline=None, suppress_health_check=[HealthChe
 
 
 @pytest.mark.req("S6")
-def test_an_event_is_answered_as_it_was_sent(lab: Lab) -> None:
+def test_answer_repeats_the_sent_event(lab: Lab) -> None:
     meter, customer = lab.meter(), lab.customer(lab.clock(NOW))
     event = lab.send(meter, customer, 25, at=NOW - 60, identifier="an-identifier-of-mine")
     assert isinstance(event, stripe.billing.MeterEvent)
@@ -28,7 +28,7 @@ def test_an_event_is_answered_as_it_was_sent(lab: Lab) -> None:
 
 
 @pytest.mark.req("S6")
-def test_without_identifier_and_timestamp_both_are_made(lab: Lab) -> None:
+def test_missing_identifier_and_timestamp_are_generated(lab: Lab) -> None:
     meter, customer = lab.meter(), lab.customer(lab.clock(NOW))
     params: Any = {"event_name": meter.event_name, "payload": {"stripe_customer_id": customer, "value": "1"}}
     first, second = (lab.api.v1.billing.meter_events.create(params) for _ in range(2))
@@ -37,7 +37,7 @@ def test_without_identifier_and_timestamp_both_are_made(lab: Lab) -> None:
 
 
 @pytest.mark.req("S6")
-def test_a_repeated_identifier_is_refused_and_counts_once(lab: Lab) -> None:
+def test_repeated_identifier_is_refused_and_counts_once(lab: Lab) -> None:
     meter, customer = lab.meter(), lab.customer(lab.clock(NOW))
     lab.send(meter, customer, 5, identifier="once-only")
     message = "An event already exists with identifier once-only"
@@ -54,8 +54,8 @@ def test_a_repeated_identifier_is_refused_and_counts_once(lab: Lab) -> None:
 @FAST
 @given(age_ms=st.one_of(st.integers(0, 3 * DAY * 1_000), st.sampled_from([DAY * 1_000 - 1, DAY * 1_000])))
 @pytest.mark.req("S6")
-def test_identifiers_are_remembered_for_24_hours_and_no_longer(lab: Lab, age_ms: int) -> None:
-    """On the double's own clock, whatever the customer's test clock says."""
+def test_identifiers_are_remembered_for_exactly_24_hours(lab: Lab, age_ms: int) -> None:
+    """By the double's own clock, independent of the customer's test clock."""
     meter, customer, identifier = lab.meter(), lab.customer(lab.clock(NOW)), lab.name("id")
     lab.levers.freeze(NOW * 1_000)
     lab.send(meter, customer, 7, identifier=identifier)
@@ -79,7 +79,7 @@ def test_identifiers_are_remembered_for_24_hours_and_no_longer(lab: Lab, age_ms:
 )
 @pytest.mark.req("S6", "T1.5")
 def test_timestamps_reach_35_days_back_and_5_min_ahead(lab: Lab, offset: int, on_test_clock: bool) -> None:
-    """Of the customer's test clock, or of the double's own clock where it has none."""
+    """By the customer's test clock, or by the double's own clock without one."""
     test_time = NOW - 400 * DAY
     lab.levers.freeze(NOW * 1_000)
     meter = lab.meter()
@@ -96,7 +96,7 @@ def test_timestamps_reach_35_days_back_and_5_min_ahead(lab: Lab, offset: int, on
 
 @pytest.mark.req("S6")
 @pytest.mark.parametrize("value", ["0", "-12", "999999999999999", "-999999999999999", "00000000000000000042"])
-def test_whole_numbers_of_up_to_15_digits_are_values(lab: Lab, value: str) -> None:
+def test_integers_of_up_to_15_digits_are_accepted(lab: Lab, value: str) -> None:
     meter, customer = lab.meter(), lab.customer(lab.clock(NOW))
     lab.send(meter, customer, value)
     assert lab.total(meter, customer, NOW - 60, NOW + 60) == int(value)
@@ -116,7 +116,7 @@ def test_whole_numbers_of_up_to_15_digits_are_values(lab: Lab, value: str) -> No
         ("-9999999999999999", "meter_event_value_too_many_digits"),
     ],
 )
-def test_other_values_are_refused(lab: Lab, value: str, code: str) -> None:
+def test_invalid_values_are_refused(lab: Lab, value: str, code: str) -> None:
     meter, customer = lab.meter(), lab.customer(lab.clock(NOW))
     with pytest.raises(stripe.InvalidRequestError) as error:
         lab.send(meter, customer, value)
@@ -137,7 +137,7 @@ def test_identifier_and_event_name_have_at_most_100_characters(lab: Lab) -> None
 
 
 @pytest.mark.req("S6")
-def test_meters_that_are_missing_or_deactivated_take_no_events(lab: Lab) -> None:
+def test_missing_or_deactivated_meters_refuse_events(lab: Lab) -> None:
     meter, customer = lab.meter(), lab.customer()
     lab.api.v1.billing.meters.deactivate(meter.id)
     with pytest.raises(stripe.InvalidRequestError) as error:
@@ -152,7 +152,7 @@ def test_meters_that_are_missing_or_deactivated_take_no_events(lab: Lab) -> None
 
 
 @pytest.mark.req("S6")
-def test_the_meter_says_under_which_keys_the_payload_holds_what(lab: Lab) -> None:
+def test_meter_defines_the_payload_keys(lab: Lab) -> None:
     meter = lab.meter(
         customer_mapping={"type": "by_id", "event_payload_key": "who"},
         value_settings={"event_payload_key": "how_much"},
@@ -184,7 +184,7 @@ def _cancel(lab: Lab, meter: stripe.billing.Meter, identifier: str) -> stripe.bi
 
 
 @pytest.mark.req("T3.4")
-def test_a_cancelled_event_no_longer_counts(lab: Lab) -> None:
+def test_cancelled_event_does_not_count(lab: Lab) -> None:
     meter, customer = lab.meter(), lab.customer(lab.clock(NOW))
     lab.send(meter, customer, 5, identifier="keep-this")
     lab.send(meter, customer, 8, identifier="cancel-this")
@@ -214,7 +214,7 @@ def test_events_can_be_cancelled_within_24_hours_of_receipt(lab: Lab, age_ms: in
 
 
 @pytest.mark.req("T3.4")
-def test_only_an_event_of_that_name_can_be_cancelled(lab: Lab) -> None:
+def test_cancellation_requires_the_event_name(lab: Lab) -> None:
     meter, other, customer = lab.meter(), lab.meter(), lab.customer()
     lab.send(meter, customer, identifier="of-the-first-meter")
     with pytest.raises(stripe.InvalidRequestError) as error:

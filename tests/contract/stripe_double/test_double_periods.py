@@ -1,4 +1,4 @@
-"""When periods end: anniversaries, explicit boundaries, and the clocks that bring them."""
+"""Ends of periods: anniversaries, explicit boundaries, and the clocks that reach them."""
 
 import calendar
 from datetime import UTC, datetime, timedelta
@@ -20,7 +20,7 @@ ANCHORS = st.datetimes(datetime(2020, 1, 1), datetime(2030, 1, 1), timezones=st.
 
 
 def months_later(anchor: int, months: int) -> int:
-    """Month by month and day by day: the anchor's day of the month, or the month's last."""
+    """The anchor's day in a later month, or the last day of a shorter month."""
     start = datetime.fromtimestamp(anchor, UTC)
     year, month = start.year, start.month
     for _ in range(months):
@@ -38,7 +38,7 @@ def months_later(anchor: int, months: int) -> int:
     )
 )
 @pytest.mark.req("S9")
-def test_periods_are_anniversaries_of_the_anchor_without_gap(lab: Lab, anchor: int) -> None:
+def test_periods_are_contiguous_anniversaries_of_the_anchor(lab: Lab, anchor: int) -> None:
     clock = lab.clock(anchor)
     subscription = lab.subscribe(lab.customer(clock), lab.price(lab.meter()))
     for month in range(1, 6):
@@ -48,7 +48,7 @@ def test_periods_are_anniversaries_of_the_anchor_without_gap(lab: Lab, anchor: i
 
 
 @pytest.mark.req("S9")
-def test_the_anchor_may_lie_ahead_by_a_month_at_most(lab: Lab) -> None:
+def test_anchor_is_at_most_a_month_ahead(lab: Lab) -> None:
     now = instant("2026-03-10T08:00:00")
     clock = lab.clock(now)
     customer, price = lab.customer(clock), lab.price(lab.meter())
@@ -72,7 +72,7 @@ def test_the_anchor_may_lie_ahead_by_a_month_at_most(lab: Lab) -> None:
 
 
 @pytest.mark.req("S9", "T7.4")
-def test_a_backdated_start_takes_in_the_usage_since_then(lab: Lab) -> None:
+def test_backdated_start_includes_earlier_usage(lab: Lab) -> None:
     start, now = instant("2026-03-01T00:00:00"), instant("2026-03-20T00:00:00")
     clock, meter = lab.clock(now), lab.meter()
     customer = lab.customer(clock)
@@ -91,7 +91,7 @@ def test_a_backdated_start_takes_in_the_usage_since_then(lab: Lab) -> None:
 
 
 def _local_months(zone: str, year: int, month: int, count: int) -> list[int]:
-    """The first instants of `count` calendar months of a place."""
+    """The first instants of `count` calendar months of a time zone."""
     firsts = []
     for _ in range(count):
         firsts.append(int(datetime(year, month, 1, tzinfo=ZoneInfo(zone)).timestamp()))
@@ -104,7 +104,7 @@ def _local_months(zone: str, year: int, month: int, count: int) -> list[int]:
 def test_explicit_boundaries_bill_local_months_across_daylight_saving(
     lab: Lab, year: int, month: int
 ) -> None:
-    """New York: March and November are not a UTC anniversary long, and no hour is lost or doubled."""
+    """In New York, March and November differ from UTC anniversaries; no hour is lost or counted twice."""
     bounds = _local_months("America/New_York", year, month, 4)
     assert {end - start for start, end in pairwise(bounds)} & {31 * DAY - 3_600, 30 * DAY + 3_600}
     clock, meter = lab.clock(bounds[0]), lab.meter()
@@ -119,13 +119,13 @@ def test_explicit_boundaries_bill_local_months_across_daylight_saving(
     invoices = lab.invoices(subscription.id)
     assert [(invoice.period_start, invoice.period_end) for invoice in invoices] == list(pairwise(bounds))
     assert [invoice.total for invoice in invoices] == [3, 30, 300]
-    # After the last boundary the anniversaries count from it.
+    # After the last boundary, periods are anniversaries of it.
     after = period(lab.api.v1.subscriptions.retrieve(subscription.id))
     assert after == (bounds[-1], months_later(bounds[-1], 1))
 
 
 @pytest.mark.req("S9")
-def test_boundaries_can_be_added_and_must_rise(lab: Lab) -> None:
+def test_boundaries_can_be_added_in_increasing_order(lab: Lab) -> None:
     start = instant("2026-03-01T05:00:00")
     clock = lab.clock(start)
     key = "meterline_period_boundaries"
@@ -144,7 +144,7 @@ def test_boundaries_can_be_added_and_must_rise(lab: Lab) -> None:
 
 
 @pytest.mark.req("S9")
-def test_a_clock_advances_in_the_background_and_only_forward(lab: Lab) -> None:
+def test_clock_advances_in_the_background_and_only_forward(lab: Lab) -> None:
     start = instant("2026-03-01T00:00:00")
     clock = lab.clock(start)
     answer = lab.api.v1.test_helpers.test_clocks.advance(clock, {"frozen_time": start + 60})
@@ -161,7 +161,7 @@ def test_a_clock_advances_in_the_background_and_only_forward(lab: Lab) -> None:
 
 
 @pytest.mark.req("S9")
-def test_a_clock_with_subscriptions_advances_two_months_at_most(lab: Lab) -> None:
+def test_clock_with_subscriptions_advances_at_most_two_months(lab: Lab) -> None:
     start = instant("2026-03-01T00:00:00")
     empty, billed = lab.clock(start), lab.clock(start)
     lab.subscribe(lab.customer(billed), lab.price(lab.meter()))
@@ -174,7 +174,7 @@ def test_a_clock_with_subscriptions_advances_two_months_at_most(lab: Lab) -> Non
 
 
 @pytest.mark.req("T4.1")
-def test_clocks_do_not_move_each_others_customers(lab: Lab) -> None:
+def test_clocks_affect_only_their_own_customers(lab: Lab) -> None:
     start = instant("2026-03-01T00:00:00")
     moving, standing = lab.clock(start), lab.clock(start)
     price = lab.price(lab.meter())
@@ -198,7 +198,7 @@ def test_clocks_do_not_move_each_others_customers(lab: Lab) -> None:
         ({"trial_period_days": 5}, "trial_period_days"),
     ],
 )
-def test_subscriptions_that_make_no_sense_are_refused(lab: Lab, params: Any, param: str) -> None:
+def test_invalid_subscriptions_are_refused(lab: Lab, params: Any, param: str) -> None:
     with pytest.raises(stripe.InvalidRequestError) as error:
         lab.subscribe(lab.customer(), lab.price(lab.meter()), **params)
     assert (error.value.http_status, error.value.param) == (400, param)

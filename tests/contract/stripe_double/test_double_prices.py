@@ -1,4 +1,4 @@
-"""Prices and what invoices make of them, against a calculation of our own in whole fractions."""
+"""Invoiced amounts of prices, against our own calculation in exact fractions."""
 
 import json
 from decimal import Decimal
@@ -17,7 +17,7 @@ NOW = instant("2026-03-01T00:00:00")
 
 
 def _invoiced(lab: Lab, terms: list[dict[str, Any]], quantity: int, **more: Any) -> stripe.Invoice:
-    """The draft invoice of one period in which `quantity` was used, with a line for each of the terms."""
+    """The draft invoice of a period with this usage, with a line for each of the terms."""
     clock, meter = lab.clock(NOW), lab.meter()
     customer = lab.customer(clock)
     prices = [lab.price(meter, **{**one, **more}) for one in terms]
@@ -31,9 +31,7 @@ def _invoiced(lab: Lab, terms: list[dict[str, Any]], quantity: int, **more: Any)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=cases())
 @pytest.mark.req("T3.5", "S9")
-def test_an_invoice_is_the_sum_of_its_lines_each_rounded_once(
-    lab: Lab, case: tuple[list[Terms], int]
-) -> None:
+def test_invoice_is_the_sum_of_its_lines_each_rounded_once(lab: Lab, case: tuple[list[Terms], int]) -> None:
     terms, quantity = case
     invoice = _invoiced(lab, [one.params() for one in terms], quantity)
     expected = [one.owed(quantity) for one in terms]
@@ -46,10 +44,10 @@ def test_an_invoice_is_the_sum_of_its_lines_each_rounded_once(
     ("quantity", "graduated", "volume"),
     [(0, 100, 100), (1, 105, 105), (10, 150, 150), (11, 193, 73), (20, 220, 100), (21, 228, 28)],
 )
-def test_a_tier_is_entered_by_the_first_unit_beyond_the_one_before(
+def test_tier_begins_with_the_first_unit_beyond_the_previous_one(
     lab: Lab, quantity: int, graduated: int, volume: int
 ) -> None:
-    """100 + 5 a unit up to 10, 40 + 3 a unit up to 20, 7 + 1 a unit beyond; worked out by hand."""
+    """100 + 5 a unit up to 10, 40 + 3 a unit up to 20, 7 + 1 a unit beyond; calculated by hand."""
     steps = [(10, 5, 100), (20, 3, 40), ("inf", 1, 7)]
     tiers = [{"up_to": up_to, "unit_amount": unit, "flat_amount": flat} for up_to, unit, flat in steps]
     terms = [
@@ -60,7 +58,7 @@ def test_a_tier_is_entered_by_the_first_unit_beyond_the_one_before(
 
 
 def _stripe_terms(price: dict[str, Any]) -> dict[str, Any] | None:
-    """A worked case's price in Stripe's words; None where Stripe has no such price."""
+    """The price of a worked case in Stripe's notation; None if Stripe has no such price."""
     exponent = {"KWD": 3}.get(price["currency"], 2)
 
     def minor(amount: str) -> str:
@@ -92,7 +90,7 @@ CASES = [
     for group in VECTORS["rating"]
     for index, case in enumerate(group["cases"])
     if (terms := _stripe_terms(group["price"] | case.get("price", {}))) is not None
-    # Stripe counts whole units; a dinar's last digit has a test of its own.
+    # Stripe counts whole units; the last digit of dinars has its own test.
     and case["quantity"].isdecimal()
     and group["price"]["currency"] != "KWD"
 ]
@@ -100,7 +98,7 @@ CASES = [
 
 @pytest.mark.req("T3.5", "S9")
 @pytest.mark.parametrize(("terms", "quantity", "minor"), CASES)
-def test_worked_cases_are_billed_as_worked_out(
+def test_worked_cases_are_billed_as_calculated(
     lab: Lab, terms: dict[str, Any], quantity: int, minor: int
 ) -> None:
     assert _invoiced(lab, [terms], quantity).total == minor
@@ -120,7 +118,7 @@ def test_worked_cases_are_billed_as_worked_out(
         ("isk", "50", 1, 100),
     ],
 )
-def test_amounts_are_rounded_half_up_to_what_the_currency_bills_in(
+def test_amounts_are_rounded_half_up_to_the_billing_unit(
     lab: Lab, currency: str, unit: str, quantity: int, expected: int
 ) -> None:
     terms = {"unit_amount_decimal": unit, "currency": currency}
@@ -128,7 +126,7 @@ def test_amounts_are_rounded_half_up_to_what_the_currency_bills_in(
 
 
 @pytest.mark.req("T3.5")
-def test_amounts_come_back_in_both_forms(lab: Lab) -> None:
+def test_amounts_are_returned_as_integer_and_decimal(lab: Lab) -> None:
     meter = lab.meter()
     whole = lab.price(meter, unit_amount_decimal=Decimal("250.00"))
     assert (whole.unit_amount, whole.unit_amount_decimal) == (250, Decimal(250))
@@ -150,7 +148,7 @@ TIERED = {"billing_scheme": "tiered", "tiers_mode": "graduated"}
         ({"unit_amount": 1, "unit_amount_decimal": "1"}, "unit_amount"),
         ({"unit_amount": -1}, "unit_amount"),
         ({"unit_amount_decimal": "0.0000000000001"}, "unit_amount_decimal"),
-        # What the library makes of a small Decimal that is not formatted by hand.
+        # The library's own formatting of a small Decimal.
         ({"unit_amount_decimal": Decimal("0.0000001")}, "unit_amount_decimal"),
         ({"unit_amount": 1, "currency": "dollars"}, "currency"),
         (
@@ -173,7 +171,7 @@ TIERED = {"billing_scheme": "tiered", "tiers_mode": "graduated"}
         ),
     ],
 )
-def test_prices_that_make_no_sense_are_refused(lab: Lab, terms: dict[str, Any], param: str) -> None:
+def test_invalid_prices_are_refused(lab: Lab, terms: dict[str, Any], param: str) -> None:
     with pytest.raises(stripe.InvalidRequestError) as error:
         lab.price(lab.meter(), **terms)
     assert (error.value.http_status, error.value.param) == (400, param)

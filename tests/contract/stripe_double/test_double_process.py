@@ -1,4 +1,4 @@
-"""The double as a process, its memory on disk, and the library's asynchronous calls."""
+"""The double as a process, its state on disk, and the library's asynchronous calls."""
 
 import asyncio
 import os
@@ -33,7 +33,7 @@ def process(db: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], st
 
 
 @pytest.mark.req("X4")
-def test_the_first_line_is_the_address_of_a_double_that_is_ready(tmp_path: Path) -> None:
+def test_first_line_is_the_address_of_the_ready_double(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     command = [sys.executable, "-m", "meterline_dev.stripe_double", "--ready-fd", str(writing)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, pass_fds=[writing], cwd=tmp_path)
@@ -53,8 +53,8 @@ def test_the_first_line_is_the_address_of_a_double_that_is_ready(tmp_path: Path)
 
 
 @pytest.mark.req("T7.3")
-def test_a_killed_double_goes_on_where_it_was(tmp_path: Path) -> None:
-    """Killed while its clock advances: identifiers, keys, usage and the rest of the way are kept."""
+def test_killed_double_resumes_from_its_state(tmp_path: Path) -> None:
+    """Killed while its clock advances: identifiers, keys, usage and the remaining advance are kept."""
     db = tmp_path / "double.db"
     with process(db) as (child, address), Levers(address, LEVER_KEY) as levers:
         lab = Lab(address, levers)
@@ -95,8 +95,8 @@ def test_reset_forgets_everything(tmp_path: Path) -> None:
 
 
 @pytest.mark.req("S6", "S10")
-async def test_the_librarys_asynchronous_calls_work_as_well(lab: Lab) -> None:
-    """Many at once: each event counted once, also those sent twice."""
+async def test_asynchronous_calls_of_the_library_work(lab: Lab) -> None:
+    """Many concurrent calls: each event counts once, also if it is sent twice."""
     http = stripe.HTTPXClient()
     api = stripe.StripeClient(
         "sk_test_lab", base_addresses={"api": lab.address}, max_network_retries=0, http_client=http

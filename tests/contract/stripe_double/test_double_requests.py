@@ -1,4 +1,4 @@
-"""What holds for every call: keys, parameters, errors, pages, expansion, idempotency."""
+"""Rules of every call: keys, parameters, errors, pages, expansion, idempotency."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ NOW = instant("2026-03-15T12:00:00")
 
 @pytest.mark.req("S8")
 @pytest.mark.parametrize("key", ["sk_test_any", "rk_test_any"])
-def test_secret_and_restricted_test_keys_are_taken(lab: Lab, key: str) -> None:
+def test_secret_and_restricted_test_keys_are_accepted(lab: Lab, key: str) -> None:
     assert isinstance(client(lab.address, key=key).v1.customers.list(), stripe.ListObject)
 
 
@@ -26,14 +26,14 @@ def test_other_keys_are_refused(lab: Lab, key: str) -> None:
 
 
 @pytest.mark.req("S8")
-def test_a_call_without_a_key_is_refused(lab: Lab) -> None:
+def test_call_without_a_key_is_refused(lab: Lab) -> None:
     answer = httpx.get(f"{lab.address}/v1/customers", trust_env=False)
     assert (answer.status_code, answer.json()["error"]["type"]) == (401, "invalid_request_error")
 
 
 @pytest.mark.req("T3.5")
-def test_objects_that_do_not_exist(lab: Lab) -> None:
-    """404 where the path names it, 400 where a parameter does; always with the name of the culprit."""
+def test_missing_objects_are_refused_by_name(lab: Lab) -> None:
+    """404 for an object of the path, 400 for one of a parameter; always with the name of the parameter."""
     with pytest.raises(stripe.InvalidRequestError) as error:
         lab.api.v1.customers.retrieve("cus_nobody")
     assert (error.value.http_status, error.value.code, error.value.param) == (404, "resource_missing", "id")
@@ -93,14 +93,14 @@ def test_lists_are_paged_newest_first_in_both_directions(lab: Lab) -> None:
 
 @pytest.mark.req("T3.5")
 @pytest.mark.parametrize("params", [{"limit": 0}, {"limit": 101}, {"starting_after": "cus_nobody"}])
-def test_bad_pages_are_refused(lab: Lab, params: Any) -> None:
+def test_invalid_page_parameters_are_refused(lab: Lab, params: Any) -> None:
     with pytest.raises(stripe.InvalidRequestError) as error:
         lab.api.v1.customers.list(params)
     assert (error.value.http_status, error.value.param) == (400, next(iter(params)))
 
 
 @pytest.mark.req("T3.5")
-def test_lists_can_be_bounded_by_creation(lab: Lab) -> None:
+def test_lists_can_be_filtered_by_creation_time(lab: Lab) -> None:
     email = f"{lab.name()}@example.org"
     ids = [lab.customer(lab.clock(NOW + day * DAY), email=email) for day in range(3)]
     created: Any = {"gte": NOW + DAY, "lt": NOW + 2 * DAY}
@@ -135,7 +135,7 @@ def _create(lab: Lab, key: str, name: str = "Acme") -> stripe.Customer:
 
 
 @pytest.mark.req("S6")
-def test_the_same_key_gives_the_same_answer_once_made(lab: Lab) -> None:
+def test_idempotency_key_replays_the_answer(lab: Lab) -> None:
     key = lab.name("key")
     first, second = _create(lab, key), _create(lab, key)
     assert first.id == second.id
@@ -147,7 +147,7 @@ def test_the_same_key_gives_the_same_answer_once_made(lab: Lab) -> None:
 
 
 @pytest.mark.req("S6")
-def test_a_key_does_not_fit_another_request(lab: Lab) -> None:
+def test_idempotency_key_of_another_request_is_refused(lab: Lab) -> None:
     key = lab.name("key")
     _create(lab, key)
     with pytest.raises(stripe.IdempotencyError) as error:
@@ -162,7 +162,7 @@ def test_a_key_does_not_fit_another_request(lab: Lab) -> None:
 
 @pytest.mark.req("S6")
 @pytest.mark.parametrize(("age_ms", "same"), [(DAY * 1_000 - 1, True), (DAY * 1_000, False)])
-def test_keys_are_remembered_for_24_hours(lab: Lab, age_ms: int, same: bool) -> None:
+def test_idempotency_keys_are_remembered_for_24_hours(lab: Lab, age_ms: int, same: bool) -> None:
     key = lab.name("key")
     lab.levers.freeze(NOW * 1_000)
     first = _create(lab, key)
@@ -171,8 +171,8 @@ def test_keys_are_remembered_for_24_hours(lab: Lab, age_ms: int, same: bool) -> 
 
 
 @pytest.mark.req("S6")
-def test_an_event_sent_again_under_its_key_is_answered_as_before(lab: Lab) -> None:
-    """Also once its identifier alone would be a duplicate: the key is looked at first."""
+def test_event_resent_under_its_key_gets_the_stored_answer(lab: Lab) -> None:
+    """Although its identifier is a duplicate: the key is checked first."""
     meter, customer, key = lab.meter(), lab.customer(lab.clock(NOW)), lab.name("key")
     first = lab.send(meter, customer, 5, identifier="keyed-event", key=key)
     assert lab.send(meter, customer, 5, identifier="keyed-event", key=key).to_dict() == first.to_dict()
@@ -182,7 +182,7 @@ def test_an_event_sent_again_under_its_key_is_answered_as_before(lab: Lab) -> No
 
 
 @pytest.mark.req("S6")
-def test_what_was_decided_is_remembered_and_what_was_malformed_is_not(lab: Lab) -> None:
+def test_answers_are_stored_except_for_malformed_requests(lab: Lab) -> None:
     meter, customer, key = lab.meter(), lab.customer(lab.clock(NOW)), lab.name("key")
     with pytest.raises(stripe.InvalidRequestError, match="whole number"):
         lab.send(meter, customer, "1.5", identifier="mended", key=key)

@@ -1,4 +1,4 @@
-"""Event summaries against counts of our own."""
+"""Event summaries against our own sums."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,10 +18,10 @@ Sent = list[tuple[int, int]]
 FORMULAS: dict[str, Callable[[Sent], int]] = {
     "sum": lambda sent: sum(value for _, value in sent),
     "count": len,
-    # Stable by time: of two at one instant, the one sent later.
+    # A stable sort by time: of two events at one instant, the later sent one is last.
     "last": lambda sent: sorted(sent, key=lambda event: event[0])[-1][1],
 }
-# Some instants are likely to meet: order of arrival decides between events of one second.
+# Few instants, so that some coincide: the order of arrival decides between events of one second.
 OFFSETS = st.one_of(st.integers(0, 2 * DAY - 1), st.sampled_from([0, HOUR - 1, HOUR, DAY]))
 EVENTS = st.lists(st.tuples(OFFSETS, st.integers(-(10**6), 10**6)), max_size=12)
 
@@ -35,12 +35,12 @@ def _summaries(lab: Lab, meter: str, customer: str, **more: Any) -> list[stripe.
 @FAST
 @given(sent=EVENTS, formula=st.sampled_from(sorted(FORMULAS)), width=st.sampled_from([HOUR, DAY, 2 * DAY]))
 @pytest.mark.req("T3.5", "X3")
-def test_summaries_are_what_was_sent(lab: Lab, sent: Sent, formula: str, width: int) -> None:
-    """Whole or by window, over more than one page, whatever the order of arrival."""
+def test_summaries_equal_the_sent_usage(lab: Lab, sent: Sent, formula: str, width: int) -> None:
+    """In total or by window, over more than one page, independent of the order of arrival."""
     meter, customer = lab.meter(formula), lab.customer(lab.clock(START + 2 * DAY))
     for offset, value in sent:
         lab.send(meter, customer, value, at=START + offset)
-    # Outside the range, on either side: the start is inclusive, the end is not.
+    # Events just outside the range: the start is inclusive, the end exclusive.
     lab.send(meter, customer, 5, at=START - 1)
     lab.send(meter, customer, 5, at=START + 2 * DAY)
     grouping: Any = {HOUR: {"value_grouping_window": "hour"}, DAY: {"value_grouping_window": "day"}}
@@ -54,7 +54,7 @@ def test_summaries_are_what_was_sent(lab: Lab, sent: Sent, formula: str, width: 
 
 
 @pytest.mark.req("T3.5", "T1.6")
-def test_the_last_value_is_the_latest_by_its_own_time_then_by_receipt(lab: Lab) -> None:
+def test_last_value_is_the_latest_by_event_time_then_by_receipt(lab: Lab) -> None:
     meter, customer = lab.meter("last"), lab.customer(lab.clock(START + DAY))
     for value, at in ((1, START + 60), (2, START + 60), (3, START)):
         lab.send(meter, customer, value, at=at)
@@ -63,7 +63,7 @@ def test_the_last_value_is_the_latest_by_its_own_time_then_by_receipt(lab: Lab) 
 
 
 @pytest.mark.req("T3.5")
-def test_the_value_is_a_float_as_stripe_answers_it(lab: Lab) -> None:
+def test_value_is_a_float_like_stripes(lab: Lab) -> None:
     meter, customer = lab.meter(), lab.customer(lab.clock(START + DAY))
     for value in (10**15 - 1, 1 - 10**15, 1):
         lab.send(meter, customer, value, at=START)
@@ -73,7 +73,7 @@ def test_the_value_is_a_float_as_stripe_answers_it(lab: Lab) -> None:
 
 
 @pytest.mark.req("T3.5")
-def test_other_customers_and_meters_are_not_in_it(lab: Lab) -> None:
+def test_summary_excludes_other_customers_and_meters(lab: Lab) -> None:
     clock = lab.clock(START + DAY)
     meter, other_meter = lab.meter(), lab.meter()
     customer, other_customer = lab.customer(clock), lab.customer(clock)
@@ -97,7 +97,7 @@ def test_other_customers_and_meters_are_not_in_it(lab: Lab) -> None:
         ({"limit": 101}, "limit"),
     ],
 )
-def test_bad_ranges_are_refused(lab: Lab, params: dict[str, Any], param: str) -> None:
+def test_invalid_ranges_are_refused(lab: Lab, params: dict[str, Any], param: str) -> None:
     meter, customer = lab.meter(), lab.customer()
     with pytest.raises(stripe.InvalidRequestError) as error:
         _summaries(lab, meter.id, **{"customer": customer, **params})

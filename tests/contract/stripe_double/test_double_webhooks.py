@@ -1,4 +1,4 @@
-"""Webhooks: signed so that the library accepts them, retried, and bounded."""
+"""Webhooks: signatures that the library verifies, retries, and a bounded backlog."""
 
 import queue
 import threading
@@ -18,7 +18,7 @@ WAIT = 10.0
 
 
 class Receiver:
-    """An endpoint that keeps what it gets, and answers the statuses it was told to, then 200."""
+    """An endpoint that stores its deliveries, and answers the given statuses, then 200."""
 
     def __init__(self) -> None:
         self.received: queue.Queue[tuple[str, str]] = queue.Queue()
@@ -78,7 +78,7 @@ def _subscribed(lab: Lab) -> tuple[str, stripe.Subscription]:
 
 
 @pytest.mark.req("T3.5")
-def test_an_invoice_is_announced_when_drafted_and_when_finalised(
+def test_invoice_webhooks_are_sent_for_draft_and_finalisation(
     lab: Lab, receiver: Receiver, endpoint: stripe.WebhookEndpoint
 ) -> None:
     clock, subscription = _subscribed(lab)
@@ -94,7 +94,7 @@ def test_an_invoice_is_announced_when_drafted_and_when_finalised(
 
 
 @pytest.mark.req("T3.5")
-def test_a_changed_body_or_another_secret_does_not_verify(
+def test_changed_body_or_another_secret_does_not_verify(
     lab: Lab, receiver: Receiver, endpoint: stripe.WebhookEndpoint
 ) -> None:
     clock, _ = _subscribed(lab)
@@ -109,7 +109,7 @@ def test_a_changed_body_or_another_secret_does_not_verify(
 def test_events_of_unknown_customers_are_reported_by_their_key(
     lab: Lab, receiver: Receiver, endpoint: stripe.WebhookEndpoint
 ) -> None:
-    """Accepted at first; then a thin event, whose data is fetched, names code and Idempotency-Key."""
+    """They are accepted first; then a thin event, whose data is fetched, names code and Idempotency-Key."""
     meter = lab.meter()
     sent = lab.send(meter, "cus_nobody", 5, key="the-key-of-the-event")
     assert sent.event_name == meter.event_name
@@ -127,8 +127,8 @@ def test_events_of_unknown_customers_are_reported_by_their_key(
 
 
 @pytest.mark.req("X3")
-def test_a_report_counts_all_errors_and_samples_some(receiver: Receiver) -> None:
-    """One report for what comes within the delay."""
+def test_report_counts_all_errors_and_samples_some(receiver: Receiver) -> None:
+    """One report covers all errors within the delay."""
     settings = DoubleSettings(lever_key=LEVER_KEY, error_report_delay=1.0)
     with running_double(settings=settings) as double, Levers(double.address, LEVER_KEY) as levers:
         lab = Lab(double.address, levers)
@@ -143,7 +143,7 @@ def test_a_report_counts_all_errors_and_samples_some(receiver: Receiver) -> None
 
 
 @pytest.mark.req("T3.5")
-def test_a_delivery_is_repeated_until_it_is_taken(
+def test_delivery_is_retried_until_accepted(
     lab: Lab, receiver: Receiver, endpoint: stripe.WebhookEndpoint
 ) -> None:
     for status in (500, 302):
@@ -155,8 +155,8 @@ def test_a_delivery_is_repeated_until_it_is_taken(
 
 
 @pytest.mark.req("T3.5")
-def test_deliveries_end_after_so_many_attempts_and_the_backlog_is_bounded(receiver: Receiver) -> None:
-    """An endpoint that never takes anything: two attempts, and no more than one waiting at a time."""
+def test_delivery_attempts_and_backlog_are_bounded(receiver: Receiver) -> None:
+    """An endpoint that accepts nothing: two attempts, and at most one waiting delivery."""
     settings = DoubleSettings(lever_key=LEVER_KEY, webhook_attempts=2, webhook_backoff=0.5, webhook_backlog=1)
     with running_double(settings=settings) as double, Levers(double.address, LEVER_KEY) as levers:
         lab = Lab(double.address, levers)
@@ -164,7 +164,7 @@ def test_deliveries_end_after_so_many_attempts_and_the_backlog_is_bounded(receiv
         for _ in range(2):
             receiver.statuses.put(503)
         clock, _ = _subscribed(lab)
-        # The draft waits for its second attempt while the clock's arrival finds the backlog full.
+        # The draft's delivery waits for its second attempt, so that of the clock finds the backlog full.
         lab.advance(clock, END)
         first, again = receiver.next(), receiver.next()
         assert first[0] == again[0]
@@ -172,8 +172,8 @@ def test_deliveries_end_after_so_many_attempts_and_the_backlog_is_bounded(receiv
 
 
 @pytest.mark.req("S9")
-def test_what_falls_due_on_the_way_happens_in_the_order_of_its_instants(lab: Lab) -> None:
-    """However far a clock is moved at once."""
+def test_due_actions_happen_in_time_order(lab: Lab) -> None:
+    """For an advance of any length."""
     clock, subscription = _subscribed(lab)
     lab.advance(clock, instant("2026-05-01T00:00:00"))
     happened = [
@@ -197,7 +197,7 @@ def _settled(levers: Levers) -> dict[str, int]:
 
 
 @pytest.mark.req("S8")
-def test_the_secret_is_shown_once(lab: Lab, endpoint: stripe.WebhookEndpoint) -> None:
+def test_webhook_secret_is_shown_once(lab: Lab, endpoint: stripe.WebhookEndpoint) -> None:
     assert endpoint.secret is not None
     assert endpoint.secret.startswith("whsec_")
     assert "secret" not in lab.api.v1.webhook_endpoints.retrieve(endpoint.id).to_dict()
@@ -206,7 +206,7 @@ def test_the_secret_is_shown_once(lab: Lab, endpoint: stripe.WebhookEndpoint) ->
 
 @pytest.mark.req("T3.5")
 @pytest.mark.parametrize(("url", "events"), [("ftp://x", ["*"]), ("http://[", ["*"]), ("http://x", [])])
-def test_endpoints_that_make_no_sense_are_refused(lab: Lab, url: str, events: list[Any]) -> None:
+def test_invalid_endpoints_are_refused(lab: Lab, url: str, events: list[Any]) -> None:
     with pytest.raises(stripe.InvalidRequestError) as error:
         lab.api.v1.webhook_endpoints.create({"url": url, "enabled_events": events})
     assert error.value.http_status == 400

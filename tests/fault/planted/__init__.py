@@ -1,1 +1,1 @@
-"""Services with one bug each, planted on purpose: a fault test that does not catch its bug proves nothing."""
+"""Services with one planted bug each: a fault test that does not catch its bug proves nothing."""

@@ -1,4 +1,4 @@
-"""Aggregate that acknowledges messages before their effect is committed: a kill between loses them."""
+"""Aggregate that acknowledges messages before it commits their effect: a kill in between loses them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Aggregate of a bad release: it takes good messages for garbled ones, one in so many, or all of them (1)."""
+"""A bad release of aggregate that takes one in N good messages for garbled ones; N = 1: all of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REASON = "a bad release"
 
 def _refuse_some(data: bytes) -> Accepted:
     message = decode(data)
-    # The same ones whenever they come.
+    # The same messages at each delivery.
     if message.key[-1] % int(sys.argv[1]) == 0:
         raise GarbledError(REASON)
     return message

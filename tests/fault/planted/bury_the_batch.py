@@ -1,4 +1,4 @@
-"""Aggregate that takes all messages of a batch for poison when one of them is."""
+"""Aggregate that treats all messages of a batch as poison when one of them is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ingest whose relay remembers the greatest id that it has published, and looks only beyond it."""
+"""Ingest whose relay reads only messages beyond the greatest id that it has published."""
 
 from __future__ import annotations
 

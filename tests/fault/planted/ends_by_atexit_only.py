@@ -1,4 +1,4 @@
-"""A client that closes at the end of the interpreter, and misses that of a process of multiprocessing."""
+"""A client that closes only by atexit, which does not run at the end of a multiprocessing process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ingest whose queue is one for all: whoever floods it leaves no room for others."""
+"""Ingest with one first-come queue for all tenants: a flood leaves no room for others."""
 
 from __future__ import annotations
 

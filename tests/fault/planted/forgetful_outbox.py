@@ -1,4 +1,4 @@
-"""Ingest that forgets a message once the broker has it: a wiped broker loses it, until it is made again."""
+"""Ingest that deletes published messages from the outbox: a wiped broker loses them until a rebuild."""
 
 from __future__ import annotations
 

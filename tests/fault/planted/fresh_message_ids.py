@@ -1,4 +1,4 @@
-"""Ingest whose relay gives a message another id at each attempt: a lost ack makes it count twice."""
+"""Ingest whose relay publishes a message with a new id at each attempt: a lost ack makes it count twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ingest that takes it that a commit has worked when the database went away."""
+"""Ingest that treats a commit as successful when the connection to the database was lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Aggregate that knows neither messages nor batches that it has seen: every redelivery counts again."""
+"""Aggregate that does not recognise handled messages and batches: every redelivery counts again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client whose journal says that it has an event, and has none."""
+"""A client whose journal confirms events without storing them."""
 
 from __future__ import annotations
 

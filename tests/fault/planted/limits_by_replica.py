@@ -1,4 +1,4 @@
-"""Ingest whose limits hold for one replica alone: a tenant gets its limit as often as there are replicas."""
+"""Ingest whose replicas count limits separately: a tenant gets its limit once for each replica."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Identity that believes what a token says of its owner and permissions, whichever key signed it."""
+"""Identity that trusts a token's claims of owner and permissions, whichever key signed it."""
 
 from __future__ import annotations
 

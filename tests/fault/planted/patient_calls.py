@@ -1,4 +1,4 @@
-"""Ingest that waits for the database however long it takes: its callers only see their deadlines pass."""
+"""Ingest that waits for the database without a limit: its callers only see their deadlines expire."""
 
 from __future__ import annotations
 

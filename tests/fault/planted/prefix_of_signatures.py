@@ -1,4 +1,4 @@
-"""Ingest that compares the beginning of a signature: whoever guesses that much is let in."""
+"""Ingest that compares only a prefix of signatures, which can be guessed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ingest that answers once the broker has the message: while the broker is silent, nobody is answered."""
+"""Ingest that answers only after the broker's ack: while the broker is silent, no call is answered."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Ingest whose timers give their event another id at each attempt: one that is seen through twice counts
-twice."""
+"""Ingest whose timers give their event a new id at each attempt: a retried stop counts twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ingest that parses requests of any size that the transport lets through, on its event loop."""
+"""Ingest that parses requests up to the transport's size limit on its event loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.fault.watched import watch
 
 
 def unbounded(services: Iterable[str]) -> Rules:
-    """The rules, with the bytes that the transport lets through."""
+    """The rules with the transport's size limit."""
     return {method: replace(rule, max_bytes=4 << 20) for method, rule in rules_of(services).items()}
 
 

@@ -1,4 +1,4 @@
-"""Ingest that reads a request before it has counted its parts: an empty event is large once it is read."""
+"""Ingest that parses a request without counting its parts first: even empty events use much memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ingest whose relay marks messages as published that the broker refused: a full stream loses them."""
+"""Ingest whose relay marks refused messages as published: a full stream loses them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Aggregate of a release that cannot decode what has events of one tenant, given by its number.
+"""A release of aggregate that cannot decode messages with events of one tenant, given by its number.
 
-With `whole` it takes no message apart, so that calls of others in the same message are buried with it; with
-`forgetful` it takes a message that comes again for a duplicate, whatever is buried of it.
+With `whole` it does not split messages, so that calls of others in the same message are buried too; with
+`forgetful` it treats a resent message as a duplicate, although parts of it are buried.
 """
 
 from __future__ import annotations

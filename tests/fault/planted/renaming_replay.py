@@ -1,4 +1,4 @@
-"""Ingest whose replay gives events new ids: one that is interrupted and repeated counts them twice."""
+"""Ingest whose replay gives events new ids: an interrupted and repeated replay counts them twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ingest that forgets messages, and replays only what it has not forgotten."""
+"""Ingest that deletes published messages from the outbox, and replays only the remaining ones."""
 
 from __future__ import annotations
 

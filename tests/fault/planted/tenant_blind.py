@@ -1,4 +1,4 @@
-"""Ingest that looks an event up by its id alone, in a transaction that may see all tenants."""
+"""Ingest that looks up an event by its id only, in a transaction over all tenants."""
 
 from __future__ import annotations
 

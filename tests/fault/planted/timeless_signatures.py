@@ -1,4 +1,4 @@
-"""Ingest whose signatures leave out the time: a call that was overheard can be sent again for ever."""
+"""Ingest whose signatures do not cover the time: an intercepted call can be replayed forever."""
 
 from __future__ import annotations
 

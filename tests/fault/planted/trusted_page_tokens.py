@@ -1,4 +1,4 @@
-"""Publisher that takes any number in a page token for the time of a row."""
+"""Publisher that accepts any number in a page token as the time of a row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Publisher that computes calendars at any time that can be written."""
+"""Publisher that computes calendars for any representable time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ingest that lets text with NUL through to its handlers, and so to Postgres."""
+"""Ingest that passes texts with NUL to its handlers, and so to Postgres."""
 
 from __future__ import annotations
 

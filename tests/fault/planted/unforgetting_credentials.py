@@ -1,4 +1,4 @@
-"""Ingest that never asks identity a second time: what is revoked stays valid."""
+"""Ingest that never asks identity a second time: revoked credentials stay valid."""
 
 from __future__ import annotations
 

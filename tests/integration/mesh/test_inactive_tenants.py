@@ -39,8 +39,8 @@ from meterline_protos.publisher.v1 import (
     publications_pb2_grpc,
 )
 
-from tests.fault.belongings import bill, fill
-from tests.fault.load import METERS, prepare, settled
+from tests.fault.load import METERS, prepare, wait_until_settled
+from tests.fault.tenant_objects import bill, fill
 from tests.support.capture import Sample, columns, rows
 from tests.support.credentials import SignedClient, refusal
 from tests.support.polling import eventually
@@ -232,7 +232,7 @@ async def read_as_before(acme: Acme, accepted: int) -> None:
 
 
 async def billed_as_before(acme: Acme, accepted: int) -> None:
-    await eventually(lambda: settled(acme.mesh))
+    await wait_until_settled(acme.mesh)
     invoice = await acme.publish()
     assert {line.meter: line.quantity for line in invoice.lines}["calls"] == str(accepted)
     assert invoice.state == invoices_pb2.INVOICE_STATE_PUBLISHED

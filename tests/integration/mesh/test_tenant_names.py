@@ -16,7 +16,7 @@ from meterline_dev import channels
 from meterline_dev.mesh import Mesh, MeshOptions
 from meterline_dev.testing import scratch_directory
 
-from tests.fault.strangers import Rpc, all_rpcs
+from tests.fault.foreign_requests import Rpc, all_rpcs
 from tests.support.calls import status_of
 from tests.support.credentials import refusal
 

@@ -13,11 +13,11 @@ from meterline_publisher.settings import PublisherSettings
 
 from tests.contract.stripe_double.lab import LEVER_KEY, Lab
 from tests.integration.publisher.world import NOW, Api, World
-from tests.support import mesh as scripted
 from tests.support.bus import OpenBus
 from tests.support.clocks import ShiftedClock
 from tests.support.databases import TestDatabase
 from tests.support.fake_billing import FakeBilling, registry
+from tests.support.fake_mesh import FakeMesh, serving
 from tests.support.services import running, settings_for
 
 StartPublisher = Callable[..., Awaitable[Api]]
@@ -48,8 +48,8 @@ async def surroundings(
     make_database: Callable[..., TestDatabase], broker: NatsServer, open_bus: OpenBus, lab: Lab
 ) -> AsyncIterator[World]:
     """All but the publisher."""
-    mesh = scripted.Mesh()
-    async with scripted.serving(mesh) as address:
+    mesh = FakeMesh()
+    async with serving(mesh) as address:
         bus = await open_bus()
         database = make_database("publisher")
         yield World(database, bus, mesh, lab, ShiftedClock(NOW), address, broker)

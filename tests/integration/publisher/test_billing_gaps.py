@@ -22,7 +22,7 @@ from meterline_publisher.rating import service as rating_service
 from tests.integration.publisher.catalogue import PER_UNIT, Priced
 from tests.integration.publisher.conftest import StartPublisher
 from tests.integration.publisher.world import FINALIZED, START, Api, World
-from tests.support.mesh import timestamp
+from tests.support.fake_mesh import timestamp
 from tests.support.polling import eventually
 
 pytestmark = pytest.mark.req("S9", "T3.1")

@@ -21,7 +21,7 @@ from meterline_protos.publisher.v1 import invoices_pb2, prices_pb2, publications
 
 from tests.integration.publisher.catalogue import GRADUATED, PER_UNIT, VOLUME, Priced
 from tests.integration.publisher.world import NOW, OPEN, START, Api, World
-from tests.support.mesh import timestamp
+from tests.support.fake_mesh import timestamp
 
 CALLS = Priced("calls", PER_UNIT)
 

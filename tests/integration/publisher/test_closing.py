@@ -10,7 +10,7 @@ import pytest
 from tests.integration.publisher.catalogue import PER_UNIT, Priced
 from tests.integration.publisher.conftest import StartPublisher
 from tests.integration.publisher.world import PUBLISHED, Api, World
-from tests.support.mesh import Event, next_month
+from tests.support.fake_mesh import Event, next_month
 from tests.support.polling import eventually
 
 # March ends at midnight in New York, after the clocks went forward on the 8th: it is 743 hours long.

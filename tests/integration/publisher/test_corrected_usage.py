@@ -13,7 +13,7 @@ from meterline_protos.publisher.v1 import invoices_pb2
 
 from tests.integration.publisher.catalogue import GRADUATED, PER_UNIT, Priced
 from tests.integration.publisher.world import FINALIZED, NOW, PUBLISHED, Api, World
-from tests.support.mesh import Event
+from tests.support.fake_mesh import Event
 
 pytestmark = pytest.mark.req("T3.4")
 

@@ -14,7 +14,7 @@ from tests.integration.publisher.test_billing_gaps import gaps_of
 from tests.integration.publisher.test_closing import APRIL_NY, MARCH_NY, closed
 from tests.integration.publisher.test_deliveries import refusal
 from tests.integration.publisher.world import Api, World
-from tests.support.mesh import Event
+from tests.support.fake_mesh import Event
 
 NOT_YET = (grpc.StatusCode.FAILED_PRECONDITION, "NOT_BILLED_YET")
 

@@ -22,7 +22,7 @@ from meterline_publisher.usage.refreshing import Refreshing
 from tests.integration.publisher.catalogue import PER_UNIT, Priced
 from tests.integration.publisher.conftest import StartPublisher
 from tests.integration.publisher.world import FINALIZED, NOW, PUBLISHED, Api, World
-from tests.support.mesh import Event
+from tests.support.fake_mesh import Event
 from tests.support.polling import eventually
 
 pytestmark = pytest.mark.req("T3.1", "X2")

@@ -13,7 +13,7 @@ from tests.integration.publisher.catalogue import PER_UNIT, Priced
 from tests.integration.publisher.test_billing_gaps import gaps_of
 from tests.integration.publisher.test_unbillable_meters import euro, misspelt
 from tests.integration.publisher.world import FINALIZED, START, Api, World
-from tests.support.mesh import timestamp
+from tests.support.fake_mesh import timestamp
 
 pytestmark = pytest.mark.req("S9", "X3")
 

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from tests.integration.publisher.world import START, Api, World
-from tests.support.mesh import Event
+from tests.support.fake_mesh import Event
 from tests.support.polling import eventually
 
 pytestmark = pytest.mark.req("K4", "X1")

@@ -21,7 +21,7 @@ from tests.integration.publisher.conftest import settings
 from tests.integration.publisher.test_billing_gaps import END, counted, gaps_of, listed
 from tests.integration.publisher.test_deliveries import refusal
 from tests.integration.publisher.world import NOW, PUBLISHED, Api, Billed, World
-from tests.support.mesh import Event
+from tests.support.fake_mesh import Event
 from tests.support.polling import eventually
 from tests.support.services import running
 

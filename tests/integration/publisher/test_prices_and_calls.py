@@ -27,7 +27,7 @@ from tests.integration.publisher.catalogue import PER_UNIT, Priced
 from tests.integration.publisher.conftest import StartPublisher
 from tests.integration.publisher.world import FINALIZED, NOW, PUBLISHED, START, Api, World
 from tests.support.fake_billing import FakeBilling
-from tests.support.mesh import Event, timestamp
+from tests.support.fake_mesh import Event, timestamp
 
 pytestmark = pytest.mark.req("C1", "C2", "S6")
 

@@ -15,7 +15,7 @@ from tests.integration.publisher.conftest import StartPublisher
 from tests.integration.publisher.test_deliveries import refusal
 from tests.integration.publisher.world import START, Api, World
 from tests.support.fake_billing import FakeBilling
-from tests.support.mesh import timestamp
+from tests.support.fake_mesh import timestamp
 
 pytestmark = pytest.mark.req("K2", "S9")
 

@@ -11,7 +11,7 @@ from nats.js.api import RawStreamMsg
 from tests.integration.publisher.catalogue import GRADUATED, PACKAGE, PER_UNIT, VOLUME, Priced
 from tests.integration.publisher.conftest import StartPublisher
 from tests.integration.publisher.world import DISPUTED, FINALIZED, NOW, OPEN, PUBLISHED, START, Api, World
-from tests.support.mesh import Event
+from tests.support.fake_mesh import Event
 from tests.support.polling import eventually
 
 MODELS = [

@@ -27,7 +27,7 @@ from tests.integration.publisher.test_deliveries import refusal
 from tests.integration.publisher.two_providers import Two, priced, sent, two_providers
 from tests.integration.publisher.world import FINALIZED, NOW, PUBLISHED, START, Api, World
 from tests.support.fake_billing import FakeBilling, busy, registry
-from tests.support.mesh import timestamp
+from tests.support.fake_mesh import timestamp
 from tests.support.polling import eventually
 from tests.support.services import running
 

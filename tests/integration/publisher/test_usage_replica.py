@@ -13,7 +13,7 @@ from meterline_publisher.usage import replica
 
 from tests.integration.publisher.conftest import StartPublisher
 from tests.integration.publisher.world import NOW, START, World
-from tests.support.mesh import timestamp
+from tests.support.fake_mesh import timestamp
 from tests.support.polling import eventually
 
 pytestmark = pytest.mark.req("T1.6", "T3.1", "K3")

@@ -16,7 +16,7 @@ from tests.integration.publisher.conftest import StartPublisher
 from tests.integration.publisher.test_billing_gaps import END
 from tests.integration.publisher.world import Api, World
 from tests.support.fake_billing import FakeBilling
-from tests.support.mesh import timestamp
+from tests.support.fake_mesh import timestamp
 from tests.support.polling import eventually
 
 

@@ -32,7 +32,7 @@ from tests.contract.stripe_double.lab import Lab
 from tests.integration.publisher.catalogue import PER_UNIT, Priced, stripe_terms
 from tests.support.clocks import ShiftedClock
 from tests.support.databases import TestDatabase
-from tests.support.mesh import Event, Mesh, month_start, next_month, timestamp
+from tests.support.fake_mesh import Event, FakeMesh, month_start, next_month, timestamp
 from tests.support.polling import eventually
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -46,7 +46,7 @@ SENT, REJECTED = invoices_pb2.PUBLICATION_STATE_SENT, invoices_pb2.PUBLICATION_S
 class Api:
     """The calls of one running publisher."""
 
-    def __init__(self, channel: aio.Channel, mesh: Mesh) -> None:
+    def __init__(self, channel: aio.Channel, mesh: FakeMesh) -> None:
         self._mesh = mesh
         self.prices = prices_pb2_grpc.PricesServiceStub(channel)
         self.invoices = invoices_pb2_grpc.InvoicesServiceStub(channel)
@@ -116,7 +116,7 @@ class World:
 
     database: TestDatabase
     bus: Bus
-    mesh: Mesh
+    mesh: FakeMesh
     lab: Lab
     clock: ShiftedClock
     aggregate: str

@@ -1,4 +1,4 @@
-"""Days and months of any time zone: where they begin, how long they last, and that none is missed."""
+"""Days and months of a time zone: their start, their length, and that they leave no gap."""
 
 from __future__ import annotations
 
@@ -53,18 +53,18 @@ def day_hours(zone: str, moment: str) -> float:
         ("America/Havana", "2025-11-02T12:00+00:00", 25),
         # The last hour before midnight is repeated.
         ("America/Sao_Paulo", "2018-02-17T12:00+00:00", 25),
-        # A minute after midnight clocks go back over it: what follows stays with the new day.
+        # A minute after midnight clocks go back by an hour: the repeated hour belongs to the new day.
         ("America/St_Johns", "2009-11-01T12:00+00:00", 25),
         ("Asia/Kolkata", "2026-11-01T12:00+00:00", 24),
         ("UTC", "2024-02-29T12:00+00:00", 24),
     ],
 )
-def test_days_are_as_long_as_clocks_make_them(zone: str, moment: str, hours: float) -> None:
+def test_day_length_follows_clock_changes(zone: str, moment: str, hours: float) -> None:
     assert day_hours(zone, moment) == hours
 
 
 @pytest.mark.parametrize("minutes", [-1, 0, 1, 30, 59, 60, 61])
-def test_a_date_that_is_shown_again_has_ended(minutes: int) -> None:
+def test_repeated_date_stays_ended(minutes: int) -> None:
     """In St. John's clocks went from 00:01 on November 1 back to 23:01 on October 31."""
     start = us("2009-11-01T02:30+00:00")
     moment = start + minutes * MINUTE_US
@@ -82,18 +82,18 @@ def test_a_date_that_is_shown_again_has_ended(minutes: int) -> None:
         ("Asia/Kathmandu", "2026-01-31T18:15+00:00", "2026-01-31T18:15+00:00", "2026-02-28T18:15+00:00"),
         ("UTC", "2024-02-29T23:59:59.999999+00:00", "2024-02-01T00:00+00:00", "2024-03-01T00:00+00:00"),
         ("UTC", "2026-12-31T23:59+00:00", "2026-12-01T00:00+00:00", "2027-01-01T00:00+00:00"),
-        # The 30th of December 2011 never was in Apia.
+        # Apia skipped December 30, 2011.
         ("Pacific/Apia", "2011-12-30T10:00+00:00", "2011-12-01T10:00+00:00", "2011-12-31T10:00+00:00"),
     ],
 )
-def test_months_are_the_tenants_own(zone: str, moment: str, start: str, end: str) -> None:
+def test_months_begin_at_local_midnight(zone: str, moment: str, start: str, end: str) -> None:
     found = windows_at(zone, us(moment)).month
     assert (found, end_of(Grain.MONTH, zone, found)) == (us(start), us(end))
 
 
 @given(zones, times)
 @settings(deadline=None)
-def test_an_instant_lies_in_its_windows(zone: str, moment: int) -> None:
+def test_instant_lies_in_its_windows(zone: str, moment: int) -> None:
     windows = windows_at(zone, moment)
     for grain, start in zip(Grain, windows, strict=True):
         assert start <= moment < end_of(grain, zone, start)
@@ -104,7 +104,7 @@ def test_an_instant_lies_in_its_windows(zone: str, moment: int) -> None:
 
 @given(zones, times)
 @settings(deadline=None)
-def test_windows_follow_each_other_without_gap(zone: str, moment: int) -> None:
+def test_windows_are_contiguous(zone: str, moment: int) -> None:
     windows = windows_at(zone, moment)
     for grain in Grain:
         end = end_of(grain, zone, windows[grain - 1])
@@ -114,7 +114,7 @@ def test_windows_follow_each_other_without_gap(zone: str, moment: int) -> None:
 
 @given(zones, times)
 @settings(deadline=None)
-def test_a_day_begins_when_its_date_is_first_shown(zone: str, moment: int) -> None:
+def test_day_begins_when_clocks_first_show_its_date(zone: str, moment: int) -> None:
     start = windows_at(zone, moment).day
     before, after = (to_datetime(us).astimezone(ZoneInfo(zone)) for us in (start - 1, start))
     assert before.date() < after.date()
@@ -125,7 +125,7 @@ def test_a_day_begins_when_its_date_is_first_shown(zone: str, moment: int) -> No
 
 @given(zones, st.lists(times, min_size=1, max_size=20))
 @settings(max_examples=100, deadline=None)
-def test_a_column_is_treated_as_each_of_its_instants(zone: str, moments: list[int]) -> None:
+def test_column_gives_the_same_windows_as_single_instants(zone: str, moments: list[int]) -> None:
     minutes = np.array(moments, np.int64) // MINUTE_US * MINUTE_US
     try:
         days, months = local_starts(zone, minutes)
@@ -135,7 +135,7 @@ def test_a_column_is_treated_as_each_of_its_instants(zone: str, moments: list[in
     expected = [windows_at(zone, moment) for moment in minutes.tolist()]
     assert days.tolist() == [windows.day for windows in expected]
     assert months.tolist() == [windows.month for windows in expected]
-    # All of the minute is in the day in which it begins.
+    # The whole minute belongs to the day in which it begins.
     for moment, day in zip(moments, days.tolist(), strict=True):
         assert windows_at(zone, moment).day == day
 
@@ -143,7 +143,7 @@ def test_a_column_is_treated_as_each_of_its_instants(zone: str, moments: list[in
 DAYS = [step * 24 * HOUR_US for step in (-2, -1, 0, 1, 2)]
 
 
-def test_seconds_in_an_offset_are_noticed() -> None:
+def test_utc_offsets_with_seconds_are_supported() -> None:
     """Monrovia was 44 minutes and 30 seconds behind until 1972."""
     moment = us("1971-06-01T12:00+00:00")
     with pytest.raises(OddMinuteError):
@@ -153,7 +153,7 @@ def test_seconds_in_an_offset_are_noticed() -> None:
     )
 
 
-def test_the_range_of_times_has_a_calendar() -> None:
+def test_calendar_covers_the_allowed_range_of_times() -> None:
     for moment in (EARLIEST_US, LATEST_US - 1):
         for zone in ZONES:
             start = windows_at(zone, moment).month

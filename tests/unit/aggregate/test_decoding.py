@@ -1,4 +1,4 @@
-"""Messages that keep to their schema become columns, and no others do."""
+"""Decoding accepts messages that keep to their schema, and refuses all others."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sample() -> events_pb2.EventsAccepted:
     )
 
 
-def test_columns_are_what_was_sent() -> None:
+def test_columns_equal_the_sent_values() -> None:
     found = decode(sample().SerializeToString())
     assert [batch.rows for batch in found.batches] == [2, 1]
     assert found.batches[0].traceparent == f"00-{TRACE.trace_id}-{TRACE.span_id}-00"
@@ -58,13 +58,13 @@ def test_columns_are_what_was_sent() -> None:
     ],
     ids=lambda other: type(other).__name__,
 )
-def test_a_message_of_another_kind_is_not_taken_for_an_empty_one(other: Message) -> None:
+def test_message_of_another_type_is_not_decoded_as_empty(other: Message) -> None:
     with pytest.raises(GarbledError):
         decode(other.SerializeToString())
 
 
 @given(st.lists(st.lists(st.uuids(), min_size=1, max_size=4, unique=True), unique_by=tuple, max_size=6))
-def test_copies_have_one_key_and_others_another(batches: list[list[uuid.UUID]]) -> None:
+def test_only_copies_of_a_message_share_its_key(batches: list[list[uuid.UUID]]) -> None:
     def key(batch_ids: list[uuid.UUID]) -> bytes:
         empty: list[list[Event]] = [[] for _ in batch_ids]
         return decode(accepted(*empty, batch_ids=batch_ids).SerializeToString()).key
@@ -76,7 +76,7 @@ def test_copies_have_one_key_and_others_another(batches: list[list[uuid.UUID]]) 
 
 
 @pytest.mark.req("T3.4")
-def test_the_first_rows_of_a_batch_may_be_taken_away() -> None:
+def test_first_rows_of_a_batch_may_be_retractions() -> None:
     assert decode(sample().SerializeToString()).retracted is None
     fact = sample()
     fact.batches[0].retracted = 1
@@ -132,7 +132,7 @@ BREAKS: list[tuple[str, Callable[[events_pb2.EventsAccepted], object]]] = [
 
 
 @pytest.mark.parametrize(("rule", "change"), BREAKS, ids=[rule for rule, _ in BREAKS])
-def test_what_does_not_fit_is_refused_with_its_rule(
+def test_invalid_message_is_refused_with_the_broken_rule(
     rule: str, change: Callable[[events_pb2.EventsAccepted], object]
 ) -> None:
     fact = sample()
@@ -143,8 +143,8 @@ def test_what_does_not_fit_is_refused_with_its_rule(
 
 @given(st.data())
 @settings(max_examples=150, deadline=None)
-def test_damaged_messages_are_refused_or_whole(data: st.DataObject) -> None:
-    """Never an index beyond its dictionary, and no other failure than the one that names it."""
+def test_damaged_message_is_refused_or_decoded_consistently(data: st.DataObject) -> None:
+    """No index points beyond its dictionary, and decoding raises no other error than the expected one."""
     raw = bytearray(sample().SerializeToString())
     for _ in range(data.draw(st.integers(1, 4))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))

@@ -1,4 +1,4 @@
-"""What was corrected comes to the same as if it had never been otherwise, in whatever order it is told."""
+"""Folding events and corrections, in any order, gives the same usage as folding the corrected events only."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from tests.support.folding_tables import Key, Stored, stored
 pytestmark = pytest.mark.req("T3.4", "T1.6", "T3.2")
 
 # The meters of `tests.support.folding.series`.
-ADDS_UP, FOUND_ANEW = (1, 2, 6), (3, 4, 5)
+ADDS_UP, REBUILT = (1, 2, 6), (3, 4, 5)
 
 
 def in_parts(messages: Sequence[Message], order: random.Random) -> list[list[Message]]:
-    """The messages in any order, in transactions of any size."""
+    """The messages in random order, divided into transactions of random sizes."""
     shuffled = order.sample(messages, len(messages))
     parts: list[list[Message]] = []
     for one in shuffled:
@@ -44,7 +44,7 @@ def in_parts(messages: Sequence[Message], order: random.Random) -> list[list[Mes
 
 
 def left(found: Stored, meters: Sequence[int]) -> dict[Key, tuple[int, Fraction | None]]:
-    """Windows that hold anything. A window that nothing is left in may be there, and is as good as none."""
+    """Windows that count events. A window without events may be stored or missing: both mean the same."""
     return {
         key: (count, value)
         for key, (count, value) in found.windows.items()
@@ -54,7 +54,7 @@ def left(found: Stored, meters: Sequence[int]) -> dict[Key, tuple[int, Fraction 
 
 @given(histories(), st.randoms(use_true_random=False))
 @settings(max_examples=150, deadline=None)
-def test_counts_and_sums_are_those_of_what_is_left(history: History, order: random.Random) -> None:
+def test_counts_and_sums_cover_the_remaining_events(history: History, order: random.Random) -> None:
     found, expected = stored(in_parts(history.messages, order)), stored([history.survivors])
     assert left(found, ADDS_UP) == left(expected, ADDS_UP)
     assert {tenant: count for tenant, count in found.totals.items() if count} == expected.totals
@@ -62,7 +62,7 @@ def test_counts_and_sums_are_those_of_what_is_left(history: History, order: rand
 
 @given(histories(), st.randoms(use_true_random=False))
 @settings(max_examples=100, deadline=None)
-def test_every_window_knows_how_many_events_are_left(history: History, order: random.Random) -> None:
+def test_every_window_counts_its_remaining_events(history: History, order: random.Random) -> None:
     found, expected = stored(in_parts(history.messages, order)), stored([history.survivors])
     assert {key: count for key, (count, _) in found.windows.items() if count} == {
         key: count for key, (count, _) in expected.windows.items()
@@ -71,8 +71,8 @@ def test_every_window_knows_how_many_events_are_left(history: History, order: ra
 
 @given(histories(), st.randoms(use_true_random=False))
 @settings(max_examples=100, deadline=None)
-def test_contributions_add_up_to_what_is_left(history: History, order: random.Random) -> None:
-    """The batch that corrects has contributions of its own, negative ones among them."""
+def test_contributions_add_up_to_the_remaining_events(history: History, order: random.Random) -> None:
+    """The correcting batch has its own contributions, which may be negative."""
 
     def by_slice(found: Stored) -> dict[Key, tuple[int, Fraction]]:
         sums: dict[Key, tuple[int, Fraction]] = {}
@@ -91,10 +91,10 @@ def test_contributions_add_up_to_what_is_left(history: History, order: random.Ra
 
 @given(histories(), st.randoms(use_true_random=False))
 @settings(max_examples=150, deadline=None)
-def test_maxima_and_unique_counts_are_found_anew_exactly(history: History, order: random.Random) -> None:
-    """Streamed in any order, with what was taken away known before."""
+def test_rebuilt_maxima_and_unique_counts_are_exact(history: History, order: random.Random) -> None:
+    """A rebuild streams the events in any order; retractions may come before their events."""
     expected = stored([history.survivors])
-    for tenant_id, meter_id in product((1, 2), FOUND_ANEW):
+    for tenant_id, meter_id in product((1, 2), REBUILT):
         shuffled = order.sample(history.messages, len(history.messages))
         own = [only(tenant_id, meter_id, one) for one in shuffled]
         retractions = Retractions()
@@ -111,7 +111,7 @@ def test_maxima_and_unique_counts_are_found_anew_exactly(history: History, order
 
 
 def only(tenant_id: int, meter_id: int, one: Message) -> Message:
-    """The message as a meter of a tenant sees it."""
+    """The message with one meter of one tenant as its only target."""
 
     def sees(series: Series) -> Callable[[int], bool]:
         return lambda known: (series.tenant_id, known) == (tenant_id, meter_id)
@@ -121,8 +121,8 @@ def only(tenant_id: int, meter_id: int, one: Message) -> Message:
 
 @given(histories(), st.randoms(use_true_random=False))
 @settings(max_examples=80, deadline=None)
-def test_a_month_whose_maximum_may_have_gone_is_named(history: History, order: random.Random) -> None:
-    """Every month of such a meter that events were taken away from, and every batch that took them."""
+def test_retraction_names_the_months_to_rebuild(history: History, order: random.Random) -> None:
+    """Every month in which such a meter lost events, and every batch that retracted them."""
     parts = in_parts(history.messages, order)
     named: set[Key] = set()
     for part in parts:
@@ -132,19 +132,19 @@ def test_a_month_whose_maximum_may_have_gone_is_named(history: History, order: r
         ids = [batch.batch_id for batch in changes.batches]
         assert {(*source[:3], ids[source[3]]) for source in changes.rebuilds.sources} <= given_to
     taken = stored([[one.only(one.gone) for one in history.messages]])
-    months = {key for key in taken.windows if key[0] == 4 and key[2] in FOUND_ANEW and key[4] == TOTAL}
+    months = {key for key in taken.windows if key[0] == 4 and key[2] in REBUILT and key[4] == TOTAL}
     assert named == {(tenant, meter, start) for _, tenant, meter, start, _ in months}
 
 
-def test_what_has_no_correction_takes_the_same_way_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_without_corrections_skip_the_correction_fold(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> None:
-        raise AssertionError("nothing is taken away here")
+        raise AssertionError("these messages retract nothing")
 
     monkeypatch.setattr("meterline_aggregate.folding.rules.dispatch.fold_corrections", fails)
     assert fold([one_row(1)]).totals == {1: 1}
 
 
-# --- meters that came later
+# --- meters created after an event
 
 NOON_US = to_us(datetime.fromisoformat("2026-11-15T12:00:00+00:00"))
 OLD, NEW = 1, 2
@@ -167,21 +167,21 @@ def batch_made_at(us: int) -> bytes:
     return (us // 1000).to_bytes(6, "big") + bytes(10)
 
 
-def test_only_meters_that_counted_an_event_lose_it() -> None:
+def test_retraction_affects_only_meters_that_counted_the_event() -> None:
     batch = batch_made_at(NOON_US)
     origin = Origin(1, batch)
     hour = NOON_US - NOON_US % 3_600_000_000
     created = {OLD: NOON_US - 1, NEW: NOON_US + 1}
     assert meters_that_lose(Counted({origin: {(OLD, hour)}}, set(), created), batch) == {OLD}
-    # What was counted decides, whatever the clocks of two machines say.
+    # The recorded contributions decide, not the clocks of two machines.
     assert meters_that_lose(Counted({origin: {(OLD, hour), (NEW, hour)}}, set(), created), batch) == {
         OLD,
         NEW,
     }
     assert meters_that_lose(Counted({origin: {(OLD, hour - 1)}}, set(), created), batch) == set()
-    # On its way, or never counted: the meters that were there then.
+    # No contribution recorded yet: the meters that existed when the event was captured.
     assert meters_that_lose(Counted({}, set(), created), batch) == {OLD}
-    # Counted in this very transaction: by all.
+    # Counted in this transaction: by all meters.
     assert meters_that_lose(Counted({}, {batch}, created), batch) == {OLD, NEW}
-    # Nobody said where it came from.
+    # The origin is unknown.
     assert meters_that_lose(Counted({}, set(), created), b"") == {OLD, NEW}

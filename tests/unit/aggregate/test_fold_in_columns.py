@@ -1,4 +1,4 @@
-"""The two ways to fold come to the same, in values, in order and in what they say of batches."""
+"""Both implementations of the fold give equal values, in the same order, with equal contributions."""
 
 from __future__ import annotations
 
@@ -46,41 +46,41 @@ def in_columns(messages: list[Message]) -> object:
 
 @given(several_messages())
 @settings(max_examples=100, deadline=None)
-def test_columns_and_rows_come_to_the_same(messages: list[Message]) -> None:
+def test_column_fold_equals_row_fold(messages: list[Message]) -> None:
     found = in_columns(messages)
     assert found is None or found == comparable(fold_plain(messages))
 
 
 @given(several_messages(st.one_of(small, huge)))
 @settings(max_examples=100, deadline=None)
-def test_they_do_so_for_values_of_any_width(messages: list[Message]) -> None:
+def test_column_fold_equals_row_fold_for_wide_values(messages: list[Message]) -> None:
     found = in_columns(messages)
     assert found is None or found == comparable(fold_plain(messages))
 
 
 @given(several_messages(st.integers(10**18 - 1000, 10**18 - 1)))
 @settings(max_examples=50, deadline=None)
-def test_whatever_way_is_chosen_is_right(messages: list[Message]) -> None:
+def test_dispatched_fold_equals_row_fold(messages: list[Message]) -> None:
     assert comparable(fold(messages)) == comparable(fold_plain(messages))
 
 
 @pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata", "Pacific/Apia"])
-def test_many_rows_need_no_other_way(zone: str) -> None:
-    """What capture takes in practice never falls back to one by one."""
+def test_usual_batches_fold_in_columns(zone: str) -> None:
+    """Messages as capture sends them never fall back to the row fold."""
     messages = [many_rows(zone, seed, rows=600) for seed in range(2)]
     assert comparable(fold_vectors(messages)) == comparable(fold_plain(messages))
 
 
 @given(st.lists(st.sampled_from([10**3, 10**15, 10**18, 2**63 - 1]), min_size=1, max_size=3))
 @settings(max_examples=20, deadline=None)
-def test_sums_beyond_64_bits_need_no_other_way(most: list[int]) -> None:
-    """One tenant's great values must not make the messages slow that hold the rows of all."""
+def test_sums_beyond_64_bits_fold_in_columns(most: list[int]) -> None:
+    """Large values of one tenant must not slow down messages with rows of all tenants."""
     messages = [many_rows("UTC", seed, rows=60, most=each) for seed, each in enumerate(most)]
     assert comparable(fold_vectors(messages)) == comparable(fold_plain(messages))
 
 
 def many_rows(zone: str, seed: int, rows: int, most: int = 10**15) -> Message:
-    """Values up to `most`, over the days around a change of clocks."""
+    """Values up to `most`, over the days around a clock change."""
     random = np.random.default_rng(seed)
     start = to_us(datetime.fromisoformat("2026-10-30T00:00:00+00:00"))
     known = [Series(tenant, zone, every_kind(group)) for tenant in (1, 2) for group in (7, 9)]

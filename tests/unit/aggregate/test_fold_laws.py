@@ -1,4 +1,4 @@
-"""What folding promises: neither order nor company means anything, and nothing is lost or counted twice."""
+"""Laws of the fold: it depends neither on order nor on batching, and counts each event exactly once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ pytestmark = pytest.mark.req("T1.6", "T2.2")
 
 @given(several_messages(), st.randoms(use_true_random=False))
 @settings(max_examples=80, deadline=None)
-def test_neither_order_nor_company_means_anything(messages: list[Message], order: random.Random) -> None:
+def test_fold_is_independent_of_message_order_and_batching(
+    messages: list[Message], order: random.Random
+) -> None:
     shuffled = order.sample(messages, len(messages))
     cut = order.randint(0, len(shuffled))
     together = stored([messages])
@@ -34,8 +36,8 @@ def test_neither_order_nor_company_means_anything(messages: list[Message], order
 
 @given(several_messages(), st.randoms(use_true_random=False))
 @settings(max_examples=60, deadline=None)
-def test_the_order_of_rows_means_nothing(messages: list[Message], order: random.Random) -> None:
-    """Within a batch; a batch keeps its rows together."""
+def test_fold_is_independent_of_row_order(messages: list[Message], order: random.Random) -> None:
+    """Rows are shuffled within their batch."""
     shuffled = []
     for message in messages:
         rows: list[int] = []
@@ -66,8 +68,8 @@ def test_the_order_of_rows_means_nothing(messages: list[Message], order: random.
 @pytest.mark.req("X2")
 @given(several_messages())
 @settings(max_examples=80, deadline=None)
-def test_events_are_conserved(messages: list[Message]) -> None:
-    """Every event is in its tenant's total once, and in each grain of each meter that counts it once."""
+def test_fold_counts_every_event_exactly_once(messages: list[Message]) -> None:
+    """Once in the total of its tenant, and once in each grain of each meter that counts it."""
     changes = fold(messages)
     events: dict[int, int] = {}
     counted: dict[tuple[int, int], int] = {}
@@ -93,8 +95,8 @@ def test_events_are_conserved(messages: list[Message]) -> None:
 
 @given(several_messages())
 @settings(max_examples=60, deadline=None)
-def test_changes_come_in_the_order_of_their_keys(messages: list[Message]) -> None:
-    """Replicas that lock in different orders would wait for each other."""
+def test_changes_are_sorted_by_key(messages: list[Message]) -> None:
+    """Replicas that lock rows in different orders could deadlock."""
     said = comparable(fold(messages))
     for rows, width in (("windows", 5), ("members", 6), ("contributions", 4)):
         keys = [row[:width] for row in said[rows]]
@@ -103,8 +105,8 @@ def test_changes_come_in_the_order_of_their_keys(messages: list[Message]) -> Non
 
 @given(several_messages())
 @settings(max_examples=60, deadline=None)
-def test_contributions_add_up_to_months(messages: list[Message]) -> None:
-    """Also where days begin within an hour: no contribution lies across the end of a month."""
+def test_contributions_add_up_to_month_windows(messages: list[Message]) -> None:
+    """Also in zones whose days begin within an hour: no contribution spans two months."""
     changes = fold(messages)
     windows, given_ = changes.windows, changes.contributions
     values, own = values_of(windows.numbers), values_of(given_.numbers)

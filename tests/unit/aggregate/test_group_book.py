@@ -1,4 +1,4 @@
-"""What is known of groups is asked for once, and the rest pushes none of it out of memory."""
+"""The group book asks the database once for each group; the rest group evicts no other group."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REST = 99
 
 
 class Stored:
-    """The tables of one tenant whose set is closed: values below `own` have a group. Counts what is asked."""
+    """A fake store of one tenant at its group limit: values below `own` have a group. Records the lookups."""
 
     def __init__(self, own: int) -> None:
         self._own = own
@@ -55,17 +55,17 @@ async def numbers(book: GroupBook, *values: int) -> list[int]:
     return [found[key] for key in asked]
 
 
-async def test_what_is_known_is_not_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_known_groups_are_not_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
     stored = Stored(own=2)
     monkeypatch.setattr(groups, "store", stored)
     book = GroupBook()
     for _ in range(3):
         assert await numbers(book, 0, 1, 2, 3) == [1, 2, REST, REST]
-    # One statement for all of them, and none afterwards, for the rest neither.
+    # One statement looked up all values; later calls needed none, also for the rest group.
     assert stored.asked == [4]
 
 
-async def test_the_rest_pushes_no_group_out(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_rest_lookups_evict_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
     stored = Stored(own=3)
     monkeypatch.setattr(groups, "store", stored)
     monkeypatch.setattr(groups, "_RESTS", 2)
@@ -79,7 +79,7 @@ async def test_the_rest_pushes_no_group_out(monkeypatch: pytest.MonkeyPatch) -> 
     assert stored.asked == []
 
 
-def test_no_value_makes_a_group_the_rest() -> None:
+def test_no_dimension_value_can_collide_with_the_rest_group() -> None:
     names = names_of((("origin", "x"), ("cabin", "y")))
     assert names == "cabin,origin"
     assert rest_of(names) == (("cabin", "(other)"), ("origin", "(other)"))

@@ -1,4 +1,4 @@
-"""Sums over equal keys: both ways to gather rows, against a dictionary."""
+"""Grouping and sums by key: both implementations against a dictionary."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from meterline_aggregate.kinds.grouping import (
 pytestmark = pytest.mark.req("T6.1")
 
 int64s = st.integers(-(2**63), 2**63 - 1)
-# Few keys make a table, a wide range of them is sorted.
+# A narrow range of keys is grouped by a table, a wide range by sorting.
 rows = st.one_of(
     st.tuples(st.just(8), st.lists(st.tuples(st.integers(0, 7), st.integers(-(2**40), 2**40)), max_size=50)),
     st.tuples(
@@ -33,7 +33,7 @@ rows = st.one_of(
 
 @given(rows)
 @settings(deadline=None)
-def test_groups_are_those_of_a_dictionary(given_: tuple[int, list[tuple[int, int]]]) -> None:
+def test_groups_equal_those_of_a_dictionary(given_: tuple[int, list[tuple[int, int]]]) -> None:
     bound, pairs = given_
     expected: dict[int, list[int]] = {}
     for key, value in pairs:
@@ -59,14 +59,14 @@ def test_sums_of_any_width_are_exact(pairs: list[tuple[int, int]]) -> None:
 
 @given(st.lists(int64s, max_size=50))
 @settings(deadline=None)
-def test_a_magnitude_is_never_told_too_small(values: list[int]) -> None:
-    told, true = magnitude(np.array(values, np.int64)), sum(map(abs, values))
-    assert true <= told <= true + len(values) * 2**21
+def test_magnitude_is_an_upper_bound(values: list[int]) -> None:
+    bound, true = magnitude(np.array(values, np.int64)), sum(map(abs, values))
+    assert true <= bound <= true + len(values) * 2**21
 
 
 @given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 9), st.integers(0, 999)), max_size=20))
 @settings(deadline=None)
-def test_parts_of_a_key_come_back(parts: list[tuple[int, int, int]]) -> None:
+def test_unpacked_keys_equal_the_packed_parts(parts: list[tuple[int, int, int]]) -> None:
     columns = np.array(parts, np.int64).reshape(-1, 3).T
     keys, bound = packed((columns[0], 100), (columns[1], 10), (columns[2], 1000))
     assert bound == 1_000_000
@@ -75,7 +75,7 @@ def test_parts_of_a_key_come_back(parts: list[tuple[int, int, int]]) -> None:
     assert [parts[at] for at in order] == sorted(parts)
 
 
-def test_keys_that_are_too_wide_are_refused() -> None:
+def test_too_wide_keys_are_refused() -> None:
     column = np.zeros(1, np.int64)
     packed((column, 2**31), (column, 2**31))
     with pytest.raises(UnsuitableError):

@@ -1,4 +1,4 @@
-"""What a meter may be, and which events it counts."""
+"""Valid and invalid meter definitions, and which events a meter counts."""
 
 from __future__ import annotations
 
@@ -58,19 +58,19 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize("changes", GOOD, ids=str)
-def test_a_good_definition_is_taken(changes: dict[str, Any]) -> None:
+def test_valid_definition_is_accepted(changes: dict[str, Any]) -> None:
     definition(**changes)
 
 
 @pytest.mark.parametrize(("changes", "field"), BAD, ids=lambda case: str(case)[:60])
-def test_a_bad_definition_is_refused_by_its_field(changes: dict[str, Any], field: str) -> None:
+def test_invalid_definition_is_refused_with_its_field(changes: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidArgumentError) as raised:
         definition(**changes)
     assert raised.value.field == field
     assert raised.value.rule
 
 
-def test_only_events_with_all_values_pass() -> None:
+def test_filter_requires_all_values() -> None:
     one = definition(filter=(("class", "first"), ("origin", "JFK")))
     assert one.counting.takes_series("flight", {"origin": "JFK", "class": "first", "other": "x"})
     assert not one.counting.takes_series("flight", {"origin": "JFK"})
@@ -78,7 +78,7 @@ def test_only_events_with_all_values_pass() -> None:
     assert definition().counting.takes_series("flight", {})
 
 
-def test_a_group_names_every_dimension() -> None:
+def test_group_has_a_value_for_every_dimension() -> None:
     one = definition(group_by=("origin", "class"))
     assert one.group_of({"origin": "JFK", "other": "x"}) == (("class", ""), ("origin", "JFK"))
     assert one.group_of({}) == (("class", ""), ("origin", ""))
@@ -86,7 +86,7 @@ def test_a_group_names_every_dimension() -> None:
     assert definition(group_by=("class", "origin")).group_of({"class": "a"}) == one.group_of({"class": "a"})
 
 
-def test_every_part_of_a_definition_tells_it_apart() -> None:
+def test_definitions_that_differ_in_any_field_are_unequal() -> None:
     different = [definition(**changes) for changes in GOOD]
     for one in different:
         assert [one.means_the_same_as(other) for other in different].count(True) == 1

@@ -1,4 +1,4 @@
-"""A meter refers to what its type has, and a refusal says what that is."""
+"""A meter may refer only to fields of its event type; a refusal lists the existing ones."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def meter(aggregation: Aggregation = Aggregation.COUNT, **more: Any) -> Definiti
         meter(filter=(("cabin", "F"), ("origin", "anything"))),
     ],
 )
-def test_what_exists_may_be_referred_to(definition: Definition) -> None:
+def test_references_to_existing_fields_are_accepted(definition: Definition) -> None:
     check_references(definition, FLIGHT)
 
 
 @pytest.mark.parametrize(
-    ("definition", "field", "reason", "told"),
+    ("definition", "field", "reason", "rule"),
     [
         (
             meter(Aggregation.MAX, quantity="mile"),
@@ -71,21 +71,21 @@ def test_what_exists_may_be_referred_to(definition: Definition) -> None:
         ),
     ],
 )
-def test_what_does_not_exist_is_named_with_what_does(
-    definition: Definition, field: str, reason: str, told: str
+def test_unknown_reference_is_refused_with_the_existing_names(
+    definition: Definition, field: str, reason: str, rule: str
 ) -> None:
     with pytest.raises(FailedPreconditionError) as raised:
         check_references(definition, FLIGHT)
-    assert (raised.value.subject, raised.value.reason, raised.value.rule) == (field, reason, told)
+    assert (raised.value.subject, raised.value.reason, raised.value.rule) == (field, reason, rule)
 
 
-def test_a_type_that_nobody_has() -> None:
+def test_unknown_event_type_is_refused() -> None:
     with pytest.raises(FailedPreconditionError) as raised:
         check_references(meter(), None)
     assert (raised.value.subject, raised.value.reason) == ("meter.event_type", "EVENT_TYPE_UNKNOWN")
 
 
-def test_few_names_are_told() -> None:
+def test_refusal_lists_a_limited_number_of_names() -> None:
     many = EventTypeDescription(frozenset(f"q{number:03}" for number in range(20)), {})
     with pytest.raises(FailedPreconditionError, match=r"it has q000, .*, q015 and 4 more$"):
         check_references(meter(Aggregation.SUM, quantity="q"), many)
@@ -93,7 +93,7 @@ def test_few_names_are_told() -> None:
         check_references(meter(group_by=("origin",)), many)
 
 
-def test_what_may_be_there_unseen_is_not_refused() -> None:
+def test_partial_description_refuses_only_known_violations() -> None:
     partial = EventTypeDescription(frozenset(), {"cabin": frozenset({"F"})}, partial=True)
     check_references(meter(Aggregation.SUM, quantity="miles", group_by=("origin",)), partial)
     with pytest.raises(FailedPreconditionError):

@@ -1,4 +1,4 @@
-"""What slots promise: merges of any order and company, and an inverse where they say that they have one."""
+"""Laws of slots: merging is commutative and associative; slots with an inverse can undo a merge."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def value(number: Fixed | None) -> Fraction | None:
 
 @pytest.mark.parametrize("slot", NUMBERED, ids=lambda slot: type(slot).__name__)
 @given(one=numbers, two=numbers, three=numbers)
-def test_order_and_company_mean_nothing(
+def test_merge_is_commutative_and_associative(
     slot: Slot, one: Fixed | None, two: Fixed | None, three: Fixed | None
 ) -> None:
     assert value(slot.merged(one, two)) == value(slot.merged(two, one))
@@ -39,28 +39,26 @@ def test_order_and_company_mean_nothing(
     "slot", [slot for slot in NUMBERED if slot.inverse], ids=lambda slot: type(slot).__name__
 )
 @given(one=numbers, two=numbers)
-def test_what_is_taken_away_is_as_if_it_had_never_been(
-    slot: Slot, one: Fixed | None, two: Fixed | None
-) -> None:
+def test_inverse_undoes_a_merge(slot: Slot, one: Fixed | None, two: Fixed | None) -> None:
     together = slot.merged(one, two)
     assert (value(slot.less(together, two)) or 0) == (value(one) or 0)
-    # Also where it is taken away before it comes.
+    # Also when the retraction comes before the event.
     assert (value(slot.merged(slot.less(one, two), two)) or 0) == (value(one) or 0)
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.aggregation.name)
-def test_of_no_events_every_kind_answers_0(kind: Kind) -> None:
+def test_every_kind_shows_zero_without_events(kind: Kind) -> None:
     assert kind.shown(NO_EVENTS) == 0
     if kind.slot.empty is not None:
         assert kind.value(State(0, Decimal(kind.slot.empty))) == 0
 
 
-def test_a_number_of_a_newer_release_is_no_kind() -> None:
+def test_unknown_kind_number_finds_no_kind() -> None:
     assert find(max(KINDS) + 1) is None
     assert find(0) is None
 
 
 @given(st.integers(-(10**40), 10**40), st.integers(0, 18))
-def test_decimals_have_units(units: int, scale: int) -> None:
+def test_units_round_trip_through_decimals(units: int, scale: int) -> None:
     found, at = to_units(of_units(units, scale))
     assert Fraction(found, 10**at) == Fraction(units, 10**scale)

@@ -1,4 +1,4 @@
-"""Taking a message of accepted events apart: each batch says what it said in the whole."""
+"""Splitting a message of accepted events into one part for each batch, without a change of content."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def delivered(data: bytes) -> Delivery:
 
 
 def packed(fact: events_pb2.EventsAccepted) -> events_pb2.EventsAccepted:
-    """Columns as narrow as ingest makes them, and a property of the rows."""
+    """A message with columns as narrow as those of ingest, and a property column."""
     rows = sum(batch.rows for batch in fact.batches)
     for name in ("series_index", "subject_index"):
         setattr(fact, name, pack_unsigned(unpack_unsigned(getattr(fact, name), rows)))
@@ -51,23 +51,23 @@ def packed(fact: events_pb2.EventsAccepted) -> events_pb2.EventsAccepted:
 
 
 @given(batches)
-def test_parts_say_together_what_the_whole_says(given_batches: Sequence[Sequence[Event]]) -> None:
+def test_parts_together_equal_the_whole(given_batches: Sequence[Sequence[Event]]) -> None:
     fact = packed(accepted(*given_batches))
     whole = delivered(fact.SerializeToString())
     parts = split(whole)
     assert len(parts) == len(given_batches)
-    headers, told = decoded(whole.data)
+    headers, entries = decoded(whole.data)
     of_parts = [decoded(part.data) for part in parts]
     assert [header for own, _ in of_parts for header in own] == headers
-    assert set().union(*(own for _, own in of_parts)) == told
+    assert set().union(*(own for _, own in of_parts)) == entries
     for part, batch in zip(parts, fact.batches, strict=True):
         only = events_pb2.EventsAccepted.FromString(part.data)
         used = unpack_unsigned(only.series_index, batch.rows).tolist()
-        assert set(used) == set(range(len(only.series))), "no entry that the batch does not use"
+        assert set(used) == set(range(len(only.series))), "the part has an entry that its batch does not use"
         decode(part.data)
 
 
-def test_a_part_has_the_same_id_whenever_it_is_made_and_names_its_whole() -> None:
+def test_part_has_a_stable_id_and_names_its_whole() -> None:
     whole = delivered(accepted([Event(1, NOON)], [Event(2, NOON)]).SerializeToString())
     parts = split(whole)
     assert parts == split(whole)
@@ -81,15 +81,15 @@ def test_a_part_has_the_same_id_whenever_it_is_made_and_names_its_whole() -> Non
         assert (part.reply, part.attempt, part.waited) == ("", 3, 7.5)
 
 
-def test_what_corrections_take_away_stays_with_its_batch() -> None:
+def test_retractions_stay_with_their_batch() -> None:
     ids = [new_id(), new_id()]
     fact = accepted([Event(1, NOON)], [Event(1, NOON), Event(1, NOON)], batch_ids=ids, origins=[[], [ids[0]]])
     first, second = split(delivered(fact.SerializeToString()))
     assert decode(first.data).retracted is None
-    taken = decode(second.data)
-    assert taken.retracted is not None
-    assert taken.retracted.tolist() == [True, False]
-    assert taken.origins == [ids[0].bytes]
+    retracting = decode(second.data)
+    assert retracting.retracted is not None
+    assert retracting.retracted.tolist() == [True, False]
+    assert retracting.origins == [ids[0].bytes]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_what_corrections_take_away_stays_with_its_batch() -> None:
         {"properties": [events_pb2.PropertyValues(name="p", index=b"x")]},
     ],
 )
-def test_batches_that_cannot_be_told_apart_are_no_parts(changes: dict[str, object]) -> None:
+def test_inconsistent_batches_are_not_split(changes: dict[str, object]) -> None:
     fact = accepted([Event(1, NOON)], [Event(2, NOON)])
     for name in changes:
         fact.ClearField(name)  # type: ignore[arg-type]
@@ -117,12 +117,12 @@ def test_batches_that_cannot_be_told_apart_are_no_parts(changes: dict[str, objec
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_have_parts_or_none(data: bytes) -> None:
+def test_splitting_any_bytes_never_raises(data: bytes) -> None:
     split(delivered(data))
 
 
 @given(batches, st.data())
-def test_any_change_to_a_byte_has_parts_or_none(
+def test_splitting_a_damaged_message_never_raises(
     given_batches: Sequence[Sequence[Event]], data: st.DataObject
 ) -> None:
     payload = bytearray(accepted(*given_batches).SerializeToString())

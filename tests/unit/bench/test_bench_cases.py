@@ -1,4 +1,4 @@
-"""What the command line selects."""
+"""The benchmark cases that the command line selects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.bench.workload import Workload
 pytestmark = pytest.mark.req("T8.3")
 
 
-def test_without_a_choice_everything_runs_once() -> None:
+def test_default_selection_runs_every_case_once() -> None:
     assert selected("") == [case for case in CASES if not case.extra]
     assert len({case.name for case in CASES}) == len(CASES)
 
@@ -21,7 +21,7 @@ def test_without_a_choice_everything_runs_once() -> None:
 @pytest.mark.parametrize(
     "name", ["sustained", "month", "spread-1s", "spread-20s", "random-ids", "duplicates-10"]
 )
-def test_an_extra_case_runs_when_it_is_named_and_help_names_it(
+def test_extra_case_runs_only_by_name_and_is_in_the_help(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (case,) = (each for each in CASES if each.name == name)
@@ -33,13 +33,13 @@ def test_an_extra_case_runs_when_it_is_named_and_help_names_it(
     assert name in "".join(extra.split())
 
 
-def test_who_selects_another_case_does_not_get_an_extra_one() -> None:
+def test_selection_adds_no_extra_case() -> None:
     for case in CASES:
         if not case.extra:
             assert not [each for each in selected(case.name) if each.extra], case.name
 
 
-def test_a_variant_brings_its_reference_along_and_differs_from_it_as_it_says() -> None:
+def test_variant_runs_with_its_reference_and_differs_as_documented() -> None:
     by_name = {case.name: case for case in CASES}
     for case in CASES:
         if case.reference:
@@ -51,7 +51,7 @@ def test_a_variant_brings_its_reference_along_and_differs_from_it_as_it_says() -
             assert shape == (*same, reference.rate, reference.bare)
 
 
-def test_a_case_has_the_runs_workload_but_for_its_own_differences() -> None:
+def test_case_overrides_parts_of_the_default_workload() -> None:
     given = Workload(tenants=7, subjects=3, mixed=True, spread_ms=5)
     by_name = {case.name: case for case in CASES}
     assert by_name[FASTEST].workload(given) == given
@@ -60,12 +60,12 @@ def test_a_case_has_the_runs_workload_but_for_its_own_differences() -> None:
     assert by_name["month"].workload(given) == replace(given, days=30)
 
 
-def test_parts_of_names_select() -> None:
+def test_part_of_a_name_selects_cases() -> None:
     chosen = ["rows-100", "rows-1000", "rows-1000-bare", "stream"]
     assert [case.name for case in selected("rows, stream")] == chosen
 
 
-def test_a_case_and_its_bare_one_take_turns() -> None:
+def test_case_and_its_bare_variant_alternate() -> None:
     groups = [[case.name for case in group] for group in turn_about(selected("rows,stream"))]
     assert groups == [["rows-100"], ["rows-1000", "rows-1000-bare"], ["stream"]]
     bare_ones = 0
@@ -76,7 +76,7 @@ def test_a_case_and_its_bare_one_take_turns() -> None:
     assert bare_ones == sum(case.bare for case in CASES) > 0
 
 
-def test_a_case_and_its_variants_take_turns() -> None:
+def test_case_and_its_variants_alternate() -> None:
     groups = [[case.name for case in group] for group in turn_about(selected("duplicates,random-ids"))]
     assert groups == [
         ["columnar-1000", "columnar-1000-duplicates"],
@@ -84,11 +84,11 @@ def test_a_case_and_its_variants_take_turns() -> None:
     ]
 
 
-def test_freshness_brings_the_case_that_tells_the_greatest_load() -> None:
+def test_freshness_selects_the_case_that_measures_the_greatest_load() -> None:
     assert [case.name for case in selected(FRESHNESS)] == [FASTEST, FRESHNESS]
 
 
-def test_an_unknown_case_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_case_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="nonesuch"):
         selected("rows,nonesuch")
     with pytest.raises(SystemExit):
@@ -109,7 +109,7 @@ def test_an_unknown_case_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
         ["--postgres", "=1"],
     ],
 )
-def test_senseless_numbers_are_refused(arguments: list[str]) -> None:
+def test_numbers_out_of_range_are_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit):
         parse(arguments)
 
@@ -118,25 +118,25 @@ def test_bounds_of_a_case() -> None:
     options = parse(["--seconds", "2", "--events", "3000"])
     by_name = {case.name: case for case in options.cases}
     assert options.bound(by_name["rows-1000"]) == (3_000, 2.0)
-    assert options.bound(by_name[FASTEST]) == (5_000, 2.0), "never less than one call"
+    assert options.bound(by_name[FASTEST]) == (5_000, 2.0), "at least one call"
     assert options.bound(by_name["ack-50000"]) == (3_000, 4.0)
     assert parse([]).bound(by_name["rows-1000"]) == (by_name["rows-1000"].events, 5.0)
 
 
-def test_a_minute_is_sent_for_and_told_slice_by_slice() -> None:
+def test_sustained_case_lasts_a_minute_and_reports_each_slice() -> None:
     options = parse(["--cases", "sustained"])
     (case,) = options.cases
     _, seconds = options.bound(case)
     assert (seconds, case.slice_seconds, case.alone) == (60.0, 10.0, True)
 
 
-def test_what_the_load_and_the_server_are_told() -> None:
+def test_options_reach_the_load_generator_and_the_server() -> None:
     options = parse(["--spread-ms", "20", "--random-ids", "--days", "34", "--postgres", "work_mem=1MB"])
     assert options.workload == Workload(spread_ms=20, random_ids=True, days=34)
     assert options.postgres == {"work_mem": "1MB"}
 
 
-def test_capture_only_leaves_aggregate_out() -> None:
+def test_capture_only_excludes_aggregate() -> None:
     assert parse(["--capture-only"]).services == ("identity", "ingest")
     with pytest.raises(SystemExit):
         parse(["--capture-only", "--profile", "aggregate"])

@@ -1,4 +1,4 @@
-"""The bench's ids are UUIDv7 as RFC 9562 has them, and in order; or UUIDv4."""
+"""The benchmark's ids are ordered UUIDv7 as RFC 9562 defines them, or UUIDv4."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def parsed(made_at_ms: list[int]) -> list[uuid.UUID]:
 
 
 @given(MOMENTS)
-def test_version_variant_and_time_are_where_they_belong(made_at_ms: list[int]) -> None:
+def test_ids_have_version_variant_and_time_of_uuid7(made_at_ms: list[int]) -> None:
     for moment, made in zip(made_at_ms, parsed(made_at_ms), strict=True):
         assert made.version == 7
         assert made.variant == uuid.RFC_4122
@@ -31,19 +31,19 @@ def test_version_variant_and_time_are_where_they_belong(made_at_ms: list[int]) -
 
 
 @given(MOMENTS)
-def test_ids_made_in_order_are_in_order_and_differ(made_at_ms: list[int]) -> None:
+def test_ids_are_unique_and_ordered(made_at_ms: list[int]) -> None:
     made = parsed(sorted(made_at_ms))
     assert made == sorted(made)
     assert len(set(made)) == len(made)
 
 
-def test_more_ids_in_a_millisecond_than_twelve_bits_count_stay_in_order() -> None:
+def test_ids_stay_ordered_beyond_4096_in_a_millisecond() -> None:
     made = parsed([1_700_000_000_000] * 10_000)
     assert made == sorted(made)
     assert {each.int >> 80 for each in made} == {1_700_000_000_000}
 
 
-def test_ids_of_the_same_moment_made_elsewhere_differ() -> None:
+def test_generators_make_different_ids_at_the_same_time() -> None:
     moments = np.full(1_000, 1_700_000_000_000)
     here, there = (uuid7(moments, np.random.default_rng(seed)).tobytes() for seed in (1, 2))
     rows = {data[at : at + 16] for data in (here, there) for at in range(0, len(data), 16)}
@@ -51,13 +51,13 @@ def test_ids_of_the_same_moment_made_elsewhere_differ() -> None:
 
 
 @given(st.integers(1, 200), st.integers(0, 1 << 32))
-def test_random_ids_have_their_version_and_variant(count: int, seed: int) -> None:
+def test_random_ids_have_version_and_variant_of_uuid4(count: int, seed: int) -> None:
     rows = [uuid.UUID(bytes=row.tobytes()) for row in uuid4(count, np.random.default_rng(seed))]
     assert {(row.version, row.variant) for row in rows} == {(4, uuid.RFC_4122)}
     assert len(set(rows)) == count
 
 
-def test_random_ids_leave_no_other_bit_as_it_is() -> None:
+def test_random_ids_vary_all_other_bits() -> None:
     ids = uuid4(200, np.random.default_rng(7))
     fixed = 0xF << 76 | 0b11 << 62
     numbers = [int.from_bytes(row.tobytes()) for row in ids]
@@ -69,6 +69,6 @@ def test_random_ids_leave_no_other_bit_as_it_is() -> None:
 
 
 @given(MOMENTS)
-def test_texts_are_those_of_the_library(made_at_ms: list[int]) -> None:
+def test_id_texts_equal_those_of_the_uuid_module(made_at_ms: list[int]) -> None:
     ids = uuid7(np.array(made_at_ms, np.int64), np.random.default_rng(7))
     assert texts(ids) == [str(uuid.UUID(bytes=row.tobytes())) for row in ids]

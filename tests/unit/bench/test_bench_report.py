@@ -1,4 +1,4 @@
-"""The table, the JSON and the verdict."""
+"""The report of a benchmark: the table, the JSON and the verdict."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def printed(report: Report) -> str:
     return out.getvalue()
 
 
-def test_ratios_are_of_end_to_end_rates() -> None:
+def test_ratios_compare_end_to_end_rates() -> None:
     rows = {each["name"]: each for each in json.loads(as_json(Report(Workload(), ROWS)))["rows"]}
     assert rows["columnar-5000"]["ratio_to_copy"] == 0.5
     assert rows["columnar-5000"]["ratio_to_textbook"] == 800.0
     assert rows["columnar-5000"]["ratio_to_bare"] == 0.8
     assert rows["columnar-5000-bare"]["ratio_to_bare"] is None
     assert rows["columnar-5000"]["cpu_us"] == {"ingest": 1.25}
-    assert rows["ack-50000"]["ratio_to_copy"] is None, "an offered rate is no measure of what is possible"
+    assert rows["ack-50000"]["ratio_to_copy"] is None, "a case with a fixed offered rate has no ratio"
     assert rows["columnar-5000"]["ratio_to_reference"] is None
 
 
-def test_a_variant_is_compared_with_its_reference() -> None:
+def test_variant_is_compared_with_its_reference() -> None:
     variant = row("month", 300_000.0, exact=True, reference="columnar-5000")
     body = json.loads(as_json(Report(Workload(), [*ROWS, variant])))["rows"][-1]
     assert (body["reference"], body["ratio_to_reference"]) == ("columnar-5000", 0.75)
@@ -56,7 +56,7 @@ def test_a_variant_is_compared_with_its_reference() -> None:
     assert "0.75" in printed(Report(Workload(), [*ROWS, variant]))
 
 
-def test_slices_of_time_are_told_of_cases_that_have_them() -> None:
+def test_report_shows_time_slices_of_cases_that_have_them() -> None:
     long = row("sustained", 250_000.0, exact=True, slices=[260_000.4, 240_000.0])
     report = Report(Workload(), [*ROWS, long])
     assert json.loads(as_json(report))["rows"][-1]["slices"] == [260_000, 240_000]
@@ -77,7 +77,7 @@ DISK = Disk(
 )
 
 
-def test_bytes_on_disk_are_told_by_event_and_table_and_small_tables_as_one() -> None:
+def test_disk_bytes_are_reported_per_event_and_table_with_small_tables_summed() -> None:
     report = Report(Workload(), ROWS, disk={"month": DISK})
     body = json.loads(as_json(report))["disk"]["month"]
     assert body["bytes_per_event"] == 163.6
@@ -93,17 +93,17 @@ def test_bytes_on_disk_are_told_by_event_and_table_and_small_tables_as_one() -> 
         assert part in text
 
 
-def test_without_events_there_is_no_division_by_them() -> None:
+def test_report_without_events_does_not_divide_by_zero() -> None:
     assert Disk(0, [Table("ingest.events", 8_192, 0, 0)]).as_dict()["bytes_per_event"] == 8_192
 
 
-def test_without_a_reference_there_is_no_ratio() -> None:
+def test_case_without_reference_has_no_ratio() -> None:
     (only,) = json.loads(as_json(Report(Workload(), [ROWS[2]])))["rows"]
     assert only["ratio_to_copy"] is None
     assert only["ratio_to_textbook"] is None
 
 
-def test_the_json_is_one_line_that_names_load_and_memory() -> None:
+def test_json_is_one_line_with_load_and_memory() -> None:
     text = as_json(Report(Workload(tenants=7), ROWS, memory={"ingest": {"rss": 90.5, "pss": 80.1}}))
     assert "\n" not in text
     body = json.loads(text)
@@ -112,7 +112,7 @@ def test_the_json_is_one_line_that_names_load_and_memory() -> None:
     assert body["exact"] is True
 
 
-def test_the_table_shows_each_case_and_the_verdict() -> None:
+def test_table_shows_each_case_and_the_verdict() -> None:
     text = printed(Report(Workload(mixed=True), ROWS, memory={"ingest": {"rss": 90.5, "pss": 80.1}}))
     for each in ROWS:
         assert each.title in text
@@ -132,7 +132,7 @@ def test_the_table_shows_each_case_and_the_verdict() -> None:
         Report(Workload(), ROWS, differences=["bench-001 lacks 3"]),
     ],
 )
-def test_one_difference_anywhere_spoils_the_verdict(report: Report) -> None:
+def test_one_difference_makes_the_verdict_inexact(report: Report) -> None:
     assert not report.exact
     assert json.loads(as_json(report))["exact"] is False
     text = printed(report)
@@ -140,16 +140,16 @@ def test_one_difference_anywhere_spoils_the_verdict(report: Report) -> None:
     assert "NOT EXACT" in text
 
 
-def test_nothing_measured_is_not_exact() -> None:
+def test_empty_report_is_not_exact() -> None:
     assert not Report(Workload()).exact
 
 
-def test_a_busy_machine_is_told_of() -> None:
+def test_report_warns_of_a_busy_machine() -> None:
     assert "busy with something else" in printed(Report(Workload(), ROWS, machine={"busy_before": 0.4}))
     assert "busy with something else" not in printed(Report(Workload(), ROWS, machine={"busy_before": 0.01}))
 
 
-def test_of_several_runs_the_middle_counts_and_all_must_be_exact() -> None:
+def test_repeated_runs_report_the_median_and_must_all_be_exact() -> None:
     runs = [row("rows-100", rate, exact=rate != 30.0) for rate in (30.0, 10.0, 20.0)]
     middle = median(runs)
     assert middle.events_per_s == 20.0
@@ -157,6 +157,6 @@ def test_of_several_runs_the_middle_counts_and_all_must_be_exact() -> None:
     assert not middle.exact
 
 
-def test_the_greatest_load_is_of_the_mesh_as_it_is_deployed() -> None:
+def test_greatest_load_ignores_undeployed_variants() -> None:
     assert greatest(ROWS) == 400_000.0
     assert greatest([]) == 0.0

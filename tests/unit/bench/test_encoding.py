@@ -1,4 +1,4 @@
-"""Requests that were put together from pieces are those that the protobuf library would make."""
+"""Requests that the benchmark assembles from pieces equal those of the protobuf library."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def expected_event(events: Events, row: int, *, tenant_id: str = "") -> capture_
 
 
 @given(st.integers(1, 300), st.booleans(), st.sampled_from([0, 30]))
-def test_rows(batch: int, mixed: bool, days: int) -> None:
+def test_row_requests_equal_protobuf_encoding(batch: int, mixed: bool, days: int) -> None:
     workload = Workload(tenants=4, mixed=mixed, days=days)
     events = generate(workload, 1, batch, NOW_MS, seed=1)
     request = capture_pb2.ReportRequest.FromString(row_request(events, workload))
@@ -57,7 +57,7 @@ def test_rows(batch: int, mixed: bool, days: int) -> None:
 
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("subjects", [1, 7])
-def test_columns(mixed: bool, subjects: int) -> None:
+def test_column_requests_equal_protobuf_encoding(mixed: bool, subjects: int) -> None:
     workload = Workload(tenants=4, subjects=subjects, mixed=mixed, days=30)
     events = generate(workload, 1, 60, NOW_MS, seed=2)
     request = capture_pb2.ReportRequest.FromString(column_request(events, workload))
@@ -84,7 +84,7 @@ def test_columns(mixed: bool, subjects: int) -> None:
     assert np.frombuffer(quantity.units, "<i8").tolist() == events.units.tolist()
 
 
-def test_stream_messages() -> None:
+def test_stream_messages_equal_protobuf_encoding() -> None:
     events = generate(Workload(tenants=3), 2, 20, NOW_MS, seed=3)
     requests = [capture_pb2.StreamRequest.FromString(data) for data in stream_requests(events)]
     assert [request.event for request in requests] == [expected_event(events, row) for row in range(40)]
@@ -95,11 +95,11 @@ def test_stream_messages() -> None:
 
 
 @given(st.integers(0, 10**15))
-def test_a_value_is_read_back_as_units(amount: int) -> None:
+def test_value_is_parsed_into_units(amount: int) -> None:
     assert units(Decimal(amount).scaleb(-SCALE)) == amount
     assert units(Decimal(str(Decimal(amount).scaleb(-SCALE)) + "0")) == amount
 
 
-def test_a_value_finer_than_the_scale_is_no_sum_of_units() -> None:
+def test_value_finer_than_the_scale_is_refused() -> None:
     with pytest.raises(ValueError, match="decimals"):
         units(Decimal("1.005"))

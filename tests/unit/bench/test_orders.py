@@ -1,4 +1,4 @@
-"""Requests that are made part by part are added up as those that are made at once."""
+"""Requests generated in parts have the same totals as requests generated at once."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def columns(lane: Lane, sent: int) -> list[capture_pb2.ReportRequest]:
     st.sampled_from([0.0, 0.1, 0.5]),
     st.booleans(),
 )
-def test_the_tally_is_of_the_requests_that_were_sent(
+def test_tally_covers_exactly_the_sent_requests(
     part_events: int, sent: int, duplicates: float, mixed: bool
 ) -> None:
     workload = replace(ORDER.workload, mixed=mixed)
@@ -64,7 +64,7 @@ def test_the_tally_is_of_the_requests_that_were_sent(
 
 
 @given(st.integers(1, 15_000))
-def test_parts_have_ids_and_times_as_if_they_were_made_at_once(part_events: int) -> None:
+def test_parts_continue_ids_and_times(part_events: int) -> None:
     # 40 ms of events.
     order = replace(ORDER, batch=600, events=12_000)
     lane = only(order, part_events)
@@ -77,7 +77,7 @@ def test_parts_have_ids_and_times_as_if_they_were_made_at_once(part_events: int)
     assert times[-1][-1] <= NOW_MS * 1000
 
 
-def test_random_ids_of_parts_and_seeds_differ() -> None:
+def test_random_ids_differ_between_parts_and_seeds() -> None:
     order = replace(ORDER, workload=Workload(tenants=3, random_ids=True))
     made: set[bytes] = set()
     for seed in (0, 1, 2):
@@ -87,14 +87,14 @@ def test_random_ids_of_parts_and_seeds_differ() -> None:
     assert len(made) == 1_200
 
 
-def test_old_events_were_made_before_all_others() -> None:
+def test_old_events_precede_all_others() -> None:
     old = columns(only(replace(ORDER, age_seconds=600), 400), 20)
     assert old[-1].columns.event_ids[-16:] < columns(only(ORDER, 400), 20)[0].columns.event_ids[:16]
     last_us = np.frombuffer(old[-1].columns.times_us, "<i8")[-1]
     assert NOW_MS * 1000 - last_us == pytest.approx(600_000_000, abs=2_000)
 
 
-def test_a_lane_that_was_not_sent_from_adds_up_to_nothing() -> None:
+def test_unused_lane_has_an_empty_tally() -> None:
     lane = only(replace(ORDER, form="rows"), 100)
     assert lane.tally().total == lane.last_tenant() == 0
     while lane.take() is not None:
@@ -103,7 +103,7 @@ def test_a_lane_that_was_not_sent_from_adds_up_to_nothing() -> None:
     assert lane.tally().total == 400
 
 
-def test_streams_are_added_up_too() -> None:
+def test_tally_covers_streams() -> None:
     made = lanes(replace(ORDER, form="stream", events=4_000, concurrency=2), NOW_MS)
     found, summed = Tally.empty(3), 0
     for lane in made:

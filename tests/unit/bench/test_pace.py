@@ -1,4 +1,4 @@
-"""Rates slice by slice count every answer once, in the slice that it came in."""
+"""Rates by time slice count every answer once, in the slice in which it arrived."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ANSWERS = st.lists(st.tuples(st.floats(1_000, 1_070), st.integers(0, 5_000)), ma
 
 
 @given(ANSWERS)
-def test_each_answer_counts_in_its_slice(answers: list[tuple[float, int]]) -> None:
+def test_answer_counts_in_the_slice_of_its_arrival(answers: list[tuple[float, int]]) -> None:
     found = rates(answers, 1_000.0, 60.0, 10.0)
     assert len(found) == 6
     for at, rate in enumerate(found):
@@ -24,7 +24,7 @@ def test_each_answer_counts_in_its_slice(answers: list[tuple[float, int]]) -> No
         assert rate == pytest.approx(sum(inside) / 10)
 
 
-def test_what_comes_after_the_last_whole_slice_is_in_none() -> None:
+def test_answers_after_the_last_whole_slice_are_not_counted() -> None:
     answers = [(5.0, 10), (14.0, 20), (24.9, 400)]
     assert rates(answers, 5.0, 24.0, 10.0) == [3.0, 40.0]
     assert rates(answers, 5.0, 9.0, 10.0) == []

@@ -1,4 +1,4 @@
-"""Waiting for usage ends when it is right, and tells what stays wrong."""
+"""Waiting for usage ends when it equals the expected usage; a timeout reports the differences."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def expected() -> Tally:
 
 
 class FakeUsage(Usage):
-    """Answers with `tally`; `grow` changes it before each question."""
+    """Answers queries from `tally`, after a call of `grow`, which may change it."""
 
     def __init__(self, tally: Tally) -> None:
         self.tally = tally
         self.asked: list[str] = []
 
     def grow(self) -> None:
-        """Nothing by default."""
+        """Changes nothing by default."""
 
     async def total(self, tenant: str) -> tuple[int, int, int]:
         self.grow()
@@ -48,14 +48,14 @@ def _number(tenant: str) -> int:
     return [tenant_name(number) for number in range(TENANTS)].index(tenant)
 
 
-async def test_what_is_right_is_seen_at_once() -> None:
+async def test_correct_usage_ends_the_wait_immediately() -> None:
     usage = FakeUsage(expected())
     visible = await Watch(usage, expected()).wait(LAST, 5.0)
     assert visible.differences == []
     assert sorted(usage.asked) == [tenant_name(number) for number in range(TENANTS)]
 
 
-async def test_the_last_tenant_is_awaited_before_the_others_are_asked_for() -> None:
+async def test_watch_polls_the_last_tenant_before_the_others() -> None:
     class Late(FakeUsage):
         def grow(self) -> None:
             if len(self.asked) == 3:
@@ -67,7 +67,7 @@ async def test_the_last_tenant_is_awaited_before_the_others_are_asked_for() -> N
     assert usage.asked[:4] == [tenant_name(LAST)] * 4
 
 
-async def test_an_event_too_few_is_told_of_by_region() -> None:
+async def test_missing_event_is_reported_by_region() -> None:
     tally = expected()
     tally.counts[1, 5] -= 1
     visible = await Watch(FakeUsage(tally), expected()).wait(LAST, 0.05)
@@ -76,13 +76,13 @@ async def test_an_event_too_few_is_told_of_by_region() -> None:
     assert region_name(5) in visible.differences[0]
 
 
-async def test_a_unit_too_few_is_told_of() -> None:
+async def test_missing_unit_is_reported() -> None:
     tally = expected()
     tally.units[0, 7] -= 1
     assert len((await Watch(FakeUsage(tally), expected()).wait(LAST, 0.05)).differences) == 1
 
 
-async def test_an_event_too_many_ends_the_wait_at_once() -> None:
+async def test_excess_event_ends_the_wait_immediately() -> None:
     tally = expected()
     tally.counts[LAST, 0] += 1
     usage = FakeUsage(tally)

@@ -1,4 +1,4 @@
-"""The load is what it says it is, and its sums are those of its events."""
+"""The workload has the configured shape, and its tally equals the sums of its events."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def rows_of(events: Events) -> list[Row]:
 
 
 @given(WORKLOADS, st.integers(1, 12), st.integers(4, 40), st.sampled_from([0.0, 0.1, 0.5]))
-def test_the_sums_count_every_distinct_event_once(
+def test_tally_counts_every_distinct_event_once(
     workload: Workload, batches: int, batch: int, duplicates: float
 ) -> None:
     events = generate(workload, batches, batch, NOW_MS, seed=3, duplicates=duplicates)
@@ -64,7 +64,7 @@ def test_the_sums_count_every_distinct_event_once(
 
 
 @given(WORKLOADS, st.integers(1, 12), st.integers(4, 40))
-def test_a_repetition_is_the_same_event_in_every_field(workload: Workload, batches: int, batch: int) -> None:
+def test_repeated_event_is_equal_in_every_field(workload: Workload, batches: int, batch: int) -> None:
     events = generate(workload, batches, batch, NOW_MS, seed=4, duplicates=0.25)
     by_id: dict[bytes, set[Row]] = {}
     for row in rows_of(events):
@@ -74,10 +74,8 @@ def test_a_repetition_is_the_same_event_in_every_field(workload: Workload, batch
 
 
 @given(WORKLOADS, st.integers(1, 12), st.integers(4, 40))
-def test_a_prefix_of_whole_batches_needs_nothing_that_comes_later(
-    workload: Workload, batches: int, batch: int
-) -> None:
-    """A run that ends early has sent a prefix: its fresh events must be all that its ids are of."""
+def test_prefix_of_batches_is_self_contained(workload: Workload, batches: int, batch: int) -> None:
+    """A run that ends early has sent a prefix, which must contain an original for every repeated id."""
     events = generate(workload, batches, batch, NOW_MS, seed=5, duplicates=0.25)
     for sent in range(batches + 1):
         prefix = events[slice(0, sent * batch)]
@@ -85,7 +83,7 @@ def test_a_prefix_of_whole_batches_needs_nothing_that_comes_later(
 
 
 @given(st.integers(1, 7), st.integers(1, 20), st.integers(1, 20))
-def test_a_batch_is_of_one_tenant_and_all_take_turns(tenants: int, batches: int, batch: int) -> None:
+def test_batches_have_one_tenant_each_in_rotation(tenants: int, batches: int, batch: int) -> None:
     events = generate(Workload(tenants=tenants), batches, batch, NOW_MS, seed=6)
     turns = events.tenants.reshape(batches, batch)
     assert (turns == turns[:, :1]).all()
@@ -93,13 +91,13 @@ def test_a_batch_is_of_one_tenant_and_all_take_turns(tenants: int, batches: int,
     assert counts.max() - counts.min() <= 1
 
 
-def test_a_mixed_batch_is_of_many_tenants() -> None:
+def test_mixed_batch_has_many_tenants() -> None:
     events = generate(Workload(tenants=10, mixed=True), 4, 500, NOW_MS, seed=7)
     for batch in events.tenants.reshape(4, 500):
         assert len(set(batch.tolist())) == 10
 
 
-def test_events_are_dated_up_to_now_at_a_steady_rate() -> None:
+def test_events_are_dated_at_a_steady_rate_until_now() -> None:
     events = generate(Workload(), 60, 5_000, NOW_MS, seed=8)
     assert (np.diff(events.made_at_ms) >= 0).all()
     assert NOW_MS - 1 <= events.made_at_ms[-1] <= NOW_MS
@@ -108,25 +106,25 @@ def test_events_are_dated_up_to_now_at_a_steady_rate() -> None:
     assert (events.occurred_at_ms == events.made_at_ms).all()
 
 
-def test_events_dated_over_days_have_new_ids_and_times_in_no_order() -> None:
+def test_events_over_days_have_ordered_ids_and_unordered_times() -> None:
     events = generate(Workload(days=30), 60, 5_000, NOW_MS, seed=8)
     assert (events.made_at_ms == generate(Workload(), 60, 5_000, NOW_MS, seed=8).made_at_ms).all()
     days = (NOW_MS - events.occurred_at_ms) / 86_400_000
     assert 0 <= days.min() < 0.01
     assert 29.99 < days.max() <= 30
-    # A tenth of the days has a tenth of the events, in the first batch as in all.
+    # A tenth of the days has a tenth of the events, in the first batch and in all batches.
     for chosen in (days, days[:5_000]):
         counts, _ = np.histogram(chosen, 10, (0, 30))
         assert counts / len(chosen) == pytest.approx(0.1, abs=0.02)
 
 
-def test_random_ids_are_spread_over_all_ids() -> None:
+def test_random_ids_are_uniformly_distributed() -> None:
     events = generate(Workload(random_ids=True), 60, 5_000, NOW_MS, seed=9)
     counts = np.bincount(events.ids[:, 0], minlength=256)
     assert counts / len(events) == pytest.approx(1 / 256, rel=0.2)
 
 
-def test_spread_ids_of_a_batch_lie_among_those_of_others() -> None:
+def test_spread_ids_of_batches_interleave() -> None:
     events = generate(Workload(spread_ms=500), 60, 5_000, NOW_MS, seed=9)
     batches = events.made_at_ms.reshape(60, 5_000)
     assert (np.diff(batches, axis=1) >= 0).all()
@@ -134,7 +132,7 @@ def test_spread_ids_of_a_batch_lie_among_those_of_others() -> None:
     assert events.made_at_ms.max() <= NOW_MS
 
 
-def test_a_tally_survives_its_way_through_json() -> None:
+def test_tally_round_trips_through_json() -> None:
     tally = Tally.of(generate(Workload(tenants=3), 5, 20, NOW_MS, seed=1).counted(), 3)
     back = Tally.parse(tally.as_dict())
     assert (back.counts == tally.counts).all()

@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def synced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Counts calls of fsync instead of making them: hundreds of real ones take a minute."""
+    """Replaces fsync by a counter of its calls: hundreds of real calls take a minute."""
     calls: list[int] = []
 
     def fsync(file: int) -> None:

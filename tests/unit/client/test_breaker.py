@@ -16,7 +16,7 @@ def breaker() -> Breaker:
 
 
 def opened(one: Breaker, now: float) -> float:
-    """Opens it, and answers with the end of the cooldown."""
+    """Opens the breaker; returns the end of the cooldown."""
     for _ in range(THRESHOLD):
         one.failed(now)
     until = one.retry_at()
@@ -25,7 +25,7 @@ def opened(one: Breaker, now: float) -> float:
 
 
 @pytest.mark.req("T7.1")
-def test_it_opens_after_failures_in_a_row_only() -> None:
+def test_breaker_opens_only_after_consecutive_failures() -> None:
     one = breaker()
     one.failed(0.0)
     one.failed(1.0)
@@ -43,7 +43,7 @@ def test_it_opens_after_failures_in_a_row_only() -> None:
 
 
 @pytest.mark.req("T7.1")
-def test_after_the_cooldown_one_call_probes() -> None:
+def test_one_probe_is_allowed_after_the_cooldown() -> None:
     one = breaker()
     until = opened(one, 10.0)
 
@@ -56,7 +56,7 @@ def test_after_the_cooldown_one_call_probes() -> None:
 
 
 @pytest.mark.req("T7.1")
-def test_a_good_probe_closes_it_and_a_bad_one_doubles_the_cooldown() -> None:
+def test_successful_probe_closes_and_failed_probe_doubles_the_cooldown() -> None:
     one = breaker()
     until, cooldowns = opened(one, 0.0), []
     for _ in range(5):
@@ -76,7 +76,7 @@ def test_a_good_probe_closes_it_and_a_bad_one_doubles_the_cooldown() -> None:
 
 
 @pytest.mark.req("T7.1")
-def test_stragglers_do_not_prolong_the_cooldown() -> None:
+def test_late_failures_do_not_extend_the_cooldown() -> None:
     one = breaker()
     until = opened(one, 0.0)
 
@@ -86,7 +86,7 @@ def test_stragglers_do_not_prolong_the_cooldown() -> None:
 
 
 class Machine(RuleBasedStateMachine):
-    """Whatever happens in whatever order: never two probes at a time, never open for longer than stated."""
+    """Any sequence of calls: never two concurrent probes, never open for longer than the cooldown."""
 
     def __init__(self) -> None:
         super().__init__()

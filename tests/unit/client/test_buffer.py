@@ -1,4 +1,4 @@
-"""The buffer is bounded, and what is in it comes out once."""
+"""The buffer is bounded and returns each row exactly once."""
 
 import itertools
 import threading
@@ -15,7 +15,7 @@ ROWS = rows(300)
 
 
 class Bench:
-    """A buffer of 25 rows in chunks of 10, and what has come out of it."""
+    """A buffer of 25 rows in chunks of 10, and the chunks taken from it."""
 
     def __init__(self, max_bytes: int = 1 << 20) -> None:
         self.clock = ManualClock()
@@ -53,7 +53,7 @@ steps = st.lists(
 @pytest.mark.req("T1.3", "T7.1")
 @settings(deadline=None)
 @given(steps)
-def test_every_row_comes_out_once_or_is_counted_as_dropped(script: list[tuple[str, int]]) -> None:
+def test_every_row_is_taken_once_or_counted_as_dropped(script: list[tuple[str, int]]) -> None:
     bench = Bench()
     fresh = itertools.cycle(ROWS)
     added = 0
@@ -82,7 +82,7 @@ def test_every_row_comes_out_once_or_is_counted_as_dropped(script: list[tuple[st
 
 
 @pytest.mark.req("T7.1")
-def test_it_is_bounded_in_bytes_too() -> None:
+def test_buffer_is_bounded_in_bytes() -> None:
     bench = Bench(max_bytes=1_000)
 
     for row in ROWS[:10]:
@@ -93,7 +93,7 @@ def test_it_is_bounded_in_bytes_too() -> None:
 
 
 @pytest.mark.req("T7.1")
-def test_what_overflows_is_kept_for_reporting_within_bounds() -> None:
+def test_dropped_rows_are_kept_for_reporting_within_bounds() -> None:
     bench = Bench()
 
     for row in itertools.islice(itertools.cycle(ROWS), 5_025):
@@ -105,7 +105,7 @@ def test_what_overflows_is_kept_for_reporting_within_bounds() -> None:
 
 
 @pytest.mark.req("T1.3")
-def test_a_chunk_goes_when_it_is_full_or_has_waited() -> None:
+def test_chunk_is_ready_when_full_or_old() -> None:
     bench = Bench()
     assert bench.buffer.due() is None
 
@@ -122,7 +122,7 @@ def test_a_chunk_goes_when_it_is_full_or_has_waited() -> None:
 
 
 @pytest.mark.req("T1.3")
-def test_sealing_lets_an_open_chunk_go_at_once() -> None:
+def test_sealing_makes_an_open_chunk_ready() -> None:
     bench = Bench()
     assert bench.buffer.seal() == 0
     bench.buffer.add(ROWS[0], 1)
@@ -134,18 +134,18 @@ def test_sealing_lets_an_open_chunk_go_at_once() -> None:
 
 
 @pytest.mark.req("T7.1")
-def test_it_wakes_delivery_only_for_what_is_new_to_it() -> None:
+def test_buffer_wakes_delivery_only_for_new_work() -> None:
     bench = Bench()
 
     for row in ROWS[:100]:
         bench.buffer.add(row, 1)
 
-    # The first row of each of three chunks, two full chunks, and the first row that found no place.
+    # The first row of each of three chunks, two full chunks, and the first dropped row.
     assert bench.wakes == 6
 
 
 @pytest.mark.req("T7.1")
-def test_once_closed_it_takes_nothing() -> None:
+def test_closed_buffer_accepts_no_rows() -> None:
     bench = Bench()
     bench.buffer.close()
 
@@ -155,7 +155,7 @@ def test_once_closed_it_takes_nothing() -> None:
 
 
 @pytest.mark.req("T7.1")
-def test_threads_may_add_and_take_at_the_same_time() -> None:
+def test_threads_add_and_take_concurrently() -> None:
     bench = Bench()
 
     def write() -> None:
@@ -175,8 +175,8 @@ def test_threads_may_add_and_take_at_the_same_time() -> None:
 
 
 @pytest.mark.req("T7.1")
-def test_adding_while_adding_does_not_lock_up() -> None:
-    # What a signal handler does to the thread that it interrupts.
+def test_reentrant_add_does_not_deadlock() -> None:
+    # As in a signal handler that interrupts the thread within `add`.
     bench = Bench()
     with bench.buffer._lock:
         bench.buffer.add(ROWS[0], 1)

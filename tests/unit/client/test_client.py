@@ -1,4 +1,4 @@
-"""The client's own rules: its arguments, and what it does not do before it is used."""
+"""The client checks its arguments, and starts nothing before its first event."""
 
 import threading
 from typing import Any
@@ -32,7 +32,9 @@ def threads() -> list[str]:
         ({"api_key": "mlk_hiddén"}, ValueError, "api_key: must be a key as it was made$"),
     ],
 )
-def test_wrong_arguments_are_named(options: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_invalid_arguments_are_refused_by_name(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=f"^{message}"):
         Client(NOWHERE, **{"source": "test/1"} | options)
 
@@ -40,13 +42,13 @@ def test_wrong_arguments_are_named(options: dict[str, Any], error: type[Exceptio
 @pytest.mark.req("T1.1")
 @pytest.mark.parametrize("name", ["max_in_flight", "call_timeout", "max_spool_bytes"])
 @pytest.mark.parametrize("value", [0, -1, float("nan")])
-def test_settings_out_of_range_are_named(name: str, value: float) -> None:
+def test_settings_out_of_range_are_refused_by_name(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"^{name}: must be above zero"):
         Tuning(**{name: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.req("S11", "T7.1")
-def test_it_starts_with_the_first_event() -> None:
+def test_client_starts_with_the_first_event() -> None:
     before = threads()
     with Client(NOWHERE, source="test/1", tenant_id="acme") as client:
         assert threads() == before
@@ -57,7 +59,7 @@ def test_it_starts_with_the_first_event() -> None:
 
 
 @pytest.mark.req("T7.1")
-def test_a_client_that_was_not_used_has_nothing_to_wait_for() -> None:
+def test_unused_client_flushes_and_closes_immediately() -> None:
     client = Client(NOWHERE, source="test/1")
 
     assert client.close()
@@ -68,7 +70,7 @@ def test_a_client_that_was_not_used_has_nothing_to_wait_for() -> None:
 
 
 @pytest.mark.req("T1.1", "T7.1")
-def test_misuse_raises_and_leaves_no_trace() -> None:
+def test_misuse_raises_and_records_nothing() -> None:
     client = Client(NOWHERE, source="test/1", tenant_id="acme")
 
     with pytest.raises(TypeError, match=r"^quantities\.miles: must be int or decimal\.Decimal, not float"):

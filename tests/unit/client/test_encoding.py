@@ -1,4 +1,4 @@
-"""What is encoded is what was recorded, whatever it is cut into."""
+"""Encoding keeps all recorded events unchanged, also when a batch is split."""
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -48,7 +48,7 @@ def to_row(given_event: dict[str, Any]) -> Row:
 
 
 def count(events: list[Event]) -> Counter[str]:
-    # Events hold mappings, which cannot be keys.
+    # Events contain mappings, which are not hashable.
     return Counter(map(text, events))
 
 
@@ -61,7 +61,9 @@ def text(event: Event) -> str:
 @pytest.mark.req("T1.1", "T1.3")
 @settings(deadline=None)
 @given(st.lists(recorded, min_size=1, max_size=12), st.integers(200, 2_000))
-def test_all_events_arrive_once_and_unchanged(given_events: list[dict[str, Any]], max_bytes: int) -> None:
+def test_encoded_events_round_trip_once_and_unchanged(
+    given_events: list[dict[str, Any]], max_bytes: int
+) -> None:
     given_rows = [to_row(one) for one in given_events]
 
     batches = list(cut(given_rows, "gw/1", max_bytes))
@@ -81,7 +83,7 @@ def test_all_events_arrive_once_and_unchanged(given_events: list[dict[str, Any]]
 @pytest.mark.req("T1.1")
 @settings(deadline=None)
 @given(st.lists(recorded, min_size=1, max_size=12), st.integers(2, 9))
-def test_splitting_loses_nothing(given_events: list[dict[str, Any]], parts: int) -> None:
+def test_splitting_keeps_all_events(given_events: list[dict[str, Any]], parts: int) -> None:
     for batch in cut([to_row(one) for one in given_events], "gw/1"):
         smaller = split(batch, parts)
 
@@ -93,7 +95,7 @@ def test_splitting_loses_nothing(given_events: list[dict[str, Any]], parts: int)
 @pytest.mark.req("T1.1")
 @settings(deadline=None)
 @given(st.lists(recorded, min_size=1, max_size=12))
-def test_order_is_kept_where_nothing_forces_a_cut(given_events: list[dict[str, Any]]) -> None:
+def test_order_is_kept_within_a_request(given_events: list[dict[str, Any]]) -> None:
     given_rows = [to_row(one | {"event_id": None, "quantities": {}}) for one in given_events]
 
     _, back = decode(encode(given_rows, "gw/1"))
@@ -102,7 +104,7 @@ def test_order_is_kept_where_nothing_forces_a_cut(given_events: list[dict[str, A
 
 
 @pytest.mark.req("T1.3")
-def test_the_form_is_pinned() -> None:
+def test_wire_format_is_pinned() -> None:
     recorder = Recorder("acme", ManualClock(), None)
     moment = datetime(2026, 1, 1, tzinfo=UTC)
     made = [
@@ -142,7 +144,7 @@ def test_the_form_is_pinned() -> None:
 
 
 @pytest.mark.req("T1.3")
-def test_what_is_the_same_in_all_rows_is_said_once() -> None:
+def test_equal_values_of_all_rows_are_encoded_once() -> None:
     request = capture_pb2.ReportRequest.FromString(encode(rows(3, subject="x"), "gw/1"))
 
     assert request.tenant_id == "acme"
@@ -153,7 +155,7 @@ def test_what_is_the_same_in_all_rows_is_said_once() -> None:
 
 
 @pytest.mark.req("T1.1")
-def test_the_time_of_sending_is_added_without_touching_the_batch() -> None:
+def test_send_time_is_appended_to_the_encoded_batch() -> None:
     payload = encode(rows(2), "gw/1")
     now = ManualClock().now_us() + 7
 
@@ -166,7 +168,7 @@ def test_the_time_of_sending_is_added_without_touching_the_batch() -> None:
 
 
 @pytest.mark.req("T1.3")
-def test_values_that_share_no_scale_go_apart() -> None:
+def test_values_without_a_common_scale_use_separate_requests() -> None:
     made = rows(2, quantities={"q": 10**18 - 1}) + rows(1, quantities={"q": Decimal("0.000000001")})
 
     assert sorted(batch.count for batch in cut(made, "gw/1")) == [1, 2]
@@ -174,7 +176,7 @@ def test_values_that_share_no_scale_go_apart() -> None:
 
 @pytest.mark.req("T1.1")
 @pytest.mark.parametrize("payload", [b"\xff\xff", b"\x2a\x05\x0a\x03"])
-def test_what_is_no_request_is_said_to_be_none(payload: bytes) -> None:
+def test_bytes_that_are_no_request_are_refused(payload: bytes) -> None:
     with pytest.raises(ValueError, match="not a request"):
         Batch(payload, 1).events()
 

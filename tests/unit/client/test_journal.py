@@ -1,5 +1,4 @@
-"""The journal keeps each event from the moment it is recorded, whatever ends the process, and no longer than
-it needs to."""
+"""The journal keeps each event on disk from its recording until its release, however the process ends."""
 
 import errno
 import os
@@ -33,7 +32,7 @@ def files(directory: Path) -> list[Path]:
 
 
 def kept(directory: Path) -> list[Row]:
-    """What the next process would find if this one were killed now."""
+    """The events that the next process would find if this one were killed now."""
     return [row for path in files(directory) for row in journal.read(path).rows]
 
 
@@ -48,7 +47,7 @@ def without_trace(row: Row) -> Row:
     released=st.integers(0, 7),
     file_bytes=st.sampled_from([200, 2_000, 1 << 20]),
 )
-def test_what_was_recorded_and_not_released_is_found(
+def test_recorded_unreleased_events_are_recovered(
     tmp_path_factory: pytest.TempPathFactory, chunks: list[int], released: int, file_bytes: int
 ) -> None:
     directory = tmp_path_factory.mktemp("spool")
@@ -59,11 +58,11 @@ def test_what_was_recorded_and_not_released_is_found(
         for sequence, count in enumerate(chunks, start=1):
             recorded.append(rows(count, quantities={"miles": 7, "hours": Decimal("0.25")}))
             assert all(one.append(row) for row in recorded[-1])
-            if sequence < len(chunks):  # the last one is open still
+            if sequence < len(chunks):  # The last file is still open.
                 one.mark(sequence)
         for file in one.release(released):
             file.delete()
-    # The last is not marked, so it cannot have been released.
+    # The last event has no mark, so it cannot have been released.
     rest = recorded[min(released, len(chunks) - 1) :]
 
     assert kept(directory) == [row for chunk in rest for row in chunk]
@@ -71,7 +70,7 @@ def test_what_was_recorded_and_not_released_is_found(
 
 
 @pytest.mark.req("T1.3")
-def test_a_journal_whose_events_are_all_done_leaves_no_file(tmp_path: Path) -> None:
+def test_fully_released_journal_leaves_no_file(tmp_path: Path) -> None:
     one = new_journal(tmp_path)
     for row in rows(20):
         one.append(row)
@@ -88,7 +87,7 @@ def test_a_journal_whose_events_are_all_done_leaves_no_file(tmp_path: Path) -> N
 @pytest.mark.req("T1.3")
 @settings(deadline=None, max_examples=60)
 @given(cut=st.integers(1, 400), torn=st.binary(max_size=8))
-def test_an_event_that_was_half_written_costs_no_other(
+def test_torn_event_does_not_lose_others(
     tmp_path_factory: pytest.TempPathFactory, cut: int, torn: bytes
 ) -> None:
     directory = tmp_path_factory.mktemp("spool")
@@ -100,7 +99,7 @@ def test_an_event_that_was_half_written_costs_no_other(
         ends.append(one._position)
     [path] = files(directory)
     content = bytearray(path.read_bytes())
-    # As if the process had died in the middle of a copy: a part of the bytes, or others, and zeros.
+    # As if the process had died during a copy: some bytes written, some wrong, the rest zero.
     at = max(ends[0], ends[-1] - cut)
     content[at:] = torn + bytes(len(content) - at - len(torn))
     path.write_bytes(content)
@@ -112,7 +111,7 @@ def test_an_event_that_was_half_written_costs_no_other(
 
 
 @pytest.mark.req("T1.3", "T7.1")
-def test_a_damaged_journal_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_journal_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     one = new_journal(tmp_path)
     given_rows = rows(3)
     for row in given_rows:
@@ -133,7 +132,7 @@ class Kind(StrEnum):
 
 
 @pytest.mark.req("T1.3")
-def test_texts_of_other_classes_are_kept_as_texts(tmp_path: Path) -> None:
+def test_string_subclasses_are_stored_as_plain_strings(tmp_path: Path) -> None:
     one = new_journal(tmp_path)
     [row] = rows(1, dimensions={Kind.CALLED: Kind.CALLED})
     traced = (*row[:2], Kind.CALLED, *row[3:7], object(), row[8])
@@ -143,9 +142,7 @@ def test_texts_of_other_classes_are_kept_as_texts(tmp_path: Path) -> None:
 
 
 @pytest.mark.req("T1.3")
-def test_an_event_longer_than_a_file_has_one_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_event_longer_than_a_file_gets_its_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "_FILE_BYTES", 200)
     one = new_journal(tmp_path)
     long = rows(2, properties={f"p{n}": "x" * 4_000 for n in range(30)})
@@ -155,9 +152,7 @@ def test_an_event_longer_than_a_file_has_one_of_its_own(
 
 
 @pytest.mark.req("T7.1")
-def test_a_disk_without_space_is_reported_and_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_is_reported_and_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -170,17 +165,17 @@ def test_a_disk_without_space_is_reported_and_tried_again(
     assert error is not None
     assert error.errno == errno.ENOSPC
     assert one.take_error() is None
-    assert files(tmp_path) == [], "nothing piles up on a full disk"
+    assert files(tmp_path) == [], "no files pile up on a full disk"
     monkeypatch.undo()
 
-    assert not one.append(given_rows[2]), "the disk is left alone for a while"
+    assert not one.append(given_rows[2]), "no write is tried before the pause has passed"
     clock.advance(5)
     assert one.append(given_rows[3])
     assert kept(tmp_path) == [given_rows[3]]
 
 
 @pytest.mark.req("T7.1")
-def test_it_is_bounded_and_has_space_again_once_events_are_done(tmp_path: Path) -> None:
+def test_journal_is_bounded_and_reuses_released_space(tmp_path: Path) -> None:
     clock = ManualClock()
     one = new_journal(tmp_path, max_bytes=2 << 20, clock=clock)
     sequence = 0
@@ -199,9 +194,7 @@ def test_it_is_bounded_and_has_space_again_once_events_are_done(tmp_path: Path) 
 
 
 @pytest.mark.req("T1.3")
-def test_a_signal_handler_that_records_in_the_middle_of_recording_harms_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_signal_handler_may_record_during_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = new_journal(tmp_path)
     outer, inner, late = rows(3)
     pending = [inner]
@@ -220,12 +213,12 @@ def test_a_signal_handler_that_records_in_the_middle_of_recording_harms_nothing(
 
 
 @pytest.mark.req("T1.3", "T7.3")
-def test_the_next_process_sends_what_a_killed_one_left(tmp_path: Path) -> None:
+def test_next_process_sends_events_of_a_killed_process(tmp_path: Path) -> None:
     one = new_journal(tmp_path / "killed")
     left = rows(30)
     for row in left:
         one.append(row)
-    # Its slot's lock went with it.
+    # The lock of its slot ended with the process.
     shutil.copytree(tmp_path / "killed", tmp_path / "spool")
 
     counters = Counters()
@@ -240,9 +233,7 @@ def test_the_next_process_sends_what_a_killed_one_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.req("T1.3")
-def test_a_journal_that_finds_no_space_in_the_spool_stays_for_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_journal_stays_when_the_spool_has_no_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = new_journal(tmp_path)
     for row in rows(3):
         one.append(row)
@@ -262,7 +253,7 @@ def test_a_journal_that_finds_no_space_in_the_spool_stays_for_later(
 
 
 @pytest.mark.req("T7.2", "T7.3")
-def test_a_running_process_takes_over_what_others_leave(tmp_path: Path) -> None:
+def test_running_process_takes_over_orphaned_journals(tmp_path: Path) -> None:
     core = Core(spool_dir=tmp_path, spool_scan=10.0)
     core.settle()
     claim = Claim(tmp_path)

@@ -1,4 +1,4 @@
-"""Without a callback, what does not count is in the log: once a minute, not once an event."""
+"""Without a callback, lost events are logged once a minute, not once an event."""
 
 import logging
 
@@ -13,7 +13,7 @@ from tests.support.client import ManualClock, rows
 
 
 @pytest.mark.req("T7.1")
-def test_a_flood_of_refusals_is_one_line_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+def test_flood_of_refusals_logs_one_line_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     clock = ManualClock()
     ledger = Ledger(Counters(), None, clock)
     [batch] = cut(rows(50), "gw/1")
@@ -31,7 +31,7 @@ def test_a_flood_of_refusals_is_one_line_a_minute(caplog: pytest.LogCaptureFixtu
 
 
 @pytest.mark.req("T7.1")
-def test_what_the_throttle_remembers_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
+def test_throttle_memory_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
     throttle = Throttle(ManualClock())
 

@@ -1,4 +1,4 @@
-"""Quantities are exact, or refused with the rule that they break."""
+"""Quantities are kept exactly, or refused with the broken rule."""
 
 import decimal
 import time
@@ -19,7 +19,7 @@ exact = st.builds(
 @pytest.mark.req("T1.1")
 @settings(deadline=None)
 @given(st.one_of(exact, st.integers(-(10**18) + 1, 10**18 - 1)))
-def test_what_fits_is_kept_exactly_and_as_short_as_it_goes(value: Decimal | int) -> None:
+def test_valid_quantity_is_kept_exactly_in_its_shortest_form(value: Decimal | int) -> None:
     held = fixed_point(value)
 
     assert to_decimal(held) == value
@@ -29,7 +29,7 @@ def test_what_fits_is_kept_exactly_and_as_short_as_it_goes(value: Decimal | int)
 @pytest.mark.req("T1.1")
 @settings(deadline=None)
 @given(exact)
-def test_the_callers_decimal_context_has_no_say(value: Decimal) -> None:
+def test_quantity_ignores_the_callers_decimal_context(value: Decimal) -> None:
     with decimal.localcontext(decimal.Context(prec=1)):
         held = to_decimal(fixed_point(value))
 
@@ -67,20 +67,20 @@ def test_other_types_are_refused(value: object) -> None:
         (Decimal("1.0000000001"), "9 decimals"),
     ],
 )
-def test_what_does_not_fit_is_refused(value: Decimal | int, rule: str) -> None:
+def test_quantity_out_of_range_is_refused(value: Decimal | int, rule: str) -> None:
     with pytest.raises(ValueError, match=rule):
         fixed_point(value)
 
 
 @pytest.mark.req("T1.1")
 @pytest.mark.parametrize("text", ["0", "-0", "0E+400", "0E-400", "0.000"])
-def test_zero_is_zero_however_it_is_written(text: str) -> None:
+def test_all_spellings_of_zero_are_equal(text: str) -> None:
     assert fixed_point(Decimal(text)) == 0
 
 
 @pytest.mark.req("T7.1")
 @pytest.mark.parametrize("text", ["1E+900000", "1E-900000", "1." + "0" * 200_000 + "1"])
-def test_a_huge_exponent_costs_nothing(text: str) -> None:
+def test_huge_exponent_is_refused_quickly(text: str) -> None:
     value = Decimal(text)
     before = time.process_time()
 

@@ -1,4 +1,4 @@
-"""Misuse is told at once, with field and rule; what is taken is complete."""
+"""Recording refuses misuse immediately with field and rule, and keeps all fields of an event."""
 
 import tracemalloc
 import uuid
@@ -77,23 +77,25 @@ class Carrier(StrEnum):
         ({"tenant_id": 5}, TypeError, "tenant_id: must be a string, not int"),
     ],
 )
-def test_misuse_names_field_and_rule(fields: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_misuse_raises_with_field_and_rule(
+    fields: dict[str, Any], error: type[Exception], message: str
+) -> None:
     one = recorder()
 
-    # Twice: what is remembered of the first time must not let the second one pass.
+    # Twice: the cache filled by the first call must not let the second one pass.
     for _ in range(2):
         with pytest.raises(error, match=f"^{message}"):
             one.row(**PLAIN | fields)
 
 
 @pytest.mark.req("T1.1")
-def test_a_tenant_is_needed_somewhere() -> None:
+def test_tenant_is_required_in_the_call_or_the_client() -> None:
     with pytest.raises(ValueError, match=r"^tenant_id: needed"):
         recorder("").row(**PLAIN)
 
 
 @pytest.mark.req("T1.1")
-def test_ids_are_new_uuids_in_order() -> None:
+def test_generated_ids_are_unique_ordered_uuids() -> None:
     one = recorder()
     texts = [one.row(**PLAIN)[0] for _ in range(1_000)]
 
@@ -105,7 +107,7 @@ def test_ids_are_new_uuids_in_order() -> None:
 @pytest.mark.req("T1.1", "T1.2")
 @settings(deadline=None)
 @given(st.uuids())
-def test_a_uuid_is_the_same_id_however_it_is_given(value: uuid.UUID) -> None:
+def test_all_spellings_of_a_uuid_are_one_id(value: uuid.UUID) -> None:
     one = recorder()
     forms = [value, str(value), str(value).upper()]
 
@@ -117,14 +119,14 @@ def test_a_uuid_is_the_same_id_however_it_is_given(value: uuid.UUID) -> None:
 
 @pytest.mark.req("T1.2")
 @pytest.mark.parametrize("text", ["order-17", "0" * 32, "{" + str(uuid.UUID(int=5)) + "}", "ü" * 128])
-def test_any_other_id_stays_what_it_is(text: str) -> None:
+def test_id_that_is_no_uuid_is_kept_unchanged(text: str) -> None:
     given_id, row, _ = recorder().row(**PLAIN | {"event_id": text})
 
     assert given_id == row[0] == text
 
 
 @pytest.mark.req("T1.1")
-def test_an_event_is_what_was_recorded() -> None:
+def test_event_keeps_all_recorded_fields() -> None:
     zone = timezone(timedelta(hours=-5))
     text, row, _ = recorder().row(
         "flight.departed",
@@ -146,12 +148,12 @@ def test_an_event_is_what_was_recorded() -> None:
 
 
 @pytest.mark.req("T1.1")
-def test_without_a_time_it_is_now() -> None:
+def test_default_time_is_now() -> None:
     assert to_event(recorder().row(**PLAIN)[1]).time == NOON
 
 
 @pytest.mark.req("T1.1")
-def test_what_the_caller_changes_afterwards_changes_nothing() -> None:
+def test_later_changes_by_the_caller_do_not_affect_the_event() -> None:
     one = recorder()
     dimensions, quantities = {"origin": "JFK"}, {"miles": 5}
     _, first, _ = one.row(**PLAIN | {"dimensions": dimensions, "quantities": quantities})
@@ -165,7 +167,7 @@ def test_what_the_caller_changes_afterwards_changes_nothing() -> None:
 
 
 @pytest.mark.req("T1.3")
-def test_dimensions_in_another_order_are_the_same_set() -> None:
+def test_dimensions_are_independent_of_order() -> None:
     one = recorder()
 
     sets = {
@@ -177,7 +179,7 @@ def test_dimensions_in_another_order_are_the_same_set() -> None:
 
 
 @pytest.mark.req("T7.1")
-def test_what_is_remembered_is_bounded() -> None:
+def test_recorder_caches_are_bounded() -> None:
     one = recorder()
 
     for number in range(10_000):
@@ -188,7 +190,7 @@ def test_what_is_remembered_is_bounded() -> None:
 
 
 @pytest.mark.req("T7.1")
-def test_heavy_events_weigh_more() -> None:
+def test_weight_grows_with_event_size() -> None:
     one = recorder()
     light = one.row(**PLAIN)[2]
 
@@ -199,7 +201,7 @@ def test_heavy_events_weigh_more() -> None:
 
 @pytest.mark.req("T7.1")
 @pytest.mark.parametrize("heavy", [False, True])
-def test_the_weight_is_about_the_memory(heavy: bool) -> None:
+def test_weight_approximates_memory_use(heavy: bool) -> None:
     one = recorder()
     tracemalloc.start()
     weight, kept = 0, []

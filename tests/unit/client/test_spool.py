@@ -1,4 +1,4 @@
-"""The spool keeps what it was given, whatever a crash or a disk does to its files."""
+"""The spool keeps confirmed batches despite crashes and disk errors."""
 
 import errno
 import itertools
@@ -16,7 +16,7 @@ ROOMY = 1 << 20
 
 
 def drain(spool: Spool) -> list[bytes | None]:
-    """All that is in it, acknowledged one by one."""
+    """Reads and acknowledges all payloads, one by one."""
     payloads = []
     while (record := spool.take()) is not None:
         payloads.append(record.payload)
@@ -45,7 +45,7 @@ def written(directory: Path, payloads: list[bytes]) -> Path:
     restart=st.booleans(),
     segment_bytes=st.sampled_from([1, 500, 1 << 20]),
 )
-def test_what_goes_in_comes_out_in_order_and_then_is_gone(
+def test_spool_returns_batches_in_order_and_deletes_them(
     tmp_path_factory: pytest.TempPathFactory, payloads: list[bytes], restart: bool, segment_bytes: int
 ) -> None:
     directory = tmp_path_factory.mktemp("spool")
@@ -66,7 +66,7 @@ def test_what_goes_in_comes_out_in_order_and_then_is_gone(
 
 
 @pytest.mark.req("T7.2", "T7.3")
-def test_a_batch_is_on_disk_before_it_is_confirmed(tmp_path: Path, synced: list[int]) -> None:
+def test_batch_is_synced_before_confirmation(tmp_path: Path, synced: list[int]) -> None:
     spool = Spool(tmp_path, ROOMY)
     for number in range(1, 4):
         spool.append(b"x" * 100, 1)
@@ -74,7 +74,7 @@ def test_a_batch_is_on_disk_before_it_is_confirmed(tmp_path: Path, synced: list[
 
 
 @pytest.mark.req("T7.2")
-def test_reading_goes_along_with_writing(tmp_path: Path) -> None:
+def test_reads_and_writes_interleave(tmp_path: Path) -> None:
     spool = Spool(tmp_path, ROOMY)
     seen: list[bytes | None] = []
     for number in range(10):
@@ -97,7 +97,7 @@ def test_reading_goes_along_with_writing(tmp_path: Path) -> None:
     cut=st.integers(0, 300),
     tail=st.sampled_from([b"", b"\0" * 40, b"\xff" * 40]),
 )
-def test_a_torn_write_loses_the_torn_record_only(
+def test_torn_write_loses_only_the_torn_record(
     tmp_path_factory: pytest.TempPathFactory, payloads: list[bytes], cut: int, tail: bytes
 ) -> None:
     directory = tmp_path_factory.mktemp("spool")
@@ -109,13 +109,13 @@ def test_a_torn_write_loses_the_torn_record_only(
     whole, end, good = [], len(MAGIC), len(MAGIC)
     for payload in payloads:
         end += 12 + len(payload)
-        # By content, since the garbage may happen to be what was cut off.
+        # Compared by content, since the garbage may equal the bytes that were cut off.
         if torn[:end] == content[:end]:
             whole.append(payload)
             good = end
 
     spool = Spool(directory, ROOMY)
-    # Garbage may fill up a torn record to its length; where it cannot, there is no record at all.
+    # Garbage may complete a torn record to its length; shorter garbage leaves no record.
     if not tail or len(set(torn[good:])) == 1:
         assert spool.appended == spool.inherited_events == len(whole)
     spool.append(b"new", 1)
@@ -128,7 +128,7 @@ def test_a_torn_write_loses_the_torn_record_only(
 @pytest.mark.req("T1.3", "T7.2")
 @settings(deadline=None)
 @given(position=st.integers(0, 10_000), flip=st.integers(1, 255))
-def test_a_damaged_byte_never_yields_a_wrong_batch(
+def test_damaged_byte_never_yields_a_wrong_batch(
     tmp_path_factory: pytest.TempPathFactory, position: int, flip: int
 ) -> None:
     directory = tmp_path_factory.mktemp("spool")
@@ -148,7 +148,7 @@ def test_a_damaged_byte_never_yields_a_wrong_batch(
 
 
 @pytest.mark.req("T7.2")
-def test_damage_in_the_middle_costs_one_batch(tmp_path: Path) -> None:
+def test_damage_within_a_file_loses_one_batch(tmp_path: Path) -> None:
     path = written(tmp_path, [b"first", b"second", b"third"])
     path.write_bytes(path.read_bytes().replace(b"second", b"sXcond"))
 
@@ -158,7 +158,7 @@ def test_damage_in_the_middle_costs_one_batch(tmp_path: Path) -> None:
 
 
 @pytest.mark.req("T1.3", "T7.2")
-def test_a_crash_before_the_last_ack_sends_the_file_again(tmp_path: Path) -> None:
+def test_crash_before_the_last_ack_resends_the_file(tmp_path: Path) -> None:
     spool = Spool(tmp_path, ROOMY)
     for payload in (b"first", b"second"):
         spool.append(payload, 1)
@@ -171,7 +171,7 @@ def test_a_crash_before_the_last_ack_sends_the_file_again(tmp_path: Path) -> Non
 
 
 @pytest.mark.req("T7.1", "T7.2")
-def test_it_is_bounded_and_has_space_again_once_batches_are_done(tmp_path: Path) -> None:
+def test_spool_is_bounded_and_reuses_acknowledged_space(tmp_path: Path) -> None:
     spool = Spool(tmp_path, 100_000)
     for _ in range(11):
         spool.append(b"x" * 9_000, 1)
@@ -196,7 +196,7 @@ def broken(fails: Callable[[], bool], real: Callable[..., int | None]) -> Callab
 @pytest.mark.req("T7.2")
 @pytest.mark.parametrize("call", ["write", "fsync"])
 @pytest.mark.parametrize("failing", [0, 1, 2, 3, 4])
-def test_a_failing_disk_keeps_what_was_confirmed(
+def test_failing_disk_keeps_confirmed_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, failing: int
 ) -> None:
     calls = iter(range(1_000))
@@ -215,13 +215,13 @@ def test_a_failing_disk_keeps_what_was_confirmed(
     found = drain(Spool(tmp_path, ROOMY))
 
     assert len(confirmed) == 3
-    # What was not confirmed may be there all the same: it is sent twice then, which is harmless.
+    # An unconfirmed batch may be on disk too. It is then sent twice, which counts once.
     assert [payload for payload in found if payload in confirmed] == confirmed
 
 
 @pytest.mark.req("T7.2")
 @pytest.mark.parametrize("step", [1, 2], ids=["at the file's name", "at its first record"])
-def test_a_full_disk_does_not_pile_up_files(
+def test_full_disk_does_not_accumulate_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     spool = Spool(tmp_path, ROOMY)
@@ -235,7 +235,7 @@ def test_a_full_disk_does_not_pile_up_files(
 
 
 @pytest.mark.req("T7.2")
-def test_a_file_that_vanishes_is_given_up_and_counted(tmp_path: Path) -> None:
+def test_vanished_file_is_counted_as_lost(tmp_path: Path) -> None:
     path = written(tmp_path, [b"first", b"second"])
     spool = Spool(tmp_path, ROOMY)
     path.unlink()
@@ -250,7 +250,7 @@ def test_a_file_that_vanishes_is_given_up_and_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.req("T7.2")
-def test_a_file_that_is_no_segment_is_left_alone(tmp_path: Path) -> None:
+def test_foreign_file_is_left_untouched(tmp_path: Path) -> None:
     path = written(tmp_path, [b"first"])
     path.write_bytes(b"something else altogether")
 
@@ -262,7 +262,7 @@ def test_a_file_that_is_no_segment_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.req("T4.1")
-def test_other_accounts_cannot_read_it(tmp_path: Path) -> None:
+def test_spool_is_unreadable_for_other_accounts(tmp_path: Path) -> None:
     path = written(tmp_path / "spool", [b"first"])
 
     assert path.stat().st_mode & 0o077 == 0
@@ -270,7 +270,7 @@ def test_other_accounts_cannot_read_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.req("T1.3")
-def test_two_spools_in_one_folder_keep_apart(tmp_path: Path) -> None:
+def test_two_spools_in_one_folder_are_independent(tmp_path: Path) -> None:
     one, other = Spool(tmp_path, ROOMY), Spool(tmp_path, ROOMY)
     one.append(b"one", 1)
     other.append(b"other", 1)
@@ -280,7 +280,7 @@ def test_two_spools_in_one_folder_keep_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.req("T1.3", "T7.2")
-def test_what_an_ended_process_left_is_taken_over(tmp_path: Path) -> None:
+def test_spool_of_an_ended_process_is_taken_over(tmp_path: Path) -> None:
     spools = [Spool(tmp_path, ROOMY) for _ in range(3)]
     for number, spool in enumerate(spools):
         spool.append(b"%d" % number, number + 1)
@@ -295,7 +295,7 @@ def test_what_an_ended_process_left_is_taken_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.req("T1.3")
-def test_a_folder_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
+def test_unusable_folder_raises(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     with pytest.raises(OSError, match="file"):

@@ -1,4 +1,4 @@
-"""What a failed call says about itself is read, and never trusted to be readable."""
+"""Details of a failed call are read from its trailers; malformed details are ignored."""
 
 from typing import Any, cast
 
@@ -42,7 +42,7 @@ def trailer(*details: Message) -> bytes:
 
 
 @pytest.mark.req("T1.1", "T2.4")
-def test_how_long_to_wait_is_read() -> None:
+def test_retry_delay_is_read() -> None:
     info = error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=2, nanos=500_000_000))
     other = error_details_pb2.ErrorInfo(reason="OVERLOADED", domain="meterline")
 
@@ -71,7 +71,7 @@ def test_field_and_rule_are_read() -> None:
 @pytest.mark.req("T7.1")
 @settings(deadline=None)
 @given(st.one_of(st.none(), st.binary(max_size=60)))
-def test_what_cannot_be_read_is_left_out(raw: bytes | None) -> None:
+def test_malformed_details_are_ignored(raw: bytes | None) -> None:
     found = failure(grpc.StatusCode.UNAVAILABLE, raw)
 
     assert (found.code, found.message) == (grpc.StatusCode.UNAVAILABLE, "said so")

@@ -1,4 +1,4 @@
-"""Trace context reaches the server: continued where it is one trace, linked where it is many."""
+"""Trace context reaches the server: a batch of one trace continues it, a batch of several links them."""
 
 import pytest
 from meterline_client.batches import MAX_TRACES, Batch, cut
@@ -13,7 +13,7 @@ from tests.support.client import ManualClock
 
 
 class Traced:
-    """An application with a tracer of its own, and the client's tracing in it."""
+    """An application with its own tracer, and the client's tracing within it."""
 
     def __init__(self) -> None:
         self.exporter = InMemorySpanExporter()
@@ -24,7 +24,7 @@ class Traced:
         self.recorder = Recorder("acme", ManualClock(), self.tracing.current)
 
     def batch(self, spans: int) -> tuple[Batch, list[int]]:
-        """Two events in each of some traces, and the trace ids."""
+        """Two events in each of several traces, and the trace ids."""
         rows, ids = [], []
         for _ in range(spans):
             with self.tracer.start_as_current_span("work") as span:
@@ -39,7 +39,7 @@ class Traced:
 
 
 @pytest.mark.req("K4")
-def test_one_trace_is_continued() -> None:
+def test_batch_of_one_trace_continues_it() -> None:
     traced = Traced()
     batch, [trace_id] = traced.batch(1)
 
@@ -62,7 +62,7 @@ def test_one_trace_is_continued() -> None:
 
 
 @pytest.mark.req("K4")
-def test_many_traces_are_linked_within_bounds() -> None:
+def test_batch_of_many_traces_links_a_limited_number() -> None:
     traced = Traced()
     batch, ids = traced.batch(50)
 
@@ -80,7 +80,7 @@ def test_many_traces_are_linked_within_bounds() -> None:
 
 
 @pytest.mark.req("K4")
-def test_an_application_that_only_has_the_api_passes_its_context_on() -> None:
+def test_context_is_propagated_without_the_opentelemetry_sdk() -> None:
     tracing = OpenTelemetry("Report", trace.NoOpTracerProvider())
     parent = trace.SpanContext(5, 6, is_remote=True, trace_flags=trace.TraceFlags(1))
 
@@ -93,12 +93,12 @@ def test_an_application_that_only_has_the_api_passes_its_context_on() -> None:
 
 
 @pytest.mark.req("K4")
-def test_outside_of_any_trace_there_is_none() -> None:
+def test_event_outside_a_trace_has_no_context() -> None:
     assert OpenTelemetry("Report").current() is None
 
 
 @pytest.mark.req("K4")
-def test_several_spans_of_one_trace_are_one_trace() -> None:
+def test_several_spans_of_one_trace_continue_it() -> None:
     traced = Traced()
     with traced.tracer.start_as_current_span("request") as request:
         batch, _ = traced.batch(3)
@@ -109,4 +109,4 @@ def test_several_spans_of_one_trace_are_one_trace() -> None:
     span = traced.exporter.get_finished_spans()[-1]
     assert span.context is not None
     assert span.context.trace_id == request.get_span_context().trace_id
-    assert len(span.links) == 3, "of the four spans, one is the parent"
+    assert len(span.links) == 3, "one of the four spans is the parent"

@@ -1,4 +1,4 @@
-"""Reading the real data: local times of New York, rows with holes, and ids that never change."""
+"""Reading the flight data: local times of New York, rows with missing values, and stable ids."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def utc(text: str) -> datetime:
         ((2013, 3, 10), "159", "2013-03-10T06:59"),
         ((2013, 3, 10), "300", "2013-03-10T07:00"),
         ((2013, 3, 10), "2359", "2013-03-11T03:59"),
-        # There was no half past two: half an hour after the last time that there was.
+        # 2:30 did not exist: it means half an hour after 2:00 in winter time.
         ((2013, 3, 10), "230", "2013-03-10T07:30"),
-        # Half past one came twice in November: the first of them.
+        # 1:30 came twice in November: it means the first one.
         ((2013, 11, 3), "130", "2013-11-03T05:30"),
         # Midnight at the end of a day, of a month, of a year, and of a day with 23 hours.
         ((2013, 1, 4), "2400", "2013-01-05T05:00"),
@@ -51,20 +51,20 @@ def utc(text: str) -> datetime:
         ((2013, 3, 10), "2400", "2013-03-11T04:00"),
     ],
 )
-def test_a_departure_is_an_instant(day: tuple[int, int, int], clock: str, expected: str) -> None:
+def test_departure_is_converted_to_an_instant(day: tuple[int, int, int], clock: str, expected: str) -> None:
     assert departure(*day, clock) == utc(expected)
 
 
 @pytest.mark.req("X4")
 @pytest.mark.parametrize("clock", ["2401", "2500", "1260", "-1", "", "noon", "12:30"])
-def test_what_is_no_time_of_day_is_refused(clock: str) -> None:
+def test_invalid_time_of_day_is_refused(clock: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - the text may be Python's own
         departure(2013, 1, 1, clock)
 
 
 @pytest.mark.req("X4")
 @given(st.datetimes(datetime(2013, 1, 1), datetime(2013, 12, 31, 23, 59)))  # noqa: DTZ001
-def test_the_clock_shows_the_departure_again(wall: datetime) -> None:
+def test_departure_round_trips_to_local_time(wall: datetime) -> None:
     found = departure(wall.year, wall.month, wall.day, f"{wall:%H%M}")
     shown = found.astimezone(NEW_YORK).replace(tzinfo=None)
     minute = wall.replace(second=0, microsecond=0)
@@ -73,7 +73,7 @@ def test_the_clock_shows_the_departure_again(wall: datetime) -> None:
 
 
 @pytest.mark.req("X4", "T1.1")
-def test_rows_are_read_with_their_holes(tmp_path: Path) -> None:
+def test_rows_with_missing_values_are_read(tmp_path: Path) -> None:
     path = write(
         tmp_path / "f.csv.gz",
         "2013,1,1,515,517,UA,1545,N14228,EWR,IAH,227,1400",
@@ -98,13 +98,13 @@ def test_rows_are_read_with_their_holes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "row", ["2013,2,30,515,517,UA,1,N1,EWR,IAH,227,1400", "2013,1,1,515,517,UA,1,N1,EWR,IAH,227,far"]
 )
-def test_a_row_that_is_no_flight_is_refused(tmp_path: Path, row: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - what it says is Python's business
+def test_row_that_is_no_flight_is_refused(tmp_path: Path, row: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - the text may be Python's own
         list(flights.read(write(tmp_path / "f.csv.gz", row)))
 
 
 @pytest.mark.req("T1.1", "T1.2")
-def test_a_flight_has_the_same_id_whenever_and_wherever_it_is_read(tmp_path: Path) -> None:
+def test_flight_id_is_stable(tmp_path: Path) -> None:
     rows = [
         "2013,1,1,515,517,UA,1545,N14228,EWR,IAH,227,1400",
         "2013,1,1,515,517,UA,1545,N14228,LGA,IAH,227,1400",
@@ -114,12 +114,12 @@ def test_a_flight_has_the_same_id_whenever_and_wherever_it_is_read(tmp_path: Pat
     back = list(flights.read(write(tmp_path / "b.csv.gz", *reversed(rows))))
     assert forth == back[::-1]
     assert len({flight.event_id for flight in forth}) == 3
-    # As it is now, for ever: data that is kept was captured under these ids.
+    # Must never change: stored data was captured under these ids.
     assert forth[0].event_id == uuid.UUID("5db4d85a-6687-5401-b2f9-8f0bce54e07f")
 
 
 @pytest.mark.req("X4")
-def test_the_data_is_what_its_readme_says() -> None:
+def test_data_matches_its_readme() -> None:
     found = list(flights.read())
     assert len(found) == 80_789
     assert len({flight.event_id for flight in found}) == 80_789
@@ -136,7 +136,7 @@ def test_the_data_is_what_its_readme_says() -> None:
 @pytest.mark.parametrize(
     ("count", "rows"), [(1, [0]), (3, [0, 4, 8]), (10, list(range(10))), (99, list(range(10)))]
 )
-def test_a_sample_spans_the_whole_file(tmp_path: Path, count: int, rows: list[int]) -> None:
+def test_sample_spans_the_whole_file(tmp_path: Path, count: int, rows: list[int]) -> None:
     lines = [f"2013,1,1,{600 + number},,UA,{number},N1,EWR,IAH,227,1400" for number in range(10)]
     source = write(tmp_path / "all.csv.gz", *lines)
     flights.sample(source, count, tmp_path / "some.csv.gz")
@@ -149,7 +149,7 @@ def test_a_sample_spans_the_whole_file(tmp_path: Path, count: int, rows: list[in
     st.datetimes(datetime(2020, 1, 1), datetime(2090, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
     st.lists(st.datetimes(datetime(2013, 1, 1), datetime(2013, 3, 31)), min_size=1, max_size=9),  # noqa: DTZ001
 )
-def test_the_last_flight_has_just_departed(now: datetime, walls: list[datetime]) -> None:
+def test_last_flight_departs_now(now: datetime, walls: list[datetime]) -> None:
     minutes = [wall.replace(second=0, microsecond=0, tzinfo=UTC) for wall in walls]
     found = [
         flights.Flight(uuid.UUID(int=0), "UA", "N1", "EWR", "IAH", 1, 1, departed) for departed in minutes

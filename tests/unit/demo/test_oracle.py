@@ -1,4 +1,4 @@
-"""The second opinion: checked by hand, against counts of other tools, and for being apart from all else."""
+"""The oracle of the demo: checked by hand, against counts of other tools, and for independence."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ROWS = (
 
 
 @pytest.mark.req("C4", "T3.5")
-def test_sums_by_hand(tmp_path: Path) -> None:
+def test_sums_equal_those_worked_out_by_hand(tmp_path: Path) -> None:
     found = oracle.compute(write(tmp_path / "f.csv.gz", *ROWS), timedelta(0), without_air_time=False)
     assert (found.rows, found.no_aircraft, found.no_air_time) == (7, 1, 1)
     assert dict(found.billable) == {"UA": 4, "DL": 1}
@@ -56,7 +56,7 @@ def test_sums_by_hand(tmp_path: Path) -> None:
 
 
 @pytest.mark.req("C4", "O2")
-def test_flights_without_air_time_count_for_all_else(tmp_path: Path) -> None:
+def test_flights_without_air_time_count_for_other_meters(tmp_path: Path) -> None:
     path = write(tmp_path / "f.csv.gz", *ROWS)
     before, after = (oracle.compute(path, timedelta(0), without_air_time=each) for each in (False, True))
     assert (after.rows, after.no_aircraft, after.no_air_time) == (7, 1, 1)
@@ -71,8 +71,8 @@ def test_flights_without_air_time_count_for_all_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.req("C4", "T2.2")
-def test_months_are_those_of_new_york_after_the_move(tmp_path: Path) -> None:
-    """Moved from winter to summer time: the same distance in time, another hour on the clock."""
+def test_moved_flights_fall_into_months_of_new_york(tmp_path: Path) -> None:
+    """Moved from winter to summer time by a fixed duration, which shifts the local time by an hour."""
     row = "2013,1,31,2330,2330,UA,1,N1,EWR,IAH,200,1400"
     path = write(tmp_path / "f.csv.gz", row)
 
@@ -90,8 +90,8 @@ def test_months_are_those_of_new_york_after_the_move(tmp_path: Path) -> None:
 
 
 @pytest.mark.req("C4", "T3.5")
-def test_sums_of_the_real_data() -> None:
-    """Numbers that a spreadsheet makes of the file."""
+def test_sums_of_the_flight_data() -> None:
+    """Expected numbers were computed from the file with a spreadsheet."""
     found = oracle.compute(flights.DATA, timedelta(0), without_air_time=False)
     assert (found.rows, found.no_aircraft, found.no_air_time) == (80_789, 841, 2_037)
     assert sum(found.billable.values()) == 77_911
@@ -108,7 +108,7 @@ def test_sums_of_the_real_data() -> None:
 
 
 @pytest.mark.req("C4")
-def test_it_shares_no_code_with_what_it_judges() -> None:
+def test_oracle_shares_no_code_with_the_services() -> None:
     path = Path(oracle.__file__)
     modules = set()
     for node in ast.walk(ast.parse(path.read_text())):

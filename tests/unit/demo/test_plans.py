@@ -1,4 +1,4 @@
-"""Both sides of a price: what Meterline charges and what Stripe is told must be the same, to the cent."""
+"""Prices of Meterline and the Stripe prices made from them charge the same amount, to the cent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PRICES = [(plan, meter.name) for plan in PLANS for meter in METERS]
 
 
 def as_stripe_keeps_it(terms: dict[str, Any]) -> dict[str, Any]:
-    """The price object that is made of the parameters of the call."""
+    """The price object that Stripe makes from the parameters of the call."""
     tiers = [
         tier | {"up_to": None if tier["up_to"] == "inf" else tier["up_to"]} for tier in terms.get("tiers", [])
     ]
@@ -30,7 +30,7 @@ def as_stripe_keeps_it(terms: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.req("S2", "T3.5", "X3")
 @pytest.mark.parametrize(("plan", "meter"), PRICES)
 @given(quantity=st.one_of(st.integers(0, 200), st.integers(0, 20_000_000)))
-def test_both_sides_charge_the_same(plan: str, meter: str, quantity: int) -> None:
+def test_meterline_and_stripe_charge_the_same(plan: str, meter: str, quantity: int) -> None:
     body = PLANS[plan][meter]
     ours = rate(parse_price(body), Decimal(quantity)).amount
     theirs = Decimal(double.amount(as_stripe_keeps_it(stripe_price(body)), quantity)) / 100
@@ -39,7 +39,7 @@ def test_both_sides_charge_the_same(plan: str, meter: str, quantity: int) -> Non
 
 @pytest.mark.req("S2", "X3")
 @pytest.mark.parametrize(("plan", "meter"), PRICES)
-def test_both_sides_charge_the_same_where_tiers_and_packages_end(plan: str, meter: str) -> None:
+def test_meterline_and_stripe_charge_the_same_at_tier_and_package_edges(plan: str, meter: str) -> None:
     body = PLANS[plan][meter]
     edges = [Decimal(tier["up_to"]) for tier in body.get("tiers", []) if tier["up_to"]]
     edges += [Decimal(body["size"]) * count for count in (1, 2)] if "size" in body else [Decimal(1)]
@@ -51,7 +51,7 @@ def test_both_sides_charge_the_same_where_tiers_and_packages_end(plan: str, mete
 
 
 @pytest.mark.req("S2")
-def test_every_model_is_in_use() -> None:
+def test_demo_uses_every_price_model() -> None:
     used = {carrier.plan for carrier in CARRIERS}
     assert used == set(PLANS)
     models = {PLANS[plan][meter]["model"] for plan, meter in PRICES}
@@ -60,13 +60,13 @@ def test_every_model_is_in_use() -> None:
 
 
 @pytest.mark.req("S2")
-def test_what_stripe_cannot_bill_is_refused() -> None:
+def test_price_that_stripe_cannot_bill_is_refused() -> None:
     with pytest.raises(ValueError, match="percentage"):
         stripe_price({"model": "percentage", "currency": "USD", "percent": "2.9"})
 
 
 @pytest.mark.req("T6.1")
-def test_meters_measure_what_events_carry() -> None:
+def test_meters_refer_to_quantities_of_the_events() -> None:
     declared = event_type(air_minutes_required=True)
     quantities = {quantity.name for quantity in declared.quantities}
     dimensions = {dimension.name for dimension in declared.dimensions}
@@ -78,5 +78,5 @@ def test_meters_measure_what_events_carry() -> None:
 
 
 @pytest.mark.req("S1")
-def test_tenants_are_told_apart() -> None:
+def test_tenants_have_distinct_names() -> None:
     assert len({carrier.tenant for carrier in CARRIERS}) == len({carrier.code for carrier in CARRIERS}) == 16

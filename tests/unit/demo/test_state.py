@@ -1,4 +1,4 @@
-"""What is kept between runs on the same data."""
+"""The state that the demo keeps between runs on the same data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def a_state() -> State:
 
 
 @pytest.mark.req("T1.2", "X4")
-def test_a_state_comes_back_as_it_was_kept(tmp_path: Path) -> None:
+def test_state_round_trips(tmp_path: Path) -> None:
     path = tmp_path / "demo.json"
     assert state.load(path) is None
     kept = a_state()
@@ -29,7 +29,7 @@ def test_a_state_comes_back_as_it_was_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.req("T1.2")
-def test_time_is_moved_by_the_same_again() -> None:
+def test_repeated_run_moves_time_by_the_same_offset() -> None:
     kept = a_state()
     assert kept.shift == timedelta(days=5_000, minutes=7)
     moved = datetime(2013, 1, 1, 10, tzinfo=UTC) + kept.shift
@@ -37,7 +37,7 @@ def test_time_is_moved_by_the_same_again() -> None:
 
 
 @pytest.mark.req("X4")
-def test_another_demo_is_not_continued() -> None:
+def test_state_of_another_demo_is_not_continued() -> None:
     kept = a_state()
     kept.check(0, "double")
     with pytest.raises(DemoError, match="a sample of 500 flights"):

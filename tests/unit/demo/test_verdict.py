@@ -1,4 +1,4 @@
-"""The verdict must notice: whatever is off by one, somewhere, is found and named."""
+"""The verdict of the demo finds and names every difference, also of one."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def an_explanation() -> Explained:
 
 @dataclass
 class World:
-    """Everything that the demo found out, all of it as it must be; tests spoil some of it."""
+    """All results of a correct demo; each test falsifies some of them."""
 
     expected: Expected = field(
         default_factory=lambda: Expected(5, 2, 1, Counter({"UA": 3}), cells() | cells("EWR"))
@@ -124,7 +124,7 @@ def failed(found: Verdict) -> list[str]:
 
 
 @pytest.mark.req("T3.5", "X2")
-def test_what_is_as_it_must_be_holds() -> None:
+def test_correct_results_pass() -> None:
     found = World().judge()
     assert found.holds
     assert found.sums_agree
@@ -135,7 +135,7 @@ def test_what_is_as_it_must_be_holds() -> None:
 @pytest.mark.req("T3.5", "X2")
 @pytest.mark.parametrize("stage", ["usage", "lines", "stripe"])
 @given(data=st.data(), off=st.integers(-3, 3).filter(bool))
-def test_any_sum_that_is_off_is_found(stage: str, data: st.DataObject, off: int) -> None:
+def test_wrong_sum_is_found(stage: str, data: st.DataObject, off: int) -> None:
     world = World()
     sums: dict[Cell, Decimal] = getattr(world, stage)
     cell = data.draw(st.sampled_from(sorted(sums)))
@@ -151,7 +151,7 @@ def test_any_sum_that_is_off_is_found(stage: str, data: st.DataObject, off: int)
 
 @pytest.mark.req("T3.5", "X2")
 @pytest.mark.parametrize("stage", ["usage", "lines", "stripe"])
-def test_a_sum_that_is_missing_or_too_much_is_found(stage: str) -> None:
+def test_missing_or_extra_sum_is_found(stage: str) -> None:
     less, more = World(), World()
     getattr(less, stage).pop(("UA", 2026, 9, "miles", ""))
     getattr(more, stage)["UA", 2026, 10, "miles", ""] = Decimal(1)
@@ -164,7 +164,7 @@ def test_a_sum_that_is_missing_or_too_much_is_found(stage: str) -> None:
 @pytest.mark.parametrize(
     ("count", "lost", "doubled"), [({}, 3, 0), ({"UA": 2}, 1, 0), ({"UA": 5, "DL": 1}, 0, 3)]
 )
-def test_events_lost_and_doubled_are_counted(
+def test_lost_and_duplicated_events_are_counted(
     stage: str, count: dict[str, int], lost: int, doubled: int
 ) -> None:
     world = World()
@@ -175,7 +175,7 @@ def test_events_lost_and_doubled_are_counted(
 
 
 @pytest.mark.req("X2")
-def test_one_tenant_does_not_make_up_for_another() -> None:
+def test_errors_of_two_tenants_do_not_cancel_out() -> None:
     world = World(aggregated={"UA": 2, "DL": 1})
     found = world.judge()
     assert (found.lost, found.doubled) == (1, 1)
@@ -187,7 +187,7 @@ def test_one_tenant_does_not_make_up_for_another() -> None:
     [{"read": 4}, {"accepted": 0}, {"rejected": 2}, {"conflict": 1, "accepted": 0}, {"refusals": Counter()}],
     ids=str,
 )
-def test_an_event_without_its_outcome_is_found(spoil: dict[str, object]) -> None:
+def test_event_without_an_outcome_is_found(spoil: dict[str, object]) -> None:
     world = World()
     for name, value in spoil.items():
         setattr(world.captured, name, value)
@@ -196,7 +196,7 @@ def test_an_event_without_its_outcome_is_found(spoil: dict[str, object]) -> None
 
 @pytest.mark.req("O2", "X2")
 @pytest.mark.parametrize(("field_name", "value"), [("replayed", 0), ("replayed", 2), ("left", 1)])
-def test_a_replay_that_missed_something_is_found(field_name: str, value: int) -> None:
+def test_incomplete_replay_is_found(field_name: str, value: int) -> None:
     world = World()
     setattr(world.mended, field_name, value)
     assert "outcomes of capture" in failed(world.judge())
@@ -205,9 +205,7 @@ def test_a_replay_that_missed_something_is_found(field_name: str, value: int) ->
 @pytest.mark.req("O2", "T3.5")
 @given(data=st.data(), off=st.integers(-3, 3).filter(bool))
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_an_invoice_that_a_replay_changed_otherwise_is_found(
-    when: str, data: st.DataObject, off: int
-) -> None:
+def test_invoice_changed_unexpectedly_by_a_replay_is_found(when: str, data: st.DataObject, off: int) -> None:
     world = World()
     quantities: dict[Cell, Decimal] = getattr(world.mended, when)
     quantities[data.draw(st.sampled_from(sorted(quantities)))] += off
@@ -215,7 +213,7 @@ def test_an_invoice_that_a_replay_changed_otherwise_is_found(
 
 
 @pytest.mark.req("T3.5")
-def test_an_invoice_that_differs_is_found() -> None:
+def test_wrong_invoice_is_found() -> None:
     name = "final invoices, to the cent"
     assert failed(World(at_stripe=("open", Decimal("12.31"))).judge()) == [name]
     assert failed(World(at_stripe=("draft", Decimal("12.30"))).judge()) == [name]
@@ -234,7 +232,7 @@ def test_an_invoice_that_differs_is_found() -> None:
 
 
 @pytest.mark.req("X1")
-def test_an_explanation_that_does_not_add_up_is_found() -> None:
+def test_explanation_that_does_not_add_up_is_found() -> None:
     assert failed(World(explained=None).judge()) == ["one line, explained"]
 
     def faults(explained: Explained) -> int:
@@ -262,7 +260,7 @@ def test_an_explanation_that_does_not_add_up_is_found() -> None:
 
 
 @pytest.mark.req("T3.5")
-def test_many_differences_are_not_all_listed() -> None:
+def test_long_list_of_differences_is_shortened() -> None:
     world = World()
     world.usage |= {("DL", 2026, 9, "miles", f"X{number}"): Decimal(1) for number in range(50)}
     listed = verdict.differences(world.judge())
@@ -271,7 +269,7 @@ def test_many_differences_are_not_all_listed() -> None:
 
 
 @pytest.mark.req("T2.2")
-def test_months_follow_each_other_across_the_year() -> None:
+def test_months_continue_across_the_year() -> None:
     december = Month(2026, 12)
     assert december.end == december.next.start == datetime(2027, 1, 1, 5, tzinfo=UTC)
     assert (december.next.title, december.start) == ("Jan 2027", datetime(2026, 12, 1, 5, tzinfo=UTC))

@@ -1,4 +1,4 @@
-"""What keys may hold, how signing keys follow one another, and what is sealed stays sealed."""
+"""Permissions of API keys, rotation of signing keys, and sealing of secrets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def granter(permissions: frozenset[Permission]) -> Principal:
 
 @given(subsets, subsets, st.sampled_from(["", "acme"]))
 @pytest.mark.req("T4.1")
-def test_nobody_grants_what_they_do_not_hold(
+def test_granter_cannot_grant_permissions_it_lacks(
     wanted: frozenset[Permission], held: frozenset[Permission], slug: str
 ) -> None:
     grantable = GRANTABLE_TO_A_TENANT if slug else GRANTABLE
@@ -45,16 +45,16 @@ def test_nobody_grants_what_they_do_not_hold(
 
 
 @pytest.mark.req("T4.1")
-def test_a_permission_that_there_is_not_is_refused() -> None:
+def test_unknown_permission_is_refused() -> None:
     with pytest.raises(InvalidArgumentError):
         grant("permissions", ["read", "everything"], "", granter(GRANTABLE))
 
 
-# --- rotation: a tenant's keys and the time, as handlers move them
+# --- rotation of a tenant's signing keys over time
 
 
 class Rotation:
-    """Does with keys what the handlers do."""
+    """Rotates and revokes keys as the service does."""
 
     def __init__(self) -> None:
         self.now_us = 1_000_000
@@ -88,7 +88,7 @@ class Rotation:
     )
 )
 @pytest.mark.req("T1.4")
-def test_at_most_two_keys_are_active_and_none_ends_before_it_is_said(steps: list[tuple[str, int]]) -> None:
+def test_at_most_two_keys_are_active_and_each_until_its_announced_end(steps: list[tuple[str, int]]) -> None:
     rotation = Rotation()
     for step, amount in steps:
         before = rotation.active
@@ -98,7 +98,7 @@ def test_at_most_two_keys_are_active_and_none_ends_before_it_is_said(steps: list
             except FailedPreconditionError:
                 assert len(before) == 2
                 continue
-            # What was active verifies on for the grace, and no longer than it was promised before.
+            # Active keys keep verifying for the grace period, but not beyond an end announced before.
             for key in before:
                 (now,) = [each for each in rotation.keys if each.generation == key.generation]
                 ends = rotation.now_us + amount
@@ -114,7 +114,7 @@ def test_at_most_two_keys_are_active_and_none_ends_before_it_is_said(steps: list
 
 
 @pytest.mark.req("T1.4")
-def test_a_later_rotation_does_not_lengthen_a_life_that_was_limited_before() -> None:
+def test_later_rotation_does_not_extend_a_key_with_an_announced_end() -> None:
     rotation = Rotation()
     rotation.rotate(0)
     rotation.rotate(10)
@@ -125,7 +125,7 @@ def test_a_later_rotation_does_not_lengthen_a_life_that_was_limited_before() -> 
 
 
 @pytest.mark.req("T1.4")
-def test_a_key_is_active_until_its_end() -> None:
+def test_key_is_active_until_its_end() -> None:
     key = SigningKey(1, 1, "0" * 16, b"sealed", 0, "maker", expires_at_us=10)
     assert key.is_active(9)
     assert not key.is_active(10)
@@ -141,7 +141,7 @@ B = "b:" + base64.b64encode(b"b" * 32).decode()
 
 @given(st.binary(max_size=64))
 @pytest.mark.req("T4.3")
-def test_what_was_sealed_opens_in_its_place_alone(secret: bytes) -> None:
+def test_sealed_secret_opens_only_in_its_own_row(secret: bytes) -> None:
     sealer = Sealer(MasterKeys.parse(A))
     sealed = sealer.seal(secret, PLACE)
     assert sealer.open(sealed, PLACE) == secret
@@ -158,7 +158,7 @@ def test_what_was_sealed_opens_in_its_place_alone(secret: bytes) -> None:
 
 @given(st.data())
 @pytest.mark.req("T4.3")
-def test_what_was_tampered_with_does_not_open(data: st.DataObject) -> None:
+def test_tampered_secret_does_not_open(data: st.DataObject) -> None:
     sealer = Sealer(MasterKeys.parse(A))
     sealed = bytearray(sealer.seal(b"secret", PLACE))
     at = data.draw(st.integers(0, len(sealed) - 1))
@@ -170,7 +170,7 @@ def test_what_was_tampered_with_does_not_open(data: st.DataObject) -> None:
 
 
 @pytest.mark.req("T4.3")
-def test_the_first_master_key_seals_and_all_of_them_open() -> None:
+def test_first_master_key_seals_and_all_master_keys_open() -> None:
     old, both, new = (
         Sealer(MasterKeys.parse(A)),
         Sealer(MasterKeys.parse(f"{B},{A}")),
@@ -186,7 +186,7 @@ def test_the_first_master_key_seals_and_all_of_them_open() -> None:
     "text", ["", "hidden", "a:hidden", ":AAAA", "a b:" + "A" * 43 + "=", "a:" + "A" * 24]
 )
 @pytest.mark.req("T4.3", "S8")
-def test_what_is_no_master_key_is_refused_without_being_told(text: str) -> None:
+def test_invalid_master_key_is_refused_without_being_shown(text: str) -> None:
     with pytest.raises(ValueError, match="master key") as caught:
         Sealer(MasterKeys.parse(text))
     assert "hidden" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Changes of a tenant: one version each, none for nothing, and the guard of the version."""
+"""Updates of a tenant: one version for each change, none without a change, and optimistic locking."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ CHANGES = st.fixed_dictionaries(
 
 
 @given(CHANGES)
-def test_what_is_set_is_changed_and_nothing_else(changes: dict[str, Any]) -> None:
+def test_update_changes_only_the_given_fields(changes: dict[str, Any]) -> None:
     after = Changes(**changes).apply(TENANT, now_us=LATER)
     expected = replace(TENANT, **changes)
     if expected == TENANT:
@@ -61,23 +61,23 @@ def test_what_is_set_is_changed_and_nothing_else(changes: dict[str, Any]) -> Non
 
 
 @given(CHANGES)
-def test_the_same_change_again_changes_nothing(changes: dict[str, Any]) -> None:
+def test_repeated_update_changes_nothing(changes: dict[str, Any]) -> None:
     once = Changes(**changes).apply(TENANT, now_us=LATER)
     assert Changes(**changes).apply(once, now_us=LATER + 1) is once
 
 
-def test_a_clock_that_was_set_back_does_not_move_a_tenant_back() -> None:
+def test_update_time_never_decreases() -> None:
     after = Changes(plan="silver").apply(TENANT, now_us=1)
     assert (after.version, after.updated_at_us) == (4, TENANT.updated_at_us)
 
 
 @pytest.mark.parametrize("expected", [0, 3])
-def test_the_version_that_was_seen_or_none_passes(expected: int) -> None:
+def test_expected_version_may_match_or_be_absent(expected: int) -> None:
     TENANT.require_version(expected)
 
 
 @pytest.mark.parametrize("expected", [1, 2, 4])
-def test_another_version_is_aborted(expected: int) -> None:
+def test_stale_expected_version_aborts(expected: int) -> None:
     with pytest.raises(AbortedError, match=f"at version 3, not {expected}"):
         TENANT.require_version(expected)
 
@@ -93,7 +93,7 @@ def test_another_version_is_aborted(expected: int) -> None:
         ("billing_provider", "Stripe"),
     ],
 )
-def test_a_change_keeps_the_rules(field: str, value: Any) -> None:
+def test_update_is_validated(field: str, value: Any) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         Changes(**{field: value})
     assert caught.value.field == field
@@ -105,18 +105,16 @@ def test_a_change_keeps_the_rules(field: str, value: Any) -> None:
         (date(2026, 3, 1), date(2026, 2, 28), False),
         (date(2026, 3, 1), date(2026, 3, 1), True),
         (date(2026, 3, 1), date(2030, 1, 1), True),
-        # A slip into the far future can be taken back.
+        # A start set too far in the future by mistake can be moved back.
         (date(2062, 1, 1), date(2026, 3, 1), True),
         (date(2062, 1, 1), date(2026, 2, 28), False),
-        # History that was imported: its start can move later, and not back again.
+        # The start of imported history can move later, but not back.
         (date(2020, 1, 1), date(2020, 2, 1), True),
         (date(2020, 2, 1), date(2020, 1, 1), False),
         (None, date(1990, 1, 1), True),
     ],
 )
-def test_periods_of_the_past_are_opened_at_onboarding_alone(
-    present: date | None, asked: date, allowed: bool
-) -> None:
+def test_past_periods_are_opened_only_at_onboarding(present: date | None, asked: date, allowed: bool) -> None:
     tenant = replace(TENANT, billed_from=present)
     change = Changes(billed_from=asked)
     if allowed:

@@ -1,4 +1,4 @@
-"""What each field of a tenant must be: the field and the rule are named, whatever comes in."""
+"""Validation of each field of a tenant; a refusal names the field and the rule."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def test_slugs_are_accepted(slug: str) -> None:
     "slug",
     ["", "-a", "a-", "-", "A", "a_b", "a.b", "a b", " a", "a\n", "é", "٣", "a" * 64, "a\0", "tenant/../x"],
 )
-def test_other_names_are_refused(slug: str) -> None:
+def test_invalid_slugs_are_refused(slug: str) -> None:
     error = refused(slug=slug)
     assert error.field == "tenant_id"
     assert "lower-case letters, digits and dashes" in error.rule
 
 
 @given(st.text())
-def test_a_name_is_accepted_exactly_when_it_fits_the_rule(text: str) -> None:
+def test_slug_is_accepted_exactly_when_it_matches_the_pattern(text: str) -> None:
     fits = (
         1 <= len(text) <= 63
         and set(text) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
@@ -69,7 +69,7 @@ def test_a_name_is_accepted_exactly_when_it_fits_the_rule(text: str) -> None:
 
 
 @given(st.sampled_from(sorted(available_timezones() - {"localtime", "Factory", "posixrules"})))
-def test_zones_that_exist_are_accepted_and_can_be_used(name: str) -> None:
+def test_existing_time_zones_are_accepted(name: str) -> None:
     assert ZoneInfo(fields.time_zone("time_zone", name)).key == name
 
 
@@ -89,7 +89,7 @@ def test_zones_that_exist_are_accepted_and_can_be_used(name: str) -> None:
         "Europe",
     ],
 )
-def test_other_zones_are_refused(name: str) -> None:
+def test_unknown_time_zones_are_refused(name: str) -> None:
     assert refused(time_zone=name).field == "time_zone"
 
 
@@ -99,28 +99,28 @@ def test_currencies_are_accepted(code: str) -> None:
 
 
 @pytest.mark.parametrize("code", ["", "usd", "US", "USDT", "ABC", "XXX", "XTS", "XAU", "US$", "U5D", "\0"])
-def test_what_nobody_can_be_billed_in_is_refused(code: str) -> None:
+def test_unbillable_currencies_are_refused(code: str) -> None:
     assert refused(currency=code).field == "currency"
 
 
 @pytest.mark.parametrize("seconds", [0, 1, 72 * 3600])
-def test_a_lead_within_three_days_is_accepted(seconds: int) -> None:
+def test_lead_within_three_days_is_accepted(seconds: int) -> None:
     assert Onboarding(**{**GOOD, "close_lead_seconds": seconds}).close_lead_seconds == seconds
 
 
 @pytest.mark.parametrize("seconds", [-1, 72 * 3600 + 1, 2**63 - 1, -(2**63)])
-def test_another_lead_is_refused(seconds: int) -> None:
+def test_lead_out_of_range_is_refused(seconds: int) -> None:
     assert refused(close_lead_seconds=seconds).field == "close_lead_seconds"
 
 
 @pytest.mark.parametrize("field", ["external_customer_id", "external_subscription_id"])
 @pytest.mark.parametrize("value", [" ", "a ", " a", "\u3000", "x" * 256, "a\0b", "a\nb", "\x7f", "\x85"])
-def test_names_of_other_systems_are_neither_blank_nor_endless_nor_unprintable(field: str, value: str) -> None:
+def test_blank_long_or_unprintable_external_names_are_refused(field: str, value: str) -> None:
     assert refused(**{field: value}).field == field
 
 
 @given(st.text(LETTERS, max_size=255).map(str.strip))
-def test_other_names_of_other_systems_are_kept_as_they_are(value: str) -> None:
+def test_valid_external_names_are_kept_unchanged(value: str) -> None:
     onboarding = Onboarding(**{**GOOD, "external_customer_id": value, "display_name": value})
     assert (onboarding.external_customer_id, onboarding.display_name) == (value,) * 2
 
@@ -131,21 +131,21 @@ def test_plans_are_accepted(plan: str) -> None:
 
 
 @pytest.mark.parametrize("plan", [" ", "gold ", " gold", "go ld", "-gold", "gold\n", "g\0", "x" * 65])
-def test_other_names_of_plans_are_refused(plan: str) -> None:
+def test_invalid_plans_are_refused(plan: str) -> None:
     assert refused(plan=plan).field == "plan"
 
 
-def test_a_display_name_may_be_empty_but_not_endless() -> None:
+def test_display_name_may_be_empty_but_not_too_long() -> None:
     assert Onboarding(**{**GOOD, "display_name": ""}).display_name == ""
     assert refused(display_name="x" * 256).field == "display_name"
 
 
-def test_the_rule_says_what_to_do() -> None:
+def test_broken_rule_states_the_requirement() -> None:
     for field, value in [("slug", ""), ("plan", " "), ("time_zone", ""), ("currency", "")]:
         assert re.match("must ", refused(**{field: value}).rule)
 
 
-def test_a_month_that_clocks_show_again_for_a_while_has_ended() -> None:
-    """In St. John's clocks went from one past midnight of the first of November 2009 back to October."""
+def test_repeated_last_hour_of_a_month_belongs_to_the_next_month() -> None:
+    """In St. John's clocks went from 00:01 on November 1, 2009 back to October 31."""
     again = datetime(2009, 11, 1, 2, 45, tzinfo=UTC)
     assert first_of_month(again, "America/St_Johns") == date(2009, 11, 1)

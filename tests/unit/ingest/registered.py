@@ -1,4 +1,4 @@
-"""Event types, tenants and limits that tests of capture's rules share."""
+"""Event types, tenants and limits shared by the tests of capture's rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The digest that tells whether two events with one id are the same."""
+"""The digest that decides whether two events with one id are equal."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def digest(body: Any) -> bytes:
 
 
 @given(bodies, bodies)
-def test_equal_bodies_and_only_those_have_equal_digests(one: Any, other: Any) -> None:
+def test_only_equal_bodies_have_equal_digests(one: Any, other: Any) -> None:
     assert (digest(one) == digest(other)) is (one == other)
 
 
 @given(pairs, st.randoms())
-def test_the_order_of_names_means_nothing(dimensions: dict[str, str], random: Any) -> None:
+def test_digest_is_independent_of_name_order(dimensions: dict[str, str], random: Any) -> None:
     shuffled = list(dimensions.items())
     random.shuffle(shuffled)
     assert body_digest("t", "s", 1, tuple(shuffled), {}) == body_digest(
@@ -52,7 +52,7 @@ def test_the_order_of_names_means_nothing(dimensions: dict[str, str], random: An
     )
 
 
-def test_sensitive_values_go_in_under_a_key() -> None:
+def test_sensitive_values_are_hashed_with_a_key() -> None:
     shown = disguised((("card", "4242"), ("page", "home")), {"card"}, Key(b"tenant 1"))
     assert "4242" not in repr(shown)
     again = disguised((("card", "4242"), ("page", "home")), {"card"}, Key(b"tenant 1"))

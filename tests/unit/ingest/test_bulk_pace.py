@@ -1,4 +1,4 @@
-"""How many chunks a call begins in the time that it has."""
+"""How many chunks a call begins before its deadline."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.req("T3.4")
 
 
 class Passing:
-    """A clock of which every chunk takes two seconds."""
+    """A clock that advances by two seconds for every chunk."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -47,12 +47,12 @@ def chunks(clock: Passing, most: int) -> int:
 
 
 @pytest.mark.parametrize(("seconds", "begun"), [(0.0, 1), (7.9, 1), (8.1, 2), (21.0, 8)])
-def test_a_chunk_is_begun_only_with_time_to_spare(
+def test_chunk_begins_only_with_enough_time_left(
     clock: Passing, deadline: list[float | None], seconds: float, begun: int
 ) -> None:
     deadline[0] = clock.now + seconds
     assert chunks(clock, 100) == begun
 
 
-def test_without_a_deadline_all_is_done(clock: Passing, deadline: list[float | None]) -> None:
+def test_without_a_deadline_all_chunks_are_processed(clock: Passing, deadline: list[float | None]) -> None:
     assert chunks(clock, 100) == 100

@@ -1,4 +1,4 @@
-"""Group commit: who shares a flush, who is refused, and that nobody is left without an answer."""
+"""Group commit: which calls share a flush, which are refused, and that every call is answered."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def results(submissions: Sequence[Submission]) -> list[Result]:
 
 
 class Recorder:
-    """A flush that notes what it was given, and waits to be let through when `gate` is closed."""
+    """A flush that records its submissions, and waits while `gate` is closed."""
 
     def __init__(self) -> None:
         self.flushed: list[list[int]] = []
@@ -65,7 +65,7 @@ async def committer(
 
 
 @pytest.mark.req("T2.1")
-async def test_small_calls_share_a_flush_and_each_gets_its_own_result() -> None:
+async def test_small_calls_share_a_flush_with_separate_results() -> None:
     recorder = Recorder()
     async with committer(recorder) as made:
         calls = [submission(size) for size in (1, 2, 3)]
@@ -77,16 +77,16 @@ async def test_small_calls_share_a_flush_and_each_gets_its_own_result() -> None:
 
 
 @pytest.mark.req("T2.1")
-async def test_a_large_call_is_not_kept_waiting_for_company() -> None:
+async def test_large_call_is_flushed_immediately() -> None:
     recorder = Recorder()
-    # A window that would outlast the test.
+    # A window longer than the test.
     async with committer(recorder, window=3_600.0) as made:
         made.submit(call := submission(1_000))
         await asyncio.wait_for(call.result, 10)
 
 
 @pytest.mark.req("T2.4")
-async def test_a_flush_is_bounded() -> None:
+async def test_flush_size_is_bounded() -> None:
     recorder = Recorder()
     recorder.gate.clear()
     async with committer(recorder) as made:
@@ -100,7 +100,7 @@ async def test_a_flush_is_bounded() -> None:
 
 
 @pytest.mark.req("T2.4")
-async def test_beyond_its_bound_the_queue_refuses_and_recovers() -> None:
+async def test_full_queue_refuses_calls_until_it_drains() -> None:
     recorder = Recorder()
     recorder.gate.clear()
     async with committer(recorder, max_queued=10) as made:
@@ -115,12 +115,12 @@ async def test_beyond_its_bound_the_queue_refuses_and_recovers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("failure", "told"),
+    ("failure", "raised"),
     [(UnavailableError("no database"), UnavailableError), (ValueError("a fault of ours"), MeterlineError)],
 )
 @pytest.mark.req("T7.3")
-async def test_a_failed_flush_is_told_to_all_and_the_next_one_works(
-    failure: Exception, told: type[Exception]
+async def test_failed_flush_fails_all_its_calls_and_the_next_succeeds(
+    failure: Exception, raised: type[Exception]
 ) -> None:
     recorder = Recorder()
     recorder.failure = failure
@@ -129,7 +129,7 @@ async def test_a_failed_flush_is_told_to_all_and_the_next_one_works(
         for call in calls:
             made.submit(call)
         for call in calls:
-            with pytest.raises(told):
+            with pytest.raises(raised):
                 await call.result
         recorder.failure = None
         made.submit(call := submission())
@@ -137,7 +137,7 @@ async def test_a_failed_flush_is_told_to_all_and_the_next_one_works(
 
 
 class Poisoned(Recorder):
-    """A flush that fails whenever one of `bad` is in it, as a transaction does."""
+    """A flush that fails as a whole when it contains one of `bad`, like a transaction."""
 
     def __init__(self, bad: Collection[int], failure: Exception) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class Poisoned(Recorder):
 @given(st.integers(1, 40), st.sets(st.integers(1, 40), max_size=4), st.booleans())
 @settings(deadline=None, max_examples=60)
 @pytest.mark.req("T4.2", "T7.3")
-async def test_only_the_calls_at_fault_fail_with_a_flush(calls: int, bad: set[int], ours: bool) -> None:
+async def test_failing_flush_fails_only_the_faulty_calls(calls: int, bad: set[int], ours: bool) -> None:
     recorder = Poisoned(bad, ValueError("ours") if ours else InvalidArgumentError("field", "rule"))
     kept: list[int] = []
 
@@ -179,7 +179,7 @@ async def test_only_the_calls_at_fault_fail_with_a_flush(calls: int, bad: set[in
 
 
 @pytest.mark.req("T7.3")
-async def test_a_call_at_fault_is_answered_although_it_cannot_be_kept() -> None:
+async def test_faulty_call_is_answered_when_quarantine_fails() -> None:
     async def keep(call: Submission) -> int:
         raise ValueError("this one too")
 
@@ -192,7 +192,7 @@ async def test_a_call_at_fault_is_answered_although_it_cannot_be_kept() -> None:
 
 
 @pytest.mark.req("T7.3")
-async def test_what_is_away_is_away_for_all_and_is_not_tried_for_each() -> None:
+async def test_unavailable_database_fails_the_flush_without_single_retries() -> None:
     recorder = Poisoned({3}, UnavailableError("no database"))
     async with committer(recorder) as made:
         calls = [submission(size) for size in (1, 2, 3)]
@@ -205,10 +205,10 @@ async def test_what_is_away_is_away_for_all_and_is_not_tried_for_each() -> None:
 
 
 @pytest.mark.req("T7.3")
-async def test_stopping_flushes_what_was_taken_in_and_refuses_what_comes_after() -> None:
+async def test_stop_flushes_queued_calls_and_refuses_later_ones() -> None:
     recorder = Recorder()
     made = Committer(recorder, workers=1, window=0.001, max_queued=100)
-    await made.stop()  # before the start it does no harm
+    await made.stop()  # a stop before the start is harmless
     await made.start()
     calls = [submission() for _ in range(5)]
     for call in calls:
@@ -221,11 +221,11 @@ async def test_stopping_flushes_what_was_taken_in_and_refuses_what_comes_after()
 
 
 @pytest.mark.req("T4.2")
-async def test_a_flood_does_not_keep_others_from_the_next_flush() -> None:
+async def test_flood_does_not_delay_other_tenants_beyond_the_next_flush() -> None:
     recorder = Recorder()
     recorder.gate.clear()
     async with committer(recorder) as made:
-        # The first flush is under way while the others come.
+        # The others arrive during the first flush.
         made.submit(first := submission(MAX_FLUSH_EVENTS, flow=1))
         await eventually(lambda: recorder.flushed)
         flood = [submission(500, flow=1) for _ in range(100)]
@@ -241,7 +241,7 @@ async def test_a_flood_does_not_keep_others_from_the_next_flush() -> None:
 
 
 @pytest.mark.req("T2.4")
-async def test_heavy_events_count_by_their_bytes() -> None:
+async def test_large_events_are_charged_by_bytes() -> None:
     recorder = Recorder()
     recorder.gate.clear()
     async with committer(recorder, max_queued=1_000) as made:
@@ -254,7 +254,7 @@ async def test_heavy_events_count_by_their_bytes() -> None:
 
 
 @pytest.mark.req("T2.4")
-async def test_a_submission_that_grows_is_bounded_too() -> None:
+async def test_growing_submission_is_bounded() -> None:
     recorder = Recorder()
     recorder.gate.clear()
     async with committer(recorder, max_queued=100) as made:
@@ -275,7 +275,7 @@ async def test_a_submission_that_grows_is_bounded_too() -> None:
 
 
 @pytest.mark.req("T7.3", "T2.4")
-async def test_a_flush_that_hangs_is_given_up_and_leaves_room_for_others(
+async def test_hanging_flush_times_out_and_frees_the_queue(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(committer_module, "FLUSH_SECONDS", 0.05)

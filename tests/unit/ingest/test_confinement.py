@@ -1,4 +1,4 @@
-"""The body of a signed call stays within its configuration, in rows as in columns."""
+"""A signed call is confined to the scope of its configuration, in both rows and columns."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def reason(request: capture_pb2.ReportRequest, config: credentials_pb2.CaptureCo
 @both_forms
 @pytest.mark.parametrize("named", ["", "acme"])
 @pytest.mark.parametrize("source", ["", "web"])
-def test_what_the_configuration_fixes_may_be_left_out(form: Form, named: str, source: str) -> None:
+def test_call_may_omit_fields_fixed_by_the_configuration(form: Form, named: str, source: str) -> None:
     request = form(CLICK, replace(CLICK, type="view"), tenant_id=named or "acme", source=source)
     request.tenant_id = named
     body = body_of(request)
@@ -60,14 +60,14 @@ def test_what_the_configuration_fixes_may_be_left_out(form: Form, named: str, so
         ({}, replace(CLICK, tenant_id="bolt"), "TENANT_OUT_OF_SCOPE"),
     ],
 )
-def test_what_is_out_of_scope_is_refused(
+def test_call_out_of_scope_is_refused(
     form: Form, more: dict[str, str], sample: Sample, expected: str
 ) -> None:
     assert reason(form(CLICK, sample, **({"source": "web"} | more))) == expected
 
 
 @both_forms
-def test_an_actor_is_the_subject_of_all_events(form: Form) -> None:
+def test_actor_becomes_the_subject_of_all_events(form: Form) -> None:
     request = form(CLICK, replace(CLICK, subject=""), source="web")
     body = body_of(request)
     confine(body, OF_ANN)
@@ -80,7 +80,7 @@ def test_an_actor_is_the_subject_of_all_events(form: Form) -> None:
     assert reason(form(replace(CLICK, subject="bob"), source="web"), CONFIG) == ""
 
 
-def test_columns_without_subjects_get_the_actor() -> None:
+def test_columns_without_subjects_get_the_actor_as_subject() -> None:
     request = columns(CLICK, source="web")
     del request.columns.subjects[:]
     body = body_of(request)
@@ -103,7 +103,7 @@ def test_columns_without_subjects_get_the_actor() -> None:
         ({"lifetime_seconds": 7 * 86_400 + 1}, "lifetime_seconds"),
     ],
 )
-def test_a_scope_that_breaks_a_rule_is_refused(change: dict[str, Any], field: str) -> None:
+def test_invalid_scope_is_refused(change: dict[str, Any], field: str) -> None:
     scope = Scope("a" * 256, ("click",), "s" * 128, 7 * 86_400)
     with pytest.raises(InvalidArgumentError) as caught:
         replace(scope, **change)

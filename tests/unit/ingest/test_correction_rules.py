@@ -1,4 +1,4 @@
-"""What an amendment makes of an event, what a correction tells, and how parts of an effect add up."""
+"""Amended events, messages of corrections, and effects that add up."""
 
 from __future__ import annotations
 
@@ -93,12 +93,12 @@ changes = st.builds(
 
 
 @given(contents)
-def test_what_is_kept_is_what_was_said(content: Content) -> None:
+def test_content_round_trips_through_json(content: Content) -> None:
     assert Content.from_json(json.loads(json.dumps(content.to_json()))) == content
 
 
 @given(contents)
-def test_without_a_change_nothing_changes(content: Content) -> None:
+def test_empty_amendment_changes_nothing(content: Content) -> None:
     made = draft(ID, content, {"phone": "1"}, CALL, Changes())
     assert (made.subject, made.time_us, made.dimensions) == (
         content.subject,
@@ -114,13 +114,13 @@ def test_without_a_change_nothing_changes(content: Content) -> None:
 
 
 @given(contents, changes)
-def test_what_is_named_changes_and_nothing_else(content: Content, wanted: Changes) -> None:
+def test_amendment_changes_only_named_fields(content: Content, wanted: Changes) -> None:
     before = draft(ID, content, {"phone": "1"}, CALL, Changes())
     made = draft(ID, content, {"phone": "1"}, CALL, wanted)
 
     assert made.subject == (content.subject if wanted.subject is None else wanted.subject)
     assert made.time_us == (content.time_us if wanted.time_us is None else wanted.time_us)
-    # What the catalogue had said of the old region is no more than that.
+    # The catalogue's entry for the old region does not apply to the new one.
     stale = {"tier", "zone"} if "region" in wanted.touched else set()
     for kind, was, is_, said in (
         (DIMENSIONS, before.dimensions, made.dimensions, wanted.dimensions),
@@ -133,7 +133,7 @@ def test_what_is_named_changes_and_nothing_else(content: Content, wanted: Change
 
 
 @given(st.lists(contents, min_size=1, max_size=5))
-def test_drafts_become_columns_row_by_row(several: list[Content]) -> None:
+def test_drafts_are_converted_to_columns_in_order(several: list[Content]) -> None:
     drafts = [draft(uuid.uuid4(), content, {}, CALL, Changes()) for content in several]
     columns = to_columns("acme", drafts)
     for row, made in enumerate(drafts):
@@ -153,7 +153,7 @@ Row = tuple[bytes, str, int, tuple[tuple[str, str], ...], tuple[tuple[str, int],
 
 
 def rows_of(fact: events_pb2.EventsAccepted) -> list[Row]:
-    """Every row of a message, decoded plainly."""
+    """All rows of a message, decoded one by one."""
     count = len(fact.event_ids) // 16
     series, subjects = unpack_unsigned(fact.series_index, count), unpack_unsigned(fact.subject_index, count)
     times = unpack_signed(fact.times_us, count)
@@ -192,17 +192,17 @@ signed = st.builds(SignedRow, st.uuids(), contents, st.integers(1, 9), taken_fro
 
 
 @given(st.lists(signed, min_size=1, max_size=8))
-def test_a_message_has_every_row_with_its_sign(rows: list[SignedRow]) -> None:
+def test_message_has_every_row_with_its_sign(rows: list[SignedRow]) -> None:
     fact = events_pb2.EventsAccepted.FromString(
         events_corrected(3, bytes(16), types_pb2.TraceContext(), 9, rows, BOOK)
     )
 
     (batch,) = fact.batches
-    told = rows_of(fact)
+    in_message = rows_of(fact)
     taken = [row for row in rows if row.retracted]
     assert (batch.rows, batch.retracted) == (len(rows), len(taken))
-    assert told[: batch.retracted] == [row_of(row) for row in taken]
-    assert Counter(told) == Counter(map(row_of, rows))
+    assert in_message[: batch.retracted] == [row_of(row) for row in taken]
+    assert Counter(in_message) == Counter(map(row_of, rows))
     assert batch.origins == b"".join(row.taken_from.bytes for row in taken if row.taken_from)
     assert {series.tenant_id for series in fact.series} == {3}
 
@@ -212,7 +212,7 @@ amounts = st.decimals(-(10**15), 10**15, places=3)
 
 
 @given(st.lists(st.tuples(amounts, st.integers(-5, 5)), min_size=1, max_size=5), amounts)
-def test_parts_of_an_effect_on_a_sum_are_the_whole(parts: list[tuple[Decimal, int]], before: Decimal) -> None:
+def test_parts_of_an_effect_add_up_to_the_whole(parts: list[tuple[Decimal, int]], before: Decimal) -> None:
     first = WindowEffect("miles", 4, MONTH, MONTH + timedelta(days=31), before, before, 9, 9)
     effect, unknown = Effect(), Effect()
     for delta, events in parts:
@@ -232,12 +232,12 @@ def test_parts_of_an_effect_on_a_sum_are_the_whole(parts: list[tuple[Decimal, in
     ("value", "text"),
     [("0.000", "0"), ("12.50", "12.5"), ("-3", "-3"), ("1E+3", "1000"), ("100", "100")],
 )
-def test_decimals_are_told_in_their_shortest_form(value: str, text: str) -> None:
+def test_effects_show_decimals_in_shortest_form(value: str, text: str) -> None:
     assert to_text(Decimal(value)) == text
 
 
 @pytest.mark.parametrize("field", ["changes", "amend"])
-def test_what_is_wrong_with_removals_names_the_field_of_the_request(field: str) -> None:
+def test_invalid_removal_names_the_request_field(field: str) -> None:
     with pytest.raises(InvalidArgumentError) as refused:
         messages.changes(corrections_pb2.EventChanges(removed=["color"]), field)
     assert refused.value.field == f"{field}.removed"

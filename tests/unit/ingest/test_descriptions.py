@@ -1,4 +1,4 @@
-"""What events of one name may carry, whoever's type it is."""
+"""Description of an event type over all tenants that own a type of that name."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ def own(quantities: Sequence[str] = (), **dimensions: Sequence[str]) -> EventTyp
     )
 
 
-def test_all_owners_together() -> None:
+def test_description_merges_the_types_of_all_owners() -> None:
     one = own(["own.a", "own.b"], region=["eu"], kind=["x"], free=[])
     other = own(["own.a", "own.c"], region=["us", "eu"], kind=[], more=["m"])
     book = TypeBook({}, {1: {"own.call": one}, 2: {"own.call": other, "own.other": own(["own.z"])}, 3: {}})
     found = describe(book.named("own.call"))
     assert found is not None
     assert found.quantities == ("own.a", "own.b", "own.c")
-    # Where one owner allows any value, any may come.
+    # One owner allows any value, so the description allows any.
     assert found.dimensions == {"region": ("eu", "us"), "kind": (), "free": (), "more": ("m",)}
     assert not found.partial
 
 
-def test_nobodys() -> None:
+def test_unowned_type_has_no_description() -> None:
     assert describe(TypeBook({}, {1: {}}).named("own.call")) is None
 
 
-def test_the_operators_type_is_what_a_name_means() -> None:
+def test_operator_type_has_precedence() -> None:
     common = EventType("call", (), (), subject_required=True)
     assert TypeBook({"call": common}, {1: {"own.call": own()}}).named("call") == [common]
 
 
-def test_what_is_told_is_bounded() -> None:
-    # 700 types of 16 dimensions each, and values: more than may be told.
+def test_description_size_is_bounded() -> None:
+    # 700 types of 16 dimensions each: more than a description may contain.
     types = [own((), **{f"d{n}-{at}": ["v"] for at in range(16)}) for n in range(700)]
     found = describe(types)
     assert found is not None

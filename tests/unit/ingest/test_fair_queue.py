@@ -1,4 +1,4 @@
-"""The queue before the commit: who is next, who has room, and that nobody is forgotten."""
+"""The fair queue before the commit: order, capacity and shares of tenants."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def put(into: FairQueue[Call], call: Call, weight: int = 1) -> bool:
 
 flows = st.integers(0, 4)
 costs = st.one_of(st.integers(1, 5), st.integers(1, LARGEST))
-# A call of a flow and a cost comes, or (None) a flush takes what is next, or (an index) one is done.
+# Steps: a call of a flow with a cost arrives; None: a flush takes the next calls; an index: a call is done.
 steps = st.lists(
     st.one_of(
         st.tuples(flows, costs),
@@ -77,7 +77,7 @@ steps = st.lists(
 
 @settings(deadline=None)
 @given(steps, st.lists(st.integers(1, 5), min_size=5, max_size=5))
-def test_each_call_comes_out_once_in_the_order_of_its_tenant_and_bounds_hold(
+def test_every_call_is_taken_once_in_tenant_order_within_bounds(
     steps: list[tuple[int, int] | int | None], weights: list[int]
 ) -> None:
     made = queue()
@@ -96,7 +96,7 @@ def test_each_call_comes_out_once_in_the_order_of_its_tenant_and_bounds_hold(
 
     def done(at: int) -> None:
         for call in under_way.pop(at):
-            # Some cost more than they seemed to.
+            # Some calls cost more than estimated.
             made.charge(call.flow, weights[call.flow], call.cost * (call.number % 3))
             made.release(call.flow, call.cost)
 
@@ -116,7 +116,7 @@ def test_each_call_comes_out_once_in_the_order_of_its_tenant_and_bounds_hold(
         done(0)
     assert came_out == put_in
     assert made.held == 0
-    # Nothing is kept of tenants that have gone.
+    # The queue keeps no state of tenants without calls.
     assert not made._flows
     assert not made._shares._holders
     assert made._shares._weights == 0
@@ -128,12 +128,12 @@ def test_each_call_comes_out_once_in_the_order_of_its_tenant_and_bounds_hold(
     st.integers(1, 12),
     st.data(),
 )
-def test_tenants_that_wait_get_shares_by_weight_within_a_turn(
+def test_waiting_tenants_get_shares_by_weight_within_one_turn(
     weights: list[int], takes: int, data: st.DataObject
 ) -> None:
     made = queue(room=10**9)
     for flow, weight in enumerate(weights):
-        # More than can be taken below, so that everybody waits all the time.
+        # More calls than are taken below, so that all tenants wait all the time.
         for _ in range(2 * takes * MOST // 50):
             call = Call(flow, data.draw(st.integers(50, LARGEST)) if flow == 0 else 50 + 40 * flow)
             assert put(made, call, weight)
@@ -151,10 +151,8 @@ def test_tenants_that_wait_get_shares_by_weight_within_a_turn(
     st.lists(st.integers(1, 6), min_size=5, max_size=5),
     st.integers(1, 60),
 )
-def test_what_is_charged_afterwards_counts_for_the_share(
-    weights: list[int], factors: list[int], takes: int
-) -> None:
-    """Each tenant's events cost so many times as much as they seem to."""
+def test_later_charges_reduce_the_share(weights: list[int], factors: list[int], takes: int) -> None:
+    """The true cost of each tenant's events is a multiple of the estimate."""
     made = queue(room=10**9)
     for flow, weight in enumerate(weights):
         for _ in range(2 * takes * MOST // 50):
@@ -168,19 +166,19 @@ def test_what_is_charged_afterwards_counts_for_the_share(
             made.charge(call.flow, weights[call.flow], extra)
             spent[call.flow] += call.cost + extra
     turns = [spent[flow] / (weight * TURN) for flow, weight in enumerate(weights)]
-    # Nobody may be ahead by more than a turn and what one flush turned out to cost.
+    # No tenant may be ahead by more than one turn and the true cost of one flush.
     assert max(turns) - min(turns) <= 1 + LARGEST / TURN + max(factors) * MOST / TURN
 
 
 class Forgiving(FairQueue[Call]):
-    """The planted bug: what turns out to cost more is charged to nobody."""
+    """The planted bug: costs beyond the estimate are not charged."""
 
     def charge(self, flow: int, weight: int, cost: int) -> None:
         pass
 
 
-def served_beside(kind: Queue, factor: int) -> int:
-    """What a flood of costly calls gets while another tenant gets 100 turns."""
+def served_during_flood(kind: Queue, factor: int) -> int:
+    """The cost that a flood of expensive calls is served while another tenant gets 100 turns."""
     made = queue(kind, room=10**9)
     for flow in (0, 1):
         for _ in range(4 * 100 * TURN // 50):
@@ -193,23 +191,23 @@ def served_beside(kind: Queue, factor: int) -> int:
     return served[0] // TURN
 
 
-def test_a_flood_of_costly_calls_takes_its_own_share_only() -> None:
-    assert served_beside(FairQueue, 5) <= 100 // 5 + MOST // TURN
-    assert served_beside(Forgiving, 5) >= 95
+def test_flood_of_expensive_calls_gets_only_its_share() -> None:
+    assert served_during_flood(FairQueue, 5) <= 100 // 5 + MOST // TURN
+    assert served_during_flood(Forgiving, 5) >= 95
 
 
-def test_who_is_in_debt_is_served_at_once_while_nobody_else_waits_but_by_turns() -> None:
+def test_tenant_in_debt_is_served_when_alone_and_by_turns_otherwise() -> None:
     made = queue()
     for _ in range(20):
         put(made, Call(0, 50))
     assert len(made.take(MOST)) == 10
     made.charge(0, 1, 10 * MOST)
     assert len(made.take(MOST)) <= TURN // 50
-    # It is in debt no longer, and was not charged for that.
+    # Its debt was cleared without a charge.
     assert made.take(MOST)
 
 
-def test_a_debt_is_paid_while_others_are_there_and_is_not_left_behind_by_going_away() -> None:
+def test_debt_remains_while_other_tenants_wait() -> None:
     made = queue()
     put(made, Call(0, 50))
     put(made, Call(1, 50))
@@ -217,7 +215,7 @@ def test_a_debt_is_paid_while_others_are_there_and_is_not_left_behind_by_going_a
     made.charge(0, 1, 10 * TURN)
     made.release(first.flow, first.cost)
     assert not made
-    # The other tenant is still there.
+    # The other tenant still waits.
     for flow in (0, 1):
         for _ in range(12):
             put(made, Call(flow, 100))
@@ -225,7 +223,7 @@ def test_a_debt_is_paid_while_others_are_there_and_is_not_left_behind_by_going_a
     made.release(second.flow, second.cost)
 
 
-def test_debts_are_forgotten_once_nobody_is_there() -> None:
+def test_debts_are_cleared_when_the_queue_is_empty() -> None:
     made = queue()
     put(made, Call(0, 50))
     (call,) = made.take(MOST)
@@ -238,7 +236,7 @@ def test_debts_are_forgotten_once_nobody_is_there() -> None:
 
 
 def served_before(kind: Queue, flood: list[int], cost: int) -> int:
-    """What a flood of calls gets before one call of another tenant that came after them all."""
+    """How many calls of a flood are served before one later call of another tenant."""
     made = queue(kind, room=10**9)
     for each in flood:
         put(made, Call(0, each))
@@ -253,12 +251,12 @@ def served_before(kind: Queue, flood: list[int], cost: int) -> int:
 
 @settings(deadline=None)
 @given(st.lists(costs, max_size=100), costs)
-def test_nobody_waits_for_more_than_a_turn_of_each_other(flood: list[int], cost: int) -> None:
+def test_tenant_waits_at_most_one_turn_of_each_other_tenant(flood: list[int], cost: int) -> None:
     turns = -(-cost // TURN)
     assert served_before(FairQueue, flood, cost) <= turns * TURN + LARGEST
 
 
-def test_a_queue_by_order_of_arrival_is_caught() -> None:
+def test_first_in_first_out_queue_is_caught() -> None:
     flood = [LARGEST] * 100
     assert served_before(FairQueue, flood, 1) <= TURN + LARGEST
     assert served_before(Fifo, flood, 1) == sum(flood)
@@ -266,28 +264,28 @@ def test_a_queue_by_order_of_arrival_is_caught() -> None:
 
 @settings(deadline=None)
 @given(st.integers(1, 20), st.integers(1, GUARANTEED), st.integers(1, 5))
-def test_a_newcomer_finds_room_however_much_others_flood(floods: int, cost: int, weight: int) -> None:
+def test_new_tenant_finds_room_during_floods(floods: int, cost: int, weight: int) -> None:
     made = queue()
     refused = 0
     for at in range(10_000):
         refused = 0 if put(made, Call(at % floods, 10)) else refused + 1
         if refused > floods:
             break
-    assert refused > floods, "the floods had no end"
-    # One flood alone may not have all; many of them may, but what each has is what it is guaranteed.
+    assert refused > floods, "the floods were never refused"
+    # A single flood cannot fill the queue; many can, but each only with its guaranteed share.
     alone = ROOM - ROOM // 8
     assert made.held <= max(alone, floods * GUARANTEED)
     if floods * GUARANTEED <= alone:
         assert put(made, Call(99, cost), weight)
 
 
-def test_a_flood_gives_way_once_others_are_there() -> None:
+def test_flood_loses_room_when_other_tenants_arrive() -> None:
     made = queue()
     while put(made, Call(0, 100)):
         pass
     assert made.held == ROOM - ROOM // 8
     assert put(made, Call(1, 100), 3)
-    # Its share is a quarter of that now; until it holds less, it gets no more.
+    # Its share is now a quarter of that; it gets no room until it holds less.
     while made.held > ROOM // 5:
         assert not put(made, Call(0, 100))
         for call in made.take(MOST):
@@ -297,17 +295,17 @@ def test_a_flood_gives_way_once_others_are_there() -> None:
     assert put(made, Call(0, 100))
 
 
-def test_a_tenant_with_little_shares_a_flush_with_no_more_than_a_turn_of_the_flood() -> None:
+def test_small_tenant_shares_a_flush_with_at_most_one_turn_of_a_flood() -> None:
     made = queue()
     for _ in range(10):
         put(made, Call(0, 50))
     put(made, Call(1, 1))
     assert Counter(call.flow for call in made.take(MOST)) == {0: 2, 1: 1}
-    # Nobody else waits any more.
+    # No other tenant waits.
     assert len(made.take(MOST)) == 8
 
 
-def test_nobody_saves_up_turns_by_being_quiet() -> None:
+def test_quiet_tenant_accumulates_no_turns() -> None:
     made = queue()
     for _ in range(50):
         put(made, Call(1, 1))
@@ -318,7 +316,7 @@ def test_nobody_saves_up_turns_by_being_quiet() -> None:
     assert Counter(call.flow for call in made.take(MOST - 100)) == {0: 4, 1: 4}
 
 
-def test_a_call_that_costs_more_than_a_flush_goes_alone() -> None:
+def test_call_larger_than_a_flush_is_flushed_alone() -> None:
     made: FairQueue[Call] = FairQueue(10_000, turn=TURN, guaranteed=10_000)
     put(made, Call(0, 10 * MOST))
     put(made, Call(0, 1))
@@ -326,7 +324,7 @@ def test_a_call_that_costs_more_than_a_flush_goes_alone() -> None:
     assert [call.cost for call in made.take(MOST)] == [1]
 
 
-def test_what_grows_while_it_waits_costs_what_it_has_become() -> None:
+def test_call_that_grows_while_queued_is_charged_its_final_cost() -> None:
     made = queue()
     call = Call(0, 1)
     put(made, call)

@@ -1,4 +1,4 @@
-"""Dimensions and properties, judged and enriched a combination at a time: as if each event were alone."""
+"""Dimensions and properties are validated and enriched once for each combination of values."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def checked(batch: list[Sample]) -> Check:
 
 @given(st.lists(samples, min_size=1, max_size=20))
 @settings(deadline=None)
-def test_events_together_are_judged_as_alone(batch: list[Sample]) -> None:
+def test_batch_is_validated_like_single_events(batch: list[Sample]) -> None:
     together = checked(batch).verdict(LIMITS, NOW_US, CATALOGUE)
     for row, sample in enumerate(batch):
         alone = checked([sample]).verdict(LIMITS, NOW_US, CATALOGUE)
@@ -50,7 +50,7 @@ def test_events_together_are_judged_as_alone(batch: list[Sample]) -> None:
         assert (mine is not None) is (sample.type == "rich")
 
 
-def test_the_entries_that_a_batch_needs_are_told() -> None:
+def test_batch_lists_the_catalogue_entries_it_needs() -> None:
     batch = [
         Sample(type="rich", dimensions={}, properties={"product": "p1"}),
         Sample(type="rich", dimensions={}, properties={"product": "p9"}, tenant_id="bolt"),
@@ -63,7 +63,7 @@ def test_the_entries_that_a_batch_needs_are_told() -> None:
     }
 
 
-def test_an_event_gains_what_its_entry_has() -> None:
+def test_event_is_enriched_from_its_catalogue_entry() -> None:
     verdict = checked(
         [Sample(type="rich", dimensions={"region": "eu"}, properties={"product": "p1"}, time_us=NOW_US)]
     ).verdict(LIMITS, NOW_US, CATALOGUE)
@@ -75,7 +75,7 @@ def test_an_event_gains_what_its_entry_has() -> None:
     assert variant.sources == ["products/p1@3"]
 
 
-def test_what_the_catalogue_adds_is_judged_too() -> None:
+def test_enriched_values_are_validated() -> None:
     verdict = checked(
         [Sample(type="rich", dimensions={}, properties={"product": "p2"}, time_us=NOW_US)]
     ).verdict(LIMITS, NOW_US, CATALOGUE)
@@ -83,7 +83,7 @@ def test_what_the_catalogue_adds_is_judged_too() -> None:
     assert (problem.reason, problem.field) == ("PROPERTY_TOO_LONG", "properties.title")
 
 
-def test_a_missing_entry_follows_the_policy() -> None:
+def test_missing_entry_is_handled_by_the_policy() -> None:
     (rule,) = RICH.enrichments
     refused = enrich(1, [rule], {"product": "p3"}, {})
     assert refused.missing == rule
@@ -94,7 +94,7 @@ def test_a_missing_entry_follows_the_policy() -> None:
     assert (accepted.missing, accepted.flags, accepted.added) == (None, (UNENRICHED,), {})
 
 
-def test_no_rule_sees_what_another_one_added() -> None:
+def test_enrichment_rules_do_not_see_each_others_values() -> None:
     (rule,) = RICH.enrichments
     chained = enrich(
         1,

@@ -1,4 +1,4 @@
-"""A keyring seals with the right key, opens what any of its keys sealed, and counts what it sealed."""
+"""A keyring seals with the newest usable key, opens values of all its keys, and counts its seals."""
 
 from __future__ import annotations
 
@@ -42,22 +42,20 @@ def test_the_newest_key_seals_and_all_open() -> None:
     assert after.unseal("t", "c", b"row", old) == after.unseal("t", "c", b"row", new) == b"text"
 
 
-def test_only_values_of_earlier_keys_need_to_be_sealed_anew() -> None:
+def test_only_values_of_earlier_keys_need_resealing() -> None:
     keys = [key(0), key(1), key(2), key(3, settled=False)]
     old = ring(*keys[:2]).seal("t", "c", b"row", b"text")
     newest = ring(*keys[:3], key(3)).seal("t", "c", b"row", b"text")
     now = ring(*keys)
     current = now.seal("t", "c", b"row", b"text")
-    assert key_id_of(current) == 2, "the third is not known everywhere yet"
+    assert key_id_of(current) == 2, "not all replicas know the third key yet"
     assert [now.needs_reseal(value) for value in (old, current, newest)] == [True, False, False]
     assert now.sealed_before == first_of(2)
 
 
 @given(st.lists(st.floats(0, 60), min_size=1, max_size=8), st.data())
-def test_whoever_reads_knows_the_key_that_somebody_else_sealed_with(
-    rotations: list[float], data: st.DataObject
-) -> None:
-    """Replicas see the keys as they were up to a memory's length ago, each at a time of its own."""
+def test_every_reader_knows_the_sealing_key(rotations: list[float], data: st.DataObject) -> None:
+    """Each replica sees the keys as they were at some moment within the cache's age limit."""
     created = dict(enumerate(sorted(rotations), 1))
     wrapped = {key_id: key(key_id) for key_id in created}
 
@@ -72,12 +70,12 @@ def test_whoever_reads_knows_the_key_that_somebody_else_sealed_with(
     writer_looked = data.draw(st.floats(created[1], 80))
     sealed_at = writer_looked + data.draw(st.floats(0, MEMORY_SECONDS))
     reader_looked = sealed_at + data.draw(st.floats(-MEMORY_SECONDS, 20))
-    assume(reader_looked >= created[1])  # that there is no key is never remembered
+    assume(reader_looked >= created[1])  # a missing key is never cached
     used = sealing_key(seen(writer_looked))
     assert used in {known.key_id for known in seen(reader_looked)}
 
 
-def test_two_keys_that_nobody_has_settled_on_leave_the_first() -> None:
+def test_first_key_seals_until_the_second_has_settled() -> None:
     assert sealing_key([key(0), key(1, settled=False), key(2, settled=False)]) == 1
     assert sealing_key([]) is None
 
@@ -92,7 +90,7 @@ def test_seals_are_counted_by_key() -> None:
     assert sealed == {(ACME, 1): 3, (ACME, 2): 1}
 
 
-def test_a_fingerprint_outlives_rotation_and_is_the_tenants_own() -> None:
+def test_fingerprint_survives_rotation_and_differs_between_tenants() -> None:
     fingerprints, first = key(0), key(1)
     one, rotated = ring(fingerprints, first), ring(fingerprints, first, key(2))
     other = ring(key(0, BOLT), key(1, BOLT), tenant_id=BOLT)
@@ -102,7 +100,7 @@ def test_a_fingerprint_outlives_rotation_and_is_the_tenants_own() -> None:
     assert one.fingerprint(b"text") != other.fingerprint(b"text")
 
 
-def test_another_tenant_opens_nothing_whatever_keys_it_is_given() -> None:
+def test_other_tenant_cannot_open_values_with_the_same_keys() -> None:
     keys = [key(0), key(1)]
     sealed = ring(*keys).seal("t", "c", b"row", b"text")
     for stranger in (ring(key(0, BOLT), key(1, BOLT), tenant_id=BOLT), ring(*keys, tenant_id=BOLT)):
@@ -110,20 +108,20 @@ def test_another_tenant_opens_nothing_whatever_keys_it_is_given() -> None:
             stranger.unseal("t", "c", b"row", sealed)
 
 
-def test_the_key_of_fingerprints_seals_nothing() -> None:
+def test_fingerprint_key_never_seals() -> None:
     sealed = first_of(FINGERPRINT_KEY) + bytes(28)
     with pytest.raises(TamperedError, match="no such key"):
         ring(key(0), key(1)).unseal("t", "c", b"row", sealed)
 
 
-def test_what_does_not_open_is_counted_and_says_where() -> None:
+def test_failed_opening_is_counted_and_names_the_place() -> None:
     before = metrics.TAMPERED_VALUES.labels("things")._value.get()
     with pytest.raises(TamperedError, match=r"things\.secret"):
         ring(key(0), key(1)).unseal("things", "secret", b"row", b"no sealed value")
     assert metrics.TAMPERED_VALUES.labels("things")._value.get() == before + 1
 
 
-def test_after_shredding_everything_is_refused() -> None:
+def test_shredded_keyring_refuses_everything() -> None:
     sealed = ring(key(0), key(1)).seal("t", "c", b"row", b"text")
     gone = ring(key(0, shredded=True), key(1, shredded=True))
     with pytest.raises(ShreddedError):
@@ -136,7 +134,7 @@ def test_after_shredding_everything_is_refused() -> None:
     assert not gone.needs_reseal(sealed)
 
 
-def test_without_keys_there_is_nothing_to_open() -> None:
+def test_keyring_without_keys_opens_nothing() -> None:
     none = ring()
     assert (none.exists, none.shredded) == (False, False)
     with pytest.raises(TamperedError):
@@ -145,7 +143,7 @@ def test_without_keys_there_is_nothing_to_open() -> None:
         none.seal("t", "c", b"row", b"text")
 
 
-def test_a_master_key_that_this_process_lacks_is_no_tampering() -> None:
+def test_missing_master_key_is_not_reported_as_tampering() -> None:
     elsewhere = MasterKeys({"two": bytes(range(1, 33))})
     wrapped = elsewhere.wrap(new_secret(), ACME, 1, Purpose.SEALING)
     keyring = ring(key(0), WrappedKey(ACME, 1, Purpose.SEALING, wrapped, "two", True))
@@ -153,7 +151,7 @@ def test_a_master_key_that_this_process_lacks_is_no_tampering() -> None:
         keyring.seal("t", "c", b"row", b"text")
 
 
-def test_a_keyring_shows_no_key() -> None:
+def test_keyring_repr_shows_no_key() -> None:
     keyring = ring(key(0), key(1))
     keyring.seal("t", "c", b"row", b"text")
     assert "wrapped" not in repr(key(1))

@@ -1,4 +1,4 @@
-"""The bound of ADR 9 holds in every interval: whatever was quiet, changed, given up or called at once."""
+"""The bound of ADR 9 holds in every interval, with pauses, limit changes, cancelled and concurrent calls."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ async def test_the_bound_holds_where_planted_bugs_break_it(steps: tuple[Step, ..
         assert await beyond_the_bound(steps, seed) == 0
 
 
-async def test_limits_that_are_used_whatever_their_age_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The planted bug: one call looks, and the others go on with what was known."""
+async def test_limits_of_any_age_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planted bug: one call reads the limits while the others use the cached ones."""
 
     async def current(self: LimitRegistry) -> LimitBook:
         now = self._now()
@@ -54,8 +54,8 @@ async def test_limits_that_are_used_whatever_their_age_are_caught(monkeypatch: p
     assert await beyond_the_bound(AFTER_QUIET) > 0
 
 
-async def test_leases_of_limits_that_hold_no_longer_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The planted bug: what was leased by a large limit may be used under a small one."""
+async def test_leases_of_replaced_limits_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planted bug: tokens leased under a larger limit are used under a smaller one."""
 
     def follow(self: Lease, limits: Limits) -> None:
         if limits != self.limits:

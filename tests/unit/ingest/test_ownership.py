@@ -1,4 +1,4 @@
-"""A caller of one tenant reports for no other: judged at the dictionary, held against the plainest twin."""
+"""A caller of one tenant cannot report for another: the check of dictionaries against a check of rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from meterline_ingest.event_types.rules.book import TypeBook
 pytestmark = pytest.mark.req("T4.1")
 
 names = st.sampled_from(["", "acme", "bolt", "cobra"])
-# What one call brings: its caller's tenant, and the tenant of each row.
+# A call: its caller's tenant, and the tenant of each row.
 calls = st.lists(st.tuples(st.none() | names, st.lists(names, max_size=6)), min_size=1, max_size=6)
 
 
@@ -55,10 +55,10 @@ def flagged(columns: Columns, shares: Sequence[Share]) -> set[int]:
 
 
 @given(calls, st.booleans())
-def test_rows_of_other_tenants_are_flagged_whoever_else_is_in_the_flush(
+def test_rows_of_other_tenants_are_flagged_in_shared_flushes(
     brought: list[tuple[str | None, list[str]]], merged: bool
 ) -> None:
-    """`merged`: one dictionary for all, as calls with rows give; else side by side, as columns do."""
+    """`merged`: one dictionary for all calls, as with rows; else one for each call, as with columns."""
     rows = [(caller, tenant) for caller, tenants in brought for tenant in tenants]
     shares = [Share(len(tenants), caller) for caller, tenants in brought]
     if merged:
@@ -69,7 +69,7 @@ def test_rows_of_other_tenants_are_flagged_whoever_else_is_in_the_flush(
     assert flagged(columns, shares) == expected
 
 
-def test_a_foreign_tenant_is_refused_before_it_is_told_whether_it_exists() -> None:
+def test_foreign_tenant_is_refused_without_revealing_its_existence() -> None:
     columns = columns_of(["acme", "bolt", "nobody"])
     book, limits, problems = TypeBook({}), TimeLimits(1, 1), Problems(3)
     flag_foreign(columns, [Share(3, "acme")], problems)
@@ -79,10 +79,10 @@ def test_a_foreign_tenant_is_refused_before_it_is_told_whether_it_exists() -> No
 
 
 @given(calls, st.sets(st.integers(0, 40)))
-def test_only_tenants_of_rows_that_may_be_theirs_have_to_be_known(
+def test_only_permitted_tenants_are_looked_up(
     brought: list[tuple[str | None, list[str]]], bad: set[int]
 ) -> None:
-    """Whatever else is wrong with rows: what is theirs goes to their quarantine, what is not to nobody's."""
+    """Invalid rows of the caller's tenant go to its quarantine; rows of other tenants go to none."""
     columns = concatenate([columns_of(tenants) for _, tenants in brought], frozenset())
     problems = Problems(len(columns))
     problems.flag([row for row in bad if row < len(columns)], Problem(Kind.REJECTED, "ID_MISSING", "id", ""))
@@ -92,10 +92,10 @@ def test_only_tenants_of_rows_that_may_be_theirs_have_to_be_known(
     rows = [each for _, tenants in brought for each in tenants]
     foreign = {at for at, caller in enumerate(callers) if caller not in (None, rows[at])}
     assert {row for row, each in problems.by_row.items() if each.reason == "TENANT_FORBIDDEN"} == foreign
-    # A single name is not worth a look at the rows.
+    # With a single name the rows need not be checked.
     assert set(named(columns, problems)) == (allowed if len(columns.tenants) > 1 else set(columns.tenants))
 
 
-def test_without_a_bound_caller_nothing_is_looked_at() -> None:
+def test_unbound_caller_needs_no_check() -> None:
     assert flagged(columns_of(["acme", "bolt"]), [Share(1, None), Share(1, None)]) == set()
     assert flagged(columns_of(["acme", "bolt"]), []) == set()

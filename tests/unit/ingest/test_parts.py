@@ -1,4 +1,4 @@
-"""The small rules of capture, each against a plain twin or by hand."""
+"""Small rules of capture, each against a simple implementation or by hand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ids = st.one_of(st.uuids().map(str), st.text(min_size=1, max_size=40), st.just("
 
 @given(st.lists(ids, max_size=20))
 @pytest.mark.req("T1.2")
-def test_ids_of_a_batch_are_read_as_each_alone(texts: list[str]) -> None:
+def test_batch_of_ids_is_parsed_like_single_ids(texts: list[str]) -> None:
     parsed, kept = event_ids.parse("src", texts)
     alone = [event_ids.parse_one("src", text) for text in texts]
     assert [raw.tobytes() for raw in parsed] == [raw for raw, _ in alone]
@@ -29,7 +29,7 @@ def test_ids_of_a_batch_are_read_as_each_alone(texts: list[str]) -> None:
 
 
 @pytest.mark.req("T1.2")
-def test_a_uuid_is_itself_whatever_its_source_and_other_ids_are_not() -> None:
+def test_uuids_are_global_and_other_ids_belong_to_their_source() -> None:
     text = str(uuid.uuid4())
     assert event_ids.parse_one("a", text) == event_ids.parse_one("b", text.upper())
     assert event_ids.digest("a", "bc") != event_ids.digest("ab", "c")
@@ -52,7 +52,7 @@ def test_a_uuid_is_itself_whatever_its_source_and_other_ids_are_not() -> None:
     ],
 )
 @pytest.mark.req("T1.2")
-def test_what_only_looks_like_a_uuid_is_unique_in_its_source_alone(text: str) -> None:
+def test_malformed_uuid_belongs_to_its_source(text: str) -> None:
     assert event_ids.parse_one("a", text) == (event_ids.digest("a", text), False)
     assert event_ids.parse_one("a", text) != event_ids.parse_one("b", text)
     for batch in ([text], [text, str(uuid.uuid4())]):
@@ -64,7 +64,7 @@ def test_what_only_looks_like_a_uuid_is_unique_in_its_source_alone(text: str) ->
 
 @given(st.binary(min_size=16, max_size=16), st.integers(1, 2**31 - 1), st.integers(2, 5))
 @pytest.mark.req("T1.2")
-def test_a_repeat_in_a_batch_is_suspected_and_its_first_row_kept(raw: bytes, tenant: int, times: int) -> None:
+def test_repeated_id_in_a_batch_is_suspected_after_its_first_row(raw: bytes, tenant: int, times: int) -> None:
     suspects = RecentlySeen().suspects(
         np.frombuffer(raw * times, UUID_DTYPE), np.full(times, tenant, np.int64)
     )
@@ -72,7 +72,7 @@ def test_a_repeat_in_a_batch_is_suspected_and_its_first_row_kept(raw: bytes, ten
 
 
 @pytest.mark.req("T1.2")
-def test_what_was_seen_is_suspected_and_new_ids_mostly_are_not() -> None:
+def test_seen_ids_are_suspected_and_new_ids_rarely() -> None:
     seen = RecentlySeen(16)
     first = np.frombuffer(b"".join(uuid.uuid4().bytes for _ in range(1_000)), UUID_DTYPE)
     tenants = np.ones(1_000, np.int64)
@@ -82,7 +82,7 @@ def test_what_was_seen_is_suspected_and_new_ids_mostly_are_not() -> None:
 
 
 @given(st.lists(st.integers(0, 40)), st.sampled_from([41, 10_000]))
-def test_distinct_is_numpys_unique(values: list[int], bound: int) -> None:
+def test_distinct_equals_numpy_unique(values: list[int], bound: int) -> None:
     array = np.array(values, np.int64)
     codes, index = distinct(array, bound)
     assert codes.tolist() == sorted(set(values))
@@ -90,7 +90,7 @@ def test_distinct_is_numpys_unique(values: list[int], bound: int) -> None:
 
 
 @pytest.mark.req("T2.4")
-def test_memory_of_dictionaries_is_bounded() -> None:
+def test_dictionary_cache_is_bounded_in_entries() -> None:
     memory: TwoGenerations[int, int] = TwoGenerations(10, lambda _: 1)
     for number in range(1, 100):
         memory.put(number, number)
@@ -100,11 +100,11 @@ def test_memory_of_dictionaries_is_bounded() -> None:
 
 @pytest.mark.req("T2.4")
 @given(st.lists(st.integers(1, 30), max_size=200))
-def test_memory_of_dictionaries_is_bounded_in_bytes(sizes: list[int]) -> None:
+def test_dictionary_cache_is_bounded_in_bytes(sizes: list[int]) -> None:
     memory: TwoGenerations[tuple[int, int], int] = TwoGenerations(100, lambda key: key[1])
     for number, size in enumerate(sizes):
         for _ in range(2):
-            # What is put again takes no more.
+            # A repeated entry takes no further space.
             memory.put((number, size), number)
         held = sum(size for _, size in memory._young) + sum(size for _, size in memory._old)
         assert held <= 2 * (100 + max(sizes))
@@ -123,7 +123,7 @@ units = Quantity("units", 2, False, False)
     ],
 )
 @pytest.mark.req("T3.4")
-def test_a_type_never_changes_what_it_has(other: tuple[Quantity, ...]) -> None:
+def test_existing_fields_of_a_type_are_immutable(other: tuple[Quantity, ...]) -> None:
     known = EventType("t", (units,), (Dimension("d", False),), False)
     with pytest.raises(FailedPreconditionError):
         known.grown_to(EventType("t", other, (Dimension("d", False),), False))
@@ -132,6 +132,6 @@ def test_a_type_never_changes_what_it_has(other: tuple[Quantity, ...]) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "-x", "a b", "x" * 65, "ü"])
-def test_names_of_types_are_plain(name: str) -> None:
+def test_type_names_are_validated(name: str) -> None:
     with pytest.raises(InvalidArgumentError):
         EventType(name, (), (), False)

@@ -1,4 +1,4 @@
-"""What values of properties are taken, and what definitions make sense."""
+"""Validation of property values and of property definitions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.req("O1", "O2")
         ),
     ],
 )
-def test_kinds(kind: Kind, good: list[str], bad: list[str]) -> None:
+def test_values_are_validated_by_kind(kind: Kind, good: list[str], bad: list[str]) -> None:
     definition = Property("p", kind)
     assert [text for text in good if definition.problem(text)] == []
     assert [text for text in bad if not definition.problem(text)] == []
@@ -38,14 +38,14 @@ def test_kinds(kind: Kind, good: list[str], bad: list[str]) -> None:
     st.decimals(-1_000, 1_000, places=2),
     st.decimals(-2_000, 2_000, places=2),
 )
-def test_bounds_are_accepted_themselves(one: Decimal, other: Decimal, value: Decimal) -> None:
+def test_bounds_are_inclusive(one: Decimal, other: Decimal, value: Decimal) -> None:
     least, most = sorted((one, other))
     definition = Property("p", Kind.DECIMAL, minimum=str(least), maximum=str(most))
     definition.check()
     assert (definition.problem(str(value)) is None) is (least <= value <= most)
 
 
-def test_a_rule_never_repeats_the_value() -> None:
+def test_broken_rule_does_not_contain_the_value() -> None:
     definition = Property("ssn", Kind.INTEGER, values=("1",), maximum="5", sensitive=True)
     for secret in ("123456789", "no number", "2"):
         found = definition.problem(secret)
@@ -67,7 +67,7 @@ def test_a_rule_never_repeats_the_value() -> None:
         Property("p", Kind.TEXT, values=("abc",), max_length=2),
     ],
 )
-def test_definitions_that_make_no_sense(definition: Property) -> None:
+def test_invalid_definitions_are_refused(definition: Property) -> None:
     with pytest.raises(InvalidArgumentError, match=r"event_type\.properties"):
         definition.check()
 
@@ -89,7 +89,7 @@ def test_the_first_problem_names_field_and_rule() -> None:
     )
 
 
-def test_a_required_property_is_not_empty() -> None:
+def test_required_property_must_not_be_empty() -> None:
     declared = {"name": Property("name", Kind.TEXT, required=True), "note": Property("note", Kind.TEXT)}
     assert first_problem({"name": "ann", "note": ""}, declared, "t") is None
     problem = first_problem({"name": "", "note": "x"}, declared, "t")
@@ -98,16 +98,16 @@ def test_a_required_property_is_not_empty() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "ending"),
     [
         (("red", "green"), "one of 'red', 'green'"),
         (tuple(f"{number:03}" for number in range(1_000)), "'020', '021' and 978 more"),
         (("x" * 500,), "one of the 1 allowed values"),
     ],
 )
-def test_a_value_that_is_not_allowed_is_told_which_are(values: tuple[str, ...], told: str) -> None:
+def test_refusal_of_a_value_lists_the_allowed_ones(values: tuple[str, ...], ending: str) -> None:
     problem = Property("colour", Kind.TEXT, values=values).problem("blue")
     assert problem is not None
     assert problem[0] == "PROPERTY_NOT_ALLOWED"
-    assert problem[1].endswith(told)
+    assert problem[1].endswith(ending)
     assert len(problem[1]) < 200

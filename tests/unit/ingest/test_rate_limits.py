@@ -1,4 +1,4 @@
-"""What limits may be, whose they are, and what a lease lets through, whatever the calls."""
+"""Validation and precedence of rate limits, and the events that leases admit for any sequence of calls."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ limits = st.builds(
     Limits, events_per_second=st.integers(1, 2_000), burst=st.integers(1, 1_000), weight=st.just(1)
 )
 Arrival = tuple[int, int, int, int]
-# Pauses before calls in microseconds, the replica that each comes to, its events, and those of a call that
-# waits with it and has gone away when the answer comes.
+# A call: the pause before it in microseconds, its replica, its events, and the events of a second waiting
+# call that is cancelled before the answer comes.
 calls = st.lists(
     st.tuples(
         st.one_of(st.integers(0, 20_000), st.integers(0, 3_000_000)),
@@ -49,7 +49,7 @@ calls = st.lists(
 
 @dataclass
 class Replica:
-    """What `RateLimiter` does for one call after another, and no more."""
+    """The steps of `RateLimiter` for sequential calls."""
 
     lease: Lease
     bucket: Bucket
@@ -63,7 +63,7 @@ class Replica:
             self.exchange([], moment)
 
     def call(self, events: int, moment: int, gone: int = 0) -> float:
-        """0 when it is let in, else seconds to come back after."""
+        """0 for an admitted call, else the seconds until a retry."""
         self.sweep(moment)
         now = moment / US
         if self.lease.take(events, now):
@@ -76,7 +76,7 @@ class Replica:
         if self.lease.take(events, now):
             self.lease.give(0)
             return 0.0
-        assert self.lease.refuses(now) > 0, "neither let in nor told when to come back"
+        assert self.lease.refuses(now) > 0, "neither admitted nor given a retry delay"
         return self.lease.refuses(now)
 
     def exchange(self, waiting: list[int], moment: int) -> None:
@@ -87,7 +87,7 @@ class Replica:
 
 @dataclass
 class World:
-    """Replicas with one bucket, and what was let in: (moment, events)."""
+    """Replicas with a shared bucket, and the admitted events: (moment, events)."""
 
     limits: Limits
     shared: bool = True
@@ -111,7 +111,7 @@ class World:
 
     @property
     def allowed_beyond(self) -> int:
-        """What may come in beyond the rate: the burst, what each replica holds, and one call's debt."""
+        """Events allowed beyond the rate: the burst, the lease of each replica, and the debt of one call."""
         return self.limits.burst + REPLICAS * self.limits.block + LARGEST - 1
 
     def keeps_to_the_bound(self) -> bool:
@@ -127,16 +127,14 @@ class World:
 
 @settings(deadline=None)
 @given(limits, calls)
-def test_in_any_window_replicas_let_in_no_more_than_the_bound(
-    limits: Limits, arriving: list[Arrival]
-) -> None:
+def test_replicas_admit_at_most_the_bound_in_any_window(limits: Limits, arriving: list[Arrival]) -> None:
     world = World(limits)
     world.run(arriving)
     assert world.keeps_to_the_bound()
 
 
-def test_replicas_that_count_for_themselves_are_caught() -> None:
-    """The planted bug: a bucket a replica."""
+def test_separate_buckets_of_replicas_are_caught() -> None:
+    """The planted bug: each replica has its own bucket."""
     limits = Limits(1_000, 1_000)
     flood = [(100, at % REPLICAS, 100, 0) for at in range(200)]
     honest, planted = World(limits), World(limits, shared=False)
@@ -148,7 +146,7 @@ def test_replicas_that_count_for_themselves_are_caught() -> None:
 
 @settings(deadline=None)
 @given(limits, calls, st.integers(1, 10_000))
-def test_a_call_of_any_size_gets_in_when_it_comes_back_as_it_was_told(
+def test_call_of_any_size_is_admitted_after_its_retry_delay(
     limits: Limits, before: list[Arrival], events: int
 ) -> None:
     world = World(limits)
@@ -158,7 +156,7 @@ def test_a_call_of_any_size_gets_in_when_it_comes_back_as_it_was_told(
         refused = world.replicas[0].call(events, moment)
         if not refused:
             return
-        # What the others hold and do not use comes back to the bucket before it is looked at again.
+        # Unused leases of other replicas return to the bucket before the next exchange.
         moment += int(max(refused, LEASE_SECONDS) * US) + 1
         for other in world.replicas[1:]:
             other.exchange([], moment)
@@ -167,8 +165,8 @@ def test_a_call_of_any_size_gets_in_when_it_comes_back_as_it_was_told(
 
 @settings(deadline=None)
 @given(limits, calls)
-def test_tokens_are_neither_made_nor_lost(limits: Limits, arriving: list[Arrival]) -> None:
-    """With a clock that stands still: what was let in, is held and is left is what there was."""
+def test_tokens_are_conserved(limits: Limits, arriving: list[Arrival]) -> None:
+    """With a stopped clock, admitted, leased and remaining tokens add up to the initial ones."""
     world = World(limits)
     world.run([(0, replica, events, gone) for _, replica, events, gone in arriving])
     for each in world.replicas:
@@ -178,7 +176,7 @@ def test_tokens_are_neither_made_nor_lost(limits: Limits, arriving: list[Arrival
     assert world.replicas[0].bucket.level == (limits.burst - used) * US
 
 
-def test_a_lease_that_is_not_used_goes_back() -> None:
+def test_unused_lease_returns_to_the_bucket() -> None:
     limits = Limits(1_000, 1_000)
     replica = Replica(Lease(TENANT, limits), Bucket(limits))
     assert replica.call(1, 0) == 0.0
@@ -188,7 +186,7 @@ def test_a_lease_that_is_not_used_goes_back() -> None:
     assert replica.bucket.level == limits.burst * US
 
 
-def test_while_a_lease_is_in_use_no_call_waits_for_another() -> None:
+def test_active_lease_is_renewed_before_calls_wait() -> None:
     limits = Limits(1_000, 1_000)
     replica = Replica(Lease(TENANT, limits), Bucket(limits))
     for moment in range(0, 10 * US, 50_000):
@@ -197,12 +195,12 @@ def test_while_a_lease_is_in_use_no_call_waits_for_another() -> None:
     assert replica.waited == 1
 
 
-def test_a_quiet_lease_asks_for_nothing() -> None:
+def test_idle_lease_is_not_renewed() -> None:
     lease = Lease(TENANT, Limits(1_000, 1_000))
     assert lease.ask([], 0.0) is None
 
 
-def test_other_limits_are_asked_for_at_once() -> None:
+def test_changed_limits_renew_the_lease_immediately() -> None:
     limits = Limits(1, 1)
     replica = Replica(Lease(TENANT, limits), Bucket(limits))
     assert replica.call(100, 0) == 0.0
@@ -220,7 +218,7 @@ def test_other_limits_are_asked_for_at_once() -> None:
         ((MAX_RATE, MAX_RATE, MAX_WEIGHT), Limits(MAX_RATE, MAX_RATE, MAX_WEIGHT)),
     ],
 )
-def test_what_is_left_out_has_a_meaning(asked: tuple[int, int, int], found: Limits) -> None:
+def test_omitted_limits_have_defaults(asked: tuple[int, int, int], found: Limits) -> None:
     assert wanted(*asked) == found
 
 
@@ -233,13 +231,13 @@ def test_what_is_left_out_has_a_meaning(asked: tuple[int, int, int], found: Limi
         ((1, 1, MAX_WEIGHT + 1), "limits.weight"),
     ],
 )
-def test_limits_out_of_bounds_are_refused_by_field(asked: tuple[int, int, int], at_fault: str) -> None:
+def test_limits_out_of_range_are_refused_by_field(asked: tuple[int, int, int], at_fault: str) -> None:
     with pytest.raises(InvalidArgumentError) as refused:
         wanted(*asked)
     assert refused.value.field == at_fault
 
 
-def test_a_tenants_own_limits_come_before_its_plans() -> None:
+def test_limits_of_a_tenant_override_those_of_its_plan() -> None:
     plan, own = Limits(10, 10), Limits(5, 5)
     book = LimitBook({"basic": plan}, {1: own})
     assert book.find(1, "basic") == (own, Origin.TENANT)
@@ -250,7 +248,7 @@ def test_a_tenants_own_limits_come_before_its_plans() -> None:
 
 
 @given(st.integers(1, MAX_RATE))
-def test_a_block_is_a_tenth_of_a_second_and_bounded(rate: int) -> None:
+def test_lease_size_is_a_tenth_of_a_second_within_bounds(rate: int) -> None:
     block = Limits(rate, rate).block
     assert 1 <= block <= MAX_BLOCK
     assert block == max(1, rate // 10) or block == MAX_BLOCK

@@ -1,4 +1,4 @@
-"""An event that came in columns, written as a row, is read as the row that its sender would have sent."""
+"""An event received in columns and stored as a row is read like an event sent as a row."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECONDS_MAX = 253_402_300_799
 
 texts = st.text(max_size=20)
 maps = st.dictionaries(texts, texts, max_size=3)
-# What both forms can read; whatever else is tried below.
+# Values that both forms can hold; further values are tried below.
 times = st.integers(1, SECONDS_MAX * 1_000_000)
 units = st.integers(-(10**18) + 1, 10**18 - 1)
 events = st.builds(
@@ -53,7 +53,7 @@ SCALES = {"a": 0, "b": 2, "c": 9}
 
 
 def to_columns(made: Sequence[dict[str, object]], *, text_ids: bool) -> Columns:
-    """The plainest columns there are: a dictionary entry a row."""
+    """Columns with one dictionary entry for each row."""
     count = len(made)
     index = struct.pack(f"<{count}I", *range(count))
     uuids = [uuid.UUID(int=at).bytes for at in range(count)]
@@ -84,14 +84,14 @@ def to_columns(made: Sequence[dict[str, object]], *, text_ids: bool) -> Columns:
 
 
 def read_columns(message: capture_pb2.EventColumns) -> Columns:
-    """As capture receives them."""
+    """Parses columns as capture does."""
     request = capture_pb2.ReportRequest(columns=message)
     received = wire.ReportRequest.FromString(request.SerializeToString())
     return translate.from_columns(received.columns, "acme", "test")
 
 
 def reread(submission: Submission) -> Columns:
-    """All rows of a call as a replay reads them."""
+    """Stores all rows of a call and reads them as a replay does."""
     kept = [to_event.to_bytes(to_event.event(submission, row)) for row in range(len(submission))]
     reader = RowReader(frozenset())
     reader.add([wire.Event.FromString(each) for each in kept], "acme", "test")
@@ -99,7 +99,7 @@ def reread(submission: Submission) -> Columns:
 
 
 def plain(columns: Columns, row: int) -> dict[str, object]:
-    """What a row says, whatever its form. Quantities by value."""
+    """The content of a row, independent of its form. Quantities are compared by value."""
     return {
         "id": columns.ids[row].tobytes(),
         "text_id": None if columns.text_ids is None else columns.text_ids[row],
@@ -123,9 +123,7 @@ async def submission_of(columns: Columns) -> Submission:
 
 @given(st.lists(events, min_size=1, max_size=5), st.booleans())
 @settings(max_examples=80, deadline=None)
-async def test_columns_are_reread_as_the_rows_that_they_are(
-    made: list[dict[str, object]], text_ids: bool
-) -> None:
+async def test_stored_columns_are_reread_as_rows(made: list[dict[str, object]], text_ids: bool) -> None:
     columns, rows = to_columns(made, text_ids=text_ids), range(len(made))
     again = reread(await submission_of(columns))
     assert again.misread == {}
@@ -134,7 +132,7 @@ async def test_columns_are_reread_as_the_rows_that_they_are(
 
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**63), 2**63 - 1), st.integers(0, 300))
 @settings(max_examples=80, deadline=None)
-async def test_numbers_out_of_any_range_are_kept_as_they_were(time_us: int, units: int, scale: int) -> None:
+async def test_out_of_range_numbers_are_kept_unchanged(time_us: int, units: int, scale: int) -> None:
     message = capture_pb2.EventColumns(
         types=["t"],
         event_ids=bytes(16),
@@ -145,15 +143,15 @@ async def test_numbers_out_of_any_range_are_kept_as_they_were(time_us: int, unit
     assert event.time.seconds * 1_000_000 + event.time.nanos // 1_000 == time_us
     text = event.quantities["a"]
     whole, _, decimals = text.partition(".")
-    # With so many decimals all but 0 has too many, so more of them say nothing more.
+    # At such a scale every value except 0 has too many decimals, so a larger scale tests nothing new.
     assert len(decimals) == min(scale, MAX_SENT_SCALE)
     assert int(whole + decimals) == units
 
 
 @given(st.lists(st.binary(max_size=100), max_size=3))
 @settings(max_examples=300, deadline=None)
-async def test_whatever_can_be_received_is_kept_the_same_every_time(garbage: list[bytes]) -> None:
-    """A call is read, or refused as a whole. An event that was read is written, read and written again."""
+async def test_stored_event_is_stable_over_repeated_rereads(garbage: list[bytes]) -> None:
+    """A call is parsed, or refused as a whole. A parsed event is written, read and written again."""
     batch = b"".join(b"\x0a" + bytes([len(each)]) + each for each in garbage)
     try:
         events = wire.ReportRequest.FromString(b"\x22" + _length(batch) + batch).rows.events
@@ -167,5 +165,5 @@ async def test_whatever_can_be_received_is_kept_the_same_every_time(garbage: lis
 
 
 def _length(data: bytes) -> bytes:
-    """Of up to 16 KiB, as a varint."""
+    """A length of up to 16 KiB as a varint."""
     return bytes([len(data) & 0x7F | 0x80, len(data) >> 7])

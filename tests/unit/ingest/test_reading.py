@@ -1,4 +1,4 @@
-"""Rows and columns are two ways to say the same: what is read from them must be equal."""
+"""Equal events in rows and in columns are parsed to equal values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.unit.ingest.registered import NOW_US, check
 
 INT64 = 1 << 63
 texts = st.text(max_size=5) | st.sampled_from(["\0", "a\0", "s" * 300])
-# At one scale, since a column has one; a value that is just within, and just beyond, what each rule allows.
+# At one scale, as in a column; values just within and just beyond the limit of each rule.
 whole = st.integers(-(10**16), 10**16) | st.integers(-INT64, INT64 - 1)
 samples = st.builds(
     Sample,
@@ -63,7 +63,7 @@ def read_columns(request: capture_pb2.ReportRequest) -> Columns:
 
 
 def plain(checked: Checked) -> list[tuple[object, ...]]:
-    """Row by row: what would be stored, or why it is refused."""
+    """For each row: the values to store, or the reason for its refusal."""
     found: list[tuple[object, ...]] = []
     columns_ = checked.columns
     for row in range(len(columns_)):
@@ -100,7 +100,7 @@ def _details(checked: Checked, row: int) -> tuple[object, ...] | None:
 @given(batches)
 @settings(max_examples=100, deadline=None)
 @pytest.mark.req("T1.2", "T1.6")
-def test_rows_and_columns_say_the_same(batch: list[Sample]) -> None:
+def test_rows_and_columns_are_parsed_equally(batch: list[Sample]) -> None:
     by_columns = check(read_columns(columns(*batch)))
     assert plain(read_rows(rows(*batch))) == plain(by_columns)
 
@@ -108,7 +108,7 @@ def test_rows_and_columns_say_the_same(batch: list[Sample]) -> None:
 @given(batches)
 @settings(max_examples=100, deadline=None)
 @pytest.mark.req("T1.6", "T4.2")
-def test_an_event_is_judged_as_alone_whatever_comes_with_it(batch: list[Sample]) -> None:
+def test_event_is_validated_independently_of_its_batch(batch: list[Sample]) -> None:
     alone = [plain(check(read_columns(columns(each))))[0] for each in batch]
     assert plain(check(read_columns(columns(*batch)))) == alone
 
@@ -134,8 +134,8 @@ many_quantities = st.lists(
 @given(many_quantities, st.integers(1, 15))
 @settings(max_examples=100, deadline=None)
 @pytest.mark.req("T1.6", "T4.2")
-def test_quantities_of_few_rows_are_judged_as_those_of_many(batch: list[Sample], first: int) -> None:
-    """Columns of few rows are kept in another form, when they are read and when calls are put together."""
+def test_sparse_quantities_are_validated_like_dense_ones(batch: list[Sample], first: int) -> None:
+    """Quantities of few rows have a sparse form, both after parsing and after calls are merged."""
     alone = [plain(check(read_columns(columns(each))))[0] for each in batch]
     assert plain(read_rows(rows(*batch))) == alone
     calls = [read_columns(columns(*some)) for some in (batch[:first], batch[first:])]
@@ -145,7 +145,7 @@ def test_quantities_of_few_rows_are_judged_as_those_of_many(batch: list[Sample],
 @given(st.lists(batches, min_size=1, max_size=4))
 @settings(max_examples=50, deadline=None)
 @pytest.mark.req("T1.6", "T2.1")
-def test_calls_that_share_a_commit_keep_their_outcomes(calls: list[list[Sample]]) -> None:
+def test_calls_in_a_shared_commit_keep_their_outcomes(calls: list[list[Sample]]) -> None:
     apart = [plain(check(read_columns(columns(*call)))) for call in calls]
     together = concatenate([read_columns(columns(*call)) for call in calls], frozenset())
     assert plain(check(together)) == [row for call in apart for row in call]
@@ -153,7 +153,7 @@ def test_calls_that_share_a_commit_keep_their_outcomes(calls: list[list[Sample]]
 
 @given(st.dictionaries(st.text(max_size=200), st.text(max_size=200), max_size=5))
 @pytest.mark.req("O2")
-def test_maps_are_read_from_their_bytes_as_protobuf_reads_them(values: dict[str, str]) -> None:
+def test_map_parser_agrees_with_protobuf(values: dict[str, str]) -> None:
     event = capture_pb2.ReportRequest(
         rows=capture_pb2.EventRows(events=[capture_pb2.Event(dimensions=values)])
     )
@@ -173,13 +173,13 @@ def test_maps_are_read_from_their_bytes_as_protobuf_reads_them(values: dict[str,
     ],
 )
 @pytest.mark.req("O2")
-def test_unusual_forms_of_an_entry_are_read_as_protobuf_reads_them(entry: bytes) -> None:
+def test_unusual_map_entries_are_parsed_like_protobuf(entry: bytes) -> None:
     whole = b"\x0a" + bytes([len(entry)]) + entry
     assert wire.read_map([entry]) == dict(capture_pb2.DimensionSet.FromString(whole).values)
 
 
 @pytest.mark.req("T2.4")
-def test_a_quantity_twice_in_columns_is_refused() -> None:
+def test_duplicate_quantity_column_is_refused() -> None:
     request = columns(Sample())
     request.columns.quantities.append(request.columns.quantities[0])
     with pytest.raises(InvalidArgumentError, match="one column a quantity"):
@@ -187,7 +187,7 @@ def test_a_quantity_twice_in_columns_is_refused() -> None:
 
 
 @pytest.mark.req("T1.5")
-def test_a_time_before_1970_or_after_9999_is_out_of_range() -> None:
+def test_time_before_1970_or_after_9999_is_out_of_range() -> None:
     early, late = Sample().to_row(), Sample().to_row()
     early.time.seconds = -5
     late.time.seconds = 10**13
@@ -200,14 +200,14 @@ def test_a_time_before_1970_or_after_9999_is_out_of_range() -> None:
 
 
 def rows_of(column: QuantityColumn) -> list[int]:
-    """Where it has values."""
+    """The rows in which the quantity has values."""
     having = column.having()
     found: list[int] = (having if column.rows is None else column.rows[having]).tolist()
     return sorted(found)
 
 
 def made_up(rows_of: int, names: int) -> list[Sample]:
-    """Each with quantities that nobody else has, and one that a type has."""
+    """Events with unique made-up quantities each, and one quantity of the type."""
     return [
         Sample(quantities={"units": "1", **{f"q{row}-{at}": "1" for at in range(names)}})
         for row in range(rows_of)
@@ -215,7 +215,7 @@ def made_up(rows_of: int, names: int) -> list[Sample]:
 
 
 @pytest.mark.req("T2.4", "T8.3")
-def test_names_that_somebody_made_up_have_few_columns_and_harm_no_others() -> None:
+def test_made_up_quantity_names_use_few_columns_and_affect_no_others() -> None:
     bad, good = made_up(50, 20), [Sample(quantities={"units": "2", "more": "3"}) for _ in range(5)]
     known = frozenset({"units", "more"})
     reader = RowReader(known)
@@ -231,7 +231,7 @@ def test_names_that_somebody_made_up_have_few_columns_and_harm_no_others() -> No
         more = by_name["more"]
         assert rows_of(more) == list(range(50, 55))
         assert set(more.units[more.having()].tolist()) == {3}
-        # Every row with a name that was made up still has one that no type has.
+        # Every row with made-up names still has at least one unknown name.
         strange = np.zeros(len(found), np.bool_)
         for name, column in by_name.items():
             if name not in known:

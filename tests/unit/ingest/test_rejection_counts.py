@@ -1,4 +1,4 @@
-"""Rejected events are measured whoever sends them, without a bound on neither labels nor lines of the log."""
+"""Rejected events are counted in metrics and logs, with bounded labels and log lines."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_failures_are_counted_by_tenant_source_and_reason() -> None:
     }
 
 
-def test_beyond_the_bound_sources_are_one() -> None:
+def test_sources_beyond_the_bound_share_a_label() -> None:
     failures = RejectionCounts()
     for number in range(MAX_LABELS + 50):
         failures.kept([("acme", f"source-{number}", "ID_MISSING")])
@@ -51,7 +51,7 @@ def test_beyond_the_bound_sources_are_one() -> None:
     assert labels_of(metrics.QUARANTINE_REFUSED) == {(OTHER, OTHER, "TIME_MISSING"): 1}
 
 
-def test_a_flood_of_refusals_is_a_line_a_minute_that_counts_them_all() -> None:
+def test_flood_of_refusals_logs_one_line_a_minute_with_the_count() -> None:
     now = 0.0
     failures = RejectionCounts(timer=lambda: now)
     one = [("acme", "a", "ID_MISSING")]
@@ -70,7 +70,7 @@ def test_a_flood_of_refusals_is_a_line_a_minute_that_counts_them_all() -> None:
 
 
 @given(st.text(max_size=300))
-def test_what_is_stored_of_a_text_fits_its_column(text: str) -> None:
+def test_stored_text_is_truncated_to_its_column(text: str) -> None:
     stored = cut(text, MAX_EVENT_ID)
     assert "\0" not in stored
     assert len(stored) == min(len(text), MAX_EVENT_ID)

@@ -1,4 +1,4 @@
-"""Which events lie behind the horizon."""
+"""Which events are older than the retention horizon."""
 
 from __future__ import annotations
 
@@ -41,22 +41,20 @@ moments = st.integers(HORIZON_US - 10**13, HORIZON_US + 10**13) | st.sampled_fro
 
 @settings(deadline=None)
 @given(moments, moments, st.integers(0, 2**61))
-def test_a_uuidv7_is_judged_by_its_own_time(made_us: int, sent_us: int, rest: int) -> None:
+def test_uuid7_is_dated_by_its_own_time(made_us: int, sent_us: int, rest: int) -> None:
     expected = "ID_TOO_OLD" if made_us // 1_000 * 1_000 < HORIZON_US else None
     assert refused(made_at(made_us, rest), sent_us) == expected
 
 
 @settings(deadline=None)
 @given(st.uuids(version=4) | st.uuids(version=1) | st.uuids(version=5), moments)
-def test_any_other_uuid_is_judged_by_the_time_as_it_was_sent(event_id: uuid.UUID, sent_us: int) -> None:
+def test_other_uuid_is_dated_by_the_sent_time(event_id: uuid.UUID, sent_us: int) -> None:
     assert refused(event_id, sent_us) == ("TIME_TOO_OLD" if sent_us < HORIZON_US else None)
 
 
 @settings(deadline=None)
 @given(st.text(max_size=5), st.text(min_size=1, max_size=35), moments)
-def test_an_id_that_is_no_uuid_never_looks_like_one_that_tells_its_time(
-    source: str, text: str, sent_us: int
-) -> None:
+def test_id_that_is_no_uuid_never_resembles_a_uuid7(source: str, text: str, sent_us: int) -> None:
     stored = uuid.UUID(bytes=event_ids.digest(source, text))
     assert (stored.version, stored.variant) == (8, uuid.RFC_4122)
     assert refused(stored, sent_us) == ("TIME_TOO_OLD" if sent_us < HORIZON_US else None)
@@ -64,8 +62,8 @@ def test_an_id_that_is_no_uuid_never_looks_like_one_that_tells_its_time(
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.uuids(version=4) | moments.map(made_at), moments), min_size=1, max_size=8))
-def test_nothing_is_refused_where_the_oldest_is_new_enough(rows: list[tuple[uuid.UUID, int]]) -> None:
-    """What capture relies on to ask for the horizon only where it matters."""
+def test_no_event_is_refused_when_the_oldest_is_within_the_horizon(rows: list[tuple[uuid.UUID, int]]) -> None:
+    """Capture relies on this to look up the horizon only for batches with old events."""
     ids, sent_us = ids_of(*(event_id for event_id, _ in rows)), np.array([sent for _, sent in rows])
     problems = Problems(len(rows))
     horizon.refuse_old(ids, sent_us, HORIZON_US, problems)

@@ -1,4 +1,4 @@
-"""A retention that could delete what is not counted, or is still accepted, is refused at the start."""
+"""Startup refuses a retention that could delete uncounted events, or events that are still accepted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ USUAL: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("days", [0, 62, 400])
-def test_what_is_allowed(days: int) -> None:
+def test_valid_retention_is_accepted(days: int) -> None:
     settings = IngestSettings(**USUAL, aggregate_address="aggregate:7000", raw_event_retention_days=days)
     assert settings.raw_event_retention_days == days
 
@@ -34,8 +34,8 @@ def test_what_is_allowed(days: int) -> None:
         {"raw_event_retention_days": 62},
         {"raw_event_retention_days": 62, "aggregate_address": "aggregate:7000", "max_event_age_days": 63},
     ],
-    ids=["too short", "negative", "nobody to ask", "shorter than the age of events"],
+    ids=["too short", "negative", "no aggregate address", "shorter than the age of events"],
 )
-def test_what_is_not(more: dict[str, Any]) -> None:
+def test_invalid_retention_is_refused(more: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         IngestSettings(**USUAL, **more)

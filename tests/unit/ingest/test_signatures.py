@@ -1,4 +1,4 @@
-"""Signed calls: what holds is taken, what was changed in any way is not, and each refusal has its reason."""
+"""Signed calls: valid signatures verify, any change fails verification, and each refusal has a reason."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def holds(call: SignedCall, key: SigningKey = KEY) -> bool:
     return True
 
 
-def test_the_signature_is_what_the_protocol_says() -> None:
+def test_signature_follows_the_protocol() -> None:
     secret = hmac.new(b"key", b"config", hashlib.sha256).digest()
     assert client_secret(b"key", b"config") == secret
     expected = hmac.new(secret, b"call-1.1700000000123.\x0a\x00body", hashlib.sha256).digest()
@@ -52,20 +52,20 @@ def test_the_signature_is_what_the_protocol_says() -> None:
 
 
 @given(st.binary(min_size=1, max_size=60), ids, st.integers(-(2**63), 2**63 - 1), bodies)
-def test_what_was_signed_holds(config: bytes, id: str, timestamp_ms: int, body: bytes) -> None:
+def test_signed_call_verifies(config: bytes, id: str, timestamp_ms: int, body: bytes) -> None:
     assert holds(signed(config, id, timestamp_ms, body))
 
 
 @given(ids, st.integers(0, 2**63 - 1), bodies, ids, st.integers(0, 2**63 - 1), bodies)
-def test_no_call_can_be_read_as_another(
+def test_signed_bytes_are_unambiguous(
     id: str, timestamp_ms: int, body: bytes, other: str, other_ms: int, other_body: bytes
 ) -> None:
-    """Whatever is cut out of the same bytes elsewhere: the parts cannot be moved into each other."""
+    """Moving the boundaries between the parts never gives another valid call."""
     assume((id, timestamp_ms, body) != (other, other_ms, other_body))
     assert signature(b"s", id, timestamp_ms, body) != signature(b"s", other, other_ms, other_body)
 
 
-def test_the_dot_that_would_move_the_parts_is_refused() -> None:
+def test_dot_in_a_part_is_refused() -> None:
     assert signature(b"s", "a.1", 2, b"body") == signature(b"s", "a", 1, b"2.body")
     with pytest.raises(InvalidArgumentError) as caught:
         check_moment(signed(b"config", "a.1", NOW_MS, b""), NOW_US)
@@ -73,7 +73,7 @@ def test_the_dot_that_would_move_the_parts_is_refused() -> None:
 
 
 @given(st.data())
-def test_a_call_that_was_changed_does_not_hold(data: st.DataObject) -> None:
+def test_changed_call_does_not_verify(data: st.DataObject) -> None:
     call = signed(b"the config", "call-1", NOW_MS, b"the body")
     part = data.draw(st.sampled_from(["config", "id", "timestamp_ms", "body", "signature"]))
     if part == "timestamp_ms":
@@ -87,13 +87,13 @@ def test_a_call_that_was_changed_does_not_hold(data: st.DataObject) -> None:
 
 
 @given(st.integers(0, 31))
-def test_a_part_of_a_signature_is_none(length: int) -> None:
+def test_truncated_or_extended_signature_does_not_verify(length: int) -> None:
     call = signed(b"config", "call-1", NOW_MS, b"body")
     assert not holds(replace(call, signature=call.signature[:length]))
     assert not holds(replace(call, signature=call.signature + b"\0"))
 
 
-def test_the_secret_of_another_tenant_does_not_serve() -> None:
+def test_secret_of_another_tenant_does_not_verify() -> None:
     theirs = SigningKey(b"t" * 32, None, revoked=False)
     assert not holds(signed(b"config", "call-1", NOW_MS, b"body", theirs))
 
@@ -103,7 +103,7 @@ def test_the_secret_of_another_tenant_does_not_serve() -> None:
 @example(-WINDOW_MS)
 @example(WINDOW_MS + 1)
 @example(-WINDOW_MS - 1)
-def test_calls_of_another_time_are_refused_with_the_time_it_is(offset: int) -> None:
+def test_refusal_of_a_stale_call_includes_the_server_time(offset: int) -> None:
     call = signed(b"config", "call-1", NOW_MS + offset, b"body")
     if abs(offset) <= WINDOW_MS:
         check_moment(call, NOW_US)
@@ -123,13 +123,13 @@ def test_calls_of_another_time_are_refused_with_the_time_it_is(offset: int) -> N
         (SigningKey(b"s", NOW_US, revoked=False), "KEY_EXPIRED"),
     ],
 )
-def test_a_key_that_does_not_verify_is_refused_with_the_reason(key: SigningKey | None, reason: str) -> None:
+def test_unusable_key_is_refused_with_the_reason(key: SigningKey | None, reason: str) -> None:
     with pytest.raises(UnauthenticatedError) as caught:
         check_key(key, NOW_US)
     assert caught.value.reason == reason
 
 
-def test_a_key_verifies_until_its_end() -> None:
+def test_key_verifies_until_its_end() -> None:
     for key in (KEY, SigningKey(b"s", NOW_US + 1, revoked=False)):
         assert check_key(key, NOW_US) is key
     assert "kkkk" not in repr(KEY)

@@ -1,4 +1,4 @@
-"""Event times against the clock of their source."""
+"""Correction of event times for the clock skew of their source."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ sendings = st.builds(
 
 
 @given(st.lists(sendings, min_size=1, max_size=5), st.data())
-def test_skew_is_taken_off_and_leads_back(calls: list[Sending], data: st.DataObject) -> None:
+def test_skew_correction_is_reversible(calls: list[Sending], data: st.DataObject) -> None:
     count = sum(call.rows for call in calls)
     ages = data.draw(st.lists(st.integers(-1_000 * SECOND, 10**12), min_size=count, max_size=count))
     times = np.array([NOW - age for age in ages], np.int64)
@@ -40,28 +40,28 @@ def test_skew_is_taken_off_and_leads_back(calls: list[Sending], data: st.DataObj
     start = 0
     for call, skew in zip(calls, corrected.skews_us, strict=True):
         for row in range(start, start + call.rows):
-            sent, told = int(times[row]), int(corrected.times_us[row])
+            sent, shown = int(times[row]), int(corrected.times_us[row])
             assert int(corrected.sent_us[row]) == sent
             if not skew:
-                assert told == sent
+                assert shown == sent
                 continue
             assert call.sent_at_us is not None
-            # The rule as it is specified: received - (sent - time), never later than received.
+            # The specified rule: received - (sent - time), at most received.
             exact = call.received_at_us - (call.sent_at_us - sent)
-            assert told == min(exact, call.received_at_us)
+            assert shown == min(exact, call.received_at_us)
             assert bool(cut[row]) is (exact > call.received_at_us)
             if not cut[row]:
-                assert told - skew == sent
+                assert shown - skew == sent
         start += call.rows
 
 
 @pytest.mark.parametrize("seconds", [-5, 0, 5])
-def test_what_is_within_the_tolerance_is_the_way_of_the_call(seconds: int) -> None:
+def test_difference_within_the_tolerance_is_no_skew(seconds: int) -> None:
     assert Sending(1, NOW, NOW - seconds * SECOND).skew_us(TOLERANCE) == 0
 
 
 @pytest.mark.parametrize("minutes", [-10, 10])
-def test_ten_minutes_are_corrected(minutes: int) -> None:
+def test_skew_of_ten_minutes_is_corrected(minutes: int) -> None:
     sent = NOW + minutes * 60 * SECOND
     corrected = correct(np.array([sent - 60 * SECOND]), [Sending(1, NOW, sent)], TOLERANCE)
     assert corrected.times_us.tolist() == [NOW - 60 * SECOND]
@@ -71,7 +71,7 @@ def submission(source: str, skew_us: int) -> Submission:
     return Submission(Origin(source, NOW, NOW - skew_us, INVALID_SPAN_CONTEXT), "acme")
 
 
-async def test_the_quickest_call_tells_the_skew_of_a_source() -> None:
+async def test_skew_of_a_source_is_that_of_its_fastest_call() -> None:
     skews = Skews(timedelta(seconds=5))
     skews.observe([submission("till-1", skew) for skew in (7 * SECOND + 900, 7 * SECOND + 5, 9 * SECOND)])
     assert skews.estimate_us("acme", "till-1") == 7 * SECOND + 5
@@ -79,7 +79,7 @@ async def test_the_quickest_call_tells_the_skew_of_a_source() -> None:
     assert shown == pytest.approx(7.000005)
 
 
-async def test_only_so_many_sources_are_shown() -> None:
+async def test_number_of_reported_sources_is_limited() -> None:
     skews = Skews(timedelta(seconds=5))
     skews.observe(submission(f"s{number}", SECOND) for number in range(MAX_SOURCES + 1))
     assert skews.estimate_us("acme", "s0") is None

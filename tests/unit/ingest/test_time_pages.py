@@ -1,4 +1,4 @@
-"""The walk in the order of time, held against a plain sort."""
+"""Pages of events in time order, against a plain sort."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Event:
 
 @dataclass
 class Batch:
-    """`wanted`: whether its source is the one that is asked for."""
+    """`wanted`: whether the batch is of the requested source."""
 
     events: list[Event]
     wanted: bool = True
@@ -41,7 +41,7 @@ class Batch:
 
 @dataclass
 class Store:
-    """Batches by number, found as the database finds them. Counts the events that were looked at."""
+    """Batches by number, queried as in the database. Counts the events that were read."""
 
     batches: list[Batch]
     read: int = 0
@@ -79,14 +79,14 @@ class Store:
 
 
 def batches_of(times: st.SearchStrategy[int]) -> st.SearchStrategy[Batch]:
-    """Ids in any order; `distinct` keeps one event of each."""
+    """Events with ids in any order, which may repeat; `distinct` removes repetitions."""
     ids = st.integers(0, 2**20).map(lambda number: uuid.UUID(int=number))
     events = st.lists(st.builds(Position, times, ids).map(Event), min_size=1, max_size=6)
     return st.builds(Batch, events, st.sampled_from([True, True, True, False]))
 
 
 def distinct(batches: Sequence[Batch], known: set[Position]) -> list[Batch]:
-    """Without events that are in `known` or come twice: an id is stored once. Adds to `known`."""
+    """Removes repeated events and those in `known`, since an id is stored once. Adds to `known`."""
     kept: list[Batch] = []
     for batch in batches:
         events = [event for event in dict.fromkeys(batch.events) if event.position not in known]
@@ -96,7 +96,7 @@ def distinct(batches: Sequence[Batch], known: set[Position]) -> list[Batch]:
     return kept
 
 
-# Batches that are narrow, wide, nested and equal; few moments, so that many events share one.
+# Narrow, wide, nested and equal batches; few moments, so that many events share a time.
 batches = st.lists(
     st.one_of(
         batches_of(st.integers(0, 40)),
@@ -108,7 +108,7 @@ batches = st.lists(
 
 @pytest.fixture(scope="module", autouse=True)
 def small_groups() -> Iterator[None]:
-    """So that a handful of batches is many groups."""
+    """Small limits, so that a few batches make many groups."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time_pages, "GROUP_BATCHES", 3)
         patch.setattr(time_pages, "GROUP_EVENTS", 8)
@@ -121,7 +121,7 @@ async def all_pages(store: Store, size: int, batches: int, events: int) -> list[
     while following is not None:
         page = await time_pages.page(store, following, size, batches=batches, events=events)
         assert len(page.events) <= size
-        assert page.following is None or page.following > following, "each page gets further"
+        assert page.following is None or page.following > following, "each page must advance"
         store.pages.append(len(page.events))
         found += page.events
         following = page.following
@@ -130,7 +130,7 @@ async def all_pages(store: Store, size: int, batches: int, events: int) -> list[
 
 @settings(deadline=None)
 @given(batches, st.integers(1, 20), st.integers(1, 30), st.integers(1, 60))
-def test_pages_together_are_the_sorted_events(
+def test_concatenated_pages_equal_the_sorted_events(
     batches: list[Batch], size: int, most_batches: int, most_events: int
 ) -> None:
     store = Store(distinct(batches, set()))
@@ -139,7 +139,7 @@ def test_pages_together_are_the_sorted_events(
 
 @settings(deadline=None)
 @given(batches, st.lists(batches, max_size=3), st.integers(1, 5), st.lists(st.booleans(), max_size=10))
-def test_what_was_there_before_is_neither_hidden_nor_repeated_by_what_comes_between_pages(
+def test_events_added_between_pages_neither_hide_nor_repeat_others(
     before: list[Batch], arriving: list[list[Batch]], size: int, turns: list[bool]
 ) -> None:
     known: set[Position] = set()
@@ -166,13 +166,13 @@ def test_what_was_there_before_is_neither_hidden_nor_repeated_by_what_comes_betw
 
 
 def narrow(count: int) -> list[Batch]:
-    """One after the other, two events each."""
+    """Consecutive batches of two events each."""
     return [
         Batch([Event(Position(10 * at + step, uuid.UUID(int=at))) for step in (0, 5)]) for at in range(count)
     ]
 
 
-async def test_a_page_reads_no_batch_that_begins_after_it() -> None:
+async def test_page_reads_no_batch_that_begins_after_it() -> None:
     store = Store(narrow(1_000))
     page = await time_pages.page(store, Position.before(5_000), 10)
     assert [event.position.time_us for event in page.events] == list(range(5_000, 5_050, 5))
@@ -180,7 +180,7 @@ async def test_a_page_reads_no_batch_that_begins_after_it() -> None:
     assert store.latest_read <= 5_200
 
 
-async def test_a_page_that_finds_little_is_answered_short_and_goes_on() -> None:
+async def test_sparse_search_returns_short_pages_and_continues() -> None:
     store = Store(narrow(1_000))
     for batch in store.batches[:-1]:
         batch.wanted = False
@@ -190,8 +190,8 @@ async def test_a_page_that_finds_little_is_answered_short_and_goes_on() -> None:
     assert set(store.pages[:-1]) == {0}
 
 
-async def test_batches_that_all_overlap_are_read_to_the_end() -> None:
-    """Nothing can be answered before all of them are known, whatever the bounds."""
+async def test_overlapping_batches_are_all_read_for_one_page() -> None:
+    """No event can be returned before all batches are read, so the limits do not apply."""
     store = Store(
         [
             Batch([Event(Position(0, uuid.UUID(int=at))), Event(Position(1_000 - at, uuid.UUID(int=at)))])

@@ -1,4 +1,4 @@
-"""The life of a timer, with clocks that jump."""
+"""The life cycle of a timer, also with clocks that jump."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def started(started_us: int | None = None, now_us: int = NOW) -> Timer:
     return start(1, "t1", CONTENT, POLICY, started_us, now_us, 300 * SECOND)
 
 
-def test_it_counts_from_start_to_stop_to_the_microsecond() -> None:
+def test_timer_measures_start_to_stop_in_microseconds() -> None:
     stopped = started().stop(None, NOW + 90 * SECOND + 1, 0)
     assert (stopped.state, stopped.duration_us) == (TimerState.STOPPING, 90 * SECOND + 1)
     assert stopped.settled(NOW).state is TimerState.STOPPED
 
 
-def test_stopping_again_changes_nothing() -> None:
+def test_repeated_stop_changes_nothing() -> None:
     stopped = started().stop(None, NOW + SECOND, 0)
     assert stopped.stop(NOW + 5 * SECOND, NOW + 9 * SECOND, 0) is stopped
     settled = stopped.settled(NOW)
@@ -49,7 +49,7 @@ def test_stopping_again_changes_nothing() -> None:
     ("when", "counted"),
     [(WhenAbandoned.COUNT_TO_HEARTBEAT, 10), (WhenAbandoned.COUNT_TO_END, 70)],
 )
-def test_an_abandoned_timer_counts_by_its_policy(when: WhenAbandoned, counted: int) -> None:
+def test_abandoned_timer_counts_by_its_policy(when: WhenAbandoned, counted: int) -> None:
     policy = replace(POLICY, when_abandoned=when)
     beaten = started().heartbeat(policy, NOW + 10 * SECOND)
     assert beaten.sweep(policy, NOW + 69 * SECOND).state is TimerState.RUNNING
@@ -62,14 +62,14 @@ def test_an_abandoned_timer_counts_by_its_policy(when: WhenAbandoned, counted: i
     assert ended.settled(NOW).state is TimerState.ABANDONED
 
 
-def test_a_discarded_timer_has_no_event() -> None:
+def test_discarded_timer_has_no_event() -> None:
     policy = replace(POLICY, when_abandoned=WhenAbandoned.DISCARD)
     ended = started().sweep(policy, NOW + 60 * SECOND)
     assert (ended.state, ended.event_id) == (TimerState.DISCARDED, None)
 
 
 @pytest.mark.parametrize("late", ["heartbeat", "stop"])
-def test_an_abandoned_timer_takes_nothing_more(late: str) -> None:
+def test_abandoned_timer_accepts_no_further_calls(late: str) -> None:
     ended = started().sweep(POLICY, NOW + 60 * SECOND)
     for state in (ended, ended.settled(NOW)):
         with pytest.raises(FailedPreconditionError):
@@ -77,14 +77,14 @@ def test_an_abandoned_timer_takes_nothing_more(late: str) -> None:
 
 
 @pytest.mark.parametrize("stopped_us", [NOW - 1, NOW + 9 * SECOND, NOW + 400 * SECOND])
-def test_times_that_cannot_be_are_refused(stopped_us: int) -> None:
+def test_invalid_times_are_refused(stopped_us: int) -> None:
     beaten = started().heartbeat(POLICY, NOW + 10 * SECOND)
     with pytest.raises(InvalidArgumentError, match="stopped_at"):
         beaten.stop(stopped_us, NOW + 20 * SECOND, 300 * SECOND)
 
 
-def test_what_is_over_is_told_afterwards() -> None:
-    """From two hours ago to one hour ago, all of it told now."""
+def test_past_timer_can_be_reported_afterwards() -> None:
+    """From two hours ago to one hour ago, reported now."""
     hour = 3_600 * SECOND
     timer = started(NOW - 2 * hour)
     ended = timer.stop(NOW - hour, NOW + SECOND, 300 * SECOND)
@@ -93,16 +93,16 @@ def test_what_is_over_is_told_afterwards() -> None:
         timer.stop(NOW - 2 * hour - 1, NOW, 300 * SECOND)
     with pytest.raises(InvalidArgumentError, match="not before the start and the last heartbeat"):
         timer.heartbeat(POLICY, NOW).stop(NOW - hour, NOW, 300 * SECOND)
-    # Whoever says nothing more is given up as before: it was heard of when it was told.
+    # The abandonment period begins with the report, not with the reported start.
     assert timer.sweep(POLICY, NOW + 59 * SECOND).state is TimerState.RUNNING
 
 
-def test_a_start_ahead_is_refused() -> None:
+def test_start_in_the_future_is_refused() -> None:
     with pytest.raises(InvalidArgumentError, match="started_at"):
         started(NOW + 301 * SECOND)
 
 
-def test_the_same_request_is_known_again() -> None:
+def test_repeated_request_is_recognised() -> None:
     assert started().is_of(CONTENT, None)
     assert started(NOW - 5).is_of(CONTENT, NOW - 5)
     assert not started(NOW - 5).is_of(CONTENT, NOW - 6)
@@ -111,7 +111,7 @@ def test_the_same_request_is_known_again() -> None:
     assert not started().is_of(replace(CONTENT, subject="u2"), None)
 
 
-def test_a_refused_event_is_tried_again_ever_less_often() -> None:
+def test_refused_event_is_retried_with_growing_pauses() -> None:
     timer = started().stop(None, NOW, 0)
     waits = []
     for _ in range(12):
@@ -122,7 +122,7 @@ def test_a_refused_event_is_tried_again_ever_less_often() -> None:
     assert timer.problem == "why"
 
 
-def test_a_finished_timer_is_forgotten_after_a_month() -> None:
+def test_finished_timer_is_deleted_after_a_month() -> None:
     done = started().stop(None, NOW, 0).settled(NOW)
     assert not done.is_forgotten(NOW + FORGET_AFTER_US - 1)
     assert done.is_forgotten(NOW + FORGET_AFTER_US)
@@ -132,7 +132,9 @@ def test_a_finished_timer_is_forgotten_after_a_month() -> None:
 @given(
     st.integers(1, 2**31 - 1), st.text(max_size=20), st.integers(0, 4 * 10**15), st.integers(0, 4 * 10**15)
 )
-def test_the_event_id_is_a_uuid7_of_the_stop(tenant_id: int, timer_id: str, begun: int, stopped: int) -> None:
+def test_event_id_is_a_uuid7_of_the_stop_time(
+    tenant_id: int, timer_id: str, begun: int, stopped: int
+) -> None:
     made = event_id(tenant_id, timer_id, begun, stopped)
     assert made == event_id(tenant_id, timer_id, begun, stopped)
     assert (made.version, made.variant) == (7, "specified in RFC 4122")
@@ -147,8 +149,8 @@ steps = st.lists(
 
 
 @given(steps)
-def test_whatever_happens_there_is_one_event_and_no_negative_duration(taken: list[tuple[str, int]]) -> None:
-    """The clock jumps by so many seconds at each step, back as well, as that of another server may."""
+def test_any_sequence_gives_one_event_with_a_non_negative_duration(taken: list[tuple[str, int]]) -> None:
+    """At each step the clock jumps by some seconds, also back, as between servers."""
     timer, now = started(), NOW
     seen = set()
     for step, seconds in taken:

@@ -1,4 +1,4 @@
-"""A quantity has at most 18 digits at the scale of its type, however it is sent."""
+"""A quantity has at most 18 digits at the scale of its type, in rows and in columns."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TYPES = TypeBook(
 )
 BOUND = 10**18
 scales = st.sampled_from(SCALES)
-# Around each power of ten, and anything.
+# Values around each power of ten, and arbitrary values.
 wide = st.builds(
     lambda power, near, sign: sign * (10**power + near),
     st.integers(0, 18),
@@ -42,7 +42,7 @@ wide = st.builds(
 
 
 def verdict(parsed: Columns) -> tuple[str, str] | int:
-    """Reason and rule, or the units that are stored."""
+    """The reason and rule of a refusal, or the stored units."""
     checked = Check(parsed, TENANTS, TYPES).verdict(LIMITS, NOW_US)
     problem = checked.problems.by_row.get(0)
     if problem is not None:
@@ -68,7 +68,7 @@ def by_column(sample: Sample, units: int, scale: int) -> Columns:
 
 
 @given(wide, scales, scales)
-def test_what_fits_64_bit_units_is_taken_and_what_does_not_is_told_its_bound(
+def test_quantity_within_64_bit_units_is_accepted_else_refused_with_the_bound(
     units: int, sent_scale: int, scale: int
 ) -> None:
     sample = Sample(f"at{scale}", dimensions={}, time_us=NOW_US, quantities={"q": "0"})
@@ -88,21 +88,21 @@ def test_what_fits_64_bit_units_is_taken_and_what_does_not_is_told_its_bound(
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_the_rule_says_how_many_digits_there_may_be_before_the_point(scale: int) -> None:
-    def told(text: str) -> tuple[str, str] | int:
+def test_refusal_states_the_allowed_integer_digits(scale: int) -> None:
+    def refusal_of(text: str) -> tuple[str, str] | int:
         return verdict(by_text(Sample(f"at{scale}", dimensions={}, time_us=NOW_US, quantities={"q": text})))
 
     most = "9" * (18 - scale) + ("." + "9" * scale if scale else "")
-    assert (told(most), told(f"-{most}")) == (BOUND - 1, 1 - BOUND)
+    assert (refusal_of(most), refusal_of(f"-{most}")) == (BOUND - 1, 1 - BOUND)
     rule = f"at most {18 - scale} digits before the point"
     if scale:
-        assert told("1" + "0" * (18 - scale)) == ("QUANTITY_OUT_OF_RANGE", rule)
-    # Nobody looks up the type of what no type could hold.
+        assert refusal_of("1" + "0" * (18 - scale)) == ("QUANTITY_OUT_OF_RANGE", rule)
+    # A value that no type could hold is refused without a lookup of its type.
     rule = "at most 18 digits, those behind the point too"
-    assert told("1" + "0" * 18) == ("QUANTITY_OUT_OF_RANGE", rule)
+    assert refusal_of("1" + "0" * 18) == ("QUANTITY_OUT_OF_RANGE", rule)
 
 
 @pytest.mark.parametrize("text", ["1000000000", "1e9", "1000000000.000000", "+0001000000000.0"])
-def test_a_billion_at_six_decimals_is_a_quantity(text: str) -> None:
+def test_billion_at_six_decimals_is_accepted(text: str) -> None:
     sample = Sample("at6", dimensions={}, time_us=NOW_US, quantities={"q": text})
     assert verdict(by_text(sample)) == 10**15

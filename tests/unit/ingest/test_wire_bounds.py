@@ -1,4 +1,4 @@
-"""What has more parts than capture takes is told from its bytes, and whatever is no request is refused."""
+"""Requests with too many parts are refused by a scan of their bytes; malformed requests are refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.wire_format import part, varint
 
 pytestmark = pytest.mark.req("T2.4", "T8.3")
 
-# So long that the request is counted before it is read.
+# Long enough that the request is scanned before it is parsed.
 LONG = "s" * (600 << 10)
 
 
@@ -41,34 +41,34 @@ EMPTY_ENTRY = part(6, b"")
         (b"\xff" * 30, "request"),
     ],
 )
-def test_a_bomb_is_told_by_its_field_and_not_read(data: bytes, field: str) -> None:
+def test_bomb_is_refused_by_field_without_parsing(data: bytes, field: str) -> None:
     with pytest.raises(InvalidArgumentError) as refused:
         wire.read_report(data)
     assert refused.value.field == field
 
 
-def test_a_bomb_on_a_stream_is_told_too() -> None:
+def test_bomb_on_a_stream_is_refused() -> None:
     with pytest.raises(InvalidArgumentError) as refused:
         wire.read_stream(part(3, EMPTY_ENTRY * 1_000_000))
     assert refused.value.field == "event"
 
 
-def test_a_bomb_in_an_import_is_told_too() -> None:
+def test_bomb_in_an_import_is_refused() -> None:
     rows_field = corrections_pb2.ImportEventsRequest.ROWS_FIELD_NUMBER
     with pytest.raises(InvalidArgumentError) as refused:
         wire.read_import(part(rows_field, EMPTY_EVENT * 1_000_000))
     assert refused.value.field == "rows.events"
 
 
-def test_a_length_without_end_is_not_reckoned() -> None:
-    """It would take minutes: each of its bytes makes the number longer that all before it have made."""
+def test_overlong_length_is_refused_quickly() -> None:
+    """Decoding it would take minutes, since each byte lengthens the number that all earlier bytes form."""
     with pytest.raises(InvalidArgumentError) as refused:
         wire.read_report(b"\x0a" + b"\xff" * 4_000_000)
     assert refused.value.field == "request"
 
 
 @pytest.mark.parametrize("form", [rows, columns])
-def test_the_largest_request_that_is_right_is_read(form: object) -> None:
+def test_largest_valid_request_is_parsed(form: object) -> None:
     assert callable(form)
     samples = [Sample(subject=f"{at}-{LONG[:600]}") for at in range(MAX_ROWS)]
     request = form(*samples)
@@ -78,7 +78,7 @@ def test_the_largest_request_that_is_right_is_read(form: object) -> None:
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=5), st.lists(st.binary(max_size=300), max_size=5))
-def test_parts_are_found_between_fields_of_any_kind(numbers: list[int], texts: list[bytes]) -> None:
+def test_parts_are_counted_between_fields_of_any_type(numbers: list[int], texts: list[bytes]) -> None:
     data = b""
     for value in numbers:
         data += b"\x08" + varint(value) + b"\x09" + value.to_bytes(8, "little") + b"\x0d" + b"\xff" * 4
@@ -93,12 +93,12 @@ PADDING = part(2, LONG.encode())
 
 @settings(deadline=None)
 @given(st.binary(max_size=200))
-def test_any_bytes_are_a_request_or_refused(data: bytes) -> None:
+def test_any_bytes_are_parsed_or_refused(data: bytes) -> None:
     for padded in (data, data + PADDING, PADDING + data):
         try:
             expected = capture_pb2.ReportRequest.FromString(padded)
         except DecodeError:
-            # Entries of maps are not looked at before they are needed.
+            # Map entries are parsed lazily.
             with contextlib.suppress(InvalidArgumentError):
                 assert wire.read_report(padded).message.HasField("batch")
         else:

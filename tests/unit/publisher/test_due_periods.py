@@ -1,4 +1,4 @@
-"""Which billing periods are due to be rated."""
+"""Which billing periods are due for rating."""
 
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo

@@ -25,8 +25,8 @@ inputs = st.tuples(names, names, periods, st.integers(0, 2**63 - 1))
 
 
 @pytest.mark.req("S6")
-def test_the_form_is_pinned() -> None:
-    # Another form would send all open usage again: what is at the provider is known by these texts.
+def test_format_is_pinned() -> None:
+    # A new format would send all open usage again: the provider knows sent usage by these identifiers.
     assert event_identifier("01890a5d-ac96-774b", "air_minutes", JANUARY, 2, LONGEST) == (
         "01890a5d-ac96-774b_air-minutes_20260101T0000_r2_39d933d1c3873e118efa91b5d0412822"
     )
@@ -34,7 +34,9 @@ def test_the_form_is_pinned() -> None:
 
 @pytest.mark.req("S6")
 @given(inputs)
-def test_it_fits_the_provider_and_repeats(given_inputs: tuple[str, str, Period, int]) -> None:
+def test_identifier_is_valid_for_the_provider_and_deterministic(
+    given_inputs: tuple[str, str, Period, int],
+) -> None:
     identifier = event_identifier(*given_inputs, LONGEST)
 
     assert len(identifier) <= LONGEST
@@ -53,7 +55,7 @@ def test_different_usage_has_different_identifiers(
 
 @pytest.mark.req("S6")
 @given(st.text(alphabet='ab-_|,"\\ ', min_size=2, max_size=60), st.data())
-def test_names_do_not_run_into_each_other(text: str, data: st.DataObject) -> None:
+def test_adjacent_names_are_separated(text: str, data: st.DataObject) -> None:
     cuts = range(1, len(text))
     identifiers = {event_identifier(text[:cut], text[cut:], JANUARY, 0, LONGEST) for cut in cuts}
 
@@ -62,7 +64,7 @@ def test_names_do_not_run_into_each_other(text: str, data: st.DataObject) -> Non
 
 @pytest.mark.req("S6")
 @given(st.text(min_size=30, max_size=60), st.text(min_size=1, max_size=5), st.text(min_size=1, max_size=5))
-def test_long_names_differ_by_their_ends(stem: str, one: str, other: str) -> None:
+def test_long_names_with_different_ends_differ(stem: str, one: str, other: str) -> None:
     by_tenant = {event_identifier(stem + end, "meter", JANUARY, 0, LONGEST) for end in (one, other)}
     by_meter = {event_identifier("tenant", stem + end, JANUARY, 0, LONGEST) for end in (one, other)}
 
@@ -87,6 +89,6 @@ def test_the_same_instants_in_another_zone_are_the_same_period() -> None:
 
 @pytest.mark.req("S6")
 @pytest.mark.parametrize(("tenant", "meter", "revision"), [("", "m", 0), ("t", "", 0), ("t", "m", -1)])
-def test_incomplete_inputs_have_no_identifier(tenant: str, meter: str, revision: int) -> None:
+def test_incomplete_inputs_are_refused(tenant: str, meter: str, revision: int) -> None:
     with pytest.raises(ValueError, match=r"needs|negative"):
         event_identifier(tenant, meter, JANUARY, revision, LONGEST)

@@ -22,7 +22,7 @@ from meterline_publisher.rating.rules.totals import totals
 
 USD, JPY, KWD = currency("USD"), currency("JPY"), currency("KWD")
 
-# Beyond the 28 digits that the default context keeps: 36 digits, 12 of them after the point.
+# More than the 28 digits of the default context: 36 digits, 12 of them after the point.
 long_decimals = st.builds(lambda n: Decimal(f"{n}E-12"), st.integers(-(10**36), 10**36))
 fractions = st.fractions(min_value=-(10**9), max_value=10**9)
 roundings = st.sampled_from(Rounding)
@@ -44,14 +44,14 @@ def test_exponents_are_those_of_iso_4217(codes: str, exponent: int) -> None:
 
 @pytest.mark.req("C5")
 @pytest.mark.parametrize("code", ["", "usd", "XYZ", "XAU", "XXX", "XTS", "US"])
-def test_nothing_is_billed_in_what_has_no_minor_unit(code: str) -> None:
+def test_currency_without_minor_unit_is_refused(code: str) -> None:
     with pytest.raises(UnknownCurrencyError):
         currency(code)
 
 
 @pytest.mark.req("C5")
 @given(fractions, roundings)
-def test_a_credit_mirrors_its_charge(exact: Fraction, rounding: Rounding) -> None:
+def test_credit_rounds_like_its_charge(exact: Fraction, rounding: Rounding) -> None:
     charge = Money.rounded(exact, USD, rounding)
 
     assert Money.rounded(-exact, USD, rounding) == -charge
@@ -68,7 +68,7 @@ def test_rounding_is_off_by_half_a_unit_at_most(exact: Fraction, rounding: Round
 
 @pytest.mark.req("C5")
 @given(st.integers(-(10**30), 10**30))
-def test_halves_go_away_from_zero_or_to_the_even_unit(units: int) -> None:
+def test_halves_round_away_from_zero_or_to_even(units: int) -> None:
     half = Fraction(2 * units + 1, 2)
 
     assert Money.rounded(half, JPY).minor == (units + 1 if units >= 0 else units)
@@ -87,7 +87,7 @@ def test_amounts_carry_all_digits_and_the_decimals_of_the_currency(minor: int) -
 
 
 @pytest.mark.req("C5")
-def test_money_is_not_made_up() -> None:
+def test_inexact_or_mixed_money_is_refused() -> None:
     with pytest.raises(ValueError, match="finer"):
         Money.exactly(Decimal("0.005"), USD)
     with pytest.raises(ValueError, match="cannot add"):
@@ -107,14 +107,14 @@ def test_only_exact_numbers_become_money(value: object) -> None:
 @pytest.mark.parametrize(
     "text", ["NaN", "Infinity", "-Infinity", "1E+999999", "1E-999999", "0E+999999", "1E40"]
 )
-def test_numbers_without_end_are_refused(text: str) -> None:
+def test_infinite_numbers_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="number"):
         fraction_of(Decimal(text))
 
 
 @pytest.mark.req("X1")
 @given(long_decimals)
-def test_decimals_survive_as_fractions_and_as_text(value: Decimal) -> None:
+def test_decimals_round_trip_through_fractions_and_text(value: Decimal) -> None:
     fraction = Fraction(value)
 
     assert exact_decimal(fraction) == value
@@ -132,7 +132,7 @@ def test_exact_amounts_are_written_in_full(fraction: str, text: str) -> None:
 
 
 @pytest.mark.req("C5")
-def test_an_invoice_adds_up_what_its_lines_show_for_each_currency() -> None:
+def test_invoice_total_is_the_sum_of_its_rounded_lines_in_each_currency() -> None:
     half_cent = parse_price({"model": "per_unit", "currency": "USD", "unit": "0.005"})
     yen = parse_price({"model": "flat", "currency": "JPY", "amount": "7"})
     lines = [rate(half_cent, 1), rate(half_cent, 1), rate(yen, 1)]

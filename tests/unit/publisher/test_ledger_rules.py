@@ -1,4 +1,4 @@
-"""The ledger's rules: differences that add up, times inside the period, and what an old row may do."""
+"""Rules of the ledger: sent differences, event times within the period, and retries of old rows."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -54,7 +54,7 @@ def row(value: Decimal, state: PublicationState, revision: int = 1) -> Publicati
 def test_differences_add_up_to_the_last_target(
     history: list[tuple[Decimal, PublicationState]], last: Decimal
 ) -> None:
-    """Whatever was rejected on the way, what is not rejected comes to the target."""
+    """The rows that were not rejected add up to the target, whichever rows were rejected."""
     rows: list[Publication] = []
     for target, outcome in [*history, (last, PublicationState.SENT)]:
         missing = ledger.difference(target, rows, STRIPE, retry_rejected=True)
@@ -65,7 +65,7 @@ def test_differences_add_up_to_the_last_target(
     assert ledger.difference(last, rows, STRIPE, retry_rejected=True) is None
 
 
-# What a meter is to come to, and under which name; no name sends nothing.
+# The target of a meter and its event name. Without an event name nothing is sent.
 states = st.dictionaries(
     st.sampled_from(["calls", "more"]), st.tuples(st.sampled_from(["old", "new", ""]), wholes), max_size=2
 )
@@ -75,7 +75,7 @@ states = st.dictionaries(
 def test_sums_follow_the_event_name(
     history: list[dict[str, tuple[str, Decimal]]], last: dict[str, tuple[str, Decimal]]
 ) -> None:
-    """Whatever names meters had on the way: in the end the last ones hold all, and the others nothing."""
+    """After any sequence of renames the latest event names hold all usage, and the earlier names none."""
     rows: list[Publication] = []
     for state in [*history, last]:
         lines = [line(meter, name, value) for meter, (name, value) in state.items()]
@@ -121,7 +121,7 @@ def line(meter: str, event_name: str, value: Decimal) -> Line:
     )
 
 
-def test_the_same_rejection_is_repeated_only_when_somebody_asks() -> None:
+def test_rejected_row_is_retried_only_on_request() -> None:
     rejected = [row(Decimal(5), PublicationState.REJECTED)]
     assert ledger.difference(Decimal(5), rejected, STRIPE, retry_rejected=False) is None
     assert ledger.difference(Decimal(5), rejected, STRIPE, retry_rejected=True) == 5
@@ -141,17 +141,17 @@ def test_the_same_rejection_is_repeated_only_when_somebody_asks() -> None:
         ("1000000000000000", Refusal.TOO_MANY_DIGITS),
     ],
 )
-def test_only_whole_numbers_of_fifteen_digits_are_sent(value: str, expected: Refusal | None) -> None:
+def test_only_integers_of_at_most_fifteen_digits_are_sent(value: str, expected: Refusal | None) -> None:
     assert ledger.refusal(Decimal(value), STRIPE) is expected
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False, places=9), st.integers(0, 9))
-def test_scaling_loses_nothing(value: Decimal, scale: int) -> None:
+def test_scaling_is_exact(value: Decimal, scale: int) -> None:
     assert ledger.unscaled(ledger.scaled(value, scale), scale) == value
 
 
 @given(moments)
-def test_usage_happens_inside_its_period_and_not_in_the_future(now: datetime) -> None:
+def test_event_time_lies_in_its_period_and_not_in_the_future(now: datetime) -> None:
     found = ledger.event_time(MARCH, now, STRIPE)
     assert found in MARCH
     assert found.microsecond == 0
@@ -163,7 +163,7 @@ def test_usage_happens_inside_its_period_and_not_in_the_future(now: datetime) ->
 @pytest.mark.parametrize(
     ("age", "expected"), [(None, False), (0, False), (23 * 3600 - 1, False), (23 * 3600, True)]
 )
-def test_an_identifier_is_relied_upon_for_less_than_a_day(age: int | None, expected: bool) -> None:
+def test_identifier_deduplicates_for_less_than_a_day(age: int | None, expected: bool) -> None:
     now = MARCH.end
     first = None if age is None else now - timedelta(seconds=age)
     assert ledger.must_look_up(first, now, STRIPE) is expected
@@ -171,21 +171,21 @@ def test_an_identifier_is_relied_upon_for_less_than_a_day(age: int | None, expec
 
 
 @given(wholes, wholes.filter(bool), wholes)
-def test_a_sum_tells_whether_a_row_arrived(sent: Decimal, value: Decimal, other: Decimal) -> None:
+def test_provider_sum_shows_whether_a_row_arrived(sent: Decimal, value: Decimal, other: Decimal) -> None:
     assert ledger.find(sent, value, sent + value, STRIPE) is Finding.ARRIVED
     assert ledger.find(sent, value, sent, STRIPE) is Finding.ABSENT
     if other not in (sent, sent + value):
         assert ledger.find(sent, value, other, STRIPE) is Finding.UNCLEAR
 
 
-def test_sums_agree_as_far_as_floats_can_tell() -> None:
+def test_sums_are_compared_within_float_precision() -> None:
     exact = Decimal(2**53 + 1)
     assert ledger.agrees(exact, Decimal(float(exact)), STRIPE)
     assert not ledger.agrees(exact, Decimal(float(exact)) + 2, STRIPE)
     assert not ledger.agrees(Decimal(2**53 - 2), Decimal(2**53 - 1), STRIPE)
 
 
-def test_another_generation_is_another_key_of_the_same_event() -> None:
+def test_new_generation_has_a_new_key_and_the_same_event() -> None:
     first = row(Decimal(1), PublicationState.PENDING)
     assert first.idempotency_key == "meterline:r1"
     later = Publication(**{name: getattr(first, name) for name in first.__slots__} | {"key_generation": 2})

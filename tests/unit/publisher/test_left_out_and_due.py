@@ -1,4 +1,4 @@
-"""Which meters of a plan are left out of a period, how the others are sent, and when closing rates again."""
+"""Which meters of a plan are left out of a period, how the others are sent, and when closing re-rates."""
 
 from __future__ import annotations
 
@@ -44,29 +44,29 @@ def test_every_meter_is_billed_or_has_one_reason(foreign: set[str], unknown: set
     for gap in gaps:
         reason = GapReason.METER_UNKNOWN if gap.meter in unknown else GapReason.CURRENCY_DIFFERS
         assert gap.reason is reason
-    # The order in which it is learnt says nothing.
+    # The order of discovery has no influence.
     first, some = billable(rules, "USD")
     second, more = billable(first, "USD", unknown)
     assert second == kept
     assert {gap.meter for gap in (*some, *more)} == {gap.meter for gap in gaps}
 
 
-def test_gaps_have_what_was_used_of_their_meter() -> None:
+def test_gaps_include_the_usage_of_their_meter() -> None:
     gap = Gap("a", GapReason.CURRENCY_DIFFERS, "why")
     assert with_quantities([gap], {}) == [gap]
     assert with_quantities([gap], {"a": used("a", "7")}) == [replace(gap, quantity=Decimal(7))]
 
 
 @pytest.mark.parametrize(
-    ("zone", "told"),
+    ("zone", "since"),
     [("Asia/Tokyo", "at 2026-03-02, "), ("America/New_York", "at 2026-03-02T03:00:00+00:00, ")],
 )
-def test_the_first_price_of_a_meter_is_told_by_the_tenants_clocks(zone: str, told: str) -> None:
+def test_first_price_takes_effect_at_local_midnight(zone: str, since: str) -> None:
     """The day begins at 15:00 UTC of the day before in Tokyo, and at 05:00 UTC in New York."""
     day, at = date(2026, 3, 2), datetime(2026, 3, 2, 3, tzinfo=UTC)
     catalogue = [rule("a", start=at), rule("a", start=day, version=2)]
     (gap,) = unpriced((), catalogue, {"a": used("a", "3")}, ZoneInfo(zone))
-    assert told in gap.detail
+    assert since in gap.detail
 
 
 def candidate(rules: RuleSet | None, **more: Any) -> Candidate:
@@ -108,7 +108,7 @@ ONLY_A = RuleSet((rule("a"),))
         (candidate(None, is_used=False), WHOLE, (), True),
     ],
 )
-def test_a_period_is_due_when_something_else_would_come_out(
+def test_period_is_due_when_its_rating_would_change(
     one: Candidate, rule_set: RuleSet | None, made: tuple[str, ...], due: bool
 ) -> None:
     assert is_due(one, rule_set, frozenset(made)) is due

@@ -1,4 +1,4 @@
-"""Price bodies: what is accepted, which rule refuses the rest, and their canonical form."""
+"""Price bodies: validation and canonical form."""
 
 from decimal import Decimal
 from typing import Any
@@ -74,7 +74,7 @@ REFUSED: list[tuple[object, str, Rule]] = [
 
 @pytest.mark.req("C2")
 @pytest.mark.parametrize(("body", "field", "rule"), REFUSED)
-def test_a_body_that_breaks_a_rule_is_refused_by_field_and_rule(body: object, field: str, rule: Rule) -> None:
+def test_invalid_body_is_refused_with_field_and_rule(body: object, field: str, rule: Rule) -> None:
     with pytest.raises(PriceError) as refused:
         parse_price(body)
 
@@ -83,7 +83,7 @@ def test_a_body_that_breaks_a_rule_is_refused_by_field_and_rule(body: object, fi
 
 
 @pytest.mark.req("C2")
-def test_every_rule_has_a_case_above() -> None:
+def test_every_rule_has_a_case() -> None:
     assert {rule for _, _, rule in REFUSED} == set(Rule)
 
 
@@ -115,7 +115,7 @@ EQUAL = [
 
 @pytest.mark.req("C1", "C2")
 @pytest.mark.parametrize(("one", "other"), EQUAL)
-def test_two_writings_of_one_price_have_one_digest(one: dict[str, Any], other: dict[str, Any]) -> None:
+def test_equivalent_bodies_have_equal_digests(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert parse_price(one) == parse_price(other)
     assert repr(parse_price(one)) == repr(parse_price(other))
     assert parse_price(one).digest() == parse_price(other).digest()
@@ -135,7 +135,7 @@ def test_two_writings_of_one_price_have_one_digest(one: dict[str, Any], other: d
         {"rounding": "half_even"},
     ],
 )
-def test_any_other_price_has_another_digest(change: dict[str, str]) -> None:
+def test_different_prices_have_different_digests(change: dict[str, str]) -> None:
     assert parse_price(PER_UNIT | change).digest() != parse_price(PER_UNIT).digest()
 
 
@@ -147,7 +147,7 @@ def test_canonical_json_is_sorted_compact_and_ascii() -> None:
 
 @pytest.mark.req("C1")
 @pytest.mark.parametrize("value", [1.0, {"a": {"b": 0.5}}, ["1", [2.5]]])
-def test_a_float_has_no_canonical_form(value: Any) -> None:
+def test_float_is_refused_in_canonical_json(value: Any) -> None:
     with pytest.raises(TypeError, match="float"):
         canonical_json(value)
 
@@ -181,7 +181,7 @@ usage_models = st.one_of(
 
 @pytest.mark.req("C1")
 @given(common, usage_models)
-def test_the_canonical_body_parses_to_the_same_price(shared: dict[str, Any], model: dict[str, Any]) -> None:
+def test_canonical_body_parses_to_the_same_price(shared: dict[str, Any], model: dict[str, Any]) -> None:
     price = parse_price(shared | model)
 
     again = parse_price(price.body())

@@ -1,4 +1,4 @@
-"""The worked cases of `tests/vectors/prices.json`, against the rules of prices and rating."""
+"""The rules of prices and rating reproduce the worked cases of `tests/vectors/prices.json`."""
 
 import json
 from datetime import datetime, timedelta
@@ -45,7 +45,7 @@ def test_rating(body: dict[str, Any], case: dict[str, Any]) -> None:
 
 @pytest.mark.req("C1")
 @pytest.mark.parametrize("group", [pytest.param(group, id=group["id"]) for group in VECTORS["rating"]])
-def test_bodies_as_written_there_are_canonical_already(group: dict[str, Any]) -> None:
+def test_vector_bodies_are_canonical(group: dict[str, Any]) -> None:
     assert parse_price(group["price"]).body() == group["price"]
     assert canonical_json(parse_price(group["price"]).body()) == canonical_json(group["price"])
 

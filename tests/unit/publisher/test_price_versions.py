@@ -1,4 +1,4 @@
-"""Which version of a price applies, and usage split among versions."""
+"""Which version of a price applies, and usage that is split among versions."""
 
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -42,7 +42,7 @@ def versions_at(*starts: datetime | date) -> list[PriceVersion]:
 
 
 @pytest.mark.req("C2")
-def test_a_version_holds_from_its_start_until_the_next() -> None:
+def test_version_applies_from_its_start_until_the_next() -> None:
     change = datetime(2026, 9, 12, tzinfo=UTC)
     versions = versions_at(START - timedelta(days=200), change, change + timedelta(days=1))
 
@@ -52,7 +52,7 @@ def test_a_version_holds_from_its_start_until_the_next() -> None:
 
 
 @pytest.mark.req("C2")
-def test_instants_are_compared_whatever_their_zone() -> None:
+def test_instants_of_different_zones_are_compared() -> None:
     change = datetime.fromisoformat("2026-09-12T02:00:00+02:00")
     versions = versions_at(START, change)
 
@@ -76,7 +76,7 @@ def test_nothing_is_priced_before_the_first_version() -> None:
 @pytest.mark.parametrize(
     ("numbers", "days"), [((1, 1), (0, 5)), ((1, 2), (5, 5)), ((1, 2), (5, 0)), ((2, 1), (0, 5))]
 )
-def test_contradicting_versions_price_nothing(numbers: tuple[int, int], days: tuple[int, int]) -> None:
+def test_contradicting_versions_are_refused(numbers: tuple[int, int], days: tuple[int, int]) -> None:
     versions = [
         PriceVersion(number, START + timedelta(days=day), unit_price(1))
         for number, day in zip(numbers, days, strict=True)
@@ -102,7 +102,7 @@ def test_usage_outside_the_period_is_refused(at: datetime) -> None:
 
 
 @pytest.mark.req("C2")
-def test_tiers_count_for_each_version_from_zero() -> None:
+def test_tiers_start_from_zero_for_each_version() -> None:
     change = START + timedelta(days=10)
     versions = [PriceVersion(1, START, GRADUATED), PriceVersion(2, change, GRADUATED)]
     parts = split(versions, SEPTEMBER, [(START, Decimal(10)), (change, Decimal(10))], ZONE)
@@ -113,7 +113,7 @@ def test_tiers_count_for_each_version_from_zero() -> None:
 
 @pytest.mark.req("C2")
 @pytest.mark.parametrize("usage", [[], [(START + timedelta(days=20), Decimal("0.0"))]])
-def test_what_is_due_at_zero_is_due_once(usage: list[tuple[datetime, Decimal]]) -> None:
+def test_flat_fee_at_zero_usage_is_charged_once(usage: list[tuple[datetime, Decimal]]) -> None:
     versions = [PriceVersion(1, START, GRADUATED), PriceVersion(2, START + timedelta(days=10), GRADUATED)]
     parts = split(versions, SEPTEMBER, usage, ZONE)
 
@@ -124,7 +124,7 @@ def test_what_is_due_at_zero_is_due_once(usage: list[tuple[datetime, Decimal]]) 
 
 @pytest.mark.req("C2")
 @given(usages)
-def test_one_version_rates_split_usage_as_the_whole(usage: list[tuple[datetime, Decimal]]) -> None:
+def test_split_usage_of_one_version_is_rated_as_the_whole(usage: list[tuple[datetime, Decimal]]) -> None:
     versions = [PriceVersion(1, START, GRADUATED), PriceVersion(2, SEPTEMBER.end, unit_price(9))]
     (part,) = split(versions, SEPTEMBER, usage, ZONE)
 
@@ -134,7 +134,7 @@ def test_one_version_rates_split_usage_as_the_whole(usage: list[tuple[datetime, 
 
 @pytest.mark.req("C2", "T1.6")
 @given(usages, st.lists(instants, unique=True, max_size=5), st.randoms(use_true_random=False))
-def test_splitting_loses_nothing_and_does_not_depend_on_order(
+def test_splitting_is_exact_and_independent_of_order(
     usage: list[tuple[datetime, Decimal]], changes: list[datetime], random: object
 ) -> None:
     versions = versions_at(START - timedelta(days=1), *sorted(changes))
@@ -153,7 +153,7 @@ def test_splitting_loses_nothing_and_does_not_depend_on_order(
 
 @pytest.mark.req("C2", "S2")
 @given(zones, days)
-def test_a_version_of_a_first_day_prices_that_whole_month_in_every_zone(zone: ZoneInfo, day: date) -> None:
+def test_version_of_the_first_day_prices_the_whole_month_in_every_zone(zone: ZoneInfo, day: date) -> None:
     first = day.replace(day=1)
     versions = versions_at(date(1970, 1, 1), first) if first > date(1970, 1, 1) else versions_at(first)
     month = month_of(datetime(first.year, first.month, 15, tzinfo=zone), zone)
@@ -166,16 +166,16 @@ def test_a_version_of_a_first_day_prices_that_whole_month_in_every_zone(zone: Zo
 
 @pytest.mark.req("C2", "S2")
 @given(zones, starts, starts, st.integers(-30 * 3600, 30 * 3600))
-def test_versions_in_order_are_in_order_in_every_zone(
+def test_order_of_versions_is_the_same_in_every_zone(
     zone: ZoneInfo, one: datetime | date, other: datetime | date, apart: int
 ) -> None:
-    """`apart`: seconds between a day and an instant, so that those around its midnight are tried as well."""
+    """`apart`: seconds between a day and an instant, which also reaches instants around its midnight."""
     near = other
     if isinstance(other, datetime) and not isinstance(one, datetime):
         near = datetime(one.year, one.month, one.day, tzinfo=UTC) + timedelta(seconds=apart)
     versions = versions_at(one, near)
     if versions[1].follows(versions[0]):
-        # A zone that skipped a whole day shows the day after it at the same instant.
+        # In a zone that skipped a whole day, that day and the next begin at the same instant.
         first, second = (version.start_in(zone) for version in timeline(versions))
         assert first <= second
         assert first < second or not isinstance(one, datetime)
@@ -186,7 +186,7 @@ def test_versions_in_order_are_in_order_in_every_zone(
 
 
 @pytest.mark.req("C2", "S2")
-def test_a_day_and_an_instant_are_apart_by_as_much_as_zones_are() -> None:
+def test_distance_of_day_and_instant_is_bounded_by_zone_offsets() -> None:
     day, midnight = date(2026, 12, 1), datetime(2026, 12, 1, tzinfo=UTC)
     tick = timedelta(microseconds=1)
     for instant, earlier, later in [

@@ -1,4 +1,4 @@
-"""Amounts for parts of a period, and amounts divided to the minor unit."""
+"""Proration of amounts over parts of a period, and allocation of amounts to the minor unit."""
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -29,7 +29,7 @@ weights = st.lists(
 
 
 @pytest.mark.req("C5")
-def test_a_month_is_as_long_as_it_really_is() -> None:
+def test_proration_uses_the_real_length_of_a_month() -> None:
     march = Period(datetime(2026, 3, 1, tzinfo=NEW_YORK), datetime(2026, 4, 1, tzinfo=NEW_YORK))
     november = Period(datetime(2026, 11, 1, tzinfo=NEW_YORK), datetime(2026, 12, 1, tzinfo=NEW_YORK))
 
@@ -50,14 +50,14 @@ def test_a_month_is_as_long_as_it_really_is() -> None:
 
 
 @pytest.mark.req("C5")
-def test_a_period_holds_its_start_and_not_its_end() -> None:
+def test_period_includes_its_start_and_excludes_its_end() -> None:
     assert APRIL.start in APRIL
     assert APRIL.end not in APRIL
     assert APRIL.end - timedelta(microseconds=1) in APRIL
 
 
 @pytest.mark.req("C5")
-def test_periods_that_make_no_sense_are_refused() -> None:
+def test_invalid_periods_are_refused() -> None:
     with pytest.raises(ValueError, match="empty"):
         Period(START, START)
     with pytest.raises(ValueError, match="no time zone"):
@@ -70,7 +70,7 @@ def test_periods_that_make_no_sense_are_refused() -> None:
 
 
 @pytest.mark.req("C5")
-def test_a_float_is_not_prorated() -> None:
+def test_float_amount_is_refused() -> None:
     with pytest.raises(TypeError):
         change(APRIL, START, 1.0, Decimal(2), USD)  # type: ignore[arg-type]
 
@@ -96,7 +96,7 @@ def test_changing_to_the_same_amount_costs_nothing(at: datetime, amount: Decimal
 
 @pytest.mark.req("C5")
 @given(st.lists(instants, max_size=6), amounts)
-def test_the_parts_of_a_period_make_up_the_whole(cuts: list[datetime], amount: Decimal) -> None:
+def test_parts_of_a_period_add_up_to_the_whole(cuts: list[datetime], amount: Decimal) -> None:
     edges = [APRIL.start, *sorted(cuts), APRIL.end]
     lines = [prorate(APRIL, since, until, amount, USD) for since, until in pairwise(edges)]
 
@@ -132,11 +132,11 @@ def test_the_largest_remainders_gain_and_credits_mirror_charges(
 
 @pytest.mark.req("C5")
 @pytest.mark.parametrize("weights", [[], [0, 0], [1, -1], [2, -1]])
-def test_weights_that_divide_nothing_are_refused(weights: list[int]) -> None:
+def test_invalid_weights_are_refused(weights: list[int]) -> None:
     with pytest.raises(ValueError, match="weights"):
         allocate(Money(USD, 100), weights)
 
 
 @pytest.mark.req("C5")
-def test_a_part_of_no_weight_gets_nothing() -> None:
+def test_part_with_zero_weight_gets_nothing() -> None:
     assert [part.minor for part in allocate(Money(USD, 2), [0, 1, 0, 1, 1])] == [0, 1, 0, 1, 0]

@@ -1,4 +1,4 @@
-"""What the publisher is told: keys are keys, are kept secret, and travel safely."""
+"""Settings of the publisher for Stripe: valid keys, secrecy of keys, and classification of errors."""
 
 from typing import Any
 
@@ -30,14 +30,14 @@ def cut() -> stripe.APIConnectionError:
 
 
 @pytest.mark.parametrize("key", ["rk_test_a", "rk_live_a", "sk_test_a", "sk_live_a"])
-def test_keys_of_stripe_are_taken(key: str) -> None:
+def test_stripe_keys_are_accepted(key: str) -> None:
     settings = PublisherSettings.model_validate(GIVEN | {"stripe_api_key": key})
     assert settings.stripe_api_key is not None
     assert settings.stripe_api_key.get_secret_value() == key
     assert key not in repr(settings)
 
 
-def test_no_key_is_no_provider() -> None:
+def test_without_a_key_there_is_no_provider() -> None:
     given = {name: value for name, value in GIVEN.items() if name != "stripe_api_key"}
     assert PublisherSettings.model_validate(given).stripe_api_key is None
 
@@ -51,7 +51,7 @@ def test_other_keys_are_refused(key: str) -> None:
 @pytest.mark.parametrize(
     "wrong", [{"stripe_api_key": "hidden"}, {"stripe_api_key": "rk_live_hidden", "stripe_api_base": "x"}]
 )
-def test_a_refusal_does_not_repeat_the_key(wrong: dict[str, str]) -> None:
+def test_refusal_does_not_contain_the_key(wrong: dict[str, str]) -> None:
     with pytest.raises(ValidationError) as failure:
         PublisherSettings.model_validate(GIVEN | wrong)
     assert "hidden" not in str(failure.value)
@@ -67,7 +67,7 @@ def test_a_refusal_does_not_repeat_the_key(wrong: dict[str, str]) -> None:
         ("rk_test_a", "double:12111", False),
     ],
 )
-def test_a_live_key_is_not_sent_in_clear(key: str, base: str, taken: bool) -> None:
+def test_live_key_requires_https(key: str, base: str, taken: bool) -> None:
     given = GIVEN | {"stripe_api_key": key, "stripe_api_base": base}
     if taken:
         assert PublisherSettings.model_validate(given).stripe_api_base == base
@@ -92,7 +92,7 @@ def test_a_live_key_is_not_sent_in_clear(key: str, base: str, taken: bool) -> No
         (refused("no"), RejectedError, "invalid_request"),
     ],
 )
-def test_what_is_not_known_to_be_harmless_is_ambiguous(
+def test_unknown_errors_are_ambiguous(
     error: stripe.StripeError | TimeoutError, kind: type[Exception], code: str
 ) -> None:
     found = failure_of(error)
@@ -100,7 +100,7 @@ def test_what_is_not_known_to_be_harmless_is_ambiguous(
     assert found.code == code
 
 
-def test_a_duplicate_is_known_by_its_message() -> None:
+def test_duplicate_is_recognised_by_its_message() -> None:
     assert is_known(refused("An event already exists with identifier abc."))
     assert not is_known(refused("No such customer"))
     assert not is_known(TimeoutError())

@@ -1,4 +1,4 @@
-"""The models of pricing: examples of what the worked cases leave out, and the properties of each."""
+"""Price models: examples beyond the worked cases, and properties of each model."""
 
 import decimal
 from decimal import Decimal
@@ -21,7 +21,7 @@ signed = st.builds(lambda n: Decimal(f"{n}E-12"), st.integers(-(10**20), 10**20)
 
 @st.composite
 def tier_lists(draw: st.DrawFn, *, flats: bool = True) -> tuple[Tier, ...]:
-    """One to five tiers, small enough for small quantities to reach their edges, at prices of 0 or more."""
+    """One to five tiers with prices of 0 or more, small enough that small quantities reach their edges."""
     steps = draw(st.lists(st.integers(1, 80), max_size=4))
     edges = [
         Decimal(f"{sum(steps[: index + 1])}E-1") * 10 ** draw(st.integers(0, 1))
@@ -43,7 +43,7 @@ def amount(body: dict[str, Any], quantity: str) -> str:
 FLATS = [{"up_to": "10", "unit": "1", "flat": "5"}, {"up_to": None, "unit": "0.5", "flat": "3"}]
 OVERAGE = {"model": "per_unit", "unit": "0.01", "fixed": "20", "free": "1000"}
 CASES: list[tuple[dict[str, Any], str, str]] = [
-    # 10 x 1 + 5; the edge belongs to the tier that it ends, and the next flat falls due just above it
+    # 10 x 1 + 5; the edge belongs to the lower tier, and the flat fee of the next is due just above it
     ({"model": "graduated", "tiers": FLATS}, "10", "15.00"),
     ({"model": "graduated", "tiers": FLATS}, "10.02", "18.01"),
     ({"model": "graduated", "tiers": FLATS}, "0", "5.00"),
@@ -52,7 +52,7 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
     ({"model": "volume", "tiers": FLATS, "flat_at_zero": False}, "0", "0.00"),
     ({"model": "volume", "tiers": FLATS}, "0", "5.00"),
     ({"model": "volume", "tiers": FLATS}, "10.02", "8.01"),
-    # (150 - 90) / 60 = 1; less than what is free makes no package, and no negative one
+    # (150 - 90) / 60 = 1; usage below the free quantity makes no package
     ({"model": "package", "size": "60", "amount": "10", "free": "90"}, "150", "10.00"),
     ({"model": "package", "size": "60", "amount": "10", "free": "90"}, "151", "20.00"),
     ({"model": "package", "size": "60", "amount": "10", "free": "90"}, "12", "0.00"),
@@ -63,7 +63,7 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
     (OVERAGE, "0", "20.00"),
     (OVERAGE, "1000", "20.00"),
     (OVERAGE, "1050", "20.50"),
-    # bounds hold for the exact amount, fixed fee included; the maximum comes last
+    # bounds apply to the exact amount with the fixed fee; the maximum applies last
     (OVERAGE | {"minimum": "25"}, "0", "25.00"),
     (OVERAGE | {"maximum": "20.25"}, "1050", "20.25"),
     (OVERAGE | {"minimum": "30", "maximum": "10"}, "1050", "10.00"),
@@ -80,7 +80,7 @@ def test_models(body: dict[str, Any], quantity: str, expected: str) -> None:
 
 
 @pytest.mark.req("X1")
-def test_a_line_explains_itself() -> None:
+def test_line_lists_its_calculation_steps() -> None:
     price = parse_price(
         {
             "model": "graduated",
@@ -152,7 +152,7 @@ def test_steps_add_up_to_the_exact_amount_within_the_bounds(
 
 @pytest.mark.req("C5")
 @given(st.integers(0, 10**36), st.integers(-(10**30), 10**30))
-def test_one_rounding_of_quantities_beyond_28_digits(quantity: int, unit: int) -> None:
+def test_quantities_beyond_28_digits_are_rounded_once(quantity: int, unit: int) -> None:
     line = rate(usd(PerUnit(Decimal(f"{unit}E-12"))), Decimal(f"{quantity}E-12"))
 
     assert line.exact == Fraction(quantity * unit, 10**24)
@@ -161,7 +161,7 @@ def test_one_rounding_of_quantities_beyond_28_digits(quantity: int, unit: int) -
 
 @pytest.mark.req("C5")
 @given(tier_lists(), st.integers(0, 60))
-def test_graduated_prices_each_unit_by_the_tier_that_it_falls_in(tiers: tuple[Tier, ...], units: int) -> None:
+def test_graduated_prices_each_unit_by_its_tier(tiers: tuple[Tier, ...], units: int) -> None:
     tenths = 10 * units  # edges lie on tenths, so a tenth of a unit never spans two tiers
     tier_of_tenth = [
         next(i for i, tier in enumerate(tiers) if tier.up_to is None or Fraction(tenth, 10) <= tier.up_to)
@@ -175,7 +175,7 @@ def test_graduated_prices_each_unit_by_the_tier_that_it_falls_in(tiers: tuple[Ti
 
 @pytest.mark.req("C5")
 @given(tier_lists(), quantities, quantities)
-def test_graduated_never_falls(tiers: tuple[Tier, ...], one: Decimal, other: Decimal) -> None:
+def test_graduated_amount_never_decreases(tiers: tuple[Tier, ...], one: Decimal, other: Decimal) -> None:
     price = usd(Graduated(tiers))
 
     assert rate(price, min(one, other)).exact <= rate(price, max(one, other)).exact
@@ -183,7 +183,7 @@ def test_graduated_never_falls(tiers: tuple[Tier, ...], one: Decimal, other: Dec
 
 @pytest.mark.req("C5")
 @given(tier_lists())
-def test_graduated_jumps_at_an_edge_by_the_next_flat_alone(tiers: tuple[Tier, ...]) -> None:
+def test_graduated_jumps_at_an_edge_only_by_the_next_flat_fee(tiers: tuple[Tier, ...]) -> None:
     price, smallest = usd(Graduated(tiers)), Decimal("1E-30")
     for tier, following in pairwise(tiers):
         assert tier.up_to is not None
@@ -195,7 +195,7 @@ def test_graduated_jumps_at_an_edge_by_the_next_flat_alone(tiers: tuple[Tier, ..
 
 @pytest.mark.req("C5")
 @given(tier_lists(), quantities)
-def test_volume_uses_one_tier_alone(tiers: tuple[Tier, ...], quantity: Decimal) -> None:
+def test_volume_uses_one_tier_only(tiers: tuple[Tier, ...], quantity: Decimal) -> None:
     holding = next(tier for tier in tiers if tier.up_to is None or quantity <= tier.up_to)
 
     exact = rate(usd(Volume(tiers)), quantity).exact
@@ -204,7 +204,7 @@ def test_volume_uses_one_tier_alone(tiers: tuple[Tier, ...], quantity: Decimal) 
 
 @pytest.mark.req("C5")
 @given(tier_lists(flats=False), quantities)
-def test_one_tier_is_per_unit_in_every_model(tiers: tuple[Tier, ...], quantity: Decimal) -> None:
+def test_single_tier_equals_per_unit_in_every_model(tiers: tuple[Tier, ...], quantity: Decimal) -> None:
     only = (tiers[-1],)
     expected = rate(usd(PerUnit(only[0].unit)), quantity).exact
 
@@ -236,7 +236,7 @@ def test_packages_are_counted_without_error(
 
 @pytest.mark.req("C5")
 @given(st.integers(1, 10**6), st.integers(1, 10**6))
-def test_a_whole_number_of_packages_is_the_same_up_and_down(count: int, size: int) -> None:
+def test_whole_packages_need_no_rounding(count: int, size: int) -> None:
     tenths = Decimal(f"{size}E-1")
     for way in ("up", "down"):
         body = {"model": "package", "currency": "JPY", "size": str(tenths), "amount": "1", "round": way}

@@ -1,4 +1,4 @@
-"""Which rules price a period, and what they make of its usage."""
+"""Which rules price a period, and the assessment of its usage."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -47,7 +47,7 @@ CATALOGUE = [rule(version=version, unit=str(version)) for version in (1, 2, 3, 4
         (MARCH.end, 4),
     ],
 )
-def test_the_version_in_force_at_the_start_is_chosen(at: datetime, version: int) -> None:
+def test_version_in_force_at_the_period_start_is_chosen(at: datetime, version: int) -> None:
     assert choose(CATALOGUE[:4], at, ZONE).versions() == [["basic/calls", version]]
 
 
@@ -57,7 +57,7 @@ def test_meters_without_a_version_in_force_are_not_priced() -> None:
     assert choose(CATALOGUE, JANUARY - timedelta(days=1), ZONE).rules == ()
 
 
-def test_versions_that_contradict_each_other_price_nothing() -> None:
+def test_contradicting_versions_price_nothing() -> None:
     backwards = replace(rule(version=2), version=replace(rule().version, version=2))
     with pytest.raises(VersionError):
         choose([rule(), backwards], MARCH.start, ZONE)
@@ -73,7 +73,7 @@ def test_a_final_invoice_keeps_its_versions() -> None:
 
 
 @given(st.integers())
-def test_a_rule_set_is_named_by_its_content_in_any_order(seed: int) -> None:
+def test_rule_set_id_depends_on_content_not_order(seed: int) -> None:
     rules = choose(CATALOGUE, MARCH.end, ZONE).rules
     shuffled = list(rules)
     Random(seed).shuffle(shuffled)
@@ -90,7 +90,7 @@ def test_a_rule_set_is_named_by_its_content_in_any_order(seed: int) -> None:
         replace(rule(), plan="other"),
     ],
 )
-def test_other_rules_have_another_name(other: Rule) -> None:
+def test_different_rules_have_different_ids(other: Rule) -> None:
     assert RuleSet((other,)).digest != RuleSet((rule(),)).digest
 
 
@@ -101,7 +101,7 @@ def test_a_flat_fee_that_is_not_sent_needs_no_usage() -> None:
     assert replace(rule(), version=flat).needs_usage
 
 
-def test_an_assessment_says_what_is_billed_and_what_is_sent() -> None:
+def test_assessment_lists_billed_and_sent_amounts() -> None:
     rules = RuleSet((rule(unit="0.5", scale=2),))
     (found,) = assess(rules, "acme", MARCH, {"calls": usage("2.5")})
     assert (found.line.amount, found.target) == (Decimal("1.25"), Decimal(250))
@@ -111,7 +111,7 @@ def test_an_assessment_says_what_is_billed_and_what_is_sent() -> None:
     assert silent.target is None
 
 
-def test_no_usage_is_usage_of_zero_and_a_negative_total_bills_nothing() -> None:
+def test_missing_usage_is_zero_and_negative_total_bills_nothing() -> None:
     rules = RuleSet((rule(),))
     (nothing,) = assess(rules, "acme", MARCH, {})
     assert nothing.line.amount == nothing.target == 0
@@ -131,7 +131,7 @@ def test_no_usage_is_usage_of_zero_and_a_negative_total_bills_nothing() -> None:
         {"period": Period(MARCH.start, MARCH.end + timedelta(hours=1))},
     ],
 )
-def test_the_digest_of_the_inputs_covers_all_that_matters(change: dict[str, Any]) -> None:
+def test_input_digest_covers_all_inputs(change: dict[str, Any]) -> None:
     given: dict[str, Any] = {
         "rules": RuleSet((rule(),)),
         "tenant": "acme",

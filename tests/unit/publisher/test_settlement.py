@@ -1,4 +1,4 @@
-"""Ours against the provider's invoice, and amounts as Stripe writes them."""
+"""Comparison of our invoice with the provider's, and parsing of Stripe's amounts."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -50,7 +50,7 @@ LINES = [line("12.34", "1")]
 FINAL = ExternalInvoice("in_1", True, False, "USD", Decimal("12.34"))
 
 
-def test_a_draft_gives_its_name_only() -> None:
+def test_draft_invoice_provides_only_its_id() -> None:
     after = settled(INVOICE, LINES, replace(FINAL, final=False, total=Decimal(0)))
     assert after == replace(INVOICE, external_invoice_id="in_1")
 
@@ -64,7 +64,7 @@ def test_a_draft_gives_its_name_only() -> None:
         (replace(FINAL, void=True), InvoiceState.DISPUTED, "0"),
     ],
 )
-def test_a_final_invoice_agrees_or_is_disputed(
+def test_final_invoice_agrees_or_is_disputed(
     external: ExternalInvoice, state: InvoiceState, total: str
 ) -> None:
     after = settled(INVOICE, LINES, external)
@@ -72,13 +72,13 @@ def test_a_final_invoice_agrees_or_is_disputed(
     assert settled(after, LINES, external) == after
 
 
-def test_a_void_invoice_of_nothing_agrees() -> None:
+def test_void_invoice_of_zero_agrees() -> None:
     nothing = [line("12.34", "0")]
     assert settled(INVOICE, nothing, replace(FINAL, void=True)).state == InvoiceState.FINALIZED
 
 
-def test_what_is_expected_is_rounded_as_the_provider_rounds() -> None:
-    """Three-decimal currencies are billed to two; each line is rounded by itself, and once."""
+def test_expected_total_uses_the_providers_rounding() -> None:
+    """Three-decimal currencies are billed with two decimals; each line is rounded separately, once."""
     fils = [line("0.0024", "1000", "KWD"), line("1.235", "1", "KWD")]
     assert [one.amount for one in fils] == [Decimal("2.400"), Decimal("1.235")]
     assert [one.provider_amount for one in fils] == [Decimal("2.400"), Decimal("1.240")]
@@ -99,7 +99,7 @@ def test_what_is_expected_is_rounded_as_the_provider_rounds() -> None:
         (-5, "usd", "-0.05", 2),
     ],
 )
-def test_amounts_are_read_in_the_currencys_own_units(
+def test_amounts_are_parsed_in_the_currencys_minor_unit(
     amount: int, currency: str, expected: str, decimals: int
 ) -> None:
     assert str(amounts.major(amount, currency)) == expected

@@ -1,4 +1,4 @@
-"""The C-speed binary arrays against the driver's own adaptation of lists, byte for byte."""
+"""Binary arrays equal the driver's own encoding of lists, byte for byte."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INT2 = st.integers(-(2**15), 2**15 - 1)
 INT4 = st.integers(-(2**31), 2**31 - 1)
 INT8 = st.integers(-(2**63), 2**63 - 1)
 TEXT = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
-# What a datetime can hold, which is less than what Postgres can.
+# The range of datetime, which is smaller than that of Postgres.
 MICROSECONDS = st.integers(-62_135_596_800_000_000, 253_402_300_799_999_999)
 
 
@@ -48,9 +48,9 @@ def test_int8_columns_equal_the_drivers(values: list[int]) -> None:
 
 
 @given(st.lists(st.one_of(st.none(), INT8), min_size=1))
-def test_int8_columns_with_holes_equal_the_drivers(values: list[int | None]) -> None:
+def test_int8_columns_with_nulls_equal_the_drivers(values: list[int | None]) -> None:
     if all(value is None for value in values):
-        values = [*values, 0]  # the driver cannot tell the type of nothing
+        values = [*values, 0]  # the driver cannot infer the type of an empty list
     column = np.array([value or 0 for value in values], dtype=np.int64)
     present = np.array([value is not None for value in values])
     expected = by_the_driver([None if value is None else Int8(value) for value in values])
@@ -58,7 +58,7 @@ def test_int8_columns_with_holes_equal_the_drivers(values: list[int | None]) -> 
 
 
 @given(st.lists(INT8, min_size=1))
-def test_a_column_without_a_mask_has_no_holes(values: list[int]) -> None:
+def test_column_without_a_mask_has_no_nulls(values: list[int]) -> None:
     column = np.array(values, dtype=np.int64)
     assert arrays.int8_array_or_null(column, None).data == arrays.int8_array(column).data
 
@@ -79,7 +79,7 @@ def test_timestamp_columns_equal_the_drivers(values: list[int]) -> None:
 @given(st.lists(st.none() | st.text(TEXT), min_size=1))
 def test_text_columns_equal_the_drivers(values: list[str | None]) -> None:
     if all(value is None for value in values):
-        values = [*values, ""]  # the driver cannot tell the type of nothing
+        values = [*values, ""]  # the driver cannot infer the type of an empty list
     assert arrays.text_array(values).data == by_the_driver(values)
 
 

@@ -1,4 +1,4 @@
-"""Pauses after failures grow to a limit."""
+"""Pauses after failures grow up to a limit."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ pytestmark = pytest.mark.req("T7.3")
 FIRST, LONGEST = st.floats(0.001, 10), st.floats(0.001, 1_000)
 
 
-def test_pauses_double_up_to_the_longest() -> None:
+def test_pauses_double_up_to_the_maximum() -> None:
     pause = backoff.doubling(first=0.5, longest=3.0)
     assert [pause(failures) for failures in range(1, 6)] == [0.5, 1.0, 2.0, 3.0, 3.0]
 
 
 @given(st.integers(1, 10**9), FIRST, LONGEST)
-def test_pauses_never_shrink_nor_exceed_the_longest(failures: int, first: float, longest: float) -> None:
+def test_pauses_never_decrease_or_exceed_the_maximum(failures: int, first: float, longest: float) -> None:
     pause = backoff.doubling(first=first, longest=longest)
     assert 0 < pause(failures) <= pause(failures + 1) <= longest
 

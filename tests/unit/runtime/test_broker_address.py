@@ -1,4 +1,4 @@
-"""The broker's URL is read completely, and its password appears nowhere else."""
+"""The broker's URL is parsed completely, and no error shows its password."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PASSWORD = "hunter2"
         ("tls://ingest:hunter2@[::1]:7", "tls://[::1]:7", "::1", 7, "ingest"),
     ],
 )
-def test_a_url_is_taken_apart(url: str, server: str, host: str, port: int, user: str) -> None:
+def test_url_is_parsed_into_its_parts(url: str, server: str, host: str, port: int, user: str) -> None:
     address = BrokerAddress.parse(url)
     assert (address.server, address.host, address.port, address.user) == (server, host, port, user)
     assert address.password == (PASSWORD if user else "")
@@ -38,7 +38,7 @@ def test_a_url_is_taken_apart(url: str, server: str, host: str, port: int, user:
 
 
 @given(st.text(min_size=1, max_size=40).filter(lambda text: text.isprintable()))
-def test_any_password_can_be_encoded(password: str) -> None:
+def test_any_password_round_trips(password: str) -> None:
     encoded = "".join(f"%{byte:02X}" for byte in password.encode())
     assert BrokerAddress.parse(f"nats://u:{encoded}@h:1").password == password
 
@@ -56,7 +56,7 @@ def test_any_password_can_be_encoded(password: str) -> None:
         "nats://u:hunter2@[h",
     ],
 )
-def test_what_is_no_address_is_refused_without_quoting_the_password(
+def test_invalid_address_is_refused_without_showing_the_password(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ValueError, match="nats_url") as refused:

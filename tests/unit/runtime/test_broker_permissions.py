@@ -1,4 +1,4 @@
-"""The permissions of services on the broker follow from the table of facts alone."""
+"""The broker permissions of services are derived from the table of facts."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ pytestmark = pytest.mark.req("K2", "T4.1")
 ALERTS = Fact("alerts.fired.>", "ALERTS", "aggregate", ("notifier",), StringValue)
 
 
-def test_a_service_may_publish_its_own_facts_and_no_others() -> None:
+def test_service_may_publish_only_its_own_facts() -> None:
     for service in services():
         granted = set(permissions_of(service).publish)
         own = {fact.subject for fact in FACTS if fact.publisher == service}
         assert {subject for subject in granted if not subject.startswith("$JS.")} == own
 
 
-def test_a_service_may_use_its_own_consumers_only() -> None:
+def test_service_may_use_only_its_own_consumers() -> None:
     assert permissions_of("publisher").publish == (
         "$JS.API.STREAM.INFO.TENANTS",
         "$JS.API.STREAM.CREATE.TENANTS",
@@ -43,13 +43,13 @@ def test_a_service_may_use_its_own_consumers_only() -> None:
     )
 
 
-def test_a_service_reads_its_own_inbox_only() -> None:
+def test_service_reads_only_its_own_inbox() -> None:
     assert [permissions_of(service).subscribe for service in services()] == [
         (f"_INBOX.{service}.>",) for service in services()
     ]
 
 
-def test_a_new_fact_changes_the_permissions_of_those_it_names() -> None:
+def test_new_fact_changes_permissions_of_its_publisher_and_consumers() -> None:
     facts = (*FACTS, ALERTS)
     assert services(facts) == sorted([*services(), "notifier"])
     assert set(permissions_of("aggregate", facts).publish) - set(permissions_of("aggregate").publish) == {
@@ -69,7 +69,7 @@ def test_a_new_fact_changes_the_permissions_of_those_it_names() -> None:
     assert "alerts.fired.>" in configuration(facts)
 
 
-def test_a_stranger_to_the_facts_may_publish_nothing() -> None:
+def test_service_without_facts_may_publish_nothing() -> None:
     assert facts_of("stranger") == ()
     assert permissions_of("stranger").publish == ()
 
@@ -83,9 +83,9 @@ def test_every_service_needs_a_password() -> None:
         authorization(passwords)
 
 
-def test_the_printed_configuration_has_variables_in_place_of_passwords() -> None:
+def test_printed_configuration_has_variables_instead_of_passwords() -> None:
     text = configuration()
     for service in services():
         assert f'"password": ${password_variable(service)},\n' in text
-    # A subject in quotes is no variable.
+    # A quoted subject with a dollar sign is no variable.
     assert '"$JS.API.STREAM.INFO.EVENTS"' in text

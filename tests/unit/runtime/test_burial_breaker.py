@@ -1,4 +1,4 @@
-"""The breaker before the dead letters: what a few poison messages never open, and nothing else gets past."""
+"""The burial breaker: a few poison messages are dead-lettered; a handler that fails often opens it."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ def message(number: int) -> uuid.UUID:
     return uuid.UUID(int=number)
 
 
-def tell(breaker: Breaker, outcomes: Sequence[bool], start: int = 0) -> list[bool]:
-    """Tells of messages one after another (True: poison); answers whether each poison one may be buried."""
-    told = []
+def report(breaker: Breaker, outcomes: Sequence[bool], start: int = 0) -> list[bool]:
+    """Reports outcomes of messages (True: poison); returns for each poison one whether it may be buried."""
+    allowed = []
     for number, poison in enumerate(outcomes, start):
         if poison:
-            told.append(breaker.may_bury(message(number), 0.0))
+            allowed.append(breaker.may_bury(message(number), 0.0))
         else:
             breaker.handled(message(number))
-    return told
+    return allowed
 
 
 def opened() -> Breaker:
     breaker = Breaker(RULES)
-    tell(breaker, [True] * 19)
+    report(breaker, [True] * 19)
     assert breaker.state is BreakerState.OPEN
     return breaker
 
 
 def too_many(outcomes: Sequence[bool], rules: BurialRules) -> bool:
-    """The rule in its plainest words, of the last messages of a sequence."""
+    """The rule of the breaker, applied to the last messages of a sequence."""
     return sum(outcomes[-rules.window :]) * 100 > rules.percent * rules.window
 
 
@@ -48,13 +48,11 @@ def too_many(outcomes: Sequence[bool], rules: BurialRules) -> bool:
     st.integers(1, 30),
     st.integers(1, 100),
 )
-def test_it_opens_at_the_first_message_that_makes_too_many(
-    outcomes: list[bool], window: int, percent: int
-) -> None:
+def test_breaker_opens_when_poison_exceeds_its_share(outcomes: list[bool], window: int, percent: int) -> None:
     rules = BurialRules(window=window, percent=percent)
     breaker = Breaker(rules)
     for number, poison in enumerate(outcomes):
-        tell(breaker, [poison], start=number)
+        report(breaker, [poison], start=number)
         opens = poison and too_many(outcomes[: number + 1], rules)
         assert (breaker.state is BreakerState.OPEN) == opens
         if opens:
@@ -62,12 +60,12 @@ def test_it_opens_at_the_first_message_that_makes_too_many(
 
 
 @given(st.integers(1, 100), st.integers(1, 100), st.integers(0, 200))
-def test_a_handler_that_fails_everything_buries_less_than_a_window(
+def test_handler_that_fails_everything_buries_less_than_a_window(
     window: int, percent: int, tries: int
 ) -> None:
     rules = BurialRules(window=window, percent=min(percent, 99))
     breaker = Breaker(rules)
-    buried = sum(tell(breaker, [True] * (window + 50)))
+    buried = sum(report(breaker, [True] * (window + 50)))
     for number in range(tries):
         breaker.try_one()
         buried += breaker.may_bury(message(1_000 + number), float(number))
@@ -75,27 +73,27 @@ def test_a_handler_that_fails_everything_buries_less_than_a_window(
 
 
 @given(st.lists(st.integers(0, 18), min_size=1, max_size=20))
-def test_a_few_among_good_ones_never_open_it(gaps: list[int]) -> None:
-    """Of every twenty in a row at least two are good."""
+def test_few_poison_messages_never_open_the_breaker(gaps: list[int]) -> None:
+    """At least two of every twenty consecutive messages are good."""
     outcomes = [
         poison for gap in gaps for poison in (*[True] * (gap // 2), False, *[True] * (gap // 2), False)
     ]
     breaker = Breaker(RULES)
-    assert all(tell(breaker, outcomes))
+    assert all(report(breaker, outcomes))
     assert breaker.state is BreakerState.CLOSED
 
 
 @given(st.lists(st.booleans(), max_size=100), st.integers(1, 10))
-def test_with_all_of_them_allowed_it_never_opens(outcomes: list[bool], window: int) -> None:
-    assert all(tell(Breaker(BurialRules(window=window, percent=100)), outcomes))
+def test_limit_of_100_percent_never_opens_the_breaker(outcomes: list[bool], window: int) -> None:
+    assert all(report(Breaker(BurialRules(window=window, percent=100)), outcomes))
 
 
-def test_one_message_that_comes_again_and_again_is_one() -> None:
+def test_redelivered_message_counts_once() -> None:
     breaker = Breaker(RULES)
     assert all(breaker.may_bury(message(1), 0.0) for _ in range(100))
 
 
-def test_while_open_nothing_is_buried_and_what_was_under_way_says_nothing() -> None:
+def test_open_breaker_buries_nothing_and_ignores_messages_in_flight() -> None:
     breaker = opened()
     breaker.handled(message(100))
     assert not breaker.may_bury(message(101), 0.5)
@@ -103,7 +101,7 @@ def test_while_open_nothing_is_buried_and_what_was_under_way_says_nothing() -> N
     assert breaker.cooldown_left(0.25) == 0.75
 
 
-def test_one_that_goes_through_closes_it_and_one_that_does_not_doubles_the_cooldown() -> None:
+def test_successful_probe_closes_and_failed_probe_doubles_the_cooldown() -> None:
     breaker, cooldowns = opened(), []
     for number in range(5):
         breaker.try_one()
@@ -116,15 +114,15 @@ def test_one_that_goes_through_closes_it_and_one_that_does_not_doubles_the_coold
     assert breaker.cooldown == RULES.cooldown
 
 
-def test_a_single_good_message_is_no_licence_to_bury() -> None:
+def test_single_good_message_does_not_allow_burial() -> None:
     breaker = opened()
     breaker.try_one()
     breaker.handled(message(200))
-    assert tell(breaker, [True] * 5, start=300) == [False] * 5
+    assert report(breaker, [True] * 5, start=300) == [False] * 5
 
 
 class Machine(RuleBasedStateMachine):
-    """Whatever happens in whatever order."""
+    """Any sequence of outcomes, probes and pauses."""
 
     def __init__(self) -> None:
         super().__init__()

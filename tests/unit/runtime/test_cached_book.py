@@ -1,4 +1,4 @@
-"""A table in memory is never older than promised, also for the first calls after quiet."""
+"""A table cached in memory never exceeds its age limit, also for the first calls after a quiet time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AGE = 2.0
 
 
 class Table:
-    """A table whose content is the number of its last change, the time, and a gate on the way from it."""
+    """A table with the number of its last change, a manual clock, and a gate that delays reads."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -44,7 +44,7 @@ async def turn() -> None:
         await asyncio.sleep(0)
 
 
-async def test_all_first_calls_after_quiet_wait_for_one_look() -> None:
+async def test_first_calls_after_a_quiet_time_share_one_read() -> None:
     table = Table()
     await table.book_of.start()
     table.change = 1
@@ -58,7 +58,7 @@ async def test_all_first_calls_after_quiet_wait_for_one_look() -> None:
     assert table.looks == 2
 
 
-async def test_while_calls_keep_coming_none_waits() -> None:
+async def test_steady_calls_never_wait() -> None:
     table = Table()
     await table.book_of.start()
     for at in range(40):
@@ -72,7 +72,7 @@ async def test_while_calls_keep_coming_none_waits() -> None:
     assert table.looks <= 1 + 3
 
 
-async def test_a_fresh_table_costs_no_look() -> None:
+async def test_fresh_table_is_not_read_again() -> None:
     table = Table()
     await table.book_of.start()
     table.now += 1.5
@@ -80,7 +80,7 @@ async def test_a_fresh_table_costs_no_look() -> None:
     assert table.looks == 1
 
 
-async def test_a_change_of_this_process_is_known_to_the_next_call_though_a_look_was_under_way() -> None:
+async def test_own_change_is_visible_to_the_next_call_despite_a_read_in_flight() -> None:
     table = Table()
     await table.book_of.start()
     table.now += AGE + 1
@@ -97,14 +97,14 @@ async def test_a_change_of_this_process_is_known_to_the_next_call_though_a_look_
     assert await table.book_of.current() == 1
 
 
-async def test_a_look_that_takes_longer_than_the_age_is_not_for_those_who_come_later() -> None:
+async def test_read_slower_than_the_age_limit_does_not_serve_later_calls() -> None:
     table = Table()
     await table.book_of.start()
     table.now += AGE * 3 / 4 + 0.1
     table.gate.clear()
     assert await table.book_of.current() == 0
     await turn()
-    # It has looked before this, and is still on its way back.
+    # The read happened before this change and has not returned yet.
     table.change = 1
     table.now += AGE + 0.1
     late = asyncio.create_task(table.book_of.current())
@@ -113,7 +113,7 @@ async def test_a_look_that_takes_longer_than_the_age_is_not_for_those_who_come_l
     assert await late == 1
 
 
-async def test_the_latest_is_as_of_now_and_forgets_nothing() -> None:
+async def test_latest_reads_now_and_refreshes_the_cache() -> None:
     table = Table()
     await table.book_of.start()
     table.change = 1
@@ -124,7 +124,7 @@ async def test_the_latest_is_as_of_now_and_forgets_nothing() -> None:
     assert table.looks == looks
 
 
-async def test_without_the_database_nothing_is_answered_beyond_the_age() -> None:
+async def test_without_the_database_calls_fail_beyond_the_age_limit() -> None:
     table = Table()
     await table.book_of.start()
     table.away = True
@@ -139,7 +139,7 @@ async def test_without_the_database_nothing_is_answered_beyond_the_age() -> None
     assert await table.book_of.current() == 1
 
 
-async def test_before_the_first_look_nothing_is_answered() -> None:
+async def test_calls_before_the_first_read_fail() -> None:
     table = Table()
     table.away = True
     with pytest.raises(UnavailableError):
@@ -155,7 +155,7 @@ async def test_before_the_first_look_nothing_is_answered() -> None:
         max_size=40,
     )
 )
-async def test_no_answer_is_older_than_promised(sequence: list[tuple[str, float]]) -> None:
+async def test_no_answer_exceeds_the_age_limit(sequence: list[tuple[str, float]]) -> None:
     table = Table()
     await table.book_of.start()
     changed_at = {0: table.now}
@@ -168,7 +168,7 @@ async def test_no_answer_is_older_than_promised(sequence: list[tuple[str, float]
             if step == "own change":
                 table.book_of.forget()
         elif step == "calls":
-            # What they may not miss: what changed longer ago, and what this process changed.
+            # An answer must include changes older than the limit, and all changes of this process.
             oldest = max(
                 change for change, moment in changed_at.items() if moment < table.now - AGE or not change
             )

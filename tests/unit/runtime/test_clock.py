@@ -1,4 +1,4 @@
-"""Times are whole microseconds; no float comes between."""
+"""Times are whole microseconds, converted without floats."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ AWARE = st.datetimes(timezones=st.timezones())
 
 
 @given(st.integers(-62_135_596_800_000_000, 253_402_300_799_999_999))
-def test_a_moment_survives_both_ways(us: int) -> None:
+def test_time_round_trips_through_microseconds(us: int) -> None:
     assert to_us(to_datetime(us)) == us
 
 
 @given(AWARE, st.integers(-12, 14))
-def test_the_zone_of_a_moment_does_not_matter(moment: datetime, hours: int) -> None:
+def test_conversion_is_independent_of_the_zone(moment: datetime, hours: int) -> None:
     try:
         elsewhere = moment.astimezone(timezone(timedelta(hours=hours)))
     except OverflowError:
-        return  # beyond the years that a datetime can hold
+        return  # beyond the range of datetime
     assert to_us(elsewhere) == to_us(moment)
 
 
-def test_a_microsecond_that_a_float_would_lose_is_kept() -> None:
+def test_microseconds_beyond_float_precision_are_kept() -> None:
     moment = datetime(2262, 4, 11, 23, 47, 16, 854_775, tzinfo=UTC)
     assert to_datetime(to_us(moment)) == moment
 
 
-def test_a_naive_moment_is_refused() -> None:
+def test_naive_time_is_refused() -> None:
     with pytest.raises(TypeError):
-        to_us(datetime(2026, 1, 1))  # noqa: DTZ001 - that is the point
+        to_us(datetime(2026, 1, 1))  # noqa: DTZ001 - naive on purpose
 
 
-def test_the_system_clock_tells_microseconds() -> None:
+def test_system_clock_returns_microseconds() -> None:
     before = to_us(datetime.now(UTC))
     now = SystemClock().now_us()
     assert before <= now <= to_us(datetime.now(UTC))
 
 
-def test_a_manual_clock_moves_only_when_told_to() -> None:
+def test_manual_clock_moves_only_by_advance() -> None:
     clock = ManualClock(5)
     assert (clock.now_us(), clock.now_us()) == (5, 5)
     clock.advance(timedelta(hours=1, microseconds=1))

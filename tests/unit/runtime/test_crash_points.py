@@ -1,4 +1,4 @@
-"""Crash points end the process at the n-th pass, and only where they are told to."""
+"""The configured crash point kills the process at its n-th pass; other points do nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ for turn in range(1, 4):
 
 
 def passes_until_the_end(target: str) -> tuple[int, list[str]]:
-    """Exit code, and the turns that came to their middle."""
+    """The exit code, and the turns that reached their middle."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         env={**os.environ, "METERLINE_CRASH_AT": target},
@@ -47,7 +47,7 @@ def passes_until_the_end(target: str) -> tuple[int, list[str]]:
         ("bus.consumer.after_ack:3", ["1", "2", "3"]),
     ],
 )
-def test_the_process_is_killed_at_the_chosen_pass(target: str, turns: list[str]) -> None:
+def test_process_is_killed_at_the_configured_pass(target: str, turns: list[str]) -> None:
     assert passes_until_the_end(target) == (-signal.SIGKILL, turns)
 
 
@@ -56,12 +56,12 @@ def test_other_points_and_later_passes_do_nothing(target: str) -> None:
     assert passes_until_the_end(target) == (0, ["1", "2", "3"])
 
 
-def test_a_name_that_no_point_has_is_refused() -> None:
+def test_unknown_crash_point_is_refused() -> None:
     code, turns = passes_until_the_end("bus.consumer.before_akc")
     assert (code, turns) == (1, [])
 
 
-def test_every_point_in_the_code_is_listed() -> None:
+def test_every_crash_point_in_the_code_is_listed() -> None:
     used = set()
     for source in [*ROOT.glob("libs/**/*.py"), *ROOT.glob("services/**/*.py")]:
         for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):

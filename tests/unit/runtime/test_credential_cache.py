@@ -1,4 +1,4 @@
-"""What is remembered of another service holds exactly as long as it is said to."""
+"""Cached credentials are used for exactly the documented times."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FRESH, STALE = 2.0, 30.0
 
 
 class Source:
-    """Another service, and the time."""
+    """A fake of the other service, with a manual clock."""
 
     def __init__(self, **values: str) -> None:
         self.values = values
@@ -38,7 +38,7 @@ class Source:
         return self.values.get(key)
 
 
-async def test_a_fresh_answer_is_not_asked_for_again() -> None:
+async def test_fresh_answer_is_not_requested_again() -> None:
     source = Source(a="1")
     assert source.cache.known("a") is None
     assert await source.cache.find("a") == "1"
@@ -51,21 +51,21 @@ async def test_a_fresh_answer_is_not_asked_for_again() -> None:
     assert source.asked == ["a", "a"]
 
 
-async def test_what_was_taken_back_is_gone_once_it_is_asked_for() -> None:
+async def test_revoked_key_is_refused_after_the_next_request() -> None:
     source = Source(a="1")
     await source.cache.find("a")
     del source.values["a"]
     source.now += FRESH
     assert await source.cache.find("a") is None
     source.away = True
-    # Not even while the other service is away: what it said last counts.
+    # Also while the other service is unavailable: its last answer counts.
     assert await source.cache.find("a") is None
     source.now += 1.0
     with pytest.raises(UnavailableError):
         await source.cache.find("a")
 
 
-async def test_a_known_answer_outlasts_the_other_service_for_a_while() -> None:
+async def test_known_answer_is_used_for_a_limited_time_during_an_outage() -> None:
     source = Source(a="1")
     await source.cache.find("a")
     source.away = True
@@ -78,7 +78,7 @@ async def test_a_known_answer_outlasts_the_other_service_for_a_while() -> None:
         await source.cache.find("b")
 
 
-async def test_the_unknown_is_not_asked_for_at_every_call() -> None:
+async def test_unknown_key_is_not_requested_at_every_call() -> None:
     source = Source()
     assert [await source.cache.find("a") for _ in range(5)] == [None] * 5
     assert source.asked == ["a"]
@@ -87,8 +87,8 @@ async def test_the_unknown_is_not_asked_for_at_every_call() -> None:
     assert await source.cache.find("a") == "1"
 
 
-async def test_an_answer_is_as_old_as_its_question() -> None:
-    """What is taken back between question and answer must not count from the answer on."""
+async def test_age_of_an_answer_counts_from_its_request() -> None:
+    """A key revoked between request and answer must not gain time from a late answer."""
     source = Source(a="1")
     source.gate = asyncio.Event()
     waiting = asyncio.create_task(source.cache.find("a"))
@@ -101,7 +101,7 @@ async def test_an_answer_is_as_old_as_its_question() -> None:
     assert source.cache.known("a") is None
 
 
-async def test_who_finds_an_old_question_under_way_waits_for_a_fresh_one() -> None:
+async def test_call_does_not_use_an_old_request_in_flight() -> None:
     source = Source(a="1")
     source.gate = asyncio.Event()
     first = asyncio.create_task(source.cache.find("a"))
@@ -115,7 +115,7 @@ async def test_who_finds_an_old_question_under_way_waits_for_a_fresh_one() -> No
     assert source.asked == ["a", "a"]
 
 
-async def test_many_callers_share_a_question_and_none_can_cancel_it() -> None:
+async def test_callers_share_a_request_and_cannot_cancel_it() -> None:
     source = Source(a="1")
     source.gate = asyncio.Event()
     first, *others = [asyncio.create_task(source.cache.find("a")) for _ in range(50)]
@@ -127,7 +127,7 @@ async def test_many_callers_share_a_question_and_none_can_cancel_it() -> None:
     assert source.asked == ["a"]
 
 
-async def test_what_is_kept_is_bounded_and_the_oldest_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cache_is_bounded_and_evicts_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("meterline.auth.credential_cache._MOST_KEPT", 3)
     source = Source(a="1", b="2", c="3", d="4")
     for key in ("a", "b", "c"):
@@ -141,7 +141,7 @@ async def test_what_is_kept_is_bounded_and_the_oldest_goes_first(monkeypatch: py
         await source.cache.find("b")
 
 
-async def test_questions_are_bounded() -> None:
+async def test_concurrent_requests_are_bounded() -> None:
     source = Source(known="1")
     await source.cache.find("known")
     source.now += FRESH
@@ -160,8 +160,8 @@ async def test_questions_are_bounded() -> None:
 
 
 async def revoked_during_a_flood(source: Source) -> tuple[str | None, list[str]]:
-    """What a known key is answered once it was revoked, while made-up ones take all there is to take; and
-    what was asked about while they did."""
+    """Looks up a revoked key while made-up keys occupy all requests; returns the answer, and the requested
+    keys."""
     await source.cache.find("known")
     del source.values["known"]
     source.now += FRESH
@@ -186,15 +186,15 @@ async def revoked_during_a_flood(source: Source) -> tuple[str | None, list[str]]
     return answer, source.asked
 
 
-async def test_a_flood_of_made_up_keys_keeps_no_revoked_one_alive() -> None:
+async def test_flood_of_unknown_keys_does_not_keep_a_revoked_key_valid() -> None:
     answer, asked = await revoked_during_a_flood(Source(known="1"))
     assert answer is None
     assert asked.count("known") == 2
     assert sum(key.startswith("made up") for key in asked) == 32
 
 
-async def test_renewals_in_the_lane_of_made_up_keys_would_be_seen() -> None:
-    """A planted bug: no room for the question, so that the old answer goes on."""
+async def test_shared_request_limit_for_known_and_unknown_keys_is_caught() -> None:
+    """The planted bug: the renewal finds no free request, so the old answer stays in use."""
     source = Source(known="1")
     source.cache._questions = OneLane(source.cache._asked, seconds=None, most=32)
     answer, asked = await revoked_during_a_flood(source)
@@ -212,7 +212,7 @@ class OneLane(SingleFlight[str, tuple[str | None, float]]):
             raise UnavailableError("full") from error
 
 
-async def test_many_known_keys_are_all_renewed_a_few_at_a_time() -> None:
+async def test_many_known_keys_are_renewed_with_bounded_concurrency() -> None:
     keys = [f"key {at}" for at in range(200)]
     source = Source(**dict.fromkeys(keys, "1"))
     for key in keys:
@@ -229,7 +229,9 @@ async def test_many_known_keys_are_all_renewed_a_few_at_a_time() -> None:
     assert sorted(source.asked) == sorted(keys)
 
 
-async def test_a_renewal_that_has_no_turn_is_as_if_nobody_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_renewal_that_times_out_in_the_queue_counts_as_an_outage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("meterline.auth.credential_cache._PATIENCE_SECONDS", 0)
     source = Source(**{f"{at}": "1" for at in range(40)})
     for at in range(40):
@@ -247,7 +249,7 @@ async def test_a_renewal_that_has_no_turn_is_as_if_nobody_answered(monkeypatch: 
     await asyncio.gather(*waiting)
 
 
-async def test_what_is_known_to_be_unknown_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cache_of_unknown_keys_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     source = Source()
     for at in range(1_500):
         assert await source.cache.find(f"made up {at}") is None
@@ -264,8 +266,8 @@ steps = st.lists(
 
 
 @given(steps)
-async def test_nothing_revoked_is_taken_beyond_its_time(sequence: list[tuple[str, float]]) -> None:
-    """2 s after it was revoked while the other service answers, 30 s in any case."""
+async def test_revoked_key_is_never_accepted_beyond_its_limit(sequence: list[tuple[str, float]]) -> None:
+    """The limit is 2 s after the revocation while the other service answers, and 30 s otherwise."""
     source = Source(a="1")
     revoked_at: float | None = None
     for step, seconds in sequence:

@@ -1,4 +1,4 @@
-"""Local days and months begin when clocks first show them, and follow each other, in every time zone."""
+"""Local days and months begin when clocks first show them, and are contiguous, in every time zone."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def shown(at: datetime, zone: ZoneInfo) -> date:
 @pytest.mark.parametrize("name", NAMES)
 def test_days_begin_when_clocks_first_show_them_at_every_change_since_1970(name: str) -> None:
     zone = ZoneInfo(name)
-    # Only the implementation in Python can be asked when clocks change.
+    # Only the pure Python implementation exposes when clocks change.
     for seconds in import_module("zoneinfo._zoneinfo").ZoneInfo(name)._trans_utc:
         change = to_datetime(seconds * 1_000_000)
         if change.year < 1970:
@@ -43,13 +43,13 @@ def test_days_begin_when_clocks_first_show_them_at_every_change_since_1970(name:
         for day in (shown(change, zone) + step * DAY for step in (-1, 0, 1)):
             start = start_of_day(day, zone)
             assert shown(start - US, zone) < day <= shown(start, zone)
-            # Where clocks skip a whole day, two begin at once, and the later one has the time.
+            # Where clocks skip a whole day, two days begin at once, and the first is empty.
             assert day_of(start, zone) == shown(start, zone)
 
 
 @given(moments, zones)
 @settings(deadline=None)
-def test_an_instant_lies_in_its_day_and_days_touch(at: datetime, zone: ZoneInfo) -> None:
+def test_instant_lies_in_its_day_and_days_are_contiguous(at: datetime, zone: ZoneInfo) -> None:
     day = day_of(at, zone)
     start, end = start_of_day(day, zone), start_of_day(day + DAY, zone)
     assert start <= at < end
@@ -60,14 +60,14 @@ def test_an_instant_lies_in_its_day_and_days_touch(at: datetime, zone: ZoneInfo)
 
 @given(moments, zones)
 @settings(deadline=None)
-def test_a_day_is_the_latest_date_that_clocks_have_shown(at: datetime, zone: ZoneInfo) -> None:
-    """Since 1970 no clock went back by more than four hours, and no date was shown for less than a minute."""
+def test_day_is_the_latest_date_shown_by_clocks(at: datetime, zone: ZoneInfo) -> None:
+    """Since 1970 no clock went back by more than four hours or showed a date for less than a minute."""
     assert day_of(at, zone) == max(shown(at - timedelta(minutes=step), zone) for step in range(240))
 
 
 @given(moments, zones)
 @settings(deadline=None)
-def test_a_month_begins_with_its_first_day_and_months_touch(at: datetime, zone: ZoneInfo) -> None:
+def test_month_begins_with_its_first_day_and_months_are_contiguous(at: datetime, zone: ZoneInfo) -> None:
     month = month_of(at, zone)
     assert at in month
     assert month.start == start_of_day(day_of(at, zone).replace(day=1), zone)
@@ -79,7 +79,7 @@ def test_a_month_begins_with_its_first_day_and_months_touch(at: datetime, zone: 
 
 @given(moments, zones)
 @settings(deadline=None)
-def test_microseconds_and_times_have_one_calendar(at: datetime, zone: ZoneInfo) -> None:
+def test_microseconds_and_datetimes_have_the_same_calendar(at: datetime, zone: ZoneInfo) -> None:
     ordinal = calendar.day_at_us(zone, to_us(at))
     month = month_of(at, zone)
     assert date.fromordinal(ordinal) == day_of(at, zone)
@@ -98,20 +98,20 @@ def test_microseconds_and_times_have_one_calendar(at: datetime, zone: ZoneInfo) 
         ("Asia/Kolkata", 2, 672),
     ],
 )
-def test_a_month_is_as_long_as_it_really_is(zone: str, month: int, hours: float) -> None:
+def test_month_length_follows_clock_changes(zone: str, month: int, hours: float) -> None:
     period = month_of(datetime(2026, month, 15, tzinfo=UTC), ZoneInfo(zone))
     assert (period.end - period.start) / timedelta(hours=1) == hours
 
 
-def test_a_month_whose_first_midnight_does_not_exist_begins_with_the_change() -> None:
-    """In Asuncion clocks went from midnight to one on the first of October 2023."""
+def test_month_without_first_midnight_begins_at_the_clock_change() -> None:
+    """In Asuncion clocks went from 00:00 to 01:00 on October 1, 2023."""
     period = month_of(datetime(2023, 10, 15, tzinfo=UTC), ZoneInfo("America/Asuncion"))
     assert period.start == datetime(2023, 10, 1, 4, tzinfo=UTC)
     assert period.start.astimezone(ZoneInfo("America/Asuncion")).hour == 1
 
 
-def test_an_evening_that_is_shown_twice_belongs_to_the_new_month() -> None:
-    """In St. John's clocks went from one past midnight of the first of November 2009 back to October."""
+def test_repeated_evening_belongs_to_the_new_month() -> None:
+    """In St. John's clocks went from 00:01 on November 1, 2009 back to October 31."""
     zone = ZoneInfo("America/St_Johns")
     midnight = datetime(2009, 11, 1, 2, 30, tzinfo=UTC)
     again = midnight + timedelta(minutes=15)
@@ -124,20 +124,20 @@ def test_an_evening_that_is_shown_twice_belongs_to_the_new_month() -> None:
 
 @pytest.mark.parametrize("moment", [EARLIEST, LATEST - US])
 @pytest.mark.parametrize("zone", ZONES)
-def test_the_first_and_the_last_times_have_a_calendar(zone: str, moment: datetime) -> None:
+def test_calendar_covers_the_first_and_last_allowed_times(zone: str, moment: datetime) -> None:
     month = month_of(moment, ZoneInfo(zone))
     assert moment in month
     assert month_before(month, ZoneInfo(zone)).end == month.start
 
 
-def test_zones_are_known_by_name() -> None:
+def test_zones_are_found_by_name() -> None:
     assert is_zone("Europe/Berlin")
     for name in ("Europe/Atlantis", "", "../../etc/passwd", "\0"):
         assert not is_zone(name)
 
 
 @given(st.dates(calendar.EARLIEST_DAY, calendar.LATEST_DAY))
-def test_a_day_survives_its_text(day: date) -> None:
+def test_day_round_trips_through_text(day: date) -> None:
     assert parse_day(day.isoformat()) == day
 
 
@@ -154,12 +154,12 @@ def test_a_day_survives_its_text(day: date) -> None:
         "\N{FULLWIDTH DIGIT TWO}026-02-28",
     ],
 )
-def test_other_text_is_no_day(text: str) -> None:
+def test_invalid_day_text_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"day|written|month"):
         parse_day(text)
 
 
-def test_a_period_is_half_open_and_never_empty() -> None:
+def test_period_is_half_open_and_never_empty() -> None:
     start = datetime(2026, 1, 1, tzinfo=UTC)
     period = Period(start, start + US)
     assert start in period

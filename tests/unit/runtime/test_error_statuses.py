@@ -1,4 +1,4 @@
-"""Failures become statuses with the standard details, so that callers need not read texts."""
+"""Errors become gRPC statuses with the standard details, so that callers need not parse texts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ M = TypeVar("M", bound=Message)
 
 
 def detail(status: status_pb2.Status, kind: type[M]) -> M:
-    """The one detail of this kind."""
+    """The only detail of this type."""
     found = []
     for packed in status.details:
         message = kind()
@@ -61,7 +61,7 @@ def detail(status: status_pb2.Status, kind: type[M]) -> M:
         (errors.MeterlineError("oops"), code_pb2.INTERNAL, "INTERNAL_FAULT"),
     ],
 )
-def test_every_failure_has_its_code_and_reason(error: errors.MeterlineError, code: int, reason: str) -> None:
+def test_every_error_has_its_code_and_reason(error: errors.MeterlineError, code: int, reason: str) -> None:
     status = to_status(error)
     assert (status.code, status.message) == (code, str(error))
     assert detail(status, error_details_pb2.ErrorInfo) == error_details_pb2.ErrorInfo(
@@ -70,7 +70,7 @@ def test_every_failure_has_its_code_and_reason(error: errors.MeterlineError, cod
     assert STATUS_CODES[status.code].value[0] == code
 
 
-def test_a_wrong_argument_tells_field_and_rule() -> None:
+def test_invalid_argument_has_field_and_rule() -> None:
     status = to_status(errors.InvalidArgumentError("events[3].time", "must not lie ahead", "TIME_RANGE"))
     (violation,) = detail(status, error_details_pb2.BadRequest).field_violations
     assert (violation.field, violation.description, violation.reason) == (
@@ -83,12 +83,12 @@ def test_a_wrong_argument_tells_field_and_rule() -> None:
 @pytest.mark.parametrize(
     "error", [errors.NotFoundError("meter", "miles"), errors.AlreadyExistsError("meter", "miles", "as a sum")]
 )
-def test_a_thing_is_named_by_kind_and_name(error: errors.MeterlineError) -> None:
+def test_not_found_has_kind_and_name(error: errors.MeterlineError) -> None:
     resource = detail(to_status(error), error_details_pb2.ResourceInfo)
     assert (resource.resource_type, resource.resource_name) == ("meter", "miles")
 
 
-def test_a_state_that_forbids_is_named() -> None:
+def test_failed_precondition_has_subject_and_rule() -> None:
     status = to_status(errors.FailedPreconditionError("invoice inv-1", "must be open"))
     (violation,) = detail(status, error_details_pb2.PreconditionFailure).violations
     assert (violation.subject, violation.description) == ("invoice inv-1", "must be open")
@@ -96,7 +96,7 @@ def test_a_state_that_forbids_is_named() -> None:
 
 @pytest.mark.req("T2.4")
 @given(st.floats(0, 86_400))
-def test_an_overload_tells_when_to_come_back(seconds: float) -> None:
+def test_overload_has_a_retry_delay(seconds: float) -> None:
     status = to_status(errors.OverloadedError("queue", seconds))
     delay = detail(status, error_details_pb2.RetryInfo).retry_delay
     assert 0 <= delay.nanos < 1_000_000_000
@@ -104,7 +104,7 @@ def test_an_overload_tells_when_to_come_back(seconds: float) -> None:
 
 
 @pytest.mark.req("T4.2")
-def test_a_quota_that_is_used_up_names_each_who_is_over_it_and_when_to_come_back() -> None:
+def test_exceeded_quota_has_each_violation_and_a_retry_delay() -> None:
     status = to_status(errors.QuotaError({"tenant:acme": "10 a second", "tenant:bolt": "5 a second"}, 0.25))
     violations = detail(status, error_details_pb2.QuotaFailure).violations
     assert {each.subject: each.description for each in violations} == {
@@ -129,9 +129,9 @@ LONG = "\N{GRINNING FACE}" * 5_000
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_a_failure_that_quotes_much_still_arrives(error: errors.MeterlineError) -> None:
+def test_error_with_long_texts_fits_the_metadata_limit(error: errors.MeterlineError) -> None:
     status = to_status(error)
-    # As they travel: the message percent-encoded, the details in base 64. Clients take 8 KiB of metadata.
+    # On the wire the message is percent-encoded, the details in base 64. Clients accept 8 KiB of metadata.
     travelling = len(quote(status.message)) + len(base64.b64encode(status.SerializeToString()))
     assert travelling < 7_680
     assert STATUS_CODES[status.code] is not grpc.StatusCode.INTERNAL

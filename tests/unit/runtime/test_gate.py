@@ -1,4 +1,4 @@
-"""The gate: nobody gets in without a token, without the permission, or to another tenant's data."""
+"""The gate refuses calls without a token, without the permission, or for another tenant."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def caller(tenant: str | None = None, permissions: frozenset[Permission] = ALL) 
 
 
 def denied(rule: Rule, principal: Principal, request: Any) -> str:
-    """The reason, or nothing when the call may be made."""
+    """The reason of the refusal, or an empty text for an admitted call."""
     try:
         require(rule, principal, request)
     except PermissionDeniedError as error:
@@ -51,7 +51,7 @@ def denied(rule: Rule, principal: Principal, request: Any) -> str:
 
 
 def request_of(method: str, tenant: str) -> Any:
-    """An empty request of a call, with the tenant where it has a field for it."""
+    """An empty request of a call, with the tenant if it has a tenant field."""
     message: Any = message_factory.GetMessageClass(methods()[method].input_type)()
     if "tenant_id" in message.DESCRIPTOR.fields_by_name:
         message.tenant_id = tenant
@@ -61,19 +61,19 @@ def request_of(method: str, tenant: str) -> Any:
 # --- every call of every service
 
 
-# Capture judges events one by one.
+# Capture checks the tenant of each event.
 JUDGED_HERE = sorted(method for method, rule in rules().items() if rule.reach is not Reach.EVENTS)
 
 
 @pytest.mark.parametrize("method", JUDGED_HERE)
-def test_a_caller_of_one_tenant_reaches_no_other(method: str) -> None:
+def test_caller_of_one_tenant_cannot_reach_another(method: str) -> None:
     rule, mine = rules()[method], caller("acme")
     assert denied(rule, mine, request_of(method, "bolt")) in ("TENANT_FORBIDDEN", "ALL_TENANTS_NEEDED")
     assert denied(rule, mine, request_of(method, "")) == "ALL_TENANTS_NEEDED"
 
 
 @pytest.mark.parametrize("method", JUDGED_HERE)
-def test_a_caller_of_one_tenant_reaches_its_own_where_one_can_be_named(method: str) -> None:
+def test_caller_of_one_tenant_can_reach_its_own(method: str) -> None:
     rule, request = rules()[method], request_of(method, "acme")
     named = "tenant_id" in request.DESCRIPTOR.fields_by_name
     own = rule.reach is Reach.TENANT and named
@@ -81,7 +81,7 @@ def test_a_caller_of_one_tenant_reaches_its_own_where_one_can_be_named(method: s
 
 
 @pytest.mark.parametrize("method", sorted(method for method, rule in rules().items() if rule.permission))
-def test_every_call_needs_its_permission_and_no_other(method: str) -> None:
+def test_every_call_requires_exactly_its_permission(method: str) -> None:
     rule, request = rules()[method], request_of(method, "acme")
     assert rule.permission is not None
     assert denied(rule, caller(None, ALL - {rule.permission}), request) == "PERMISSION_MISSING"
@@ -89,19 +89,19 @@ def test_every_call_needs_its_permission_and_no_other(method: str) -> None:
 
 
 @given(st.text(max_size=8), st.text(max_size=8))
-def test_names_of_tenants_are_compared_as_they_are(mine: str, named: str) -> None:
+def test_tenant_names_are_compared_exactly(mine: str, named: str) -> None:
     request = tenants_pb2.GetTenantRequest(tenant_id=named)
     reason = denied(Rule(Permission.READ), caller(mine), request)
     assert (reason == "") is (named == mine != "")
 
 
-def test_a_refusal_does_not_name_the_other_tenant() -> None:
+def test_refusal_does_not_name_the_other_tenant() -> None:
     with pytest.raises(PermissionDeniedError) as caught:
         require(Rule(Permission.READ), caller("acme"), tenants_pb2.GetTenantRequest(tenant_id="bolt"))
     assert "bolt" not in str(caught.value)
 
 
-# --- who calls
+# --- authentication
 
 
 def bearers(clock: ManualClock, keys: dict[str, Principal] | None = None) -> Bearers:
@@ -117,7 +117,7 @@ async def refused(authenticator: Bearers, *metadata: tuple[str, str | bytes]) ->
     return caught.value.reason
 
 
-async def test_a_service_is_known_by_its_token_until_it_expires() -> None:
+async def test_service_token_identifies_until_it_expires() -> None:
     clock = ManualClock(1_700_000_000_000_000)
     known = bearers(clock)
     signer = AUTHORITY.signer(Permission.READ, name="ingest", clock=clock, lifetime_seconds=60)
@@ -130,7 +130,7 @@ async def test_a_service_is_known_by_its_token_until_it_expires() -> None:
     assert await refused(known, header) == "TOKEN_EXPIRED"
 
 
-async def test_an_api_key_is_known_by_what_it_was_verified_as() -> None:
+async def test_api_key_identifies_its_verified_holder() -> None:
     key, holder = make(), caller("acme", frozenset({Permission.CAPTURE}))
     known = bearers(ManualClock(0), {key.key_id: holder})
     assert await known.identify([("authorization", f"bearer {key.token}")]) is holder
@@ -151,22 +151,22 @@ async def test_an_api_key_is_known_by_what_it_was_verified_as() -> None:
         ([("authorization", b"Bearer a.b.c")], "TOKEN_INVALID"),
     ],
 )
-async def test_what_is_no_token_is_refused(metadata: list[tuple[str, str]], reason: str) -> None:
+async def test_malformed_token_is_refused(metadata: list[tuple[str, str]], reason: str) -> None:
     assert await refused(bearers(ManualClock(0)), *metadata) == reason
 
 
-async def test_two_tokens_are_none() -> None:
+async def test_two_tokens_are_refused() -> None:
     clock = ManualClock(1_700_000_000_000_000)
     header = ("authorization", f"Bearer {AUTHORITY.signer(clock=clock).token()}")
     assert await refused(bearers(clock), header, header) == "TOKEN_INVALID"
 
 
-def test_a_token_is_taken_out_whole() -> None:
+def test_bearer_token_is_extracted_unchanged() -> None:
     assert bearer_token([("a", "b"), ("authorization", "Bearer x y")]) == "x y"
 
 
 @given(st.text(max_size=90))
-def test_nothing_but_a_key_is_read_as_one(text: str) -> None:
+def test_only_well_formed_api_keys_are_parsed(text: str) -> None:
     assert parse(text) is None
     assert parse(f"mlk_{text}") is None
     key = make()
@@ -178,14 +178,14 @@ def test_nothing_but_a_key_is_read_as_one(text: str) -> None:
 # --- the gate itself
 
 
-async def test_while_authentication_is_off_everybody_may_do_everything() -> None:
+async def test_disabled_authentication_admits_every_call() -> None:
     gate = Gate(rules(), Anybody())
     for method, rule in rules().items():
         admitted = await gate.admit(rule, (), request_of(method, "acme"))
         assert admitted is (STRANGER if rule.permission is None else ANYBODY)
 
 
-def test_a_method_without_a_rule_cannot_be_served() -> None:
+def test_method_without_a_rule_cannot_be_served() -> None:
     gate = Gate({"a.B/C": Rule(Permission.READ)}, Anybody())
     with pytest.raises(LookupError, match="no rule"):
         gate.rule("a.B/D", streams_in=False)
@@ -193,13 +193,13 @@ def test_a_method_without_a_rule_cannot_be_served() -> None:
         gate.rule("a.B/C", streams_in=True)
 
 
-def test_who_acts_is_known_inside_and_nobody_is_left_behind() -> None:
+def test_current_principal_is_restored_after_a_call() -> None:
     assert current_principal() is SYSTEM
     with acting_as(caller("acme")), acting_as(caller("bolt")):
         assert current_principal().tenant == "bolt"
     assert current_principal() is SYSTEM
 
 
-def test_what_a_key_may_hold() -> None:
+def test_grantable_permissions_of_keys() -> None:
     assert {Permission.INTERNAL} == ALL - GRANTABLE
     assert {Permission.OPERATE, Permission.TENANTS} == GRANTABLE - GRANTABLE_TO_A_TENANT

@@ -1,4 +1,4 @@
-"""A loop repeats its step until it is stopped, whatever the step does."""
+"""A loop repeats its step until it is stopped, also after errors of the step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AT_ONCE = backoff.constant(0.0)
 
 
 class Steps:
-    """A step that counts, and answers or raises what it is given, the last of it again and again."""
+    """A step that counts its calls, and returns or raises the given outcomes; the last one repeatedly."""
 
     def __init__(self, *outcomes: float | Exception) -> None:
         self.outcomes = outcomes
@@ -38,7 +38,7 @@ class Steps:
             await self._reached.wait_for(lambda: self.count >= count)
 
 
-async def test_a_step_is_repeated_after_the_seconds_that_it_answers() -> None:
+async def test_step_is_repeated_after_the_returned_seconds() -> None:
     steps = Steps(0.0, 0.0, math.inf)
     loop = Loop("test", steps)
     await loop.start()
@@ -57,7 +57,7 @@ async def test_waking_ends_the_wait() -> None:
     await loop.stop()
 
 
-async def test_waking_during_a_step_begins_another_one() -> None:
+async def test_waking_during_a_step_repeats_it_immediately() -> None:
     loop: Loop
     steps = Steps(math.inf)
 
@@ -76,7 +76,7 @@ async def test_waking_during_a_step_begins_another_one() -> None:
 @pytest.mark.parametrize(
     ("failure", "level"), [(UnavailableError("away"), "warning"), (ValueError("wrong"), "error")]
 )
-async def test_a_step_that_fails_is_logged_and_repeated(failure: Exception, level: str) -> None:
+async def test_failed_step_is_logged_and_repeated(failure: Exception, level: str) -> None:
     steps = Steps(failure, math.inf)
     loop = Loop("test", steps, retry=AT_ONCE)
     with capture_logs() as logs:
@@ -88,7 +88,7 @@ async def test_a_step_that_fails_is_logged_and_repeated(failure: Exception, leve
     ]
 
 
-async def test_pauses_after_failures_count_those_in_a_row() -> None:
+async def test_pause_depends_on_consecutive_failures() -> None:
     failure = UnavailableError("away")
     steps = Steps(failure, failure, 0.0, failure, math.inf)
     asked: list[int] = []
@@ -116,7 +116,7 @@ async def test_waking_does_not_shorten_the_pause_after_a_failure() -> None:
     assert steps.count == 1
 
 
-async def test_a_step_that_shields_its_work_may_finish_it() -> None:
+async def test_shielded_work_finishes_during_stop() -> None:
     begun, finish, finished = asyncio.Event(), asyncio.Event(), []
 
     async def work() -> None:
@@ -144,7 +144,7 @@ async def test_a_step_that_shields_its_work_may_finish_it() -> None:
 
 
 @pytest.mark.parametrize("fails", [True, False])
-async def test_a_step_that_loses_its_cancellation_is_the_last(fails: bool) -> None:
+async def test_loop_ends_after_a_step_that_swallows_its_cancellation(fails: bool) -> None:
     begun, finish, count = asyncio.Event(), asyncio.Event(), 0
 
     async def step() -> float:
@@ -166,7 +166,7 @@ async def test_a_step_that_loses_its_cancellation_is_the_last(fails: bool) -> No
     assert count == 1
 
 
-async def test_starting_and_stopping_twice_does_no_harm() -> None:
+async def test_repeated_start_and_stop_are_harmless() -> None:
     steps = Steps(math.inf)
     loop = Loop("test", steps)
     await loop.stop()
@@ -178,7 +178,7 @@ async def test_starting_and_stopping_twice_does_no_harm() -> None:
     assert (loop.running, steps.count) == (False, 1)
 
 
-async def test_periodic_work_waits_before_each_time() -> None:
+async def test_periodic_work_waits_before_each_run() -> None:
     done = asyncio.Event()
 
     async def work() -> None:

@@ -1,4 +1,4 @@
-"""Keys of tenants are wrapped by the current master key, and open as the key that they are, or not at all."""
+"""The current master key wraps tenants' keys; a wrapped key unwraps only unchanged and as itself."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def encoded(secret: bytes) -> str:
 
 
 @given(st.integers(0, 2**31 - 1), st.integers(0, 2**31 - 1), st.sampled_from(["sealing", "fingerprints"]))
-def test_a_wrapped_key_comes_back(tenant_id: int, key_id: int, purpose: str) -> None:
+def test_wrapped_key_round_trips(tenant_id: int, key_id: int, purpose: str) -> None:
     masters, secret = MasterKeys({"a": OLD}), new_secret()
     wrapped = masters.wrap(secret, tenant_id, key_id, purpose)
     assert len(wrapped) == WRAPPED_BYTES
@@ -30,7 +30,7 @@ def test_a_wrapped_key_comes_back(tenant_id: int, key_id: int, purpose: str) -> 
 
 
 @given(st.integers(0, WRAPPED_BYTES * 8 - 1))
-def test_a_wrapped_key_that_was_changed_is_refused(bit: int) -> None:
+def test_tampered_wrapped_key_is_refused(bit: int) -> None:
     masters = MasterKeys({"a": OLD})
     wrapped = bytearray(masters.wrap(new_secret(), 7, 1, "sealing"))
     wrapped[bit // 8] ^= 1 << bit % 8
@@ -42,7 +42,7 @@ def test_a_wrapped_key_that_was_changed_is_refused(bit: int) -> None:
     ("master_id", "tenant_id", "key_id", "purpose"),
     [("a", 8, 1, "sealing"), ("a", 7, 2, "sealing"), ("a", 7, 1, "fingerprints"), ("b", 7, 1, "sealing")],
 )
-def test_a_wrapped_key_opens_as_no_other_key(
+def test_wrapped_key_unwraps_only_under_its_own_identity(
     master_id: str, tenant_id: int, key_id: int, purpose: str
 ) -> None:
     masters = MasterKeys({"a": OLD, "b": NEW})
@@ -51,7 +51,7 @@ def test_a_wrapped_key_opens_as_no_other_key(
         masters.unwrap(wrapped, master_id, tenant_id, key_id, purpose)
 
 
-def test_a_key_of_another_length_is_refused() -> None:
+def test_key_of_wrong_length_is_refused() -> None:
     masters = MasterKeys({"a": OLD})
     wrapped = masters.wrap(new_secret(), 7, 1, "sealing")
     for changed in (b"", wrapped[:-1], wrapped + b"\0"):
@@ -59,7 +59,7 @@ def test_a_key_of_another_length_is_refused() -> None:
             masters.unwrap(changed, "a", 7, 1, "sealing")
 
 
-def test_the_first_is_current_and_the_others_only_unwrap() -> None:
+def test_first_master_key_wraps_and_all_unwrap() -> None:
     secret = new_secret()
     wrapped = MasterKeys.parse(f"old:{encoded(OLD)}").wrap(secret, 7, 1, "sealing")
     both = MasterKeys.parse(f"new:{encoded(NEW)}, old:{encoded(OLD)}")
@@ -69,7 +69,7 @@ def test_the_first_is_current_and_the_others_only_unwrap() -> None:
     assert MasterKeys.parse(f"new:{encoded(NEW)}").unwrap(again, "new", 7, 1, "sealing") == secret
 
 
-def test_a_master_key_that_is_not_here_may_be_elsewhere() -> None:
+def test_missing_master_key_has_its_own_error() -> None:
     wrapped = MasterKeys({"old": OLD}).wrap(new_secret(), 7, 1, "sealing")
     with pytest.raises(UnavailableError, match="'old'"):
         MasterKeys({"new": NEW}).unwrap(wrapped, "old", 7, 1, "sealing")
@@ -92,12 +92,12 @@ def test_a_master_key_that_is_not_here_may_be_elsewhere() -> None:
         f"a:{encoded(OLD)} b:{encoded(NEW)}",
     ],
 )
-def test_a_text_that_is_no_list_of_keys_is_refused_without_being_shown(text: str) -> None:
+def test_malformed_master_keys_are_refused_without_being_shown(text: str) -> None:
     with pytest.raises(ValueError, match=r"master key|base64") as caught:
         MasterKeys.parse(text)
     assert encoded(OLD)[:8] not in str(caught.value)
 
 
-def test_keys_do_not_show() -> None:
+def test_keys_are_not_shown() -> None:
     masters = MasterKeys.parse(f"new:{encoded(NEW)},old:{encoded(OLD)}")
     assert repr(masters) == str(masters) == "MasterKeys(new, old)"

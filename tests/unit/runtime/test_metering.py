@@ -1,4 +1,4 @@
-"""An explanation lists exactly the events that the fold counted."""
+"""The fold, explanations and the fake of aggregate count exactly the same events."""
 
 from __future__ import annotations
 
@@ -20,8 +20,12 @@ from meterline_aggregate.kinds.kind import Aggregation, Measured
 from meterline_aggregate.kinds.table import kind_of
 from meterline_aggregate.meters.messages import to_meter
 from meterline_aggregate.meters.rules.definitions import Definition, Meter
+from meterline_protos.aggregate.v1 import meters_pb2
 from meterline_protos.events.v1 import events_pb2
+from meterline_protos.ingest.v1 import events_pb2 as ingest_pb2
 from meterline_publisher.peers import counting_of
+
+from tests.support.fake_mesh import counts as fake_counts
 
 pytestmark = pytest.mark.req("X1", "T2.2")
 
@@ -64,7 +68,7 @@ def definitions(draw: st.DrawFn) -> Definition:
 
 
 def message(meters: Sequence[Meter], rows: Sequence[Event]) -> Message:
-    """Each event is a batch and has a series of its own."""
+    """A message with one batch and one series for each event."""
     known = []
     for event in rows:
         dimensions = [
@@ -107,6 +111,23 @@ def explained(counting: Counting, rows: Sequence[Event]) -> list[int]:
     ]
 
 
+def counted_by_fake(meter: meters_pb2.Meter, rows: Sequence[Event]) -> list[int]:
+    """The events that the publisher's fake of aggregate counts, by their places."""
+    return [
+        place
+        for place, event in enumerate(rows)
+        if fake_counts(
+            meter,
+            ingest_pb2.StoredEvent(
+                type=event.type,
+                subject=event.subject,
+                dimensions=event.dimensions,
+                quantities={name: str(units) for name, units in event.quantities.items()},
+            ),
+        )
+    ]
+
+
 def unique(dimension: str) -> Definition:
     return Definition("meter", TYPE, Aggregation.UNIQUE, unique_dimension=dimension)
 
@@ -116,16 +137,17 @@ def unique(dimension: str) -> Definition:
 @example(made=[unique("d")], rows=[Event(TYPE, "s", {"d": ""}, {}), Event(TYPE, "s", {}, {})])
 @example(made=[unique("")], rows=[Event(TYPE, "", {"d": "x"}, {}), Event(TYPE, "s", {}, {})])
 @settings(deadline=None)
-def test_an_explanation_lists_what_was_counted(
+def test_explanation_and_fake_list_the_events_that_the_fold_counts(
     fold: Callable[[Sequence[Message]], Changes], made: list[Definition], rows: list[Event]
 ) -> None:
     meters = [Meter(meter_id, definition) for meter_id, definition in enumerate(made, 1)]
     folded = message(meters, rows)
     changes = fold([folded])
     for meter in meters:
-        # Publisher knows of a meter what aggregate answers.
+        # The publisher knows meters only from answers of aggregate.
         assert counting_of(to_meter(meter)) == meter.definition.counting
         assert explained(counting_of(to_meter(meter)), rows) == counted(changes, folded, meter.meter_id)
+        assert counted_by_fake(to_meter(meter), rows) == counted(changes, folded, meter.meter_id)
 
 
 BERLIN = Counting(TYPE, {"city": "Berlin"}, "amount")
@@ -144,13 +166,13 @@ SUBJECTS = Counting(TYPE, of_subjects=True)
         (Counting(TYPE), Event(TYPE, "", {}, {}), True),
         (TAILS, Event(TYPE, "", {"tail": "N1"}, {}), True),
         (TAILS, Event(TYPE, "somebody", {}, {}), False),
-        # An empty value is nobody: it would be one member more of every count.
+        # An empty value is not a member: it would add one to every count.
         (TAILS, Event(TYPE, "somebody", {"tail": ""}, {}), False),
         (SUBJECTS, Event(TYPE, "somebody", {}, {}), True),
         (SUBJECTS, Event(TYPE, "", {"tail": "N1"}, {}), False),
     ],
 )
-def test_an_event_belongs_to_the_meters_that_count_it(
+def test_event_is_explained_by_the_meters_that_count_it(
     counting: Counting, event: Event, expected: bool
 ) -> None:
     assert explained(counting, [event]) == ([0] if expected else [])

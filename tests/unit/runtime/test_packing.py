@@ -1,4 +1,4 @@
-"""Columns come back as they went, in as few bytes as their values need."""
+"""Packed columns round-trip, in as few bytes as their values need."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from meterline.packing import pack_signed, pack_unsigned, unpack_signed, unpack_
 
 pytestmark = pytest.mark.req("T2.1")
 
-# Around every width's edge, where a column too narrow would wrap.
+# Values around the edge of every width, where a too narrow column would overflow.
 _EDGES = [(1 << bits) + near for bits in (7, 8, 15, 16, 31, 32, 63) for near in (-1, 0)]
 UNSIGNED = st.one_of(st.integers(0, 2**32 - 1), st.sampled_from([edge for edge in _EDGES if edge < 2**32]))
 SIGNED = st.one_of(
@@ -20,13 +20,13 @@ SIGNED = st.one_of(
 
 
 @given(st.lists(UNSIGNED))
-def test_unsigned_columns_come_back(values: list[int]) -> None:
+def test_unsigned_columns_round_trip(values: list[int]) -> None:
     packed = pack_unsigned(np.array(values, np.int64))
     assert unpack_unsigned(packed, len(values)).tolist() == values
 
 
 @given(st.lists(SIGNED))
-def test_signed_columns_come_back(values: list[int]) -> None:
+def test_signed_columns_round_trip(values: list[int]) -> None:
     packed = pack_signed(np.array(values, np.int64))
     assert unpack_signed(packed, len(values)).tolist() == values
 
@@ -47,6 +47,6 @@ def test_signed_columns_are_as_narrow_as_their_values(value: int, width: int) ->
 
 @pytest.mark.parametrize("unpack", [unpack_unsigned, unpack_signed])
 @pytest.mark.parametrize(("size", "rows"), [(1, 0), (3, 2), (0, 1), (9, 3), (32, 2)])
-def test_a_length_that_fits_no_width_is_refused(unpack: object, size: int, rows: int) -> None:
+def test_length_of_no_valid_width_is_refused(unpack: object, size: int, rows: int) -> None:
     with pytest.raises(ValueError, match=f"{size} bytes are not {rows} values"):
         unpack(bytes(size), rows)  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""A span's identity goes through headers and through stored messages unchanged, its sampling flag too."""
+"""Span ids and the sampling flag round-trip through headers and through stored messages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SPANS = st.builds(
 
 
 @given(SPANS)
-def test_a_span_survives_headers(span: SpanContext) -> None:
+def test_span_round_trips_through_headers(span: SpanContext) -> None:
     carrier: dict[str, str] = {}
     propagation.inject_into(carrier, propagation.context_of(span))
     found = trace.get_current_span(propagation.extract(carrier)).get_span_context()
@@ -34,18 +34,18 @@ def test_a_span_survives_headers(span: SpanContext) -> None:
 
 
 @given(SPANS)
-def test_a_span_survives_being_stored(span: SpanContext) -> None:
+def test_span_round_trips_through_storage(span: SpanContext) -> None:
     stored = propagation.to_proto(span).SerializeToString()
     assert propagation.to_span_context(types_pb2.TraceContext.FromString(stored)) == span
 
 
-def test_no_span_is_no_context() -> None:
+def test_missing_span_has_no_context() -> None:
     assert propagation.inject({}) == {}
     assert propagation.current_trace() == types_pb2.TraceContext()
     assert propagation.to_span_context(types_pb2.TraceContext()) is None
 
 
 @given(st.dictionaries(st.sampled_from(["traceparent", "tracestate"]), st.text()))
-def test_headers_from_strangers_are_harmless(carrier: dict[str, str]) -> None:
+def test_malformed_headers_are_ignored(carrier: dict[str, str]) -> None:
     span = trace.get_current_span(propagation.extract(carrier)).get_span_context()
     assert isinstance(span, SpanContext)

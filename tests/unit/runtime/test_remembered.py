@@ -1,4 +1,4 @@
-"""What is remembered is no older than promised, and never what was forgotten since it was asked for."""
+"""A cached value never exceeds its age limit, and is never one that was invalidated after its request."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Clock:
         return self.now
 
 
-def test_an_answer_is_used_for_so_long_from_its_question_on() -> None:
+def test_age_of_an_answer_counts_from_its_request() -> None:
     clock = Clock()
     remembered: Answers[str, str] = Answers(SECONDS, most=10, now=clock)
     question = remembered.ask()
@@ -39,7 +39,7 @@ def test_an_answer_is_used_for_so_long_from_its_question_on() -> None:
     assert (remembered.get("a"), "a" in remembered) == (None, False)
 
 
-def test_an_answer_that_is_too_old_when_it_comes_is_not_used() -> None:
+def test_answer_that_arrives_too_late_is_not_used() -> None:
     clock = Clock()
     remembered: Answers[str, str] = Answers(SECONDS, most=10, now=clock)
     question = remembered.ask()
@@ -48,7 +48,7 @@ def test_an_answer_that_is_too_old_when_it_comes_is_not_used() -> None:
     assert remembered.get("a") is None
 
 
-def test_what_was_forgotten_while_it_was_asked_for_is_not_kept() -> None:
+def test_answer_invalidated_in_flight_is_not_cached() -> None:
     remembered: Answers[str, str] = Answers(SECONDS, most=10)
     before = remembered.ask()
     remembered.forget("a")
@@ -59,7 +59,7 @@ def test_what_was_forgotten_while_it_was_asked_for_is_not_kept() -> None:
     assert remembered.get("a") == "from after it"
 
 
-def test_the_oldest_go_first_and_what_is_too_old_does_not_stay() -> None:
+def test_oldest_entries_are_evicted_first_and_expired_ones_removed() -> None:
     clock = Clock()
     remembered: Answers[int, int] = Answers(SECONDS, most=3, now=clock)
     for at in range(5):
@@ -122,8 +122,8 @@ sizes = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 12)), max_size=60)
 
 @given(sizes)
 @pytest.mark.req("T2.4")
-def test_what_is_kept_never_exceeds_its_bound(sequence: list[tuple[int, int]]) -> None:
-    """Answers of sizes of their own, of which some are larger than all there is room for."""
+def test_cache_never_exceeds_its_bound(sequence: list[tuple[int, int]]) -> None:
+    """Answers of different sizes, some of them larger than the whole cache."""
     remembered: Answers[int, int] = Answers(SECONDS, most=10, size_of=lambda _, size: size)
     expected: dict[int, int] = {}
     for key, size in sequence:
@@ -151,8 +151,8 @@ steps = st.lists(
 
 
 @given(steps)
-def test_nothing_is_used_that_was_true_too_long_ago(sequence: list[tuple[str, Any]]) -> None:
-    """A source whose values are the number of their change, and that answers whenever it likes."""
+def test_no_value_exceeds_the_age_limit(sequence: list[tuple[str, Any]]) -> None:
+    """A source whose value is the number of its last change, with answers after arbitrary delays."""
     clock = Clock()
     remembered: Answers[str, int] = Answers(SECONDS, most=10, now=clock)
     value = dict.fromkeys("ab", 0)
@@ -178,7 +178,7 @@ def test_nothing_is_used_that_was_true_too_long_ago(sequence: list[tuple[str, An
 
 
 class SlowDatabase:
-    """Answers with the row that there was when it was asked, as soon as it may."""
+    """Returns the row as of the request, once its gate is open."""
 
     def __init__(self) -> None:
         self.plan = "free"
@@ -193,7 +193,7 @@ class SlowDatabase:
         self.plan = "paid"
 
 
-async def test_a_tenant_that_changes_while_it_is_looked_for_is_not_remembered_as_it_was() -> None:
+async def test_tenant_changed_during_its_lookup_is_not_cached_stale() -> None:
     database = SlowDatabase()
     replica = TenantReplica(cast("Database", database))
     looking = asyncio.create_task(replica.find("acme"))

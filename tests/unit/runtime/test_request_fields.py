@@ -1,4 +1,4 @@
-"""Times, ranges, ids and choices of requests: each is read by one rule, and refused by name."""
+"""Parsing of times, ranges, ids and enums of requests; refusals name the field."""
 
 from __future__ import annotations
 
@@ -56,18 +56,18 @@ def reason_of(stamp: Timestamp) -> str:
         (-62_135_596_800, 0, "TIME_OUT_OF_RANGE"),
     ],
 )
-def test_a_time_is_a_timestamp_within_the_calendar(seconds: int, nanos: int, reason: str) -> None:
+def test_time_must_lie_within_the_calendar(seconds: int, nanos: int, reason: str) -> None:
     assert reason_of(Timestamp(seconds=seconds, nanos=nanos)) == reason
 
 
 @given(STAMPS)
-def test_a_time_is_read_or_refused_and_never_fails(stamp: Timestamp) -> None:
+def test_any_time_is_parsed_or_refused(stamp: Timestamp) -> None:
     assert reason_of(stamp) in ("", "TIME_INVALID", "TIME_OUT_OF_RANGE")
 
 
 @pytest.mark.parametrize("zone", ZONES)
 @pytest.mark.parametrize("moment", [fields.EARLIEST, fields.LATEST - timedelta(microseconds=1)])
-def test_every_calendar_can_be_computed_at_the_ends_of_time(zone: str, moment: datetime) -> None:
+def test_calendar_of_every_zone_exists_at_the_range_limits(zone: str, moment: datetime) -> None:
     period = month_of(moment, ZoneInfo(zone))
     assert month_before(period, ZoneInfo(zone)).end == period.start
     us = (moment - to_datetime(0)) // timedelta(microseconds=1)
@@ -81,31 +81,31 @@ def time_range(start: Timestamp | None, end: Timestamp | None) -> types_pb2.Time
 
 
 @given(STAMPS, STAMPS)
-def test_a_range_is_read_or_refused_and_never_fails(start: Timestamp, end: Timestamp) -> None:
+def test_any_range_is_parsed_or_refused(start: Timestamp, end: Timestamp) -> None:
     with suppress(InvalidArgumentError):
         first, last = fields.closed_range("range", time_range(start, end))
         assert fields.EARLIEST <= first <= last <= fields.LATEST
 
 
-def test_a_range_keeps_what_lies_between_microseconds_apart() -> None:
+def test_range_with_nanoseconds_is_rounded_to_disjoint_microseconds() -> None:
     given_ = time_range(Timestamp(nanos=1_001), Timestamp(nanos=3_000))
     start, end = fields.closed_range("range", given_)
     assert (start, end) == (to_datetime(2), to_datetime(3))
 
 
-def test_a_range_until_the_end_of_time_is_taken() -> None:
+def test_range_until_the_latest_time_is_accepted() -> None:
     ever = time_range(Timestamp(seconds=-62_135_596_800), Timestamp(seconds=YEAR_9999, nanos=999_999_999))
     assert fields.time_range("range", ever) == (fields.EARLIEST, fields.LATEST)
 
 
 @pytest.mark.parametrize(("start", "end"), [(5, 5), (5, 4)])
-def test_a_range_that_holds_nothing_is_refused(start: int, end: int) -> None:
+def test_empty_range_is_refused(start: int, end: int) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         fields.time_range("time", time_range(Timestamp(seconds=start), Timestamp(seconds=end)))
     assert (caught.value.field, caught.value.reason) == ("time", "RANGE_EMPTY")
 
 
-def test_a_range_may_be_open() -> None:
+def test_range_may_be_open_ended() -> None:
     assert (
         fields.time_range("time", None) == fields.time_range("time", time_range(None, None)) == (None, None)
     )
@@ -115,7 +115,7 @@ def test_a_range_may_be_open() -> None:
 
 
 @given(st.uuids())
-def test_an_id_is_a_uuid_with_or_without_dashes(name: uuid.UUID) -> None:
+def test_id_is_a_uuid_with_or_without_dashes(name: uuid.UUID) -> None:
     for text in (str(name), name.hex, str(name).upper()):
         assert fields.identifier("id", text) == name
 
@@ -135,14 +135,14 @@ def test_an_id_is_a_uuid_with_or_without_dashes(name: uuid.UUID) -> None:
         "+" + "0" * 31,
     ],
 )
-def test_other_text_is_no_id(text: str) -> None:
+def test_other_text_is_refused_as_id(text: str) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         fields.identifiers("ids", ["0" * 32, text], most=2)
     assert (caught.value.field, caught.value.reason) == ("ids", "UUID_INVALID")
 
 
 @pytest.mark.parametrize("count", [0, 3])
-def test_ids_are_counted_before_they_are_read(count: int) -> None:
+def test_number_of_ids_is_checked_before_parsing(count: int) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         fields.identifiers("ids", ["?"] * count, most=2)
     assert (caught.value.field, caught.value.reason) == ("ids", "WRONG_COUNT")
@@ -153,7 +153,7 @@ class Colour(IntEnum):
     BLUE = 2
 
 
-def test_a_choice_that_is_none_is_told_which_there_are() -> None:
+def test_refusal_of_an_enum_value_lists_the_valid_ones() -> None:
     assert fields.choice("colour", Colour, 2) is Colour.BLUE
     with pytest.raises(InvalidArgumentError, match="RED, BLUE"):
         fields.choice("colour", Colour, 77)

@@ -1,4 +1,4 @@
-"""No text of any request has a NUL: one walk over the request finds it, wherever it is."""
+"""Requests with a NUL in any text are refused by one traversal of the whole request."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ PLACES: list[tuple[Message, str]] = [
 
 
 @pytest.mark.parametrize(("request_", "path"), PLACES, ids=[path for _, path in PLACES])
-def test_a_nul_is_found_wherever_it_is(request_: Message, path: str) -> None:
+def test_nul_is_found_in_any_field(request_: Message, path: str) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         texts.check_texts(request_)
     assert (caught.value.field, caught.value.reason) == (path, "TEXT_INVALID")
 
 
-def test_bytes_and_numbers_may_be_zero() -> None:
+def test_zero_bytes_and_numbers_are_accepted() -> None:
     texts.check_texts(usage_pb2.PreviewChangesRequest(tenant_id="acme", events=b"\0\0"))
     texts.check_texts(usage_pb2.QueryUsageRequest(tenant_id="acme", by_group=True))
 
 
-def test_events_are_judged_one_by_one_and_not_with_their_request() -> None:
+def test_nul_in_an_event_does_not_refuse_the_request() -> None:
     name = corrections_pb2.DESCRIPTOR.services_by_name["CorrectionsService"].full_name
     rule = rules_of([name])[f"{name}/ImportEvents"]
     rows = capture_pb2.EventRows(events=[capture_pb2.Event(subject=NUL)])
@@ -77,7 +77,7 @@ def largest() -> catalogue_pb2.PutEntriesRequest:
     return catalogue_pb2.PutEntriesRequest(tenant_id="acme", entries=entries)
 
 
-def test_the_largest_request_that_a_handler_takes_passes() -> None:
+def test_largest_request_of_each_handler_passes() -> None:
     texts.check_texts(largest())
 
 
@@ -90,7 +90,7 @@ def test_the_largest_request_that_a_handler_takes_passes() -> None:
     ],
     ids=["messages", "texts", "numbers"],
 )
-def test_more_parts_than_any_request_needs_are_refused(request_: Message) -> None:
+def test_request_with_too_many_parts_is_refused(request_: Message) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         texts.check_texts(request_)
     assert caught.value.reason == "REQUEST_TOO_LARGE"

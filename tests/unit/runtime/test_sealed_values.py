@@ -1,4 +1,4 @@
-"""A sealed value opens at its place, under its key, unchanged, and in no other case."""
+"""A sealed value opens only unchanged, at its own place and under its own key."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ places = st.builds(Place, st.integers(0, 2**31 - 1), names, names, rows)
 
 
 @given(places, key_ids, secrets, texts)
-def test_what_was_sealed_comes_back(where: Place, key_id: int, secret: bytes, text: bytes) -> None:
+def test_sealed_value_round_trips(where: Place, key_id: int, secret: bytes, text: bytes) -> None:
     sealed = DataKey(key_id, secret).seal(where.column_place, where.row, text)
     assert DataKey(key_id, secret).unseal(where.column_place, where.row, sealed) == text
     assert (key_id_of(sealed), len(sealed)) == (key_id, len(text) + OVERHEAD)
 
 
 @given(places, key_ids, secrets, texts, st.data())
-def test_a_bit_that_flips_anywhere_is_noticed(
+def test_any_flipped_bit_is_detected(
     where: Place, key_id: int, secret: bytes, text: bytes, data: st.DataObject
 ) -> None:
     key = DataKey(key_id, secret)
@@ -55,10 +55,10 @@ def test_a_bit_that_flips_anywhere_is_noticed(
 
 
 @given(places, places, key_ids, secrets, texts)
-def test_a_value_opens_at_no_other_place(
+def test_value_does_not_open_at_another_place(
     where: Place, elsewhere: Place, key_id: int, secret: bytes, text: bytes
 ) -> None:
-    """One part of the place after the other, so that none of them can be missing."""
+    """Changes each part of the place in turn, so that each must be authenticated."""
     key = DataKey(key_id, secret)
     sealed = key.seal(where.column_place, where.row, text)
     for part in ("tenant_id", "table", "column", "row"):
@@ -69,7 +69,7 @@ def test_a_value_opens_at_no_other_place(
 
 
 @given(places, places)
-def test_no_two_places_look_the_same(one: Place, other: Place) -> None:
+def test_different_places_have_different_encodings(one: Place, other: Place) -> None:
     assume(one != other)
     key = DataKey(1, bytes(32))
     sealed = key.seal(one.column_place, one.row, b"text")
@@ -77,20 +77,20 @@ def test_no_two_places_look_the_same(one: Place, other: Place) -> None:
         key.unseal(other.column_place, other.row, sealed)
 
 
-def test_names_cannot_run_into_each_other() -> None:
+def test_adjacent_names_are_separated() -> None:
     assert place(1, "ab", "c") != place(1, "a", "bc")
     key = DataKey(1, bytes(32))
     sealed = key.seal(place(1, "a", "b"), b"row", b"text")
-    # The row of one place ends as the key of another would begin.
+    # The end of one place's row equals the beginning of another's key.
     with pytest.raises(TamperedError):
         key.unseal(place(1, "a", "b"), b"row\x00\x00\x00\x04", sealed)
 
 
 @given(places, key_ids, key_ids, secrets, texts)
-def test_a_value_opens_under_no_other_number(
+def test_value_does_not_open_under_another_key_number(
     where: Place, key_id: int, other: int, secret: bytes, text: bytes
 ) -> None:
-    """Also where the secret is the same, and where the number in the value is exchanged with it."""
+    """Also with the same secret, and with the number inside the value replaced to match."""
     assume(key_id != other)
     sealed = DataKey(key_id, secret).seal(where.column_place, where.row, text)
     for value in (sealed, first_of(other) + sealed[len(first_of(other)) :]):
@@ -99,7 +99,9 @@ def test_a_value_opens_under_no_other_number(
 
 
 @given(places, secrets, secrets, texts)
-def test_a_value_opens_under_no_other_secret(where: Place, one: bytes, other: bytes, text: bytes) -> None:
+def test_value_does_not_open_under_another_secret(
+    where: Place, one: bytes, other: bytes, text: bytes
+) -> None:
     assume(one != other)
     sealed = DataKey(1, one).seal(where.column_place, where.row, text)
     with pytest.raises(TamperedError):
@@ -107,13 +109,13 @@ def test_a_value_opens_under_no_other_secret(where: Place, one: bytes, other: by
 
 
 @given(st.binary(max_size=120))
-def test_what_was_never_sealed_is_refused(data: bytes) -> None:
+def test_unsealed_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(TamperedError):
         DataKey(1, bytes(32)).unseal(place(1, "a", "b"), b"row", data)
 
 
 @given(texts, st.data())
-def test_a_value_that_was_cut_or_grew_is_refused(text: bytes, data: st.DataObject) -> None:
+def test_truncated_or_extended_value_is_refused(text: bytes, data: st.DataObject) -> None:
     key, where = DataKey(1, bytes(32)), place(1, "a", "b")
     sealed = key.seal(where, b"row", text)
     cut = sealed[: data.draw(st.integers(0, len(sealed) - 1))]
@@ -122,7 +124,7 @@ def test_a_value_that_was_cut_or_grew_is_refused(text: bytes, data: st.DataObjec
             key.unseal(where, b"row", changed)
 
 
-def test_one_text_is_sealed_differently_each_time() -> None:
+def test_sealing_is_randomised() -> None:
     key, where = DataKey(1, bytes(32)), place(1, "a", "b")
     sealed = {key.seal(where, b"row", b"text") for _ in range(1_000)}
     nonces = {value[5:17] for value in sealed}
@@ -130,12 +132,12 @@ def test_one_text_is_sealed_differently_each_time() -> None:
 
 
 @given(key_ids, key_ids, texts)
-def test_values_compare_by_the_number_of_their_key(one: int, other: int, text: bytes) -> None:
+def test_values_are_ordered_by_key_number(one: int, other: int, text: bytes) -> None:
     sealed = DataKey(one, bytes(32)).seal(place(1, "a", "b"), b"row", text)
     assert (sealed < first_of(other)) == (one < other)
 
 
-def test_a_secret_does_not_show() -> None:
+def test_secret_is_not_shown() -> None:
     secret = envelope.new_secret()
     key = DataKey(1, secret)
     assert len(secret) == 32
@@ -144,6 +146,6 @@ def test_a_secret_does_not_show() -> None:
 
 
 @pytest.mark.parametrize("length", [0, 16, 31, 33])
-def test_a_key_of_another_length_is_refused(length: int) -> None:
+def test_key_of_wrong_length_is_refused(length: int) -> None:
     with pytest.raises(ValueError, match="32 bytes"):
         DataKey(1, bytes(length))

@@ -1,4 +1,4 @@
-"""Settings come from the environment or from files of secrets, and secrets stay out of texts."""
+"""Settings are read from the environment or from secret files, and secrets are never shown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METERLINE_AUTHENTICATION", "off")
 
 
-def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METERLINE_DATABASE_URL", "postgresql://from-the-environment")
     monkeypatch.setenv("METERLINE_GRPC_PORT", "7001")
     settings = load(ServiceSettings)
@@ -28,19 +28,19 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.grpc_port == 7001
 
 
-def test_a_secret_may_be_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secret_is_read_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "meterline_database_url").write_text("postgresql://from-a-file\n")
     monkeypatch.setenv("METERLINE_SECRETS_DIR", str(tmp_path))
     assert load(ServiceSettings).database_url.get_secret_value() == "postgresql://from-a-file"
 
 
-def test_a_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METERLINE_DATABASE_URL", "postgresql://user:hunter2@host/db")
     settings = load(ServiceSettings)
     assert "hunter2" not in repr(settings) + str(settings) + settings.model_dump_json()
 
 
-def test_what_is_missing_or_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_or_invalid_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValidationError, match="database_url"):
         load(ServiceSettings)
     monkeypatch.setenv("METERLINE_DATABASE_URL", "postgresql://")
@@ -50,7 +50,7 @@ def test_what_is_missing_or_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.req("O2")
-def test_consumers_are_those_of_the_runtime_unless_something_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_consumer_settings_override_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METERLINE_DATABASE_URL", "postgresql://")
     assert load(ServiceSettings).burial_rules == BurialRules()
     monkeypatch.setenv("METERLINE_ACK_WAIT_SECONDS", "7")
@@ -64,7 +64,7 @@ def test_consumers_are_those_of_the_runtime_unless_something_is_set(monkeypatch:
 
 
 @pytest.mark.req("O2")
-def test_patience_ends_before_the_broker_drops_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patience_must_be_shorter_than_the_stream_retention(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METERLINE_DATABASE_URL", "postgresql://")
     monkeypatch.setenv("METERLINE_MESSAGE_PATIENCE_SECONDS", str(STREAM_MAX_AGE.total_seconds()))
     with pytest.raises(ValidationError, match="message_patience_seconds"):

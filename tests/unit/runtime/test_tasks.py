@@ -1,4 +1,4 @@
-"""Ending tasks: however a task takes being cancelled, afterwards it has ended."""
+"""`tasks.end` ends a task, however the task reacts to its cancellation."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from meterline import tasks
 pytestmark = pytest.mark.req("T7.3")
 
 
-async def test_a_task_that_waits_is_ended() -> None:
+async def test_waiting_task_is_cancelled() -> None:
     task = asyncio.create_task(asyncio.Event().wait())
     await tasks.end(task)
     assert task.cancelled()
 
 
-async def test_a_task_that_has_ended_is_left_as_it_is() -> None:
+async def test_finished_task_is_left_unchanged() -> None:
     task = asyncio.create_task(asyncio.sleep(0, "done"))
     await task
     await tasks.end(task)
     assert task.result() == "done"
 
 
-async def test_a_task_that_fails_while_it_ends_does_no_harm() -> None:
+async def test_error_during_cancellation_is_swallowed() -> None:
     async def fail() -> None:
         try:
             await asyncio.Event().wait()
@@ -36,7 +36,7 @@ async def test_a_task_that_fails_while_it_ends_does_no_harm() -> None:
     assert isinstance(task.exception(), ZeroDivisionError)
 
 
-async def test_a_task_that_loses_a_cancellation_is_ended_all_the_same() -> None:
+async def test_task_that_swallows_a_cancellation_is_ended() -> None:
     lost = 0
 
     async def deaf_once() -> None:

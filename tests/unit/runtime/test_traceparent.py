@@ -1,4 +1,4 @@
-"""Trace contexts as text."""
+"""Trace contexts as traceparent text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TRACES = st.builds(
 
 
 @given(TRACES)
-def test_a_trace_survives_its_text(trace: types_pb2.TraceContext) -> None:
+def test_trace_round_trips_through_text(trace: types_pb2.TraceContext) -> None:
     assert traceparent.to_text(trace) == f"00-{trace.trace_id}-{trace.span_id}-0{int(trace.sampled)}"
     assert traceparent.to_proto(traceparent.to_text(trace)) == trace
 
@@ -44,34 +44,34 @@ def test_a_trace_survives_its_text(trace: types_pb2.TraceContext) -> None:
         ("1" * 32, "0" * 16),
     ],
 )
-def test_a_malformed_trace_is_no_trace(trace_id: str, span_id: str) -> None:
-    """A row cannot hold NUL, and dashes are what the text is taken apart at."""
+def test_malformed_trace_becomes_no_trace(trace_id: str, span_id: str) -> None:
+    """Includes NUL, which a row cannot hold, and dashes, which separate the parts."""
     assert traceparent.to_text(types_pb2.TraceContext(trace_id=trace_id, span_id=span_id)) == ""
     assert traceparent.to_proto(f"00-{trace_id}-{span_id}-01") == NO_TRACE
 
 
 @pytest.mark.parametrize("flags", ["", "1", "02", "ff", "01-x", "01\n"])
-def test_text_that_no_row_holds_is_no_trace(flags: str) -> None:
+def test_malformed_text_becomes_no_trace(flags: str) -> None:
     assert traceparent.to_proto(f"00-{'1' * 32}-{'2' * 16}-{flags}") == NO_TRACE
 
 
 @given(st.text() | st.from_regex(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"))
-def test_any_text_can_be_read(text: str) -> None:
-    """A row never fails to be read because of its trace, and what is read is what was written, or nothing."""
+def test_any_text_is_parsed_without_error(text: str) -> None:
+    """A row with a malformed trace stays readable: the trace is either unchanged or empty."""
     assert traceparent.to_text(traceparent.to_proto(text)) in ("", text)
 
 
 @given(st.text(), st.text())
-def test_any_message_names_a_span_or_none(trace_id: str, span_id: str) -> None:
+def test_any_proto_context_gives_a_valid_span_or_none(trace_id: str, span_id: str) -> None:
     span = propagation.to_span_context(types_pb2.TraceContext(trace_id=trace_id, span_id=span_id))
     assert span is None or span.is_valid
 
 
-def test_outside_of_a_span_there_is_no_current_trace() -> None:
+def test_no_current_trace_outside_a_span() -> None:
     assert traceparent.current() == ""
 
 
-def test_the_current_trace_is_that_of_the_running_span() -> None:
+def test_current_trace_is_that_of_the_active_span() -> None:
     span = SpanContext(5, 6, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
     token = attach(propagation.context_of(span))
     try:

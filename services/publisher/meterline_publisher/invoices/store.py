@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import date, datetime
-from typing import Any
+from typing import Any, Final
 
 from meterline.db.pool import Connection
 from meterline.db.queries import Queries
@@ -17,10 +17,14 @@ from meterline_publisher.invoices.rules import Invoice, Line
 
 queries = Queries("meterline_publisher.invoices", "store.sql")
 
+# The first key of the advisory lock by tenant, which separates it from other locks by tenant. Replicas of
+# two releases exclude each other only while it has the same value in both.
+RATING_LOCK: Final = 4711
+
 
 async def lock_tenant(connection: Connection, tenant_id: int) -> None:
     """Until the transaction ends nobody else rates this tenant."""
-    await connection.execute(queries.lock_tenant, (tenant_id,))
+    await connection.execute(queries.lock_tenant, {"rating_lock": RATING_LOCK, "tenant_id": tenant_id})
 
 
 async def by_period(connection: Connection, tenant_id: int, period_start: datetime) -> Invoice | None:

@@ -1,8 +1,7 @@
 -- name: lock_tenant
--- tenant: its number is the parameter
 -- One rating of a tenant at a time, so that the order of the ledger is that of its commits. The lock ends
--- with the transaction; its first number only keeps it apart from other locks on tenant_id.
-SELECT pg_advisory_xact_lock(4711, %s)
+-- with the transaction.
+SELECT pg_advisory_xact_lock(%(rating_lock)s::integer, %(tenant_id)s::integer)
 
 -- name: by_period
 SELECT tenant_id, invoice_id, plan, currency, period_start, period_end, state, total, version, rule_set_id,

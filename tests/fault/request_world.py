@@ -1,4 +1,4 @@
-"""What honest requests name: a tenant with something of every kind, and others whose things they use up."""
+"""Objects that valid requests name: a tenant with all kinds of them, and tenants for destructive requests."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ from meterline_protos.ingest.v1 import (
 )
 from meterline_protos.publisher.v1 import invoices_pb2, invoices_pb2_grpc
 
-from tests.fault.belongings import bill, fill, publish
-from tests.fault.load import prepare, settled
+from tests.fault.load import prepare, wait_until_settled
+from tests.fault.tenant_objects import bill, fill, publish
 from tests.support.credentials import SignedClient
-from tests.support.polling import eventually
 
 TENANT: Final = "fuzzed"
-# Whose keys, state, limits and data the requests take away, so that the others' still get somewhere.
+# Tenants whose keys, state, limits and data the requests delete, so that other requests still succeed.
 SPENT: Final = "spent"
-# Whose names are asked for under `TENANT`.
+# Kinds of objects that are requested with the tenant `TENANT`.
 FOREIGN: Final = "foreign"
 OWN_TYPE: Final = "own.fuzzed"
 
@@ -35,7 +34,7 @@ WHO: Final = {"requested_by": "ann", "reason": "because"}
 
 @dataclass(frozen=True)
 class World:
-    """What the requests name."""
+    """The names in the requests."""
 
     client: SignedClient
     event_id: str
@@ -57,11 +56,11 @@ class World:
 
 
 async def build(mesh: Mesh) -> World:
-    """Three tenants with something of every kind, before anybody else reports."""
+    """Creates three tenants with objects of every kind, before other load begins."""
     await prepare(mesh, (TENANT, SPENT, FOREIGN))
     await _put_own_type(mesh)
     mine, theirs = await fill(mesh, TENANT), await fill(mesh, FOREIGN)
-    await eventually(lambda: settled(mesh), seconds=60)
+    await wait_until_settled(mesh)
     await bill(mesh, TENANT)
     await publish(mesh, TENANT)
     texts = mine.by_field
@@ -94,7 +93,7 @@ async def build(mesh: Mesh) -> World:
 
 
 async def _put_own_type(mesh: Mesh) -> None:
-    """What a meter refers to has to be there before it. The honest requests add to it."""
+    """Creates the type before a meter refers to it. Valid requests extend it."""
     own = event_types_pb2.EventType(
         name=OWN_TYPE,
         quantities=[event_types_pb2.QuantityDefinition(name="own.seconds", scale=6)],
@@ -119,7 +118,7 @@ def _message_of(mesh: Mesh, batch_id: str) -> tuple[str, bytes]:
 
 
 async def _made(mesh: Mesh) -> tuple[str, str, str]:
-    """A correction, an import, and an event that was rejected."""
+    """Makes a correction, an import, and a rejected event."""
     async with mesh.channel("ingest") as channel:
         corrections = corrections_pb2_grpc.CorrectionsServiceStub(channel)
         made = await corrections.ListCorrections(corrections_pb2.ListCorrectionsRequest(tenant_id=TENANT))

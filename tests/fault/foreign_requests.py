@@ -1,6 +1,6 @@
-"""Requests of any RPC, filled with the names of what another tenant has.
+"""Requests of any RPC, filled with the names of another tenant's objects.
 
-RPCs and their fields are discovered from the descriptors, so that new ones are asked as well.
+RPCs and their fields are discovered from the descriptors, so that new ones are included.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from meterline_dev.mesh import Mesh
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
-# What an operator asks, of no tenant or of all, and why a tenant is not named.
+# RPCs of operators, for no tenant or for all, and why they name no tenant.
 OPERATORS: Final = {
     "aggregate.v1.MetersService/CreateMeter": "meters are the same for all tenants",
     "aggregate.v1.MetersService/DeleteMeter": "meters are the same for all tenants",
@@ -46,7 +46,7 @@ OPERATORS: Final = {
     "publisher.v1.PricesService/ListDeliveries": "plans are the same for all tenants",
 }
 
-# Shorter texts are words, and not told by one tenant alone.
+# Shorter texts are ordinary words, which do not identify a tenant.
 _SECRET_LENGTH: Final = 6
 _DAY: Final = 86_400
 
@@ -72,10 +72,10 @@ class Rpc:
         return GetMessageClass(self.method.input_type)()
 
     async def call(self, channel: aio.Channel, request: Message) -> bytes:
-        """All that is answered, as it came; of a failure, its status and details."""
+        """The raw answer; for an error, its status and details."""
         method, sent = self.method, request.SerializeToString()
         path = f"/{method.containing_service.full_name}/{method.name}"
-        # Bytes are sent and answered as they are.
+        # Requests and answers are raw bytes.
         any_channel: Any = channel
         try:
             if method.client_streaming:
@@ -94,7 +94,7 @@ class Rpc:
 
 
 def all_rpcs() -> list[Rpc]:
-    """Of every service of the protos."""
+    """The RPCs of all services of the protos."""
     found = []
     for path in sorted((ROOT / "protos").rglob("*.proto")):
         parts = path.relative_to(ROOT / "protos" / "meterline").with_suffix("").parts
@@ -106,7 +106,7 @@ def all_rpcs() -> list[Rpc]:
 
 @dataclass
 class Belongings:
-    """Texts that a tenant was told, by the fields that told them."""
+    """Texts of a tenant's answers, by the names of their fields."""
 
     by_field: dict[str, set[str]] = field(default_factory=dict)
 
@@ -115,7 +115,7 @@ class Belongings:
             self.by_field.setdefault(name, set()).add(text)
 
     def names(self) -> dict[str, set[str]]:
-        """What a stranger may come to know, and ask for."""
+        """Names that another tenant may know and ask for."""
         return {
             name: texts
             for name, texts in self.by_field.items()
@@ -123,14 +123,14 @@ class Belongings:
         }
 
     def secrets(self) -> set[str]:
-        """What no stranger ever says, so that whoever tells it knows it from the tenant."""
+        """Texts that no request of another tenant contains, so that an answer with one of them is a leak."""
         said = {text for texts in self.names().values() for text in texts}
-        told = {text for texts in self.by_field.values() for text in texts}
-        return {text for text in told - said if len(text) >= _SECRET_LENGTH}
+        known = {text for texts in self.by_field.values() for text in texts}
+        return {text for text in known - said if len(text) >= _SECRET_LENGTH}
 
 
 class Filler:
-    """Fills requests of a tenant with what is called by names, mostly under the field that told it."""
+    """Fills requests of a tenant with known names, mostly from fields of the same name."""
 
     def __init__(self, tenant_id: str, names: Mapping[str, Collection[str]], seed: int) -> None:
         self._tenant_id = tenant_id
@@ -151,7 +151,7 @@ class Filler:
                 self._field(message, each, depth)
 
     def widest(self, message: Any) -> None:
-        """Asks for everything: all times, no filter, and what must be named."""
+        """The widest request: all times, no filter, and only required names."""
         fields: Any = message.DESCRIPTOR.fields_by_name
         for name in fields:
             match name:
@@ -208,7 +208,7 @@ class Filler:
 
     def _text(self, name: str) -> str:
         if name.endswith("_token"):
-            # What the answers to another would have said, as far as it can be guessed.
+            # Values that answers to the other tenant contain, as far as they can be guessed.
             text, number = (
                 self._random.choice(self._pool),
                 int(time.time() * 1e6) - self._random.randrange(10**9),
@@ -226,7 +226,7 @@ class Filler:
 
 
 def texts_of(message: Message) -> Iterator[tuple[str, str]]:
-    """Every text in a message, however deep, with the name of its field."""
+    """Every text in a message, at any depth, with the name of its field."""
     for each, value in message.ListFields():
         if each.message_type is not None and each.message_type.GetOptions().map_entry:
             for inner in value.values():
@@ -253,7 +253,7 @@ def _is_uuid(text: str) -> bool:
 async def answers(
     mesh: Mesh, rpcs: Iterable[Rpc], filler: Filler, rounds: int
 ) -> AsyncIterator[tuple[Rpc, Message, bytes]]:
-    """Each RPC so many times; at first with the widest request."""
+    """Calls each RPC `rounds` times, first with the widest request."""
     channels: dict[str, aio.Channel] = {}
     try:
         for turn in range(rounds):

@@ -1,4 +1,4 @@
-"""Ingest that tells of a correction before it is committed: a kill between makes it count twice."""
+"""Ingest that publishes a correction before its commit: a kill in between makes it count twice."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _noted(self: UnitOfWork, database: Database, wake_relay: Callable[[], None])
     _units_of_work.append(self)
 
 
-async def _tell_first(transaction: Transaction) -> None:
+async def _publish_first(transaction: Transaction) -> None:
     async with _units_of_work[0].begin() as other:
         other._outgoing, transaction._outgoing = transaction._outgoing, []
         await other.commit()
@@ -29,5 +29,5 @@ async def _tell_first(transaction: Transaction) -> None:
 if __name__ == "__main__":
     UnitOfWork.__init__ = _noted  # type: ignore[method-assign]
     for module in (correct_one, correct_many):
-        vars(module)["commit"] = _tell_first
+        vars(module)["commit"] = _publish_first
     main()

@@ -1,12 +1,13 @@
-"""Ingest and aggregate as the publisher sees them: real gRPC in front of a few events in memory.
+"""A fake of ingest and aggregate for tests of the publisher: real gRPC servers over events in memory.
 
-Windows and contributions are computed from the events by the plainest code there is, so that what a test
-captures is what every service answers.
+Windows and contributions are computed from the stored events by simple loops, so that all answers of the fake
+agree with what a test has captured.
 """
 
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ Context = aio.ServicerContext[Any, Any]
 
 @dataclass(frozen=True)
 class Event:
-    """An event to be captured. `value` is the quantity `amount`; None leaves it out."""
+    """An event to capture. `value` is the quantity `amount`; None: the event has no quantity."""
 
     time: datetime
     type: str = "call"
@@ -51,8 +52,8 @@ class _Tenant:
     expired: bool = False
 
 
-class Mesh:
-    """All that was captured. `counts` and `sums` are the meters."""
+class FakeMesh:
+    """Fake of ingest and aggregate: keeps captured events and meters in memory."""
 
     def __init__(self) -> None:
         self.tenants: dict[str, _Tenant] = {}
@@ -67,7 +68,7 @@ class Mesh:
         self.tenants[slug] = _Tenant(number, ZoneInfo(zone))
 
     def add_meter(self, name: str, event_type: str = "call", **more: Any) -> None:
-        """A sum of `amount` unless told otherwise."""
+        """A sum of `amount` by default. `more`: further fields of the meter, or other values of these."""
         definition: dict[str, Any] = {"aggregation": types_pb2.AGGREGATION_SUM, "quantity": "amount"} | more
         self.meters[name] = meters_pb2.Meter(name=name, event_type=event_type, **definition)
 
@@ -78,11 +79,13 @@ class Mesh:
         trace: types_pb2.TraceContext | None = None,
         taken: Iterable[events_pb2.StoredEvent] = (),
     ) -> facts_pb2.UsageWindowsChanged:
-        """Accepts events as one batch, which may take others away; answers the fact that the aggregate
-        service would publish."""
+        """Accepts one batch of events and of retractions of the events in `taken`.
+
+        Returns the fact that the aggregate service would publish.
+        """
         tenant = self.tenants[slug]
         batch_id = str(uuid.UUID(int=(len(tenant.batches) + 1) << 64))
-        stored = [_taken(batch_id, event) for event in taken]
+        stored = [_retraction(batch_id, event) for event in taken]
         stored += [_stored(slug, batch_id, event) for event in events]
         tenant.events += stored
         tenant.batches[batch_id] = events_pb2.Batch(
@@ -106,11 +109,11 @@ class Mesh:
         )
 
     def expire(self, slug: str) -> None:
-        """Drops the tenant's raw events, as their retention does; what was made of them stays."""
+        """Drops the tenant's raw events, as retention does; windows and contributions stay."""
         self.tenants[slug].expired = True
 
     def value(self, slug: str, meter: str, start: datetime, end: datetime) -> tuple[Decimal, int]:
-        """What a meter comes to in [start, end), and of how many events."""
+        """The value of a meter in [start, end), and the number of its events."""
         definition = self.meters[meter]
         found = [
             event
@@ -120,6 +123,11 @@ class Mesh:
         count = sum(_sign(event) for event in found)
         if definition.aggregation == types_pb2.AGGREGATION_COUNT:
             return Decimal(count), count
+        if definition.aggregation == types_pb2.AGGREGATION_UNIQUE:
+            members: Counter[str] = Counter()
+            for event in found:
+                members[_member(definition, event)] += _sign(event)
+            return Decimal(sum(left > 0 for left in members.values())), count
         values = (_sign(event) * Decimal(event.quantities[definition.quantity]) for event in found)
         return sum(values, Decimal(0)), count
 
@@ -142,8 +150,8 @@ class Mesh:
         )
 
 
-class ScriptedMeters(meters_pb2_grpc.MetersServiceServicer):
-    def __init__(self, mesh: Mesh) -> None:
+class FakeMeters(meters_pb2_grpc.MetersServiceServicer):
+    def __init__(self, mesh: FakeMesh) -> None:
         self._mesh = mesh
 
     async def ListMeters(
@@ -160,8 +168,8 @@ class ScriptedMeters(meters_pb2_grpc.MetersServiceServicer):
         return meters_pb2.ReferToMeterResponse(meter=self._mesh.meters[request.name])
 
 
-class ScriptedUsage(usage_pb2_grpc.UsageServiceServicer):
-    def __init__(self, mesh: Mesh) -> None:
+class FakeUsage(usage_pb2_grpc.UsageServiceServicer):
+    def __init__(self, mesh: FakeMesh) -> None:
         self._mesh = mesh
 
     async def QueryUsage(
@@ -219,15 +227,15 @@ class ScriptedUsage(usage_pb2_grpc.UsageServiceServicer):
         )
 
 
-class ScriptedEvents(events_pb2_grpc.EventsServiceServicer):
-    def __init__(self, mesh: Mesh) -> None:
+class FakeEvents(events_pb2_grpc.EventsServiceServicer):
+    def __init__(self, mesh: FakeMesh) -> None:
         self._mesh = mesh
 
     async def GetEvent(
         self, request: events_pb2.GetEventRequest, context: Context
     ) -> events_pb2.GetEventResponse:
         tenant = self._mesh.tenants[request.tenant_id]
-        # As it stands: what came last says so.
+        # The latest stored row is the current state of the event.
         for event in reversed(tenant.events):
             if event.event_id == request.event_id:
                 return events_pb2.GetEventResponse(event=event, batch=tenant.batches[event.batch_id])
@@ -261,13 +269,13 @@ class ScriptedEvents(events_pb2_grpc.EventsServiceServicer):
 
 
 @asynccontextmanager
-async def serving(mesh: Mesh) -> AsyncIterator[str]:
-    """One server that is both services; answers its address."""
+async def serving(mesh: FakeMesh) -> AsyncIterator[str]:
+    """Runs one server for the services of both; yields its address, host:port."""
     server = aio.server()
-    # What the publisher never asks stays as it is generated: UNIMPLEMENTED.
-    meters: Any = ScriptedMeters(mesh)  # type: ignore[abstract]
-    usage: Any = ScriptedUsage(mesh)  # type: ignore[abstract]
-    events: Any = ScriptedEvents(mesh)  # type: ignore[abstract]
+    # RPCs that the publisher never calls keep their generated answer: UNIMPLEMENTED.
+    meters: Any = FakeMeters(mesh)  # type: ignore[abstract]
+    usage: Any = FakeUsage(mesh)  # type: ignore[abstract]
+    events: Any = FakeEvents(mesh)  # type: ignore[abstract]
     meters_pb2_grpc.add_MetersServiceServicer_to_server(meters, server)
     usage_pb2_grpc.add_UsageServiceServicer_to_server(usage, server)
     events_pb2_grpc.add_EventsServiceServicer_to_server(events, server)
@@ -280,12 +288,12 @@ async def serving(mesh: Mesh) -> AsyncIterator[str]:
 
 
 async def not_found(context: Context, error: NotFoundError) -> None:
-    """Answers as the services' own server does."""
+    """Ends a call with the status that the services' own server would send."""
     status = rpc_status.to_status(to_status(error))
     await context.abort(status.code, status.details, status.trailing_metadata)
 
 
-def contributions(mesh: Mesh, slug: str, meters: set[str]) -> list[usage_pb2.Contribution]:
+def contributions(mesh: FakeMesh, slug: str, meters: set[str]) -> list[usage_pb2.Contribution]:
     """What each batch added to each hour of each meter, in the order of hours, then batches."""
     found: dict[tuple[datetime, str, str], list[events_pb2.StoredEvent]] = {}
     for event in mesh.tenants[slug].events:
@@ -306,11 +314,18 @@ def contributions(mesh: Mesh, slug: str, meters: set[str]) -> list[usage_pb2.Con
 
 
 def counts(meter: meters_pb2.Meter, event: events_pb2.StoredEvent) -> bool:
+    """Whether the meter counts the event, by the rules of aggregate."""
     return (
         event.type == meter.event_type
         and all(event.dimensions.get(name) == value for name, value in meter.filter.items())
         and (not meter.quantity or meter.quantity in event.quantities)
+        and (meter.aggregation != types_pb2.AGGREGATION_UNIQUE or bool(_member(meter, event)))
     )
+
+
+def _member(meter: meters_pb2.Meter, event: events_pb2.StoredEvent) -> str:
+    """The value that a unique meter counts. An empty one is not counted."""
+    return event.dimensions.get(meter.unique_dimension, "") if meter.unique_dimension else event.subject
 
 
 def page_of(items: Sequence[Any], size: int, token: str) -> tuple[Sequence[Any], str]:
@@ -354,7 +369,7 @@ def _stored(slug: str, batch_id: str, event: Event) -> events_pb2.StoredEvent:
     )
 
 
-def _taken(batch_id: str, event: events_pb2.StoredEvent) -> events_pb2.StoredEvent:
+def _retraction(batch_id: str, event: events_pb2.StoredEvent) -> events_pb2.StoredEvent:
     found = events_pb2.StoredEvent()
     found.CopyFrom(event)
     found.batch_id, found.retracted = batch_id, True

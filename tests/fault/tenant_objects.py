@@ -1,4 +1,4 @@
-"""What a tenant can have, something of every kind, made through the API."""
+"""Creates one object of every kind for a tenant, through the API."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from meterline_protos.ingest.v1 import (
 )
 from meterline_protos.publisher.v1 import publications_pb2, publications_pb2_grpc
 
-from tests.fault.strangers import Belongings
+from tests.fault.foreign_requests import Belongings
 from tests.support.capture import Sample, rows
 from tests.support.polling import eventually
 
 
 async def fill(mesh: Mesh, tenant: str) -> Belongings:
-    """Something of every kind that a tenant can have; answers how it is called."""
+    """Creates an object of every kind that a tenant can have; returns their names."""
     mark = uuid.uuid4().hex[:12]
     samples = [
         Sample(
@@ -96,7 +96,7 @@ async def fill(mesh: Mesh, tenant: str) -> Belongings:
 
 
 async def correct(mesh: Mesh, tenant: str, mark: str, sample: Sample, who: Mapping[str, str]) -> None:
-    """An event that was rejected, one that was amended, an import, a timer."""
+    """Makes a rejected event, an amended event, an import and a timer."""
     async with mesh.channel("ingest") as channel:
         bad = Sample(subject=f"subject-{mark}-bad", dimensions={f"unknown-{mark}": "1"})
         answer = await capture_pb2_grpc.CaptureServiceStub(channel).Report(
@@ -142,7 +142,7 @@ async def lend_credentials(mesh: Mesh, tenant: str, mark: str) -> None:
 
 
 async def bill(mesh: Mesh, tenant: str) -> None:
-    """Makes a customer of the tenant's at the provider."""
+    """Creates the tenant's customer at the billing provider."""
     provider = stripe.StripeClient(mesh.stripe_key, base_addresses={"api": mesh.stripe_url})
     customer = await asyncio.to_thread(provider.v1.customers.create, {"name": tenant})
     async with mesh.channel("identity") as channel:
@@ -152,7 +152,7 @@ async def bill(mesh: Mesh, tenant: str) -> None:
 
 
 async def publish(mesh: Mesh, tenant: str) -> None:
-    """So that there are calculations, an invoice and its lines."""
+    """Publishes, which creates calculations, an invoice and its lines."""
     async with mesh.channel("publisher") as channel:
         stub = publications_pb2_grpc.PublicationsServiceStub(channel)
         request = publications_pb2.PublishUsageRequest(tenant_id=tenant)
@@ -162,6 +162,6 @@ async def publish(mesh: Mesh, tenant: str) -> None:
             try:
                 return bool((await stub.PublishUsage(request, timeout=20)).invoice.lines)
             except aio.AioRpcError:
-                return False  # its usage, or its customer, is on the way
+                return False  # its usage or its customer has not arrived yet
 
         await eventually(has_invoice, seconds=30)

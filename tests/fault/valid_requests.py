@@ -1,6 +1,6 @@
-"""Honest requests of every RPC: what they name exists, and all but a few are answered.
+"""Valid requests of every RPC: they name existing objects, and all but a few succeed.
 
-The mutations of `mutations.py` begin with them, so that each gets as far as its wrong part.
+`mutations.py` mutates them, so that each mutation is processed up to its wrong part.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 from meterline_protos.ingest.v1 import capture_pb2, corrections_pb2
 
-from tests.fault.honest_world import OWN_TYPE, SPENT, TENANT, WHO, World
-from tests.fault.strangers import Rpc
+from tests.fault.foreign_requests import Rpc
+from tests.fault.request_world import OWN_TYPE, SPENT, TENANT, WHO, World
 from tests.support.capture import Sample, columns, rows
 
-# Services that answer for their own dead letters.
+# Services with RPCs for their own dead letters.
 OPERATIONS: Final = ("ingest", "aggregate", "publisher")
-# Honest requests that may also be refused, for the state that the ones before have left.
+# Valid requests that may be refused in the state that earlier requests leave.
 REFUSABLE: Final = {
     "identity.v1.CredentialsService/RotateSigningKey": {"FAILED_PRECONDITION"},
     "publisher.v1.PublicationsService/PublishUsage": {"ABORTED"},
@@ -33,7 +33,7 @@ REFUSABLE: Final = {
 
 
 def requests(world: World, rpcs: list[Rpc]) -> dict[str, list[Message]]:
-    """By the name of the RPC; each is made anew, since some have an id of their own."""
+    """Requests by name of the RPC; created at each call, since some have unique ids."""
     now = datetime.now(UTC)
     tables = (_capture(world), _ingest(world, now), _upkeep(world, now), _corrections(world, now))
     more = (_aggregate(world, now), _identity(world), _publisher(world, now), _operations(world))
@@ -55,7 +55,7 @@ Table = dict[str, list[Mapping[str, Any] | Message]]
 
 
 def _span(now: datetime) -> dict[str, str]:
-    """A recent time that holds all that was reported."""
+    """A recent time range that contains all reported events."""
     return {"start_time": _text(now - timedelta(days=40)), "end_time": _text(now + timedelta(days=1))}
 
 
@@ -245,7 +245,7 @@ def _corrections(world: World, now: datetime) -> Table:
 
 def _aggregate(world: World, now: datetime) -> Table:
     of = {"tenant_id": TENANT, "meter": "units", "range": _span(now)}
-    # Of a type that nobody else reports: what becomes of it costs nobody anything.
+    # Of a type that no other load reports, so that its changes affect no one else.
     meter = {
         "name": "fuzzed-meter",
         "event_type": OWN_TYPE,
