@@ -1,4 +1,4 @@
-"""Accepted events become windows: all messages of a batch in one transaction."""
+"""Folds accepted events into windows: all messages of a batch in one transaction."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from meterline_aggregate.folding.store.windows import AppliedBeforeError
 _FIRST_DELAY_SECONDS: Final = 0.1
 _LONGEST_DELAY_SECONDS: Final = 5.0
 
-# Calls of single events come as thousands of batches a second; some of them tell the delay of all.
+# Single events arrive as thousands of batches per second; this many per transaction suffice for the metric.
 _OBSERVATIONS: Final = 64
 
 
 class AcceptedEvents:
-    """The handler of `events.accepted`. Messages may come in any order and any company."""
+    """The handler of `events.accepted`. Messages may come in any order, and together with any others."""
 
     def __init__(self, clock: Clock, book: SeriesBook, wake_rebuilder: Callable[[], None]) -> None:
         self._clock = clock
@@ -43,12 +43,15 @@ class AcceptedEvents:
         self._wake_rebuilder = wake_rebuilder
 
     async def handle(self, transaction: Transaction, deliveries: Sequence[Delivery]) -> Collection[uuid.UUID]:
-        """Answers the ids of copies: messages that bring what was applied before, under another id or so long
-        ago that the inbox has forgotten.
+        """Returns the ids of copies: messages whose content was applied before, under another message id, or
+        so
+        long ago that the inbox has deleted the id.
 
-        Raises Later for messages of tenants that are not known yet, Never for those that are garbled or
-        bring some batches for the second time, each naming the messages at fault if it can. A batch that
-        nobody sends could come again among others; it is only noticed if its events are metered.
+        Raises Later for messages of tenants unknown here, Never for messages that are garbled or repeat a
+        batch of
+        an earlier, different message; each names the messages at fault where possible. A repeated batch is
+        noticed only if a
+        meter counted its events.
         """
         accepted = _decode(deliveries)
         facts = [message.fact for message in accepted]
@@ -82,7 +85,7 @@ class AcceptedEvents:
 async def drop_uncounted(
     transaction: Transaction, accepted: Sequence[Accepted], messages: Sequence[Message]
 ) -> Sequence[Message]:
-    """The messages, with each retracted row only for the meters that counted it."""
+    """The messages, with each retracted row limited to the meters that counted it."""
     if all(one.retracted is None for one in accepted):
         return messages
     origins = [
@@ -107,7 +110,7 @@ def _decode(deliveries: Sequence[Delivery]) -> list[Accepted]:
         except GarbledError as error:
             garbled[delivery.message_id] = str(error)
     for reason in garbled.values():
-        # The reason is kept with each message, so that of the first one serves only those that share it.
+        # Each message is buried with this text, so the error names only the messages that share the reason.
         raise Never(reason, [message_id for message_id, other in garbled.items() if other == reason])
     return accepted
 
@@ -115,10 +118,10 @@ def _decode(deliveries: Sequence[Delivery]) -> list[Accepted]:
 async def _copies(
     connection: Connection, deliveries: Sequence[Delivery], accepted: Sequence[Accepted]
 ) -> set[uuid.UUID]:
-    """The messages that were applied before, or that another one before them is the same as.
+    """The messages that were applied before, or that repeat an earlier one of `deliveries`.
 
-    A message is applied as a whole or by its batches, never both, whichever comes first. Raises Never for a
-    whole that is applied by its batches.
+    A message is applied either whole or by batches, whichever comes first. Raises Never for a whole message
+    that was applied by batches.
     """
     copies = await _parts_of_applied(connection, deliveries)
     keys = {
@@ -142,8 +145,8 @@ async def _copies(
 
 
 async def _parts_of_applied(connection: Connection, deliveries: Sequence[Delivery]) -> set[uuid.UUID]:
-    """Notes that messages of which there are parts here are applied by their batches; answers the parts of
-    those that were applied as a whole."""
+    """Records that the messages whose parts are here are applied by batches; returns the parts of those that
+    were applied whole."""
     wholes = {
         delivery.message_id: bytes.fromhex(delivery.headers[WHOLE_KEY])
         for delivery in deliveries
@@ -156,7 +159,7 @@ async def _parts_of_applied(connection: Connection, deliveries: Sequence[Deliver
 
 
 def _later(deliveries: Sequence[Delivery], accepted: Sequence[Accepted], error: UnknownTenantError) -> Later:
-    """Soon at first, since tenants are seldom far behind their first events; then ever less often."""
+    """Retries soon at first, since tenants usually arrive soon after their first events; then less often."""
     waiting = [
         delivery
         for delivery, message in zip(deliveries, accepted, strict=True)

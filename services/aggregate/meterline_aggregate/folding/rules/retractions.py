@@ -1,7 +1,7 @@
-"""Which events of a meter and tenant are left when some were retracted.
+"""Removes retracted events from the events of one meter and tenant.
 
-Two rows that a meter cannot tell apart are as good as one another, whatever event each of them is: so rows
-are compared by what the meter sees of them, and a retracted one removes any one that equals it.
+Rows that are equal to the meter are interchangeable, whatever events they are. So rows are compared by what
+the meter sees of them, and a retracted row removes any one equal row.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from meterline_aggregate.folding.rules.plain import Event, events_of
 from meterline_aggregate.folding.rules.rows import SUBJECT, Message, Target
 from meterline_aggregate.windows.calendar import MINUTE_US
 
-# What a meter sees of a row: its minute, where it counts, whom, and how much.
+# What a meter sees of a row: its minute, targets, subject and units.
 Sight = tuple[int, tuple[Target, ...], str, int]
 
 
 @dataclass(slots=True)
 class Retractions:
-    """Retracted rows that have not yet removed an equal one."""
+    """Retracted rows that have not yet removed an equal row."""
 
     rows: Counter[Sight] = field(default_factory=Counter)
 
     def note(self, message: Message) -> None:
-        """Adds the message's retracted rows. Its series have targets of the meter only."""
+        """Adds the message's retracted rows. Its series must have targets of one meter only."""
         for event, is_gone in zip(events_of(message, 0), message.gone.tolist(), strict=True):
             if is_gone and (sight := _sight(event)) is not None:
                 self.rows[sight] += 1
 
     def remove(self, message: Message) -> Message:
-        """The message's other rows, without those that were retracted."""
+        """The message's rows that are neither retractions nor retracted."""
         left = ~message.gone
         if self.rows:
             for row, event in enumerate(events_of(message, 0)):
