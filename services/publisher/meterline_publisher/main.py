@@ -1,4 +1,4 @@
-"""Connects the parts of the publisher, and runs it."""
+"""Connects the parts of the publisher and runs the service."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ NAME = "publisher"
 
 
 class InvoicesServicer(StoredInvoicesServicer, PreviewsServicer, ExplanationsServicer, GapsServicer):
-    """All of InvoicesService: each capability answers its own calls."""
+    """All RPCs of InvoicesService; each capability implements its own ones."""
 
     def __init__(
         self, invoices: Invoices, previews: Previews, explaining: Explaining, gaps: Gaps, trace_ui: str
@@ -59,7 +59,7 @@ class InvoicesServicer(StoredInvoicesServicer, PreviewsServicer, ExplanationsSer
 
 
 class Publisher(Platform):
-    """The parts of one process. `provider`: in place of the one that the settings name."""
+    """The parts of one process. `provider` replaces the provider that the settings name."""
 
     def __init__(
         self, settings: PublisherSettings, clock: Clock, provider: BillingProvider | None = None
@@ -96,7 +96,7 @@ class Publisher(Platform):
         )
         closing = Closing(database, tenants, publishing, freshness, gaps, clock, grace=grace)
         if bills:
-            # Nothing can be sent without a provider; the ledger waits for one.
+            # Without a provider the sender does not run; the rows of the ledger wait for one.
             self.add(sender)
         self.consume(TENANTS_CHANGED, TenantChanges(tenants).handle)
         self.consume(USAGE_WINDOW, usage.handle, split=split_windows)

@@ -44,14 +44,11 @@ class AcceptedEvents:
 
     async def handle(self, transaction: Transaction, deliveries: Sequence[Delivery]) -> Collection[uuid.UUID]:
         """Returns the ids of copies: messages whose content was applied before, under another message id, or
-        so
-        long ago that the inbox has deleted the id.
+        so long ago that the inbox has deleted the id.
 
         Raises Later for messages of tenants unknown here, Never for messages that are garbled or repeat a
-        batch of
-        an earlier, different message; each names the messages at fault where possible. A repeated batch is
-        noticed only if a
-        meter counted its events.
+        batch of an earlier, different message; each names the messages at fault where possible. A repeated
+        batch is noticed only if a meter counted its events.
         """
         accepted = _decode(deliveries)
         facts = [message.fact for message in accepted]

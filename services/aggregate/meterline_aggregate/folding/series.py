@@ -88,8 +88,7 @@ class SeriesBook:
         """The numbers of meters whose kind only a newer release knows.
 
         Each series of their event type gets a target for each of them, in the total and for the slot
-        `events`:
-        this shows which events are skipped.
+        `events`: this shows which events are skipped.
         """
         return self._unknown.keys()
 

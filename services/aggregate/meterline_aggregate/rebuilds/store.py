@@ -45,8 +45,7 @@ class Month:
     @property
     def first_us(self) -> int:
         """The start of the hour that contains the month's start. In zones half an hour off, that hour belongs
-        to
-        two months, so whole hours are read."""
+        to two months, so whole hours are read."""
         return self.start_us - self.start_us % HOUR_US
 
     @property
@@ -130,8 +129,7 @@ async def take_skipped(
     connection: Connection, claimed: Claim, batch_ids: Sequence[uuid.UUID]
 ) -> dict[tuple[int, bytes], bytes]:
     """Deletes the records that the month skipped these batches. Returns the marks of the rows that they
-    retract,
-    by start and batch; see `skipping.mark`.
+    retract, by start and batch; see `skipping.mark`.
 
     The caller must fold them in the same transaction.
     """
@@ -233,8 +231,7 @@ async def count_differing(connection: Connection, claimed: Claim) -> int:
 
 async def replace(connection: Connection, claimed: Claim, slot: Slot) -> bool:
     """Replaces the month's windows by the staged ones and marks it as changed; returns whether the claim
-    still
-    held."""
+    still held."""
     parameters = claimed.parameters(empty=slot.empty)
     if slot.has_members:
         await connection.execute(queries.drop_members, parameters)

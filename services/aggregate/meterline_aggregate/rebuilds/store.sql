@@ -131,8 +131,7 @@ SET LOCAL lock_timeout = '5s'
 
 -- name: lock_members
 -- Folding stores members first and then counts them. No folding transaction of this tenant's meter may be between the
--- two
--- while members are deleted. Row locks would not prevent it from finding a member that is about to be deleted.
+-- two while members are deleted. Row locks would not prevent it from finding a member that is about to be deleted.
 SELECT pg_advisory_xact_lock((%(tenant_id)s::bigint << 32) | %(meter_id)s)
 
 -- name: lock_windows
@@ -165,8 +164,7 @@ WHERE coalesce(w.event_count, 0) <> coalesce(r.event_count, 0)
 
 -- name: replace_windows
 -- A window without events gets its slot's empty number: 0, to which others add, or NULL, which any maximum replaces.
--- The
--- month's revision rises in any case, since it is published again.
+-- The month's revision rises in any case, since it is published again.
 UPDATE windows w
 SET value = n.value, revision = w.revision + 1
 FROM (

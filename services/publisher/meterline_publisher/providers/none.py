@@ -1,4 +1,4 @@
-"""No billing provider: usage is counted, rated and explained, and sent to nobody."""
+"""Runs the service without a billing provider: usage is counted, rated and explained, but not sent."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ log = logger()
 
 
 class NoProvider:
-    """In the place of a BillingProvider where none is configured. Whatever would need one raises
-    NotBillableError with the reason NO_BILLING_PROVIDER."""
+    """The BillingProvider where none is configured. Methods that need a provider raise NotBillableError with
+    the reason NO_BILLING_PROVIDER."""
 
     capabilities: Final = Capabilities(
         name="none",
@@ -36,7 +36,7 @@ class NoProvider:
         log.info("billing.no_provider", setting="METERLINE_STRIPE_API_KEY")
 
     async def stop(self) -> None:
-        """Nothing to close."""
+        """Has nothing to close."""
 
     def require(self) -> NoReturn:
         raise NotBillableError(
@@ -59,5 +59,5 @@ class NoProvider:
         self.require()
 
     def decimals(self, currency: str) -> int:
-        """Those of the currency's minor unit."""
+        """The decimals of the currency's minor unit."""
         return known_currency(currency).exponent

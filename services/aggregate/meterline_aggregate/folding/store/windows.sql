@@ -1,7 +1,6 @@
 -- name: add_members
 -- Returns how many members were new in each window. The shared lock, by key and before the first member is inserted,
--- keeps
--- rebuilds from deleting members of these tenants' meters until the transaction ends, without deadlocks.
+-- keeps rebuilds from deleting members of these tenants' meters until the transaction ends, without deadlocks.
 WITH held AS MATERIALIZED (
     SELECT pg_advisory_xact_lock_shared(key), set_config('meterline.members_held', 'on', true)
     FROM unnest(%s::int8[]) AS key

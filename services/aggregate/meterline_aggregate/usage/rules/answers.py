@@ -13,8 +13,7 @@ class Window:
     own.
 
     Only for months of the total: `traceparent` of a change that is not published yet, and whether the month
-    is
-    being rebuilt.
+    is being rebuilt.
     """
 
     start_us: int
