@@ -131,7 +131,7 @@ def test_a_month_whose_maximum_may_have_gone_is_named(history: History, order: r
         given_to = {(row[0], row[1], row[2], row[3]) for row in comparable(changes)["contributions"]}
         ids = [batch.batch_id for batch in changes.batches]
         assert {(*source[:3], ids[source[3]]) for source in changes.rebuilds.sources} <= given_to
-    taken = stored([[one.only(one.gone) for one in history.messages]])
+    taken = stored([[one.only(one.retracted_rows) for one in history.messages]])
     months = {key for key in taken.windows if key[0] == 4 and key[2] in FOUND_ANEW and key[4] == TOTAL}
     assert named == {(tenant, meter, start) for _, tenant, meter, start, _ in months}
 

@@ -89,5 +89,5 @@ def test_a_group_names_every_dimension() -> None:
 def test_every_part_of_a_definition_tells_it_apart() -> None:
     different = [definition(**changes) for changes in GOOD]
     for one in different:
-        assert [one.means_the_same_as(other) for other in different].count(True) == 1
-    assert definition(group_by=("a", "b")).means_the_same_as(definition(group_by=("b", "a")))
+        assert [one.is_equivalent_to(other) for other in different].count(True) == 1
+    assert definition(group_by=("a", "b")).is_equivalent_to(definition(group_by=("b", "a")))

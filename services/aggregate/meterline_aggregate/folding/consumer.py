@@ -88,7 +88,9 @@ async def drop_uncounted(
     origins = [
         Origin(message.series[position].tenant_id, batch_id)
         for one, message in zip(accepted, messages, strict=True)
-        for position, batch_id in zip(one.series_index[message.gone].tolist(), one.origins, strict=True)
+        for position, batch_id in zip(
+            one.series_index[message.retracted_rows].tolist(), one.origins, strict=True
+        )
     ]
     here = {batch.batch_id for message in messages for batch in message.batches}
     counted = await find_origins(transaction.connection, origins, here)
@@ -130,8 +132,8 @@ async def _copies(
         return copies
     new = await applied.register(connection, set(keys.values()))
     known = set(keys.values()) - new
-    apart = await applied.in_parts(connection, known) if known else known
-    if found := [message_id for message_id, key in keys.items() if key in apart]:
+    by_batches = await applied.in_parts(connection, known) if known else known
+    if found := [message_id for message_id, key in keys.items() if key in by_batches]:
         raise Never("its batches are applied apart from each other", found)
     for message_id, key in keys.items():
         if key in new:
@@ -144,15 +146,15 @@ async def _copies(
 async def _parts_of_applied(connection: Connection, deliveries: Sequence[Delivery]) -> set[uuid.UUID]:
     """Records that the messages whose parts are here are applied by batches; returns the parts of those that
     were applied whole."""
-    wholes = {
+    whole_keys = {
         delivery.message_id: bytes.fromhex(delivery.headers[WHOLE_KEY])
         for delivery in deliveries
         if WHOLE_KEY in delivery.headers
     }
-    if not wholes:
+    if not whole_keys:
         return set()
-    in_parts = await applied.register_in_parts(connection, set(wholes.values()))
-    return {message_id for message_id, key in wholes.items() if key not in in_parts}
+    in_parts = await applied.register_in_parts(connection, set(whole_keys.values()))
+    return {message_id for message_id, key in whole_keys.items() if key not in in_parts}
 
 
 def _later(deliveries: Sequence[Delivery], accepted: Sequence[Accepted], error: UnknownTenantError) -> Later:

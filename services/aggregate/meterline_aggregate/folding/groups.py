@@ -55,7 +55,7 @@ class GroupBook:
         if new := {key: group for key, group in missing.items() if key not in stored}:
             added = await store.add(transaction.connection, new, self._most)
             stored |= added.places
-            transaction.after_commit(partial(_tell, added.closed))
+            transaction.after_commit(partial(_log_closed, added.closed))
         transaction.after_commit(partial(self._remember, stored))
         return found | {key: place.group_id for key, place in stored.items()}
 
@@ -79,7 +79,7 @@ class GroupWatch:
         metrics.GROUP_SETS_CLOSED.set(closed)
 
 
-def _tell(closed: Mapping[SetKey, int]) -> None:
+def _log_closed(closed: Mapping[SetKey, int]) -> None:
     """Logged once per set: a closed set stays closed."""
     for (tenant_id, names), held in closed.items():
         log.warning("groups.closed", tenant_number=tenant_id, dimensions=names, groups=held)

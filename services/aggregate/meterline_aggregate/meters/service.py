@@ -107,6 +107,6 @@ def _require_unused(name: str, found: Usage | None) -> Usage:
 
 def _same(existing: Meter | UnknownMeter, definition: Definition) -> Meter:
     """Raises AlreadyExistsError. The kind of `definition` is known here, so an UnknownMeter differs."""
-    if isinstance(existing, UnknownMeter) or not existing.definition.means_the_same_as(definition):
+    if isinstance(existing, UnknownMeter) or not existing.definition.is_equivalent_to(definition):
         raise AlreadyExistsError("meter", definition.name, "it has another definition, which never changes")
     return existing

@@ -32,7 +32,7 @@ class Outcome(Enum):
     # More events were folded or skipped since the last read.
     MORE = auto()
     # More events were retracted since, perhaps some that are staged.
-    TAKEN = auto()
+    RETRACTED = auto()
     # The numbers of events in windows differ from those that ingest returned: some are still in transit.
     DIFFERS = auto()
 
@@ -58,7 +58,7 @@ class Rebuild:
         await self._late.run()
         if self._meter.kind.inverse:
             return await self._finish()
-        await self._begin_anew()
+        await self._restart()
         outcome = Outcome.MORE
         for left in reversed(range(_ROUNDS)):
             await self._stage_new()
@@ -66,8 +66,8 @@ class Rebuild:
             if outcome in (Outcome.DONE, Outcome.DIFFERS):
                 break
             await self._late.run()
-            if outcome is Outcome.TAKEN:
-                await self._begin_anew()
+            if outcome is Outcome.RETRACTED:
+                await self._restart()
         return outcome
 
     async def _finish(self) -> Outcome:
@@ -79,7 +79,7 @@ class Rebuild:
             await tx.commit()
         return Outcome.DONE
 
-    async def _begin_anew(self) -> None:
+    async def _restart(self) -> None:
         async with self._held() as tx:
             await store.clear(tx.connection, self._claimed)
             self._sources = await store.retracting(tx.connection, self._claimed.month)
@@ -121,7 +121,7 @@ class Rebuild:
             await store.lock(tx.connection, self._claimed, self._slot)
             # Nobody can fold into the month from here on, so these reads are final.
             if await store.retracting(tx.connection, self._claimed.month) != self._sources:
-                return Outcome.TAKEN
+                return Outcome.RETRACTED
             if await store.gather(tx.connection, self._claimed):
                 if not last:
                     return Outcome.MORE

@@ -76,7 +76,7 @@ class Rebuilder:
         except AbortedError as error:
             log.warning("rebuild.lost", month=_name(claimed), error=str(error))
             return False
-        except Exception as error:  # noqa: BLE001 - told below, and tried again
+        except Exception as error:  # noqa: BLE001 - logged below, and retried
             level = log.warning if isinstance(error, UnavailableError) else log.exception
             level("rebuild.failed", month=_name(claimed), attempt=claimed.attempts, error=str(error))
         else:

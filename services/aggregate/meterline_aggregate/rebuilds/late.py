@@ -81,7 +81,7 @@ class LateFolding:
         }
         owners = np.repeat(np.arange(len(message.batches)), [batch.rows for batch in message.batches])
         kept = np.ones(len(message), np.bool_)
-        gone = message.gone
+        gone = message.retracted_rows
         for row in range(len(message)):
             start = windows_at(zone, int(message.times_us[row])).lineage
             own_marks = marks.get((start, message.batches[owners[row]].batch_id))

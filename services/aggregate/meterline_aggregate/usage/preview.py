@@ -96,12 +96,12 @@ class Previews:
         accepted = _decode(tenant, events)
         async with self._unit_of_work.begin(tenants=[tenant.tenant_id]) as tx:
             basis = await self._basis(tx, tenant, accepted)
-        anew: dict[WindowKey, State] = {}
+        recomputed: dict[WindowKey, State] = {}
         for tenant_id, meter_id, start_us in basis.changes.rebuilds.months:
             month = Month(tenant_id, slug, tenant.time_zone, meter_id, start_us)
-            anew |= await self._found_anew(basis, month)
+            recomputed |= await self._recompute(basis, month)
         return tenant, sorted(
-            _previews(basis, anew, tenant), key=lambda one: (one.meter, one.grain, one.start_us)
+            _previews(basis, recomputed, tenant), key=lambda one: (one.meter, one.grain, one.start_us)
         )
 
     async def _basis(self, tx: Transaction, tenant: Tenant, accepted: Accepted) -> _Basis:
@@ -120,7 +120,7 @@ class Previews:
         known = {meter.meter_id: meter for meter in meters if isinstance(meter, Meter)}
         return _Basis(message, changes, rows, before, fresh, known)
 
-    async def _found_anew(self, basis: _Basis, month: Month) -> States:
+    async def _recompute(self, basis: _Basis, month: Month) -> States:
         """The month's windows, folded from all events that would remain; empty when there are too many."""
         if basis.was(WindowKey(Grain.MONTH, month.meter_id, month.start_us)).events > MOST_EVENTS:
             return {}
@@ -182,14 +182,14 @@ def _is_of(key: WindowKey, month: Month) -> bool:
     return key.meter_id == month.meter_id and windows_at(month.zone, key.start_us).month == month.start_us
 
 
-def _previews(basis: _Basis, anew: States, tenant: Tenant) -> Iterator[WindowPreview]:
+def _previews(basis: _Basis, recomputed: States, tenant: Tenant) -> Iterator[WindowPreview]:
     rebuilt = {(meter_id, start_us) for _, meter_id, start_us in basis.changes.rebuilds.months}
     for row, key in basis.rows.items():
         before, meter = basis.was(key), basis.meters[key.meter_id]
         events_after = before.events + int(basis.changes.windows.event_count[row])
         after: State | None
         if (key.meter_id, windows_at(tenant.time_zone, key.start_us).month) in rebuilt:
-            after = anew.get(key)
+            after = recomputed.get(key)
             if after is None or after.events != events_after:
                 # The numbers of events differ: some events are still in transit.
                 after = None

@@ -48,5 +48,5 @@ class Effects:
             effect.invoices_unknown = str(error)
             return effect
         if len(latest) < len(months):
-            effect.invoices_unknown = f"OUT_OF_RANGE: only the latest {MOST_MONTHS} months are told"
+            effect.invoices_unknown = f"OUT_OF_RANGE: only the latest {MOST_MONTHS} months are reported"
         return effect

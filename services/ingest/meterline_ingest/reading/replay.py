@@ -21,7 +21,7 @@ from meterline.transactions.unit_of_work import UnitOfWork
 
 from meterline_ingest.capture.message_from_rows import events_accepted_again
 from meterline_ingest.capture.store import messages
-from meterline_ingest.capture.store.messages import Messages, ToldBatch
+from meterline_ingest.capture.store.messages import MessageBatch, Messages
 from meterline_ingest.corrections.correction_message import events_corrected
 from meterline_ingest.corrections.store import corrections
 from meterline_ingest.event import ids as event_ids
@@ -46,15 +46,15 @@ class Replayed:
 class Replayer:
     """Every method returns what it found. Messages published before a failure stay published."""
 
-    def __init__(self, unit_of_work: UnitOfWork, told: Messages, types: TypeRegistry) -> None:
+    def __init__(self, unit_of_work: UnitOfWork, stored_messages: Messages, types: TypeRegistry) -> None:
         self._unit_of_work = unit_of_work
-        self._told = told
+        self._stored_messages = stored_messages
         self._types = types
 
     async def range(self, start: datetime, end: datetime) -> Replayed:
         """Replays commits in [start, end), of all tenants."""
         sent, after = Replayed(), _floor(start)
-        while ids := await self._told.of_time(after, end, CHUNK):
+        while ids := await self._stored_messages.of_time(after, end, CHUNK):
             sent += await self._send(ids)
             after = ids[-1]
         return sent
@@ -62,11 +62,11 @@ class Replayer:
     async def events(self, tenant: Tenant, source: str, ids: Sequence[str]) -> Replayed:
         """Replays messages that carried these events; skips events that the tenant does not have."""
         raw = [uuid.UUID(bytes=event_ids.parse_one(source, text)[0]) for text in ids]
-        return await self._send_all(await self._told.of_events(tenant.tenant_id, raw))
+        return await self._send_all(await self._stored_messages.of_events(tenant.tenant_id, raw))
 
     async def batches(self, tenant: Tenant, ids: Sequence[uuid.UUID]) -> Replayed:
         """Replays messages that carried these batches; skips batches that the tenant does not have."""
-        return await self._send_all(await self._told.of_batches(tenant.tenant_id, ids))
+        return await self._send_all(await self._stored_messages.of_batches(tenant.tenant_id, ids))
 
     async def _send_all(self, ids: Sequence[uuid.UUID]) -> Replayed:
         ordered, sent = sorted(ids), Replayed()
@@ -86,21 +86,21 @@ class Replayer:
         return Replayed(sent + len(made), len(there) - sent)
 
     async def _made(self, connection: Connection, message_id: uuid.UUID) -> Envelope:
-        told = await messages.batches(connection, message_id)
-        if any(batch.origin is BatchOrigin.CORRECTED for batch in told):
+        message_batches = await messages.batches(connection, message_id)
+        if any(batch.origin is BatchOrigin.CORRECTED for batch in message_batches):
             # The rows of `events` do not contain what corrections retract and add.
-            (batch,) = told
+            (batch,) = message_batches
             payload = await self._corrected(connection, batch)
-            return Envelope(subjects.events_accepted(), payload, _headers(told), message_id)
-        rows = await messages.rows(connection, told)
-        if len(rows) != (expected := sum(batch.event_count for batch in told)):
+            return Envelope(subjects.events_accepted(), payload, _headers(message_batches), message_id)
+        rows = await messages.rows(connection, message_batches)
+        if len(rows) != (expected := sum(batch.event_count for batch in message_batches)):
             gone = expected - len(rows)
             raise FailedPreconditionError(f"message {message_id}", f"{gone} of its events are deleted")
         types = await self._types.current({row.event_type for row in rows})
-        payload = events_accepted_again(told, rows, types)
-        return Envelope(subjects.events_accepted(), payload, _headers(told), message_id)
+        payload = events_accepted_again(message_batches, rows, types)
+        return Envelope(subjects.events_accepted(), payload, _headers(message_batches), message_id)
 
-    async def _corrected(self, connection: Connection, batch: ToldBatch) -> bytes:
+    async def _corrected(self, connection: Connection, batch: MessageBatch) -> bytes:
         rows = await corrections.signed_rows(connection, batch.tenant_id, batch.batch_id)
         types = await self._types.current({row.content.event_type for row in rows})
         return events_corrected(
@@ -108,10 +108,12 @@ class Replayer:
         )
 
 
-def _headers(told: Sequence[ToldBatch]) -> dict[str, str]:
+def _headers(message_batches: Sequence[MessageBatch]) -> dict[str, str]:
     """The trace of the first call, which the commit belonged to."""
     headers: dict[str, str] = {}
-    propagation.inject_into(headers, propagation.context_of(propagation.to_span_context(told[0].trace)))
+    propagation.inject_into(
+        headers, propagation.context_of(propagation.to_span_context(message_batches[0].trace))
+    )
     return headers
 
 

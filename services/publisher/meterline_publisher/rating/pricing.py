@@ -13,7 +13,7 @@ from meterline_publisher.gaps.rules import Gap, GapReason, NotBillableError
 from meterline_publisher.invoices import store as invoices_store
 from meterline_publisher.invoices.rules import Invoice, InvoiceState, Line
 from meterline_publisher.ledger import store as ledger_store
-from meterline_publisher.prices.rules.rule_sets import Rule, RuleSet, choose, kept
+from meterline_publisher.prices.rules.rule_sets import Rule, RuleSet, choose, of_final_invoice
 from meterline_publisher.prices.rules.versions import VersionError
 from meterline_publisher.prices.store import prices
 from meterline_publisher.rating.rules.sent_settings import as_sent, bound
@@ -70,7 +70,9 @@ async def basis(connection: Connection, tenant: Tenant, period: Period) -> Basis
     catalogue = await prices.of_plan(connection, plan)
     try:
         rule_set = (
-            kept(catalogue, _versions(lines)) if final else choose(catalogue, period.start, tenant.zone)
+            of_final_invoice(catalogue, _versions(lines))
+            if final
+            else choose(catalogue, period.start, tenant.zone)
         )
     except VersionError as error:
         raise NotBillableError(GapReason.FAULT, f"plan {plan}", str(error)) from error

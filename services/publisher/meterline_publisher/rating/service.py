@@ -140,15 +140,15 @@ async def store(tx: Transaction, tenant: Tenant, period: Period, circumstances: 
         if _is_new(found.basis.lines.get(assessment.rule.meter), assessment)
     ]
     rule_set = priced.rule_set
-    gone = sorted(priced.lines.keys() - {rule.meter for rule in rule_set.rules})
-    _require_kept(priced, circumstances.unknown_meters)
+    removed = sorted(priced.lines.keys() - {rule.meter for rule in rule_set.rules})
+    _require_no_lost_meter(priced, circumstances.unknown_meters)
     invoice = replace(before, plan=priced.plan, total=found.total, rule_set_id=rule_set.rule_set_id)
-    moved = bool(changed or gone) or invoice != before
+    moved = bool(changed or removed) or invoice != before
     if moved:
         invoice = replace(invoice, trace=traceparent.current())
         await prices.insert_rule_set(connection, rule_set)
         await invoices_store.upsert(connection, invoice)
-        await invoices_store.delete_lines(connection, invoice, gone)
+        await invoices_store.delete_lines(connection, invoice, removed)
     for assessment, line in changed:
         await insert_calculation(connection, line, invoice, rule_set, assessment, circumstances.now)
         await invoices_store.upsert_line(connection, line)
@@ -156,7 +156,7 @@ async def store(tx: Transaction, tenant: Tenant, period: Period, circumstances: 
     for line in moved_lines:
         await invoices_store.upsert_line(connection, line)
     lines = dict(priced.lines) | {line.meter: line for line in (*moved_lines, *(one for _, one in changed))}
-    left = [line for meter, line in lines.items() if meter not in gone]
+    left = [line for meter, line in lines.items() if meter not in removed]
     added, rejected = await _extend_ledger(connection, found, invoice, left, circumstances)
     missing = [*found.unbilled, *rejected]
     new = await gaps_store.replace(
@@ -180,7 +180,7 @@ async def _locked(connection: Connection, priced: Basis) -> Invoice | None:
     )
 
 
-def _require_kept(priced: Basis, unknown_meters: Set[str]) -> None:
+def _require_no_lost_meter(priced: Basis, unknown_meters: Set[str]) -> None:
     """A meter that has counted, or that a price refers to, is never deleted. So if a billed meter is unknown,
     it is not misspelt, but aggregate has lost it; the billed amount must not be reversed for that."""
     for meter in sorted(unknown_meters & priced.lines.keys()):
@@ -215,12 +215,12 @@ def _is_new(stored: Line | None, assessment: Assessment) -> bool:
 
 def _redirected(found: Draft) -> list[Line]:
     """Lines with unchanged amounts whose delivery settings changed."""
-    standing = [
+    unchanged = [
         (found.basis.lines[assessment.rule.meter], assessment)
         for assessment in found.assessments
         if not _is_new(found.basis.lines.get(assessment.rule.meter), assessment)
     ]
-    return [moved for line, assessment in standing if (moved := redirected(line, assessment)) != line]
+    return [moved for line, assessment in unchanged if (moved := redirected(line, assessment)) != line]
 
 
 def _line(found: Draft, invoice: Invoice, assessment: Assessment, circumstances: Circumstances) -> Line:

@@ -30,8 +30,8 @@ _WITHOUT_INVERSE = np.array([not slot.inverse for slot in SLOTS])
 
 def fold_corrections(messages: Sequence[Message], fold: Callable[[Sequence[Message]], Changes]) -> Changes:
     """The changes of all rows; `fold` is applied to added and to retracted rows separately."""
-    added = fold([message.only(~message.gone) for message in messages])
-    taken = fold([message.only(message.gone) for message in messages])
+    added = fold([message.only(~message.retracted_rows) for message in messages])
+    taken = fold([message.only(message.retracted_rows) for message in messages])
     batches = [batch for message in messages for batch in message.batches]
     return Changes(
         batches,

@@ -65,13 +65,13 @@ class Layout:
 
     def _describe_meters(self, targets: Iterable[Target]) -> None:
         by_meter = {target.meter_id: target for target in targets}
-        told = [by_meter[meter_id] for _, meter_id in self.meters]
+        meter_targets = [by_meter[meter_id] for _, meter_id in self.meters]
         self.tenant_of_meter = _column(tenant_id for tenant_id, _ in self.meters)
         self.id_of_meter = _column(meter_id for _, meter_id in self.meters)
-        self.slot_of_meter = _column(target.slot.code for target in told)
-        self.measure_of_meter = _column(self.measure_rank[target.measure] for target in told)
-        self.has_members = any(target.slot.has_members for target in told)
-        folded = {(target.measure, target.slot) for target in told if target.slot.cells is not None}
+        self.slot_of_meter = _column(target.slot.code for target in meter_targets)
+        self.measure_of_meter = _column(self.measure_rank[target.measure] for target in meter_targets)
+        self.has_members = any(target.slot.has_members for target in meter_targets)
+        folded = {(target.measure, target.slot) for target in meter_targets if target.slot.cells is not None}
         # The slots that fold the column of each measure, and all such slots.
         self.slots_of_measure = [
             [slot for slot in SLOTS if (measure, slot) in folded] for measure in self.measures

@@ -19,7 +19,7 @@ from meterline_aggregate.windows.calendar import MINUTE_US, Grain
 Int64s = npt.NDArray[np.int64]
 
 
-class _Sightings:
+class _MemberRows:
     """Rows of (series, minute, member), with the targets that count them."""
 
     def __init__(self) -> None:
@@ -68,9 +68,9 @@ class _Sightings:
 
 def fold_members(messages: Sequence[Message], layout: Layout, cells: Cells) -> MemberChanges:
     """Raises UnsuitableError when keys get too wide, and OddMinuteError."""
-    seen = _Sightings()
-    _see_values(seen, layout, cells)
-    _see_subjects(seen, layout, messages)
+    seen = _MemberRows()
+    _add_values(seen, layout, cells)
+    _add_subjects(seen, layout, messages)
     series, minute, member, meter, group_rank = (
         np.concatenate(column) for column in (seen.series, seen.minute, seen.member, seen.meter, seen.group)
     )
@@ -99,7 +99,7 @@ def fold_members(messages: Sequence[Message], layout: Layout, cells: Cells) -> M
     )
 
 
-def _see_values(seen: _Sightings, layout: Layout, cells: Cells) -> None:
+def _add_values(seen: _MemberRows, layout: Layout, cells: Cells) -> None:
     """A dimension's value belongs to the series, so the cells of a series show when it occurred."""
     table = layout.members_of(subjects=False)
     members = np.array([seen.number(target.member or b"") for target in table.targets], np.int64)
@@ -107,7 +107,7 @@ def _see_values(seen: _Sightings, layout: Layout, cells: Cells) -> None:
     seen.add(table, rows, targets, cells.series, cells.minute, members[targets])
 
 
-def _see_subjects(seen: _Sightings, layout: Layout, messages: Sequence[Message]) -> None:
+def _add_subjects(seen: _MemberRows, layout: Layout, messages: Sequence[Message]) -> None:
     table = layout.members_of(subjects=True)
     if not table.targets:
         return

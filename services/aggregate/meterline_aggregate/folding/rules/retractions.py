@@ -16,39 +16,39 @@ from meterline_aggregate.folding.rules.rows import SUBJECT, Message, Target
 from meterline_aggregate.windows.calendar import MINUTE_US
 
 # What a meter sees of a row: its minute, targets, subject and units.
-Sight = tuple[int, tuple[Target, ...], str, int]
+RowKey = tuple[int, tuple[Target, ...], str, int]
 
 
 @dataclass(slots=True)
 class Retractions:
     """Retracted rows that have not yet removed an equal row."""
 
-    rows: Counter[Sight] = field(default_factory=Counter)
+    rows: Counter[RowKey] = field(default_factory=Counter)
 
     def note(self, message: Message) -> None:
         """Adds the message's retracted rows. Its series must have targets of one meter only."""
-        for event, is_gone in zip(events_of(message, 0), message.gone.tolist(), strict=True):
-            if is_gone and (sight := _sight(event)) is not None:
-                self.rows[sight] += 1
+        for event, is_gone in zip(events_of(message, 0), message.retracted_rows.tolist(), strict=True):
+            if is_gone and (key := _row_key(event)) is not None:
+                self.rows[key] += 1
 
     def remove(self, message: Message) -> Message:
         """The message's rows that are neither retractions nor retracted."""
-        left = ~message.gone
+        left = ~message.retracted_rows
         if self.rows:
             for row, event in enumerate(events_of(message, 0)):
-                sight = _sight(event) if left[row] else None
-                if sight is not None and sight in self.rows:
+                key = _row_key(event) if left[row] else None
+                if key is not None and key in self.rows:
                     left[row] = False
-                    self._cross_off(sight)
+                    self._remove_one(key)
         return message.only(left)
 
-    def _cross_off(self, sight: Sight) -> None:
-        self.rows[sight] -= 1
-        if not self.rows[sight]:
-            del self.rows[sight]
+    def _remove_one(self, key: RowKey) -> None:
+        self.rows[key] -= 1
+        if not self.rows[key]:
+            del self.rows[key]
 
 
-def _sight(event: Event) -> Sight | None:
+def _row_key(event: Event) -> RowKey | None:
     """None for a row that the meter does not count."""
     targets = event.series.targets
     value = event.measured(targets[0]) if targets else None

@@ -95,7 +95,7 @@ class Message:
         return len(self.times_us)
 
     @property
-    def gone(self) -> Flags:
+    def retracted_rows(self) -> Flags:
         """For each row whether it is retracted."""
         return np.zeros(len(self), np.bool_) if self.retracted is None else self.retracted
 

@@ -73,7 +73,7 @@ class Definition:
         if self.unique_dimension:
             _check_name("meter.unique_dimension", self.unique_dimension)
 
-    def means_the_same_as(self, other: Definition) -> bool:
+    def is_equivalent_to(self, other: Definition) -> bool:
         """Whether both definitions count the same; the order of `group_by` does not matter."""
         return (
             self.name,

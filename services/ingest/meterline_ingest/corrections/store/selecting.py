@@ -26,7 +26,7 @@ _BEFORE_ALL: Final = str(uuid.UUID(int=0))
 
 
 @dataclass(frozen=True, slots=True)
-class _Stand:
+class _Progress:
     """After `batch`, the last that is done; if `within` comes next, after its event `after`."""
 
     phase: int = 0
@@ -38,7 +38,7 @@ class _Stand:
         return {"phase": self.phase, "batch": self.batch, "within": self.within, "after": self.after}
 
 
-START: Final[Position] = _Stand().to_json()
+START: Final[Position] = _Progress().to_json()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ async def walk(
     limit: int,
 ) -> Found:
     """Up to `limit` events of batches that were received until `asked_at`. Some may not fit the filter."""
-    stand = _Stand(**position)
+    progress = _Progress(**position)
     common = {
         "tenant_id": tenant_id,
         "source": chosen.source,
@@ -73,27 +73,27 @@ async def walk(
         "start": to_datetime(chosen.since_us),
         "end": to_datetime(chosen.until_us),
     }
-    batches = await _batches(connection, common, stand, asked_at)
+    batches = await _batches(connection, common, progress, asked_at)
     if not batches:
         return Found([], None)
     taken = _few(batches, limit)
-    inside = stand.within == taken[0].number
+    inside = progress.within == taken[0].number
     parameters = common | {
         "numbers": [batch.number for batch in taken],
         "named": bool(chosen.batch_ids),
         "event_type": chosen.event_type,
         "subject": chosen.subject,
-        "after": uuid.UUID(stand.after if inside else _BEFORE_ALL),
+        "after": uuid.UUID(progress.after if inside else _BEFORE_ALL),
         "limit": limit,
     }
     cursor = await connection.execute(queries.events_in_batches, parameters, binary=True)
     found = [event_id for (event_id,) in await cursor.fetchall()]
     if len(taken) == 1 and len(found) == limit:
-        within = _Stand(stand.phase, stand.batch, taken[0].number, str(found[-1]))
+        within = _Progress(progress.phase, progress.batch, taken[0].number, str(found[-1]))
         return Found(found, within.to_json())
     if len(taken) == len(batches) < _BATCHES:
         return Found(found, None)
-    return Found(found, _Stand(taken[-1].phase, taken[-1].number).to_json())
+    return Found(found, _Progress(taken[-1].phase, taken[-1].number).to_json())
 
 
 def _few(batches: Sequence[_Batch], limit: int) -> Sequence[_Batch]:
@@ -107,9 +107,9 @@ def _few(batches: Sequence[_Batch], limit: int) -> Sequence[_Batch]:
 
 
 async def _batches(
-    connection: Connection, common: Mapping[str, Any], stand: _Stand, asked_at: datetime
+    connection: Connection, common: Mapping[str, Any], progress: _Progress, asked_at: datetime
 ) -> list[_Batch]:
-    parameters = {**common, "phase": stand.phase, "number": stand.batch, "asked_at": asked_at}
+    parameters = {**common, "phase": progress.phase, "number": progress.batch, "asked_at": asked_at}
     query = queries.named_batches if common["batch_ids"] else queries.batches_in_time
     cursor = await connection.execute(query, parameters | {"limit": _BATCHES}, binary=True)
     return [_Batch(*row) for row in await cursor.fetchall()]

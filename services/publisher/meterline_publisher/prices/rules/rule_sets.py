@@ -99,7 +99,7 @@ def choose(catalogue: Iterable[Rule], period_start: datetime, zone: ZoneInfo) ->
     return RuleSet(tuple(rules))
 
 
-def kept(catalogue: Iterable[Rule], versions: Mapping[str, int]) -> RuleSet:
+def of_final_invoice(catalogue: Iterable[Rule], versions: Mapping[str, int]) -> RuleSet:
     """The rules of a final invoice: for each meter the version that priced it, whatever was put since.
 
     A version missing in the catalogue is a VersionError; versions that priced something are never withdrawn.
