@@ -147,7 +147,7 @@ class Mesh:
     # --- lifecycle
 
     async def start(self, progress: Callable[[str], None] = lambda _: None) -> None:
-        """Starts parts that are not running. `tell` is called with a line at each step."""
+        """Starts parts that are not running. `progress` is called with a line of text at each step."""
         was = close_to_others(self.directory)
         if was is not None:
             progress(f"{self.directory} is closed to others now: its mode was {was:04o}")

@@ -60,7 +60,7 @@ RETURNING p.tenant_id, p.identifier, p.seq, p.invoice_id, p.calculation_id, p.me
 SELECT min(next_attempt_at) FROM publications WHERE state IN ('pending', 'ambiguous') AND provider = %s
 
 -- name: mark_sent
--- Holds whoever says so, so a process whose lease has ended may mark the row too.
+-- True whichever process reports it, so one whose lease has ended may mark the row too.
 UPDATE publications SET state = 'sent', sent_at = %(now)s, error_code = ''
 WHERE tenant_id = %(tenant_id)s AND identifier = %(identifier)s AND state IN ('pending', 'ambiguous')
 
