@@ -37,7 +37,7 @@ def last_release() -> str | None:
 
 def test_numbers_have_no_holes() -> None:
     found = folders()
-    assert {"meterline.db", "meterline.replicas"} <= set(found)
+    assert {"meterline.db", "meterline.tenants"} <= set(found)
     for package, folder in found.items():
         loaded = migrate.load(package)
         files = [entry for entry in folder.iterdir() if entry.name not in ("__init__.py", "__pycache__")]
@@ -50,7 +50,7 @@ def test_every_service_has_migrations(service: str) -> None:
 
 
 def test_every_folder_of_migrations_is_applied_by_a_service() -> None:
-    applied = {migration.package for service in SERVICES for migration in migrate.for_service(service)}
+    applied = {package for service in SERVICES for package in migrate.packages(service)}
     assert set(folders()) == applied
 
 

@@ -21,7 +21,7 @@ def statements(service: str) -> Iterator[str]:
     """The named queries that the service runs, its own and those of the runtime."""
     of_library = [path for path in LIBRARY.rglob("*.sql") if path.parent.name != "migrations"]
     if service == "identity":
-        of_library.remove(LIBRARY / "tenants.sql")  # it owns the tenants, and has no replica
+        of_library.remove(LIBRARY / "tenants/replica.sql")  # it owns the tenants, and has no replica
     own = [path for path in service_package(service).rglob("*.sql") if path.parent.name != "migrations"]
     for path in (*of_library, *own):
         for text in queries(path.read_text()).values():

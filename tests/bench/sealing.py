@@ -42,7 +42,7 @@ def _keyring() -> Keyring:
         )
         for key_id, purpose in names
     ]
-    return Keyring(_TENANT, keys, masters, Sealed(), 0.0)
+    return Keyring(_TENANT, keys, masters, Sealed())
 
 
 def _row(size: int) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,8 @@ from tests.fault.strangers import Rpc
 RULES: Final = rules()
 CONCURRENT: Final = 16
 CALL_SECONDS: Final = 60.0
+_STREAM_ATTEMPTS: Final = 10
+_OVERWRITTEN: Final = "Internal error from Core"
 # What no request may be answered with, whatever it is, while nothing is stopped. A status that is too large
 # for its caller is none either.
 FAULTS: Final = frozenset(
@@ -89,7 +91,7 @@ class Gun:
         channel: Any = self._channel(shot.service, internal)
         try:
             if method.client_streaming:
-                return await _converse(channel.stream_stream(path)(timeout=CALL_SECONDS), shot.sent)
+                return await _converse(lambda: channel.stream_stream(path)(timeout=CALL_SECONDS), shot.sent)
             if method.server_streaming:
                 async for _ in channel.unary_stream(path)(shot.sent[0], timeout=CALL_SECONDS):
                     pass
@@ -108,8 +110,20 @@ class Gun:
         return self._channels[service, internal]
 
 
-async def _converse(call: Any, sent: Sequence[bytes]) -> tuple[str, str]:
-    """The status that the server ends a stream with, perhaps before all was sent."""
+async def _converse(begin: Callable[[], Any], sent: Sequence[bytes]) -> tuple[str, str]:
+    """The status that the server ends a stream with, perhaps before all was sent.
+
+    When a write fails since the server has ended the stream, grpc.aio may overwrite the status that it
+    sent (grpc issue 36066). Then the stream is sent again.
+    """
+    for _ in range(_STREAM_ATTEMPTS):
+        status, details = await _converse_once(begin(), sent)
+        if details != _OVERWRITTEN:
+            break
+    return status, details
+
+
+async def _converse_once(call: Any, sent: Sequence[bytes]) -> tuple[str, str]:
     with suppress(aio.AioRpcError, asyncio.InvalidStateError):
         for each in sent:
             await call.write(each)

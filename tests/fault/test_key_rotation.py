@@ -174,6 +174,6 @@ async def test_rotation_fails_no_valid_call_and_revocation_holds(
 @both_kinds
 @pytest.mark.req("X7")
 async def test_a_service_that_never_asks_again_is_caught(start_mesh: MakeMesh, revoke: Revoke) -> None:
-    programs = {"ingest": [sys.executable, "-m", "tests.fault.planted.unforgetting_leases"]}
+    programs = {"ingest": [sys.executable, "-m", "tests.fault.planted.unforgetting_credentials"]}
     async with start_mesh(environment=ENVIRONMENT, programs=programs) as mesh:
         assert len(await late_calls(mesh, revoke, 1)) == LATE_CALLS

@@ -63,7 +63,7 @@ class TestDatabase:
 # (schema, packages of its migrations in order), as `migrate.load` takes them.
 Schema = tuple[str, tuple[str, ...]]
 
-COMMON = ("meterline.db", "meterline.replicas")
+COMMON = ("meterline.db", "meterline.tenants")
 
 
 class Databases:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Protocol, cast
 
-from meterline.cached_book import Source
 from meterline.errors import QuotaError
+from meterline.remembered.book import Source
 from meterline.tenants import Tenant
 from meterline_ingest.capture.admission import Admission
 from meterline_ingest.capture.call import Origin, Submission

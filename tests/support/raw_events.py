@@ -34,6 +34,7 @@ class _Row:
     batch_id: uuid.UUID
     event: Event
     retracted: bool
+    origin: uuid.UUID | None = None
 
 
 def _types() -> dict[str, event_types_pb2.DescribeEventTypeResponse]:
@@ -67,7 +68,7 @@ class History:
         batch_id = batch_id or new_id()
         for kept in taken:
             self.left.remove(kept)
-            self.rows.append(_Row(kept.event.tenant, batch_id, kept.event, True))
+            self.rows.append(_Row(kept.event.tenant, batch_id, kept.event, True, kept.batch_id))
         for event in added:
             self.left.append(Kept(event, batch_id))
             self.rows.append(_Row(event.tenant, batch_id, event, False))
@@ -148,6 +149,7 @@ def _stored(slug: str, row: _Row) -> events_pb2.StoredEvent:
         quantities=row.event.quantities,
         batch_id=str(row.batch_id),
         retracted=row.retracted,
+        origin_batch_id=str(row.origin or ""),
     )
 
 

@@ -153,13 +153,13 @@ class ServiceSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _can_authenticate(self) -> Self:
-        sources = bool(self.service_public_keys.strip()) + (self.service_public_keys_file is not None)
-        if sources == 0 and self.authentication == "required":
+        given = bool(self.service_public_keys.strip()) + (self.service_public_keys_file is not None)
+        if given == 0 and self.authentication == "required":
             raise ValueError(
                 "service_public_keys or service_public_keys_file is needed, "
                 "or authentication=off for development"
             )
-        if sources > 1:
+        if given > 1:
             raise ValueError("service_public_keys or service_public_keys_file, and not both")
         if (self.tls_certificate_file is None) != (self.tls_key_file is None):
             raise ValueError("tls_certificate_file and tls_key_file are needed together")

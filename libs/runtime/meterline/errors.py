@@ -1,7 +1,7 @@
 """Failures with a name. `rpc.errors` turns them into gRPC statuses, `consuming` into ack or retry.
 
-Two kinds of failure of a message are kept apart: `Later` (it will work once something else has
-happened) and `Never` (it will not, whatever happens).
+Two kinds of failure of a message are kept apart: `RetryLater` (it will work once something else has
+happened) and `Poison` (it will not, whatever happens).
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class MessageError(MeterlineError):
         self.messages = frozenset(messages)
 
 
-class Later(MessageError):
+class RetryLater(MessageError):
     """A message cannot be applied yet: deliver it again after `delay` seconds."""
 
     reason = "UNAVAILABLE"
@@ -164,5 +164,5 @@ class Later(MessageError):
         self.delay = delay
 
 
-class Never(MessageError):
+class Poison(MessageError):
     """A message can never be applied: keep it with the reason and go on."""

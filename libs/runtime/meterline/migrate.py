@@ -23,6 +23,9 @@ from meterline.config import load as load_settings
 
 _FILE = re.compile(r"(\d{4})_(\w+)\.sql")
 
+# Names in schema_migrations of packages that have moved since: what was applied is not applied again.
+_RECORDED_AS = {"meterline.tenants": "meterline.replicas"}
+
 
 class MigrationError(Exception):
     """The files and the schema do not fit together."""
@@ -30,6 +33,8 @@ class MigrationError(Exception):
 
 @dataclass(frozen=True)
 class Migration:
+    """package: the name that schema_migrations records"""
+
     package: str
     number: int
     name: str
@@ -45,7 +50,8 @@ def load(package: str) -> list[Migration]:
     found = []
     for entry in resources.files(package).joinpath("migrations").iterdir():
         if match := _FILE.fullmatch(entry.name):
-            found.append(Migration(package, int(match[1]), match[2], entry.read_text(encoding="utf-8")))
+            body = entry.read_text(encoding="utf-8")
+            found.append(Migration(_RECORDED_AS.get(package, package), int(match[1]), match[2], body))
     found.sort(key=lambda migration: migration.number)
     if [migration.number for migration in found] != list(range(1, len(found) + 1)):
         raise MigrationError(f"{package}: numbers must run from 1 without holes")
@@ -57,7 +63,7 @@ def packages(service: str) -> tuple[str, ...]:
 
     Identity owns the tenants, so it keeps no replica of them.
     """
-    common = ("meterline.db",) if service == "identity" else ("meterline.db", "meterline.replicas")
+    common = ("meterline.db",) if service == "identity" else ("meterline.db", "meterline.tenants")
     return (*common, f"meterline_{service}")
 
 

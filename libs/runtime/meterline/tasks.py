@@ -63,6 +63,20 @@ async def end(task: asyncio.Task[Any]) -> None:
         task.exception()  # else it would be reported as never looked at
 
 
+async def finish(work: Awaitable[T]) -> T:
+    """Awaits `work`, to its end even when the caller is cancelled; a second cancellation ends it.
+
+    For work whose outcome must be known once it has begun, such as a commit: cut off in between, nobody knows
+    whether it took place. Raises CancelledError, once `work` has ended, and what `work` raises.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
+
+
 class Loop:
     """Repeats a step in a task of its own. `start` and `stop` may be called twice.
 
@@ -113,7 +127,7 @@ class Loop:
             self._task = asyncio.create_task(self._run(), name=self._name)
 
     async def stop(self) -> None:
-        """Cancels the step under way; one that shields a part of itself has `grace` for that."""
+        """Cancels the step under way; one that is in the middle of `finish` has `grace` for that."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()

@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator, Awaitable, Collection, Sequence
 from datetime import datetime
 from typing import Final, TypeVar
 
-from cachetools import TTLCache
 from google.rpc import error_details_pb2
 from grpc import aio
 from grpc_status import rpc_status
 from meterline.calendar import Period
 from meterline.errors import NotFoundError
 from meterline.metering import Counting
+from meterline.remembered.answers import Answers
 from meterline.rpc.client import Caller, Link, as_invalid, as_unavailable, is_not_found
 from meterline_protos.aggregate.v1 import meters_pb2, meters_pb2_grpc, usage_pb2, usage_pb2_grpc
 from meterline_protos.common.v1 import types_pb2
@@ -53,7 +53,8 @@ class Aggregate(Link):
 
     def __init__(self, address: str, caller: Caller) -> None:
         super().__init__("aggregate", address, caller)
-        self._meters: TTLCache[str, dict[str, Counting]] = TTLCache(1, _METERS_KEPT_SECONDS)
+        # All meters, under one key.
+        self._meters: Answers[None, dict[str, Counting]] = Answers(_METERS_KEPT_SECONDS, most=1)
 
     async def month(self, tenant: str, meter: str, period: Period) -> usage_pb2.Window | None:
         """The month window of a period; None before its first event. Raises NotFoundError for an unknown
@@ -94,11 +95,13 @@ class Aggregate(Link):
         Definitions never change, so cached ones are correct, and only new meters can be missing. A deleted
         meter can stay cached for some seconds; nothing was billed for it.
         """
-        known = self._meters.get("")
+        known = self._meters.get(None)
         if known is None or not known.keys() >= set(names):
             stub = meters_pb2_grpc.MetersServiceStub(self.channel)
+            question = self._meters.ask()
             answer = await _ask("aggregate", stub.ListMeters(meters_pb2.ListMetersRequest()), "meters", "")
-            known = self._meters[""] = {meter.name: counting_of(meter) for meter in answer.meters}
+            known = {meter.name: counting_of(meter) for meter in answer.meters}
+            self._meters.keep(question, None, known)
         return known
 
     async def refer_to(self, meter: str) -> bool:

@@ -229,7 +229,7 @@ async def test_what_events_timers_or_quarantined_events_need_stays(
     bad = call(quantities={"own.seconds": "-1"})
     assert await outcomes(ingest, bad) == ["QUANTITY_NEGATIVE"]
     assert await reason_of(types.delete()) == needed
-    await quarantine.discard(filter=quarantine_pb2.QuarantineFilter())
+    await quarantine.discard(everything=quarantine_pb2.EverythingQuarantined())
 
     timers = timers_pb2_grpc.TimersServiceStub(ingest.channel)
     await timers.StartTimer(timers_pb2.StartTimerRequest(**ACME, timer_id="t", type=NAME, source="test"))

@@ -63,7 +63,7 @@ async def test_large_entries_take_no_more_memory_than_there_is_for_them(
         tracemalloc.stop()
     # All of them are 8 MiB.
     assert MEMORY / 2 < held < MEMORY * 3 / 2
-    assert 200 * size_of(wanted[0], (Entry(1, LARGE),)) > 6 * MEMORY
+    assert 200 * size_of(wanted[0], Entry(1, LARGE)) > 6 * MEMORY
 
 
 async def test_what_there_is_room_for_is_not_looked_up_again(database: TestDatabase, pool: Database) -> None:

@@ -96,7 +96,7 @@ async def test_a_retracted_event_is_gone_and_its_id_stays_taken(
     ingest: RunningIngest, corrections: Corrections
 ) -> None:
     sample, other = Sample(), Sample()
-    await ingest.report(rows(sample, other))
+    reported = await ingest.report(rows(sample, other))
 
     await corrections.retract(sample.id)
     again = await ingest.report(rows(sample))
@@ -104,6 +104,7 @@ async def test_a_retracted_event_is_gone_and_its_id_stays_taken(
     assert (again.accepted, again.duplicate) == (0, 1)
     found = await corrections.get(sample.id)
     assert (found.event.retracted, found.event.revision) == (True, 1)
+    assert found.event.origin_batch_id == reported.batch_id
     assert (found.batch.event_count, found.batch.retracted) == (0, 1)
     assert await corrections.total() == 1
     for change in (corrections.amend(sample.id, units("3")), corrections.retract(sample.id)):
@@ -144,15 +145,15 @@ async def test_batches_of_corrections_list_both_sides(
         seen = [(row.revision, row.retracted, row.quantities["units"]) for row in found]
         assert [row for row in seen if row[0] == 0] == [(0, False, "1"), (0, False, "2"), (0, False, "3")]
         first = [
-            (row.revision, row.retracted, row.quantities["units"], row.batch_id)
+            (row.revision, row.retracted, row.quantities["units"], row.batch_id, row.origin_batch_id)
             for row in found
             if row.event_id == samples[0].id
         ]
         assert first == [
-            (0, False, "1", reported.batch_id),
-            (1, True, "1", batch_id),
-            (1, False, "9", batch_id),
-            (2, True, "9", last.batch_id),
+            (0, False, "1", reported.batch_id, ""),
+            (1, True, "1", batch_id, reported.batch_id),
+            (1, False, "9", batch_id, ""),
+            (2, True, "9", last.batch_id, batch_id),
         ]
 
 

@@ -9,6 +9,7 @@ import grpc
 import psycopg
 import pytest
 from grpc import aio
+from meterline_protos.common.v1 import types_pb2
 from meterline_protos.ingest.v1 import (
     capture_pb2,
     event_types_pb2,
@@ -198,6 +199,8 @@ async def test_malformed_questions_are_refused(quarantine: QuarantineApi, change
         BY_ANN,
         {**BY_ANN, "ids": quarantine_pb2.QuarantineIds()},
         {**BY_ANN, "ids": quarantine_pb2.QuarantineIds(quarantine_ids=["x"])},
+        {**BY_ANN, "filter": quarantine_pb2.QuarantineFilter()},
+        {**BY_ANN, "filter": quarantine_pb2.QuarantineFilter(received=types_pb2.TimeRange())},
         {"everything": quarantine_pb2.EverythingQuarantined()},
     ],
     ids=str,

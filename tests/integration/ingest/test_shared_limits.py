@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Sequence
 import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
-from meterline.cached_book import Source
 from meterline.db.pool import Database
+from meterline.remembered.book import Source
 from meterline_ingest.rate_limits.rules.lease import Ask, Grant
 from meterline_ingest.rate_limits.rules.limits import LimitBook, Limits
 from meterline_ingest.rate_limits.store.buckets import BucketRepository

@@ -8,7 +8,6 @@ from datetime import timedelta
 
 import psycopg
 import pytest
-from cachetools import Cache
 from meterline.crypto.envelope import key_id_of
 from meterline.errors import ShreddedError
 from meterline_ingest.keys.keyring import Keyring
@@ -207,11 +206,10 @@ async def test_destruction_reaches_the_other_replica(one: Replica, two: Replica)
 
 async def test_memory_lets_go_of_keys_though_nobody_asks(one: Replica) -> None:
     await one.vault.keyrings([ACME, BOLT])
-    # Of the base class, which counts what is there, over or not.
-    assert Cache.__len__(one.vault._known) == 2
+    assert len(one.vault._known) == 2
     one.timer.memory_passes()
     await one.vault.expire()
-    assert Cache.__len__(one.vault._known) == 0
+    assert len(one.vault._known) == 0
 
 
 async def test_the_time_counts_from_before_the_question(
@@ -231,6 +229,26 @@ async def test_the_time_counts_from_before_the_question(
     monkeypatch.undo()
     await shred(one)
     assert (await two.vault.keyring(None, ACME)).shredded
+
+
+async def test_keys_that_are_destroyed_while_they_are_read_are_not_remembered(
+    one: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that destroys them seals nothing under them afterwards, not even for a moment."""
+    load = one.keys.load
+
+    async def shredded_meanwhile(*arguments: object) -> object:
+        answer = await load(*arguments)  # type: ignore[arg-type]
+        monkeypatch.undo()
+        await shred(one)
+        one.vault.forget(ACME)
+        return answer
+
+    await one.vault.keyring(None, ACME)
+    one.timer.memory_passes()
+    monkeypatch.setattr(one.keys, "load", shredded_meanwhile)
+    assert not (await one.vault.keyring(None, ACME)).shredded
+    assert (await one.vault.keyring(None, ACME)).shredded
 
 
 def test_a_memory_that_outlasts_settling_is_refused(one: Replica) -> None:

@@ -6,13 +6,17 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from typing import Any
 
 import grpc
 import pytest
+from meterline_publisher.ledger import store as ledger
+from meterline_publisher.ledger.rules.publications import Publication
 from meterline_publisher.main import Publisher
 from meterline_publisher.providers.capabilities import Capabilities
 from meterline_publisher.providers.port import Delivery, UsageEvent
 from meterline_publisher.providers.stripe.capabilities import STRIPE
+from psycopg import AsyncConnection
 
 from tests.integration.publisher.catalogue import PER_UNIT, Priced
 from tests.integration.publisher.conftest import StartPublisher, settings
@@ -139,6 +143,41 @@ async def test_a_stop_lets_calls_under_way_end(surroundings: World) -> None:
         await api.publish("acme")
         await eventually(lambda: billing.under_way.total() == 1)
         asyncio.get_running_loop().call_later(0.2, billing.gate.set)
+    assert [kept.event.value for kept in billing.kept] == [5]
+    assert len(world.rows("SELECT FROM publications WHERE state = 'sent'")) == 1
+
+
+async def test_a_stop_between_a_lease_and_its_call_leaves_no_row_leased(
+    surroundings: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, billing = surroundings, FakeBilling(lambda: NOW)
+    service = Publisher(settings(world, publish_wait_seconds=0.0), world.clock, billing)
+    committed, going_on, commit = asyncio.Event(), asyncio.Event(), AsyncConnection.commit
+
+    async def held(connection: AsyncConnection[Any]) -> None:
+        """Commits, and answers the sender's first commit only once the service is stopping."""
+        await commit(connection)
+        if connection in claiming and not committed.is_set():
+            committed.set()
+            await going_on.wait()
+
+    claim, claiming = ledger.claim, set[AsyncConnection[Any]]()
+
+    async def watched(connection: AsyncConnection[Any], *claimed: Any) -> list[Publication]:
+        rows = await claim(connection, *claimed)
+        if rows:
+            claiming.add(connection)
+        return rows
+
+    monkeypatch.setattr(AsyncConnection, "commit", held)
+    monkeypatch.setattr(ledger, "claim", watched)
+    async with running(service) as channel:
+        api = Api(channel, world.mesh)
+        await tenant_with(world, api, billing, 1)
+        await world.use("acme", "5")
+        await api.publish("acme")
+        await committed.wait()
+        asyncio.get_running_loop().call_later(0.2, going_on.set)
     assert [kept.event.value for kept in billing.kept] == [5]
     assert len(world.rows("SELECT FROM publications WHERE state = 'sent'")) == 1
 

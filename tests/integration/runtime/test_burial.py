@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from meterline.consuming.breaker import BurialRules
 from meterline.consuming.delivery import Delivery
-from meterline.errors import Later, Never
+from meterline.errors import Poison, RetryLater
 from meterline.transactions.unit_of_work import Transaction
 from meterline_dev.servers import NatsServer
 from prometheus_client import REGISTRY
@@ -52,7 +52,7 @@ class Deployed:
         texts = {one.message_id: StringValue.FromString(one.data).value for one in deliveries}
         bad = [message_id for message_id, text in texts.items() if self.refuses in text]
         if self.broken and bad:
-            raise Never("a bad deploy", bad)
+            raise Poison("a bad deploy", bad)
         await note_effects(transaction, deliveries)
 
 
@@ -218,7 +218,7 @@ async def fail_with(error: Exception, transaction: Transaction, deliveries: Sequ
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (Later("unknown tenants [7]", delay=0.05), "unknown tenants [7]; given up after 0 s"),
+        (RetryLater("unknown tenants [7]", delay=0.05), "unknown tenants [7]; given up after 0 s"),
         (ZeroDivisionError("a fault of ours"), "a fault of ours; given up after 0 s"),
         (ZeroDivisionError(), "ZeroDivisionError; given up after 0 s"),
     ],
@@ -245,7 +245,7 @@ async def test_a_reason_that_quotes_anything_can_be_kept(
     node: Node, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
     await publish(node, ["bad"])
-    consumer = node.consumer(partial(fail_with, Never("quantity a\0b: " + "x" * 10_000)))
+    consumer = node.consumer(partial(fail_with, Poison("quantity a\0b: " + "x" * 10_000)))
     await consumer.start()
     await settled(broker)
     with psycopg.connect(effects_database.app_dsn(SERVICE)) as connection:

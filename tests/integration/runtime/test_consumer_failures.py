@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from meterline.consuming.delivery import Delivery
-from meterline.errors import Later, Never
+from meterline.errors import Poison, RetryLater
 from meterline.ids import new_id
 from meterline.transactions.unit_of_work import Transaction
 from meterline_dev.servers import NatsServer
@@ -42,7 +42,7 @@ class Choosy:
 async def test_later_means_again_and_holds_up_no_other(
     node: Node, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
-    handler = Choosy({"early": [Later("the tenant is not known", delay=0.05)] * 3})
+    handler = Choosy({"early": [RetryLater("the tenant is not known", delay=0.05)] * 3})
     await publish(node, "a", "early", "b")
     consumer = node.consumer(handler)
     await consumer.start()
@@ -59,7 +59,7 @@ async def test_a_poison_message_is_kept_with_its_reason_and_holds_up_no_other(
     node: Node, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
     good = [f"good {number}" for number in range(40)]
-    handler = Choosy({"poison": [Never("no such event type")] * 100})
+    handler = Choosy({"poison": [Poison("no such event type")] * 100})
     await publish(node, *good[:20], "poison", *good[20:])
     consumer = node.consumer(handler)
     await consumer.start()
@@ -89,7 +89,7 @@ async def test_messages_that_a_failure_names_leave_the_others_one_batch(
             await all_here.wait()
         bad = [delivery.message_id for text, delivery in texts.items() if text.startswith("bad")]
         if bad:
-            raise Never("broken", messages=bad)
+            raise Poison("broken", messages=bad)
         await note_effects(transaction, deliveries)
 
     consumer = node.consumer(handle)
@@ -124,7 +124,7 @@ async def test_a_poison_message_that_cannot_be_kept_comes_again(
 ) -> None:
     with psycopg.connect(effects_database.owner_dsn("ingest"), autocommit=True) as owner:
         owner.execute("ALTER TABLE dead_letters RENAME TO mislaid")
-        handler = Choosy({"poison": [Never("no such event type")] * 100})
+        handler = Choosy({"poison": [Poison("no such event type")] * 100})
         await publish(node, "poison", "good")
         consumer = node.consumer(handler)
         await consumer.start()

@@ -21,7 +21,7 @@ from meterline.consuming.consumer import Consumer
 from meterline.consuming.dead_letter_report import DeadLetterReport
 from meterline.consuming.dead_letters import queries
 from meterline.consuming.delivery import Delivery
-from meterline.errors import Later, Never
+from meterline.errors import Poison, RetryLater
 from meterline.operations.api import dead_letters_service
 from meterline.rpc.server import Server
 from meterline.transactions.unit_of_work import Transaction
@@ -84,7 +84,7 @@ class World:
 
     async def bury(self, *texts: str, error: str = "no such event type") -> list[str]:
         """The ids of messages that have become dead letters."""
-        self.handler.failures |= {text: Never(error) for text in texts}
+        self.handler.failures |= {text: Poison(error) for text in texts}
         ids = await self.node.emit(*texts)
         while await self.node.relay.publish_pending():
             continue
@@ -226,7 +226,7 @@ async def test_what_was_mended_is_applied_and_stays_as_history(world: World) -> 
 
 
 @pytest.mark.parametrize(
-    "error", [Never("still no such type"), Later("not yet"), ZeroDivisionError("a fault of ours")]
+    "error", [Poison("still no such type"), RetryLater("not yet"), ZeroDivisionError("a fault of ours")]
 )
 async def test_what_fails_again_stays_with_the_new_error(world: World, error: Exception) -> None:
     mended, poison = await world.bury("a", "poison")

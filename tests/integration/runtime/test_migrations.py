@@ -17,7 +17,7 @@ from tests.support.databases import TestDatabase
 pytestmark = pytest.mark.req("K3")
 
 SCHEMA = "ingest"
-COMMON = [*migrate.load("meterline.db"), *migrate.load("meterline.replicas")]
+COMMON = [*migrate.load("meterline.db"), *migrate.load("meterline.tenants")]
 
 FIRST = Migration("some.package", 1, "first", "CREATE TABLE things (thing_id integer PRIMARY KEY)")
 SECOND = Migration("some.package", 2, "second", "ALTER TABLE things ADD COLUMN name text")
@@ -107,9 +107,16 @@ def test_other_schemas_do_not_wait(empty_database: TestDatabase) -> None:
         assert apply(empty_database, [FIRST]) == ["some.package/0001_first"]
 
 
+def test_replica_of_tenants_is_recorded_under_its_first_name(empty_database: TestDatabase) -> None:
+    """Databases of earlier releases have its migrations under that name: they are not applied again."""
+    names = [name for name in apply(empty_database, COMMON) if not name.startswith("meterline.db/")]
+    assert names[0] == "meterline.replicas/0001_tenants"
+    assert all(name.startswith("meterline.replicas/") for name in names)
+
+
 def test_only_identity_has_no_replica_of_tenants() -> None:
     assert migrate.packages("identity") == ("meterline.db", "meterline_identity")
-    assert migrate.packages("ingest") == ("meterline.db", "meterline.replicas", "meterline_ingest")
+    assert migrate.packages("ingest") == ("meterline.db", "meterline.tenants", "meterline_ingest")
 
 
 @pytest.mark.parametrize(

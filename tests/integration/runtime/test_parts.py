@@ -16,7 +16,7 @@ from meterline.consuming.consumer import Consumer
 from meterline.consuming.delivery import Delivery
 from meterline.consuming.parts import PART_OF, part_of
 from meterline.consuming.redrive import Redriven
-from meterline.errors import Later, Never
+from meterline.errors import Poison, RetryLater
 from meterline.transactions.unit_of_work import Transaction
 from meterline_dev.servers import NatsServer
 from prometheus_client import REGISTRY
@@ -55,8 +55,8 @@ class Words:
                     "INSERT INTO effects (message_id, note) VALUES (%s, %s)", (delivery.message_id, word)
                 )
                 if error := self.failures.get(word):
-                    if self.names_messages and isinstance(error, Never):
-                        raise Never(str(error), [delivery.message_id])
+                    if self.names_messages and isinstance(error, Poison):
+                        raise Poison(str(error), [delivery.message_id])
                     raise error
 
 
@@ -124,7 +124,7 @@ MESSAGES = ("a", "b bad c", "d e")
 
 @pytest.mark.parametrize("names_messages", [True, False])
 async def test_a_bad_part_costs_none_of_its_neighbours(world: World, names_messages: bool) -> None:
-    world.words = Words({"bad": Never("it is bad")}, names_messages)
+    world.words = Words({"bad": Poison("it is bad")}, names_messages)
     ids = await world.publish(*MESSAGES)
     await world.consume()
     only_the_bad_part_is_buried(world)
@@ -139,7 +139,7 @@ async def test_a_bad_part_costs_none_of_its_neighbours(world: World, names_messa
 async def test_a_consumer_that_buries_the_whole_message_is_caught_by_the_same_assertions(
     world: World,
 ) -> None:
-    world.words = Words({"bad": Never("it is bad")})
+    world.words = Words({"bad": Poison("it is bad")})
     await world.publish(*MESSAGES)
     await world.consume(split=None)
     with pytest.raises(AssertionError):
@@ -150,7 +150,7 @@ async def test_of_many_parts_each_bad_one_is_found(world: World) -> None:
     """Whatever the failures name, and whatever the handler raises."""
     bad = [3, 4, 77, 99]
     failures: dict[str, Exception] = {
-        f"w{n}": Never(f"bad {n}") if n % 2 else ZeroDivisionError(f"bad {n}") for n in bad
+        f"w{n}": Poison(f"bad {n}") if n % 2 else ZeroDivisionError(f"bad {n}") for n in bad
     }
     world.words = Words(failures, names_messages=False)
     await world.publish(" ".join(f"w{n}" for n in range(100)))
@@ -163,7 +163,7 @@ async def test_of_many_parts_each_bad_one_is_found(world: World) -> None:
 
 
 async def test_a_part_is_redriven_once(world: World) -> None:
-    world.words = Words({"bad": Never("it is bad")})
+    world.words = Words({"bad": Poison("it is bad")})
     await world.publish(*MESSAGES)
     await world.consume()
     ((letter_id,),) = world.rows("message_id")
@@ -186,10 +186,10 @@ async def test_a_part_is_redriven_once(world: World) -> None:
 async def test_a_message_that_comes_again_brings_back_what_was_buried_of_it_once(
     world: World, messages: Sequence[str]
 ) -> None:
-    world.words = Words({"bad": Never("it is bad")})
+    world.words = Words({"bad": Poison("it is bad")})
     await world.publish(*messages)
     await world.consume()
-    world.words.failures = {"bad": Never("it is still bad")}
+    world.words.failures = {"bad": Poison("it is still bad")}
     await world.consume_again()
     assert world.letters() == [("bad", "it is still bad", 2)]
     world.words.failures.clear()
@@ -213,7 +213,7 @@ async def test_one_that_takes_what_comes_again_for_a_duplicate_is_caught(
 
 async def test_what_comes_again_is_taken_and_not_what_was_kept(world: World) -> None:
     """It may have been garbled on its way, or made by what has been mended since."""
-    world.words = Words({"bad": Never("it is bad")})
+    world.words = Words({"bad": Poison("it is bad")})
     await world.publish("bad", "b bad")
     await world.consume()
     garbled = StringValue(value="garbled").SerializeToString()
@@ -224,7 +224,7 @@ async def test_what_comes_again_is_taken_and_not_what_was_kept(world: World) -> 
 
 
 async def test_a_whole_message_that_was_buried_is_taken_apart_when_it_is_redriven(world: World) -> None:
-    world.words = Words({"bad": Never("it is bad")})
+    world.words = Words({"bad": Poison("it is bad")})
     (message_id,) = await world.publish("a bad b")
     await world.consume(split=None)
     assert world.noted() == []
@@ -250,7 +250,7 @@ async def test_a_whole_message_that_was_buried_is_taken_apart_when_it_is_redrive
 
 
 async def test_a_part_that_has_to_wait_holds_up_the_others_for_a_while_only(world: World) -> None:
-    world.words = Words({"late": Later("not yet", delay=0.05), "bad": Never("it is bad")})
+    world.words = Words({"late": RetryLater("not yet", delay=0.05), "bad": Poison("it is bad")})
     await world.publish("a late b", "c", "d bad late2 e")
     consumer = world.consumer()
     await consumer.start()
@@ -264,7 +264,7 @@ async def test_a_part_that_has_to_wait_holds_up_the_others_for_a_while_only(worl
 
 
 async def test_a_short_wait_takes_nothing_apart(world: World) -> None:
-    world.words = Words({"late": Later("not yet", delay=0.01)})
+    world.words = Words({"late": RetryLater("not yet", delay=0.01)})
     await world.publish("a late b")
     consumer = world.consumer(rules=BurialRules())
     await consumer.start()
@@ -277,7 +277,7 @@ async def test_a_short_wait_takes_nothing_apart(world: World) -> None:
 
 
 async def test_a_part_that_waits_for_ever_is_given_up(world: World) -> None:
-    world.words = Words({"late": Later("not yet", delay=0.05)})
+    world.words = Words({"late": RetryLater("not yet", delay=0.05)})
     await world.publish("a late b")
     await world.consume(rules=BurialRules(patience=1.0, longest_wait_for_parts=0.2))
     assert world.noted() == ["a", "b"]
@@ -295,7 +295,7 @@ def outcomes_of(outcome: str) -> float:
 
 
 async def test_messages_with_some_bad_parts_do_not_open_the_breaker(world: World) -> None:
-    world.words = Words({"bad": Never("it is bad")})
+    world.words = Words({"bad": Poison("it is bad")})
     await world.publish(*["good bad"] * 60)
     held = outcomes_of("held")
     await world.consume()
@@ -305,7 +305,8 @@ async def test_messages_with_some_bad_parts_do_not_open_the_breaker(world: World
 
 
 @pytest.mark.parametrize(
-    "error", [Never("a bad release"), ZeroDivisionError("a bad release"), Later("a bad release", delay=0.05)]
+    "error",
+    [Poison("a bad release"), ZeroDivisionError("a bad release"), RetryLater("a bad release", delay=0.05)],
 )
 async def test_a_release_that_can_apply_nearly_no_part_buries_few(world: World, error: Exception) -> None:
     rules = BurialRules(

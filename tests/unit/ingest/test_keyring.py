@@ -29,7 +29,7 @@ def key(key_id: int, tenant_id: int = ACME, *, settled: bool = True, shredded: b
 
 
 def ring(*keys: WrappedKey, tenant_id: int = ACME, sealed: Sealed | None = None) -> Keyring:
-    return Keyring(tenant_id, keys, MASTERS, Sealed() if sealed is None else sealed, 0.0)
+    return Keyring(tenant_id, keys, MASTERS, Sealed() if sealed is None else sealed)
 
 
 def test_the_newest_key_seals_and_all_open() -> None:

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from meterline.cached_book import CachedBook
 from meterline.errors import UnavailableError
+from meterline.remembered.book import CachedBook
 
 pytestmark = pytest.mark.req("T4.2")
 

@@ -57,7 +57,7 @@ def detail(status: status_pb2.Status, kind: type[M]) -> M:
             "QUOTA_EXCEEDED",
         ),
         (errors.UnavailableError("database"), code_pb2.UNAVAILABLE, "UNAVAILABLE"),
-        (errors.Later("not yet"), code_pb2.UNAVAILABLE, "UNAVAILABLE"),
+        (errors.RetryLater("not yet"), code_pb2.UNAVAILABLE, "UNAVAILABLE"),
         (errors.MeterlineError("oops"), code_pb2.INTERNAL, "INTERNAL_FAULT"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from meterline.db.pool import Database
-from meterline.remembered import Question, Remembered
+from meterline.remembered.answers import Answers, Question
 from meterline.tenants import TenantReplica
 from meterline.transactions.unit_of_work import Transaction
 from meterline_protos.events.v1 import events_pb2
@@ -29,7 +29,7 @@ class Clock:
 
 def test_an_answer_is_used_for_so_long_from_its_question_on() -> None:
     clock = Clock()
-    remembered: Remembered[str, str] = Remembered(SECONDS, most=10, now=clock)
+    remembered: Answers[str, str] = Answers(SECONDS, most=10, now=clock)
     question = remembered.ask()
     clock.now += 1.5
     remembered.keep(question, "a", "1")
@@ -41,7 +41,7 @@ def test_an_answer_is_used_for_so_long_from_its_question_on() -> None:
 
 def test_an_answer_that_is_too_old_when_it_comes_is_not_used() -> None:
     clock = Clock()
-    remembered: Remembered[str, str] = Remembered(SECONDS, most=10, now=clock)
+    remembered: Answers[str, str] = Answers(SECONDS, most=10, now=clock)
     question = remembered.ask()
     clock.now += SECONDS
     remembered.keep(question, "a", "1")
@@ -49,7 +49,7 @@ def test_an_answer_that_is_too_old_when_it_comes_is_not_used() -> None:
 
 
 def test_what_was_forgotten_while_it_was_asked_for_is_not_kept() -> None:
-    remembered: Remembered[str, str] = Remembered(SECONDS, most=10)
+    remembered: Answers[str, str] = Answers(SECONDS, most=10)
     before = remembered.ask()
     remembered.forget("a")
     remembered.keep(before, "a", "from before the change")
@@ -61,13 +61,60 @@ def test_what_was_forgotten_while_it_was_asked_for_is_not_kept() -> None:
 
 def test_the_oldest_go_first_and_what_is_too_old_does_not_stay() -> None:
     clock = Clock()
-    remembered: Remembered[int, int] = Remembered(SECONDS, most=3, now=clock)
+    remembered: Answers[int, int] = Answers(SECONDS, most=3, now=clock)
     for at in range(5):
         remembered.keep(remembered.ask(), at, at)
     assert [remembered.get(at) for at in range(5)] == [None, None, 2, 3, 4]
     clock.now += SECONDS
     remembered.keep(remembered.ask(), 5, 5)
     assert len(remembered) == 1
+
+
+def test_a_stale_answer_is_only_used_by_those_who_ask_for_it() -> None:
+    clock = Clock()
+    answers: Answers[str, str] = Answers(SECONDS, stale=30.0, most=10, now=clock)
+    answers.keep(answers.ask(), "a", "1")
+    clock.now += SECONDS
+    assert (answers.get("a"), answers.get_many("ab"), answers.get_stale("a")) == (None, {}, "1")
+    clock.now += 28.0
+    assert (answers.get_stale("a"), answers.holds("a")) == (None, True)
+
+
+@pytest.mark.parametrize("keeps_old", [False, True])
+def test_old_answers_leave_memory_unless_their_keys_are_to_be_known(keeps_old: bool) -> None:
+    clock = Clock()
+    answers: Answers[int, int] = Answers(SECONDS, stale=30.0, keeps_old=keeps_old, most=3, now=clock)
+    answers.keep(answers.ask(), 0, 0)
+    clock.now += 29.9
+    answers.keep(answers.ask(), 1, 1)
+    assert answers.holds(0)
+    clock.now += 0.1
+    answers.keep(answers.ask(), 2, 2)
+    assert answers.holds(0) == keeps_old
+    for key in (3, 4):
+        answers.keep(answers.ask(), key, key)
+    assert [key for key in range(5) if answers.holds(key)] == [2, 3, 4]
+
+
+def test_what_is_too_old_leaves_memory_on_request() -> None:
+    clock = Clock()
+    answers: Answers[str, int] = Answers(SECONDS, most=10, now=clock)
+    early = answers.ask()
+    clock.now += 1.0
+    answers.keep(answers.ask(), "late", 1)
+    answers.keep(early, "early", 1)
+    clock.now += 1.0
+    answers.expire()
+    assert [key for key in ("early", "late") if answers.holds(key)] == ["late"]
+    answers.clear()
+    assert len(answers) == 0
+
+
+def test_many_are_looked_up_at_once() -> None:
+    answers: Answers[str, int] = Answers(SECONDS, most=10)
+    for value, key in enumerate("ab"):
+        answers.keep(answers.ask(), key, value)
+    assert answers.get_many("abc") == {"a": 0, "b": 1}
 
 
 sizes = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 12)), max_size=60)
@@ -77,7 +124,7 @@ sizes = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 12)), max_size=60)
 @pytest.mark.req("T2.4")
 def test_what_is_kept_never_exceeds_its_bound(sequence: list[tuple[int, int]]) -> None:
     """Answers of sizes of their own, of which some are larger than all there is room for."""
-    remembered: Remembered[int, int] = Remembered(SECONDS, most=10, size_of=lambda _, size: size)
+    remembered: Answers[int, int] = Answers(SECONDS, most=10, size_of=lambda _, size: size)
     expected: dict[int, int] = {}
     for key, size in sequence:
         remembered.keep(remembered.ask(), key, size)
@@ -107,7 +154,7 @@ steps = st.lists(
 def test_nothing_is_used_that_was_true_too_long_ago(sequence: list[tuple[str, Any]]) -> None:
     """A source whose values are the number of their change, and that answers whenever it likes."""
     clock = Clock()
-    remembered: Remembered[str, int] = Remembered(SECONDS, most=10, now=clock)
+    remembered: Answers[str, int] = Answers(SECONDS, most=10, now=clock)
     value = dict.fromkeys("ab", 0)
     changed_at: dict[tuple[str, int], float] = {}
     under_way: list[tuple[str, Question[str], int]] = []

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from meterline.auth.leases import FRESH_SECONDS, STALE_SECONDS, Leases
+from meterline.auth.credential_cache import FRESH_SECONDS, STALE_SECONDS, CredentialCache
 from meterline.auth.principals import Principal
 from meterline.errors import UnauthenticatedError
 
@@ -52,15 +52,15 @@ class KnownKeys:
 
     def __init__(self, verify: Verify, *, fresh: float = FRESH_SECONDS, stale: float = STALE_SECONDS) -> None:
         self._verify = verify
-        self._leases: Leases[str, Principal] = Leases(
+        self._cache: CredentialCache[str, Principal] = CredentialCache(
             "the verification of keys", self._ask, fresh=fresh, stale=stale
         )
-        self.known = self._leases.known
-        self.remembers = self._leases.remembers
+        self.known = self._cache.known
+        self.remembers = self._cache.remembers
 
     async def find(self, token: str) -> Principal:
         """Raises UnauthenticatedError, and UnavailableError when it cannot be found out."""
-        found = await self._leases.find(token) if _FORM.fullmatch(token) else None
+        found = await self._cache.find(token) if _FORM.fullmatch(token) else None
         if found is None:
             # Unknown, revoked and malformed look the same from outside.
             raise UnauthenticatedError("no valid API key", "TOKEN_INVALID")

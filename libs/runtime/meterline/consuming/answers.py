@@ -7,7 +7,7 @@ from typing import Final
 from meterline import backoff
 from meterline.consuming.delivery import Delivery, text_of
 from meterline.consuming.pull import Pull
-from meterline.errors import Later, UnavailableError
+from meterline.errors import RetryLater, UnavailableError
 from meterline.telemetry import metrics
 from meterline.telemetry.logging import logger
 
@@ -37,7 +37,7 @@ class Answers:
 
     async def postpone(self, delivery: Delivery, error: Exception) -> None:
         """It failed and comes again: when the failure says, else after a pause that grows with attempts."""
-        if isinstance(error, Later):
+        if isinstance(error, RetryLater):
             delay, outcome = error.delay, "later"
         else:
             delay, outcome = _pause(delivery.attempt), "failed"

@@ -15,7 +15,7 @@ from meterline.consuming.redrive import Redriver
 from meterline.consuming.splitting import Splitting
 from meterline.consuming.verdicts import Unappliable, Verdicts, as_final
 from meterline.crashpoints import crash_point
-from meterline.errors import Never, UnavailableError
+from meterline.errors import Poison, UnavailableError
 from meterline.telemetry import metrics
 from meterline.telemetry.logging import logger
 from meterline.transactions import inbox
@@ -97,7 +97,7 @@ class Applying:
             return {}
         if found.percent_bad > self._rules.percent:
             # The breaker decides: a release that can apply nearly nothing must not bury nearly everything.
-            return {delivery.message_id: Unappliable(poison or Never(text_of(error)), found)}
+            return {delivery.message_id: Unappliable(poison or Poison(text_of(error)), found)}
         return {delivery.message_id: None} if await self._splitting.take_apart(found) else {}
 
     async def _replay(self, delivery: Delivery, letters: Sequence[uuid.UUID]) -> None:

@@ -6,7 +6,6 @@ A batch goes through `pull`, `applying` (one transaction), `splitting` (bad part
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Sequence
 from typing import Final
@@ -35,8 +34,8 @@ log = logger()
 class Consumer:
     """Feeds `handler` with batches. `start` and `stop` may be called twice.
 
-    `handler` gets only messages that were not handled before and must not commit. It raises Later or
-    Never; in a batch these hit only the messages they belong to: the batch is then repeated without those
+    `handler` gets only messages that were not handled before and must not commit. It raises RetryLater or
+    Poison; in a batch these hit only the messages they belong to: the batch is then repeated without those
     that the failure names or, if it names none, one message at a time. Any other failure is a fault of ours
     or of a server: the messages come again, until `rules.patience` is at its end.
 
@@ -111,12 +110,7 @@ class Consumer:
         await self._burial.wait()
         batch = await self._pull.take()
         # A batch in hand is finished even when the service is being stopped.
-        work = asyncio.ensure_future(self._process(batch))
-        try:
-            await asyncio.shield(work)
-        except asyncio.CancelledError:
-            await work
-            raise
+        await tasks.finish(self._process(batch))
         return self._linger
 
     async def _process(self, messages: Sequence[Msg]) -> None:

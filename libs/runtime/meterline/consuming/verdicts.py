@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from meterline.consuming.breaker import BurialRules
 from meterline.consuming.delivery import Delivery, text_of
 from meterline.consuming.parts import Sorted
-from meterline.errors import Never, UnavailableError
+from meterline.errors import Poison, UnavailableError
 
 
 @dataclass(frozen=True, slots=True)
 class Unappliable:
     """A message that can never be applied; `found` when some of its parts can."""
 
-    error: Never
+    error: Poison
     found: Sorted | None = None
 
 
@@ -24,10 +24,10 @@ Verdicts = Mapping[uuid.UUID, Unappliable | None]
 """By message: None for those that were applied, and why others never can be. What waits is not in it."""
 
 
-def as_final(delivery: Delivery, error: Exception, rules: BurialRules) -> Never | None:
+def as_final(delivery: Delivery, error: Exception, rules: BurialRules) -> Poison | None:
     """Why the message can never be applied; None when it may be yet."""
-    if isinstance(error, Never):
+    if isinstance(error, Poison):
         return error
     if isinstance(error, UnavailableError) or delivery.waited < rules.patience:
         return None
-    return Never(f"{text_of(error)}; given up after {rules.patience:.0f} s")
+    return Poison(f"{text_of(error)}; given up after {rules.patience:.0f} s")

@@ -61,7 +61,7 @@ def to_status(error: errors.MeterlineError) -> status_pb2.Status:
             return _status(
                 code_pb2.RESOURCE_EXHAUSTED, error, _quota(error.violations), _retry(error.retry_after)
             )
-        case errors.UnavailableError() | errors.Later():
+        case errors.UnavailableError() | errors.RetryLater():
             return _status(code_pb2.UNAVAILABLE, error, _retry(0.5))
         case _:
             return _status(code_pb2.INTERNAL, error)

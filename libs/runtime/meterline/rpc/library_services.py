@@ -31,8 +31,8 @@ def add_library_services(
     """Mounts both. `names` are the full names of the services that reflection lists."""
     registry: Any = _Registry(server, doors)
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, registry)
-    service_names = (*names, health.SERVICE_NAME, reflection.SERVICE_NAME)
-    servicer = reflection.aio.ReflectionServicer(service_names=service_names)
+    listed = (*names, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    servicer = reflection.aio.ReflectionServicer(service_names=listed)
     add_reflection: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
     add_reflection(servicer, registry)
 

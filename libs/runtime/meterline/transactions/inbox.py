@@ -1,4 +1,7 @@
-"""What was handled is remembered in the transaction that handled it: every effect happens once."""
+"""What was handled is noted in the transaction that handled it: every effect happens once.
+
+This is a table and no cache: what it forgot would be handled twice.
+"""
 
 from __future__ import annotations
 

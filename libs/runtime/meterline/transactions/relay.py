@@ -95,12 +95,7 @@ class Relay:
 
     async def _step(self) -> float:
         """Publishes what is pending. A publication under way is finished even when the relay is stopped."""
-        work = asyncio.ensure_future(self._publish_or_keep_up())
-        try:
-            claimed = await asyncio.shield(work)
-        except asyncio.CancelledError:
-            await asyncio.gather(work, return_exceptions=True)
-            raise
+        claimed = await tasks.finish(self._publish_or_keep_up())
         return 0.0 if claimed >= self._claim else self._poll
 
     async def _publish_or_keep_up(self) -> int:

@@ -11,20 +11,18 @@ from meterline.clock import Clock
 from meterline.consuming.delivery import Delivery
 from meterline.db.pool import Connection
 from meterline.db.scope import ALL_TENANTS
-from meterline.errors import Later, Never
+from meterline.errors import Poison, RetryLater
 from meterline.telemetry import metrics
 from meterline.transactions.unit_of_work import Transaction
 
+from meterline_aggregate.folding.counted import drop_uncounted
 from meterline_aggregate.folding.decoding import Accepted, GarbledError, decode
 from meterline_aggregate.folding.rules.changes import Changes
 from meterline_aggregate.folding.rules.dispatch import fold
-from meterline_aggregate.folding.rules.origins import Origin, limit_to_counted
-from meterline_aggregate.folding.rules.rows import Message
 from meterline_aggregate.folding.series import SeriesBook, UnknownTenantError
 from meterline_aggregate.folding.skips import skip
 from meterline_aggregate.folding.splitting import WHOLE_KEY
 from meterline_aggregate.folding.store import applied, windows
-from meterline_aggregate.folding.store.origins import find as find_origins
 from meterline_aggregate.folding.store.windows import AppliedBeforeError
 
 _FIRST_DELAY_SECONDS: Final = 0.1
@@ -46,8 +44,8 @@ class AcceptedEvents:
         """Returns the ids of copies: messages whose content was applied before, under another message id, or
         so long ago that the inbox has deleted the id.
 
-        Raises Later for messages of tenants unknown here, Never for messages that are garbled or repeat a
-        batch of an earlier, different message; each names the messages at fault where possible. A repeated
+        Raises RetryLater for messages of tenants unknown here, Poison for messages that are garbled or repeat
+        a batch of an earlier, different message; each names the messages at fault where possible. A repeated
         batch is noticed only if a meter counted its events.
         """
         accepted = _decode(deliveries)
@@ -68,7 +66,7 @@ class AcceptedEvents:
         try:
             await windows.apply(transaction.connection, changes)
         except AppliedBeforeError as error:
-            raise Never(str(error)) from error
+            raise Poison(str(error)) from error
         transaction.after_commit(partial(self._observe, changes))
         return copies
 
@@ -77,27 +75,6 @@ class AcceptedEvents:
         now_us = self._clock.now_us()
         for batch in changes.batches[:: 1 + len(changes.batches) // _OBSERVATIONS]:
             metrics.FRESHNESS_SECONDS.observe(max(0, now_us - batch.received_at_us) / 1e6)
-
-
-async def drop_uncounted(
-    transaction: Transaction, accepted: Sequence[Accepted], messages: Sequence[Message]
-) -> Sequence[Message]:
-    """The messages, with each retracted row limited to the meters that counted it."""
-    if all(one.retracted is None for one in accepted):
-        return messages
-    origins = [
-        Origin(message.series[position].tenant_id, batch_id)
-        for one, message in zip(accepted, messages, strict=True)
-        for position, batch_id in zip(
-            one.series_index[message.retracted_rows].tolist(), one.origins, strict=True
-        )
-    ]
-    here = {batch.batch_id for message in messages for batch in message.batches}
-    counted = await find_origins(transaction.connection, origins, here)
-    return [
-        limit_to_counted(message, one.origins, counted)
-        for one, message in zip(accepted, messages, strict=True)
-    ]
 
 
 def _decode(deliveries: Sequence[Delivery]) -> list[Accepted]:
@@ -110,7 +87,7 @@ def _decode(deliveries: Sequence[Delivery]) -> list[Accepted]:
             garbled[delivery.message_id] = str(error)
     for reason in garbled.values():
         # Each message is buried with this text, so the error names only the messages that share the reason.
-        raise Never(reason, [message_id for message_id, other in garbled.items() if other == reason])
+        raise Poison(reason, [message_id for message_id, other in garbled.items() if other == reason])
     return accepted
 
 
@@ -119,7 +96,7 @@ async def _copies(
 ) -> set[uuid.UUID]:
     """The messages that were applied before, or that repeat an earlier one of `deliveries`.
 
-    A message is applied either whole or by batches, whichever comes first. Raises Never for a whole message
+    A message is applied either whole or by batches, whichever comes first. Raises Poison for a whole message
     that was applied by batches.
     """
     copies = await _parts_of_applied(connection, deliveries)
@@ -134,7 +111,7 @@ async def _copies(
     known = set(keys.values()) - new
     by_batches = await applied.in_parts(connection, known) if known else known
     if found := [message_id for message_id, key in keys.items() if key in by_batches]:
-        raise Never("its batches are applied apart from each other", found)
+        raise Poison("its batches are applied apart from each other", found)
     for message_id, key in keys.items():
         if key in new:
             new.remove(key)
@@ -157,7 +134,9 @@ async def _parts_of_applied(connection: Connection, deliveries: Sequence[Deliver
     return {message_id for message_id, key in whole_keys.items() if key not in in_parts}
 
 
-def _later(deliveries: Sequence[Delivery], accepted: Sequence[Accepted], error: UnknownTenantError) -> Later:
+def _later(
+    deliveries: Sequence[Delivery], accepted: Sequence[Accepted], error: UnknownTenantError
+) -> RetryLater:
     """Retries soon at first, since tenants usually arrive soon after their first events; then less often."""
     waiting = [
         delivery
@@ -166,4 +145,4 @@ def _later(deliveries: Sequence[Delivery], accepted: Sequence[Accepted], error: 
     ]
     attempt = min(delivery.attempt for delivery in waiting)
     delay = min(_LONGEST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2 ** min(attempt - 1, 10))
-    return Later(str(error), delay, [delivery.message_id for delivery in waiting])
+    return RetryLater(str(error), delay, [delivery.message_id for delivery in waiting])

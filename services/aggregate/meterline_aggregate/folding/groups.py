@@ -28,7 +28,8 @@ _RESTS: Final = 20_000
 
 
 class GroupBook:
-    """One per process. Caches only what is committed; assignments never change.
+    """One per process. Caches only what is committed; assignments never change, so the cache has no age
+    (ADR 23).
 
     most: groups of one tenant for one set of dimensions, without the rest
     """

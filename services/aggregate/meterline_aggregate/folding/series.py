@@ -70,7 +70,8 @@ EVERYTHING: Final = View()
 
 
 class SeriesBook:
-    """One per process. Caches only what is committed."""
+    """One per process. Caches only what is committed. The cache has no age (ADR 23): time zones never change,
+    and targets change only with meters, which are compared in every transaction."""
 
     def __init__(self, groups: GroupBook | None = None) -> None:
         self._groups = groups or GroupBook()

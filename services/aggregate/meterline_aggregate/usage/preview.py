@@ -13,7 +13,7 @@ from meterline.errors import InvalidArgumentError, NotFoundError
 from meterline.tenants import Tenant, TenantReplica
 from meterline.transactions.unit_of_work import Transaction, UnitOfWork
 
-from meterline_aggregate.folding.consumer import drop_uncounted
+from meterline_aggregate.folding.counted import drop_uncounted
 from meterline_aggregate.folding.decoding import Accepted, GarbledError, decode
 from meterline_aggregate.folding.rules.changes import Changes
 from meterline_aggregate.folding.rules.dispatch import fold

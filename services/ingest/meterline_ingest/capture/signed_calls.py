@@ -7,7 +7,7 @@ from typing import Any, Final
 import grpc
 from google.protobuf.message import DecodeError
 from grpc import aio
-from meterline.auth.leases import Leases
+from meterline.auth.credential_cache import CredentialCache
 from meterline.auth.principals import Kind, Permission, Principal
 from meterline.clock import Clock
 from meterline.errors import InvalidArgumentError, UnauthenticatedError
@@ -34,13 +34,13 @@ class SigningKeys:
         self._stub: credentials_pb2_grpc.CredentialsServiceAsyncStub = (
             credentials_pb2_grpc.CredentialsServiceStub(identity)
         )
-        self._leases: Leases[tuple[str, str], SigningKey] = Leases(
+        self._cache: CredentialCache[tuple[str, str], SigningKey] = CredentialCache(
             "the verification of signatures", self._ask, fresh=fresh, stale=stale
         )
 
     async def find(self, tenant_id: str, key_id: str) -> SigningKey | None:
         """Raises UnavailableError when the key cannot be looked up."""
-        return await self._leases.find((tenant_id, key_id))
+        return await self._cache.find((tenant_id, key_id))
 
     async def _ask(self, name: tuple[str, str]) -> SigningKey | None:
         tenant_id, key_id = name

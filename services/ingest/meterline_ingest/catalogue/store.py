@@ -12,7 +12,8 @@ import numpy as np
 from meterline.db import arrays
 from meterline.db.pool import Connection, Database
 from meterline.db.queries import Queries
-from meterline.remembered import Remembered
+from meterline.remembered.answers import Answers
+from meterline.remembered.lookup import Lookup
 
 from meterline_ingest.event_types.rules.enrichment import Entry, EntryKey, StoredEntry
 
@@ -20,15 +21,12 @@ queries = Queries("meterline_ingest.catalogue", "store.sql")
 
 # After this long, the other replicas see an entry that was put on one, or its deletion.
 MEMORY_SECONDS: Final = 2.0
-# Bytes of the cache. An entry of ten usual attributes takes about 3 KiB, so some 10,000 fit; the largest
-# takes 50 KiB.
+# Bytes of the cache, of which absences may take a quarter. An entry of ten usual attributes takes about 3
+# KiB, so some 8,000 fit; the largest takes 50 KiB.
 MEMORY_BYTES: Final = 32 << 20
 # Bytes of an entry in addition to its texts: key, version and slot; and those of each attribute.
 _ENTRY_BYTES: Final = 750
 _ATTRIBUTE_BYTES: Final = 100
-
-# A tuple, to distinguish a cached absence from a key that is not cached.
-Known = tuple[Entry | None]
 
 
 class CatalogueReader:
@@ -43,30 +41,22 @@ class CatalogueReader:
     ) -> None:
         """now: a clock in seconds since any fixed moment"""
         self._database = database
-        self._known: Remembered[EntryKey, Known] = Remembered(
-            MEMORY_SECONDS, most=memory_bytes, size_of=size_of, now=now
+        absent_bytes = memory_bytes // 4
+        self._entries: Lookup[EntryKey, Entry] = Lookup(
+            self._load,
+            known=Answers(MEMORY_SECONDS, most=memory_bytes - absent_bytes, size_of=size_of, now=now),
+            absent=Answers(MEMORY_SECONDS, most=absent_bytes, size_of=_size_of_absence, now=now),
         )
 
     async def find(self, keys: Collection[EntryKey]) -> dict[EntryKey, Entry | None]:
         """All of `keys`; None where there is no entry."""
-        found: dict[EntryKey, Entry | None] = {
-            key: known[0] for key in keys if (known := self._known.get(key)) is not None
-        }
-        missing = sorted(keys - found.keys(), key=lambda key: (key.tenant_id, key.namespace, key.key))
-        if missing:
-            question = self._known.ask()
-            loaded = await self._load(missing)
-            for key in missing:
-                found[key] = loaded.get(key)
-                self._known.keep(question, key, (found[key],))
-        return found
+        return dict.fromkeys(keys) | await self._entries.find_many(keys)
 
     def forget(self, keys: Iterable[EntryKey]) -> None:
         """Makes this process see its own changes at once."""
-        for key in keys:
-            self._known.forget(key)
+        self._entries.forget(keys)
 
-    async def _load(self, keys: Sequence[EntryKey]) -> dict[EntryKey, Entry]:
+    async def _load(self, keys: Collection[EntryKey]) -> dict[EntryKey, Entry]:
         parameters = (
             arrays.int4_array(np.array([key.tenant_id for key in keys])),
             arrays.text_array([key.namespace for key in keys]),
@@ -79,13 +69,16 @@ class CatalogueReader:
         }
 
 
-def size_of(key: EntryKey, known: Known) -> int:
-    """An upper estimate of the bytes that it takes to cache an entry, or its absence."""
-    size = _ENTRY_BYTES + sys.getsizeof(key.namespace) + sys.getsizeof(key.key)
-    if known[0] is not None:
-        for name, value in known[0].attributes.items():
-            size += _ATTRIBUTE_BYTES + sys.getsizeof(name) + sys.getsizeof(value)
+def size_of(key: EntryKey, entry: Entry) -> int:
+    """An upper estimate of the bytes that it takes to cache an entry."""
+    size = _size_of_absence(key)
+    for name, value in entry.attributes.items():
+        size += _ATTRIBUTE_BYTES + sys.getsizeof(name) + sys.getsizeof(value)
     return size
+
+
+def _size_of_absence(key: EntryKey, _: object = None) -> int:
+    return _ENTRY_BYTES + sys.getsizeof(key.namespace) + sys.getsizeof(key.key)
 
 
 async def put(

@@ -102,7 +102,7 @@ class CorrectionsServicer(corrections_pb2_grpc.CorrectionsServiceServicer):
         )
         page = found[:limit]
         return corrections_pb2.ListCorrectionsResponse(
-            corrections=await self._to_messages(request.tenant_id, page),
+            corrections=await self._to_proto(request.tenant_id, page),
             next_page_token=paging.token(*page[-1].key) if len(found) > limit else "",
         )
 
@@ -134,9 +134,9 @@ class CorrectionsServicer(corrections_pb2_grpc.CorrectionsServiceServicer):
         return await self._to_message(slug, made), None
 
     async def _to_message(self, slug: str, made: Correction | None) -> corrections_pb2.Correction | None:
-        return None if made is None else (await self._to_messages(slug, [made]))[0]
+        return None if made is None else (await self._to_proto(slug, [made]))[0]
 
-    async def _to_messages(self, slug: str, made: Sequence[Correction]) -> list[corrections_pb2.Correction]:
+    async def _to_proto(self, slug: str, made: Sequence[Correction]) -> list[corrections_pb2.Correction]:
         tenant = await self._context.tenants.get(slug)
         types = await self._types.current({each.before.event_type for each in made})
         return [

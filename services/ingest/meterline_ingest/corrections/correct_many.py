@@ -234,7 +234,7 @@ async def _next(
     limit = MAX_MESSAGE_ROWS if changes is None else MAX_MESSAGE_ROWS // 2
     if isinstance(selection, NamedEvents):
         return await _named(connection, tenant_id, selection, position, limit)
-    found = await selecting.walk(connection, tenant_id, selection, asked_at, position, limit)
+    found = await selecting.search(connection, tenant_id, selection, asked_at, position, limit)
     events = await current.read(connection, tenant_id, found.event_ids)
     # Retracted events have no content to match.
     meant = [each for each in events if not each.retracted and selection.fits(each.content)]

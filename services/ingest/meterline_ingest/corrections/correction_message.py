@@ -33,10 +33,8 @@ def events_corrected(
         len(taken),
         b"".join(row.retracted_from.bytes for row in taken if row.retracted_from is not None),
     )
-    message_rows = [_message_row(tenant_id, row) for row in ordered]
-    return message.events_accepted(
-        as_captured(message_rows, types), np.ones(len(message_rows), np.bool_), [header], types
-    )
+    captured = as_captured([_message_row(tenant_id, row) for row in ordered], types)
+    return message.events_accepted(captured, np.ones(len(ordered), np.bool_), [header], types)
 
 
 def _message_row(tenant_id: int, row: SignedRow) -> MessageRow:

@@ -18,17 +18,17 @@ def shown(name: str) -> str:
 
 def listed(values: Sequence[str]) -> str:
     """Allowed values for the rule of a refusal: the first ones, as many as there is room for."""
-    quoted: list[str] = []
+    fitting: list[str] = []
     left = _LONGEST_LIST
     for value in values:
         left -= len(value) + 4
         if left < 0:
             break
-        quoted.append(repr(value))
-    rest = len(values) - len(quoted)
-    if not quoted:
+        fitting.append(repr(value))
+    rest = len(values) - len(fitting)
+    if not fitting:
         return f"the {rest} allowed values"
-    return ", ".join(quoted) + (f" and {rest} more" if rest else "")
+    return ", ".join(fitting) + (f" and {rest} more" if rest else "")
 
 
 def check_distinct(field: str, names: Iterable[str]) -> None:

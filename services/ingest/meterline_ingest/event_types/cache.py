@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from meterline.cached_book import CachedBook
+from meterline.remembered.book import CachedBook
 
 from meterline_ingest.event_types.rules.book import TypeBook
 from meterline_ingest.event_types.store import EventTypeRepository

@@ -36,16 +36,13 @@ class Keyring:
         "_sealed",
         "_sealing",
         "_wrapped",
-        "read_at",
         "tenant_id",
     )
 
     def __init__(
-        self, tenant_id: int, keys: Iterable[WrappedKey], masters: MasterKeys, sealed: Sealed, read_at: float
+        self, tenant_id: int, keys: Iterable[WrappedKey], masters: MasterKeys, sealed: Sealed
     ) -> None:
-        """read_at: when the keys were queried, by the vault's timer"""
         self.tenant_id = tenant_id
-        self.read_at = read_at
         self._masters = masters
         self._sealed = sealed
         self._wrapped = {key.key_id: key for key in keys}

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
-from cachetools import TLRUCache
 from meterline.crypto.envelope import new_secret
 from meterline.crypto.master_keys import MasterKeys
 from meterline.db.pool import Connection
+from meterline.remembered.answers import Answers
 from meterline.tasks import every
 
 from meterline_ingest.keys.keyring import Keyring, Sealed
@@ -40,11 +40,7 @@ class Vault:
             raise ValueError("a key would seal before every replica knows of it")
         self._keys = keys
         self.masters = masters
-        self._timer = timer
-        # Counted from before the query, so that a change during the query is noticed in time as well.
-        self._known: TLRUCache[int, Keyring] = TLRUCache(
-            REMEMBERED_TENANTS, ttu=lambda _, keyring, __: keyring.read_at + ttl, timer=timer
-        )
+        self._known: Answers[int, Keyring] = Answers(ttl, most=REMEMBERED_TENANTS, now=timer)
         # Otherwise an expired entry would stay in memory until the next lookup.
         self._expiring = every(ttl / 2, "forget-keys", self.expire)
         self._sealed = Sealed()
@@ -71,12 +67,12 @@ class Vault:
 
     async def keyrings(self, tenant_ids: Collection[int], *, create: bool = True) -> dict[int, Keyring]:
         """As `keyring`, for all of `tenant_ids`: one query for those that are not cached."""
-        found = {each: known for each in set(tenant_ids) if (known := self._known.get(each)) is not None}
+        found = self._known.get_many(tenant_ids)
         missing = sorted(set(tenant_ids) - found.keys())
         return found | await self._load(missing, None, create) if missing else found
 
     def forget(self, tenant_id: int) -> None:
-        self._known.pop(tenant_id, None)
+        self._known.forget(tenant_id)
 
     async def expire(self) -> None:
         """Removes expired keyrings from memory."""
@@ -107,7 +103,7 @@ class Vault:
     async def _load(
         self, tenant_ids: Collection[int], connection: Connection | None, create: bool
     ) -> dict[int, Keyring]:
-        asked_at = self._timer()
+        question = self._known.ask()
         keys = await self._keys.load(list(tenant_ids), connection)
         missing = [each for each in tenant_ids if each not in keys]
         if missing and create:
@@ -115,9 +111,10 @@ class Vault:
             # Another process may have added its keys first, so the stored ones are used.
             keys |= await self._keys.load(missing)
         keyrings = {
-            each: Keyring(each, keys.get(each, ()), self.masters, self._sealed, asked_at)
-            for each in tenant_ids
+            each: Keyring(each, keys.get(each, ()), self.masters, self._sealed) for each in tenant_ids
         }
         # The absence of keys is never cached: a tenant's first key seals at once.
-        self._known.update({each: keyring for each, keyring in keyrings.items() if keyring.exists})
+        for each, keyring in keyrings.items():
+            if keyring.exists:
+                self._known.keep(question, each, keyring)
         return keyrings

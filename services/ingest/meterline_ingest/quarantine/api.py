@@ -123,7 +123,10 @@ def _chosen(request: Selection) -> QuarantineFilter:
             ids = fields.identifiers("ids.quarantine_ids", request.ids.quarantine_ids, most=MAX_IDS)
             return QuarantineFilter(ids=ids)
         case "filter":
-            return _filter(request.filter)
+            chosen = _filter(request.filter)
+            if chosen == QuarantineFilter():
+                raise InvalidArgumentError("filter", "at least one field; set `everything` for all entries")
+            return chosen
         case "everything":
             return QuarantineFilter()
         case _:

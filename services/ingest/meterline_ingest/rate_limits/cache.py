@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from meterline.cached_book import CachedBook, Source
+from meterline.remembered.book import CachedBook, Source
 
 from meterline_ingest.rate_limits.rules.limits import LimitBook
 

@@ -42,6 +42,7 @@ def _event(
         flags=event.flags or (),
         retracted=event.retracted,
         revision=event.revision,
+        origin_batch_id=str(event.origin or ""),
     )
     message.time.FromDatetime(event.occurred_at)
     message.received_at.FromDatetime(event.received_at)

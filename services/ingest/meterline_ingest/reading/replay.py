@@ -46,15 +46,15 @@ class Replayed:
 class Replayer:
     """Every method returns what it found. Messages published before a failure stay published."""
 
-    def __init__(self, unit_of_work: UnitOfWork, stored_messages: Messages, types: TypeRegistry) -> None:
+    def __init__(self, unit_of_work: UnitOfWork, stored: Messages, types: TypeRegistry) -> None:
         self._unit_of_work = unit_of_work
-        self._stored_messages = stored_messages
+        self._stored = stored
         self._types = types
 
     async def range(self, start: datetime, end: datetime) -> Replayed:
         """Replays commits in [start, end), of all tenants."""
         sent, after = Replayed(), _floor(start)
-        while ids := await self._stored_messages.of_time(after, end, CHUNK):
+        while ids := await self._stored.of_time(after, end, CHUNK):
             sent += await self._send(ids)
             after = ids[-1]
         return sent
@@ -62,11 +62,11 @@ class Replayer:
     async def events(self, tenant: Tenant, source: str, ids: Sequence[str]) -> Replayed:
         """Replays messages that carried these events; skips events that the tenant does not have."""
         raw = [uuid.UUID(bytes=event_ids.parse_one(source, text)[0]) for text in ids]
-        return await self._send_all(await self._stored_messages.of_events(tenant.tenant_id, raw))
+        return await self._send_all(await self._stored.of_events(tenant.tenant_id, raw))
 
     async def batches(self, tenant: Tenant, ids: Sequence[uuid.UUID]) -> Replayed:
         """Replays messages that carried these batches; skips batches that the tenant does not have."""
-        return await self._send_all(await self._stored_messages.of_batches(tenant.tenant_id, ids))
+        return await self._send_all(await self._stored.of_batches(tenant.tenant_id, ids))
 
     async def _send_all(self, ids: Sequence[uuid.UUID]) -> Replayed:
         ordered, sent = sorted(ids), Replayed()
@@ -86,19 +86,19 @@ class Replayer:
         return Replayed(sent + len(made), len(there) - sent)
 
     async def _made(self, connection: Connection, message_id: uuid.UUID) -> Envelope:
-        message_batches = await messages.batches(connection, message_id)
-        if any(batch.origin is BatchOrigin.CORRECTED for batch in message_batches):
+        batches = await messages.batches(connection, message_id)
+        if any(batch.origin is BatchOrigin.CORRECTED for batch in batches):
             # The rows of `events` do not contain what corrections retract and add.
-            (batch,) = message_batches
+            (batch,) = batches
             payload = await self._corrected(connection, batch)
-            return Envelope(subjects.events_accepted(), payload, _headers(message_batches), message_id)
-        rows = await messages.rows(connection, message_batches)
-        if len(rows) != (expected := sum(batch.event_count for batch in message_batches)):
+            return Envelope(subjects.events_accepted(), payload, _headers(batches), message_id)
+        rows = await messages.rows(connection, batches)
+        if len(rows) != (expected := sum(batch.event_count for batch in batches)):
             gone = expected - len(rows)
             raise FailedPreconditionError(f"message {message_id}", f"{gone} of its events are deleted")
         types = await self._types.current({row.event_type for row in rows})
-        payload = events_accepted_again(message_batches, rows, types)
-        return Envelope(subjects.events_accepted(), payload, _headers(message_batches), message_id)
+        payload = events_accepted_again(batches, rows, types)
+        return Envelope(subjects.events_accepted(), payload, _headers(batches), message_id)
 
     async def _corrected(self, connection: Connection, batch: MessageBatch) -> bytes:
         rows = await corrections.signed_rows(connection, batch.tenant_id, batch.batch_id)
@@ -108,12 +108,10 @@ class Replayer:
         )
 
 
-def _headers(message_batches: Sequence[MessageBatch]) -> dict[str, str]:
+def _headers(batches: Sequence[MessageBatch]) -> dict[str, str]:
     """The trace of the first call, which the commit belonged to."""
     headers: dict[str, str] = {}
-    propagation.inject_into(
-        headers, propagation.context_of(propagation.to_span_context(message_batches[0].trace))
-    )
+    propagation.inject_into(headers, propagation.context_of(propagation.to_span_context(batches[0].trace)))
     return headers
 
 

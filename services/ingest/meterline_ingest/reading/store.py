@@ -45,6 +45,8 @@ class EventReader:
             if made:
                 (now,) = await current.read(connection, tenant_id, [event_id])
                 event = _current_version(event, now)
+                if event.retracted:
+                    event = replace(event, origin=made[-1].batch_id_before)
         return event, made
 
     def select(self, tenant_id: int, chosen: EventFilter) -> Selection:
@@ -128,17 +130,18 @@ class Selection:
 
 
 def _event(row: Sequence[Any]) -> StoredEvent:
-    (event_id, occurred_at, *units), recorded, (value, *rest) = row[:6], row[6:15], row[15:]
+    (event_id, occurred_at, *units), columns, (value, *rest) = row[:6], row[6:15], row[15:]
     sealed = value and SealedValue(details.TABLE, details.SEALED, event_id.bytes, value)
-    values: Sequence[Any] = (event_id, occurred_at, tuple(units), *recorded, sealed, *rest)
+    values: Sequence[Any] = (event_id, occurred_at, tuple(units), *columns, sealed, *rest)
     return StoredEvent(*values)
 
 
 def _corrected(row: Sequence[Any]) -> StoredEvent:
     """One row of a correction, for the event whose row `row` begins with."""
-    batch_id, revision, retracted, content, value = row[18:]
+    batch_id, revision, retracted, content, value, origin = row[18:]
     sealed = value and SealedValue(CORRECTIONS, SEALED, sealed_row(row[0], revision), value)
-    return _with_content(_event(row[:18]), Content.from_json(content), batch_id, revision, retracted, sealed)
+    event = _with_content(_event(row[:18]), Content.from_json(content), batch_id, revision, retracted, sealed)
+    return replace(event, origin=origin)
 
 
 def _current_version(event: StoredEvent, now: Current) -> StoredEvent:
@@ -185,6 +188,7 @@ class StoredEvent:
     received_at: when it was first received
     revision: the number of corrections up to this content
     retracted: whether its batch retracts this content
+    origin: the batch that a retracted content came with; None for others
     """
 
     event_id: uuid.UUID
@@ -204,6 +208,7 @@ class StoredEvent:
     flags: list[str] | None
     revision: int = 0
     retracted: bool = False
+    origin: uuid.UUID | None = None
 
     @property
     def position(self) -> Position:

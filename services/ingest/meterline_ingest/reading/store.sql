@@ -53,14 +53,17 @@ ORDER BY e.occurred_at, e.event_id
 SELECT e.event_id, e.occurred_at, e.quantity_1, e.quantity_2, e.quantity_3, e.quantity_4,
        s.subject, r.event_type, r.dimensions, t.text_id, b.batch_id, b.received_at, b.skew_us,
        d.sent_time, d.properties, d.sealed, d.sealed_names, d.flags,
-       c.batch_id, c.revision, c.retracted, c.content, c.sealed
+       c.batch_id, c.revision, c.retracted, c.content, c.sealed,
+       c.old_batch_id
 FROM (
     SELECT c.event_id, c.batch_id, c.revision, side.*,
            timestamptz '1970-01-01 00:00Z' + (side.content ->> 'time_us')::int8 * interval '1 microsecond'
                AS occurred_at
     FROM batches w
     JOIN corrections c ON c.tenant_id = w.tenant_id AND c.batch_id = w.batch_id
-    CROSS JOIN LATERAL (VALUES (true, c.old, NULL), (false, c.new, c.sealed)) AS side (retracted, content, sealed)
+    CROSS JOIN LATERAL (
+        VALUES (true, c.old, NULL, c.old_batch_id), (false, c.new, c.sealed, NULL)
+    ) AS side (retracted, content, sealed, old_batch_id)
     WHERE w.tenant_id = %(tenant_id)s AND w.batch_number = ANY(%(batch_numbers)s::int8[]) AND w.origin = 2
       AND side.content IS NOT NULL
       AND NOT (%(standing)s AND (side.retracted OR EXISTS (

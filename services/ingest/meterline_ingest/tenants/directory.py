@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from grpc import aio
-from meterline.remembered import Remembered
+from meterline.remembered.answers import Answers
+from meterline.remembered.lookup import Lookup
+from meterline.remembered.single_flight import SingleFlight
 from meterline.rpc.client import as_unavailable
-from meterline.single_flight import SingleFlight
 from meterline.slugs import is_slug
 from meterline.tenants import Tenant, TenantReplica
 from meterline.transactions.unit_of_work import UnitOfWork
@@ -18,6 +19,7 @@ from meterline_protos.identity.v1 import tenants_pb2, tenants_pb2_grpc
 UNKNOWN_SECONDS = 1.0
 # How many names identity accepts at once.
 NAMES_A_CALL = 1_000
+_MOST_UNKNOWN = 10_000
 
 
 class TenantDirectory:
@@ -30,7 +32,10 @@ class TenantDirectory:
         self._identity: tenants_pb2_grpc.TenantsServiceAsyncStub = tenants_pb2_grpc.TenantsServiceStub(
             identity
         )
-        self._unknown: Remembered[str, bool] = Remembered(UNKNOWN_SECONDS, most=10_000)
+        # What is found is in the replica's memory then.
+        self._names: Lookup[str, Tenant] = Lookup(
+            self._asked, absent=Answers(UNKNOWN_SECONDS, most=_MOST_UNKNOWN)
+        )
 
     def cached(self, name: str) -> Tenant | None:
         """The tenant, if it is in memory."""
@@ -46,12 +51,9 @@ class TenantDirectory:
         """
         wanted = set(names)
         found = await self._replica.find_many(wanted)
-        asking = [
-            name for name in sorted(wanted - found.keys()) if is_slug(name) and name not in self._unknown
-        ]
-        for start in range(0, len(asking), NAMES_A_CALL):
-            found |= await self._asked(asking[start : start + NAMES_A_CALL])
-        return found
+        # Other names are invalid, and of any length: they are not kept in memory.
+        asking = [name for name in sorted(wanted - found.keys()) if is_slug(name)]
+        return found | await self._names.find_many(asking)
 
     async def numbers(self, names: Iterable[str]) -> dict[str, int | None]:
         """In the form that `validation.Check` needs: unknown names are left out, inactive tenants are None.
@@ -63,19 +65,16 @@ class TenantDirectory:
             for name, tenant in (await self.find_many(names)).items()
         }
 
-    async def _asked(self, names: Sequence[str]) -> dict[str, Tenant]:
-        question = self._unknown.ask()
-        facts = await self._ask(names)
-        for fact in facts:
-            # One transaction each, so that two processes cannot deadlock: new tenants are few.
-            async with self._unit_of_work.begin() as transaction:
-                await self._replica.apply(transaction, fact)
-                await transaction.commit()
-        found = await self._replica.find_many([fact.slug for fact in facts])
-        for name in names:
-            if name not in found:
-                self._unknown.keep(question, name, True)
-        return found
+    async def _asked(self, names: Collection[str]) -> dict[str, Tenant]:
+        asking, added = list(names), []
+        for start in range(0, len(asking), NAMES_A_CALL):
+            for fact in await self._ask(asking[start : start + NAMES_A_CALL]):
+                # One transaction each, so that two processes cannot deadlock: new tenants are few.
+                async with self._unit_of_work.begin() as transaction:
+                    await self._replica.apply(transaction, fact)
+                    await transaction.commit()
+                added.append(fact.slug)
+        return await self._replica.find_many(added)
 
     async def _ask(self, names: Sequence[str]) -> Sequence[events_pb2.TenantChanged]:
         """The state of these tenants in identity, in the form in which it publishes changes."""
@@ -109,13 +108,16 @@ class KnownTenants:
 
     def __init__(self, directory: TenantDirectory) -> None:
         self._directory = directory
-        self._unknown: Remembered[str, bool] = Remembered(UNKNOWN_SECONDS, most=10_000)
         self._looks: SingleFlight[frozenset[str], dict[str, Tenant]] = SingleFlight(directory.find_many)
+        self._names: Lookup[str, Tenant] = Lookup(
+            lambda names: self._looks.get(frozenset(names)),
+            absent=Answers(UNKNOWN_SECONDS, most=_MOST_UNKNOWN),
+        )
 
     async def find(self, name: str) -> Tenant | None:
         """The tenant; None if no tenant has that name. Raises UnavailableError."""
         known = self._directory.cached(name)
-        if known is not None or name in self._unknown or not is_slug(name):
+        if known is not None or not is_slug(name):
             return known
         return (await self.find_many([name])).get(name)
 
@@ -127,13 +129,6 @@ class KnownTenants:
             known = self._directory.cached(name)
             if known is not None:
                 found[name] = known
-            elif name not in self._unknown and is_slug(name):
-                # Other names are invalid, and of any length: they are not kept in memory.
+            elif is_slug(name):
                 missing.append(name)
-        if missing:
-            question = self._unknown.ask()
-            found |= await self._looks.get(frozenset(missing))
-            for name in missing:
-                if name not in found:
-                    self._unknown.keep(question, name, True)
-        return found
+        return found | await self._names.find_many(missing) if missing else found

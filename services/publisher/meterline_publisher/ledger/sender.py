@@ -76,7 +76,9 @@ class Sender:
         self._backoff = backoff.doubling(first=backoff_seconds, longest=backoff_max_seconds)
         self._random = random.Random()
         self._calls: set[asyncio.Task[None]] = set()
-        self._loop = tasks.Loop("sender", self._fill, retry=backoff.constant(_POLL_SECONDS))
+        self._loop = tasks.Loop(
+            "sender", self._step, retry=backoff.constant(_POLL_SECONDS), grace=self._stop_seconds
+        )
 
     def wake(self) -> None:
         """Starts the next step now: there is something to send."""
@@ -95,6 +97,10 @@ class Sender:
         await asyncio.gather(*self._calls, return_exceptions=True)
 
     # --- the loop
+
+    async def _step(self) -> float:
+        # A stop between a lease and its call would leave the row untouched until the lease ends.
+        return await tasks.finish(self._fill())
 
     async def _fill(self) -> float:
         """Starts as many calls as there is room for; returns the seconds until the next step."""

@@ -26,7 +26,7 @@ class TenantChanges:
 
     async def handle(self, transaction: Transaction, deliveries: Sequence[Delivery]) -> None:
         """Applies `tenants.changed`. An old version that arrives late is only added to the history of plans.
-        Raises Never for a message of another kind, naming the message."""
+        Raises Poison for a message of another kind, naming the message."""
         await self._tenants.handle(transaction, deliveries)
         facts = [events_pb2.TenantChanged.FromString(delivery.data) for delivery in deliveries]
         await begin(transaction.connection, {fact.tenant_id for fact in facts})

@@ -12,7 +12,7 @@ from meterline.clock import Clock, to_datetime
 from meterline.consuming.delivery import Delivery
 from meterline.consuming.parts import part_of
 from meterline.db.pool import Connection, begin
-from meterline.errors import Never
+from meterline.errors import Poison
 from meterline.telemetry import traceparent
 from meterline.transactions.unit_of_work import Transaction
 from meterline_protos.aggregate.v1 import usage_pb2
@@ -42,7 +42,7 @@ class UsageWindows:
         self._afterwards = afterwards
 
     async def handle(self, transaction: Transaction, deliveries: Sequence[Delivery]) -> None:
-        """Applies `usage.window`. A revision older than the stored one changes nothing. Raises Never for a
+        """Applies `usage.window`. A revision older than the stored one changes nothing. Raises Poison for a
         message of another kind, or with a window that cannot be billed, naming the message."""
         windows = [window for delivery in deliveries for window in _windows(delivery)]
         if windows:
@@ -88,7 +88,7 @@ def _windows(delivery: Delivery) -> list[UsageWindow]:
         fact = events_pb2.UsageWindowsChanged.FromString(delivery.data)
         return [to_window(window.tenant_id, window.meter, window) for window in fact.windows]
     except (DecodeError, ValueError, OverflowError, InvalidOperation) as error:
-        raise Never(f"not a UsageWindowsChanged: {error}", [delivery.message_id]) from error
+        raise Poison(f"not a UsageWindowsChanged: {error}", [delivery.message_id]) from error
 
 
 def to_window(tenant_id: int, meter: str, window: events_pb2.UsageWindow | usage_pb2.Window) -> UsageWindow:

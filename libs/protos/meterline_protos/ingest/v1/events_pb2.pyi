@@ -102,6 +102,7 @@ class StoredEvent(_message.Message):
     RECEIVED_AT_FIELD_NUMBER: _builtins.int
     FLAGS_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    ORIGIN_BATCH_ID_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     """The id as it was sent; a UUID in lower case."""
     tenant_id: _builtins.str
@@ -118,6 +119,11 @@ class StoredEvent(_message.Message):
     """
     revision: _builtins.int
     """Number of corrections that led to this state. 0: as it was accepted."""
+    origin_batch_id: _builtins.str
+    """Set when `retracted` is set: UUID of the batch that the removed state came with. A meter that did not count
+    that batch subtracts nothing. Source: `batch_id` of
+    the event as it was accepted, or of the correction before.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it happened, to the microsecond, by the service's clock where the source's clock was off."""
@@ -174,10 +180,11 @@ class StoredEvent(_message.Message):
         received_at: _timestamp_pb2.Timestamp | None = ...,
         flags: _abc.Iterable[_builtins.str] | None = ...,
         revision: _builtins.int = ...,
+        origin_batch_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["received_at", b"received_at", "sent_time", b"sent_time", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "dimensions", b"dimensions", "event_id", b"event_id", "flags", b"flags", "properties", b"properties", "quantities", b"quantities", "received_at", b"received_at", "retracted", b"retracted", "revision", b"revision", "sealed_properties", b"sealed_properties", "sent_time", b"sent_time", "subject", b"subject", "tenant_id", b"tenant_id", "time", b"time", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "dimensions", b"dimensions", "event_id", b"event_id", "flags", b"flags", "origin_batch_id", b"origin_batch_id", "properties", b"properties", "quantities", b"quantities", "received_at", b"received_at", "retracted", b"retracted", "revision", b"revision", "sealed_properties", b"sealed_properties", "sent_time", b"sent_time", "subject", b"subject", "tenant_id", b"tenant_id", "time", b"time", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

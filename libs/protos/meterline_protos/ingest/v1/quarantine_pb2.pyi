@@ -459,7 +459,7 @@ class ReplayQuarantinedRequest(_message.Message):
 
     @_builtins.property
     def filter(self) -> Global___QuarantineFilter:
-        """Those that fit; all, when no filter is set."""
+        """Those that fit. At least one field of it must be set."""
 
     @_builtins.property
     def everything(self) -> Global___EverythingQuarantined:
@@ -600,7 +600,7 @@ class DiscardQuarantinedRequest(_message.Message):
 
     @_builtins.property
     def filter(self) -> Global___QuarantineFilter:
-        """Those that fit; all, when no filter is set."""
+        """Those that fit. At least one field of it must be set."""
 
     @_builtins.property
     def everything(self) -> Global___EverythingQuarantined:

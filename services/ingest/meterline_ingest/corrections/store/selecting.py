@@ -56,7 +56,7 @@ class Found:
     position: Position | None
 
 
-async def walk(
+async def search(
     connection: Connection,
     tenant_id: int,
     chosen: EventsFilter,

@@ -18,12 +18,12 @@ from meterline.consuming.delivery import Delivery
 from meterline.db.pool import Database, begin
 from meterline.db.queries import Queries
 from meterline.db.scope import ALL_TENANTS
-from meterline.errors import Never, NotFoundError
-from meterline.remembered import Remembered
+from meterline.errors import NotFoundError, Poison
+from meterline.remembered.answers import Answers
 from meterline.slugs import check_slug, is_slug
 from meterline.transactions.unit_of_work import Transaction
 
-queries = Queries("meterline", "tenants.sql")
+queries = Queries("meterline.tenants", "replica.sql")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +95,8 @@ class TenantReplica:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._by_slug: Remembered[str, Tenant] = Remembered(MEMORY_SECONDS, most=_MOST_KEPT)
-        self._by_id: Remembered[int, Tenant] = Remembered(MEMORY_SECONDS, most=_MOST_KEPT)
+        self._by_slug: Answers[str, Tenant] = Answers(MEMORY_SECONDS, most=_MOST_KEPT)
+        self._by_id: Answers[int, Tenant] = Answers(MEMORY_SECONDS, most=_MOST_KEPT)
 
     async def handle(self, transaction: Transaction, deliveries: Sequence[Delivery]) -> None:
         """Applies `tenants.changed`. An older version than the known one changes nothing."""
@@ -104,7 +104,7 @@ class TenantReplica:
             try:
                 tenant, changed_at = _checked(events_pb2.TenantChanged.FromString(delivery.data))
             except (DecodeError, ValueError) as error:
-                raise Never(f"not a TenantChanged: {error}", [delivery.message_id]) from error
+                raise Poison(f"not a TenantChanged: {error}", [delivery.message_id]) from error
             await self._store(transaction, tenant, changed_at)
 
     async def apply(self, transaction: Transaction, fact: events_pb2.TenantChanged) -> None:
@@ -136,7 +136,7 @@ class TenantReplica:
 
     async def find_many(self, slugs: Collection[str]) -> dict[str, Tenant]:
         """Those of these tenants that this service's replica has, by name."""
-        found = {slug: tenant for slug in slugs if (tenant := self._by_slug.get(slug)) is not None}
+        found = self._by_slug.get_many(slugs)
         missing = [slug for slug in slugs if slug not in found and is_slug(slug)]
         if missing:
             found |= {tenant.slug: tenant for tenant in await self._load(queries.by_slugs, missing)}

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-from meterline.single_flight import SingleFlight
+from meterline.remembered.single_flight import SingleFlight
 
 B = TypeVar("B")
 B_co = TypeVar("B_co", covariant=True)
@@ -94,8 +94,7 @@ class CachedBook(Generic[B]):
 
     async def _looked_up(self, first: int) -> B:
         """The table by a look that is no earlier than the one of that number."""
-        while await self._looks.get(None) < first:
-            pass  # it began before a change that it is to show, so that the next one is waited for as well
+        await self._looks.get(None, lambda number: number >= first)
         return self._book
 
     async def _look(self, _: None) -> int:
