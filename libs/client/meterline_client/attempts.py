@@ -75,11 +75,11 @@ class Attempts:
         if verdict is not Verdict.LATER:
             parcel.strikes += 1
             if parcel.strikes >= self._doubtful_attempts:
-                self._out_of_patience(parcel, failure, verdict, due)
+                self._attempts_exhausted(parcel, failure, verdict, due)
                 return
         self._window.back(parcel, due)
 
-    def _out_of_patience(self, parcel: Parcel, failure: Failure, verdict: Verdict, due: float) -> None:
+    def _attempts_exhausted(self, parcel: Parcel, failure: Failure, verdict: Verdict, due: float) -> None:
         if parcel.batch.count > 1:
             self._window.replace(parcel, split(parcel.batch, _PARTS), due)
         elif verdict is Verdict.DOUBTFUL:

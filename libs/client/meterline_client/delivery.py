@@ -81,7 +81,7 @@ class Delivery:
         return self._breaker.state
 
     def step(self) -> float | None:
-        """Does all that is due. Answers in how many seconds something will be; None: when it is woken."""
+        """Does all due work. Returns the seconds until more is due; None: only after it is woken."""
         now = self._clock.monotonic()
         self._ledger.overflowed(self._buffer.take_overflow())
         self._inherit(now)

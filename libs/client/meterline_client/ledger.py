@@ -44,37 +44,37 @@ class Ledger:
         self.counters.duplicate += response.duplicate
         self.counters.conflict += response.conflict
         self.counters.rejected += response.rejected
-        told = [one for one in response.outcomes if one.outcome in _KINDS]
-        events = batch.events() if told else []
-        for one in told:
-            self._tell(events[one.index], _KINDS[one.outcome], one.reason, one.field, one.message)
+        reported = [one for one in response.outcomes if one.outcome in _KINDS]
+        events = batch.events() if reported else []
+        for one in reported:
+            self._report(events[one.index], _KINDS[one.outcome], one.reason, one.field, one.message)
 
     def refused(self, batch: Batch, failure: Failure) -> None:
         """The server refused the call, and these events are why."""
         self.counters.rejected += batch.count
-        self._tell_all(batch.events(), OutcomeKind.REJECTED, failure)
+        self._report_all(batch.events(), OutcomeKind.REJECTED, failure)
 
     def failed(self, batch: Batch, failure: Failure) -> None:
         """Given up; whether the server has the events is not known."""
         self.counters.failed += batch.count
-        self._tell_all(batch.events(), OutcomeKind.FAILED, failure)
+        self._report_all(batch.events(), OutcomeKind.FAILED, failure)
 
     def dropped(self, events: Iterable[Event], count: int, reason: str, message: str) -> None:
         """Lost; `events` are those of `count` that can be named."""
         self.counters.dropped += count
         for event in events:
-            self._tell(event, OutcomeKind.DROPPED, reason, "", message)
+            self._report(event, OutcomeKind.DROPPED, reason, "", message)
 
     def overflowed(self, rows: list[Row]) -> None:
         """Dropped by the buffer, which counted them."""
         for row in rows:
-            self._tell(to_event(row), OutcomeKind.DROPPED, "BUFFER_FULL", "", "the buffer is full")
+            self._report(to_event(row), OutcomeKind.DROPPED, "BUFFER_FULL", "", "the buffer is full")
 
-    def _tell_all(self, events: list[Event], kind: OutcomeKind, failure: Failure) -> None:
+    def _report_all(self, events: list[Event], kind: OutcomeKind, failure: Failure) -> None:
         for event in events:
-            self._tell(event, kind, failure.reason or failure.code.name, failure.field, failure.message)
+            self._report(event, kind, failure.reason or failure.code.name, failure.field, failure.message)
 
-    def _tell(self, event: Event, kind: OutcomeKind, reason: str, field: str, message: str) -> None:
+    def _report(self, event: Event, kind: OutcomeKind, reason: str, field: str, message: str) -> None:
         if self._callback is None:
             self.warn(f"event {kind} ({reason})", "%s: %s %s", event.id, field, message)
             return

@@ -114,7 +114,7 @@ def _finalizes(frame: FrameType | None) -> bool:
     return False
 
 
-def _tell(act: Callable[[Living], object]) -> None:
+def _for_each_client(act: Callable[[Living], object]) -> None:
     for one in list(_living):
         try:
             act(one)
@@ -126,7 +126,7 @@ def _tell(act: Callable[[Living], object]) -> None:
 def _close_all() -> None:
     _end.closing = True
     try:
-        _tell(lambda one: one.close())
+        _for_each_client(lambda one: one.close())
     finally:
         _end.closing = False
 
@@ -183,20 +183,20 @@ def _others() -> list[threading.Thread]:
 def _before_fork() -> None:
     # If billiard starts this child, it is imported by now.
     _watch_multiprocessing()
-    _tell(lambda one: one._before_fork())
+    _for_each_client(lambda one: one._before_fork())
 
 
 def _after_fork_in_child() -> None:
     _end.closing = _end.waiting = False
     _held.clear()
     _watch_multiprocessing()
-    _tell(lambda one: one._after_fork_in_child())
+    _for_each_client(lambda one: one._after_fork_in_child())
 
 
 atexit.register(_close_all)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=_before_fork,
-        after_in_parent=lambda: _tell(lambda one: one._after_fork_in_parent()),
+        after_in_parent=lambda: _for_each_client(lambda one: one._after_fork_in_parent()),
         after_in_child=_after_fork_in_child,
     )

@@ -66,7 +66,7 @@ class Spooling:
     def take(self) -> Record | None:
         """The oldest batch that can be read; those that cannot are counted as dropped."""
         while (record := self._spool.take()) is not None:
-            self._tell_unreadable()
+            self._report_unreadable()
             if record.payload is not None:
                 return record
             self._counters.spooled -= record.count
@@ -97,13 +97,13 @@ class Spooling:
         more = self._spool.inherited_events - self._counters.inherited
         self._counters.inherited += more
         self._counters.spooled += more
-        self._tell_unreadable()
+        self._report_unreadable()
 
     def _error(self, what: str, error: Exception) -> None:
         self._counters.spool_errors += 1
         self._ledger.warn(what, "%s", error)
 
-    def _tell_unreadable(self) -> None:
+    def _report_unreadable(self) -> None:
         for path in self._spool.unreadable[self._unreadable :]:
             self._counters.spool_errors += 1
             log.error("%s is left as it is: it cannot be read", path)

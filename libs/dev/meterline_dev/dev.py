@@ -87,9 +87,9 @@ class _Run:
                 task.result()
 
     async def _work(self, mesh: Mesh, report: Report, demo: Demo | None) -> None:
-        with report.step("Meterline on this machine") as tell:
+        with report.step("Meterline on this machine") as progress:
             reading = [demo.read()] if demo else []
-            await asyncio.gather(mesh.start(tell), *reading)
+            await asyncio.gather(mesh.start(progress), *reading)
         self.ending = Ending.GOOD if demo is None else Ending.INTERRUPTED
         if demo is not None:
             outcome = await demo.run(mesh)

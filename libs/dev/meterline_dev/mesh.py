@@ -146,19 +146,19 @@ class Mesh:
 
     # --- lifecycle
 
-    async def start(self, tell: Callable[[str], None] = lambda _: None) -> None:
-        """Starts parts that are not running. `tell` is called with a line at each step."""
+    async def start(self, progress: Callable[[str], None] = lambda _: None) -> None:
+        """Starts parts that are not running. `progress` is called with a line of text at each step."""
         was = close_to_others(self.directory)
         if was is not None:
-            tell(f"{self.directory} is closed to others now: its mode was {was:04o}")
+            progress(f"{self.directory} is closed to others now: its mode was {was:04o}")
         self.keys.publish()
-        tell("Postgres and NATS")
+        progress("Postgres and NATS")
         await asyncio.gather(asyncio.to_thread(self.postgres.start), asyncio.to_thread(self.nats.start))
         write_secret(self.nats_url_file, self.nats.url)
-        tell("schemas and roles")
+        progress("schemas and roles")
         await asyncio.to_thread(self._prepare_database)
         double = [self._double()] if self.uses_double and "publisher" in self.options.services else []
-        tell("services: " + ", ".join([*self.options.services, *(spec.name for spec in double)]))
+        progress("services: " + ", ".join([*self.options.services, *(spec.name for spec in double)]))
         # Channels connect lazily, so that the order of start does not matter.
         specs = [*double, *(self._service(name, {}) for name in self.options.services)]
         await asyncio.gather(*map(self.supervisor.start, specs))

@@ -41,7 +41,7 @@ class Pace:
         self._until = time.perf_counter() + _TURN_SECONDS
 
 
-async def aside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Calls a pure function in a thread, so that the loop goes on while it computes.
 
     For work whose size a caller chooses: it takes as long as before, and about 0.1 ms more. When the task is

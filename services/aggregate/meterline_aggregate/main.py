@@ -1,4 +1,4 @@
-"""Connects the parts of aggregate, and runs it."""
+"""Connects the parts of aggregate and runs the service."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from meterline_aggregate.usage.service import Usage
 
 NAME = "aggregate"
 
-# How often it is told how full sets of groups are.
+# How often the metrics of group sets are updated.
 GROUP_SECONDS = 60.0
 
 

@@ -1,4 +1,4 @@
-"""The questions that aggregate asks of ingest. All of them only read."""
+"""Calls from aggregate to ingest. All of them only read."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _PAGE: Final = 1_000
 
 
 class Ingest(Link):
-    """The ingest service, if its address is known."""
+    """The ingest service."""
 
     def __init__(self, address: str, caller: Caller) -> None:
         super().__init__("ingest", address, caller)
 
     async def totals(self, tenant: str) -> dict[str, int]:
-        """Events accepted of each tenant, or of the one that `tenant` names. Raises UnavailableError."""
+        """Numbers of accepted events by tenant; `tenant` limits it to one. Raises UnavailableError."""
         try:
             answer = await self._stub.GetTotals(events_pb2.GetTotalsRequest(tenant_id=tenant))
         except aio.AioRpcError as error:
@@ -58,7 +58,10 @@ class Ingest(Link):
             request.page_token = answer.next_page_token
 
     async def describe(self, event_type: str) -> event_types_pb2.DescribeEventTypeResponse | None:
-        """What events of this type may carry; None when nobody has it. Raises UnavailableError."""
+        """The fields that events of this type may have; None if the type is unknown.
+
+        Raises UnavailableError.
+        """
         stub = event_types_pb2_grpc.EventTypesServiceStub(self.channel)
         request = event_types_pb2.DescribeEventTypeRequest(name=event_type)
         try:

@@ -139,7 +139,7 @@ class Ingest(Platform):
             self._key_store.vault, RejectionCounts(), most=_most_quarantined(settings)
         )
         self.add(self._quarantine_upkeep())
-        self.every(QUOTA_SECONDS, "quotas", self._tell_quotas)
+        self.every(QUOTA_SECONDS, "quotas", self._measure_quotas)
         self._capture = self._build_capture()
         self._committer = self.add(self._build_committer())
         self._admission = self._build_admission()
@@ -147,7 +147,7 @@ class Ingest(Platform):
         self.add(TimerSweep(self.database, self._timers))
         self.serve(*self._servicers(), api_keys=self._identity)
 
-    async def _tell_quotas(self) -> None:
+    async def _measure_quotas(self) -> None:
         series, subjects = await self._dictionaries.fullest(self._quotas.default)
         metrics.QUOTA_FULLEST.labels("series").set(series)
         metrics.QUOTA_FULLEST.labels("subjects").set(subjects)

@@ -28,38 +28,42 @@ class IngestSettings(ServiceSettings):
     clock_skew_tolerance_seconds: float = Field(default=5, ge=0)
     """Event times of a call are corrected if its times of sending and receipt differ by more than this."""
     max_running_timers_per_tenant: int = Field(default=100_000, ge=1)
-    """Beyond these, starting another timer returns RESOURCE_EXHAUSTED."""
+    """Most running timers of a tenant; starting another one returns RESOURCE_EXHAUSTED."""
     commit_workers: int = Field(default=3, ge=1, le=64)
-    """Concurrent transactions. While all are busy calls gather, so fewer of them make larger batches."""
+    """Concurrent transactions. Calls that arrive while all are busy share a batch, so fewer make larger
+    batches."""
     commit_window_ms: float = Field(default=5, ge=0)
-    """How long small calls wait for more; up to eight times as long while more keep coming."""
+    """How long, in milliseconds, a small call waits for others to share its transaction; up to eight times as
+    long while more arrive."""
     max_queued_events: int = Field(default=100_000, ge=1)
-    """Beyond these, calls get RESOURCE_EXHAUSTED."""
+    """Most events waiting for a commit; further calls get RESOURCE_EXHAUSTED."""
     max_quarantined_per_tenant: int = Field(default=100_000, ge=0)
-    """Rejected events of a tenant that are kept for a replay; those beyond are only rejected."""
+    """Most rejected events of a tenant that are stored for a replay; further ones are only rejected."""
     max_quarantined_bytes_per_tenant: int = Field(default=1 << 30, ge=0)
-    """Bytes of a tenant's rejected events that are kept, including settled ones; events beyond are only
+    """Most bytes of a tenant's stored rejected events, including settled ones; further events are only
     rejected."""
     max_series_per_tenant: int = Field(default=100_000, ge=1)
-    """Combinations of type and dimensions of a tenant, unless its limits set another number. Events with new
-    ones beyond these are rejected."""
+    """Most combinations of type and dimensions of a tenant, unless its limits set another number. Events with
+    further combinations are rejected."""
     max_subjects_per_tenant: int = Field(default=1_000_000, ge=1)
-    """Subjects of a tenant, likewise."""
+    """Most subjects of a tenant, unless its limits set another number. Events with further ones are
+    rejected."""
     quarantine_days: float = Field(default=0, ge=0)
-    """How long rejected events wait for a replay; 0: for ever. Settled events are kept for 30 days."""
+    """Days after which rejected events that were not replayed are deleted; 0: never. Settled events are kept
+    for 30 days."""
     relay_linger_ms: float = Field(default=8, ge=0)
-    """How long a message waits for others to be published with."""
+    """How long, in milliseconds, a message waits for others to be published with."""
     master_keys: SecretStr
-    """`id:base64 of 32 bytes`, separated by commas. The first wraps the keys of tenants. The others only
-    unwrap what they have wrapped, and can be removed when that is rewrapped."""
+    """`id:base64 of 32 bytes`, separated by commas. The first one wraps the keys of tenants. The others only
+    unwrap keys that they wrapped, and can be removed once those are rewrapped."""
     data_key_max_age_days: float = Field(default=90, gt=0)
-    """A tenant's key that is older is replaced."""
+    """Age in days at which a tenant's key is replaced by a new one."""
     key_upkeep_seconds: float = Field(default=15, gt=0)
-    """How often keys are counted, rotated when due, and rewrapped."""
+    """Seconds between runs that count keys, rotate due ones, and rewrap."""
     reseal_seconds: float = Field(default=60, gt=0)
-    """How often values of retired keys are resealed."""
+    """Seconds between runs that encrypt values of retired keys again with the newest key."""
     reseal_values: int = Field(default=2_000, ge=1)
-    """How many of them at once."""
+    """Most values that one transaction of such a run encrypts again."""
 
     @field_validator("master_keys")
     @classmethod

@@ -1,4 +1,4 @@
-"""Connects the parts of the publisher, and runs it."""
+"""Connects the parts of the publisher and runs the service."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ NAME = "publisher"
 
 
 class InvoicesServicer(StoredInvoicesServicer, PreviewsServicer, ExplanationsServicer, GapsServicer):
-    """All of InvoicesService: each capability answers its own calls."""
+    """All RPCs of InvoicesService; each capability implements its own ones."""
 
     def __init__(
         self, invoices: Invoices, previews: Previews, explaining: Explaining, gaps: Gaps, trace_ui: str
@@ -59,7 +59,7 @@ class InvoicesServicer(StoredInvoicesServicer, PreviewsServicer, ExplanationsSer
 
 
 class Publisher(Platform):
-    """The parts of one process. `providers`: in place of those that the settings name."""
+    """The parts of one process. `providers` replaces those that the settings name."""
 
     def __init__(self, settings: PublisherSettings, clock: Clock, providers: Providers | None = None) -> None:
         super().__init__(NAME, settings, clock)

@@ -1,4 +1,4 @@
-"""The questions that the publisher asks of other services. They only read, or may be repeated."""
+"""Calls from the publisher to aggregate and ingest. They only read, or are safe to repeat."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _PAGE: Final = 1_000
 
 
 async def _ask(service: str, call: Awaitable[T], kind: str, name: str, handed_on: Collection[str] = ()) -> T:
-    """The answer. Raises NotFoundError, of the kind that the service names (else `kind`);
-    InvalidArgumentError for one of the fields that our own caller filled and we handed on as they came; and
+    """Awaits the response. Raises NotFoundError, with the kind that the service names (or else `kind`);
+    InvalidArgumentError if one of the fields in `handed_on`, which come from our own caller, is invalid; and
     UnavailableError for every other failure."""
     try:
         return await call
@@ -39,7 +39,7 @@ async def _ask(service: str, call: Awaitable[T], kind: str, name: str, handed_on
 
 
 def _missing(error: aio.AioRpcError) -> str:
-    """The kind of what was not found, out of the rich status; empty without one."""
+    """The kind of resource that was not found, from the rich status; empty if the status has none."""
     status = rpc_status.from_call(error)  # type: ignore[arg-type]
     for detail in status.details if status else ():
         resource = error_details_pb2.ResourceInfo()
@@ -49,7 +49,7 @@ def _missing(error: aio.AioRpcError) -> str:
 
 
 class Aggregate(Link):
-    """The aggregate service: windows, and which batches made them."""
+    """The aggregate service: windows, and the contributions of batches to them."""
 
     def __init__(self, address: str, caller: Caller) -> None:
         super().__init__("aggregate", address, caller)
@@ -57,19 +57,20 @@ class Aggregate(Link):
         self._meters: Answers[None, dict[str, Counting]] = Answers(_METERS_KEPT_SECONDS, most=1)
 
     async def month(self, tenant: str, meter: str, period: Period) -> usage_pb2.Window | None:
-        """The month window of a period; None before its first event. Raises NotFoundError for a meter
-        that does not exist."""
+        """The month window of a period; None before its first event. Raises NotFoundError for an unknown
+        meter.
+        """
         windows = await self._windows(tenant, meter, types_pb2.GRAIN_MONTH, period)
         return windows[0] if windows else None
 
     async def days(self, tenant: str, meter: str, period: Period) -> Sequence[usage_pb2.Window]:
-        """The day windows of a period, in the order of time."""
+        """The day windows of a period, ordered by time."""
         return await self._windows(tenant, meter, types_pb2.GRAIN_DAY, period)
 
     async def contributions(
         self, tenant: str, meter: str, period: Period, page_size: int, page_token: str
     ) -> tuple[Sequence[usage_pb2.Contribution], str]:
-        """A page of what batches added to a meter, and the token of the next page."""
+        """A page of the contributions of batches to a meter, and the token of the next page."""
         request = usage_pb2.ListContributionsRequest(
             tenant_id=tenant,
             meter=meter,
@@ -83,16 +84,16 @@ class Aggregate(Link):
         return answer.contributions, answer.next_page_token
 
     async def contributions_of(self, tenant: str, batch_id: str) -> Sequence[usage_pb2.Contribution]:
-        """What one batch added to all meters."""
+        """The contributions of one batch to all meters."""
         request = usage_pb2.FindContributionsRequest(tenant_id=tenant, batch_id=batch_id)
         stub = usage_pb2_grpc.UsageServiceStub(self.channel)
         return (await _ask("aggregate", stub.FindContributions(request), "batch", batch_id)).contributions
 
     async def meters(self, names: Collection[str]) -> dict[str, Counting]:
-        """What all meters count, by name, those of `names` among them unless there is no such meter.
+        """The counting rules of all meters by name. Reads them again if one of `names` is not cached.
 
-        A definition never changes, so what is remembered is true, and only a new one can be missing. A meter
-        that was deleted, of which nothing was billed, may be remembered for seconds.
+        Definitions never change, so cached ones are correct, and only new meters can be missing. A deleted
+        meter can stay cached for some seconds; nothing was billed for it.
         """
         known = self._meters.get(None)
         if known is None or not known.keys() >= set(names):
@@ -104,7 +105,7 @@ class Aggregate(Link):
         return known
 
     async def refer_to(self, meter: str) -> bool:
-        """Whether there is such a meter; from now on it is never deleted. Raises UnavailableError."""
+        """Whether the meter exists; if so, it can never be deleted from now on. Raises UnavailableError."""
         stub = meters_pb2_grpc.MetersServiceStub(self.channel)
         request = meters_pb2.ReferToMeterRequest(name=meter)
         try:
@@ -128,7 +129,7 @@ class Aggregate(Link):
 
 
 class Ingest(Link):
-    """The ingest service: raw events, and the batches that brought them."""
+    """The ingest service: raw events, and the batches that they came in."""
 
     def __init__(self, address: str, caller: Caller) -> None:
         super().__init__("ingest", address, caller)
@@ -140,7 +141,7 @@ class Ingest(Link):
         return await _ask("ingest", call, "event", event_id, handed_on=["event_id", "source"])
 
     async def batches(self, tenant: str, batch_ids: Sequence[str]) -> Sequence[events_pb2.Batch]:
-        """What is known of at most 1,000 batches."""
+        """The headers of at most 1,000 batches."""
         if not batch_ids:
             return []
         request = events_pb2.GetBatchesRequest(tenant_id=tenant, batch_ids=batch_ids)
@@ -149,7 +150,7 @@ class Ingest(Link):
     async def events(
         self, tenant: str, batch_ids: Sequence[str], event_type: str, time: Period, page_token: str
     ) -> tuple[Sequence[events_pb2.StoredEvent], str]:
-        """A page of the events of at most 1,000 batches in the order of time, and the next page's token."""
+        """A page of the events of at most 1,000 batches, ordered by time, and the next page's token."""
         request = events_pb2.ListEventsRequest(
             tenant_id=tenant,
             batch_ids=batch_ids,
@@ -170,7 +171,7 @@ class Ingest(Link):
 async def all_contributions(
     aggregate: Aggregate, tenant: str, meter: str, period: Period
 ) -> AsyncIterator[usage_pb2.Contribution]:
-    """Every contribution, page after page."""
+    """Every contribution, from all pages."""
     token = ""
     while True:
         page, token = await aggregate.contributions(tenant, meter, period, _PAGE, token)

@@ -1,4 +1,4 @@
-"""What the publisher can be told."""
+"""The settings of the publisher."""
 
 from __future__ import annotations
 
@@ -14,41 +14,43 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class PublisherSettings(ServiceSettings):
-    """Beside what every service has: the billing provider, the services asked, and how often to look."""
+    """The settings of every service, and: the provider, the services it calls, and intervals in seconds."""
 
     identity_address: str = Field(min_length=1)
-    """host:port of identity, asked whom API keys belong to."""
+    """host:port of identity's API, which verifies API keys."""
     aggregate_address: str = Field(min_length=1)
-    """host:port of the aggregate service."""
+    """host:port of aggregate's API."""
     ingest_address: str = Field(min_length=1)
-    """host:port of the ingest service."""
+    """host:port of ingest's API."""
 
     stripe_api_key: SecretStr | None = None
-    """A restricted key (`rk_`) is enough, and better than a secret one (`sk_`). Without one nobody is billed:
-    usage is held until there is one. An empty text is a mistake, and no way to say so."""
+    """A Stripe API key; a restricted key (`rk_`) suffices and is safer than a secret one (`sk_`). Unset:
+    nobody is billed, and usage is held until a key is set. An empty text is refused."""
     stripe_api_base: str = "https://api.stripe.com"
     stripe_timeout_seconds: float = Field(default=10.0, gt=0, le=60)
     send_concurrency: int = Field(default=20, ge=1, le=20)
-    """Calls to the provider at a time; it allows many more an account, but other software needs some."""
+    """Most concurrent calls to the provider. Its limit per account is higher, but shared with other software.
+    """
     send_backoff_seconds: float = Field(default=0.5, gt=0)
-    """After the first failed attempt; doubles with each further one."""
+    """Pause in seconds after the first failed attempt to send; doubles with each further one."""
     send_backoff_max_seconds: float = Field(default=300.0, gt=0)
 
     close_check_seconds: float = Field(default=60.0, gt=0)
     close_grace_seconds: float = Field(default=72 * 3600.0, ge=0)
-    """How long after its end a period is rated again when usage comes late; 72 hours is the latest that
-    the provider can be told to finalise."""
+    """How long after its end, in seconds, a period is rated again for late usage; 72 hours is the latest time
+    for which the provider can be configured to finalise an invoice."""
     settle_seconds: float = Field(default=300.0, gt=0)
     freshness_wait_seconds: float = Field(default=5.0, ge=0)
-    """How long to wait for usage that the aggregate service is rebuilding."""
+    """How long, in seconds, to wait for usage that aggregate is rebuilding."""
     publish_wait_seconds: float = Field(default=15.0, ge=0)
-    """How long PublishUsage waits for the provider before it answers with what is still on its way."""
+    """How long, in seconds, PublishUsage waits for the provider before it returns rows that are not sent yet.
+    """
 
     @field_validator("stripe_api_key")
     @classmethod
     def _is_a_key(cls, key: SecretStr | None) -> SecretStr | None:
         if key is not None and not _KEY.fullmatch(key.get_secret_value()):
-            # Says nothing of what it was: it may be a key of something else.
+            # Does not quote the value: it may be another secret.
             raise ValueError(
                 "must be a Stripe key: rk_live_, rk_test_, sk_live_ or sk_test_; unset it to bill nobody"
             )

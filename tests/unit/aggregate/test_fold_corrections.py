@@ -131,7 +131,7 @@ def test_retraction_names_the_months_to_rebuild(history: History, order: random.
         given_to = {(row[0], row[1], row[2], row[3]) for row in comparable(changes)["contributions"]}
         ids = [batch.batch_id for batch in changes.batches]
         assert {(*source[:3], ids[source[3]]) for source in changes.rebuilds.sources} <= given_to
-    taken = stored([[one.only(one.gone) for one in history.messages]])
+    taken = stored([[one.only(one.retracted_rows) for one in history.messages]])
     months = {key for key in taken.windows if key[0] == 4 and key[2] in REBUILT and key[4] == TOTAL}
     assert named == {(tenant, meter, start) for _, tenant, meter, start, _ in months}
 

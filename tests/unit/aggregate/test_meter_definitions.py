@@ -89,5 +89,5 @@ def test_group_has_a_value_for_every_dimension() -> None:
 def test_definitions_that_differ_in_any_field_are_unequal() -> None:
     different = [definition(**changes) for changes in GOOD]
     for one in different:
-        assert [one.means_the_same_as(other) for other in different].count(True) == 1
-    assert definition(group_by=("a", "b")).means_the_same_as(definition(group_by=("b", "a")))
+        assert [one.is_equivalent_to(other) for other in different].count(True) == 1
+    assert definition(group_by=("a", "b")).is_equivalent_to(definition(group_by=("b", "a")))

@@ -188,7 +188,7 @@ def row_of(row: SignedRow) -> Row:
     )
 
 
-signed = st.builds(SignedRow, st.uuids(), contents, st.integers(1, 9), taken_from=st.none() | st.uuids())
+signed = st.builds(SignedRow, st.uuids(), contents, st.integers(1, 9), retracted_from=st.none() | st.uuids())
 
 
 @given(st.lists(signed, min_size=1, max_size=8))
@@ -203,7 +203,7 @@ def test_message_has_every_row_with_its_sign(rows: list[SignedRow]) -> None:
     assert (batch.rows, batch.retracted) == (len(rows), len(taken))
     assert in_message[: batch.retracted] == [row_of(row) for row in taken]
     assert Counter(in_message) == Counter(map(row_of, rows))
-    assert batch.origins == b"".join(row.taken_from.bytes for row in taken if row.taken_from)
+    assert batch.origins == b"".join(row.retracted_from.bytes for row in taken if row.retracted_from)
     assert {series.tenant_id for series in fact.series} == {3}
 
 

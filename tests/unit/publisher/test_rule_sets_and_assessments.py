@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from meterline.calendar import Period
 from meterline_publisher.prices.rules.parsing import parse_price
-from meterline_publisher.prices.rules.rule_sets import Rule, RuleSet, choose, kept
+from meterline_publisher.prices.rules.rule_sets import Rule, RuleSet, choose, of_final_invoice
 from meterline_publisher.prices.rules.versions import PriceVersion, VersionError
 from meterline_publisher.rating.rules.assessment import Assessment, assess
 from meterline_publisher.usage.rules import MeterUsage
@@ -64,12 +64,15 @@ def test_contradicting_versions_price_nothing() -> None:
 
 
 def test_a_final_invoice_keeps_its_versions() -> None:
-    assert kept(CATALOGUE, {"calls": 1}).versions() == [["basic/calls", 1]]
-    assert kept(CATALOGUE, {"new": 4, "calls": 3}).versions() == [["basic/calls", 3], ["basic/new", 4]]
+    assert of_final_invoice(CATALOGUE, {"calls": 1}).versions() == [["basic/calls", 1]]
+    assert of_final_invoice(CATALOGUE, {"new": 4, "calls": 3}).versions() == [
+        ["basic/calls", 3],
+        ["basic/new", 4],
+    ]
     with pytest.raises(VersionError):
-        kept(CATALOGUE, {"calls": 9})
+        of_final_invoice(CATALOGUE, {"calls": 9})
     with pytest.raises(VersionError):
-        kept(CATALOGUE, {"gone": 1})
+        of_final_invoice(CATALOGUE, {"gone": 1})
 
 
 @given(st.integers())

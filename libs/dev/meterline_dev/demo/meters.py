@@ -52,7 +52,7 @@ def event_type(*, air_minutes_required: bool) -> event_types_pb2.EventType:
 
 
 def definition(meter: DemoMeter) -> meters_pb2.Meter:
-    """The meter as the aggregate service takes it: kept by origin besides the total."""
+    """The meter as the aggregate service takes it: grouped by origin, in addition to the total."""
     return meters_pb2.Meter(
         name=meter.name,
         event_type=EVENT_TYPE,

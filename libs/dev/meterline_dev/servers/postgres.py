@@ -75,9 +75,9 @@ class PostgresServer(Server):
         start_timeout: float = 60.0,
     ) -> None:
         data_dir = data_dir.absolute()
-        super().__init__(data_dir, port, _beside(data_dir, "log"), start_timeout)
+        super().__init__(data_dir, port, _sibling(data_dir, "log"), start_timeout)
         self.data_dir = data_dir
-        self.password_file = _beside(data_dir, "password")
+        self.password_file = _sibling(data_dir, "password")
         self._overrides = postgres_settings.merged({}, settings or {})
         self._account_name = account
         self._account: Account | None = None
@@ -135,7 +135,7 @@ class PostgresServer(Server):
         )
         owners = {os.geteuid()} if self._account is None else {os.geteuid(), self._account.uid}
         ensure_private_directory(self.socket_dir, owners)
-        self._hand_over(self.socket_dir)
+        self._chown(self.socket_dir)
         if not (self.data_dir / "PG_VERSION").exists():
             self._initialise()
 
@@ -146,11 +146,11 @@ class PostgresServer(Server):
         fresh = self.data_dir.with_name(f".{self.data_dir.name}.new")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o700)
-        self._hand_over(fresh)
+        self._chown(fresh)
         write_private(self.password_file, f"{secrets.token_urlsafe(24)}\n")
         given = self.socket_dir / "password"
         write_private(given, self.password_file.read_text())
-        self._hand_over(given)
+        self._chown(given)
         try:
             self._initdb(fresh, given)
         finally:
@@ -240,10 +240,10 @@ class PostgresServer(Server):
         if self._socket_dir is not None:
             shutil.rmtree(self._socket_dir, ignore_errors=True)
 
-    def _hand_over(self, path: Path) -> None:
+    def _chown(self, path: Path) -> None:
         if self._account is not None:
             os.chown(path, self._account.uid, self._account.gid)
 
 
-def _beside(data_dir: Path, suffix: str) -> Path:
+def _sibling(data_dir: Path, suffix: str) -> Path:
     return data_dir.with_name(f"{data_dir.name}.{suffix}")

@@ -12,10 +12,10 @@ class DeadLetterReport:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     async def report(self) -> None:
         counts = await dead_letters.count_open(self._database)
-        for consumer in self._told | counts.keys():
+        for consumer in self._reported | counts.keys():
             metrics.DEAD_LETTERS.labels(consumer).set(counts.get(consumer, 0))
-        self._told |= counts.keys()
+        self._reported |= counts.keys()

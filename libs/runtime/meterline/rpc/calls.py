@@ -27,7 +27,7 @@ from meterline.rpc.doors import Doors, Lane, read_one
 from meterline.rpc.errors import STATUS_CODES, abort, to_status
 from meterline.rpc.texts import check_texts
 from meterline.slugs import check_slug
-from meterline.tasks import aside
+from meterline.tasks import in_thread
 from meterline.telemetry import metrics, propagation
 from meterline.telemetry.logging import logger
 from meterline.telemetry.tracing import tracer
@@ -92,7 +92,7 @@ def _wrap(method: str, handler: Handler, gate: Gate, doors: Doors) -> _Method:
         unknown: Any = _unknown_unary(entry, handler.unary_unary)
         return _Method(entry, known, grpc.stream_stream_rpc_method_handler(unknown, **codecs))
     if handler.stream_stream:
-        both: Any = _conversing(entry, cast("Any", handler.stream_stream))
+        both: Any = _stream_stream(entry, cast("Any", handler.stream_stream))
         streaming = grpc.stream_stream_rpc_method_handler(both, **codecs)
         return _Method(entry, streaming, streaming)
     if handler.unary_stream:
@@ -142,7 +142,7 @@ class _Entry:
             return raw
         try:
             if len(raw) > LARGE_REQUEST:
-                return await aside(self.deserializer, raw)
+                return await in_thread(self.deserializer, raw)
             return self.deserializer(raw)
         except DecodeError:
             raise InvalidArgumentError(
@@ -158,7 +158,7 @@ class _Entry:
         require(self.rule, principal, request)
         if self.rule.reach is not Reach.EVENTS and isinstance(request, Message):
             if len(raw) > _MANY_TEXTS:
-                await aside(check_texts, request, self.rule.judged_singly)
+                await in_thread(check_texts, request, self.rule.judged_singly)
             else:
                 check_texts(request, self.rule.judged_singly)
             if named := getattr(request, "tenant_id", ""):
@@ -219,7 +219,7 @@ def _streaming(
     return known, unknown
 
 
-def _conversing(
+def _stream_stream(
     entry: _Entry, behaviour: Callable[..., AsyncGenerator[Any, None]]
 ) -> Callable[..., Awaitable[None]]:
     """Many requests and many answers."""

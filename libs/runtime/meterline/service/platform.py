@@ -1,4 +1,4 @@
-"""What every service consists of besides its own parts, made from its settings in one order."""
+"""The parts that every service has in addition to its own, created from its settings in one order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every metric there is: one closed, commented list. A name elsewhere is a fault (tests/architecture)."""
+"""All metrics of the services. Metrics must not be defined elsewhere (tests/architecture)."""
 
 from __future__ import annotations
 
@@ -7,116 +7,128 @@ from prometheus_client import Counter, Gauge, Histogram
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 # Capture
-EVENTS = Counter("meterline_events_total", "Events that got an outcome at capture", ["outcome", "reason"])
+EVENTS = Counter(
+    "meterline_events_total", "Events processed at capture, by outcome and reason", ["outcome", "reason"]
+)
 BATCHES = Counter("meterline_batches_total", "Batches committed at capture")
 CAPTURE_SECONDS = Histogram(
-    "meterline_capture_seconds", "From a call's arrival to its durable answer", buckets=_LATENCY
+    "meterline_capture_seconds",
+    "Time from a call's arrival until its events are stored and it is answered",
+    buckets=_LATENCY,
 )
 CLOCK_SKEW_SECONDS = Gauge(
     "meterline_clock_skew_seconds",
-    "How much later our clock is than a source's, of the most recent sources",
+    "Our clock minus a source's clock, for the most recent sources",
     ["tenant", "source"],
 )
 CAPTURE_QUEUE = Gauge(
-    "meterline_capture_queue_events", "Events that wait for a commit, or their like in bytes"
+    "meterline_capture_queue_events", "Events waiting for a commit; large events count as several"
 )
-CAPTURE_REFUSALS = Counter("meterline_capture_refusals_total", "Calls refused for a limit", ["reason"])
+CAPTURE_REFUSALS = Counter("meterline_capture_refusals_total", "Calls refused because of a limit", ["reason"])
 CAPTURE_SPLITS = Counter(
     "meterline_capture_splits_total",
-    "Flushes that failed and were repeated in halves, to find who is at fault",
+    "Failed flushes that were retried in halves, to isolate the call at fault",
 )
 CAPTURE_FAULTS = Counter(
-    "meterline_capture_faults_total", "Calls that failed for a fault of the service; must be zero"
+    "meterline_capture_faults_total", "Calls that failed because of a fault of the service; must be zero"
 )
-TOKEN_EXCHANGES = Counter("meterline_token_exchanges_total", "Exchanges with the buckets of rate limits")
+TOKEN_EXCHANGES = Counter(
+    "meterline_token_exchanges_total", "Transactions that exchanged tokens with the buckets of rate limits"
+)
 
 MONTHS_TO_DROP = Gauge(
-    "meterline_months_to_drop", "Months of raw events past their retention that could not be dropped yet"
+    "meterline_months_to_drop", "Months of raw events past their retention that are not deleted yet"
 )
 CORRECTIONS = Counter("meterline_corrections_total", "Events amended or retracted", ["kind"])
 
 # Quarantine
 QUARANTINED = Counter(
     "meterline_quarantined_total",
-    "Rejected events that were kept; sources beyond the first thousand combinations are `other`",
+    "Rejected events that were stored; beyond 1,000 combinations of labels the source is `other`",
     ["tenant", "source", "reason"],
 )
 QUARANTINE_REFUSED = Counter(
     "meterline_quarantine_refused_total",
-    "Rejected events that were not kept: no room, too long, or the tenant's keys are destroyed",
+    "Rejected events that were not stored: no room, too long, or the tenant's keys are destroyed",
     ["tenant", "source", "reason"],
 )
-QUARANTINE_WAITING = Gauge("meterline_quarantine_waiting", "Rejected events that wait for a fix")
+QUARANTINE_WAITING = Gauge(
+    "meterline_quarantine_waiting", "Stored rejected events that are not replayed or discarded yet"
+)
 QUARANTINE_EXPIRED = Counter(
-    "meterline_quarantine_expired_total", "Rejected events that were deleted after waiting for too long"
+    "meterline_quarantine_expired_total", "Rejected events that were deleted after their maximum age"
 )
 
-# What is kept of one tenant's
+# Quotas of stored data per tenant
 QUOTA_FULLEST = Gauge(
     "meterline_quota_fullest_ratio",
-    "The part of a quota that the tenant has used which has used most of it; 1 is full",
+    "Used part of a quota, for the tenant that has used most of it; 1 is full",
     ["quota"],
 )
 GROUP_SETS_CLOSED = Gauge(
     "meterline_group_sets_closed",
-    "Sets of dimensions, each of a tenant, whose groups are all given out: what is new is the rest",
+    "Tenants' sets of dimensions that have all allowed groups; new combinations count as the rest",
 )
 
 # Sensitive data
-SEALED_VALUES = Counter("meterline_sealed_values_total", "Values sealed under keys of tenants")
-RESEALED_VALUES = Counter("meterline_resealed_values_total", "Values that a newer key has sealed anew")
+SEALED_VALUES = Counter("meterline_sealed_values_total", "Values encrypted with keys of tenants")
+RESEALED_VALUES = Counter("meterline_resealed_values_total", "Values encrypted again with a newer key")
 TAMPERED_VALUES = Counter(
-    "meterline_tampered_values_total", "Values that do not open where they lie; must be zero", ["table"]
+    "meterline_tampered_values_total", "Stored values that could not be decrypted; must be zero", ["table"]
 )
 KEYS_NOT_REWRAPPED = Gauge(
-    "meterline_keys_not_rewrapped", "Keys of earlier master keys that do not open; must be zero"
+    "meterline_keys_not_rewrapped", "Tenants' keys that no configured master key can unwrap; must be zero"
 )
 
 # Messages
 OUTBOX_PUBLISHED = Counter("meterline_outbox_published_total", "Messages published by the relay")
-OUTBOX_PENDING = Gauge("meterline_outbox_pending", "Messages not published yet")
-OUTBOX_AGE_SECONDS = Gauge("meterline_outbox_age_seconds", "Age of the oldest message not published")
+OUTBOX_PENDING = Gauge("meterline_outbox_pending", "Messages in the outbox that are not published yet")
+OUTBOX_AGE_SECONDS = Gauge("meterline_outbox_age_seconds", "Age of the oldest message that is not published")
 MESSAGES = Counter("meterline_messages_total", "Messages handled by a consumer", ["consumer", "outcome"])
 BROKER_REFUSALS = Counter(
     "meterline_broker_refusals_total",
-    "Times that the broker refused the service's login or permission; must be zero",
+    "Refusals of the service's login or permission by the broker; must be zero",
     ["kind"],
 )
-CONSUMER_LAG = Gauge("meterline_consumer_lag", "Messages that wait for a consumer", ["consumer"])
+CONSUMER_LAG = Gauge("meterline_consumer_lag", "Messages waiting for a consumer", ["consumer"])
 CONSUMER_BREAKER_OPEN = Gauge(
     "meterline_consumer_breaker_open",
-    "1 while nearly all is poison and nothing is taken",
+    "1 while the consumer is stopped because too many of its messages are poison",
     ["consumer"],
 )
-DEAD_LETTERS = Gauge("meterline_dead_letters", "Messages that wait to be redriven", ["consumer"])
+DEAD_LETTERS = Gauge(
+    "meterline_dead_letters", "Dead letters that are not redriven or discarded", ["consumer"]
+)
 
 # Aggregation
-EVENTS_AGGREGATED = Counter("meterline_events_aggregated_total", "Events folded into windows, or out of them")
+EVENTS_AGGREGATED = Counter(
+    "meterline_events_aggregated_total", "Events folded into windows, including retracted ones"
+)
 FRESHNESS_SECONDS = Histogram(
-    "meterline_freshness_seconds", "From a call's arrival to its events being visible", buckets=_LATENCY
+    "meterline_freshness_seconds",
+    "Time from a call's arrival until its events are visible in windows",
+    buckets=_LATENCY,
 )
 CONSERVATION_GAP = Gauge(
     "meterline_conservation_gap",
-    "Events accepted less events aggregated, once what was on its way has arrived; must read zero",
+    "Events lost or counted twice: differences between accepted and aggregated; must be zero",
 )
 METERS_UNKNOWN = Gauge(
     "meterline_meters_unknown",
-    "Meters of kinds that only a newer release knows: their events wait for it",
+    "Meters of kinds that only a newer release knows; their events are counted after the upgrade",
 )
 REBUILDS_PENDING = Gauge(
     "meterline_rebuilds_pending",
-    "Months of maxima and unique counts that wait to be rebuilt and are not published before",
+    "Months waiting for a rebuild; they are published after it",
 )
 
 # Publishing
-PUBLICATIONS = Gauge("meterline_publications", "Usage records of the ledger", ["state"])
-BILLING_GAPS = Gauge(
-    "meterline_billing_gaps", "Periods and meters that are used and not billed as they are used", ["reason"]
-)
+PUBLICATIONS = Gauge("meterline_publications", "Rows of the ledger that are not sent, by state", ["state"])
+BILLING_GAPS = Gauge("meterline_billing_gaps", "Periods and meters with usage that is not billed", ["reason"])
 BILLING_PROVIDERS = Gauge("meterline_billing_providers", "Billing providers that are configured")
 PROVIDER_CALLS = Counter(
     "meterline_provider_calls_total", "Calls to the billing provider", ["operation", "outcome"]
 )
 
 # Calls
-RPC_SECONDS = Histogram("meterline_rpc_seconds", "Calls served", ["method", "code"], buckets=_LATENCY)
+RPC_SECONDS = Histogram("meterline_rpc_seconds", "Time to serve a call", ["method", "code"], buckets=_LATENCY)

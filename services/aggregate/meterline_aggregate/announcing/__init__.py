@@ -1,1 +1,1 @@
-"""Month windows that changed: published."""
+"""Publishes month windows that changed."""

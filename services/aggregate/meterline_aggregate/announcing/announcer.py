@@ -1,4 +1,4 @@
-"""Month windows that changed are published, as absolute values, so that any one message is enough."""
+"""Publishes changed month windows with their current values, so that one message per window is enough."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from meterline.transactions.unit_of_work import UnitOfWork
 
 from meterline_aggregate.announcing import message, store
 
-# Windows a message.
+# Windows per message.
 LIMIT: Final = 500
 
 
 class MonthAnnouncer:
-    """Replicas may do this at the same time: each takes what no other has."""
+    """Replicas may run this at the same time: each claims rows that no other replica has locked."""
 
     def __init__(self, unit_of_work: UnitOfWork) -> None:
         self._unit_of_work = unit_of_work
 
     async def announce(self) -> int:
-        """Publishes all that changed; returns how many windows. Writes nothing when nothing did.
+        """Publishes all changed months; returns the number of windows. Writes nothing when nothing changed.
 
-        Raises UnavailableError, having published the rest, when a window is kept busy for seconds.
+        Raises UnavailableError, after the others are published, when a row stays locked for over 2 seconds.
         """
         announced = 0
-        # What is being changed at this moment is passed over at first, so that it holds up no other.
+        # The first pass skips locked rows, so that a lock on one month delays no other.
         for busy in (False, True):
             while count := await self._announce_some(busy=busy):
                 announced += count

@@ -1,4 +1,4 @@
-"""The facts that aggregate publishes."""
+"""Builds the message UsageWindowsChanged."""
 
 from __future__ import annotations
 

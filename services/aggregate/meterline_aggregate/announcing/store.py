@@ -1,4 +1,4 @@
-"""Month windows that are to be published."""
+"""Month windows waiting to be published."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ queries = Queries("meterline_aggregate.announcing", "store.sql")
 
 @dataclass(frozen=True, slots=True)
 class Month:
-    """A month window of the total as it is now. `traceparent` belongs to its last change."""
+    """The current month window of the total. `traceparent` is that of the last change."""
 
     tenant_id: int
     meter: str
@@ -35,10 +35,10 @@ class Month:
 
 
 async def claim(connection: Connection, limit: int, *, busy: bool) -> list[Month]:
-    """Takes up to `limit` changed months, with the values that they have now.
+    """Claims up to `limit` changed months and reads their current values.
 
-    busy: wait a little for those that are being changed, instead of passing them over. Raises
-    meterline.errors.UnavailableError, at the end of the transaction, when the wait is too long.
+    busy: wait for locked rows instead of skipping them. Raises meterline.errors.UnavailableError, at the end
+    of the transaction, when the wait takes over 2 seconds.
     """
     if busy:
         await connection.execute(queries.limit_waiting)

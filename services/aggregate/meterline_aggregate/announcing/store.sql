@@ -1,8 +1,7 @@
 -- name: claim_months
 -- tenant: months of all tenants are published together
--- Only claims: the windows are read by a statement of their own. In this one they would be seen as they
--- were when it began, while the claim may already be of a later change. What waits for a rebuild is left,
--- and what only a newer release can read.
+-- Only claims; `read_months` reads the windows. This statement would read them as of its own start, and could so publish an
+-- older value than the change that it claims. Skips months that wait for a rebuild, and meters of kinds unknown here.
 WITH claimed AS (
     SELECT tenant_id, meter_id, window_start
     FROM changed_months o
@@ -23,7 +22,7 @@ RETURNING c.tenant_id, c.meter_id, c.window_start, c.traceparent
 
 -- name: claim_busy_months
 -- tenant: months of all tenants are published together
--- As claim_months, but waits for rows that are being changed, in the order in which they are locked.
+-- As claim_months, but waits for locked rows, in key order.
 WITH claimed AS (
     SELECT tenant_id, meter_id, window_start
     FROM changed_months o
@@ -47,7 +46,7 @@ RETURNING c.tenant_id, c.meter_id, c.window_start, c.traceparent
 SET LOCAL lock_timeout = '2s'
 
 -- name: read_months
--- A month may have got a rebuild since it was claimed; that one has it published.
+-- Skips months for which a rebuild was requested since the claim: the rebuild marks them as changed again.
 SELECT w.tenant_id, m.name, m.aggregation, t.time_zone, w.window_start,
        w.value, w.event_count, w.revision, k.traceparent
 FROM unnest(%s::int4[], %s::int4[], %s::timestamptz[], %s::text[])

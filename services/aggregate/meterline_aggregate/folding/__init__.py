@@ -1,1 +1,1 @@
-"""Accepted events: decoded, folded into windows, and stored."""
+"""Decodes accepted events, folds them into windows, and stores those."""

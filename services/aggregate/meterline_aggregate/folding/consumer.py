@@ -1,4 +1,4 @@
-"""Accepted events become windows: all messages of a batch in one transaction."""
+"""Folds accepted events into windows: all messages of a batch in one transaction."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from meterline_aggregate.folding.store.windows import AppliedBeforeError
 _FIRST_DELAY_SECONDS: Final = 0.1
 _LONGEST_DELAY_SECONDS: Final = 5.0
 
-# Calls of single events come as thousands of batches a second; some of them tell the delay of all.
+# Single events arrive as thousands of batches per second; this many per transaction suffice for the metric.
 _OBSERVATIONS: Final = 64
 
 
 class AcceptedEvents:
-    """The handler of `events.accepted`. Messages may come in any order and any company."""
+    """The handler of `events.accepted`. Messages may come in any order, and together with any others."""
 
     def __init__(self, clock: Clock, book: SeriesBook, wake_rebuilder: Callable[[], None]) -> None:
         self._clock = clock
@@ -41,12 +41,12 @@ class AcceptedEvents:
         self._wake_rebuilder = wake_rebuilder
 
     async def handle(self, transaction: Transaction, deliveries: Sequence[Delivery]) -> Collection[uuid.UUID]:
-        """Answers the ids of copies: messages that bring what was applied before, under another id or so long
-        ago that the inbox has forgotten.
+        """Returns the ids of copies: messages whose content was applied before, under another message id, or
+        so long ago that the inbox has deleted the id.
 
-        Raises RetryLater for messages of tenants that are not known yet, Poison for those that are garbled or
-        bring some batches for the second time, each naming the messages at fault if it can. A batch that
-        nobody sends could come again among others; it is only noticed if its events are metered.
+        Raises RetryLater for messages of tenants unknown here, Poison for messages that are garbled or repeat
+        a batch of an earlier, different message; each names the messages at fault where possible. A repeated
+        batch is noticed only if a meter counted its events.
         """
         accepted = _decode(deliveries)
         facts = [message.fact for message in accepted]
@@ -86,7 +86,7 @@ def _decode(deliveries: Sequence[Delivery]) -> list[Accepted]:
         except GarbledError as error:
             garbled[delivery.message_id] = str(error)
     for reason in garbled.values():
-        # The reason is kept with each message, so that of the first one serves only those that share it.
+        # Each message is buried with this text, so the error names only the messages that share the reason.
         raise Poison(reason, [message_id for message_id, other in garbled.items() if other == reason])
     return accepted
 
@@ -94,10 +94,10 @@ def _decode(deliveries: Sequence[Delivery]) -> list[Accepted]:
 async def _copies(
     connection: Connection, deliveries: Sequence[Delivery], accepted: Sequence[Accepted]
 ) -> set[uuid.UUID]:
-    """The messages that were applied before, or that another one before them is the same as.
+    """The messages that were applied before, or that repeat an earlier one of `deliveries`.
 
-    A message is applied as a whole or by its batches, never both, whichever comes first. Raises Poison for a
-    whole that is applied by its batches.
+    A message is applied either whole or by batches, whichever comes first. Raises Poison for a whole message
+    that was applied by batches.
     """
     copies = await _parts_of_applied(connection, deliveries)
     keys = {
@@ -109,8 +109,8 @@ async def _copies(
         return copies
     new = await applied.register(connection, set(keys.values()))
     known = set(keys.values()) - new
-    apart = await applied.in_parts(connection, known) if known else known
-    if found := [message_id for message_id, key in keys.items() if key in apart]:
+    by_batches = await applied.in_parts(connection, known) if known else known
+    if found := [message_id for message_id, key in keys.items() if key in by_batches]:
         raise Poison("its batches are applied apart from each other", found)
     for message_id, key in keys.items():
         if key in new:
@@ -121,23 +121,23 @@ async def _copies(
 
 
 async def _parts_of_applied(connection: Connection, deliveries: Sequence[Delivery]) -> set[uuid.UUID]:
-    """Notes that messages of which there are parts here are applied by their batches; answers the parts of
-    those that were applied as a whole."""
-    wholes = {
+    """Records that the messages whose parts are here are applied by batches; returns the parts of those that
+    were applied whole."""
+    whole_keys = {
         delivery.message_id: bytes.fromhex(delivery.headers[WHOLE_KEY])
         for delivery in deliveries
         if WHOLE_KEY in delivery.headers
     }
-    if not wholes:
+    if not whole_keys:
         return set()
-    in_parts = await applied.register_in_parts(connection, set(wholes.values()))
-    return {message_id for message_id, key in wholes.items() if key not in in_parts}
+    in_parts = await applied.register_in_parts(connection, set(whole_keys.values()))
+    return {message_id for message_id, key in whole_keys.items() if key not in in_parts}
 
 
 def _later(
     deliveries: Sequence[Delivery], accepted: Sequence[Accepted], error: UnknownTenantError
 ) -> RetryLater:
-    """Soon at first, since tenants are seldom far behind their first events; then ever less often."""
+    """Retries soon at first, since tenants usually arrive soon after their first events; then less often."""
     waiting = [
         delivery
         for delivery, message in zip(deliveries, accepted, strict=True)

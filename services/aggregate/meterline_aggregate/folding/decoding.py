@@ -1,4 +1,4 @@
-"""EventsAccepted to columns. What does not fit together is refused as a whole: it can never be applied."""
+"""Decodes EventsAccepted to columns. An inconsistent message is refused whole: it can never be applied."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from meterline_aggregate.folding.rules.rows import Batch, Message, Quantity, Ser
 
 
 class GarbledError(ValueError):
-    """A message that does not keep to its schema; the text says where."""
+    """A message violates its schema; the text says where."""
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A message as it came: columns are checked, series are not looked up yet.
+    """A decoded message: columns are checked, series are not looked up yet.
 
-    retracted, origins: rows that are taken away, and the batch that brought each of these, empty where
-    unknown; None and empty when there are none
+    retracted: which rows are retracted; None when none are
+    origins: for each retracted row the id of the batch that brought it, empty where unknown
     """
 
     fact: events_pb2.EventsAccepted
@@ -44,7 +44,7 @@ class Accepted:
         return key_of([batch.batch_id for batch in self.batches])
 
     def with_series(self, series: Sequence[Series]) -> Message:
-        """The message to fold; `series` are those of the fact, in its order."""
+        """The message to fold; `series` are the resolved series of the fact, in its order."""
         return Message(
             self.batches,
             series,
@@ -58,8 +58,8 @@ class Accepted:
 
 
 def key_of(batch_ids: Sequence[bytes]) -> bytes:
-    """What a message of these batches and every copy of it brings, in 16 bytes: of all batches, and beginning
-    with the time of the first, so that keys of one time lie together."""
+    """The key of a message with these batches, the same for all its copies, in 16 bytes. It begins with the
+    time of the first batch, so that keys of one time are adjacent in the index."""
     return batch_ids[0][:8] + hashlib.blake2b(b"".join(batch_ids), digest_size=8).digest()
 
 
@@ -108,7 +108,7 @@ def _column(name: str, data: bytes, rows: int) -> npt.NDArray[np.int64]:
 def _times(fact: events_pb2.EventsAccepted, rows: int) -> npt.NDArray[np.int64]:
     offsets = _column("times_us", fact.times_us, rows)
     if rows:
-        # Judged before they are added, in numbers that cannot wrap.
+        # Checked in Python's integers before the addition, which could overflow.
         first, last = fact.base_us + int(offsets.min()), fact.base_us + int(offsets.max())
         _require(first >= EARLIEST_US and last < LATEST_US, "a time is out of range")
     return offsets + np.int64(fact.base_us)
@@ -128,7 +128,7 @@ def _batches(fact: events_pb2.EventsAccepted, rows: int) -> list[Batch]:
         Batch(batch.batch_id, batch.rows, traceparent.to_text(batch.trace), batch.received_at_us)
         for batch in fact.batches
     ]
-    # A message of another kind may well be read as one of these, with nothing in it.
+    # Bytes of another message type may decode as this type, with no fields set.
     _require(batches, "no batches")
     ids = {batch.batch_id for batch in batches}
     _require(all(len(batch_id) == ID_BYTES for batch_id in ids), "a batch_id is not of 16 bytes")
@@ -140,7 +140,7 @@ def _batches(fact: events_pb2.EventsAccepted, rows: int) -> list[Batch]:
 def _retractions(
     fact: events_pb2.EventsAccepted, rows: int
 ) -> tuple[npt.NDArray[np.bool_] | None, Sequence[bytes]]:
-    """Of batches that cover the rows."""
+    """`fact.batches` must cover the rows; see `_batches`."""
     if not any(batch.retracted or batch.origins for batch in fact.batches):
         return None, ()
     retracted = np.zeros(rows, np.bool_)

@@ -1,4 +1,4 @@
-"""Which group a combination of values counts in: decided when it is first seen, and remembered."""
+"""Assigns each combination of values to a group when it is first seen, and caches the assignment."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ log = logger()
 
 DEFAULT_MOST: Final = 10_000
 
-# Combinations of the rest come without end, so they have a memory of their own and push no group out.
+# The number of combinations in the rest is unlimited, so they have their own cache and evict no group.
 _GROUPS: Final = 100_000
 _RESTS: Final = 20_000
 
 
 class GroupBook:
-    """One for each process. Only what is committed is remembered; none of it ever changes, so it has no age
+    """One per process. Caches only what is committed; assignments never change, so the cache has no age
     (ADR 23).
 
-    most: groups of one tenant by one set of dimensions, without the rest
+    most: groups of one tenant for one set of dimensions, without the rest
     """
 
     def __init__(self, most: int = DEFAULT_MOST) -> None:
@@ -40,9 +40,9 @@ class GroupBook:
         self._rests: LRUCache[GroupKey, int] = LRUCache(_RESTS)
 
     async def find(self, transaction: Transaction, wanted: Mapping[GroupKey, Pairs]) -> dict[GroupKey, int]:
-        """The number of each combination's group. Those that are new get one in their order, or are the rest.
+        """The number of each combination's group. New ones get a group in their order, or count in the rest.
 
-        Who brings nothing new locks nothing.
+        Takes no lock when no combination is new.
         """
         found = {}
         for key in wanted:
@@ -56,7 +56,7 @@ class GroupBook:
         if new := {key: group for key, group in missing.items() if key not in stored}:
             added = await store.add(transaction.connection, new, self._most)
             stored |= added.places
-            transaction.after_commit(partial(_tell, added.closed))
+            transaction.after_commit(partial(_log_closed, added.closed))
         transaction.after_commit(partial(self._remember, stored))
         return found | {key: place.group_id for key, place in stored.items()}
 
@@ -66,21 +66,21 @@ class GroupBook:
 
 
 class GroupWatch:
-    """Tells how full sets of groups are."""
+    """Reports how full sets of groups are."""
 
     def __init__(self, database: Database, most: int) -> None:
         self._database = database
         self._most = most
 
     async def look(self) -> None:
-        """Sets the metrics. Raises UnavailableError."""
+        """Updates the metrics. Raises UnavailableError."""
         async with self._database.connection(ALL_TENANTS) as connection:
             fullest, closed = await store.fullness(connection, self._most)
         metrics.QUOTA_FULLEST.labels("groups").set(float(fullest))
         metrics.GROUP_SETS_CLOSED.set(closed)
 
 
-def _tell(closed: Mapping[SetKey, int]) -> None:
-    """Once for each set and for good, since it never opens again."""
+def _log_closed(closed: Mapping[SetKey, int]) -> None:
+    """Logged once per set: a closed set stays closed."""
     for (tenant_id, names), held in closed.items():
         log.warning("groups.closed", tenant_number=tenant_id, dimensions=names, groups=held)

@@ -1,4 +1,4 @@
-"""What the events of a series add to: looked up once, then remembered."""
+"""Looks up and caches the targets that the events of a series add to."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from meterline_aggregate.meters.rules.definitions import Meter, Pairs, UnknownMe
 
 log = logger()
 
-# Meters of unknown kinds that a process writes a line about.
+# Most meters of unknown kinds that a process logs.
 _REPORTED: Final = 100
 
-# Some tens of megabytes at most.
+# Together at most some tens of megabytes.
 _SERIES: Final = 20_000
 _TENANTS: Final = 100_000
 
 
 class UnknownTenantError(LookupError):
-    """The replica of tenants has not all of these yet, or their time zone is newer than this process."""
+    """Some tenants are not in the replica yet, or this process does not know their time zone."""
 
     def __init__(self, tenant_ids: frozenset[int]) -> None:
         super().__init__(f"unknown tenants {sorted(tenant_ids)}")
@@ -56,10 +56,10 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What is wanted of series that are not remembered. It is not remembered then either.
+    """Limits a lookup of series that are not cached; the limited result is not cached.
 
-    meter_id: only what this meter counts; None: what every meter does
-    by_group: the targets of groups too. Without them no group is looked up, and none is made.
+    meter_id: only targets of this meter; None: of all meters
+    by_group: include targets of groups. Without them no group is looked up or created.
     """
 
     meter_id: int | None = None
@@ -70,8 +70,8 @@ EVERYTHING: Final = View()
 
 
 class SeriesBook:
-    """One for each process. Only what is committed is remembered. It has no age (ADR 23): time zones never
-    change, and what series add to changes with meters, which are compared in every transaction."""
+    """One per process. Caches only what is committed. The cache has no age (ADR 23): time zones never change,
+    and targets change only with meters, which are compared in every transaction."""
 
     def __init__(self, groups: GroupBook | None = None) -> None:
         self._groups = groups or GroupBook()
@@ -79,17 +79,17 @@ class SeriesBook:
         self._meters: dict[str, list[Meter]] = {}
         self._unknown: dict[int, UnknownMeter] = {}
         self._reported: set[int] = set()
-        # By the series' own bytes; emptied when a meter was added or deleted.
+        # By serialised series; emptied when a meter was added or deleted.
         self._series: LRUCache[bytes, Series] = LRUCache(_SERIES)
         # A tenant's time zone never changes.
         self._zones: LRUCache[int, str] = LRUCache(_TENANTS)
 
     @property
     def unknown(self) -> Collection[int]:
-        """Meters whose kind only a newer release knows.
+        """The numbers of meters whose kind only a newer release knows.
 
-        Every series of their type has a target for each, for the total and of events: so it is known what is
-        skipped.
+        Each series of their event type gets a target for each of them, in the total and for the slot
+        `events`: this shows which events are skipped.
         """
         return self._unknown.keys()
 
@@ -100,10 +100,10 @@ class SeriesBook:
         tenants: Scope | None = None,
         view: View = EVERYTHING,
     ) -> list[list[Series]]:
-        """The series of each message, in its order. Raises UnknownTenantError.
+        """The series of each message, in order. Raises UnknownTenantError.
 
-        tenants: whose rows the transaction may touch from now on, where that is not set yet
-        view: what is wanted; series that are remembered have more
+        tenants: sets the tenants whose rows the transaction may access; None: they are set already
+        view: limits the targets; cached series may have more
         """
         await self._refresh_meters(transaction.connection, tenants)
         keys = [[series.SerializeToString() for series in fact.series] for fact in facts]
@@ -124,8 +124,8 @@ class SeriesBook:
         return [[found[key] for key in own_keys] for own_keys in keys]
 
     async def _refresh_meters(self, connection: Connection, tenants: Scope | None) -> None:
-        """Asked in every transaction: a meter counts all that is captured after it was created, whichever
-        replica created it and whichever folds. And none is deleted until the transaction ends."""
+        """Runs in every transaction: a meter counts all events captured after its creation, whichever replica
+        created it and whichever folds. The query also keeps meters from being deleted until the end."""
         latest = await meters_store.latest(connection, tenants)
         if latest == self._latest_meter:
             return
@@ -190,14 +190,16 @@ class SeriesBook:
         return zones
 
     def _skipped(self, series: events_pb2.Series, view: View) -> Iterator[Target]:
-        """Meters that may count the series when their kind is known, whatever their filter says."""
+        """Targets of meters that may count the series once their kind is known; their filters are not
+        checked.
+        """
         for meter in self._unknown.values():
             if view.meter_id is None and meter.event_type == series.event_type:
                 yield Target(meter.meter_id, EVENTS, TOTAL, EVERY_EVENT)
 
 
 def matches(meters: Iterable[Meter], series: events_pb2.Series, view: View = EVERYTHING) -> Iterator[Match]:
-    """The meters that count a series, as far as type and dimensions decide it."""
+    """The meters that count a series, as far as its type and dimensions decide that."""
     dimensions = {dimension.name: dimension.value for dimension in series.dimensions}
     for meter in meters:
         definition = meter.definition
@@ -216,7 +218,7 @@ def matches(meters: Iterable[Meter], series: events_pb2.Series, view: View = EVE
 
 
 def targets(tenant_id: int, matched: Sequence[Match], group_ids: Mapping[GroupKey, int]) -> Iterator[Target]:
-    """What a series adds to: the total of each meter, and its group if it has groups."""
+    """The targets of a series: the total of each meter, and its group if it has groups."""
     for match in matched:
         numbers = [TOTAL]
         if match.group:

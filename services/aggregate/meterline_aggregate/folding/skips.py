@@ -1,4 +1,4 @@
-"""Meters of unknown kinds: what they would have counted is told from what is folded, and kept for later."""
+"""Sets aside the contributions of meters of unknown kinds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from meterline_aggregate.windows.calendar import windows_at
 def skip(
     changes: Changes, accepted: Sequence[Accepted], messages: Sequence[Message], unknown: Collection[int]
 ) -> Changes:
-    """The changes of `messages`, which `accepted` became; those of unknown meters are set aside."""
+    """The changes of `messages`, with those of unknown meters set aside. `accepted` are the same messages,
+    decoded.
+    """
     if not unknown:
         return changes
     taken: dict[Slice, bytes] = {}
@@ -43,7 +45,7 @@ def _note_taken(taken: dict[Slice, bytes], one: Accepted, message: Message, unkn
 
 
 def mark_of(one: Accepted, row: int) -> bytes:
-    """See `mark`."""
+    """The mark of a row; see `skipping.mark`."""
     series = one.fact.series[one.series_index[row]]
     dimensions = [(dimension.name, dimension.value) for dimension in series.dimensions]
     return mark(

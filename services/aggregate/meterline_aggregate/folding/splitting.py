@@ -1,8 +1,8 @@
-"""The batches of a message of accepted events, each as a message of its own.
+"""Splits a message of accepted events into one message per batch.
 
-Each is one caller's call, so what is wrong with one says nothing of the others. A batch takes with it what
-its own rows need and nothing else: entries of dictionaries and columns of quantities that only other batches
-use may be what is wrong.
+Each batch is one caller's call, so an error in one says nothing about the others. A part contains only what
+its own rows need: the error may be in dictionary entries or columns of quantities that only other batches
+use.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from meterline_protos.events.v1 import events_pb2
 from meterline_aggregate.folding.decoding import key_of
 
 WHOLE_KEY: Final = "Meterline-Whole-Key"
-"""The header of a part that tells the key of the message that it belongs to, in hexadecimal."""
+"""The header of a part with the key of the whole message, in hexadecimal."""
 
 
 def split(delivery: Delivery) -> Sequence[Delivery]:
-    """The batches of a message. Nothing when they cannot be told apart: it is no EventsAccepted, its columns
-    differ in length, or its batches do not cover the rows or have no ids of their own."""
+    """The batches of a message. Empty when they cannot be separated: the bytes are no EventsAccepted, columns
+    differ in length, batches do not cover the rows, or ids of batches are missing or repeated."""
     try:
         fact = events_pb2.EventsAccepted.FromString(delivery.data)
     except DecodeError:
@@ -50,7 +50,7 @@ def split(delivery: Delivery) -> Sequence[Delivery]:
 
 
 class _Columns:
-    """The columns of a message, of `rows` rows each; raises ValueError when one is not."""
+    """The columns of a message; raises ValueError when one does not have `rows` rows."""
 
     def __init__(self, fact: events_pb2.EventsAccepted, rows: int) -> None:
         if len(fact.event_ids) != rows * ID_BYTES:
@@ -88,20 +88,20 @@ class _Columns:
                 name=column.name, scale=column.scale, units=self._cut(column.units, here), present=present
             )
         for properties, index in zip(fact.properties, self._properties, strict=True):
-            # 0 stands for rows that have none, and stays 0: it is made to occur, and is the least.
+            # 0 marks rows without a value and must stay 0: appending it ensures that it occurs, as the least.
             values, codes = _used(["", *properties.values], np.append(index[here], np.uint32(0)))
             if values[1:]:
                 part.properties.add(name=properties.name, values=values[1:], index=pack_unsigned(codes[:-1]))
         return part
 
     def _cut(self, column: bytes, here: slice) -> bytes:
-        """The rows of a column, as wide as they are in the whole."""
+        """The bytes of these rows; their width stays that of the whole column."""
         width = len(column) // self._rows if self._rows else 0
         return column[here.start * width : here.stop * width]
 
 
 def _used(dictionary: Sequence[Any], index: npt.NDArray[np.uint32]) -> tuple[list[Any], npt.NDArray[np.intp]]:
-    """The entries that rows point to, and the rows' new positions among them; those that point beyond the
-    dictionary still do."""
+    """The entries that rows point to, and the rows' new positions among them. Positions beyond the dictionary
+    stay beyond it."""
     used, positions = np.unique(index, return_inverse=True)
     return [dictionary[at] for at in used.tolist() if at < len(dictionary)], positions

@@ -1,1 +1,1 @@
-"""Meter kinds: each is a tuple of slots, which fold, merge and take away, and a value read from them."""
+"""Meter kinds: each is a tuple of slots, which fold, merge and subtract, and the value computed from them."""

@@ -1,4 +1,4 @@
-"""How many events there are."""
+"""COUNT: the number of events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sums over equal keys in numpy: exact, on 64-bit integers, without a Python object a row."""
+"""Grouped sums and maxima in numpy: exact, on 64-bit integers, without Python objects per row."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numpy.typing as npt
 
 Int64s = npt.NDArray[np.int64]
 
-# What keys and sums stay below, so that no 64-bit operation on them wraps around.
+# Bound of keys and sums, so that no 64-bit operation on them overflows.
 LIMIT: Final = 1 << 62
 
-# A table of all possible keys costs less than sorting as long as it is not much longer than the rows.
+# A table of all possible keys is cheaper than sorting unless it is much longer than the rows.
 _DENSE_FACTOR = 4
 _DENSE_ALWAYS = 1 << 10
 
 
 class UnsuitableError(ArithmeticError):
-    """The numbers are too wide for 64 bits; Python's integers have to do it."""
+    """The numbers are too wide for 64 bits; the caller falls back to Python's integers."""
 
 
 class Grouping(Protocol):
-    """Rows gathered by key. `keys` are distinct and ascending; results are in their order."""
+    """Rows grouped by key. `keys` are distinct and ascending; results are in their order."""
 
     keys: Int64s
 
@@ -34,7 +34,7 @@ class Grouping(Protocol):
 
 
 class _Dense:
-    """A table with a place for each possible key."""
+    """Groups rows in a table with one place for each possible key."""
 
     def __init__(self, keys: Int64s, bound: int) -> None:
         self._places = keys
@@ -57,7 +57,7 @@ class _Dense:
 
 
 class _Sorted:
-    """Rows brought together by sorting."""
+    """Groups rows by sorting."""
 
     def __init__(self, keys: Int64s) -> None:
         self._order = np.argsort(keys)
@@ -80,37 +80,37 @@ class _Sorted:
 
 
 def group(keys: Int64s, bound: int) -> Grouping:
-    """Gathers rows by keys in [0, bound)."""
+    """Groups rows by keys in [0, bound)."""
     if bound <= max(_DENSE_ALWAYS, _DENSE_FACTOR * len(keys)):
         return _Dense(keys, bound)
     return _Sorted(keys)
 
 
 def wide_sums(grouping: Grouping, values: Int64s, bound: int) -> list[int]:
-    """Exact sums. `bound`: no less than the magnitudes of the values of any one key together."""
+    """Exact sums. `bound`: at least the sum of the values' magnitudes, for each key."""
     if bound < LIMIT:
         sums: list[int] = grouping.sums(values).tolist()
         return sums
-    # Halves of 32 bits cannot overflow below 2^31 rows; Python joins them.
+    # Halves of 32 bits cannot overflow below 2^31 rows; Python's integers join them.
     high, low = grouping.sums(values >> 32), grouping.sums(values & 0xFFFF_FFFF)
     return [(upper << 32) + lower for upper, lower in zip(high.tolist(), low.tolist(), strict=True)]
 
 
 def magnitude(values: Int64s) -> int:
-    """No less than the sum of the magnitudes of `values`, and little more."""
-    # Shifted, the sum fits for 2^20 rows of any value; one more for each row makes up for what it drops.
+    """An upper bound of the sum of the magnitudes of `values`, at most 2^21 per value above it."""
+    # Shifted by 20 bits, the sum of 2^20 rows of any value fits; 1 for each row covers the bits cut off.
     return (int(np.abs(values >> 20).sum()) + len(values)) << 20
 
 
 def widest(values: Int64s) -> int:
-    """The greatest magnitude of `values`."""
+    """The greatest magnitude in `values`."""
     return max(int(values.max()), -int(values.min())) if len(values) else 0
 
 
 def packed(*parts: tuple[Int64s, int]) -> tuple[Int64s, int]:
-    """One key out of several, each given with its bound, the first weighing most; and its own bound.
+    """Combines several key parts, most significant first, each given with its bound; returns keys and bound.
 
-    Raises UnsuitableError when 64 bits are too few.
+    Raises UnsuitableError when the keys need more than 62 bits.
     """
     keys, bound = parts[0]
     for part, size in parts[1:]:
@@ -122,7 +122,7 @@ def packed(*parts: tuple[Int64s, int]) -> tuple[Int64s, int]:
 
 
 def unpacked(keys: Int64s, *sizes: int) -> list[Int64s]:
-    """The parts that `packed` joined, given the bounds of all but the first."""
+    """The parts of keys made by `packed`; `sizes` are the bounds of all parts but the first."""
     parts = []
     for size in reversed(sizes):
         keys, part = np.divmod(keys, size)

@@ -1,4 +1,4 @@
-"""What a meter kind is. Each has a module here and a row in `table`."""
+"""The meter kind. Each kind has a module in this package and a row in `table`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from meterline_aggregate.kinds.slots.slot import Slot
 
 
 class Aggregation(IntEnum):
-    """What kinds are called. The numbers are those of the API and of the tables."""
+    """The kinds' names, with their numbers in the API and in tables."""
 
     COUNT = 1
     SUM = 2
@@ -21,7 +21,7 @@ class Aggregation(IntEnum):
 
 
 class Measured(Enum):
-    """What a kind measures of an event. An event without it does not count."""
+    """What a kind measures in an event. Events without it do not count."""
 
     NOTHING = auto()
     QUANTITY = auto()
@@ -30,10 +30,10 @@ class Measured(Enum):
 
 
 class State(NamedTuple):
-    """What a window holds, or what a batch adds to it.
+    """The stored state of a window, or the part of one batch.
 
-    events: n
-    number: that of the kind's other slot; None where it has none, or none yet
+    events: number of events
+    number: that of the kind's second slot; None when the kind has no such slot or there was no event
     """
 
     events: int
@@ -45,8 +45,8 @@ NO_EVENTS: Final = State(0, None)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kind:
-    """slots: n, and at most one more
-    value: what a state says; None: nothing, as of a maximum of no events
+    """slots: `events`, and at most one more
+    value: computes the value of a state; None where there is none, such as the maximum of no events
     """
 
     aggregation: Aggregation
@@ -56,20 +56,20 @@ class Kind:
 
     @property
     def slot(self) -> Slot:
-        """The slot whose number windows keep besides n, or n itself."""
+        """The slot whose number is stored in `windows.value`; `events` if there is none."""
         return self.slots[-1]
 
     @property
     def inverse(self) -> bool:
-        """Whether events are taken away by arithmetic."""
+        """Whether every slot can subtract events; otherwise months are rebuilt."""
         return all(slot.inverse for slot in self.slots)
 
     def shown(self, state: State) -> Decimal:
-        """What is answered and billed of a window: 0 where the state says nothing."""
+        """The value that is shown and billed: 0 where the state has none."""
         value = self.value(state)
         return Decimal(0) if value is None else value
 
 
 def number_of(state: State) -> Decimal | None:
-    """The value of kinds that show their number as it is."""
+    """The value function of kinds whose value is their number."""
     return state.number

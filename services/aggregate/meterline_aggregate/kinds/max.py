@@ -1,4 +1,4 @@
-"""The greatest value of a quantity of the events."""
+"""MAX: the greatest value of a quantity."""
 
 from __future__ import annotations
 

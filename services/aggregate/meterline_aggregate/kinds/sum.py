@@ -1,4 +1,4 @@
-"""What a quantity of the events adds up to."""
+"""SUM: the sum of a quantity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one table of meter kinds. Nothing else in the service names a kind."""
+"""The table of meter kinds. Nothing else in the service names a kind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KINDS: Final[dict[int, Kind]] = {kind.aggregation: kind for kind in (COUNT, SUM,
 
 
 def find(number: int) -> Kind | None:
-    """The kind that a number of the API or of a table stands for; None: only a newer release knows it."""
+    """The kind with this number in the API and in tables; None for kinds of newer releases."""
     return KINDS.get(number)
 
 
@@ -23,11 +23,11 @@ def kind_of(aggregation: Aggregation) -> Kind:
 
 
 def numbers() -> list[int]:
-    """Those that stand for kinds here."""
+    """The numbers of all kinds known here."""
     return sorted(KINDS)
 
 
 def names_of(measured: Measured) -> str:
-    """The kinds that measure this, as a refusal lists them."""
+    """The kinds that measure `measured`, as refusals list them."""
     names = [kind.aggregation.name for kind in KINDS.values() if kind.measured is measured]
     return f"the aggregation{'s' if len(names) > 1 else ''} {' and '.join(names)}"

@@ -1,4 +1,4 @@
-"""How many different subjects, or values of a dimension, the events have."""
+"""UNIQUE: the number of distinct subjects, or of distinct values of a dimension."""
 
 from __future__ import annotations
 

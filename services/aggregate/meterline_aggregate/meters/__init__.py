@@ -1,1 +1,1 @@
-"""Meters: created, listed, referred to, deleted."""
+"""Creates, lists and deletes meters, and records that something refers to one."""

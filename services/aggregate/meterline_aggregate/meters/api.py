@@ -15,7 +15,7 @@ Context = aio.ServicerContext[Any, Any]
 
 
 class MetersServicer(meters_pb2_grpc.MetersServiceServicer):
-    """See protos/meterline/aggregate/v1/meters.proto. Failures become statuses in the server's wrapper."""
+    """See protos/meterline/aggregate/v1/meters.proto. The server's wrapper turns exceptions into statuses."""
 
     def __init__(self, meters: Meters) -> None:
         self._meters = meters

@@ -1,4 +1,4 @@
-"""Definitions and meters as the API has them, and event types as ingest describes them."""
+"""Converts meters, and event types as ingest describes them, from and to protobuf."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def to_definition(meter: meters_pb2.Meter) -> Definition:
 
 
 def to_meter(meter: Meter | UnknownMeter) -> meters_pb2.Meter:
-    """One of an unknown kind as its row has it, with the number of its kind."""
+    """A meter of an unknown kind is returned as its row has it, with the kind's number."""
     definition = meter if isinstance(meter, UnknownMeter) else meter.definition
     return meters_pb2.Meter(
         name=definition.name,

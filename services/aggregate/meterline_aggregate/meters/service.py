@@ -1,4 +1,4 @@
-"""Meters are created, referred to, listed and, as long as nothing uses them, deleted."""
+"""Creates, lists and deletes meters, and records that something refers to one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logger()
 
 
 class Meters:
-    """ingest: asked what meters refer to; None: that is not checked."""
+    """ingest: describes event types; None: references are not checked."""
 
     def __init__(
         self,
@@ -35,17 +35,17 @@ class Meters:
         self._ingest = ingest
 
     async def create(self, definition: Definition) -> tuple[Meter, bool]:
-        """The meter, and whether it is new.
+        """Returns the meter, and whether it was created.
 
-        Raises AlreadyExistsError when the name means something else, FailedPreconditionError when it refers
-        to what does not exist, UnavailableError.
+        Raises AlreadyExistsError when the name has another definition, FailedPreconditionError when the
+        definition refers to something that does not exist, UnavailableError.
         """
         async with self._database.connection() as connection:
             existing = await store.find(connection, definition.name)
         if existing is not None:
             return _same(existing, definition), False
         if self._ingest is not None:
-            # Before the transaction, which others wait for. Nothing is ever removed from a type.
+            # Before the transaction, as others wait for its lock. Types never lose fields, so this is safe.
             described = await self._ingest.describe(definition.event_type)
             check_references(definition, None if described is None else to_description(described))
         async with self._unit_of_work.begin() as tx:
@@ -58,9 +58,9 @@ class Meters:
         return _same(existing, definition), False
 
     async def refer_to(self, name: str) -> Meter | UnknownMeter:
-        """The meter, which is never deleted from now on. Raises NotFoundError."""
+        """Records that something refers to the meter, so that it cannot be deleted. Raises NotFoundError."""
         async with self._unit_of_work.begin() as tx:
-            # First: who deletes it holds the row until the end.
+            # First, since a concurrent deletion holds the row until it commits.
             await store.refer_to(tx.connection, name)
             meter = await store.find(tx.connection, name)
             if meter is None:
@@ -71,22 +71,22 @@ class Meters:
     async def delete(self, name: str, deleted_by: str) -> None:
         """Deletes a meter that has counted nothing and that nothing ever referred to.
 
-        Raises NotFoundError, FailedPreconditionError, and AbortedError when transactions that may count by it
-        do not end within 2 seconds.
+        Raises NotFoundError, FailedPreconditionError, and AbortedError when transactions that may count for
+        it do not end within 2 seconds.
         """
-        # Windows of all tenants. At first without holding anybody up, for those that cannot go.
+        # All tenants' windows. First checked without a lock, so that a refusal delays nobody.
         async with self._database.connection(ALL_TENANTS) as connection:
             _require_unused(name, await store.usage(connection, name))
         async with self._unit_of_work.begin(ALL_TENANTS) as tx:
             await store.hold(tx.connection)
-            # From here on nobody counts: what there is now is all there is.
+            # Nobody can count for the meter from here on, so this check is final.
             found = _require_unused(name, await store.usage(tx.connection, name))
             await store.delete(tx.connection, found.meter_id, deleted_by)
             await tx.commit()
         log.info("meter.deleted", meter=name, meter_number=found.meter_id, deleted_by=deleted_by)
 
     async def list(self, slug: str = "") -> list[Meter | UnknownMeter]:
-        """All meters by name, for a tenant or nobody in particular. Raises NotFoundError."""
+        """All meters by name. Raises NotFoundError when a tenant is named and unknown."""
         if slug:
             await self._tenants.get(slug)
         async with self._database.connection() as connection:
@@ -106,7 +106,7 @@ def _require_unused(name: str, found: Usage | None) -> Usage:
 
 
 def _same(existing: Meter | UnknownMeter, definition: Definition) -> Meter:
-    """Raises AlreadyExistsError. A definition that is known here is never that of an unknown kind."""
-    if isinstance(existing, UnknownMeter) or not existing.definition.means_the_same_as(definition):
+    """Raises AlreadyExistsError. The kind of `definition` is known here, so an UnknownMeter differs."""
+    if isinstance(existing, UnknownMeter) or not existing.definition.is_equivalent_to(definition):
         raise AlreadyExistsError("meter", definition.name, "it has another definition, which never changes")
     return existing

@@ -18,16 +18,16 @@ from meterline_aggregate.meters.rules.definitions import Definition, Meter, Unkn
 
 queries = Queries("meterline_aggregate.meters", "store.sql")
 
-# The numbers of the newest meter and of the last deletion; 0 when there is none.
+# The numbers of the newest meter and of the last deletion; 0 for none.
 Latest = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What keeps a meter from being deleted.
+    """The reasons against deleting a meter.
 
-    referred: whether something outside ever referred to it
-    counted: whether it has counted anything, for any tenant, or will when somebody knows its kind
+    referred: whether another service ever referred to it
+    counted: whether it has counted events of any tenant, or will once its kind is known
     """
 
     meter_id: int
@@ -36,9 +36,10 @@ class Usage:
 
 
 async def latest(connection: Connection, tenants: Scope | None = None) -> Latest:
-    """What changes whenever a meter is added or deleted. None is deleted before the transaction ends.
+    """Numbers that change whenever a meter is added or deleted. No meter is deleted until the
+    transaction ends.
 
-    tenants: whose rows the transaction may touch from now on, where that is not set yet
+    tenants: sets the tenants whose rows the transaction may access; None: they are set already
     """
     if tenants is None:
         cursor = await connection.execute(queries.latest_meter, binary=True)
@@ -50,7 +51,7 @@ async def latest(connection: Connection, tenants: Scope | None = None) -> Latest
 
 
 async def everything(connection: Connection) -> list[Meter | UnknownMeter]:
-    """All meters by name, also those that only a newer release can count by."""
+    """All meters by name, including those of kinds unknown here."""
     cursor = await connection.execute(queries.meters, binary=True)
     return [_meter(row) for row in await cursor.fetchall()]
 
@@ -62,13 +63,15 @@ async def find(connection: Connection, name: str) -> Meter | UnknownMeter | None
 
 
 async def lock(connection: Connection) -> None:
-    """Waits until nobody else adds a meter, and keeps others from it until the transaction ends."""
+    """Locks the adding of meters until the transaction ends."""
     await connection.execute(queries.lock_meters)
 
 
 async def hold(connection: Connection) -> None:
-    """Waits until no transaction is left that has read which meters there are, and keeps others from reading
-    until this one ends. Raises AbortedError after 2 seconds, in which those others wait."""
+    """Waits for all transactions that have read meters, and blocks reading them until this transaction ends.
+
+    Raises AbortedError when the wait takes over 2 seconds; new readers wait as long.
+    """
     await connection.execute(queries.limit_waiting)
     try:
         await lock(connection)
@@ -78,14 +81,14 @@ async def hold(connection: Connection) -> None:
 
 
 async def refer_to(connection: Connection, name: str) -> None:
-    """Notes that something refers to the meter, for good."""
+    """Records for good that something refers to the meter."""
     await connection.execute(queries.refer_to_meter, (name,))
 
 
 async def usage(connection: Connection, name: str) -> Usage | None:
-    """What keeps the meter from being deleted, as it is now; None when there is no such meter.
+    """The reasons against deleting the meter; None when there is no such meter.
 
-    The transaction is everybody's.
+    The transaction must have access to all tenants.
     """
     cursor = await connection.execute(queries.deletable_meter, (name,), binary=True)
     row = await cursor.fetchone()
@@ -93,7 +96,7 @@ async def usage(connection: Connection, name: str) -> Usage | None:
 
 
 async def delete(connection: Connection, meter_id: int, deleted_by: str) -> None:
-    """Its number is never given again."""
+    """The number of a deleted meter is never used again."""
     await connection.execute(queries.delete_meter, (meter_id, deleted_by))
 
 

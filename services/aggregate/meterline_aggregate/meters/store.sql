@@ -1,13 +1,13 @@
 -- name: latest_meter
 -- tenant: meters are the same for all tenants
--- Meters are added and deleted one at a time, so the greatest numbers tell whether anything has changed. Whoever reads
--- them keeps meters from being deleted until its transaction ends: `hold_meters` waits for all who have read.
+-- Meters are added and deleted one at a time, so the greatest numbers show whether anything has changed. Reading them also
+-- locks: until the transaction ends, no meter is deleted, since `hold_meters` waits for all readers.
 SELECT (SELECT coalesce(max(meter_id), 0) FROM meters),
        (SELECT coalesce(max(deletion), 0) FROM meter_deletions)
 
 -- name: latest_meter_and_scope
 -- tenant: meters are the same for all tenants
--- As latest_meter, and sets whose rows the transaction may touch from now on: alone, each would be a round trip.
+-- As latest_meter, and sets the tenants whose rows the transaction may access. One statement saves a round trip.
 SELECT (SELECT coalesce(max(meter_id), 0) FROM meters),
        (SELECT coalesce(max(deletion), 0) FROM meter_deletions),
        set_config('meterline.tenant_ids', %s, true)
@@ -24,8 +24,7 @@ FROM meters WHERE name = %s
 
 -- name: lock_meters
 -- tenant: meters are the same for all tenants
--- One writer at a time, so that numbers become visible in their order. A lock of the table would keep folding
--- transactions waiting, too.
+-- One writer at a time, so that numbers become visible in order. A lock of the table would block folding transactions, too.
 SELECT pg_advisory_xact_lock(hashtext(current_schema() || '.meters'))
 
 -- name: insert_meter
@@ -40,7 +39,7 @@ SET LOCAL lock_timeout = '2s'
 
 -- name: hold_meters
 -- tenant: meters are the same for all tenants
--- Waits until every transaction that has read meters has ended, and keeps others from reading them.
+-- Waits until every transaction that has read meters has ended, and blocks new readers.
 LOCK TABLE meters IN ACCESS EXCLUSIVE MODE
 
 -- name: refer_to_meter
@@ -48,8 +47,8 @@ LOCK TABLE meters IN ACCESS EXCLUSIVE MODE
 UPDATE meters SET referred_at = now() WHERE name = %s AND referred_at IS NULL
 
 -- name: deletable_meter
--- Whether anything has ever referred to it, and whether it has counted anything. One look a tenant in an index: a month's
--- window is there as soon as anything is counted, and is never deleted.
+-- Whether anything ever referred to the meter, and whether it has counted anything: one index lookup per tenant. A month
+-- window exists as soon as anything is counted, and is never deleted.
 SELECT m.meter_id, m.referred_at IS NOT NULL, EXISTS (
     SELECT FROM tenants t
     CROSS JOIN LATERAL (

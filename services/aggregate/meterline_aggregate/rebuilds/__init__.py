@@ -1,1 +1,1 @@
-"""Months that events were retracted from: computed again from the events that are left."""
+"""Rebuilds months that events were retracted from, from the remaining events."""

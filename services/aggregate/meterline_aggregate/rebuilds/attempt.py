@@ -1,4 +1,4 @@
-"""One attempt to find a month of a meter anew, from all of its events that are left."""
+"""One attempt to rebuild a month of a meter from all remaining events."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from meterline_aggregate.rebuilds.late import LateFolding
 from meterline_aggregate.rebuilds.raw_events import Page, RawEvents
 from meterline_aggregate.rebuilds.store import FIRST_BATCH, LEASE, Claim
 
-# Batches asked for at once.
+# Batches per request.
 _BATCHES: Final = 500
-# How often what came meanwhile is read without holding anybody up.
+# Rounds of reading new batches without locks before the last ones are read under the lock.
 _ROUNDS: Final = 4
 
 
 class Outcome(Enum):
-    """What became of putting the month in place."""
+    """The result of an attempt to replace the month."""
 
     DONE = auto()
-    # More events were folded, or skipped, since they were read.
+    # More events were folded or skipped since the last read.
     MORE = auto()
-    # Events were taken away since, perhaps such as are staged.
-    TAKEN = auto()
-    # Windows hold other events than ingest has of these batches: something is on its way.
+    # More events were retracted since, perhaps some that are staged.
+    RETRACTED = auto()
+    # The numbers of events in windows differ from those that ingest returned: some are still in transit.
     DIFFERS = auto()
 
 
 class Rebuild:
-    """Events are staged batch by batch, and the month is replaced once no batch is missing.
+    """Stages events batch by batch, and replaces the month once all batches are staged.
 
-    Memory holds a page of events, and what was taken away of the month.
+    Memory holds one page of events and all retracted rows of the month.
     """
 
     def __init__(self, unit_of_work: UnitOfWork, raw: RawEvents, meter: Meter, claimed: Claim) -> None:
@@ -54,11 +54,11 @@ class Rebuild:
         self._sources: list[uuid.UUID] = []
 
     async def run(self) -> Outcome:
-        """Raises UnavailableError, and AbortedError when the month was claimed by another."""
+        """Raises UnavailableError, and AbortedError when another replica has claimed the month."""
         await self._late.run()
         if self._meter.kind.inverse:
             return await self._finish()
-        await self._begin_anew()
+        await self._restart()
         outcome = Outcome.MORE
         for left in reversed(range(_ROUNDS)):
             await self._stage_new()
@@ -66,12 +66,12 @@ class Rebuild:
             if outcome in (Outcome.DONE, Outcome.DIFFERS):
                 break
             await self._late.run()
-            if outcome is Outcome.TAKEN:
-                await self._begin_anew()
+            if outcome is Outcome.RETRACTED:
+                await self._restart()
         return outcome
 
     async def _finish(self) -> Outcome:
-        """Nothing is left to be computed."""
+        """Ends a rebuild that only had to fold skipped events: slots with an inverse need no replacement."""
         async with self._held() as tx:
             if await store.any_skipped(tx.connection, self._claimed):
                 return Outcome.MORE
@@ -79,7 +79,7 @@ class Rebuild:
             await tx.commit()
         return Outcome.DONE
 
-    async def _begin_anew(self) -> None:
+    async def _restart(self) -> None:
         async with self._held() as tx:
             await store.clear(tx.connection, self._claimed)
             self._sources = await store.retracting(tx.connection, self._claimed.month)
@@ -94,7 +94,7 @@ class Rebuild:
                     await tx.commit()
 
     async def _stage_new(self) -> None:
-        """Reads the batches that are not staged, group by group."""
+        """Stages the batches that are not staged yet, a group of batches at a time."""
         async with self._held() as tx:
             await store.gather(tx.connection, self._claimed)
             await tx.commit()
@@ -119,16 +119,16 @@ class Rebuild:
             if self._slot.has_members:
                 await store.count_members(tx.connection, self._claimed)
             await store.lock(tx.connection, self._claimed, self._slot)
-            # From here on nobody folds into the month: what is read now is all there is.
+            # Nobody can fold into the month from here on, so these reads are final.
             if await store.retracting(tx.connection, self._claimed.month) != self._sources:
-                return Outcome.TAKEN
+                return Outcome.RETRACTED
             if await store.gather(tx.connection, self._claimed):
                 if not last:
                     return Outcome.MORE
                 await self._stage_rest(tx)
             if await store.count_differing(tx.connection, self._claimed):
                 return Outcome.DIFFERS
-            # Held, so that nobody skips more of the month until the end.
+            # The row lock keeps others from skipping more events of the month until the end.
             if not await store.renew(tx.connection, self._claimed, LEASE):
                 raise AbortedError("the month was claimed by another")
             if await store.any_skipped(tx.connection, self._claimed):
@@ -139,7 +139,7 @@ class Rebuild:
         return Outcome.DONE
 
     async def _stage_rest(self, tx: Transaction) -> None:
-        """The few batches that came since, while others wait: a month that never rests gets done too."""
+        """Stages the last batches under the lock, so that a month with constant traffic is completed too."""
         after = FIRST_BATCH
         while batch_ids := await store.unstaged(tx.connection, self._claimed, after, _BATCHES):
             async for page in self._pages(batch_ids):
@@ -163,7 +163,7 @@ class Rebuild:
 
     @asynccontextmanager
     async def _held(self) -> AsyncIterator[Transaction]:
-        """A transaction in which the claim holds. Raises AbortedError when it was lost."""
+        """A transaction that holds the claim. Raises AbortedError when it was lost."""
         async with self._begin() as tx:
             if not await store.renew(tx.connection, self._claimed, LEASE):
                 raise AbortedError("the month was claimed by another")

@@ -1,4 +1,4 @@
-"""Months of maxima and unique counts that events were taken away from are found anew, in the background."""
+"""Rebuilds months in the background, after retractions from slots without an inverse, or skipped events."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PAUSE: Final = backoff.doubling(first=0.5, longest=60.0)
 
 
 class Rebuilder:
-    """A task beside the service. Replicas may do this at the same time: each takes what no other has.
+    """A background task. Replicas may run it at the same time: each claims months that no other has claimed.
 
     `start` and `stop` may be called twice.
     """
@@ -41,7 +41,7 @@ class Rebuilder:
         self._loop = tasks.Loop("rebuilder", self._step, retry=backoff.constant(_POLL_SECONDS))
 
     def wake(self) -> None:
-        """Says that there is a month to rebuild."""
+        """Starts the next step now: there is a month to rebuild."""
         self._loop.wake()
 
     async def start(self) -> None:
@@ -51,7 +51,7 @@ class Rebuilder:
         await self._loop.stop()
 
     async def rebuild_due(self) -> int:
-        """Rebuilds every month that is due; returns how many are done. Raises UnavailableError."""
+        """Rebuilds every due month; returns how many were completed. Raises UnavailableError."""
         done = 0
         while (claimed := await self._claim()) is not None:
             with tracer().start_as_current_span("rebuild month"):
@@ -76,7 +76,7 @@ class Rebuilder:
         except AbortedError as error:
             log.warning("rebuild.lost", month=_name(claimed), error=str(error))
             return False
-        except Exception as error:  # noqa: BLE001 - told below, and tried again
+        except Exception as error:  # noqa: BLE001 - logged below, and retried
             level = log.warning if isinstance(error, UnavailableError) else log.exception
             level("rebuild.failed", month=_name(claimed), attempt=claimed.attempts, error=str(error))
         else:

@@ -1,4 +1,4 @@
-"""Events of a month that replicas skipped, since they did not know the meter's kind, are folded after all."""
+"""Folds events of a month that replicas skipped because they did not know the meter's kind."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ from meterline_aggregate.rebuilds.raw_events import RawEvents, accepted_of
 from meterline_aggregate.rebuilds.store import Claim
 from meterline_aggregate.windows.calendar import windows_at
 
-# Of one transaction; a batch is folded as a whole.
+# Most batches and rows per transaction; a batch is folded whole, so a larger one has its own.
 _BATCHES: Final = 500
 _ROWS: Final = 10_000
 
 
 class LateFolding:
-    """Of one claimed month. Memory holds the events of one transaction.
+    """Folds skipped events of one claimed month. Memory holds the events of one transaction.
 
-    A batch stops being skipped there and is folded, so it counts once, whoever folds the month meanwhile.
+    One transaction deletes a batch from `skipped` and folds it, so it counts once, even if other replicas
+    fold the month at the same time.
     """
 
     def __init__(self, unit_of_work: UnitOfWork, raw: RawEvents, meter: Meter, claimed: Claim) -> None:
@@ -43,9 +44,9 @@ class LateFolding:
         self._claimed = claimed
 
     async def run(self) -> None:
-        """Folds all that is skipped.
+        """Folds all skipped events of the month.
 
-        Raises UnavailableError, and AbortedError when the month was claimed by another.
+        Raises UnavailableError, and AbortedError when another replica has claimed the month.
         """
         while True:
             async with self._begin() as tx:
@@ -62,10 +63,10 @@ class LateFolding:
                 accepted = accepted_of(self._claimed.month.tenant_id, self._meter, events)
                 message = await self._raw.look_up(tx, self._meter, accepted)
                 changes = fold([self._counted(accepted, message, taken)])
-                # The total of the tenant has them already.
+                # The skipping replica has added these events to the tenant's total already.
                 changes.totals.clear()
                 await windows.apply(tx.connection, changes)
-            # Last, as those who fold lock it last.
+            # Last, since folding transactions lock this row last.
             if not await store.renew(tx.connection, self._claimed, store.LEASE):
                 raise AbortedError("the month was claimed by another")
             await tx.commit()
@@ -73,14 +74,14 @@ class LateFolding:
     def _counted(
         self, accepted: Accepted, message: Message, taken: dict[tuple[int, bytes], bytes]
     ) -> Message:
-        """The rows that were skipped: of those that are taken away only such as the meter counts."""
+        """The rows of skipped slices; of their retracted rows only those that were marked as the meter's."""
         zone = self._claimed.month.zone
         marks = {
             key: Counter(own[at : at + 16] for at in range(0, len(own), 16)) for key, own in taken.items()
         }
         owners = np.repeat(np.arange(len(message.batches)), [batch.rows for batch in message.batches])
         kept = np.ones(len(message), np.bool_)
-        gone = message.gone
+        gone = message.retracted_rows
         for row in range(len(message)):
             start = windows_at(zone, int(message.times_us[row])).lineage
             own_marks = marks.get((start, message.batches[owners[row]].batch_id))

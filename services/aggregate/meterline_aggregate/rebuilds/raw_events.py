@@ -1,4 +1,4 @@
-"""Events as ingest keeps them, read again as the rows that they were."""
+"""Reads stored events from ingest and converts them to rows for folding."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ Page = Sequence[events_pb2.StoredEvent]
 
 
 class RawEvents:
-    """What one meter counted, asked of ingest and looked up as it was when it was folded."""
+    """Events of one meter from ingest, with the targets that they had when they were folded."""
 
     def __init__(self, ingest: Ingest, book: SeriesBook) -> None:
         self._ingest = ingest
         self._book = book
 
     def pages(self, month: Month, meter: Meter, batch_ids: Sequence[uuid.UUID]) -> AsyncIterator[Page]:
-        """The events of at most 1,000 batches. Raises UnavailableError."""
+        """The month's events in at most 1,000 batches. Raises UnavailableError."""
         return self._ingest.events(
             month.slug, batch_ids, meter.definition.event_type, month.first_us, month.last_us
         )
@@ -43,11 +43,11 @@ class RawEvents:
     async def to_message(
         self, tx: Transaction, tenant_id: int, meter: Meter, page: Page, *, by_group: bool = True
     ) -> Message:
-        """The events as rows that only this meter counts. Raises GarbledError, UnknownTenantError.
+        """The events as rows with targets of this meter only. Raises GarbledError, UnknownTenantError.
 
         A retracted event that was accepted before the meter was created has no target.
 
-        by_group: False where only the total is wanted; targets of groups may be missing then
+        by_group: False if only the total is needed; targets of groups may then be missing
         """
         accepted = read(_fact(tenant_id, meter.definition.quantity, {_NO_ID: page}))
         message = await self.look_up(tx, meter, accepted, by_group=by_group)
@@ -57,21 +57,21 @@ class RawEvents:
     async def look_up(
         self, tx: Transaction, meter: Meter, accepted: Accepted, *, by_group: bool = True
     ) -> Message:
-        """As `to_message`, of events that were read."""
-        # Nothing for other meters: one that is newer than the events would get groups that nothing counted.
+        """As `to_message`, for events that are decoded already."""
+        # Limited to the meter: a meter newer than the events would otherwise get groups without events.
         view = View(meter.meter_id, by_group)
         (series,) = await self._book.look_up(tx, [accepted.fact], view=view)
         return for_meter(accepted.with_series(series), meter.meter_id)
 
 
 def for_meter(message: Message, meter_id: int) -> Message:
-    """The message as if there were no other meter."""
+    """The message with targets of this meter only."""
     own = [with_targets(series, lambda known: known == meter_id) for series in message.series]
     return replace(message, series=own)
 
 
 def accepted_of(tenant_id: int, meter: Meter, events: Page) -> Accepted:
-    """The batches that the events are of. Raises GarbledError."""
+    """The events, grouped by their batches. Raises GarbledError."""
     batches: dict[bytes, list[events_pb2.StoredEvent]] = {}
     for event in events:
         batches.setdefault(uuid.UUID(event.batch_id).bytes, []).append(event)
@@ -79,8 +79,10 @@ def accepted_of(tenant_id: int, meter: Meter, events: Page) -> Accepted:
 
 
 def _fact(tenant_id: int, quantity: str, batches: Mapping[bytes, Page]) -> facts_pb2.EventsAccepted:
-    """Batches by id, of which nothing is known but their rows, with only the quantity that is measured."""
-    # In each batch those that are taken away come first.
+    """An EventsAccepted of these batches, by id, with the measured quantity only and no trace or times of
+    calls.
+    """
+    # In each batch, retracted rows come first.
     page = [event for rows in batches.values() for event in sorted(rows, key=lambda row: not row.retracted)]
     keys = [(event.type, tuple(sorted(event.dimensions.items()))) for event in page]
     series = {key: place for place, key in enumerate(dict.fromkeys(keys))}

@@ -1,4 +1,4 @@
-"""Months that are found anew: claimed, staged beside what is read, and put in its place."""
+"""Claims months to rebuild, stages their new windows, and replaces the old ones."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ queries = Queries("meterline_aggregate.rebuilds", "store.sql")
 
 FIRST_BATCH: Final = uuid.UUID(int=0)
 
-# Longer than any page takes, so that a claim that ends is one whose owner has died.
+# Longer than any page takes, so that a claim only ends when its owner has died.
 LEASE: Final = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True)
 class Month:
-    """A month of a meter of a tenant. `slug` is the tenant's name."""
+    """A month of one meter of one tenant. `slug` is the tenant's name."""
 
     tenant_id: int
     slug: str
@@ -44,8 +44,8 @@ class Month:
 
     @property
     def first_us(self) -> int:
-        """Where the hour begins that holds the start. It is of two months in zones half an hour off, so
-        whole hours are read."""
+        """The start of the hour that contains the month's start. In zones half an hour off, that hour belongs
+        to two months, so whole hours are read."""
         return self.start_us - self.start_us % HOUR_US
 
     @property
@@ -65,7 +65,7 @@ class Month:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A month that one replica rebuilds, under a number that no other attempt has."""
+    """A month that one replica rebuilds. `rebuild_id` is unique to the attempt."""
 
     month: Month
     attempts: int
@@ -82,9 +82,9 @@ async def count_pending(connection: Connection) -> int:
 
 
 async def claim(connection: Connection, rebuild_id: uuid.UUID, lease: timedelta) -> Claim | None:
-    """Takes the month that has waited longest, until the lease ends; what an earlier attempt staged goes.
+    """Claims the due month that is due longest, for the lease; deletes what an earlier attempt staged.
 
-    Months of meters of unknown kinds are passed over.
+    Skips months of meters of unknown kinds.
     """
     parameters = {"rebuild_id": rebuild_id, "lease": lease, "known": numbers()}
     cursor = await connection.execute(queries.claim, parameters, binary=True)
@@ -98,7 +98,7 @@ async def claim(connection: Connection, rebuild_id: uuid.UUID, lease: timedelta)
 
 
 async def renew(connection: Connection, claimed: Claim, lease: timedelta) -> bool:
-    """Whether the claim still holds; then nobody else can claim it before this transaction ends."""
+    """Whether the claim still holds; if so, nobody else can claim the month before this transaction ends."""
     cursor = await connection.execute(queries.renew, claimed.parameters(lease=lease))
     return await cursor.fetchone() is not None
 
@@ -108,13 +108,13 @@ async def postpone(connection: Connection, claimed: Claim, pause: timedelta) -> 
 
 
 async def clear(connection: Connection, claimed: Claim) -> None:
-    """Forgets what was staged."""
+    """Deletes what was staged."""
     await connection.execute(queries.clear, claimed.parameters())
 
 
 async def skipped_batches(connection: Connection, claimed: Claim, batches: int, rows: int) -> list[uuid.UUID]:
-    """Batches, by id, whose events of the month were skipped: at most so many, and of no more rows unless it
-    is one batch."""
+    """Ids of batches with skipped events of the month: at most `batches`, with at most `rows` events together
+    unless one batch alone has more."""
     cursor = await connection.execute(queries.skipped_batches, claimed.parameters(limit=batches), binary=True)
     found: list[uuid.UUID] = []
     for batch_id, own in await cursor.fetchall():
@@ -128,10 +128,10 @@ async def skipped_batches(connection: Connection, claimed: Claim, batches: int, 
 async def take_skipped(
     connection: Connection, claimed: Claim, batch_ids: Sequence[uuid.UUID]
 ) -> dict[tuple[int, bytes], bytes]:
-    """Forgets that these batches were skipped in the month. Answers the marks of rows that they take away, by
-    start and batch; see `skipping.mark`.
+    """Deletes the records that the month skipped these batches. Returns the marks of the rows that they
+    retract, by start and batch; see `skipping.mark`.
 
-    They are to be folded in the same transaction.
+    The caller must fold them in the same transaction.
     """
     parameters = claimed.parameters(batch_ids=list(batch_ids))
     cursor = await connection.execute(queries.take_skipped, parameters, binary=True)
@@ -139,26 +139,26 @@ async def take_skipped(
 
 
 async def any_skipped(connection: Connection, claimed: Claim) -> bool:
-    """Whether events of the month are skipped still. Who holds the claim keeps others from adding some."""
+    """Whether the month has skipped events. While the claim is locked, others cannot add any."""
     cursor = await connection.execute(queries.any_skipped, claimed.parameters(), binary=True)
     row = await cursor.fetchone()
     return bool(row and row[0])
 
 
 async def finish(connection: Connection, claimed: Claim) -> bool:
-    """The month waits no more; whether the claim still held."""
+    """Deletes the request for the rebuild; returns whether the claim still held."""
     cursor = await connection.execute(queries.finish, claimed.parameters())
     return await cursor.fetchone() is not None
 
 
 async def gather(connection: Connection, claimed: Claim) -> int:
-    """Lists the batches that contributed to the month; answers how many are new."""
+    """Lists the batches that contributed to the month; returns how many are new in the list."""
     cursor = await connection.execute(queries.gather, claimed.parameters())
     return cursor.rowcount
 
 
 async def unstaged(connection: Connection, claimed: Claim, after: uuid.UUID, limit: int) -> list[uuid.UUID]:
-    """Batches beyond `after` that are still to be read, by id."""
+    """Batches after `after` that are not staged, by id."""
     cursor = await connection.execute(
         queries.unstaged, claimed.parameters(after=after, limit=limit), binary=True
     )
@@ -176,13 +176,15 @@ async def batches_of(connection: Connection, month: Month) -> list[uuid.UUID]:
 
 
 async def retracting(connection: Connection, month: Month) -> list[uuid.UUID]:
-    """The batches that took events away from the month."""
+    """The batches that retracted events from the month."""
     cursor = await connection.execute(queries.retracting, month.parameters(), binary=True)
     return [batch_id for (batch_id,) in await cursor.fetchall()]
 
 
 async def stage(connection: Connection, claimed: Claim, changes: Changes, slot: Slot) -> None:
-    """Merges what was folded into what is staged: all of the claimed month's meter. `slot` is the meter's."""
+    """Merges folded changes into the staged ones; all must be of the claimed month's meter, whose slot is
+    `slot`.
+    """
     windows, members = changes.windows, changes.members
     owner = (claimed.month.tenant_id, claimed.rebuild_id)
     if len(windows):
@@ -207,8 +209,8 @@ async def stage(connection: Connection, claimed: Claim, changes: Changes, slot: 
 
 
 async def lock(connection: Connection, claimed: Claim, slot: Slot) -> None:
-    """Until the transaction ends nobody folds into the month; nobody else waits for that. Raises
-    meterline.errors.UnavailableError, at the end of the transaction, when the wait is too long."""
+    """Blocks folding into the month until the transaction ends, and nothing else. Raises
+    meterline.errors.UnavailableError, at the end of the transaction, when the wait takes over 5 seconds."""
     await connection.execute(queries.limit_waiting)
     if slot.has_members:
         await connection.execute(queries.lock_members, claimed.parameters())
@@ -216,19 +218,20 @@ async def lock(connection: Connection, claimed: Claim, slot: Slot) -> None:
 
 
 async def count_members(connection: Connection, claimed: Claim) -> None:
-    """Makes the numbers of staged members those of their windows."""
+    """Sets the numbers of staged windows to the numbers of their staged members."""
     await connection.execute(queries.count_members, claimed.parameters())
 
 
 async def count_differing(connection: Connection, claimed: Claim) -> int:
-    """How many windows hold another number of events than what is staged of them."""
+    """How many windows have another number of events than their staged ones."""
     cursor = await connection.execute(queries.count_differing, claimed.parameters(), binary=True)
     row = await cursor.fetchone()
     return int(row[0]) if row else 0
 
 
 async def replace(connection: Connection, claimed: Claim, slot: Slot) -> bool:
-    """Puts what is staged in the place of what was, and has it published; whether the claim still held."""
+    """Replaces the month's windows by the staged ones and marks it as changed; returns whether the claim
+    still held."""
     parameters = claimed.parameters(empty=slot.empty)
     if slot.has_members:
         await connection.execute(queries.drop_members, parameters)

@@ -4,7 +4,7 @@ SELECT count(*) FROM pending_rebuilds
 
 -- name: claim
 -- tenant: rebuilds of all tenants wait together
--- Months of meters of unknown kinds are left to who knows them.
+-- Skips months of meters whose kind is unknown here; replicas of a newer release claim them.
 WITH due AS (
     SELECT p.tenant_id, p.meter_id, p.window_start, p.rebuild_id, t.slug, t.time_zone
     FROM pending_rebuilds p
@@ -47,7 +47,7 @@ WITH w AS (
 DELETE FROM rebuilt_batches WHERE tenant_id = %(tenant_id)s AND rebuild_id = %(rebuild_id)s
 
 -- name: gather
--- Batches that are new since the last time. A batch's contributions come all at once.
+-- Adds only batches that are not listed yet. A batch's contributions are all committed together.
 INSERT INTO rebuilt_batches (tenant_id, rebuild_id, batch_id)
 SELECT DISTINCT tenant_id, %(rebuild_id)s::uuid, batch_id
 FROM contributions
@@ -78,7 +78,7 @@ WHERE tenant_id = %(tenant_id)s AND meter_id = %(meter_id)s
 ORDER BY batch_id
 
 -- name: skipped_batches
--- By id, with how many events each has at least.
+-- By id, with a lower bound of each batch's number of events.
 SELECT batch_id, sum(abs(event_count))::bigint FROM skipped
 WHERE tenant_id = %(tenant_id)s AND meter_id = %(meter_id)s
   AND window_start >= %(first)s AND window_start < %(last)s
@@ -100,7 +100,7 @@ SELECT EXISTS (
 )
 
 -- name: stage_windows
--- {merge} is how the slot merges.
+-- {merge} is the merge expression of the slot.
 INSERT INTO rebuilt_windows AS w (
     tenant_id, rebuild_id, grain, window_start, group_id, event_count, value
 )
@@ -130,12 +130,12 @@ WHERE w.tenant_id = %(tenant_id)s AND w.rebuild_id = %(rebuild_id)s
 SET LOCAL lock_timeout = '5s'
 
 -- name: lock_members
--- Whoever folds stores members first and counts them then. Nobody may be in between when members of this meter of this
--- tenant go. A lock of rows could not keep others from finding that a member is there already.
+-- Folding stores members first and then counts them. No folding transaction of this tenant's meter may be between the
+-- two while members are deleted. Row locks would not prevent it from finding a member that is about to be deleted.
 SELECT pg_advisory_xact_lock((%(tenant_id)s::bigint << 32) | %(meter_id)s)
 
 -- name: lock_windows
--- In the order in which those who fold lock them.
+-- In the order in which folding transactions lock.
 SELECT count(*) FROM (
     SELECT FROM windows
     WHERE tenant_id = %(tenant_id)s AND meter_id = %(meter_id)s
@@ -146,7 +146,7 @@ SELECT count(*) FROM (
 ) AS locked
 
 -- name: count_differing
--- Windows that were made of other events than those that were read here.
+-- Windows whose number of events differs from the number that was read.
 SELECT count(*)
 FROM (
     SELECT grain, window_start, group_id, event_count FROM windows
@@ -163,7 +163,8 @@ FULL JOIN (
 WHERE coalesce(w.event_count, 0) <> coalesce(r.event_count, 0)
 
 -- name: replace_windows
--- Without events a number is what its slot says: 0, to which others add, or none, which others need not exceed. The month's revision rises in any case, since it is published again.
+-- A window without events gets its slot's empty number: 0, to which others add, or NULL, which any maximum replaces.
+-- The month's revision rises in any case, since it is published again.
 UPDATE windows w
 SET value = n.value, revision = w.revision + 1
 FROM (
@@ -191,7 +192,7 @@ WHERE m.tenant_id = %(tenant_id)s AND m.meter_id = %(meter_id)s
   )
 
 -- name: mark_month
--- What marked it before knows the trace of the change.
+-- An existing mark has the trace of the last change and is kept.
 INSERT INTO changed_months (tenant_id, meter_id, window_start, traceparent)
 VALUES (%(tenant_id)s, %(meter_id)s, %(start)s, '')
 ON CONFLICT DO NOTHING

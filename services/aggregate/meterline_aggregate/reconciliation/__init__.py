@@ -1,1 +1,1 @@
-"""Comparison of the events that ingest accepted with those that were folded."""
+"""Compares the numbers of events that ingest accepted and aggregate folded."""

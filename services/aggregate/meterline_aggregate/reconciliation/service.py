@@ -1,4 +1,4 @@
-"""What ingest has accepted is held against what was folded here."""
+"""Compares the numbers of events that ingest accepted and aggregate folded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logger()
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Events of one tenant."""
+    """The numbers of one tenant's events."""
 
     tenant: str
     accepted: int
@@ -27,12 +27,12 @@ class Comparison:
 
     @property
     def gap(self) -> int:
-        """On their way or lost (positive), or counted twice (negative)."""
+        """Positive: events still in transit or lost. Negative: events counted twice."""
         return self.accepted - self.aggregated
 
 
 class Reconciler:
-    """Compares, and tells the metric what should have arrived by now."""
+    """Compares, and sets the metric of events that should have arrived by now."""
 
     def __init__(self, database: Database, tenants: TenantReplica, ingest: Ingest) -> None:
         self._database = database
@@ -41,8 +41,8 @@ class Reconciler:
         self._accepted_before: dict[str, int] | None = None
 
     async def compare(self, tenant: str = "") -> list[Comparison]:
-        """All tenants, or the one named, by name. Raises UnavailableError and NotFoundError."""
-        # In this order events on their way can only look missing, and never counted twice.
+        """Compares all tenants, or the one named, by name. Raises UnavailableError and NotFoundError."""
+        # Aggregated first: events in transit can then look missing, but never look counted twice.
         aggregated = await self._aggregated(tenant)
         accepted = await self._ingest.totals(tenant)
         if tenant and tenant not in aggregated and tenant not in accepted:
@@ -55,7 +55,7 @@ class Reconciler:
         ]
 
     async def _aggregated(self, name: str) -> dict[str, int]:
-        """Events folded of all tenants by name, or of the one named, if this service has heard of it."""
+        """Numbers of folded events by tenant name; empty if the named tenant is unknown here."""
         if not name:
             async with self._database.connection(ALL_TENANTS) as connection:
                 return await store.of_all(connection)
@@ -66,15 +66,15 @@ class Reconciler:
             return {name: await store.of_tenant(connection, tenant.tenant_id)}
 
     async def watch(self) -> None:
-        """Compares for the metric's sake."""
+        """Compares in order to update the metric."""
         try:
             await self.compare()
         except UnavailableError as error:
             log.warning("reconciliation.unavailable", error=str(error))
 
     def _measure(self, accepted: dict[str, int], aggregated: dict[str, int]) -> None:
-        """What had been accepted at the comparison before has had its time to arrive (at the first one,
-        everything counts); and what is folded twice is wrong at once."""
+        """Events accepted before the previous comparison should have arrived (at the first comparison: all of
+        them). Events folded twice are an error at once."""
         due = accepted if self._accepted_before is None else self._accepted_before
         missing = sum(max(0, count - aggregated.get(name, 0)) for name, count in due.items())
         doubled = sum(max(0, count - accepted.get(name, 0)) for name, count in aggregated.items())

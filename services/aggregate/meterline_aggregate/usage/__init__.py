@@ -1,1 +1,1 @@
-"""Windows and contributions: queried, and previewed as corrections would change them."""
+"""Reads windows and contributions, and previews the effects of corrections on them."""

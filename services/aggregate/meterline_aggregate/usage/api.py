@@ -1,4 +1,4 @@
-"""The API of usage: protobuf to ranges, and windows, contributions and previews to protobuf."""
+"""The API of usage."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
         where = _to_range(request.tenant_id, request.meter, request.range)
         grain = fields.choice("grain", Grain, request.grain)
         limit = paging.size(request.page_size, default=_WINDOWS, most=_MOST_WINDOWS)
-        # One more than asked for tells whether there is a next page.
+        # One more than requested shows whether there is a next page.
         if request.by_group:
             place = paging.key(request.page_token, paging.instant, paging.int8)
             after = (to_us(place[0]), place[1]) if place else None

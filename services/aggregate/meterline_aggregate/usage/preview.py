@@ -1,4 +1,4 @@
-"""What windows would become if events were added and taken away. Nothing of it is stored."""
+"""Computes windows as they would be after adding and retracting events. Stores nothing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from meterline_aggregate.usage.store import previews
 from meterline_aggregate.windows.calendar import Grain, windows_at
 
 MOST_ROWS: Final = 10_000
-# Events of a month that are read again to find what is left of it; of more a rebuild has to tell.
+# Most events of a month that a preview reads again; a larger month needs a rebuild.
 MOST_EVENTS: Final = 50_000
 
 _BATCHES: Final = 500
@@ -42,7 +42,7 @@ States = Mapping[WindowKey, State]
 
 @dataclass(frozen=True, slots=True)
 class WindowPreview:
-    """A window as it is and as it would be; `after` is None when only a rebuild can tell."""
+    """A window as it is and as it would be; `after` is None when only a rebuild can compute it."""
 
     meter: str
     grain: Grain
@@ -59,10 +59,10 @@ class WindowPreview:
 
 @dataclass(frozen=True, slots=True)
 class _Basis:
-    """What a preview is made of: the rows, what they change by themselves, and what there is.
+    """The input of a preview: the rows, their changes, and the current state.
 
-    rows: those of `changes.windows` that are shown
-    fresh: how many members are new
+    rows: the rows of `changes.windows` that are shown
+    fresh: numbers of new members by window
     """
 
     message: Message
@@ -88,7 +88,7 @@ class Previews:
         self._raw = raw
 
     async def preview(self, slug: str, events: bytes) -> tuple[Tenant, list[WindowPreview]]:
-        """Days and months that the rows of an EventsAccepted touch, by meter, grain and time.
+        """Previews of the days and months that the rows of an EventsAccepted touch, by meter, grain and time.
 
         Raises InvalidArgumentError, NotFoundError, UnavailableError.
         """
@@ -96,17 +96,17 @@ class Previews:
         accepted = _decode(tenant, events)
         async with self._unit_of_work.begin(tenants=[tenant.tenant_id]) as tx:
             basis = await self._basis(tx, tenant, accepted)
-        anew: dict[WindowKey, State] = {}
+        recomputed: dict[WindowKey, State] = {}
         for tenant_id, meter_id, start_us in basis.changes.rebuilds.months:
             month = Month(tenant_id, slug, tenant.time_zone, meter_id, start_us)
-            anew |= await self._found_anew(basis, month)
+            recomputed |= await self._recompute(basis, month)
         return tenant, sorted(
-            _previews(basis, anew, tenant), key=lambda one: (one.meter, one.grain, one.start_us)
+            _previews(basis, recomputed, tenant), key=lambda one: (one.meter, one.grain, one.start_us)
         )
 
     async def _basis(self, tx: Transaction, tenant: Tenant, accepted: Accepted) -> _Basis:
         try:
-            # Only totals are told. Groups of what may never come would be taken from what does.
+            # Only totals are shown. Looking up groups would create ones for events that may never come.
             (series,) = await self._book.look_up(tx, [accepted.fact], view=View(by_group=False))
         except UnknownTenantError as error:
             raise NotFoundError("tenant", tenant.slug) from error
@@ -120,8 +120,8 @@ class Previews:
         known = {meter.meter_id: meter for meter in meters if isinstance(meter, Meter)}
         return _Basis(message, changes, rows, before, fresh, known)
 
-    async def _found_anew(self, basis: _Basis, month: Month) -> States:
-        """A month's windows of all events that would be left; nothing when there are too many."""
+    async def _recompute(self, basis: _Basis, month: Month) -> States:
+        """The month's windows, folded from all events that would remain; empty when there are too many."""
         if basis.was(WindowKey(Grain.MONTH, month.meter_id, month.start_us)).events > MOST_EVENTS:
             return {}
         meter = basis.meters[month.meter_id]
@@ -162,7 +162,7 @@ def _decode(tenant: Tenant, events: bytes) -> Accepted:
 
 
 def _without(message: Message, unknown: Collection[int]) -> Message:
-    """The message as if there were none of these meters, of which nothing can be told."""
+    """The message without targets of these meters, whose figures cannot be computed here."""
     if not unknown:
         return message
     series = [with_targets(one, lambda meter_id: meter_id not in unknown) for one in message.series]
@@ -170,7 +170,7 @@ def _without(message: Message, unknown: Collection[int]) -> Message:
 
 
 def _in_total(message: Message) -> Message:
-    """The message without its targets of groups."""
+    """The message without targets of groups."""
     series = [
         replace(one, targets=tuple(target for target in one.targets if target.group_id == TOTAL))
         for one in message.series
@@ -182,16 +182,16 @@ def _is_of(key: WindowKey, month: Month) -> bool:
     return key.meter_id == month.meter_id and windows_at(month.zone, key.start_us).month == month.start_us
 
 
-def _previews(basis: _Basis, anew: States, tenant: Tenant) -> Iterator[WindowPreview]:
+def _previews(basis: _Basis, recomputed: States, tenant: Tenant) -> Iterator[WindowPreview]:
     rebuilt = {(meter_id, start_us) for _, meter_id, start_us in basis.changes.rebuilds.months}
     for row, key in basis.rows.items():
         before, meter = basis.was(key), basis.meters[key.meter_id]
         events_after = before.events + int(basis.changes.windows.event_count[row])
         after: State | None
         if (key.meter_id, windows_at(tenant.time_zone, key.start_us).month) in rebuilt:
-            after = anew.get(key)
+            after = recomputed.get(key)
             if after is None or after.events != events_after:
-                # Other events than were counted: some are on their way.
+                # The numbers of events differ: some events are still in transit.
                 after = None
         else:
             after = _after(basis, row, key, meter.kind)
@@ -207,14 +207,14 @@ def _previews(basis: _Basis, anew: States, tenant: Tenant) -> Iterator[WindowPre
 
 
 def _after(basis: _Basis, row: int, key: WindowKey, kind: Kind) -> State:
-    """What arithmetic comes to."""
+    """The window's state after merging the changes of its row."""
     before = basis.was(key)
     change = number_in(basis.changes.windows, row)
     if kind.slot.has_members:
         change = Fixed(basis.fresh.get(key, 0), 0)
     number = None if before.number is None else Fixed(*to_units(before.number))
     if not before.events and kind.slot.empty is None:
-        # What is stored is of events that have gone; a rebuild forgets it.
+        # The stored number is of events that were retracted; the pending rebuild deletes it.
         number = None
     merged = kind.slot.merged(number, change)
     events = before.events + int(basis.changes.windows.event_count[row])

@@ -1,4 +1,4 @@
-"""Maintained windows and their lineage are read."""
+"""Reads windows and contributions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Usage:
     async def totals(
         self, where: Range, grain: Grain, after_us: int | None, limit: int
     ) -> tuple[str, list[Window]]:
-        """The tenant's time zone, and at most `limit` windows after that of `after_us`.
+        """The tenant's time zone, and at most `limit` windows that start after `after_us`.
 
         Raises NotFoundError, and UnavailableError for a meter that only a newer release can read.
         """
@@ -47,7 +47,7 @@ class Usage:
     async def groups(
         self, where: Range, grain: Grain, after: tuple[int, int] | None, limit: int
     ) -> tuple[str, list[Window]]:
-        """As `totals`, by group. Raises InvalidArgumentError for a meter that has none."""
+        """As `totals`, by group. Raises InvalidArgumentError for a meter without groups."""
         tenant = await self._tenants.get(where.tenant)
         async with self._database.connection([tenant.tenant_id]) as connection:
             part = await self._slice(connection, tenant.tenant_id, where)
@@ -58,7 +58,8 @@ class Usage:
     async def contributions(
         self, where: Range, after: tuple[int, uuid.UUID] | None, limit: int
     ) -> tuple[str, list[Contribution]]:
-        """The tenant's time zone, and at most `limit` contributions beyond (start, batch) `after`, by both.
+        """The tenant's time zone, and at most `limit` contributions after (start, batch) `after`, in this
+        order.
 
         Raises NotFoundError, and UnavailableError for a meter that only a newer release can read.
         """
@@ -69,7 +70,7 @@ class Usage:
             return tenant.time_zone, found
 
     async def contributions_of_batch(self, name: str, batch_id: uuid.UUID) -> tuple[str, list[Contribution]]:
-        """The tenant's time zone, and what a batch added to all its meters. Raises NotFoundError for an
+        """The tenant's time zone, and the contributions of a batch to all meters. Raises NotFoundError for an
         unknown tenant."""
         tenant = await self._tenants.get(name)
         async with self._database.connection([tenant.tenant_id]) as connection:
@@ -77,11 +78,11 @@ class Usage:
             return tenant.time_zone, found
 
     async def _slice(self, connection: Connection, tenant_id: int, where: Range) -> Slice:
-        # Asked each time: a meter may have been deleted, and another one created by its name.
+        # Read each time: the meter may have been deleted, and another one created with its name.
         meter = await meters_store.find(connection, where.meter)
         if meter is None:
             raise NotFoundError("meter", where.meter)
         if isinstance(meter, UnknownMeter):
-            # Another replica may be of that release.
+            # Retryable: another replica may have that release.
             raise UnavailableError(f"only a newer release can read meter {where.meter!r}")
         return Slice(tenant_id, meter, where.start_us, where.end_us)

@@ -1,9 +1,9 @@
-"""Windows of time. Minutes and hours are UTC's; days and months are those of the tenant's time zone.
+"""Windows of time. Minutes and hours are in UTC; days and months are in the tenant's time zone.
 
-Where a local day and a local month begin, `meterline.calendar` says. Everything is whole microseconds since
-the Unix epoch.
+`meterline.calendar` computes where a local day and a local month begin. All times are whole microseconds
+since the Unix epoch.
 
-`local_starts` does for a column what `windows_at` does for one instant; tests hold them together.
+`local_starts` does for a column what `windows_at` does for one instant; tests compare them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
 
 
 class Grain(IntEnum):
-    """The length of a window. The numbers are those of the API and of the tables."""
+    """The length of a window, with its number in the API and in tables."""
 
     MINUTE = 1
     HOUR = 2
@@ -36,7 +36,7 @@ class Grain(IntEnum):
 
 
 class Windows(NamedTuple):
-    """Where the windows begin that hold an instant."""
+    """The starts of the windows that contain an instant."""
 
     minute: int
     hour: int
@@ -45,16 +45,16 @@ class Windows(NamedTuple):
 
     @property
     def lineage(self) -> int:
-        """Where the hour begins, or the local day when it begins within the hour.
+        """The start of the hour, or of the local day when it begins within that hour.
 
-        A day or month of any zone is made of whole slices of this kind, so that contributions kept by
-        them add up to it exactly, also where the zone is half an hour off.
+        Contributions are stored by these slices. Each day or month of any zone consists of whole slices, so
+        their contributions add up to it exactly, also in zones half an hour off.
         """
         return max(self.hour, self.day)
 
 
 def windows_at(zone: str, us: int) -> Windows:
-    """The windows that hold the instant `us` in the IANA time zone `zone`."""
+    """The windows that contain the instant `us` in the IANA time zone `zone`."""
     place = ZoneInfo(zone)
     day = day_at_us(place, us)
     return Windows(
@@ -63,14 +63,14 @@ def windows_at(zone: str, us: int) -> Windows:
 
 
 def lineage_end(zone: str, start_us: int) -> int:
-    """Where the slice of time ends that `Windows.lineage` begins."""
+    """The end of the slice of time that begins at `start_us`; see `Windows.lineage`."""
     place = ZoneInfo(zone)
     day_end = day_start_us(place, day_at_us(place, start_us) + 1)
     return min(start_us - start_us % HOUR_US + HOUR_US, day_end)
 
 
 def end_of(grain: Grain, zone: str, start_us: int) -> int:
-    """Where the window ends that begins at `start_us`."""
+    """The end of the window that begins at `start_us`."""
     if grain is Grain.MINUTE:
         return start_us + MINUTE_US
     if grain is Grain.HOUR:
@@ -81,17 +81,17 @@ def end_of(grain: Grain, zone: str, start_us: int) -> int:
 
 
 class OddMinuteError(ArithmeticError):
-    """A local day begins within a minute, as days did before zones agreed on whole minutes."""
+    """A local day does not begin with a whole minute, as in the past before zones had whole minutes."""
 
 
 def local_starts(zone: str, minutes_us: Int64s) -> tuple[Int64s, Int64s]:
-    """Where the local days and months begin that hold each of these minutes, given by their starts.
+    """The starts of the local days and months that contain each of these minutes, given by their starts.
 
-    Raises OddMinuteError when a day near them does not begin with a minute.
+    Raises OddMinuteError when a day near them does not begin with a whole minute.
     """
     place = ZoneInfo(zone)
     days = np.unique(minutes_us // DAY_US) + _EPOCH_ORDINAL
-    # No zone is a whole day away from UTC.
+    # No zone is a whole day off UTC, so the days next to it suffice.
     ordinals = sorted({day + shift for day in days.tolist() for shift in (-1, 0, 1)})
     starts = np.array([day_start_us(place, ordinal) for ordinal in ordinals], np.int64)
     if (starts % MINUTE_US).any():

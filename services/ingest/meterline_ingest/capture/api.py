@@ -20,7 +20,7 @@ from meterline.errors import (
     QuotaError,
     UnavailableError,
 )
-from meterline.tasks import aside
+from meterline.tasks import in_thread
 from meterline.telemetry import metrics
 from meterline_protos.ingest.v1 import capture_pb2, capture_pb2_grpc
 from opentelemetry import trace
@@ -124,7 +124,7 @@ async def to_submission(request: capture_pb2.ReportRequest, size: int, origin: O
         arguments = request.columns, tenant_id, request.source
         sets = len(request.columns.dimension_sets) + len(request.columns.property_sets)
         if size > MUCH and sets > MANY:
-            columns = await aside(translate.from_columns, *arguments)
+            columns = await in_thread(translate.from_columns, *arguments)
         else:
             columns = translate.from_columns(*arguments)
         return Submission(origin, tenant_id, columns=columns, bytes=size)
@@ -162,14 +162,16 @@ class _Stream:
             request, size = message.message, message.size
             tenant_id, source = request.tenant_id or tenant_id, request.source or source
             slug = own or request.event.tenant_id or tenant_id
-            turn = await _patiently(partial(self._admission.admit_event, slug, size))
-            await _patiently(partial(self._take_in, tenant_id, source, request.event, size, turn))
+            turn = await _retry_when_limited(partial(self._admission.admit_event, slug, size))
+            await _retry_when_limited(
+                partial(self._submit_event, tenant_id, source, request.event, size, turn)
+            )
             self._unanswered += 1
             while self._unanswered >= STREAM_WINDOW:
                 self._room.clear()
                 await self._room.wait()
 
-    async def _take_in(
+    async def _submit_event(
         self, tenant_id: str, source: str, event: capture_pb2.Event, size: int, turn: Turn
     ) -> None:
         current = self._open
@@ -206,7 +208,7 @@ class _Stream:
             answered += result.rows
 
 
-async def _patiently(step: Callable[[], Awaitable[T]]) -> T:
+async def _retry_when_limited(step: Callable[[], Awaitable[T]]) -> T:
     """Repeats `step` until its limit permits it. Meanwhile the stream is not read, which slows its sender."""
     while True:
         try:
@@ -258,7 +260,7 @@ async def to_response(
     """`counted`: whether the outcomes are shown in the metrics."""
     counts = _count(result, shown=counted)
     if len(result.problems) > MANY:
-        return await aside(_response, request, result, counts)
+        return await in_thread(_response, request, result, counts)
     return _response(request, result, counts)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from meterline.transactions.unit_of_work import UnitOfWork
 
 from meterline_ingest.capture.call import Submission
-from meterline_ingest.capture.rejected import LOOKED_AFTER, Quarantine, Rejected
+from meterline_ingest.capture.rejected import NOT_QUARANTINED, Quarantine, Rejected
 from meterline_ingest.event.outcomes import Kind, Problem
 from meterline_ingest.tenants.directory import TenantDirectory
 
@@ -30,7 +30,7 @@ class FaultyCalls:
 
         Raises any error: the fault may affect the quarantine as well.
         """
-        if submission.origin.kind in LOOKED_AFTER:
+        if submission.origin.kind in NOT_QUARANTINED:
             return 0  # an import, a replay or a timer keeps its events itself
         slugs = list(_tenants(submission))
         allowed = {slug for slug in slugs if submission.origin.tenant in (None, slug)}

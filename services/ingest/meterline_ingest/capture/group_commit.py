@@ -121,14 +121,14 @@ class Committer:
         while not self._queue:
             self._arrived.clear()
             await self._arrived.wait()
-        await self._company()
+        await self._wait_for_more()
         taken = self._queue.take(MAX_FLUSH_EVENTS)
         for submission in taken:
             submission.taken = True
             self._waiting -= len(submission)
         return taken
 
-    async def _company(self) -> None:
+    async def _wait_for_more(self) -> None:
         """Lets few events wait for more: while they arrive fast, and while another small flush is under way.
 
         A flush costs milliseconds whatever its size, so many small flushes would leave no time for anything

@@ -15,7 +15,7 @@ from meterline_ingest.capture import message
 from meterline_ingest.capture.rules.combinations import Fields, Variant
 from meterline_ingest.capture.rules.quantities import Slot
 from meterline_ingest.capture.rules.validation import Checked
-from meterline_ingest.capture.store.messages import ToldBatch, ToldRow
+from meterline_ingest.capture.store.messages import MessageBatch, MessageRow
 from meterline_ingest.event.bounds import MAX_QUANTITIES
 from meterline_ingest.event.columns import NO_PROPERTIES, UUID_DTYPE, Columns, interned
 from meterline_ingest.event.problems import Problems
@@ -23,18 +23,20 @@ from meterline_ingest.event.series import SeriesKey
 from meterline_ingest.event_types.rules.book import TypeBook
 
 
-def events_accepted_again(told: Sequence[ToldBatch], rows: Sequence[ToldRow], types: TypeBook) -> bytes:
-    """Serialises all rows of the batches `told`, both in the order of the message."""
+def events_accepted_again(
+    message_batches: Sequence[MessageBatch], rows: Sequence[MessageRow], types: TypeBook
+) -> bytes:
+    """Serialises all rows of the batches `message_batches`, both in the order of the message."""
     headers = []
     # A call with events of several tenants is one batch in the message.
-    for batch_id, parts in groupby(told, key=lambda batch: batch.batch_id):
+    for batch_id, parts in groupby(message_batches, key=lambda batch: batch.batch_id):
         same = list(parts)
         count = sum(batch.event_count for batch in same)
         headers.append(message.BatchHeader(batch_id.bytes, count, same[0].trace, same[0].received_at_us))
     return message.events_accepted(as_captured(rows, types), np.ones(len(rows), np.bool_), headers, types)
 
 
-def as_captured(rows: Sequence[ToldRow], types: TypeBook) -> Checked:
+def as_captured(rows: Sequence[MessageRow], types: TypeBook) -> Checked:
     """Stored rows in the form that capture passes to `message`; parts that no message uses are empty."""
     nothing = np.zeros(len(rows), np.uint32)
     subjects, subject_index = interned([row.subject for row in rows])
@@ -58,7 +60,7 @@ def as_captured(rows: Sequence[ToldRow], types: TypeBook) -> Checked:
     return Checked(columns, Problems(len(rows)), np.zeros(1, np.int64), _fields(rows, types), slots)
 
 
-def _fields(rows: Sequence[ToldRow], types: TypeBook) -> Fields:
+def _fields(rows: Sequence[MessageRow], types: TypeBook) -> Fields:
     keys = [
         (
             SeriesKey(row.tenant_id, row.event_type, tuple(sorted(row.dimensions.items()))),

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from meterline.clock import Clock
 from meterline.ids import new_id_bytes
-from meterline.tasks import aside
+from meterline.tasks import in_thread
 
 from meterline_ingest.capture.call import Result, Submission
 from meterline_ingest.capture.parse.rows import RowReader
@@ -102,10 +102,10 @@ class Capture:
         now_us, any_age = _moments(submissions, self._clock.now_us()), _any_age(submissions)
         check = Check(columns, await self._tenants.numbers(named(columns, problems)), types, problems)
         many = check.combinations + len(columns.quantities) > MANY
-        needed = await aside(check.entries_needed) if many else check.entries_needed()
+        needed = await in_thread(check.entries_needed) if many else check.entries_needed()
         catalogue = await self._catalogue.find(needed) if needed else {}
         arguments = self._limits, now_us, catalogue, any_age, corrected
-        checked = await aside(check.verdict, *arguments) if many else check.verdict(*arguments)
+        checked = await in_thread(check.verdict, *arguments) if many else check.verdict(*arguments)
         batch_ids = [new_id_bytes() for _ in submissions]
         return Flush(submissions, batch_ids, checked, corrected, types)
 
@@ -144,7 +144,7 @@ def _any_age(submissions: Sequence[Submission]) -> Flags | None:
 async def _read(submissions: Sequence[Submission], types: TypeBook) -> Columns:
     rows = [each for each in submissions if each.columns is None]
     if sum(each.bytes - len(each) * USUAL_BYTES for each in rows) > MUCH:
-        return await aside(_columns, submissions, types)
+        return await in_thread(_columns, submissions, types)
     return _columns(submissions, types)
 
 

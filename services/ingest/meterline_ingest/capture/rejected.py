@@ -30,7 +30,8 @@ from meterline_ingest.event.outcomes import Kind, Problem
 # Entries of one statement: building its parameters blocks the event loop.
 PORTION: Final = 1_000
 
-LOOKED_AFTER: Final = frozenset({BatchOrigin.IMPORTED, BatchOrigin.REPLAYED, BatchOrigin.TIMED})
+# Imports, replays and timers keep their rejected events themselves.
+NOT_QUARANTINED: Final = frozenset({BatchOrigin.IMPORTED, BatchOrigin.REPLAYED, BatchOrigin.TIMED})
 
 
 Kept = Mapping[int, int]
@@ -152,7 +153,7 @@ def _rejected(submissions: Sequence[Submission], checked: Checked) -> Iterator[R
     for row, tenant_at, tenant_id, call in found:
         problem, submission = checked.problems.by_row[row], submissions[call]
         wanted = problem.kind is Kind.REJECTED and problem.reason != FOREIGN
-        if tenant_id and wanted and submission.origin.kind not in LOOKED_AFTER:
+        if tenant_id and wanted and submission.origin.kind not in NOT_QUARANTINED:
             tenant = columns.tenants[tenant_at]
             yield Rejected(row, problem, tenant_id, tenant, submission, row - int(starts[call]))
 

@@ -39,7 +39,7 @@ class RejectionCounts:
         """`timer` returns seconds since any fixed moment."""
         self._timer = timer
         self._known: set[Labels] = set()
-        self._unsaid: Counter[Refusal] = Counter()
+        self._unlogged: Counter[Refusal] = Counter()
         self._said_at: dict[Refusal, float] = {}
 
     def kept(self, events: Iterable[Labels]) -> None:
@@ -53,11 +53,11 @@ class RejectionCounts:
             return
         for labels, count in counts.items():
             metrics.QUARANTINE_REFUSED.labels(*self._bounded(labels)).inc(count)
-        self._unsaid[why] += counts.total()
+        self._unlogged[why] += counts.total()
         now = self._timer()
         if now - self._said_at.get(why, float("-inf")) >= QUIET_SECONDS:
             tenants = sorted({tenant for tenant, _, _ in counts})[:10]
-            log.warning("quarantine.refused", why=str(why), events=self._unsaid.pop(why), tenants=tenants)
+            log.warning("quarantine.refused", why=str(why), events=self._unlogged.pop(why), tenants=tenants)
             self._said_at[why] = now
 
     def _bounded(self, labels: Labels) -> Labels:

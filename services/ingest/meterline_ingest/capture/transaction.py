@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from meterline.bus import subjects
 from meterline.crashpoints import crash_point
-from meterline.tasks import aside
+from meterline.tasks import in_thread
 from meterline.telemetry import metrics, propagation
 from meterline.telemetry.tracing import MAX_LINKS, tracer
 from meterline.transactions.unit_of_work import Transaction, UnitOfWork
@@ -203,7 +203,7 @@ class FlushTransaction:
         counts = np.bincount(call[accepted], minlength=len(flush.submissions))
         headers = _headers(flush, counts.tolist())
         if len(flush.checked.series) + len(flush.checked.fields.variants) > MANY:
-            payload = await aside(events.events_accepted, flush.checked, accepted, headers, flush.types)
+            payload = await in_thread(events.events_accepted, flush.checked, accepted, headers, flush.types)
         else:
             payload = events.events_accepted(flush.checked, accepted, headers, flush.types)
         envelope = transaction.emit(subjects.events_accepted(), payload)

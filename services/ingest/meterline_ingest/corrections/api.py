@@ -12,7 +12,7 @@ from meterline.clock import Clock
 from meterline.errors import InvalidArgumentError
 from meterline.ids import new_id
 from meterline.rpc import fields, paging
-from meterline.tasks import aside
+from meterline.tasks import in_thread
 from meterline_protos.ingest.v1 import capture_pb2, corrections_pb2, corrections_pb2_grpc
 from opentelemetry import trace
 
@@ -79,7 +79,7 @@ class CorrectionsServicer(corrections_pb2_grpc.CorrectionsServiceServicer):
     ) -> corrections_pb2.ImportEventsResponse:
         change = ChangeRequest(request.requested_by, request.reason)
         size = request.ByteSize()
-        report = await aside(_report, request) if size > capture_api.MUCH else _report(request)
+        report = await in_thread(_report, request) if size > capture_api.MUCH else _report(request)
         submission = await capture_api.to_submission(report, size, self._origin(request))
         if len(submission) == 0:
             return corrections_pb2.ImportEventsResponse()
@@ -129,11 +129,11 @@ class CorrectionsServicer(corrections_pb2_grpc.CorrectionsServiceServicer):
         slug = request.tenant_id
         if request.dry_run:
             made, effect = await correct_one.preview_correction(self._context, slug, target, changes, call)
-            return await self._told_one(slug, made), messages.effect(effect)
+            return await self._to_message(slug, made), messages.effect(effect)
         made = await correct_one.correct_event(self._context, slug, target, changes, call)
-        return await self._told_one(slug, made), None
+        return await self._to_message(slug, made), None
 
-    async def _told_one(self, slug: str, made: Correction | None) -> corrections_pb2.Correction | None:
+    async def _to_message(self, slug: str, made: Correction | None) -> corrections_pb2.Correction | None:
         return None if made is None else (await self._to_proto(slug, [made]))[0]
 
     async def _to_proto(self, slug: str, made: Sequence[Correction]) -> list[corrections_pb2.Correction]:
@@ -221,7 +221,7 @@ async def _imported(
 ) -> corrections_pb2.ImportEventsResponse:
     answer = await capture_api.to_response(report, result, counted=counted)
     if len(answer.outcomes) > capture_api.MANY:
-        return await aside(_renamed, answer)
+        return await in_thread(_renamed, answer)
     return _renamed(answer)
 
 

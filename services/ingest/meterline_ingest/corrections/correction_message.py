@@ -9,7 +9,7 @@ from meterline_protos.common.v1 import types_pb2
 
 from meterline_ingest.capture import message
 from meterline_ingest.capture.message_from_rows import as_captured
-from meterline_ingest.capture.store.messages import ToldRow
+from meterline_ingest.capture.store.messages import MessageRow
 from meterline_ingest.corrections.rules.changes import SignedRow
 from meterline_ingest.event_types.rules.book import TypeBook
 
@@ -31,15 +31,15 @@ def events_corrected(
         trace,
         received_at_us,
         len(taken),
-        b"".join(row.taken_from.bytes for row in taken if row.taken_from is not None),
+        b"".join(row.retracted_from.bytes for row in taken if row.retracted_from is not None),
     )
     captured = as_captured([_message_row(tenant_id, row) for row in ordered], types)
     return message.events_accepted(captured, np.ones(len(ordered), np.bool_), [header], types)
 
 
-def _message_row(tenant_id: int, row: SignedRow) -> ToldRow:
+def _message_row(tenant_id: int, row: SignedRow) -> MessageRow:
     said = row.content
-    return ToldRow(
+    return MessageRow(
         0,
         tenant_id,
         row.event_id,

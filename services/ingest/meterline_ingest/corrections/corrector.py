@@ -70,7 +70,7 @@ class Prepared:
         ordered = sorted(self.revisions, key=lambda each: each.current.event_id)
         taken = [
             SignedRow(
-                each.current.event_id, each.current.content, each.number, taken_from=each.current.batch_id
+                each.current.event_id, each.current.content, each.number, retracted_from=each.current.batch_id
             )
             for each in ordered
         ]
@@ -187,7 +187,7 @@ class Corrector:
         # The content after an amendment counts for the tenant's quotas like reported events.
         await self._numbering.number(checked, types)
         for row, (event, secret) in enumerate(zip(events, secrets, strict=True)):
-            _take_verdict(prepared, checked, row, event, secret, keyring)
+            _apply_verdict(prepared, checked, row, event, secret, keyring)
 
     async def _keyring(
         self, tenant_id: int, events: Sequence[Current], definitions: Sequence[EventType | None]
@@ -198,7 +198,7 @@ class Corrector:
         return None
 
 
-def _take_verdict(
+def _apply_verdict(
     prepared: Prepared, checked: Checked, row: int, event: Current, secret: Secrets, keyring: Sealer | None
 ) -> None:
     problem = checked.problems.by_row.get(row)
@@ -206,7 +206,7 @@ def _take_verdict(
         prepared.failures.append(Failure(event.sent_id, problem.reason, problem.field, problem.message))
         return
     after, sensitive = judged(checked, row, event.content)
-    if after.says_the_same_as(event.content) and sensitive == secret:
+    if after.is_same_content_as(event.content) and sensitive == secret:
         prepared.unchanged += 1
         return
     sealed = None

@@ -1,4 +1,4 @@
-"""How much of a tenant is kept for ever: series and subjects, each a row here and more in other services."""
+"""Quotas of permanent data per tenant: series and subjects, each a row here and more in other services."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""An event: the columns, names, bounds, ids and outcomes that all packages above speak of. Pure."""
+"""Events: the columns, names, bounds, ids and outcomes that all other packages use. Pure."""

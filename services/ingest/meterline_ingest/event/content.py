@@ -35,7 +35,7 @@ class Content:
     def series(self, tenant_id: int) -> SeriesKey:
         return SeriesKey(tenant_id, self.event_type, tuple(sorted(self.dimensions.items())))
 
-    def says_the_same_as(self, other: Content) -> bool:
+    def is_same_content_as(self, other: Content) -> bool:
         """Whether both are equal, without sensitive values and the origins of values."""
         mine = (self.event_type, self.subject, self.time_us, self.dimensions, self.units, self.properties)
         theirs = (other.event_type, other.subject, other.time_us, other.dimensions, other.units)

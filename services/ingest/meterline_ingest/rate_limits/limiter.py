@@ -148,7 +148,7 @@ class RateLimiter:
         self._loop.wake()
 
     async def _step(self) -> float:
-        """Does the due exchanges; returns the seconds until the next step, infinite when nothing is held."""
+        """Does the due exchanges; returns the seconds until the next step, infinite without leases."""
         self._sweep()
         if self._due:
             await self._exchange()

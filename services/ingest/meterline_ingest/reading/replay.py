@@ -21,7 +21,7 @@ from meterline.transactions.unit_of_work import UnitOfWork
 
 from meterline_ingest.capture.message_from_rows import events_accepted_again
 from meterline_ingest.capture.store import messages
-from meterline_ingest.capture.store.messages import Messages, ToldBatch
+from meterline_ingest.capture.store.messages import MessageBatch, Messages
 from meterline_ingest.corrections.correction_message import events_corrected
 from meterline_ingest.corrections.store import corrections
 from meterline_ingest.event import ids as event_ids
@@ -100,7 +100,7 @@ class Replayer:
         payload = events_accepted_again(batches, rows, types)
         return Envelope(subjects.events_accepted(), payload, _headers(batches), message_id)
 
-    async def _corrected(self, connection: Connection, batch: ToldBatch) -> bytes:
+    async def _corrected(self, connection: Connection, batch: MessageBatch) -> bytes:
         rows = await corrections.signed_rows(connection, batch.tenant_id, batch.batch_id)
         types = await self._types.current({row.content.event_type for row in rows})
         return events_corrected(
@@ -108,7 +108,7 @@ class Replayer:
         )
 
 
-def _headers(batches: Sequence[ToldBatch]) -> dict[str, str]:
+def _headers(batches: Sequence[MessageBatch]) -> dict[str, str]:
     """The trace of the first call, which the commit belonged to."""
     headers: dict[str, str] = {}
     propagation.inject_into(headers, propagation.context_of(propagation.to_span_context(batches[0].trace)))

@@ -44,7 +44,7 @@ class EventReader:
             event, made = _event(row), await corrections.of_event(connection, tenant_id, event_id)
             if made:
                 (now,) = await current.read(connection, tenant_id, [event_id])
-                event = _standing(event, now)
+                event = _current_version(event, now)
                 if event.retracted:
                     event = replace(event, origin=made[-1].batch_id_before)
         return event, made
@@ -140,17 +140,17 @@ def _corrected(row: Sequence[Any]) -> StoredEvent:
     """One row of a correction, for the event whose row `row` begins with."""
     batch_id, revision, retracted, content, value, origin = row[18:]
     sealed = value and SealedValue(CORRECTIONS, SEALED, sealed_row(row[0], revision), value)
-    event = _saying(_event(row[:18]), Content.from_json(content), batch_id, revision, retracted, sealed)
+    event = _with_content(_event(row[:18]), Content.from_json(content), batch_id, revision, retracted, sealed)
     return replace(event, origin=origin)
 
 
-def _standing(event: StoredEvent, now: Current) -> StoredEvent:
-    return _saying(event, now.content, now.batch_id, now.revision, now.retracted, now.sealed)
+def _current_version(event: StoredEvent, now: Current) -> StoredEvent:
+    return _with_content(event, now.content, now.batch_id, now.revision, now.retracted, now.sealed)
 
 
-def _saying(
+def _with_content(
     event: StoredEvent,
-    said: Content,
+    content: Content,
     batch_id: uuid.UUID,
     revision: int,
     retracted: bool,
@@ -159,17 +159,17 @@ def _saying(
     """An accepted event with the content of a correction."""
     return replace(
         event,
-        occurred_at=to_datetime(said.time_us),
-        units=said.units,
-        subject=said.subject,
-        event_type=said.event_type,
-        dimensions=dict(said.dimensions),
+        occurred_at=to_datetime(content.time_us),
+        units=content.units,
+        subject=content.subject,
+        event_type=content.event_type,
+        dimensions=dict(content.dimensions),
         batch_id=batch_id,
         sent_time=to_datetime(event.sent_us),
-        properties=dict(said.properties),
+        properties=dict(content.properties),
         sealed=sealed,
-        sealed_names=list(said.sealed),
-        flags=list(said.flags),
+        sealed_names=list(content.sealed),
+        flags=list(content.flags),
         revision=revision,
         retracted=retracted,
     )

@@ -82,7 +82,7 @@ class Retention:
         if not self._keep:
             return
         kept_since = await self._events.announce(self._keep)
-        if await self._events.are_there() and await self._reconciled.since(kept_since):
+        if await self._events.any_left() and await self._reconciled.since(kept_since):
             while (month := await self._events.drop_month(self._grace)) is not None:
                 log.info("retention.month_dropped", month=f"{month:%Y-%m}")
             while await self._events.sweep(self._grace, SWEPT_BATCHES):

@@ -110,7 +110,7 @@ class Timers:
             if await store.insert(tx.connection, timer):
                 await tx.commit()
                 self._running[tenant.tenant_id] = self._running.get(tenant.tenant_id, 0) + 1
-                self._notice(timer)
+                self._announce_due(timer)
                 return timer, True
             known = await store.find(tx.connection, (tenant.tenant_id, timer_id))
         return _same(_found(known, timer_id), content, started_us), False
@@ -138,7 +138,11 @@ class Timers:
             if stopped is not timer:
                 await store.update(tx.connection, stopped)
                 await tx.commit()
-        return await self._see_through(tenant, stopped) if stopped.state is TimerState.STOPPING else stopped
+        return (
+            await self._submit_and_settle(tenant, stopped)
+            if stopped.state is TimerState.STOPPING
+            else stopped
+        )
 
     async def get(self, slug: str, timer_id: str) -> Timer:
         """Raises NotFoundError, also for a timer of another tenant."""
@@ -152,7 +156,7 @@ class Timers:
         async with self._database.connection([tenant.tenant_id]) as connection:
             return await store.page(connection, tenant.tenant_id, chosen, after, limit)
 
-    async def look_after(self, key: TimerKey) -> None:
+    async def process(self, key: TimerKey) -> None:
         """Abandons a timer whose heartbeats stopped, and submits the event of one that has ended."""
         tenant = await self._tenants.find_by_id(key[0])
         if tenant is None:
@@ -171,9 +175,9 @@ class Timers:
             await store.update(tx.connection, timer)
             await tx.commit()
         if timer.state is TimerState.STOPPING:
-            await self._see_through(tenant, timer)
+            await self._submit_and_settle(tenant, timer)
 
-    async def _see_through(self, tenant: Tenant, timer: Timer) -> Timer:
+    async def _submit_and_settle(self, tenant: Tenant, timer: Timer) -> Timer:
         """Submits the event to capture. Its id is derived from the timer, so repeated attempts count once."""
         crash_point("timers.stop.before_capture")
         definition = await self._definition(tenant.tenant_id, timer.content)
@@ -232,7 +236,7 @@ class Timers:
         async with self._database.connection() as connection:
             return await store.now_us(connection)
 
-    def _notice(self, timer: Timer) -> None:
+    def _announce_due(self, timer: Timer) -> None:
         if timer.due_us is not None:
             self.on_due(timer.due_us)
 

@@ -32,7 +32,7 @@ class TimerSweep:
         self._timers = timers
         self._planned_us: int | None = None
         self._loop = tasks.Loop("timer-sweep", self._sweep, retry=backoff.constant(_AFTER_FAILURE))
-        timers.on_due = self._notice
+        timers.on_due = self._wake_before
 
     async def start(self) -> None:
         await self._loop.start()
@@ -40,7 +40,7 @@ class TimerSweep:
     async def stop(self) -> None:
         await self._loop.stop()
 
-    def _notice(self, due_us: int) -> None:
+    def _wake_before(self, due_us: int) -> None:
         if self._planned_us is None or due_us < self._planned_us:
             self._loop.wake()
 
@@ -51,7 +51,7 @@ class TimerSweep:
                 due = await store.claim_due(connection, _AT_ONCE, _HOLD)
                 await connection.commit()
             for key in due:
-                await self._look_after(key)
+                await self._process(key)
             if len(due) < _AT_ONCE:
                 break
         async with self._database.connection(ALL_TENANTS) as connection:
@@ -61,9 +61,9 @@ class TimerSweep:
         self._planned_us = now_us + int(wait * 1e6)
         return wait
 
-    async def _look_after(self, key: store.TimerKey) -> None:
+    async def _process(self, key: store.TimerKey) -> None:
         try:
-            await self._timers.look_after(key)
+            await self._timers.process(key)
         except MeterlineError as error:
             # It is due again after the hold.
             log.warning("timer.not_settled", tenant_id=key[0], timer_id=key[1], error=str(error))

@@ -1,1 +1,1 @@
-"""Values that several capabilities share: money, proration, canonical bodies."""
+"""Money, proration and canonical JSON, shared by several capabilities."""

@@ -1,4 +1,4 @@
-"""Dividing an amount into parts that add up to it, to the minor unit."""
+"""Divides an amount into parts that add up to it exactly, in minor units."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,11 @@ from meterline_publisher.billing.money import Exact, Money, fraction_of
 
 
 def allocate(total: Money, weights: Sequence[Exact]) -> list[Money]:
-    """Divide `total` in proportion to `weights`, by largest remainder; of equal ones the earlier part gains.
+    """Divide `total` in proportion to `weights` by largest remainder; of equal remainders the earlier part
+    wins.
 
-    The parts add up to the total, each is within one minor unit of its exact share, and those of a
-    negative total mirror those of the positive one. Weights that are negative, or all zero, are a
+    The parts add up to the total, each is within one minor unit of its exact share, and the parts of a
+    negative total are those of the positive one, negated. Negative weights, or only zeros, are a
     `ValueError`; a float is a `TypeError`.
     """
     shares = [fraction_of(weight) for weight in weights]

@@ -1,4 +1,4 @@
-"""One byte sequence for one JSON value, so that equal bodies have equal digests on every side."""
+"""Canonical JSON: equal values have equal bytes, and so equal digests, on every side."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ Json: TypeAlias = str | int | bool | Sequence["Json"] | Mapping[str, "Json"] | N
 def canonical_json(value: Json) -> str:
     """Write a JSON value with sorted keys, no spaces and ASCII only.
 
-    A float anywhere in it is a `TypeError`: its text differs between writers, and money is never a float.
+    A float in it is a `TypeError`: writers format floats differently, and money is never a float.
     """
     _refuse_floats(value)
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -1,7 +1,7 @@
-"""Exact money: decimals in, one rounding to a currency's minor unit, integers and decimals out.
+"""Exact money: exact amounts in, one rounding to the currency's minor unit, integers and decimals out.
 
-The default context of `decimal` keeps 28 digits and rounds the rest away without a word, so nothing here
-computes in it: arithmetic is done in fractions, or in `EXACT`, which raises where a digit would be lost.
+The default context of `decimal` silently rounds to 28 digits, so this module does not use it: it computes
+with fractions, or in `EXACT`, which raises where a digit would be lost.
 """
 
 from dataclasses import dataclass
@@ -17,25 +17,25 @@ from meterline.decimals import of_units, to_text
 
 Exact: TypeAlias = Decimal | Fraction | int
 
-# Bounds the work that one number can cause: `1E+1000000` is ten bytes as text and a megabyte as an integer.
+# Bounds the work that one number can cause: `1E+1000000` is ten bytes of text and a megabyte as an integer.
 MAX_DIGITS = MAX_VALUE_DIGITS
 
 
 class Rounding(StrEnum):
-    """What becomes of an amount that lies exactly between two minor units."""
+    """How an amount exactly between two minor units is rounded."""
 
-    # Away from zero on both sides, so that a credit always mirrors its charge.
+    # Away from zero for both signs, so that a credit is the exact negative of its charge.
     HALF_UP = "half_up"
     HALF_EVEN = "half_even"
 
 
 class UnknownCurrencyError(ValueError):
-    """The code is not in ISO 4217, or it names something without a minor unit (gold, test codes)."""
+    """The code is not in ISO 4217, or has no minor unit (gold, test codes)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Currency:
-    """A currency of ISO 4217: its code, and how many decimals its minor unit has."""
+    """A currency of ISO 4217: its code, and the number of decimals of its minor unit."""
 
     code: str
     exponent: int
@@ -43,7 +43,9 @@ class Currency:
 
 @cache
 def currency(code: str) -> Currency:
-    """Look a currency up by its upper-case code; raise `UnknownCurrencyError` if none can be billed in."""
+    """Look up a currency by its upper-case code; raise `UnknownCurrencyError` if it cannot be used for
+    billing.
+    """
     try:
         exponent = iso4217.Currency(code).exponent
     except ValueError as error:
@@ -70,7 +72,8 @@ class Money:
     ) -> Self:
         """Round an exact amount in major units, once.
 
-        `exponent` asks for fewer decimals than the currency has (a provider may take KWD to two only).
+        `exponent` requests fewer decimals than the currency has (a provider may bill KWD with two decimals
+        only).
         More than the currency has is a `ValueError`.
         """
         digits = currency.exponent if exponent is None else exponent
@@ -81,7 +84,7 @@ class Money:
 
     @classmethod
     def exactly(cls, amount: Exact, currency: Currency) -> Self:
-        """Take an amount that is already a whole number of minor units; raise `ValueError` if it is not."""
+        """Convert an amount that is a whole number of minor units; raise `ValueError` if it is not."""
         units = fraction_of(amount) * 10**currency.exponent
         if units.denominator != 1:
             raise ValueError(f"{amount} is finer than the minor unit of {currency.code}")
@@ -102,9 +105,9 @@ class Money:
 
 
 def fraction_of(value: Exact) -> Fraction:
-    """Turn an exact number into a fraction.
+    """Convert an exact number to a fraction.
 
-    A float (or a bool) is a `TypeError`; NaN, an infinity, or a decimal of more than `MAX_DIGITS` digits on
+    A float (or a bool) is a `TypeError`; NaN, an infinity, or a decimal with more than `MAX_DIGITS` digits on
     either side of its point is a `ValueError`.
     """
     if isinstance(value, Fraction):
@@ -136,7 +139,7 @@ def round_units(exact: Fraction, exponent: int, rounding: Rounding) -> int:
 
 
 def exact_decimal(value: Fraction) -> Decimal:
-    """Turn a fraction that has a finite decimal form into it; raise `ValueError` for one like 2/3."""
+    """Convert a fraction to a decimal; raise `ValueError` if it has no finite decimal form, such as 2/3."""
     rest = value.denominator
     twos = (rest & -rest).bit_length() - 1
     rest >>= twos

@@ -1,4 +1,4 @@
-"""Amounts for a part of a period, measured between instants."""
+"""Prorates amounts for a part of a period between two instants."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,7 +20,7 @@ class ProratedLine:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a change of price within a period puts on the invoice: two lines, each rounded by itself."""
+    """The two lines of a change of price within a period, each rounded on its own."""
 
     credit: ProratedLine
     charge: ProratedLine
@@ -38,7 +38,7 @@ def prorate(
     currency: Currency,
     rounding: Rounding = Rounding.HALF_UP,
 ) -> ProratedLine:
-    """Charge the part [since, until) of an `amount` (major units) that is due for the whole period.
+    """Charge the part [since, until) of an `amount` (major units) that covers the whole period.
 
     Instants outside the period are a `ValueError`, a float amount is a `TypeError`.
     """
@@ -58,7 +58,7 @@ def change(
     """Replace the amount `old`, already charged for the period, by `new` from `change_at` on.
 
     The rest of the period is credited at the old amount and charged at the new one. A `change_at` outside the
-    period is a `ValueError`; at its end both lines are zero.
+    period is a `ValueError`; at the period's end both lines are zero.
     """
     credit = prorate(period, change_at, period.end, -fraction_of(old), currency, rounding)
     charge = prorate(period, change_at, period.end, new, currency, rounding)

@@ -1,1 +1,1 @@
-"""Closing: periods are rated and sent when they are about to end, and again while usage comes late."""
+"""Rates periods shortly before they end, and again when usage arrives late."""

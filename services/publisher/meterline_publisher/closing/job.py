@@ -1,4 +1,4 @@
-"""Closing: usage is sent when its period is about to end, and again if more comes until it is final."""
+"""Rates and sends periods shortly before they end, and again for late usage until their invoice is final."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ _EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
 
 
 class Closing:
-    """Looks for periods to close. Far from the end of any month this is three small queries."""
+    """The background job that finds periods to rate. When no month is about to end, it runs three small
+    queries.
+    """
 
     def __init__(
         self,
@@ -61,11 +63,11 @@ class Closing:
         self._billed = billed
 
     async def close_due(self) -> int:
-        """Rates every period that is due and not rated as it stands, and those that were held for want of a
-        provider that there is now, however old; returns how many it rated.
+        """Rates every due period whose usage or rules changed since it was rated, and all ended periods that
+        were held because their provider was not configured, and now is; returns the number of periods rated.
 
-        A tenant that fails is logged, and tried again by the next look; what cannot be billed until somebody
-        changes something is kept as a billing gap.
+        A failure of one tenant is logged and retried by the next run. A period that cannot be billed until
+        somebody changes something is stored as a billing gap.
         """
         done = await self._look()
         await self._close_held(done)
@@ -114,13 +116,13 @@ class Closing:
             after = (page[-1][0], page[-1][1].start)
 
     async def _made_since(self, page: Sequence[Candidate]) -> Set[str]:
-        """The meters that did not exist when a period was rated and do now. Asked once for a page of tenants,
-        whose plan may be the same."""
+        """The meters that were unknown when a period was rated and exist now. One request serves a page of
+        tenants, who often have the same plan."""
         unknown = {meter for one in page for meter in one.unknown_meters}
         try:
             return await self._freshness.existing(unknown)
         except UnavailableError:
-            # Nothing that needs usage can be rated now: the next look asks again.
+            # Without aggregate no period that needs usage can be rated now; the next run asks again.
             return frozenset()
 
     async def _try(self, tenant_id: int, period: Period, done: Done) -> None:
@@ -130,7 +132,7 @@ class Closing:
         try:
             await self._publishing.rate(tenant, period, retry_rejected=False)
         except NotBillableError:
-            # It is kept as a gap, and was logged when it was new.
+            # Publishing has stored the gap, and logged it when it was new.
             done.not_billable += 1
         except MeterlineError as error:
             done.failed += 1
@@ -141,7 +143,7 @@ class Closing:
                 error=str(error),
             )
         except Exception:
-            # One tenant's fault leaves the others alone; it is kept as a gap.
+            # A fault of one tenant must not stop the others; Publishing has stored it as a gap.
             done.failed += 1
             log.exception("period.fault", tenant=tenant.slug, period_start=period.start.isoformat())
         else:
@@ -150,7 +152,7 @@ class Closing:
 
 @dataclass(slots=True)
 class Done:
-    """What one look came to, in periods."""
+    """The numbers of periods of one run, by result."""
 
     rated: int = 0
     not_billable: int = 0
@@ -162,11 +164,11 @@ class Done:
 
 
 def is_due(candidate: Candidate, rule_set: RuleSet | None, made: Set[str] = frozenset()) -> bool:
-    """Whether a period has to be rated, for the first time or again: usage came, or other rules price it than
-    rated it, or other delivery settings hold for what is not at the provider yet.
+    """Whether a period must be rated, for the first time or again, because of new usage, other rules than
+    those that rated it, or other delivery settings for a meter of which the provider has nothing yet.
 
-    rule_set: that of the plan now; None when nothing is priced
-    made: meters that did not exist when it was rated, and do now
+    rule_set: the plan's current rules; None when nothing is priced
+    made: meters that did not exist when the period was rated and exist now
     """
     if candidate.rated_rules is None:
         return candidate.is_used or rule_set is not None
@@ -181,14 +183,14 @@ async def _rule_set(connection: Connection, plan: str, period: Period, zone: Zon
     try:
         found = choose(await prices.of_plan(connection, plan), period.start, zone)
     except VersionError:
-        # Rating says so, to those whom it concerns.
+        # Rating reports this error for each tenant of the plan.
         return None
     return found if found.rules else None
 
 
 def due_periods(now: datetime, zone: ZoneInfo, lead: timedelta, grace: timedelta) -> Sequence[Period]:
-    """The periods that have to be rated by now: the one that ends within `lead`, and the one before it
-    for as long as its invoice may still be open."""
+    """The periods that must be rated at `now`: the one that ends within `lead`, and the previous one within
+    `grace` after its end, while its invoice may still be open."""
     current = month_of(now, zone)
     previous = month_before(current, zone)
     due = [previous] if now - previous.end < grace else []

@@ -1,4 +1,4 @@
-"""Which periods may have to be closed."""
+"""Finds periods that may have to be rated."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ queries = Queries("meterline_publisher.closing", "store.sql")
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A tenant whose period may have to be rated; see the query."""
+    """A tenant whose period may have to be rated; the query explains the fields."""
 
     tenant_id: int
     currency: str

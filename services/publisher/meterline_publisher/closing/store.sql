@@ -1,13 +1,13 @@
 -- name: closing_schedules
--- tenant: how many kinds of schedule all tenants have between them
+-- tenant: the distinct schedules of all tenants
 SELECT DISTINCT time_zone, close_lead FROM tenants
 
 -- name: to_close
--- Tenants of one schedule whose period is billed, is not final and may have to be rated, with what decides that:
--- the plan that prices it, the rules that rated it (NULL: not rated), whether it was used, whether usage differs
--- from what was billed or noted as a gap, whether a meter of which nothing is at the provider would go there in
--- another way now, and which meters did not exist. Without an invoice and usage only those who may owe a fee:
--- active, with a customer, and a plan before the period's end.
+-- Tenants of one schedule whose period is billed, not final, and may have to be rated; with the facts that decide it:
+-- the plan that prices it now, the rules that rated it (NULL: not rated), whether it has usage, whether usage differs
+-- from what was billed or recorded as a gap, whether delivery settings changed for a meter of which the provider has
+-- nothing, and which meters were unknown. A tenant without invoice and usage is included only if it may owe a fee: it
+-- is active, has a customer, and had a plan before the period's end.
 SELECT t.tenant_id, t.currency, plan_at(t.tenant_id, %(period_start)s) AS plan, i.plan AS rated_plan,
        i.rule_set_id AS rated_rules, used.any_use AS is_used, used.differs AS usage_differs,
        EXISTS (

@@ -1,1 +1,1 @@
-"""Explanations: from an invoice line to the events that it bills, and from an event to its lines."""
+"""Explains invoice lines by the events that they bill, and events by the lines that bill them."""

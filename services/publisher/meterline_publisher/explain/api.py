@@ -1,4 +1,4 @@
-"""Explanations: the part of InvoicesService that says what a line bills, and which lines bill an event."""
+"""The RPCs of InvoicesService that explain lines and events."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAX_EVENT_ID: Final = 1_000
 
 
 class ExplanationsServicer(invoices_pb2_grpc.InvoicesServiceServicer):
-    """See protos/meterline/publisher/v1/invoices.proto. `trace_ui` is the template of trace addresses."""
+    """See protos/meterline/publisher/v1/invoices.proto. `trace_ui` is the template for links to traces."""
 
     def __init__(self, explaining: Explaining, trace_ui: str) -> None:
         self._explaining = explaining

@@ -1,8 +1,8 @@
-"""Puts the invoice into the traces that captured its events, and links the invoice back to them.
+"""Adds spans for the invoice to the traces that captured its events, and links the invoice's span to them.
 
-Opening the trace of any recorded call then shows what became of it. This is for people who look at traces;
-the authority is SQL, so it happens after the commit, in the background, and is given up when it cannot keep
-up or when something does not answer.
+The trace of any recorded call then shows which invoices bill it. Traces are a convenience; the database is
+authoritative. So spans are written after the commit, in the background, and dropped when the queue is full
+or a service does not answer.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Job:
 
 
 class Lineage:
-    """A task beside the service. `start` and `stop` may be called twice; what waits is dropped by `stop`."""
+    """A background task. `start` and `stop` may be called twice; `stop` drops what is queued."""
 
     def __init__(self, aggregate: Aggregate, ingest: Ingest) -> None:
         self._aggregate = aggregate
@@ -60,7 +60,7 @@ class Lineage:
         await self._loop.stop()
 
     def submit(self, tenant: str, invoice: Invoice, lines: Sequence[Line]) -> None:
-        """Notes that these lines were rated. Never waits and never fails."""
+        """Queues the rated lines. Never waits and never fails."""
         if not spans_are_recorded():
             return
         job = _Job(tenant, invoice, tuple(line.meter for line in lines if line.event_count))
@@ -70,7 +70,7 @@ class Lineage:
             log.warning("lineage.dropped", invoice_id=str(invoice.invoice_id))
 
     async def _step(self) -> float:
-        """Writes the spans of the next job; what fails is not tried again."""
+        """Writes the spans of the next job; failures are logged and not retried."""
         job = await self._jobs.get()
         try:
             await self._write(job)
@@ -99,7 +99,9 @@ class Lineage:
             span.end()
 
     async def _newest_batches(self, job: _Job, meter: str) -> list[str]:
-        """At most MAX_LINKS batches: day by day from the end, so that old ones are not even asked for."""
+        """At most MAX_LINKS newest batches: reads day by day from the end, to avoid reading old
+        contributions.
+        """
         found: set[str] = set()
         end = job.invoice.period_end
         while end > job.invoice.period_start and len(found) < MAX_LINKS:
@@ -109,11 +111,13 @@ class Lineage:
             ):
                 found.add(contribution.batch_id)
             end = start
-        # The ids are UUIDv7: the greatest are the newest.
+        # The ids are UUIDv7, so the greatest are the newest.
         return sorted(found, reverse=True)[:MAX_LINKS]
 
     def _mark(self, job: _Job, meter: str, batch: events_pb2.Batch) -> trace.SpanContext | None:
-        """Adds the span to a batch's trace, once; returns the capture span if that was recorded."""
+        """Adds the invoice's span to a batch's trace, once; returns the context of the capture, if it was
+        sampled.
+        """
         capture = propagation.to_span_context(batch.trace)
         if capture is None or not batch.trace.sampled:
             return None
@@ -131,7 +135,7 @@ class Lineage:
 
 
 def spans_are_recorded() -> bool:
-    """Whether this process records any span at all."""
+    """Whether this process records spans."""
     provider = trace.get_tracer_provider()
     return isinstance(provider, TracerProvider) and provider.sampler is not ALWAYS_OFF
 

@@ -1,7 +1,7 @@
-"""Explaining: from a line down to the events that it bills, and from an event up to its lines.
+"""Explains a line by its events, and an event by its lines.
 
-Every step is a fact that some service keeps: lines and publications here, windows and contributions with
-the aggregate service, batches and events with the ingest service. Nothing is sampled.
+Each step reads stored facts: lines and publications here, windows and contributions from aggregate, batches
+and events from ingest. Nothing is sampled.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from meterline_publisher.peers import Aggregate, Ingest
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where a page begins: in which page of contributions, and in which page of the events of its batches.
-    Both tokens are those of other services."""
+    """The start of a page: a page token of contributions, and a page token of the events of their batches.
+    Aggregate and ingest made these tokens."""
 
     contributions: str = ""
     events: str = ""
@@ -40,8 +40,8 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class ExplainedBatch:
-    """A batch and those of its events that count for the line, and those that it took away from it. A batch
-    that reaches over a page comes again with its other events; each event comes once."""
+    """A batch with those of its events that the line counts, or that the batch retracted from it. A batch may
+    occur on several pages with different events; each event occurs once."""
 
     batch: events_pb2.Batch
     events: Sequence[events_pb2.StoredEvent]
@@ -49,7 +49,7 @@ class ExplainedBatch:
 
 @dataclass(frozen=True, slots=True)
 class ExplainedLine:
-    """A page of what a line consists of. `windows` are in the first page only."""
+    """A page of the explanation of a line. Only the first page has `windows`."""
 
     tenant: Tenant
     invoice: Invoice
@@ -62,8 +62,8 @@ class ExplainedLine:
 
 @dataclass(frozen=True, slots=True)
 class EventUse:
-    """One meter that counted an event; without an invoice while the period is not rated. `gap_reason`: why no
-    line bills it, where that is known."""
+    """A meter that counted an event. `invoice` is None until the period is rated. `gap_reason`: why no line
+    bills the event, if known."""
 
     meter: str
     window_id: str
@@ -82,7 +82,7 @@ class ExplainedEvent:
 
 
 class Explaining:
-    """Everything here only reads."""
+    """Explains lines and events. Everything here only reads."""
 
     def __init__(
         self, database: Database, tenants: TenantReplica, aggregate: Aggregate, ingest: Ingest
@@ -93,7 +93,7 @@ class Explaining:
         self._ingest = ingest
 
     async def line(self, slug: str, line_id: uuid.UUID, batches: int, cursor: Cursor) -> ExplainedLine:
-        """A page of at most `batches` batches, or of 1,000 events. Raises NotFoundError,
+        """A page of at most `batches` batches or 1,000 events, whichever ends first. Raises NotFoundError,
         UnavailableError."""
         tenant = await self._tenants.get(slug)
         invoice, line, publications = await self._stored(tenant, line_id)
@@ -109,7 +109,7 @@ class Explaining:
         return ExplainedLine(tenant, invoice, line, windows, found, publications, following)
 
     async def event(self, slug: str, event_id: str, source: str) -> ExplainedEvent:
-        """An event as it stands, with all meters that count it: none, when it was taken away.
+        """The current version of an event with all meters that count it; none if the event is retracted.
 
         Raises NotFoundError, UnavailableError.
         """
@@ -154,7 +154,7 @@ class Explaining:
             self._ingest.events(slug, batch_ids, counting.event_type, span, cursor.events),
             self._ingest.batches(slug, batch_ids),
         )
-        # Contributions are by hour: an event of another hour comes with another page of them.
+        # Contributions are paged by slice of time: an event of another slice belongs to another page.
         counted = [
             event
             for event in page
@@ -180,7 +180,7 @@ class Explaining:
 
 
 def _slice(contribution: usage_pb2.Contribution) -> Period:
-    """The hour, or the part of one on one side of the tenant's midnight, that a contribution is of."""
+    """The slice of time of a contribution: an hour, or its part before or after the tenant's midnight."""
     return Period(
         contribution.hour_start.ToDatetime(tzinfo=UTC), contribution.hour_end.ToDatetime(tzinfo=UTC)
     )
@@ -205,8 +205,8 @@ def _is_within(slices: Sequence[Period], event: events_pb2.StoredEvent) -> bool:
 def _grouped(
     batches: Sequence[events_pb2.Batch], events: Sequence[events_pb2.StoredEvent], *, every: bool
 ) -> list[ExplainedBatch]:
-    """Events by batch, in the order of batches; `every` keeps batches without events, whose events may
-    have outlived their retention while the windows made of them have not."""
+    """Events by batch, in the order of batches. `every` keeps batches without events: events may have been
+    deleted by retention, while their windows are kept."""
     by_batch: Mapping[str, list[events_pb2.StoredEvent]] = {batch.batch_id: [] for batch in batches}
     for event in events:
         if event.batch_id in by_batch:

@@ -1,1 +1,1 @@
-"""Billing gaps: usage that no invoice line bills, and why."""
+"""Billing gaps: usage that no invoice line bills, with the reason."""

@@ -1,4 +1,4 @@
-"""Billing gaps: the part of InvoicesService that lists what is used and not billed."""
+"""The RPC of InvoicesService that lists billing gaps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class GapsServicer(invoices_pb2_grpc.InvoicesServiceServicer):
         limit = paging.size(request.page_size)
         after = paging.key(request.page_token, paging.int4, paging.instant, paging.text)
         slug = fields.tenant("tenant_id", request.tenant_id) if request.tenant_id else ""
-        # One more than asked for tells whether there is a next page.
+        # One more than requested shows whether there is a next page.
         found = await self._gaps.page(slug, after or _FIRST_GAP, limit + 1)
         page = found[:limit]
         return invoices_pb2.ListBillingGapsResponse(

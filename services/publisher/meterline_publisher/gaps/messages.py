@@ -1,4 +1,4 @@
-"""Writing billing gaps: rules to protobuf."""
+"""Converts billing gaps to protobuf."""
 
 from __future__ import annotations
 

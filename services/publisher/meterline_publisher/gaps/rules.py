@@ -1,4 +1,4 @@
-"""Billing gaps: usage that no invoice line bills, and why."""
+"""Billing gaps: usage that no invoice line bills, with the reason."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from meterline.errors import FailedPreconditionError
 
 
 class GapReason(StrEnum):
-    """Why something is not billed. Names are those of the API; docs/services/publisher-runbook.md has what
-    to do about each."""
+    """Why usage is not billed. The names are those of the API; docs/services/publisher-runbook.md describes
+    the remedy for each."""
 
-    # The whole period is not billed.
+    # These concern the whole period.
     NO_PLAN = "no_plan"
     PLAN_UNKNOWN = "plan_unknown"
     NO_CUSTOMER = "no_customer"
     CUSTOMER_UNKNOWN = "customer_unknown"
     CUSTOMER_CHANGED = "customer_changed"
     FAULT = "fault"
-    # The whole period, or one meter of it.
+    # These concern the whole period or one meter.
     NO_BILLING_PROVIDER = "no_billing_provider"
     PRICE_NOT_IN_FORCE = "price_not_in_force"
-    # One meter.
+    # These concern one meter.
     CURRENCY_DIFFERS = "currency_differs"
     METER_UNKNOWN = "meter_unknown"
     METER_NOT_PRICED = "meter_not_priced"
@@ -33,7 +33,7 @@ class GapReason(StrEnum):
     LATE_USAGE = "late_usage"
 
 
-# Of a period that nobody used there is nothing to miss for these.
+# These are gaps only for periods with usage.
 NEED_USAGE = frozenset(
     {
         GapReason.NO_BILLING_PROVIDER,
@@ -44,20 +44,20 @@ NEED_USAGE = frozenset(
     }
 )
 
-# Notes and no faults: a meter without a price may be meant for information, and an installation without a
-# provider bills nobody.
+# Not faults: a meter without a price may be for information only, and an installation without a provider
+# bills nobody.
 NOTES = frozenset({GapReason.METER_NOT_PRICED, GapReason.NO_BILLING_PROVIDER})
 
-# Found when a period is rated. Late usage is found when usage comes, or an invoice becomes final.
+# Found by rating. Late usage is found when usage arrives, or when an invoice becomes final.
 OF_RATING = frozenset(GapReason) - {GapReason.LATE_USAGE}
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """One reason why a period of a tenant, or one meter of it, is not billed as it is used.
+    """One reason why the usage of a period, or of one meter in it, is not billed.
 
     meter: empty for the whole period
-    quantity: usage that is not billed, in the meter's unit; None where the reason is of no quantity
+    quantity: usage that is not billed, in the meter's unit; None where the reason concerns no quantity
     """
 
     meter: str
@@ -67,7 +67,7 @@ class Gap:
 
 
 class NotBillableError(FailedPreconditionError):
-    """A period cannot be rated until somebody changes something; `gaps` say what."""
+    """A period cannot be rated until somebody changes something; `gaps` list the reasons."""
 
     def __init__(self, reason: GapReason, subject: str, rule: str, gaps: Sequence[Gap] = ()) -> None:
         super().__init__(subject, rule, reason.name)
@@ -75,23 +75,23 @@ class NotBillableError(FailedPreconditionError):
 
 
 def none_billable(gaps: Sequence[Gap]) -> NotBillableError:
-    """None of the meters that a plan prices can be billed; `gaps` has one for each of them first."""
+    """The error when no meter of the plan can be billed; `gaps` must not be empty."""
     first = gaps[0]
     return NotBillableError(first.reason, f"meter {first.meter}", first.detail, gaps)
 
 
 def undeliverable(meter: str, value: Decimal, code: str) -> Gap:
-    """What the provider does not take; `value` is scaled, as it would have been sent."""
+    """The gap for a value that the provider does not accept; `value` is scaled, as it would be sent."""
     return Gap(meter, GapReason.QUANTITY_NOT_DELIVERABLE, f"{value} was rejected: {code}")
 
 
 Place = tuple[int, datetime, str]
-"""Where a list of gaps goes on: tenant, period start, and reason and meter as one text."""
+"""The position of a gap in a list: tenant, period start, and "reason/meter"."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredGap:
-    """A billing gap as it is kept. `since`: when it was found first."""
+    """A stored billing gap. `since`: when it was first found."""
 
     tenant_id: int
     slug: str

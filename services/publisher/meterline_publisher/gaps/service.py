@@ -1,4 +1,4 @@
-"""Billing gaps: noted when a period cannot be rated, listed, and counted for alerts."""
+"""Stores billing gaps when a period cannot be rated, lists them, and counts them for alerts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logger()
 
 
 class Gaps:
-    """Reads go by `database`, changes by `unit_of_work`."""
+    """Reads use `database`, changes use `unit_of_work`."""
 
     def __init__(
         self, database: Database, unit_of_work: UnitOfWork, tenants: TenantReplica, clock: Clock
@@ -32,7 +32,7 @@ class Gaps:
         self._clock = clock
 
     async def note(self, tenant: Tenant, period: Period, found: Sequence[Gap]) -> None:
-        """Keeps why a period could not be rated, in place of earlier reasons. For a transaction of its own:
+        """Stores why a period could not be rated, replacing earlier reasons. Uses its own transaction, since
         that of the rating is rolled back."""
         now = to_datetime(self._clock.now_us())
         async with self._unit_of_work.begin([tenant.tenant_id]) as tx:
@@ -41,14 +41,14 @@ class Gaps:
         tell(tenant, period.start, new)
 
     async def page(self, slug: str, after: Place, limit: int) -> list[StoredGap]:
-        """At most `limit` gaps beyond a place, of all tenants when `slug` is empty. Raises NotFoundError."""
+        """At most `limit` gaps after `after`, of all tenants when `slug` is empty. Raises NotFoundError."""
         tenant_id = (await self._tenants.get(slug)).tenant_id if slug else None
         scope = ALL_TENANTS if tenant_id is None else [tenant_id]
         async with self._database.connection(scope) as connection:
             return await store.page(connection, tenant_id, after, limit)
 
     async def count(self) -> None:
-        """Sets the metric, to 0 where there is none."""
+        """Updates the metric for every reason; 0 where there is no gap."""
         async with self._database.connection(ALL_TENANTS) as connection:
             counted = await store.count_by_reason(connection)
         for reason in GapReason:
@@ -56,7 +56,7 @@ class Gaps:
 
 
 def tell(tenant: Tenant, period_start: datetime, new: Iterable[Gap]) -> None:
-    """Logs each gap once, when it is found."""
+    """Logs each new gap, once."""
     for gap in new:
         # A provider that a tenant chose and that is not there may be misspelt.
         chosen = gap.reason is GapReason.NO_BILLING_PROVIDER and tenant.billing_provider

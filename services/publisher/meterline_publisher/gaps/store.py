@@ -1,4 +1,4 @@
-"""What is used and not billed, and why."""
+"""Stores billing gaps."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ async def replace(
     looked_for: Collection[GapReason],
     now: datetime,
 ) -> list[Gap]:
-    """Keeps what was found of a period, and drops what was there for the reasons that were looked for and is
-    not found any more. Answers what is new."""
+    """Stores the gaps found for a period, and deletes the period's other gaps with reasons in `looked_for`.
+    Returns the gaps that are new."""
     parameters = {
         "tenant_id": tenant_id,
         "period_start": period.start,
@@ -55,11 +55,11 @@ async def note_late(
     now: datetime,
     billed: Collection[str],
 ) -> None:
-    """Keeps which of these windows hold usage that closing does not bill any more, and how much.
+    """Records which of these windows have usage that closing will not bill any more, and how much.
 
-    closed_before: periods that ended before then are not closed by themselves any more
-    billed: what tenants may have chosen as their provider that is configured; usage of others is held for
-        theirs, and not late, unless its invoice is final
+    closed_before: the job does not close periods that ended before this
+    billed: names of configured providers, as tenants may choose them; usage of other tenants is held for
+        their provider, and is late only if its invoice is final
     """
     keys = list(windows)
     if keys:
@@ -78,7 +78,7 @@ async def note_late(
 
 
 async def page(connection: Connection, tenant_id: int | None, after: Place, limit: int) -> list[StoredGap]:
-    """At most `limit` gaps of a tenant, or of all when it is None, beyond a place."""
+    """At most `limit` gaps after `after`, of one tenant, or of all if `tenant_id` is None."""
     parameters = {
         "tenant_id": tenant_id,
         "after_tenant": after[0],
@@ -94,7 +94,7 @@ async def page(connection: Connection, tenant_id: int | None, after: Place, limi
 async def reason_of(
     connection: Connection, tenant_id: int, period_start: datetime, meter: str
 ) -> GapReason | None:
-    """Why a meter has no line in a period, as far as it is known."""
+    """Why a meter has no line in a period, if known."""
     parameters = {"tenant_id": tenant_id, "period_start": period_start, "meter": meter}
     cursor = await connection.execute(queries.reason_of, parameters, binary=True)
     row = await cursor.fetchone()
@@ -108,8 +108,8 @@ async def held(
     after: tuple[int, datetime],
     limit: int,
 ) -> list[tuple[int, Period]]:
-    """At most `limit` periods that ended by then and were held for want of a provider, beyond a tenant and a
-    period's start; of tenants that chose one of `billed`, whose provider there is now."""
+    """At most `limit` ended periods that were held because no provider was configured, of all tenants that
+    chose one of `billed`, after (tenant, period start) `after`. `ended_by`: the latest end of a period."""
     parameters = {
         "reason": GapReason.NO_BILLING_PROVIDER.value,
         "ended_by": ended_by,

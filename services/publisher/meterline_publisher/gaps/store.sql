@@ -1,5 +1,5 @@
 -- name: drop_resolved
--- Gaps of a period that were there for one of these reasons, and are not found any more.
+-- Deletes gaps of a period with one of these reasons that were not found again.
 DELETE FROM billing_gaps g
 WHERE g.tenant_id = %(tenant_id)s AND g.period_start = %(period_start)s AND g.reason = ANY(%(looked_for)s)
   AND NOT EXISTS (
@@ -8,7 +8,7 @@ WHERE g.tenant_id = %(tenant_id)s AND g.period_start = %(period_start)s AND g.re
   )
 
 -- name: put
--- Answers those that are new. Without usage there is nothing to miss for reasons that need some.
+-- Returns which gaps are new. Reasons in `need_usage` are gaps only if the period has usage.
 INSERT INTO billing_gaps AS g (tenant_id, period_start, meter, reason, period_end, since, detail, quantity)
 SELECT %(tenant_id)s, %(period_start)s, f.meter, f.reason, %(period_end)s, %(now)s, f.detail, f.quantity
 FROM unnest(%(meters)s::text[], %(reasons)s::text[], %(details)s::text[], %(quantities)s::numeric[])
@@ -25,9 +25,9 @@ WHERE (g.detail, g.quantity) IS DISTINCT FROM (excluded.detail, excluded.quantit
 RETURNING g.meter, g.reason, xmax = 0
 
 -- name: note_late
--- Of these windows those that closing will not bill any more: the invoice is final, or the time for closing is
--- over. A meter that the final invoice has no line of keeps the reason that was found for it, or is not priced.
--- What agrees with its line is resolved.
+-- Of these windows, those that closing will not bill any more: the invoice is final, or the time for closing is over. A
+-- meter without a line on the final invoice keeps its recorded reason, or else has no price. A window that equals its
+-- line resolves its gap.
 WITH k AS (
     SELECT DISTINCT * FROM unnest(%(tenants)s::integer[], %(starts)s::timestamptz[], %(meters)s::text[])
         AS k (tenant_id, period_start, meter)
@@ -79,9 +79,9 @@ ON CONFLICT (tenant_id, period_start, meter, reason) DO UPDATE SET
 WHERE (g.detail, g.quantity) IS DISTINCT FROM (excluded.detail, excluded.quantity)
 
 -- name: page
--- tenant: an operator may ask for all tenants'; else tenant_id is given
--- In the order of the key, with reason and meter as one text. The bound is exclusive. Periods before a tenant's
--- first billed day are left out: that day may move, and they count again if it moves back.
+-- tenant: an operator may list all tenants' gaps; otherwise tenant_id is given
+-- In key order, with reason and meter as one text; the bound is exclusive. Hides periods before a tenant's first billed
+-- day without deleting them: that day may move back.
 SELECT g.tenant_id, t.slug, g.period_start, g.period_end, g.meter, g.reason, g.since, g.detail, g.quantity
 FROM billing_gaps g
 JOIN tenants t ON t.tenant_id = g.tenant_id
@@ -93,15 +93,15 @@ ORDER BY g.tenant_id, g.period_start, g.reason || '/' || g.meter
 LIMIT %(limit)s
 
 -- name: reason_of
--- Of the meter, or else of the whole period. Late usage is of a meter that has a line.
+-- Prefers the meter's reason to the whole period's. Late usage is the reason for a meter that has a line.
 SELECT reason FROM billing_gaps
 WHERE tenant_id = %(tenant_id)s AND period_start = %(period_start)s AND meter IN (%(meter)s, '')
 ORDER BY meter = '', reason
 LIMIT 1
 
 -- name: held
--- tenant: what is due of all tenants; every row names its tenant_id
--- In the order of tenants and periods. The bound is exclusive.
+-- tenant: held periods of all tenants; every row names its tenant_id
+-- Ordered by tenant and period. The bound is exclusive.
 SELECT DISTINCT g.tenant_id, g.period_start, g.period_end
 FROM billing_gaps g
 JOIN tenants t ON t.tenant_id = g.tenant_id

@@ -1,1 +1,1 @@
-"""Invoices and their lines, as they are stored, read and published to other services."""
+"""Stores invoices and their lines, reads them, and publishes their changes."""

@@ -1,4 +1,4 @@
-"""Stored invoices: the part of InvoicesService that answers with invoices as they are."""
+"""The RPCs of InvoicesService that return stored invoices."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class StoredInvoicesServicer(invoices_pb2_grpc.InvoicesServiceServicer):
         limit = paging.size(request.page_size)
         key = paging.key(request.page_token, paging.instant)
         before = key[0] if key else fields.LATEST
-        # One more than asked for tells whether there is a next page.
+        # One more than requested shows whether there is a next page.
         tenant, found = await self._invoices.page(
             fields.tenant("tenant_id", request.tenant_id), before, limit + 1
         )

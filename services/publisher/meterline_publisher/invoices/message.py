@@ -1,4 +1,4 @@
-"""The facts that the publisher publishes."""
+"""Publishes InvoiceChanged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from meterline_publisher.invoices.rules import Invoice
 
 
 def emit_changed(transaction: Transaction, invoice: Invoice) -> None:
-    """Publishes the invoice as it is now; consumers keep the greatest version."""
+    """Publishes the invoice's current state; consumers keep the greatest version."""
     fact = events_pb2.InvoiceChanged(
         tenant_id=invoice.tenant_id,
         invoice_id=str(invoice.invoice_id),

@@ -1,4 +1,4 @@
-"""Writing invoices: records to protobuf."""
+"""Converts invoices to protobuf."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Invoices and lines as they are kept. Field names are those of the tables."""
+"""Invoices and lines as stored. Field names are the columns' names."""
 
 import uuid
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from enum import StrEnum
 
 from meterline.calendar import Period
 
-# What previews have in place of ids, since nothing of them is kept.
+# The id of invoices and lines in previews, which are not stored.
 NO_ID = uuid.UUID(int=0)
 
 
 class InvoiceState(StrEnum):
-    """Where an invoice stands; `finalized` and `disputed` follow from the provider's final invoice."""
+    """The state of an invoice; `finalized` and `disputed` result from the provider's final invoice."""
 
     OPEN = "open"
     PUBLISHED = "published"
@@ -27,7 +27,8 @@ class InvoiceState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Invoice:
-    """One period of one tenant. Totals are in major units; `trace` is a traceparent of the last rating."""
+    """The invoice of one period of one tenant. Totals are in major units; `trace` is a traceparent of the
+    last rating."""
 
     tenant_id: int
     invoice_id: uuid.UUID
@@ -50,7 +51,7 @@ class Invoice:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What one meter adds to an invoice. `billing_target` is what must be at the provider for it, scaled
+    """One meter's line of an invoice. `billing_target` is the sum that the provider must have for it, scaled
     by 10^`billing_scale`; `provider_amount` is `exact_amount` rounded as the provider rounds."""
 
     tenant_id: int

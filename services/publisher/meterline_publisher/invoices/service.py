@@ -1,4 +1,4 @@
-"""Invoices as they are stored."""
+"""Reads stored invoices."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from meterline_publisher.invoices.rules import Invoice, Line
 
 
 class Invoices:
-    """Everything here only reads."""
+    """Reads stored invoices with their lines."""
 
     def __init__(self, database: Database, tenants: TenantReplica) -> None:
         self._database = database
@@ -34,7 +34,7 @@ class Invoices:
     async def page(
         self, slug: str, before: datetime, limit: int
     ) -> tuple[Tenant, Sequence[tuple[Invoice, list[Line]]]]:
-        """At most `limit` invoices of periods that begin before then, newest first."""
+        """At most `limit` invoices of periods that begin before then, newest first. Raises NotFoundError."""
         tenant = await self._tenants.get(slug)
         async with self._database.connection([tenant.tenant_id]) as connection:
             page = await store.page(connection, tenant.tenant_id, before, limit)

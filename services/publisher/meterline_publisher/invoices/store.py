@@ -1,4 +1,4 @@
-"""Invoices and their lines."""
+"""Stores invoices and their lines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RATING_LOCK: Final = 4711
 
 
 async def lock_tenant(connection: Connection, tenant_id: int) -> None:
-    """Until the transaction ends nobody else rates this tenant."""
+    """Blocks other ratings of this tenant until the transaction ends."""
     await connection.execute(queries.lock_tenant, {"rating_lock": RATING_LOCK, "tenant_id": tenant_id})
 
 
@@ -36,20 +36,20 @@ async def by_id(connection: Connection, tenant_id: int, invoice_id: uuid.UUID) -
 
 
 async def by_id_for_update(connection: Connection, tenant_id: int, invoice_id: uuid.UUID) -> Invoice | None:
-    """As `by_id`; others that want to change the invoice wait until this transaction ends."""
+    """As `by_id`, and locks the invoice until the transaction ends."""
     return await _one(connection, queries.by_id_for_update, (tenant_id, invoice_id))
 
 
 async def page(connection: Connection, tenant_id: int, before: datetime, limit: int) -> list[Invoice]:
-    """At most `limit` invoices of periods that begin before then, newest first."""
+    """At most `limit` invoices of periods that begin before `before`, newest first."""
     return await _many(connection, queries.page, (tenant_id, before, limit))
 
 
 async def unsettled(
     connection: Connection, ended: tuple[datetime, datetime], after: tuple[datetime, int], limit: int
 ) -> list[Invoice]:
-    """Invoices of all tenants that are neither final nor of a period outside (since, until], in the order
-    of (period_end, tenant_id) from `after` on."""
+    """At most `limit` invoices of all tenants that are not final and whose period ended in (since, until] of
+    `ended`, ordered by (period_end, tenant_id), after `after`."""
     return await _many(connection, queries.unsettled, (*ended, *after, limit))
 
 
@@ -60,7 +60,7 @@ async def upsert(connection: Connection, invoice: Invoice) -> None:
 async def lines(
     connection: Connection, tenant_id: int, invoice_ids: Iterable[uuid.UUID]
 ) -> dict[uuid.UUID, list[Line]]:
-    """The lines of some invoices, each in the order of meters; empty for one without lines."""
+    """The lines of each invoice, ordered by meter; an empty list for an invoice without lines."""
     found: dict[uuid.UUID, list[Line]] = {invoice_id: [] for invoice_id in invoice_ids}
     async with connection.cursor(binary=True, row_factory=class_row(Line)) as cursor:
         await cursor.execute(queries.lines, (tenant_id, list(found)))
@@ -76,19 +76,19 @@ async def line(connection: Connection, tenant_id: int, line_id: uuid.UUID) -> Li
 
 
 async def upsert_line(connection: Connection, line: Line) -> None:
-    """A line that is there keeps its id."""
+    """Inserts the line, or updates the line of its meter, which keeps its id."""
     await connection.execute(queries.upsert_line, {**asdict(line), "steps": Jsonb(line.steps)})
 
 
 async def delete_lines(connection: Connection, invoice: Invoice, meters: Sequence[str]) -> None:
-    """Takes the lines of these meters off an invoice that is not final."""
+    """Deletes the lines of these meters from an invoice. The caller must ensure that it is not final."""
     if meters:
         await connection.execute(queries.delete_lines, (invoice.tenant_id, invoice.invoice_id, meters))
 
 
 async def latest_final(connection: Connection, plan: str, since: datetime | date) -> datetime | None:
-    """The start of the last period that has a final invoice of this plan, whose ever, out of those that begin
-    at an instant or later, or on a day or later in their tenant's time zone."""
+    """The start of the latest period with a final invoice of this plan, of any tenant, among periods that
+    begin at or after the instant `since`, or on or after the day `since` in the tenant's time zone."""
     at_instant = isinstance(since, datetime)
     parameters = {"plan": plan, "since": since if at_instant else None, "day": None if at_instant else since}
     cursor = await connection.execute(queries.latest_final, parameters, binary=True)

@@ -1,6 +1,6 @@
 -- name: lock_tenant
--- One rating of a tenant at a time, so that the order of the ledger is that of its commits. The lock ends
--- with the transaction.
+-- One rating per tenant at a time, so that the ledger's order is the order of commits. The lock ends with the
+-- transaction.
 SELECT pg_advisory_xact_lock(%(rating_lock)s::integer, %(tenant_id)s::integer)
 
 -- name: by_period
@@ -90,11 +90,11 @@ ON CONFLICT (tenant_id, invoice_id, meter) DO UPDATE SET
     trace = excluded.trace
 
 -- name: delete_lines
--- Their calculations stay.
+-- Keeps the calculations of deleted lines.
 DELETE FROM invoice_lines WHERE tenant_id = %s AND invoice_id = %s AND meter = ANY(%s)
 
 -- name: latest_final
--- tenant: the catalogue is that of all tenants; answers a time and nothing of whose it is
+-- tenant: the catalogue is shared by all tenants; returns a time only, not whose it is
 SELECT max(i.period_start)
 FROM invoices i
 JOIN tenants t ON t.tenant_id = i.tenant_id
@@ -103,7 +103,7 @@ WHERE i.plan = %(plan)s AND i.state IN ('finalized', 'disputed')
        OR (i.period_start AT TIME ZONE t.time_zone)::date >= %(day)s::date)
 
 -- name: unsettled
--- tenant: the settling of all tenants; every row names its tenant_id
+-- tenant: settling covers all tenants; every row names its tenant_id
 SELECT tenant_id, invoice_id, plan, currency, period_start, period_end, state, total, version, rule_set_id,
        external_invoice_id, external_total, trace
 FROM invoices

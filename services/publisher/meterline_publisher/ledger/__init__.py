@@ -1,1 +1,1 @@
-"""The ledger: every difference that is sent to the billing provider, once in effect."""
+"""The ledger of differences to send to the billing provider; each counts there exactly once."""

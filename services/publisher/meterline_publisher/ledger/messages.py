@@ -1,4 +1,4 @@
-"""Writing rows of the ledger: records to protobuf."""
+"""Converts rows of the ledger to protobuf."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Sends the ledger to the billing provider: every row once in effect, however often it has to be tried.
+"""Sends the rows of the ledger to the billing provider, so that each counts once, whatever the number of
+attempts.
 
-A row is leased, sent, and marked. From the lease on it counts as one that may have arrived, until an answer
-says otherwise; a process that dies in between leaves it so, and it comes back when the lease ends. Sending it
-again is safe under the same identifier for as long as the provider remembers that; after that the provider's
-sums are read first.
+A row is leased, sent, and marked. From the lease on it counts as possibly arrived, until an answer shows
+otherwise. If the process dies in between, the row is claimed again when the lease ends. Sending it again
+under the same identifier is safe for as long as the provider remembers that; later the provider's sums are
+read first.
 """
 
 from __future__ import annotations
@@ -44,14 +45,14 @@ from meterline_publisher.providers.port import (
 log = logger()
 
 _POLL_SECONDS: Final = 5.0
-# A lease outlasts a call by this much, so that a slow answer is still written by who got it.
+# A lease exceeds the call's time limit by this much, so that the caller can still store a slow answer.
 _LEASE_MARGIN: Final = timedelta(seconds=2)
-# How long a row rests that the provider's sums neither hold nor lack.
+# How long a row waits for which the provider's sums are unclear.
 _UNCLEAR_PAUSE: Final = timedelta(hours=1)
 
 
 class Sender:
-    """A task beside the service. `start` and `stop` may be called twice; `stop` lets calls under way end."""
+    """A background task. `start` and `stop` may be called twice; `stop` waits for calls in progress."""
 
     def __init__(
         self,
@@ -80,14 +81,14 @@ class Sender:
         )
 
     def wake(self) -> None:
-        """Says that there is something to send."""
+        """Starts the next step now: there is something to send."""
         self._loop.wake()
 
     async def start(self) -> None:
         await self._loop.start()
 
     async def stop(self) -> None:
-        """Calls under way may end; what is left then is sent again by whoever claims it next."""
+        """Waits for calls in progress, up to a limit; unfinished rows are claimed again later."""
         await self._loop.stop()
         if self._calls:
             await asyncio.wait(self._calls, timeout=self._stop_seconds)
@@ -102,7 +103,7 @@ class Sender:
         return await tasks.finish(self._fill())
 
     async def _fill(self) -> float:
-        """Begins as many calls as there is room for; returns the seconds until the next look."""
+        """Starts as many calls as there is room for; returns the seconds until the next step."""
         room = self._concurrency - len(self._calls)
         if room <= 0:
             return _POLL_SECONDS  # the end of a call wakes
@@ -131,7 +132,7 @@ class Sender:
             try:
                 await self._attempt(row)
             except UnavailableError as error:
-                # The lease ends by itself, and the row counts as tried from then on.
+                # The row stays leased; when the lease ends it is claimed again, as one that may have arrived.
                 log.warning("publication.not_marked", identifier=row.identifier, error=str(error))
             except Exception:
                 log.exception("publication.fault", identifier=row.identifier)
@@ -164,7 +165,7 @@ class Sender:
 
     async def _reject(self, row: Publication, error: RejectedError) -> None:
         if row.state == PublicationState.AMBIGUOUS:
-            # An earlier call may have been taken all the same: this answer says nothing about that one.
+            # An earlier call may have arrived: this answer says nothing about that one.
             await self._put_back(row, AmbiguousError(error.code, str(error)))
             return
         log.error("publication.rejected", identifier=row.identifier, code=error.code, reason=str(error))
@@ -195,7 +196,7 @@ class Sender:
             await tx.commit()
 
     async def _look_up(self, row: Publication) -> None:
-        """Decides by the provider's sums what became of a row that is too old to be sent again."""
+        """Decides by the provider's sums whether a row arrived that is too old to be sent again."""
         async with self._database.connection([row.tenant_id]) as connection:
             sent = await store.sent_total(
                 connection, row.tenant_id, row.event_name, row.period_start, row.provider
@@ -220,7 +221,7 @@ class Sender:
 
 
 async def _publish_if_complete(tx: Transaction, row: Publication) -> None:
-    """Moves the invoice on when this was the last row that it waited for."""
+    """Publishes the invoice if this was its last unsent row."""
     invoice = await invoices_store.by_id_for_update(tx.connection, row.tenant_id, row.invoice_id)
     if invoice is None or invoice.state != InvoiceState.OPEN:
         return

@@ -1,4 +1,4 @@
-"""The ledger of what is, or was, on its way to the billing provider."""
+"""Stores the rows of the ledger."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def page(connection: Connection, tenant_id: int, before: int, limit: int) 
 
 
 async def insert(connection: Connection, row: Publication) -> None:
-    """Writes a new row; its `seq` and all that concerns attempts come from the table."""
+    """Writes a new row; the table provides `seq` and the initial columns about attempts."""
     await connection.execute(
         queries.insert,
         (
@@ -56,14 +56,14 @@ async def insert(connection: Connection, row: Publication) -> None:
 async def claim(
     connection: Connection, provider: str, now: datetime, until: datetime, most: int
 ) -> list[Publication]:
-    """Leases at most `most` rows of this provider that are due, until then. What is answered has the `state`
-    from before; the table says from now on that the row may have arrived."""
+    """Leases at most `most` due rows of this provider until `until`. The returned rows have their previous
+    `state`; the stored state is `ambiguous` from now on, since the row may have arrived."""
     parameters = {"provider": provider, "now": now, "until": until, "most": most}
     return await _many(connection, queries.claim, parameters)
 
 
 async def next_due(connection: Connection, provider: str) -> datetime | None:
-    """When the next row of any tenant is due at this provider; None when nothing is on its way there."""
+    """When the next unfinished row of any tenant is due at this provider; None if there is none."""
     cursor = await connection.execute(queries.next_due, (provider,), binary=True)
     row = await cursor.fetchone()
     return row[0] if row else None
@@ -80,7 +80,7 @@ async def mark_rejected(connection: Connection, row: Publication, code: str) -> 
 async def mark_refused(
     connection: Connection, row: Publication, code: str, next_attempt_at: datetime
 ) -> None:
-    """Puts back a row whose last call was not looked at, in the state that it was claimed in."""
+    """Puts back a row whose last call the provider did not process, in the state before the claim."""
     changes = {"state": row.state, "code": code, "next": next_attempt_at}
     await connection.execute(queries.mark_refused, _key(row) | changes)
 
@@ -88,7 +88,7 @@ async def mark_refused(
 async def mark_unclear(
     connection: Connection, row: Publication, code: str, next_attempt_at: datetime, *, new_key: bool = False
 ) -> None:
-    """Puts back a row that may have arrived; `new_key` has the next attempt use another idempotency key."""
+    """Puts back a row that may have arrived; `new_key` makes the next attempt use another idempotency key."""
     generation = row.key_generation + 1 if new_key else row.key_generation
     changes = {"code": code, "next": next_attempt_at, "key_generation": generation}
     await connection.execute(queries.mark_unclear, _key(row) | changes)
@@ -101,7 +101,7 @@ async def mark_absent(connection: Connection, row: Publication, now: datetime) -
 async def sent_total(
     connection: Connection, tenant_id: int, event_name: str, period_start: datetime, provider: str
 ) -> Decimal:
-    """The sum of what is known to be at the provider under this name, scaled."""
+    """The sum of the values that the provider is known to have under this name, scaled."""
     parameters = (tenant_id, event_name, period_start, provider)
     cursor = await connection.execute(queries.sent_total, parameters, binary=True)
     row = await cursor.fetchone()
@@ -109,14 +109,14 @@ async def sent_total(
 
 
 async def is_complete(connection: Connection, tenant_id: int, invoice_id: UUID) -> bool:
-    """Whether all that the invoice's lines want at the provider is there."""
+    """Whether the provider has all that the invoice's lines require, and nothing else."""
     cursor = await connection.execute(queries.is_complete, (tenant_id, invoice_id), binary=True)
     row = await cursor.fetchone()
     return bool(row and row[0])
 
 
 async def waiting_by_state(connection: Connection) -> dict[str, int]:
-    """How many rows are not sent, by state."""
+    """How many rows are pending, ambiguous or rejected, by state."""
     cursor = await connection.execute(queries.waiting_by_state, binary=True)
     return dict(await cursor.fetchall())
 

@@ -22,11 +22,11 @@ INSERT INTO publications (
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 
 -- name: claim
--- tenant: one sender serves all tenants; the provider's limits are those of the account
--- Only the first unfinished row of a (tenant_id, meter), and of a (tenant_id, event_name), may be on its way,
--- since the provider takes one call at a time for each customer and event name, and since of two uncertain
--- rows neither could be found in a sum. A claim is a lease: until then nobody else takes the row. It counts as one that may have arrived
--- from before the call is made, whatever becomes of the caller; the answer has the state before.
+-- tenant: one sender serves all tenants; the provider's limits apply to the account
+-- Claims only the first unfinished row of a (tenant_id, meter), and of a (tenant_id, event_name): the provider takes
+-- one call at a time for each customer and event name, and two uncertain rows could not be distinguished in a sum. The
+-- claim is a lease: nobody else takes the row until it ends. The row is stored as ambiguous before the call is made, in
+-- case the caller dies; the result has the state from before.
 WITH due AS (
     SELECT p.tenant_id, p.identifier, p.state
     FROM publications p
@@ -60,7 +60,7 @@ RETURNING p.tenant_id, p.identifier, p.seq, p.invoice_id, p.calculation_id, p.me
 SELECT min(next_attempt_at) FROM publications WHERE state IN ('pending', 'ambiguous') AND provider = %s
 
 -- name: mark_sent
--- True whoever says it, so a process that was overtaken may say it too.
+-- True whichever process reports it, so one whose lease has ended may mark the row too.
 UPDATE publications SET state = 'sent', sent_at = %(now)s, error_code = ''
 WHERE tenant_id = %(tenant_id)s AND identifier = %(identifier)s AND state IN ('pending', 'ambiguous')
 
@@ -70,8 +70,8 @@ WHERE tenant_id = %(tenant_id)s AND identifier = %(identifier)s AND attempts = %
   AND state IN ('pending', 'ambiguous')
 
 -- name: mark_refused
--- The provider did not look at the call. A row that was pending before it is so again, and its memory of
--- having been tried ends; one that was unclear before stays so.
+-- The provider did not process the call. A row that was pending is pending again, as if never tried; one that was
+-- ambiguous stays ambiguous.
 UPDATE publications SET state = %(state)s, error_code = %(code)s, next_attempt_at = %(next)s,
        first_attempt_at = CASE WHEN %(state)s = 'pending' THEN NULL ELSE first_attempt_at END
 WHERE tenant_id = %(tenant_id)s AND identifier = %(identifier)s AND attempts = %(attempts)s
@@ -84,8 +84,8 @@ WHERE tenant_id = %(tenant_id)s AND identifier = %(identifier)s AND attempts = %
   AND state IN ('pending', 'ambiguous')
 
 -- name: mark_absent
--- The provider's sums were read and do not hold the row: it may be sent as if for the first time, and
--- under another key, since an answer of the first time would say nothing.
+-- The provider's sums do not include the row: it may be sent as if for the first time. It gets another idempotency key,
+-- since the provider could otherwise repeat its answer to the first call.
 UPDATE publications SET state = 'pending', error_code = '', first_attempt_at = NULL,
        next_attempt_at = %(now)s, key_generation = key_generation + 1
 WHERE tenant_id = %(tenant_id)s AND identifier = %(identifier)s AND attempts = %(attempts)s
@@ -97,8 +97,8 @@ WHERE tenant_id = %s AND event_name = %s AND period_start = %s AND provider = %s
   AND state = 'sent'
 
 -- name: is_complete
--- Whether all that an invoice's lines want at the provider was sent, nothing is there under a name that no
--- line has, and nothing is on its way.
+-- Whether all values that an invoice's lines require were sent, nothing was sent under a name that no line has, and no
+-- row is unfinished.
 SELECT NOT EXISTS (
     SELECT FROM publications p
     WHERE p.tenant_id = i.tenant_id AND p.period_start = i.period_start

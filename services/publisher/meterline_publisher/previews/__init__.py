@@ -1,1 +1,1 @@
-"""Previews: invoices as they would be now, or after assumed changes of usage."""
+"""Previews invoices as they would be now, or after assumed changes of usage."""

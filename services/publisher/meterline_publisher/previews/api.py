@@ -1,4 +1,4 @@
-"""Previews: the part of InvoicesService that answers with invoices as they would be."""
+"""The RPC of InvoicesService that previews invoices."""
 
 from __future__ import annotations
 

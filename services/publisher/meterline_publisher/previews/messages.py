@@ -1,4 +1,4 @@
-"""Reading changes of usage: every failure names the field and the rule that it breaks."""
+"""Parses changes of usage; every error names the field and the rule that it breaks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MAX_CHANGES: Final = 1_000
 
 
 def deltas(field: str, changes: Sequence[invoices_pb2.UsageChange]) -> dict[str, Decimal]:
-    """What usage changes by, by meter. Raises InvalidArgumentError."""
+    """The change of usage by meter. Raises InvalidArgumentError."""
     if len(changes) > _MAX_CHANGES:
         raise InvalidArgumentError(field, f"at most {_MAX_CHANGES} meters")
     found = {
@@ -30,7 +30,7 @@ def deltas(field: str, changes: Sequence[invoices_pb2.UsageChange]) -> dict[str,
 
 
 def decimal(field: str, value: str) -> Decimal:
-    """A decimal, negative ones too, without an exponent. Raises InvalidArgumentError."""
+    """Parses a decimal without an exponent; it may be negative. Raises InvalidArgumentError."""
     try:
         number = parse(value)
         check_size(number)

@@ -1,4 +1,4 @@
-"""Invoices as they would be."""
+"""Previews invoices."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from meterline_publisher.usage.freshness import Freshness
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """An invoice as it would be. `final`: the period's own, once nothing can change it any more. `left_out`:
-    the meters that have no line, and why."""
+    """A previewed invoice. `final`: the stored invoice of the period, if it is final. `left_out`: the meters
+    without a line, with reasons."""
 
     tenant: Tenant
     invoice: Invoice
@@ -47,12 +47,12 @@ class Previews:
         self._freshness = freshness
 
     async def preview(self, slug: str, at: datetime, deltas: Mapping[str, Decimal]) -> Preview:
-        """The period that `at` lies in, rated by what aggregate knows now, and by values that are others by
-        `deltas`. Its ids are all zero.
+        """Rates the period that contains `at` with aggregate's current usage plus `deltas`, by meter. All ids
+        of the result are zero.
 
-        Raises NotFoundError; FailedPreconditionError when nothing can be billed, or nothing yet; AbortedError
-        while usage is being rebuilt; UnavailableError when aggregate cannot be asked; InvalidArgumentError
-        for values with too many digits.
+        Raises NotFoundError; FailedPreconditionError when nothing can be billed, or the period is before the
+        first billed day; AbortedError while usage is being rebuilt; UnavailableError when aggregate does not
+        answer; InvalidArgumentError for values with too many digits.
         """
         tenant = await self._tenants.get(slug)
         period = month_of(at, tenant.zone)

@@ -1,4 +1,4 @@
-"""PricesService: the catalogue."""
+"""The API of the catalogue."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from meterline_publisher.prices.service import Prices
 Context = aio.ServicerContext[Any, Any]
 
 _MAX_DESCRIPTION: Final = 250
-# The provider's limit on the name of a meter's events.
+# The provider's limit for a meter's event name.
 _MAX_EVENT_NAME: Final = 100
-# Event quantities have at most nine decimals.
+# Quantities of events have at most nine decimals.
 _MAX_SCALE: Final = 9
 
 
@@ -137,7 +137,7 @@ def _rule(message: prices_pb2.Price) -> Rule:
 
 
 def _effective_from(message: prices_pb2.Price) -> datetime | date:
-    """The instant or the day at which the version takes effect. Raises InvalidArgumentError."""
+    """The instant or day from which the version is in force. Raises InvalidArgumentError."""
     if message.HasField("effective_from"):
         if message.effective_date:
             raise InvalidArgumentError(

@@ -1,4 +1,4 @@
-"""Delivery settings of the catalogue's meters: put and listed."""
+"""Puts and lists delivery settings of the catalogue's meters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from meterline_publisher.prices.store import deliveries, prices
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The version that a caller asks for."""
+    """The version in a request."""
 
     plan: str
     meter: str
@@ -32,7 +32,7 @@ class Wanted:
 
 
 class Deliveries:
-    """Reads go by `database`, changes by `unit_of_work`; `aggregate` knows which meters exist."""
+    """Reads use `database`, changes use `unit_of_work`; `aggregate` checks that meters exist."""
 
     def __init__(self, database: Database, unit_of_work: UnitOfWork, aggregate: Aggregate) -> None:
         self._database = database
@@ -40,11 +40,11 @@ class Deliveries:
         self._aggregate = aggregate
 
     async def put(self, wanted: Wanted) -> tuple[Delivery, bool]:
-        """The version as it is kept, and whether it is new.
+        """Returns the stored version, and whether it is new.
 
-        Raises NotFoundError when the plan has no price of the meter; AlreadyExistsError when the version is
-        there with other content; FailedPreconditionError when it is not the next one, when another meter of
-        the plan has the event name, or when something is to be sent of a meter that does not exist;
+        Raises NotFoundError when the plan has no price for the meter; AlreadyExistsError when the version
+        exists with other content; FailedPreconditionError when it is not the next version, when another meter
+        of the plan uses or used the event name, or when the meter does not exist and something is to be sent;
         UnavailableError.
         """
         nothing_sent = not wanted.event_name
@@ -85,7 +85,7 @@ class Deliveries:
 def require_own_event_name(
     event_name: str, meter: str, known: Collection[Delivery], priced: Collection[str]
 ) -> None:
-    """Raises FailedPreconditionError when another meter of the plan is sent, or was, under the name."""
+    """Raises FailedPreconditionError when another meter of the plan uses or used the event name."""
     owner = taken_by(event_name, meter, known, priced)
     if owner is not None:
         raise FailedPreconditionError(
@@ -96,9 +96,9 @@ def require_own_event_name(
 async def set_by_price(
     connection: Connection, rule: Rule, known: Collection[Delivery], *, first: bool
 ) -> Rule:
-    """The rule with the settings that hold for its meter; the meter's first price sets them.
+    """Returns the rule with the current settings of its meter; the meter's first price sets them.
 
-    Raises FailedPreconditionError when a further version says others.
+    Raises FailedPreconditionError when a later version states different settings.
     """
     last = last_of(known, rule.meter)
     stated = (rule.event_name, rule.scale)

@@ -1,4 +1,4 @@
-"""Reading and writing the catalogue: protobuf to rules and back."""
+"""Converts the catalogue from and to protobuf."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from meterline_publisher.prices.rules.parsing import parse_price
 from meterline_publisher.prices.rules.prices import Price
 from meterline_publisher.prices.rules.rule_sets import Rule
 
-# Struct keeps numbers as doubles; a whole number below this is what was written.
+# Struct stores numbers as doubles; whole numbers below this are exact.
 _EXACT_DOUBLES: Final = 2**53
 
 
 def to_price(field: str, body: struct_pb2.Struct) -> Price:
-    """A price body. Raises InvalidArgumentError with the path of the field that breaks a rule."""
+    """Parses a price body. Raises InvalidArgumentError with the path of the field that breaks a rule."""
     try:
         return parse_price(_object(body))
     except PriceError as error:
@@ -30,8 +30,7 @@ def to_price(field: str, body: struct_pb2.Struct) -> Price:
 
 
 def _json(value: struct_pb2.Value) -> Any:
-    """A value as plain JSON. Numbers become integers where they are; others stay floats, which the
-    parser refuses."""
+    """A value as plain JSON. Whole numbers become integers; others stay floats, which the parser refuses."""
     kind = value.WhichOneof("kind")
     if kind == "struct_value":
         return _object(value.struct_value)
@@ -40,7 +39,7 @@ def _json(value: struct_pb2.Value) -> Any:
     if kind == "number_value":
         number = value.number_value
         return int(number) if number.is_integer() and abs(number) < _EXACT_DOUBLES else number
-    # A value of no kind can be sent as well; it says as little as null.
+    # A value of no kind is valid protobuf; it means null.
     return None if kind in (None, "null_value") else getattr(value, kind)
 
 
@@ -49,7 +48,7 @@ def _object(body: struct_pb2.Struct) -> dict[str, Any]:
 
 
 def price(rule: Rule) -> prices_pb2.Price:
-    """A version with its canonical body, which is what the digest covers."""
+    """A version with its canonical body, from which the digest is computed."""
     body = struct_pb2.Struct()
     body.update(rule.version.price.body())
     message = prices_pb2.Price(

@@ -1,4 +1,4 @@
-"""Plans of the catalogue: archived, and restored."""
+"""Archives and restores plans of the catalogue."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from meterline_publisher.prices.store import archivals, prices
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A plan that has prices. Without `archived_at` it is not archived."""
+    """A plan that has prices. `archived_at` is None if it is not archived."""
 
     name: str
     archived_by: str = ""
@@ -25,7 +25,7 @@ class Plan:
 
 
 class Plans:
-    """Reads go by `database`, changes by `unit_of_work`."""
+    """Reads use `database`, changes use `unit_of_work`."""
 
     def __init__(self, database: Database, unit_of_work: UnitOfWork, clock: Clock) -> None:
         self._database = database
@@ -33,15 +33,15 @@ class Plans:
         self._clock = clock
 
     async def archive(self, plan: str) -> bool:
-        """Whether it was not archived until now. Raises NotFoundError for a plan without a price."""
+        """Returns False if it was archived already. Raises NotFoundError for a plan without prices."""
         return await self._set(plan, archived=True)
 
     async def restore(self, plan: str) -> bool:
-        """Whether it was archived until now. Raises NotFoundError for a plan without a price."""
+        """Returns False if it was not archived. Raises NotFoundError for a plan without prices."""
         return await self._set(plan, archived=False)
 
     async def look_up(self, names: Collection[str]) -> Sequence[Plan]:
-        """These plans, by name."""
+        """The named plans, ordered by name."""
         if not names:
             return []
         async with self._database.connection() as connection:
@@ -50,7 +50,7 @@ class Plans:
 
     async def _set(self, plan: str, *, archived: bool) -> bool:
         async with self._unit_of_work.begin() as tx:
-            # No version of the plan is put meanwhile.
+            # Keeps others from putting a price of the plan until the end.
             await prices.lock(tx.connection, plan)
             last = await archivals.of_plan(tx.connection, plan)
             if not last.version and not await prices.of_plan(tx.connection, plan):
@@ -64,7 +64,7 @@ class Plans:
 
 
 async def require_not_archived(connection: Connection, plan: str) -> None:
-    """Raises FailedPreconditionError for an archived plan: what its tenants pay changes no more."""
+    """Raises FailedPreconditionError for an archived plan: its prices must not change."""
     if (await archivals.of_plan(connection, plan)).archived:
         raise FailedPreconditionError(
             f"plan {plan}", "is archived; RestorePlan makes it available again", "PLAN_ARCHIVED"

@@ -1,4 +1,4 @@
-"""The price catalogue."""
+"""Puts, withdraws and lists prices."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from meterline_publisher.prices.store import deliveries, prices
 
 
 class Prices:
-    """Reads go by `database`, changes by `unit_of_work`; `aggregate` knows which meters exist."""
+    """Reads use `database`, changes use `unit_of_work`; `aggregate` checks that meters exist."""
 
     def __init__(
         self, database: Database, unit_of_work: UnitOfWork, aggregate: Aggregate, tenants: TenantReplica
@@ -31,16 +31,18 @@ class Prices:
         self._tenants = tenants
 
     async def put(self, rule: Rule) -> tuple[Rule, bool]:
-        """The version as it is kept, and whether it is new.
+        """Returns the stored version, and whether it is new.
 
-        Raises AlreadyExistsError when the version is there with other content, FailedPreconditionError
-        when it does not follow the one before it, would price a period that is final, or says another
-        delivery than the one that holds, or when another meter of the plan is sent under the same name, when
-        there is no such meter, or when the plan is archived or in another currency; UnavailableError.
+        Raises AlreadyExistsError when the version exists with other content; FailedPreconditionError when it
+        does not follow the version before it, when it would price a period that is final, when it states
+        delivery settings other than the current ones, when another meter of the plan uses or used the event
+        name, when the meter does not exist, or when the plan is archived or in another currency;
+        UnavailableError.
         """
-        # Asked before the transaction, which others of the plan wait for. From then on it is never deleted.
+        # Before the transaction, since others of the plan wait for its lock. The meter cannot be deleted
+        # afterwards.
         meter_exists = not rule.needs_usage or await self._aggregate.refer_to(rule.meter)
-        # What is final is looked for among the invoices of all tenants.
+        # All tenants, since the search for final invoices covers all of them.
         async with self._unit_of_work.begin(ALL_TENANTS) as tx:
             await prices.lock(tx.connection, rule.plan)
             plan = await prices.of_plan(tx.connection, rule.plan)
@@ -64,9 +66,9 @@ class Prices:
         return put, True
 
     async def withdraw(self, plan: str, meter: str, version: int) -> bool:
-        """Takes back a version that nothing was calculated by; whether it was there until now.
+        """Withdraws a version that no calculation used; returns False if it was withdrawn before.
 
-        Raises NotFoundError; FailedPreconditionError unless it is the newest and was never used.
+        Raises NotFoundError; FailedPreconditionError unless it is the newest version and was never used.
         """
         name = f"{plan}/{meter}"
         async with self._unit_of_work.begin() as tx:
@@ -90,12 +92,12 @@ class Prices:
         return True
 
     async def of_tenant(self, slug: str) -> list[Rule]:
-        """All versions of the plan that a tenant has now. Raises NotFoundError."""
+        """All versions of the tenant's current plan. Raises NotFoundError."""
         tenant = await self._tenants.get(slug)
         return await self.of_plan(tenant.plan) if tenant.plan else []
 
     async def of_plan(self, plan: str) -> list[Rule]:
-        """All versions of a plan, or of all plans when it is empty, by plan, meter and version."""
+        """All versions of a plan, or of all plans if it is empty, ordered by plan, meter and version."""
         async with self._database.connection() as connection:
             return await (prices.of_plan(connection, plan) if plan else prices.everything(connection))
 
@@ -105,7 +107,7 @@ def _name(rule: Rule) -> str:
 
 
 def _require_successor(rule: Rule, versions: list[Rule], numbers: Mapping[int, bool]) -> None:
-    """`versions`: those that hold; `numbers`: all that were ever put, and whether they were withdrawn."""
+    """`versions`: those not withdrawn; `numbers`: all that were ever put, and whether they were withdrawn."""
     last = versions[-1].version if versions else None
     expected = max(numbers, default=0) + 1
     if numbers.get(rule.version.version):
@@ -126,7 +128,7 @@ def _require_successor(rule: Rule, versions: list[Rule], numbers: Mapping[int, b
 
 
 async def _require_open_periods(connection: Connection, rule: Rule) -> None:
-    """What is final was billed by the versions of then: one from before would say that it was not."""
+    """A version must not start in a final period: it did not price that period's invoice."""
     start = rule.version.effective_from
     final = await invoices_store.latest_final(connection, rule.plan, start)
     if final is not None:
@@ -139,7 +141,7 @@ async def _require_open_periods(connection: Connection, rule: Rule) -> None:
 
 
 def _require_currency(rule: Rule, plan: list[Rule]) -> None:
-    """A tenant is billed in one currency, so a plan in two would bill nobody whole."""
+    """A tenant is billed in one currency, so no tenant could be billed for all of a plan in two."""
     code = rule.version.price.currency.code
     for known in plan:
         other = known.version.price.currency.code
@@ -152,7 +154,9 @@ def _require_currency(rule: Rule, plan: list[Rule]) -> None:
 
 
 async def _is_same(connection: Connection, rule: Rule, kept: Rule) -> bool:
-    """Whether a request repeats the one that put a version, or what the version is now."""
+    """Whether `rule` repeats the request that put the version, or states the version with its current
+    delivery.
+    """
     if rule.sent_as(kept.event_name, kept.scale) != kept:
         return False
     stated = (rule.event_name, rule.scale)

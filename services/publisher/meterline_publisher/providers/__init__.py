@@ -1,1 +1,1 @@
-"""The billing provider: a port, and one module or package for each provider."""
+"""The interface of billing providers, with one module or package for each provider."""

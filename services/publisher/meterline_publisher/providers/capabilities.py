@@ -1,4 +1,4 @@
-"""What a billing provider takes, and what it can be relied upon for. The ledger knows nothing else of it."""
+"""What a billing provider accepts and guarantees; the ledger depends on nothing else of it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from datetime import timedelta
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """Facts of one kind of provider. Values are whole numbers at the provider.
+    """Facts about one kind of provider. Values are whole numbers at the provider.
 
-    name: as rows of the ledger have it, for good: a row is only sent by the provider that it names
-    bills: whether there is anybody to send to
+    name: stored permanently in rows of the ledger, each of which only the named provider sends
+    bills: False if there is no provider to send to
     max_digits: of a value, without its sign
     max_identifier: characters of an event's identifier, ASCII letters, digits, `-` and `_`
-    identifier_memory: for how long after the first attempt an event may be sent again without being counted
+    identifier_memory: how long after the first attempt an event may be sent again without being counted
         twice, with a margin for clocks that differ and for calls that hang
-    period_edge: how far an event stays from the end of its period, since the provider's may end at another
-        instant
+    period_edge: minimum distance of an event from the end of its period, since the provider's period may end
+        at another instant
     exact_sums_below: the provider's sums are exact below this, and rounded to the nearest float above
     """
 

@@ -1,4 +1,4 @@
-"""No billing provider: usage is counted, rated and explained, and sent to nobody."""
+"""Runs the service without a billing provider: usage is counted, rated and explained, but not sent."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ log = logger()
 
 
 class NoProvider:
-    """In the place of a BillingProvider that is not configured. Whatever would need one raises
-    NotBillableError with the reason NO_BILLING_PROVIDER.
+    """The BillingProvider where none is configured. Methods that need a provider raise NotBillableError with
+    the reason NO_BILLING_PROVIDER.
 
-    chosen: the name that a tenant chose; empty where it chose none
+    chosen: the name that a tenant chose; empty if it chose none
     """
 
     capabilities: Final = Capabilities(
@@ -42,7 +42,7 @@ class NoProvider:
         log.info("billing.no_provider", setting="METERLINE_STRIPE_API_KEY")
 
     async def stop(self) -> None:
-        """Nothing to close."""
+        """Has nothing to close."""
 
     def require(self) -> NoReturn:
         if self._chosen:
@@ -72,5 +72,5 @@ class NoProvider:
         self.require()
 
     def decimals(self, currency: str) -> int:
-        """Those of the currency's minor unit."""
+        """The decimals of the currency's minor unit."""
         return known_currency(currency).exponent

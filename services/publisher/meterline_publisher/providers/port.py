@@ -1,4 +1,4 @@
-"""What the publisher needs of a billing provider, and how calls to one can fail."""
+"""The interface of billing providers, and how calls to them can fail."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from meterline_publisher.providers.capabilities import Capabilities
 
 @dataclass(frozen=True, slots=True)
 class UsageEvent:
-    """A difference to be added to a customer's meter. `value` is whole; `at` is in whole seconds."""
+    """A difference to add to a customer's meter. `value` is whole; `at` is in whole seconds."""
 
     identifier: str
     idempotency_key: str
@@ -27,7 +27,7 @@ class UsageEvent:
 
 
 class Delivery(StrEnum):
-    """Both mean that the provider has the event."""
+    """The result of sending; with either one the provider has the event."""
 
     ACCEPTED = "accepted"
     KNOWN = "known"
@@ -35,7 +35,7 @@ class Delivery(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ExternalInvoice:
-    """What is compared of the provider's invoice; `total` is in major units, without taxes."""
+    """The compared fields of the provider's invoice; `total` is in major units, without taxes."""
 
     invoice_id: str
     final: bool
@@ -45,7 +45,7 @@ class ExternalInvoice:
 
 
 class RejectedError(MeterlineError):
-    """The provider will never take this event. `code` is the provider's own, or `invalid_request`."""
+    """The provider will never accept this event. `code` is the provider's own, or `invalid_request`."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -53,7 +53,7 @@ class RejectedError(MeterlineError):
 
 
 class BusyError(MeterlineError):
-    """The provider did not look at the call: limits, locks, refused keys. It is safe to repeat it."""
+    """The provider did not process the call: limits, locks, refused keys. It is safe to repeat."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -61,8 +61,8 @@ class BusyError(MeterlineError):
 
 
 class AmbiguousError(MeterlineError):
-    """The event may or may not have arrived. `replayed` says that the provider answers from its memory of
-    the idempotency key, so that only another key can bring another answer."""
+    """The event may or may not have arrived. `replayed` means that the provider repeated its stored answer to
+    the idempotency key, so that only another key can bring a new answer."""
 
     def __init__(self, code: str, message: str, *, replayed: bool = False) -> None:
         super().__init__(message)
@@ -71,38 +71,38 @@ class AmbiguousError(MeterlineError):
 
 
 class ProviderUnavailableError(UnavailableError):
-    """The provider does not answer a question; it is safe to ask again."""
+    """The provider did not answer a read; it is safe to repeat."""
 
 
 class BillingProvider(Protocol):
     """A billing provider. All methods but `require` and `decimals` do I/O; those that read raise
-    ProviderUnavailableError, and RejectedError for what the provider does not know."""
+    ProviderUnavailableError, and RejectedError for ids that the provider does not know."""
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it takes; the same for as long as the process runs."""
+        """What it accepts; constant while the process runs."""
 
     async def start(self) -> None: ...
 
     async def stop(self) -> None: ...
 
     def require(self) -> None:
-        """Raises NotBillableError where no provider is configured; asked before anything that needs one."""
+        """Raises NotBillableError if no provider is configured; called before anything that needs one."""
 
     async def now(self, customer: str) -> datetime:
         """The time on the provider's clock for this customer."""
 
     async def send_usage(self, event: UsageEvent) -> Delivery:
-        """Adds the event at most once for its identifier, as long as the provider remembers that.
+        """Adds the event at most once per identifier, as long as the provider remembers the identifier.
 
         Raises RejectedError, BusyError or AmbiguousError.
         """
 
     async def usage_total(self, customer: str, event_name: str, period: Period) -> Decimal:
-        """The sum of the events that the provider holds for the period; may lag behind what was sent."""
+        """The provider's sum of the period's events; may lag behind what was sent."""
 
     async def find_invoice(self, customer: str, subscription: str, period: Period) -> ExternalInvoice | None:
         """The invoice of the period, if there is one yet. `subscription` may be empty."""
 
     def decimals(self, currency: str) -> int:
-        """To how many decimals the provider bills in this currency."""
+        """The number of decimals to which the provider bills in this currency."""

@@ -1,1 +1,1 @@
-"""Publishing: a period is rated, and what differs from the ledger is sent to the billing provider."""
+"""Rates a period and sends the differences from the ledger to the billing provider."""

@@ -1,4 +1,4 @@
-"""PublicationsService: the ledger."""
+"""The API of the ledger."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class PublicationsServicer(publications_pb2_grpc.PublicationsServiceServicer):
     ) -> publications_pb2.ListPublicationsResponse:
         limit = paging.size(request.page_size)
         key = paging.key(request.page_token, paging.int8)
-        # One more than asked for tells whether there is a next page.
+        # One more than requested shows whether there is a next page.
         _, found = await self._publishing.page(
             fields.tenant("tenant_id", request.tenant_id), key[0] if key else _NEWEST, limit + 1
         )

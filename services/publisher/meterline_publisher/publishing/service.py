@@ -1,4 +1,4 @@
-"""Publishing a period: rate what is known, write the differences, have them sent."""
+"""Publishes a period: rates its current usage, writes differences to the ledger, and wakes the sender."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from meterline_publisher.tenants.service import require_billed, require_customer
 from meterline_publisher.usage.refreshing import Refreshing
 
 _POLL_SECONDS: Final = 0.05
-# What an answer needs after the wait, out of the caller's deadline.
+# Reserved within the caller's deadline for answering after the wait.
 _MARGIN_SECONDS: Final = 0.5
 
 _UNFINISHED: Final = (PublicationState.PENDING, PublicationState.AMBIGUOUS)
@@ -42,7 +42,7 @@ _UNFINISHED: Final = (PublicationState.PENDING, PublicationState.AMBIGUOUS)
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """An invoice as it stands after publishing, and the period's rows of the ledger."""
+    """An invoice after publishing, with the period's rows of the ledger."""
 
     tenant: Tenant
     invoice: Invoice
@@ -51,7 +51,7 @@ class Published:
 
 
 class Publishing:
-    """Reads go by `database`, changes by `unit_of_work`; `wake_sender` says that the ledger has grown."""
+    """Reads use `database`, changes use `unit_of_work`; `wake_sender` announces new rows of the ledger."""
 
     def __init__(
         self,
@@ -81,14 +81,14 @@ class Publishing:
         self._wait_seconds = wait_seconds
 
     async def publish(self, slug: str, at: datetime) -> Published:
-        """Rates the period that `at` lies in, and waits a while for its usage to be sent.
+        """Rates the period that contains `at`, and waits a limited time for its usage to be sent.
 
         Raises NotFoundError; FailedPreconditionError without a provider, a customer or prices, before the
-        first billed day, before the period begins and once the provider's invoice is final; AbortedError
+        first billed day, before the period begins, and once the provider's invoice is final; AbortedError
         while usage is being rebuilt; UnavailableError. Idempotent: what was sent is never sent again.
         """
         tenant = await self._tenants.get(slug)
-        # Before `rate`, which notes a gap: one is for what is due and not for what somebody asks.
+        # Before `rate`, which stores a gap: gaps are for due periods, not for calls that cannot succeed.
         self._providers.of(tenant.billing_provider).require()
         period = month_of(at, tenant.zone)
         rated = await self.rate(tenant, period, retry_rejected=True)
@@ -99,8 +99,8 @@ class Publishing:
         return Published(tenant, invoice or rated.invoice, lines[rated.invoice.invoice_id], publications)
 
     async def rate(self, tenant: Tenant, period: Period, *, retry_rejected: bool) -> Rated:
-        """Rates a period and hands the differences to the sender; raises as `publish`. What cannot be billed
-        is noted as a gap."""
+        """Rates a period and passes differences to the sender; raises as `publish`. Stores a gap if the
+        period cannot be billed."""
         try:
             return await self._rate(tenant, period, retry_rejected=retry_rejected)
         except NotBillableError as error:
@@ -122,7 +122,7 @@ class Publishing:
         unknown = await self._refreshing.refresh(tenant, period, before.rule_set.rules)
         known = before.without(unknown)
         if not known.rule_set.rules:
-            # Says why, without a look at the provider.
+            # Raises the error that says why; the provider is not needed for that.
             async with self._database.connection([tenant.tenant_id]) as connection:
                 await rating_service.draft(connection, known)
         provider_now = await self._require_open(tenant, provider, period, before.invoice)
@@ -155,7 +155,7 @@ class Publishing:
     async def _require_open(
         self, tenant: Tenant, provider: BillingProvider, period: Period, invoice: Invoice | None
     ) -> datetime:
-        """The provider's time, at which the period has begun and its invoice is not final."""
+        """Returns the provider's time. Raises if the period has not begun, or if its invoice is final."""
         await self._require_account(tenant, provider, period, invoice)
         customer = tenant.external_customer_id
         try:
@@ -189,7 +189,7 @@ class Publishing:
     async def _require_account(
         self, tenant: Tenant, provider: BillingProvider, period: Period, invoice: Invoice | None
     ) -> None:
-        """Before the tenant's provider is asked: it knows nothing of a period that went elsewhere."""
+        """Checked before a call to the tenant's provider, which does not know a period billed elsewhere."""
         async with self._database.connection([tenant.tenant_id]) as connection:
             rows = await ledger_store.of_period(connection, tenant.tenant_id, period.start)
         try:
@@ -200,7 +200,7 @@ class Publishing:
             raise
 
     async def _sent(self, invoice: Invoice) -> list[Publication]:
-        """The period's rows once none is on its way, or when the wait is over."""
+        """The period's rows, once none is unfinished or the wait is over."""
         left = time_left.get()
         caller = left() if left else None
         wait = self._wait_seconds if caller is None else min(self._wait_seconds, caller - _MARGIN_SECONDS)

@@ -1,1 +1,1 @@
-"""Rating: prices and usage of a period become lines, calculations and rows of the ledger."""
+"""Rates a period: computes lines, calculations and rows of the ledger from prices and usage."""

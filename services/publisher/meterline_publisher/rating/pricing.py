@@ -1,4 +1,4 @@
-"""Which rules price a period of a tenant: asked before its usage is, and again under the lock of a rating."""
+"""Chooses the rules that price a period: before reading its usage, and again under the rating's lock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from meterline_publisher.gaps.rules import Gap, GapReason, NotBillableError
 from meterline_publisher.invoices import store as invoices_store
 from meterline_publisher.invoices.rules import Invoice, InvoiceState, Line
 from meterline_publisher.ledger import store as ledger_store
-from meterline_publisher.prices.rules.rule_sets import Rule, RuleSet, choose, kept
+from meterline_publisher.prices.rules.rule_sets import Rule, RuleSet, choose, of_final_invoice
 from meterline_publisher.prices.rules.versions import VersionError
 from meterline_publisher.prices.store import prices
 from meterline_publisher.rating.rules.sent_settings import as_sent, bound
@@ -23,7 +23,7 @@ from meterline_publisher.tenants import store as tenants_store
 
 @dataclass(frozen=True, slots=True)
 class Basis:
-    """The rules of a period, and what is stored of it.
+    """The rules of a period, with the stored invoice.
 
     catalogue: all versions of the plan's prices, from which `rule_set` was chosen
     lines: the stored ones by meter
@@ -40,18 +40,18 @@ class Basis:
     left_out: Sequence[Gap] = ()
 
     def without(self, unknown: Collection[str]) -> Basis:
-        """The same, knowing that these meters do not exist."""
+        """The same without the rules of these meters, which do not exist."""
         rule_set, gaps = billable(self.rule_set, self.tenant.currency, unknown)
         return replace(self, rule_set=rule_set, left_out=[*self.left_out, *gaps])
 
 
 async def basis(connection: Connection, tenant: Tenant, period: Period) -> Basis:
-    """The rules that price a period: of the plan that the tenant had at its start, the versions in force
-    then in the tenant's time zone, as the catalogue is now. Nothing depends on who rated the period before.
-    A final invoice keeps its own.
+    """The rules that price a period, from the current catalogue: those of the plan that the tenant had at the
+    period's start, in the versions in force then in the tenant's time zone. Earlier ratings of the period do
+    not affect the result, except that a final invoice keeps its rules.
 
-    Until the transaction ends no version of the plan is put or withdrawn. Raises NotBillableError when
-    nothing is priced; that a meter is priced in another currency than the tenant's is told in the answer.
+    Keeps versions of the plan from being put or withdrawn until the transaction ends. Raises NotBillableError
+    when nothing is priced. Meters priced in another currency than the tenant's are returned in `left_out`.
     """
     invoice = await invoices_store.by_period(connection, tenant.tenant_id, period.start)
     lines: Mapping[str, Line] = {}
@@ -70,7 +70,9 @@ async def basis(connection: Connection, tenant: Tenant, period: Period) -> Basis
     catalogue = await prices.of_plan(connection, plan)
     try:
         rule_set = (
-            kept(catalogue, _versions(lines)) if final else choose(catalogue, period.start, tenant.zone)
+            of_final_invoice(catalogue, _versions(lines))
+            if final
+            else choose(catalogue, period.start, tenant.zone)
         )
     except VersionError as error:
         raise NotBillableError(GapReason.FAULT, f"plan {plan}", str(error)) from error

@@ -1,7 +1,7 @@
-"""Rating a period: one snapshot of rules, one calculation a line, and the differences that follow.
+"""Rates a period: one snapshot of rules, one calculation per line, and the resulting differences.
 
-Everything that rating writes is written in one transaction under a lock of the tenant, so that several
-ratings of a period, however close together, send what one of them would have sent.
+A rating writes in one transaction under a lock on the tenant, so that concurrent ratings of a period together
+send what a single one would have sent.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ NOTHING_ELSE: Final[Mapping[str, Decimal]] = {}
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What rating makes of a period now. `unbilled` is what has no line: meters of the plan that cannot be
-    billed, and meters that were used and have no price."""
+    """The result of rating a period without storing it. `unbilled` are gaps: meters of the plan that cannot
+    be billed, and meters with usage and no price."""
 
     basis: Basis
     assessments: Sequence[Assessment]
@@ -68,8 +68,8 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What a rating has to know of the world outside: two clocks, how the provider rounds and what
-    it takes, of which meters the usage was asked for, and which of these do not exist."""
+    """The external facts that a rating needs: our time and the provider's, how the provider rounds and what
+    it accepts, the meters whose usage is fresh, and those of them that do not exist."""
 
     now: datetime
     provider_now: datetime
@@ -82,8 +82,8 @@ class Circumstances:
 
 @dataclass(frozen=True, slots=True)
 class Rated:
-    """The stored outcome. `changed` are the lines that were calculated anew, `added` rows of the ledger,
-    `gaps` what was found just now to be used and not billed."""
+    """The stored result. `changed`: recalculated lines; `added`: number of new rows of the ledger; `gaps`:
+    usage newly found not to be billed."""
 
     invoice: Invoice
     changed: Sequence[Line]
@@ -97,8 +97,8 @@ async def draft(
     pulled: Iterable[UsageWindow] = (),
     deltas: Mapping[str, Decimal] = NOTHING_ELSE,
 ) -> Draft:
-    """Rates a period without storing anything: by the usage that is known here or, where that is newer, was
-    `pulled`; also as if the values of some meters were others by `deltas`.
+    """Rates a period without storing anything, by the newest usage that is stored here or in `pulled`,
+    changed by `deltas`.
 
     Raises NotBillableError when none of the plan's meters can be billed.
     """
@@ -118,10 +118,10 @@ async def draft(
 
 
 async def store(tx: Transaction, tenant: Tenant, period: Period, circumstances: Circumstances) -> Rated:
-    """Rates a period and writes what differs from what is stored; nothing, when nothing does.
+    """Rates a period and writes what differs from the stored result; nothing if nothing differs.
 
-    Raises as `basis`, FailedPreconditionError for an invoice that is final, and AbortedError when a meter is
-    priced that was not when usage was asked for.
+    Raises as `basis`, FailedPreconditionError for a final invoice, and AbortedError when the rules now price
+    a meter whose usage was not requested.
     """
     connection = tx.connection
     await invoices_store.lock_tenant(connection, tenant.tenant_id)
@@ -139,15 +139,15 @@ async def store(tx: Transaction, tenant: Tenant, period: Period, circumstances: 
         if _is_new(found.basis.lines.get(assessment.rule.meter), assessment)
     ]
     rule_set = priced.rule_set
-    gone = sorted(priced.lines.keys() - {rule.meter for rule in rule_set.rules})
-    _require_kept(priced, circumstances.unknown_meters)
+    removed = sorted(priced.lines.keys() - {rule.meter for rule in rule_set.rules})
+    _require_no_lost_meter(priced, circumstances.unknown_meters)
     invoice = replace(before, plan=priced.plan, total=found.total, rule_set_id=rule_set.rule_set_id)
-    moved = bool(changed or gone) or invoice != before
+    moved = bool(changed or removed) or invoice != before
     if moved:
         invoice = replace(invoice, trace=traceparent.current())
         await prices.insert_rule_set(connection, rule_set)
         await invoices_store.upsert(connection, invoice)
-        await invoices_store.delete_lines(connection, invoice, gone)
+        await invoices_store.delete_lines(connection, invoice, removed)
     for assessment, line in changed:
         await insert_calculation(connection, line, invoice, rule_set, assessment, circumstances.now)
         await invoices_store.upsert_line(connection, line)
@@ -155,7 +155,7 @@ async def store(tx: Transaction, tenant: Tenant, period: Period, circumstances: 
     for line in moved_lines:
         await invoices_store.upsert_line(connection, line)
     lines = dict(priced.lines) | {line.meter: line for line in (*moved_lines, *(one for _, one in changed))}
-    left = [line for meter, line in lines.items() if meter not in gone]
+    left = [line for meter, line in lines.items() if meter not in removed]
     added, rejected = await _extend_ledger(connection, found, invoice, left, circumstances)
     missing = [*found.unbilled, *rejected]
     new = await gaps_store.replace(
@@ -177,7 +177,7 @@ def final_error(invoice: Invoice) -> FailedPreconditionError:
 
 
 async def _locked(connection: Connection, priced: Basis) -> Invoice | None:
-    """The stored invoice, locked: the sender changes it too, when it has sent the last row."""
+    """The stored invoice, locked, since the sender updates it after sending the last row."""
     if priced.invoice is None:
         return None
     return await invoices_store.by_id_for_update(
@@ -185,9 +185,9 @@ async def _locked(connection: Connection, priced: Basis) -> Invoice | None:
     )
 
 
-def _require_kept(priced: Basis, unknown_meters: Set[str]) -> None:
-    """A meter that has counted, or that a price refers to, is never deleted, so one that had usage and is not
-    there is no misspelt one: aggregate has lost it. What was billed is not taken back for that."""
+def _require_no_lost_meter(priced: Basis, unknown_meters: Set[str]) -> None:
+    """A meter that has counted, or that a price refers to, is never deleted. So if a billed meter is unknown,
+    it is not misspelt, but aggregate has lost it; the billed amount must not be reversed for that."""
     for meter in sorted(unknown_meters & priced.lines.keys()):
         if priced.lines[meter].usage_revision:
             raise NotBillableError(
@@ -214,18 +214,18 @@ def _new_invoice(found: Draft) -> Invoice:
 
 
 def _is_new(stored: Line | None, assessment: Assessment) -> bool:
-    """The digest covers the usage, its revision and the rule, so the same digest is the same amount."""
+    """Compares digests of usage, revision and rule: equal digests mean equal amounts."""
     return stored is None or stored.inputs_digest != assessment.inputs_digest
 
 
 def _redirected(found: Draft) -> list[Line]:
-    """Lines whose amount stands and whose usage goes to the provider in another way than they say."""
-    standing = [
+    """Lines with unchanged amounts whose delivery settings changed."""
+    unchanged = [
         (found.basis.lines[assessment.rule.meter], assessment)
         for assessment in found.assessments
         if not _is_new(found.basis.lines.get(assessment.rule.meter), assessment)
     ]
-    return [moved for line, assessment in standing if (moved := redirected(line, assessment)) != line]
+    return [moved for line, assessment in unchanged if (moved := redirected(line, assessment)) != line]
 
 
 def _line(found: Draft, invoice: Invoice, assessment: Assessment, circumstances: Circumstances) -> Line:
@@ -246,8 +246,8 @@ async def _extend_ledger(
     lines: Iterable[Line],
     circumstances: Circumstances,
 ) -> tuple[int, list[Gap]]:
-    """Writes a row for every target that the ledger does not come to; returns how many, and what the provider
-    does not take."""
+    """Writes a row for every target that the ledger does not reach; returns the number of rows, and gaps for
+    values that the provider does not accept."""
     tenant = found.basis.tenant
     rows = await ledger_store.of_period(connection, invoice.tenant_id, invoice.period_start)
     require_account(tenant, circumstances.provider.name, rows)
@@ -282,8 +282,7 @@ async def _extend_ledger(
 
 
 def require_account(tenant: Tenant, provider: str, rows: Sequence[Publication]) -> None:
-    """Differences only make sense for the customer who has the rest, at the same provider. Raises
-    NotBillableError for a tenant that is another customer now, or one of another provider."""
+    """Checks that earlier rows went to the same customer and provider, since a row is only a difference."""
     own = Account(provider, tenant.external_customer_id, tenant.external_subscription_id)
     row = elsewhere(own, rows)
     if row is not None:
@@ -303,8 +302,8 @@ def _publication(
 ) -> Publication:
     period, provider = invoice.period, circumstances.provider
     refusal = ledger_rules.refusal(value, provider)
-    # The customer is part of the owner's name: two installations may bill by one account, and what one of
-    # them has sent must not pass for a delivery of the other's.
+    # The customer is part of the identifier: two installations may bill through one account, and an event of
+    # one must not be taken for an event of the other.
     owner = f"{tenant.slug} {tenant.external_customer_id}"
     identifier = event_identifier(owner, target.meter, period, revision, provider.max_identifier)
     if refusal is not None:

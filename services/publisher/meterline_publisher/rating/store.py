@@ -1,4 +1,4 @@
-"""What the amounts of lines were made of: written once, and kept for ever."""
+"""Stores calculations: the inputs and results of amounts, permanently."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def insert_calculation(
     assessment: Assessment,
     at: datetime,
 ) -> None:
-    """Records for ever what the amount of `line` was made of."""
+    """Stores the inputs and the result of the amount of `line`, permanently."""
     await connection.execute(
         queries.insert_calculation,
         (

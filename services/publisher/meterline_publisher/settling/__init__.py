@@ -1,1 +1,1 @@
-"""Settling: the provider's sums and invoices are compared with ours, and final invoices are kept as such."""
+"""Compares the provider's sums and invoices with ours, and records which invoices are final."""

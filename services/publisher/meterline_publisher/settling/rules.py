@@ -1,4 +1,4 @@
-"""What the provider's invoice makes of ours."""
+"""Derives the state of our invoice from the provider's invoice."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -11,10 +11,10 @@ from meterline_publisher.providers.port import ExternalInvoice
 
 
 def settled(invoice: Invoice, lines: Iterable[Line], external: ExternalInvoice) -> Invoice:
-    """Our invoice in the light of the provider's; the same one when nothing follows.
+    """Our invoice updated from the provider's; unchanged if nothing follows from it.
 
-    A draft only gives its name. A final invoice agrees if it bills, in the same currency, the sum of our
-    lines as the provider rounds them; a void one bills nothing.
+    From a draft only the id is taken. A final invoice agrees if it bills, in the same currency, the sum of
+    our lines as the provider rounds them; a void invoice bills nothing.
     """
     if not external.final:
         return replace(invoice, external_invoice_id=external.invoice_id)

@@ -1,4 +1,4 @@
-"""Holding ours against the provider's: its sums against the ledger, its final invoice against ours."""
+"""Compares with the provider: its sums with the ledger, its final invoices with ours."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from meterline_publisher.usage.refreshing import Refreshing
 
 log = logger()
 
-# What the provider has not made final so long after its period is for people to look at.
+# Invoices not final at the provider this long after their period need an operator.
 _GIVE_UP_AFTER: Final = timedelta(days=45)
 _AT_A_TIME: Final = 8
 _PAGE: Final = 200
@@ -48,7 +48,7 @@ _PAGE: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One meter: what was aggregated, what the ledger sent, what the provider has (None: it does not know
+    """One meter: the aggregated usage, what the ledger sent, and the provider's sum (None: it does not know
     the meter). Unscaled."""
 
     meter: str
@@ -60,7 +60,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What the provider should have under one event name: `usage` is not scaled yet."""
+    """The expected usage at the provider under one event name; `usage` is unscaled."""
 
     meter: str
     event_name: str
@@ -69,7 +69,7 @@ class Expected:
 
 
 def _expected(assessments: Sequence[Assessment], rows: Sequence[Publication]) -> list[Expected]:
-    """One for each event name that a price has, and a nothing for each that only earlier rows had."""
+    """One for each event name of a price, and one with usage 0 for each name that only earlier rows have."""
     found = {
         one.rule.event_name: Expected(one.rule.meter, one.rule.event_name, one.rule.scale, one.usage.value)
         for one in assessments
@@ -82,7 +82,7 @@ def _expected(assessments: Sequence[Assessment], rows: Sequence[Publication]) ->
 
 @dataclass(frozen=True, slots=True)
 class Reconciliation:
-    """What ReconcilePeriod answers; without an invoice when the period was never rated."""
+    """The result of ReconcilePeriod; `invoice` is None if the period was never rated."""
 
     tenant: Tenant
     comparisons: Sequence[Comparison]
@@ -91,8 +91,8 @@ class Reconciliation:
 
 
 class Settling:
-    """Asks the provider of each period, and keeps what follows. A period of which something was sent is
-    settled where it went, whatever customer or provider its tenant has now."""
+    """Reads from the provider of each period, and stores the resulting states of invoices. A period that was
+    sent in part is settled at the provider and customer it was sent to, even if its tenant has others now."""
 
     def __init__(
         self,
@@ -111,11 +111,11 @@ class Settling:
         self._clock = clock
 
     async def reconcile(self, slug: str, at: datetime) -> Reconciliation:
-        """Compares the period that `at` lies in by what aggregate knows now, and settles its invoice if the
+        """Compares the period that contains `at` by aggregate's current usage, and settles its invoice if the
         provider's is final.
 
         Raises NotFoundError; FailedPreconditionError without a provider, a customer or prices; AbortedError
-        while usage is being rebuilt; UnavailableError when aggregate or the provider cannot be asked.
+        while usage is being rebuilt; UnavailableError when aggregate or the provider does not answer.
         """
         tenant = await self._tenants.get(slug)
         period = month_of(at, tenant.zone)
@@ -128,7 +128,7 @@ class Settling:
         unknown = await self._refreshing.refresh(tenant, period, rules)
         async with self._database.connection([tenant.tenant_id]) as connection:
             priced = await basis(connection, tenant, period)
-            # A meter that was billed is compared by what was known of it last.
+            # A billed meter is compared by its stored usage, even if it is unknown now.
             found = await rating_service.draft(connection, priced.without(unknown - priced.lines.keys()))
             rows = await ledger_store.of_period(connection, tenant.tenant_id, period.start)
         comparisons = await asyncio.gather(
@@ -142,8 +142,8 @@ class Settling:
         return Reconciliation(tenant, comparisons, invoice, list(found.basis.lines.values()))
 
     async def settle(self, tenant: Tenant, invoice: Invoice) -> Invoice:
-        """The invoice after a look at the provider's. Raises UnavailableError, and FailedPreconditionError
-        when the provider does not know the customer or the subscription."""
+        """Returns the invoice, updated from the provider's. Raises UnavailableError, and
+        FailedPreconditionError when the provider does not know the customer or the subscription."""
         return await self._settle(await self._account(tenant, invoice.period), invoice)
 
     async def _settle(self, account: Account, invoice: Invoice) -> Invoice:
@@ -155,7 +155,7 @@ class Settling:
         return await self.apply(invoice, external) if external else invoice
 
     async def _account(self, tenant: Tenant, period: Period) -> Account:
-        """Where the period is billed."""
+        """Returns the account that the period is billed to."""
         name = self._providers.name(tenant.billing_provider)
         own = Account(name, tenant.external_customer_id, tenant.external_subscription_id)
         async with self._database.connection([tenant.tenant_id]) as connection:
@@ -163,9 +163,9 @@ class Settling:
         return account_of(own, rows)
 
     async def apply(self, invoice: Invoice, external: ExternalInvoice) -> Invoice:
-        """Keeps what the provider's invoice says of ours."""
+        """Stores the state that follows from the provider's invoice."""
         async with self._unit_of_work.begin([invoice.tenant_id]) as tx:
-            # Under the lock, since usage may have been rated or sent meanwhile.
+            # Under the lock, since usage may have been rated or sent in the meantime.
             current = await invoices_store.by_id_for_update(
                 tx.connection, invoice.tenant_id, invoice.invoice_id
             )
@@ -191,8 +191,8 @@ class Settling:
         return after
 
     async def _note_late(self, tx: Transaction, final: Invoice) -> None:
-        """Keeps what came between the last rating and the provider's final invoice. What was held for want of
-        a provider, or since the tenant had moved to another, is late now."""
+        """Records usage that arrived between the last rating and the provider's final invoice. Usage that was
+        held, because no provider was configured or the tenant had changed to another, is late from now on."""
         held = (GapReason.NO_BILLING_PROVIDER, GapReason.CUSTOMER_CHANGED)
         now = to_datetime(self._clock.now_us())
         await gaps_store.replace(tx.connection, final.tenant_id, final.period, [], held, now)
@@ -201,7 +201,7 @@ class Settling:
         await gaps_store.note_late(tx.connection, windows, final.period_start, now, self._providers.billed)
 
     async def settle_due(self) -> None:
-        """Settles all invoices whose period has ended, and counts what is not sent."""
+        """Settles all invoices whose period has ended, and updates the metric of unsent rows."""
         now = to_datetime(self._clock.now_us())
         since = now - _GIVE_UP_AFTER
         after = (since, 0)
@@ -245,7 +245,7 @@ class Settling:
         return Comparison(meter, usage, unscaled(sent, scale), unscaled(total, scale), same)
 
     async def count(self) -> None:
-        """Sets the metric of what is not sent."""
+        """Updates the metric of unsent rows."""
         async with self._database.connection(ALL_TENANTS) as connection:
             waiting = await ledger_store.waiting_by_state(connection)
         for state in ("pending", "ambiguous", "rejected"):

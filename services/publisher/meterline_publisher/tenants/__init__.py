@@ -1,1 +1,1 @@
-"""Tenants as identity publishes them, with the plans that they had."""
+"""The replica of identity's tenants, with the history of their plans."""

@@ -1,4 +1,4 @@
-"""Tenants as identity tells of them, and what must be true of one before it can be billed."""
+"""The replica of tenants, and the preconditions for billing one."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from meterline_publisher.tenants.store import PlanVersion
 
 
 class TenantChanges:
-    """Keeps the newest state of every tenant, and of all versions which plan they had."""
+    """Stores the newest state of every tenant, and the plan from every version."""
 
     def __init__(self, tenants: TenantReplica) -> None:
         self._tenants = tenants
 
     async def handle(self, transaction: Transaction, deliveries: Sequence[Delivery]) -> None:
-        """Applies `tenants.changed`. A version that comes late changes nothing but the history of plans.
-        Raises Poison for a message that is no such fact; it names the message."""
+        """Applies `tenants.changed`. An old version that arrives late is only added to the history of plans.
+        Raises Poison for a message of another kind, naming the message."""
         await self._tenants.handle(transaction, deliveries)
         facts = [events_pb2.TenantChanged.FromString(delivery.data) for delivery in deliveries]
         await begin(transaction.connection, {fact.tenant_id for fact in facts})
@@ -40,7 +40,7 @@ class TenantChanges:
 
 
 def require_customer(tenant: Tenant) -> None:
-    """Raises NotBillableError for a tenant that the billing provider does not know."""
+    """Raises NotBillableError for a tenant without a customer at the billing provider."""
     if not tenant.external_customer_id:
         raise NotBillableError(
             GapReason.NO_CUSTOMER, f"tenant {tenant.slug}", "has no customer at the billing provider"
@@ -48,9 +48,8 @@ def require_customer(tenant: Tenant) -> None:
 
 
 def require_billed(tenant: Tenant, period: Period) -> None:
-    """Raises FailedPreconditionError for a period that ends before the first day that is billed, or as it
-    begins: there is nothing to miss. The period that this day lies in is billed as a whole. The SQL function
-    `is_billed` says the same."""
+    """Raises FailedPreconditionError for a period that ends by the start of the first billed day. The period
+    that contains that day is billed as a whole. The SQL function `is_billed` has the same rule."""
     first = tenant.billed_from
     if first is not None and day_of(period.end, tenant.zone) <= first:
         raise FailedPreconditionError(

@@ -1,4 +1,4 @@
-"""Which plan a tenant had when."""
+"""Stores the history of tenants' plans."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ queries = Queries("meterline_publisher.tenants", "store.sql")
 
 @dataclass(frozen=True, slots=True)
 class PlanVersion:
-    """The plan of a tenant from `changed_at` on, as one version of the tenant says; empty for none."""
+    """The plan of a tenant from `changed_at` on, from one version of the tenant; empty for none."""
 
     tenant_id: int
     version: int
@@ -23,7 +23,7 @@ class PlanVersion:
 
 
 async def insert(connection: Connection, versions: Sequence[PlanVersion]) -> None:
-    """Adds to the history. What is known already is left as it is."""
+    """Adds to the history. Known versions stay unchanged."""
     await connection.execute(
         queries.insert,
         (
@@ -36,8 +36,8 @@ async def insert(connection: Connection, versions: Sequence[PlanVersion]) -> Non
 
 
 async def at(connection: Connection, tenant_id: int, instant: datetime) -> str:
-    """The plan at an instant or, when the tenant had none by then, the first that it got later; empty
-    without any."""
+    """The plan at an instant; if the tenant had none then, the first one that it got later; empty if it never
+    had one."""
     parameters = {"tenant_id": tenant_id, "at": instant}
     ((plan,),) = await (await connection.execute(queries.plan_at, parameters, binary=True)).fetchall()
     return str(plan)

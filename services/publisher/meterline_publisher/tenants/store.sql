@@ -1,5 +1,6 @@
 -- name: insert
--- What is known of a version stays: facts never change, and one from before the history counts from ever.
+-- Known versions stay unchanged: facts never change. One without a time is from before the history and counts from the
+-- start.
 INSERT INTO tenant_plans (tenant_id, version, plan, changed_at)
 SELECT * FROM unnest(%s::integer[], %s::bigint[], %s::text[], %s::timestamptz[])
 ORDER BY 1, 2

@@ -1,1 +1,1 @@
-"""The replica of usage: month windows as aggregate publishes them, and as it answers when asked."""
+"""The replica of aggregate's month windows, from its messages and its answers."""

@@ -1,7 +1,8 @@
-"""Usage is never rated stale: the aggregate service is asked, and its answer is what is rated.
+"""Reads current usage from aggregate before rating, so that stale usage is never rated.
 
-`usage.window` comes about once a minute, so under steady traffic the replica is always a little behind. What
-is asked here is the same absolute value with the same revision, so it may be kept in the replica too.
+`usage.window` arrives about once a minute, so under steady traffic the replica is always a little behind. An
+answer contains the same absolute value with the same revision as a message, so it may be stored in the
+replica too.
 """
 
 from __future__ import annotations
@@ -24,31 +25,31 @@ from meterline_publisher.usage.replica import to_window
 from meterline_publisher.usage.store import UsageWindow
 
 _POLL_SECONDS: Final = 0.1
-# A rebuild reads all events of a month: mostly done within seconds. A new tenant is known within one.
+# A rebuild reads all events of a month, usually within seconds. A new tenant is known within one second.
 _REBUILD_SECONDS: Final = 2.0
 _TENANT_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """What aggregate answered: windows, and which of the meters that were asked for do not exist."""
+    """Aggregate's answer: windows, and which of the requested meters do not exist."""
 
     windows: Sequence[UsageWindow]
     unknown: Set[str]
 
 
 class Freshness:
-    """Reads the months of a tenant where they are made. `wait_seconds`: how long a rebuild is waited for."""
+    """Reads months of a tenant from aggregate. `wait_seconds`: how long to wait for a rebuild."""
 
     def __init__(self, aggregate: Aggregate, wait_seconds: float) -> None:
         self._aggregate = aggregate
         self._wait_seconds = wait_seconds
 
     async def pull(self, tenant: Tenant, period: Period, rules: Sequence[Rule]) -> Pulled:
-        """The usage of these rules' meters as it is now; a meter without events has no window.
+        """The current usage of these rules' meters; a meter without events has no window.
 
-        Raises AbortedError with a time to wait while a value is being rebuilt, or the tenant is not known
-        there yet; NotBillableError for a value that cannot be billed; UnavailableError.
+        Raises AbortedError with a time to wait while a value is being rebuilt, or while aggregate does not
+        know the tenant yet; NotBillableError for a value that cannot be billed; UnavailableError.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._wait_seconds
@@ -78,7 +79,7 @@ class Freshness:
     async def _month(
         self, tenant: Tenant, period: Period, rule: Rule, unknown: set[str]
     ) -> usage_pb2.Window | None:
-        """The window, if there is one; a meter that does not exist is added to `unknown`."""
+        """The window, or None; an unknown meter is added to `unknown`."""
         try:
             return await self._aggregate.month(tenant.slug, rule.meter, period)
         except NotFoundError as error:

@@ -1,4 +1,4 @@
-"""Bringing the replica of usage to what aggregate knows now, before anything is made of it that lasts."""
+"""Updates the replica of usage from aggregate before usage is rated or compared."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from meterline_publisher.usage.replica import UsageWindows
 
 
 class Refreshing:
-    """What `freshness` answers is kept by `usage`, in a transaction of its own: what was learnt stays known,
-    whatever becomes of the call that asked."""
+    """Stores the answers of `freshness` through `usage`, in a separate transaction, so that they are kept
+    even if the caller fails."""
 
     def __init__(self, unit_of_work: UnitOfWork, freshness: Freshness, usage: UsageWindows) -> None:
         self._unit_of_work = unit_of_work
@@ -23,7 +23,7 @@ class Refreshing:
         self._usage = usage
 
     async def refresh(self, tenant: Tenant, period: Period, rules: Sequence[Rule]) -> Set[str]:
-        """Pulls the usage of these rules' meters; answers which of the meters do not exist. Raises as
+        """Reads the usage of these rules' meters; returns which of the meters do not exist. Raises as
         `Freshness.pull`."""
         pulled = await self._freshness.pull(tenant, period, rules)
         if pulled.windows:

@@ -1,4 +1,4 @@
-"""The replica of usage: what the aggregate service tells."""
+"""The replica of usage, from aggregate's messages."""
 
 from __future__ import annotations
 
@@ -27,11 +27,10 @@ from meterline_publisher.usage.store import UsageWindow
 
 
 class UsageWindows:
-    """Keeps month windows, however they come, and notes usage that is too late to be billed.
+    """Stores month windows from messages and answers, and records usage that is too late to be billed.
 
-    close_grace: how long after its end a period is closed by itself
-    billed: what tenants may have chosen as their provider that is configured; what comes later is held
-        for the others
+    close_grace: how long after its end a period is closed automatically
+    billed: names of configured providers, as tenants may choose them; later usage of other tenants is held
     """
 
     def __init__(self, clock: Clock, close_grace: timedelta, billed: Collection[str] = ("",)) -> None:
@@ -40,15 +39,15 @@ class UsageWindows:
         self._billed = billed
 
     async def handle(self, transaction: Transaction, deliveries: Sequence[Delivery]) -> None:
-        """Applies `usage.window`. An older revision than the known one changes nothing. Raises Poison for a
-        message that is no such fact, or has a window that cannot be billed; it names the message."""
+        """Applies `usage.window`. A revision older than the stored one changes nothing. Raises Poison for a
+        message of another kind, or with a window that cannot be billed, naming the message."""
         windows = [window for delivery in deliveries for window in _windows(delivery)]
         if windows:
             await begin(transaction.connection, {window.tenant_id for window in windows})
             await self.store(transaction.connection, _newest(windows))
 
     async def store(self, connection: Connection, windows: Collection[UsageWindow]) -> None:
-        """Keeps windows, of each the newest that is given."""
+        """Stores windows, each only if it is newer than the stored one."""
         await store.upsert(connection, windows)
         now = to_datetime(self._clock.now_us())
         keys = [window.key for window in windows]
@@ -56,7 +55,7 @@ class UsageWindows:
 
 
 def _newest(windows: Iterable[UsageWindow]) -> Collection[UsageWindow]:
-    """The greatest revision of each window: one statement cannot change a row twice."""
+    """The greatest revision of each window, since one statement cannot change a row twice."""
     found: dict[object, UsageWindow] = {}
     for window in windows:
         known = found.get(window.key)
@@ -66,7 +65,7 @@ def _newest(windows: Iterable[UsageWindow]) -> Collection[UsageWindow]:
 
 
 def split_windows(delivery: Delivery) -> Sequence[Delivery]:
-    """Each window as a message of its own: what is wrong with one says nothing of the others."""
+    """Each window as its own message, so that an invalid one does not affect the others."""
     try:
         fact = events_pb2.UsageWindowsChanged.FromString(delivery.data)
     except DecodeError:
@@ -90,8 +89,8 @@ def _windows(delivery: Delivery) -> list[UsageWindow]:
 
 
 def to_window(tenant_id: int, meter: str, window: events_pb2.UsageWindow | usage_pb2.Window) -> UsageWindow:
-    """A month window as it is kept, whether it was published or answered. Raises ValueError, OverflowError
-    or InvalidOperation for one that cannot be billed."""
+    """A month window as stored, from a message or an answer. Raises ValueError, OverflowError or
+    InvalidOperation for one that cannot be billed."""
     value = Decimal(window.value)
     check_size(value)
     start = window.start_time.ToDatetime(tzinfo=UTC)
@@ -116,8 +115,8 @@ def to_window(tenant_id: int, meter: str, window: events_pb2.UsageWindow | usage
 
 
 def _kind(aggregation: types_pb2.Aggregation.ValueType) -> str:
-    """The name of a meter's kind, or the number of one that only newer releases know: windows have absolute
-    values, so they are billed whatever the kind is."""
+    """The name of a meter's kind, or its number if only newer releases know it: windows have absolute values,
+    so they are billed whatever the kind."""
     if aggregation not in types_pb2.Aggregation.values():
         return str(int(aggregation))
     return types_pb2.Aggregation.Name(aggregation).removeprefix("AGGREGATION_").lower()

@@ -1,4 +1,4 @@
-"""A meter's usage in a period, and what it would be after changes."""
+"""A meter's usage in a period, and its assumed changes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ ZERO = Decimal(0)
 
 @dataclass(frozen=True, slots=True)
 class MeterUsage:
-    """The month window of one meter as it was last heard of. `trace` is a W3C traceparent, or empty."""
+    """The latest known month window of one meter. `trace` is a W3C traceparent, or empty."""
 
     meter: str
     value: Decimal
@@ -22,12 +22,12 @@ class MeterUsage:
 
 
 def no_usage(meter: str) -> MeterUsage:
-    """What a meter has before its first event."""
+    """The usage of a meter before its first event."""
     return MeterUsage(meter, ZERO, 0, 0, "")
 
 
 def changed_by(usage: Mapping[str, MeterUsage], deltas: Mapping[str, Decimal]) -> dict[str, MeterUsage]:
-    """The usage as it would be if the values of some meters changed by so much."""
+    """The usage after adding `deltas`, by meter."""
     assumed = {meter: usage.get(meter) or no_usage(meter) for meter in deltas}
     return dict(usage) | {
         meter: replace(known, value=EXACT.add(known.value, deltas[meter])) for meter, known in assumed.items()

@@ -1,4 +1,4 @@
-"""The replica of month windows."""
+"""Stores the replica of month windows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ queries = Queries("meterline_publisher.usage", "store.sql")
 
 @dataclass(frozen=True, slots=True)
 class UsageWindow:
-    """One month window of one tenant, as a fact tells it."""
+    """One month window of one tenant, from a message or an answer."""
 
     tenant_id: int
     period_start: datetime
@@ -30,8 +30,8 @@ class UsageWindow:
 
 
 async def upsert(connection: Connection, windows: Iterable[UsageWindow]) -> None:
-    """Keeps the greatest revision of each window. Sorted by key, so that concurrent transactions take
-    their locks in one order; of each window only the newest may be given."""
+    """Stores windows unless the stored revision is greater. Sorts by key, so that concurrent transactions
+    lock in one order; each window must occur once."""
     ordered = sorted(windows, key=lambda window: window.key)
     await connection.execute(
         queries.upsert,
@@ -50,7 +50,7 @@ async def upsert(connection: Connection, windows: Iterable[UsageWindow]) -> None
 
 
 async def of_period(connection: Connection, tenant_id: int, period_start: datetime) -> dict[str, MeterUsage]:
-    """What is known of each meter in the period that begins then."""
+    """The usage of each meter in the period that begins at `period_start`."""
     async with connection.cursor(binary=True, row_factory=class_row(MeterUsage)) as cursor:
         await cursor.execute(queries.of_period, (tenant_id, period_start))
         return {usage.meter: usage for usage in await cursor.fetchall()}

@@ -1,5 +1,5 @@
 -- name: upsert
--- What was asked for and not published yet may lack the trace, which the message of that revision brings.
+-- A window from an answer may lack the trace, which the message with the same revision adds.
 INSERT INTO usage (
     tenant_id, period_start, meter, period_end, value, event_count, revision, aggregation, trace
 )

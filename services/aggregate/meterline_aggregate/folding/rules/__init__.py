@@ -1,1 +1,1 @@
-"""How accepted events become changes of windows, members and contributions."""
+"""Folds accepted events into changes of windows, members and contributions."""

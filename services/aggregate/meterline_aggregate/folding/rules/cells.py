@@ -1,7 +1,7 @@
-"""The first step of folding: the rows of a message to one cell a batch, series and minute.
+"""The first step of folding: aggregates the rows of a message into cells of one batch, series and minute.
 
-Everything else is made of cells, since every window of every zone begins with a minute. A message of live
-traffic has some tens of them, whatever its number of rows.
+Every window of every zone begins with a minute, so all other figures can be computed from cells. A message
+of live traffic has a few dozen cells, whatever its number of rows.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Int64s = npt.NDArray[np.int64]
 
 @dataclass(slots=True)
 class Cells:
-    """counts: events that have each measure of the layout (a row each) in each cell (a column each)
-    numbers: of the slots that columns are folded for; where there are no events they mean nothing
+    """counts: events that have a measure (one row each, as in the layout), by cell (one column each)
+    numbers: of the slots that fold columns; undefined where there are no events
     """
 
     series: Int64s
@@ -46,7 +46,7 @@ class Cells:
 
 
 def make_cells(messages: Sequence[Message], layout: Layout, scales: Sequence[int]) -> Cells:
-    """The cells of all messages; quantities are brought to `scales`, one a measure of the layout.
+    """The cells of all messages; quantities are converted to `scales`, one per measure of the layout.
 
     Raises UnsuitableError when a value is too wide at its scale.
     """
@@ -101,7 +101,7 @@ def _message_cells(message: Message, layout: Layout, scales: Sequence[int], firs
 def _measured(
     message: Message, layout: Layout, scales: Sequence[int]
 ) -> Iterator[tuple[int, Flags | None, Int64s | None, int]]:
-    """What the message has of each measure but the first: rank, which rows, units, magnitude of their sum."""
+    """For each measure but the first: its rank, which rows have it, their units, and a bound of their sum."""
     for rank, measure in enumerate(layout.measures[1:], 1):
         if measure == SUBJECT:
             named = np.array([bool(subject) for subject in message.subjects], np.bool_)

@@ -1,6 +1,6 @@
-"""What folding results in: columns of changes, in the order in which they are to be applied.
+"""The results of folding: columns of changes, in the order in which they are applied.
 
-All replicas apply changes in the same order of keys, so that none can wait for another in a circle.
+All replicas apply changes in the same order of keys, so that they cannot deadlock.
 """
 
 from __future__ import annotations
@@ -27,11 +27,10 @@ def _none() -> Int64s:
 
 @dataclass(slots=True)
 class Numbers:
-    """Numbers of rows, exact: units / 10^scale. Units mean nothing where a row's slot has no number.
+    """Exact numbers of rows: units / 10^scale. Units are undefined where a row's slot has no number.
 
     slot: codes of slots
-    units: Python's integers, since a sum may be wider than a column of the machine. None: nothing is to be
-        merged, and what is stored stays
+    units: Python integers, since a sum may exceed 64 bits. None: nothing to merge, the stored number is kept
     """
 
     slot: Int64s = field(default_factory=_none)
@@ -39,9 +38,9 @@ class Numbers:
     scale: Int64s = field(default_factory=_none)
 
     def literals(self, rows: Int64s, *, of_batches: bool) -> list[str]:
-        """The numbers of some rows as Postgres reads them; NULL for slots that have none.
+        """The numbers of some rows as Postgres literals; NULL for slots that have none.
 
-        of_batches: NULL as well for what does not depend on the batch alone
+        of_batches: NULL also for numbers that do not depend on the batch alone
         """
         have = _HAVE_OWN_NUMBERS if of_batches else _HAVE_NUMBERS
         return [
@@ -69,9 +68,9 @@ class Numbers:
 
 @dataclass(slots=True)
 class WindowChanges:
-    """One row a window, sorted by grain, tenant, meter, start and group.
+    """One row per window, sorted by grain, tenant, meter, start and group.
 
-    last_batch: position in `Changes.batches` of the greatest batch id that the window got events from
+    last_batch: position in `Changes.batches` of the greatest batch id that added events to the window
     """
 
     grain: Int64s = field(default_factory=_none)
@@ -114,7 +113,7 @@ class WindowChanges:
 
 @dataclass(slots=True)
 class MemberChanges:
-    """One row a window and member (a digest of 16 bytes), sorted, without repetition."""
+    """One row per window and member (a digest of 16 bytes), sorted, without duplicates."""
 
     grain: Int64s = field(default_factory=_none)
     tenant_id: Int64s = field(default_factory=_none)
@@ -129,7 +128,7 @@ class MemberChanges:
 
 @dataclass(slots=True)
 class ContributionChanges:
-    """One row a tenant, meter, hour (or part of it, see `Windows.lineage`) and batch, sorted so."""
+    """One row per tenant, meter, slice (see `Windows.lineage`) and batch, sorted by these."""
 
     tenant_id: Int64s = field(default_factory=_none)
     meter_id: Int64s = field(default_factory=_none)
@@ -154,9 +153,9 @@ class ContributionChanges:
 
 @dataclass(slots=True)
 class Skipped:
-    """What batches may have added to meters of unknown kinds: contributions to be made when somebody can.
+    """Contributions of batches to meters of unknown kinds, to be folded once the kind is known.
 
-    taken: for each contribution, marks of the rows that it takes away, 16 bytes each
+    taken: for each contribution, the marks of the rows that it retracts, 16 bytes each
     """
 
     contributions: ContributionChanges = field(default_factory=ContributionChanges)
@@ -165,10 +164,10 @@ class Skipped:
 
 @dataclass(slots=True)
 class Rebuilds:
-    """What waits for a rebuild: slots without an inverse that lost events, and events that were skipped.
+    """Requests for rebuilds: slots without an inverse lost events, or events were skipped.
 
-    months: (tenant, meter, start) that wait for it, sorted
-    sources: (tenant, meter, start, position of the batch) of contributions that took events away, sorted
+    months: (tenant, meter, start) to rebuild, sorted
+    sources: (tenant, meter, start, position of the batch) of contributions that retracted events, sorted
     """
 
     months: list[tuple[int, int, int]] = field(default_factory=list)
@@ -177,7 +176,9 @@ class Rebuilds:
 
 @dataclass(slots=True)
 class Changes:
-    """All that a batch of messages changes. `totals`: events of each tenant, metered or not."""
+    """All changes of a batch of messages. `totals`: events of each tenant, whether a meter counts them or
+    not.
+    """
 
     batches: Sequence[Batch]
     windows: WindowChanges

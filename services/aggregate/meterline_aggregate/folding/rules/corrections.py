@@ -1,7 +1,7 @@
-"""Folding rows that are taken away: as they were folded when they counted, and then the other way round.
+"""Folds retracted rows: they are folded as when they counted, and the result is subtracted.
 
-Slots with an inverse take it. The others keep what they have, and the months that may have changed are named,
-to be computed again from the events that are left.
+Slots without an inverse keep their number; the months that may have changed are returned, to be rebuilt from
+the remaining events.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _WITHOUT_INVERSE = np.array([not slot.inverse for slot in SLOTS])
 
 
 def fold_corrections(messages: Sequence[Message], fold: Callable[[Sequence[Message]], Changes]) -> Changes:
-    """What all rows change together; `fold` folds those of one kind."""
-    added = fold([message.only(~message.gone) for message in messages])
-    taken = fold([message.only(message.gone) for message in messages])
+    """The changes of all rows; `fold` is applied to added and to retracted rows separately."""
+    added = fold([message.only(~message.retracted_rows) for message in messages])
+    taken = fold([message.only(message.retracted_rows) for message in messages])
     batches = [batch for message in messages for batch in message.batches]
     return Changes(
         batches,
@@ -44,7 +44,7 @@ def fold_corrections(messages: Sequence[Message], fold: Callable[[Sequence[Messa
 
 
 class _Side:
-    """The rows of one of the two, by key."""
+    """The added or the retracted rows, by key."""
 
     def __init__(self, keys: Sequence[Int64s], event_count: Int64s, numbers: Numbers) -> None:
         columns = zip(*(column.tolist() for column in keys), strict=True)
@@ -55,7 +55,7 @@ class _Side:
         self.scale = numbers.scale.tolist()
 
     def at(self, key: Key) -> tuple[int, Fixed | None]:
-        """Events and number; nothing for a key that this side has not."""
+        """Events and number; (0, None) for a key without a row."""
         row = self.rows.get(key)
         if row is None:
             return 0, None
@@ -68,13 +68,13 @@ class _Side:
 
 
 def _less(keys: Sequence[Key], added: _Side, taken: _Side) -> tuple[Int64s, Numbers]:
-    """Events and numbers of each key, less what is taken away."""
+    """Events and numbers of each key: added minus retracted."""
     counts: list[int] = []
     slots: list[int] = []
     numbers: list[Fixed | None] = []
     for key in keys:
         (events, number), (gone, gone_number) = added.at(key), taken.at(key)
-        # A key is in one of the two at least.
+        # Each key is in at least one of the two.
         slot = added.slot_of(key)
         code = taken.slot[taken.rows[key]] if slot is None else slot
         counts.append(events - gone)
@@ -114,7 +114,7 @@ def _windows(added: WindowChanges, taken: WindowChanges, batches: Sequence[Batch
 def _contributions(
     added: ContributionChanges, taken: ContributionChanges, batches: Sequence[Batch]
 ) -> ContributionChanges:
-    """A batch that adds and takes in the same hour has one row there, also where it comes to nothing."""
+    """A batch that adds and retracts in the same slice has one row there, even if the result is 0."""
     sides = [
         _Side((one.tenant_id, one.meter_id, one.start_us, one.batch), one.event_count, one.numbers)
         for one in (added, taken)

@@ -1,4 +1,4 @@
-"""Members of unique counts and dictionary keys are kept as 16 bytes."""
+"""Members of unique counts and keys of dictionaries are stored as digests of 16 bytes."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ WIDTH: Final = 16
 
 
 def digest(value: str) -> bytes:
-    """128 bits: two values of one tenant meet by chance after some 10^19 of them."""
+    """128 bits: the first collision within a tenant is expected after some 10^19 values."""
     return hashlib.blake2b(value.encode(), digest_size=WIDTH).digest()

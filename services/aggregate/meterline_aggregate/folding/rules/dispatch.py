@@ -1,4 +1,4 @@
-"""Which of the two ways to fold: columns where there are many rows, one by one otherwise."""
+"""Chooses how to fold: in columns where there are many rows, otherwise one by one."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from meterline_aggregate.folding.rules.vectors import fold_vectors
 from meterline_aggregate.kinds.grouping import UnsuitableError
 from meterline_aggregate.windows.calendar import OddMinuteError
 
-# Below this many rows the fixed cost of the columns is the greater one (tests/bench/fold.py).
+# Below this many rows, the fixed cost of columns exceeds that of plain folding (tests/bench/fold.py).
 FEW_ROWS: Final = 10
 
 
 def fold(messages: Sequence[Message]) -> Changes:
-    """One change for each window, contribution and tenant that the messages touch.
+    """Folds messages into one change for each window, contribution and tenant.
 
-    The order of messages and of their rows means nothing, and folding parts apart and applying both comes
-    to the same. Rows that are taken away may come before those that they repeat.
+    The order of messages and rows does not matter, and folding parts separately and applying both gives the
+    same result. Retracted rows may come before the rows that they retract.
     """
     if any(message.retracted is not None for message in messages):
         return fold_corrections(messages, _fold)

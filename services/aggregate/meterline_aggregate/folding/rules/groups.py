@@ -1,4 +1,4 @@
-"""Groups that usage is kept by, and the one of all that have no room of their own."""
+"""Keys of groups, and of the rest, which counts combinations that have no group of their own."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Final
 from meterline_aggregate.folding.rules.digests import digest
 from meterline_aggregate.meters.rules.definitions import Pairs
 
-# What the rest's dimensions say. A real value may be the same text; it is another group.
+# The value shown for the rest's dimensions. A real value may have the same text and is another group.
 REST_VALUE: Final = "(other)"
 
-# A tenant and the digest of a group's dimensions.
+# A tenant and the digest of the group's dimensions.
 GroupKey = tuple[int, bytes]
-# A tenant and what `names_of` says of a group.
+# A tenant and the set's dimensions, as `names_of` returns them.
 SetKey = tuple[int, str]
 
 
@@ -22,16 +22,16 @@ def group_key(tenant_id: int, group: Pairs) -> GroupKey:
 
 
 def names_of(group: Pairs) -> str:
-    """The dimensions that the group is of, sorted, with commas between. Names have no commas."""
+    """The names of the group's dimensions, sorted, joined by commas. Names contain no commas."""
     return ",".join(sorted(name for name, _ in group))
 
 
 def rest_of(names: str) -> Pairs:
-    """What the rest of a set of dimensions is shown as."""
+    """The dimensions shown for the rest of a set."""
     return tuple((name, REST_VALUE) for name in names.split(","))
 
 
 def rest_key(key: SetKey) -> GroupKey:
-    """No real group has it: theirs are of lists."""
+    """Differs from the keys of all groups: those are digests of lists."""
     tenant_id, names = key
     return tenant_id, digest(json.dumps({"rest": names}))

@@ -1,4 +1,4 @@
-"""Dictionaries of one fold: series, targets, meters, groups and measures by small numbers."""
+"""Dictionaries for one fold: series, targets, meters, groups and measures by small numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class TargetTable:
-    """The targets of every series, one after the other."""
+    """The targets of every series, concatenated."""
 
     def __init__(self, layout: Layout, targets: Sequence[Sequence[Target]]) -> None:
         flat = [(series, target) for series, some in enumerate(targets) for target in some]
@@ -32,7 +32,7 @@ class TargetTable:
         self.targets = [target for _, target in flat]
 
     def expand(self, series: Int64s) -> tuple[Int64s, Int64s]:
-        """Every row with every target of its series: positions of rows, and of targets in this table."""
+        """Joins rows with the targets of their series: positions of rows, and of targets in this table."""
         repeats = self._counts[series]
         rows = np.repeat(np.arange(len(series)), repeats)
         shift = self._firsts[series] - (np.cumsum(repeats) - repeats)
@@ -40,9 +40,9 @@ class TargetTable:
 
 
 class Layout:
-    """Ranks are dense and ascending, so that keys made of them sort as the keys of the tables do.
+    """Ranks are dense and ascending, so that keys made of ranks sort like the keys of the tables.
 
-    A meter's rank is that of (tenant, meter).
+    A meter's rank is the rank of (tenant, meter).
     """
 
     def __init__(self, messages: Sequence[Message]) -> None:
@@ -65,14 +65,14 @@ class Layout:
 
     def _describe_meters(self, targets: Iterable[Target]) -> None:
         by_meter = {target.meter_id: target for target in targets}
-        told = [by_meter[meter_id] for _, meter_id in self.meters]
+        meter_targets = [by_meter[meter_id] for _, meter_id in self.meters]
         self.tenant_of_meter = _column(tenant_id for tenant_id, _ in self.meters)
         self.id_of_meter = _column(meter_id for _, meter_id in self.meters)
-        self.slot_of_meter = _column(target.slot.code for target in told)
-        self.measure_of_meter = _column(self.measure_rank[target.measure] for target in told)
-        self.has_members = any(target.slot.has_members for target in told)
-        folded = {(target.measure, target.slot) for target in told if target.slot.cells is not None}
-        # The slots that columns of each measure are folded for, and all of them.
+        self.slot_of_meter = _column(target.slot.code for target in meter_targets)
+        self.measure_of_meter = _column(self.measure_rank[target.measure] for target in meter_targets)
+        self.has_members = any(target.slot.has_members for target in meter_targets)
+        folded = {(target.measure, target.slot) for target in meter_targets if target.slot.cells is not None}
+        # The slots that fold the column of each measure, and all such slots.
         self.slots_of_measure = [
             [slot for slot in SLOTS if (measure, slot) in folded] for measure in self.measures
         ]
@@ -82,7 +82,7 @@ class Layout:
         ]
 
     def positions(self, message: Message) -> Int64s:
-        """Where the series of a message stand among all."""
+        """The positions of a message's series among all series."""
         return _column(self._position[id(series)] for series in message.series)
 
     def members_of(self, *, subjects: bool) -> TargetTable:
@@ -100,7 +100,7 @@ class Layout:
         )
 
     def local_starts(self, series: Int64s, minutes: Int64s) -> tuple[Int64s, Int64s]:
-        """Where the local days and months begin that hold each minute, all in minutes since the epoch.
+        """The starts of the local days and months that contain each minute, all in minutes since the epoch.
 
         Raises OddMinuteError.
         """

@@ -1,4 +1,4 @@
-"""Rows of the slot `members`, in columns: each value once in every window that it occurs in."""
+"""Folds the slot `members` in columns: each value once per window in which it occurs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from meterline_aggregate.windows.calendar import MINUTE_US, Grain
 Int64s = npt.NDArray[np.int64]
 
 
-class _Sightings:
-    """Rows of (series, minute, member), and the targets that count them."""
+class _MemberRows:
+    """Rows of (series, minute, member), with the targets that count them."""
 
     def __init__(self) -> None:
         self._numbers: dict[bytes, int] = {}
@@ -49,7 +49,9 @@ class _Sightings:
         minute: Int64s,
         member: Int64s,
     ) -> None:
-        """`rows` and `targets` as `TargetTable.expand` gave them; `member` is one an expanded row."""
+        """`rows` and `targets` as returned by `TargetTable.expand`; `member` has one element per expanded
+        row.
+        """
         self.series.append(series[rows])
         self.minute.append(minute[rows])
         self.member.append(member)
@@ -57,7 +59,7 @@ class _Sightings:
         self.group.append(table.group[targets])
 
     def ranked(self) -> tuple[Int64s, npt.NDArray[np.void]]:
-        """The rank of each member's digest by its number, and the digests in their order."""
+        """The rank of each member's digest, by member number, and the digests in order."""
         digests = sorted(self._numbers)
         ranks = np.empty(len(digests), np.int64)
         ranks[[self._numbers[one] for one in digests]] = np.arange(len(digests))
@@ -66,9 +68,9 @@ class _Sightings:
 
 def fold_members(messages: Sequence[Message], layout: Layout, cells: Cells) -> MemberChanges:
     """Raises UnsuitableError when keys get too wide, and OddMinuteError."""
-    seen = _Sightings()
-    _see_values(seen, layout, cells)
-    _see_subjects(seen, layout, messages)
+    seen = _MemberRows()
+    _add_values(seen, layout, cells)
+    _add_subjects(seen, layout, messages)
     series, minute, member, meter, group_rank = (
         np.concatenate(column) for column in (seen.series, seen.minute, seen.member, seen.meter, seen.group)
     )
@@ -97,15 +99,15 @@ def fold_members(messages: Sequence[Message], layout: Layout, cells: Cells) -> M
     )
 
 
-def _see_values(seen: _Sightings, layout: Layout, cells: Cells) -> None:
-    """A dimension's value belongs to the series, so cells tell when it occurred."""
+def _add_values(seen: _MemberRows, layout: Layout, cells: Cells) -> None:
+    """A dimension's value belongs to the series, so the cells of a series show when it occurred."""
     table = layout.members_of(subjects=False)
     members = np.array([seen.number(target.member or b"") for target in table.targets], np.int64)
     rows, targets = table.expand(cells.series)
     seen.add(table, rows, targets, cells.series, cells.minute, members[targets])
 
 
-def _see_subjects(seen: _Sightings, layout: Layout, messages: Sequence[Message]) -> None:
+def _add_subjects(seen: _MemberRows, layout: Layout, messages: Sequence[Message]) -> None:
     table = layout.members_of(subjects=True)
     if not table.targets:
         return

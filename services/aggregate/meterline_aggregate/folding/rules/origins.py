@@ -1,6 +1,6 @@
-"""Which meters counted a row that is taken away: those that were there when it was counted.
+"""Finds the meters that counted a retracted row when it was folded.
 
-A meter that was created since would otherwise lose what it never had.
+A meter created since then did not count the row, and must not subtract it.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from meterline_aggregate.windows.calendar import windows_at
 
 
 class Origin(NamedTuple):
-    """A batch of a tenant that brought rows."""
+    """A tenant's batch that brought retracted rows."""
 
     tenant_id: int
     batch_id: bytes
 
     @property
     def accepted_us(self) -> int:
-        """When it was accepted, to the millisecond: its id is a UUIDv7."""
+        """When the batch was accepted, in whole milliseconds: its id is a UUIDv7."""
         return made_at_ms(uuid.UUID(bytes=self.batch_id)) * 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What is known of origins.
+    """Facts about origins.
 
-    slices: of each that has counted somewhere, the (meter, start of the contribution)
-    here: batches that are folded together with what takes their rows away
+    slices: for each origin that has contributions, their (meter, start)
+    here: batches that are folded together with the retraction of their rows
     meters_us: when each meter was created
     """
 
@@ -49,14 +49,14 @@ class Counted:
         slices = self.slices.get(origin)
         if slices is not None:
             return (meter_id, slice_us) in slices
-        # Either it is still on its way, or there was no meter for it.
+        # The origin is not folded yet, or no meter counted it.
         return self.meters_us[meter_id] <= origin.accepted_us
 
 
 def limit_to_counted(message: Message, origins: Sequence[bytes], counted: Counted) -> Message:
-    """The message, its retracted rows only with the targets that counted them.
+    """The message, with each retracted row limited to the targets that counted it.
 
-    origins: of each retracted row, in their order; empty where unknown
+    origins: for each retracted row, in order; empty where unknown
     """
     if message.retracted is None:
         return message
@@ -80,5 +80,5 @@ def limit_to_counted(message: Message, origins: Sequence[bytes], counted: Counte
 
 
 def with_targets(series: Series, chosen: Callable[[int], bool]) -> Series:
-    """The series with the targets of chosen meters only."""
+    """The series with the targets of the chosen meters only."""
     return replace(series, targets=tuple(target for target in series.targets if chosen(target.meter_id)))

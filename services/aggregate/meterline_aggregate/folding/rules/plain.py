@@ -1,5 +1,7 @@
-"""Folding one event after the other, with Python's own integers: small batches, and whatever does not fit
-the columns of `vectors`. It says what folding means; tests hold `vectors` against it."""
+"""Folds one event after the other with Python integers: small batches, and whatever does not fit `vectors`.
+
+It defines the meaning of folding; tests compare `vectors` with it.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,7 @@ class ContributionKey(NamedTuple):
 
 @dataclass(slots=True)
 class Number:
-    """What events add up to, for one target."""
+    """The state that events add up to, for one target."""
 
     slot: Slot
     events: int = 0
@@ -75,7 +77,7 @@ class Event(NamedTuple):
     values: dict[str, Fixed]
 
     def measured(self, target: Target) -> Fixed | None:
-        """What the event adds to `target`; None when it has not what the target measures."""
+        """The event's value for `target`; None when the event lacks what the target measures."""
         if target.measure == EVERY_EVENT:
             return Fixed(0, 0)
         if target.measure == SUBJECT:
@@ -84,7 +86,7 @@ class Event(NamedTuple):
 
 
 def events_of(message: Message, first_batch: int) -> Iterator[Event]:
-    """The rows of a message; `first_batch` is the position of its first batch among all."""
+    """The rows of a message; `first_batch` is the position of its first batch among all batches."""
     owners = [first_batch + n for n, batch in enumerate(message.batches) for _ in range(batch.rows)]
     columns = {
         name: (quantity.units.tolist(), quantity.scale, quantity.present)

@@ -1,7 +1,7 @@
-"""Which events of a meter and tenant are left when some were retracted.
+"""Removes retracted events from the events of one meter and tenant.
 
-Two rows that a meter cannot tell apart are as good as one another, whatever event each of them is: so rows
-are compared by what the meter sees of them, and a retracted one removes any one that equals it.
+Rows that are equal to the meter are interchangeable, whatever events they are. So rows are compared by what
+the meter sees of them, and a retracted row removes any one equal row.
 """
 
 from __future__ import annotations
@@ -15,40 +15,40 @@ from meterline_aggregate.folding.rules.plain import Event, events_of
 from meterline_aggregate.folding.rules.rows import SUBJECT, Message, Target
 from meterline_aggregate.windows.calendar import MINUTE_US
 
-# What a meter sees of a row: its minute, where it counts, whom, and how much.
-Sight = tuple[int, tuple[Target, ...], str, int]
+# What a meter sees of a row: its minute, targets, subject and units.
+RowKey = tuple[int, tuple[Target, ...], str, int]
 
 
 @dataclass(slots=True)
 class Retractions:
-    """Retracted rows that have not yet removed an equal one."""
+    """Retracted rows that have not yet removed an equal row."""
 
-    rows: Counter[Sight] = field(default_factory=Counter)
+    rows: Counter[RowKey] = field(default_factory=Counter)
 
     def note(self, message: Message) -> None:
-        """Adds the message's retracted rows. Its series have targets of the meter only."""
-        for event, is_gone in zip(events_of(message, 0), message.gone.tolist(), strict=True):
-            if is_gone and (sight := _sight(event)) is not None:
-                self.rows[sight] += 1
+        """Adds the message's retracted rows. Its series must have targets of one meter only."""
+        for event, is_gone in zip(events_of(message, 0), message.retracted_rows.tolist(), strict=True):
+            if is_gone and (key := _row_key(event)) is not None:
+                self.rows[key] += 1
 
     def remove(self, message: Message) -> Message:
-        """The message's other rows, without those that were retracted."""
-        left = ~message.gone
+        """The message's rows that are neither retractions nor retracted."""
+        left = ~message.retracted_rows
         if self.rows:
             for row, event in enumerate(events_of(message, 0)):
-                sight = _sight(event) if left[row] else None
-                if sight is not None and sight in self.rows:
+                key = _row_key(event) if left[row] else None
+                if key is not None and key in self.rows:
                     left[row] = False
-                    self._cross_off(sight)
+                    self._remove_one(key)
         return message.only(left)
 
-    def _cross_off(self, sight: Sight) -> None:
-        self.rows[sight] -= 1
-        if not self.rows[sight]:
-            del self.rows[sight]
+    def _remove_one(self, key: RowKey) -> None:
+        self.rows[key] -= 1
+        if not self.rows[key]:
+            del self.rows[key]
 
 
-def _sight(event: Event) -> Sight | None:
+def _row_key(event: Event) -> RowKey | None:
     """None for a row that the meter does not count."""
     targets = event.series.targets
     value = event.measured(targets[0]) if targets else None

@@ -1,4 +1,4 @@
-"""What is folded: the rows of messages, as columns, with what each series of them adds to."""
+"""The input of folding: the rows of messages as columns, with the targets of each series."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Int64s = npt.NDArray[np.int64]
 Indexes = npt.NDArray[np.uint32]
 Flags = npt.NDArray[np.bool_]
 
-# What a target measures, besides quantities by their names (which are never empty and have no blanks).
+# Measures other than quantities, whose names are never empty and contain no blanks.
 EVERY_EVENT: Final = ""
 SUBJECT: Final = " subject"
 
@@ -27,9 +27,9 @@ TOTAL: Final = 0
 class Target:
     """One number that the events of a series add to.
 
-    slot: what keeps it, besides the number of events
+    slot: stores the number, in addition to the number of events
     measure: EVERY_EVENT, SUBJECT, or a quantity's name; only events that have it count
-    member: for slots with members that are values of a dimension, the digest of the series' value
+    member: for slots whose members are values of a dimension, the digest of the series' value
     """
 
     meter_id: int
@@ -43,7 +43,7 @@ class Target:
 class Series:
     """One combination of tenant, event type and dimensions. `zone` is the tenant's time zone.
 
-    Every meter that counts the series has a target for the total, and one for a group if it has groups.
+    Each meter that counts the series has a target for the total, and one for a group if it has groups.
     """
 
     tenant_id: int
@@ -76,10 +76,10 @@ class Quantity:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Row i is element i of every column; rows of one batch are neighbours, in the order of `batches`.
+    """Row i is element i of every column; rows of one batch are adjacent, in the order of `batches`.
 
     series_index and subject_index are positions in `series` and `subjects`.
-    retracted: rows that counted before and are taken away; None when there are none
+    retracted: rows that counted before and are to be subtracted; None when there are none
     """
 
     batches: Sequence[Batch]
@@ -95,12 +95,12 @@ class Message:
         return len(self.times_us)
 
     @property
-    def gone(self) -> Flags:
-        """Of each row whether it is taken away."""
+    def retracted_rows(self) -> Flags:
+        """For each row whether it is retracted."""
         return np.zeros(len(self), np.bool_) if self.retracted is None else self.retracted
 
     def only(self, chosen: Flags) -> Message:
-        """The message without the other rows. Batches keep their positions, also those without rows."""
+        """The message with the chosen rows only. Batches keep their positions, even without rows."""
         owners = np.repeat(np.arange(len(self.batches)), [batch.rows for batch in self.batches])
         rows = np.bincount(owners[chosen], minlength=len(self.batches)).tolist()
         return Message(

@@ -1,4 +1,4 @@
-"""What meters of unknown kinds would have counted is set aside, to be folded when their kind is known."""
+"""Separates the changes of meters of unknown kinds, to be folded when their kind is known."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from meterline_aggregate.folding.rules.digests import digest
 from meterline_aggregate.folding.rules.rows import TOTAL
 from meterline_aggregate.windows.calendar import Grain
 
-# Of a contribution: tenant, meter, start, and the id of the batch.
+# Identifies a contribution: tenant, meter, start, and the id of the batch.
 Slice = tuple[int, int, int, bytes]
 
 
 def mark(event_type: str, dimensions: Iterable[tuple[str, str]], subject: str, time_us: int) -> bytes:
-    """16 bytes that tell the rows of a batch apart, as far as counting needs it."""
+    """16 bytes that identify a row within its batch, as far as counting requires."""
     return digest(json.dumps([event_type, sorted(dimensions), subject, time_us]))
 
 
 def set_aside(changes: Changes, unknown: Collection[int], taken: Mapping[Slice, bytes]) -> Changes:
-    """The changes without those of unknown meters, which are `skipped`; their months wait for a rebuild.
+    """The changes without those of unknown meters, which become `skipped`; their months await a rebuild.
 
-    taken: marks of the rows that are taken away from unknown meters
+    taken: marks of the rows that are retracted from unknown meters
     """
     numbers = np.array(sorted(unknown), np.int64)
     windows, given = changes.windows, changes.contributions

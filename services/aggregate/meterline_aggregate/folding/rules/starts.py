@@ -1,4 +1,4 @@
-"""Where the windows begin that hold the minutes of some rows."""
+"""Computes the starts of the windows that contain the minutes of some rows."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Int64s = npt.NDArray[np.int64]
 
 
 class Starts:
-    """Counted in minutes from the earliest start of all; `span` is above every one of them."""
+    """Starts in minutes after the earliest of them; `span` exceeds every one."""
 
     def __init__(self, layout: Layout, series: Int64s, minutes: Int64s) -> None:
         """Raises OddMinuteError."""
         days, months = layout.local_starts(series, minutes)
         hours = minutes - minutes % 60
-        # A month may begin after the hour, in zones half an hour off.
+        # In zones half an hour off, a month may begin within the hour, so neither minimum suffices.
         self._base = min(int(hours.min()), int(months.min())) if len(minutes) else 0
         self.span = int(minutes.max()) - self._base + 1 if len(minutes) else 1
         self._of = {
@@ -34,5 +34,5 @@ class Starts:
         return self._of[grain]
 
     def microseconds(self, starts: Int64s) -> Int64s:
-        """Starts as microseconds since the Unix epoch."""
+        """Starts in microseconds since the Unix epoch."""
         return (starts + self._base) * MINUTE_US

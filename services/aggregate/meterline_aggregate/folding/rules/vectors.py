@@ -1,4 +1,4 @@
-"""Folding in columns: rows to cells (see `cells`), cells to windows, with numpy on 64-bit integers."""
+"""Folds in columns: rows to cells (see `cells`), cells to windows, with numpy on 64-bit integers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Int64s = npt.NDArray[np.int64]
 
 
 def fold_vectors(messages: Sequence[Message]) -> Changes:
-    """The same as `fold_plain`, of messages that have rows.
+    """Gives the same result as `fold_plain`; at least one message must have rows.
 
     Raises UnsuitableError when a number is too wide for 64 bits, and OddMinuteError when a local day begins
     within a minute.
@@ -50,7 +50,7 @@ def fold_vectors(messages: Sequence[Message]) -> Changes:
 
 
 def _scales(messages: Sequence[Message], layout: Layout) -> list[int]:
-    """The finest scale of each measure, to which all of them are brought."""
+    """The finest scale of each measure; all values are converted to it."""
     return [
         max((message.quantities[name].scale for message in messages if name in message.quantities), default=0)
         for name in layout.measures
@@ -68,7 +68,7 @@ def _totals(layout: Layout, cells: Cells) -> dict[int, int]:
 
 
 class _Adding:
-    """Every cell with every target that it adds to: the rows that windows are made of."""
+    """Every cell with every target that it adds to: the rows that windows are folded from."""
 
     def __init__(self, layout: Layout, cells: Cells, scales: Sequence[int], batches: Sequence[Batch]) -> None:
         self._layout = layout
@@ -132,13 +132,14 @@ class _Adding:
         )
 
     def _numbers(self, grouping: Grouping, meter: Int64s, rows: Int64s | slice) -> Numbers:
-        """What the rows of each group add up to; `meter` is the rank of each group's meter."""
+        """The merged numbers of each group's rows; `meter` is the rank of each group's meter."""
         slot = self._layout.slot_of_meter[meter]
         units: list[int | None] | None = None
         for code, numbers in self._numbers_of.items():
             merged = numbers.merged(grouping, rows)
             if units is None:
-                # Right for all rows if there is no other slot; where a slot has no number, it means nothing.
+                # Correct for all rows if no other slot folds columns; ignored where a row's slot has no
+                # number.
                 units = cast("list[int | None]", merged)
             else:
                 for place in np.flatnonzero(slot == code).tolist():

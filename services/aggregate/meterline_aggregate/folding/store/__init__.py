@@ -1,1 +1,1 @@
-"""The tables of windows, members, contributions, groups and applied messages."""
+"""Stores windows, members, contributions, groups and applied messages."""

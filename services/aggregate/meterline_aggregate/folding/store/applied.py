@@ -1,4 +1,4 @@
-"""Which messages were applied: known for good, by the batches that they brought."""
+"""Records which messages were applied, permanently, by the ids of their batches."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ queries = Queries("meterline_aggregate.folding.store", "applied.sql")
 
 
 async def register(connection: Connection, keys: Collection[bytes]) -> set[bytes]:
-    """Notes messages (`Accepted.key`) as applied in this transaction; returns those that were not before.
+    """Records messages (`Accepted.key`) as applied in this transaction; returns those that were new.
 
-    A concurrent transaction with the same message is waited for. Keys are sorted, so that two such
-    transactions cannot wait for each other.
+    Waits for a concurrent transaction with the same message. Keys are sorted, so that two such transactions
+    cannot deadlock.
     """
     cursor = await connection.execute(queries.register_applied, (_array(keys),), binary=True)
     return {key.bytes for (key,) in await cursor.fetchall()}
 
 
 async def register_in_parts(connection: Connection, keys: Collection[bytes]) -> set[bytes]:
-    """Notes that messages are applied by their batches; answers those of which this is so. Not of those that
-    were applied as a whole before. Concurrent transactions as in `register`."""
+    """Records messages as applied by batches, unless they were applied whole; returns those recorded so.
+
+    Waits for concurrent transactions as `register` does.
+    """
     await connection.execute(queries.register_in_parts, (_array(keys),))
     return await in_parts(connection, keys)
 
 
 async def in_parts(connection: Connection, keys: Collection[bytes]) -> set[bytes]:
-    """The messages that are applied by their batches."""
+    """Those of the messages that are applied by batches."""
     cursor = await connection.execute(queries.applied_in_parts, (_array(keys),), binary=True)
     return {key.bytes for (key,) in await cursor.fetchall()}
 

@@ -1,4 +1,4 @@
-"""The dictionary of groups, and how many a tenant has of each set of dimensions."""
+"""Stores groups, and the number of groups that a tenant has for each set of dimensions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ queries = Queries("meterline_aggregate.folding.store", "groups.sql")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a combination of values counts: in a group of its own, or in the rest."""
+    """Where a combination of values counts: in its own group, or in the rest."""
 
     group_id: int
     rest: bool
@@ -29,14 +29,14 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """closed: the sets that have a rest from now on, and how many groups each of them keeps"""
+    """closed: the sets that were closed now, and their numbers of groups"""
 
     places: Mapping[GroupKey, Place]
     closed: Mapping[SetKey, int]
 
 
 async def find(connection: Connection, groups: Mapping[GroupKey, Pairs]) -> dict[GroupKey, Place]:
-    """The places of those combinations that have one already."""
+    """The places of the combinations that have one already."""
     keys = sorted(groups)
     parameters = (*_keys(keys), text_array([names_of(groups[key]) for key in keys]))
     cursor = await connection.execute(queries.find_groups, parameters, binary=True)
@@ -47,14 +47,14 @@ async def find(connection: Connection, groups: Mapping[GroupKey, Pairs]) -> dict
 
 
 async def add(connection: Connection, groups: Mapping[GroupKey, Pairs], most: int) -> Added:
-    """Gives places to combinations that had none, in their order: groups of their own as long as their set
-    has less than `most`, else the rest, which closes the set for good.
+    """Assigns places to new combinations in order: their own groups as long as the set has fewer than `most`,
+    else the rest, which closes the set permanently.
 
-    The sets are held until the transaction ends, so that the bound is exact whoever else adds some.
+    Locks the sets until the transaction ends, so that concurrent transactions respect the bound exactly.
     """
     sets = {(key[0], names_of(group)) for key, group in groups.items()}
     held = await _hold(connection, sets)
-    # Others may have added some until the sets were held.
+    # Others may have added some before the sets were locked.
     places = await find(connection, groups)
     admitted: dict[GroupKey, Pairs] = {}
     closed: dict[SetKey, int] = {}
@@ -77,7 +77,7 @@ async def add(connection: Connection, groups: Mapping[GroupKey, Pairs], most: in
 
 
 async def fullness(connection: Connection, most: int) -> tuple[Decimal, int]:
-    """The part of `most` that the fullest set has, a closed one 1, and how many are closed."""
+    """The fullest set's part of `most` (1 for a closed set), and the number of closed sets."""
     cursor = await connection.execute(queries.fullness, (most,), binary=True)
     row = await cursor.fetchone()
     assert row is not None
@@ -85,7 +85,7 @@ async def fullness(connection: Connection, most: int) -> tuple[Decimal, int]:
 
 
 async def _hold(connection: Connection, sets: Collection[SetKey]) -> dict[SetKey, int]:
-    """How many groups each set has."""
+    """Locks the sets; returns how many groups each has."""
     parameters = _sets(sorted(sets))
     await connection.execute(queries.begin_sets, parameters)
     cursor = await connection.execute(queries.hold_sets, parameters, binary=True)

@@ -1,5 +1,5 @@
 -- name: find_groups
--- One statement, so that it sees all groups of a set that it sees closed: they were committed before.
+-- One statement, so that a set seen as closed is seen with all its groups: those were committed before.
 SELECT k.tenant_id, k.digest, coalesce(g.group_id, s.rest_group_id), g.group_id IS NULL
 FROM unnest(%s::int4[], %s::uuid[], %s::text[]) AS k (tenant_id, digest, names)
 LEFT JOIN dimension_groups g ON g.tenant_id = k.tenant_id AND g.digest = k.digest
@@ -7,7 +7,7 @@ LEFT JOIN group_sets s ON s.tenant_id = k.tenant_id AND s.names = k.names
 WHERE g.group_id IS NOT NULL OR s.rest_group_id IS NOT NULL
 
 -- name: begin_sets
--- Sorted, and before any is held, so that nobody waits in a circle.
+-- Sorted and inserted before any row is locked, so that transactions cannot deadlock.
 INSERT INTO group_sets (tenant_id, names, held)
 SELECT k.tenant_id, k.names, 0 FROM unnest(%s::int4[], %s::text[]) AS k (tenant_id, names)
 ORDER BY k.tenant_id, k.names COLLATE "C"

@@ -1,4 +1,4 @@
-"""Numbers as text, in which they may have any width."""
+"""Numbers as text, which allows any width."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from collections.abc import Sequence
 
 
 def numeric_array(literals: Sequence[str]) -> str:
-    """An array of numbers or NULL; the statement says the type."""
+    """A Postgres array literal of numbers or NULL; the statement casts it."""
     return "{" + ",".join(literals) + "}"

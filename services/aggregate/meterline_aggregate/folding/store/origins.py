@@ -1,4 +1,4 @@
-"""What is known of the batches whose rows are taken away."""
+"""Reads which meters counted the batches of retracted rows."""
 
 from __future__ import annotations
 

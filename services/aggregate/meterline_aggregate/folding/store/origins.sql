@@ -1,5 +1,5 @@
 -- name: slices_of_batches
--- Where batches contributed, or will when the meter's kind is known.
+-- Where batches contributed, or will once the meter's kind is known.
 SELECT c.tenant_id, c.batch_id, c.meter_id, c.window_start
 FROM unnest(%s::int4[], %s::uuid[]) AS k (tenant_id, batch_id)
 JOIN (

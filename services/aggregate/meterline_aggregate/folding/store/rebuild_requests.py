@@ -1,4 +1,4 @@
-"""Months that wait for a rebuild, and the batches that retracted events from them."""
+"""Stores requests to rebuild months, and the batches that retracted events from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ queries = Queries("meterline_aggregate.folding.store", "rebuild_requests.sql")
 
 
 async def request(connection: Connection, changes: Changes) -> None:
-    """Has months computed again, and remembers which batches took events away from them."""
+    """Requests rebuilds of months, and records which batches retracted events from them."""
     months = np.array(changes.rebuilds.months, np.int64).reshape(-1, 3).T
     sources = np.array(changes.rebuilds.sources, np.int64).reshape(-1, 4).T
     ids = np.frombuffer(b"".join(batch.batch_id for batch in changes.batches), "V16")

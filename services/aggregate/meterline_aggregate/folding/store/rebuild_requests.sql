@@ -1,5 +1,6 @@
 -- name: request
--- What is waiting already, waits on; what is being finished is waited for, and waits anew.
+-- A month that waits already keeps waiting. The update locks the row: it waits for a rebuild that is finishing, and
+-- then inserts the month again.
 INSERT INTO pending_rebuilds AS p (tenant_id, meter_id, window_start)
 SELECT * FROM unnest(%s::int4[], %s::int4[], %s::timestamptz[])
 ON CONFLICT (tenant_id, meter_id, window_start) DO UPDATE SET attempts = p.attempts

@@ -1,4 +1,4 @@
-"""What batches may have added to meters of unknown kinds."""
+"""Stores contributions that were skipped, since the kind of their meter is unknown here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ queries = Queries("meterline_aggregate.folding.store", "skipped.sql")
 
 
 async def add(connection: Connection, changes: Changes) -> None:
-    """Keeps it until somebody knows their kind."""
+    """Stores the skipped contributions until a replica knows the kind."""
     given = changes.skipped.contributions
     ids = np.frombuffer(b"".join(batch.batch_id for batch in changes.batches), "V16")
     parameters = (

@@ -1,4 +1,4 @@
-"""The time zones of tenants."""
+"""Reads the time zones of tenants."""
 
 from __future__ import annotations
 

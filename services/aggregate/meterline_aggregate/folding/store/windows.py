@@ -1,7 +1,7 @@
-"""Applies what was folded: some statements for any number of events.
+"""Applies the results of folding: a fixed number of statements for any number of events.
 
 All replicas lock in the same order (messages, members, windows, totals, months, rebuilds; within each by
-key), so that none can wait for another in a circle.
+key), so that they cannot deadlock.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Int64s = npt.NDArray[np.int64]
 
 _HAVE_MEMBERS = np.array([slot.has_members for slot in SLOTS])
 
-# For each way to merge, in one order for all replicas: the statement, and which slots merge so.
+# For each way to merge, in the same order on all replicas: the statement, and which slots merge so.
 _MERGES: Final = [
     (queries.merge_windows.replace("{merge}", merge), np.array([slot.sql_merge == merge for slot in SLOTS]))
     for merge in dict.fromkeys(slot.sql_merge for slot in SLOTS)
@@ -37,16 +37,14 @@ _MERGES: Final = [
 
 
 class AppliedBeforeError(Exception):
-    """A batch comes for the second time, in the company of others than before: contributions know batches
-    for good."""
+    """A batch was applied before, in another message. Contributions keep ids of batches permanently."""
 
 
 async def apply(connection: Connection, changes: Changes) -> None:
-    """Raises AppliedBeforeError when one of the batches has been applied before; the transaction is lost
-    then."""
+    """Raises AppliedBeforeError when a batch was applied before; the transaction is aborted then."""
     await _add_members(connection, changes)
     try:
-        # Nothing in it waits for an answer, so it all goes in one go.
+        # No statement needs the result of an earlier one, so all are sent in one round trip.
         async with connection.pipeline():
             await _apply(connection, changes)
     except psycopg.errors.UniqueViolation as error:
@@ -62,14 +60,14 @@ async def _apply(connection: Connection, changes: Changes) -> None:
         await skipped.add(connection, changes)
     await _add_totals(connection, changes.totals)
     if len(changes.windows):
-        # Last, so that the publisher of changed months finds these rows free nearly always.
+        # Last, so that MonthAnnouncer rarely finds these rows locked.
         await _mark_months(connection, changes)
     if changes.rebuilds.months:
         await rebuild_requests.request(connection, changes)
 
 
 async def _add_members(connection: Connection, changes: Changes) -> None:
-    """Stores the members that are new, and makes their number that of their windows' changes."""
+    """Stores new members, and sets the numbers of their windows' changes to how many were new."""
     members = changes.members
     if not len(members):
         return

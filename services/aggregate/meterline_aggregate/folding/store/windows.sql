@@ -1,6 +1,6 @@
 -- name: add_members
--- Answers how many were new in each window. Until the end nobody drops members of these meters of tenants: they are held
--- by key, so that nobody waits in a circle, and before the first member is looked for.
+-- Returns how many members were new in each window. The shared lock, by key and before the first member is inserted,
+-- keeps rebuilds from deleting members of these tenants' meters until the transaction ends, without deadlocks.
 WITH held AS MATERIALIZED (
     SELECT pg_advisory_xact_lock_shared(key), set_config('meterline.members_held', 'on', true)
     FROM unnest(%s::int8[]) AS key
@@ -16,7 +16,7 @@ FROM fresh
 GROUP BY grain, tenant_id, meter_id, window_start, group_id
 
 -- name: merge_windows
--- {merge} is how the rows' slots merge.
+-- {merge} is the merge expression of the rows' slots.
 INSERT INTO windows AS w (
     grain, tenant_id, meter_id, window_start, group_id, event_count, value, revision
 )

@@ -1,1 +1,1 @@
-"""Slots: parts of what a window keeps of its events, each with its fold, its merge and perhaps an inverse."""
+"""Slots: the parts of a window's state, each with a fold, a merge and possibly an inverse."""

@@ -1,4 +1,4 @@
-"""n: the number of events, which every window keeps in a column of its own."""
+"""The number of events, which every window stores in `windows.event_count`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from meterline_aggregate.kinds.slots.slot import Fixed, Slot
 
 
 class _Events(Slot):
-    """Has no number besides: as a row's slot it says that nothing else is kept."""
+    """Has no number in `windows.value`. A row with this slot stores nothing but the number of events."""
 
     code = 0
     has_number = False

@@ -1,4 +1,4 @@
-"""The greatest value of a quantity."""
+"""The slot for the greatest value of a quantity."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class _Highest(Slot):
         return max(mine, theirs)
 
     def less(self, mine: Fixed | None, gone: Fixed | None) -> Fixed | None:
-        """What is taken away leaves what there is, until the month is computed again."""
+        """Retracted events change nothing until the month is rebuilt."""
         return mine
 
 

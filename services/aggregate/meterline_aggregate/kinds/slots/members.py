@@ -1,6 +1,6 @@
-"""Different values, kept as digests of 16 bytes; their number is the slot's.
+"""The slot for distinct values, stored as digests of 16 bytes; its number is their count.
 
-They are folded to rows of their own (`folding.rules.members`). Storing them finds how many are new.
+Members are folded into their own rows (`folding.rules.members`). Storing them finds how many are new.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ class _Members(Slot):
     sql_merge = "w.value + excluded.value"
 
     def merge(self, mine: int, theirs: int) -> int:
-        """Of numbers of new members."""
+        """Adds two numbers of new members."""
         return mine + theirs
 
     def less(self, mine: Fixed | None, gone: Fixed | None) -> Fixed | None:
-        """What is taken away leaves its members, until the month is computed again."""
+        """Retracted events remove no members until the month is rebuilt."""
         return Fixed(0, 0)
 
 

@@ -1,6 +1,6 @@
-"""What a slot is. Each has a module here and a row in `slots.table`.
+"""The base class of slots. Each slot has a module in this package and a row in `slots.table`.
 
-Every window keeps n, the number of its events, and at most one slot more, whose number is in `windows.value`.
+Every window stores its number of events and at most one more slot, whose number is in `windows.value`.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ Flags = npt.NDArray[np.bool_]
 
 
 class Fixed(NamedTuple):
-    """A number: units / 10^scale. The units are Python's integers, of any width."""
+    """A number: units / 10^scale. Units are Python integers of any width."""
 
     units: int
     scale: int
 
     def at(self, scale: int) -> int:
-        """The units at a scale that is no less than its own."""
+        """The units at `scale`, which must not be smaller than the number's own."""
         factor: int = 10 ** (scale - self.scale)
         return self.units * factor
 
 
 class Slot(ABC):
-    """One part of what a window keeps of its events. Merging is associative and commutative.
+    """One part of a window's state. Merging is associative and commutative.
 
-    code: what stands for the slot in columns of changes; it is not stored
-    has_number: whether it keeps a number in `windows.value`
-    has_members: whether it keeps rows in `window_members`, whose number is its number
-    of_batches: whether what a batch adds to the number depends on it alone; then contributions show it
-    inverse: whether events are taken away by arithmetic; if not, the month is computed again
-    empty: the number of a window that no event is left of; None: it has none
-    sql_merge: what `windows.value` becomes, in terms of `w` (what is stored) and `excluded` (what is new)
-    cells: how columns of rows are folded; None where columns leave the number at 0
+    code: identifies the slot in columns of changes; it is not stored
+    has_number: whether the slot has a number in `windows.value`
+    has_members: whether it has rows in `window_members`; its number is their count
+    of_batches: whether a batch's part of the number depends on that batch only; contributions then show it
+    inverse: whether events can be subtracted; if not, the month is rebuilt
+    empty: the number of a window that lost all its events; None: NULL
+    sql_merge: the new `windows.value`, as an expression of `w` (stored) and `excluded` (new)
+    cells: folds columns of rows; None where folding leaves the number at 0
     """
 
     code: ClassVar[int]
@@ -54,20 +54,20 @@ class Slot(ABC):
 
     @abstractmethod
     def merge(self, mine: int, theirs: int) -> int:
-        """The number of two parts together, both at one scale and of some events.
+        """Merges two numbers of one scale, each of at least one event.
 
-        The plain twin of `cells` and `sql_merge`.
+        The plain equivalent of `cells` and `sql_merge`, for tests and small batches.
         """
 
     @abstractmethod
     def less(self, mine: Fixed | None, gone: Fixed | None) -> Fixed | None:
-        """What is added, less what is taken away with it; None on either side: no event.
+        """The number to merge after adding `mine` and retracting `gone`; None for either means no event.
 
-        Answers None where nothing is to be merged.
+        Returns None where there is nothing to merge.
         """
 
     def merged(self, mine: Fixed | None, theirs: Fixed | None) -> Fixed | None:
-        """As `merge`, of numbers of any scale; None is that of no events."""
+        """As `merge`, for numbers of any scale; None means no events."""
         if mine is None or theirs is None:
             return theirs if mine is None else mine
         scale = max(mine.scale, theirs.scale)
@@ -75,32 +75,32 @@ class Slot(ABC):
 
 
 class SlotRows(Protocol):
-    """Numbers of cells, to be merged by the windows that cells belong to."""
+    """Numbers of cells, to be merged into windows."""
 
     def merged(self, grouping: Grouping, rows: Int64s | slice) -> list[int]:
-        """The number of each group; `rows` are those that the grouping is of."""
+        """The number of each group; `rows` are the rows that `grouping` groups."""
         ...
 
 
 class SlotCells(ABC):
-    """Numbers by measure and cell; those that nothing was put to mean nothing."""
+    """Numbers by measure and cell; undefined where nothing was put."""
 
     @abstractmethod
     def __init__(self, measures: int, cells: int) -> None: ...
 
     @abstractmethod
     def put(self, measure: int, grouping: Grouping, units: Int64s, present: Flags | None, bound: int) -> None:
-        """Merges the rows of a measure by the cells of the grouping.
+        """Merges a measure's rows by cell.
 
         present: which rows have the measure; None: all
-        bound: no less than the sum of the magnitudes of the units
+        bound: at least the sum of the units' magnitudes
         """
 
     @classmethod
     @abstractmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        """The cells of all parts, one part after the other. They have the same measures."""
+        """The cells of all parts in order. All parts have the same measures."""
 
     @abstractmethod
     def at(self, measure: Int64s, cell: Int64s) -> SlotRows:
-        """The numbers at these places."""
+        """The numbers at these positions."""

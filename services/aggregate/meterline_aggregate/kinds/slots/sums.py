@@ -1,4 +1,4 @@
-"""The sum of a quantity."""
+"""The slot for the sum of a quantity."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class _Rows:
 
 
 class _Cells(SlotCells):
-    """low: sums; high: what they lack, in units of 2^32, None where 64 bits hold all of them, as a rule
-    bound: no less than the sum of the magnitudes of all sums of any one measure
+    """low, high: the sums are low + high * 2^32; high is None where 64 bits hold all sums, as usual
+    bound: at least the sum of the magnitudes of one measure's sums, for each measure
     """
 
     def __init__(self, measures: int, cells: int) -> None:
@@ -58,7 +58,7 @@ class _Cells(SlotCells):
 
     def at(self, measure: Int64s, cell: Int64s) -> _Rows:
         high = None if self.high is None else self.high[measure, cell]
-        # A window gets each event once, so none of its sums exceeds that of all events.
+        # A window counts each event once, so the bound for all events is one for each window.
         return _Rows(self.low[measure, cell], high, self.bound)
 
 
@@ -73,7 +73,7 @@ class _Sums(Slot):
         return mine + theirs
 
     def less(self, mine: Fixed | None, gone: Fixed | None) -> Fixed | None:
-        """What is only taken away is less than nothing."""
+        """The number is negative when more is retracted than added."""
         return self.merged(mine, None if gone is None else Fixed(-gone.units, gone.scale))
 
 

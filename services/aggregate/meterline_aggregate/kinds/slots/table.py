@@ -1,4 +1,4 @@
-"""All slots, each at its code."""
+"""All slots; the index of each is its code."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a meter is, and what it may refer to."""
+"""The definition of a meter, and the rules for what it may refer to."""

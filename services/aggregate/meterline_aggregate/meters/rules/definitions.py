@@ -1,4 +1,4 @@
-"""A meter turns the events of one type into a number, in total and by the values of some dimensions."""
+"""A meter aggregates the events of one type into a number, in total and by the values of some dimensions."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Pairs = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """What a meter counts; it never changes.
+    """The definition of a meter; it never changes.
 
-    quantity: what is measured; empty for kinds that measure none
-    unique_dimension: whose values are counted; empty counts subjects
-    group_by: dimensions that usage is kept by besides the total
+    quantity: the measured quantity; empty for kinds that measure none
+    unique_dimension: the dimension whose values are counted; empty counts subjects
+    group_by: dimensions by which usage is stored in addition to the total
     filter: (dimension, value), sorted; only events with all of them count
     """
 
@@ -73,8 +73,8 @@ class Definition:
         if self.unique_dimension:
             _check_name("meter.unique_dimension", self.unique_dimension)
 
-    def means_the_same_as(self, other: Definition) -> bool:
-        """Whether both count the same; the order of `group_by` means nothing."""
+    def is_equivalent_to(self, other: Definition) -> bool:
+        """Whether both definitions count the same; the order of `group_by` does not matter."""
         return (
             self.name,
             self.event_type,
@@ -95,7 +95,7 @@ class Definition:
 
     @property
     def counting(self) -> Counting:
-        """Which events count."""
+        """The rules for which events count."""
         return Counting(
             self.event_type,
             dict(self.filter),
@@ -105,16 +105,16 @@ class Definition:
         )
 
     def group_of(self, dimensions: Mapping[str, str]) -> Pairs:
-        """The group that events with these dimensions belong to; a missing dimension is the empty value.
+        """The group of events with these dimensions; a missing dimension has the empty value.
 
-        Sorted by name, so that meters that list the same dimensions in another order share their groups.
+        Sorted by name, so that meters that list the same dimensions in another order share groups.
         """
         return tuple((name, dimensions.get(name, "")) for name in sorted(self.group_by))
 
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """`meter_id` is the number that keys carry."""
+    """`meter_id` is the meter's number in keys."""
 
     meter_id: int
     definition: Definition
@@ -126,7 +126,7 @@ class Meter:
 
 @dataclass(frozen=True, slots=True)
 class UnknownMeter:
-    """A meter of a kind that only a newer release knows, as far as its row says; it counts nothing here.
+    """A meter of a kind that only a newer release knows, as its row describes it; it counts nothing here.
 
     aggregation: the kind's number
     """

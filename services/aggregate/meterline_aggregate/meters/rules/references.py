@@ -1,4 +1,4 @@
-"""What a meter refers to exists: the type of its events, and what they carry."""
+"""Checks that what a meter refers to exists: its event type, quantities, dimensions and values."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from meterline.errors import FailedPreconditionError
 
 from meterline_aggregate.meters.rules.definitions import Definition
 
-# Names that a refusal lists.
+# Most names that an error message lists.
 _SHOWN: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
 class EventTypeDescription:
-    """What events of one name may carry, whoever's type it is.
+    """The fields that events of one type may have, in the types of all owners.
 
-    dimensions: by name, the only values that are accepted; empty: any
-    partial: there may be others than are told
+    dimensions: accepted values by name; an empty set means any value
+    partial: the lists are incomplete
     """
 
     quantities: frozenset[str]
@@ -28,9 +28,9 @@ class EventTypeDescription:
 
 
 def check_references(definition: Definition, found: EventTypeDescription | None) -> None:
-    """Raises FailedPreconditionError, which names the field, the name in it, and what there is.
+    """Raises FailedPreconditionError with the field, the unknown name and the known names.
 
-    found: what there is of the definition's type; None: nobody has it
+    found: the description of the definition's event type; None: there is no such type
     """
     kind = definition.event_type
     if found is None:

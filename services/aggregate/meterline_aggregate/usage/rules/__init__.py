@@ -1,1 +1,1 @@
-"""What usage is answered as, and how previews are added up."""
+"""Types of answers, and the adding up of previews."""

@@ -1,4 +1,4 @@
-"""What usage is answered as: windows, and what a batch added to them."""
+"""Types of answers: windows, and contributions of batches to them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from decimal import Decimal
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """`dimensions` is empty for the total, group 0; `rest`: the group of all combinations without their own.
+    """`dimensions` is empty for the total, group 0; `rest`: the group that counts combinations without their
+    own.
 
-    Of totals of months only: `traceparent` of a change that is not published yet, and whether the value is
-    being found anew.
+    Only for months of the total: `traceparent` of a change that is not published yet, and whether the month
+    is being rebuilt.
     """
 
     start_us: int
@@ -29,7 +30,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """`value` is None where a batch has none of its own: what it added depends on others, or is nothing."""
+    """`value` is None where the batch has no value of its own: it depends on other batches, or is empty."""
 
     meter: str
     start_us: int

@@ -1,4 +1,4 @@
-"""Windows of totals, added up in memory: for what is shown and not stored."""
+"""Adds up windows of totals in memory, for previews."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GRAINS: Final = (Grain.DAY, Grain.MONTH)
 
 
 class WindowKey(NamedTuple):
-    """A window of the total of one tenant."""
+    """A window of one tenant's total."""
 
     grain: Grain
     meter_id: int
@@ -25,7 +25,7 @@ class WindowKey(NamedTuple):
 
 
 def rows_of(changes: WindowChanges | MemberChanges) -> dict[int, WindowKey]:
-    """The rows that are of days and months of totals."""
+    """The rows for days and months of totals, by position."""
     chosen = np.flatnonzero(np.isin(changes.grain, GRAINS) & (changes.group_id == TOTAL))
     columns = (changes.grain, changes.meter_id, changes.start_us)
     keys = zip(*(column[chosen].tolist() for column in columns), strict=True)
@@ -36,13 +36,13 @@ def rows_of(changes: WindowChanges | MemberChanges) -> dict[int, WindowKey]:
 
 
 def number_in(changes: WindowChanges, row: int) -> Fixed | None:
-    """The number of a row; None where nothing is to be merged."""
+    """The number of a row; None where there is nothing to merge."""
     units = changes.numbers.units[row]
     return None if units is None else Fixed(units, int(changes.numbers.scale[row]))
 
 
 class Tally:
-    """Windows of one meter of one tenant, by days and months. `slot` is the meter's."""
+    """Adds up the days and months of one meter of one tenant. `slot` is the meter's."""
 
     def __init__(self, slot: Slot) -> None:
         self._slot = slot
@@ -59,7 +59,7 @@ class Tally:
             self._members.setdefault(key, set()).add(members.member[row].tobytes())
 
     def state(self, key: WindowKey) -> State:
-        """What the window holds; of no events what the slot says."""
+        """The state of the window."""
         number = self._numbers.get(key)
         if self._slot.has_members:
             number = Fixed(len(self._members.get(key, ())), 0)

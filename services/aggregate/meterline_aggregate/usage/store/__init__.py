@@ -1,1 +1,1 @@
-"""The statements that read windows, contributions and members."""
+"""Reads windows, contributions and members."""

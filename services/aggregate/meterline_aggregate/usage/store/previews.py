@@ -1,4 +1,4 @@
-"""Reads what a preview compares with."""
+"""Reads the current state that a preview compares with."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ queries = Queries("meterline_aggregate.usage.store", "previews.sql")
 async def totals_at(
     connection: Connection, tenant_id: int, keys: Iterable[WindowKey]
 ) -> dict[WindowKey, State]:
-    """What those windows hold that there are."""
+    """The states of those windows that exist."""
     columns = np.array(list(keys), np.int64).reshape(-1, 3).T
     cursor = await connection.execute(
         queries.totals_at, {"tenant_id": tenant_id} | _keys(*columns), binary=True
@@ -36,7 +36,7 @@ async def totals_at(
 async def count_new_members(
     connection: Connection, tenant_id: int, members: MemberChanges
 ) -> dict[WindowKey, int]:
-    """How many members of days and months of totals are new in each of them."""
+    """Numbers of new members, for each day and month of totals that has any."""
     which = np.array(list(rows_of(members)), np.int64)
     keys = _keys(members.grain[which], members.meter_id[which], members.start_us[which])
     parameters = {"tenant_id": tenant_id, "members": uuid_array(members.member[which])} | keys

@@ -45,7 +45,7 @@ async def totals_of_windows(
     connection: Connection, where: Slice, grain: Grain, after_us: int | None, limit: int
 ) -> list[Window]:
     """At most `limit` windows of the total that start after `after_us`, by start."""
-    # Before the range there is nothing to begin after.
+    # Without a cursor, one before the range includes its start.
     after = to_datetime(where.start_us - 1 if after_us is None else after_us)
     parameters = {**where.parameters(limit), "grain": int(grain), "after": after}
     cursor = await connection.execute(queries.totals_of_windows, parameters, binary=True)
@@ -84,7 +84,7 @@ async def contributions_of_meter(
 async def contributions_of_batch(
     connection: Connection, tenant_id: int, batch_id: uuid.UUID
 ) -> list[Contribution]:
-    """What a batch added to all meters of a tenant that can be read here, by meter, then time."""
+    """The contributions of a batch to all meters of known kinds, by meter, then time."""
     parameters = {"tenant_id": tenant_id, "batch_id": batch_id, "known": numbers()}
     cursor = await connection.execute(queries.contributions_of_batch, parameters, binary=True)
     return [

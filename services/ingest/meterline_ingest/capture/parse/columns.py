@@ -14,7 +14,7 @@ from meterline.errors import InvalidArgumentError
 from meterline_protos.ingest.v1 import capture_pb2
 
 from meterline_ingest.capture.parse import wire
-from meterline_ingest.capture.rules.quantities import MAX_SENT_SCALE, misfits
+from meterline_ingest.capture.rules.quantities import MAX_SENT_SCALE, invalid_values
 from meterline_ingest.event import ids as event_ids
 from meterline_ingest.event.bounds import MAX_COLUMN_ROWS, MAX_QUANTITY_COLUMNS
 from meterline_ingest.event.columns import (
@@ -135,7 +135,7 @@ def _quantities(
             raise InvalidArgumentError(f"{field}.units", f"8 bytes a row, {rows} rows as times_us has")
         units, present = np.frombuffer(column.units, _INT64), _present(column.present, field, rows)
         columns.append(QuantityColumn(column.name, min(column.scale, MAX_SENT_SCALE), units, present))
-        for mask, reason, rule in misfits(columns[-1]):
+        for mask, reason, rule in invalid_values(columns[-1]):
             name = f"quantities.{shown(column.name)}"
             problem = Problem(Kind.REJECTED, reason, name, rule, stage=Stage.READ)
             problems.flag(np.flatnonzero(mask).tolist(), problem)

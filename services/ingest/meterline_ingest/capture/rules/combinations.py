@@ -128,7 +128,7 @@ class Combinations:
             problem = self._oversize(position) if self._crowded or self._loaded else None
             if problem is None and definition is not None:
                 if definition.has_details or properties:
-                    found, dimensions, problem = _vary(
+                    found, dimensions, problem = _enriched(
                         tenant_id, definition, dimensions, properties, catalogue
                     )
                     if definition.has_details:
@@ -189,7 +189,7 @@ def _bounded(sets: Sequence[Pairs], most: int) -> tuple[Sequence[Pairs], set[int
     return [() if at in large else pairs for at, pairs in enumerate(sets)], large
 
 
-def _vary(
+def _enriched(
     tenant_id: int, definition: EventType, dimensions: DimensionSet, properties: Pairs, catalogue: Catalogue
 ) -> tuple[Variant, DimensionSet, Problem | None]:
     """The enriched combination, its dimensions after enrichment, and its first problem."""

@@ -45,7 +45,7 @@ class Slot:
     present: Flags | None
 
 
-def misfits(column: QuantityColumn) -> list[tuple[Flags, str, str]]:
+def invalid_values(column: QuantityColumn) -> list[tuple[Flags, str, str]]:
     """Masks of the rows with a value that no text could have, with reason and rule, by `decimals.fixed`; as a
     rule none. The units may be any, the scale MAX_SENT_SCALE at most."""
     found: list[tuple[Flags, str, str]] = []
@@ -142,12 +142,12 @@ class _Move:
     ) -> Int64s:
         """The units at the scales of the types; flags rows that break the types' rules."""
 
-        def of_row(tell: Callable[[Quantity], int]) -> Int64s | int:
+        def of_row(value_of: Callable[[Quantity], int]) -> Int64s | int:
             if kinds is None:
-                return tell(rule(0))
+                return value_of(rule(0))
             values = np.zeros(len(self._types), np.int64)
             for kind in places:
-                values[kind] = tell(rule(kind))
+                values[kind] = value_of(rule(kind))
             found: Int64s = values[kinds]
             return found
 

@@ -227,8 +227,8 @@ def _check_archived(columns: Columns, definitions: Sequence[EventType | None], p
     archived = {id(each): each.archived_at for each in definitions if each and each.archived_at}
     if not archived:
         return
-    told = {key: _archived_since(moment) for key, moment in archived.items()}
-    of_entry = [told.get(id(each)) for each in definitions]
+    problem_of = {key: _archived_since(moment) for key, moment in archived.items()}
+    of_entry = [problem_of.get(id(each)) for each in definitions]
     rows = np.flatnonzero(np.array([problem is not None for problem in of_entry])[columns.type_index])
     for row, entry in zip(rows.tolist(), columns.type_index[rows].tolist(), strict=True):
         if (problem := of_entry[entry]) is not None:

@@ -34,7 +34,7 @@ class OldEvents:
         """The months that wait to be dropped, the oldest first."""
         return [month for (month,) in await self._database.fetch(queries.old_months)]
 
-    async def are_there(self) -> bool:
+    async def any_left(self) -> bool:
         """Whether anything behind the horizon is left to delete or look through."""
         return any(more for (more,) in await self._database.fetch(queries.has_more, None, ALL_TENANTS))
 

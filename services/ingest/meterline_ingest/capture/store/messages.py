@@ -20,7 +20,7 @@ queries = Queries("meterline_ingest.capture.store", "messages.sql")
 
 
 @dataclass(frozen=True, slots=True)
-class ToldBatch:
+class MessageBatch:
     """The part of a call that concerns one tenant, as its message reports it."""
 
     batch_id: uuid.UUID
@@ -33,7 +33,7 @@ class ToldBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class ToldRow:
+class MessageRow:
     """An event as its message reports it. `properties` are those that are not sealed."""
 
     batch_number: int
@@ -71,11 +71,11 @@ class Messages:
         return [message_id for (message_id,) in rows]
 
 
-async def batches(connection: Connection, message_id: uuid.UUID) -> list[ToldBatch]:
+async def batches(connection: Connection, message_id: uuid.UUID) -> list[MessageBatch]:
     """The batches of a message, in its order; of all tenants."""
     cursor = await connection.execute(queries.batches_of_message, (message_id,), binary=True)
     return [
-        ToldBatch(
+        MessageBatch(
             batch_id,
             tenant_id,
             number,
@@ -102,12 +102,12 @@ async def batches(connection: Connection, message_id: uuid.UUID) -> list[ToldBat
     ]
 
 
-async def rows(connection: Connection, told: Sequence[ToldBatch]) -> list[ToldRow]:
+async def rows(connection: Connection, message_batches: Sequence[MessageBatch]) -> list[MessageRow]:
     """The events of batches, batch by batch."""
-    keys = [each.batch_number for each in told], [each.tenant_id for each in told]
+    keys = [each.batch_number for each in message_batches], [each.tenant_id for each in message_batches]
     cursor = await connection.execute(queries.rows_of_batches, keys, binary=True)
     return [
-        ToldRow(
+        MessageRow(
             row[0], row[1], row[2], to_us(row[3]), tuple(row[4:8]), row[8], row[9], row[10], row[11] or {}
         )
         for row in await cursor.fetchall()

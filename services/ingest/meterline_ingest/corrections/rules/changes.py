@@ -50,11 +50,11 @@ class SignedRow:
     event_id: uuid.UUID
     content: Content
     revision: int
-    taken_from: uuid.UUID | None = None
+    retracted_from: uuid.UUID | None = None
 
     @property
     def retracted(self) -> bool:
-        return self.taken_from is not None
+        return self.retracted_from is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""What a type may declare, and what its events may say."""
+"""Rules for event types and for the fields of their events."""

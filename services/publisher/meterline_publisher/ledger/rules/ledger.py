@@ -1,7 +1,7 @@
-"""The rules of the ledger: what is still to be sent, when, and what an unclear answer allows.
+"""The rules of the ledger: what must be sent, when, and what may be done after an unclear answer.
 
-The ledger holds differences. Those of one meter, period and event name telescope: whatever the aggregation
-is, what was sent adds up to the latest value, and a late change or a correction is one more difference.
+The ledger stores differences. The differences of one meter, period and event name add up to the latest value,
+whatever the meter's aggregation is; a late change or a correction is one more difference.
 """
 
 import uuid
@@ -20,24 +20,24 @@ from meterline_publisher.providers.capabilities import Capabilities
 
 
 class Refusal(StrEnum):
-    """Why a difference cannot be sent at all: found here, with no call made."""
+    """Why a difference cannot be sent, found without a call to the provider."""
 
     NOT_WHOLE = "value_not_whole"
     TOO_MANY_DIGITS = "value_too_many_digits"
 
 
 def scaled(value: Decimal, scale: int) -> Decimal:
-    """`value` x 10^`scale`, exactly. May still have decimals, when the scale is too small."""
+    """`value` x 10^`scale`, exactly. It still has decimals if the scale is too small."""
     return EXACT.multiply(value, Decimal(10) ** scale)
 
 
 def unscaled(value: Decimal, scale: int) -> Decimal:
-    """The usage that `value` at the provider stands for, exactly."""
+    """The usage that the provider's `value` represents, exactly."""
     return EXACT.scaleb(value, -scale)
 
 
 def refusal(difference: Decimal, provider: Capabilities) -> Refusal | None:
-    """Why the provider would not take this value; None if it would."""
+    """Why the provider would refuse this value; None if it would accept it."""
     if difference != difference.to_integral_value():
         return Refusal.NOT_WHOLE
     return Refusal.TOO_MANY_DIGITS if len(str(abs(int(difference)))) > provider.max_digits else None
@@ -45,8 +45,7 @@ def refusal(difference: Decimal, provider: Capabilities) -> Refusal | None:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What the rows of one meter under one event name must come to at the provider, scaled, and the
-    calculation that says so."""
+    """The value that the rows of one meter and event name must add up to, scaled, with its calculation."""
 
     meter: str
     event_name: str
@@ -55,10 +54,10 @@ class Target:
 
 
 def targets(lines: Iterable[Line], rows: Iterable[Publication]) -> list[Target]:
-    """What must be at the provider for a period, in the order of meters and event names.
+    """The targets of a period, ordered by meter and event name.
 
-    What was sent under a name that its meter no longer has, since another plan or version prices it, must
-    come to nothing there: the provider would bill it as well.
+    If another plan or version changed a meter's event name, the target under the old name is 0, since the
+    provider would otherwise bill both.
     """
     by_meter = {line.meter: line for line in lines}
     wanted = {
@@ -80,12 +79,11 @@ def targets(lines: Iterable[Line], rows: Iterable[Publication]) -> list[Target]:
 def difference(
     target: Decimal, rows: Sequence[Publication], provider: Capabilities, *, retry_rejected: bool
 ) -> Decimal | None:
-    """What is to be added so that the rows of one meter, period and event name come to `target`; None for
-    nothing.
+    """The value to add so that the rows of one meter, period and event name reach `target`; None for nothing.
 
-    What was rejected is not at the provider, so it is part of the next difference. The same difference is
-    not tried again by itself, which would only fill the ledger: `retry_rejected` says that somebody asked,
-    and even then not if the provider would not take it anyway.
+    Rejected rows are not at the provider, so their values are part of the next difference. A rejected
+    difference is not written again automatically, which would only fill the ledger: `retry_rejected` says
+    that a caller asked for it, and a value that the provider would refuse anyway is not retried even then.
     """
     missing = EXACT.subtract(target, _coming(rows))
     if not missing:
@@ -97,7 +95,7 @@ def difference(
 
 
 def is_reached(target: Decimal, rows: Sequence[Publication]) -> bool:
-    """Whether the rows come to `target` once all that is on its way has arrived."""
+    """Whether the rows reach `target` once all unfinished ones have arrived."""
     return _coming(rows) == target
 
 
@@ -106,20 +104,20 @@ def _coming(rows: Sequence[Publication]) -> Decimal:
 
 
 def event_time(period: Period, provider_now: datetime, provider: Capabilities) -> datetime:
-    """When usage of `period` is said to have happened: in the period, not in the provider's future, and
-    away from the period's end if there is room. Whole seconds."""
+    """The time to send for usage of `period`: within the period, not in the provider's future, and before the
+    period's edge if there is room. Whole seconds."""
     latest = min(provider_now, period.end - provider.period_edge)
     return max(period.start, latest.replace(microsecond=0))
 
 
 def must_look_up(first_attempt_at: datetime | None, now: datetime, provider: Capabilities) -> bool:
-    """Whether the provider may have forgotten the identifier of a row that may have arrived: sending it
-    again could count it twice, so its sums are read first."""
+    """Whether a row may have arrived so long ago that the provider may have forgotten its identifier. Sending
+    it again could count it twice, so the provider's sums are read first."""
     return first_attempt_at is not None and now - first_attempt_at >= provider.identifier_memory
 
 
 class Finding(StrEnum):
-    """What the provider's sum says about one row."""
+    """What the provider's sum shows about one row."""
 
     ARRIVED = "arrived"
     ABSENT = "absent"
@@ -127,9 +125,9 @@ class Finding(StrEnum):
 
 
 def find(sent: Decimal, value: Decimal, total: Decimal, provider: Capabilities) -> Finding:
-    """Whether `value` is part of the provider's `total`, given that `sent` is.
+    """Whether the provider's `total` includes `value`, given that it includes `sent`.
 
-    At most one row of a meter is uncertain at a time, so there are only two sums that make sense.
+    Only one row of a meter is uncertain at a time, so the total must be one of two sums.
     """
     if agrees(EXACT.add(sent, value), total, provider):
         return Finding.ARRIVED
@@ -137,6 +135,6 @@ def find(sent: Decimal, value: Decimal, total: Decimal, provider: Capabilities) 
 
 
 def agrees(ours: Decimal, theirs: Decimal, provider: Capabilities) -> bool:
-    """Whether the provider's sum is ours, as far as its floats can tell."""
+    """Whether both sums are equal, given that the provider rounds large sums to floats."""
     rounded = abs(theirs) >= provider.exact_sums_below
     return ours == theirs or (rounded and Decimal(float(ours)) == theirs)

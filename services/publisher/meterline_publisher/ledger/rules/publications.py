@@ -1,4 +1,4 @@
-"""Rows of the ledger as they are kept. Field names are those of the table."""
+"""Rows of the ledger as stored. Field names are the columns' names."""
 
 import uuid
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from meterline.calendar import Period
 
 
 class PublicationState(StrEnum):
-    """Where a row of the ledger stands. `sent` and `rejected` are final."""
+    """The state of a row of the ledger. `sent` and `rejected` are final."""
 
     PENDING = "pending"
     AMBIGUOUS = "ambiguous"
@@ -20,10 +20,10 @@ class PublicationState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """One event at the billing provider; see docs/services/publisher.md for its states.
+    """One event for the billing provider; docs/services/publisher.md describes its states.
 
-    The value, the time and both keys are fixed when the row is written, so that every attempt sends the
-    same bytes. `key_generation` rises when the provider keeps answering a stored failure.
+    The value, the time and the identifier are fixed when the row is written, so that every attempt sends the
+    same event. `key_generation` rises when the provider keeps repeating a stored failure.
     """
 
     tenant_id: int
@@ -55,6 +55,6 @@ class Publication:
 
     @property
     def idempotency_key(self) -> str:
-        """Deterministic; asynchronous error reports of the provider name it."""
+        """Deterministic, since the provider's asynchronous error reports name it."""
         suffix = f"#{self.key_generation}" if self.key_generation else ""
         return f"meterline:{self.identifier}{suffix}"

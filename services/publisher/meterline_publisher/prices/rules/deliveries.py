@@ -1,4 +1,4 @@
-"""Delivery settings: how the usage of a meter reaches the billing provider. They are no part of its price."""
+"""Delivery settings: how a meter's usage is sent to the billing provider. They are not part of its price."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One version of the settings of one meter of a plan.
+    """One version of the settings of one meter in a plan.
 
-    `event_name` and `scale` are those of `Rule`. `put_by` names the caller.
+    See `Rule` for `event_name` and `scale`. `put_by` names the caller.
     """
 
     plan: str
@@ -28,7 +28,7 @@ class Delivery:
 
 
 def last_of(deliveries: Iterable[Delivery], meter: str) -> Delivery | None:
-    """The settings that hold for a meter, out of all versions of its plan."""
+    """The current settings of a meter, from all versions of its plan."""
     mine = (known for known in deliveries if known.meter == meter)
     return max(mine, key=lambda known: known.version, default=None)
 
@@ -36,9 +36,11 @@ def last_of(deliveries: Iterable[Delivery], meter: str) -> Delivery | None:
 def taken_by(
     event_name: str, meter: str, deliveries: Iterable[Delivery], priced: Collection[str]
 ) -> str | None:
-    """Which other meter of the plan is sent, or was, under the name: their usage could not be told apart.
+    """The other meter of the plan that uses or used this event name; sums under it could not be
+    distinguished.
 
-    `priced`: the meters that the plan has a price of; others were withdrawn before anything was sent of them.
+    `priced`: the meters with a price in the plan; other meters' prices were withdrawn before anything was
+    sent.
     """
     if not event_name:
         return None

@@ -1,4 +1,4 @@
-"""Reading the fields of a price body, and the error that names a field and the rule that it breaks."""
+"""Reads the fields of a price body; errors name the field and the rule that it breaks."""
 
 from collections.abc import Mapping
 from decimal import Decimal
@@ -50,7 +50,8 @@ _MESSAGES = {
 class PriceError(ValueError):
     """A price body breaks a rule.
 
-    `field` is the path of what breaks it (`tiers.1.up_to`; empty for the body itself), `rule` which one.
+    `field` is the path of the wrong value (`tiers.1.up_to`; empty for the body itself), `rule` the broken
+    rule.
     """
 
     def __init__(self, field: str, rule: Rule) -> None:
@@ -60,9 +61,9 @@ class PriceError(ValueError):
 
 
 class Fields:
-    """The fields of one JSON object, taken out one by one; `finish` refuses what nobody took.
+    """The fields of one JSON object. Each is read once; `finish` refuses the unread ones.
 
-    A field that is null counts as not given.
+    A null field counts as absent.
     """
 
     def __init__(self, body: object, path: str) -> None:
@@ -129,7 +130,7 @@ class Fields:
 
 
 def _decimal(value: object, field: str) -> Decimal:
-    # An integer's text always matches, and a bool, which is an int too, has one that never does.
+    # An integer's text always parses; that of a bool, which is an int too, never does.
     text = str(value) if isinstance(value, str | int) else ""
     try:
         number = parse(text)

@@ -1,4 +1,4 @@
-"""From a price body, as customers and operators write it, to a `Price`; or to the one rule that it breaks.
+"""Parses a price body, as customers and operators write it, to a `Price`, or raises the first broken rule.
 
 A body is a JSON object. Every field of every model:
 
@@ -7,18 +7,18 @@ A body is a JSON object. Every field of every model:
     amount         flat: of the line; package: of one package
     unit           per_unit: of one unit
     percent        percentage: 2.9 is 2.9 % of the quantity
-    size, round    package: units in one, > 0; a package that was begun counts (up, the default) or not (down)
+    size, round    package: units in one, > 0; a started package is charged (up, the default) or not (down)
     free           per_unit, package, percentage: quantity that is not charged, >= 0
     tiers          graduated, volume: a list of {up_to, unit, flat}; up_to is inclusive, rises from tier to
                    tier, and is null in the last one alone; unit or flat may be left out, then it is 0
     flat_at_zero   graduated, volume: whether a quantity of 0 owes the first tier's flat (default true)
-    fixed          all but flat: a fee added to what the model charges
+    fixed          all but flat: a fee added to the model's charge
     minimum, maximum   bounds of the exact amount, applied in this order
     rounding       half_up (away from zero, the default) | half_even
 
 Amounts may be negative (credits). Numbers are strings in plain notation (`-0.0005`) or integers; floats
-are refused, and so is any field that the model does not have: a misspelt `maximum` must not become a price
-without one.
+are refused. Fields that the model does not have are refused too: a misspelt `maximum` must not become a
+price without one.
 """
 
 from meterline_publisher.billing.money import Currency, Rounding, UnknownCurrencyError, currency
@@ -40,7 +40,7 @@ from meterline_publisher.prices.rules.prices import (
 
 
 def parse_price(body: object) -> Price:
-    """Parse and check a price body (a JSON object); raise `PriceError` for the first rule that it breaks."""
+    """Parse and check a price body (a JSON object); raise `PriceError` for the first broken rule."""
     fields = Fields(body, "")
     name = fields.text("model", Rule.CHOICE)
     if name not in MODELS:

@@ -1,8 +1,7 @@
-"""Prices as values: what each model of pricing consists of, and its one canonical body.
+"""Prices as values: the fields of each pricing model, and one canonical body per price.
 
-A body is the JSON form of a price (see `parsing.parse_price`). The canonical body leaves out what has
-its default value and writes decimals in their normal form, so two prices are equal if and only if their
-digests are.
+A body is the JSON form of a price (see `parsing.parse_price`). The canonical body omits default values and
+writes decimals in normal form, so two prices are equal if and only if their digests are.
 """
 
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ ZERO = Decimal(0)
 
 
 class PackageRounding(StrEnum):
-    """Whether a package that was begun is charged (`up`) or only a full one (`down`)."""
+    """Whether a started package is charged (`up`), or only a full one (`down`)."""
 
     UP = "up"
     DOWN = "down"
@@ -52,7 +51,7 @@ class PerUnit:
 
 @dataclass(frozen=True, slots=True)
 class Graduated:
-    """Each unit at the price of the tier that it falls in, and the flat of every tier that is entered.
+    """Each unit at the price of its tier, and the flat of every tier that the quantity enters.
 
     A quantity of 0 enters the first tier, unless `flat_at_zero` is false.
     """
@@ -63,9 +62,9 @@ class Graduated:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """All units at the price of the one tier that holds the total, and that tier's flat.
+    """All units at the price of the tier that contains the total, and that tier's flat.
 
-    The first tier holds a quantity of 0; its flat is then due unless `flat_at_zero` is false.
+    A quantity of 0 is in the first tier; its flat is charged unless `flat_at_zero` is false.
     """
 
     tiers: tuple[Tier, ...]
@@ -84,7 +83,7 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Percentage:
-    """`percent` hundredths of the quantity (an amount of money) beyond the first `free` of it."""
+    """`percent` hundredths of the quantity (an amount of money) beyond its first `free` part."""
 
     percent: Decimal
     free: Decimal = ZERO
@@ -105,9 +104,9 @@ _NAMES = {model: name for name, model in MODELS.items()}
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """A price: its model, and what holds for a whole line whatever the model.
+    """A price: its model, and the fields that apply to every model.
 
-    The exact amount of a line is `fixed` plus what the model makes of the quantity, raised to `minimum`, then
+    The exact amount of a line is `fixed` plus the model's charge for the quantity, raised to `minimum`, then
     lowered to `maximum` (which therefore wins), then rounded once. A fixed fee with overage is `fixed` with a
     `free` quantity.
     """
@@ -120,7 +119,7 @@ class Price:
     rounding: Rounding = Rounding.HALF_UP
 
     def body(self) -> dict[str, Json]:
-        """Return the canonical body: a JSON object from which the equal price is parsed again."""
+        """Return the canonical body: a JSON object that parses to an equal price."""
         body: dict[str, Json] = {"model": _NAMES[type(self.model)], "currency": self.currency.code}
         body.update(_model_fields(self.model))
         if self.fixed:

@@ -1,4 +1,4 @@
-"""The rules that price one invoice: chosen once, immutable, and named by their content."""
+"""The immutable set of rules that prices one invoice, identified by its content."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _ID_BYTES = 16
 class Rule:
     """One version of the price of one meter in one plan.
 
-    `event_name` is the meter's name at the billing provider, empty when nothing is sent for it; values
-    are sent multiplied by 10^`scale`.
+    `event_name` is the meter's name at the billing provider, empty if nothing is sent for it; values are sent
+    multiplied by 10^`scale`.
     """
 
     plan: str
@@ -53,10 +53,10 @@ class Rule:
         return replace(self, event_name=event_name, scale=scale)
 
     def line(self) -> str:
-        """`id|version|from|sha256(body)`: what the digest of a rule set is made of.
+        """`id|version|from|sha256(body)`: the input for the digest of a rule set.
 
-        The end of a version's validity is left out: it is not known until the next version is put, and
-        would then change the name of what was rated before.
+        The end of a version's validity is omitted: it is unknown until the next version is put, and would
+        then change the id of rule sets that rated earlier periods.
         """
         start = self.version.effective_from.isoformat()
         return f"{self.rule_id}|{self.version.version}|{start}|{self.digest}"
@@ -64,7 +64,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class RuleSet:
-    """At most one rule a meter, in the order of meters."""
+    """At most one rule per meter, ordered by meter."""
 
     rules: tuple[Rule, ...]
 
@@ -75,19 +75,19 @@ class RuleSet:
 
     @property
     def rule_set_id(self) -> uuid.UUID:
-        """From the content alone, so that the same rules have one id whoever stores them first."""
+        """Computed from the content, so that equal rule sets have one id, whoever stores them first."""
         return uuid.UUID(bytes=bytes.fromhex(self.digest)[:_ID_BYTES])
 
     def versions(self) -> list[Json]:
-        """[[rule id, version], …] as a calculation records them."""
+        """[[rule id, version], …], as calculations store them."""
         return [[rule.rule_id, rule.version.version] for rule in self.rules]
 
 
 def choose(catalogue: Iterable[Rule], period_start: datetime, zone: ZoneInfo) -> RuleSet:
     """The rules of a plan for a period: for each meter the version in force in `zone` at the period's start.
 
-    `catalogue` holds all versions of one plan. Versions that contradict each other are a VersionError; a
-    meter without a version in force is not priced.
+    `catalogue` contains all versions of one plan. Contradicting versions are a VersionError; a meter without
+    a version in force is not priced.
     """
     rules = []
     ordered = sorted(catalogue, key=attrgetter("meter"))
@@ -99,11 +99,10 @@ def choose(catalogue: Iterable[Rule], period_start: datetime, zone: ZoneInfo) ->
     return RuleSet(tuple(rules))
 
 
-def kept(catalogue: Iterable[Rule], versions: Mapping[str, int]) -> RuleSet:
-    """The rules of a final invoice: of each meter the version that priced it, whatever was put since.
+def of_final_invoice(catalogue: Iterable[Rule], versions: Mapping[str, int]) -> RuleSet:
+    """The rules of a final invoice: for each meter the version that priced it, whatever was put since.
 
-    A version that is missing in the catalogue is a VersionError; one that priced something is never
-    withdrawn.
+    A version missing in the catalogue is a VersionError; versions that priced something are never withdrawn.
     """
     rules = {rule.meter: rule for rule in catalogue if versions.get(rule.meter) == rule.version.version}
     if missing := versions.keys() - rules.keys():

@@ -1,7 +1,7 @@
-"""Versions of a price: immutable, each in force from its own start until the next one's.
+"""Versions of a price: immutable, each in force from its start until the next version's.
 
-A version starts at an instant, the same for all, or on a day: at midnight in each tenant's own time zone,
-which is where the tenant's billing periods begin.
+A version starts at an instant, the same for all tenants, or on a day: at midnight in each tenant's time zone,
+where the tenant's billing periods begin.
 """
 
 from bisect import bisect_right
@@ -18,7 +18,7 @@ from meterline.decimals import exact_sum
 
 from meterline_publisher.prices.rules.prices import Price
 
-# How far the clocks of any time zone are behind UTC at the most, and ahead of it.
+# The greatest offsets of time zones behind and ahead of UTC.
 _MOST_BEHIND: Final = timedelta(hours=12)
 _MOST_AHEAD: Final = timedelta(hours=14)
 
@@ -29,9 +29,9 @@ class VersionError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class PriceVersion:
-    """A price as it is in force from `effective_from` on, until the next version.
+    """A price that is in force from `effective_from` until the next version.
 
-    `effective_from` is an instant (included, kept in UTC), or a day without a time.
+    `effective_from` is an instant (inclusive, stored in UTC), or a day without a time.
     """
 
     version: int
@@ -43,12 +43,12 @@ class PriceVersion:
             object.__setattr__(self, "effective_from", instant(self.effective_from))
 
     def start_in(self, zone: ZoneInfo) -> datetime:
-        """When it takes effect for a tenant of this time zone."""
+        """The instant from which it is in force for a tenant in this time zone."""
         start = self.effective_from
         return start if isinstance(start, datetime) else start_of_day(start, zone)
 
     def follows(self, earlier: "PriceVersion") -> bool:
-        """Whether it takes effect after `earlier` in every time zone, from UTC-12 to UTC+14."""
+        """Whether it starts after `earlier` in every time zone, from UTC-12 to UTC+14."""
         mine, other = self.effective_from, earlier.effective_from
         if not isinstance(mine, datetime) and not isinstance(other, datetime):
             return other < mine
@@ -64,15 +64,15 @@ class VersionedUsage:
 
 
 def _moved(start: datetime | date, by: timedelta) -> datetime:
-    """An instant as it is; of a day its midnight in UTC, moved by so much."""
+    """An instant unchanged; for a day, its midnight in UTC moved by `by`."""
     return start if isinstance(start, datetime) else datetime.combine(start, time(), UTC) + by
 
 
 def timeline(versions: Iterable[PriceVersion]) -> list[PriceVersion]:
-    """Return the versions in order; raise `VersionError` unless each takes effect after the one before it,
-    whatever the time zone.
+    """Return the versions in order; raise `VersionError` unless each starts after the one before it in every
+    time zone.
 
-    Numbers may be missing: versions reach a replica in any order.
+    Numbers may be missing, since versions may have been withdrawn.
     """
     ordered = sorted(versions, key=lambda version: version.version)
     for earlier, later in pairwise(ordered):
@@ -84,9 +84,9 @@ def timeline(versions: Iterable[PriceVersion]) -> list[PriceVersion]:
 
 
 def pinned(versions: Iterable[PriceVersion], period_start: datetime, zone: ZoneInfo) -> PriceVersion:
-    """Return the version in force in `zone` at the period's start, which prices all of the period.
+    """Return the version in force in `zone` at the period's start, which prices the whole period.
 
-    Raise `VersionError` if none is in force by then.
+    Raise `VersionError` if none is in force then.
     """
     return _in_force(timeline(versions), period_start, zone)
 
@@ -97,13 +97,13 @@ def split(
     usage: Iterable[tuple[datetime, Decimal]],
     zone: ZoneInfo,
 ) -> list[VersionedUsage]:
-    """Divide the usage of a period, as (instant, quantity), among the versions in force in `zone`
-    at each instant.
+    """Divide the usage of a period, as (instant, quantity), among the versions in force in `zone` at each
+    instant.
 
-    The parts come in order of versions, one for each version that has usage; each is rated as a line of its
-    own, so its tiers count from zero. Without any usage there is one part of quantity 0, of the version at
-    the start, so that what is due at zero is still due once. Usage outside the period is a `ValueError`,
-    usage before the first version a `VersionError`.
+    The parts are ordered by version, one for each version that has usage; each is rated as its own line, so
+    its tiers start at zero. Without usage there is one part of quantity 0, of the version at the period's
+    start, so that amounts due at zero are charged once. Usage outside the period is a `ValueError`, usage
+    before the first version a `VersionError`.
     """
     ordered = timeline(versions)
     parts: dict[int, list[Decimal]] = {}

@@ -1,1 +1,1 @@
-"""The tables of the catalogue."""
+"""Stores the catalogue."""

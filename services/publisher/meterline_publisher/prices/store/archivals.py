@@ -1,4 +1,4 @@
-"""Which plans are archived. Versions are immutable; the last of a plan holds."""
+"""Stores which plans are archived. Versions are immutable; the latest one of a plan is current."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ queries = Queries("meterline_publisher.prices.store", "archivals.sql")
 
 @dataclass(frozen=True, slots=True)
 class Archival:
-    """What holds of a plan since `changed_at`. Version 0: it was never archived."""
+    """The state of a plan since `changed_at`. Version 0: it was never archived."""
 
     version: int = 0
     archived: bool = False

@@ -1,6 +1,6 @@
 -- name: of_plan
 -- tenant: the catalogue belongs to no tenant
--- The last version of a plan.
+-- The latest version of a plan.
 SELECT version, archived, changed_by, changed_at
 FROM plan_archivals WHERE plan = %s
 ORDER BY version DESC LIMIT 1

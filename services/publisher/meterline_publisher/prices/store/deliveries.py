@@ -1,4 +1,4 @@
-"""Delivery settings of the catalogue's meters. Versions are immutable."""
+"""Stores delivery settings of the catalogue's meters. Versions are immutable."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def of_plan(connection: Connection, plan: str) -> list[Delivery]:
 async def insert(
     connection: Connection, plan: str, meter: str, version: int, settings: tuple[str, int], put_by: str
 ) -> Delivery:
-    """The new version. `settings` are event name and scale."""
+    """Returns the new version. `settings` are event name and scale."""
     parameters = (plan, meter, version, *settings, put_by)
     cursor = await connection.execute(queries.insert, parameters, binary=True)
     (row,) = await cursor.fetchall()

@@ -1,4 +1,4 @@
-"""The price catalogue. Versions are immutable, so what was parsed once stays parsed."""
+"""Stores the prices of the catalogue. Versions are immutable, so parsed bodies can be cached."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ queries = Queries("meterline_publisher.prices.store", "prices.sql")
 
 
 async def lock(connection: Connection, plan: str) -> None:
-    """Until the transaction ends nobody else puts a price of this plan."""
+    """Locks the prices of this plan for writing until the transaction ends."""
     await connection.execute(queries.lock, (plan,))
 
 
 async def lock_shared(connection: Connection, plan: str) -> None:
-    """Until the transaction ends nobody puts or withdraws a price of this plan; others may rate by it."""
+    """Keeps others from putting or withdrawing prices of this plan until the transaction ends; rating is
+    allowed.
+    """
     await connection.execute(queries.lock_shared, (plan,))
 
 
@@ -63,7 +65,7 @@ async def insert(connection: Connection, rule: Rule) -> None:
 
 
 async def stated_delivery(connection: Connection, rule: Rule) -> tuple[str, int] | None:
-    """The event name and scale of the request that put this version."""
+    """The event name and scale in the request that put this version."""
     key = (rule.plan, rule.meter, rule.version.version)
     cursor = await connection.execute(queries.stated_delivery, key, binary=True)
     row = await cursor.fetchone()
@@ -71,13 +73,13 @@ async def stated_delivery(connection: Connection, rule: Rule) -> tuple[str, int]
 
 
 async def numbers(connection: Connection, plan: str, meter: str) -> dict[int, bool]:
-    """All versions that were ever put, in order, and whether each was withdrawn."""
+    """The numbers of all versions ever put, in order, and whether each was withdrawn."""
     cursor = await connection.execute(queries.numbers, (plan, meter), binary=True)
     return dict(await cursor.fetchall())
 
 
 async def is_used(connection: Connection, rule_id: str, version: int) -> bool:
-    """Whether a stored calculation was made by this version."""
+    """Whether a stored calculation used this version."""
     used = Jsonb([{"rule": rule_id, "version": version}])
     cursor = await connection.execute(queries.is_used, (used,), binary=True)
     row = await cursor.fetchone()
@@ -89,7 +91,7 @@ async def withdraw(connection: Connection, plan: str, meter: str, version: int, 
 
 
 async def insert_rule_set(connection: Connection, rule_set: RuleSet) -> None:
-    """Idempotent: the id follows from the content."""
+    """Idempotent, since the id is computed from the content."""
     rules = [
         {
             "rule": rule.rule_id,

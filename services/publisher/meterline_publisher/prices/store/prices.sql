@@ -1,6 +1,6 @@
 -- name: lock
 -- tenant: the catalogue belongs to no tenant
--- Prices of one plan are put one after another; the lock ends with the transaction.
+-- Prices of one plan are put one at a time; the lock ends with the transaction.
 SELECT pg_advisory_xact_lock(hashtextextended('publisher.plan:' || %s, 0))
 
 -- name: of_plan
@@ -30,18 +30,18 @@ ON CONFLICT DO NOTHING
 
 -- name: stated_delivery
 -- tenant: the catalogue belongs to no tenant
--- What the request that put a version said of its delivery.
+-- The delivery settings in the request that put this version.
 SELECT billing_event_name, billing_scale FROM prices WHERE plan = %s AND meter = %s AND version = %s
 
 -- name: lock_shared
 -- tenant: the catalogue belongs to no tenant
--- Whoever rates by a plan holds this until its calculations are stored, so that none is by a version that is
--- withdrawn meanwhile.
+-- A rating holds this lock until its calculations are stored, so that the versions that it uses are not withdrawn
+-- in the meantime.
 SELECT pg_advisory_xact_lock_shared(hashtextextended('publisher.plan:' || %s, 0))
 
 -- name: numbers
 -- tenant: the catalogue belongs to no tenant
--- All versions that were ever put, and whether each was withdrawn.
+-- The numbers of all versions ever put, and whether each was withdrawn.
 SELECT p.version, w.version IS NOT NULL
 FROM prices p LEFT JOIN price_withdrawals w USING (plan, meter, version)
 WHERE plan = %s AND meter = %s
@@ -49,7 +49,7 @@ ORDER BY version
 
 -- name: is_used
 -- tenant: the catalogue belongs to no tenant
--- A calculation stores the rules that it was made by, so their sets tell what was ever used.
+-- Calculations are stored with their rule sets, so the rule sets list all versions ever used.
 SELECT EXISTS (SELECT FROM rule_sets WHERE rules @> %s)
 
 -- name: withdraw

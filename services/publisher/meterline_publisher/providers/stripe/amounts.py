@@ -1,7 +1,7 @@
 """Amounts as Stripe writes them: whole numbers in units that depend on the currency.
 
-Three things differ from ISO 4217. Some currencies without decimals, and MGA, count whole units; ISK and
-UGX have no decimals but are written with two; and of three decimals the last must be 0.
+Stripe differs from ISO 4217 in three ways. Some currencies without decimals, and MGA, count whole units; ISK
+and UGX have no decimals but are written with two; and the last of three decimals must be 0.
 """
 
 from __future__ import annotations
@@ -25,6 +25,6 @@ def major(amount: int, currency: str) -> Decimal:
 
 
 def decimals(currency: str) -> int:
-    """To how many decimals Stripe bills in a currency."""
+    """The number of decimals to which Stripe bills in a currency."""
     code = currency.upper()
     return 0 if code in _WHOLE or code in _WRITTEN_WITH_TWO else 2

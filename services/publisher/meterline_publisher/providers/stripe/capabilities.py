@@ -1,4 +1,4 @@
-"""What Stripe's billing meters take, and for how long they remember an event."""
+"""What Stripe's billing meters accept, and how long they remember an event."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ STRIPE: Final = Capabilities(
     bills=True,
     max_digits=15,
     max_identifier=100,
-    # Stripe refuses an identifier that it knows for 24 hours at the least, from the receipt of the event. One
-    # hour is for clocks that differ and for calls that hang.
+    # Stripe refuses a known identifier for at least 24 hours after it received the event. One hour is the
+    # margin for clocks that differ and for calls that hang.
     identifier_memory=timedelta(hours=23),
     # Stripe's period may end an hour earlier or later than the tenant's month, because its anchor does not
     # follow daylight-saving time.

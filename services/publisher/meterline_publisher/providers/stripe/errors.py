@@ -1,4 +1,4 @@
-"""What the library's errors mean for the event or the question that met them."""
+"""Maps errors of Stripe's library to the errors of the interface."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _KNOWN_IDENTIFIER: Final = "already exists with identifier"
 
 
 def may_be_repeated(error: Exception) -> bool:
-    """Whether a question may be asked again with some hope."""
+    """Whether repeating the read may succeed."""
     return isinstance(error, stripe.RateLimitError | stripe.APIConnectionError | stripe.APIError)
 
 
 def is_known(error: Exception) -> bool:
-    """The refusal of a duplicate has no code of its own, only this message."""
+    """Whether Stripe refused a duplicate: that error has no code of its own, only this message."""
     return isinstance(error, stripe.InvalidRequestError) and _KNOWN_IDENTIFIER in str(error.user_message)
 
 
 def failure_of(error: stripe.StripeError | TimeoutError) -> RejectedError | BusyError | AmbiguousError:
-    """What a failed send means for the event. What is not known to be harmless is ambiguous."""
+    """The error for a failed send. What is not known to be harmless is ambiguous."""
     if isinstance(error, TimeoutError):
         return AmbiguousError("timeout", "no answer in time")
     code, message = error.code or "", str(error.user_message or type(error).__name__)
@@ -30,7 +30,7 @@ def failure_of(error: stripe.StripeError | TimeoutError) -> RejectedError | Busy
         case stripe.RateLimitError():
             return BusyError(code or "rate_limit", message)
         case stripe.AuthenticationError() | stripe.PermissionError():
-            # The key's fault, not the event's: it goes out once the key is right.
+            # The key is at fault, not the event, which can be sent once the key is corrected.
             return BusyError("authentication", message)
         case stripe.IdempotencyError():
             return AmbiguousError(code or "idempotency_error", message, replayed=True)

@@ -32,9 +32,10 @@ from meterline_publisher.providers.stripe.errors import failure_of, is_known, ma
 
 T = TypeVar("T")
 
-# The provider's period may end an hour before or after the tenant's month: its anchor keeps to UTC.
+# Stripe's period may end an hour before or after the tenant's month, since its anchor does not follow
+# daylight-saving time.
 _END_TOLERANCE: Final = timedelta(hours=2)
-# An invoice is made when its period ends; a clock that was moved in one go may show it later.
+# An invoice is created when its period ends, or later when a test clock was advanced in one step.
 _CREATED_AFTER_END: Final = timedelta(days=10)
 
 _READ_ATTEMPTS: Final = 6
@@ -43,10 +44,10 @@ _MEMORY_SECONDS: Final = 600.0
 
 
 class StripeProvider:
-    """One account. `start` and `stop` may be called twice.
+    """One Stripe account. `start` and `stop` may be called twice.
 
-    The library retries nothing here (the sender does, from the ledger); questions are repeated a few
-    times, since nothing remembers them.
+    The library retries nothing here: the sender retries from the ledger, and reads are repeated a few times,
+    since nothing else would repeat them.
     """
 
     def __init__(self, key: SecretStr, *, api_base: str, timeout: float, clock: Clock) -> None:
@@ -83,10 +84,10 @@ class StripeProvider:
             await http.close_async()  # type: ignore[no-untyped-call]
 
     def require(self) -> None:
-        """Here it is."""
+        """Does nothing: Stripe is configured."""
 
     async def now(self, customer: str) -> datetime:
-        """This machine's time, or that of the test clock that the customer was created on."""
+        """This machine's time, or that of the test clock on which the customer was created."""
         test_clock = "" if self.live else await self._test_clock(customer)
         if not test_clock:
             return to_datetime(self._clock.now_us())
@@ -102,7 +103,7 @@ class StripeProvider:
             "timestamp": int(event.at.timestamp()),
         }
         try:
-            # The client's own limit is for each step of a call, and there are several.
+            # The client's own limit applies to each step of a call, and a call has several.
             async with asyncio.timeout(self._timeout):
                 await self._client.v1.billing.meter_events.create_async(
                     params, {"idempotency_key": event.idempotency_key}
@@ -129,7 +130,7 @@ class StripeProvider:
                 },
             ),
         )
-        # Without a grouping there is one summary for the range, or none where there was no event.
+        # Without grouping there is one summary for the range, or none if it has no event.
         return sum((Decimal(summary.aggregated_value) for summary in page.data), Decimal(0))
 
     async def find_invoice(self, customer: str, subscription: str, period: Period) -> ExternalInvoice | None:
@@ -161,7 +162,7 @@ class StripeProvider:
         return self._api
 
     async def _test_clock(self, customer: str) -> str:
-        """Empty for a customer on no test clock; that never changes."""
+        """The customer's test clock, empty if it has none; that never changes."""
         known = self._test_clocks.get(customer)
         if known is not None:
             return known
@@ -172,7 +173,7 @@ class StripeProvider:
         return identifier
 
     async def _meter(self, event_name: str) -> str:
-        """The id of the meter of this event name. RejectedError when there is none."""
+        """The id of the meter with this event name. Raises RejectedError when there is none."""
         if event_name not in self._meters:
             self._meters.update(await _read("meters", self._load_meters))
         if event_name not in self._meters:
@@ -180,7 +181,7 @@ class StripeProvider:
         return self._meters[event_name]
 
     async def _load_meters(self) -> dict[str, str]:
-        """All meters by event name: of several the active one, since only one of them can be."""
+        """All meters by event name; of several with one name the active one (at most one is)."""
         page = await self._client.v1.billing.meters.list_async({"limit": 100})
         found = [meter async for meter in page.auto_paging_iter()]
         found.sort(key=lambda meter: meter.status == "active")
@@ -188,7 +189,7 @@ class StripeProvider:
 
 
 async def _read(operation: str, ask: Callable[[], Awaitable[T]]) -> T:
-    """Asks until there is an answer, a few times at the most."""
+    """Repeats the read until there is an answer, a few times at most."""
     try:
         async for attempt in stamina.retry_context(
             on=may_be_repeated,
@@ -216,7 +217,7 @@ def _counted(delivery: Delivery) -> Delivery:
 
 
 def _to_invoice(invoice: stripe.Invoice) -> ExternalInvoice:
-    # Taxes are the provider's business: what must agree is what the usage costs.
+    # Without taxes, which the provider adds: only the price of the usage must agree.
     amount: Any = invoice.total_excluding_tax
     return ExternalInvoice(
         invoice_id=str(invoice.id),

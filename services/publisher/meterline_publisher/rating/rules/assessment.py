@@ -1,4 +1,4 @@
-"""From a rule and the usage of its meter to what is recorded, billed and sent."""
+"""Applies a rule to its meter's usage: what is recorded, billed and sent."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ ZERO = Decimal(0)
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """One line: its rule, its usage, and the outcome.
+    """One line: its rule, its usage, and the result.
 
-    `target` is what must be at the billing provider for it, scaled; None when nothing is sent.
+    `target` is the sum that the billing provider must have for it, scaled; None when nothing is sent.
     """
 
     rule: Rule
@@ -36,7 +36,7 @@ class Assessment:
         return canonical.digest(dict(self.inputs))
 
     def output(self) -> dict[str, Json]:
-        """The result as a calculation records it."""
+        """The result as calculations store it."""
         return {
             "amount": str(self.line.amount),
             "currency": self.line.currency.code,
@@ -47,7 +47,7 @@ class Assessment:
 
 
 def steps_of(line: RatedLine) -> list[dict[str, str]]:
-    """How the amount came about, as the API shows it: decimals in major units, as strings."""
+    """The steps that add up to the amount, as the API shows them: decimals in major units, as strings."""
     return [
         {
             "description": step.description,
@@ -64,8 +64,8 @@ def assess(
 ) -> list[Assessment]:
     """Rate every rule of the set. A meter without usage is rated at 0, since a flat may be due.
 
-    A total below 0, which corrections can make, is billed as 0; the provider gets the true value and
-    does the same.
+    A total below 0, which corrections can cause, is billed as 0; the provider gets the true value and also
+    bills 0.
     """
     return [
         _assess(rule, tenant, period, usage.get(rule.meter) or no_usage(rule.meter))

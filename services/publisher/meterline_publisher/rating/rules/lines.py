@@ -1,4 +1,4 @@
-"""The line that an assessment makes on an invoice."""
+"""Converts an assessment to a line of an invoice."""
 
 import uuid
 
@@ -15,7 +15,7 @@ def to_line(
     calculation_id: uuid.UUID = NO_ID,
     provider_decimals: int,
 ) -> Line:
-    """`provider_decimals`: to how many decimals the provider bills in the currency of the price."""
+    """`provider_decimals`: the number of decimals to which the provider bills in the price's currency."""
     rule, rated = assessment.rule, assessment.line
     price = rule.version.price
     exponent = min(provider_decimals, price.currency.exponent)

@@ -1,7 +1,7 @@
-"""Rating: a price and a quantity become one line, with the steps that lead to its amount.
+"""Rating: computes one line from a price and a quantity, with the steps that add up to its amount.
 
-Everything up to the last step is exact; the line is rounded once, by its price's rule, to its currency's
-minor unit. A quantity is the total of a line: rating parts of it and adding them up gives another amount.
+All steps are exact; the line is rounded once, by its price's rounding, to the currency's minor unit. A
+quantity is the total of a line: rating parts of it separately and adding them gives another amount.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ ONE = Decimal(1)
 
 
 class QuantityError(ValueError):
-    """The quantity is negative, not finite, or has too many digits to be one."""
+    """The quantity is negative, not finite, or has too many digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,13 @@ class Step:
 
     @property
     def amount(self) -> Fraction:
-        """The exact amount of this step; those of all steps add up to the line's."""
+        """The exact amount of this step; the amounts of all steps add up to the line's."""
         return Fraction(self.quantity) * Fraction(self.unit_amount)
 
 
 @dataclass(frozen=True, slots=True)
 class RatedLine:
-    """The outcome of rating: what is billed (`money`), what it was before rounding (`exact`), and why."""
+    """The result of rating: the billed amount (`money`), the unrounded one (`exact`), and its steps."""
 
     quantity: Decimal
     exact: Fraction
@@ -75,8 +75,8 @@ class RatedLine:
 def rate(price: Price, quantity: Decimal | int) -> RatedLine:
     """Rate the total quantity of one line.
 
-    A float is a `TypeError`. A negative quantity is a `QuantityError`: tiers and packages have no meaning
-    below zero, so a correction is rated as the difference of two lines.
+    A float is a `TypeError`. A negative quantity is a `QuantityError`: tiers and packages are undefined below
+    zero, so a correction is rated as the difference of two lines.
     """
     total = _checked(quantity)
     steps = [*_usage_steps(price.model, total)]
@@ -88,7 +88,7 @@ def rate(price: Price, quantity: Decimal | int) -> RatedLine:
 
 
 def _checked(quantity: Decimal | int) -> Decimal:
-    # The annotation does not hold at run time, and a float or a bool would pass unnoticed as a number.
+    # Checked at run time, since a float or a bool would otherwise be converted silently.
     if isinstance(quantity, bool) or not isinstance(quantity, Decimal | int):
         raise TypeError(f"a quantity is a Decimal or an int, not {type(quantity).__name__}")
     total = Decimal(quantity)
@@ -141,7 +141,7 @@ def _packages(quantity: Decimal, size: Decimal, rounding: PackageRounding) -> De
 def _graduated_steps(model: Graduated, quantity: Decimal) -> Iterator[Step]:
     lower = ZERO
     for number, tier in enumerate(model.tiers, 1):
-        # A tier is entered above its lower edge; the first one also by a quantity of 0.
+        # A quantity above a tier's lower edge enters the tier; a quantity of 0 enters the first one too.
         if number > 1 and quantity <= lower:
             return
         upper = quantity if tier.up_to is None else min(quantity, tier.up_to)

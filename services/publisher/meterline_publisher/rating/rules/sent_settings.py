@@ -1,4 +1,4 @@
-"""Delivery settings of a period that was rated before: what was sent keeps those that it was sent by."""
+"""Delivery settings of a period that was rated before: meters with sent usage keep theirs."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
@@ -12,9 +12,9 @@ from meterline_publisher.rating.rules.assessment import Assessment
 def bound(
     invoice: Invoice | None, plan: str, lines: Collection[str], publications: Iterable[Publication]
 ) -> Collection[str]:
-    """The meters of a period that keep the settings of their lines: those of which something is at the
-    provider or may be, and all of a final invoice. What was rejected is not there. Where another `plan` rates
-    the period than before, its settings hold, and what was sent by the old ones is taken back.
+    """The meters of a period that keep the settings of their lines: those of which the provider has, or may
+    have, something, and all meters of a final invoice. Rejected rows are not at the provider. If another plan
+    than before rates the period, its settings apply, and what was sent with the old ones is reversed.
 
     lines: the meters of the invoice's lines; publications: the period's
     """
@@ -26,7 +26,7 @@ def bound(
 
 
 def as_sent(rule_set: RuleSet, lines: Mapping[str, Line], meters: Collection[str]) -> RuleSet:
-    """The rules with the settings that the lines of these meters went with."""
+    """The rules with the delivery settings of the lines of these meters."""
     return RuleSet(tuple(_as_line(rule, lines, meters) for rule in rule_set.rules))
 
 
@@ -38,7 +38,7 @@ def _as_line(rule: Rule, lines: Mapping[str, Line], meters: Collection[str]) -> 
 
 
 def redirected(line: Line, assessment: Assessment) -> Line:
-    """A stored line whose amount stands, with the settings that hold now and what is to be sent by them."""
+    """A stored line with an unchanged amount, with the current delivery settings and the target for them."""
     rule = assessment.rule
     return replace(
         line,

@@ -7,7 +7,7 @@ from meterline_publisher.billing.money import Currency, Money
 
 
 class Line(Protocol):
-    """Anything that puts a rounded amount on an invoice."""
+    """Anything with a rounded amount for an invoice."""
 
     @property
     def money(self) -> Money: ...
@@ -16,7 +16,7 @@ class Line(Protocol):
 def totals(lines: Iterable[Line]) -> dict[Currency, Money]:
     """Sum rounded lines for each currency.
 
-    What is added up is what the customer sees on the lines, never the exact amounts behind them.
+    Sums the rounded amounts that customers see on the lines, not the exact ones.
     """
     sums: dict[Currency, Money] = {}
     for line in lines:

@@ -1,4 +1,4 @@
-"""What of a period is not billed: meters of its plan that cannot be, and used ones without a price."""
+"""Finds usage that is not billed: meters of the plan that cannot be, and meters without a price."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
@@ -10,10 +10,10 @@ from meterline_publisher.usage.rules import MeterUsage
 
 
 def billable(rule_set: RuleSet, currency: str, unknown: Collection[str] = ()) -> tuple[RuleSet, list[Gap]]:
-    """The rules that can be billed in `currency`, and the meters of the others with what is wrong: they keep
-    only themselves from being billed.
+    """The rules that can be billed in `currency`, and a gap for each of the others, which do not keep the
+    rest from being billed.
 
-    unknown: meters that were found not to exist; a misspelt one would be billed at 0
+    unknown: meters that do not exist; a misspelt one would otherwise be billed at 0
     """
     gaps = []
     for rule in rule_set.rules:
@@ -31,17 +31,18 @@ def billable(rule_set: RuleSet, currency: str, unknown: Collection[str] = ()) ->
 
 
 def with_quantities(gaps: Iterable[Gap], usage: Mapping[str, MeterUsage]) -> list[Gap]:
-    """The gaps with what was used of their meters, where something was."""
+    """The gaps with the usage of their meters, where there is any."""
     return [replace(gap, quantity=usage[gap.meter].value) if gap.meter in usage else gap for gap in gaps]
 
 
 def unpriced(
     known: Collection[str], catalogue: Iterable[Rule], usage: Mapping[str, MeterUsage], zone: ZoneInfo
 ) -> list[Gap]:
-    """The meters that were used and have no price for the period, in their order.
+    """The gaps of meters that have usage and no price for the period, ordered by meter.
 
     known: meters that have a line, or another gap
-    catalogue: all versions of the plan, which take effect as clocks go in `zone`
+    catalogue: all versions of the plan
+    zone: the tenant's time zone, which decides when versions take effect
     """
     first: dict[str, Rule] = {}
     for rule in catalogue:
