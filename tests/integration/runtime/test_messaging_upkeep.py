@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import LiteralString
 
 import psycopg
@@ -13,8 +13,6 @@ import pytest
 from tests.support.databases import TestDatabase
 
 pytestmark = pytest.mark.req("S7")
-
-TODAY = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
 
 
 def id_of(moment: datetime) -> uuid.UUID:
@@ -28,6 +26,9 @@ class Messaging:
     def __init__(self, database: TestDatabase) -> None:
         self._app = psycopg.connect(database.app_dsn("ingest"), autocommit=True)
         self._owner = psycopg.connect(database.owner_dsn("ingest"), autocommit=True)
+        # Noon of the first day with a partition: yesterday's, if the tables were made before midnight.
+        (first,) = self.column("SELECT min(relname)::text FROM pg_class WHERE relname ~ '^outbox_[0-9]{8}$'")
+        self.today = datetime.strptime(f"{first}T12+0000", "outbox_%Y%m%dT%H%z")
 
     def close(self) -> None:
         self._app.close()
@@ -72,17 +73,19 @@ def messaging(bare_database: TestDatabase) -> Iterator[Messaging]:
 def test_the_days_ahead_are_there(messaging: Messaging) -> None:
     for parent in ("outbox", "inbox"):
         for ahead in range(3):
-            name = f"{parent}_{TODAY + timedelta(days=ahead):%Y%m%d}"
+            name = f"{parent}_{messaging.today + timedelta(days=ahead):%Y%m%d}"
             assert messaging.column("SELECT to_regclass(%s)::text", name) == [name]
 
 
 def test_a_message_lies_in_the_partition_of_its_day(messaging: Messaging) -> None:
-    messaging.emitted(TODAY, published=False)
-    assert messaging.column("SELECT tableoid::regclass::text FROM outbox") == [f"outbox_{TODAY:%Y%m%d}"]
+    messaging.emitted(messaging.today, published=False)
+    assert messaging.column("SELECT tableoid::regclass::text FROM outbox") == [
+        f"outbox_{messaging.today:%Y%m%d}"
+    ]
 
 
 def test_old_days_are_dropped_unless_something_waits_in_them(messaging: Messaging) -> None:
-    done, waits, recent = (TODAY - timedelta(days=days) for days in (30, 20, 3))
+    done, waits, recent = (messaging.today - timedelta(days=days) for days in (30, 20, 3))
     for day in (done, waits, recent):
         messaging.partition("outbox", day)
         messaging.emitted(day, published=day != waits)
@@ -92,7 +95,7 @@ def test_old_days_are_dropped_unless_something_waits_in_them(messaging: Messagin
 
 @pytest.mark.req("K3", "T3.1")
 def test_the_inbox_remembers_longer_than_the_outbox_can_repeat(messaging: Messaging) -> None:
-    repeatable, forgotten = TODAY - timedelta(days=10), TODAY - timedelta(days=15)
+    repeatable, forgotten = messaging.today - timedelta(days=10), messaging.today - timedelta(days=15)
     for day in (repeatable, forgotten):
         messaging.partition("inbox", day)
         messaging.handled(day)
@@ -101,7 +104,7 @@ def test_the_inbox_remembers_longer_than_the_outbox_can_repeat(messaging: Messag
 
 
 def test_rows_without_a_day_of_their_own_go_when_they_are_old(messaging: Messaging) -> None:
-    old, waits, recent = (TODAY - timedelta(days=days) for days in (30, 20, 3))
+    old, waits, recent = (messaging.today - timedelta(days=days) for days in (30, 20, 3))
     for day in (old, waits, recent):
         messaging.emitted(day, published=day != waits)
         messaging.handled(day)
@@ -114,7 +117,7 @@ def test_rows_that_came_before_their_partition_do_no_harm(
     messaging: Messaging, bare_database: TestDatabase
 ) -> None:
     """A service that slept over the end of its partitions writes to the rest before its first upkeep."""
-    tomorrow = TODAY + timedelta(days=1)
+    tomorrow = messaging.today + timedelta(days=1)
     with psycopg.connect(bare_database.owner_dsn("ingest")) as owner:
         owner.execute(f"DROP TABLE outbox_{tomorrow:%Y%m%d}")
     early = messaging.emitted(tomorrow, published=False)
@@ -126,7 +129,7 @@ def test_rows_that_came_before_their_partition_do_no_harm(
 def test_a_long_transaction_is_not_waited_for(messaging: Messaging, bare_database: TestDatabase) -> None:
     """Everybody who writes would wait behind the upkeep that waits."""
     with psycopg.connect(bare_database.owner_dsn("ingest")) as owner:
-        owner.execute(f"DROP TABLE outbox_{TODAY:%Y%m%d}")
+        owner.execute(f"DROP TABLE outbox_{messaging.today:%Y%m%d}")
     with psycopg.connect(bare_database.app_dsn("ingest")) as reader:
         reader.execute("SELECT count(*) FROM outbox")
         with pytest.raises(psycopg.errors.LockNotAvailable):
