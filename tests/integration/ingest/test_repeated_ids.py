@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,9 @@ from tests.support.databases import TestDatabase
 from tests.support.polling import eventually
 
 pytestmark = pytest.mark.req("T1.2")
+
+# A type whose events have details, as those of `api.request` have not.
+NOTED = "api.noted"
 
 Form = Callable[..., capture_pb2.ReportRequest]
 both_forms = pytest.mark.parametrize("form", [rows, columns])
@@ -75,24 +79,25 @@ async def replicas(
     async with AsyncExitStack() as stack:
         one, two = [await stack.enter_async_context(running_ingest(database, broker)) for _ in range(2)]
         note = event_types_pb2.PropertyDefinition(name="note", kind=event_types_pb2.PROPERTY_KIND_TEXT)
-        definition = event_types_pb2.EventType(
-            name="api.request",
-            quantities=[
-                event_types_pb2.QuantityDefinition(name="units", scale=2),
-                event_types_pb2.QuantityDefinition(name="bytes", scale=0),
-            ],
-            dimensions=[event_types_pb2.DimensionDefinition(name="region")],
-            properties=[note],
-        )
-        await one.types.PutEventType(event_types_pb2.PutEventTypeRequest(event_type=definition))
+        for name, properties in (("api.request", []), (NOTED, [note])):
+            definition = event_types_pb2.EventType(
+                name=name,
+                quantities=[
+                    event_types_pb2.QuantityDefinition(name="units", scale=2),
+                    event_types_pb2.QuantityDefinition(name="bytes", scale=0),
+                ],
+                dimensions=[event_types_pb2.DimensionDefinition(name="region")],
+                properties=properties,
+            )
+            await one.types.PutEventType(event_types_pb2.PutEventTypeRequest(event_type=definition))
         await one.onboard(1, "acme")
         await eventually(lambda: is_known(one, "acme"))
         await eventually(lambda: is_known(two, "acme"))
         yield one, two
 
 
-def some(count: int) -> list[Sample]:
-    return [Sample() for _ in range(count)]
+def some(count: int, **fields: Any) -> list[Sample]:
+    return [Sample(**fields) for _ in range(count)]
 
 
 def reasons(count: int, answer: capture_pb2.ReportResponse) -> list[str]:
@@ -111,7 +116,7 @@ CHANGES: tuple[Callable[[Sample], Sample], ...] = (
     lambda sample: replace(sample, quantities={"bytes": "1"}),
     lambda sample: replace(sample, dimensions={"region": "us"}),
     lambda sample: replace(sample, time_us=sample.time_us - 1),
-    lambda sample: replace(sample, properties={"note": "new"}),
+    lambda sample: replace(sample, type=NOTED, properties={"note": "new"}),
 )
 
 
@@ -125,7 +130,7 @@ async def test_all_kinds_of_repeats_in_one_call(
     replicas: tuple[RunningIngest, RunningIngest], form: Form
 ) -> None:
     here, there = replicas
-    noted = [Sample(properties={"note": "kept"}) for _ in range(3)]
+    noted = some(24, type=NOTED, properties={"note": "kept"})
     bare = [Sample(quantities={}), Sample(quantities={"units": "1.50", "bytes": "7"})]
     ours, theirs = [*some(250), *noted, *bare], some(250)
     dropped = some(30)
@@ -136,8 +141,9 @@ async def test_all_kinds_of_repeats_in_one_call(
     fresh, twice = some(220), some(3)
     expected = [
         *((sample, "") for sample in fresh),
-        *((sample, "DUPLICATE") for sample in ours[-15:]),
+        *((sample, "DUPLICATE") for sample in ours[-18:]),
         *((other(sample, at), "CONFLICT") for at, sample in enumerate(ours[:16])),
+        *((other(sample, at), "CONFLICT") for at, sample in enumerate(noted[:8])),
         *((sample, "") for sample in dropped),
         *((sample, "DUPLICATE") for sample in theirs[:9]),
         *((other(sample, at), "CONFLICT") for at, sample in enumerate(theirs[20:36])),

@@ -49,6 +49,15 @@ def test_no_id_is_forgotten_within_the_capacity(batches: list[list[Key]]) -> Non
         latest = [key for key in latest if key not in batch] + list(dict.fromkeys(batch))
 
 
+def test_ids_are_remembered_when_the_filters_change_places() -> None:
+    seen = RecentlySeen(CAPACITY_LOG2)
+    first = [(number, 1) for number in range(100)]
+    add(seen, first)
+    add(seen, [(number, 1) for number in range(100, 200)])
+    suspects, _ = add(seen, first[-28:])
+    assert all(suspects)
+
+
 def test_memory_is_bounded_and_what_is_old_is_forgotten() -> None:
     seen = RecentlySeen(10)
     size = seen.size

@@ -70,12 +70,12 @@ async def _compare(sides: _Sides, rows: Rows, positions: Int64s, stored: StoredR
     found = np.flatnonzero(at >= 0)
     at, here = at[found], positions[found]
     units, missing = rows.units()
-    same = (stored.subject_ids[at] == rows.subject_ids[found]) & (
-        stored.series_ids[at] == rows.series_ids[found]
-    )
-    same &= (stored.sent_us[at] == contents.sent_us(here)) & (stored.missing[at] == missing[found])
+    same = ~(stored.detailed[at] | stored.batch_unknown[at] | contents.have_details()[here])
+    same &= stored.subject_ids[at] == rows.subject_ids[found]
+    same &= stored.series_ids[at] == rows.series_ids[found]
+    same &= stored.sent_us[at] == contents.sent_us(here)
+    same &= stored.missing[at] == missing[found]
     same &= (stored.units[at] == units[found]).all(axis=1)
-    same &= ~(stored.detailed[at] | stored.batch_unknown[at] | contents.have_details()[here])
     flag(here[same].tolist(), DUPLICATE)
     detailed, pace = stored.detailed[at], Pace()
     for row, theirs in zip(here[detailed].tolist(), stored.digests[at[detailed]].tolist(), strict=True):
