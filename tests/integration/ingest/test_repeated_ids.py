@@ -78,22 +78,26 @@ async def replicas(
     monkeypatch.setattr(store, "DOUBTFUL_BATCHES", doubtful)
     async with AsyncExitStack() as stack:
         one, two = [await stack.enter_async_context(running_ingest(database, broker)) for _ in range(2)]
-        note = event_types_pb2.PropertyDefinition(name="note", kind=event_types_pb2.PROPERTY_KIND_TEXT)
-        for name, properties in (("api.request", []), (NOTED, [note])):
-            definition = event_types_pb2.EventType(
-                name=name,
-                quantities=[
-                    event_types_pb2.QuantityDefinition(name="units", scale=2),
-                    event_types_pb2.QuantityDefinition(name="bytes", scale=0),
-                ],
-                dimensions=[event_types_pb2.DimensionDefinition(name="region")],
-                properties=properties,
-            )
-            await one.types.PutEventType(event_types_pb2.PutEventTypeRequest(event_type=definition))
+        await put_type(one, "api.request")
+        await put_type(one, NOTED, "note")
         await one.onboard(1, "acme")
         await eventually(lambda: is_known(one, "acme"))
         await eventually(lambda: is_known(two, "acme"))
         yield one, two
+
+
+async def put_type(ingest: RunningIngest, name: str, *properties: str) -> None:
+    text = event_types_pb2.PROPERTY_KIND_TEXT
+    definition = event_types_pb2.EventType(
+        name=name,
+        quantities=[
+            event_types_pb2.QuantityDefinition(name="units", scale=2),
+            event_types_pb2.QuantityDefinition(name="bytes", scale=0),
+        ],
+        dimensions=[event_types_pb2.DimensionDefinition(name="region")],
+        properties=[event_types_pb2.PropertyDefinition(name=each, kind=text) for each in properties],
+    )
+    await ingest.types.PutEventType(event_types_pb2.PutEventTypeRequest(event_type=definition))
 
 
 def some(count: int, **fields: Any) -> list[Sample]:
@@ -162,6 +166,20 @@ async def test_all_kinds_of_repeats_in_one_call(
     assert await stored(here) == len(ours) + len(theirs) + new
     again = await here.report(form(*fresh, *dropped, *twice))
     assert reasons(new, again) == ["DUPLICATE"] * new
+
+
+async def test_a_property_that_the_type_had_not_makes_another_event(
+    replicas: tuple[RunningIngest, RunningIngest],
+) -> None:
+    here, _ = replicas
+    first = some(210)
+    await here.report(columns(*first))
+    await put_type(here, "api.request", "note")
+
+    changed = [replace(each, properties={"note": "new"}) for each in first]
+    answer = await here.report(columns(*changed[:105], *first[105:]))
+
+    assert reasons(210, answer) == ["CONFLICT"] * 105 + ["DUPLICATE"] * 105
 
 
 async def test_repeats_cost_one_lookup_of_suspects_and_one_copy(

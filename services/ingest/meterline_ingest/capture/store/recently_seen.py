@@ -1,6 +1,6 @@
 """Remembers which event ids were seen lately. It selects which rows are looked up, never what is a duplicate.
 
-One stored id makes a whole COPY fail, and to look up each id before would cost a fifth of the COPY. So only
+One stored id makes a whole COPY fail, and to look up each id before would cost up to a fourth of the COPY. So only
 suspects are looked up. A wrong suspicion costs that lookup; a missed one costs a repetition of the COPY. The
 primary key alone decides what is a duplicate.
 
