@@ -1,8 +1,8 @@
 """Remembers which event ids were seen lately. It selects which rows are looked up, never what is a duplicate.
 
-One stored id makes a whole COPY fail, and to look up each id before would cost up to a fourth of the COPY. So only
-suspects are looked up. A wrong suspicion costs that lookup; a missed one costs a repetition of the COPY. The
-primary key alone decides what is a duplicate.
+One stored id makes a whole COPY fail, and to look up each id before would cost up to a fourth of the COPY. So
+only suspects are looked up. A wrong suspicion costs that lookup; a missed one costs a repetition of the COPY.
+The primary key alone decides what is a duplicate.
 
 The memory is two Bloom filters in blocks of four words. When the younger one has `capacity` ids, it becomes
 the older one, whose ids are forgotten. So at least the latest `capacity` ids are remembered for certain.
