@@ -13,7 +13,7 @@ from meterline_ingest.capture.rules.combinations import Variant
 from meterline_ingest.capture.rules.skew import Corrected
 from meterline_ingest.capture.rules.validation import Checked
 from meterline_ingest.capture.store.details import SEALED, TABLE, Detail, StoredBody
-from meterline_ingest.event.columns import Flags
+from meterline_ingest.event.columns import Flags, Int64s
 from meterline_ingest.event.digest import Fingerprints, body_digest, disguised
 from meterline_ingest.event_types.rules.book import TypeBook
 
@@ -58,12 +58,21 @@ class Contents:
         self._sealers = sealers
         self._flags = flags
 
-    def sent_us(self, row: int) -> int:
-        return int(self._corrected.sent_us[row])
+    def sent_us(self, rows: Int64s) -> Int64s:
+        """The times of `rows` as they were sent."""
+        return self._corrected.sent_us[rows]
 
-    def has_details(self, row: int) -> bool:
-        """Whether the row in `events` holds less than what was sent."""
-        return self._variant(row) is not None or self._is_cut(row) or row in self._flags
+    def have_details(self) -> Flags:
+        """The rows of which `events` holds less than what was sent."""
+        fields, cut = self._checked.fields, self._corrected.cut
+        if fields.variants:
+            found: Flags = np.isin(fields.index, list(fields.variants))
+        else:
+            found = np.zeros(len(self._corrected.sent_us), np.bool_)
+        if cut is not None:
+            found |= cut
+        found[list(self._flags)] = True
+        return found
 
     async def details(self, accepted: Flags) -> list[Detail]:
         """The details of the accepted rows that have any."""
@@ -84,7 +93,7 @@ class Contents:
         return body_digest(
             series.event_type,
             self._checked.columns.subjects[self._checked.columns.subject_index[row]],
-            self.sent_us(row),
+            int(self._corrected.sent_us[row]),
             series.dimensions if variant is None else variant.sent_dimensions,
             self._quantities(series.tenant_id, series.event_type, units),
             [] if variant is None else self._disguised(series.tenant_id, variant),
@@ -101,14 +110,9 @@ class Contents:
         )
 
     def _detailed(self, accepted: Flags) -> Sequence[int]:
-        fields, cut = self._checked.fields, self._corrected.cut
-        if not fields.variants and cut is None and not self._flags:
+        if not self._checked.fields.variants and self._corrected.cut is None and not self._flags:
             return []
-        wanted = np.isin(fields.index, list(fields.variants))
-        if cut is not None:
-            wanted |= cut
-        wanted[list(self._flags)] = True
-        rows: list[int] = np.flatnonzero(wanted & accepted).tolist()
+        rows: list[int] = np.flatnonzero(self.have_details() & accepted).tolist()
         return rows
 
     def _detail(self, row: int) -> Detail:
@@ -117,7 +121,7 @@ class Contents:
         tenant_id = int(self._checked.tenant_ids[columns.tenant_index[row]])
         detail = Detail(event_id, tenant_id, self.digest(row))
         if self._is_cut(row):
-            detail.sent_us = self.sent_us(row)
+            detail.sent_us = int(self._corrected.sent_us[row])
         if variant is not None:
             detail.properties, detail.flags, detail.sources = (
                 variant.properties,

@@ -10,7 +10,7 @@ from meterline.packing import pack_signed, pack_unsigned
 from meterline_protos.common.v1 import types_pb2
 from meterline_protos.events.v1 import events_pb2
 
-from meterline_ingest.capture.rules.combinations import Variant
+from meterline_ingest.capture.rules.combinations import Variant, distinct
 from meterline_ingest.capture.rules.validation import Checked
 from meterline_ingest.event.columns import Flags, Int64s
 from meterline_ingest.event.series import SeriesKey
@@ -46,9 +46,9 @@ def events_accepted(
     series, subjects = checked.series, columns.subjects
     if not everything:
         # Entries that only refused rows used are left out: their tenant may be unknown.
-        used, series_index = np.unique(series_index, return_inverse=True)
+        used, series_index = distinct(series_index, len(series))
         series = [series[at] for at in used.tolist()]
-        used, subject_index = np.unique(subject_index, return_inverse=True)
+        used, subject_index = distinct(subject_index, len(subjects))
         subjects = [subjects[at] for at in used.tolist()]
     fact = events_pb2.EventsAccepted(
         batches=[

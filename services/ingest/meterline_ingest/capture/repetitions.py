@@ -6,6 +6,7 @@ This includes events whose time is out of bounds by now: an accepted event stays
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from meterline.db.pool import Connection
@@ -14,8 +15,9 @@ from meterline.tasks import Pace
 from meterline_ingest.capture.details import Contents
 from meterline_ingest.capture.rules.validation import Checked
 from meterline_ingest.capture.store import details
-from meterline_ingest.capture.store.details import StoredBody
-from meterline_ingest.capture.store.events import Rows
+from meterline_ingest.capture.store.details import Key, StoredBody
+from meterline_ingest.capture.store.events import Inserted, Rows
+from meterline_ingest.capture.store.stored_rows import StoredRows, stored_rows
 from meterline_ingest.event.columns import Flags, Int64s
 from meterline_ingest.event.outcomes import DUPLICATE, Problem, conflict
 
@@ -25,26 +27,77 @@ async def settle(
     checked: Checked,
     rows: Rows,
     positions: Int64s,
-    new: Flags,
+    inserted: Inserted,
     contents: Contents,
     skews_by_batch: Mapping[int, int],
 ) -> None:
-    """Flags the rows that are not `new`.
+    """Flags the rows that are not new.
 
     positions: where `rows` are in the flush
     """
-    pace, repeated = Pace(), np.flatnonzero(~new)
-    for start in range(0, len(repeated), details.PORTION):
-        again = repeated[start : start + details.PORTION]
-        portion = rows.take(again)
-        stored = await details.stored_bodies(connection, portion.ids, portion.tenant_ids)
-        keys = zip(portion.ids.tolist(), portion.tenant_ids.tolist(), strict=True)
-        for at, (row, key) in enumerate(zip(positions[again].tolist(), keys, strict=True)):
-            if pace.due:
-                await pace.rest()
-            before = stored[key]
-            sent_us = before.sent_at(skews_by_batch)
-            checked.problems.flag([row], _problem(before, sent_us, portion, at, row, contents))
+    sides = _Sides(connection, checked, contents, skews_by_batch)
+    repeated, stored = np.flatnonzero(~inserted.new), inserted.stored
+    found = stored.find(rows.ids[repeated], rows.tenant_ids[repeated]) >= 0
+    await _compare(sides, rows.take(repeated[found]), positions[repeated[found]], stored)
+    others = repeated[~found]
+    if len(others):
+        # Stored in this transaction, or by another one that ended meanwhile.
+        chosen = rows.take(others)
+        stored = await stored_rows(connection, chosen.ids, chosen.tenant_ids)
+        await _compare(sides, chosen, positions[others], stored)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sides:
+    """Where the bodies of a flush are, and those that are stored."""
+
+    connection: Connection
+    checked: Checked
+    contents: Contents
+    skews_by_batch: Mapping[int, int]
+
+    def stored_digest(self, key: Key, before: StoredBody) -> bytes:
+        sent_us = before.sent_at(self.skews_by_batch)
+        return before.body_digest or self.contents.digest_of_row(key[1], before, sent_us)
+
+
+async def _compare(sides: _Sides, rows: Rows, positions: Int64s, stored: StoredRows) -> None:
+    """Flags repeated `rows`. Computes digests only of those that do not simply equal their stored rows."""
+    if not len(rows):
+        return
+    contents, flag = sides.contents, sides.checked.problems.flag
+    at = stored.find(rows.ids, rows.tenant_ids)
+    found = np.flatnonzero(at >= 0)
+    at, here = at[found], positions[found]
+    units, missing = rows.units()
+    same = ~(stored.detailed[at] | stored.batch_unknown[at] | contents.have_details()[here])
+    same &= stored.subject_ids[at] == rows.subject_ids[found]
+    same &= stored.series_ids[at] == rows.series_ids[found]
+    same &= stored.sent_us[at] == contents.sent_us(here)
+    same &= stored.missing[at] == missing[found]
+    same &= (stored.units[at] == units[found]).all(axis=1)
+    flag(here[same].tolist(), DUPLICATE)
+    detailed, pace = stored.detailed[at], Pace()
+    for row, theirs in zip(here[detailed].tolist(), stored.digests[at[detailed]].tolist(), strict=True):
+        if pace.due:
+            await pace.rest()
+        flag([row], _verdict(theirs, contents.digest(row)))
+    settled = here[same | detailed]
+    rest = positions[~np.isin(positions, settled)]
+    for start in range(0, len(rest), details.PORTION):
+        await _compare_bodies(sides, rest[start : start + details.PORTION])
+
+
+async def _compare_bodies(sides: _Sides, portion: Int64s) -> None:
+    """Flags rows of the flush by the digests of their bodies and of the stored ones."""
+    checked, pace = sides.checked, Pace()
+    tenant_ids = checked.tenant_ids[checked.columns.tenant_index[portion]]
+    stored = await details.stored_bodies(sides.connection, checked.columns.ids[portion], tenant_ids)
+    for row, key in zip(portion.tolist(), _keys(checked, portion), strict=True):
+        if pace.due:
+            await pace.rest()
+        theirs = sides.stored_digest(key, stored[key])
+        checked.problems.flag([row], _verdict(theirs, sides.contents.digest(row)))
 
 
 def twins(checked: Checked, rows: Sequence[int], good: Flags) -> tuple[list[int], list[int]]:
@@ -72,6 +125,7 @@ async def settle_doubtful(
     skews_by_batch: Mapping[int, int],
 ) -> None:
     """Flags those of `rows`, taken from `checked.doubtful`, that are stored; leaves the others."""
+    sides = _Sides(connection, checked, contents, skews_by_batch)
     pace, columns = Pace(), checked.columns
     for start in range(0, len(rows), details.PORTION):
         portion = np.array(rows[start : start + details.PORTION])
@@ -83,32 +137,13 @@ async def settle_doubtful(
             before = stored.get(key)
             if before is not None:
                 # They have no dictionary numbers to compare, so digests are compared.
-                sent_us = before.sent_at(skews_by_batch)
-                theirs = before.body_digest or contents.digest_of_row(key[1], before, sent_us)
+                theirs = sides.stored_digest(key, before)
                 checked.problems.put_first([row], _verdict(theirs, contents.digest(row)))
 
 
-def _keys(checked: Checked, rows: Int64s) -> list[details.Key]:
+def _keys(checked: Checked, rows: Int64s) -> list[Key]:
     tenant_ids = checked.tenant_ids[checked.columns.tenant_index[rows]]
     return list(zip(checked.columns.ids[rows].tolist(), tenant_ids.tolist(), strict=True))
-
-
-def _problem(
-    before: StoredBody, sent_us: int, portion: Rows, at: int, row: int, contents: Contents
-) -> Problem:
-    """An event without details that equals its stored row needs no digest."""
-    if before.body_digest is None and not contents.has_details(row):
-        same = (
-            before.subject_id == portion.subject_ids[at]
-            and before.series_id == portion.series_ids[at]
-            and sent_us == contents.sent_us(row)
-            and before.units == portion.units(at)
-        )
-        if same:
-            return DUPLICATE
-    tenant_id = int(portion.tenant_ids[at])
-    theirs = before.body_digest or contents.digest_of_row(tenant_id, before, sent_us)
-    return _verdict(theirs, contents.digest(row))
 
 
 def _verdict(theirs: bytes, mine: bytes) -> Problem:

@@ -179,7 +179,8 @@ class FlushTransaction:
         """Returns which rows were accepted, and the message that reports them."""
         connection, numbers, rows = transaction.connection, prepared.batch_numbers, prepared.rows
         good, contents, twins = prepared.known.good, prepared.known.contents, prepared.known.twins
-        new = await self._writer.insert(connection, rows, prepared.tenants)
+        inserted = await self._writer.insert(connection, rows, prepared.tenants)
+        new = inserted.new
         accepted = good if new.all() else _only(len(good), prepared.positions[new])
         message = b""
         if accepted.any():
@@ -187,7 +188,7 @@ class FlushTransaction:
         skews = dict(zip(numbers.tolist(), flush.corrected.skews_us, strict=True))
         if not new.all():
             await repetitions.settle(
-                connection, flush.checked, rows, prepared.positions, new, contents, skews
+                connection, flush.checked, rows, prepared.positions, inserted, contents, skews
             )
         if twins:
             await repetitions.settle_doubtful(connection, flush.checked, twins, contents, skews)

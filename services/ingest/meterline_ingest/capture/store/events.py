@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import psycopg
 from meterline.clock import to_datetime
 from meterline.db import arrays
@@ -19,16 +20,19 @@ from meterline_ingest.capture.rules.quantities import Slot
 from meterline_ingest.capture.store.copy_format import event_rows
 from meterline_ingest.capture.store.partitions import Partitions
 from meterline_ingest.capture.store.recently_seen import RecentlySeen
+from meterline_ingest.capture.store.stored_rows import NOTHING, StoredRows, stored_rows
 from meterline_ingest.event.batches import BatchOrigin
+from meterline_ingest.event.bounds import MAX_QUANTITIES
 from meterline_ingest.event.columns import UUID_DTYPE, Flags, Ids, Int64s
 
 queries = Queries("meterline_ingest.capture.store", "events.sql")
 
 # Below this a single INSERT … ON CONFLICT is as fast as COPY, and never has to be repeated.
 COPY_FROM_ROWS = 200
-# After a duplicate that the hint missed, so many batches are looked up before they are copied: one duplicate
-# is followed by more, and a failed COPY costs more than a lookup.
-DOUBTFUL_BATCHES = 100
+# After a stored id that was not suspected, all ids of so many batches are looked up before the COPY: one such
+# id is followed by more, and a failed COPY costs as much as some ten lookups of all its ids. The same holds
+# for the first batches of a process, when it remembers nothing and clients repeat what they sent before.
+DOUBTFUL_BATCHES = 30
 
 # Errors after which a batch is stored in another way: an id is stored already, the same events arrive twice
 # at once, or the partitions have changed.
@@ -56,12 +60,20 @@ class Rows:
     def __len__(self) -> int:
         return len(self.times_us)
 
-    def units(self, row: int) -> tuple[int | None, ...]:
-        """The quantities of one row, None where absent."""
-        return tuple(
-            None if slot is None or not (slot.present is None or slot.present[row]) else int(slot.units[row])
-            for slot in self.slots
-        )
+    def units(self) -> tuple[Int64s, Int64s]:
+        """(units, missing): MAX_QUANTITIES columns with 0 where a value is missing; of each row one bit a
+        quantity, set where it is missing."""
+        units = np.zeros((len(self), MAX_QUANTITIES), np.int64)
+        missing = np.zeros(len(self), np.int64)
+        for at, slot in enumerate(self.slots):
+            if slot is None:
+                missing |= 1 << at
+            elif slot.present is None:
+                units[:, at] = slot.units
+            else:
+                units[:, at] = np.where(slot.present, slot.units, 0)
+                missing |= (~slot.present).astype(np.int64) << at
+        return units, missing
 
     def take(self, rows: Int64s) -> Rows:
         slots = [
@@ -105,6 +117,14 @@ class BatchRow:
     import_id: uuid.UUID | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Inserted:
+    """new: which rows were stored. stored: events that were there before, perhaps not all of them."""
+
+    new: Flags
+    stored: StoredRows
+
+
 class EventWriter:
     """One for each process."""
 
@@ -112,7 +132,7 @@ class EventWriter:
         self._database = database
         self._partitions = partitions
         self._seen = RecentlySeen()
-        self._doubtful = 0
+        self._doubtful = DOUBTFUL_BATCHES
         self._numbers = iter(range(0))
 
     async def batch_numbers(self, count: int) -> list[int]:
@@ -127,28 +147,38 @@ class EventWriter:
                 numbers.append(number)
         return numbers
 
-    async def insert(self, connection: Connection, rows: Rows, tenants: Collection[int]) -> Flags:
-        """Inserts `rows` into the open transaction of `tenants`; returns which were new.
+    async def insert(self, connection: Connection, rows: Rows, tenants: Collection[int]) -> Inserted:
+        """Inserts `rows` into the open transaction of `tenants`.
 
         May roll the transaction back to start again, so it must come first in it.
         """
+        suspects, repeated = self._seen.add(rows.ids, rows.tenant_ids)
         if len(rows) < COPY_FROM_ROWS:
-            return await self._insert(connection, rows, tenants)
-        suspects = self._seen.suspects(rows.ids, rows.tenant_ids)
+            return Inserted(await self._insert(connection, rows, tenants), NOTHING)
         if self._doubtful:
             self._doubtful -= 1
-            suspects |= await self._known(connection, rows)
-        try:
-            return await self._copy(connection, rows, suspects)
-        except _COPY_AGAIN as error:
-            await self._start_again(connection, tenants, error)
-        self._doubtful = DOUBTFUL_BATCHES
-        suspects |= await self._known(connection, rows)
-        try:
-            return await self._copy(connection, rows, suspects)
-        except _COPY_AGAIN as error:
-            await self._start_again(connection, tenants, error)
-        return await self._insert(connection, rows, tenants)
+            stored = await self._look_up_all(connection, rows, suspects | repeated)
+        else:
+            stored = await _look_up(connection, rows, np.flatnonzero(suspects & ~repeated))
+        for last in (False, True):
+            new = ~repeated
+            if len(stored):
+                new &= stored.find(rows.ids, rows.tenant_ids) < 0
+            try:
+                await self._copy(connection, rows, new)
+                return Inserted(new, stored)
+            except _COPY_AGAIN as error:
+                await self._start_again(connection, tenants, error)
+            if not last:
+                stored = await self._look_up_all(connection, rows, suspects | repeated)
+        return Inserted(await self._insert(connection, rows, tenants), stored)
+
+    async def _look_up_all(self, connection: Connection, rows: Rows, expected: Flags) -> StoredRows:
+        """What is stored under the ids of `rows`. Batches are doubtful if it is more than `expected`."""
+        stored = await stored_rows(connection, rows.ids, rows.tenant_ids)
+        if len(stored) and (stored.find(rows.ids[~expected], rows.tenant_ids[~expected]) >= 0).any():
+            self._doubtful = max(self._doubtful, DOUBTFUL_BATCHES)
+        return stored
 
     async def _start_again(
         self, connection: Connection, tenants: Collection[int], error: psycopg.Error
@@ -158,25 +188,13 @@ class EventWriter:
         if isinstance(error, psycopg.errors.CheckViolation | psycopg.errors.UndefinedTable):
             await self._partitions.refresh()
 
-    async def _known(self, connection: Connection, rows: Rows) -> Flags:
-        """Which rows are stored already, as far as this transaction can see."""
-        keys = arrays.uuid_array(rows.ids), arrays.int4_array(np.unique(rows.tenant_ids))
-        cursor = await connection.execute(queries.known_events, keys, binary=True)
-        known = {(event_id.bytes, tenant_id) for event_id, tenant_id in await cursor.fetchall()}
-        if not known:
-            return np.zeros(len(rows), np.bool_)
-        return np.array([key in known for key in _keys(rows)])
-
-    async def _copy(self, connection: Connection, rows: Rows, suspects: Flags) -> Flags:
-        doubtful = np.flatnonzero(suspects)
-        clear = rows.take(np.flatnonzero(~suspects)) if len(doubtful) else rows
-        for partition, chosen in self._partitions.split(clear.ids):
-            await _copy_to(connection, partition, clear if chosen is None else clear.take(chosen))
-        new = np.ones(len(rows), np.bool_)
-        if len(doubtful):
-            new[doubtful] = await self._insert_some(connection, rows.take(doubtful))
+    async def _copy(self, connection: Connection, rows: Rows, new: Flags) -> None:
+        chosen = rows if new.all() else rows.take(np.flatnonzero(new))
+        order = _order(chosen)
+        ordered = chosen if order is None else chosen.take(order)
+        for partition, part in self._partitions.split(ordered.ids):
+            await _copy_to(connection, partition, ordered if part is None else ordered.take(part))
         await _insert_text_ids(connection, rows, new)
-        return new
 
     async def _insert(self, connection: Connection, rows: Rows, tenants: Collection[int]) -> Flags:
         for attempt in range(3):
@@ -193,7 +211,7 @@ class EventWriter:
         return new
 
     async def _insert_some(self, connection: Connection, rows: Rows) -> Flags:
-        order = np.lexsort((rows.tenant_ids, *rows.ids.view(">u8").reshape(-1, 2).T[::-1]))
+        order = _full_order(rows)
         sorted_rows = rows.take(order)
         cursor = await connection.execute(queries.insert_events, _parameters(sorted_rows), binary=True)
         returned = await cursor.fetchall()
@@ -231,6 +249,36 @@ def _parameters(rows: Rows) -> tuple[arrays.Binary, ...]:
             for slot in rows.slots
         ),
     )
+
+
+async def _look_up(connection: Connection, rows: Rows, chosen: Int64s) -> StoredRows:
+    if not len(chosen):
+        return NOTHING
+    return await stored_rows(connection, rows.ids[chosen], rows.tenant_ids[chosen])
+
+
+def _order(rows: Rows) -> Int64s | None:
+    """The order of the key, None if the rows are in it.
+
+    Batches with common events, each copied in this order, wait for one another. In other orders they can
+    deadlock, which Postgres finds out after a second.
+    """
+    fronts, backs = (half.astype(np.uint64) for half in rows.ids.view(">u8").reshape(-1, 2).T)
+    if _ascending(fronts, backs):
+        return None
+    # UUIDv7 mostly differ in their first half.
+    order = np.argsort(fronts, kind="stable")
+    return order if _ascending(fronts[order], backs[order]) else _full_order(rows)
+
+
+def _ascending(fronts: npt.NDArray[np.uint64], backs: npt.NDArray[np.uint64]) -> bool:
+    later = fronts[1:] > fronts[:-1]
+    later |= (fronts[1:] == fronts[:-1]) & (backs[1:] > backs[:-1])
+    return bool(later.all())
+
+
+def _full_order(rows: Rows) -> Int64s:
+    return np.lexsort((rows.tenant_ids, *rows.ids.view(">u8").reshape(-1, 2).T[::-1]))
 
 
 def _keys(rows: Rows) -> list[tuple[bytes, int]]:

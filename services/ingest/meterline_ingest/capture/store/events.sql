@@ -17,13 +17,6 @@ SELECT * FROM unnest(
 ON CONFLICT DO NOTHING
 RETURNING event_id, tenant_id
 
--- name: known_events
--- One index scan for all ids, where a join would scan for each. May return pairs that were not asked for, if
--- two of the tenants use one id.
-SELECT event_id, tenant_id
-FROM events
-WHERE event_id = ANY(%s::uuid[]) AND tenant_id = ANY(%s::int4[])
-
 -- name: insert_text_ids
 INSERT INTO event_text_ids (event_id, tenant_id, text_id)
 SELECT * FROM unnest(%s::uuid[], %s::int4[], %s::text[])
