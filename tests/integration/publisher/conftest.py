@@ -44,10 +44,10 @@ def lab(double_address: str, levers: Levers) -> Lab:
 
 
 @pytest.fixture
-async def surroundings(
+async def idle_world(
     make_database: Callable[..., TestDatabase], broker: NatsServer, open_bus: OpenBus, lab: Lab
 ) -> AsyncIterator[World]:
-    """All but the publisher."""
+    """Everything that a publisher needs to run: database, broker, fake services and the Stripe double."""
     mesh = FakeMesh()
     async with serving(mesh) as address:
         bus = await open_bus()
@@ -56,7 +56,7 @@ async def surroundings(
 
 
 def settings(world: World, **more: object) -> PublisherSettings:
-    """Short pauses, and periodic work only where a test asks for it."""
+    """Settings with short pauses, and with periodic work off unless a test enables it."""
     values = settings_for("publisher", world.database, world.broker) | {
         "aggregate_address": world.aggregate,
         "ingest_address": world.aggregate,
@@ -74,27 +74,27 @@ def settings(world: World, **more: object) -> PublisherSettings:
 
 
 @pytest.fixture
-async def start(surroundings: World) -> AsyncIterator[StartPublisher]:
-    """A function `(*providers, **settings) -> Api`: one more replica of the publisher, on Stripe's double
-    unless other providers are given. All are stopped after the test."""
+async def start(idle_world: World) -> AsyncIterator[StartPublisher]:
+    """A function `(*providers, **settings) -> Api` that starts a replica of the publisher, by default with
+    the Stripe double as its provider. All replicas stop after the test."""
     async with AsyncExitStack() as stack:
 
-        async def one_more(*given: FakeBilling, **more: object) -> Api:
+        async def start_replica(*given: FakeBilling, **more: object) -> Api:
             providers = registry(*given) if given else None
-            service = Publisher(settings(surroundings, **more), surroundings.clock, providers)
+            service = Publisher(settings(idle_world, **more), idle_world.clock, providers)
             channel = await stack.enter_async_context(running(service))
-            api = Api(channel, surroundings.mesh)
-            surroundings.api = surroundings.api or api
+            api = Api(channel, idle_world.mesh)
+            idle_world.api = idle_world.api or api
             return api
 
-        yield one_more
+        yield start_replica
 
 
 @pytest.fixture
-async def world(surroundings: World, start: StartPublisher) -> World:
-    """One replica in its world."""
+async def world(idle_world: World, start: StartPublisher) -> World:
+    """The world with one running replica of the publisher."""
     await start()
-    return surroundings
+    return idle_world
 
 
 @pytest.fixture
