@@ -64,9 +64,9 @@ class Keys:
         return self._file.get("master_keys", _master_keys)
 
     @property
-    def double_levers(self) -> str:
-        """What the levers of the Stripe double take."""
-        return self._file.get("double_levers", lambda: secrets.token_urlsafe(32))
+    def double_control_key(self) -> str:
+        """The key of the Stripe double's control calls."""
+        return self._file.get("double_control_key", lambda: secrets.token_urlsafe(32))
 
     def publish(self) -> None:
         """Writes the files that others read, and the operator's key if there is none."""

@@ -7,11 +7,11 @@ from contextlib import AsyncExitStack
 
 import pytest
 from meterline_dev.servers import NatsServer
-from meterline_dev.stripe_double import DoubleSettings, Levers, running_double
+from meterline_dev.stripe_double import ControlClient, DoubleSettings, running_double
 from meterline_publisher.main import Publisher
 from meterline_publisher.settings import PublisherSettings
 
-from tests.contract.stripe_double.lab import LEVER_KEY, Lab
+from tests.contract.stripe_double.lab import CONTROL_KEY, Lab
 from tests.integration.publisher.world import NOW, Api, World
 from tests.support.bus import OpenBus
 from tests.support.clocks import ShiftedClock
@@ -25,22 +25,22 @@ StartPublisher = Callable[..., Awaitable[Api]]
 
 @pytest.fixture(scope="module")
 def double_address() -> Iterator[str]:
-    with running_double(settings=DoubleSettings(lever_key=LEVER_KEY, error_report_delay=0.01)) as double:
+    with running_double(settings=DoubleSettings(control_key=CONTROL_KEY, error_report_delay=0.01)) as double:
         yield double.address
 
 
 @pytest.fixture(scope="module")
-def levers(double_address: str) -> Iterator[Levers]:
-    with Levers(double_address, LEVER_KEY) as levers:
-        yield levers
+def control(double_address: str) -> Iterator[ControlClient]:
+    with ControlClient(double_address, CONTROL_KEY) as control:
+        yield control
 
 
 @pytest.fixture
-def lab(double_address: str, levers: Levers) -> Lab:
+def lab(double_address: str, control: ControlClient) -> Lab:
     """A lab on the module's double; its faults are cleared and its clock follows real time."""
-    levers.clear_faults()
-    levers.follow_real_time()
-    return Lab(double_address, levers)
+    control.clear_faults()
+    control.follow_real_time()
+    return Lab(double_address, control)
 
 
 @pytest.fixture

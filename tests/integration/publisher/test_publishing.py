@@ -124,7 +124,7 @@ async def test_lost_and_failed_answers_end_in_exact_usage(world: World, api: Api
     for seed, (kind, probability) in enumerate(
         [("timeout_after_accept", 0.2), ("rate_limit_429", 0.2), ("error_500", 0.1), ("error_500_saved", 0.1)]
     ):
-        world.lab.levers.add_fault(EVENTS, kind, probability=probability, seed=seed)
+        world.lab.control.add_fault(EVENTS, kind, probability=probability, seed=seed)
     total = 0
     for value in range(1, 6):
         total += value
@@ -134,7 +134,7 @@ async def test_lost_and_failed_answers_end_in_exact_usage(world: World, api: Api
     assert len(answer.publications) == 12 * 5
     assert {world.at_provider(acme, name) for name in names} == {total}
     assert world.sends(acme) == 12 * 5
-    faults = {fault["kind"]: fault["fired"] for fault in world.lab.levers.faults()}
+    faults = {fault["kind"]: fault["fired"] for fault in world.lab.control.faults()}
     assert min(faults.values()) > 0, faults
     assert answer.invoice.state == PUBLISHED
 

@@ -36,8 +36,8 @@ async def unanswered(world: World, start: StartPublisher, kind: str) -> tuple[Ap
     api = await start(publish_wait_seconds=0.3)
     acme = await world.tenant()
     await world.use("acme", "50")
-    world.lab.levers.add_fault(EVENTS, kind, next_n=1)
-    world.lab.levers.add_fault(EVENTS, "rate_limit_429")
+    world.lab.control.add_fault(EVENTS, kind, next_n=1)
+    world.lab.control.add_fault(EVENTS, "rate_limit_429")
     (row,) = (await api.publish("acme")).publications
     assert not row.HasField("sent_at")
     return api, acme
@@ -45,9 +45,9 @@ async def unanswered(world: World, start: StartPublisher, kind: str) -> tuple[Ap
 
 def let_a_day_pass(world: World) -> None:
     """Advances the publisher's and the provider's clock by `DAY`, and clears the provider's faults."""
-    world.lab.levers.advance(DAY // timedelta(milliseconds=1))
+    world.lab.control.advance(DAY // timedelta(milliseconds=1))
     world.clock.advance(DAY)
-    world.lab.levers.clear_faults()
+    world.lab.control.clear_faults()
 
 
 async def sent(world: World) -> list[tuple[object, ...]]:
@@ -86,10 +86,10 @@ async def test_unanswered_usage_that_never_arrived_is_sent_after_a_day(
 
 async def test_ambiguous_provider_sum_is_left_to_operators(world: World, start: StartPublisher) -> None:
     _, acme = await unanswered(world, start, "timeout_after_accept")
-    world.lab.levers.clear_faults()
-    world.lab.levers.add_fault(EVENTS, "rate_limit_429", method="POST", next_n=10_000)
-    world.lab.levers.advance(DAY // timedelta(milliseconds=1))
-    world.lab.levers.clear_faults()
+    world.lab.control.clear_faults()
+    world.lab.control.add_fault(EVENTS, "rate_limit_429", method="POST", next_n=10_000)
+    world.lab.control.advance(DAY // timedelta(milliseconds=1))
+    world.lab.control.clear_faults()
     world.lab.send(world.stripe_meter(acme), acme.customer, 3, at=int(START.timestamp()) + 60)
     world.clock.advance(DAY)
     await eventually(lambda: world.rows("SELECT FROM publications WHERE error_code = 'unreconciled'"))
@@ -109,7 +109,7 @@ async def test_new_identifier_for_each_attempt_is_detected_as_double_count(
     monkeypatch.setattr(sender, "_event", careless)
     acme = await world.tenant()
     await world.use("acme", "50")
-    world.lab.levers.add_fault(EVENTS, "timeout_after_accept", next_n=1)
+    world.lab.control.add_fault(EVENTS, "timeout_after_accept", next_n=1)
     await api.publish("acme")
     assert world.at_provider(acme) == 100
 
@@ -135,7 +135,7 @@ async def test_rejected_retry_does_not_discard_earlier_accepted_attempt(
 async def test_refused_usage_is_sent_after_a_day_without_lookup(world: World, start: StartPublisher) -> None:
     """A refused call cannot have stored an event: the usage is sent after a day without checking the sums."""
     api, acme = await unanswered(world, start, "rate_limit_429")
-    world.lab.levers.add_fault("/v1/billing/meters", "error_500")
+    world.lab.control.add_fault("/v1/billing/meters", "error_500")
     let_a_day_pass(world)
     await sent(world)
     assert (world.at_provider(acme), world.sends(acme)) == (50, 1)

@@ -265,13 +265,13 @@ class World:
         """The customer's accepted usage at the provider over all time, scaled."""
         return sum(
             event["value"]
-            for event in self.lab.levers.meter_events(billed.customer)
+            for event in self.lab.control.meter_events(billed.customer)
             if event["event_name"] == billed.events[meter] and event["status"] == "accepted"
         )
 
     def sends(self, billed: Billed) -> int:
         """The number of the customer's events at the provider."""
-        return len(self.lab.levers.meter_events(billed.customer))
+        return len(self.lab.control.meter_events(billed.customer))
 
     def end_month(self, billed: Billed, *, final: bool = True) -> datetime:
         """Moves the provider's clock past the month's end, to the draft or to the final invoice."""
