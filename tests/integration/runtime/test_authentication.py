@@ -163,9 +163,9 @@ def test_authentication_is_required_unless_turned_off() -> None:
     assert settings(authentication="off").authentication == "off"
     with pytest.raises(ValueError, match="METERLINE_SERVICE_KEY"):
         auth.caller(settings(service_public_keys=AUTHORITY.public_keys), "ingest", SystemClock())
-    told = settings(**AUTHORITY.settings("ingest"))
-    assert "PRIVATE" not in repr(told)
-    assert auth.caller(told, "ingest", SystemClock()).token is not None
+    configured = settings(**AUTHORITY.settings("ingest"))
+    assert "PRIVATE" not in repr(configured)
+    assert auth.caller(configured, "ingest", SystemClock()).token is not None
     with pytest.raises(ValidationError, match="not both"):
         settings(**AUTHORITY.settings("ingest"), service_public_keys_file="/somewhere")
 
