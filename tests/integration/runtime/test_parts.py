@@ -174,7 +174,7 @@ async def test_part_is_redriven_once(world: World) -> None:
     )
     world.words.failures.clear()
     outcomes = await asyncio.gather(
-        *(consumer.redrive(letter_id, requested_by="ann", reason="mended") for _ in range(4))
+        *(consumer.redrive(letter_id, requested_by="ann", reason="fixed") for _ in range(4))
     )
     assert sorted(outcome for outcome, _ in outcomes) == [Redriven.APPLIED] + [Redriven.SKIPPED] * 3
     await world.consume_again()
