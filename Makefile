@@ -87,7 +87,7 @@ migrations-check: $(INSTALLED) ## Migrations: nothing that locks or breaks a run
 ##@ Write
 
 .PHONY: format
-format: $(INSTALLED) ## Format code and protos, and mend what can be mended by rule
+format: $(INSTALLED) ## Format code and protos, and apply automatic fixes
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/buf format --write

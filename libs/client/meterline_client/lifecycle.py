@@ -2,7 +2,7 @@
 
 A process ends in one of these ways, and each calls something else:
 
-- The interpreter ends (the script is over, sys.exit, an error that nobody caught): `atexit`.
+- The interpreter ends (the script is over, sys.exit, an uncaught error): `atexit`.
 - A child of multiprocessing ends: that calls os._exit, and before it the finalizers of multiprocessing. Those
   are cleared as the child begins, so the child registers them again. billiard, which is Celery's copy of
   multiprocessing, does the same.

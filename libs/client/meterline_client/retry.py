@@ -40,7 +40,7 @@ class Verdict(Enum):
 
 
 # What the application, the network or an operator will put right. Refused credentials are here: events
-# are worth keeping until somebody has renewed a key.
+# are kept until the key is renewed.
 _LATER = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,

@@ -45,7 +45,7 @@ class _Flush:
 class Worker:
     """Runs `step` whenever it is due or woken, passes answers to it, and wakes flushes that are done.
 
-    The parts that touch the disk are built by `build`, in the thread, so that nobody waits for them.
+    The parts that touch the disk are built by `build`, in the thread, so that no caller waits for them.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ _TOKEN_SECONDS: Final = 86_400
 
 
 class SecretFile:
-    """Texts by name, in a JSON file. What is not there yet is made when it is first asked for."""
+    """Texts by name, in a JSON file. A missing text is created when it is first requested."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -56,7 +56,7 @@ class Keys:
         self._signer_of = (0, 0)
 
     def private(self, service: str) -> str:
-        """What a service signs its tokens with, as PEM."""
+        """The private key with which a service signs its tokens, as PEM."""
         return self._file.get(f"{service}_key", new_private_key)
 
     @property
@@ -64,9 +64,9 @@ class Keys:
         return self._file.get("master_keys", _master_keys)
 
     @property
-    def double_levers(self) -> str:
-        """What the levers of the Stripe double take."""
-        return self._file.get("double_levers", lambda: secrets.token_urlsafe(32))
+    def double_control_key(self) -> str:
+        """The key of the Stripe double's control calls."""
+        return self._file.get("double_control_key", lambda: secrets.token_urlsafe(32))
 
     def publish(self) -> None:
         """Writes the files that others read, and the operator's key if there is none."""

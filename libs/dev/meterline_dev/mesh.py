@@ -32,7 +32,7 @@ from meterline_dev.processes import ChildSpec, Supervisor
 from meterline_dev.servers import NatsServer, PostgresServer
 from meterline_dev.servers.account import close_to_others
 from meterline_dev.servers.ports import PortLease, reserve_port
-from meterline_dev.stripe_double.settings import LEVER_KEY
+from meterline_dev.stripe_double.settings import CONTROL_KEY
 
 DATABASE: Final = "meterline"
 # In the order of their start: each asks only those before it.
@@ -232,7 +232,7 @@ class Mesh:
                 f"--port={self._port(STRIPE_DOUBLE)}",
                 f"--db={database}",
             ],
-            env={**os.environ, LEVER_KEY: self.keys.double_levers},
+            env={**os.environ, CONTROL_KEY: self.keys.double_control_key},
             log_file=self._log(STRIPE_DOUBLE),
             ready=re.compile(r"^http://"),
             ready_timeout=_READY_SECONDS,

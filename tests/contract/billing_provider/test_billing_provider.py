@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 from meterline.calendar import Period
-from meterline_dev.stripe_double import DoubleSettings, Levers, running_double
+from meterline_dev.stripe_double import ControlClient, DoubleSettings, running_double
 from meterline_publisher.providers.port import (
     AmbiguousError,
     BusyError,
@@ -21,7 +21,7 @@ from meterline_publisher.providers.port import (
 )
 
 from tests.contract.billing_provider.worlds import FakeWorld, StripeWorld, World
-from tests.contract.stripe_double.lab import LEVER_KEY, Lab
+from tests.contract.stripe_double.lab import CONTROL_KEY, Lab
 
 pytestmark = pytest.mark.req("S6", "S10", "T3.5")
 
@@ -35,7 +35,7 @@ TODAY = Period(
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with running_double(settings=DoubleSettings(lever_key=LEVER_KEY)) as double:
+    with running_double(settings=DoubleSettings(control_key=CONTROL_KEY)) as double:
         yield double.address
 
 
@@ -47,8 +47,8 @@ async def world(request: pytest.FixtureRequest, address: str) -> AsyncIterator[W
         yield made
         await made.provider.stop()
         return
-    with Levers(address, LEVER_KEY) as levers:
-        made = StripeWorld(Lab(address, levers))
+    with ControlClient(address, CONTROL_KEY) as control:
+        made = StripeWorld(Lab(address, control))
         await made.provider.start()
         await made.provider.start()
         yield made

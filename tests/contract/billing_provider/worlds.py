@@ -60,8 +60,8 @@ class StripeWorld:
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
-        self._lab.levers.clear_faults()
-        self._lab.levers.follow_real_time()
+        self._lab.control.clear_faults()
+        self._lab.control.follow_real_time()
         self._meters: dict[str, Meter] = {}
         self._clocks: dict[str, str] = {}
         self.clock = ShiftedClock(datetime.now(UTC))
@@ -92,17 +92,17 @@ class StripeWorld:
         self._lab.advance(self._clocks[customer], int(at.timestamp()))
 
     def forget(self) -> None:
-        self._lab.levers.advance(24 * 3_600_000)
+        self._lab.control.advance(24 * 3_600_000)
 
     def be_busy(self) -> None:
-        self._lab.levers.add_fault(EVENTS, Kind.RATE_LIMIT_429, next_n=1)
+        self._lab.control.add_fault(EVENTS, Kind.RATE_LIMIT_429, next_n=1)
 
     def lose(self, *, after: bool) -> None:
         kind = Kind.TIMEOUT_AFTER_ACCEPT if after else Kind.TIMEOUT_BEFORE
-        self._lab.levers.add_fault(EVENTS, kind, next_n=1)
+        self._lab.control.add_fault(EVENTS, kind, next_n=1)
 
     def fail_and_remember(self) -> None:
-        self._lab.levers.add_fault(EVENTS, Kind.ERROR_500_SAVED, next_n=1)
+        self._lab.control.add_fault(EVENTS, Kind.ERROR_500_SAVED, next_n=1)
 
 
 class FakeWorld:

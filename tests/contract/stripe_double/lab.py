@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import stripe
-from meterline_dev.stripe_double import Levers, advance_test_clock
+from meterline_dev.stripe_double import ControlClient, advance_test_clock
 
 DAY = 86_400
-LEVER_KEY = "the-levers-of-tests"
+CONTROL_KEY = "the-control-key-of-tests"
 _names = itertools.count()
 
 
@@ -26,10 +26,10 @@ def client(address: str, *, key: str = "sk_test_lab", retries: int = 0) -> strip
 
 @dataclass
 class Lab:
-    """Shortcuts for one client and the levers of its double. Every created name is unique."""
+    """Shortcuts for one client and the control client of its double. Every created name is unique."""
 
     address: str
-    levers: Levers
+    control: ControlClient
     api: stripe.StripeClient = field(init=False)
 
     def __post_init__(self) -> None:

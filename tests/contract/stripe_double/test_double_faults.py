@@ -6,9 +6,9 @@ from typing import Any
 import httpx
 import pytest
 import stripe
-from meterline_dev.stripe_double import Levers, running_double
+from meterline_dev.stripe_double import ControlClient, running_double
 
-from tests.contract.stripe_double.lab import LEVER_KEY, Lab, client, instant
+from tests.contract.stripe_double.lab import CONTROL_KEY, Lab, client, instant
 
 NOW = instant("2026-03-15T12:00:00")
 EVENTS = "/v1/billing/meter_events"
@@ -26,7 +26,7 @@ class World:
         return self.lab.send(self.meter, self.customer, value, **more)
 
     def counted(self) -> int:
-        return sum(event["value"] for event in self.lab.levers.meter_events(self.customer))
+        return sum(event["value"] for event in self.lab.control.meter_events(self.customer))
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_refused_call_has_no_effect_and_may_reuse_its_key(
     code: str | None,
     advice: str | None,
 ) -> None:
-    world.lab.levers.add_fault(EVENTS, kind, next_n=2)
+    world.lab.control.add_fault(EVENTS, kind, next_n=2)
     for _ in range(2):
         with pytest.raises(expected) as error:
             world.send(identifier="refused", key="key-of-" + kind)
@@ -67,7 +67,7 @@ def test_refused_call_has_no_effect_and_may_reuse_its_key(
 
 @pytest.mark.req("T8.3", "S6")
 def test_stored_500_is_replayed_for_its_key(world: World) -> None:
-    world.lab.levers.add_fault(EVENTS, "error_500_saved", next_n=1)
+    world.lab.control.add_fault(EVENTS, "error_500_saved", next_n=1)
     for _ in range(2):
         with pytest.raises(stripe.APIError) as error:
             world.send(identifier="saved-500", key="first-key")
@@ -80,7 +80,7 @@ def test_stored_500_is_replayed_for_its_key(world: World) -> None:
 
 @pytest.mark.req("T8.3", "S6")
 def test_timeout_before_execution_has_no_effect(world: World) -> None:
-    world.lab.levers.add_fault(EVENTS, "timeout_before", next_n=1)
+    world.lab.control.add_fault(EVENTS, "timeout_before", next_n=1)
     with pytest.raises(stripe.APIConnectionError):
         world.send(identifier="cut-before", key="cut-before")
     assert world.counted() == 0
@@ -91,7 +91,7 @@ def test_timeout_before_execution_has_no_effect(world: World) -> None:
 @pytest.mark.req("T8.3", "S6")
 def test_timeout_after_execution_has_taken_effect(world: World) -> None:
     """The same key replays the answer; with another key the event is a duplicate. Both count once."""
-    world.lab.levers.add_fault(EVENTS, "timeout_after_accept", next_n=1)
+    world.lab.control.add_fault(EVENTS, "timeout_after_accept", next_n=1)
     with pytest.raises(stripe.APIConnectionError):
         world.send(5, identifier="cut-after", key="cut-after")
     assert world.counted() == 5
@@ -105,7 +105,7 @@ def test_timeout_after_execution_has_taken_effect(world: World) -> None:
 
 @pytest.mark.req("T8.3", "S6")
 def test_duplicate_error_means_delivered(world: World) -> None:
-    world.lab.levers.add_fault(EVENTS, "duplicate_400", next_n=1)
+    world.lab.control.add_fault(EVENTS, "duplicate_400", next_n=1)
     with pytest.raises(
         stripe.InvalidRequestError, match="An event already exists with identifier twin"
     ) as error:
@@ -117,7 +117,7 @@ def test_duplicate_error_means_delivered(world: World) -> None:
 @pytest.mark.req("T8.3")
 def test_held_call_ends_with_the_callers_timeout(world: World) -> None:
     """The caller's timeout is much shorter than the time for which the double holds the call."""
-    world.lab.levers.add_fault(EVENTS, "timeout_after_accept", next_n=1, hold_seconds=60)
+    world.lab.control.add_fault(EVENTS, "timeout_after_accept", next_n=1, hold_seconds=60)
     impatient = stripe.StripeClient(
         "sk_test_lab",
         base_addresses={"api": world.lab.address},
@@ -132,11 +132,11 @@ def test_held_call_ends_with_the_callers_timeout(world: World) -> None:
 
 @pytest.mark.req("T8.3", "T1.1")
 def test_library_retries_count_once(world: World) -> None:
-    world.lab.levers.add_fault(EVENTS, "timeout_after_accept", next_n=1)
+    world.lab.control.add_fault(EVENTS, "timeout_after_accept", next_n=1)
     world.lab.api = client(world.lab.address, retries=2)
     assert world.send(4).identifier
     assert world.counted() == 4
-    assert world.lab.levers.faults()[0]["fired"] == 1
+    assert world.lab.control.faults()[0]["fired"] == 1
 
 
 def _outcomes(world: World, calls: int) -> list[str]:
@@ -159,10 +159,10 @@ def test_faults_are_reproducible_by_seed(world: World) -> None:
     """The mix of the fault runs: 20% timeouts after accept, 20% 429, 10% 500."""
 
     def run(seed: int) -> list[str]:
-        world.lab.levers.clear_faults()
-        world.lab.levers.add_fault(EVENTS, "timeout_after_accept", probability=0.2, seed=seed)
-        world.lab.levers.add_fault(EVENTS, "rate_limit_429", probability=0.2, seed=seed + 1)
-        world.lab.levers.add_fault(EVENTS, "error_500", probability=0.1, seed=seed + 2)
+        world.lab.control.clear_faults()
+        world.lab.control.add_fault(EVENTS, "timeout_after_accept", probability=0.2, seed=seed)
+        world.lab.control.add_fault(EVENTS, "rate_limit_429", probability=0.2, seed=seed + 1)
+        world.lab.control.add_fault(EVENTS, "error_500", probability=0.1, seed=seed + 2)
         return _outcomes(world, 120)
 
     first, second, other = run(7), run(7), run(8)
@@ -177,14 +177,14 @@ def test_faults_are_reproducible_by_seed(world: World) -> None:
 
 @pytest.mark.req("T8.3")
 def test_rules_affect_only_matching_calls_until_cleared(world: World) -> None:
-    world.lab.levers.add_fault("/v1/customers", "error_500", method="POST")
+    world.lab.control.add_fault("/v1/customers", "error_500", method="POST")
     world.send()
     world.lab.api.v1.customers.list()
     with pytest.raises(stripe.APIError):
         world.lab.customer()
-    world.lab.levers.clear_faults()
+    world.lab.control.clear_faults()
     world.lab.customer()
-    assert world.lab.levers.faults() == []
+    assert world.lab.control.faults() == []
 
 
 @pytest.mark.req("T8.3")
@@ -200,15 +200,17 @@ def test_rules_affect_only_matching_calls_until_cleared(world: World) -> None:
 )
 def test_invalid_rules_are_refused(lab: Lab, rule: dict[str, Any]) -> None:
     body = {"path_prefix": EVENTS, **rule}
-    headers = {"Authorization": f"Bearer {LEVER_KEY}"}
+    headers = {"Authorization": f"Bearer {CONTROL_KEY}"}
     answer = httpx.post(f"{lab.address}/_double/faults", json=body, headers=headers, trust_env=False)
     assert answer.status_code == 400
     assert answer.json()["error"]["problems"]
-    assert lab.levers.faults() == []
+    assert lab.control.faults() == []
 
 
 @pytest.mark.req("T4.1")
-@pytest.mark.parametrize("key", ["", "Bearer", "Bearer rk_test_double", f"Bearer {LEVER_KEY}x", LEVER_KEY])
+@pytest.mark.parametrize(
+    "key", ["", "Bearer", "Bearer rk_test_double", f"Bearer {CONTROL_KEY}x", CONTROL_KEY]
+)
 @pytest.mark.parametrize(
     ("method", "path"),
     [
@@ -222,17 +224,17 @@ def test_invalid_rules_are_refused(lab: Lab, rule: dict[str, Any]) -> None:
         ("DELETE", "faults"),
     ],
 )
-def test_levers_require_their_key(lab: Lab, method: str, path: str, key: str) -> None:
+def test_control_calls_require_the_key(lab: Lab, method: str, path: str, key: str) -> None:
     answer = httpx.request(
         method, f"{lab.address}/_double/{path}", headers={"Authorization": key}, trust_env=False
     )
     assert answer.status_code == 401
-    assert LEVER_KEY not in answer.text
+    assert CONTROL_KEY not in answer.text
 
 
 @pytest.mark.req("T4.1")
-def test_double_without_a_lever_key_has_no_levers() -> None:
-    with running_double() as double, Levers(double.address, "any") as levers:
+def test_double_without_control_key_has_no_control_calls() -> None:
+    with running_double() as double, ControlClient(double.address, "any") as control:
         with pytest.raises(httpx.HTTPStatusError, match="401"):
-            levers.reset()
+            control.reset()
         assert httpx.get(f"{double.address}/healthz", trust_env=False).status_code == 200

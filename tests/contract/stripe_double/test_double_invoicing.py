@@ -4,9 +4,9 @@ from decimal import Decimal
 
 import pytest
 import stripe
-from meterline_dev.stripe_double import DoubleSettings, Levers, running_double
+from meterline_dev.stripe_double import ControlClient, DoubleSettings, running_double
 
-from tests.contract.stripe_double.lab import DAY, LEVER_KEY, Lab, instant, period
+from tests.contract.stripe_double.lab import CONTROL_KEY, DAY, Lab, instant, period
 
 START = instant("2026-03-01T00:00:00")
 END = instant("2026-04-01T00:00:00")
@@ -71,7 +71,7 @@ def test_usage_counts_until_the_draft_is_finalised(lab: Lab) -> None:
         {
             "event_name": meter.event_name,
             "type": "cancel",
-            "cancel": {"identifier": lab.levers.meter_events(customer)[0]["identifier"]},
+            "cancel": {"identifier": lab.control.meter_events(customer)[0]["identifier"]},
         }
     )
     assert lab.invoice(subscription.id).total == 11
@@ -204,9 +204,9 @@ def test_invoice_numbers_increase_for_each_customer(lab: Lab) -> None:
 @pytest.mark.req("S9")
 @pytest.mark.parametrize("finalize_after", [0, 72 * HOUR])
 def test_grace_period_is_configurable(finalize_after: int) -> None:
-    settings = DoubleSettings(lever_key=LEVER_KEY, finalize_after=finalize_after)
-    with running_double(settings=settings) as double, Levers(double.address, LEVER_KEY) as levers:
-        lab = Lab(double.address, levers)
+    settings = DoubleSettings(control_key=CONTROL_KEY, finalize_after=finalize_after)
+    with running_double(settings=settings) as double, ControlClient(double.address, CONTROL_KEY) as control:
+        lab = Lab(double.address, control)
         clock = lab.clock(START)
         subscription = lab.subscribe(lab.customer(clock), lab.price(lab.meter()))
         if finalize_after:
@@ -218,14 +218,14 @@ def test_grace_period_is_configurable(finalize_after: int) -> None:
 
 @pytest.mark.req("S9")
 def test_without_a_test_clock_real_time_closes_periods(lab: Lab) -> None:
-    lab.levers.freeze(START * 1_000)
+    lab.control.freeze(START * 1_000)
     meter, customer = lab.meter(), lab.customer()
     subscription = lab.subscribe(customer, lab.price(meter))
     lab.send(meter, customer, 3)
-    before = lab.levers.state()["objects"]
-    lab.levers.advance((END - START) * 1_000 - 1)
-    assert lab.levers.state()["objects"] == before
-    lab.levers.advance(1)
+    before = lab.control.state()["objects"]
+    lab.control.advance((END - START) * 1_000 - 1)
+    assert lab.control.state()["objects"] == before
+    lab.control.advance(1)
     assert _first_invoice(lab, subscription.id).status == "draft"
 
 

@@ -57,9 +57,9 @@ def test_repeated_identifier_is_refused_and_counts_once(lab: Lab) -> None:
 def test_identifiers_are_remembered_for_exactly_24_hours(lab: Lab, age_ms: int) -> None:
     """By the double's own clock, independent of the customer's test clock."""
     meter, customer, identifier = lab.meter(), lab.customer(lab.clock(NOW)), lab.name("id")
-    lab.levers.freeze(NOW * 1_000)
+    lab.control.freeze(NOW * 1_000)
     lab.send(meter, customer, 7, identifier=identifier)
-    lab.levers.advance(age_ms)
+    lab.control.advance(age_ms)
     if age_ms < DAY * 1_000:
         with pytest.raises(stripe.InvalidRequestError, match="already exists"):
             lab.send(meter, customer, 7, identifier=identifier)
@@ -81,7 +81,7 @@ def test_identifiers_are_remembered_for_exactly_24_hours(lab: Lab, age_ms: int) 
 def test_timestamps_reach_35_days_back_and_5_min_ahead(lab: Lab, offset: int, on_test_clock: bool) -> None:
     """By the customer's test clock, or by the double's own clock without one."""
     test_time = NOW - 400 * DAY
-    lab.levers.freeze(NOW * 1_000)
+    lab.control.freeze(NOW * 1_000)
     meter = lab.meter()
     customer = lab.customer(lab.clock(test_time) if on_test_clock else None)
     at = (test_time if on_test_clock else NOW) + offset
@@ -121,7 +121,7 @@ def test_invalid_values_are_refused(lab: Lab, value: str, code: str) -> None:
     with pytest.raises(stripe.InvalidRequestError) as error:
         lab.send(meter, customer, value)
     assert (error.value.http_status, error.value.code, error.value.param) == (400, code, "payload[value]")
-    assert lab.levers.meter_events(customer) == []
+    assert lab.control.meter_events(customer) == []
 
 
 @pytest.mark.req("S6")
@@ -202,9 +202,9 @@ def test_cancelled_event_does_not_count(lab: Lab) -> None:
 @pytest.mark.parametrize(("age_ms", "cancels"), [(DAY * 1_000, True), (DAY * 1_000 + 1, False)])
 def test_events_can_be_cancelled_within_24_hours_of_receipt(lab: Lab, age_ms: int, cancels: bool) -> None:
     meter, customer, identifier = lab.meter(), lab.customer(lab.clock(NOW)), lab.name("id")
-    lab.levers.freeze(NOW * 1_000)
+    lab.control.freeze(NOW * 1_000)
     lab.send(meter, customer, 3, identifier=identifier)
-    lab.levers.advance(age_ms)
+    lab.control.advance(age_ms)
     if cancels:
         _cancel(lab, meter, identifier)
     else:

@@ -12,9 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 import stripe
-from meterline_dev.stripe_double import Levers
+from meterline_dev.stripe_double import ControlClient
 
-from tests.contract.stripe_double.lab import LEVER_KEY, Lab, instant
+from tests.contract.stripe_double.lab import CONTROL_KEY, Lab, instant
 
 START, END = instant("2026-03-01T00:00:00"), instant("2026-04-01T00:00:00")
 
@@ -22,7 +22,7 @@ START, END = instant("2026-03-01T00:00:00"), instant("2026-04-01T00:00:00")
 @contextmanager
 def process(db: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     command = [sys.executable, "-m", "meterline_dev.stripe_double", "--db", str(db), *options]
-    environment = {**os.environ, "METERLINE_DOUBLE_LEVER_KEY": LEVER_KEY}
+    environment = {**os.environ, "METERLINE_DOUBLE_CONTROL_KEY": CONTROL_KEY}
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
         assert child.stdout is not None
@@ -56,8 +56,8 @@ def test_first_line_is_the_address_of_the_ready_double(tmp_path: Path) -> None:
 def test_killed_double_resumes_from_its_state(tmp_path: Path) -> None:
     """Killed while its clock advances: identifiers, keys, usage and the remaining advance are kept."""
     db = tmp_path / "double.db"
-    with process(db) as (child, address), Levers(address, LEVER_KEY) as levers:
-        lab = Lab(address, levers)
+    with process(db) as (child, address), ControlClient(address, CONTROL_KEY) as control:
+        lab = Lab(address, control)
         clock, meter = lab.clock(START), lab.meter()
         customer = lab.customer(clock)
         subscriptions = [lab.subscribe(customer, lab.price(meter)) for _ in range(20)]
@@ -65,8 +65,8 @@ def test_killed_double_resumes_from_its_state(tmp_path: Path) -> None:
         lab.api.v1.test_helpers.test_clocks.advance(clock, {"frozen_time": END + 7_200})
         child.kill()
         child.wait()
-    with process(db) as (_, address), Levers(address, LEVER_KEY) as levers:
-        lab = Lab(address, levers)
+    with process(db) as (_, address), ControlClient(address, CONTROL_KEY) as control:
+        lab = Lab(address, control)
         replayed = lab.send(meter, customer, 5, at=START, identifier="kept", key="kept")
         assert replayed.last_response is not None
         assert replayed.last_response.headers["Idempotent-Replayed"] == "true"
@@ -81,17 +81,17 @@ def test_killed_double_resumes_from_its_state(tmp_path: Path) -> None:
 
 @pytest.mark.req("T8.3")
 def test_reset_forgets_everything(tmp_path: Path) -> None:
-    with process(tmp_path / "double.db") as (_, address), Levers(address, LEVER_KEY) as levers:
-        lab = Lab(address, levers)
+    with process(tmp_path / "double.db") as (_, address), ControlClient(address, CONTROL_KEY) as control:
+        lab = Lab(address, control)
         lab.send(lab.meter(), customer := lab.customer(), identifier="forgotten", key="forgotten")
-        levers.add_fault("/v1/customers", "error_500")
-        levers.freeze(0)
-        levers.reset()
-        state = levers.state()
-        assert (state["objects"], state["meter_events"], levers.faults()) == ({}, {}, [])
+        control.add_fault("/v1/customers", "error_500")
+        control.freeze(0)
+        control.reset()
+        state = control.state()
+        assert (state["objects"], state["meter_events"], control.faults()) == ({}, {}, [])
         assert state["now_ms"] > END
         lab.send(lab.meter(), lab.customer(), identifier="forgotten", key="forgotten")
-        assert levers.meter_events(customer) == []
+        assert control.meter_events(customer) == []
 
 
 @pytest.mark.req("S6", "S10")

@@ -59,11 +59,11 @@ def test_missing_objects_are_refused_by_name(lab: Lab) -> None:
     ],
 )
 def test_parameters_are_checked_by_name(lab: Lab, params: Any, param: str, code: str | None) -> None:
-    before = lab.levers.state()["objects"].get("customer")
+    before = lab.control.state()["objects"].get("customer")
     with pytest.raises(stripe.InvalidRequestError) as error:
         lab.api.v1.customers.create(params)
     assert (error.value.http_status, error.value.param, error.value.code) == (400, param, code)
-    assert lab.levers.state()["objects"].get("customer") == before
+    assert lab.control.state()["objects"].get("customer") == before
 
 
 @pytest.mark.req("T3.5")
@@ -164,9 +164,9 @@ def test_idempotency_key_of_another_request_is_refused(lab: Lab) -> None:
 @pytest.mark.parametrize(("age_ms", "same"), [(DAY * 1_000 - 1, True), (DAY * 1_000, False)])
 def test_idempotency_keys_are_remembered_for_24_hours(lab: Lab, age_ms: int, same: bool) -> None:
     key = lab.name("key")
-    lab.levers.freeze(NOW * 1_000)
+    lab.control.freeze(NOW * 1_000)
     first = _create(lab, key)
-    lab.levers.advance(age_ms)
+    lab.control.advance(age_ms)
     assert (_create(lab, key).id == first.id) is same
 
 

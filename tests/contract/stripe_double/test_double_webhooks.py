@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import stripe
-from meterline_dev.stripe_double import DoubleSettings, Levers, running_double
+from meterline_dev.stripe_double import ControlClient, DoubleSettings, running_double
 
-from tests.contract.stripe_double.lab import LEVER_KEY, Lab, instant
+from tests.contract.stripe_double.lab import CONTROL_KEY, Lab, instant
 
 START, END = instant("2026-03-01T00:00:00"), instant("2026-04-01T00:00:00")
 HOUR = 3_600
@@ -122,16 +122,16 @@ def test_events_of_unknown_customers_are_reported_by_their_key(
     (kind,) = event.data.reason.error_types
     assert (kind.code, kind.error_count) == ("meter_event_customer_not_found", 1)
     assert [sample.request.identifier for sample in kind.sample_errors] == ["the-key-of-the-event"]
-    (recorded,) = lab.levers.meter_events("cus_nobody")
+    (recorded,) = lab.control.meter_events("cus_nobody")
     assert (recorded["status"], recorded["error_code"]) == ("rejected", "meter_event_customer_not_found")
 
 
 @pytest.mark.req("X3")
 def test_report_counts_all_errors_and_samples_some(receiver: Receiver) -> None:
     """One report covers all errors within the delay."""
-    settings = DoubleSettings(lever_key=LEVER_KEY, error_report_delay=1.0)
-    with running_double(settings=settings) as double, Levers(double.address, LEVER_KEY) as levers:
-        lab = Lab(double.address, levers)
+    settings = DoubleSettings(control_key=CONTROL_KEY, error_report_delay=1.0)
+    with running_double(settings=settings) as double, ControlClient(double.address, CONTROL_KEY) as control:
+        lab = Lab(double.address, control)
         events: Any = ["v1.billing.meter.error_report_triggered"]
         endpoint = lab.api.v1.webhook_endpoints.create({"url": receiver.url, "enabled_events": events})
         meter = lab.meter()
@@ -157,9 +157,11 @@ def test_delivery_is_retried_until_accepted(
 @pytest.mark.req("T3.5")
 def test_delivery_attempts_and_backlog_are_bounded(receiver: Receiver) -> None:
     """An endpoint that accepts nothing: two attempts, and at most one waiting delivery."""
-    settings = DoubleSettings(lever_key=LEVER_KEY, webhook_attempts=2, webhook_backoff=0.5, webhook_backlog=1)
-    with running_double(settings=settings) as double, Levers(double.address, LEVER_KEY) as levers:
-        lab = Lab(double.address, levers)
+    settings = DoubleSettings(
+        control_key=CONTROL_KEY, webhook_attempts=2, webhook_backoff=0.5, webhook_backlog=1
+    )
+    with running_double(settings=settings) as double, ControlClient(double.address, CONTROL_KEY) as control:
+        lab = Lab(double.address, control)
         lab.api.v1.webhook_endpoints.create({"url": receiver.url, "enabled_events": ["*"]})
         for _ in range(2):
             receiver.statuses.put(503)
@@ -168,7 +170,7 @@ def test_delivery_attempts_and_backlog_are_bounded(receiver: Receiver) -> None:
         lab.advance(clock, END)
         first, again = receiver.next(), receiver.next()
         assert first[0] == again[0]
-        assert _settled(levers) == {"failed": 1, "dropped": 1}
+        assert _settled(control) == {"failed": 1, "dropped": 1}
 
 
 @pytest.mark.req("S9")
@@ -188,9 +190,9 @@ def test_due_actions_happen_in_time_order(lab: Lab) -> None:
     ]
 
 
-def _settled(levers: Levers) -> dict[str, int]:
+def _settled(control: ControlClient) -> dict[str, int]:
     for _ in range(1_000):
-        found: dict[str, int] = levers.state()["deliveries"]
+        found: dict[str, int] = control.state()["deliveries"]
         if not found.get("pending"):
             return found
     raise AssertionError("deliveries are still waiting")

@@ -1,4 +1,4 @@
-"""The bench itself, once, small: on the real mesh, exact, and gone afterwards."""
+"""A small run of the benchmark on a real mesh, with exact results and no process left."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def start(*arguments: str) -> asyncio.subprocess.Process:
     )
 
 
-async def test_cases_run_against_their_references_and_are_exact() -> None:
+async def test_bench_cases_are_exact_and_compared_with_references() -> None:
     cases = ("columnar-5000,copy,month,sustained", "--disk", "--postgres", "work_mem=5MB")
     process = await start("--cases", *cases, *SMALL)
     out, err = await process.communicate()
@@ -55,7 +55,7 @@ async def test_cases_run_against_their_references_and_are_exact() -> None:
 
 
 def assert_disk(disk: dict[str, Any], rows: dict[str, Any]) -> None:
-    """The sustained case has a mesh of its own, which was warmed up with 10,000 events as the other was."""
+    """The sustained case has its own mesh; both meshes were warmed up with 10,000 events."""
     assert set(disk) == {"all cases", "sustained"}
     together = sum(row["accepted"] for name, row in rows.items() if name not in ("copy", "sustained"))
     assert disk["all cases"]["events"] == together + 10_000
@@ -68,12 +68,12 @@ def assert_disk(disk: dict[str, Any], rows: dict[str, Any]) -> None:
         assert each["bytes_per_event"] == pytest.approx(
             sum(sum(table.values()) for table in each["tables"].values()), abs=2
         )
-    # Dated over a month, each minute of each group has windows of its own.
+    # Events spread over a month fill more minute windows of each group.
     minutes = {name: each["tables"]["aggregate.windows_minute"]["heap"] for name, each in disk.items()}
     assert minutes["all cases"] > 10 * minutes["sustained"]
 
 
-async def test_being_stopped_leaves_nothing_running() -> None:
+async def test_stopped_bench_leaves_no_process() -> None:
     process = await start("--cases", "columnar-5000", *SMALL)
     try:
         # The postmaster, the broker, the double and the three services, at the least.

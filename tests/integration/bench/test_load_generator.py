@@ -1,4 +1,4 @@
-"""The load generator against a capture service that keeps what it gets: what it reports is what was sent."""
+"""The load generator's report equals the events stored by a fake capture service."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ pytestmark = pytest.mark.req("T8.3")
 TENANTS = 4
 
 
-class Keeper(capture_pb2_grpc.CaptureServiceServicer):
-    """Keeps (tenant, units) by event id.
+class FakeCapture(capture_pb2_grpc.CaptureServiceServicer):
+    """A fake capture service that stores (tenant, units) by event id.
 
-    The first `refuse` calls are refused; nothing is answered before `together` calls are there.
+    The first `refuse` calls are refused; no call is answered before `together` calls have arrived.
     """
 
     def __init__(self, *, refuse: int = 0, reject: bool = False, together: int = 0) -> None:
@@ -70,7 +70,7 @@ class Keeper(capture_pb2_grpc.CaptureServiceServicer):
             amount = units(Decimal(request.event.quantities[QUANTITY]))
             accepted += self._keep(request.event.id, request.tenant_id, amount)
             acknowledged += 1
-            # One answer for several messages, as a group commit gives.
+            # One answer for several messages, as after a group commit.
             if acknowledged % 7 == 0:
                 yield capture_pb2.StreamResponse(acknowledged=acknowledged, accepted=accepted)
                 accepted = 0
@@ -110,10 +110,10 @@ def _columns(request: capture_pb2.ReportRequest) -> list[tuple[str, str, int]]:
 
 
 @asynccontextmanager
-async def serving(keeper: Keeper) -> AsyncIterator[LoadOrder]:
-    """A usual order for `keeper`."""
+async def serving(capture: FakeCapture) -> AsyncIterator[LoadOrder]:
+    """An ordinary load order for `capture`."""
     server = aio.server()
-    capture_pb2_grpc.add_CaptureServiceServicer_to_server(keeper, server)
+    capture_pb2_grpc.add_CaptureServiceServicer_to_server(capture, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -130,108 +130,108 @@ async def serving(keeper: Keeper) -> AsyncIterator[LoadOrder]:
         await server.stop(None)
 
 
-def assert_kept(answer: dict[str, Any], keeper: Keeper) -> None:
+def assert_kept(answer: dict[str, Any], capture: FakeCapture) -> None:
     tally = Tally.parse(answer["tally"])
-    assert keeper.of_tenants() == [tally.of_tenant(tenant) for tenant in range(TENANTS)]
-    assert answer["accepted"] == len(keeper.kept) == tally.total
+    assert capture.of_tenants() == [tally.of_tenant(tenant) for tenant in range(TENANTS)]
+    assert answer["accepted"] == len(capture.kept) == tally.total
     assert answer["accepted"] + answer["duplicate"] == answer["sent"]
 
 
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("form", ["rows", "columns"])
-async def test_batches_and_their_sums_arrive(form: str, mixed: bool) -> None:
-    keeper = Keeper()
-    async with serving(keeper) as order:
+async def test_batches_arrive_with_reported_sums(form: str, mixed: bool) -> None:
+    capture = FakeCapture()
+    async with serving(capture) as order:
         workload = replace(order.workload, mixed=mixed)
         answer = await Generator(replace(order, form=form, workload=workload)).run()
-    assert_kept(answer, keeper)
+    assert_kept(answer, capture)
     assert answer["sent"] == 1_000
     assert answer["exhausted"]
     assert 0 < answer["p50_ms"] <= answer["p99_ms"] <= answer["max_ms"]
 
 
-async def test_slices_count_what_was_accepted_in_them() -> None:
-    keeper = Keeper()
-    async with serving(keeper) as order:
+async def test_slices_count_events_accepted_in_them() -> None:
+    capture = FakeCapture()
+    async with serving(capture) as order:
         order = replace(order, batch=10, events=60_000, seconds=0.5, slice_seconds=0.1)
         answer = await Generator(order).run()
-    assert_kept(answer, keeper)
+    assert_kept(answer, capture)
     assert not answer["exhausted"]
     assert len(answer["slices"]) == 5
-    # What was on its way at the end is in no slice.
+    # Calls in progress at the end are in no slice.
     assert answer["accepted"] - 30 <= sum(answer["slices"]) * 0.1 <= answer["accepted"]
 
 
 async def test_duplicates_are_sent_and_counted_once() -> None:
-    keeper = Keeper()
-    async with serving(keeper) as order:
+    capture = FakeCapture()
+    async with serving(capture) as order:
         answer = await Generator(replace(order, form="columns", duplicates=0.1)).run()
-    assert_kept(answer, keeper)
+    assert_kept(answer, capture)
     assert answer["duplicate"] == 100
 
 
-async def test_streams_and_their_sums_arrive() -> None:
-    keeper = Keeper()
-    async with serving(keeper) as order:
+async def test_streams_arrive_with_reported_sums() -> None:
+    capture = FakeCapture()
+    async with serving(capture) as order:
         order = replace(order, form="stream", concurrency=2, events=4_000, window=32)
         answer = await Generator(order).run()
-    assert_kept(answer, keeper)
+    assert_kept(answer, capture)
     assert answer["sent"] == answer["calls"] == 4_000
 
 
 @pytest.mark.parametrize("form", ["rows", "stream"])
-async def test_what_was_not_sent_in_time_is_in_no_sum(form: str) -> None:
-    keeper = Keeper()
-    async with serving(keeper) as order:
-        # More than can be sent in this time by far.
+async def test_events_not_sent_in_time_are_not_counted(form: str) -> None:
+    capture = FakeCapture()
+    async with serving(capture) as order:
+        # Far more than can be sent in this time.
         order = replace(order, form=form, batch=1, events=60_000, seconds=0.2, concurrency=2)
         answer = await Generator(order).run()
-    assert_kept(answer, keeper)
+    assert_kept(answer, capture)
     assert 0 < answer["sent"] < 60_000
     assert not answer["exhausted"]
 
 
-async def test_a_refused_call_is_sent_again() -> None:
-    keeper = Keeper(refuse=3)
-    async with serving(keeper) as order:
+async def test_refused_call_is_retried() -> None:
+    capture = FakeCapture(refuse=3)
+    async with serving(capture) as order:
         answer = await Generator(order).run()
-    assert_kept(answer, keeper)
+    assert_kept(answer, capture)
     assert answer["retries"] == 3
-    assert keeper.calls == 23
+    assert capture.calls == 23
 
 
-async def test_an_open_loop_counts_the_wait_of_calls_that_were_due() -> None:
-    """No call is held back by another without an answer, and each has waited from when it was due."""
-    keeper = Keeper(together=20)
-    async with serving(keeper) as order:
-        # A call every 10 ms, and no answer before the last of 20.
+async def test_open_loop_latency_includes_the_wait_since_the_due_time() -> None:
+    """Calls do not wait for answers to others, and each latency counts from the call's due time."""
+    capture = FakeCapture(together=20)
+    async with serving(capture) as order:
+        # One call every 10 ms, and no answer before the last of 20 calls.
         answer = await Generator(replace(order, rate=5_000.0)).run()
-    assert_kept(answer, keeper)
+    assert_kept(answer, capture)
     assert answer["max_ms"] > 185
     assert answer["p50_ms"] > 85
 
 
-async def test_an_unexpected_outcome_ends_the_run() -> None:
-    async with serving(Keeper(reject=True)) as order:
+async def test_unexpected_outcome_fails_the_run() -> None:
+    async with serving(FakeCapture(reject=True)) as order:
         with pytest.raises(ExceptionGroup) as raised:
             await Generator(order).run()
     assert raised.group_contains(ValueError, match="unexpected outcomes")
 
 
-async def test_the_process_answers_what_came_of_it() -> None:
-    keeper = Keeper()
+async def test_load_process_returns_its_result() -> None:
+    capture = FakeCapture()
     async with (
-        serving(keeper) as order,
+        serving(capture) as order,
         Worker("tests.bench.load", replace(order, events=500).as_dict()) as worker,
     ):
-        assert keeper.calls == 0, "nothing is sent before the word"
+        assert capture.calls == 0, "nothing is sent before the start command"
         answer = await worker.run()
-    assert_kept(answer, keeper)
+    assert_kept(answer, capture)
 
 
-async def test_the_failure_of_the_process_is_told() -> None:
+async def test_load_process_reports_its_failure() -> None:
     async with (
-        serving(Keeper(reject=True)) as order,
+        serving(FakeCapture(reject=True)) as order,
         Worker("tests.bench.load", replace(order, events=500).as_dict()) as worker,
     ):
         with pytest.raises(WorkerError, match="unexpected outcomes"):

@@ -1,4 +1,4 @@
-"""`meterline dev` as a person runs it: the whole mesh and the demo, on a sample of the flights."""
+"""`meterline dev` from the command line: the whole mesh and the demo, on a sample of the flights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECONDS = 300
 
 @dataclass(frozen=True)
 class Done:
-    """A run that has ended."""
+    """The result of a finished run."""
 
     code: int
     body: dict[str, Any]
@@ -49,7 +49,7 @@ def first(directory: Path) -> Done:
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS)
 @pytest.mark.req("X4", "X1", "X2", "T3.5", "K3")
-def test_the_demo_proves_itself(first: Done) -> None:
+def test_demo_checks_pass(first: Done) -> None:
     assert first.code == 0, first.shown[-3_000:]
     events = first.body["events"]
     assert events["read"] > 1_000
@@ -57,7 +57,7 @@ def test_the_demo_proves_itself(first: Done) -> None:
     assert events["duplicate"] == 0
     assert events["rejected"] > 0
     assert (first.body["lost"], first.body["doubled"], first.body["sums_agree"]) == (0, 0, True)
-    # A quarter of a year begins and ends within a month, or does not.
+    # The sample spans three calendar months, or four if it begins within a month.
     assert first.body["invoices"] in (3 * 16, 4 * 16)
     explained = first.body["explained"]
     assert explained["line"]
@@ -69,7 +69,7 @@ def test_the_demo_proves_itself(first: Done) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS)
 @pytest.mark.req("X4")
-def test_the_demo_shows_what_it_found(first: Done) -> None:
+def test_demo_prints_its_findings(first: Done) -> None:
     for shown in ("SUBJECT_REQUIRED", "QUANTITY_REQUIRED", "American Airlines", "lost 0   doubled 0"):
         assert shown in first.shown
 
@@ -77,11 +77,11 @@ def test_the_demo_shows_what_it_found(first: Done) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(2 * SECONDS)
 @pytest.mark.req("T1.2", "T3.1", "S6", "X4")
-def test_a_second_run_on_the_same_data_counts_nothing_twice(first: Done, directory: Path) -> None:
+def test_second_demo_run_counts_nothing_twice(first: Done, directory: Path) -> None:
     again = run(directory)
     assert again.code == 0, again.shown[-3_000:]
     events, before = again.body["events"], first.body["events"]
-    # What was replayed after the fix is known too, and the fix still holds.
+    # Events replayed after the fix are duplicates too, and the fix is still in effect.
     taken, left = before["accepted"] + before["replayed"], before["rejected"] - before["replayed"]
     assert events == {**before, "accepted": 0, "replayed": 0, "duplicate": taken, "rejected": left}
     assert (again.body["lost"], again.body["doubled"], again.body["sums_agree"]) == (0, 0, True)
@@ -92,7 +92,7 @@ def test_a_second_run_on_the_same_data_counts_nothing_twice(first: Done, directo
 @pytest.mark.slow
 @pytest.mark.timeout(2 * SECONDS)
 @pytest.mark.req("X2", "X3", "T3.5")
-def test_a_single_unit_too_much_at_stripe_is_noticed(first: Done, directory: Path) -> None:
+def test_single_extra_unit_at_stripe_is_detected(first: Done, directory: Path) -> None:
     assert first.code == 0
     changed = _change_one_meter_event(directory / "stripe.sqlite", by=1)
     try:
@@ -105,7 +105,7 @@ def test_a_single_unit_too_much_at_stripe_is_noticed(first: Done, directory: Pat
 
 
 def _change_one_meter_event(database: Path, by: int) -> int:
-    """Changes the first meter event and answers what it was."""
+    """Changes the value of the first meter event; returns its old value."""
     with sqlite3.connect(database) as connection:
         row = connection.execute("SELECT seq, value FROM meter_events ORDER BY seq LIMIT 1").fetchone()
         connection.execute("UPDATE meter_events SET value = value + ? WHERE seq = ?", (by, row[0]))
@@ -116,7 +116,7 @@ def _change_one_meter_event(database: Path, by: int) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(2 * SECONDS)
 @pytest.mark.req("X4")
-def test_the_data_of_another_demo_is_left_alone(first: Done, directory: Path) -> None:
+def test_data_of_another_demo_is_not_changed(first: Done, directory: Path) -> None:
     assert first.code == 0
     other = run(directory, limit=900)
     assert other.code == 1

@@ -1,4 +1,4 @@
-"""The page that takes newcomers from nothing to an explained invoice does what it says."""
+"""The commands of docs/first-steps.md print the output that the page shows."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _SECONDS = 300
 
 @dataclass(frozen=True)
 class Step:
-    """Lines that are typed together, and lines that are then among what is printed."""
+    """Lines that are typed together, and lines that the output must then contain."""
 
     typed: str
     printed: list[str]
 
 
 def read(page: str) -> tuple[list[str], list[Step]]:
-    """The options of the mesh, and the steps."""
+    """Parses a page into the options of the mesh and its steps."""
     options: list[str] = []
     steps: list[Step] = []
     for kind, text in _BLOCK.findall(page):
@@ -55,7 +55,7 @@ def script(steps: list[Step]) -> str:
 
 
 def run(typed: str, place: Path) -> subprocess.CompletedProcess[str]:
-    """As somebody types it there who has set nothing."""
+    """Runs the typed lines in `place`, in a shell without settings of Meterline."""
     return subprocess.run(
         ["bash", "-euc", typed],
         cwd=place,
@@ -69,7 +69,7 @@ def run(typed: str, place: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A folder like the project's, as far as the page goes."""
+    """A folder with those files of the project that the page uses."""
     with scratch_directory() as directory:
         (directory / ".venv").symlink_to(sys.prefix)
         yield directory
@@ -77,7 +77,7 @@ def place() -> Iterator[Path]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(2 * _SECONDS)
-async def test_the_first_steps_end_in_an_explained_invoice(place: Path) -> None:
+async def test_first_steps_end_in_an_explained_invoice(place: Path) -> None:
     options, steps = read(PAGE.read_text(encoding="utf-8"))
     options = [str(place / option) if option == ".meterline" else option for option in options]
     running = Running(place, *options)
@@ -95,6 +95,6 @@ async def test_the_first_steps_end_in_an_explained_invoice(place: Path) -> None:
         running.end()
 
 
-def test_a_page_is_read_in_steps() -> None:
+def test_page_is_parsed_into_steps() -> None:
     page = 'a\n```console\n$ make run ARGS="--x y"\n```\n```sh\none\n```\n```json\n1\n```\n```sh\ntwo\n```\n'
     assert read(page) == (["--x", "y"], [Step("one\n", ["1"]), Step("two\n", [])])

@@ -1,4 +1,4 @@
-"""One event's trace, from the call that captured it to the invoice that bills it, as a backend sees it."""
+"""An event's trace at a tracing backend, from the capture call to the invoice that bills the event."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECONDS = 300
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS)
 @pytest.mark.req("K4", "X1")
-async def test_the_trace_of_a_capture_leads_to_its_invoice() -> None:
+async def test_capture_trace_contains_its_invoice() -> None:
     async with collecting() as collector:
         process = await asyncio.create_subprocess_exec(
             METERLINE,

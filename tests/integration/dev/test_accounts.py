@@ -1,4 +1,4 @@
-"""Who servers run as: an ordinary user as itself, root as an unprivileged account."""
+"""The account of servers: an ordinary user runs them as itself, root as an unprivileged account."""
 
 import os
 import shutil
@@ -51,7 +51,7 @@ def _answers(server: PostgresServer) -> bool:
     not all(place.stat().st_mode & stat.S_IXOTH for place in postgres.binaries().parents),
     reason="the programs lie below a closed directory: then one capability stays, see below",
 )
-def test_root_runs_postgres_without_any_privilege_where_it_can() -> None:
+def test_root_runs_postgres_without_privileges() -> None:
     with scratch_directory() as place, PostgresServer(place / "pg", settings=SMALL) as server:
         assert _answers(server)
         assert "0" not in _status(server.pid, "Uid")
@@ -61,7 +61,7 @@ def test_root_runs_postgres_without_any_privilege_where_it_can() -> None:
 
 
 @as_root
-def test_below_a_closed_directory_root_keeps_one_capability_and_opens_nothing() -> None:
+def test_postgres_below_a_closed_directory_keeps_one_capability() -> None:
     with scratch_directory() as place:
         closed = place / "closed"
         closed.mkdir(mode=0o700)
@@ -75,7 +75,7 @@ def test_below_a_closed_directory_root_keeps_one_capability_and_opens_nothing() 
 
 
 @as_root
-def test_programs_below_a_closed_directory_run_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_below_a_closed_directory_can_be_run(monkeypatch: pytest.MonkeyPatch) -> None:
     installed = postgres.binaries().parent.parent
     with scratch_directory() as place:
         closed = place / "closed"
@@ -94,7 +94,7 @@ def _headers(folder: str, names: list[str]) -> list[str]:
 
 
 @as_root
-def test_without_a_capability_to_keep_the_closed_directory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_without_capability_names_the_closed_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(account, "_permitted", lambda: 0)
     with scratch_directory() as place:
         closed = place / "closed"
@@ -104,7 +104,7 @@ def test_without_a_capability_to_keep_the_closed_directory_is_named(monkeypatch:
 
 
 @as_root
-def test_data_of_another_user_is_served_as_that_user() -> None:
+def test_postgres_runs_as_the_owner_of_its_data() -> None:
     with scratch_directory() as place:
         data = place / "pg"
         data.mkdir()
@@ -117,7 +117,7 @@ def test_data_of_another_user_is_served_as_that_user() -> None:
 
 
 @as_root
-def test_an_ordinary_user_needs_nothing_of_root() -> None:
+def test_ordinary_user_needs_no_privilege() -> None:
     with scratch_directory() as place:
         home = place / "home"
         home.mkdir()
@@ -136,22 +136,22 @@ def test_an_ordinary_user_needs_nothing_of_root() -> None:
         assert code == 0
 
 
-def test_a_directory_is_closed_by_the_bits_that_apply_to_the_account(tmp_path: Path) -> None:
+def test_closed_directory_is_determined_by_mode_bits_of_the_account(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     status = closed.stat()
-    stranger, group = status.st_uid + 1, status.st_gid + 1
+    other_user, group = status.st_uid + 1, status.st_gid + 1
     wanted = closed / "not yet there" / "file"
     others = [parent for parent in closed.parents if not parent.stat().st_mode & 0o001]
-    assert closed_directory([wanted], stranger, group) == (others[-1] if others else closed)
+    assert closed_directory([wanted], other_user, group) == (others[-1] if others else closed)
     assert closed_directory([closed / "x"], status.st_uid, group) in (None, *others)
     closed.chmod(0o071)
-    # The owner's bits count for the owner even where the others' say more.
+    # The owner's bits apply to the owner, even if the bits of others permit more.
     assert closed_directory([closed / "x"], status.st_uid, group) in (closed, *others)
-    assert closed_directory([closed / "x"], stranger, group) in (None, *others)
+    assert closed_directory([closed / "x"], other_user, group) in (None, *others)
 
 
-def test_a_child_that_cannot_be_run_says_so(tmp_path: Path) -> None:
+def test_child_that_cannot_be_executed_reports_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no program"):
         spawn(["no-such-program-anywhere"], log_file=tmp_path / "log")
     broken = tmp_path / "broken"

@@ -1,4 +1,4 @@
-"""Rules with an order or a bound: sizes fitted to the machine, waits between restarts, tails of logs."""
+"""Rules of the local servers: sizes for the machine, waits between restarts, and log tails."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.req("X4")
 
 
 @given(first=st.floats(0.001, 10), longest=st.floats(0.001, 60), restarts=st.integers(0, 10_000))
-def test_waits_between_restarts_grow_up_to_a_bound(first: float, longest: float, restarts: int) -> None:
+def test_restart_delays_grow_up_to_a_bound(first: float, longest: float, restarts: int) -> None:
     spec = ChildSpec(name="x", argv=[], log_file=Path("log"), first_backoff=first, max_backoff=longest)
     assert 0 < spec.backoff(restarts) <= spec.backoff(restarts + 1) <= longest
     assert spec.backoff(0) == min(first, longest)
@@ -34,15 +34,13 @@ def test_shared_buffers_fit_the_memory(memory: int) -> None:
 
 
 @given(free=st.integers(0, 10_000_000))
-def test_the_wal_leaves_most_of_a_small_disk_free(free: int) -> None:
+def test_wal_leaves_most_of_a_small_disk_free(free: int) -> None:
     size = postgres_settings._max_wal_mb(free)
     assert 256 <= size <= 8192
     assert size == 256 or size <= free / 4
 
 
-def test_all_wal_is_kept_for_reuse_and_bounded_as_before_when_it_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wal_is_kept_for_reuse_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def settings(free_mb: int) -> dict[str, str]:
         usage = shutil.disk_usage(tmp_path)._replace(free=free_mb << 20)
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
@@ -58,7 +56,7 @@ def test_all_wal_is_kept_for_reuse_and_bounded_as_before_when_it_is_there(
 
 
 @pytest.mark.parametrize("settings", [postgres_settings.SMALL, postgres_settings.THROWAWAY])
-def test_servers_of_tests_stay_small(settings: Mapping[str, str]) -> None:
+def test_servers_of_tests_have_small_settings(settings: Mapping[str, str]) -> None:
     assert settings["shared_buffers"] == "64MB"
     assert settings["max_wal_size"] == "1GB"
     assert settings["min_wal_size"] == "80MB"
@@ -69,7 +67,7 @@ def test_servers_of_tests_stay_small(settings: Mapping[str, str]) -> None:
     wanted=st.integers(1, 30),
     earlier=st.binary(max_size=200),
 )
-def test_a_tail_is_the_last_lines_since_the_start(lines: list[str], wanted: int, earlier: bytes) -> None:
+def test_log_tail_is_the_last_lines_since_the_start(lines: list[str], wanted: int, earlier: bytes) -> None:
     with scratch_directory() as place:
         log = place / "log"
         log.write_bytes(earlier + "".join(f"{line}\n" for line in lines).encode())
@@ -79,7 +77,7 @@ def test_a_tail_is_the_last_lines_since_the_start(lines: list[str], wanted: int,
         assert logs.read_from(log, end) == ("", end)
 
 
-def test_a_log_that_grew_large_makes_place(tmp_path: Path) -> None:
+def test_large_log_is_rotated(tmp_path: Path) -> None:
     log = tmp_path / "server.log"
     log.write_text("x" * 100)
     logs.rotate(log, above_bytes=100)
@@ -91,7 +89,7 @@ def test_a_log_that_grew_large_makes_place(tmp_path: Path) -> None:
     assert logs.tail(log) == ""
 
 
-def test_socket_directories_are_short_private_and_swept_when_abandoned(
+def test_socket_directories_are_short_private_and_removed_when_abandoned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with scratch_directory() as place:
@@ -114,7 +112,7 @@ def test_socket_directories_are_short_private_and_swept_when_abandoned(
     short.rmdir()
 
 
-def test_a_socket_directory_that_someone_else_took_is_refused(tmp_path: Path) -> None:
+def test_socket_directory_of_another_user_is_refused(tmp_path: Path) -> None:
     wanted = tmp_path / "sockets"
     files.ensure_private_directory(wanted, {os.geteuid()})
     files.ensure_private_directory(wanted, {os.geteuid()})

@@ -1,4 +1,4 @@
-"""The secrets of a mesh: made once, read by their owner only, and good for what they are for."""
+"""The secrets of a mesh: created once, readable by their owner only, and valid for their purpose."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_secrets_are_made_once_and_kept_for_their_owner(tmp_path: Path) -> None:
+def test_secrets_are_created_once_and_readable_by_owner_only(tmp_path: Path) -> None:
     first, second = Keys(tmp_path), Keys(tmp_path)
     first.publish()
     assert (first.private("ingest"), first.master_keys) == (second.private("ingest"), second.master_keys)
@@ -47,14 +47,14 @@ def test_secrets_are_made_once_and_kept_for_their_owner(tmp_path: Path) -> None:
     )
 
 
-def test_what_is_known_is_not_made_again(tmp_path: Path) -> None:
+def test_existing_secrets_are_not_recreated(tmp_path: Path) -> None:
     path = tmp_path / "below" / "secrets.json"
     secrets = SecretFile(path)
     assert (secrets.get("a", lambda: "1"), secrets.get("b", lambda: "2")) == ("1", "2")
     assert secrets.get("a", lambda: "3") == SecretFile(path).get("a", lambda: "3") == "1"
 
 
-def test_a_file_that_others_could_read_is_for_its_owner_once_it_is_written(tmp_path: Path) -> None:
+def test_rewritten_secret_file_becomes_private(tmp_path: Path) -> None:
     path = tmp_path / "token"
     write_secret(path, "old")
     path.chmod(0o644)
@@ -63,7 +63,7 @@ def test_a_file_that_others_could_read_is_for_its_owner_once_it_is_written(tmp_p
 
 
 @pytest.mark.req("T4.1")
-def test_every_service_has_a_login_of_its_own_at_the_broker(tmp_path: Path) -> None:
+def test_every_service_has_its_own_broker_login(tmp_path: Path) -> None:
     mesh = Mesh(tmp_path)
     logins = {name: urlsplit(mesh.nats_url(name)) for name in SERVICES}
     assert {name: login.username for name, login in logins.items()} == {name: name for name in SERVICES}
@@ -77,7 +77,7 @@ def test_every_service_has_a_login_of_its_own_at_the_broker(tmp_path: Path) -> N
 
 
 @pytest.mark.req("T4.1", "S8")
-async def test_the_logins_of_the_broker_are_for_their_owner_only(tmp_path: Path) -> None:
+async def test_broker_logins_are_readable_by_owner_only(tmp_path: Path) -> None:
     async with Mesh(tmp_path, MeshOptions(services=[])) as mesh:
         assert mode(mesh.nats.config_file) == mode(mesh.nats_url_file) == 0o600
         assert mesh.nats_url_file.read_text() == mesh.nats.url
@@ -90,7 +90,7 @@ async def test_the_logins_of_the_broker_are_for_their_owner_only(tmp_path: Path)
         assert str(mesh.nats_url_file) in shown
 
 
-def test_the_operator_of_a_mesh_may_do_all_that_can_be_granted(tmp_path: Path) -> None:
+def test_mesh_operator_has_all_grantable_permissions(tmp_path: Path) -> None:
     mesh = Mesh(tmp_path)
     mesh.keys.publish()
     known = ServiceTokens(KeyRing(mesh.keys.public_keys_file))
@@ -102,21 +102,21 @@ def test_the_operator_of_a_mesh_may_do_all_that_can_be_granted(tmp_path: Path) -
 
 
 @pytest.mark.req("T4.1")
-def test_each_service_of_a_mesh_has_a_key_of_its_own_and_of_nobody_else(tmp_path: Path) -> None:
+def test_each_service_of_a_mesh_gets_only_its_own_key(tmp_path: Path) -> None:
     mesh = Mesh(tmp_path)
     keys = {service: mesh.keys.private(service) for service in SERVICES}
     assert len(set(keys.values())) == len(SERVICES)
     for service in SERVICES:
-        told = json.dumps(mesh._environment(service))
-        assert [name for name, key in keys.items() if json.dumps(key)[1:-1] in told] == [service]
+        environment = json.dumps(mesh._environment(service))
+        assert [name for name, key in keys.items() if json.dumps(key)[1:-1] in environment] == [service]
 
 
 @pytest.mark.req("T4.1")
-def test_a_new_key_of_the_operator_is_taken_up_by_a_mesh_that_runs(tmp_path: Path) -> None:
+def test_running_mesh_uses_renewed_operator_key(tmp_path: Path) -> None:
     mesh = Mesh(tmp_path)
     mesh.keys.publish()
     before, service = mesh.token(), mesh.keys.service_signer("ingest").token()
-    # Another process, as the command is.
+    # The command runs in another process.
     result = CliRunner().invoke(app, ["renew-operator", str(tmp_path)])
     assert result.exit_code == 0, result.output
     known = ServiceTokens(KeyRing(mesh.keys.public_keys_file))
@@ -128,31 +128,33 @@ def test_a_new_key_of_the_operator_is_taken_up_by_a_mesh_that_runs(tmp_path: Pat
     assert known.verify(service)[0].name == "ingest"
 
 
-def test_no_key_is_made_where_no_mesh_was(tmp_path: Path) -> None:
+def test_renew_operator_creates_nothing_without_a_mesh(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["renew-operator", str(tmp_path)])
     assert result.exit_code == 2
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.req("T4.3")
-@pytest.mark.parametrize(("before", "told"), [(0o755, 0o755), (0o777, 0o777), (0o711, 0o711), (0o700, None)])
-def test_a_directory_of_data_is_closed_to_others(tmp_path: Path, before: int, told: int | None) -> None:
+@pytest.mark.parametrize(
+    ("mode_before", "reported"), [(0o755, 0o755), (0o777, 0o777), (0o711, 0o711), (0o700, None)]
+)
+def test_data_directory_is_closed_to_others(tmp_path: Path, mode_before: int, reported: int | None) -> None:
     directory = tmp_path / "data"
     directory.mkdir()
-    directory.chmod(before)
-    assert close_to_others(directory) == told
+    directory.chmod(mode_before)
+    assert close_to_others(directory) == reported
     assert mode(directory) == 0o700
     assert close_to_others(directory) is None
 
 
 @pytest.mark.req("T4.3")
-def test_a_new_directory_of_data_is_closed_from_the_start(tmp_path: Path) -> None:
+def test_new_data_directory_is_created_closed(tmp_path: Path) -> None:
     assert close_to_others(tmp_path / "new" / "data") is None
     assert mode(tmp_path / "new" / "data") == 0o700
 
 
 @pytest.mark.req("T4.3")
-def test_the_account_of_postgres_may_pass_where_no_capability_helps(
+def test_data_directory_allows_traversal_where_postgres_lacks_the_capability(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
@@ -169,16 +171,16 @@ def opened(directory: Path) -> Path:
 
 
 @pytest.mark.req("T4.3")
-async def test_a_mesh_says_that_it_closes_its_directory(
+async def test_mesh_reports_that_it_closes_its_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mesh, told = Mesh(opened(tmp_path)), list[str]()
+    mesh, messages = Mesh(opened(tmp_path)), list[str]()
 
     def stop_here() -> None:
         raise InterruptedError
 
     monkeypatch.setattr(mesh.keys, "publish", stop_here)
     with pytest.raises(InterruptedError):
-        await mesh.start(told.append)
-    assert told == [f"{tmp_path} is closed to others now: its mode was 0755"]
+        await mesh.start(messages.append)
+    assert messages == [f"{tmp_path} is closed to others now: its mode was 0755"]
     assert mode(tmp_path) & 0o077 in (0, 0o011)

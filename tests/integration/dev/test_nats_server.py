@@ -1,4 +1,4 @@
-"""The NATS of one machine: its lifecycle, its durability, and how services learn of it."""
+"""The local NATS server: lifecycle, durability, and the settings that services get."""
 
 import asyncio
 import socket
@@ -44,7 +44,7 @@ async def _messages(server: NatsServer, stream: str) -> int:
 
 
 @pytest.mark.req("X4", "T2.1")
-def test_repeated_stops_and_starts_are_harmless_and_keep_messages_and_ports(tmp_path: Path) -> None:
+def test_nats_restart_keeps_messages_and_ports(tmp_path: Path) -> None:
     server = NatsServer(tmp_path / "nats")
     server.stop()
     server.start()
@@ -65,7 +65,7 @@ def test_repeated_stops_and_starts_are_harmless_and_keep_messages_and_ports(tmp_
 
 @pytest.mark.req("T2.1", "T7.3")
 @pytest.mark.fault
-def test_acknowledged_messages_survive_kill_9(tmp_path: Path) -> None:
+def test_acknowledged_messages_survive_sigkill(tmp_path: Path) -> None:
     with NatsServer(tmp_path / "nats") as server:
         asyncio.run(_publish(server, "kept", 50))
         pid = server.pid
@@ -77,7 +77,7 @@ def test_acknowledged_messages_survive_kill_9(tmp_path: Path) -> None:
 
 @pytest.mark.req("T7.4")
 @pytest.mark.fault
-def test_wiping_loses_all_streams_and_needs_a_stopped_server(tmp_path: Path) -> None:
+def test_wipe_removes_all_streams_and_needs_a_stopped_server(tmp_path: Path) -> None:
     with NatsServer(tmp_path / "nats") as server:
         asyncio.run(_publish(server, "lost", 3))
         with pytest.raises(ServerError, match="must be stopped"):
@@ -91,13 +91,13 @@ def test_wiping_loses_all_streams_and_needs_a_stopped_server(tmp_path: Path) -> 
 
 
 @pytest.mark.req("T7.3")
-def test_the_server_says_that_it_flushes_before_each_ack(nats_server: NatsServer) -> None:
+def test_nats_reports_sync_before_each_ack(nats_server: NatsServer) -> None:
     assert sync_interval_is_always(nats_server.monitor_url)
     require_sync_always(nats_server.monitor_url)
 
 
 @pytest.mark.req("T7.3")
-def test_a_server_that_flushes_now_and_then_is_refused_unless_loss_is_allowed(tmp_path: Path) -> None:
+def test_nats_with_periodic_sync_is_refused_unless_allowed(tmp_path: Path) -> None:
     with NatsServer(tmp_path / "nats", sync_interval="30s") as server:
         assert read_sync_policy(server.monitor_url) == SyncPolicy(False, timedelta(seconds=30))
         with pytest.raises(NotDurableError, match="flushes every 0:00:30"):
@@ -106,7 +106,7 @@ def test_a_server_that_flushes_now_and_then_is_refused_unless_loss_is_allowed(tm
 
 
 @pytest.mark.req("T7.3")
-def test_a_server_that_does_not_answer_is_not_taken_for_durable() -> None:
+def test_unresponsive_nats_is_not_considered_durable() -> None:
     lease = reserve_port()
     with pytest.raises(OSError, match="refused"):
         require_sync_always(f"http://127.0.0.1:{lease.port}")
@@ -114,7 +114,7 @@ def test_a_server_that_does_not_answer_is_not_taken_for_durable() -> None:
 
 
 @pytest.mark.req("X4")
-def test_a_login_is_asked_for_when_there_is_one(tmp_path: Path) -> None:
+def test_nats_requires_the_configured_login(tmp_path: Path) -> None:
     with NatsServer(tmp_path / "nats", user="mesh", password="s3cret-_.~") as server:
         asyncio.run(_publish(server, "kept", 1))
         assert stat.S_IMODE(server.config_file.stat().st_mode) == 0o600
@@ -127,7 +127,7 @@ def test_a_login_is_asked_for_when_there_is_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.req("X4")
-def test_servers_started_at_once_do_not_collide(tmp_path: Path) -> None:
+def test_concurrently_started_servers_do_not_collide(tmp_path: Path) -> None:
     servers = [NatsServer(tmp_path / f"nats{number}") for number in range(3)]
     try:
         with ThreadPoolExecutor() as pool:
@@ -141,7 +141,7 @@ def test_servers_started_at_once_do_not_collide(tmp_path: Path) -> None:
 
 
 @pytest.mark.req("X4")
-def test_another_port_is_taken_when_the_reserved_one_is_lost_but_not_when_it_was_asked_for(
+def test_lost_reserved_port_is_replaced_unless_it_was_requested(
     tmp_path: Path,
 ) -> None:
     server = NatsServer(tmp_path / "nats")

@@ -1,4 +1,4 @@
-"""Killing the process that started servers leaves nothing running, and nothing that blocks the next."""
+"""Killing the process that started servers leaves none running, and nothing that blocks the next start."""
 
 import json
 import os
@@ -41,8 +41,8 @@ async def main():
     await mesh.start(ChildSpec(name="child", argv=sleeper, log_file=place / "child.log"))
     child = mesh.pid("child")
     pids = [child, nats.pid, *(member.pid for member in procstat.tree(postgres.pid))]
-    told = {"pids": pids, "postgres": postgres.pid, "nats": nats.pid, "child": child}
-    print(json.dumps(told), flush=True)
+    report = {"pids": pids, "postgres": postgres.pid, "nats": nats.pid, "child": child}
+    print(json.dumps(report), flush=True)
     await asyncio.Event().wait()
 
 asyncio.run(main())
@@ -50,8 +50,8 @@ asyncio.run(main())
 
 
 @dataclass(frozen=True)
-class _Told:
-    """What the parent tells before it waits to be killed."""
+class _ParentReport:
+    """The pids that the parent prints before it waits to be killed."""
 
     pids: list[int]
     postgres: int
@@ -60,50 +60,50 @@ class _Told:
 
 
 @contextmanager
-def _parent(place: Path, how: str) -> Iterator[tuple["subprocess.Popen[str]", _Told]]:
+def _parent(place: Path, how: str) -> Iterator[tuple["subprocess.Popen[str]", _ParentReport]]:
     process = subprocess.Popen(
         [sys.executable, "-c", _PARENT, str(place), how], stdout=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout is not None
-        yield process, _Told(**json.loads(process.stdout.readline()))
+        yield process, _ParentReport(**json.loads(process.stdout.readline()))
     finally:
         process.kill()
         process.communicate()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals children at their parent's death")
-def test_sigkill_of_the_parent_ends_everything_it_started(tmp_path: Path) -> None:
-    with _parent(tmp_path, "tied") as (parent, told):
-        # Postgres ends some of its own by themselves: a session that was closed, a worker that is done.
-        alive = set(filter(procstat.is_alive, told.pids))
-        assert alive >= {told.child, told.postgres, told.nats}
+def test_sigkill_of_the_parent_ends_its_servers(tmp_path: Path) -> None:
+    with _parent(tmp_path, "tied") as (parent, report):
+        # Some Postgres processes end on their own: closed sessions and finished workers.
+        alive = set(filter(procstat.is_alive, report.pids))
+        assert alive >= {report.child, report.postgres, report.nats}
         assert len(alive) > 5
         parent.kill()
         parent.wait()
-        assert eventually(lambda: not any(map(procstat.is_alive, told.pids)), seconds=20)
-    # It was a fast shutdown, not a crash: nothing to recover.
+        assert eventually(lambda: not any(map(procstat.is_alive, report.pids)), seconds=20)
+    # Postgres made a fast shutdown and did not crash, so that no recovery is needed.
     assert "database system is shut down" in (tmp_path / "pg.log").read_text()
     with PostgresServer(tmp_path / "pg") as server, psycopg.connect(server.dsn()) as connection:
         assert connection.execute("SELECT value FROM kept").fetchone() == (42,)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals children at their parent's death")
-def test_the_next_start_does_not_wait_for_anything_but_the_shutdown(tmp_path: Path) -> None:
-    with _parent(tmp_path, "tied") as (parent, told):
+def test_next_start_waits_only_for_the_shutdown(tmp_path: Path) -> None:
+    with _parent(tmp_path, "tied") as (parent, report):
         parent.kill()
         parent.wait()
         with PostgresServer(tmp_path / "pg") as server, NatsServer(tmp_path / "nats"):
-            assert server.pid not in told.pids
+            assert server.pid not in report.pids
             with psycopg.connect(server.dsn()) as connection:
                 assert connection.execute("SELECT value FROM kept").fetchone() == (42,)
 
 
-def test_what_a_dead_owner_left_running_is_ended_by_the_next(tmp_path: Path) -> None:
-    with _parent(tmp_path, "untied") as (parent, told):
+def test_next_start_ends_servers_of_a_dead_owner(tmp_path: Path) -> None:
+    with _parent(tmp_path, "untied") as (parent, report):
         parent.kill()
         parent.wait()
-        left = [psutil.Process(pid) for pid in (told.postgres, told.nats)]
+        left = [psutil.Process(pid) for pid in (report.postgres, report.nats)]
         try:
             assert all(process.is_running() for process in left)
             with PostgresServer(tmp_path / "pg") as server, NatsServer(tmp_path / "nats"):
@@ -114,11 +114,11 @@ def test_what_a_dead_owner_left_running_is_ended_by_the_next(tmp_path: Path) -> 
             procstat.kill(left)
 
 
-def test_a_pid_file_that_names_another_program_does_not_block_the_start(tmp_path: Path) -> None:
+def test_pid_file_of_another_program_does_not_block_the_start(tmp_path: Path) -> None:
     with PostgresServer(tmp_path / "pg") as server:
         server.kill()
         pid_file = server.data_dir / "postmaster.pid"
-        stranger = str(os.getpid())
-        pid_file.write_text(pid_file.read_text().replace(pid_file.read_text().split()[0], stranger, 1))
+        other_pid = str(os.getpid())
+        pid_file.write_text(pid_file.read_text().replace(pid_file.read_text().split()[0], other_pid, 1))
         server.start()
         assert server.running

@@ -1,4 +1,4 @@
-"""Ports that parallel runs do not take from each other."""
+"""Port reservations, which parallel runs respect."""
 
 import socket
 import subprocess
@@ -17,7 +17,7 @@ sys.stdin.read()
 
 
 @pytest.mark.req("X4")
-def test_no_two_processes_get_the_same_port() -> None:
+def test_processes_reserve_different_ports() -> None:
     runs = [
         subprocess.Popen(
             [sys.executable, "-c", _RESERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -34,7 +34,7 @@ def test_no_two_processes_get_the_same_port() -> None:
 
 @pytest.mark.req("X4")
 @pytest.mark.skipif(sys.platform != "linux", reason="leases across processes need abstract sockets")
-def test_a_lease_lasts_until_it_is_released() -> None:
+def test_port_lease_lasts_until_released() -> None:
     lease = reserve_port()
     name = f"\0meterline-port-{lease.port}"
     with socket.socket(socket.AF_UNIX) as other:
@@ -46,7 +46,7 @@ def test_a_lease_lasts_until_it_is_released() -> None:
 
 
 @pytest.mark.req("X4")
-def test_a_port_in_use_is_not_free() -> None:
+def test_port_in_use_is_not_free() -> None:
     port = free_port()
     assert is_bindable(port)
     with socket.create_server(("127.0.0.1", port)):

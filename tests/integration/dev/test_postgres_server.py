@@ -1,4 +1,4 @@
-"""The Postgres of one machine: its lifecycle, and what survives a crash of it."""
+"""The local Postgres server: lifecycle, and durability across crashes."""
 
 import stat
 import threading
@@ -39,7 +39,7 @@ def _values(server: PostgresServer) -> list[int]:
 
 
 @pytest.mark.req("X4")
-def test_repeated_stops_and_starts_are_harmless_and_keep_data_port_and_socket(tmp_path: Path) -> None:
+def test_postgres_restart_keeps_data_port_and_socket(tmp_path: Path) -> None:
     server = PostgresServer(tmp_path / "pg", settings=SMALL)
     server.stop()
     server.start()
@@ -64,7 +64,7 @@ def test_repeated_stops_and_starts_are_harmless_and_keep_data_port_and_socket(tm
 
 @pytest.mark.req("T7.3")
 @pytest.mark.fault
-def test_committed_rows_survive_kill_9_and_uncommitted_ones_do_not(
+def test_only_committed_rows_survive_sigkill(
     durable_postgres: PostgresServer,
 ) -> None:
     for value in range(5):
@@ -81,7 +81,7 @@ def test_committed_rows_survive_kill_9_and_uncommitted_ones_do_not(
 
 @pytest.mark.req("T7.3")
 @pytest.mark.fault
-def test_a_postmaster_that_dies_by_itself_is_started_again(durable_postgres: PostgresServer) -> None:
+def test_dead_postmaster_is_restarted(durable_postgres: PostgresServer) -> None:
     _insert(durable_postgres, 7)
     procstat.kill(procstat.tree(durable_postgres.pid)[:1])
     assert eventually(lambda: not durable_postgres.running)
@@ -90,7 +90,7 @@ def test_a_postmaster_that_dies_by_itself_is_started_again(durable_postgres: Pos
 
 
 @pytest.mark.req("X4", "T7.3")
-def test_it_is_durable_and_private_unless_told_otherwise(durable_postgres: PostgresServer) -> None:
+def test_postgres_is_durable_and_private_by_default(durable_postgres: PostgresServer) -> None:
     expected = {
         "fsync": "on",
         "synchronous_commit": "on",
@@ -110,20 +110,20 @@ def test_it_is_durable_and_private_unless_told_otherwise(durable_postgres: Postg
 
 
 @pytest.mark.req("X4")
-def test_a_server_started_by_a_thread_outlives_the_thread(tmp_path: Path) -> None:
+def test_server_started_by_a_thread_outlives_the_thread(tmp_path: Path) -> None:
     server = PostgresServer(tmp_path / "pg", settings=SMALL)
     starter = threading.Thread(target=server.start)
     starter.start()
     starter.join()
     with server:
         pid = server.pid
-        # A death signal bound to the starter would have sent the server into its shutdown.
+        # A parent-death signal of the starting thread would have shut down the server.
         psycopg.connect(server.dsn()).close()
         assert not eventually(lambda: not procstat.is_alive(pid), seconds=0.3)
 
 
 @pytest.mark.req("X4")
-def test_servers_started_at_once_do_not_collide(tmp_path: Path) -> None:
+def test_concurrently_started_servers_do_not_collide(tmp_path: Path) -> None:
     servers = [PostgresServer(tmp_path / f"pg{number}", settings=SMALL) for number in range(3)]
     try:
         with ThreadPoolExecutor() as pool:
@@ -138,7 +138,7 @@ def test_servers_started_at_once_do_not_collide(tmp_path: Path) -> None:
 
 
 @pytest.mark.req("X4")
-def test_one_owner_at_a_time_manages_a_data_directory(tmp_path: Path) -> None:
+def test_data_directory_has_one_owner_at_a_time(tmp_path: Path) -> None:
     with PostgresServer(tmp_path / "pg", settings=SMALL) as server:
         with pytest.raises(DirectoryInUseError, match=r"in use by process \d+"):
             PostgresServer(tmp_path / "pg").start()
@@ -146,7 +146,7 @@ def test_one_owner_at_a_time_manages_a_data_directory(tmp_path: Path) -> None:
 
 
 @pytest.mark.req("X4")
-def test_a_failed_start_tells_why_and_leaves_the_directory_free(tmp_path: Path) -> None:
+def test_failed_start_reports_its_cause_and_releases_the_directory(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match="unrecognized configuration parameter"):
         PostgresServer(tmp_path / "pg", settings={**SMALL, "no_such_setting": "1"}).start()
     with PostgresServer(tmp_path / "pg", settings=SMALL) as server:
@@ -161,7 +161,7 @@ def test_a_failed_start_tells_why_and_leaves_the_directory_free(tmp_path: Path) 
 
 
 @pytest.mark.req("X4")
-def test_a_foreign_directory_and_settings_of_its_own_are_refused(tmp_path: Path) -> None:
+def test_foreign_directory_and_reserved_settings_are_refused(tmp_path: Path) -> None:
     (tmp_path / "pg").mkdir()
     (tmp_path / "pg" / "letter.txt").write_text("do not lose me")
     with pytest.raises(ServerError, match="is not empty"):
@@ -172,7 +172,7 @@ def test_a_foreign_directory_and_settings_of_its_own_are_refused(tmp_path: Path)
 
 
 @pytest.mark.req("X4")
-def test_a_frozen_template_is_copied_and_dropped(postgres_server: PostgresServer) -> None:
+def test_frozen_template_is_copied_and_dropped(postgres_server: PostgresServer) -> None:
     template, one, other = (f"copy_{uuid.uuid4().hex[:12]}" for _ in range(3))
     postgres_server.create_database(template)
     with psycopg.connect(postgres_server.dsn(template)) as connection:
@@ -193,7 +193,7 @@ def test_a_frozen_template_is_copied_and_dropped(postgres_server: PostgresServer
 
 
 @pytest.mark.req("X4")
-def test_what_it_uses_can_be_measured(postgres_server: PostgresServer) -> None:
+def test_memory_and_cpu_of_postgres_are_measured(postgres_server: PostgresServer) -> None:
     before = postgres_server.cpu_seconds()
     with psycopg.connect(postgres_server.dsn()) as connection:
         connection.execute("SELECT sum(i) FROM generate_series(1, 3000000) i")
@@ -201,13 +201,13 @@ def test_what_it_uses_can_be_measured(postgres_server: PostgresServer) -> None:
     assert postgres_server.rss_bytes() > 20 * 1024 * 1024
 
 
-# Postgres names hold any character but NUL; half a surrogate pair is no character.
+# Postgres names may contain any character but NUL; a single surrogate is no character.
 _texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
 
 
 @pytest.mark.req("X4")
 @given(database=_texts, user=_texts, password=_texts, socket=st.booleans())
-def test_a_dsn_carries_any_name_and_password(database: str, user: str, password: str, socket: bool) -> None:
+def test_dsn_encodes_any_name_and_password(database: str, user: str, password: str, socket: bool) -> None:
     with scratch_directory() as place:
         server = PostgresServer(place / "pg", port=5432)
         parts = conninfo_to_dict(server.dsn(database, user, password, socket=socket))

@@ -1,4 +1,4 @@
-"""Child processes under supervision: readiness, early death, restarts, the order of stopping."""
+"""Supervised child processes: readiness, early exits, restarts, and the order of stopping."""
 
 import asyncio
 import os
@@ -47,7 +47,7 @@ async def _eventually(question: Callable[[], bool]) -> bool:
     return await asyncio.to_thread(eventually, question)
 
 
-async def test_children_stop_in_reverse_order_and_leave_nothing(tmp_path: Path) -> None:
+async def test_children_stop_in_reverse_order_and_leave_no_process(tmp_path: Path) -> None:
     order = tmp_path / "order"
     code = f"""
 def stop(*_):
@@ -71,7 +71,7 @@ signal.signal(signal.SIGTERM, stop)
     await mesh.stop()
 
 
-async def test_it_is_ready_when_the_callable_says_so(tmp_path: Path) -> None:
+async def test_readiness_follows_the_callable(tmp_path: Path) -> None:
     asked = 0
 
     async def ready() -> bool:
@@ -87,7 +87,7 @@ async def test_it_is_ready_when_the_callable_says_so(tmp_path: Path) -> None:
             await mesh.start(ChildSpec(name="child", argv=argv, log_file=tmp_path / "log"))
 
 
-async def test_a_child_that_is_never_ready_is_stopped_and_reported(tmp_path: Path) -> None:
+async def test_child_that_never_gets_ready_is_stopped_and_reported(tmp_path: Path) -> None:
     mesh = Supervisor()
     spec = ChildSpec(
         name="mute",
@@ -102,7 +102,7 @@ async def test_a_child_that_is_never_ready_is_stopped_and_reported(tmp_path: Pat
     assert not procstat.is_alive(mesh.pid("mute"))
 
 
-async def test_death_before_readiness_is_reported_with_the_log_even_if_the_question_hangs(
+async def test_exit_before_readiness_is_reported_with_log_even_if_check_hangs(
     tmp_path: Path,
 ) -> None:
     async def never() -> bool:
@@ -116,7 +116,7 @@ async def test_death_before_readiness_is_reported_with_the_log_even_if_the_quest
     assert caught.value.tail == "no such table"
 
 
-async def test_death_in_service_is_reported_while_waiting_for_a_signal(tmp_path: Path) -> None:
+async def test_exit_after_readiness_is_reported_while_waiting_for_a_signal(tmp_path: Path) -> None:
     async with Supervisor() as mesh:
         await mesh.start(_spec(tmp_path, "child", _WAIT))
         mesh.send_signal("child", signal.SIGSEGV)
@@ -125,7 +125,7 @@ async def test_death_in_service_is_reported_while_waiting_for_a_signal(tmp_path:
         assert await mesh.exited("child") == -signal.SIGSEGV
 
 
-async def test_death_that_was_asked_for_is_no_failure(tmp_path: Path) -> None:
+async def test_requested_stop_is_no_failure(tmp_path: Path) -> None:
     async with Supervisor() as mesh:
         await mesh.start(_spec(tmp_path, "child", _WAIT, restart=True))
         first = mesh.pid("child")
@@ -139,7 +139,7 @@ async def test_death_that_was_asked_for_is_no_failure(tmp_path: Path) -> None:
             await asyncio.wait_for(mesh.failure(), 0.1)
 
 
-async def test_a_child_that_crashes_is_started_again(tmp_path: Path) -> None:
+async def test_crashed_child_is_restarted(tmp_path: Path) -> None:
     async with Supervisor() as mesh:
         await mesh.start(_spec(tmp_path, "child", _WAIT, restart=True))
         first = mesh.pid("child")
@@ -163,7 +163,7 @@ sys.exit(7)"""
         assert runs.read_text().split() == ["run"] * 3
 
 
-async def test_a_stubborn_child_is_killed_after_its_grace_with_what_it_started(tmp_path: Path) -> None:
+async def test_child_that_ignores_sigterm_is_killed_with_its_descendants(tmp_path: Path) -> None:
     code = """
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 own = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
@@ -179,7 +179,7 @@ signal.pause()"""
     assert await _eventually(lambda: not procstat.is_alive(grandchild))
 
 
-async def test_what_a_dead_child_had_started_does_not_live_on(tmp_path: Path) -> None:
+async def test_descendants_of_a_dead_child_are_killed(tmp_path: Path) -> None:
     code = """
 own = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
 print(own.pid, flush=True)
@@ -193,7 +193,7 @@ signal.pause()"""
         assert await _eventually(lambda: not procstat.is_alive(grandchild))
 
 
-async def test_use_of_cpu_and_memory_is_told_while_it_runs(tmp_path: Path) -> None:
+async def test_cpu_and_memory_of_a_running_child_are_reported(tmp_path: Path) -> None:
     code = f"""
 import time
 while time.process_time() < 0.3:
@@ -216,12 +216,12 @@ from meterline_dev.processes import ChildSpec, Supervisor
 
 CHILD = '''
 import signal, sys, time
-def told(number, frame):
+def on_signal(number, frame):
     print("got", signal.Signals(number).name, flush=True)
     if number == signal.SIGTERM and sys.argv[1] == "obeys":
         sys.exit(0)
 for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, told)
+    signal.signal(number, on_signal)
 print("ready", flush=True)
 while True:
     signal.pause()
@@ -234,7 +234,7 @@ async def main():
             ready=re.compile("ready"), stop_grace=60.0,
         )
         await mesh.start(spec)
-        # Only once `run` waits, and so has its handlers in place, is the child's pid told.
+        # The child's pid is printed only once `run` waits and has installed its signal handlers.
         asyncio.get_running_loop().call_soon(lambda: print(mesh.pid("child"), flush=True))
         print("ended by", (await mesh.run()).name, flush=True)
     print("all stopped", flush=True)
@@ -244,7 +244,7 @@ asyncio.run(main())
 
 
 async def _foreground(log: Path, manner: str) -> tuple[asyncio.subprocess.Process, int]:
-    """A supervisor that leads a process group, as a terminal's foreground job does, and its child's pid."""
+    """A supervisor that leads a process group like a terminal's foreground job, and its child's pid."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", _CTRL_C, str(log), manner), stdout=asyncio.subprocess.PIPE, process_group=0
     )
@@ -252,7 +252,7 @@ async def _foreground(log: Path, manner: str) -> tuple[asyncio.subprocess.Proces
     return process, int(await process.stdout.readline())
 
 
-async def test_ctrl_c_reaches_the_supervisor_alone_which_stops_its_children(tmp_path: Path) -> None:
+async def test_ctrl_c_reaches_only_the_supervisor_which_stops_its_children(tmp_path: Path) -> None:
     process, child = await _foreground(tmp_path / "log", "obeys")
     os.killpg(process.pid, signal.SIGINT)
     output, _ = await process.communicate()
@@ -262,7 +262,7 @@ async def test_ctrl_c_reaches_the_supervisor_alone_which_stops_its_children(tmp_
     assert not procstat.is_alive(child)
 
 
-async def test_a_second_ctrl_c_ends_children_without_grace(tmp_path: Path) -> None:
+async def test_second_ctrl_c_kills_children_immediately(tmp_path: Path) -> None:
     process, child = await _foreground(tmp_path / "log", "refuses")
     os.killpg(process.pid, signal.SIGINT)
     assert await _eventually(lambda: "got SIGTERM" in (tmp_path / "log").read_text())

@@ -1,4 +1,4 @@
-"""Whom a tenant is billed as, and from which day on."""
+"""A tenant's billing customer and first billed day."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.tenants import Stub, detail, facts, failure, onboard, request
 pytestmark = pytest.mark.req("S1", "K1")
 
 
-async def test_history_is_billed_from_the_day_that_onboarding_says(tenants: Stub, bus: Bus) -> None:
+async def test_onboarding_sets_the_first_billed_day(tenants: Stub, bus: Bus) -> None:
     assert (await onboard(tenants, billed_from="2013-01-01")).billed_from == "2013-01-01"
     assert not (await tenants.OnboardTenant(request(billed_from="2013-01-01"))).created
     assert (await facts(bus, 1))[0].billed_from == "2013-01-01"
@@ -37,7 +37,7 @@ async def test_history_is_billed_from_the_day_that_onboarding_says(tenants: Stub
 
 
 @pytest.mark.parametrize(("zone", "day"), [("Pacific/Kiritimati", "2024-11-01"), ("UTC", "2024-10-01")])
-async def test_the_first_billed_month_is_that_of_the_tenants_zone(
+async def test_first_billed_month_is_in_tenant_time_zone(
     tenants: Stub, clock: ManualClock, zone: str, day: str
 ) -> None:
     clock.advance(datetime(2024, 10, 31, 12, tzinfo=UTC) - to_datetime(clock.now_us()))
@@ -45,7 +45,7 @@ async def test_the_first_billed_month_is_that_of_the_tenants_zone(
 
 
 @pytest.mark.req("S1")
-async def test_whoever_is_only_measured_has_no_customer(tenants: Stub) -> None:
+async def test_tenant_may_have_no_customer(tenants: Stub) -> None:
     for slug in ("acme", "other"):
         made = await onboard(tenants, slug, plan="", external_customer_id="", external_subscription_id="")
         assert (made.external_customer_id, made.external_subscription_id) == ("", "")
@@ -55,7 +55,7 @@ async def test_whoever_is_only_measured_has_no_customer(tenants: Stub) -> None:
 
 
 @pytest.mark.req("S1", "S6")
-async def test_no_two_tenants_are_billed_as_one_customer(tenants: Stub, bus: Bus) -> None:
+async def test_tenants_cannot_share_a_customer(tenants: Stub, bus: Bus) -> None:
     await onboard(tenants)
     await onboard(tenants, "other")
     calls = (
@@ -69,14 +69,14 @@ async def test_no_two_tenants_are_billed_as_one_customer(tenants: Stub, bus: Bus
         assert (resource.resource_type, resource.resource_name) == ("external_customer_id", "cus_1")
         assert "acme" not in (error.details() or "")
     await facts(bus, 2)
-    # A customer that its tenant has left is free, and repeating a request of before takes nothing back.
+    # A customer that its tenant no longer names is free, and a repeated earlier request changes nothing.
     await update(tenants, external_customer_id="cus_9")
     await update(tenants, "other", external_customer_id="cus_1")
     assert (await tenants.OnboardTenant(request())).tenant.external_customer_id == "cus_9"
 
 
 @pytest.mark.req("T1.6", "S6")
-async def test_of_concurrent_tenants_one_gets_the_customer(tenants: Stub) -> None:
+async def test_one_of_concurrent_tenants_gets_the_customer(tenants: Stub) -> None:
     await onboard(tenants)
     results = await asyncio.gather(
         *(onboard(tenants, f"new-{number}", external_customer_id="cus_new") for number in range(5)),
@@ -87,7 +87,7 @@ async def test_of_concurrent_tenants_one_gets_the_customer(tenants: Stub) -> Non
     assert codes == [grpc.StatusCode.ALREADY_EXISTS] * 5
 
 
-async def test_tenants_that_share_a_customer_already_can_still_be_changed(
+async def test_tenants_that_already_share_a_customer_can_be_changed(
     tenants: Stub, database: TestDatabase
 ) -> None:
     await onboard(tenants)

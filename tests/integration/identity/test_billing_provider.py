@@ -1,4 +1,4 @@
-"""Which billing provider a tenant names."""
+"""The billing provider of a tenant."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.tenants import Stub, detail, facts, failure, get, onboard, re
 pytestmark = pytest.mark.req("S1", "S8")
 
 
-async def test_a_tenant_names_its_provider_and_others_hear_of_it(tenants: Stub, bus: Bus) -> None:
+async def test_provider_is_stored_and_published(tenants: Stub, bus: Bus) -> None:
     assert (await onboard(tenants)).billing_provider == ""
     assert (await onboard(tenants, "other", billing_provider="adyen")).billing_provider == "adyen"
     changed = await update(tenants, billing_provider="stripe")
@@ -34,7 +34,7 @@ async def test_a_tenant_names_its_provider_and_others_hear_of_it(tenants: Stub, 
 
 
 @pytest.mark.parametrize("name", ["Stripe", "-a", "a-", "a b", "ä", "x" * 64, "a.b"])
-async def test_a_malformed_name_is_refused(tenants: Stub, name: str) -> None:
+async def test_malformed_provider_name_is_refused(tenants: Stub, name: str) -> None:
     await onboard(tenants, billing_provider="x" * 63)
     calls = (
         tenants.OnboardTenant(request("new", billing_provider=name)),
@@ -48,7 +48,7 @@ async def test_a_malformed_name_is_refused(tenants: Stub, name: str) -> None:
     assert (await get(tenants)).billing_provider == "x" * 63
 
 
-async def test_a_repeated_request_is_recognised_by_the_provider_that_it_stated(
+async def test_repeated_request_is_recognised_with_its_provider(
     tenants: Stub, database: TestDatabase
 ) -> None:
     await onboard(tenants, billing_provider="stripe")
@@ -57,7 +57,7 @@ async def test_a_repeated_request_is_recognised_by_the_provider_that_it_stated(
     assert (answer.created, answer.tenant.billing_provider) == (False, "adyen")
     error = await failure(tenants.OnboardTenant(request()))
     assert error.code() == grpc.StatusCode.ALREADY_EXISTS
-    # A tenant from before the field has a statement without it, and its request is still the same one.
+    # The stored request of an older tenant lacks the field, and the repeated request is still recognised.
     await onboard(tenants, "old")
     stored = database.read(
         "identity", "SELECT onboarding ? 'billing_provider' FROM tenant_accounts ORDER BY tenant_id"

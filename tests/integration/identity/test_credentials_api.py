@@ -1,4 +1,4 @@
-"""API keys and signing keys by the API: made once, listed, revoked for good, and nobody else's."""
+"""API keys and signing keys: created once, listed, revoked permanently, and separated by tenant."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def services(database: TestDatabase, broker: NatsServer) -> AsyncIterator[
 
 @pytest.fixture
 async def bare(services: Guarded) -> AsyncIterator[aio.Channel]:
-    """A channel to identity that brings no token: each call brings what it tests."""
+    """A channel to identity without a token: each call passes its own credentials."""
     async with aio.insecure_channel(services.identity_address) as channel:
         yield channel
 
@@ -64,7 +64,7 @@ def get(tenant: str = "acme") -> tenants_pb2.GetTenantRequest:
 # --- API keys
 
 
-async def test_a_key_opens_what_it_was_made_for_and_nothing_else(
+async def test_api_key_permits_only_its_granted_calls(
     services: Guarded, tenants: tenants_pb2_grpc.TenantsServiceAsyncStub
 ) -> None:
     made = await services.api_key("acme", Permission.READ)
@@ -86,7 +86,7 @@ async def test_a_key_opens_what_it_was_made_for_and_nothing_else(
     assert await refused(tenants.GetTenant(get())) == (Code.UNAUTHENTICATED, "TOKEN_MISSING")
 
 
-async def test_a_key_for_all_tenants_reaches_all_of_them(
+async def test_key_for_all_tenants_has_access_to_each(
     services: Guarded, tenants: tenants_pb2_grpc.TenantsServiceAsyncStub
 ) -> None:
     made = await services.api_key("", Permission.READ)
@@ -95,7 +95,7 @@ async def test_a_key_for_all_tenants_reaches_all_of_them(
     assert [tenant.tenant_id for tenant in answer.tenants] == ["acme", "bolt"]
 
 
-async def test_a_secret_is_told_once_and_kept_by_nobody(services: Guarded, database: TestDatabase) -> None:
+async def test_key_secret_is_returned_once_and_not_stored(services: Guarded, database: TestDatabase) -> None:
     made = await services.api_key("acme", Permission.READ)
     parsed = parse(made.token)
     assert parsed is not None
@@ -107,7 +107,7 @@ async def test_a_secret_is_told_once_and_kept_by_nobody(services: Guarded, datab
     assert row[1] == hashlib.sha256(secret.encode()).digest()
 
 
-async def test_a_revoked_key_is_refused_and_stays_listed(
+async def test_revoked_key_is_refused_and_remains_listed(
     services: Guarded, tenants: tenants_pb2_grpc.TenantsServiceAsyncStub
 ) -> None:
     made = await services.api_key("acme", Permission.READ)
@@ -122,7 +122,7 @@ async def test_a_revoked_key_is_refused_and_stays_listed(
     assert list(listed.api_keys) == [revoked]
 
 
-async def test_another_secret_for_a_key_is_refused(
+async def test_wrong_secret_for_a_key_is_refused(
     services: Guarded, tenants: tenants_pb2_grpc.TenantsServiceAsyncStub
 ) -> None:
     made = await services.api_key("acme", Permission.READ)
@@ -133,7 +133,7 @@ async def test_another_secret_for_a_key_is_refused(
     )
 
 
-async def test_keys_are_listed_in_pages_and_apart_by_tenant(services: Guarded) -> None:
+async def test_keys_are_listed_in_pages_for_each_tenant(services: Guarded) -> None:
     made = [(await services.api_key("acme", Permission.READ)).api_key.key_id for _ in range(5)]
     await services.api_key("bolt", Permission.READ)
     of_all = (await services.api_key("", Permission.OPERATE)).api_key
@@ -151,7 +151,7 @@ async def test_keys_are_listed_in_pages_and_apart_by_tenant(services: Guarded) -
         assert (await refused(services.credentials.ListApiKeys(request)))[0] is Code.INVALID_ARGUMENT
 
 
-async def test_a_tenant_makes_keys_for_itself_and_grants_no_more_than_it_has(
+async def test_tenant_creates_own_keys_with_at_most_its_permissions(
     services: Guarded, credentials: credentials_pb2_grpc.CredentialsServiceAsyncStub
 ) -> None:
     mine = metadata((await services.api_key("acme", Permission.CREDENTIALS, Permission.READ)).token)
@@ -172,7 +172,7 @@ async def test_a_tenant_makes_keys_for_itself_and_grants_no_more_than_it_has(
         assert await refused(credentials.CreateApiKey(request, metadata=mine)) == (code, reason)
 
 
-async def test_a_key_of_another_tenant_cannot_be_revoked(
+async def test_tenant_cannot_revoke_key_of_another(
     services: Guarded, tenants: tenants_pb2_grpc.TenantsServiceAsyncStub
 ) -> None:
     made = await services.api_key("acme", Permission.READ)
@@ -182,7 +182,7 @@ async def test_a_key_of_another_tenant_cannot_be_revoked(
     await tenants.GetTenant(get(), metadata=metadata(made.token))
 
 
-async def test_what_services_ask_is_for_services(services: Guarded) -> None:
+async def test_internal_rpcs_are_only_for_services(services: Guarded) -> None:
     verify = credentials_pb2.VerifyApiKeyRequest(key_id="0" * 16, secret_digest=b"")
     keys = credentials_pb2.GetSigningKeysRequest(tenant_id="acme", key_ids=["0" * 16])
     expected = (Code.PERMISSION_DENIED, "PERMISSION_MISSING")
@@ -190,7 +190,7 @@ async def test_what_services_ask_is_for_services(services: Guarded) -> None:
     assert await refused(services.credentials.GetSigningKeys(keys)) == expected
 
 
-async def test_a_token_of_another_authority_is_refused(
+async def test_token_of_unknown_authority_is_refused(
     services: Guarded, tenants: tenants_pb2_grpc.TenantsServiceAsyncStub
 ) -> None:
     theirs = Authority().metadata(Permission.READ)
@@ -204,7 +204,7 @@ async def test_a_token_of_another_authority_is_refused(
 
 
 @pytest.mark.req("T1.4")
-async def test_a_rotation_lets_the_key_before_verify_on_for_its_grace(services: Guarded) -> None:
+async def test_previous_signing_key_verifies_during_grace_period(services: Guarded) -> None:
     first = await services.rotate("acme")
     assert not first.HasField("expires_at")
     second = await services.rotate("acme", grace_seconds=600)
@@ -222,7 +222,7 @@ async def test_a_rotation_lets_the_key_before_verify_on_for_its_grace(services: 
 
 
 @pytest.mark.req("T1.4")
-async def test_a_revoked_key_loses_its_secret_and_makes_room(
+async def test_revoked_signing_key_loses_its_secret_and_frees_its_place(
     services: Guarded, database: TestDatabase
 ) -> None:
     first = await services.rotate("acme")
@@ -240,13 +240,13 @@ async def test_a_revoked_key_loses_its_secret_and_makes_room(
 
 
 @pytest.mark.req("T1.4")
-async def test_rotations_at_the_same_time_make_no_third_key(services: Guarded) -> None:
+async def test_concurrent_rotations_create_no_third_key(services: Guarded) -> None:
     results = await asyncio.gather(*(services.rotate("acme") for _ in range(6)), return_exceptions=True)
     assert sum(isinstance(result, credentials_pb2.SigningKey) for result in results) == 2
 
 
 @pytest.mark.req("T1.4")
-async def test_a_configuration_needs_a_key_and_cannot_outlive_it(services: Guarded) -> None:
+async def test_capture_config_needs_a_key_and_expires_with_it(services: Guarded) -> None:
     asked = credentials_pb2.IssueCaptureConfigRequest(tenant_id="acme", types=["t"], source="s")
     issue = services.credentials.IssueCaptureConfig
     assert await refused(issue(asked)) == (Code.FAILED_PRECONDITION, "NO_SIGNING_KEY")
@@ -261,7 +261,7 @@ async def test_a_configuration_needs_a_key_and_cannot_outlive_it(services: Guard
 
 
 @pytest.mark.req("T1.4")
-async def test_a_client_secret_follows_from_the_key_and_the_configuration(
+async def test_client_secret_is_derived_from_key_and_config(
     services: Guarded, credentials: credentials_pb2_grpc.CredentialsServiceAsyncStub
 ) -> None:
     key = await services.rotate("acme")
@@ -277,7 +277,7 @@ async def test_a_client_secret_follows_from_the_key_and_the_configuration(
 
 
 @pytest.mark.req("T1.4", "T4.3")
-async def test_signing_secrets_are_sealed_at_rest(
+async def test_signing_secrets_are_encrypted_at_rest(
     services: Guarded, credentials: credentials_pb2_grpc.CredentialsServiceAsyncStub, database: TestDatabase
 ) -> None:
     key = await services.rotate("acme")
@@ -291,7 +291,7 @@ async def test_signing_secrets_are_sealed_at_rest(
 
 
 @pytest.mark.req("T1.4")
-async def test_keys_of_a_tenant_are_not_another_tenants(services: Guarded) -> None:
+async def test_tenant_cannot_use_signing_keys_of_another(services: Guarded) -> None:
     key = await services.rotate("acme")
     request = credentials_pb2.RevokeSigningKeyRequest(tenant_id="bolt", key_id=key.key_id)
     assert (await refused(services.credentials.RevokeSigningKey(request)))[0] is Code.NOT_FOUND
@@ -302,10 +302,10 @@ async def test_keys_of_a_tenant_are_not_another_tenants(services: Guarded) -> No
 
 
 @pytest.mark.parametrize("table", ["api_keys", "signing_keys"])
-async def test_the_database_shows_credentials_to_their_own_tenant_only(
+async def test_row_level_security_hides_credentials_of_other_tenants(
     services: Guarded, database: TestDatabase, table: str
 ) -> None:
-    """Row-level security, as the service's own role: the second line, should a query forget its tenant."""
+    """Checked with the service's own role: a second defence against queries without a tenant condition."""
     for tenant in ("acme", "bolt"):
         await services.api_key(tenant, Permission.READ)
         await services.rotate(tenant)

@@ -1,4 +1,4 @@
-"""Identity as a process: its start, its stop, and what is left when it is killed in between."""
+"""Identity as a process: start, stop, and the state after a kill."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def onboard(address: str) -> tenants_pb2.OnboardTenantResponse:
 
 
 async def published(broker: NatsServer) -> list[int]:
-    """The versions of all tenants in the order of their publication."""
+    """The versions of all published tenants, in the order of publication."""
     client = await nats.connect(broker.url, allow_reconnect=False)
     try:
         manager = client.jsm()
@@ -62,7 +62,7 @@ async def published(broker: NatsServer) -> list[int]:
     return [events_pb2.TenantChanged.FromString(message.data or b"").version for message in messages]
 
 
-async def test_it_announces_itself_and_serves_health_reflection_and_metrics(
+async def test_identity_reports_readiness_and_serves_health_reflection_and_metrics(
     environment: dict[str, str],
 ) -> None:
     async with service_process(MODULE, environment) as identity:
@@ -86,7 +86,7 @@ async def test_it_announces_itself_and_serves_health_reflection_and_metrics(
         assert "meterline_outbox_published_total" in metrics.text
 
 
-async def test_it_stops_gracefully_and_leaves_nothing_unpublished(
+async def test_graceful_stop_leaves_no_message_unpublished(
     environment: dict[str, str], broker: NatsServer
 ) -> None:
     async with service_process(MODULE, environment) as identity:
@@ -96,8 +96,8 @@ async def test_it_stops_gracefully_and_leaves_nothing_unpublished(
     assert await published(broker) == [1]
 
 
-async def test_it_can_be_stopped_while_it_waits_for_a_server(environment: dict[str, str]) -> None:
-    """The broker does not answer: the process waits for it, but not deaf to its own end."""
+async def test_identity_can_be_stopped_while_it_waits_for_the_broker(environment: dict[str, str]) -> None:
+    """The broker does not answer: the process waits for it, and still handles SIGTERM."""
     waiting = asyncio.Event()
 
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -105,15 +105,15 @@ async def test_it_can_be_stopped_while_it_waits_for_a_server(environment: dict[s
         await reader.read()
         writer.close()
 
-    mute = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
-    url = f"nats://127.0.0.1:{mute.sockets[0].getsockname()[1]}"
-    told = {"METERLINE_NATS_URL": url, "METERLINE_ALLOW_UNSYNCED_JETSTREAM": "true"}
-    async with launched(MODULE, {**environment, **told}) as process:
+    silent = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    url = f"nats://127.0.0.1:{silent.sockets[0].getsockname()[1]}"
+    changes = {"METERLINE_NATS_URL": url, "METERLINE_ALLOW_UNSYNCED_JETSTREAM": "true"}
+    async with launched(MODULE, {**environment, **changes}) as process:
         async with asyncio.timeout(30):
             await waiting.wait()
         process.terminate()
         assert await _ended(process, 15.0) == 0
-    mute.close()
+    silent.close()
 
 
 async def _ended(process: asyncio.subprocess.Process, seconds: float) -> int:
@@ -121,16 +121,18 @@ async def _ended(process: asyncio.subprocess.Process, seconds: float) -> int:
         return await process.wait()
 
 
-async def test_it_refuses_a_broker_that_may_lose_what_it_acknowledged(environment: dict[str, str]) -> None:
+async def test_identity_refuses_a_broker_that_may_lose_acknowledged_messages(
+    environment: dict[str, str],
+) -> None:
     with scratch_directory() as place, NatsServer(place / "nats", sync_interval="2m") as careless:
-        told = {"METERLINE_NATS_URL": careless.url, "METERLINE_NATS_MONITOR_URL": careless.monitor_url}
-        async with launched(MODULE, {**environment, **told}) as process:
+        changes = {"METERLINE_NATS_URL": careless.url, "METERLINE_NATS_MONITOR_URL": careless.monitor_url}
+        async with launched(MODULE, {**environment, **changes}) as process:
             assert await _ended(process, 30.0) not in (0, None)
 
 
-async def _failed(environment: dict[str, str], **told: str) -> str:
-    """What it writes when it ends by itself before it is ready."""
-    async with launched(MODULE, {**environment, **told}, stderr=asyncio.subprocess.PIPE) as process:
+async def _failed(environment: dict[str, str], **changes: str) -> str:
+    """Runs identity until it exits before it is ready; returns its error output."""
+    async with launched(MODULE, {**environment, **changes}, stderr=asyncio.subprocess.PIPE) as process:
         async with asyncio.timeout(60):
             output, errors = await process.communicate()
         assert output == b""
@@ -139,38 +141,38 @@ async def _failed(environment: dict[str, str], **told: str) -> str:
 
 
 @pytest.mark.req("T4.1")
-async def test_it_refuses_a_broker_without_logins(environment: dict[str, str]) -> None:
+async def test_identity_refuses_a_broker_without_logins(environment: dict[str, str]) -> None:
     errors = await _failed(environment, METERLINE_ALLOW_OPEN_BROKER="false")
     assert "METERLINE_ALLOW_OPEN_BROKER" in errors
 
 
 @pytest.mark.req("T4.1", "S8")
-async def test_it_ends_when_the_broker_refuses_its_login(environment: dict[str, str]) -> None:
+async def test_identity_exits_when_the_broker_refuses_its_login(environment: dict[str, str]) -> None:
     with broker_with_logins() as guarded:
-        told = {
+        changes = {
             "METERLINE_NATS_URL": guarded.url_of("identity", "hunter2"),
             "METERLINE_NATS_MONITOR_URL": guarded.monitor_url,
             "METERLINE_ALLOW_OPEN_BROKER": "false",
         }
-        errors = await _failed(environment, **told)
+        errors = await _failed(environment, **changes)
     assert "refuses the login of user 'identity'" in errors
     assert "hunter2" not in errors
 
 
 @pytest.mark.req("T4.1")
-async def test_it_publishes_under_its_own_login(environment: dict[str, str]) -> None:
+async def test_identity_publishes_with_its_own_login(environment: dict[str, str]) -> None:
     with broker_with_logins() as guarded:
-        told = {
+        changes = {
             "METERLINE_NATS_URL": url_of(guarded, "identity"),
             "METERLINE_NATS_MONITOR_URL": guarded.monitor_url,
             "METERLINE_ALLOW_OPEN_BROKER": "false",
         }
-        async with service_process(MODULE, {**environment, **told}) as identity:
+        async with service_process(MODULE, {**environment, **changes}) as identity:
             await onboard(identity.address)
             await eventually(lambda: published(guarded), until=lambda versions: versions == [1])
 
 
-async def test_its_migrations_run_by_a_command_of_their_own(
+async def test_migrations_run_with_a_separate_command(
     empty_database: TestDatabase, broker: NatsServer
 ) -> None:
     environment = environment_of("identity", empty_database, broker)
@@ -196,7 +198,7 @@ async def test_its_migrations_run_by_a_command_of_their_own(
         "outbox.relay.after_commit",
     ],
 )
-async def test_killed_anywhere_a_repeated_request_makes_one_tenant_and_one_fact(
+async def test_repeated_request_after_a_kill_creates_one_tenant_and_one_message(
     environment: dict[str, str], broker: NatsServer, point: str
 ) -> None:
     async with service_process(MODULE, {**environment, "METERLINE_CRASH_AT": point}) as identity:

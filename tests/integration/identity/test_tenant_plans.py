@@ -1,4 +1,4 @@
-"""A tenant's plan exists in the publisher's catalogue, in the tenant's currency, when it is set."""
+"""Identity accepts a plan only if the publisher's catalogue has it in the tenant's currency."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
 
 
 class Catalogue(prices_pb2_grpc.PricesServiceServicer):
-    """The publisher as identity sees it: `plans` and their currencies. `away`: it does not answer."""
+    """A fake of the publisher with `plans` and their currencies. While `away`, it does not answer."""
 
     def __init__(self) -> None:
         self.plans = {"gold": "USD", "silver": "USD", "euro": "EUR"}
@@ -69,7 +69,7 @@ async def refusal(call: Any) -> tuple[grpc.StatusCode, str]:
     return error.code(), info.reason
 
 
-async def test_a_plan_without_prices_is_refused(tenants: Stub) -> None:
+async def test_plan_without_prices_is_refused(tenants: Stub) -> None:
     for plan in ("golden", "GOLD"):
         assert await refusal(tenants.OnboardTenant(request(plan=plan))) == (PRECONDITION, "PLAN_UNKNOWN")
     await tenants.OnboardTenant(request())
@@ -77,27 +77,25 @@ async def test_a_plan_without_prices_is_refused(tenants: Stub) -> None:
     assert (await update(tenants, plan="silver")).plan == "silver"
 
 
-async def test_a_plan_in_another_currency_is_refused(tenants: Stub) -> None:
+async def test_plan_in_another_currency_is_refused(tenants: Stub) -> None:
     assert await refusal(tenants.OnboardTenant(request(plan="euro"))) == (PRECONDITION, "CURRENCY_DIFFERS")
     await tenants.OnboardTenant(request())
     assert await refusal(update(tenants, plan="euro")) == (PRECONDITION, "CURRENCY_DIFFERS")
 
 
-async def test_a_tenant_may_have_no_plan_yet(tenants: Stub) -> None:
+async def test_tenant_may_have_no_plan(tenants: Stub) -> None:
     assert (await tenants.OnboardTenant(request(plan=""))).tenant.plan == ""
     assert (await update(tenants, plan="gold")).plan == "gold"
     assert (await update(tenants, plan="")).plan == ""
 
 
 @pytest.mark.parametrize("plan", ["gold ", " gold", "go ld", "-gold", "x" * 65])
-async def test_a_plan_has_a_name(tenants: Stub, plan: str) -> None:
+async def test_malformed_plan_name_is_refused(tenants: Stub, plan: str) -> None:
     error = await failure(tenants.OnboardTenant(request(plan=plan)))
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_a_plan_is_not_taken_unseen_and_nothing_else_needs_the_publisher(
-    tenants: Stub, catalogue: tuple[Catalogue, str]
-) -> None:
+async def test_only_plan_changes_need_the_publisher(tenants: Stub, catalogue: tuple[Catalogue, str]) -> None:
     first = (await tenants.OnboardTenant(request())).tenant
     catalogue[0].away = True
     unavailable = grpc.StatusCode.UNAVAILABLE

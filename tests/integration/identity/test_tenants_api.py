@@ -1,4 +1,4 @@
-"""TenantsService over the wire, on real servers: onboarding, reading, changing, and what others hear."""
+"""TenantsService over gRPC with real servers: onboarding, reading, changing, and published messages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.tenants import Stub, detail, facts, failure, get, onboard, re
 pytestmark = pytest.mark.req("S1", "K1")
 
 
-async def test_a_tenant_is_made_as_it_was_asked_for(tenants: Stub, clock: ManualClock) -> None:
+async def test_onboarded_tenant_has_requested_fields(tenants: Stub, clock: ManualClock) -> None:
     answer = await tenants.OnboardTenant(request(close_lead_seconds=60))
     assert answer.created
     expected = tenants_pb2.Tenant(
@@ -45,20 +45,20 @@ async def test_a_tenant_is_made_as_it_was_asked_for(tenants: Stub, clock: Manual
     assert await get(tenants) == expected
 
 
-async def test_the_lead_is_ten_minutes_when_it_is_not_set(tenants: Stub) -> None:
+async def test_default_close_lead_is_ten_minutes(tenants: Stub) -> None:
     assert (await onboard(tenants)).close_lead_seconds == 600
 
 
-async def test_the_lead_is_nothing_when_it_is_set_to_nothing(tenants: Stub) -> None:
+async def test_close_lead_can_be_zero(tenants: Stub) -> None:
     answer = await tenants.OnboardTenant(request(close_lead_seconds=0))
     assert answer.tenant.close_lead_seconds == 0
-    # Another request than one that leaves it out.
+    # A request without the field is a different request.
     with pytest.raises(aio.AioRpcError) as other:
         await tenants.OnboardTenant(request())
     assert other.value.code() == grpc.StatusCode.ALREADY_EXISTS
 
 
-async def test_the_same_request_again_answers_the_same_tenant(
+async def test_repeated_onboarding_returns_the_same_tenant(
     tenants: Stub, clock: ManualClock, bus: Bus
 ) -> None:
     first = await onboard(tenants)
@@ -66,12 +66,12 @@ async def test_the_same_request_again_answers_the_same_tenant(
     again = await tenants.OnboardTenant(request())
     assert not again.created
     assert again.tenant == first
-    # The default said aloud is the same request, too.
+    # A request that states the default is the same request.
     assert not (await tenants.OnboardTenant(request(close_lead_seconds=600))).created
     await facts(bus, 1)
 
 
-async def test_the_same_request_again_answers_the_tenant_as_it_is_now(tenants: Stub) -> None:
+async def test_repeated_onboarding_returns_the_current_tenant(tenants: Stub) -> None:
     await onboard(tenants)
     changed = await update(tenants, plan="silver", active=False)
     again = await tenants.OnboardTenant(request())
@@ -92,7 +92,9 @@ async def test_the_same_request_again_answers_the_tenant_as_it_is_now(tenants: S
     ],
     ids=lambda other: next(iter(other)),
 )
-async def test_the_name_with_other_content_is_taken(tenants: Stub, bus: Bus, other: dict[str, Any]) -> None:
+async def test_onboarding_with_a_used_name_and_other_content_is_refused(
+    tenants: Stub, bus: Bus, other: dict[str, Any]
+) -> None:
     first = await onboard(tenants)
     error = await failure(tenants.OnboardTenant(request(**other)))
     assert error.code() == grpc.StatusCode.ALREADY_EXISTS
@@ -103,7 +105,7 @@ async def test_the_name_with_other_content_is_taken(tenants: Stub, bus: Bus, oth
 
 
 @pytest.mark.req("T1.6")
-async def test_concurrent_identical_requests_make_one_tenant(tenants: Stub, bus: Bus) -> None:
+async def test_concurrent_identical_requests_create_one_tenant(tenants: Stub, bus: Bus) -> None:
     answers = await asyncio.gather(*(tenants.OnboardTenant(request()) for _ in range(20)))
     assert sum(answer.created for answer in answers) == 1
     assert len({answer.tenant.SerializeToString() for answer in answers}) == 1
@@ -111,7 +113,7 @@ async def test_concurrent_identical_requests_make_one_tenant(tenants: Stub, bus:
 
 
 @pytest.mark.req("T1.6")
-async def test_of_concurrent_different_requests_one_wins(tenants: Stub, bus: Bus) -> None:
+async def test_one_of_concurrent_different_requests_succeeds(tenants: Stub, bus: Bus) -> None:
     results = await asyncio.gather(
         *(tenants.OnboardTenant(request(plan=f"plan-{number}")) for number in range(10)),
         return_exceptions=True,
@@ -121,13 +123,13 @@ async def test_of_concurrent_different_requests_one_wins(tenants: Stub, bus: Bus
     await facts(bus, 1)
 
 
-async def test_a_repeated_request_uses_up_no_number(tenants: Stub) -> None:
+async def test_repeated_request_uses_no_tenant_number(tenants: Stub) -> None:
     for _ in range(5):
         await onboard(tenants, "first")
     assert (await onboard(tenants, "second")).number == 2
 
 
-async def test_what_is_wrong_is_told_with_field_and_rule(tenants: Stub, bus: Bus) -> None:
+async def test_invalid_request_names_field_and_rule(tenants: Stub, bus: Bus) -> None:
     error = await failure(tenants.OnboardTenant(request(time_zone="Mars/Olympus")))
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
     (violation,) = detail(error, error_details_pb2.BadRequest).field_violations
@@ -135,10 +137,10 @@ async def test_what_is_wrong_is_told_with_field_and_rule(tenants: Stub, bus: Bus
     await facts(bus, 0)
 
 
-# --- what is billed, and as whom
+# --- billing
 
 
-async def test_a_tenant_that_is_not_there_is_not_found(tenants: Stub) -> None:
+async def test_unknown_tenant_is_not_found(tenants: Stub) -> None:
     for call in (
         tenants.GetTenant(tenants_pb2.GetTenantRequest(tenant_id="nobody")),
         tenants.UpdateTenant(tenants_pb2.UpdateTenantRequest(tenant_id="nobody")),
@@ -146,7 +148,7 @@ async def test_a_tenant_that_is_not_there_is_not_found(tenants: Stub) -> None:
         assert (await failure(call)).code() == grpc.StatusCode.NOT_FOUND
 
 
-async def test_a_name_that_nobody_can_have_is_an_invalid_argument(tenants: Stub) -> None:
+async def test_malformed_tenant_name_is_an_invalid_argument(tenants: Stub) -> None:
     for call in (
         tenants.GetTenant(tenants_pb2.GetTenantRequest()),
         tenants.GetTenant(tenants_pb2.GetTenantRequest(tenant_id="'; DROP TABLE tenant_accounts")),
@@ -156,7 +158,7 @@ async def test_a_name_that_nobody_can_have_is_an_invalid_argument(tenants: Stub)
 
 
 async def pages(tenants: Stub, size: int) -> list[list[str]]:
-    """All pages by page size, each as its tenants' names."""
+    """All pages of `size`, each as its tenants' names."""
     found, token = [], ""
     while True:
         ask = tenants_pb2.ListTenantsRequest(page_size=size, page_token=token)
@@ -167,7 +169,7 @@ async def pages(tenants: Stub, size: int) -> list[list[str]]:
             return found
 
 
-async def test_many_are_told_at_once_and_names_that_nobody_has_are_left_out(tenants: Stub) -> None:
+async def test_batch_get_tenants_omits_unknown_names(tenants: Stub) -> None:
     first, second = [await onboard(tenants, name) for name in ("zebra", "acme")]
     names = ["acme", "nobody", "zebra", "acme", "", "No Name", "a\0b", "x" * 64]
     answer = await tenants.BatchGetTenants(tenants_pb2.BatchGetTenantsRequest(tenant_ids=names))
@@ -179,7 +181,7 @@ async def test_many_are_told_at_once_and_names_that_nobody_has_are_left_out(tena
     assert "tenant_ids" in (error.details() or "")
 
 
-async def test_the_list_comes_in_pages_in_the_order_of_onboarding(tenants: Stub) -> None:
+async def test_tenants_are_listed_in_pages_in_order_of_onboarding(tenants: Stub) -> None:
     assert await pages(tenants, 2) == [[]]
     for name in ("e", "d", "c", "b", "a"):
         await onboard(tenants, name)
@@ -188,7 +190,7 @@ async def test_the_list_comes_in_pages_in_the_order_of_onboarding(tenants: Stub)
     assert await pages(tenants, 0) == [["e", "d", "c", "b", "a"]]
 
 
-async def test_a_tenant_that_comes_meanwhile_shifts_no_page(tenants: Stub) -> None:
+async def test_tenant_onboarded_between_pages_does_not_shift_them(tenants: Stub) -> None:
     for name in ("a", "b", "c"):
         await onboard(tenants, name)
     first = await tenants.ListTenants(tenants_pb2.ListTenantsRequest(page_size=2))
@@ -198,7 +200,7 @@ async def test_a_tenant_that_comes_meanwhile_shifts_no_page(tenants: Stub) -> No
     assert [tenant.tenant_id for tenant in rest.tenants] == ["c", "0-first-by-name"]
 
 
-async def test_a_page_token_that_was_not_given_out_is_refused(tenants: Stub) -> None:
+async def test_invalid_page_token_is_refused(tenants: Stub) -> None:
     error = await failure(tenants.ListTenants(tenants_pb2.ListTenantsRequest(page_token="garbage")))
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
     (violation,) = detail(error, error_details_pb2.BadRequest).field_violations
@@ -208,7 +210,7 @@ async def test_a_page_token_that_was_not_given_out_is_refused(tenants: Stub) -> 
 # --- changing
 
 
-async def test_only_what_is_set_is_changed(tenants: Stub, clock: ManualClock) -> None:
+async def test_update_changes_only_set_fields(tenants: Stub, clock: ManualClock) -> None:
     before = await onboard(tenants)
     clock.advance(timedelta(days=1))
     after = await update(tenants, plan="silver", display_name="", close_lead_seconds=0)
@@ -222,14 +224,14 @@ async def test_only_what_is_set_is_changed(tenants: Stub, clock: ManualClock) ->
     assert await get(tenants) == expected
 
 
-async def test_a_change_that_changes_nothing_makes_no_version(tenants: Stub, bus: Bus) -> None:
+async def test_update_without_change_creates_no_version(tenants: Stub, bus: Bus) -> None:
     before = await onboard(tenants)
     assert await update(tenants) == before
     assert await update(tenants, plan="gold", active=True, expected_version=1) == before
     await facts(bus, 1)
 
 
-async def test_a_version_that_was_not_the_present_one_is_aborted(tenants: Stub, bus: Bus) -> None:
+async def test_update_of_outdated_version_is_aborted(tenants: Stub, bus: Bus) -> None:
     await onboard(tenants)
     await update(tenants, plan="silver", expected_version=1)
     error = await failure(update(tenants, plan="bronze", expected_version=1))
@@ -239,14 +241,14 @@ async def test_a_version_that_was_not_the_present_one_is_aborted(tenants: Stub, 
     await facts(bus, 2)
 
 
-async def test_a_negative_version_is_an_invalid_argument(tenants: Stub) -> None:
+async def test_negative_version_is_an_invalid_argument(tenants: Stub) -> None:
     await onboard(tenants)
     error = await failure(update(tenants, expected_version=-1))
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
 @pytest.mark.req("T1.6")
-async def test_of_concurrent_changes_to_one_version_one_wins(tenants: Stub, bus: Bus) -> None:
+async def test_one_of_concurrent_updates_of_a_version_succeeds(tenants: Stub, bus: Bus) -> None:
     await onboard(tenants)
     results = await asyncio.gather(
         *(update(tenants, plan=f"plan-{number}", expected_version=1) for number in range(10)),
@@ -259,7 +261,7 @@ async def test_of_concurrent_changes_to_one_version_one_wins(tenants: Stub, bus:
 
 
 @pytest.mark.req("T1.6")
-async def test_concurrent_changes_to_any_version_are_all_applied(tenants: Stub, bus: Bus) -> None:
+async def test_concurrent_updates_without_version_are_all_applied(tenants: Stub, bus: Bus) -> None:
     await onboard(tenants)
     results = await asyncio.gather(
         *(update(tenants, plan=f"plan-{number}", active=number % 2 == 0) for number in range(10))
@@ -269,11 +271,11 @@ async def test_concurrent_changes_to_any_version_are_all_applied(tenants: Stub, 
     assert sorted(fact.version for fact in published) == list(range(1, 12))
 
 
-# --- what others hear
+# --- published messages
 
 
 @pytest.mark.req("K2", "K3")
-async def test_every_change_is_published_with_the_whole_state(
+async def test_every_change_is_published_with_the_full_state(
     tenants: Stub, bus: Bus, clock: ManualClock
 ) -> None:
     onboarded = await onboard(tenants)
@@ -299,7 +301,7 @@ async def test_every_change_is_published_with_the_whole_state(
 
 
 @pytest.mark.req("K3")
-async def test_identity_keeps_no_replica_of_its_own_tenants(tenants: Stub, database: TestDatabase) -> None:
+async def test_identity_has_no_replica_of_its_own_tenants(tenants: Stub, database: TestDatabase) -> None:
     await onboard(tenants)
     with psycopg.connect(database.app_dsn("identity")) as connection:
         assert connection.execute("SELECT to_regclass('tenants')").fetchall() == [(None,)]

@@ -1,5 +1,5 @@
-"""A tenant that is not active: nothing new of it is taken by any way in, and what was taken stands, is read
-and billed. Active again, it is as before."""
+"""Inactive tenants: every way to submit events refuses them, and their stored events are still read and
+billed. A reactivated tenant is accepted again."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ WHO: dict[str, Any] = {"requested_by": "ann", "reason": "because"}
 
 @dataclass(frozen=True)
 class Acme:
-    """The tenant, with an event, a timer that runs, and clients of its own."""
+    """The tenant, with an event, a running timer, and its own clients."""
 
     mesh: Mesh
     identity: aio.Channel
@@ -73,7 +73,7 @@ class Acme:
         return (await tenants_pb2_grpc.TenantsServiceStub(self.identity).UpdateTenant(request)).tenant
 
     async def reported(self) -> list[str]:
-        """What becomes of one event that is reported now: the reasons of a refusal."""
+        """Reports one event; returns the reasons of its refusal."""
         stub = capture_pb2_grpc.CaptureServiceStub(self.ingest)
         return reasons(await stub.Report(rows(Sample(), tenant_id=TENANT)))
 
@@ -83,7 +83,7 @@ class Acme:
         return int(total.accepted)
 
     def own_channel(self) -> aio.Channel:
-        """With the tenant's own key."""
+        """A channel with the tenant's own API key."""
         return channels.channel(self.mesh.address("ingest"), lambda: self.api_key)
 
     async def stopped_timer(self) -> timers_pb2.Timer:
@@ -115,7 +115,7 @@ def now() -> Timestamp:
 
 
 def sell(mesh: Mesh) -> None:
-    """Makes the meters at the provider."""
+    """Creates the meters at the provider."""
     provider = stripe.StripeClient(mesh.stripe_key, base_addresses={"api": mesh.stripe_url})
     for meter in METERS:
         provider.v1.billing.meters.create(
@@ -164,28 +164,28 @@ async def acme() -> AsyncIterator[Acme]:
             )
 
 
-async def test_nothing_new_is_taken_and_what_was_taken_is_read_and_billed(acme: Acme) -> None:
+async def test_inactive_tenant_is_refused_new_events_and_billed_for_stored_ones(acme: Acme) -> None:
     before = await acme.accepted()
     assert before > 0
     assert not (await acme.activate(False)).active
     while (found := await acme.reported()) != [INACTIVE]:
-        # Until the change is heard of, within seconds, events are taken as before.
+        # Events are accepted until ingest has received the change, within seconds.
         assert found == []
         before += 1
-    await refused_by_every_way_in(acme)
+    await assert_refused_by_every_submission(acme)
     timer = await acme.stopped_timer()
     assert (timer.state, timer.problem.split(":")[0]) == (timers_pb2.TIMER_STATE_STOPPING, INACTIVE)
-    await read_as_before(acme, before)
-    await billed_as_before(acme, before)
+    await assert_readable(acme, before)
+    await assert_billed(acme, before)
     assert (await acme.activate(True)).active
     await eventually(acme.reported, until=lambda found: found == [])
-    # Its event had waited.
+    # The timer's event was kept until the tenant was active again.
     timer = await acme.stopped_timer()
     assert (timer.state, timer.problem) == (timers_pb2.TIMER_STATE_STOPPED, "")
     assert await acme.accepted() == before + 2
 
 
-async def refused_by_every_way_in(acme: Acme) -> None:
+async def assert_refused_by_every_submission(acme: Acme) -> None:
     capture = capture_pb2_grpc.CaptureServiceStub(acme.ingest)
     assert reasons(await capture.Report(columns(Sample(), tenant_id=TENANT))) == [INACTIVE]
     async with acme.own_channel() as own:
@@ -205,7 +205,7 @@ async def refused_by_every_way_in(acme: Acme) -> None:
     assert reasons(await corrections.ImportEvents(brought)) == [INACTIVE]
     quarantine = quarantine_pb2_grpc.QuarantineServiceStub(acme.ingest)
     held = await quarantine.ListQuarantined(quarantine_pb2.ListQuarantinedRequest(tenant_id=TENANT))
-    # Only what was rejected before: of a tenant that is not active nothing is kept.
+    # Only an earlier rejected event: events of inactive tenants are not quarantined.
     (entry,) = held.entries
     replay = quarantine_pb2.ReplayQuarantinedRequest(tenant_id=TENANT, **WHO)
     replay.ids.quarantine_ids.append(entry.quarantine_id)
@@ -216,8 +216,8 @@ async def refused_by_every_way_in(acme: Acme) -> None:
     assert refusal(failure.value) == (grpc.StatusCode.INVALID_ARGUMENT, INACTIVE)
 
 
-async def read_as_before(acme: Acme, accepted: int) -> None:
-    """By the operator and by the tenant's own key; and history can be put right."""
+async def assert_readable(acme: Acme, accepted: int) -> None:
+    """Asserts that the operator and the tenant's own key can read, and that events can be corrected."""
     assert await acme.accepted() == accepted
     await eventually(acme.used, until=lambda found: found == accepted)
     request = events_pb2.GetEventRequest(tenant_id=TENANT, event_id=acme.event_id)
@@ -231,7 +231,7 @@ async def read_as_before(acme: Acme, accepted: int) -> None:
     assert amended.correction.after.quantities["units"] == "9"
 
 
-async def billed_as_before(acme: Acme, accepted: int) -> None:
+async def assert_billed(acme: Acme, accepted: int) -> None:
     await wait_until_settled(acme.mesh)
     invoice = await acme.publish()
     assert {line.meter: line.quantity for line in invoice.lines}["calls"] == str(accepted)

@@ -1,4 +1,4 @@
-"""A name that no tenant can have gets the same answer from every RPC of every service."""
+"""Every RPC of every service gives the same answer to a malformed tenant name."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ pytestmark = [pytest.mark.req("K1", "S1"), pytest.mark.timeout(300)]
 
 WIDE = "\N{FULLWIDTH LATIN SMALL LETTER A}cme"
 MALFORMED = ("Acme", "acme_1", "-acme", "acme-", "a" * 64, "a b", "acme\n", WIDE, "../acme")
-# Events are judged one by one, and each has an outcome of its own.
+# RPCs that answer each event with its own outcome.
 SINGLY = {"ingest.v1.CaptureService/Report", "ingest.v1.CaptureService/Stream"}
 RPCS = [rpc for rpc in all_rpcs() if rpc.names_a_tenant and rpc.name not in SINGLY]
 
-# Only services may ask these.
+# RPCs that only services may call.
 INTERNAL = {"aggregate.v1.UsageService/PreviewChanges", "identity.v1.CredentialsService/GetSigningKeys"}
 
 Channels = dict[tuple[str, bool], aio.Channel]
@@ -36,7 +36,7 @@ Channels = dict[tuple[str, bool], aio.Channel]
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def open_to() -> AsyncIterator[Channels]:
-    """Channels to all services by their names, and whether the caller is a service: else the operator."""
+    """Channels by service name and by whether the caller is a service; otherwise it is the operator."""
     with scratch_directory() as place:
         async with Mesh(place, MeshOptions()) as mesh, AsyncExitStack() as stack:
             tokens = {False: mesh.token, True: mesh.keys.service_signer("ingest").token}
@@ -48,12 +48,12 @@ async def open_to() -> AsyncIterator[Channels]:
 
 
 async def failure(channel: aio.Channel, rpc: Rpc, tenant: str) -> aio.AioRpcError:
-    """Of a call that names this tenant and nothing else."""
+    """The error of a call whose only set field names `tenant`."""
     request = rpc.request()
     request.tenant_id = tenant  # type: ignore[attr-defined]
     path = f"/{rpc.method.containing_service.full_name}/{rpc.method.name}"
     sent = request.SerializeToString()
-    # Bytes are sent and answered as they are.
+    # Requests and answers are raw bytes.
     anyhow: Any = channel
     if rpc.method.server_streaming:
         asked = anyhow.unary_stream(path)(sent, timeout=10).read()
@@ -65,7 +65,7 @@ async def failure(channel: aio.Channel, rpc: Rpc, tenant: str) -> aio.AioRpcErro
 
 
 def answer(error: aio.AioRpcError) -> tuple[grpc.StatusCode, str, str, list[tuple[str, str]]]:
-    """Status, reason, text, and the fields with their rules."""
+    """Status, reason, message, and the violated fields with their rules."""
     found = error_details_pb2.BadRequest()
     fields = [
         (violation.field, violation.description)
@@ -76,7 +76,7 @@ def answer(error: aio.AioRpcError) -> tuple[grpc.StatusCode, str, str, list[tupl
     return *refusal(error), error.details() or "", fields
 
 
-def test_most_rpcs_name_a_tenant() -> None:
+def test_descriptors_list_rpcs_with_a_tenant() -> None:
     assert len(RPCS) > 40
     assert {rpc.service for rpc in RPCS} == {"identity", "ingest", "aggregate", "publisher"}
     assert not any(rpc.method.client_streaming for rpc in RPCS)
@@ -84,7 +84,7 @@ def test_most_rpcs_name_a_tenant() -> None:
 
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("rpc", RPCS, ids=[rpc.name for rpc in RPCS])
-async def test_a_malformed_name_has_one_answer(open_to: Channels, rpc: Rpc) -> None:
+async def test_malformed_tenant_name_has_one_answer(open_to: Channels, rpc: Rpc) -> None:
     channel = open_to[rpc.service, rpc.name in INTERNAL]
     for tenant in MALFORMED:
         assert answer(await failure(channel, rpc, tenant)) == (

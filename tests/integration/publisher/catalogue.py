@@ -1,4 +1,4 @@
-"""Prices of the catalogue, and the same prices as Stripe is told them."""
+"""Prices of the catalogue, and the equivalent Stripe prices."""
 
 from __future__ import annotations
 

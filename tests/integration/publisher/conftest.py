@@ -7,11 +7,11 @@ from contextlib import AsyncExitStack
 
 import pytest
 from meterline_dev.servers import NatsServer
-from meterline_dev.stripe_double import DoubleSettings, Levers, running_double
+from meterline_dev.stripe_double import ControlClient, DoubleSettings, running_double
 from meterline_publisher.main import Publisher
 from meterline_publisher.settings import PublisherSettings
 
-from tests.contract.stripe_double.lab import LEVER_KEY, Lab
+from tests.contract.stripe_double.lab import CONTROL_KEY, Lab
 from tests.integration.publisher.world import NOW, Api, World
 from tests.support.bus import OpenBus
 from tests.support.clocks import ShiftedClock
@@ -25,29 +25,29 @@ StartPublisher = Callable[..., Awaitable[Api]]
 
 @pytest.fixture(scope="module")
 def double_address() -> Iterator[str]:
-    with running_double(settings=DoubleSettings(lever_key=LEVER_KEY, error_report_delay=0.01)) as double:
+    with running_double(settings=DoubleSettings(control_key=CONTROL_KEY, error_report_delay=0.01)) as double:
         yield double.address
 
 
 @pytest.fixture(scope="module")
-def levers(double_address: str) -> Iterator[Levers]:
-    with Levers(double_address, LEVER_KEY) as levers:
-        yield levers
+def control(double_address: str) -> Iterator[ControlClient]:
+    with ControlClient(double_address, CONTROL_KEY) as control:
+        yield control
 
 
 @pytest.fixture
-def lab(double_address: str, levers: Levers) -> Lab:
+def lab(double_address: str, control: ControlClient) -> Lab:
     """A lab on the module's double; its faults are cleared and its clock follows real time."""
-    levers.clear_faults()
-    levers.follow_real_time()
-    return Lab(double_address, levers)
+    control.clear_faults()
+    control.follow_real_time()
+    return Lab(double_address, control)
 
 
 @pytest.fixture
-async def surroundings(
+async def idle_world(
     make_database: Callable[..., TestDatabase], broker: NatsServer, open_bus: OpenBus, lab: Lab
 ) -> AsyncIterator[World]:
-    """All but the publisher."""
+    """Everything that a publisher needs to run: database, broker, fake services and the Stripe double."""
     mesh = FakeMesh()
     async with serving(mesh) as address:
         bus = await open_bus()
@@ -56,7 +56,7 @@ async def surroundings(
 
 
 def settings(world: World, **more: object) -> PublisherSettings:
-    """Short pauses, and periodic work only where a test asks for it."""
+    """Settings with short pauses, and with periodic work off unless a test enables it."""
     values = settings_for("publisher", world.database, world.broker) | {
         "aggregate_address": world.aggregate,
         "ingest_address": world.aggregate,
@@ -74,27 +74,27 @@ def settings(world: World, **more: object) -> PublisherSettings:
 
 
 @pytest.fixture
-async def start(surroundings: World) -> AsyncIterator[StartPublisher]:
-    """A function `(*providers, **settings) -> Api`: one more replica of the publisher, on Stripe's double
-    unless other providers are given. All are stopped after the test."""
+async def start(idle_world: World) -> AsyncIterator[StartPublisher]:
+    """A function `(*providers, **settings) -> Api` that starts a replica of the publisher, by default with
+    the Stripe double as its provider. All replicas stop after the test."""
     async with AsyncExitStack() as stack:
 
-        async def one_more(*given: FakeBilling, **more: object) -> Api:
+        async def start_replica(*given: FakeBilling, **more: object) -> Api:
             providers = registry(*given) if given else None
-            service = Publisher(settings(surroundings, **more), surroundings.clock, providers)
+            service = Publisher(settings(idle_world, **more), idle_world.clock, providers)
             channel = await stack.enter_async_context(running(service))
-            api = Api(channel, surroundings.mesh)
-            surroundings.api = surroundings.api or api
+            api = Api(channel, idle_world.mesh)
+            idle_world.api = idle_world.api or api
             return api
 
-        yield one_more
+        yield start_replica
 
 
 @pytest.fixture
-async def world(surroundings: World, start: StartPublisher) -> World:
-    """One replica in its world."""
+async def world(idle_world: World, start: StartPublisher) -> World:
+    """The world with one running replica of the publisher."""
     await start()
-    return surroundings
+    return idle_world
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""An archived plan takes no new versions and no new tenants; whoever has it is billed on."""
+"""An archived plan takes no new versions and no new tenants; tenants that have it are still billed."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ async def plans(api: Api, **of: str) -> dict[str, prices_pb2.Plan]:
     return {plan.plan: plan for plan in answer.plans}
 
 
-async def test_an_archived_plan_takes_no_new_versions_until_it_is_restored(world: World, api: Api) -> None:
+async def test_archived_plan_refuses_new_versions_until_restored(world: World, api: Api) -> None:
     first = await api.put("plan-acme", CALLS)
     assert await archive(api)
     world.mesh.add_meter("other")
     for call in (api.put("plan-acme", CALLS, **NEXT), api.put("plan-acme", Priced("other", PER_UNIT))):
         assert await refusal(call) == ARCHIVED
-    # What is there is answered as before, and another plan is none of it.
+    # Existing versions are answered as before, and other plans are not affected.
     assert await api.put("plan-acme", CALLS) == first
     await api.put("plan-other", CALLS)
     assert await restore(api)
     assert (await api.put("plan-acme", CALLS, **NEXT)).version == 2
 
 
-async def test_archiving_and_restoring_twice_changes_nothing(world: World, api: Api) -> None:
+async def test_repeated_archive_and_restore_change_nothing(world: World, api: Api) -> None:
     await api.put("plan-acme", CALLS)
     await api.put("plan-other", CALLS)
     assert not await restore(api)
@@ -81,7 +81,7 @@ async def test_archiving_and_restoring_twice_changes_nothing(world: World, api: 
     assert rows == [(1, True), (2, False)]
 
 
-async def test_a_plan_without_a_price_is_not_found(api: Api) -> None:
+async def test_plan_without_price_is_not_found(api: Api) -> None:
     for call in (archive(api, "nowhere"), restore(api, "nowhere")):
         with pytest.raises(aio.AioRpcError) as failure:
             await call
@@ -93,8 +93,8 @@ async def test_a_plan_without_a_price_is_not_found(api: Api) -> None:
 
 
 @pytest.mark.req("S5")
-async def test_whoever_has_an_archived_plan_is_billed_on(world: World, start: StartPublisher) -> None:
-    """Also a tenant that was given it while it was archived, and how its usage is sent can be mended."""
+async def test_tenants_of_archived_plan_are_still_billed(world: World, start: StartPublisher) -> None:
+    """This includes a tenant that got the plan while it was archived; its delivery can still be changed."""
     api = await closer(world, start)
     acme = await world.tenant(now=END - timedelta(minutes=30))
     assert await archive(api)
@@ -109,14 +109,14 @@ async def test_whoever_has_an_archived_plan_is_billed_on(world: World, start: St
     assert (await plans(api, tenant_id="acme"))["plan-acme"].HasField("archived_at")
 
 
-async def test_a_version_is_put_before_a_plan_is_archived_or_not_at_all(world: World, api: Api) -> None:
+async def test_concurrent_version_and_archive_are_serialized(world: World, api: Api) -> None:
     await api.put("plan-acme", CALLS)
     results = await asyncio.gather(archive(api), api.put("plan-acme", CALLS, **NEXT), return_exceptions=True)
     assert results[0] is True
     assert await refusal(api.put("plan-acme", CALLS, **(NEXT | {"version": 3}))) == ARCHIVED
 
 
-async def test_who_archived_a_plan_stays_on_record(world: World, api: Api) -> None:
+async def test_archiver_of_plan_stays_on_record(world: World, api: Api) -> None:
     await api.put("plan-acme", CALLS)
     await archive(api)
     for change in ("UPDATE plan_archivals SET archived = false", "DELETE FROM plan_archivals"):
@@ -124,10 +124,10 @@ async def test_who_archived_a_plan_stays_on_record(world: World, api: Api) -> No
             world.rows(change)
 
 
-async def test_identity_gives_an_archived_plan_to_no_tenant_that_does_not_have_it(
-    surroundings: World, make_database: Callable[..., TestDatabase]
+async def test_identity_refuses_archived_plan_for_other_tenants(
+    idle_world: World, make_database: Callable[..., TestDatabase]
 ) -> None:
-    world, publisher = surroundings, Publisher(settings(surroundings), surroundings.clock)
+    world, publisher = idle_world, Publisher(settings(idle_world), idle_world.clock)
     async with running(publisher) as channel:
         api = Api(channel, world.mesh)
         for plan in ("gold", "silver"):
@@ -141,7 +141,7 @@ async def test_identity_gives_an_archived_plan_to_no_tenant_that_does_not_have_i
             await archive(api, "gold")
             assert await refusal(tenants.OnboardTenant(request("new", plan="gold"))) == ARCHIVED
             assert await refusal(update(tenants, "other", plan="gold")) == ARCHIVED
-            # Whoever has it keeps it, until it leaves it.
+            # A tenant that has the plan keeps it until it changes to another one.
             assert (await tenants.OnboardTenant(request(plan="gold"))).tenant == first
             kept = await update(tenants, plan="gold", display_name="Acme again")
             assert (kept.plan, kept.display_name) == ("gold", "Acme again")
@@ -151,10 +151,10 @@ async def test_identity_gives_an_archived_plan_to_no_tenant_that_does_not_have_i
             assert (await update(tenants, plan="gold")).plan == "gold"
 
 
-async def test_an_archived_plan_that_takes_versions_is_caught(
+async def test_missing_archive_check_is_detected(
     world: World, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The planted bug: nobody looks."""
+    """The planted bug: PutPrice does not check whether the plan is archived."""
 
     async def passes(*_: object) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Usage that nobody bills is never silent: it has an invoice line, or a reason."""
+"""Billing gaps: usage without an invoice line has a gap with a reason."""
 
 from __future__ import annotations
 
@@ -61,13 +61,15 @@ async def gaps_of(api: Api, tenant: str = "") -> list[Found]:
 
 
 async def closer(world: World, start: StartPublisher) -> Api:
-    """A publisher that looks for periods to close all the time, half an hour before the month ends."""
+    """Starts a publisher that looks for periods to close every 0.05 s, half an hour before the month ends."""
     world.clock.advance(END - timedelta(minutes=30) - world.now())
     return await start(close_check_seconds=0.05)
 
 
-async def stranger(world: World, slug: str, number: int, *, plan: str, customer: str = "cus_unknown") -> None:
-    """A tenant that uses ten, and is not at the provider unless told."""
+async def unbillable_tenant(
+    world: World, slug: str, number: int, *, plan: str, customer: str = "cus_unknown"
+) -> None:
+    """Adds a tenant with a usage of 10 whose default customer does not exist at the provider."""
     world.mesh.add_tenant(slug, number, "UTC")
     if "calls" not in world.mesh.meters:
         world.mesh.add_meter("calls")
@@ -76,20 +78,20 @@ async def stranger(world: World, slug: str, number: int, *, plan: str, customer:
 
 
 @pytest.mark.req("S5")
-async def test_closing_tells_why_usage_is_not_billed(world: World, start: StartPublisher) -> None:
+async def test_closing_records_why_usage_is_not_billed(world: World, start: StartPublisher) -> None:
     api = await closer(world, start)
     await api.put("late", Priced("calls", PER_UNIT), effective_from=timestamp(START + timedelta(days=1)))
     await api.put("euros", Priced("calls", PER_UNIT | {"currency": "EUR"}))
     await api.put("misspelt", Priced("cals", PER_UNIT))
     del world.mesh.meters["cals"]
     await api.put("good", Priced("calls", PER_UNIT))
-    await stranger(world, "a-no-plan", 11, plan="")
-    await stranger(world, "b-plan-unknown", 12, plan="nowhere")
-    await stranger(world, "c-price-later", 13, plan="late")
-    await stranger(world, "d-currency", 14, plan="euros")
-    await stranger(world, "e-meter", 15, plan="misspelt")
-    await stranger(world, "f-no-customer", 16, plan="good", customer="")
-    await stranger(world, "g-customer", 17, plan="good")
+    await unbillable_tenant(world, "a-no-plan", 11, plan="")
+    await unbillable_tenant(world, "b-plan-unknown", 12, plan="nowhere")
+    await unbillable_tenant(world, "c-price-later", 13, plan="late")
+    await unbillable_tenant(world, "d-currency", 14, plan="euros")
+    await unbillable_tenant(world, "e-meter", 15, plan="misspelt")
+    await unbillable_tenant(world, "f-no-customer", 16, plan="good", customer="")
+    await unbillable_tenant(world, "g-customer", 17, plan="good")
     expected = [
         ("a-no-plan", "", "NO_PLAN", ""),
         ("b-plan-unknown", "", "PLAN_UNKNOWN", ""),
@@ -110,7 +112,7 @@ async def test_closing_tells_why_usage_is_not_billed(world: World, start: StartP
     assert counted("no_plan") == 1
     assert counted("late_usage") == 0
     assert world.rows("SELECT FROM invoices") == []
-    # The reason goes when it is mended.
+    # The gap ends when its cause is corrected.
     known = world.lab.customer(world.lab.clock(int(START.timestamp())))
     await world.announce("g-customer", 17, known, version=2, plan="good")
     await eventually(lambda: gaps_of(api), until=lambda found: found == expected[:-1])
@@ -122,20 +124,20 @@ def counted(reason: str) -> float:
     return next(sample.value for sample in metric.samples if sample.labels == {"reason": reason})
 
 
-async def test_nothing_to_do_is_no_gap(world: World, start: StartPublisher) -> None:
-    """Without usage there is nothing to miss, and a tenant with a gap is closed after it in the same look."""
+async def test_tenants_without_usage_have_no_gap(world: World, start: StartPublisher) -> None:
+    """A tenant with a gap is closed after them in the same run, so that their periods were checked before."""
     api = await closer(world, start)
     await world.announce("bare", 1, "cus_without_prices")
     await world.announce("free", 2)
     await world.announce("planless", 3, "cus_1", plan="")
-    await stranger(world, "used", 4, plan="nowhere")
+    await unbillable_tenant(world, "used", 4, plan="nowhere")
     await eventually(lambda: gaps_of(api), until=lambda found: found == [("used", "", "PLAN_UNKNOWN", "")])
     for slug in ("bare", "free", "planless"):
         assert await gaps_of(api, slug) == []
         assert await api.invoice_list(slug) == []
 
 
-async def test_one_tenants_fault_leaves_the_others_alone(
+async def test_fault_of_one_tenant_does_not_stop_closing_of_others(
     world: World, start: StartPublisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     healthy = rating_service.store
@@ -160,7 +162,7 @@ async def test_one_tenants_fault_leaves_the_others_alone(
     assert gap.detail == "ZeroDivisionError"
 
 
-async def test_meters_without_a_price_are_noted(world: World, api: Api) -> None:
+async def test_meters_without_price_are_gaps(world: World, api: Api) -> None:
     await world.tenant(prices=[Priced("calls", PER_UNIT)])
     world.mesh.add_meter("information")
     world.mesh.add_meter("soon")
@@ -182,7 +184,7 @@ async def test_meters_without_a_price_are_noted(world: World, api: Api) -> None:
 
 
 async def test_closing_rates_again_when_prices_change(world: World, start: StartPublisher) -> None:
-    """Neither usage nor a call says so: only the catalogue did."""
+    """Only the catalogue changed: there was neither new usage nor a call."""
     api = await closer(world, start)
     await world.tenant(now=END - timedelta(minutes=30))
     await world.use("acme", "10")
@@ -204,7 +206,7 @@ async def test_closing_rates_again_when_prices_change(world: World, start: Start
     )
 
 
-async def test_what_the_provider_does_not_take_is_a_gap(world: World, api: Api) -> None:
+async def test_quantity_that_provider_rejects_is_a_gap(world: World, api: Api) -> None:
     acme = await world.tenant(prices=[Priced("calls", PER_UNIT), Priced("other", PER_UNIT)])
     meter = world.stripe_meter(acme).id
     world.lab.api.v1.billing.meters.deactivate(meter)
@@ -236,8 +238,8 @@ async def final_month(world: World, api: Api) -> None:
 
 
 @pytest.mark.req("T3.4")
-async def test_usage_after_the_final_invoice_is_a_gap_with_its_quantity(world: World, api: Api) -> None:
-    """Found when it comes: nobody has to ask for that month."""
+async def test_usage_after_final_invoice_is_a_gap_with_its_quantity(world: World, api: Api) -> None:
+    """The gap is recorded when the usage arrives, without a call for that month."""
     await final_month(world, api)
     assert await gaps_of(api) == []
     await world.use("acme", "5")
@@ -248,13 +250,13 @@ async def test_usage_after_the_final_invoice_is_a_gap_with_its_quantity(world: W
     assert await gaps_of(api) == []
 
 
-async def test_usage_between_the_last_rating_and_the_final_invoice_is_a_gap(world: World, api: Api) -> None:
+async def test_usage_between_last_rating_and_final_invoice_is_a_gap(world: World, api: Api) -> None:
     acme = await world.tenant()
     await world.use("acme", "10")
     await api.publish("acme")
     world.end_month(acme)
     await world.use("acme", "5")
-    # The provider's invoice is final, and ours does not know it yet.
+    # The provider's invoice is final, and the publisher does not know it yet.
     assert await gaps_of(api) == []
     with pytest.raises(aio.AioRpcError) as failure:
         await api.publish("acme")
@@ -262,9 +264,7 @@ async def test_usage_between_the_last_rating_and_the_final_invoice_is_a_gap(worl
     assert await gaps_of(api) == [("acme", "calls", "LATE_USAGE", "5")]
 
 
-async def test_usage_after_the_time_for_closing_is_a_gap_until_somebody_publishes(
-    world: World, api: Api
-) -> None:
+async def test_usage_after_closing_time_is_a_gap_until_published(world: World, api: Api) -> None:
     await world.tenant()
     world.clock.advance(timedelta(days=20))
     await world.use("acme", "5")
@@ -273,7 +273,7 @@ async def test_usage_after_the_time_for_closing_is_a_gap_until_somebody_publishe
     assert await gaps_of(api) == []
 
 
-async def test_a_period_that_was_final_before_it_was_rated_is_a_gap(world: World, api: Api) -> None:
+async def test_period_that_was_final_before_first_rating_is_a_gap(world: World, api: Api) -> None:
     acme = await world.tenant()
     await world.use("acme", "5")
     world.end_month(acme)
@@ -283,23 +283,23 @@ async def test_a_period_that_was_final_before_it_was_rated_is_a_gap(world: World
     assert await gaps_of(api) == [("acme", "", "LATE_USAGE", "")]
 
 
-async def test_late_usage_that_nobody_notes_is_caught(
+async def test_unrecorded_late_usage_is_detected(
     world: World, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The planted bug: the month has to be asked for."""
+    """The planted bug: late usage is recorded only when its month is published."""
 
-    async def nobody(*_: object) -> None: ...
+    async def do_nothing(*_: object) -> None: ...
 
     await final_month(world, api)
-    monkeypatch.setattr(gaps_store, "note_late", nobody)
+    monkeypatch.setattr(gaps_store, "note_late", do_nothing)
     await world.use("acme", "5")
     assert await gaps_of(api) == []
 
 
-async def test_closing_that_passes_over_tenants_without_a_plan_is_caught(
+async def test_closing_that_skips_tenants_without_plan_is_detected(
     world: World, start: StartPublisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The planted bug: who has no plan is nobody's concern."""
+    """The planted bug: closing skips tenants without a plan, and records no gap."""
     looked = asyncio.Event()
 
     def with_a_plan(candidate: Candidate, rule_set: RuleSet | None, made: Set[str]) -> bool:
@@ -308,18 +308,18 @@ async def test_closing_that_passes_over_tenants_without_a_plan_is_caught(
 
     monkeypatch.setattr(job, "is_due", with_a_plan)
     api = await closer(world, start)
-    await stranger(world, "planless", 1, plan="")
+    await unbillable_tenant(world, "planless", 1, plan="")
     await asyncio.wait_for(looked.wait(), 60)
-    await stranger(world, "used", 2, plan="nowhere")
+    await unbillable_tenant(world, "used", 2, plan="nowhere")
     await eventually(lambda: gaps_of(api), until=lambda found: found == [("used", "", "PLAN_UNKNOWN", "")])
 
 
 # --- the API
 
 
-async def test_a_list_of_gaps_keeps_to_its_tenant(world: World, api: Api) -> None:
+async def test_gap_list_contains_only_its_tenant(world: World, api: Api) -> None:
     for number, slug in enumerate(("one", "two"), 1):
-        await stranger(world, slug, number, plan="nowhere")
+        await unbillable_tenant(world, slug, number, plan="nowhere")
         with pytest.raises(aio.AioRpcError):
             await api.publish(slug)
     assert [found[0] for found in await gaps_of(api)] == ["one", "two"]
@@ -336,6 +336,6 @@ async def test_a_list_of_gaps_keeps_to_its_tenant(world: World, api: Api) -> Non
 REASONS = invoices_pb2.BillingGapReason.DESCRIPTOR.values_by_name
 
 
-def test_the_api_has_every_reason() -> None:
+def test_api_enum_has_every_gap_reason() -> None:
     names = {name.removeprefix("BILLING_GAP_REASON_") for name in REASONS}
     assert names == {reason.name for reason in GapReason} | {"UNSPECIFIED"}

@@ -1,4 +1,4 @@
-"""The price catalogue, previews, lists, and what a wrong request is told."""
+"""The price catalogue, previews, lists, and errors of invalid requests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CALLS = Priced("calls", PER_UNIT)
 
 
 async def refusal(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str]:
-    """The code, and the field that the first detail names (empty without one)."""
+    """The status code, and the field of the first violation in its details (empty without details)."""
     with pytest.raises(aio.AioRpcError) as failure:
         await call
     status = rpc_status.from_call(failure.value)  # type: ignore[arg-type]
@@ -40,7 +40,7 @@ async def refusal(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str]:
 
 
 @pytest.mark.req("C1", "S3")
-async def test_putting_a_price_is_idempotent_and_versions_are_immutable(api: Api) -> None:
+async def test_put_price_is_idempotent_and_versions_are_immutable(api: Api) -> None:
     first = await api.put("basic", CALLS, "ev", description="Calls")
     assert (first.version, first.description, len(first.digest)) == (1, "Calls", 64)
     assert await api.put("basic", CALLS, "ev", description="Calls") == first
@@ -53,7 +53,7 @@ async def test_putting_a_price_is_idempotent_and_versions_are_immutable(api: Api
     assert (await refusal(api.put("basic", dear, "ev")))[0] == grpc.StatusCode.ALREADY_EXISTS
 
 
-async def test_versions_follow_each_other_in_number_and_time(api: Api) -> None:
+async def test_versions_must_be_consecutive_and_later(api: Api) -> None:
     await api.put("basic", CALLS, effective_from=timestamp(START))
     dear = Priced("calls", PER_UNIT | {"unit": "2"})
     for version, start in [(3, NOW), (2, START), (2, START - timedelta(days=1))]:
@@ -65,7 +65,7 @@ async def test_versions_follow_each_other_in_number_and_time(api: Api) -> None:
 
 
 @pytest.mark.req("S2", "C2")
-async def test_a_version_of_a_day_takes_effect_with_the_month_of_every_zone(world: World, api: Api) -> None:
+async def test_effective_date_starts_with_the_month_of_each_time_zone(world: World, api: Api) -> None:
     dear = Priced("calls", PER_UNIT | {"unit": "3"})
     for number, (slug, zone) in enumerate(
         [("york", "America/New_York"), ("berlin", "Europe/Berlin"), ("tokyo", "Asia/Tokyo")], start=1
@@ -83,7 +83,7 @@ async def test_a_version_of_a_day_takes_effect_with_the_month_of_every_zone(worl
     assert [price.effective_date for price in listed] == ["", "2026-03-01"]
 
 
-async def test_a_day_follows_an_instant_in_every_zone_or_not_at_all(api: Api) -> None:
+async def test_effective_date_must_be_after_previous_version_in_every_time_zone(api: Api) -> None:
     await api.put("basic", CALLS, effective_from=timestamp(datetime(2026, 2, 28, 10, tzinfo=UTC)))
     later: dict[str, Any] = {"version": 2, "effective_from": None}
     call = api.put("basic", CALLS, **later, effective_date="2026-03-01")
@@ -91,7 +91,7 @@ async def test_a_day_follows_an_instant_in_every_zone_or_not_at_all(api: Api) ->
     await api.put("basic", CALLS, **later, effective_date="2026-03-02")
 
 
-async def test_of_concurrent_versions_one_wins(api: Api) -> None:
+async def test_one_of_concurrent_versions_is_stored(api: Api) -> None:
     bodies = [Priced("calls", PER_UNIT | {"unit": str(unit)}) for unit in range(1, 9)]
     results = await asyncio.gather(*(api.put("basic", body) for body in bodies), return_exceptions=True)
     kept = [result for result in results if isinstance(result, prices_pb2.Price)]
@@ -99,7 +99,7 @@ async def test_of_concurrent_versions_one_wins(api: Api) -> None:
     assert list((await api.prices.ListPrices(prices_pb2.ListPricesRequest())).prices) == kept
 
 
-async def test_two_meters_of_a_plan_are_not_sent_as_one(api: Api) -> None:
+async def test_meters_of_a_plan_cannot_share_an_event_name(api: Api) -> None:
     await api.put("basic", CALLS, "ev")
     call = api.put("basic", Priced("more", PER_UNIT), "ev")
     assert (await refusal(call))[0] == grpc.StatusCode.FAILED_PRECONDITION
@@ -108,7 +108,7 @@ async def test_two_meters_of_a_plan_are_not_sent_as_one(api: Api) -> None:
     await api.put("other", Priced("more", PER_UNIT), "ev")
 
 
-async def test_a_list_is_of_one_plan_or_of_all(api: Api) -> None:
+async def test_list_prices_returns_one_plan_or_all(api: Api) -> None:
     await api.put("b", CALLS)
     await api.put("a", Priced("z", VOLUME))
     await api.put("a", Priced("y", GRADUATED))
@@ -120,7 +120,7 @@ async def test_a_list_is_of_one_plan_or_of_all(api: Api) -> None:
 
 
 @pytest.mark.req("T4.1")
-async def test_a_tenant_can_see_what_its_plan_costs(world: World, api: Api) -> None:
+async def test_tenant_can_list_prices_of_its_plan(world: World, api: Api) -> None:
     await world.tenant(prices=[CALLS])
     await api.put("other", Priced("more", PER_UNIT))
     answer = await api.prices.ListPrices(prices_pb2.ListPricesRequest(tenant_id="acme"))
@@ -141,12 +141,12 @@ async def test_a_tenant_can_see_what_its_plan_costs(world: World, api: Api) -> N
         (PER_UNIT | {"maximun": "5"}, "price.body.maximun"),
     ],
 )
-async def test_a_wrong_body_is_refused_by_field(api: Api, body: dict[str, Any], field: str) -> None:
+async def test_invalid_price_body_names_its_field(api: Api, body: dict[str, Any], field: str) -> None:
     found = await refusal(api.put("basic", Priced("calls", body)))
     assert found == (grpc.StatusCode.INVALID_ARGUMENT, field)
 
 
-async def test_whole_numbers_may_be_numbers(api: Api) -> None:
+async def test_price_accepts_integer_numbers(api: Api) -> None:
     price = await api.put("basic", Priced("calls", {"model": "per_unit", "currency": "USD", "unit": 3}))
     assert price.body["unit"] == "3"
 
@@ -171,7 +171,7 @@ async def test_whole_numbers_may_be_numbers(api: Api) -> None:
         ({"digest": "0" * 64}, "price.digest"),
     ],
 )
-async def test_a_wrong_price_is_refused_by_field(api: Api, change: dict[str, Any], field: str) -> None:
+async def test_invalid_price_names_its_field(api: Api, change: dict[str, Any], field: str) -> None:
     body = Struct()
     body.update(PER_UNIT)
     fields: dict[str, Any] = {
@@ -186,7 +186,7 @@ async def test_a_wrong_price_is_refused_by_field(api: Api, change: dict[str, Any
 
 
 @pytest.mark.req("T5.5")
-async def test_a_preview_stores_and_sends_nothing(world: World, api: Api) -> None:
+async def test_preview_stores_and_sends_nothing(world: World, api: Api) -> None:
     acme = await world.tenant(prices=[CALLS, Priced("graded", GRADUATED)])
     await world.use("acme", "150")
     invoice = await api.preview("acme")
@@ -205,7 +205,7 @@ async def test_a_preview_stores_and_sends_nothing(world: World, api: Api) -> Non
 
 
 @pytest.mark.req("T6.1")
-async def test_a_period_without_usage_owes_what_is_due_at_zero(world: World, api: Api) -> None:
+async def test_period_without_usage_is_billed_at_zero_quantity(world: World, api: Api) -> None:
     await world.tenant(
         prices=[CALLS, Priced("graded", GRADUATED), Priced("none", GRADUATED | {"flat_at_zero": False})]
     )
@@ -217,14 +217,14 @@ async def test_a_period_without_usage_owes_what_is_due_at_zero(world: World, api
     }
 
 
-async def test_a_flat_fee_needs_neither_meter_nor_usage(world: World, api: Api) -> None:
+async def test_flat_fee_needs_neither_meter_nor_usage(world: World, api: Api) -> None:
     await world.tenant()
     await api.put("plan-acme", Priced("base_fee", {"model": "flat", "currency": "USD", "amount": "20"}))
     await world.use("acme", "100")
     assert (await api.publish("acme")).invoice.total == "21.00"
 
 
-async def test_a_negative_total_is_billed_as_nothing(world: World, api: Api) -> None:
+async def test_negative_usage_is_billed_as_zero(world: World, api: Api) -> None:
     acme = await world.tenant()
     await world.use("acme", "-5")
     answer = await api.publish("acme")
@@ -271,7 +271,7 @@ async def test_lists_are_paged_newest_first(world: World, api: Api) -> None:
     assert months_sent == [4, 3]
 
 
-async def test_a_wrong_request_names_its_field(world: World, api: Api) -> None:
+async def test_invalid_request_names_its_field(world: World, api: Api) -> None:
     await world.tenant()
     invalid = grpc.StatusCode.INVALID_ARGUMENT
     at = timestamp(NOW)
@@ -319,8 +319,10 @@ async def test_a_wrong_request_names_its_field(world: World, api: Api) -> None:
         "DELETE FROM calculations",
     ],
 )
-async def test_the_record_cannot_be_changed(world: World, api: Api, statement: LiteralString) -> None:
-    """Not by the service, which lacks the right, nor by who has every right."""
+async def test_recorded_prices_and_calculations_cannot_be_changed(
+    world: World, api: Api, statement: LiteralString
+) -> None:
+    """Neither the service, which lacks the privilege, nor a role with all privileges can change them."""
     await world.tenant()
     await world.use("acme", "5")
     await api.publish("acme")

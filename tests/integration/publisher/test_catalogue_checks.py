@@ -1,4 +1,4 @@
-"""What a price refers to exists when it is put, and what nothing was calculated by can be withdrawn."""
+"""PutPrice checks that the meter exists; a version that no calculation used can be withdrawn."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def listed(api: Api) -> list[tuple[str, int]]:
     return [(price.meter, price.version) for price in answer.prices]
 
 
-async def test_a_price_of_a_meter_that_does_not_exist_is_refused(world: World, api: Api) -> None:
+async def test_price_of_unknown_meter_is_refused(world: World, api: Api) -> None:
     price = await api.put("plan-acme", CALLS)
     other = prices_pb2.Price()
     other.CopyFrom(price)
@@ -46,18 +46,18 @@ async def test_a_price_of_a_meter_that_does_not_exist_is_refused(world: World, a
     assert world.mesh.referred == {"calls"}
     world.mesh.add_meter("misspelt")
     assert (await api.prices.PutPrice(prices_pb2.PutPriceRequest(price=other))).created
-    # Aggregate has been told to keep it, as a price names it from now on.
+    # Aggregate recorded the price's reference to the meter, and so will not delete it.
     assert world.mesh.referred == {"calls", "misspelt"}
 
 
-async def test_a_fee_is_sent_only_as_a_meter_that_exists(api: Api) -> None:
+async def test_fee_with_event_name_needs_an_existing_meter(api: Api) -> None:
     await api.put("plan-acme", Priced("fee", {"model": "flat", "currency": "USD", "amount": "5"}))
     sent = prices_pb2.Delivery(plan="plan-acme", meter="fee", version=2, billing_event_name="fee")
     call = api.prices.PutDelivery(prices_pb2.PutDeliveryRequest(delivery=sent))
     assert await refusal(call) == (PRECONDITION, "METER_UNKNOWN")
 
 
-async def test_nothing_is_put_while_aggregate_is_away(start: StartPublisher) -> None:
+async def test_put_price_is_refused_while_aggregate_is_unavailable(start: StartPublisher) -> None:
     lonely = await start(aggregate_address="127.0.0.1:1")
     with pytest.raises(aio.AioRpcError) as failure:
         await lonely.put("plan-acme", CALLS)
@@ -65,7 +65,7 @@ async def test_nothing_is_put_while_aggregate_is_away(start: StartPublisher) -> 
     assert await listed(lonely) == []
 
 
-async def test_a_plan_is_in_one_currency(api: Api) -> None:
+async def test_plan_has_one_currency(api: Api) -> None:
     await api.put("plan-acme", CALLS)
     for call in (
         api.put("plan-acme", Priced("euro", EURO)),
@@ -78,16 +78,14 @@ async def test_a_plan_is_in_one_currency(api: Api) -> None:
 @pytest.mark.parametrize(
     "name", ["calls ", " calls", "ca lls", "calls\n", "", "-calls", "x" * 65, "caf\u00e9"]
 )
-async def test_names_have_no_blanks_and_no_look_alikes(api: Api, name: str) -> None:
+async def test_names_with_blanks_or_non_ascii_characters_are_refused(api: Api, name: str) -> None:
     for plan, meter in ((name, "calls"), ("plan-acme", name)):
         with pytest.raises(aio.AioRpcError) as failure:
             await withdraw(api, 1, meter, plan)
         assert failure.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_the_newest_version_is_withdrawn_and_its_number_is_not_given_again(
-    world: World, api: Api
-) -> None:
+async def test_newest_version_is_withdrawn_and_its_number_not_reused(world: World, api: Api) -> None:
     await world.tenant()
     await world.use("acme", "10")
     await api.put("plan-acme", DEAR, **MARCH)
@@ -107,13 +105,13 @@ async def test_the_newest_version_is_withdrawn_and_its_number_is_not_given_again
         world.rows("DELETE FROM price_withdrawals")
 
 
-async def test_a_version_that_an_invoice_was_calculated_by_is_not_withdrawn(world: World, api: Api) -> None:
+async def test_version_used_by_an_invoice_cannot_be_withdrawn(world: World, api: Api) -> None:
     await world.tenant()
     await api.publish("acme")
     assert await refusal(withdraw(api, 1)) == (PRECONDITION, "VERSION_USED")
 
 
-async def test_a_withdrawn_price_frees_its_event_name_and_the_currency_of_its_plan(
+async def test_withdrawn_price_frees_its_event_name_and_plan_currency(
     api: Api,
 ) -> None:
     await api.put("plan-acme", Priced("calsl", EURO), "calls_event")
@@ -123,7 +121,7 @@ async def test_a_withdrawn_price_frees_its_event_name_and_the_currency_of_its_pl
     assert put.billing_event_name == "other_event"
 
 
-async def test_a_version_is_withdrawn_or_used_and_never_both(world: World, api: Api) -> None:
+async def test_version_is_never_both_withdrawn_and_used(world: World, api: Api) -> None:
     await world.tenant(prices=[CALLS, Priced("more", PER_UNIT)])
     await world.use("acme", "10")
     answer, *_ = await asyncio.gather(api.publish("acme"), withdraw(api, 1, "more"), return_exceptions=True)

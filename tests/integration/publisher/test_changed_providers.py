@@ -1,4 +1,4 @@
-"""A tenant that chooses another provider: no period is billed in part at both."""
+"""A tenant changes its billing provider: each period is billed by one provider only."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ FINAL = (grpc.StatusCode.FAILED_PRECONDITION, "INVOICE_IS_FINAL")
 
 
 @pytest.fixture
-def two(surroundings: World) -> Two:
-    return two_providers(surroundings)
+def two(idle_world: World) -> Two:
+    return two_providers(idle_world)
 
 
 async def moved(two: Two, start: StartPublisher) -> Api:
-    """10 of March went to the first provider; then `acme` moved to the other one, and used 4 more. The other
-    provider has an invoice of its own for March, which is final."""
+    """The first provider got 10 of March; then `acme` changed to the other provider, and used 4 more. The
+    other provider has a final invoice for March."""
     world, api = two.world, await two.reloaded(start)
     await priced(api)
     await two.choose("acme", 1, "", "cus_old")
@@ -44,28 +44,26 @@ async def moved(two: Two, start: StartPublisher) -> Api:
     return await two.reloaded(start)
 
 
-async def test_a_period_that_went_to_one_provider_is_not_billed_in_part_at_another(
-    two: Two, start: StartPublisher
-) -> None:
+async def test_period_sent_to_one_provider_is_not_billed_by_another(two: Two, start: StartPublisher) -> None:
     world, api = two.world, await moved(two, start)
     assert await refusal(api.publish("acme")) == CHANGED
     (gap,) = await listed(api)
     assert await gaps_of(api) == [("acme", "", "CUSTOMER_CHANGED", "")]
     assert gap.detail.endswith("usage of this period went to the provider stripe")
     assert (sent(two.first), sent(two.other)) == ([("cus_old", 10)], [])
-    # The new provider's invoice says nothing about the old one's period.
+    # The new provider's final invoice does not finalize a period that the old provider bills.
     assert [invoice.state for invoice in await api.invoice_list("acme")] == [PUBLISHED]
     answer = await api.reconcile("acme")
     assert [(meter.sent, meter.provider, meter.agrees) for meter in answer.meters] == [("10", "10", False)]
     assert answer.invoice.state == PUBLISHED
-    # The next month is the new provider's, as a whole.
+    # The new provider bills the whole next month.
     world.clock.advance(APRIL - world.now())
     await world.use("acme", "6", APRIL)
     assert (await api.publish("acme", APRIL)).invoice.total == "0.06"
     assert (sent(two.first), sent(two.other)) == ([("cus_old", 10)], [("cus_new", 6)])
 
 
-async def test_a_period_is_settled_where_it_went_and_the_rest_is_late_then(
+async def test_period_is_settled_at_its_old_provider_and_the_rest_is_late(
     two: Two, start: StartPublisher
 ) -> None:
     world, api = two.world, await moved(two, start)
@@ -79,9 +77,7 @@ async def test_a_period_is_settled_where_it_went_and_the_rest_is_late_then(
     assert world.rows("SELECT external_total FROM invoices") == [(Decimal("0.10"),)]
 
 
-async def test_settling_by_itself_asks_the_provider_that_the_period_went_to(
-    two: Two, start: StartPublisher
-) -> None:
+async def test_settling_job_asks_the_provider_of_the_period(two: Two, start: StartPublisher) -> None:
     world = two.world
     await moved(two, start)
     two.finish(two.first, "cus_old", "0.10")
@@ -90,7 +86,7 @@ async def test_settling_by_itself_asks_the_provider_that_the_period_went_to(
     await eventually(lambda: world.rows("SELECT FROM invoices WHERE state = 'finalized'"))
 
 
-async def test_naming_the_old_provider_again_bills_the_rest(two: Two, start: StartPublisher) -> None:
+async def test_change_back_to_old_provider_bills_the_rest(two: Two, start: StartPublisher) -> None:
     await moved(two, start)
     await two.choose("acme", 1, "stripe", "cus_old", version=3)
     api = await two.reloaded(start)
@@ -99,7 +95,7 @@ async def test_naming_the_old_provider_again_bills_the_rest(two: Two, start: Sta
     assert (sent(two.first), sent(two.other)) == ([("cus_old", 10), ("cus_old", 4)], [])
 
 
-async def test_what_was_on_its_way_still_goes_to_the_old_provider(two: Two, start: StartPublisher) -> None:
+async def test_pending_usage_is_still_sent_to_old_provider(two: Two, start: StartPublisher) -> None:
     world = two.world
     two.first.faults = [busy() for _ in range(10_000)]
     api = await two.reloaded(start, publish_wait_seconds=0.0)
@@ -107,7 +103,7 @@ async def test_what_was_on_its_way_still_goes_to_the_old_provider(two: Two, star
     await two.choose("acme", 1, "", "cus_acme")
     await world.use("acme", "10")
     await api.publish("acme")
-    # The same customer, by chance: the provider alone is another.
+    # Only the provider changes: the customer has the same id at both.
     await two.choose("acme", 1, "other", "cus_acme", version=2)
     again = await two.reloaded(start, publish_wait_seconds=0.0)
     assert await refusal(again.publish("acme")) == CHANGED
@@ -116,9 +112,7 @@ async def test_what_was_on_its_way_still_goes_to_the_old_provider(two: Two, star
     assert sent(two.other) == []
 
 
-async def test_a_period_of_which_nothing_went_anywhere_is_the_new_providers(
-    two: Two, start: StartPublisher
-) -> None:
+async def test_period_without_sent_usage_is_billed_by_new_provider(two: Two, start: StartPublisher) -> None:
     world, api = two.world, await two.reloaded(start)
     await priced(api)
     await two.choose("acme", 1, "", "cus_old")
@@ -130,24 +124,24 @@ async def test_a_period_of_which_nothing_went_anywhere_is_the_new_providers(
     assert (sent(two.first), sent(two.other)) == ([], [("cus_new", 9)])
 
 
-async def test_a_period_that_is_billed_in_part_at_both_is_caught(
+async def test_period_billed_by_both_providers_is_detected(
     two: Two, start: StartPublisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The planted bug: rows of another provider do not bind their period."""
+    """The planted bug: usage sent to another provider does not bind the period to that provider."""
     monkeypatch.setattr(rating_service, "elsewhere", lambda own, rows: None)
     monkeypatch.setattr(accounts, "elsewhere", lambda own, rows: None)
     api = await moved(two, start)
     two.other.invoices.clear()
     await api.publish("acme")
     assert sent(two.first) == [("cus_old", 10)]
-    # Everything, since the other provider has none of it: 10 are billed twice.
+    # The other provider has nothing of the period and gets all of it: 10 are billed twice.
     assert sent(two.other) == [("cus_new", 14)]
 
 
-async def test_a_period_that_went_to_an_earlier_customer_is_settled_with_that_customer(
+async def test_period_sent_to_old_customer_is_settled_with_that_customer(
     two: Two, start: StartPublisher
 ) -> None:
-    """The provider is the same, and has an invoice of the new customer too."""
+    """The provider is the same for both customers, and has an invoice of the new customer too."""
     world, api = two.world, await two.reloaded(start)
     await priced(api)
     await two.choose("acme", 1, "", "cus_old")

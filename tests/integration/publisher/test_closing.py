@@ -1,4 +1,4 @@
-"""Closing: usage goes out by itself when its period is about to end, in the tenant's own time zone."""
+"""Closing: usage is published automatically before its period ends, in the tenant's time zone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DECEMBER_NY = datetime(2026, 12, 1, 5, tzinfo=UTC)
 
 
 async def closed(api: Api, slug: str = "acme") -> str:
-    """The total of the tenant's only invoice, once its usage is at the provider."""
+    """Waits until the tenant's only invoice is published, and returns its total."""
     invoices = await eventually(
         lambda: api.invoice_list(slug), until=lambda found: [i.state for i in found] == [PUBLISHED]
     )
@@ -31,7 +31,7 @@ async def closed(api: Api, slug: str = "acme") -> str:
 
 @pytest.mark.req("S5", "S9", "T1.5")
 @pytest.mark.parametrize(("begin", "end"), [(MARCH_NY, APRIL_NY), (NOVEMBER_NY, DECEMBER_NY)])
-async def test_a_period_closes_at_the_tenants_own_month_end(
+async def test_period_closes_at_month_end_of_tenant_time_zone(
     world: World, start: StartPublisher, begin: datetime, end: datetime
 ) -> None:
     world.clock.advance(end - timedelta(hours=2) - world.now())
@@ -39,7 +39,7 @@ async def test_a_period_closes_at_the_tenants_own_month_end(
     acme = await world.tenant(zone="America/New_York", start=begin, now=end - timedelta(hours=2))
     last = end - timedelta(microseconds=1)
     await world.capture("acme", Event(begin, value="1"), Event(last, value="2"), Event(end, value="40"))
-    # Somebody with a longer lead is closed first, so that there were looks.
+    # A tenant with a longer lead is closed first, which proves that closing has run.
     await world.tenant(
         "early", number=2, zone="America/New_York", lead_seconds=3 * 3_600, start=begin, now=world.now()
     )
@@ -59,9 +59,7 @@ async def test_a_period_closes_at_the_tenants_own_month_end(
 
 
 @pytest.mark.req("S5", "S9")
-async def test_usage_that_comes_late_follows_until_the_invoice_is_final(
-    world: World, start: StartPublisher
-) -> None:
+async def test_late_usage_is_sent_until_the_invoice_is_final(world: World, start: StartPublisher) -> None:
     end = datetime(2026, 4, 1, tzinfo=UTC)
     world.clock.advance(end - timedelta(minutes=30) - world.now())
     closer = await start(close_check_seconds=0.05)
@@ -81,7 +79,7 @@ async def test_usage_that_comes_late_follows_until_the_invoice_is_final(
 
 
 @pytest.mark.req("S11")
-async def test_what_is_closed_is_left_alone(world: World, start: StartPublisher) -> None:
+async def test_closed_period_is_neither_queried_nor_written(world: World, start: StartPublisher) -> None:
     end = datetime(2026, 4, 1, tzinfo=UTC)
     world.clock.advance(end - timedelta(minutes=30) - world.now())
     closer = await start(close_check_seconds=0.02)
@@ -89,16 +87,14 @@ async def test_what_is_closed_is_left_alone(world: World, start: StartPublisher)
     await world.use("acme", "10", end - timedelta(days=1))
     await closed(closer)
     asked, written = len(world.mesh.asked), _written(world)
-    # Another tenant is closed meanwhile, so that there were looks.
+    # Another tenant is closed meanwhile, which proves that closing has run.
     await world.tenant("other", number=2, now=end - timedelta(minutes=30))
     await closed(closer, "other")
     assert [question for question in world.mesh.asked[asked:] if " acme " in question] == []
     assert _written(world) == written
 
 
-async def test_tenants_without_prices_or_customers_are_passed_over(
-    world: World, start: StartPublisher
-) -> None:
+async def test_closing_skips_tenants_without_prices_or_customers(world: World, start: StartPublisher) -> None:
     end = datetime(2026, 4, 1, tzinfo=UTC)
     world.clock.advance(end - timedelta(minutes=30) - world.now())
     closer = await start(close_check_seconds=0.02)
@@ -112,13 +108,13 @@ async def test_tenants_without_prices_or_customers_are_passed_over(
 
 
 def _written(world: World) -> list[tuple[object, ...]]:
-    """Changes with every write to a row."""
+    """The row versions of the tenant's invoices, which change with every write."""
     return world.rows("SELECT xmin::text, version FROM invoices WHERE tenant_id = 1")
 
 
 @pytest.mark.req("S5", "S9", "S2")
-async def test_a_period_closes_that_is_priced_from_its_first_day(world: World, start: StartPublisher) -> None:
-    """In Havana the first midnight of November 2026 comes twice, and the month begins with the first."""
+async def test_period_priced_from_its_first_day_is_closed(world: World, start: StartPublisher) -> None:
+    """In Havana 1 November 2026 has two midnights, and the month begins with the first."""
     begin, end = datetime(2026, 11, 1, 4, tzinfo=UTC), datetime(2026, 12, 1, 5, tzinfo=UTC)
     world.clock.advance(end - timedelta(minutes=30) - world.now())
     closer = await start(close_check_seconds=0.05)
@@ -129,10 +125,10 @@ async def test_a_period_closes_that_is_priced_from_its_first_day(world: World, s
 
 
 @pytest.mark.req("S1", "S5", "S9")
-async def test_a_tenant_that_is_not_active_is_billed_for_what_it_used_and_then_no_more(
+async def test_inactive_tenant_is_billed_for_its_last_period_only(
     world: World, start: StartPublisher
 ) -> None:
-    """Its last period is closed as usual; later ones have neither invoice nor gap, not for a fee either."""
+    """Its last period is closed as usual; later periods have neither invoice nor gap, despite the fee."""
     closer = await start(close_check_seconds=0.05)
     fee = Priced("calls", PER_UNIT | {"fixed": "5"})
     acme = await world.tenant(prices=[fee])
@@ -142,14 +138,14 @@ async def test_a_tenant_that_is_not_active_is_billed_for_what_it_used_and_then_n
     world.clock.advance(end - timedelta(minutes=30) - world.now())
     assert await closed(closer) == "5.03"
     assert world.at_provider(acme) == 3
-    # A month later another tenant is closed, so that there were looks.
+    # A month later another tenant is closed, which proves that closing has run.
     later = month_end(end)
     world.clock.advance(later - timedelta(minutes=30) - world.now())
     await world.tenant("other", [fee], number=2, start=end, now=world.now())
     assert await closed(closer, "other") == "5.00"
     assert [invoice.total for invoice in await closer.invoice_list("acme")] == ["5.03"]
     assert world.rows("SELECT FROM billing_gaps") == []
-    # Active again, it owes its fee again.
+    # The tenant is active again, and is billed its fee again.
     await world.announce("acme", 1, acme.customer, acme.subscription, version=3)
     await eventually(
         lambda: closer.invoice_list("acme"),
@@ -158,5 +154,5 @@ async def test_a_tenant_that_is_not_active_is_billed_for_what_it_used_and_then_n
 
 
 def month_end(start: datetime) -> datetime:
-    """Of the month that begins then, in UTC."""
+    """The end of the month that begins at `start`, in UTC."""
     return next_month(start, ZoneInfo("UTC"))

@@ -1,4 +1,4 @@
-"""Corrections through to the invoice: rated again, sent as a difference, explained, and previewed before."""
+"""Corrections up to the invoice: rated again, sent as a difference, explained, and previewed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.req("T3.4")
 OPERATOR = types_pb2.TraceContext(trace_id="12" * 16, span_id="34" * 8, sampled=True)
 
 
-async def test_a_correction_lowers_the_line_and_what_the_provider_has(world: World, api: Api) -> None:
+async def test_correction_lowers_invoice_line_and_provider_usage(world: World, api: Api) -> None:
     acme = await world.tenant()
     await world.capture("acme", Event(NOW, value="10"), Event(NOW, value="900"), Event(NOW, value="4"))
     before = await api.publish("acme")
@@ -35,14 +35,14 @@ async def test_a_correction_lowers_the_line_and_what_the_provider_has(world: Wor
     assert [row.value for row in retracted.publications] == ["914", "-810", "-14"]
     assert world.at_provider(acme) == 90
     assert retracted.invoice.lines[0].line_id == before.invoice.lines[0].line_id
-    # Every calculation stays on record, the mistaken one too.
+    # Every calculation stays on record, including the one with the mistake.
     assert len(world.rows("SELECT FROM calculations")) == 3
     world.end_month(acme)
     assert (await api.reconcile("acme")).invoice.state == FINALIZED
 
 
 @pytest.mark.req("X1")
-async def test_a_line_names_the_batches_that_corrected_it(world: World, api: Api) -> None:
+async def test_explained_line_names_correcting_batches(world: World, api: Api) -> None:
     await world.tenant()
     await world.capture("acme", Event(NOW, value="10"), Event(NOW + timedelta(hours=3), value="900"))
     mistake = world.mesh.tenants["acme"].events[1]
@@ -70,7 +70,7 @@ async def test_a_line_names_the_batches_that_corrected_it(world: World, api: Api
 
 
 @pytest.mark.req("X1")
-async def test_an_event_is_explained_as_it_stands(world: World, api: Api) -> None:
+async def test_explained_event_shows_its_current_state(world: World, api: Api) -> None:
     await world.tenant()
     await world.capture("acme", Event(NOW, value="10"), Event(NOW, value="900"))
     kept, mistake = world.mesh.tenants["acme"].events
@@ -88,13 +88,13 @@ async def explain_event(api: Api, event_id: str) -> invoices_pb2.ExplainEventRes
     return await api.invoices.ExplainEvent(request)
 
 
-async def test_an_invoice_is_previewed_with_other_usage(world: World, api: Api) -> None:
+async def test_invoice_is_previewed_with_changed_usage(world: World, api: Api) -> None:
     acme = await world.tenant(prices=[Priced("calls", PER_UNIT), Priced("graded", GRADUATED)])
     await world.use("acme", "150")
     published = await api.publish("acme")
     answer = await api.preview_with("acme", {"calls": "-50", "graded": "-49.5", "unpriced": "7"})
     lines = {line.meter: (line.quantity, line.amount) for line in answer.invoice.lines}
-    # 100 x 0.05 + 2, and half a unit of the second tier: tiers are gone through anew.
+    # 100 x 0.05 + 2, and half a unit of the second tier: the changed quantity is priced through all tiers.
     assert lines == {"calls": ("100", "1.00"), "graded": ("100.5", "7.02")}
     assert (answer.invoice.total, answer.final_invoice_id) == ("8.02", "")
     assert (await api.preview_with("acme", {"calls": "-151"})).invoice.lines[0].amount == "0.00"
@@ -103,7 +103,7 @@ async def test_an_invoice_is_previewed_with_other_usage(world: World, api: Api) 
     assert world.at_provider(acme) == 150
 
 
-async def test_a_preview_says_that_a_final_invoice_stays(world: World, api: Api) -> None:
+async def test_preview_names_final_invoice_that_does_not_change(world: World, api: Api) -> None:
     acme = await world.tenant()
     await world.use("acme", "10")
     invoice = (await api.publish("acme")).invoice
@@ -129,7 +129,7 @@ async def test_a_preview_says_that_a_final_invoice_stays(world: World, api: Api)
         ([("calls", "1"), ("calls", "1")], "at most one change a meter"),
     ],
 )
-async def test_a_change_that_is_none_is_refused(
+async def test_invalid_usage_change_is_refused(
     world: World, api: Api, changes: list[tuple[str, str]], rule: str
 ) -> None:
     await world.tenant()

@@ -1,4 +1,4 @@
-"""How usage reaches the provider is set apart from its price, and can be mended."""
+"""Delivery settings: how usage is sent is set separately from the price, and can be changed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def put(api: Api, version: int, event_name: str, scale: int = 0, **more: A
 
 
 async def refusal(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str]:
-    """The code, and the reason in the details."""
+    """The status code, and the reason in its details."""
     with pytest.raises(aio.AioRpcError) as failure:
         await call
     info = error_details_pb2.ErrorInfo()
@@ -38,17 +38,15 @@ async def refusal(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str]:
 
 
 @pytest.mark.req("S6", "S8")
-async def test_usage_that_a_scale_had_rejected_is_sent_once_the_scale_is_mended(
-    world: World, api: Api
-) -> None:
+async def test_usage_rejected_for_its_scale_is_sent_after_scale_change(world: World, api: Api) -> None:
     acme = await world.tenant()
     await world.use("acme", "10.5")
     refused = await api.publish("acme")
     assert [row.state for row in refused.publications] == [REJECTED]
     await put(api, 2, acme.events["calls"], scale=3)
-    mended = await api.publish("acme")
-    assert [(row.state, row.value) for row in mended.publications] == [(REJECTED, "10.5"), (SENT, "10500")]
-    assert (mended.invoice.state, mended.invoice.lines) == (PUBLISHED, refused.invoice.lines)
+    resent = await api.publish("acme")
+    assert [(row.state, row.value) for row in resent.publications] == [(REJECTED, "10.5"), (SENT, "10500")]
+    assert (resent.invoice.state, resent.invoice.lines) == (PUBLISHED, refused.invoice.lines)
     assert world.at_provider(acme) == 10_500
     (meter,) = (await api.reconcile("acme")).meters
     assert (meter.sent, meter.agrees) == ("10.5", True)
@@ -56,7 +54,7 @@ async def test_usage_that_a_scale_had_rejected_is_sent_once_the_scale_is_mended(
 
 
 @pytest.mark.req("S6", "S8")
-async def test_usage_that_went_to_no_meter_is_sent_once_the_name_is_mended(world: World, api: Api) -> None:
+async def test_usage_without_provider_meter_is_sent_after_event_name_change(world: World, api: Api) -> None:
     acme = await world.tenant()
     await put(api, 2, "no_such_meter")
     await world.use("acme", "7")
@@ -68,7 +66,7 @@ async def test_usage_that_went_to_no_meter_is_sent_once_the_name_is_mended(world
 
 
 @pytest.mark.req("S6")
-async def test_a_period_keeps_the_settings_that_its_usage_went_with(world: World, api: Api) -> None:
+async def test_period_keeps_delivery_settings_of_its_sent_usage(world: World, api: Api) -> None:
     acme = await world.tenant()
     await world.use("acme", "10")
     await api.publish("acme")
@@ -84,7 +82,7 @@ async def test_a_period_keeps_the_settings_that_its_usage_went_with(world: World
     assert (price.billing_event_name, price.billing_scale) == (other, 2)
 
 
-async def test_a_meter_can_be_sent_that_was_not_and_rated_usage_goes_too(world: World, api: Api) -> None:
+async def test_new_event_name_sends_already_rated_usage(world: World, api: Api) -> None:
     acme = await world.tenant()
     await put(api, 2, "")
     await world.use("acme", "4")
@@ -94,7 +92,7 @@ async def test_a_meter_can_be_sent_that_was_not_and_rated_usage_goes_too(world: 
     assert world.at_provider(acme) == 4
 
 
-async def test_versions_are_immutable_numbered_and_signed(world: World, api: Api) -> None:
+async def test_delivery_versions_are_immutable_numbered_and_attributed(world: World, api: Api) -> None:
     await api.put("plan-acme", CALLS, "one")
     second = await put(api, 2, "two", 3)
     assert second.put_by
@@ -113,7 +111,7 @@ async def test_versions_are_immutable_numbered_and_signed(world: World, api: Api
             world.rows(statement)
 
 
-async def test_a_further_price_repeats_the_settings_or_says_nothing_of_them(api: Api) -> None:
+async def test_next_price_version_repeats_or_omits_delivery_settings(api: Api) -> None:
     await api.put("plan-acme", CALLS, "one")
     await put(api, 2, "two", 3)
     assert (await api.put("plan-acme", CALLS, "one")).billing_event_name == "two"
@@ -127,7 +125,7 @@ async def test_a_further_price_repeats_the_settings_or_says_nothing_of_them(api:
     assert (await api.put("plan-acme", dear, **later)).billing_scale == 3
 
 
-async def test_two_meters_of_a_plan_are_not_sent_as_one(api: Api) -> None:
+async def test_meters_of_a_plan_cannot_share_an_event_name(api: Api) -> None:
     await api.put("plan-acme", CALLS, "one")
     await put(api, 2, "two")
     taken = (grpc.StatusCode.FAILED_PRECONDITION, "EVENT_NAME_TAKEN")
@@ -136,13 +134,13 @@ async def test_two_meters_of_a_plan_are_not_sent_as_one(api: Api) -> None:
     await api.put("plan-acme", Priced("more", PER_UNIT), "three")
     for name in ("one", "two"):
         assert await refusal(put(api, 2, name, meter="more")) == taken
-    # Its own name of before is free for the meter itself, and nothing is no name.
+    # A meter may use its own earlier name again, and several meters may have no name.
     await put(api, 3, "one")
     await put(api, 2, "", meter="more")
     await put(api, 4, "")
 
 
-async def test_of_concurrent_names_one_wins(api: Api) -> None:
+async def test_one_of_concurrent_event_names_is_stored(api: Api) -> None:
     for meter in ("calls", "more"):
         await api.put("plan-acme", Priced(meter, PER_UNIT))
     results = await asyncio.gather(put(api, 2, "ev"), put(api, 2, "ev", meter="more"), return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Explaining: every event of a line, and every line of an event, each with its trace."""
+"""Explaining: all events of an invoice line, and all lines of an event, with their traces."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CAPTURE = types_pb2.TraceContext(trace_id="ab" * 16, span_id="cd" * 8, sampled=T
 async def explain(
     api: Api, line_id: str, page_size: int = 0
 ) -> tuple[invoices_pb2.ExplainInvoiceLineResponse, list[invoices_pb2.ExplainInvoiceLineResponse]]:
-    """The first page and all pages."""
+    """Explains a line; returns the first page and all pages."""
     pages: list[invoices_pb2.ExplainInvoiceLineResponse] = []
     token = ""
     while not pages or token:
@@ -35,7 +35,7 @@ async def explain(
     return pages[0], pages
 
 
-async def test_a_line_leads_down_to_its_events(world: World, api: Api) -> None:
+async def test_line_is_explained_by_its_events(world: World, api: Api) -> None:
     await world.tenant()
     await world.capture("acme", Event(START, value="1"), Event(NOW, value="2.5"), trace=CAPTURE)
     await world.capture("acme", Event(NOW, type="other", value="9"), Event(NOW, value="3.5"))
@@ -57,10 +57,10 @@ async def test_a_line_leads_down_to_its_events(world: World, api: Api) -> None:
 
 
 @pytest.mark.parametrize(("page_size", "limit"), [(1, 1_000), (3, 2), (0, 5), (1_000, 1)])
-async def test_every_event_comes_once_whatever_the_pages_are(
+async def test_each_event_is_listed_once_for_any_page_size(
     world: World, api: Api, page_size: int, limit: int
 ) -> None:
-    """Batches that reach over hours, days and pages; pages of the other services of any length."""
+    """Batches span hours, days and pages; the other services limit their pages to `limit`."""
     await world.tenant()
     for batch in range(4):
         await world.capture(
@@ -78,8 +78,8 @@ async def test_every_event_comes_once_whatever_the_pages_are(
     )
 
 
-async def test_a_batch_whose_events_are_gone_is_still_named(world: World, api: Api) -> None:
-    """Raw events have a retention; what was made of them outlives it."""
+async def test_batch_of_expired_events_is_still_listed(world: World, api: Api) -> None:
+    """Raw events expire; the batches and lines calculated from them do not."""
     await world.tenant()
     await world.use("acme", "5")
     line = (await api.publish("acme")).invoice.lines[0]
@@ -95,7 +95,7 @@ def _request(line_id: str) -> invoices_pb2.ExplainInvoiceLineRequest:
     return invoices_pb2.ExplainInvoiceLineRequest(tenant_id="acme", line_id=line_id)
 
 
-async def test_an_event_leads_up_to_its_lines(world: World, api: Api) -> None:
+async def test_event_is_explained_by_its_lines(world: World, api: Api) -> None:
     await world.tenant(prices=[Priced("calls", PER_UNIT), Priced("from_berlin", PER_UNIT)])
     world.mesh.meters["from_berlin"].filter["city"] = "Berlin"
     world.mesh.add_meter("unpriced", aggregation=types_pb2.AGGREGATION_COUNT, quantity="")
@@ -129,7 +129,7 @@ async def test_an_event_leads_up_to_its_lines(world: World, api: Api) -> None:
     assert {use.meter for use in (await _explain_event(api, paris.event_id)).uses} == {"calls", "unpriced"}
 
 
-async def test_a_new_meter_is_known_at_once(world: World, api: Api) -> None:
+async def test_explained_event_lists_new_meter_immediately(world: World, api: Api) -> None:
     await world.tenant()
     await world.use("acme", "1")
     (first,) = world.mesh.tenants["acme"].events
@@ -146,7 +146,7 @@ async def _explain_event(api: Api, event_id: str) -> invoices_pb2.ExplainEventRe
 
 
 @pytest.mark.req("T4.1")
-async def test_what_is_not_there_or_anothers_is_not_found(world: World, api: Api) -> None:
+async def test_unknown_objects_and_those_of_other_tenants_are_not_found(world: World, api: Api) -> None:
     await world.tenant()
     await world.tenant("other", number=2)
     await world.use("other", "5")

@@ -1,4 +1,4 @@
-"""Periods before a tenant's first billed day are never billed; the one that it lies in is, as a whole."""
+"""Periods before a tenant's first billed day are never billed; the period of that day is billed whole."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOT_YET = (grpc.StatusCode.FAILED_PRECONDITION, "NOT_BILLED_YET")
 
 
 @pytest.mark.req("S1", "S9")
-async def test_a_period_of_the_past_is_not_billed(world: World, api: Api) -> None:
+async def test_period_before_first_billed_day_is_not_billed(world: World, api: Api) -> None:
     acme = await world.tenant(billed_from="2026-03-15")
     await world.capture("acme", Event(datetime(2020, 6, 5, tzinfo=UTC), value="5000"))
     await world.use("acme", "7", datetime(2026, 3, 2, tzinfo=UTC))
@@ -30,7 +30,7 @@ async def test_a_period_of_the_past_is_not_billed(world: World, api: Api) -> Non
         assert await refusal(api.preview("acme", at)) == NOT_YET
     assert (await api.publish("acme")).invoice.total == "0.07"
     assert world.at_provider(acme) == 7
-    # It is too late to be billed, and no gap, as long as the first billed day says so.
+    # Late usage before the first billed day is no gap, until an earlier first day is set.
     assert await gaps_of(api) == []
     account = (1, acme.customer, acme.subscription)
     await world.announce("acme", *account, version=2, billed_from="2020-06-30")
@@ -41,7 +41,7 @@ async def test_a_period_of_the_past_is_not_billed(world: World, api: Api) -> Non
 
 @pytest.mark.req("S1", "S9")
 @pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York", "America/Havana"])
-async def test_the_first_billed_day_is_one_of_the_tenants_zone(world: World, api: Api, zone: str) -> None:
+async def test_first_billed_day_is_in_tenant_time_zone(world: World, api: Api, zone: str) -> None:
     start = datetime(2026, 3, 1, tzinfo=ZoneInfo(zone))
     await world.tenant(zone=zone, start=start, billed_from="2026-03-01")
     assert (await api.preview("acme", start)).lines
@@ -49,13 +49,13 @@ async def test_the_first_billed_day_is_one_of_the_tenants_zone(world: World, api
 
 
 @pytest.mark.req("S1", "S5", "S9")
-async def test_closing_leaves_out_what_is_not_billed_yet(world: World, start: StartPublisher) -> None:
+async def test_closing_skips_periods_before_first_billed_day(world: World, start: StartPublisher) -> None:
     world.clock.advance(APRIL_NY - timedelta(minutes=30) - world.now())
     closer = await start(close_check_seconds=0.05)
     here: dict[str, Any] = {"zone": "America/New_York", "start": MARCH_NY, "now": world.now()}
     late = await world.tenant("late", number=2, billed_from="2026-04-01", **here)
     await world.use("late", "3", MARCH_NY)
-    # Announced after the other, and closed: so there were looks.
+    # Announced after the other tenant, and closed: so closing has run since.
     await world.tenant("acme", billed_from="2026-03-31", **here)
     await world.use("acme", "2", MARCH_NY)
     assert await closed(closer, "acme") == "0.02"

@@ -1,4 +1,4 @@
-"""Money is never computed from stale usage: what aggregate knows is asked for."""
+"""Amounts are never computed from stale usage: the publisher asks aggregate for the current usage."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CALL = [Event(NOW, value="5")]
 
 
 def retry_after(error: aio.AioRpcError) -> float:
-    """The seconds of its RetryInfo. Fails when it has none."""
+    """The seconds of the error's RetryInfo. Fails when it has none."""
     status = rpc_status.from_call(error)  # type: ignore[arg-type]
     for detail in status.details if status else ():
         found = error_details_pb2.RetryInfo()
@@ -41,7 +41,7 @@ def retry_after(error: aio.AioRpcError) -> float:
 
 
 async def steady_traffic(world: World, api: Api) -> list[str]:
-    """Publishes five times while usage goes on and no announcement comes; answers the totals."""
+    """Publishes five times while usage grows and no announcement arrives; returns the totals."""
     totals = []
     for _ in range(5):
         world.mesh.capture("acme", CALL)
@@ -50,24 +50,24 @@ async def steady_traffic(world: World, api: Api) -> list[str]:
 
 
 @pytest.mark.req("S4", "S9")
-async def test_publishing_keeps_up_with_steady_traffic(world: World, api: Api) -> None:
+async def test_publishing_includes_unannounced_usage(world: World, api: Api) -> None:
     acme = await world.tenant()
     assert await steady_traffic(world, api) == ["0.05", "0.10", "0.15", "0.20", "0.25"]
     assert world.at_provider(acme) == 25
 
 
-async def test_publishing_that_waits_to_be_told_does_not(
+async def test_publishing_that_waits_for_announcements_is_detected(
     world: World, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The planted bug: the replica is waited for instead of being brought up to date."""
+    """The planted bug: publishing waits for the replica instead of bringing it up to date."""
     await world.tenant()
-    monkeypatch.setattr(Refreshing, "refresh", waits_to_be_told)
+    monkeypatch.setattr(Refreshing, "refresh", wait_for_announcement)
     with pytest.raises(aio.AioRpcError) as failure:
         await steady_traffic(world, api)
     assert failure.value.code() == grpc.StatusCode.ABORTED
 
 
-async def waits_to_be_told(
+async def wait_for_announcement(
     self: Refreshing, tenant: Tenant, period: Period, rules: Sequence[Rule]
 ) -> Set[str]:
     pulled = await self._freshness.pull(tenant, period, rules)
@@ -79,8 +79,8 @@ async def waits_to_be_told(
     return pulled.unknown
 
 
-async def test_what_was_asked_for_is_what_is_announced_later(world: World, api: Api) -> None:
-    """The message of the same revision changes nothing but the trace, which only it has."""
+async def test_fetched_usage_equals_usage_announced_later(world: World, api: Api) -> None:
+    """The announcement of the same revision adds only the trace, which a fetched window lacks."""
     acme = await world.tenant()
     trace = ("12" * 16, "34" * 8)
     fact = world.mesh.capture("acme", CALL)
@@ -92,7 +92,7 @@ async def test_what_was_asked_for_is_what_is_announced_later(world: World, api: 
     assert await api.publish("acme") == first
     assert world.sends(acme) == 1
     assert len(world.rows("SELECT FROM calculations")) == 1
-    # An announcement from before what was asked for takes nothing back.
+    # An announcement older than the fetched usage changes nothing.
     world.mesh.capture("acme", CALL)
     assert (await api.publish("acme")).invoice.total == "0.10"
     await world.deliver("usage.window", fact)
@@ -101,13 +101,13 @@ async def test_what_was_asked_for_is_what_is_announced_later(world: World, api: 
 
 
 @pytest.mark.req("T3.5")
-async def test_reconciling_compares_usage_that_was_not_announced(world: World, api: Api) -> None:
+async def test_reconcile_compares_unannounced_usage(world: World, api: Api) -> None:
     acme = await world.tenant()
     world.mesh.capture("acme", CALL)
     await api.publish("acme")
     world.mesh.capture("acme", CALL)
     assert await compared(api) == [("10", "5", "5", False)]
-    # What it learnt is kept, and noted once it is too late.
+    # The fetched usage is stored, and becomes a gap when it is late.
     assert world.rows("SELECT value FROM usage") == [(Decimal(10),)]
     world.end_month(acme)
     assert (await api.reconcile("acme")).invoice.state == FINALIZED
@@ -115,29 +115,29 @@ async def test_reconciling_compares_usage_that_was_not_announced(world: World, a
 
 
 @pytest.mark.req("T3.5")
-async def test_reconciling_by_an_old_replica_is_caught(
+async def test_reconcile_with_stale_replica_is_detected(
     world: World, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The planted bug: what was told is compared, and everything seems to agree."""
+    """The planted bug: only announced usage is compared, and so everything seems to agree."""
 
-    async def asks_nobody(*_: object) -> Set[str]:
+    async def fetch_nothing(*_: object) -> Set[str]:
         return frozenset()
 
     await world.tenant()
     world.mesh.capture("acme", CALL)
     await api.publish("acme")
     world.mesh.capture("acme", CALL)
-    monkeypatch.setattr(Refreshing, "refresh", asks_nobody)
+    monkeypatch.setattr(Refreshing, "refresh", fetch_nothing)
     assert await compared(api) == [("5", "5", "5", True)]
 
 
 async def compared(api: Api) -> list[tuple[str, str, str, bool]]:
-    """What ReconcilePeriod answers of each meter: usage, sent, the provider's, and whether they agree."""
+    """ReconcilePeriod's answer for each meter: usage, sent, the provider's, and whether they agree."""
     meters = (await api.reconcile("acme")).meters
     return [(one.usage, one.sent, one.provider, one.agrees) for one in meters]
 
 
-async def test_a_preview_shows_usage_that_was_not_announced(world: World, api: Api) -> None:
+async def test_preview_includes_unannounced_usage(world: World, api: Api) -> None:
     await world.tenant()
     world.mesh.capture("acme", [Event(NOW, value="4200")])
     preview = await api.preview("acme")
@@ -147,7 +147,7 @@ async def test_a_preview_shows_usage_that_was_not_announced(world: World, api: A
     assert changed.invoice.total == "40.00"
 
 
-async def test_a_preview_leaves_out_a_meter_that_does_not_exist(world: World, api: Api) -> None:
+async def test_preview_leaves_out_unknown_meter(world: World, api: Api) -> None:
     await world.tenant()
     await api.put("plan-acme", Priced("misspelt", PER_UNIT), "other_event")
     del world.mesh.meters["misspelt"]
@@ -160,7 +160,9 @@ async def test_a_preview_leaves_out_a_meter_that_does_not_exist(world: World, ap
     assert failure.value.code() == grpc.StatusCode.FAILED_PRECONDITION
 
 
-async def test_without_aggregate_there_is_no_amount(world: World, start: StartPublisher) -> None:
+async def test_amounts_are_refused_while_aggregate_is_unavailable(
+    world: World, start: StartPublisher
+) -> None:
     alone = await start(aggregate_address="127.0.0.1:1")
     await world.tenant()
     await world.use("acme", "10")
@@ -171,7 +173,7 @@ async def test_without_aggregate_there_is_no_amount(world: World, start: StartPu
     assert world.rows("SELECT FROM invoices") == []
 
 
-async def test_usage_that_is_being_rebuilt_is_waited_for(world: World, start: StartPublisher) -> None:
+async def test_publishing_waits_for_usage_under_rebuild(world: World, start: StartPublisher) -> None:
     patient = await start(freshness_wait_seconds=30.0)
     acme = await world.tenant()
     world.mesh.capture("acme", CALL)
@@ -185,7 +187,7 @@ async def test_usage_that_is_being_rebuilt_is_waited_for(world: World, start: St
     assert world.at_provider(acme) == 5
 
 
-async def test_a_rebuild_that_lasts_says_when_to_come_back(world: World, api: Api) -> None:
+async def test_long_rebuild_is_answered_with_retry_delay(world: World, api: Api) -> None:
     acme = await world.tenant()
     world.mesh.capture("acme", CALL)
     world.mesh.rebuilding.add(("acme", "calls"))
@@ -197,8 +199,8 @@ async def test_a_rebuild_that_lasts_says_when_to_come_back(world: World, api: Ap
     assert world.sends(acme) == 0
 
 
-async def test_a_month_that_lost_all_its_events_is_rated_at_nothing(world: World, api: Api) -> None:
-    """Its window stays, with a greater revision and no events."""
+async def test_month_without_remaining_events_is_rated_at_zero(world: World, api: Api) -> None:
+    """The window of the month remains, with a higher revision and no events."""
     acme = await world.tenant()
     world.mesh.capture("acme", CALL)
     assert (await api.publish("acme")).invoice.total == "0.05"
@@ -207,7 +209,7 @@ async def test_a_month_that_lost_all_its_events_is_rated_at_nothing(world: World
     assert world.at_provider(acme) == 0
 
 
-async def test_the_start_of_a_month_is_the_same_for_both_services(world: World, api: Api) -> None:
+async def test_month_starts_agree_between_aggregate_and_publisher(world: World, api: Api) -> None:
     await world.tenant(zone="America/New_York")
     world.mesh.capture("acme", CALL)
     invoice = (await api.publish("acme")).invoice

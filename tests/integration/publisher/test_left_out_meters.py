@@ -1,4 +1,4 @@
-"""A preview names the meters that it leaves out, and why; an explained event says why no line bills it."""
+"""A preview lists the meters that it leaves out with reasons; an explained event has the reason too."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def left_out(api: Api, **deltas: str) -> list[Found]:
     return short((await api.preview_with("acme", deltas)).left_out)
 
 
-async def some_of_each(world: World, api: Api) -> None:
+async def plan_with_each_gap_reason(world: World, api: Api) -> None:
     """acme used 4 of every meter that exists, and its plan can bill one of them."""
     await world.tenant(prices=[Priced("calls", PER_UNIT)])
     middle = timestamp(START + timedelta(days=5))
@@ -54,18 +54,18 @@ EXPECTED = [
 ]
 
 
-async def test_a_preview_names_what_it_leaves_out_for_each_reason(world: World, api: Api) -> None:
-    await some_of_each(world, api)
+async def test_preview_lists_left_out_meters_with_reasons(world: World, api: Api) -> None:
+    await plan_with_each_gap_reason(world, api)
     preview = await api.preview_with("acme", {})
     assert [line.meter for line in preview.invoice.lines] == ["calls"]
     assert sorted(short(preview.left_out)) == EXPECTED
-    # The same as the gaps that publishing notes.
+    # Publishing records the same gaps.
     await api.publish("acme")
     assert sorted((meter, reason, quantity) for _, meter, reason, quantity in await gaps_of(api)) == EXPECTED
 
 
-async def test_changes_count_for_what_is_left_out(world: World, api: Api) -> None:
-    await some_of_each(world, api)
+async def test_usage_changes_apply_to_left_out_meters(world: World, api: Api) -> None:
+    await plan_with_each_gap_reason(world, api)
     found = await left_out(api, euro="6", information="-4", calls="1")
     assert sorted(found) == [
         ("cals", "METER_UNKNOWN", ""),
@@ -74,9 +74,7 @@ async def test_changes_count_for_what_is_left_out(world: World, api: Api) -> Non
     ]
 
 
-async def test_nothing_is_left_out_of_a_whole_invoice_and_a_final_one_says_what_is(
-    world: World, api: Api
-) -> None:
+async def test_only_incomplete_previews_list_left_out_meters(world: World, api: Api) -> None:
     acme = await world.tenant()
     await world.use("acme", "4")
     assert await left_out(api) == []
@@ -88,8 +86,8 @@ async def test_nothing_is_left_out_of_a_whole_invoice_and_a_final_one_says_what_
     assert await left_out(api) == [("information", "METER_NOT_PRICED", "5")]
 
 
-async def test_an_explained_event_says_why_no_line_bills_it(world: World, api: Api) -> None:
-    await some_of_each(world, api)
+async def test_explained_event_has_reason_for_missing_line(world: World, api: Api) -> None:
+    await plan_with_each_gap_reason(world, api)
     assert await explained(world, api) == [
         ("calls", False, "UNSPECIFIED"),
         ("euro", False, "UNSPECIFIED"),
@@ -106,17 +104,17 @@ async def test_an_explained_event_says_why_no_line_bills_it(world: World, api: A
 
 
 async def explained(world: World, api: Api) -> list[tuple[str, bool, str]]:
-    """Of acme's event: each meter, whether a line bills it, and the reason."""
+    """For acme's only event: each meter, whether a line bills it, and the gap reason."""
     (event,) = world.mesh.tenants["acme"].events
     request = invoices_pb2.ExplainEventRequest(tenant_id="acme", event_id=event.event_id)
     uses = (await api.invoices.ExplainEvent(request)).uses
     return [(use.meter, bool(use.line.line_id), reason_name(use.gap_reason)) for use in uses]
 
 
-async def test_a_preview_that_forgets_meters_without_a_price_is_caught(
+async def test_preview_that_omits_unpriced_meters_is_detected(
     world: World, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The planted bug: only the plan's own meters are looked at."""
-    await some_of_each(world, api)
+    """The planted bug: the preview considers only meters with a price in the plan."""
+    await plan_with_each_gap_reason(world, api)
     monkeypatch.setattr(rating_service, "unpriced", lambda *_: [])
     assert sorted(await left_out(api)) == EXPECTED[:2]

@@ -1,4 +1,4 @@
-"""Traces: opening the trace of a captured call shows its invoice, and the invoice links back."""
+"""Traces: the trace of a capture call contains a span of its invoice, and the invoice links back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def capture_of(number: int, *, sampled: bool = True) -> types_pb2.TraceContext:
 
 
 async def invoice_span(spans: InMemorySpanExporter) -> ReadableSpan:
-    """The span of the invoice, which ends after those that it put into other traces."""
+    """Waits for the span of the invoice, which ends after the spans that it adds to other traces."""
     return (await eventually(lambda: _named(spans, "invoice")))[0]
 
 
@@ -36,7 +36,7 @@ def _trace(span: ReadableSpan) -> int:
     return int(span.context.trace_id)
 
 
-async def test_a_rated_window_shows_in_the_traces_that_captured_it(
+async def test_rated_window_appears_in_its_capture_traces(
     world: World, api: Api, spans: InMemorySpanExporter
 ) -> None:
     await world.tenant()
@@ -60,7 +60,7 @@ async def test_a_rated_window_shows_in_the_traces_that_captured_it(
     assert sorted(link.context.trace_id for link in summary.links) == [1, 2]
 
 
-async def test_rating_again_marks_only_what_is_new(
+async def test_second_rating_marks_only_new_traces(
     world: World, api: Api, spans: InMemorySpanExporter
 ) -> None:
     await world.tenant()
@@ -73,7 +73,7 @@ async def test_rating_again_marks_only_what_is_new(
     assert sorted(_trace(mark) for mark in _named(spans, "invoice calls")) == [1, 2]
 
 
-async def test_only_the_newest_batches_are_marked(
+async def test_only_newest_batches_are_marked_in_traces(
     world: World, api: Api, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lineage, "MAX_LINKS", 3)
@@ -87,7 +87,7 @@ async def test_only_the_newest_batches_are_marked(
     assert len(_named(spans, "invoice calls")) == 3
 
 
-async def test_services_that_do_not_answer_cost_the_rating_nothing(
+async def test_failed_lineage_does_not_affect_rating(
     world: World, api: Api, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: object) -> None:

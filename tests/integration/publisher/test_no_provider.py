@@ -1,4 +1,4 @@
-"""Without a billing provider usage is counted, rated and explained; with one later, it is invoiced once."""
+"""Without a provider usage is rated and explained; once a provider is configured, it is invoiced once."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ Start = Callable[..., AbstractAsyncContextManager[Api]]
 
 
 @pytest.fixture
-def publisher(surroundings: World) -> Start:
-    """Runs a publisher, without a key of a provider unless `keyed`; it stops with the block."""
+def publisher(idle_world: World) -> Start:
+    """Runs a publisher until the block ends; it has a provider's API key only with `keyed`."""
 
     @asynccontextmanager
     async def run(*, keyed: bool = False, **more: object) -> AsyncIterator[Api]:
-        given = settings(surroundings, **(more if keyed else more | {"stripe_api_key": None}))
-        async with running(Publisher(given, surroundings.clock)) as channel:
+        given = settings(idle_world, **(more if keyed else more | {"stripe_api_key": None}))
+        async with running(Publisher(given, idle_world.clock)) as channel:
             health: Any = health_pb2_grpc.HealthStub(channel)
             answer = await health.Check(health_pb2.HealthCheckRequest())
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
-            surroundings.api = Api(channel, surroundings.mesh)
-            yield surroundings.api
+            idle_world.api = Api(channel, idle_world.mesh)
+            yield idle_world.api
 
     return run
 
 
 async def refused(api: Api, world: World) -> None:
-    """Whatever needs a provider says that there is none, and how to set one."""
+    """Asserts that calls which need a provider fail with NO_BILLING_PROVIDER and name the setting."""
     rows = world.rows("SELECT count(*) FROM publications")
     expected = (grpc.StatusCode.FAILED_PRECONDITION, "NO_BILLING_PROVIDER")
     for ask in (api.publish, api.reconcile):
@@ -60,7 +60,7 @@ async def refused(api: Api, world: World) -> None:
 
 
 async def used(world: World) -> Billed:
-    """A tenant of the provider that used 30, in the last hour of the month."""
+    """Adds a tenant with a usage of 30, and moves the time to the last half hour of the month."""
     world.clock.advance(LATE - world.now())
     acme = await world.tenant(now=LATE)
     await world.capture("acme", Event(NOW, value="10"), Event(NOW, value="20"))
@@ -71,10 +71,10 @@ HELD = [("acme", "", "NO_BILLING_PROVIDER", "")]
 
 
 @pytest.mark.req("S6")
-async def test_usage_is_rated_and_explained_without_a_provider_and_invoiced_once_with_one(
-    surroundings: World, publisher: Start
+async def test_usage_held_without_provider_is_invoiced_once_provider_is_configured(
+    idle_world: World, publisher: Start
 ) -> None:
-    world = surroundings
+    world = idle_world
     async with publisher(close_check_seconds=0.05, settle_seconds=0.05) as api:
         acme = await used(world)
         assert (await api.preview("acme")).total == "0.30"
@@ -84,7 +84,7 @@ async def test_usage_is_rated_and_explained_without_a_provider_and_invoiced_once
         )
         assert [(use.meter, use.invoice_id) for use in explained.uses] == [("calls", "")]
         await refused(api, world)
-        # What is due is held, which is a state to be seen and no alert.
+        # Due periods are held, which is visible as a gap but raises no alert.
         await eventually(lambda: gaps_of(api), until=lambda found: found == HELD)
         await eventually(lambda: counted("no_billing_provider") == 1)
         assert "METERLINE_STRIPE_API_KEY" in (await listed(api))[0].detail
@@ -102,11 +102,9 @@ async def test_usage_is_rated_and_explained_without_a_provider_and_invoiced_once
         assert world.sends(acme) == 1
 
 
-async def test_periods_that_were_held_for_long_are_sent_by_the_next_close(
-    surroundings: World, publisher: Start
-) -> None:
-    """One that was due without a provider, and one of which usage came when its time for closing was over."""
-    world = surroundings
+async def test_long_held_periods_are_sent_by_next_close(idle_world: World, publisher: Start) -> None:
+    """One period was due without a provider; the other got usage after its closing time."""
+    world = idle_world
     async with publisher(close_check_seconds=0.05) as api:
         acme = await used(world)
         await eventually(lambda: gaps_of(api), until=lambda found: found == HELD)
@@ -121,11 +119,11 @@ async def test_periods_that_were_held_for_long_are_sent_by_the_next_close(
         assert world.sends(acme) == 2
 
 
-async def test_a_close_that_forgets_what_was_held_is_caught(
-    surroundings: World, publisher: Start, monkeypatch: pytest.MonkeyPatch
+async def test_close_that_skips_held_periods_is_detected(
+    idle_world: World, publisher: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The planted bug: only what is due by the clock is closed."""
-    world = surroundings
+    """The planted bug: closing considers only periods that are due now, and no held periods."""
+    world = idle_world
     async with publisher(close_check_seconds=0.05) as api:
         await used(world)
         await eventually(lambda: gaps_of(api), until=lambda found: found == HELD)
@@ -135,7 +133,7 @@ async def test_a_close_that_forgets_what_was_held_is_caught(
 
     monkeypatch.setattr(Closing, "_close_held", nothing)
     async with publisher(keyed=True, close_check_seconds=0.05) as api:
-        # A tenant of a later month is closed, so there were looks.
+        # A tenant is closed in a later month, which proves that closing has run.
         await world.tenant("later", number=2, start=datetime(2026, 4, 1, tzinfo=UTC), now=world.now())
         world.clock.advance(datetime(2026, 4, 30, 23, 30, tzinfo=UTC) - world.now())
         await world.use("later", "1", datetime(2026, 4, 20, tzinfo=UTC))
@@ -143,10 +141,10 @@ async def test_a_close_that_forgets_what_was_held_is_caught(
         assert await gaps_of(api) == HELD
 
 
-async def test_what_was_calculated_stays_and_waits_when_the_key_is_taken_away(
-    surroundings: World, publisher: Start
+async def test_calculations_remain_and_usage_is_held_after_key_removal(
+    idle_world: World, publisher: Start
 ) -> None:
-    world = surroundings
+    world = idle_world
     async with publisher(keyed=True) as api:
         acme = await used(world)
         published = (await api.publish("acme")).invoice
@@ -159,7 +157,7 @@ async def test_what_was_calculated_stays_and_waits_when_the_key_is_taken_away(
         assert len((await api.invoices.ExplainInvoiceLine(line)).batches) == 2
         assert (await api.preview("acme")).total == "0.35"
         await refused(api, world)
-        # The provider's invoice becomes final while nobody asks it.
+        # The provider's invoice becomes final while no publisher has a key to query it.
         world.end_month(acme)
         assert (await api.invoice_list("acme"))[0].state == PUBLISHED
     async with publisher(keyed=True, close_check_seconds=0.05) as api:
@@ -169,11 +167,11 @@ async def test_what_was_calculated_stays_and_waits_when_the_key_is_taken_away(
         assert world.at_provider(acme) == 30
 
 
-async def test_whoever_cannot_be_billed_either_way_is_no_alert_without_a_provider(
-    surroundings: World, publisher: Start
+async def test_unbillable_tenants_raise_no_alert_without_provider(
+    idle_world: World, publisher: Start
 ) -> None:
-    """No plan, no customer, and no usage: what is missing is told once there is a provider."""
-    world = surroundings
+    """Tenants without plan, customer or usage: the missing parts are reported once a provider is set."""
+    world = idle_world
     world.clock.advance(LATE - world.now())
     async with publisher(close_check_seconds=0.05) as api:
         await api.put("good", Priced("calls", PER_UNIT))
@@ -192,5 +190,5 @@ async def test_whoever_cannot_be_billed_either_way_is_no_alert_without_a_provide
         (metric,) = metrics.BILLING_GAPS.collect()
         assert sum(sample.value for sample in metric.samples) == 2
     async with publisher(keyed=True, close_check_seconds=0.05) as api:
-        told = [("customerless", "", "NO_CUSTOMER", ""), ("planless", "", "NO_PLAN", "")]
-        await eventually(lambda: gaps_of(api), until=lambda found: found == told)
+        missing = [("customerless", "", "NO_CUSTOMER", ""), ("planless", "", "NO_PLAN", "")]
+        await eventually(lambda: gaps_of(api), until=lambda found: found == missing)

@@ -1,4 +1,4 @@
-"""What a period costs follows from catalogue, plans and usage, and not from who asked for it when."""
+"""A period's amount depends on catalogue, plans and usage, and not on earlier publish or preview calls."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FEBRUARY, MID_MARCH = START - timedelta(days=20), START + timedelta(days=10)
 
 
 @pytest.mark.parametrize("effective", [START, FEBRUARY])
-async def test_a_version_put_later_prices_the_open_period(
+async def test_later_price_version_applies_to_open_period(
     world: World, api: Api, effective: datetime
 ) -> None:
     await world.tenant()
@@ -54,7 +54,7 @@ async def test_a_version_put_later_prices_the_open_period(
     assert invoice.lines[0].price_digest != acme_event.price_digest
 
 
-async def test_a_version_within_the_period_prices_the_next(world: World, api: Api) -> None:
+async def test_version_effective_within_a_period_applies_to_the_next(world: World, api: Api) -> None:
     await world.tenant()
     await world.use("acme", "10")
     dear = Priced("calls", DEAR)
@@ -63,7 +63,7 @@ async def test_a_version_within_the_period_prices_the_next(world: World, api: Ap
     assert (await api.preview("acme", NOW + timedelta(days=30))).lines[0].price_version == 2
 
 
-async def test_a_meter_priced_after_the_first_rating_is_billed(world: World, api: Api) -> None:
+async def test_meter_priced_after_first_rating_is_billed(world: World, api: Api) -> None:
     acme = await world.tenant(prices=[Priced("calls", PER_UNIT)])
     world.mesh.add_meter("more")
     await world.use("acme", "10")
@@ -77,8 +77,8 @@ async def test_a_meter_priced_after_the_first_rating_is_billed(world: World, api
     assert (world.at_provider(acme), world.at_provider(acme, "more")) == (10, 10)
 
 
-async def test_another_plan_at_the_periods_start_moves_what_was_sent(world: World, api: Api) -> None:
-    """What is at the provider under the old name goes back to nothing; under the new one it is all there."""
+async def test_plan_change_at_period_start_moves_sent_usage(world: World, api: Api) -> None:
+    """Usage under the old event name is reversed to zero; all of it is sent under the new name."""
     acme = await world.tenant(prices=[Priced("calls", PER_UNIT), Priced("only-old", PER_UNIT)])
     await world.use("acme", "10")
     await api.publish("acme")
@@ -101,11 +101,11 @@ async def test_another_plan_at_the_periods_start_moves_what_was_sent(world: Worl
         ("calls", "10", "10", True),
         ("only-old", "0", "0", True),
     ]
-    # What was calculated by the old plan stays on record.
+    # Calculations with the old plan stay on record.
     assert len(world.rows("SELECT FROM calculations")) == 3
 
 
-async def test_a_plan_of_later_prices_later_periods(world: World, api: Api) -> None:
+async def test_later_plan_change_applies_to_later_periods(world: World, api: Api) -> None:
     acme = await world.tenant()
     await world.use("acme", "10")
     await api.put("plan-other", Priced("calls", DEAR))
@@ -118,7 +118,7 @@ async def test_a_plan_of_later_prices_later_periods(world: World, api: Api) -> N
     assert april.invoice.total == "0.70"
 
 
-async def test_what_is_final_stays_whatever_comes(world: World, api: Api) -> None:
+async def test_final_invoice_does_not_change(world: World, api: Api) -> None:
     acme = await world.tenant()
     await world.use("acme", "10")
     final = (await api.publish("acme")).invoice
@@ -136,7 +136,7 @@ async def test_what_is_final_stays_whatever_comes(world: World, api: Api) -> Non
     await api.put("plan-acme", Priced("new", DEAR), effective_from=None, effective_date="2026-03-02")
     after = timestamp(START + timedelta(microseconds=1))
     await api.put("plan-acme", Priced("calls", DEAR), version=2, effective_from=after)
-    # The same version again is the same; of another plan nothing is final.
+    # The same version may be put again, and another plan has no final invoice.
     await api.put("plan-acme", Priced("calls", DEAR), version=2, effective_from=after)
     await api.put("plan-other", Priced("calls", DEAR), effective_from=timestamp(FEBRUARY))
     await world.announce("acme", 1, acme.customer, acme.subscription, version=2, plan="plan-other")
@@ -149,7 +149,7 @@ async def test_what_is_final_stays_whatever_comes(world: World, api: Api) -> Non
 
 
 @pytest.mark.parametrize("order", list(permutations([1, 2, 3])))
-async def test_plans_may_be_heard_of_in_any_order(world: World, api: Api, order: tuple[int, ...]) -> None:
+async def test_plan_changes_may_arrive_in_any_order(world: World, api: Api, order: tuple[int, ...]) -> None:
     for plan, unit in (("a", "1"), ("b", "2"), ("c", "3")):
         await api.put(plan, Priced("calls", PER_UNIT | {"unit": unit}))
     world.mesh.add_tenant("acme", 1, "UTC")
@@ -163,12 +163,12 @@ async def test_plans_may_be_heard_of_in_any_order(world: World, api: Api, order:
         (await api.preview_with("acme", units, at)).invoice.total
         for at in (FEBRUARY - timedelta(days=30), FEBRUARY, NOW, NOW + timedelta(days=30))
     ]
-    # In February there was none at the start, and the first one counts, as before it.
+    # The tenant had no plan at the start of February: its first plan applies, as it does to earlier months.
     assert totals == ["1.00", "1.00", "2.00", "3.00"]
 
 
-async def test_a_plan_from_before_the_history_counts_from_ever(world: World, api: Api) -> None:
-    """As the migration leaves it; a replay of all facts takes nothing back."""
+async def test_plan_without_start_applies_to_all_earlier_periods(world: World, api: Api) -> None:
+    """The migration stores such a plan; a replay of all earlier messages does not change it."""
     for plan, unit in (("a", "1"), ("b", "2"), ("c", "3")):
         await api.put(plan, Priced("calls", PER_UNIT | {"unit": unit}))
     world.mesh.add_tenant("acme", 1, "UTC")
@@ -183,7 +183,7 @@ async def test_a_plan_from_before_the_history_counts_from_ever(world: World, api
     assert totals == ["2.00", "2.00", "2.00", "3.00"]
 
 
-async def test_a_tenant_without_a_plan_is_not_billed(world: World, api: Api) -> None:
+async def test_tenant_without_plan_is_not_billed(world: World, api: Api) -> None:
     world.mesh.add_tenant("acme", 1, "UTC")
     await world.announce("acme", 1, "cus_1", plan="")
     with pytest.raises(aio.AioRpcError, match="has never had a plan") as failure:
@@ -237,7 +237,7 @@ BASE: tuple[Step, ...] = (
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[Step]:
-    """A tenant's plans, versions of two plans, and usage, in an order that is possible."""
+    """A tenant's plans, versions of two plans, and usage, in a valid order."""
     steps: list[Step] = list(BASE)
     plans = draw(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(INSTANTS)), max_size=3))
     steps += [Plan(number + 2, plan, at) for number, (plan, at) in enumerate(plans)]
@@ -249,7 +249,7 @@ def histories(draw: st.DrawFn) -> list[Step]:
         ]
     steps += [Use(value) for value in draw(st.lists(st.sampled_from(["2", "-1"]), max_size=2))]
     steps = draw(st.permutations(steps))
-    # The catalogue takes versions in their order only.
+    # The catalogue accepts versions only in their order.
     rank = iter(sorted((one for one in steps if isinstance(one, Version)), key=lambda one: one.version))
     return [next(rank) if isinstance(one, Version) else one for one in steps]
 
@@ -258,7 +258,7 @@ numbers = count(10)
 
 
 class History:
-    """Runs steps for a tenant and plans of its own, and answers what the month comes to."""
+    """Runs steps for its own tenant and plans, and returns the totals of the month."""
 
     def __init__(self, world: World, api: Api, billing: FakeBilling) -> None:
         self.world, self.api, self.billing = world, api, billing
@@ -303,13 +303,13 @@ class History:
             case Use():
                 self.world.mesh.capture(self.slug, [Event(NOW, value=step.value)])
             case Call():
-                # Before there is a plan or a price, nothing can be billed.
+                # These calls fail before the tenant has a plan and a price.
                 with suppress(aio.AioRpcError):
                     await getattr(self.api, step.name)(self.slug)
 
 
 def with_calls(steps: Sequence[Step], seed: int) -> list[Step]:
-    """Somebody publishes or looks before, between and after the steps."""
+    """The steps with random publish and preview calls after each of them."""
     draw = random.Random(seed)
     found: list[Step] = []
     for step in steps:
@@ -321,12 +321,12 @@ Billed = tuple[Api, FakeBilling]
 
 
 @pytest.fixture
-async def billed(surroundings: World, start: StartPublisher) -> Billed:
+async def billed(idle_world: World, start: StartPublisher) -> Billed:
     """One replica for all examples of a test, with a provider in memory."""
-    billing = FakeBilling(surroundings.now)
+    billing = FakeBilling(idle_world.now)
     api = await start(billing, send_backoff_seconds=0.01)
     for meter in ("calls", "more"):
-        surroundings.mesh.add_meter(meter)
+        idle_world.mesh.add_meter(meter)
     return api, billing
 
 
@@ -337,24 +337,24 @@ async def billed(surroundings: World, start: StartPublisher) -> Billed:
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(steps=histories(), seed=st.integers(0, 999))
-async def test_calls_in_between_change_no_amount(
-    surroundings: World, billed: Billed, steps: list[Step], seed: int
+async def test_interleaved_calls_do_not_change_amounts(
+    idle_world: World, billed: Billed, steps: list[Step], seed: int
 ) -> None:
-    quiet = await History(surroundings, *billed).run(steps)
-    busy = await History(surroundings, *billed).run(with_calls(steps, seed))
+    quiet = await History(idle_world, *billed).run(steps)
+    busy = await History(idle_world, *billed).run(with_calls(steps, seed))
     assert quiet == busy
     assert quiet[0] == quiet[1]
 
 
-async def test_a_first_rating_that_pins_prices_is_caught(
-    surroundings: World, billed: Billed, monkeypatch: pytest.MonkeyPatch
+async def test_first_rating_that_pins_prices_is_detected(
+    idle_world: World, billed: Billed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The planted bug: an invoice keeps the plan and the versions that first rated it."""
+    """The planted bug: an invoice keeps the plan and price versions of its first rating."""
     steps: list[Step] = [*BASE, Version("a", "calls", 2, "2", START)]
-    quiet = await History(surroundings, *billed).run(steps)
+    quiet = await History(idle_world, *billed).run(steps)
     for module in (publishing_service, rating_service):
         monkeypatch.setattr(module, "basis", pinned)
-    busy = await History(surroundings, *billed).run([*steps[:-1], Call("publish"), steps[-1]])
+    busy = await History(idle_world, *billed).run([*steps[:-1], Call("publish"), steps[-1]])
     assert (quiet[1], busy[1]) == ("6.00", "3.00")
 
 

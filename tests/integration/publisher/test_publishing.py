@@ -1,4 +1,4 @@
-"""Publishing: what is used reaches the provider once, whatever is repeated, late, concurrent or refused."""
+"""Publishing: the provider gets usage once, despite repeated, late, concurrent and refused calls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EVENTS = "/v1/billing/meter_events"
 
 
 @pytest.mark.req("S6", "T3.1")
-async def test_repeating_sends_nothing_again(world: World, api: Api) -> None:
+async def test_repeated_publish_sends_nothing(world: World, api: Api) -> None:
     acme = await world.tenant()
     await world.use("acme", "250")
     first = await api.publish("acme")
@@ -35,7 +35,7 @@ async def test_repeating_sends_nothing_again(world: World, api: Api) -> None:
 
 
 @pytest.mark.req("S6", "T1.6")
-async def test_many_at_once_on_two_replicas_send_once(world: World, start: StartPublisher) -> None:
+async def test_concurrent_publishes_on_two_replicas_send_once(world: World, start: StartPublisher) -> None:
     replicas = [await start(), await start()]
     acme = await world.tenant(prices=[Priced("calls", PER_UNIT), Priced("more", PER_UNIT)])
     await world.use("acme", "7")
@@ -49,7 +49,7 @@ async def test_many_at_once_on_two_replicas_send_once(world: World, start: Start
 
 
 @pytest.mark.req("S6", "S9", "T3.4")
-async def test_late_usage_and_corrections_go_as_differences(world: World, api: Api) -> None:
+async def test_late_usage_and_corrections_are_sent_as_differences(world: World, api: Api) -> None:
     acme = await world.tenant()
     for value, total, difference in [("10", "0.10", "10"), ("2.00", "0.12", "2"), ("-7", "0.05", "-7")]:
         await world.use("acme", value)
@@ -63,7 +63,7 @@ async def test_late_usage_and_corrections_go_as_differences(world: World, api: A
     assert len(world.rows("SELECT FROM calculations")) == 3
 
 
-async def test_the_lines_id_outlives_its_calculations(world: World, api: Api) -> None:
+async def test_line_keeps_its_id_when_recalculated(world: World, api: Api) -> None:
     await world.tenant()
     await world.use("acme", "1")
     before = (await api.publish("acme")).invoice
@@ -74,7 +74,7 @@ async def test_the_lines_id_outlives_its_calculations(world: World, api: Api) ->
 
 
 @pytest.mark.req("S6")
-async def test_decimals_are_sent_as_whole_numbers(world: World, api: Api) -> None:
+async def test_decimals_are_sent_as_scaled_integers(world: World, api: Api) -> None:
     acme = await world.tenant(prices=[Priced("calls", PER_UNIT, scale=3)])
     await world.use("acme", "1.234")
     await world.use("acme", "0.8")
@@ -86,7 +86,7 @@ async def test_decimals_are_sent_as_whole_numbers(world: World, api: Api) -> Non
 
 
 @pytest.mark.req("S6")
-async def test_a_value_that_cannot_be_sent_is_rejected_here_and_says_so(world: World, api: Api) -> None:
+async def test_fractional_value_is_rejected_before_sending(world: World, api: Api) -> None:
     acme = await world.tenant(prices=[Priced("calls", PER_UNIT), Priced("fine", PER_UNIT, scale=1)])
     await world.use("acme", "1.5")
     for _ in range(2):
@@ -95,13 +95,13 @@ async def test_a_value_that_cannot_be_sent_is_rejected_here_and_says_so(world: W
         assert states == {"calls": (REJECTED, "value_not_whole", "1.5"), "fine": (SENT, "", "15")}
         assert answer.invoice.state == OPEN
     await world.use("acme", "0.5")
-    mended = await api.publish("acme")
-    assert mended.invoice.state == PUBLISHED
+    resent = await api.publish("acme")
+    assert resent.invoice.state == PUBLISHED
     assert world.at_provider(acme) == 2
 
 
 @pytest.mark.req("S6", "T3.5")
-async def test_what_the_provider_rejects_surfaces_and_goes_out_once_it_can(world: World, api: Api) -> None:
+async def test_rejected_usage_is_reported_and_sent_after_correction(world: World, api: Api) -> None:
     acme = await world.tenant()
     meter = world.stripe_meter(acme).id
     world.lab.api.v1.billing.meters.deactivate(meter)
@@ -110,21 +110,21 @@ async def test_what_the_provider_rejects_surfaces_and_goes_out_once_it_can(world
     assert [(row.state, row.error_code) for row in rejected.publications] == [(REJECTED, "archived_meter")]
     assert rejected.invoice.state == OPEN
     world.lab.api.v1.billing.meters.reactivate(meter)
-    mended = await api.publish("acme")
-    assert [row.state for row in mended.publications] == [REJECTED, SENT]
-    assert mended.invoice.state == PUBLISHED
+    resent = await api.publish("acme")
+    assert [row.state for row in resent.publications] == [REJECTED, SENT]
+    assert resent.invoice.state == PUBLISHED
     assert world.at_provider(acme) == 40
 
 
 @pytest.mark.req("S6", "T1.6", "X7")
-async def test_unclear_answers_end_exact(world: World, api: Api) -> None:
-    """Fault 8: a fifth of the answers lost after the event is kept, a fifth refused, a tenth failed."""
+async def test_lost_and_failed_answers_end_in_exact_usage(world: World, api: Api) -> None:
+    """Fault 8: a fifth of the answers are lost after the event is stored, a fifth refused, a tenth fail."""
     names = [f"m{number}" for number in range(12)]
     acme = await world.tenant(prices=[Priced(name, PER_UNIT) for name in names])
     for seed, (kind, probability) in enumerate(
         [("timeout_after_accept", 0.2), ("rate_limit_429", 0.2), ("error_500", 0.1), ("error_500_saved", 0.1)]
     ):
-        world.lab.levers.add_fault(EVENTS, kind, probability=probability, seed=seed)
+        world.lab.control.add_fault(EVENTS, kind, probability=probability, seed=seed)
     total = 0
     for value in range(1, 6):
         total += value
@@ -134,15 +134,13 @@ async def test_unclear_answers_end_exact(world: World, api: Api) -> None:
     assert len(answer.publications) == 12 * 5
     assert {world.at_provider(acme, name) for name in names} == {total}
     assert world.sends(acme) == 12 * 5
-    faults = {fault["kind"]: fault["fired"] for fault in world.lab.levers.faults()}
+    faults = {fault["kind"]: fault["fired"] for fault in world.lab.control.faults()}
     assert min(faults.values()) > 0, faults
     assert answer.invoice.state == PUBLISHED
 
 
 @pytest.mark.req("S9")
-async def test_after_the_final_invoice_nothing_is_sent_and_the_difference_shows(
-    world: World, api: Api
-) -> None:
+async def test_usage_after_final_invoice_is_not_sent_but_reported(world: World, api: Api) -> None:
     acme = await world.tenant()
     await world.use("acme", "10")
     await api.publish("acme")
@@ -158,7 +156,7 @@ async def test_after_the_final_invoice_nothing_is_sent_and_the_difference_shows(
     assert answer.invoice.total == "0.10"
 
 
-async def test_a_meter_that_does_not_exist_is_not_billed_and_the_others_are(world: World, api: Api) -> None:
+async def test_unknown_meter_does_not_stop_billing_of_others(world: World, api: Api) -> None:
     acme = await world.tenant()
     await api.put("plan-acme", Priced("misspelt", GRADUATED), "other_event")
     del world.mesh.meters["misspelt"]
@@ -173,7 +171,7 @@ async def test_a_meter_that_does_not_exist_is_not_billed_and_the_others_are(worl
     assert world.sends(acme) == 1
 
 
-async def test_a_tenant_that_aggregate_has_not_heard_of_waits(world: World, api: Api) -> None:
+async def test_publish_is_aborted_for_tenant_unknown_to_aggregate(world: World, api: Api) -> None:
     acme = await world.tenant()
     known = world.mesh.tenants.pop("acme")
     with pytest.raises(aio.AioRpcError) as failure:
@@ -184,7 +182,7 @@ async def test_a_tenant_that_aggregate_has_not_heard_of_waits(world: World, api:
     assert world.sends(acme) == 0
 
 
-async def test_a_period_that_has_not_begun_at_the_provider_waits(world: World, api: Api) -> None:
+async def test_publish_of_future_period_is_refused(world: World, api: Api) -> None:
     await world.tenant(now=START + timedelta(days=1))
     with pytest.raises(aio.AioRpcError) as failure:
         await api.publish("acme", START + timedelta(days=40))
@@ -192,7 +190,7 @@ async def test_a_period_that_has_not_begun_at_the_provider_waits(world: World, a
 
 
 @pytest.mark.req("C2")
-async def test_every_calculation_is_recorded_with_all_that_it_used(world: World, api: Api) -> None:
+async def test_calculation_is_recorded_with_rules_and_inputs(world: World, api: Api) -> None:
     await world.tenant()
     await world.use("acme", "10")
     answer = await api.publish("acme")
@@ -211,18 +209,18 @@ async def test_every_calculation_is_recorded_with_all_that_it_used(world: World,
     assert version
 
 
-async def test_a_customer_does_not_change_within_a_period(world: World, api: Api) -> None:
+async def test_customer_change_within_a_period_is_refused(world: World, api: Api) -> None:
     acme = await world.tenant()
     await world.use("acme", "1")
     await api.publish("acme")
     await world.announce("acme", 1, world.lab.customer(acme.test_clock), version=2)
     await world.use("acme", "1")
-    await eventually(lambda: _publish_fails(api), until=lambda code: code != grpc.StatusCode.OK)
+    await eventually(lambda: _publish_status(api), until=lambda code: code != grpc.StatusCode.OK)
     assert world.sends(acme) == 1
 
 
-async def _publish_fails(api: Api) -> grpc.StatusCode:
-    """The tenant is remembered for a moment in one process."""
+async def _publish_status(api: Api) -> grpc.StatusCode:
+    """The status of PublishUsage, which may be OK until the tenant's cache entry expires."""
     try:
         await api.publish("acme")
     except aio.AioRpcError as error:
@@ -231,7 +229,7 @@ async def _publish_fails(api: Api) -> grpc.StatusCode:
 
 
 @pytest.mark.req("T4.1")
-async def test_tenants_do_not_mix(world: World, api: Api) -> None:
+async def test_publishing_separates_tenants(world: World, api: Api) -> None:
     acme, other = await world.tenant(), await world.tenant("other", number=2)
     await world.use("acme", "1")
     await world.use("other", "2")

@@ -1,4 +1,4 @@
-"""Refusals that callers can tell apart by a stable reason."""
+"""Refusals that callers can distinguish by a stable reason."""
 
 from __future__ import annotations
 
@@ -23,16 +23,14 @@ PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
 CALLS = Priced("calls", PER_UNIT)
 
 
-async def test_publishing_says_that_an_invoice_is_final_or_a_period_has_not_begun(
-    world: World, api: Api
-) -> None:
+async def test_publish_has_reasons_for_final_invoice_and_future_period(world: World, api: Api) -> None:
     acme = await world.tenant()
     await world.use("acme", "1")
     later: datetime = world.now() + timedelta(days=40)
     assert await refusal(api.publish("acme", later)) == (PRECONDITION, "PERIOD_NOT_BEGUN")
     await api.publish("acme")
     world.end_month(acme)
-    # As the provider says it, and then as it is known here.
+    # The first refusal comes from the provider's answer, the second from the stored state.
     for _ in range(2):
         assert await refusal(api.publish("acme")) == (PRECONDITION, "INVOICE_IS_FINAL")
 
@@ -45,7 +43,7 @@ class Forgetful(FakeBilling):
 
 
 @pytest.mark.req("T3.5")
-async def test_reconciling_says_that_the_provider_does_not_know_the_customer(
+async def test_reconcile_has_reason_for_unknown_customer(
     world: World, api: Api, start: StartPublisher
 ) -> None:
     await world.tenant()
@@ -63,6 +61,8 @@ async def test_reconciling_says_that_the_provider_does_not_know_the_customer(
         ({"version": 2}, "EFFECT_TOO_EARLY"),
     ],
 )
-async def test_a_version_that_does_not_follow_says_why(api: Api, fields: dict[str, Any], reason: str) -> None:
+async def test_invalid_next_version_is_refused_with_reason(
+    api: Api, fields: dict[str, Any], reason: str
+) -> None:
     await api.put("plan-acme", CALLS)
     assert await refusal(api.put("plan-acme", CALLS, **fields)) == (PRECONDITION, reason)

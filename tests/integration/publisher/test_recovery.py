@@ -1,5 +1,5 @@
-"""Recovery: processes that die between any two steps, and answers that stay out for longer than the
-provider remembers an identifier. Each has a twin with the guard taken out, which has to be caught."""
+"""Recovery: processes that die between two steps, and answers that are missing for longer than the
+provider remembers an identifier. Each case has a counterpart without the guard, which must be detected."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ pytestmark = pytest.mark.req("S6", "T7.3", "X7")
 
 
 async def unanswered(world: World, start: StartPublisher, kind: str) -> tuple[Api, Billed]:
-    """Usage of 50 whose first send ends like `kind`, and whose repetitions are all refused."""
+    """Publishes a usage of 50 whose first send fails with fault `kind`, and whose retries are all refused."""
     api = await start(publish_wait_seconds=0.3)
     acme = await world.tenant()
     await world.use("acme", "50")
-    world.lab.levers.add_fault(EVENTS, kind, next_n=1)
-    world.lab.levers.add_fault(EVENTS, "rate_limit_429")
+    world.lab.control.add_fault(EVENTS, kind, next_n=1)
+    world.lab.control.add_fault(EVENTS, "rate_limit_429")
     (row,) = (await api.publish("acme")).publications
     assert not row.HasField("sent_at")
     return api, acme
 
 
 def let_a_day_pass(world: World) -> None:
-    """Here and on the provider's own clock; the provider then takes calls again."""
-    world.lab.levers.advance(DAY // timedelta(milliseconds=1))
+    """Advances the publisher's and the provider's clock by `DAY`, and clears the provider's faults."""
+    world.lab.control.advance(DAY // timedelta(milliseconds=1))
     world.clock.advance(DAY)
-    world.lab.levers.clear_faults()
+    world.lab.control.clear_faults()
 
 
 async def sent(world: World) -> list[tuple[object, ...]]:
     return await eventually(lambda: world.rows("SELECT * FROM publications WHERE state = 'sent'"))
 
 
-async def test_after_a_day_what_arrived_is_found_and_not_sent_again(
+async def test_unanswered_usage_that_arrived_is_not_sent_again_after_a_day(
     world: World, start: StartPublisher
 ) -> None:
     api, acme = await unanswered(world, start, "timeout_after_accept")
@@ -65,7 +65,7 @@ async def test_after_a_day_what_arrived_is_found_and_not_sent_again(
     assert invoice.state == PUBLISHED
 
 
-async def test_without_looking_it_would_be_counted_twice(
+async def test_resend_without_lookup_is_detected_as_double_count(
     world: World, start: StartPublisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sender, "must_look_up", lambda *_: False)
@@ -75,19 +75,21 @@ async def test_without_looking_it_would_be_counted_twice(
     assert world.at_provider(acme) == 100
 
 
-async def test_after_a_day_what_never_arrived_is_sent(world: World, start: StartPublisher) -> None:
+async def test_unanswered_usage_that_never_arrived_is_sent_after_a_day(
+    world: World, start: StartPublisher
+) -> None:
     _, acme = await unanswered(world, start, "timeout_before")
     let_a_day_pass(world)
     await sent(world)
     assert (world.at_provider(acme), world.sends(acme)) == (50, 1)
 
 
-async def test_sums_that_fit_neither_are_left_to_people(world: World, start: StartPublisher) -> None:
+async def test_ambiguous_provider_sum_is_left_to_operators(world: World, start: StartPublisher) -> None:
     _, acme = await unanswered(world, start, "timeout_after_accept")
-    world.lab.levers.clear_faults()
-    world.lab.levers.add_fault(EVENTS, "rate_limit_429", method="POST", next_n=10_000)
-    world.lab.levers.advance(DAY // timedelta(milliseconds=1))
-    world.lab.levers.clear_faults()
+    world.lab.control.clear_faults()
+    world.lab.control.add_fault(EVENTS, "rate_limit_429", method="POST", next_n=10_000)
+    world.lab.control.advance(DAY // timedelta(milliseconds=1))
+    world.lab.control.clear_faults()
     world.lab.send(world.stripe_meter(acme), acme.customer, 3, at=int(START.timestamp()) + 60)
     world.clock.advance(DAY)
     await eventually(lambda: world.rows("SELECT FROM publications WHERE error_code = 'unreconciled'"))
@@ -95,10 +97,10 @@ async def test_sums_that_fit_neither_are_left_to_people(world: World, start: Sta
     assert world.sends(acme) == 2
 
 
-async def test_new_identifiers_for_each_attempt_would_be_caught(
+async def test_new_identifier_for_each_attempt_is_detected_as_double_count(
     world: World, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The twin of fault 8: an answer that is lost after the event was kept."""
+    """The counterpart of fault 8: an answer is lost after the provider stored the event."""
     real = sender._event
 
     def careless(row: Publication) -> UsageEvent:
@@ -107,16 +109,16 @@ async def test_new_identifiers_for_each_attempt_would_be_caught(
     monkeypatch.setattr(sender, "_event", careless)
     acme = await world.tenant()
     await world.use("acme", "50")
-    world.lab.levers.add_fault(EVENTS, "timeout_after_accept", next_n=1)
+    world.lab.control.add_fault(EVENTS, "timeout_after_accept", next_n=1)
     await api.publish("acme")
     assert world.at_provider(acme) == 100
 
 
-async def test_a_rejection_says_nothing_about_an_earlier_attempt(
-    surroundings: World, start: StartPublisher
+async def test_rejected_retry_does_not_discard_earlier_accepted_attempt(
+    idle_world: World, start: StartPublisher
 ) -> None:
-    """The first call was taken and its answer lost; what the second is told must not bring a third event."""
-    world, billing = surroundings, FakeBilling(lambda: NOW, meters={"event"})
+    """The first call succeeded, its answer was lost; the rejected retry must not add another event."""
+    world, billing = idle_world, FakeBilling(lambda: NOW, meters={"event"})
     billing.faults = [lost(after=True), (RejectedError("archived_meter", "planted"), False), busy()]
     api = await start(billing)
     world.mesh.add_tenant("acme", 1, "UTC")
@@ -130,10 +132,10 @@ async def test_a_rejection_says_nothing_about_an_earlier_attempt(
     assert billing.calls == 4
 
 
-async def test_refusals_do_not_age_a_row(world: World, start: StartPublisher) -> None:
-    """What was never looked at cannot have arrived: it is sent after a day without a look at the sums."""
+async def test_refused_usage_is_sent_after_a_day_without_lookup(world: World, start: StartPublisher) -> None:
+    """A refused call cannot have stored an event: the usage is sent after a day without checking the sums."""
     api, acme = await unanswered(world, start, "rate_limit_429")
-    world.lab.levers.add_fault("/v1/billing/meters", "error_500")
+    world.lab.control.add_fault("/v1/billing/meters", "error_500")
     let_a_day_pass(world)
     await sent(world)
     assert (world.at_provider(acme), world.sends(acme)) == (50, 1)
@@ -142,7 +144,7 @@ async def test_refusals_do_not_age_a_row(world: World, start: StartPublisher) ->
 
 @asynccontextmanager
 async def process(world: World, crash_at: str = "") -> AsyncIterator[tuple[asyncio.subprocess.Process, Api]]:
-    """The publisher as a process of its own; killed on exit if it still runs."""
+    """Runs the publisher as a separate process; kills it on exit if it still runs."""
     environment = {
         **os.environ,
         "METERLINE_DATABASE_URL": world.database.app_dsn("publisher"),
@@ -174,7 +176,7 @@ async def process(world: World, crash_at: str = "") -> AsyncIterator[tuple[async
 
 @pytest.mark.slow
 @pytest.mark.parametrize("point", ["before_call", "after_call", "after_commit"])
-async def test_a_kill_at_any_step_of_a_send_loses_and_doubles_nothing(world: World, point: str) -> None:
+async def test_kill_during_send_neither_loses_nor_duplicates_usage(world: World, point: str) -> None:
     acme = await world.tenant()
     await world.use("acme", "50")
     async with process(world, f"publisher.send.{point}") as (child, api):

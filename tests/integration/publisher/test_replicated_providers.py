@@ -1,4 +1,4 @@
-"""The provider of a tenant in the replica, while identity is still of an earlier release or is so again."""
+"""A tenant's provider in the replica while identity runs an earlier release, also after a rollback."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.databases import TestDatabase
 
 pytestmark = pytest.mark.req("S8", "K3")
 
-# As the release before the field writes it.
+# The statement of the last release without the field.
 OLD_UPSERT = (
     "INSERT INTO publisher.tenants (tenant_id, slug, version, time_zone, currency, plan,"
     " external_customer_id, external_subscription_id, active, close_lead, changed_at, billed_from)"
@@ -42,12 +42,12 @@ def fact(version: int, provider: str | None) -> events_pb2.TenantChanged:
         tenant_id=1, slug="acme", version=version, time_zone="UTC", currency="USD", billing_provider=provider
     )
     changed.changed_at.GetCurrentTime()
-    # As it travels, since a field that is not set is read as empty.
+    # Serialized as on the wire, because a field that is not set is read as empty.
     return events_pb2.TenantChanged.FromString(changed.SerializeToString())
 
 
 @pytest.mark.parametrize(
-    ("told", "kept"),
+    ("sent_providers", "stored"),
     [
         ([None], ""),
         ([""], ""),
@@ -58,19 +58,19 @@ def fact(version: int, provider: str | None) -> events_pb2.TenantChanged:
         (["stripe", "other"], "other"),
     ],
 )
-async def test_a_message_without_the_field_keeps_what_is_known(
-    opened: Database, told: list[str | None], kept: str
+async def test_message_without_provider_field_keeps_stored_provider(
+    opened: Database, sent_providers: list[str | None], stored: str
 ) -> None:
     replica, unit_of_work = TenantReplica(opened), UnitOfWork(opened, lambda: None)
-    for version, provider in enumerate(told, 1):
+    for version, provider in enumerate(sent_providers, 1):
         async with unit_of_work.begin() as transaction:
             await replica.apply(transaction, fact(version, provider))
             await transaction.commit()
     tenant = await replica.get("acme")
-    assert (tenant.version, tenant.billing_provider) == (len(told), kept)
+    assert (tenant.version, tenant.billing_provider) == (len(sent_providers), stored)
 
 
-async def test_a_late_message_changes_no_provider(opened: Database) -> None:
+async def test_late_message_does_not_change_provider(opened: Database) -> None:
     replica, unit_of_work = TenantReplica(opened), UnitOfWork(opened, lambda: None)
     for version, provider in ((3, "stripe"), (2, "other"), (3, "other")):
         async with unit_of_work.begin() as transaction:
@@ -79,7 +79,7 @@ async def test_a_late_message_changes_no_provider(opened: Database) -> None:
     assert (await replica.get("acme")).billing_provider == "stripe"
 
 
-async def test_the_release_before_writes_the_new_table(opened: Database, database: TestDatabase) -> None:
+async def test_previous_release_can_write_the_new_table(opened: Database, database: TestDatabase) -> None:
     replica, unit_of_work = TenantReplica(opened), UnitOfWork(opened, lambda: None)
     await database.change(OLD_UPSERT)
     assert (await replica.get("acme")).billing_provider == ""

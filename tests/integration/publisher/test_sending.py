@@ -1,4 +1,4 @@
-"""Sending: how many calls at a time, in which order, and what a stop leaves behind."""
+"""Sending: concurrency, order, and the state after a stop."""
 
 from __future__ import annotations
 
@@ -29,35 +29,35 @@ from tests.support.services import running
 pytestmark = pytest.mark.req("S6", "S10", "T2.4")
 
 
-# No lease ends while the gate is shut, and nobody waits for it.
+# No lease expires while the gate is closed, and no call waits for it.
 PATIENT = {"publish_wait_seconds": 0.0, "stripe_timeout_seconds": 60.0, "send_concurrency": 10}
 
 
 @dataclass
 class GatedBilling(FakeBilling):
-    """Holds every call until the gate opens, and watches who is under way."""
+    """Holds every call until the gate opens, and counts the calls in progress."""
 
     gate: asyncio.Event = field(default_factory=asyncio.Event)
-    under_way: Counter[tuple[str, str]] = field(default_factory=Counter)
-    most: int = 0
-    most_of_a_meter: int = 0
+    in_progress: Counter[tuple[str, str]] = field(default_factory=Counter)
+    max_in_progress: int = 0
+    max_in_progress_per_meter: int = 0
     order: list[tuple[str, int]] = field(default_factory=list)
 
     async def send_usage(self, event: UsageEvent) -> Delivery:
         lane = (event.customer, event.event_name)
-        self.under_way[lane] += 1
-        self.most = max(self.most, self.under_way.total())
-        self.most_of_a_meter = max(self.most_of_a_meter, self.under_way[lane])
+        self.in_progress[lane] += 1
+        self.max_in_progress = max(self.max_in_progress, self.in_progress.total())
+        self.max_in_progress_per_meter = max(self.max_in_progress_per_meter, self.in_progress[lane])
         await self.gate.wait()
         try:
             self.order.append((event.event_name, int(event.value)))
             return await super().send_usage(event)
         finally:
-            self.under_way[lane] -= 1
+            self.in_progress[lane] -= 1
 
 
 async def tenant_with(world: World, api: Api, billing: FakeBilling, meters: int) -> None:
-    """`acme` with as many meters, known to the fake provider only."""
+    """Adds `acme` with `meters` priced meters, which exist at the fake provider."""
     world.mesh.add_tenant("acme", 1, "UTC")
     for name in (f"m{number}" for number in range(meters)):
         world.mesh.add_meter(name)
@@ -66,47 +66,45 @@ async def tenant_with(world: World, api: Api, billing: FakeBilling, meters: int)
     await world.announce("acme", 1, "cus_acme")
 
 
-async def test_calls_are_bounded(surroundings: World, start: StartPublisher) -> None:
-    world, billing = surroundings, GatedBilling(lambda: NOW)
+async def test_concurrent_provider_calls_are_bounded(idle_world: World, start: StartPublisher) -> None:
+    world, billing = idle_world, GatedBilling(lambda: NOW)
     api = await start(billing, **PATIENT)
     await start(billing, **PATIENT)
     await tenant_with(world, api, billing, 24)
     await world.use("acme", "1")
     await api.publish("acme")
-    await eventually(lambda: billing.under_way.total() == 20)  # ten for each replica
+    await eventually(lambda: billing.in_progress.total() == 20)  # ten for each replica
     billing.gate.set()
     await eventually(lambda: world.rows("SELECT FROM invoices WHERE state = 'published'"))
-    assert billing.most == 20
+    assert billing.max_in_progress == 20
     assert len(billing.kept) == 24
 
 
-async def test_one_call_at_a_time_for_a_meter_and_in_order(
-    surroundings: World, start: StartPublisher
-) -> None:
-    world, billing = surroundings, GatedBilling(lambda: NOW)
+async def test_calls_of_a_meter_are_sequential_and_in_order(idle_world: World, start: StartPublisher) -> None:
+    world, billing = idle_world, GatedBilling(lambda: NOW)
     replicas = [await start(billing, **PATIENT), await start(billing, **PATIENT)]
     await tenant_with(world, replicas[0], billing, 3)
     for value in range(1, 7):
         await world.use("acme", str(value))
         await replicas[value % 2].publish("acme")
-    await eventually(lambda: billing.under_way.total() == 3)
+    await eventually(lambda: billing.in_progress.total() == 3)
     billing.gate.set()
     await eventually(lambda: world.rows("SELECT FROM invoices WHERE state = 'published'"))
-    assert billing.most_of_a_meter == 1
+    assert billing.max_in_progress_per_meter == 1
     for name in billing.meters:
         assert [value for event, value in billing.order if event == name] == [1, 2, 3, 4, 5, 6]
 
 
 class OtherBilling(FakeBilling):
-    """A provider of another kind."""
+    """A provider with another name."""
 
     @property
     def capabilities(self) -> Capabilities:
         return replace(STRIPE, name="other")
 
 
-async def test_a_row_is_sent_by_its_own_provider_only(surroundings: World, start: StartPublisher) -> None:
-    world, billing, other = surroundings, FakeBilling(lambda: NOW), OtherBilling(lambda: NOW)
+async def test_publication_is_sent_only_by_its_own_provider(idle_world: World, start: StartPublisher) -> None:
+    world, billing, other = idle_world, FakeBilling(lambda: NOW), OtherBilling(lambda: NOW)
     other.faults = [busy() for _ in range(10_000)]
     service = Publisher(settings(world, publish_wait_seconds=0.0), world.clock, registry(other))
     async with running(service) as channel:
@@ -117,7 +115,7 @@ async def test_a_row_is_sent_by_its_own_provider_only(surroundings: World, start
         await eventually(lambda: other.calls > 10)
     waiting = "SELECT count(*) FROM publications WHERE provider = 'other' AND state = 'pending'"
     await eventually(lambda: world.rows(waiting) == [(3,)])
-    # Its rows are due now, and another provider's sender looks for what is due.
+    # The rows of `other` are due, while only the first provider's sender runs.
     billing.meters = other.meters
     api = await start(billing, publish_wait_seconds=0.0)
     world.mesh.add_tenant("globex", 2, "UTC")
@@ -133,24 +131,24 @@ async def test_a_row_is_sent_by_its_own_provider_only(surroundings: World, start
     assert world.rows("SELECT reason FROM billing_gaps WHERE tenant_id = 1") == [("customer_changed",)]
 
 
-async def test_a_stop_lets_calls_under_way_end(surroundings: World) -> None:
-    world, billing = surroundings, GatedBilling(lambda: NOW)
+async def test_stop_waits_for_calls_in_progress(idle_world: World) -> None:
+    world, billing = idle_world, GatedBilling(lambda: NOW)
     service = Publisher(settings(world, publish_wait_seconds=0.0), world.clock, registry(billing))
     async with running(service) as channel:
         api = Api(channel, world.mesh)
         await tenant_with(world, api, billing, 1)
         await world.use("acme", "5")
         await api.publish("acme")
-        await eventually(lambda: billing.under_way.total() == 1)
+        await eventually(lambda: billing.in_progress.total() == 1)
         asyncio.get_running_loop().call_later(0.2, billing.gate.set)
     assert [kept.event.value for kept in billing.kept] == [5]
     assert len(world.rows("SELECT FROM publications WHERE state = 'sent'")) == 1
 
 
-async def test_a_stop_between_a_lease_and_its_call_leaves_no_row_leased(
-    surroundings: World, monkeypatch: pytest.MonkeyPatch
+async def test_stop_between_lease_and_call_leaves_no_row_leased(
+    idle_world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world, billing = surroundings, FakeBilling(lambda: NOW)
+    world, billing = idle_world, FakeBilling(lambda: NOW)
     service = Publisher(settings(world, publish_wait_seconds=0.0), world.clock, registry(billing))
     committed, going_on, commit = asyncio.Event(), asyncio.Event(), AsyncConnection.commit
 
@@ -182,10 +180,10 @@ async def test_a_stop_between_a_lease_and_its_call_leaves_no_row_leased(
     assert len(world.rows("SELECT FROM publications WHERE state = 'sent'")) == 1
 
 
-async def test_what_waits_for_the_provider_goes_out_when_it_is_back(
-    surroundings: World, start: StartPublisher
+async def test_pending_usage_is_sent_after_provider_recovers(
+    idle_world: World, start: StartPublisher
 ) -> None:
-    world, billing = surroundings, FakeBilling(lambda: NOW)
+    world, billing = idle_world, FakeBilling(lambda: NOW)
     billing.faults = [busy() for _ in range(30)]
     api = await start(billing, publish_wait_seconds=0.0)
     await tenant_with(world, api, billing, 3)

@@ -1,4 +1,4 @@
-"""Settling: ours against the provider's, to the cent, for every model of price."""
+"""Settling: our total equals the provider's to the cent, for every price model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MODELS = [
 
 
 async def facts(world: World) -> list[events_pb2.InvoiceChanged]:
-    """All that was published on invoices.changed so far, in order."""
+    """All messages published on invoices.changed so far, in order."""
     jetstream = world.bus.jetstream()
     last = (await jetstream.stream_info("INVOICES")).state.last_seq
     found: list[RawStreamMsg] = [await jetstream.get_msg("INVOICES", seq) for seq in range(1, last + 1)]
@@ -32,7 +32,7 @@ async def facts(world: World) -> list[events_pb2.InvoiceChanged]:
 
 @pytest.mark.req("T3.5", "S9", "X2")
 @pytest.mark.parametrize("value", ["0", "333", "100.5", "1000", "12345.6"])
-async def test_the_providers_total_is_ours_for_every_model(world: World, api: Api, value: str) -> None:
+async def test_provider_total_equals_ours_for_every_price_model(world: World, api: Api, value: str) -> None:
     whole = value.partition(".")[0]
     acme = await world.tenant(prices=MODELS)
     for meter in ("per_unit", "graduated"):
@@ -56,7 +56,7 @@ async def _use(world: World, kind: str, value: str) -> None:
 
 
 @pytest.mark.req("T3.5", "X3")
-async def test_a_total_that_differs_is_disputed(world: World, api: Api) -> None:
+async def test_differing_total_is_disputed(world: World, api: Api) -> None:
     acme = await world.tenant()
     await world.use("acme", "100")
     await api.publish("acme")
@@ -70,7 +70,7 @@ async def test_a_total_that_differs_is_disputed(world: World, api: Api) -> None:
 
 
 @pytest.mark.req("K3")
-async def test_every_change_is_published_with_a_higher_version(world: World, api: Api) -> None:
+async def test_invoice_changes_are_published_with_increasing_versions(world: World, api: Api) -> None:
     acme = await world.tenant()
     await world.use("acme", "100")
     published = await api.publish("acme")
@@ -91,7 +91,7 @@ async def test_every_change_is_published_with_a_higher_version(world: World, api
 
 
 @pytest.mark.req("S9", "T3.5")
-async def test_ended_periods_are_settled_without_being_asked(world: World, start: StartPublisher) -> None:
+async def test_settling_job_settles_ended_periods(world: World, start: StartPublisher) -> None:
     settler = await start(settle_seconds=0.05)
     acme = await world.tenant()
     await world.use("acme", "100")
@@ -104,7 +104,7 @@ async def test_ended_periods_are_settled_without_being_asked(world: World, start
     assert invoice[0].external_total == "1.00"
 
 
-async def test_a_period_that_was_never_rated_can_be_compared(world: World, api: Api) -> None:
+async def test_reconcile_accepts_period_that_was_never_rated(world: World, api: Api) -> None:
     await world.tenant()
     await world.use("acme", "3")
     answer = await api.reconcile("acme")
@@ -113,7 +113,7 @@ async def test_a_period_that_was_never_rated_can_be_compared(world: World, api: 
     assert not answer.HasField("invoice")
 
 
-async def test_a_meter_that_the_provider_does_not_know_does_not_agree(world: World, api: Api) -> None:
+async def test_meter_unknown_to_provider_does_not_agree(world: World, api: Api) -> None:
     await world.tenant()
     await api.put("plan-acme", Priced("more", PER_UNIT), "nobody_made_this")
     world.mesh.add_meter("more")
@@ -126,7 +126,7 @@ async def test_a_meter_that_the_provider_does_not_know_does_not_agree(world: Wor
 
 
 @pytest.mark.parametrize("call", ["publish", "reconcile"])
-async def test_without_a_customer_nothing_is_billed(world: World, api: Api, call: str) -> None:
+async def test_tenant_without_customer_is_not_billed(world: World, api: Api, call: str) -> None:
     world.mesh.add_tenant("free", 9, "UTC")
     world.mesh.add_meter("calls")
     await api.put("plan-free", Priced("calls", PER_UNIT), "whatever")

@@ -1,4 +1,4 @@
-"""Each tenant is billed by the provider that it chose, and by no other."""
+"""Each tenant is billed only by the provider that it chose."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ class SlowBilling(FakeBilling):
 
 
 @pytest.fixture
-def two(surroundings: World) -> Two:
-    return two_providers(surroundings)
+def two(idle_world: World) -> Two:
+    return two_providers(idle_world)
 
 
 # --- two providers at once
 
 
-async def test_each_tenant_is_billed_by_its_own_provider(two: Two, start: StartPublisher) -> None:
-    """`one` is of the provider that the settings name, `two` of the same by its name, `three` of another."""
+async def test_each_tenant_is_billed_by_its_chosen_provider(two: Two, start: StartPublisher) -> None:
+    """`one` uses the default provider, `two` names the same provider, `three` names another."""
     world, api = two.world, await two.reloaded(start)
     await priced(api)
     chosen = {"one": None, "two": "stripe", "three": "other"}
@@ -73,7 +73,7 @@ async def test_each_tenant_is_billed_by_its_own_provider(two: Two, start: StartP
         ("stripe",),
         ("other",),
     ]
-    # Sums, invoices and rounding are those of each one's provider.
+    # Sums, invoices and rounding are those of each tenant's provider.
     for slug, billing, total in (("one", two.first, "1.50"), ("three", two.other, "2")):
         two.finish(billing, f"cus_{slug}", total)
         answer = await api.reconcile(slug)
@@ -82,7 +82,7 @@ async def test_each_tenant_is_billed_by_its_own_provider(two: Two, start: StartP
     assert (await api.preview("two")).total == "1.50"
 
 
-async def test_each_provider_is_asked_for_what_it_takes(two: Two, start: StartPublisher) -> None:
+async def test_each_provider_gets_only_quantities_that_it_accepts(two: Two, start: StartPublisher) -> None:
     world, api = two.world, await two.reloaded(start)
     await priced(api)
     for number, (slug, provider) in enumerate((("one", ""), ("two", "other")), 1):
@@ -92,7 +92,7 @@ async def test_each_provider_is_asked_for_what_it_takes(two: Two, start: StartPu
     assert sent(two.first) == [("cus_one", 1000)]
     assert two.other.calls == 0
     assert await gaps_of(api) == [("two", "calls", "QUANTITY_NOT_DELIVERABLE", "")]
-    # What one provider rejected says nothing about another, which is tried by itself.
+    # A rejection by one provider does not apply to another, which is tried separately.
     await two.choose("two", 2, "stripe", "cus_two", version=2)
     again = await two.reloaded(start)
     await again.publish("two")
@@ -100,7 +100,7 @@ async def test_each_provider_is_asked_for_what_it_takes(two: Two, start: StartPu
     assert await gaps_of(api) == []
 
 
-async def test_closing_and_settling_go_by_each_tenants_provider(two: Two, start: StartPublisher) -> None:
+async def test_closing_and_settling_use_each_tenants_provider(two: Two, start: StartPublisher) -> None:
     world = two.world
     world.clock.advance(LATE - world.now())
     api = await two.reloaded(start, close_check_seconds=0.05, settle_seconds=0.05)
@@ -117,7 +117,7 @@ async def test_closing_and_settling_go_by_each_tenants_provider(two: Two, start:
     await eventually(lambda: len(world.rows(finalized)) == 2)
 
 
-async def test_a_provider_that_does_not_answer_holds_up_no_other(two: Two, start: StartPublisher) -> None:
+async def test_unresponsive_provider_does_not_block_another(two: Two, start: StartPublisher) -> None:
     world, slow = two.world, SlowBilling(two.world.now)
     api = await start(slow, two.other, publish_wait_seconds=0.0, send_concurrency=1)
     await priced(api)
@@ -129,8 +129,8 @@ async def test_a_provider_that_does_not_answer_holds_up_no_other(two: Two, start
     await eventually(lambda: sent(two.other) == [("cus_two", 5)])
 
 
-async def test_closing_tries_what_another_provider_rejected(two: Two, start: StartPublisher) -> None:
-    """The difference is the same, and so would not be tried again at the provider that rejected it."""
+async def test_closing_retries_at_new_provider_after_rejection(two: Two, start: StartPublisher) -> None:
+    """The difference is unchanged, and so would not be retried at the provider that rejected it."""
     world = two.world
     world.clock.advance(LATE - world.now())
     api = await two.reloaded(start, close_check_seconds=0.05)
@@ -149,7 +149,7 @@ async def test_closing_tries_what_another_provider_rejected(two: Two, start: Sta
 # --- a provider that is not configured
 
 
-async def test_whoever_chose_a_provider_that_is_not_configured_is_held_and_sent_to_no_other(
+async def test_usage_for_unconfigured_provider_is_held_and_not_sent_elsewhere(
     two: Two, start: StartPublisher
 ) -> None:
     world = two.world
@@ -167,7 +167,7 @@ async def test_whoever_chose_a_provider_that_is_not_configured_is_held_and_sent_
     assert (await api.preview("acme")).total == "0.07"
     for ask in (api.publish, api.reconcile):
         assert await refusal(ask("acme")) == NO_PROVIDER
-    # Long after, when it is too late for others, usage is still held for its provider.
+    # Usage is held for its provider even after the closing time, when other tenants' usage is late.
     world.clock.advance(timedelta(days=20))
     await two.choose("one", 2, "", "cus_one")
     for slug in ("acme", "one"):
@@ -183,8 +183,8 @@ async def test_whoever_chose_a_provider_that_is_not_configured_is_held_and_sent_
     assert two.first.calls == 0
     assert world.rows("SELECT FROM publications") == []
     assert await api.invoice_list("acme") == []
-    # Once it is configured, the next close sends what was held to it.
-    two.other.clocks["cus_acme"] = LATE  # it takes no usage that is older than 35 days
+    # Once the provider is configured, the next close sends it the held usage.
+    two.other.clocks["cus_acme"] = LATE  # this provider rejects usage that is older than 35 days
     later = await two.reloaded(start, close_check_seconds=0.05)
     await eventually(lambda: len(two.other.kept) == 2)
     assert sorted(sent(two.other)) == [("cus_acme", 3), ("cus_acme", 7)]
@@ -194,11 +194,11 @@ async def test_whoever_chose_a_provider_that_is_not_configured_is_held_and_sent_
     assert two.first.calls == 0
 
 
-async def test_closing_does_not_try_in_vain_what_is_held(
+async def test_closing_does_not_rate_held_periods(
     two: Two, start: StartPublisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Held periods grow by one a month and tenant, and each try is a transaction."""
-    world, looks, rated = two.world, 0, list[str]()
+    """Each tenant gets a further held period every month, and each rating is a transaction."""
+    world, runs, rated = two.world, 0, list[str]()
     rate, count = Publishing.rate, Gaps.count
 
     async def watched(
@@ -208,8 +208,8 @@ async def test_closing_does_not_try_in_vain_what_is_held(
         return await rate(publishing, tenant, period, retry_rejected=retry_rejected)
 
     async def counting(gaps: Gaps) -> None:
-        nonlocal looks
-        looks += 1
+        nonlocal runs
+        runs += 1
         await count(gaps)
 
     monkeypatch.setattr(Publishing, "rate", watched)
@@ -221,17 +221,15 @@ async def test_closing_does_not_try_in_vain_what_is_held(
     await world.use("acme", "7")
     await eventually(lambda: gaps_of(api))
     world.clock.advance(timedelta(days=20))
-    before = looks + 2  # the look that is under way may have begun earlier
-    await eventually(lambda: looks >= before)
+    before = runs + 2  # the current run may have begun earlier
+    await eventually(lambda: runs >= before)
     rated.clear()
-    await eventually(lambda: looks >= before + 3)
+    await eventually(lambda: runs >= before + 3)
     assert rated == []
     assert await gaps_of(api) == [("acme", "", "NO_BILLING_PROVIDER", "")]
 
 
-async def test_what_was_held_for_one_provider_is_sent_to_another_that_is_chosen_later(
-    two: Two, start: StartPublisher
-) -> None:
+async def test_held_usage_is_sent_to_provider_chosen_later(two: Two, start: StartPublisher) -> None:
     world = two.world
     world.clock.advance(LATE - world.now())
     api = await start(two.first, close_check_seconds=0.05)
@@ -245,7 +243,7 @@ async def test_what_was_held_for_one_provider_is_sent_to_another_that_is_chosen_
     await eventually(lambda: gaps_of(api), until=lambda found: found == [])
 
 
-async def test_rows_of_a_provider_that_is_no_longer_configured_wait_for_it(
+async def test_publications_wait_for_provider_that_is_no_longer_configured(
     two: Two, start: StartPublisher
 ) -> None:
     world = two.world
@@ -276,10 +274,10 @@ async def test_rows_of_a_provider_that_is_no_longer_configured_wait_for_it(
 # --- the planted bug
 
 
-async def test_a_registry_that_falls_back_is_caught(
+async def test_provider_fallback_is_detected(
     two: Two, start: StartPublisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The planted bug: what is not configured is sent to the provider of the others."""
+    """The planted bug: usage for a provider that is not configured is sent to the default provider."""
     of = Providers.of
 
     def any_of(providers: Providers, chosen: str) -> FakeBilling:

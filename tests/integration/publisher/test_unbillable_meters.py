@@ -1,4 +1,4 @@
-"""A meter that cannot be billed keeps only itself from it, with a reason, until somebody mends it."""
+"""A meter that cannot be billed has a gap with a reason, and does not block other meters."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ NOW = END - timedelta(minutes=30)
 
 
 async def misspelt(world: World, api: Api) -> None:
-    """Adds to acme's plan a price of a meter that does not exist, as one from before this was checked."""
+    """Adds a price of an unknown meter to acme's plan, like one put before PutPrice checked this."""
     await api.put("plan-acme", Priced("cals", PER_UNIT), "cals_event")
     del world.mesh.meters["cals"]
 
 
 async def euro(world: World, api: Api) -> None:
-    """Adds to acme's plan a price of `euro` in another currency, as one from before this was checked."""
+    """Adds a price in another currency to acme's plan, like one put before PutPrice checked this."""
     await api.put("plan-euro", Priced("euro", EURO), "euro_event")
     world.rows(
         "INSERT INTO prices SELECT 'plan-acme', meter, version, effective_from, body, digest, description,"
@@ -43,7 +43,7 @@ async def total(api: Api) -> list[str]:
     return [invoice.total for invoice in await api.invoice_list("acme")]
 
 
-async def test_the_others_are_billed_and_the_gap_says_why(world: World, api: Api) -> None:
+async def test_unbillable_meters_are_gaps_and_others_are_billed(world: World, api: Api) -> None:
     acme = await world.tenant(prices=[Priced("calls", PER_UNIT)])
     await misspelt(world, api)
     await euro(world, api)
@@ -55,7 +55,7 @@ async def test_the_others_are_billed_and_the_gap_says_why(world: World, api: Api
         ("acme", "euro", "CURRENCY_DIFFERS", "10"),
         ("acme", "cals", "METER_UNKNOWN", ""),
     ]
-    # No calculation was made by either, so they can be withdrawn.
+    # No calculation used either price, and so both can be withdrawn.
     stored = world.rows("SELECT rules::text FROM rule_sets")
     assert [("cals" in text, "euro" in text) for (text,) in stored] == [(False, False)]
     world.mesh.add_meter("cals", "another")
@@ -63,9 +63,7 @@ async def test_the_others_are_billed_and_the_gap_says_why(world: World, api: Api
     assert await gaps_of(api) == [("acme", "euro", "CURRENCY_DIFFERS", "10")]
 
 
-async def test_a_meter_that_is_left_out_keeps_its_reason_once_the_invoice_is_final(
-    world: World, api: Api
-) -> None:
+async def test_left_out_meter_keeps_its_reason_after_final_invoice(world: World, api: Api) -> None:
     acme = await world.tenant(prices=[Priced("calls", PER_UNIT)])
     await euro(world, api)
     await world.use("acme", "10")
@@ -82,8 +80,8 @@ async def test_a_meter_that_is_left_out_keeps_its_reason_once_the_invoice_is_fin
     assert await gaps_of(api) == [("acme", "calls", "LATE_USAGE", "-10")]
 
 
-async def test_closing_bills_a_meter_once_it_exists(world: World, start: StartPublisher) -> None:
-    """Nobody used it, and neither a price nor a plan changed."""
+async def test_closing_bills_meter_once_it_exists(world: World, start: StartPublisher) -> None:
+    """The meter has no usage, and neither a price nor a plan changed."""
     api = await closer(world, start)
     await api.put("plan-acme", Priced("cals", PER_UNIT), "cals_event")
     del world.mesh.meters["cals"]
@@ -98,7 +96,7 @@ async def test_closing_bills_a_meter_once_it_exists(world: World, start: StartPu
     assert [line.meter for line in invoice.lines] == ["calls", "cals"]
 
 
-async def test_closing_sends_what_was_rejected_once_the_delivery_is_mended(
+async def test_closing_sends_rejected_usage_after_delivery_change(
     world: World, start: StartPublisher
 ) -> None:
     api = await closer(world, start)
@@ -112,20 +110,20 @@ async def test_closing_sends_what_was_rejected_once_the_delivery_is_mended(
     await eventually(lambda: world.at_provider(acme) == 10_500)
     await eventually(lambda: gaps_of(api), until=lambda found: found == [])
     states = "SELECT upper(state) FROM publications ORDER BY seq"
-    # The provider has it a moment before it is noted here.
+    # The provider stores the event shortly before the publication is marked as sent.
     await eventually(
         lambda: [state for (state,) in world.rows(states)], until=lambda found: found == ["REJECTED", "SENT"]
     )
 
 
 @pytest.mark.parametrize("used", ["1000000000000000", "999999999999999999999"])
-async def test_a_total_that_the_provider_cannot_take_is_a_gap_until_it_has_fewer_digits(
+async def test_total_with_too_many_digits_is_a_gap_until_it_shrinks(
     world: World, api: Api, used: str
 ) -> None:
-    """Events have up to 18 digits and their sums more; the provider takes 15."""
+    """Events have up to 18 digits and their sums more; the provider accepts 15."""
     acme = await world.tenant(prices=[Priced("calls", PER_UNIT)])
     await world.use("acme", used)
-    # The invoice says what it comes to, to the cent.
+    # The invoice has the full total, to the cent.
     invoice = (await api.publish("acme")).invoice
     assert [line.quantity for line in invoice.lines] == [used]
     assert invoice.total == f"{used[:-2]}.{used[-2:]}"
@@ -140,9 +138,7 @@ async def test_a_total_that_the_provider_cannot_take_is_a_gap_until_it_has_fewer
     assert await gaps_of(api) == []
 
 
-async def test_what_was_billed_is_not_taken_back_when_aggregate_loses_its_meter(
-    world: World, api: Api
-) -> None:
+async def test_billed_usage_remains_when_aggregate_loses_its_meter(world: World, api: Api) -> None:
     acme = await world.tenant()
     await world.use("acme", "10")
     before = (await api.publish("acme")).invoice
@@ -154,10 +150,10 @@ async def test_what_was_billed_is_not_taken_back_when_aggregate_loses_its_meter(
     assert world.at_provider(acme) == 10
 
 
-async def test_a_meter_that_blocks_the_others_is_caught(
+async def test_meter_that_blocks_others_is_detected(
     world: World, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The planted bug: one price in another currency, and nothing of its plan is billed."""
+    """The planted bug: one price in another currency blocks the billing of its whole plan."""
 
     def all_or_nothing(rule_set: RuleSet, currency: str) -> tuple[RuleSet, list[Gap]]:
         kept, gaps = billable(rule_set, currency)

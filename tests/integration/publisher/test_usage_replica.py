@@ -1,4 +1,4 @@
-"""The replica of usage: facts in any order and number, and messages that are none."""
+"""The usage replica: messages in any order, repeated messages, and invalid messages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def window(value: str, revision: int, meter: str = "calls") -> events_pb2.UsageW
 
 
 @pytest.mark.parametrize("order", list(permutations([1, 2, 3])))
-async def test_the_greatest_revision_wins_in_any_order(world: World, order: tuple[int, ...]) -> None:
+async def test_greatest_revision_wins_in_any_order(world: World, order: tuple[int, ...]) -> None:
     for revision in order:
         fact = events_pb2.UsageWindowsChanged(windows=[window(str(revision * 10), revision)])
         await world.deliver("usage.window", fact)
@@ -42,14 +42,14 @@ async def test_the_greatest_revision_wins_in_any_order(world: World, order: tupl
     assert world.rows("SELECT value, revision FROM usage WHERE meter = 'calls'") == [(30, 3)]
 
 
-async def test_one_message_may_tell_of_a_window_twice(world: World) -> None:
+async def test_message_may_contain_a_window_twice(world: World) -> None:
     fact = events_pb2.UsageWindowsChanged(windows=[window("20", 2), window("10", 1), window("7", 1, "b")])
     await world.deliver("usage.window", fact)
     found = await eventually(lambda: world.rows("SELECT meter, value FROM usage ORDER BY meter"))
     assert found == [("b", 7), ("calls", 20)]
 
 
-async def test_a_window_of_a_kind_that_only_newer_releases_know_is_kept(world: World) -> None:
+async def test_window_of_unknown_aggregation_is_stored(world: World) -> None:
     newer = window("20", 1)
     newer.aggregation = 99  # type: ignore[assignment]
     await world.deliver("usage.window", events_pb2.UsageWindowsChanged(windows=[newer]))
@@ -73,7 +73,7 @@ async def test_a_window_of_a_kind_that_only_newer_releases_know_is_kept(world: W
         {"start_time": Timestamp(seconds=-(1 << 62))},
     ],
 )
-async def test_what_is_no_window_is_kept_apart_and_delays_nothing(
+async def test_invalid_window_becomes_dead_letter_and_delays_nothing(
     world: World, wrong: dict[str, object]
 ) -> None:
     bad = window("1", 1)
@@ -88,18 +88,18 @@ async def test_what_is_no_window_is_kept_apart_and_delays_nothing(
     assert len(world.rows("SELECT FROM usage")) == 1
 
 
-def a_bad_window_among_others() -> events_pb2.UsageWindowsChanged:
+def message_with_one_bad_window() -> events_pb2.UsageWindowsChanged:
     bad = window("1", 1, "bad")
     bad.value = "1E+45"
     return events_pb2.UsageWindowsChanged(windows=[window("5", 1, "a"), bad, window("7", 1, "b")])
 
 
 @pytest.mark.req("O2")
-async def test_a_bad_window_costs_no_other_of_its_message_and_can_be_redriven(
+async def test_bad_window_does_not_affect_others_and_can_be_redriven(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await world.deliver("usage.window", a_bad_window_among_others())
-    # Both in one transaction, so that whoever sees the letter sees what was applied.
+    await world.deliver("usage.window", message_with_one_bad_window())
+    # Both are in one transaction: once the dead letter is visible, so are the applied windows.
     ((letter_id, payload),) = await eventually(
         lambda: world.rows("SELECT message_id, payload FROM dead_letters")
     )
@@ -118,15 +118,15 @@ async def test_a_bad_window_costs_no_other_of_its_message_and_can_be_redriven(
     assert [meter for (meter,) in world.rows("SELECT meter FROM usage ORDER BY meter")] == ["a", "b", "bad"]
 
 
-async def test_burying_all_windows_of_a_message_is_caught(
-    surroundings: World, start: StartPublisher, monkeypatch: pytest.MonkeyPatch
+async def test_burying_all_windows_of_a_message_is_detected(
+    idle_world: World, start: StartPublisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("meterline_publisher.main.split_windows", lambda _: ())
     await start()
     with pytest.raises(AssertionError):
-        await test_a_bad_window_costs_no_other_of_its_message_and_can_be_redriven(surroundings, monkeypatch)
+        await test_bad_window_does_not_affect_others_and_can_be_redriven(idle_world, monkeypatch)
 
 
-async def test_bytes_that_are_no_message_are_kept_apart(world: World) -> None:
+async def test_unparseable_bytes_become_dead_letter(world: World) -> None:
     await world.deliver("usage.window", BytesValue(value=b"\xff" * 40))
     await eventually(lambda: world.rows("SELECT error FROM dead_letters"))

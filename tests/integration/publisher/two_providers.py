@@ -21,7 +21,7 @@ from tests.support.polling import eventually
 
 
 class OtherBilling(FakeBilling):
-    """Takes three digits, and bills whole units of a currency."""
+    """Accepts up to three digits, and bills whole units of a currency."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -33,7 +33,7 @@ class OtherBilling(FakeBilling):
 
 @dataclass
 class Two:
-    """Both providers, which know the same meter."""
+    """Two providers with the same meter."""
 
     world: World
     first: FakeBilling
@@ -68,11 +68,11 @@ class Two:
         )
 
     async def reloaded(self, start: StartPublisher, **more: object) -> Api:
-        """Another replica, which remembers nothing of tenants before they changed."""
+        """Starts another replica, which has no tenants in its cache."""
         return await start(self.first, self.other, **more)
 
     def finish(self, billing: FakeBilling, customer: str, total: str) -> None:
-        """Makes the provider's invoice of March final."""
+        """Stores a final invoice of March at the provider."""
         billing.invoices[(customer, END)] = ExternalInvoice("in_1", True, False, "USD", Decimal(total))
 
 

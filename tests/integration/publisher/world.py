@@ -1,4 +1,4 @@
-"""The publisher in its world: real Postgres and NATS, the Stripe double, and two scripted services."""
+"""The publisher's surroundings: real Postgres and NATS, the Stripe double, and two scripted services."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class Api:
         self.dead_letters = dead_letters_pb2_grpc.DeadLettersServiceStub(channel)
 
     async def put(self, plan: str, priced: Priced, event_name: str = "", **more: Any) -> prices_pb2.Price:
-        """Puts a price of a meter that is made if need be; `more` are fields of the message, version 1 from
-        2020 on unless told."""
+        """Puts a price, and creates its meter if necessary. `more` are fields of the message; the default is
+        version 1, effective from 2020."""
         if priced.meter not in self._mesh.meters and (event_name or priced.body["model"] != "flat"):
             self._mesh.add_meter(priced.meter)
         body = Struct()
@@ -84,7 +84,7 @@ class Api:
     async def preview_with(
         self, tenant: str, deltas: Mapping[str, str], at: datetime = NOW
     ) -> invoices_pb2.PreviewInvoiceResponse:
-        """With usage that is other by these, by meter."""
+        """Previews with usage changed by `deltas`, which are by meter."""
         changes = [invoices_pb2.UsageChange(meter=meter, delta=delta) for meter, delta in deltas.items()]
         request = invoices_pb2.PreviewInvoiceRequest(tenant_id=tenant, at=timestamp(at), changes=changes)
         return await self.invoices.PreviewInvoice(request)
@@ -100,7 +100,7 @@ class Api:
 
 @dataclass(frozen=True)
 class Billed:
-    """A tenant as the provider knows it. `events` are the event names by meter."""
+    """A tenant's objects at the provider. `events` are the event names by meter."""
 
     slug: str
     number: int
@@ -112,7 +112,7 @@ class Billed:
 
 @dataclass
 class World:
-    """Everything around the publisher, and shorthands."""
+    """The publisher's database, broker, fake services and provider, with shorthands for tests."""
 
     database: TestDatabase
     bus: Bus
@@ -137,7 +137,7 @@ class World:
         effect: Mapping[str, Any] = NO_FIELDS,
         billed_from: str = "",
     ) -> Billed:
-        """Makes a tenant with a plan of its own, here and at the provider, whose month began at `start`.
+        """Creates a tenant with its own plan and a customer at the provider; its month began at `start`.
 
         `effect` are fields of its prices, over those of `Api.put`.
         """
@@ -190,8 +190,8 @@ class World:
         changed_at: datetime | None = None,
         active: bool = True,
     ) -> None:
-        """Makes a tenant known to the publisher, and to nobody else. Its plan is `plan-<slug>` unless told,
-        and counts from 1970 on."""
+        """Announces a tenant to the publisher only. Its default plan is `plan-<slug>`, which applies from
+        1970 unless `changed_at` is given."""
         await self.deliver(
             "tenants.changed",
             events_pb2.TenantChanged(
@@ -222,7 +222,7 @@ class World:
         trace: types_pb2.TraceContext | None = None,
         taken: Iterable[StoredEvent] = (),
     ) -> events_pb2.UsageWindowsChanged:
-        """Captures a batch, which may take events away, and returns once the publisher knows of it."""
+        """Captures a batch that adds `events` and retracts `taken`; waits until it is applied."""
         fact = self.mesh.capture(slug, events, trace, taken)
         await self.deliver("usage.window", fact)
         for window in fact.windows:
@@ -240,11 +240,11 @@ class World:
         return fact
 
     async def use(self, slug: str, value: str, at: datetime = NOW) -> None:
-        """Captures one event of this amount."""
+        """Captures one event with `value` as its amount."""
         await self.capture(slug, Event(at, value=value))
 
     async def deliver(self, subject: str, fact: Message) -> None:
-        """Publishes a fact as the service that owns it would."""
+        """Publishes a message in place of the service that owns its subject."""
         headers = {"Nats-Msg-Id": str(uuid.uuid4())}
         await self.bus.jetstream().publish(subject, fact.SerializeToString(), headers=headers)
 
@@ -253,28 +253,28 @@ class World:
         return to_datetime(self.clock.now_us())
 
     def stripe_meter(self, billed: Billed, meter: str = "calls") -> Meter:
-        """The provider's meter of one of ours."""
+        """The provider's meter for our meter."""
         found = self.lab.api.v1.billing.meters.list({"limit": 100}).auto_paging_iter()
         return next(known for known in found if known.event_name == billed.events[meter])
 
     def rows(self, query: LiteralString, *parameters: object) -> list[tuple[Any, ...]]:
-        """What the publisher's tables hold, of all tenants."""
+        """Runs a query on the publisher's tables, for all tenants."""
         return self.database.read("publisher", query, *parameters)
 
     def at_provider(self, billed: Billed, meter: str = "calls") -> int:
-        """What the provider holds for the customer, whenever it happened, scaled."""
+        """The customer's accepted usage at the provider over all time, scaled."""
         return sum(
             event["value"]
-            for event in self.lab.levers.meter_events(billed.customer)
+            for event in self.lab.control.meter_events(billed.customer)
             if event["event_name"] == billed.events[meter] and event["status"] == "accepted"
         )
 
     def sends(self, billed: Billed) -> int:
-        """How many events the provider keeps for the customer."""
-        return len(self.lab.levers.meter_events(billed.customer))
+        """The number of the customer's events at the provider."""
+        return len(self.lab.control.meter_events(billed.customer))
 
     def end_month(self, billed: Billed, *, final: bool = True) -> datetime:
-        """Moves the provider past the month's end: to the draft of the invoice, or to the final one."""
+        """Moves the provider's clock past the month's end, to the draft or to the final invoice."""
         zone = self.mesh.tenants[billed.slug].zone
         end = next_month(month_start(NOW, zone), zone)
         seconds = int(end.timestamp()) + (3_600 if final else 0)

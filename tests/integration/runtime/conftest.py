@@ -1,4 +1,4 @@
-"""What several tests of the runtime need."""
+"""Fixtures of the runtime tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.databases import Databases, TestDatabase
 
 @pytest.fixture(scope="module")
 def mesh(databases: Databases) -> Iterator[TestDatabase]:
-    """The schemas of all services, as in production. Tests of a module share it, and leave it as it was."""
+    """The schemas of all services, as in production. Tests of a module share it, and do not change it."""
     database = databases.create([(service, migrate.packages(service)) for service in SERVICES])
     yield database
     databases.release(database)

@@ -1,4 +1,4 @@
-"""The gate on the wire: before handlers, with standard statuses, for as long as a stream lasts."""
+"""Authentication over gRPC: before handlers, with standard statuses, for as long as a stream lasts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Code = grpc.StatusCode
 
 
 class Keys:
-    """Identity, in as much as the gate asks it."""
+    """A fake of identity that answers the gate's key lookups."""
 
     def __init__(self) -> None:
         self.holders: dict[str, Principal] = {}
@@ -51,7 +51,7 @@ class Keys:
         return Gate(RULES, Bearers(AUTHORITY.tokens(), known, SystemClock()))
 
     def make(self, *permissions: Permission) -> tuple[str, tuple[tuple[str, str], ...]]:
-        """A key's id, and what a call carries to bring the key."""
+        """Makes a key; returns its id and the call metadata that carries it."""
         key = make()
         self.holders[key.key_id] = Principal("holder", Kind.API_KEY, None, frozenset(permissions))
         return key.key_id, metadata(key.token)
@@ -61,7 +61,7 @@ async def whoami(text: str) -> str:
     return current_principal().name
 
 
-async def test_a_handler_is_reached_by_those_who_may_and_knows_them() -> None:
+async def test_handler_is_called_with_principal_of_permitted_callers() -> None:
     keys, reached = Keys(), []
 
     async def ask(text: str) -> str:
@@ -88,7 +88,7 @@ async def test_a_handler_is_reached_by_those_who_may_and_knows_them() -> None:
     assert reached == ["1", "2"]
 
 
-async def test_health_stays_open() -> None:
+async def test_health_check_needs_no_credentials() -> None:
     server = server_of(gate=Keys().gate(), grace=0.1)
     async with started(server) as channel:
         await server.serve()
@@ -97,7 +97,7 @@ async def test_health_stays_open() -> None:
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
-async def test_a_stream_ends_when_its_key_is_revoked() -> None:
+async def test_stream_ends_when_its_key_is_revoked() -> None:
     keys = Keys()
     key_id, holder = keys.make(Permission.CAPTURE)
     taken: list[str] = []
@@ -119,7 +119,7 @@ async def test_a_stream_ends_when_its_key_is_revoked() -> None:
     assert taken == ["before"]
 
 
-async def test_a_stream_ends_when_its_key_is_taken_out_of_the_file(tmp_path: Path) -> None:
+async def test_stream_ends_when_its_key_is_removed_from_the_file(tmp_path: Path) -> None:
     path, now, other = tmp_path / "public-keys", 0.0, Authority()
     path.write_text(AUTHORITY.public_keys)
     ring = KeyRing(path, now=lambda: now)
@@ -140,7 +140,7 @@ async def test_a_stream_ends_when_its_key_is_taken_out_of_the_file(tmp_path: Pat
         assert await client_of(channel).ask("x", metadata=other.metadata(Permission.READ)) == "x"
 
 
-async def test_services_call_each_other_with_their_tokens() -> None:
+async def test_services_authenticate_to_each_other_with_tokens() -> None:
     server = server_of(whoami, gate=Keys().gate(), grace=0.1)
     async with started(server):
         signer = AUTHORITY.signer(Permission.READ, name="publisher")
@@ -157,20 +157,20 @@ def settings(**more: object) -> ServiceSettings:
     return ServiceSettings.model_validate({"database_url": "postgresql://"} | more)
 
 
-def test_authentication_is_required_unless_it_is_turned_off() -> None:
+def test_authentication_is_required_unless_turned_off() -> None:
     with pytest.raises(ValidationError, match="service_public_keys"):
         settings()
     assert settings(authentication="off").authentication == "off"
     with pytest.raises(ValueError, match="METERLINE_SERVICE_KEY"):
         auth.caller(settings(service_public_keys=AUTHORITY.public_keys), "ingest", SystemClock())
-    told = settings(**AUTHORITY.settings("ingest"))
-    assert "PRIVATE" not in repr(told)
-    assert auth.caller(told, "ingest", SystemClock()).token is not None
+    configured = settings(**AUTHORITY.settings("ingest"))
+    assert "PRIVATE" not in repr(configured)
+    assert auth.caller(configured, "ingest", SystemClock()).token is not None
     with pytest.raises(ValidationError, match="not both"):
         settings(**AUTHORITY.settings("ingest"), service_public_keys_file="/somewhere")
 
 
-async def test_without_somebody_to_ask_no_api_key_is_taken() -> None:
+async def test_api_keys_are_refused_without_a_verifier() -> None:
     gate = auth.gate(settings(**AUTHORITY.settings("ingest")), RULES, SystemClock(), None)
     async with started(server_of(gate=gate, grace=0.1)) as channel:
         expected = (Code.UNAUTHENTICATED, "TOKEN_INVALID")

@@ -1,4 +1,4 @@
-"""The broker as the services need it: streams that refuse rather than drop, and acks that mean the disk."""
+"""The broker as services need it: full streams refuse messages, and an ack means synced to disk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.polling import eventually
 pytestmark = pytest.mark.req("K2", "T7.3")
 
 
-async def test_every_fact_has_a_stream_that_never_drops_old_messages(bus: Bus) -> None:
+async def test_every_stream_refuses_new_messages_instead_of_dropping_old_ones(bus: Bus) -> None:
     manager = bus.client.jsm()
     for fact in FACTS:
         config = (await manager.stream_info(fact.stream)).config
@@ -29,13 +29,13 @@ async def test_every_fact_has_a_stream_that_never_drops_old_messages(bus: Bus) -
         assert config.max_age == STREAM_MAX_AGE.total_seconds()
 
 
-async def test_services_that_start_together_share_the_streams(open_bus: OpenBus) -> None:
+async def test_concurrently_started_services_share_streams(open_bus: OpenBus) -> None:
     buses = await asyncio.gather(*(open_bus(f"service-{number}") for number in range(4)))
     names = {info.config.name for info in await buses[0].client.jsm().streams_info()}
     assert names == {fact.stream for fact in FACTS}
 
 
-async def test_a_service_creates_the_streams_of_its_facts_only(broker: NatsServer) -> None:
+async def test_service_creates_only_its_own_streams(broker: NatsServer) -> None:
     bus = Bus(broker.url, name="publisher")
     await bus.start()
     names = {info.config.name for info in await bus.client.jsm().streams_info()}
@@ -43,7 +43,7 @@ async def test_a_service_creates_the_streams_of_its_facts_only(broker: NatsServe
     await bus.stop()
 
 
-async def test_publishing_without_a_broker_fails_at_once_and_piles_up_nothing(
+async def test_publish_without_broker_fails_immediately_and_buffers_nothing(
     bus: Bus, broker: NatsServer
 ) -> None:
     await asyncio.to_thread(broker.stop)
@@ -65,11 +65,11 @@ async def test_start_and_stop_may_be_called_twice(broker: NatsServer) -> None:
         await bus.stop()
 
 
-async def test_a_broker_that_syncs_every_message_is_accepted(broker: NatsServer) -> None:
+async def test_broker_that_syncs_every_message_is_accepted(broker: NatsServer) -> None:
     await require_synced_jetstream(broker.monitor_url)
 
 
-async def test_a_broker_that_syncs_now_and_then_is_refused() -> None:
+async def test_broker_that_syncs_periodically_is_refused() -> None:
     with (
         scratch_directory() as place,
         NatsServer(place / "nats", sync_interval="2m") as server,
@@ -78,6 +78,6 @@ async def test_a_broker_that_syncs_now_and_then_is_refused() -> None:
         await require_synced_jetstream(server.monitor_url)
 
 
-async def test_a_broker_that_cannot_be_asked_is_refused() -> None:
+async def test_broker_without_monitoring_is_refused() -> None:
     with pytest.raises(UnsafeBrokerError, match="METERLINE_NATS_MONITOR_URL"):
         await require_synced_jetstream("")

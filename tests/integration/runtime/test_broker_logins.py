@@ -1,4 +1,4 @@
-"""The broker knows each service by a login of its own, and refuses it everything that is not its own."""
+"""Each service has its own login at the broker, which refuses it everything that it does not own."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def shared_guarded() -> Iterator[NatsServer]:
 
 @pytest.fixture
 def guarded() -> Iterator[NatsServer]:
-    """A broker with logins of the test's own."""
+    """A broker with separate logins for this test."""
     with broker_with_logins() as server:
         yield server
 
 
 def owned_by(service: str) -> Attempts:
-    """What a service may do, worked out from the facts without `permissions_of`."""
+    """The permitted actions of a service, derived from the facts without `permissions_of`."""
     publish: set[str] = set()
     for fact in FACTS:
         if service == fact.publisher or service in fact.consumers:
@@ -70,7 +70,7 @@ def owned_by(service: str) -> Attempts:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-async def test_a_service_is_refused_everything_that_is_not_its_own(
+async def test_broker_refuses_a_service_what_it_does_not_own(
     shared_guarded: NatsServer, service: str
 ) -> None:
     everything = all_attempts()
@@ -78,7 +78,7 @@ async def test_a_service_is_refused_everything_that_is_not_its_own(
 
 
 @pytest.mark.parametrize("planted", ["publish", "subscribe"])
-async def test_permissions_for_everything_are_caught(planted: str) -> None:
+async def test_permissions_for_everything_are_detected(planted: str) -> None:
     users = authorization_of_tests()
     for user in users["users"][1:]:
         user["permissions"][planted] = {"allow": [">"]}
@@ -89,14 +89,14 @@ async def test_permissions_for_everything_are_caught(planted: str) -> None:
 
 
 @pytest.mark.parametrize("login", ["", "ingest:wrong@", "stranger:secret@"])
-async def test_a_stranger_cannot_connect(shared_guarded: NatsServer, login: str) -> None:
+async def test_unknown_login_cannot_connect(shared_guarded: NatsServer, login: str) -> None:
     url = f"nats://{login}127.0.0.1:{shared_guarded.port}"
     with pytest.raises(nats.errors.Error, match="Authorization Violation"):
         await nats.connect(url, allow_reconnect=False)
 
 
 @pytest.mark.parametrize("login", ["", "ingest:wrong@"])
-async def test_a_refused_login_ends_the_start_with_the_reason(shared_guarded: NatsServer, login: str) -> None:
+async def test_refused_login_fails_the_start_with_reason(shared_guarded: NatsServer, login: str) -> None:
     bus = Bus(f"nats://{login}127.0.0.1:{shared_guarded.port}", name="ingest")
     async with asyncio.timeout(30):
         with pytest.raises(BrokerRefusedError, match="refuses the login of user") as failed:
@@ -105,7 +105,7 @@ async def test_a_refused_login_ends_the_start_with_the_reason(shared_guarded: Na
     assert not bus.connected
 
 
-async def test_a_refused_permission_ends_the_start_with_the_reason(shared_guarded: NatsServer) -> None:
+async def test_refused_permission_fails_the_start_with_reason(shared_guarded: NatsServer) -> None:
     bus = Bus(url_of(shared_guarded, "identity"), name="publisher")
     with pytest.raises(BrokerRefusedError, match=r"user 'identity': .*permissions violation"):
         await bus.start()
@@ -113,7 +113,7 @@ async def test_a_refused_permission_ends_the_start_with_the_reason(shared_guarde
 
 
 @pytest.mark.parametrize("service", SERVICES)
-async def test_a_service_creates_its_streams_and_publishes_its_facts(
+async def test_service_creates_its_streams_and_publishes_its_facts(
     shared_guarded: NatsServer, service: str
 ) -> None:
     bus = Bus(url_of(shared_guarded, service), name=service)
@@ -124,7 +124,7 @@ async def test_a_service_creates_its_streams_and_publishes_its_facts(
     await bus.stop()
 
 
-async def test_a_service_creates_no_stream_of_others(guarded: NatsServer) -> None:
+async def test_service_cannot_create_streams_of_others(guarded: NatsServer) -> None:
     bus = Bus(url_of(guarded, "identity"), name="identity")
     await bus.start()
     await bus.stop()
@@ -132,11 +132,11 @@ async def test_a_service_creates_no_stream_of_others(guarded: NatsServer) -> Non
         assert [info.config.name for info in await client.jsm().streams_info()] == ["TENANTS"]
 
 
-# --- a login that is taken away while it is in use
+# --- a login that is revoked while it is in use
 
 
 def set_password(broker: NatsServer, user: str, password: str) -> None:
-    """Changes a password in the configuration of a broker that runs, and has it read."""
+    """Changes a password in the configuration of a running broker, and reloads it."""
     config = json.loads(broker.config_file.read_text())
     for each in config["authorization"]["users"]:
         if each["user"] == user:
@@ -149,13 +149,13 @@ def refusals(kind: str) -> float:
     return REGISTRY.get_sample_value("meterline_broker_refusals_total", {"kind": kind}) or 0.0
 
 
-async def test_a_login_that_is_revoked_is_reported_until_it_is_restored(guarded: NatsServer) -> None:
+async def test_revoked_login_is_reported_until_restored(guarded: NatsServer) -> None:
     bus = Bus(url_of(guarded, "identity"), name="identity")
     await bus.start()
     password = url_of(guarded, "identity").split(":")[2].split("@")[0]
     before = refusals("login")
     set_password(guarded, "identity", "another")
-    # Once as it is taken away, and again as it is tried.
+    # Counted once when it is revoked, and again at the reconnect.
     await eventually(lambda: refusals("login"), seconds=30, until=lambda count: count >= before + 2)
     assert not bus.connected
     set_password(guarded, "identity", password)
@@ -164,7 +164,7 @@ async def test_a_login_that_is_revoked_is_reported_until_it_is_restored(guarded:
     await bus.stop()
 
 
-async def test_a_bus_without_a_login_any_more_can_be_stopped(guarded: NatsServer) -> None:
+async def test_bus_with_revoked_login_can_be_stopped(guarded: NatsServer) -> None:
     bus = Bus(url_of(guarded, "identity"), name="identity")
     await bus.start()
     set_password(guarded, "identity", "another")
@@ -173,7 +173,7 @@ async def test_a_bus_without_a_login_any_more_can_be_stopped(guarded: NatsServer
         await bus.stop()
 
 
-# --- messages that the broker itself moves past the permissions
+# --- messages that the broker itself copies without a permission check
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ async def test_a_bus_without_a_login_any_more_can_be_stopped(guarded: NatsServer
     ],
     ids=lambda trick: sorted(trick)[0],
 )
-async def test_a_stream_that_takes_or_passes_on_other_messages_is_refused(
+async def test_stream_that_copies_or_republishes_messages_is_refused(
     guarded: NatsServer, trick: dict[str, object]
 ) -> None:
     async with logged_in(guarded, "operator") as (client, _):
@@ -201,8 +201,8 @@ async def test_a_stream_that_takes_or_passes_on_other_messages_is_refused(
     await bus.stop()
 
 
-async def test_a_message_that_the_broker_republished_is_not_taken(guarded: NatsServer) -> None:
-    """The way past the permission to publish: a stream that its creator has republish its messages."""
+async def test_message_republished_by_the_broker_is_refused(guarded: NatsServer) -> None:
+    """A stream configured to republish its messages bypasses the permission to publish."""
     async with logged_in(guarded, "ingest") as (client, _):
         await client.jetstream().add_stream(name=EVENTS_ACCEPTED.stream, subjects=[EVENTS_ACCEPTED.subject])
     async with logged_in(guarded, "publisher") as (client, errors):
@@ -225,13 +225,13 @@ async def test_a_message_that_the_broker_republished_is_not_taken(guarded: NatsS
 # --- a broker without logins
 
 
-async def test_a_broker_without_logins_is_refused(nats_server: NatsServer) -> None:
+async def test_broker_without_logins_is_refused(nats_server: NatsServer) -> None:
     nats_server.start()
     with pytest.raises(UnsafeBrokerError, match="METERLINE_ALLOW_OPEN_BROKER"):
         await require_logins(nats_server.url)
 
 
-async def test_a_broker_that_lets_strangers_in_beside_its_users_is_refused() -> None:
+async def test_broker_that_also_accepts_anonymous_users_is_refused() -> None:
     settings = {"no_auth_user": "ingest", "authorization": authorization_of_tests()}
     with (
         scratch_directory() as place,
@@ -241,13 +241,13 @@ async def test_a_broker_that_lets_strangers_in_beside_its_users_is_refused() -> 
         await require_logins(url_of(server, "identity"))
 
 
-async def test_a_broker_with_logins_is_accepted(shared_guarded: NatsServer) -> None:
+async def test_broker_with_logins_is_accepted(shared_guarded: NatsServer) -> None:
     await require_logins(url_of(shared_guarded, "ingest"))
     with pytest.raises(OSError, match=r"refused|Connect"):
         await require_logins("nats://ingest:x@127.0.0.1:1")
 
 
-def test_the_printed_configuration_is_one_that_a_broker_reads(tmp_path: Path) -> None:
+def test_printed_configuration_is_valid_for_a_broker(tmp_path: Path) -> None:
     path = tmp_path / "nats.conf"
     path.write_text(permissions.configuration())
     command = [str(binary()), "-t", "-c", str(path)]

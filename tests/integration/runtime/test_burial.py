@@ -1,4 +1,4 @@
-"""What is buried and what is not: a few poison messages always, nearly everything never."""
+"""Dead letters and the breaker: single poison messages are buried, but never nearly all messages."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MOST_BURIED = QUICK.window * QUICK.percent // 100
 
 
 class Deployed:
-    """A handler that refuses whatever `refuses` says, until it is mended; keeps the size of each batch."""
+    """A handler that refuses notes containing `refuses` while `broken`; records the size of each batch."""
 
     def __init__(self, refuses: str = "") -> None:
         self.refuses = refuses
@@ -83,7 +83,7 @@ def buried(database: TestDatabase) -> list[str]:
 ALL = [f"{number:03d}" for number in range(150)]
 
 
-async def test_a_bad_deploy_buries_few_and_loses_none(
+async def test_bad_deploy_buries_few_messages_and_loses_none(
     node: Node, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
     deployed = Deployed()
@@ -91,7 +91,7 @@ async def test_a_bad_deploy_buries_few_and_loses_none(
     consumer = node.consumer(deployed, max_messages=16, rules=QUICK)
     await consumer.start()
     await breaker_is(1)
-    # It goes on trying, one at a time, and buries no more.
+    # The open breaker tries one message at a time, and buries no more.
     tries = len(deployed.batches)
     await eventually(lambda: len(deployed.batches), until=lambda now: now >= tries + 5)
     assert set(deployed.batches[tries:]) == {1}
@@ -102,11 +102,11 @@ async def test_a_bad_deploy_buries_few_and_loses_none(
     await breaker_is(0)
     assert len(buried(effects_database)) <= MOST_BURIED
     assert sorted(notes(effects_database) + buried(effects_database)) == ALL
-    assert max(deployed.batches[tries:]) > 1, "it goes on in batches"
+    assert max(deployed.batches[tries:]) > 1, "the closed breaker allows batches again"
     await consumer.stop()
 
 
-async def test_a_consumer_without_a_breaker_is_caught_by_the_same_assertion(
+async def test_consumer_without_breaker_is_detected(
     node: Node, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
     await publish(node, ALL)
@@ -118,7 +118,7 @@ async def test_a_consumer_without_a_breaker_is_caught_by_the_same_assertion(
     await consumer.stop()
 
 
-async def test_a_few_among_good_ones_are_buried_and_stop_nothing(
+async def test_few_poison_messages_are_buried_without_opening_breaker(
     node: Node, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
     messages = [f"{number:03d}" + (" bad" if number % 7 == 3 else "") for number in range(140)]
@@ -136,10 +136,10 @@ async def test_a_few_among_good_ones_are_buried_and_stop_nothing(
     await consumer.stop()
 
 
-async def test_many_poison_messages_in_a_row_do_not_hold_up_good_ones_for_good(
+async def test_many_consecutive_poison_messages_do_not_block_good_ones(
     node: Node, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
-    """More of them than open the breaker: the first good message that is tried lets the others through."""
+    """More poison messages than open the breaker: the first good message that is tried closes it."""
     bad = [f"{number:03d} bad" for number in range(40)]
     good = [f"{number:03d}" for number in range(40, 200)]
     await publish(node, bad + good)
@@ -151,7 +151,7 @@ async def test_many_poison_messages_in_a_row_do_not_hold_up_good_ones_for_good(
     await consumer.stop()
 
 
-async def test_a_good_replica_takes_what_a_bad_one_gives_back(
+async def test_healthy_replica_handles_messages_returned_by_broken_one(
     open_node: OpenNode, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
     bad, good = await open_node(), await open_node()
@@ -169,7 +169,7 @@ async def test_a_good_replica_takes_what_a_bad_one_gives_back(
     await healthy.stop()
 
 
-async def test_it_can_be_stopped_and_started_while_it_is_open(
+async def test_consumer_restarts_while_breaker_is_open(
     node: Node, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
     deployed = Deployed()
@@ -185,12 +185,12 @@ async def test_it_can_be_stopped_and_started_while_it_is_open(
     await consumer.stop()
 
 
-async def test_a_broker_that_restarts_while_it_is_open_loses_nothing(
+async def test_broker_restart_while_breaker_is_open_loses_nothing(
     node: Node, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
     deployed = Deployed()
     await publish(node, ALL)
-    # Of what was given back while the broker went away it knows nothing, so that it waits for answers.
+    # The broker misses messages returned while it stops, and redelivers them after `ack_wait`.
     consumer = node.consumer(deployed, rules=QUICK, ack_wait=3.0)
     await consumer.start()
     await breaker_is(1)
@@ -205,7 +205,7 @@ async def test_a_broker_that_restarts_while_it_is_open_loses_nothing(
     await consumer.stop()
 
 
-# --- what is given up
+# --- messages that are given up
 
 
 async def fail_with(error: Exception, transaction: Transaction, deliveries: Sequence[Delivery]) -> None:
@@ -223,7 +223,7 @@ async def fail_with(error: Exception, transaction: Transaction, deliveries: Sequ
         (ZeroDivisionError(), "ZeroDivisionError; given up after 0 s"),
     ],
 )
-async def test_what_only_ever_fails_is_given_up_before_the_broker_drops_it(
+async def test_permanently_failing_message_becomes_dead_letter_before_broker_drops_it(
     node: Node, broker: NatsServer, effects_database: TestDatabase, error: Exception, reason: str
 ) -> None:
     await publish(node, ["a", "bad", "b"])
@@ -241,7 +241,7 @@ async def test_what_only_ever_fails_is_given_up_before_the_broker_drops_it(
     assert waited >= timedelta(seconds=0.4)
 
 
-async def test_a_reason_that_quotes_anything_can_be_kept(
+async def test_error_text_with_any_content_can_be_stored(
     node: Node, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
     await publish(node, ["bad"])

@@ -1,4 +1,4 @@
-"""The consumer: every effect once, whatever comes twice, fails, or goes away meanwhile."""
+"""The consumer: each message has its effect once despite redelivery, failures and restarts."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ async def test_messages_are_handled_and_acknowledged(
     await consumer.stop()
 
 
-# --- the same message again
+# --- repeated messages
 
 
 @pytest.mark.fault
-async def test_a_stream_replayed_three_times_changes_nothing(
+async def test_stream_replay_changes_nothing(
     node: Node, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
     expected = [str(number) for number in range(100)]
@@ -69,7 +69,7 @@ async def test_a_stream_replayed_three_times_changes_nothing(
 
 
 @pytest.mark.fault
-async def test_an_inbox_without_its_key_is_caught_by_the_same_assertion(
+async def test_inbox_without_primary_key_is_detected(
     node: Node, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
     with psycopg.connect(effects_database.owner_dsn("ingest")) as connection:
@@ -84,10 +84,10 @@ async def test_an_inbox_without_its_key_is_caught_by_the_same_assertion(
         assert notes(effects_database) == ["once"]
 
 
-async def test_doubles_in_one_batch_count_once(
+async def test_duplicates_in_one_batch_are_handled_once(
     node: Node, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
-    """Beyond its window of deduplication the broker stores the same id again."""
+    """After its deduplication window the broker stores the same id again."""
     jetstream = node.bus.jetstream()
     await jetstream.delete_stream(PROBE.stream)
     await jetstream.add_stream(
@@ -112,7 +112,7 @@ async def test_doubles_in_one_batch_count_once(
     await consumer.stop()
 
 
-async def test_two_replicas_share_the_work(
+async def test_two_replicas_share_messages(
     open_node: OpenNode, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
     first, second = await open_node(), await open_node()
@@ -125,11 +125,11 @@ async def test_two_replicas_share_the_work(
     await asyncio.gather(*(consumer.stop() for consumer in consumers))
 
 
-# --- servers that go away
+# --- restarts of servers
 
 
 @pytest.mark.fault
-async def test_it_is_back_soon_after_the_broker_is(
+async def test_consumer_resumes_after_broker_restart(
     node: Node, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
     await publish(node, "before")
@@ -140,14 +140,14 @@ async def test_it_is_back_soon_after_the_broker_is(
     await node.emit("meanwhile")
     await asyncio.to_thread(broker.start)
     await node.relay.start()
-    # A pull request that is simply waited for takes 30 s to end.
+    # A pull request that is not cancelled ends only after 30 s.
     await noted(effects_database, ["before", "meanwhile"])
     await settled(broker)
     await consumer.stop()
 
 
 @pytest.mark.fault
-async def test_a_broker_that_lost_its_disk_is_furnished_again(
+async def test_streams_and_consumer_are_recreated_after_broker_loses_its_disk(
     own_broker: NatsServer, effects_database: TestDatabase
 ) -> None:
     database = Database(effects_database.app_dsn("ingest"))
@@ -172,7 +172,7 @@ async def test_a_broker_that_lost_its_disk_is_furnished_again(
 
 
 @pytest.mark.fault
-async def test_a_deleted_consumer_is_made_again(
+async def test_deleted_consumer_is_recreated(
     node: Node, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
     consumer = node.consumer()
@@ -184,7 +184,7 @@ async def test_a_deleted_consumer_is_made_again(
 
 
 @pytest.mark.fault
-async def test_lost_database_sessions_do_not_stop_it(
+async def test_consumer_survives_lost_database_sessions(
     node: Node, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
     handled: list[int] = []
@@ -224,10 +224,10 @@ async def test_start_and_stop_may_be_called_twice(
     assert notes(effects_database) == ["first", "second"]
 
 
-async def test_stop_finishes_the_batch_in_hand_and_gives_back_the_rest(
+async def test_stop_finishes_current_batch_and_returns_the_rest(
     open_node: OpenNode, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
-    """What waited in memory is another replica's at once, and not after the 30 s until redelivery."""
+    """Another replica gets prefetched messages immediately, and not after the 30 s until redelivery."""
     leaves, stays = await open_node(), await open_node()
     in_hand, finish = asyncio.Event(), asyncio.Event()
 

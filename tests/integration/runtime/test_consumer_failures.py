@@ -1,4 +1,4 @@
-"""The consumer and handlers that fail: what is bad is kept or comes again, and holds up no other message."""
+"""The consumer and failing handlers: a failed message is stored or retried, and blocks no other message."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tests.support.runtime import NAME, Node, count, note_effects, noted, notes,
 pytestmark = [pytest.mark.req("K3", "T3.1")]
 
 
-class Choosy:
-    """Handles everything but the notes it has a failure for; counts the attempts at each note."""
+class FailingHandler:
+    """Handles all notes except those with a failure; records the attempts of each note."""
 
     def __init__(self, failures: dict[str, list[Exception]]) -> None:
         self._failures = failures
@@ -36,13 +36,13 @@ class Choosy:
             if len(deliveries) == 1 and self._failures.get(note):
                 raise self._failures[note].pop(0)
             if self._failures.get(note):
-                raise self._failures[note][0]  # the batch fails; then each goes alone
+                raise self._failures[note][0]  # the batch fails; then each message is handled alone
 
 
-async def test_later_means_again_and_holds_up_no_other(
+async def test_retry_later_redelivers_message_without_blocking_others(
     node: Node, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
-    handler = Choosy({"early": [RetryLater("the tenant is not known", delay=0.05)] * 3})
+    handler = FailingHandler({"early": [RetryLater("the tenant is not known", delay=0.05)] * 3})
     await publish(node, "a", "early", "b")
     consumer = node.consumer(handler)
     await consumer.start()
@@ -55,11 +55,11 @@ async def test_later_means_again_and_holds_up_no_other(
 
 
 @pytest.mark.fault
-async def test_a_poison_message_is_kept_with_its_reason_and_holds_up_no_other(
+async def test_poison_message_is_stored_with_reason_and_blocks_no_other(
     node: Node, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
     good = [f"good {number}" for number in range(40)]
-    handler = Choosy({"poison": [Poison("no such event type")] * 100})
+    handler = FailingHandler({"poison": [Poison("no such event type")] * 100})
     await publish(node, *good[:20], "poison", *good[20:])
     consumer = node.consumer(handler)
     await consumer.start()
@@ -75,7 +75,7 @@ async def test_a_poison_message_is_kept_with_its_reason_and_holds_up_no_other(
     assert count(effects_database, "dead_letters") == 1
 
 
-async def test_messages_that_a_failure_names_leave_the_others_one_batch(
+async def test_other_messages_stay_one_batch_without_named_failures(
     node: Node, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
     batches: list[list[str]] = []
@@ -85,7 +85,7 @@ async def test_messages_that_a_failure_names_leave_the_others_one_batch(
         texts = {StringValue.FromString(delivery.data).value: delivery for delivery in deliveries}
         batches.append(sorted(texts))
         if "first" in texts:
-            # Meanwhile the others gather, however the broker divides them.
+            # Waits until all other messages have arrived, so that they form one batch.
             await all_here.wait()
         bad = [delivery.message_id for text, delivery in texts.items() if text.startswith("bad")]
         if bad:
@@ -106,10 +106,10 @@ async def test_messages_that_a_failure_names_leave_the_others_one_batch(
     await consumer.stop()
 
 
-async def test_an_unforeseen_failure_comes_again(
+async def test_unexpected_failure_is_retried(
     node: Node, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
-    handler = Choosy({"odd": [ZeroDivisionError("a fault of ours")]})
+    handler = FailingHandler({"odd": [ZeroDivisionError("a fault of ours")]})
     await publish(node, "a", "odd", "b")
     consumer = node.consumer(handler)
     await consumer.start()
@@ -119,12 +119,12 @@ async def test_an_unforeseen_failure_comes_again(
     await consumer.stop()
 
 
-async def test_a_poison_message_that_cannot_be_kept_comes_again(
+async def test_poison_message_that_cannot_be_stored_is_retried(
     node: Node, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
     with psycopg.connect(effects_database.owner_dsn("ingest"), autocommit=True) as owner:
         owner.execute("ALTER TABLE dead_letters RENAME TO mislaid")
-        handler = Choosy({"poison": [Poison("no such event type")] * 100})
+        handler = FailingHandler({"poison": [Poison("no such event type")] * 100})
         await publish(node, "poison", "good")
         consumer = node.consumer(handler)
         await consumer.start()
@@ -135,7 +135,7 @@ async def test_a_poison_message_that_cannot_be_kept_comes_again(
     await consumer.stop()
 
 
-async def test_a_message_without_an_id_is_refused_and_holds_up_no_other(
+async def test_message_without_id_is_refused_and_blocks_no_other(
     node: Node, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
     await node.bus.jetstream().publish("probe.x", b"", headers={"Nats-Msg-Id": "not a uuid"})
@@ -149,10 +149,10 @@ async def test_a_message_without_an_id_is_refused_and_holds_up_no_other(
 
 
 @pytest.mark.req("T4.1")
-async def test_a_message_copied_from_another_stream_is_refused(
+async def test_message_copied_from_another_stream_is_refused(
     node: Node, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
-    """JetStream copies between streams without checking who may publish."""
+    """JetStream copies messages between streams without checking publish permissions."""
     forged = StringValue(value="forged").SerializeToString()
     headers = {"Nats-Msg-Id": str(new_id()), "Nats-Stream": "OTHER"}
     await node.bus.jetstream().publish("probe.x", forged, headers=headers)

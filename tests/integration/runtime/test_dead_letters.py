@@ -1,4 +1,4 @@
-"""Dead letters are found, and redriven exactly once, through the API that every service mounts."""
+"""Dead letters are listed, and redriven exactly once, through the API that every service mounts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ BURY_ALL = BurialRules(percent=100)
 
 @dataclass
 class Handler:
-    """Refuses the notes of `failures`; `entered` tells when it has one in hand, `proceed` lets it go on."""
+    """Refuses the notes of `failures`; sets `entered` when it handles one, and then waits for `proceed`."""
 
     failures: dict[str, Exception] = field(default_factory=dict)
     calls: int = 0
@@ -73,7 +73,7 @@ class Handler:
 
 @dataclass
 class World:
-    """A service's consumer, with some dead letters, and its API."""
+    """A service's consumer, its dead letters, and its API."""
 
     node: Node
     database: TestDatabase
@@ -83,7 +83,7 @@ class World:
     stub: dead_letters_pb2_grpc.DeadLettersServiceAsyncStub
 
     async def bury(self, *texts: str, error: str = "no such event type") -> list[str]:
-        """The ids of messages that have become dead letters."""
+        """Publishes messages that become dead letters; returns their ids."""
         self.handler.failures |= {text: Poison(error) for text in texts}
         ids = await self.node.emit(*texts)
         while await self.node.relay.publish_pending():
@@ -94,7 +94,7 @@ class World:
         assert set(map(str, ids)) <= {row[0] for row in self.rows("message_id::text")}
         return [str(message_id) for message_id in ids]
 
-    def mend(self, *texts: str) -> None:
+    def fix(self, *texts: str) -> None:
         for text in texts or list(self.handler.failures):
             del self.handler.failures[text]
         self.handler.proceed.set()
@@ -107,7 +107,7 @@ class World:
             return found.fetchall()
 
     async def letters(self, **request: object) -> list[api.DeadLetter]:
-        """All letters that a request asks for, by pages."""
+        """All dead letters of a request, over all pages."""
         found: list[api.DeadLetter] = []
         token = ""
         while True:
@@ -153,10 +153,10 @@ def at(moment: object) -> Timestamp:
     return found
 
 
-# --- looking
+# --- listing
 
 
-async def test_a_letter_tells_all_that_is_known(world: World) -> None:
+async def test_dead_letter_is_listed_with_all_its_fields(world: World) -> None:
     (message_id,) = await world.bury("poison")
     (letter,) = await world.letters()
     assert (letter.message_id, letter.consumer, letter.subject) == (message_id, NAME, "probe.x")
@@ -174,9 +174,9 @@ async def test_a_letter_tells_all_that_is_known(world: World) -> None:
 
 
 @pytest.mark.parametrize("page_size", [1, 2, 7, 0])
-async def test_pages_hold_every_letter_once(world: World, page_size: int) -> None:
+async def test_pages_contain_each_dead_letter_once(world: World, page_size: int) -> None:
     ids = await world.bury(*map(str, range(7)))
-    # Of one transaction and one time, as a restore or an import leaves them.
+    # All have the same time, as after a restore or an import.
     with psycopg.connect(world.database.admin_dsn) as connection:
         connection.execute(f"UPDATE {SERVICE}.dead_letters SET received_at = now()")
     for with_payload in (False, True):
@@ -184,7 +184,7 @@ async def test_pages_hold_every_letter_once(world: World, page_size: int) -> Non
         assert [letter.message_id for letter in found] == sorted(ids)
 
 
-async def test_a_filter_narrows_by_error_time_and_state(world: World) -> None:
+async def test_list_filters_by_error_time_and_state(world: World) -> None:
     garbled = await world.bury("a", "b", error="garbled: 100% of it_")
     unknown = await world.bury("c", error="unknown tenants [7]")
 
@@ -200,7 +200,7 @@ async def test_a_filter_narrows_by_error_time_and_state(world: World) -> None:
     assert await found(received=types_pb2.TimeRange(end_time=at(boundary))) == garbled
     assert await found(received=types_pb2.TimeRange(start_time=at(boundary))) == unknown
 
-    world.mend("c")
+    world.fix("c")
     await world.redrive(message_ids=unknown)
     assert await found() == garbled
     both = [api.DEAD_LETTER_STATE_OPEN, api.DEAD_LETTER_STATE_REDRIVEN]
@@ -210,9 +210,9 @@ async def test_a_filter_narrows_by_error_time_and_state(world: World) -> None:
 # --- redriving
 
 
-async def test_what_was_mended_is_applied_and_stays_as_history(world: World) -> None:
+async def test_redriven_letter_is_applied_and_stays_as_history(world: World) -> None:
     ids = await world.bury("a", "b")
-    world.mend()
+    world.fix()
     answer = await world.redrive(all=True)
     assert outcomes(answer) == dict.fromkeys(ids, "APPLIED")
     assert answer.left == 0
@@ -228,9 +228,9 @@ async def test_what_was_mended_is_applied_and_stays_as_history(world: World) -> 
 @pytest.mark.parametrize(
     "error", [Poison("still no such type"), RetryLater("not yet"), ZeroDivisionError("a fault of ours")]
 )
-async def test_what_fails_again_stays_with_the_new_error(world: World, error: Exception) -> None:
-    mended, poison = await world.bury("a", "poison")
-    world.mend("a")
+async def test_failed_redrive_keeps_letter_with_new_error(world: World, error: Exception) -> None:
+    fixed, poison = await world.bury("a", "poison")
+    world.fix("a")
     world.handler.failures["poison"] = error
     for attempt in (2, 3):
         answer = await world.redrive(all=True)
@@ -239,12 +239,12 @@ async def test_what_fails_again_stays_with_the_new_error(world: World, error: Ex
         assert (letter.message_id, letter.error, letter.attempts) == (poison, str(error), attempt)
         assert letter.failed_at.ToNanoseconds() > letter.received_at.ToNanoseconds()
     assert notes(world.database) == ["a"]
-    assert mended != poison
+    assert fixed != poison
 
 
-async def test_a_dry_run_tells_and_keeps_nothing(world: World) -> None:
+async def test_dry_run_reports_outcomes_and_changes_nothing(world: World) -> None:
     good, poison = await world.bury("a", "poison")
-    world.mend("a")
+    world.fix("a")
     before = world.rows("state, attempts, error, failed_at")
     answer = await world.redrive(all=True, dry_run=True)
     assert outcomes(answer) == {good: "APPLIED", poison: "FAILED"}
@@ -254,29 +254,29 @@ async def test_a_dry_run_tells_and_keeps_nothing(world: World) -> None:
     assert notes(world.database) == ["a"]
 
 
-async def test_a_filter_and_a_limit_choose_and_calls_in_a_row_get_to_all(world: World) -> None:
+async def test_repeated_redrives_with_a_limit_reach_all_letters(world: World) -> None:
     poison = await world.bury("p1", "p2", error="garbled")
     good = await world.bury(*"abc", error="unknown tenants [7]")
-    world.mend(*"abc")
+    world.fix(*"abc")
     chosen = api.DeadLetterFilter(error_prefix="unknown")
     answer = await world.redrive(filter=chosen, limit=2)
     assert outcomes(answer) == dict.fromkeys(good[:2], "APPLIED")
     assert answer.left == 1
-    # The poison came first, and yet it does not keep the last good one from its turn.
+    # The older poison messages do not keep the last good one from being redriven.
     tried = [outcomes(await world.redrive(all=True, limit=1)) for _ in range(3)]
     assert tried == [{poison[0]: "FAILED"}, {poison[1]: "FAILED"}, {good[2]: "APPLIED"}]
 
 
-async def test_it_stops_before_the_deadline_and_tells_what_is_left(world: World) -> None:
+async def test_redrive_stops_before_deadline_and_reports_the_remaining_count(world: World) -> None:
     await world.bury("a", "b")
-    world.mend()
+    world.fix()
     request = api.RedriveDeadLettersRequest(all=True, requested_by="ann", reason="now")
     answer = await world.stub.RedriveDeadLetters(request, timeout=0.9)
     assert (list(answer.results), answer.left) == ([], 2)
 
 
 async def redrive_twice(world: World, message_id: str) -> list[str]:
-    """Two calls at the same time: the second comes while the first has the message in hand."""
+    """Two concurrent redrives: the second is called while the first handles the message."""
     first = asyncio.create_task(world.redrive(message_ids=[message_id]))
     async with asyncio.timeout(15):
         await world.handler.entered.wait()
@@ -286,7 +286,7 @@ async def redrive_twice(world: World, message_id: str) -> list[str]:
 
 
 @pytest.mark.fault
-async def test_two_redrives_at_the_same_time_apply_it_once(world: World) -> None:
+async def test_two_concurrent_redrives_apply_a_letter_once(world: World) -> None:
     (message_id,) = await world.bury("once")
     del world.handler.failures["once"]
     assert await redrive_twice(world, message_id) == ["APPLIED", "SKIPPED"]
@@ -294,9 +294,7 @@ async def test_two_redrives_at_the_same_time_apply_it_once(world: World) -> None
 
 
 @pytest.mark.fault
-async def test_a_redrive_that_does_not_claim_is_caught_by_the_same_assertion(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_redrive_without_row_lock_is_detected(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     unclaimed = queries.claim.replace("FOR UPDATE SKIP LOCKED", "")
     monkeypatch.setitem(cast("dict[str, str]", queries._by_name), "claim", unclaimed)
     (message_id,) = await world.bury("once")
@@ -307,18 +305,18 @@ async def test_a_redrive_that_does_not_claim_is_caught_by_the_same_assertion(
 
 
 @pytest.mark.fault
-async def test_many_redrives_of_all_at_the_same_time_apply_each_once(world: World) -> None:
+async def test_many_concurrent_redrives_of_all_apply_each_letter_once(world: World) -> None:
     texts = [f"{number:02d}" for number in range(30)]
     await world.bury(*texts)
-    world.mend()
+    world.fix()
     await asyncio.gather(*(world.redrive(all=True) for _ in range(6)))
     assert notes(world.database) == texts
     assert count(world.database, "dead_letters", "state = 'redriven' AND attempts = 2") == 30
 
 
-async def test_a_letter_that_is_redriven_does_not_come_from_the_broker_too(world: World) -> None:
+async def test_redriven_message_is_not_handled_again_from_the_broker(world: World) -> None:
     (message_id,) = await world.bury("once")
-    world.mend()
+    world.fix()
     await world.redrive(message_ids=[message_id])
     await world.node.bus.jetstream().delete_consumer(PROBE.stream, NAME)
     await world.consumer.start()
@@ -327,7 +325,7 @@ async def test_a_letter_that_is_redriven_does_not_come_from_the_broker_too(world
     assert notes(world.database) == ["once"]
 
 
-# --- what is asked wrongly
+# --- invalid requests
 
 
 @pytest.mark.parametrize(
@@ -345,9 +343,7 @@ async def test_a_letter_that_is_redriven_does_not_come_from_the_broker_too(world
         ({"filter": api.DeadLetterFilter(error_prefix="\0")}, "filter.error_prefix"),
     ],
 )
-async def test_a_redrive_without_sense_is_refused(
-    world: World, request_: dict[str, object], field: str
-) -> None:
+async def test_invalid_redrive_is_refused(world: World, request_: dict[str, object], field: str) -> None:
     with pytest.raises(aio.AioRpcError) as caught:
         await world.redrive(**request_)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -370,7 +366,7 @@ async def test_a_redrive_without_sense_is_refused(
         ),
     ],
 )
-async def test_a_list_without_sense_is_refused(
+async def test_invalid_list_is_refused(
     world: World, request_: dict[str, object], code: grpc.StatusCode
 ) -> None:
     with pytest.raises(aio.AioRpcError) as caught:
@@ -381,15 +377,15 @@ async def test_a_list_without_sense_is_refused(
 # --- the metric
 
 
-async def test_the_metric_follows_what_is_open(world: World) -> None:
-    def told() -> float | None:
+async def test_metric_counts_open_dead_letters(world: World) -> None:
+    def reported() -> float | None:
         return REGISTRY.get_sample_value("meterline_dead_letters", {"consumer": NAME})
 
     report = DeadLetterReport(world.node.database).report
     await world.bury("a", "b")
     await report()
-    assert told() == 2
-    world.mend()
+    assert reported() == 2
+    world.fix()
     await world.redrive(all=True)
     await report()
-    assert told() == 0
+    assert reported() == 0

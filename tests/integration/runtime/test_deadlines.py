@@ -1,4 +1,4 @@
-"""No statement outlives the caller that waits for it."""
+"""Statements end with the deadline of their call."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ async def statement_timeout_ms(database: Database) -> int:
     return int(value)
 
 
-async def test_the_deadline_of_a_call_bounds_its_statements(node: Node) -> None:
+async def test_call_deadline_bounds_its_statements(node: Node) -> None:
     async def ask(_: str) -> str:
         return str(await statement_timeout_ms(node.database))
 
     async with serving(ask) as client:
-        # Less than what is left to the caller: gRPC may round that up by 10 ms on its way.
+        # Less than the caller's remaining time, which gRPC may round up by 10 ms.
         assert 0 < int(await client.ask("", timeout=5.0)) < 5_000
         assert int(await client.ask("", timeout=60.0)) > 50_000
 
 
-async def test_without_a_deadline_there_is_no_bound(node: Node) -> None:
+async def test_call_without_deadline_has_no_statement_timeout(node: Node) -> None:
     async def ask(_: str) -> str:
         return str(await statement_timeout_ms(node.database))
 
@@ -42,11 +42,11 @@ async def test_without_a_deadline_there_is_no_bound(node: Node) -> None:
         assert await client.ask("") == "0", "nor does one stay behind in the pool"
 
 
-async def test_a_statement_that_takes_too_long_is_ended_and_answered_in_time(
+async def test_slow_statement_is_cancelled_and_answered_before_the_deadline(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The answer comes from the handler, before the caller would give up by itself."""
-    # Enough for a busy machine to get the answer across.
+    """The handler's answer arrives before the caller's own deadline."""
+    # Long enough for the answer to arrive on a busy machine.
     monkeypatch.setattr(rpc_calls, "DEADLINE_MARGIN_SECONDS", 1.0)
 
     async def ask(_: str) -> str:
@@ -64,8 +64,8 @@ async def test_a_statement_that_takes_too_long_is_ended_and_answered_in_time(
     assert rows == [(0,)]
 
 
-async def test_a_deadline_goes_on_to_the_next_service(node: Node) -> None:
-    """identity -> aggregate -> database, say: the last one knows what the first was given."""
+async def test_deadline_is_passed_on_to_the_next_service(node: Node) -> None:
+    """In a chain like identity -> aggregate -> database, the last call has the first call's deadline."""
 
     async def last(_: str) -> str:
         return str(await statement_timeout_ms(node.database))
@@ -79,11 +79,11 @@ async def test_a_deadline_goes_on_to_the_next_service(node: Node) -> None:
 
     async with started(inner), serving(first) as client:
         assert 0 < int(await client.ask("", timeout=5.0)) <= 4_940
-        # Long deadlines are rounded up a little on the wire.
+        # gRPC rounds long deadlines up a little.
         assert 20_000 < int(await client.ask("")) <= 31_000, "else the channel's own"
 
 
-async def test_a_caller_that_is_out_of_time_gets_no_statement_through(node: Node) -> None:
+async def test_no_statement_runs_after_the_deadline(node: Node) -> None:
     token = time_left.set(lambda: -1.0)
     with pytest.raises(UnavailableError):
         await node.database.fetch("SELECT pg_sleep(1)")

@@ -1,4 +1,4 @@
-"""What strangers may take of a server, on real sockets: little, and nothing of the room of known callers."""
+"""Bounds on unauthenticated callers over real sockets: they cannot use the capacity of known callers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.req("T2.4", "T4.1")
 
 Code = grpc.StatusCode
 WATCHES = 5
-# A channel of its own connection, and not one shared with the others of this process.
+# Gives a channel its own connection, which it does not share with other channels of this process.
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 
 
@@ -40,7 +40,7 @@ def health_of(channel: aio.Channel) -> Any:
 
 
 async def first_of(call: Any) -> grpc.StatusCode:
-    """OK once a stream has answered anything, else what it was refused with."""
+    """OK once a stream has answered anything, else the status of its refusal."""
     try:
         await call.read()
     except aio.AioRpcError as error:
@@ -51,45 +51,45 @@ async def first_of(call: Any) -> grpc.StatusCode:
 async def flood_of_watches(server: Server, channel: aio.Channel, count: int) -> list[Code]:
     request = health_pb2.HealthCheckRequest()
     watched = [health_of(channel).Watch(request) for _ in range(count)]
-    told = await asyncio.gather(*map(first_of, watched))
+    codes = await asyncio.gather(*map(first_of, watched))
     for call in watched:
         call.cancel()
     await eventually(lambda: server.doors.watches.held, until=lambda held: held == 0)
-    return told
+    return codes
 
 
-async def test_streams_of_strangers_are_bounded_and_those_refused_leave_nothing() -> None:
+async def test_unauthenticated_streams_are_bounded_and_refused_ones_leave_no_task() -> None:
     server = guarded(Bounds(watches=WATCHES))
     async with started(server) as channel:
         await server.serve()
         await flood_of_watches(server, channel, 20)
         before = len(asyncio.all_tasks())
         for _ in range(3):
-            told = await flood_of_watches(server, channel, 200)
-            assert told.count(Code.OK) == WATCHES
-            assert told.count(Code.RESOURCE_EXHAUSTED) == 200 - WATCHES
+            codes = await flood_of_watches(server, channel, 200)
+            assert codes.count(Code.OK) == WATCHES
+            assert codes.count(Code.RESOURCE_EXHAUSTED) == 200 - WATCHES
         await eventually(lambda: len(asyncio.all_tasks()), until=lambda now: now <= before)
-        # Neither those who only ask, nor known callers, notice any of it.
+        # Health checks and known callers are not affected.
         assert (await health_of(channel).Check(health_pb2.HealthCheckRequest())).status
         assert await client_of(channel).ask("x", metadata=AUTHORITY.metadata(Permission.READ)) == "x"
 
 
-async def test_a_lane_without_a_bound_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doors.Lane, "__enter__", _without_a_bound)
+async def test_unbounded_lane_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doors.Lane, "__enter__", _enter_without_bound)
     server = guarded(Bounds(watches=WATCHES))
     async with started(server) as channel:
         await server.serve()
         assert (await flood_of_watches(server, channel, 20)).count(Code.OK) == 20
 
 
-def _without_a_bound(lane: doors.Lane) -> doors.Lane:
+def _enter_without_bound(lane: doors.Lane) -> doors.Lane:
     lane.held += 1
     return lane
 
 
 @pytest.mark.parametrize("path", ["/grpc.health.v1.Health/Watch", f"/{NAME}/Ask"])
-async def test_requests_that_never_come_hold_nothing_up(path: str) -> None:
-    """Calls that are opened and say nothing, more than there is room for."""
+async def test_calls_without_request_message_do_not_block_others(path: str) -> None:
+    """More calls than the bounds allow are opened, and never send their request."""
     server = guarded(Bounds(watches=WATCHES, strangers=WATCHES, signed=WATCHES))
     async with started(server) as channel:
         await server.serve()
@@ -101,7 +101,7 @@ async def test_requests_that_never_come_hold_nothing_up(path: str) -> None:
             call.cancel()
 
 
-async def test_a_health_check_is_answered_however_many_others_say_nothing() -> None:
+async def test_health_check_is_answered_despite_many_silent_calls() -> None:
     server = guarded(Bounds(watches=WATCHES))
     async with started(server) as channel:
         await server.serve()
@@ -117,7 +117,7 @@ async def test_a_health_check_is_answered_however_many_others_say_nothing() -> N
 
 
 class Silent:
-    """A call whose request comes when it is let."""
+    """A call whose request arrives when the test sets `sent`."""
 
     def __init__(self) -> None:
         self.sent: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
@@ -126,7 +126,7 @@ class Silent:
         return await self.sent
 
 
-async def test_of_those_who_keep_waiting_the_first_goes_first() -> None:
+async def test_oldest_waiting_call_is_dropped_first() -> None:
     arrivals = Arrivals(2)
     calls: list[Any] = [Silent() for _ in range(3)]
     reads = [asyncio.create_task(arrivals.read(call)) for call in calls]
@@ -143,7 +143,7 @@ async def test_of_those_who_keep_waiting_the_first_goes_first() -> None:
 
 
 async def closed(one: socket.socket) -> bool:
-    """Whether the other side has closed; what it sent is read and thrown away."""
+    """Whether the other side has closed the connection; discards what it sent."""
     try:
         while one.recv(4_096):
             pass
@@ -166,7 +166,7 @@ async def how_many_closed(sockets: list[socket.socket]) -> int:
     return sum([await closed(one) for one in sockets])
 
 
-async def test_connections_that_say_nothing_are_closed() -> None:
+async def test_silent_connections_are_closed() -> None:
     server = guarded(Bounds(handshake_seconds=1))
     async with started(server):
         sockets = silent_sockets(server, 30)
@@ -175,7 +175,7 @@ async def test_connections_that_say_nothing_are_closed() -> None:
             one.close()
 
 
-async def test_no_more_connections_are_held_than_there_is_room_for() -> None:
+async def test_connection_count_is_bounded() -> None:
     server = guarded(Bounds(connections=5))
     async with started(server):
         sockets = silent_sockets(server, 20)
@@ -183,16 +183,16 @@ async def test_no_more_connections_are_held_than_there_is_room_for() -> None:
         for one in sockets:
             one.close()
 
-        async def let_in() -> bool:
+        async def is_accepted() -> bool:
             async with aio.insecure_channel(server.address, options=OWN_CONNECTION) as channel:
                 return bool(
                     await health_of(channel).Check(health_pb2.HealthCheckRequest(), wait_for_ready=True)
                 )
 
-        assert await eventually(let_in)
+        assert await eventually(is_accepted)
 
 
-async def test_more_metadata_than_a_call_needs_is_refused() -> None:
+async def test_oversized_metadata_is_refused() -> None:
     server = guarded(Bounds())
     async with started(server) as channel:
         ask = client_of(channel).ask
@@ -204,8 +204,8 @@ async def test_more_metadata_than_a_call_needs_is_refused() -> None:
         assert await ask("x", metadata=known) == "x"
 
 
-async def test_no_call_notices_that_its_connection_has_grown_old() -> None:
-    """Many short calls and one long one, over several ages of their connection."""
+async def test_calls_succeed_across_connection_age_limits() -> None:
+    """Many short calls and one long call, over several maximum ages of a connection."""
     peers: set[str] = set()
     go_on, arrived = asyncio.Event(), asyncio.Event()
 
@@ -228,7 +228,7 @@ async def test_no_call_notices_that_its_connection_has_grown_old() -> None:
         await stack.enter_async_context(started(server))
         signer = AUTHORITY.signer(Permission.READ)
         channel = await stack.enter_async_context(service_channel(server.address, Caller(signer.token)))
-        # As the client of applications, which repeats calls itself and not in the channel.
+        # Like the application client, which retries calls itself and not in the channel.
         options = [*OWN_CONNECTION, ("grpc.enable_retries", 0)]
         bare = await stack.enter_async_context(aio.insecure_channel(server.address, options=options))
         client = client_of(channel)
@@ -246,10 +246,10 @@ async def test_no_call_notices_that_its_connection_has_grown_old() -> None:
         assert await long == "long"
 
 
-# --- strangers among known callers
+# --- unauthenticated and known callers
 
 
-async def test_strangers_who_are_looked_up_leave_known_callers_alone() -> None:
+async def test_key_lookups_of_unknown_callers_do_not_block_known_callers() -> None:
     keys = Keys()
     _, holder = keys.make(Permission.READ)
     _, others = keys.make(Permission.READ)
@@ -267,7 +267,7 @@ async def test_strangers_who_are_looked_up_leave_known_callers_alone() -> None:
         assert await client.ask("z", metadata=others) == "z"
 
 
-async def test_calls_of_known_callers_are_bounded_too() -> None:
+async def test_calls_of_known_callers_are_bounded() -> None:
     go_on = asyncio.Event()
 
     async def ask(text: str) -> str:
@@ -280,13 +280,13 @@ async def test_calls_of_known_callers_are_bounded_too() -> None:
         asked = [asyncio.ensure_future(client_of(channel).ask("x", metadata=known)) for _ in range(10)]
         await eventually(lambda: sum(one.done() for one in asked), until=lambda done: done == 7)
         go_on.set()
-        told = await asyncio.gather(*asked, return_exceptions=True)
-        assert told.count("x") == 3
-        codes = {one.code() for one in told if isinstance(one, aio.AioRpcError)}
+        results = await asyncio.gather(*asked, return_exceptions=True)
+        assert results.count("x") == 3
+        codes = {one.code() for one in results if isinstance(one, aio.AioRpcError)}
         assert codes == {Code.RESOURCE_EXHAUSTED}
 
 
-async def test_a_stream_of_requests_goes_through_the_doors_as_well() -> None:
+async def test_request_streams_count_against_the_call_bound() -> None:
     async def talk(texts: AsyncIterator[str]) -> AsyncIterator[str]:
         async for text in texts:
             yield text

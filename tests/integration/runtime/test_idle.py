@@ -1,4 +1,4 @@
-"""Nothing to do costs nothing: no write anywhere, and next to no message."""
+"""Idle services write nothing to the database, and exchange almost no messages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOOKS = 20
 
 
 class CountingRelay(Relay):
-    """Tells when it has looked often enough."""
+    """A relay that signals when it has polled often enough."""
 
     looks = 0
 
@@ -32,7 +32,7 @@ class CountingRelay(Relay):
 
 
 def next_transaction(database: TestDatabase) -> int:
-    """The next transaction that writes gets this number; reading ones get none."""
+    """The id of the next writing transaction; reading transactions have no id."""
     with psycopg.connect(database.admin_dsn) as connection:
         row = connection.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint").fetchone()
     assert row is not None
@@ -41,7 +41,7 @@ def next_transaction(database: TestDatabase) -> int:
 
 @pytest.fixture
 async def undisturbed(effects_database: TestDatabase) -> AsyncIterator[None]:
-    """The server looks after its tables at any time, and that takes numbers of transactions as well."""
+    """Turns off background maintenance of the server, which uses transaction ids as well."""
 
     def upkeep() -> int:
         with psycopg.connect(effects_database.admin_dsn) as connection:
@@ -64,7 +64,7 @@ def _configure(database: TestDatabase, change: LiteralString) -> None:
 
 @pytest.fixture
 async def idle(undisturbed: None, open_node: OpenNode, monkeypatch: pytest.MonkeyPatch) -> Node:
-    """A node with a relay that looks often, and a consumer that hears often that there is nothing."""
+    """A node with a relay that polls often, and a consumer whose pull requests often end empty."""
     monkeypatch.setattr(pull, "HEARTBEAT_SECONDS", 0.1)
     node = await open_node(relay=CountingRelay, poll=0.01)
     await node.relay.start()
@@ -78,7 +78,7 @@ async def looked(node: Node) -> None:
     await eventually(lambda: relay.looks, until=lambda looks: looks >= until)
 
 
-async def test_an_idle_relay_and_consumer_write_nothing(
+async def test_idle_relay_and_consumer_write_nothing(
     idle: Node, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
     consumer = idle.consumer()
@@ -97,7 +97,7 @@ async def test_an_idle_relay_and_consumer_write_nothing(
     await consumer.stop()
 
 
-async def test_the_same_measure_sees_a_single_write(idle: Node, effects_database: TestDatabase) -> None:
+async def test_write_counter_detects_a_single_write(idle: Node, effects_database: TestDatabase) -> None:
     await looked(idle)
     before = next_transaction(effects_database)
     await asyncio.to_thread(_write_one_row, effects_database)

@@ -1,4 +1,4 @@
-"""Partitions of the outbox and the inbox: made ahead, dropped when old, never with what is still needed."""
+"""Partitions of outbox and inbox: created ahead, and dropped when old, but not with rows still needed."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ pytestmark = pytest.mark.req("S7")
 
 
 def id_of(moment: datetime) -> uuid.UUID:
-    """A UUIDv7 of that moment."""
+    """A UUIDv7 with the time `moment`."""
     return uuid.UUID(int=(int(moment.timestamp() * 1000) << 80) | 0x7000_8000_0000_0000_0001)
 
 
 class Messaging:
-    """Outbox and inbox, as the application role sees them."""
+    """Outbox and inbox, with the application role's privileges."""
 
     def __init__(self, database: TestDatabase) -> None:
         self._app = psycopg.connect(database.app_dsn("ingest"), autocommit=True)
         self._owner = psycopg.connect(database.owner_dsn("ingest"), autocommit=True)
-        # Noon of the first day with a partition: yesterday's, if the tables were made before midnight.
+        # Noon of the first day with a partition: yesterday, if the tables were created before midnight.
         (first,) = self.column("SELECT min(relname)::text FROM pg_class WHERE relname ~ '^outbox_[0-9]{8}$'")
         self.today = datetime.strptime(f"{first}T12+0000", "outbox_%Y%m%dT%H%z")
 
@@ -38,11 +38,11 @@ class Messaging:
         return [row[0] for row in self._app.execute(query, parameters).fetchall()]
 
     def maintain(self, keep: str = "7 days") -> list[object]:
-        """What was dropped."""
+        """Runs the maintenance; returns the dropped partitions."""
         return self.column("SELECT dropped FROM maintain_messaging(%s::interval)", keep)
 
     def partition(self, parent: str, day: datetime) -> None:
-        """Makes a partition as upkeep made it on that day."""
+        """Creates the partition that the maintenance created on `day`."""
         floor = "uuid_floor(date_trunc('day', %s::timestamptz, 'UTC'))"
         low, high = (self.column(f"SELECT {floor}", moment)[0] for moment in (day, day + timedelta(days=1)))
         name = f"{parent}_{day:%Y%m%d}"
@@ -70,21 +70,21 @@ def messaging(bare_database: TestDatabase) -> Iterator[Messaging]:
     messaging.close()
 
 
-def test_the_days_ahead_are_there(messaging: Messaging) -> None:
+def test_partitions_of_coming_days_exist(messaging: Messaging) -> None:
     for parent in ("outbox", "inbox"):
         for ahead in range(3):
             name = f"{parent}_{messaging.today + timedelta(days=ahead):%Y%m%d}"
             assert messaging.column("SELECT to_regclass(%s)::text", name) == [name]
 
 
-def test_a_message_lies_in_the_partition_of_its_day(messaging: Messaging) -> None:
+def test_message_is_stored_in_partition_of_its_day(messaging: Messaging) -> None:
     messaging.emitted(messaging.today, published=False)
     assert messaging.column("SELECT tableoid::regclass::text FROM outbox") == [
         f"outbox_{messaging.today:%Y%m%d}"
     ]
 
 
-def test_old_days_are_dropped_unless_something_waits_in_them(messaging: Messaging) -> None:
+def test_old_partitions_are_dropped_unless_they_have_unpublished_messages(messaging: Messaging) -> None:
     done, waits, recent = (messaging.today - timedelta(days=days) for days in (30, 20, 3))
     for day in (done, waits, recent):
         messaging.partition("outbox", day)
@@ -94,7 +94,7 @@ def test_old_days_are_dropped_unless_something_waits_in_them(messaging: Messagin
 
 
 @pytest.mark.req("K3", "T3.1")
-def test_the_inbox_remembers_longer_than_the_outbox_can_repeat(messaging: Messaging) -> None:
+def test_inbox_is_kept_longer_than_outbox_can_republish(messaging: Messaging) -> None:
     repeatable, forgotten = messaging.today - timedelta(days=10), messaging.today - timedelta(days=15)
     for day in (repeatable, forgotten):
         messaging.partition("inbox", day)
@@ -103,7 +103,7 @@ def test_the_inbox_remembers_longer_than_the_outbox_can_repeat(messaging: Messag
     assert messaging.column("SELECT message_id FROM inbox") == [id_of(repeatable)]
 
 
-def test_rows_without_a_day_of_their_own_go_when_they_are_old(messaging: Messaging) -> None:
+def test_old_rows_of_default_partition_are_deleted(messaging: Messaging) -> None:
     old, waits, recent = (messaging.today - timedelta(days=days) for days in (30, 20, 3))
     for day in (old, waits, recent):
         messaging.emitted(day, published=day != waits)
@@ -113,10 +113,10 @@ def test_rows_without_a_day_of_their_own_go_when_they_are_old(messaging: Messagi
     assert messaging.column("SELECT message_id FROM inbox") == [id_of(recent)]
 
 
-def test_rows_that_came_before_their_partition_do_no_harm(
+def test_maintenance_keeps_rows_written_before_their_partition(
     messaging: Messaging, bare_database: TestDatabase
 ) -> None:
-    """A service that slept over the end of its partitions writes to the rest before its first upkeep."""
+    """A service that was stopped past its last partition writes to the default partition at first."""
     tomorrow = messaging.today + timedelta(days=1)
     with psycopg.connect(bare_database.owner_dsn("ingest")) as owner:
         owner.execute(f"DROP TABLE outbox_{tomorrow:%Y%m%d}")
@@ -126,8 +126,10 @@ def test_rows_that_came_before_their_partition_do_no_harm(
     assert messaging.column("SELECT to_regclass(%s)::text", f"outbox_{tomorrow:%Y%m%d}") == [None]
 
 
-def test_a_long_transaction_is_not_waited_for(messaging: Messaging, bare_database: TestDatabase) -> None:
-    """Everybody who writes would wait behind the upkeep that waits."""
+def test_maintenance_does_not_wait_for_long_transactions(
+    messaging: Messaging, bare_database: TestDatabase
+) -> None:
+    """All writers would queue behind a waiting maintenance."""
     with psycopg.connect(bare_database.owner_dsn("ingest")) as owner:
         owner.execute(f"DROP TABLE outbox_{messaging.today:%Y%m%d}")
     with psycopg.connect(bare_database.app_dsn("ingest")) as reader:

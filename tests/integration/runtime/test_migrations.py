@@ -1,4 +1,4 @@
-"""The migration runner: once, in order, whole, unchanged, and by one process at a time."""
+"""The migration runner: once, in order, atomic, unchanged, and by one process at a time."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def apply(database: TestDatabase, migrations: Sequence[Migration]) -> list[str]:
 
 
 def description(database: TestDatabase) -> list[tuple[object, ...]]:
-    """Everything in the schema that a migration makes: relations, columns, keys, indexes, functions,
-    rights."""
+    """Everything in the schema that migrations create: relations, columns, keys, indexes, functions and
+    privileges."""
     with psycopg.connect(database.admin_dsn) as connection:
         return connection.execute(
             """
@@ -57,13 +57,13 @@ def description(database: TestDatabase) -> list[tuple[object, ...]]:
         ).fetchall()
 
 
-def test_what_is_missing_is_applied_in_order_and_named(empty_database: TestDatabase) -> None:
+def test_missing_migrations_are_applied_in_order_and_reported(empty_database: TestDatabase) -> None:
     assert apply(empty_database, [FIRST]) == ["some.package/0001_first"]
     assert apply(empty_database, [FIRST, SECOND]) == ["some.package/0002_second"]
     assert apply(empty_database, [FIRST, SECOND]) == []
 
 
-def test_a_second_run_changes_nothing(empty_database: TestDatabase) -> None:
+def test_second_migration_run_changes_nothing(empty_database: TestDatabase) -> None:
     assert apply(empty_database, COMMON)
     before = description(empty_database)
     assert len(before) > 50
@@ -71,7 +71,7 @@ def test_a_second_run_changes_nothing(empty_database: TestDatabase) -> None:
     assert description(empty_database) == before
 
 
-def test_a_migration_that_changed_after_it_was_applied_is_refused(empty_database: TestDatabase) -> None:
+def test_migration_changed_after_application_is_refused(empty_database: TestDatabase) -> None:
     apply(empty_database, [FIRST, SECOND])
     before = description(empty_database)
     changed = replace(FIRST, body=FIRST.body + " -- harmless?")
@@ -81,7 +81,7 @@ def test_a_migration_that_changed_after_it_was_applied_is_refused(empty_database
     assert description(empty_database) == before
 
 
-def test_a_migration_that_fails_leaves_those_before_it_and_nothing_of_itself(
+def test_failed_migration_is_rolled_back_and_earlier_ones_remain(
     empty_database: TestDatabase,
 ) -> None:
     broken = Migration("some.package", 2, "broken", "CREATE TABLE half (x integer); SELECT 1 / 0")
@@ -93,7 +93,7 @@ def test_a_migration_that_fails_leaves_those_before_it_and_nothing_of_itself(
     assert apply(empty_database, [FIRST, SECOND]) == ["some.package/0002_second"]
 
 
-def test_concurrent_runners_apply_each_migration_once(empty_database: TestDatabase) -> None:
+def test_concurrent_migration_runners_apply_each_migration_once(empty_database: TestDatabase) -> None:
     slow = Migration("some.package", 1, "slow", f"SELECT pg_sleep(0.2); {FIRST.body}")
     with ThreadPoolExecutor(4) as threads:
         runs = list(threads.map(lambda _: apply(empty_database, [slow, SECOND]), range(4)))
@@ -101,20 +101,20 @@ def test_concurrent_runners_apply_each_migration_once(empty_database: TestDataba
     assert max(runs, key=len) == ["some.package/0001_slow", "some.package/0002_second"]
 
 
-def test_other_schemas_do_not_wait(empty_database: TestDatabase) -> None:
+def test_migration_of_one_schema_does_not_block_another(empty_database: TestDatabase) -> None:
     with psycopg.connect(empty_database.owner_dsn("identity"), autocommit=True) as other:
         other.execute("SELECT pg_advisory_lock(hashtext('meterline.migrate.identity'))")
         assert apply(empty_database, [FIRST]) == ["some.package/0001_first"]
 
 
-def test_replica_of_tenants_is_recorded_under_its_first_name(empty_database: TestDatabase) -> None:
-    """Databases of earlier releases have its migrations under that name: they are not applied again."""
+def test_tenant_replica_migrations_keep_their_first_recorded_name(empty_database: TestDatabase) -> None:
+    """Databases of earlier releases recorded these migrations under that name: they are not applied again."""
     names = [name for name in apply(empty_database, COMMON) if not name.startswith("meterline.db/")]
     assert names[0] == "meterline.replicas/0001_tenants"
     assert all(name.startswith("meterline.replicas/") for name in names)
 
 
-def test_only_identity_has_no_replica_of_tenants() -> None:
+def test_all_services_but_identity_have_a_tenant_replica() -> None:
     assert migrate.packages("identity") == ("meterline.db", "meterline_identity")
     assert migrate.packages("ingest") == ("meterline.db", "meterline.tenants", "meterline_ingest")
 
@@ -122,7 +122,9 @@ def test_only_identity_has_no_replica_of_tenants() -> None:
 @pytest.mark.parametrize(
     "names", [["0002_b.sql"], ["0001_a.sql", "0003_c.sql"], ["0001_a.sql", "0001_b.sql"]]
 )
-def test_numbers_have_no_holes(names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gaps_in_migration_numbers_are_refused(
+    names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = f"package_{tmp_path.name}"
     folder = tmp_path / package / "migrations"
     folder.mkdir(parents=True)

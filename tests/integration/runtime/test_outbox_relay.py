@@ -1,4 +1,4 @@
-"""The relay publishes what was committed: all of it, whatever the order of commits and whatever fails."""
+"""The relay publishes all committed messages, in any order of commits and despite failures."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def message_id(message: RawStreamMsg) -> uuid.UUID:
 
 
 async def assert_all_published(broker: NatsServer, ids: Sequence[uuid.UUID], seconds: float = 15.0) -> None:
-    """The broker gets each of `ids`, and nothing twice."""
+    """Asserts that the broker stores each of `ids`, and nothing twice."""
 
     async def missing() -> set[uuid.UUID]:
         return set(ids) - {message_id(message) for message in await stored(broker)}
@@ -47,7 +47,7 @@ async def assert_all_marked(database: TestDatabase) -> None:
     await eventually(lambda: count(database, "outbox", "published_at IS NULL"), until=lambda left: left == 0)
 
 
-async def test_a_message_is_published_with_its_id_subject_headers_and_payload(
+async def test_message_is_published_with_id_subject_headers_and_payload(
     node: Node, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
     await node.relay.start()
@@ -59,7 +59,7 @@ async def test_a_message_is_published_with_its_id_subject_headers_and_payload(
     await assert_all_marked(effects_database)
 
 
-async def test_a_stream_that_is_gone_is_created_again(
+async def test_deleted_stream_is_recreated(
     node: Node, open_bus: OpenBus, effects_database: TestDatabase
 ) -> None:
     bus = await open_bus("publisher")
@@ -74,7 +74,7 @@ async def test_a_stream_that_is_gone_is_created_again(
     assert (await bus.jetstream().stream_info(INVOICES_CHANGED.stream)).state.messages == 1
 
 
-async def test_more_than_one_claim_is_published_without_waiting_to_be_asked(
+async def test_relay_publishes_several_claims_without_waiting(
     open_node: OpenNode, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
     node = await open_node(claim=8, poll=3600.0)
@@ -84,14 +84,16 @@ async def test_more_than_one_claim_is_published_without_waiting_to_be_asked(
     await assert_all_marked(effects_database)
 
 
-async def test_what_another_replica_left_is_found_by_polling(open_node: OpenNode, broker: NatsServer) -> None:
+async def test_polling_finds_messages_left_by_another_replica(
+    open_node: OpenNode, broker: NatsServer
+) -> None:
     died, lives = await open_node(), await open_node(poll=0.05)
     await lives.relay.start()
     ids = await died.emit("left behind")
     await assert_all_published(broker, ids)
 
 
-async def test_stop_finishes_what_is_pending_and_both_may_be_called_twice(
+async def test_relay_stop_publishes_pending_messages_and_is_repeatable(
     node: Node, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
     await node.relay.stop()
@@ -109,7 +111,7 @@ async def test_stop_finishes_what_is_pending_and_both_may_be_called_twice(
 
 @pytest.mark.fault
 @pytest.mark.req("T2.4")
-async def test_a_broker_that_restarts_loses_nothing(
+async def test_broker_restart_loses_no_message(
     node: Node, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
     await node.relay.start()
@@ -125,10 +127,10 @@ async def test_a_broker_that_restarts_loses_nothing(
 
 
 @pytest.mark.fault
-async def test_a_session_lost_between_publish_and_mark_repeats_nothing(
+async def test_session_lost_between_publish_and_mark_causes_no_duplicate(
     open_node: OpenNode, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
-    """The relay publishes the same rows again, and the broker knows their ids."""
+    """The relay publishes the same rows again, and the broker recognises their ids."""
     losses = 0
 
     class LosesItsSession(Relay):
@@ -148,7 +150,7 @@ async def test_a_session_lost_between_publish_and_mark_repeats_nothing(
     assert losses == 3
 
 
-async def test_a_message_that_no_stream_takes_holds_up_no_other(
+async def test_message_without_stream_does_not_block_others(
     node: Node, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
     async with node.unit_of_work.begin() as tx:
@@ -162,7 +164,7 @@ async def test_a_message_that_no_stream_takes_holds_up_no_other(
     assert count(effects_database, "outbox", "published_at IS NULL") == 1, "it stays, and is not lost"
 
 
-async def test_two_relays_publish_each_row_once(
+async def test_two_relays_publish_each_message_once(
     open_node: OpenNode, broker: NatsServer, effects_database: TestDatabase
 ) -> None:
     first, second, other = await open_node(claim=4), await open_node(claim=4), await open_node()
@@ -184,11 +186,11 @@ async def test_two_relays_publish_each_row_once(
     assert sent == len(ids), "the broker would hide what both have sent"
 
 
-# --- commits that come out of the order of their ids
+# --- commits out of the order of ids
 
 
 class CursorRelay(Relay):
-    """The planted fault: it remembers the greatest id that it has published, and looks only beyond it."""
+    """The planted bug: it remembers the greatest published id, and selects only greater ids."""
 
     def __init__(self, database: Database, *args: object, **options: object) -> None:
         super().__init__(database, *args, **options)  # type: ignore[arg-type]
@@ -210,8 +212,8 @@ class CursorRelay(Relay):
 
 
 async def commit_out_of_order(node: Node, broker: NatsServer) -> list[uuid.UUID]:
-    """32 transactions are open at once, with ids in one order and commits in another. The greatest id
-    commits first and reaches the broker before any other commits. Answers the ids."""
+    """Opens 32 transactions at once, and commits them in another order than their ids. The greatest id
+    commits first and reaches the broker before any other commits. Returns the ids."""
     async with AsyncExitStack() as stack:
         writers: list[tuple[Transaction, uuid.UUID]] = []
         for number in range(WRITERS):
@@ -236,9 +238,7 @@ async def test_commits_out_of_order_are_all_published(open_node: OpenNode, broke
 
 
 @pytest.mark.fault
-async def test_a_relay_with_a_cursor_is_caught_by_the_same_assertion(
-    open_node: OpenNode, broker: NatsServer
-) -> None:
+async def test_relay_with_id_cursor_is_detected(open_node: OpenNode, broker: NatsServer) -> None:
     node = await open_node(pool_size=WRITERS + 2, relay=CursorRelay, poll=0.02)
     await node.relay.start()
     ids = await commit_out_of_order(node, broker)

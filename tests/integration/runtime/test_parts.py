@@ -1,4 +1,4 @@
-"""Messages that carry several independent things: a bad one costs no other, and comes back once mended."""
+"""Messages with several independent parts: a bad part affects no other, and can be redriven once fixed."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from tests.support.runtime import PROBE, SERVICE, Node, count, notes, unanswered
 pytestmark = [pytest.mark.req("K3", "T3.1", "O2"), pytest.mark.fault]
 
 NAME = PROBE.consumer_name(SERVICE)
-# Nothing waits long in a test.
+# Short waits for tests.
 RULES = BurialRules(longest_wait_for_parts=0.2, cooldown=0.05, longest_cooldown=0.2)
 
 
 def split(delivery: Delivery) -> Sequence[Delivery]:
-    """A probe's note is a list of notes."""
+    """Splits a probe message, whose note is a list of words, into one part for each word."""
     words = StringValue.FromString(delivery.data).value.split()
     return [
         part_of(delivery, word.encode(), StringValue(value=word).SerializeToString(), {"Word": word})
@@ -43,7 +43,7 @@ def split(delivery: Delivery) -> Sequence[Delivery]:
 
 @dataclass
 class Words:
-    """Keeps every word, but not those of `failures`."""
+    """Stores every word except those of `failures`."""
 
     failures: dict[str, Exception] = field(default_factory=dict)
     names_messages: bool = True
@@ -82,14 +82,14 @@ class World:
         )
 
     async def consume(self, **options: object) -> None:
-        """Until every message has its answer."""
+        """Runs the consumer until every message is acknowledged."""
         consumer = self.consumer(**options)
         await consumer.start()
         await self.settled()
         await consumer.stop()
 
     async def consume_again(self, **options: object) -> None:
-        """The whole stream once more."""
+        """Consumes the whole stream again."""
         await self.node.bus.jetstream().delete_consumer(PROBE.stream, NAME)
         await self.consume(**options)
 
@@ -114,7 +114,7 @@ def world(node: Node, broker: NatsServer, effects_database: TestDatabase) -> Wor
     return World(node, broker, effects_database)
 
 
-def only_the_bad_part_is_buried(world: World) -> None:
+def assert_only_bad_part_is_buried(world: World) -> None:
     assert world.noted() == ["a", "b", "c", "d", "e"]
     assert world.letters() == [("bad", "it is bad", 1)]
 
@@ -123,31 +123,31 @@ MESSAGES = ("a", "b bad c", "d e")
 
 
 @pytest.mark.parametrize("names_messages", [True, False])
-async def test_a_bad_part_costs_none_of_its_neighbours(world: World, names_messages: bool) -> None:
+async def test_bad_part_does_not_affect_other_parts(world: World, names_messages: bool) -> None:
     world.words = Words({"bad": Poison("it is bad")}, names_messages)
     ids = await world.publish(*MESSAGES)
     await world.consume()
-    only_the_bad_part_is_buried(world)
+    assert_only_bad_part_is_buried(world)
     ((headers, letter_id),) = world.rows("headers, message_id")
     assert (headers[PART_OF], headers["Word"]) == (str(ids[1]), "bad")
-    # Of the same time as the whole, so that tables by time keep both together.
+    # A part's id has the time of its message, so that both are in the same partition.
     assert letter_id.version == 7
     assert letter_id.bytes[:6] == ids[1].bytes[:6]
     assert count(world.database, "inbox") == 3
 
 
-async def test_a_consumer_that_buries_the_whole_message_is_caught_by_the_same_assertions(
+async def test_burying_the_whole_message_is_detected(
     world: World,
 ) -> None:
     world.words = Words({"bad": Poison("it is bad")})
     await world.publish(*MESSAGES)
     await world.consume(split=None)
     with pytest.raises(AssertionError):
-        only_the_bad_part_is_buried(world)
+        assert_only_bad_part_is_buried(world)
 
 
-async def test_of_many_parts_each_bad_one_is_found(world: World) -> None:
-    """Whatever the failures name, and whatever the handler raises."""
+async def test_each_bad_part_among_many_is_found(world: World) -> None:
+    """For every kind of error, with and without the names of the failed parts."""
     bad = [3, 4, 77, 99]
     failures: dict[str, Exception] = {
         f"w{n}": Poison(f"bad {n}") if n % 2 else ZeroDivisionError(f"bad {n}") for n in bad
@@ -159,10 +159,10 @@ async def test_of_many_parts_each_bad_one_is_found(world: World) -> None:
     assert [error.partition(";")[0] for _, error, _ in world.letters()] == [f"bad {n}" for n in bad]
 
 
-# --- brought back
+# --- redriving and redelivery
 
 
-async def test_a_part_is_redriven_once(world: World) -> None:
+async def test_part_is_redriven_once(world: World) -> None:
     world.words = Words({"bad": Poison("it is bad")})
     await world.publish(*MESSAGES)
     await world.consume()
@@ -174,7 +174,7 @@ async def test_a_part_is_redriven_once(world: World) -> None:
     )
     world.words.failures.clear()
     outcomes = await asyncio.gather(
-        *(consumer.redrive(letter_id, requested_by="ann", reason="mended") for _ in range(4))
+        *(consumer.redrive(letter_id, requested_by="ann", reason="fixed") for _ in range(4))
     )
     assert sorted(outcome for outcome, _ in outcomes) == [Redriven.APPLIED] + [Redriven.SKIPPED] * 3
     await world.consume_again()
@@ -183,7 +183,7 @@ async def test_a_part_is_redriven_once(world: World) -> None:
 
 
 @pytest.mark.parametrize("messages", [MESSAGES, ("a", "bad", "b c", "d e")])
-async def test_a_message_that_comes_again_brings_back_what_was_buried_of_it_once(
+async def test_redelivered_message_applies_its_buried_parts_once(
     world: World, messages: Sequence[str]
 ) -> None:
     world.words = Words({"bad": Poison("it is bad")})
@@ -200,7 +200,7 @@ async def test_a_message_that_comes_again_brings_back_what_was_buried_of_it_once
         assert world.rows("redriven_by, attempts") == [("replay", 3)]
 
 
-async def test_one_that_takes_what_comes_again_for_a_duplicate_is_caught(
+async def test_consumer_that_skips_redelivered_parts_as_duplicates_is_detected(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def none_open(*_: object) -> dict[uuid.UUID, list[uuid.UUID]]:
@@ -208,11 +208,11 @@ async def test_one_that_takes_what_comes_again_for_a_duplicate_is_caught(
 
     monkeypatch.setattr("meterline.consuming.applying.dead_letters.open_of", none_open)
     with pytest.raises(AssertionError):
-        await test_a_message_that_comes_again_brings_back_what_was_buried_of_it_once(world, MESSAGES)
+        await test_redelivered_message_applies_its_buried_parts_once(world, MESSAGES)
 
 
-async def test_what_comes_again_is_taken_and_not_what_was_kept(world: World) -> None:
-    """It may have been garbled on its way, or made by what has been mended since."""
+async def test_redelivered_content_is_used_instead_of_stored_content(world: World) -> None:
+    """The stored part may have been corrupted in transit, or produced by a bug that is now fixed."""
     world.words = Words({"bad": Poison("it is bad")})
     await world.publish("bad", "b bad")
     await world.consume()
@@ -223,7 +223,7 @@ async def test_what_comes_again_is_taken_and_not_what_was_kept(world: World) -> 
     assert world.noted() == ["b", "bad", "bad"]
 
 
-async def test_a_whole_message_that_was_buried_is_taken_apart_when_it_is_redriven(world: World) -> None:
+async def test_redriven_whole_message_is_split_into_parts(world: World) -> None:
     world.words = Words({"bad": Poison("it is bad")})
     (message_id,) = await world.publish("a bad b")
     await world.consume(split=None)
@@ -246,10 +246,10 @@ async def test_a_whole_message_that_was_buried_is_taken_apart_when_it_is_redrive
     assert (world.noted(), world.letters()) == (["a", "b", "bad"], [])
 
 
-# --- what has to wait
+# --- parts to retry later
 
 
-async def test_a_part_that_has_to_wait_holds_up_the_others_for_a_while_only(world: World) -> None:
+async def test_part_to_retry_delays_other_parts_only_for_a_limited_time(world: World) -> None:
     world.words = Words({"late": RetryLater("not yet", delay=0.05), "bad": Poison("it is bad")})
     await world.publish("a late b", "c", "d bad late2 e")
     consumer = world.consumer()
@@ -263,7 +263,7 @@ async def test_a_part_that_has_to_wait_holds_up_the_others_for_a_while_only(worl
     assert [content for content, _, _ in world.letters()] == ["bad"]
 
 
-async def test_a_short_wait_takes_nothing_apart(world: World) -> None:
+async def test_short_retry_does_not_split_the_message(world: World) -> None:
     world.words = Words({"late": RetryLater("not yet", delay=0.01)})
     await world.publish("a late b")
     consumer = world.consumer(rules=BurialRules())
@@ -276,7 +276,7 @@ async def test_a_short_wait_takes_nothing_apart(world: World) -> None:
     assert (world.noted(), world.letters("redriven")) == (["a", "b", "late"], [])
 
 
-async def test_a_part_that_waits_for_ever_is_given_up(world: World) -> None:
+async def test_part_that_fails_permanently_becomes_dead_letter(world: World) -> None:
     world.words = Words({"late": RetryLater("not yet", delay=0.05)})
     await world.publish("a late b")
     await world.consume(rules=BurialRules(patience=1.0, longest_wait_for_parts=0.2))
@@ -294,7 +294,7 @@ def outcomes_of(outcome: str) -> float:
 # --- the breaker
 
 
-async def test_messages_with_some_bad_parts_do_not_open_the_breaker(world: World) -> None:
+async def test_messages_with_some_bad_parts_do_not_open_breaker(world: World) -> None:
     world.words = Words({"bad": Poison("it is bad")})
     await world.publish(*["good bad"] * 60)
     held = outcomes_of("held")
@@ -308,7 +308,7 @@ async def test_messages_with_some_bad_parts_do_not_open_the_breaker(world: World
     "error",
     [Poison("a bad release"), ZeroDivisionError("a bad release"), RetryLater("a bad release", delay=0.05)],
 )
-async def test_a_release_that_can_apply_nearly_no_part_buries_few(world: World, error: Exception) -> None:
+async def test_release_that_fails_most_parts_buries_few(world: World, error: Exception) -> None:
     rules = BurialRules(
         window=10, percent=60, longest_wait_for_parts=0.2, cooldown=0.05, longest_cooldown=0.2
     )

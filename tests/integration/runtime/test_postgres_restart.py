@@ -1,4 +1,4 @@
-"""After a restart of Postgres a service is back by itself, and soon."""
+"""Services recover quickly from a restart of Postgres."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIZE = 6
 
 @pytest.fixture
 async def database(durable_postgres: PostgresServer) -> AsyncIterator[Database]:
-    """A pool in which every connection is in use or was."""
+    """A pool that has opened all of its connections."""
     database = Database(durable_postgres.dsn(), size=SIZE)
     await database.start()
     together = asyncio.Barrier(SIZE)
@@ -34,10 +34,10 @@ async def database(durable_postgres: PostgresServer) -> AsyncIterator[Database]:
     await database.stop()
 
 
-async def test_a_restart_costs_at_most_one_failure_at_a_time(
+async def test_postgres_restart_causes_at_most_one_failure_at_a_time(
     durable_postgres: PostgresServer, database: Database
 ) -> None:
-    """A restart ends every session of the pool; only the first to find out fails for it."""
+    """A restart ends every session of the pool; only the first use that detects this fails."""
     await asyncio.to_thread(durable_postgres.restart)
     with pytest.raises(UnavailableError):
         await database.fetch("SELECT 1")
@@ -45,7 +45,7 @@ async def test_a_restart_costs_at_most_one_failure_at_a_time(
         assert await database.fetch("SELECT 1") == [(1,)]
 
 
-async def test_an_outage_is_unavailable_and_ends_soon_after_the_server_is_back(
+async def test_postgres_outage_is_unavailable_and_ends_soon_after_restart(
     durable_postgres: PostgresServer, database: Database
 ) -> None:
     await asyncio.to_thread(durable_postgres.stop)

@@ -1,4 +1,4 @@
-"""A database that a test has used is given to the next one only if nothing of the test is left in it."""
+"""A test's database is reused only if the test left nothing in it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def counts(database: TestDatabase) -> dict[str, int]:
         }
 
 
-def test_rows_partitions_sequences_and_sessions_are_gone(databases: Databases) -> None:
+def test_released_database_has_no_rows_partitions_or_sessions_left(databases: Databases) -> None:
     first = databases.create(SCHEMAS)
     fresh = counts(first)
     session = psycopg.connect(first.app_dsn("ingest"))
@@ -86,9 +86,7 @@ def test_rows_partitions_sequences_and_sessions_are_gone(databases: Databases) -
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_database_that_is_not_as_it_was_is_not_used_again(
-    databases: Databases, change: LiteralString
-) -> None:
+def test_changed_database_is_not_reused(databases: Databases, change: LiteralString) -> None:
     database = databases.create(SCHEMAS)
     run(database, change)
     databases.release(database)

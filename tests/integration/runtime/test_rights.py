@@ -1,4 +1,4 @@
-"""What application roles may do is what is stated, in new databases and in those of earlier versions."""
+"""Application roles have exactly the stated privileges, in new and in upgraded databases."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.databases import TestDatabase
 
 pytestmark = pytest.mark.req("T4.1")
 
-# The last migrations of when every right was given on whatever was made.
+# The last migrations under default privileges, which granted everything on every new table.
 BEFORE: Final = {
     "meterline.db": 4,
     "meterline.replicas": 1,
@@ -52,12 +52,12 @@ def assert_as_stated(database: TestDatabase, service: str) -> None:
     assert rights.definers(database.admin_dsn, service) == others["definers"]
 
 
-def test_every_right_is_stated(mesh: TestDatabase, service: str) -> None:
+def test_application_privileges_equal_the_stated_ones(mesh: TestDatabase, service: str) -> None:
     assert_as_stated(mesh, service)
 
 
 def of_an_earlier_version(database: TestDatabase, service: str) -> None:
-    """Makes a service's schema as it was when default privileges gave everything."""
+    """Creates a service's schema of the versions in which default privileges granted everything."""
     with psycopg.connect(database.admin_dsn, autocommit=True) as admin:
         for given in (
             "SELECT, INSERT, UPDATE, DELETE ON TABLES",
@@ -81,7 +81,7 @@ def upgrade(database: TestDatabase, service: str) -> None:
 
 
 @pytest.mark.parametrize("provisioned", ["before", "after", "never"])
-def test_an_upgraded_database_has_the_rights_of_a_new_one(
+def test_upgraded_database_has_privileges_of_a_new_one(
     empty_database: TestDatabase, service: str, provisioned: str
 ) -> None:
     of_an_earlier_version(empty_database, service)
@@ -96,7 +96,7 @@ def test_an_upgraded_database_has_the_rights_of_a_new_one(
         assert admin.execute(DEFAULTS).fetchall() == []
 
 
-def test_partitions_that_are_made_later_give_no_more(make_database: Callable[..., TestDatabase]) -> None:
+def test_later_partitions_grant_no_further_privileges(make_database: Callable[..., TestDatabase]) -> None:
     database = make_database("ingest")
     with psycopg.connect(database.admin_dsn, autocommit=True) as admin:
         made = admin.execute(
@@ -113,12 +113,12 @@ def test_partitions_that_are_made_later_give_no_more(make_database: Callable[...
     assert_as_stated(database, "ingest")
 
 
-def test_every_table_with_tenants_is_behind_the_scope(mesh: TestDatabase, service: str) -> None:
+def test_every_table_with_tenants_has_row_level_security(mesh: TestDatabase, service: str) -> None:
     assert unprotected(mesh, service) == []
 
 
 def unprotected(database: TestDatabase, service: str) -> list[str]:
-    """Tables without a tenant that have no reason; tables and partitions with one that lack the policy."""
+    """Tables without a tenant and without a stated reason; tables with a tenant that lack the policy."""
     with psycopg.connect(database.admin_dsn) as admin:
         rows = admin.execute(UNPROTECTED, (service,)).fetchall()
     found = []
@@ -133,7 +133,7 @@ def unprotected(database: TestDatabase, service: str) -> list[str]:
     return sorted(found)
 
 
-def test_no_reason_is_given_for_a_table_that_is_not_there(mesh: TestDatabase) -> None:
+def test_every_stated_exception_names_an_existing_table(mesh: TestDatabase) -> None:
     names: set[str] = set()
     with psycopg.connect(mesh.admin_dsn) as admin:
         for service in SERVICES:
@@ -143,7 +143,7 @@ def test_no_reason_is_given_for_a_table_that_is_not_there(mesh: TestDatabase) ->
     assert {name for name in reasons if name not in names} == set()
 
 
-# What happened stays as it was written.
+# Statements that would change recorded history.
 @pytest.mark.parametrize(
     ("service", "statement"),
     [
@@ -183,14 +183,14 @@ def test_no_reason_is_given_for_a_table_that_is_not_there(mesh: TestDatabase) ->
         ("publisher", "UPDATE invoices SET currency = ''"),
     ],
 )
-def test_the_application_cannot_rewrite_history(mesh: TestDatabase, service: str, statement: str) -> None:
+def test_application_cannot_change_history(mesh: TestDatabase, service: str, statement: str) -> None:
     with psycopg.connect(mesh.app_dsn(service), autocommit=True) as app:
         app.execute("SELECT set_config('meterline.tenant_ids', '*', false)")
         with pytest.raises(InsufficientPrivilege, match="permission denied"):
             app.execute(statement.encode())
 
 
-# --- planted: each of these must be noticed
+# --- planted bugs, each of which must be detected
 
 
 @pytest.mark.parametrize(
@@ -207,9 +207,7 @@ def test_the_application_cannot_rewrite_history(mesh: TestDatabase, service: str
         "CREATE TABLE ingest.notes (tenant_id integer); GRANT SELECT ON ingest.notes TO meterline_ingest",
     ],
 )
-def test_a_right_that_is_not_stated_is_noticed(
-    make_database: Callable[..., TestDatabase], mistake: str
-) -> None:
+def test_unstated_privilege_is_detected(make_database: Callable[..., TestDatabase], mistake: str) -> None:
     database = make_database("ingest")
     assert_as_stated(database, "ingest")
     with psycopg.connect(database.admin_dsn, autocommit=True) as admin:
@@ -229,7 +227,7 @@ def test_a_right_that_is_not_stated_is_noticed(
         "CREATE POLICY everybody ON publisher.invoices USING (true)",
     ],
 )
-def test_a_table_outside_the_scope_is_noticed(
+def test_table_without_row_level_security_is_detected(
     make_database: Callable[..., TestDatabase], mistake: str
 ) -> None:
     database = make_database("publisher")

@@ -1,4 +1,4 @@
-"""No service can see or touch another's schema, nor change the shape of its own."""
+"""No service can read or write another's schema, or change the definition of its own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def app(mesh: TestDatabase, service: str) -> Iterator[Connection]:
 
 
 def relations(mesh: TestDatabase, *schemas: str) -> list[tuple[str, str, str]]:
-    """(schema, name, kind) of every table, partition, view and sequence there."""
+    """(schema, name, kind) of every table, partition, view and sequence in `schemas`."""
     with psycopg.connect(mesh.admin_dsn) as connection:
         rows = connection.execute(
             "SELECT nspname, relname, relkind::text FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace"
@@ -41,7 +41,7 @@ def others(service: str) -> list[str]:
 
 
 def assert_closed(connection: Connection, mesh: TestDatabase, service: str) -> None:
-    """Nothing can be done to any relation of another service."""
+    """Asserts that the role can do nothing with any relation of another service."""
     found = relations(mesh, *others(service))
     assert {schema for schema, _, _ in found} == set(others(service))
     for schema, name, _ in found:
@@ -60,19 +60,19 @@ def assert_closed(connection: Connection, mesh: TestDatabase, service: str) -> N
                 connection.execute(sql.SQL(statement).format(relation))
 
 
-def test_the_application_reaches_no_relation_of_another_service(
+def test_application_role_cannot_access_other_services_relations(
     mesh: TestDatabase, service: str, app: Connection
 ) -> None:
     assert_closed(app, mesh, service)
 
 
-def test_the_owner_reaches_no_relation_of_another_service(mesh: TestDatabase, service: str) -> None:
+def test_owner_role_cannot_access_other_services_relations(mesh: TestDatabase, service: str) -> None:
     with psycopg.connect(mesh.owner_dsn(service), autocommit=True) as owner:
         assert_closed(owner, mesh, service)
 
 
-def test_the_same_assertion_catches_one_table_that_is_open(databases: Databases) -> None:
-    """The planted fault: somebody grants a neighbour one table, for a report."""
+def test_single_open_table_is_detected(databases: Databases) -> None:
+    """The planted bug: one table is granted to another service."""
     database = databases.create([(name, ("meterline.db",)) for name in SERVICES])
     with psycopg.connect(database.admin_dsn) as admin:
         admin.execute("GRANT USAGE ON SCHEMA identity TO meterline_ingest")
@@ -85,14 +85,14 @@ def test_the_same_assertion_catches_one_table_that_is_open(databases: Databases)
     databases.release(database)
 
 
-def test_functions_of_another_service_are_closed(app: Connection, service: str) -> None:
+def test_application_role_cannot_call_other_services_functions(app: Connection, service: str) -> None:
     for other in others(service):
         for call in ("{}.maintain_messaging('1 day')", "{}.uuid_floor(now())"):
             with pytest.raises(InsufficientPrivilege):
                 app.execute(sql.SQL(f"SELECT {call}").format(sql.Identifier(other)))
 
 
-def test_the_application_reads_what_it_was_granted_and_nothing_else(
+def test_application_role_reads_only_granted_tables(
     mesh: TestDatabase, service: str, app: Connection
 ) -> None:
     readable = {name for name, granted in rights.stated(service).items() if "SELECT" in granted}
@@ -142,7 +142,7 @@ def test_the_application_reads_what_it_was_granted_and_nothing_else(
         "COPY {own}.dead_letters FROM '/etc/passwd'",
     ],
 )
-def test_the_application_changes_nothing_but_rows(service: str, app: Connection, statement: str) -> None:
+def test_application_role_can_change_only_rows(service: str, app: Connection, statement: str) -> None:
     (other, *_) = others(service)
     names = {
         "own": service,
@@ -155,7 +155,7 @@ def test_the_application_changes_nothing_but_rows(service: str, app: Connection,
         app.execute(composed)
 
 
-def test_the_application_can_pass_on_none_of_its_rights(
+def test_application_role_cannot_grant_its_privileges(
     mesh: TestDatabase, service: str, app: Connection
 ) -> None:
     app.execute(sql.SQL("GRANT SELECT ON {}.outbox TO PUBLIC").format(sql.Identifier(service)))  # only warns
@@ -168,7 +168,7 @@ def test_the_application_can_pass_on_none_of_its_rights(
     assert rows == []
 
 
-def test_no_role_has_rights_over_the_server(mesh: TestDatabase) -> None:
+def test_no_role_has_server_privileges(mesh: TestDatabase) -> None:
     with psycopg.connect(mesh.admin_dsn) as connection:
         rows = connection.execute(
             "SELECT rolname FROM pg_roles WHERE rolname LIKE 'meterline%' AND (rolsuper OR rolcreaterole"
@@ -180,7 +180,7 @@ def test_no_role_has_rights_over_the_server(mesh: TestDatabase) -> None:
     assert (rows, members) == ([], [])
 
 
-def test_a_stranger_does_not_get_in(mesh: TestDatabase) -> None:
+def test_unknown_role_cannot_connect(mesh: TestDatabase) -> None:
     with psycopg.connect(mesh.admin_dsn, autocommit=True) as admin:
         admin.execute(f"CREATE ROLE stranger LOGIN PASSWORD '{PASSWORD}'")
         try:
@@ -190,7 +190,7 @@ def test_a_stranger_does_not_get_in(mesh: TestDatabase) -> None:
             admin.execute("DROP ROLE stranger")
 
 
-def test_provisioning_again_changes_no_right(mesh: TestDatabase) -> None:
+def test_repeated_provisioning_changes_no_privilege(mesh: TestDatabase) -> None:
     def rights() -> list[tuple[object, ...]]:
         with psycopg.connect(mesh.admin_dsn) as connection:
             return connection.execute(

@@ -1,4 +1,4 @@
-"""The gRPC server: health, reflection, errors with details, and a stop that no call notices."""
+"""The gRPC server: health, reflection, errors with details, and a graceful stop."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def health(channel: aio.Channel, service: str = "") -> int:
 # --- starting
 
 
-async def test_a_port_that_is_taken_is_refused() -> None:
+async def test_server_refuses_a_port_in_use() -> None:
     first = server_of()
     async with started(first):
         second = server_of(port=int(first.address.rpartition(":")[2]))
@@ -44,7 +44,7 @@ async def test_a_port_that_is_taken_is_refused() -> None:
 
 
 @pytest.mark.parametrize("service", ["", NAME])
-async def test_health_is_not_serving_before_everything_is_up(service: str) -> None:
+async def test_health_is_not_serving_before_startup_is_complete(service: str) -> None:
     server = server_of(grace=0.1)
     async with started(server) as channel:
         assert await health(channel, service) == Status.NOT_SERVING
@@ -52,14 +52,14 @@ async def test_health_is_not_serving_before_everything_is_up(service: str) -> No
         assert await health(channel, service) == Status.SERVING
 
 
-async def test_health_of_a_service_that_is_not_there_is_not_found() -> None:
+async def test_health_of_unknown_service_is_not_found() -> None:
     async with serving() as client:
         with pytest.raises(aio.AioRpcError) as caught:
             await health(client.channel, "some.other.Service")
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
 
 
-async def test_reflection_lists_the_services() -> None:
+async def test_reflection_lists_services() -> None:
     async with serving() as client:
         stub: Any = reflection_pb2_grpc.ServerReflectionStub(cast("Any", client.channel))
         (answer,) = [
@@ -72,7 +72,7 @@ async def test_reflection_lists_the_services() -> None:
     assert names == {NAME, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
 
 
-async def test_health_is_watched_until_it_changes() -> None:
+async def test_health_watch_reports_changes() -> None:
     server = server_of(grace=0.1)
     async with started(server) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
@@ -97,7 +97,7 @@ async def test_health_is_watched_until_it_changes() -> None:
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     ],
 )
-async def test_bytes_that_are_no_request_are_told_so(path: str) -> None:
+async def test_unparseable_request_is_an_invalid_argument(path: str) -> None:
     async with serving() as client:
         channel: Any = client.channel
         call = channel.stream_stream(path)(iter([b"\x0a\x7f"]))
@@ -109,7 +109,7 @@ async def refuse(text: str) -> str:
     raise InvalidArgumentError("text", f"must not be {text}")
 
 
-async def test_a_failure_arrives_with_its_details() -> None:
+async def test_error_arrives_with_its_details() -> None:
     async with serving(refuse) as client:
         with pytest.raises(aio.AioRpcError) as caught:
             await client.ask("x")
@@ -121,7 +121,7 @@ async def test_a_failure_arrives_with_its_details() -> None:
     assert (violation.field, violation.description) == ("text", "must not be x")
 
 
-async def test_a_fault_of_ours_tells_the_caller_nothing_of_itself() -> None:
+async def test_internal_error_does_not_expose_details() -> None:
     async def fail(text: str) -> str:
         raise ZeroDivisionError("secret of the house")
 
@@ -132,7 +132,7 @@ async def test_a_fault_of_ours_tells_the_caller_nothing_of_itself() -> None:
         assert caught.value.details() == "internal error"
 
 
-async def test_a_stream_ends_with_the_details_of_its_failure() -> None:
+async def test_stream_ends_with_error_details() -> None:
     async def talk(texts: AsyncIterator[str]) -> AsyncIterator[str]:
         async for text in texts:
             yield text
@@ -150,7 +150,7 @@ async def test_a_stream_ends_with_the_details_of_its_failure() -> None:
     assert retry.retry_delay.ToMilliseconds() == 2_500
 
 
-async def test_a_stream_that_its_caller_leaves_ends_here_too(caplog: pytest.LogCaptureFixture) -> None:
+async def test_stream_handler_ends_when_caller_cancels(caplog: pytest.LogCaptureFixture) -> None:
     ended = asyncio.Event()
 
     async def talk(texts: AsyncIterator[str]) -> AsyncIterator[str]:
@@ -171,7 +171,7 @@ async def test_a_stream_that_its_caller_leaves_ends_here_too(caplog: pytest.LogC
     assert [record.getMessage() for record in caplog.records] == []
 
 
-async def test_a_stream_that_is_left_while_it_answers_ends_in_its_own_context(
+async def test_cancelled_stream_handler_ends_in_its_own_context(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     ended = asyncio.Event()
@@ -197,7 +197,7 @@ async def test_a_stream_that_is_left_while_it_answers_ends_in_its_own_context(
 
 
 @pytest.mark.req("T2.4")
-async def test_a_message_that_the_transport_does_not_take_is_refused() -> None:
+async def test_message_above_transport_limit_is_refused() -> None:
     async with serving() as client:
         with pytest.raises(aio.AioRpcError) as caught:
             await client.ask("x" * (5 << 20))
@@ -206,14 +206,14 @@ async def test_a_message_that_the_transport_does_not_take_is_refused() -> None:
 
 
 @pytest.mark.req("T2.4")
-async def test_a_request_of_more_bytes_than_its_rule_allows_is_refused_unread() -> None:
+async def test_request_above_its_rpc_limit_is_refused_before_parsing() -> None:
     read = []
 
     async def ask(text: str) -> str:
         read.append(len(text))
         return ""
 
-    # Around the text are a tag and its length.
+    # The encoded text is preceded by a tag and its length.
     most = OPEN.rule(f"{NAME}/Ask", streams_in=False).max_bytes - 4
     async with serving(ask) as client:
         await client.ask("x" * most)
@@ -227,7 +227,7 @@ async def test_a_request_of_more_bytes_than_its_rule_allows_is_refused_unread() 
 # --- stopping
 
 
-async def test_calls_under_way_are_finished_and_new_ones_are_refused() -> None:
+async def test_stop_finishes_current_calls_and_refuses_new_ones() -> None:
     arrived, go_on = asyncio.Event(), asyncio.Event()
 
     async def slow(text: str) -> str:
@@ -256,7 +256,7 @@ async def test_calls_under_way_are_finished_and_new_ones_are_refused() -> None:
         await stopping
 
 
-async def test_load_balancers_are_told_before_calls_are_refused() -> None:
+async def test_stop_reports_not_serving_before_refusing_calls() -> None:
     server = server_of(drain=0.5, grace=0.1)
     async with started(server) as channel:
         await server.serve()

@@ -1,4 +1,4 @@
-"""Behind row-level security, statements find their rows by the same indexes, and ask for the scope once."""
+"""With row-level security, statements use the same indexes, and evaluate the tenant scope once."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def queries_of(name: str) -> Queries:
 
 @pytest.fixture
 def plan(make_database: Callable[..., TestDatabase]) -> Callable[..., list[dict[str, Any]]]:
-    """A function `(queries, name, parameters, scope) -> nodes` of the plan as it ran, with filled tables."""
+    """A function `(queries, name, parameters, scope) -> nodes` of the executed plan, on filled tables."""
     filled: dict[str, TestDatabase] = {}
 
     def fill(service: str) -> TestDatabase:
@@ -104,7 +104,7 @@ def plan(make_database: Callable[..., TestDatabase]) -> Callable[..., list[dict[
         with psycopg.connect(
             filled[service].app_dsn(service), options=options, cursor_factory=psycopg.ClientCursor
         ) as app:
-            # However slots merge, the rows are found in the same way.
+            # Merging of slots does not change the index that finds the rows.
             text = getattr(queries_of(name), query).replace("{merge}", "w.value + excluded.value")
             row = app.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {text}".encode(), parameters).fetchone()
             app.rollback()
@@ -120,14 +120,14 @@ def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(below)
 
 
-def asked_once(found: Sequence[dict[str, Any]]) -> bool:
-    """Whether what the policies ask is evaluated once a statement, however many rows there are."""
+def scope_evaluated_once(found: Sequence[dict[str, Any]]) -> bool:
+    """Whether a statement evaluates the policies' scope once for any number of rows."""
     scopes = [node for node in found if node.get("Parent Relationship") == "InitPlan"]
     return bool(scopes) and all(node["Actual Loops"] <= 1 for node in scopes)
 
 
 @pytest.mark.parametrize(("name", "query", "parameters"), READS, ids=[f"{n}.{q}" for n, q, _ in READS])
-def test_what_answers_a_tenant_is_found_by_its_key(
+def test_tenant_reads_use_the_key_index(
     plan: Callable[..., list[dict[str, Any]]], name: str, query: str, parameters: Any
 ) -> None:
     found = plan(name, query, parameters, "7")
@@ -135,11 +135,11 @@ def test_what_answers_a_tenant_is_found_by_its_key(
     assert re.search(r"tenant_id = 7\b", conditions), found
     scanned = {node["Relation Name"] for node in found if node["Node Type"] == "Seq Scan"}
     assert scanned <= {"meters"}
-    assert asked_once(found)
+    assert scope_evaluated_once(found)
 
 
 @pytest.mark.parametrize(("name", "query", "parameters"), HOT, ids=[f"{n}.{q}" for n, q, _ in HOT])
-def test_what_is_folded_asks_for_the_scope_once(
+def test_fold_statements_evaluate_scope_once(
     plan: Callable[..., list[dict[str, Any]]], name: str, query: str, parameters: Any
 ) -> None:
-    assert asked_once(plan(name, query, parameters, ALL_TENANTS))
+    assert scope_evaluated_once(plan(name, query, parameters, ALL_TENANTS))

@@ -1,4 +1,4 @@
-"""TLS: encrypted calls between sides that know each other, where the settings name certificates."""
+"""TLS: encrypted calls with mutual authentication, where the settings name certificates."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def settings(**more: object) -> ServiceSettings:
 
 
 class Certificates:
-    """An authority of certificates in a folder, and what it signed."""
+    """A certificate authority in a folder, and the certificates that it signed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -40,7 +40,7 @@ class Certificates:
         self.authority = self._write("ca.pem", self._sign(self._name, self._key, authority=True))
 
     def issue(self, name: str) -> tuple[Path, Path]:
-        """Files of a certificate for this machine, and of its key."""
+        """Issues a certificate for this machine; returns the files of the certificate and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         pem = key.private_bytes(
@@ -78,7 +78,7 @@ def certificates(tmp_path: Path) -> Certificates:
 
 
 async def answers(address: str, credentials: grpc.ChannelCredentials | None) -> bool:
-    """Whether a call gets through."""
+    """Whether a call succeeds."""
     async with service_channel(address, Caller(None, credentials)) as channel:
         try:
             return bool(await client_of(channel).ask("hello", timeout=2.0) == "hello")
@@ -86,16 +86,16 @@ async def answers(address: str, credentials: grpc.ChannelCredentials | None) -> 
             return False
 
 
-async def test_with_certificates_calls_are_encrypted_and_both_sides_known(
+async def test_calls_with_certificates_are_encrypted_and_mutually_authenticated(
     certificates: Certificates, tmp_path: Path
 ) -> None:
     (server_pem, server_key), (client_pem, client_key) = map(certificates.issue, ("server", "client"))
-    told = settings(
+    configured = settings(
         tls_certificate_file=server_pem,
         tls_key_file=server_key,
         tls_client_ca_file=certificates.authority,
     )
-    server = server_of(credentials=tls.server_credentials(told), grace=0.1)
+    server = server_of(credentials=tls.server_credentials(configured), grace=0.1)
     async with started(server):
         known = settings(
             tls_certificate_file=client_pem,
@@ -103,19 +103,19 @@ async def test_with_certificates_calls_are_encrypted_and_both_sides_known(
             tls_peer_ca_file=certificates.authority,
         )
         assert await answers(server.address, tls.channel_credentials(known))
-        stranger = settings(tls_peer_ca_file=certificates.authority)
+        without_certificate = settings(tls_peer_ca_file=certificates.authority)
         others = tmp_path / "others"
         others.mkdir()
         deceived = settings(tls_peer_ca_file=Certificates(others).authority)
         results = await asyncio.gather(
-            answers(server.address, tls.channel_credentials(stranger)),
+            answers(server.address, tls.channel_credentials(without_certificate)),
             answers(server.address, tls.channel_credentials(deceived)),
             answers(server.address, None),
         )
         assert not any(results)
 
 
-def test_files_of_tls_come_together() -> None:
+def test_tls_certificate_and_key_must_be_set_together() -> None:
     assert tls.server_credentials(settings()) is None
     assert tls.channel_credentials(settings()) is None
     with pytest.raises(ValidationError, match="together"):

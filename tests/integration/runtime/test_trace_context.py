@@ -1,4 +1,4 @@
-"""One trace from the call over the outbox row and the message's header to the consumer, and beyond."""
+"""One trace from the call, through the outbox row and the message header, to the consumer."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def headers_in_outbox(database: TestDatabase) -> list[dict[str, str]]:
         return [row[0] for row in connection.execute("SELECT headers FROM outbox ORDER BY message_id")]
 
 
-async def test_from_the_call_to_the_consumer_it_is_one_trace(
+async def test_call_and_consumer_share_one_trace(
     node: Node, broker: NatsServer, effects_database: TestDatabase, spans: InMemorySpanExporter
 ) -> None:
     async def ask(text: str) -> str:
@@ -86,7 +86,7 @@ async def test_from_the_call_to_the_consumer_it_is_one_trace(
     assert (f"{link.context.trace_id:032x}", f"{link.context.span_id:016x}") == ids(receive)
 
 
-async def test_a_trace_that_is_not_sampled_goes_on_unsampled(
+async def test_unsampled_trace_stays_unsampled(
     node: Node, effects_database: TestDatabase, spans: InMemorySpanExporter
 ) -> None:
     async def ask(text: str) -> str:
@@ -107,8 +107,8 @@ async def test_a_trace_that_is_not_sampled_goes_on_unsampled(
 
 
 @pytest.mark.req("T4.1")
-async def test_what_strangers_say_of_a_trace_is_not_taken(spans: InMemorySpanExporter) -> None:
-    """Neither one who is refused, nor one whose request has a proof of its own, decides what is sampled."""
+async def test_trace_context_of_unauthenticated_callers_is_ignored(spans: InMemorySpanExporter) -> None:
+    """Neither refused callers nor callers with signed requests decide what is sampled."""
     authority = Authority()
     known = Bearers(authority.tokens(), KnownKeys(no_keys), SystemClock())
     reader, proving = Rule(Permission.READ), Rule(None, Reach.EVENTS)
@@ -134,10 +134,10 @@ async def no_keys(key_id: str, digest: bytes) -> None:
     return None
 
 
-async def test_what_a_handler_emits_belongs_to_the_message_or_to_the_batch(
+async def test_emitted_messages_belong_to_trace_of_message_or_batch(
     node: Node, broker: NatsServer, effects_database: TestDatabase, spans: InMemorySpanExporter
 ) -> None:
-    """One message: its own trace goes on. Several: none of them may claim the result, the receipt does."""
+    """A single message continues its own trace. A result of several messages has the batch's trace."""
     batches: list[int] = []
     busy, others_are_there = asyncio.Event(), asyncio.Event()
 
@@ -172,7 +172,7 @@ async def test_what_a_handler_emits_belongs_to_the_message_or_to_the_batch(
     assert emitted == [(traceparent(first),), (traceparent(second),)]
 
 
-async def test_a_failure_is_told_by_the_spans_of_the_messages(
+async def test_failure_is_recorded_in_spans_of_its_messages(
     node: Node, broker: NatsServer, spans: InMemorySpanExporter
 ) -> None:
     tried = asyncio.Event()

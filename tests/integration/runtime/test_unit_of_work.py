@@ -1,4 +1,4 @@
-"""One transaction a handler: everything of it, outbox included, or nothing."""
+"""Each handler has one transaction, outbox included, which is atomic."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ pytestmark = pytest.mark.req("K3", "T3.2")
 
 
 async def write(transaction: Transaction, note: str) -> None:
-    """An effect and a message about it."""
+    """Writes an effect, and emits a message about it."""
     await transaction.connection.execute("INSERT INTO effects VALUES (gen_random_uuid(), %s)", (note,))
     transaction.emit("probe.x", StringValue(value=note))
 
 
-async def test_effect_and_message_are_there_after_commit(node: Node, effects_database: TestDatabase) -> None:
+async def test_effect_and_message_exist_after_commit(node: Node, effects_database: TestDatabase) -> None:
     async with node.unit_of_work.begin() as tx:
         await write(tx, "kept")
         await tx.commit()
@@ -32,14 +32,14 @@ async def test_effect_and_message_are_there_after_commit(node: Node, effects_dat
     assert count(effects_database, "outbox", "subject = 'probe.x' AND published_at IS NULL") == 1
 
 
-async def test_without_commit_nothing_was(node: Node, effects_database: TestDatabase) -> None:
+async def test_uncommitted_transaction_leaves_nothing(node: Node, effects_database: TestDatabase) -> None:
     async with node.unit_of_work.begin() as tx:
         await write(tx, "forgotten")
     assert notes(effects_database) == []
     assert count(effects_database, "outbox") == 0
 
 
-async def test_after_a_failure_nothing_was(node: Node, effects_database: TestDatabase) -> None:
+async def test_failed_transaction_leaves_nothing(node: Node, effects_database: TestDatabase) -> None:
     async def fail() -> None:
         async with node.unit_of_work.begin() as tx:
             await write(tx, "forgotten")
@@ -51,7 +51,7 @@ async def test_after_a_failure_nothing_was(node: Node, effects_database: TestDat
     assert count(effects_database, "outbox") == 0
 
 
-async def test_what_follows_the_commit_is_another_matter(node: Node, effects_database: TestDatabase) -> None:
+async def test_failure_after_commit_does_not_undo_it(node: Node, effects_database: TestDatabase) -> None:
     async with node.unit_of_work.begin() as tx:
         await write(tx, "kept")
         await tx.commit()
@@ -59,12 +59,12 @@ async def test_what_follows_the_commit_is_another_matter(node: Node, effects_dat
     assert notes(effects_database) == ["kept"]
 
 
-async def test_messages_of_one_transaction_keep_their_order(node: Node) -> None:
+async def test_messages_of_a_transaction_keep_their_order(node: Node) -> None:
     ids = await node.emit(*(str(number) for number in range(50)))
     assert ids == sorted(ids)
 
 
-async def test_the_relay_is_woken_and_callbacks_run_only_after_commit(effects_database: TestDatabase) -> None:
+async def test_only_commit_wakes_relay_and_runs_callbacks(effects_database: TestDatabase) -> None:
     calls: list[str] = []
     database = Database(effects_database.app_dsn("ingest"), size=1)
     await database.start()
@@ -80,11 +80,11 @@ async def test_the_relay_is_woken_and_callbacks_run_only_after_commit(effects_da
     assert calls == ["callback", "relay"]
     async with unit_of_work.begin() as tx:
         await tx.commit()
-    assert calls == ["callback", "relay"], "nothing was emitted, so nobody is woken"
+    assert calls == ["callback", "relay"], "a commit without messages does not wake the relay"
     await database.stop()
 
 
-async def test_the_relay_is_woken_when_the_caller_goes_away_after_commit(
+async def test_relay_is_woken_when_caller_cancels_after_commit(
     effects_database: TestDatabase,
 ) -> None:
     woken = asyncio.Event()
@@ -108,11 +108,11 @@ async def test_the_relay_is_woken_when_the_caller_goes_away_after_commit(
 
 
 @pytest.mark.req("T4.1")
-async def test_cancelled_handlers_leave_nothing_in_the_pool(
+async def test_cancelled_handlers_leave_pool_clean(
     open_node: OpenNode, effects_database: TestDatabase
 ) -> None:
-    """Handlers are cancelled at random moments on a small pool; each was whole or was not, and none of
-    them leaves a transaction, a setting or a dead connection to the next."""
+    """Handlers are cancelled at random moments on a small pool; each is committed whole or not at all,
+    and leaves no transaction, setting or broken connection for the next."""
     node = await open_node(pool_size=3)
     chance = random.Random(2024)
 
@@ -137,7 +137,7 @@ async def test_cancelled_handlers_leave_nothing_in_the_pool(
         return result if isinstance(result, str) else None
 
     cancelled = turn = 0
-    # Fewer of either would show nothing; how long a call takes changes with what else the machine does.
+    # Enough of both outcomes to be conclusive; the duration of calls depends on the machine's load.
     while turn < 30 or cancelled <= 10 or len(answered) <= 10:
         turn += 1
         results = await asyncio.gather(*(cut_short(f"{turn}-{part}") for part in range(6)))
@@ -154,7 +154,7 @@ async def test_cancelled_handlers_leave_nothing_in_the_pool(
 
 
 @pytest.mark.req("T7.3")
-async def test_a_lost_session_is_unavailable_and_the_next_one_works(
+async def test_lost_session_is_unavailable_and_the_next_one_works(
     node: Node, effects_database: TestDatabase
 ) -> None:
     async def lose() -> None:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from meterline_dev.demo import verdict
 from meterline_dev.demo.capture import Captured, Refusal
 from meterline_dev.demo.explained import Explained
-from meterline_dev.demo.mending import Mended
 from meterline_dev.demo.months import Month
 from meterline_dev.demo.oracle import Cell, Expected
+from meterline_dev.demo.quarantine_fix import QuarantineFix
 from meterline_dev.demo.sums import Conservation
 from meterline_dev.demo.verdict import Stages, Verdict
 from meterline_protos.common.v1 import types_pb2
@@ -92,8 +92,8 @@ class World:
             refusals=Counter({Refusal("A", "subject", ""): 2, Refusal("B", "quantities.air_minutes", ""): 1}),
         )
     )
-    mended: Mended = field(
-        default_factory=lambda: Mended(
+    fix: QuarantineFix = field(
+        default_factory=lambda: QuarantineFix(
             replayed=1, left=2, before=cells_before(), after=cells(), due=cells_before() | cells("EWR")
         )
     )
@@ -110,7 +110,7 @@ class World:
         return verdict.judge(
             self.expected,
             self.captured,
-            self.mended,
+            self.fix,
             Conservation(self.accepted, self.aggregated),
             Stages(self.expected.sums, self.usage, self.lines, self.stripe),
             {("ua", SEPTEMBER): self.invoice},
@@ -198,7 +198,7 @@ def test_event_without_an_outcome_is_found(spoil: dict[str, object]) -> None:
 @pytest.mark.parametrize(("field_name", "value"), [("replayed", 0), ("replayed", 2), ("left", 1)])
 def test_incomplete_replay_is_found(field_name: str, value: int) -> None:
     world = World()
-    setattr(world.mended, field_name, value)
+    setattr(world.fix, field_name, value)
     assert "outcomes of capture" in failed(world.judge())
 
 
@@ -207,7 +207,7 @@ def test_incomplete_replay_is_found(field_name: str, value: int) -> None:
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_invoice_changed_unexpectedly_by_a_replay_is_found(when: str, data: st.DataObject, off: int) -> None:
     world = World()
-    quantities: dict[Cell, Decimal] = getattr(world.mended, when)
+    quantities: dict[Cell, Decimal] = getattr(world.fix, when)
     quantities[data.draw(st.sampled_from(sorted(quantities)))] += off
     assert failed(world.judge()) == [f"invoices {when} the replay"]
 

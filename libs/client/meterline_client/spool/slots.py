@@ -1,7 +1,7 @@
 """Slots: each process has a folder of its own below the spool's.
 
 Several processes of one application are given the same `spool_dir`, and must not write to the same files. A
-process takes the first folder that nobody has locked, and takes over what ended processes left in others.
+process takes the first folder that no process has locked, and takes over what ended processes left in others.
 The lock goes with the process, however it ends.
 """
 

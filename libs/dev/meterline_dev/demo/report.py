@@ -24,8 +24,8 @@ from meterline_dev.demo import tables
 from meterline_dev.demo.capture import Captured
 from meterline_dev.demo.closing import Invoices
 from meterline_dev.demo.explained import Explained
-from meterline_dev.demo.mending import Mended
 from meterline_dev.demo.months import Month
+from meterline_dev.demo.quarantine_fix import QuarantineFix
 from meterline_dev.demo.verdict import Stages, Verdict
 
 
@@ -83,9 +83,9 @@ class Report:
             self.show(tables.refusals(captured))
         self._console.print()
 
-    def mended(self, mended: Mended) -> None:
+    def quarantine_fix(self, fix: QuarantineFix) -> None:
         """What was in quarantine, and what the replay changed."""
-        self.show(tables.mended(mended))
+        self.show(tables.quarantine_fix(fix))
         self._console.print()
 
     def invoices(self, invoices: Invoices, months: Sequence[Month], running: Month) -> None:

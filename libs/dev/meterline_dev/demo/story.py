@@ -12,16 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from meterline_dev.demo import explained, flights, mending, oracle, setup, state, sums, verdict
+from meterline_dev.demo import explained, flights, oracle, quarantine_fix, setup, state, sums, verdict
 from meterline_dev.demo.calls import Services, each
 from meterline_dev.demo.capture import Captured, capture
 from meterline_dev.demo.carriers import CARRIERS
 from meterline_dev.demo.closing import Closing, Invoices
 from meterline_dev.demo.explained import Explained
 from meterline_dev.demo.flights import Flight
-from meterline_dev.demo.mending import Mended
 from meterline_dev.demo.meters import METERS
 from meterline_dev.demo.months import Month, month_of, months
+from meterline_dev.demo.quarantine_fix import QuarantineFix
 from meterline_dev.demo.report import Report
 from meterline_dev.demo.state import State
 from meterline_dev.demo.stripe_account import AT_ONCE, StripeAccount
@@ -37,7 +37,7 @@ class Outcome:
     """What a demo found out."""
 
     captured: Captured
-    mended: Mended
+    fix: QuarantineFix
     verdict: Verdict
     invoices: Invoices
     explained: Explained | None
@@ -51,7 +51,7 @@ class Outcome:
                 "accepted": found.accepted,
                 "duplicate": found.duplicate,
                 "rejected": found.rejected,
-                "replayed": self.mended.replayed,
+                "replayed": self.fix.replayed,
             },
             "lost": self.verdict.lost,
             "doubled": self.verdict.doubled,
@@ -119,16 +119,18 @@ class Demo:
             self._report.captured(captured)
             with self._report.step("Every accepted event is aggregated"):
                 await sums.conservation(services)
-            with self._report.step("Quarantine: a rule is mended, and what it had refused is replayed"):
-                mended = await mending.mend(services, period)
+            with self._report.step(
+                "Quarantine: a rule is corrected, and the events that it rejected are replayed"
+            ):
+                fix = await quarantine_fix.correct_and_replay(services, period)
                 compute = partial(oracle.compute, path, kept.shift)
-                mended.due = (await asyncio.to_thread(compute, without_air_time=False)).sums
+                fix.due = (await asyncio.to_thread(compute, without_air_time=False)).sums
                 expected = await asyncio.to_thread(compute, without_air_time=True)
                 conserved = await sums.conservation(services)
-            self._report.mended(mended)
+            self._report.quarantine_fix(fix)
             invoices = await self._close(services, account, kept, period)
             return await self._prove(
-                services, account, kept, period, (expected, captured, mended, conserved, invoices)
+                services, account, kept, period, (expected, captured, fix, conserved, invoices)
             )
 
     def _read(self) -> tuple[Path, list[Flight]]:
@@ -161,9 +163,9 @@ class Demo:
         account: StripeAccount,
         kept: State,
         period: Sequence[Month],
-        found: tuple[oracle.Expected, Captured, Mended, sums.Conservation, Invoices],
+        found: tuple[oracle.Expected, Captured, QuarantineFix, sums.Conservation, Invoices],
     ) -> Outcome:
-        expected, captured, mended, conserved, invoices = found
+        expected, captured, fix, conserved, invoices = found
         with self._report.step("Usage, invoice lines and Stripe held against the file"):
             line = explained.choose(invoices)
             taken_apart = await explained.explain(services, *line) if line else None
@@ -174,11 +176,11 @@ class Demo:
                 stripe=await sums.at_stripe(account, kept, period, expected.sums, self._patience),
             )
             totals = await _stripe_totals(account, invoices)
-        outcome = verdict.judge(expected, captured, mended, conserved, stages, invoices, totals, taken_apart)
+        outcome = verdict.judge(expected, captured, fix, conserved, stages, invoices, totals, taken_apart)
         if taken_apart is not None:
             self._report.explained(taken_apart)
         self._report.verdict(outcome, stages)
-        return Outcome(captured, mended, outcome, invoices, taken_apart)
+        return Outcome(captured, fix, outcome, invoices, taken_apart)
 
 
 async def _stripe_totals(account: StripeAccount, invoices: Invoices) -> Mapping[str, tuple[str, Decimal]]:

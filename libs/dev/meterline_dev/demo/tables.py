@@ -21,9 +21,9 @@ from meterline_dev.demo.carriers import CARRIERS, CURRENCY
 from meterline_dev.demo.closing import Invoices
 from meterline_dev.demo.explained import Explained
 from meterline_dev.demo.flights import LOCAL
-from meterline_dev.demo.mending import Mended
 from meterline_dev.demo.meters import METERS
 from meterline_dev.demo.months import Month
+from meterline_dev.demo.quarantine_fix import QuarantineFix
 from meterline_dev.demo.sums import Sums
 from meterline_dev.demo.verdict import Stages, Verdict, differences
 
@@ -78,8 +78,8 @@ def refusals(captured: Captured) -> Table:
     return table
 
 
-def mended(found: Mended) -> RenderableType:
-    """Entries by reason, and what replaying some of them did to the invoices."""
+def quarantine_fix(found: QuarantineFix) -> RenderableType:
+    """Quarantined entries by reason, and the effect of the replay on the invoices."""
     table = _table("In quarantine", "reason", "field", "rule", right=["events"])
     for (reason, name, rule), count in found.waiting.most_common():
         table.add_row(reason, name, escape(rule), f"{count:,}")

@@ -11,8 +11,8 @@ from meterline_protos.publisher.v1 import invoices_pb2
 from meterline_dev.demo.capture import Captured
 from meterline_dev.demo.closing import Invoices
 from meterline_dev.demo.explained import Explained
-from meterline_dev.demo.mending import Mended
 from meterline_dev.demo.oracle import Expected
+from meterline_dev.demo.quarantine_fix import QuarantineFix
 from meterline_dev.demo.sums import Conservation, Sums
 
 _MOST_DIFFERENCES = 20
@@ -69,7 +69,7 @@ _SUMS = (USAGE, ORIGINS, LINES, STRIPE)
 def judge(
     expected: Expected,
     captured: Captured,
-    mended: Mended,
+    fix: QuarantineFix,
     conserved: Conservation,
     stages: Stages,
     invoices: Invoices,
@@ -80,8 +80,8 @@ def judge(
     totals = {cell: value for cell, value in stages.file.items() if not cell[-1]}
     origins = {cell: value for cell, value in stages.file.items() if cell[-1]}
     checks = [
-        _outcomes(expected, captured, mended),
-        *_mended(totals, mended),
+        _outcomes(expected, captured, fix),
+        *_replay_checks(totals, fix),
         _compare(USAGE, totals, {cell: value for cell, value in stages.usage.items() if not cell[-1]}),
         _compare(ORIGINS, origins, {cell: value for cell, value in stages.usage.items() if cell[-1]}),
         _compare(LINES, totals, stages.lines),
@@ -93,7 +93,7 @@ def judge(
     return Verdict(checks, lost, doubled)
 
 
-def _outcomes(expected: Expected, captured: Captured, mended: Mended) -> Check:
+def _outcomes(expected: Expected, captured: Captured, fix: QuarantineFix) -> Check:
     """Every row got its outcome; the right ones were refused, and wait."""
     check = Check("outcomes of capture", captured.read)
     billable = sum(expected.billable.values())
@@ -102,23 +102,23 @@ def _outcomes(expected: Expected, captured: Captured, mended: Mended) -> Check:
         ("outcomes", captured.accepted + captured.duplicate + captured.rejected, expected.rows),
         (
             "accepted, replayed or there before",
-            captured.accepted + captured.duplicate + mended.replayed,
+            captured.accepted + captured.duplicate + fix.replayed,
             billable,
         ),
         ("without aircraft", _refused(captured, "subject"), expected.no_aircraft),
-        ("waiting in quarantine", mended.left, expected.no_aircraft),
+        ("waiting in quarantine", fix.left, expected.no_aircraft),
     ):
         if ours != theirs:
             check.differences.append(f"{what}: {ours:,}, and {theirs:,} by the file")
     return check
 
 
-def _mended(totals: Sums, mended: Mended) -> list[Check]:
+def _replay_checks(totals: Sums, fix: QuarantineFix) -> list[Check]:
     """The invoices changed by exactly what was replayed. Where nothing was, they were right before."""
-    due = {cell: value for cell, value in mended.due.items() if not cell[-1]} if mended.replayed else totals
+    due = {cell: value for cell, value in fix.due.items() if not cell[-1]} if fix.replayed else totals
     return [
-        _compare("invoices before the replay", due, mended.before),
-        _compare("invoices after the replay", totals, mended.after),
+        _compare("invoices before the replay", due, fix.before),
+        _compare("invoices after the replay", totals, fix.after),
     ]
 
 

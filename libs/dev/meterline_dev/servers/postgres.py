@@ -126,7 +126,7 @@ class PostgresServer(Server):
         postgres_databases.drop(self.dsn(socket=True), name)
 
     def freeze_template(self, name: str) -> None:
-        """Make a prepared database a template: its sessions end and nobody may connect any more."""
+        """Make a prepared database a template: its sessions end, and no new ones may connect."""
         postgres_databases.freeze(self.dsn(socket=True), name)
 
     def _prepare(self) -> None:

@@ -30,7 +30,7 @@ def drop(dsn: str, name: str) -> None:
 
 
 def freeze(dsn: str, name: str) -> None:
-    """Make `name` a template that nobody can connect to, so that copying it never finds it in use."""
+    """Make `name` a template that no session can connect to, so that copying it never finds it in use."""
     database = sql.Identifier(name)
     _run(dsn, sql.SQL("ALTER DATABASE {} WITH IS_TEMPLATE true ALLOW_CONNECTIONS false").format(database))
     with psycopg.connect(dsn, autocommit=True) as connection:

@@ -1,13 +1,13 @@
-"""A stateful double of the parts of Stripe that Meterline uses; see README.md beside this file."""
+"""A stateful double of the parts of Stripe that Meterline uses; see README.md in this folder."""
 
-from .levers import Levers, advance_test_clock
+from .control_client import ControlClient, advance_test_clock
 from .server import DoubleServer, RunningDouble, running_double
 from .settings import DoubleSettings
 
 __all__ = [
+    "ControlClient",
     "DoubleServer",
     "DoubleSettings",
-    "Levers",
     "RunningDouble",
     "advance_test_clock",
     "running_double",

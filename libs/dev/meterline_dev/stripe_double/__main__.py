@@ -5,14 +5,14 @@ import os
 from collections.abc import Sequence
 
 from .server import DoubleServer
-from .settings import LEVER_KEY, MAX_FINALIZE_AFTER, DoubleSettings
+from .settings import CONTROL_KEY, MAX_FINALIZE_AFTER, DoubleSettings
 
 
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         prog="python -m meterline_dev.stripe_double",
         description="A stateful double of the Stripe API that Meterline uses; prints its address when ready. "
-        f"Levers take the key in {LEVER_KEY}; without one there are none.",
+        f"Control calls need the key in {CONTROL_KEY}; without one they are refused.",
     )
     found.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 (default) takes a free one")
     found.add_argument("--db", default=":memory:", help="SQLite file to keep the state in (default: memory)")
@@ -29,7 +29,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
-    settings = DoubleSettings(finalize_after=options.finalize_after, lever_key=os.environ.get(LEVER_KEY, ""))
+    settings = DoubleSettings(
+        finalize_after=options.finalize_after, control_key=os.environ.get(CONTROL_KEY, "")
+    )
     server = DoubleServer(options.db, options.port, settings)
 
     def announce() -> None:

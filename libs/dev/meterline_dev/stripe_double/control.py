@@ -1,6 +1,6 @@
-"""The double's levers, under `/_double`, and `/healthz`: JSON, for tests and demonstrations only.
+"""The double's control calls, under `/_double`, and `/healthz`: JSON, for tests and demonstrations only.
 
-Levers move clocks and delete everything, so they require a key of their own, which other users of the
+Control calls move clocks and delete everything, so they require a separate key, which other users of the
 machine do not have.
 """
 
@@ -28,7 +28,7 @@ _SpecT = TypeVar("_SpecT", bound=_Body)
 
 
 class FaultSpec(_Body):
-    """A fault rule; without `next_n` and `probability` it befalls every matching call."""
+    """A fault rule; without `next_n` and `probability` it applies to every matching call."""
 
     path_prefix: Annotated[str, Field(pattern="^/")]
     kind: Kind
@@ -78,21 +78,23 @@ class Control:
             ("POST", "/_double/faults"): self._add_fault,
             ("DELETE", "/_double/faults"): self._clear_faults,
         }
-        levers = [
+        controls = [
             Route(path, self._guarded(handler), methods=[method]) for (method, path), handler in table.items()
         ]
-        return [Route("/healthz", self._health, methods=["GET"]), *levers]
+        return [Route("/healthz", self._health, methods=["GET"]), *controls]
 
     def _guarded(
         self, handler: Callable[[Request], Awaitable[Response]]
     ) -> Callable[..., Awaitable[Response]]:
-        expected = f"Bearer {self._core.settings.lever_key}".encode()
+        expected = f"Bearer {self._core.settings.control_key}".encode()
 
         async def guarded(http: Request) -> Response:
             given = http.headers.get("authorization", "").encode()
-            # A double without a key has no levers.
-            if not (self._core.settings.lever_key and hmac.compare_digest(given, expected)):
-                message = "Levers need 'Authorization: Bearer <the key that the double was started with>'."
+            # A double without a key refuses all control calls.
+            if not (self._core.settings.control_key and hmac.compare_digest(given, expected)):
+                message = (
+                    "Control calls need 'Authorization: Bearer <the key that the double was started with>'."
+                )
                 return JSONResponse({"error": {"message": message}}, 401)
             return await handler(http)
 

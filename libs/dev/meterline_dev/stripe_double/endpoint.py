@@ -37,14 +37,14 @@ class Endpoint:
             authenticate(http)
             fault = core.faults.pick(http.method, http.url.path)
             if fault and fault.kind is Kind.TIMEOUT_BEFORE:
-                return await _vanish(http, fault.hold_seconds)
+                return await _cut_connection(http, fault.hold_seconds)
             if fault and (error := refusal(fault.kind)):
                 raise error
             response = self._execute(await _read(http, request_id), fault)
         except ApiError as error:
             response = refused(error)
         if fault and fault.kind is Kind.TIMEOUT_AFTER_ACCEPT:
-            return await _vanish(http, fault.hold_seconds)
+            return await _cut_connection(http, fault.hold_seconds)
         return answer(response, request_id)
 
     def _execute(self, request: ApiRequest, fault: FaultRule | None) -> ApiResponse:
@@ -110,7 +110,7 @@ async def _read(http: Request, request_id: str) -> ApiRequest:
     )
 
 
-async def _vanish(http: Request, hold_seconds: float) -> Response:
+async def _cut_connection(http: Request, hold_seconds: float) -> Response:
     """Keep the caller waiting, then cut the connection without an answer."""
     await http.body()
     with suppress(TimeoutError):

@@ -1,7 +1,7 @@
 """The double's own clock: real time unless it is moved or frozen.
 
 It governs what belongs to no test clock: how long identifiers and idempotency keys are remembered, and
-everything about customers without a test clock. Stripe has no lever for it; tests of the 24-hour memory
+everything about customers without a test clock. Stripe has no call for it; tests of the 24-hour memory
 need one. Webhook signatures and retries keep to real time.
 """
 

@@ -14,7 +14,7 @@ DEFAULT_LENGTH = 5_000
 
 
 class Params:
-    """One level of a form. Getters consume names; `finish` refuses those that nobody asked for."""
+    """One level of a form. Getters consume names; `finish` refuses those that were not consumed."""
 
     def __init__(self, form: Form, path: str = "") -> None:
         self._form = form

@@ -1,17 +1,17 @@
-"""What can be set about one double."""
+"""The settings of one double."""
 
 from dataclasses import dataclass, field
 
 MAX_FINALIZE_AFTER = 72 * 3600
-# The variable with the key of levers. Not an argument: everybody on the machine sees those.
-LEVER_KEY = "METERLINE_DOUBLE_LEVER_KEY"
+# The variable with the control key. It is no argument, since every user of the machine can see arguments.
+CONTROL_KEY = "METERLINE_DOUBLE_CONTROL_KEY"
 
 
 @dataclass(frozen=True, slots=True)
 class DoubleSettings:
     """`finalize_after`: seconds from an invoice's draft to its finalisation, on its clock (0 to 72 h).
 
-    `lever_key`: what `/_double` takes as its key; empty: the double has no levers.
+    `control_key`: the key that calls of `/_double` need; empty: the double refuses them all.
 
     The rest is about real time: `error_report_delay` gathers asynchronous errors of meter events into one
     report; a webhook is tried `webhook_attempts` times, `webhook_backoff` seconds doubling between them;
@@ -24,7 +24,7 @@ class DoubleSettings:
     webhook_backoff: float = 0.5
     webhook_timeout: float = 5.0
     webhook_backlog: int = 10_000
-    lever_key: str = field(default="", repr=False)
+    control_key: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.finalize_after <= MAX_FINALIZE_AFTER:

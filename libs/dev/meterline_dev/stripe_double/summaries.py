@@ -46,7 +46,7 @@ def _summary(meter: JsonObject, customer: JsonObject, start: int, end: int, valu
     return {
         "id": f"mtrusg_test_{digest[:24]}",
         "object": "billing.meter_event_summary",
-        # A float because Stripe's is one: the reason why nobody should bill from summaries.
+        # A float because Stripe's is one: therefore summaries must not be billed from.
         "aggregated_value": float(value),
         "end_time": end,
         "livemode": False,

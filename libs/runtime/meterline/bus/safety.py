@@ -28,7 +28,7 @@ async def require_synced_jetstream(monitor_url: str) -> None:
     broker does not answer there.
     """
     if not monitor_url:
-        raise UnsafeBrokerError("no METERLINE_NATS_MONITOR_URL: cannot tell whether sync_interval is always")
+        raise UnsafeBrokerError("no METERLINE_NATS_MONITOR_URL: cannot check whether sync_interval is always")
     answer = await asyncio.to_thread(_read, f"{monitor_url.rstrip('/')}/varz")
     settings: dict[str, Any] = json.loads(answer).get("jetstream", {}).get("config", {})
     if not settings.get("sync_always"):

@@ -1,4 +1,4 @@
-"""A client for the levers of a running double: for tests, fault runs and the demonstration."""
+"""A client for the control calls of a running double: for tests, fault runs and the demonstration."""
 
 import time
 from types import TracebackType
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.005
 
 
-class Levers:
+class ControlClient:
     """Blocking calls to `/_double`; `httpx.HTTPStatusError` where the double refuses."""
 
     def __init__(self, address: str, key: str) -> None:
-        """`key` is the `lever_key` of the double's settings."""
+        """`key` is the `control_key` of the double's settings."""
         headers = {"Authorization": f"Bearer {key}"}
         self._http = httpx.Client(base_url=address, headers=headers, timeout=30, trust_env=False)
 

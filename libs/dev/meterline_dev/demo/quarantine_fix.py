@@ -1,4 +1,4 @@
-"""The bad rows of the source are in quarantine: the wrong rule is corrected, and they are replayed.
+"""The bad rows of the source are in quarantine: the wrong rule is corrected, and these rows are replayed.
 
 A flight without its minutes in the air did take off: it was diverted. That the event type requires such
 minutes is a mistake. Flights without an aircraft never left, and stay in quarantine.
@@ -33,14 +33,14 @@ _PAUSE_SECONDS: Final = 0.25
 
 
 @dataclass(slots=True)
-class Mended:
+class QuarantineFix:
     """The replay from quarantine and its effect.
 
     waiting: entries by (reason, field, rule) before the fix
-    replayed: flights that count since
+    replayed: flights that the replay accepted
     left: entries that still wait
-    before, after: quantities on the invoices as they would have been then
-    due: what they had to be before, straight from the file
+    before, after: quantities on the invoices if they had closed then
+    due: the expected quantities before the fix, computed from the file
     totals: of those invoices, before and after
     """
 
@@ -53,23 +53,23 @@ class Mended:
     totals: tuple[Decimal, Decimal] = (Decimal(0), Decimal(0))
 
 
-async def mend(services: Services, months: Sequence[Month]) -> Mended:
-    """Corrects the rule and replays. Repeated, it finds nothing to replay and changes nothing."""
-    mended = Mended(waiting=await _waiting(services))
+async def correct_and_replay(services: Services, months: Sequence[Month]) -> QuarantineFix:
+    """Corrects the rule and replays the rejected events. A repeated call changes nothing."""
+    fix = QuarantineFix(waiting=await _waiting(services))
     previews = await _settled(services, months)
-    mended.before = sums.rated(previews)
+    fix.before = sums.rated(previews)
     await ask(
         services.event_types.PutEventType,
         event_types_pb2.PutEventTypeRequest(
             event_type=event_type(air_minutes_required=False), changed_by=_WHO
         ),
     )
-    mended.replayed = sum(await each(CARRIERS, lambda carrier: _replay(services, carrier)))
+    fix.replayed = sum(await each(CARRIERS, lambda carrier: _replay(services, carrier)))
     changed = await _settled(services, months)
-    mended.left = (await _waiting(services)).total()
-    mended.after = sums.rated(changed)
-    mended.totals = _total(previews), _total(changed)
-    return mended
+    fix.left = (await _waiting(services)).total()
+    fix.after = sums.rated(changed)
+    fix.totals = _total(previews), _total(changed)
+    return fix
 
 
 async def _waiting(services: Services) -> Counter[tuple[str, str, str]]:
