@@ -134,7 +134,7 @@ async def test_an_archived_type_takes_no_new_events_by_any_way(
         assert await outcomes(ingest, old, form=form) == ["DUPLICATE"]
         assert await outcomes(ingest, replace(old, subject="x"), form=form) == ["CONFLICT"]
         assert await outcomes(ingest, call(subject="\0"), form=form) == ["TEXT_INVALID"]
-    imported = await corrections.bring("00000000-0000-4000-8000-000000000001", call(), old)
+    imported = await corrections.import_events("00000000-0000-4000-8000-000000000001", call(), old)
     assert [each.reason for each in imported.outcomes] == ["TYPE_ARCHIVED", "DUPLICATE"]
     timers = timers_pb2_grpc.TimersServiceStub(ingest.channel)
     with pytest.raises(AioRpcError) as refused:

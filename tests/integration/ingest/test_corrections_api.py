@@ -284,7 +284,7 @@ async def test_corrections_are_listed_by_what_is_asked(
     samples, import_id = [Sample() for _ in range(5)], str(new_id())
     await ingest.report(rows(*samples))
     imported = Sample()
-    await corrections.bring(import_id, imported)
+    await corrections.import_events(import_id, imported)
     for sample in (*samples, imported, samples[0]):
         await corrections.amend(sample.id, units(str(len(await corrections.listed()) + 20)))
 
@@ -333,7 +333,7 @@ async def test_corrections_are_audited(
     await ingest.report(rows(sample))
     await corrections.amend(sample.id, units("2"))
     await corrections.retract(sample.id)
-    await corrections.bring(str(new_id()), Sample())
+    await corrections.import_events(str(new_id()), Sample())
     await corrections.correct(ids=pb.EventIds(event_ids=[sample.id]), retract=pb.Retraction())
 
     with psycopg.connect(database.admin_dsn) as connection:

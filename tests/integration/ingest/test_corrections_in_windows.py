@@ -30,7 +30,7 @@ from tests.support.aggregate import (
 )
 from tests.support.bus import OpenBus
 from tests.support.capture import RunningIngest, running_ingest
-from tests.support.corrected import Journal, Told, at, put_types
+from tests.support.corrected import Journal, PublishedMessages, at, put_types
 from tests.support.databases import TestDatabase
 from tests.support.polling import eventually
 
@@ -49,7 +49,7 @@ class World:
     ingest: RunningIngest
     node: Node
     feed: Feed
-    told: Told
+    published: PublishedMessages
     database: TestDatabase
 
     async def onboard(self, zone: str) -> Journal:
@@ -103,7 +103,7 @@ async def world(
         await put_types(ingest)
         await node.create(*METERS)
         bus = await open_bus(url=own_broker.url)
-        yield World(ingest, node, Feed(bus), await Told.of(ingest), database)
+        yield World(ingest, node, Feed(bus), await PublishedMessages.of(ingest), database)
 
 
 def recent(tenant: int, order: random.Random) -> list[Event]:
@@ -120,7 +120,7 @@ async def test_windows_hold_what_is_left_in_any_order(world: World, seed: int, z
     journal = await world.onboard(zone)
     await journal.at_random(order, recent(journal.tenant, order))
 
-    facts = await world.told.facts(journal.tenant, journal.calls)
+    facts = await world.published.facts(journal.tenant, journal.calls)
     order.shuffle(facts)
     await world.carry(facts)
 
@@ -139,7 +139,7 @@ async def test_forgetting_what_is_taken_away_is_caught(world: World, monkeypatch
     order = random.Random(7)
     journal = await world.onboard("UTC")
     await journal.at_random(order, recent(journal.tenant, order))
-    await world.carry(await world.told.facts(journal.tenant, journal.calls))
+    await world.carry(await world.published.facts(journal.tenant, journal.calls))
 
     assert await world.differences(journal, "UTC") != []
 
@@ -181,13 +181,13 @@ async def test_events_of_any_age_land_in_their_windows(
         for edge in edges
         for _ in range(2)
     ]
-    await journal.bring(events)
+    await journal.import_events(events)
     for event_id in order.sample(sorted(journal.left), len(edges)):
         moved = order.choice(edges) - timedelta(microseconds=order.choice([0, 1]))
         event = journal.left[event_id]
         after = Event(event.tenant, moved, event.type, event.subject, event.dimensions, event.quantities)
         await journal.amend(event_id, after)
 
-    await world.carry(await world.told.facts(journal.tenant, journal.calls))
+    await world.carry(await world.published.facts(journal.tenant, journal.calls))
 
     assert await world.differences(journal, zone) == []

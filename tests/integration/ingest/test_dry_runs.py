@@ -165,7 +165,7 @@ def change(world: World, order: random.Random) -> Run:
     async def bring(dry_run: bool) -> pb.Effect:
         known = sample(journal.left[first])
         known.id = first
-        return (await corrections.bring(import_id, *new, known, dry_run=dry_run)).effect
+        return (await corrections.import_events(import_id, *new, known, dry_run=dry_run)).effect
 
     async def correct_many(dry_run: bool) -> pb.Effect:
         ids = pb.EventIds(event_ids=chosen)
@@ -267,7 +267,7 @@ async def test_without_the_others_the_rest_is_told(ingest: RunningIngest) -> Non
 
     effects = [
         (await corrections.retract(reported.id, dry_run=True)).effect,
-        (await corrections.bring(str(new_id()), Sample(), Sample(), reported, dry_run=True)).effect,
+        (await corrections.import_events(str(new_id()), Sample(), Sample(), reported, dry_run=True)).effect,
     ]
 
     assert [(effect.retracted, effect.added) for effect in effects] == [(1, 0), (0, 2)]
@@ -282,8 +282,8 @@ async def test_a_dry_import_tells_every_outcome_and_keeps_nothing(ingest: Runnin
     other = Sample(id=known.id, subject="other")
     brought = (Sample(), known, other, Sample(type="no-such-type"))
 
-    dry = await corrections.bring(import_id, *brought, dry_run=True)
-    real = await corrections.bring(import_id, *brought)
+    dry = await corrections.import_events(import_id, *brought, dry_run=True)
+    real = await corrections.import_events(import_id, *brought)
 
     assert (dry.accepted, dry.duplicate, dry.conflict, dry.rejected) == (1, 1, 1, 1)
     assert dry.batch_id == ""

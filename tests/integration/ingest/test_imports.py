@@ -43,7 +43,7 @@ async def test_events_of_any_age_are_taken_but_none_of_the_future(
     future = Sample(time_us=now_us() + DAY)
     reported = await ingest.report(rows(old))
 
-    answer = await corrections.bring(str(new_id()), old, ancient, future, Sample(id="text"))
+    answer = await corrections.import_events(str(new_id()), old, ancient, future, Sample(id="text"))
 
     assert reported.outcomes[0].reason == "TIME_TOO_OLD"
     assert (answer.accepted, answer.rejected) == (3, 1)
@@ -60,10 +60,10 @@ async def test_the_calls_of_an_import_are_listed_as_one(
 ) -> None:
     first, second = str(new_id()), str(new_id())
     known = Sample()
-    await corrections.bring(first, known, Sample())
-    await corrections.bring(first, known)
-    await corrections.bring(first, Sample())
-    await corrections.bring(second, Sample())
+    await corrections.import_events(first, known, Sample())
+    await corrections.import_events(first, known)
+    await corrections.import_events(first, Sample())
+    await corrections.import_events(second, Sample())
     await ingest.report(rows(Sample()))
 
     found = await imports(corrections)
@@ -124,9 +124,9 @@ async def test_a_call_that_says_too_little_is_refused(
 
 async def test_an_import_has_one_reason(ingest: RunningIngest, corrections: Corrections) -> None:
     import_id = str(new_id())
-    await corrections.bring(import_id, Sample())
+    await corrections.import_events(import_id, Sample())
     for other in ({"reason": "another"}, {"requested_by": "bob@example.com"}, {"source": "elsewhere"}):
         with pytest.raises(aio.AioRpcError) as caught:
-            await corrections.bring(import_id, Sample(), **other)
+            await corrections.import_events(import_id, Sample(), **other)
         assert caught.value.code() == grpc.StatusCode.ALREADY_EXISTS
     assert await corrections.total() == 1

@@ -141,7 +141,7 @@ async def test_all_kinds_of_repeats_in_one_call(
     assert (await here.report(form(*ours))).accepted == len(ours)
     assert (await there.report(form(*theirs))).accepted == len(theirs)
     # A dry run stores nothing, but its ids are remembered.
-    await Corrections(here).bring(str(uuid.uuid4()), *dropped, dry_run=True)
+    await Corrections(here).import_events(str(uuid.uuid4()), *dropped, dry_run=True)
     fresh, twice = some(220), some(3)
     expected = [
         *((sample, "") for sample in fresh),

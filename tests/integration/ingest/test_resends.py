@@ -187,5 +187,5 @@ async def test_a_rehearsal_of_an_import_tells_a_repeat(world: World) -> None:
     ahead = world.clock.now_us() + HOUR_US
     early = Sample(time_us=ahead)
     assert await world.report(rows, early, sent_us=ahead) == [""]
-    answer = await Corrections(world.ingest).bring(str(uuid.uuid4()), early, dry_run=True)
+    answer = await Corrections(world.ingest).import_events(str(uuid.uuid4()), early, dry_run=True)
     assert [each.reason for each in answer.outcomes] == ["DUPLICATE"]

@@ -202,7 +202,7 @@ async def test_a_month_that_lost_all_its_events_is_rated_at_nothing(world: World
     acme = await world.tenant()
     world.mesh.capture("acme", CALL)
     assert (await api.publish("acme")).invoice.total == "0.05"
-    world.mesh.capture("acme", (), taken=world.mesh.tenants["acme"].events)
+    world.mesh.capture("acme", (), retracted=world.mesh.tenants["acme"].events)
     assert (await api.publish("acme")).invoice.total == "0.00"
     assert world.at_provider(acme) == 0
 
