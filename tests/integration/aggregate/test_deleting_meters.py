@@ -200,9 +200,9 @@ async def test_concurrent_deletion_and_folding_leave_no_orphans(
             await one.create(meter(kind, types_pb2.AGGREGATION_COUNT, event_type=kind))
             deleting = asyncio.create_task(attempt(other if turn % 2 else one, kind))
             await asyncio.gather(*(feed.publish(accepted([Event(1, NOON, kind)])) for _ in range(3)))
-            gone = await deleting
-            deleted += gone
-            counted += not gone
+            was_deleted = await deleting
+            deleted += was_deleted
+            counted += not was_deleted
         await feed.settled()
         assert orphans(database) == [0, 0, 0, 0]
         names = set(await listed(one))

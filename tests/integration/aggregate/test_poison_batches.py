@@ -383,7 +383,7 @@ async def test_correction_and_corrected_batch_fail_independently(
 # --- planted bugs
 
 
-async def test_planted_bug_dead_letter_of_the_whole_message_is_detected(
+async def test_dead_letter_of_the_whole_message_is_caught(
     database: TestDatabase, broker: NatsServer, feed: Feed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("meterline_aggregate.main.split", lambda _: ())
