@@ -86,9 +86,9 @@ class Journal:
         assert answer.accepted == len(samples), answer
         self._added(samples, events)
 
-    async def bring(self, events: Sequence[Event]) -> None:
+    async def import_events(self, events: Sequence[Event]) -> None:
         samples = [sample(event) for event in events]
-        answer = await self.corrections.bring(str(new_id()), *samples)
+        answer = await self.corrections.import_events(str(new_id()), *samples)
         assert answer.accepted == len(samples), answer
         self._added(samples, events)
 
@@ -114,8 +114,8 @@ class Journal:
         waiting = list(events)
         while waiting:
             size = order.randint(1, 10)
-            bring = order.choice([self.report, self.bring])
-            await bring(waiting[:size])
+            send = order.choice([self.report, self.import_events])
+            await send(waiting[:size])
             waiting = waiting[size:]
             for _ in range(order.randint(0, 3)):
                 await self._correct_one(order)
@@ -134,7 +134,7 @@ class Journal:
         self.left |= {each.id: event for each, event in zip(samples, events, strict=True)}
 
 
-class Told:
+class PublishedMessages:
     """Reads the messages that ingest publishes."""
 
     def __init__(self, subscription: JetStreamContext.PullSubscription) -> None:
@@ -142,7 +142,7 @@ class Told:
         self._facts: list[facts_pb2.EventsAccepted] = []
 
     @classmethod
-    async def of(cls, ingest: RunningIngest) -> Told:
+    async def of(cls, ingest: RunningIngest) -> PublishedMessages:
         return cls(
             await ingest.bus.jetstream().pull_subscribe(
                 EVENTS_ACCEPTED.subject, stream=EVENTS_ACCEPTED.stream

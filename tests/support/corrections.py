@@ -40,11 +40,11 @@ def histories(draw: st.DrawFn) -> History:
     history = History()
     for message in draw(st.lists(messages(zones, max_rows=8), min_size=1, max_size=3)):
         history.messages.append(history.renamed(message))
-        _go_on(draw, history, message, _DEEPEST)
+        _correct_some(draw, history, message, _DEEPEST)
     return history
 
 
-def _go_on(draw: st.DrawFn, history: History, message: Message, deepest: int) -> None:
+def _correct_some(draw: st.DrawFn, history: History, message: Message, deepest: int) -> None:
     """Corrects some rows of a message, and then some rows of the correction."""
     rows = len(message)
     fates = np.array(draw(st.lists(st.integers(KEPT, AMENDED), min_size=rows, max_size=rows)), np.int64)
@@ -54,7 +54,7 @@ def _go_on(draw: st.DrawFn, history: History, message: Message, deepest: int) ->
     if (fates != KEPT).any():
         amended = _amended(message.only(fates == AMENDED), draw(st.integers(-3, 3)), draw(st.integers(-9, 9)))
         history.messages.append(history.renamed(correction(message.only(fates != KEPT), amended)))
-        _go_on(draw, history, amended, deepest - 1)
+        _correct_some(draw, history, amended, deepest - 1)
 
 
 def _amended(message: Message, hours: int, units: int) -> Message:
@@ -66,18 +66,18 @@ def _amended(message: Message, hours: int, units: int) -> Message:
     )
 
 
-def correction(taken: Message, added: Message) -> Message:
+def correction(retracted: Message, added: Message) -> Message:
     """One batch, without an id, that retracts rows and adds others of the same series, subjects and
     quantities."""
     return Message(
-        [Batch(bytes(16), len(taken) + len(added), "", 0)],
-        taken.series,
-        taken.subjects,
-        np.concatenate([taken.series_index, added.series_index]),
-        np.concatenate([taken.subject_index, added.subject_index]),
-        np.concatenate([taken.times_us, added.times_us]),
-        {name: _joined(one, added.quantities[name]) for name, one in taken.quantities.items()},
-        np.arange(len(taken) + len(added)) < len(taken),
+        [Batch(bytes(16), len(retracted) + len(added), "", 0)],
+        retracted.series,
+        retracted.subjects,
+        np.concatenate([retracted.series_index, added.series_index]),
+        np.concatenate([retracted.subject_index, added.subject_index]),
+        np.concatenate([retracted.times_us, added.times_us]),
+        {name: _joined(one, added.quantities[name]) for name, one in retracted.quantities.items()},
+        np.arange(len(retracted) + len(added)) < len(retracted),
     )
 
 

@@ -39,7 +39,7 @@ class Corrections:
         answer: pb.CorrectEventsResponse = await self.stub.CorrectEvents(request, timeout=timeout)
         return answer
 
-    async def bring(
+    async def import_events(
         self, import_id: str, *samples: Sample, source: str = "test", **more: Any
     ) -> pb.ImportEventsResponse:
         request = pb.ImportEventsRequest(

@@ -77,15 +77,15 @@ class FakeMesh:
         slug: str,
         events: Iterable[Event],
         trace: types_pb2.TraceContext | None = None,
-        taken: Iterable[events_pb2.StoredEvent] = (),
+        retracted: Iterable[events_pb2.StoredEvent] = (),
     ) -> facts_pb2.UsageWindowsChanged:
-        """Accepts one batch of events and of retractions of the events in `taken`.
+        """Accepts one batch of events and of retractions of the events in `retracted`.
 
         Returns the fact that the aggregate service would publish.
         """
         tenant = self.tenants[slug]
         batch_id = str(uuid.UUID(int=(len(tenant.batches) + 1) << 64))
-        stored = [_retraction(batch_id, event) for event in taken]
+        stored = [_retraction(batch_id, event) for event in retracted]
         stored += [_stored(slug, batch_id, event) for event in events]
         tenant.events += stored
         tenant.batches[batch_id] = events_pb2.Batch(

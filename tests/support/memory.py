@@ -1,4 +1,4 @@
-"""Where servers of tests keep their files."""
+"""The place of the files of test servers."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Final
 
 _MEMORY: Final = Path("/dev/shm")
-# Several times what the servers of all workers take at once.
+# Several times the size of the files of all workers' servers.
 _ENOUGH_BYTES: Final = 8 << 30
 
 
 def keep_files_in_memory() -> None:
-    """Lets this process and those that it starts make temporary directories in memory, if there is plenty.
+    """Puts temporary directories of this process and its children in memory, if enough is free.
 
-    Servers flush as they do on a disk, and tests do not wait for it. What `tmp_path` names stays on the disk,
-    since pytest keeps it after the run. Does nothing where TMPDIR names a place.
+    Servers flush as on a disk, but at once. `tmp_path` stays on the disk: pytest keeps it after the run.
+    Does nothing if TMPDIR is set.
     """
     if os.environ.get("TMPDIR") or not os.access(_MEMORY, os.W_OK) or _free_bytes() < _ENOUGH_BYTES:
         return

@@ -101,4 +101,4 @@ class Proxy:
                 writer.write(data)
                 await writer.drain()
         except ConnectionError:
-            return  # the other side is gone; both are closed by the callback
+            return  # the other side has disconnected; the callback closes both

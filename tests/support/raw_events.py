@@ -55,27 +55,27 @@ class History:
     # Called with the ids of batches before their events are returned.
     before_answer: Callable[[Sequence[str]], Any] | None = None
 
-    def begin_anew(self, tenants: Mapping[int, str], page_limit: int) -> None:
-        """Deletes everything, and starts with these tenants only."""
+    def reset(self, tenants: Mapping[int, str], page_limit: int) -> None:
+        """Deletes all events, and replaces the tenants."""
         self.tenants, self.page_limit = tenants, page_limit
         self.rows.clear()
         self.left.clear()
 
-    def tell(
-        self, added: Sequence[Event], taken: Sequence[Kept] = (), batch_id: uuid.UUID | None = None
+    def accept(
+        self, added: Sequence[Event], retracted: Sequence[Kept] = (), batch_id: uuid.UUID | None = None
     ) -> facts_pb2.EventsAccepted:
-        """A batch that retracts some events and adds others."""
+        """Records a batch that retracts some events and adds others; returns its message."""
         batch_id = batch_id or new_id()
-        for kept in taken:
+        for kept in retracted:
             self.left.remove(kept)
             self.rows.append(_Row(kept.event.tenant, batch_id, kept.event, True, kept.batch_id))
         for event in added:
             self.left.append(Kept(event, batch_id))
             self.rows.append(_Row(event.tenant, batch_id, event, False))
         return accepted(
-            [*(kept.event for kept in taken), *added],
+            [*(kept.event for kept in retracted), *added],
             batch_ids=[batch_id],
-            origins=[[kept.batch_id for kept in taken]],
+            origins=[[kept.batch_id for kept in retracted]],
         )
 
     def events(self) -> list[Event]:

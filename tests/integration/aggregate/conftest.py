@@ -1,4 +1,4 @@
-"""Aggregate, running inside the test."""
+"""An aggregate service that runs in the test's process."""
 
 from __future__ import annotations
 

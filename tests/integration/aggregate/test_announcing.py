@@ -1,4 +1,4 @@
-"""Changed months are published: absolute, once for each change, and only if there was one."""
+"""Changed months are published with absolute values, once for each change."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ async def published(feed: Feed) -> list[events_pb2.UsageWindow]:
     return found
 
 
-async def count(feed: Feed, expected: int) -> list[events_pb2.UsageWindow]:
-    """Waits until that many windows were published."""
+async def wait_for_windows(feed: Feed, expected: int) -> list[events_pb2.UsageWindow]:
+    """Waits until that many windows were published; returns all of them."""
 
     async def look() -> int:
         return len(await published(feed))
@@ -47,7 +47,7 @@ async def count(feed: Feed, expected: int) -> list[events_pb2.UsageWindow]:
     return await published(feed)
 
 
-async def test_a_month_is_published_once_for_each_change(node: Node, feed: Feed) -> None:
+async def test_month_is_published_once_for_each_change(node: Node, feed: Feed) -> None:
     announce = node.service.announcer.announce
     await node.create(*METERS)
     await feed.onboard(1, "acme", "America/New_York")
@@ -55,14 +55,14 @@ async def test_a_month_is_published_once_for_each_change(node: Node, feed: Feed)
     events = some_events(1, 40, seed=1, start=NOON, span=NOON - NOON.replace(hour=9))
     await feed.publish(accepted(events, trace=TRACE))
     await feed.settled()
-    # Until then it is asked for, with all that will be published.
-    (asked,) = await node.windows("acme", METERS[0].name, types_pb2.GRAIN_MONTH)
-    assert (asked.aggregation, asked.trace, asked.rebuilding) == (METERS[0].aggregation, TRACE, False)
+    # Queries answer the unpublished month with the content of the later message.
+    (queried,) = await node.windows("acme", METERS[0].name, types_pb2.GRAIN_MONTH)
+    assert (queried.aggregation, queried.trace, queried.rebuilding) == (METERS[0].aggregation, TRACE, False)
     assert await announce() == len(METERS)
     assert await announce() == 0
-    (asked,) = await node.windows("acme", METERS[0].name, types_pb2.GRAIN_MONTH)
-    assert (asked.aggregation, asked.trace) == (METERS[0].aggregation, types_pb2.TraceContext())
-    windows = {window.meter: window for window in await count(feed, len(METERS))}
+    (queried,) = await node.windows("acme", METERS[0].name, types_pb2.GRAIN_MONTH)
+    assert (queried.aggregation, queried.trace) == (METERS[0].aggregation, types_pb2.TraceContext())
+    windows = {window.meter: window for window in await wait_for_windows(feed, len(METERS))}
     for one in METERS:
         (seen,) = await node.windows("acme", one.name, types_pb2.GRAIN_MONTH)
         assert windows[one.name] == events_pb2.UsageWindow(
@@ -80,7 +80,7 @@ async def test_a_month_is_published_once_for_each_change(node: Node, feed: Feed)
     await feed.publish(accepted([Event(1, NOON, quantities={"miles": "0.5"})]))
     await feed.settled()
     assert await announce() == 4
-    later = (await count(feed, len(METERS) + 4))[len(METERS) :]
+    later = (await wait_for_windows(feed, len(METERS) + 4))[len(METERS) :]
     assert {window.meter for window in later} == {"departures", "miles", "longest", "aircraft"}
     for window in later:
         assert window.revision == windows[window.meter].revision + 1
@@ -90,7 +90,9 @@ async def test_a_month_is_published_once_for_each_change(node: Node, feed: Feed)
 
 
 @pytest.mark.req("S11")
-async def test_without_changes_nothing_is_written(node: Node, feed: Feed, database: TestDatabase) -> None:
+async def test_announcer_writes_nothing_without_changes(
+    node: Node, feed: Feed, database: TestDatabase
+) -> None:
     await feed.onboard(1, "acme")
     await feed.publish(accepted([Event(1, NOON)]))
     await feed.settled()
@@ -101,13 +103,13 @@ async def test_without_changes_nothing_is_written(node: Node, feed: Feed, databa
                 "SELECT (SELECT count(*) FROM aggregate.outbox), xmin, xmax FROM aggregate.tenant_totals"
             ).fetchall()
 
-        # The event may have come before its tenant, and then it comes again.
+        # An event that arrives before its tenant is redelivered, so the rows may be missing at first.
         before = await eventually(rows)
         assert await node.service.announcer.announce() == 0
         assert rows() == before
 
 
-async def test_a_message_holds_a_bounded_number(
+async def test_announcer_limits_windows_per_message(
     node: Node, feed: Feed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(announcer, "LIMIT", 3)
@@ -117,12 +119,12 @@ async def test_a_message_holds_a_bounded_number(
     await feed.publish(accepted([Event(number, NOON) for number in range(1, 9)]))
     await feed.settled()
     assert await node.service.announcer.announce() == 8
-    assert sorted(window.tenant_id for window in await count(feed, 8)) == list(range(1, 9))
+    assert sorted(window.tenant_id for window in await wait_for_windows(feed, 8)) == list(range(1, 9))
     messages = await feed.bus.client.jsm().stream_info(USAGE_WINDOW.stream)
     assert messages.state.messages == 3
 
 
-async def test_a_month_that_is_being_changed_delays_no_other(
+async def test_locked_month_does_not_delay_other_months(
     node: Node, feed: Feed, database: TestDatabase
 ) -> None:
     await node.create(meter("m", types_pb2.AGGREGATION_COUNT))
@@ -134,14 +136,14 @@ async def test_a_month_that_is_being_changed_delays_no_other(
         await holder.execute("SELECT set_config('meterline.tenant_ids', '1', true)")
         await holder.execute("UPDATE changed_months SET traceparent = traceparent WHERE tenant_id = 1")
         task = asyncio.create_task(node.service.announcer.announce())
-        (first,) = await count(feed, 1)
+        (first,) = await wait_for_windows(feed, 1)
         assert first.tenant_id == 2
         await holder.commit()
     assert await task == 2
-    assert [window.tenant_id for window in await count(feed, 2)] == [2, 1]
+    assert [window.tenant_id for window in await wait_for_windows(feed, 2)] == [2, 1]
 
 
-async def test_replicas_announce_by_themselves_and_not_twice(
+async def test_replicas_announce_periodically_without_duplicates(
     database: TestDatabase, broker: NatsServer, feed: Feed
 ) -> None:
     async with (

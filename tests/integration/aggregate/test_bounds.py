@@ -1,4 +1,4 @@
-"""Whatever lies within the bounds of accepted events is counted, told and billed, in every time zone."""
+"""Events with any values within the accepted bounds are counted, published and billed, in every time zone."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from tests.support.databases import TestDatabase
 
 pytestmark = pytest.mark.req("K3", "T2.2", "T1.6")
 
-# Fourteen hours ahead and twelve behind, half hours and odd seconds, days that were skipped and come twice.
+# Offsets of +14 and -12 hours, of half hours and odd seconds; zones that skipped or repeated a day.
 ZONES = (
     "Etc/GMT-14",
     "Etc/GMT+12",
@@ -98,7 +98,7 @@ class Row:
 
 
 ROWS = st.builds(Row, TIMES, UNITS, SCALES, TEXTS, TEXTS)
-# Few rows are folded one by one, more in columns.
+# Small messages are folded row by row, larger ones in columns.
 MESSAGES = st.lists(st.tuples(SCALES, st.lists(ROWS, min_size=1, max_size=30)), min_size=1, max_size=3).map(
     lambda found: [
         [Row(r.time_us, r.units, scale, r.subject, r.origin) for r in rows] for scale, rows in found
@@ -117,7 +117,7 @@ _numbers = itertools.count(1)
 
 
 def message(tenant: int, rows: Sequence[Row]) -> bytes:
-    """One batch of rows of one scale."""
+    """A message with one batch; all rows must have the same scale."""
     origins = [row.origin for row in rows]
     return events_pb2.EventsAccepted(
         batches=[
@@ -149,7 +149,7 @@ def value_of(row: Row) -> Fraction:
     return Fraction(row.units, 10**row.scale)
 
 
-# What a meter makes of some rows.
+# The expected value of each meter over some rows.
 VALUES: dict[str, Callable[[Sequence[Row]], Fraction]] = {
     "events": lambda rows: Fraction(len(rows)),
     "sum": lambda rows: sum(map(value_of, rows), Fraction(0)),
@@ -160,14 +160,14 @@ VALUES: dict[str, Callable[[Sequence[Row]], Fraction]] = {
 
 
 def counted(meter: str, rows: Sequence[Row]) -> list[Row]:
-    """Unique counts leave out what has no value."""
+    """The rows that the meter counts: unique counts ignore empty values."""
     if meter in ("subjects", "origins"):
         return [row for row in rows if getattr(row, meter.removesuffix("s"))]
     return list(rows)
 
 
 class World:
-    """Aggregate and publisher without what lies between them."""
+    """Aggregate and publisher without consumers: the test passes messages from one to the other."""
 
     def __init__(self, database: TestDatabase) -> None:
         self.test_database = database
@@ -214,11 +214,11 @@ class World:
         return list((await self.usage.QueryUsage(request, cast("Any", None))).windows)
 
     async def bill(self) -> None:
-        """Announces what changed, and hands it to publisher."""
+        """Announces changed months, and passes the messages to publisher."""
         await MonthAnnouncer(self.unit_of_work).announce()
         with psycopg.connect(self.test_database.admin_dsn) as connection:
-            told = connection.execute("DELETE FROM aggregate.outbox RETURNING payload").fetchall()
-        deliveries = [Delivery(new_id(), USAGE_WINDOW.subject, payload) for (payload,) in told]
+            payloads = connection.execute("DELETE FROM aggregate.outbox RETURNING payload").fetchall()
+        deliveries = [Delivery(new_id(), USAGE_WINDOW.subject, payload) for (payload,) in payloads]
         async with UnitOfWork(self.bills, lambda: None).begin() as tx:
             await UsageWindows(SystemClock(), timedelta(days=3)).handle(tx, deliveries)
             await tx.commit()
@@ -237,8 +237,8 @@ def database(make_database: Callable[..., TestDatabase]) -> TestDatabase:
     return make_database("aggregate", "publisher")
 
 
-def test_what_lies_within_the_bounds_is_counted_and_billed(database: TestDatabase) -> None:
-    """One aggregate and one publisher for all examples, each of which is a tenant of its own."""
+def test_events_within_bounds_are_counted_and_billed(database: TestDatabase) -> None:
+    """All examples share one aggregate and one publisher; each example is a new tenant."""
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
         world = runner.run(stack.enter_async_context(World(database)))
@@ -268,7 +268,7 @@ async def _check(world: World, zone: str, messages: list[list[Row]], *, together
             check_windows(meter, mine, await world.windows(tenant, meter, grain, by_group=False))
         months = await world.windows(tenant, meter, types_pb2.GRAIN_MONTH, by_group=False)
         check_months(meter, mine, months, zone)
-        told = [
+        published = [
             (
                 one.start_time.ToDatetime(UTC),
                 one.end_time.ToDatetime(UTC),
@@ -277,7 +277,7 @@ async def _check(world: World, zone: str, messages: list[list[Row]], *, together
             )
             for one in months
         ]
-        assert world.billed(tenant, meter) == told
+        assert world.billed(tenant, meter) == published
     for meter in ("events", "sum"):
         found = await world.windows(tenant, meter, types_pb2.GRAIN_MONTH, by_group=True)
         by_origin = {row.origin for row in rows}
@@ -286,7 +286,7 @@ async def _check(world: World, zone: str, messages: list[list[Row]], *, together
 
 
 def check_windows(meter: str, rows: Sequence[Row], found: Sequence[usage_pb2.Window]) -> None:
-    """Every event lies in one window, and each window has the value of its events."""
+    """Checks that every event lies in one window, and that each window has the value of its events."""
     left = sorted(rows, key=lambda row: row.time_us)
     for window in found:
         start, end = to_us(window.start_time.ToDatetime(UTC)), to_us(window.end_time.ToDatetime(UTC))
@@ -299,7 +299,7 @@ def check_windows(meter: str, rows: Sequence[Row], found: Sequence[usage_pb2.Win
 
 
 def check_months(meter: str, rows: Sequence[Row], found: Sequence[usage_pb2.Window], zone: str) -> None:
-    """A window a local month."""
+    """Checks that there is one window for each local month with events."""
     months = {
         (local.year, local.month)
         for local in (to_datetime(row.time_us).astimezone(ZoneInfo(zone)) for row in rows)

@@ -1,4 +1,4 @@
-"""A meter that nothing uses can be deleted, and never one that counts or that something refers to."""
+"""Unused meters can be deleted; meters with usage or references cannot."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def refer_to(node: Node, name: str) -> meters_pb2.Meter:
 
 
 async def refusal(node: Node, name: str) -> tuple[grpc.StatusCode, str]:
-    """(status, reason) of a deletion that is refused."""
+    """(status, reason) of the refused deletion."""
     with pytest.raises(aio.AioRpcError) as raised:
         await delete(node, name)
     status = rpc_status.from_call(raised.value)  # type: ignore[arg-type]
@@ -52,12 +52,12 @@ async def listed(node: Node) -> list[str]:
 
 
 def orphans(database: TestDatabase) -> list[int]:
-    """Rows that no meter is left for."""
+    """The number of rows of deleted meters in each table."""
     tables = ("windows", "contributions", "changed_months", "window_members")
     return [database.read("aggregate", ORPHANS.format(table))[0][0] for table in tables]
 
 
-async def test_a_meter_that_nothing_uses_goes(node: Node, database: TestDatabase) -> None:
+async def test_unused_meter_is_deleted(node: Node, database: TestDatabase) -> None:
     await node.create(FLIGHTS, CALLS)
     await delete(node, "calls")
     assert await listed(node) == ["flights"]
@@ -65,7 +65,7 @@ async def test_a_meter_that_nothing_uses_goes(node: Node, database: TestDatabase
     with pytest.raises(aio.AioRpcError) as raised:
         await refer_to(node, "calls")
     assert raised.value.code() is grpc.StatusCode.NOT_FOUND
-    # Its name is free for another definition, which has another number.
+    # Its name is free for another definition, which gets a new number.
     again = meter("calls", types_pb2.AGGREGATION_UNIQUE, event_type="call")
     await node.create(again)
     assert await refer_to(node, "calls") == again
@@ -78,13 +78,13 @@ async def test_a_meter_that_nothing_uses_goes(node: Node, database: TestDatabase
     ]
 
 
-async def test_a_meter_that_counts_or_is_referred_to_stays(node: Node, feed: Feed) -> None:
+async def test_meter_with_usage_or_reference_is_not_deleted(node: Node, feed: Feed) -> None:
     await node.create(FLIGHTS, CALLS)
     await refer_to(node, "calls")
     await refer_to(node, "calls")
     assert await refusal(node, "calls") == (grpc.StatusCode.FAILED_PRECONDITION, "METER_REFERRED_TO")
     await feed.onboard(1, "acme")
-    # One tenant is enough, and also an event that was taken away again.
+    # An event of one tenant is usage, even after its retraction.
     fact = accepted([Event(1, NOON)])
     await feed.publish(fact)
     await feed.settled()
@@ -97,17 +97,17 @@ async def test_a_meter_that_counts_or_is_referred_to_stays(node: Node, feed: Fee
     assert await listed(node) == ["calls", "flights"]
 
 
-async def test_usage_of_a_name_is_that_of_the_meter_that_has_it_now(
+async def test_usage_by_name_is_that_of_the_current_meter(
     database: TestDatabase, broker: NatsServer, feed: Feed
 ) -> None:
-    """Whatever a replica answered by the name before."""
+    """Also on a replica that has answered for the deleted meter of that name."""
     async with running_aggregate(database, broker) as one, running_aggregate(database, broker) as other:
         await feed.onboard(1, "acme")
         await one.create(FLIGHTS)
-        await eventually(lambda: can_ask(one))
+        await eventually(lambda: knows_meter(one))
         assert await one.windows("acme", "flights", MONTH) == []
         await delete(other, "flights")
-        assert not await can_ask(one)
+        assert not await knows_meter(one)
         await other.create(meter("flights", types_pb2.AGGREGATION_UNIQUE))
         await feed.publish(accepted([Event(1, NOON), Event(1, NOON)]))
         await feed.settled()
@@ -116,8 +116,8 @@ async def test_usage_of_a_name_is_that_of_the_meter_that_has_it_now(
         assert window.aggregation == types_pb2.AGGREGATION_UNIQUE
 
 
-async def can_ask(node: Node) -> bool:
-    """Whether there is a meter of this name, and the tenant."""
+async def knows_meter(node: Node) -> bool:
+    """Whether the node knows the meter and the tenant."""
     try:
         await node.windows("acme", "flights", MONTH)
     except aio.AioRpcError as error:
@@ -127,12 +127,12 @@ async def can_ask(node: Node) -> bool:
     return True
 
 
-async def test_every_replica_notices(database: TestDatabase, broker: NatsServer, feed: Feed) -> None:
-    """Also when the newest meter stays, and whichever replica counts."""
+async def test_every_replica_notices_deletion(database: TestDatabase, broker: NatsServer, feed: Feed) -> None:
+    """Also if the newest meter remains, and on a replica that did not delete the meters."""
     async with running_aggregate(database, broker) as one:
         await one.create(FLIGHTS, CALLS, meter("newest", types_pb2.AGGREGATION_COUNT, event_type="none"))
         await feed.onboard(1, "acme")
-        # It knows the meters from now on, and that none counts these.
+        # Makes the replica cache the meters, and that none counts this type.
         await feed.publish(accepted([Event(1, NOON, "other")]))
         await feed.settled()
         async with running_aggregate(database, broker) as other:
@@ -148,10 +148,10 @@ async def test_every_replica_notices(database: TestDatabase, broker: NatsServer,
 
 
 @pytest.mark.req("T3.2")
-async def test_a_deletion_waits_for_who_counts(
+async def test_deletion_waits_for_folding_transactions(
     node: Node, feed: Feed, database: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between looking up which meters there are and the commit, nobody takes one away."""
+    """No meter is deleted between its lookup by a fold and the commit of the fold."""
     await node.create(FLIGHTS)
     await feed.onboard(1, "acme")
     looked_up, go_on = asyncio.Event(), asyncio.Event()
@@ -166,7 +166,7 @@ async def test_a_deletion_waits_for_who_counts(
     await feed.publish(accepted([Event(1, NOON)]))
     await looked_up.wait()
     try:
-        # As long as that takes, nothing is deleted, and whoever asks is told to try again.
+        # While the fold is open, deletions are refused with ABORTED, which callers retry.
         assert await refusal(node, "flights") == (grpc.StatusCode.ABORTED, "ABORTED")
         deletion = asyncio.create_task(refusal(node, "flights"))
         await eventually(lambda: waiting(database))
@@ -179,7 +179,7 @@ async def test_a_deletion_waits_for_who_counts(
 
 
 def waiting(database: TestDatabase) -> bool:
-    """Whether a deletion waits for its lock."""
+    """Whether a deletion waits for a lock."""
     found = database.read(
         "aggregate", "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted"
     )
@@ -187,7 +187,7 @@ def waiting(database: TestDatabase) -> bool:
 
 
 @pytest.mark.req("T3.2", "O9")
-async def test_deletions_and_counting_at_once_leave_nothing_behind(
+async def test_concurrent_deletion_and_folding_leave_no_orphans(
     database: TestDatabase, broker: NatsServer, feed: Feed
 ) -> None:
     async with running_aggregate(database, broker) as one, running_aggregate(database, broker) as other:
@@ -195,14 +195,14 @@ async def test_deletions_and_counting_at_once_leave_nothing_behind(
         await one.create(FLIGHTS)
         counted = deleted = 0
         for turn in range(40):
-            # Of a new type each, so that its meter is unused until the event that races with its deletion.
+            # Each turn has a new type, whose meter is unused until the event that races with the deletion.
             kind = f"type{turn}"
             await one.create(meter(kind, types_pb2.AGGREGATION_COUNT, event_type=kind))
             deleting = asyncio.create_task(attempt(other if turn % 2 else one, kind))
             await asyncio.gather(*(feed.publish(accepted([Event(1, NOON, kind)])) for _ in range(3)))
-            gone = await deleting
-            deleted += gone
-            counted += not gone
+            was_deleted = await deleting
+            deleted += was_deleted
+            counted += not was_deleted
         await feed.settled()
         assert orphans(database) == [0, 0, 0, 0]
         names = set(await listed(one))
@@ -213,7 +213,7 @@ async def test_deletions_and_counting_at_once_leave_nothing_behind(
 
 
 async def attempt(node: Node, name: str) -> bool:
-    """Whether the meter is deleted."""
+    """Tries to delete the meter until the answer is final; returns whether it was deleted."""
     while True:
         try:
             await delete(node, name)

@@ -1,4 +1,4 @@
-"""The real tables after corrections hold what folding the events that are left would have made of them."""
+"""After corrections the tables equal a fold of the remaining events only."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.raw_events import History, Kept, serving
 
 pytestmark = pytest.mark.req("T3.4", "T1.6", "T3.2")
 
-# The clocks of New York change and a month ends in this time; Kolkata's months begin within an hour.
+# New York's clocks change and a month ends in this time; Kolkata's months begin at half past an hour of UTC.
 START = datetime(2026, 10, 30, 5, tzinfo=UTC)
 SPAN = timedelta(days=4)
 ZONES = ("America/New_York", "Asia/Kolkata")
@@ -34,19 +34,19 @@ _numbers = itertools.count(1)
 
 
 def corrected(history: History, tenant: int, order: random.Random) -> list[events_pb2.EventsAccepted]:
-    """Messages of a tenant: events, amendments and retractions, some of them of what was amended."""
+    """Messages of a tenant: events, amendments and retractions, some of amended events."""
     facts = []
     events = some_events(tenant, order.randint(5, 40), seed=order.randint(0, 10**6), start=START, span=SPAN)
     while events:
         size = order.randint(1, 12)
-        facts.append(history.tell(events[:size]))
+        facts.append(history.accept(events[:size]))
         events = events[size:]
     for _ in range(order.randint(1, 12)):
         if not history.left:
             break
-        taken = order.sample(history.left, min(len(history.left), order.randint(1, 3)))
-        added = [amended(kept, order) for kept in taken if order.random() < 0.5]
-        facts.append(history.tell(added, taken))
+        retracted = order.sample(history.left, min(len(history.left), order.randint(1, 3)))
+        added = [amended(kept, order) for kept in retracted if order.random() < 0.5]
+        facts.append(history.accept(added, retracted))
     return facts
 
 
@@ -70,7 +70,7 @@ LEFT JOIN dimension_groups g USING (tenant_id, group_id)
 WHERE w.tenant_id = %s
 """
 
-# Unique counts that are not the number of their members.
+# Unique counts that differ from the number of their members.
 MISCOUNTED = """
 SELECT w.meter_id, w.grain, w.window_start, w.group_id
 FROM windows w
@@ -108,14 +108,14 @@ def expected(events: Sequence[Event], zone: str) -> Found:
     return found
 
 
-def test_any_order_and_company_comes_to_what_is_left(database: TestDatabase) -> None:
-    """One loop, one ingest and one aggregate for all examples, each of which is a tenant of its own."""
+def test_corrections_fold_independently_of_order_and_batching(database: TestDatabase) -> None:
+    """All examples share a loop, an ingest and an aggregate; each example is a new tenant."""
     history = History({})
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
         address = runner.run(stack.enter_async_context(serving(history)))
         tables = runner.run(stack.enter_async_context(Tables(database.app_dsn("aggregate"), address)))
-        # What is captured from now on counts.
+        # Meters count events accepted after their creation.
         runner.run(tables.create_meters())
 
         @given(st.integers(0, 2**32), st.sampled_from(ZONES))
@@ -133,7 +133,7 @@ async def _check(
     database: TestDatabase, tables: Tables, history: History, order: random.Random, zone: str
 ) -> None:
     number = next(_numbers)
-    history.begin_anew({number: f"tenant-{number}"}, page_limit=order.choice([1, 7, 1000]))
+    history.reset({number: f"tenant-{number}"}, page_limit=order.choice([1, 7, 1000]))
     facts = corrected(history, number, order)
     order.shuffle(facts)
     await tables.onboard(number, f"tenant-{number}", zone)

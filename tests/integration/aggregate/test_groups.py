@@ -1,4 +1,4 @@
-"""Groups are bounded: what is beyond counts in the total and as the rest, and every number stays exact."""
+"""Limits of groups: further groups count in the total and in the rest, and all values stay exact."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def flight(origin: str, miles: int = 1, cabin: str = "Y") -> Event:
 
 
 def values(windows: Sequence[usage_pb2.Window], name: str = "origin") -> dict[tuple[str, bool], str]:
-    """What each group comes to, by the value of its dimension and whether it is the rest."""
+    """The value of each group, by (value of its dimension, whether it is the rest)."""
     found = {(window.group[name], window.rest): window.value for window in windows}
     assert len(found) == len(windows)
     return found
@@ -75,14 +75,14 @@ def groups(database: TestDatabase) -> int:
     return int(row[0])
 
 
-async def tell(feed: Feed, *facts: events_pb2.EventsAccepted) -> None:
+async def publish(feed: Feed, *facts: events_pb2.EventsAccepted) -> None:
     for fact in facts:
         await feed.publish(fact)
     await feed.settled()
 
 
 @pytest.mark.req("T3.4")
-async def test_what_is_beyond_the_bound_is_the_rest(
+async def test_groups_beyond_the_limit_count_as_the_rest(
     database: TestDatabase, broker: NatsServer, feed: Feed
 ) -> None:
     history = History({1: "acme"})
@@ -91,16 +91,16 @@ async def test_what_is_beyond_the_bound_is_the_rest(
         async with running_aggregate(database, broker, max_groups=3, **chosen) as node:
             await node.create(FLIGHTS, MILES, LONGEST)
             await feed.onboard(1, "acme")
-            # One message each, so that it is known what comes first. One value reads like the rest.
+            # One message each, so that the order is known. One value looks like the name of the rest.
             for at, origin in enumerate(["JFK", "(other)", "SFO", *"ABCDEFG"], start=1):
-                await tell(feed, history.tell([flight(origin, at)] * 2))
+                await publish(feed, history.accept([flight(origin, at)] * 2))
             assert await by_origin(node, "flights") == {
                 ("JFK", False): "2",
                 ("(other)", False): "2",
                 ("SFO", False): "2",
                 ("(other)", True): "14",
             }
-            # Meters by the same dimensions split alike.
+            # Meters with the same dimensions have the same groups.
             assert await by_origin(node, "miles") == {
                 ("JFK", False): "2",
                 ("(other)", False): "4",
@@ -109,10 +109,10 @@ async def test_what_is_beyond_the_bound_is_the_rest(
             }
             assert (await by_origin(node, "longest"))["(other)", True] == "10"
             assert (await total(node, "flights"), await total(node, "miles")) == ("20", "110")
-        # After a restart, with room for more, everything still counts where it did: also what is taken away.
+        # After a restart with a higher limit, events and retractions still count in the same groups.
         async with running_aggregate(database, broker, max_groups=100, **chosen) as node:
             greatest = [kept for kept in history.left if kept.event.dimensions["origin"] in ("G", "SFO")]
-            await tell(feed, history.tell([flight("JFK"), flight("B"), flight("new")], greatest))
+            await publish(feed, history.accept([flight("JFK"), flight("B"), flight("new")], greatest))
             await rebuilt(database)
             assert await by_origin(node, "flights") == {
                 ("JFK", False): "3",
@@ -127,7 +127,7 @@ async def test_what_is_beyond_the_bound_is_the_rest(
 
 
 @pytest.mark.req("O9")
-async def test_two_replicas_at_once_give_out_exactly_as_many(
+async def test_concurrent_replicas_keep_group_limit(
     database: TestDatabase, broker: NatsServer, feed: Feed
 ) -> None:
     async with (
@@ -137,7 +137,7 @@ async def test_two_replicas_at_once_give_out_exactly_as_many(
         await node.create(FLIGHTS, AIRCRAFT)
         await feed.onboard(1, "acme")
         await feed.onboard(2, "globex")
-        # Both tenants and both sets in each message, in any order.
+        # Each message has both tenants and both sets of dimensions.
         for at in range(60):
             event = flight(f"O{at % 10}", cabin=str(at % 7))
             await feed.publish(accepted([replace(event, tenant=1 + (at + n) % 2) for n in (0, 1)]))
@@ -156,23 +156,23 @@ async def test_two_replicas_at_once_give_out_exactly_as_many(
 
 
 @pytest.mark.req("T3.4")
-async def test_a_preview_uses_no_group_up(database: TestDatabase, broker: NatsServer, feed: Feed) -> None:
+async def test_preview_creates_no_group(database: TestDatabase, broker: NatsServer, feed: Feed) -> None:
     async with running_aggregate(database, broker, max_groups=2) as node:
         await node.create(FLIGHTS)
         await feed.onboard(1, "acme")
-        await tell(feed, accepted([flight("JFK")]))
-        may_be = accepted([flight(origin) for origin in ("X", "Y", "Z")])
-        request = usage_pb2.PreviewChangesRequest(tenant_id="acme", events=may_be.SerializeToString())
+        await publish(feed, accepted([flight("JFK")]))
+        previewed = accepted([flight(origin) for origin in ("X", "Y", "Z")])
+        request = usage_pb2.PreviewChangesRequest(tenant_id="acme", events=previewed.SerializeToString())
         found = (await node.usage.PreviewChanges(request)).windows
         assert {(window.value_before, window.value_after) for window in found} == {("1", "4")}
         assert groups(database) == 1
-        await tell(feed, accepted([flight("SFO")]))
+        await publish(feed, accepted([flight("SFO")]))
         assert await by_origin(node, "flights") == {("JFK", False): "1", ("SFO", False): "1"}
 
 
 @pytest.mark.req("X2")
-async def test_it_is_told_how_full_groups_are(database: TestDatabase, broker: NatsServer, feed: Feed) -> None:
-    def told() -> tuple[float | None, float | None]:
+async def test_metrics_report_group_usage(database: TestDatabase, broker: NatsServer, feed: Feed) -> None:
+    def reported() -> tuple[float | None, float | None]:
         return (
             REGISTRY.get_sample_value("meterline_quota_fullest_ratio", {"quota": "groups"}),
             REGISTRY.get_sample_value("meterline_group_sets_closed"),
@@ -181,19 +181,19 @@ async def test_it_is_told_how_full_groups_are(database: TestDatabase, broker: Na
     async with running_aggregate(database, broker, max_groups=4) as node:
         await node.create(FLIGHTS)
         await feed.onboard(1, "acme")
-        await tell(feed, accepted([flight("JFK")]))
+        await publish(feed, accepted([flight("JFK")]))
         await node.service.groups.look()
-        assert told() == (0.25, 0)
-        await tell(feed, accepted([flight(origin) for origin in "ABCD"]))
+        assert reported() == (0.25, 0)
+        await publish(feed, accepted([flight(origin) for origin in "ABCD"]))
         await node.service.groups.look()
-        assert told() == (1, 1)
+        assert reported() == (1, 1)
 
 
 ADD = "INSERT INTO aggregate.dimension_groups (tenant_id, digest, dimensions) VALUES (1, %s, %s)"
 ODD_VALUES = ('{"b": "x\\" , \\"c\\": \\"y", "a": "\\\\"}', '{"a": "\\u0000", "b": ""}', '{"a": ""}')
 
 
-def test_groups_of_before_are_counted(empty_database: TestDatabase) -> None:
+def test_migration_counts_existing_groups(empty_database: TestDatabase) -> None:
     dsn = empty_database.owner_dsn("aggregate")
     whole = migrate.for_service("aggregate")
     before = [one for one in whole if one.package != "meterline_aggregate" or one.number < 6]
@@ -206,8 +206,8 @@ def test_groups_of_before_are_counted(empty_database: TestDatabase) -> None:
     assert rows == [("a", 1), ("a,b", 2)]
 
 
-def test_the_release_before_this_one_cannot_go_beyond(database: TestDatabase) -> None:
-    """While replicas are replaced, an earlier one adds groups without asking: counted, and then refused."""
+def test_previous_release_cannot_exceed_group_limit(database: TestDatabase) -> None:
+    """During an update the previous release adds groups without a check: triggers count and limit them."""
     with psycopg.connect(database.admin_dsn, autocommit=True) as connection:
         for at, value in enumerate(ODD_VALUES):
             connection.execute(ADD, (f"{at:032}", value))
@@ -219,7 +219,7 @@ def test_the_release_before_this_one_cannot_go_beyond(database: TestDatabase) ->
         connection.execute(ADD, (f"{8:032}", '{"a": "z", "b": "z"}'))
 
 
-# --- any order
+# --- independence of order
 
 MOST = 3
 REST = "the rest"
@@ -227,7 +227,7 @@ _numbers = itertools.count(100)
 
 
 class FirstSeen:
-    """The rule in a few lines: combinations by their first appearance, the first `MOST` of each set."""
+    """A plain implementation of the rule: of each set, the first `MOST` combinations get groups."""
 
     def __init__(self) -> None:
         self._own: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
@@ -242,7 +242,7 @@ class FirstSeen:
                     own.append(values)
 
     def shown(self, one: meters_pb2.Meter, event: Event) -> Event:
-        """The event as it counts by group."""
+        """The event with the dimensions of the group in which it counts."""
         names = tuple(sorted(one.group_by))
         if tuple(event.dimensions.get(name, "") for name in names) in self._own.get(names, ()):
             return event
@@ -276,8 +276,8 @@ def stored_groups(database: TestDatabase, number: int) -> dict[tuple[object, ...
 
 
 @pytest.mark.req("T3.4", "T1.6", "T3.2")
-def test_any_order_counts_by_first_appearance(database: TestDatabase) -> None:
-    """Events, amendments and retractions in any order and company, folded and found anew by two processes."""
+def test_groups_are_given_by_first_appearance_in_any_order(database: TestDatabase) -> None:
+    """Two replicas fold and rebuild events, amendments and retractions, in any order and batching."""
     history = History({})
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
@@ -303,16 +303,16 @@ async def _check(
     database: TestDatabase, nodes: Sequence[Tables], history: History, order: random.Random
 ) -> None:
     number = next(_numbers)
-    history.begin_anew({number: f"tenant-{number}"}, page_limit=1_000)
+    history.reset({number: f"tenant-{number}"}, page_limit=1_000)
     await nodes[0].onboard(number, f"tenant-{number}", "UTC")
     facts = [
-        history.tell([random_event(number, order) for _ in range(order.randint(1, 6))])
+        history.accept([random_event(number, order) for _ in range(order.randint(1, 6))])
         for _ in range(order.randint(1, 8))
     ]
     for _ in range(order.randint(0, 6)):
-        taken = order.sample(history.left, min(len(history.left), order.randint(1, 3)))
-        added = [random_event(number, order) for _ in taken if order.random() < 0.5]
-        facts.append(history.tell(added, taken))
+        retracted = order.sample(history.left, min(len(history.left), order.randint(1, 3)))
+        added = [random_event(number, order) for _ in retracted if order.random() < 0.5]
+        facts.append(history.accept(added, retracted))
     order.shuffle(facts)
     oracle = FirstSeen()
     while facts:
@@ -334,7 +334,7 @@ async def _check(
 
 
 @pytest.mark.req("O9")
-def test_transactions_that_bring_the_same_sets_wait_for_each_other_and_never_in_a_circle(
+def test_transactions_with_the_same_sets_do_not_deadlock(
     database: TestDatabase,
 ) -> None:
     async def run() -> None:

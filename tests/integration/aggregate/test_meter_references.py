@@ -1,4 +1,4 @@
-"""Meters refer to what exists: ingest, which owns event types, is asked before one is made."""
+"""Meters refer to existing event types: aggregate asks ingest before it creates a meter."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COUNT, SUM, UNIQUE = (
 async def refused(
     node: Node, name: str, kind: types_pb2.Aggregation.ValueType, **more: Any
 ) -> tuple[str, str]:
-    """(field, reason) of the refusal."""
+    """(field, reason) of the refused creation."""
     with pytest.raises(aio.AioRpcError) as raised:
         await node.create(meter(name, kind, **more))
     assert raised.value.code() is grpc.StatusCode.FAILED_PRECONDITION, raised.value.details()
@@ -84,7 +84,7 @@ def both(make_database: Callable[..., TestDatabase]) -> TestDatabase:
 
 
 @pytest.mark.req("O1")
-async def test_a_meter_refers_to_types_that_ingest_has(both: TestDatabase, broker: NatsServer) -> None:
+async def test_meter_must_refer_to_existing_event_type(both: TestDatabase, broker: NatsServer) -> None:
     of = {"event_type": "flight.departed"}
     async with (
         running_ingest(both, broker) as ingest,
@@ -92,7 +92,7 @@ async def test_a_meter_refers_to_types_that_ingest_has(both: TestDatabase, broke
     ):
         assert await refused(node, "m", COUNT, **of) == ("meter.event_type", "EVENT_TYPE_UNKNOWN")
         await put(ingest, FLIGHT)
-        # What timers measure and what is added from the catalogue is the type's too.
+        # The type includes quantities of timers and dimensions from the catalogue.
         await node.create(
             meter("departures", COUNT, filter={"cabin": "F", "region": "any"}, **of),
             meter("held", SUM, quantity="held", group_by=["region", "cabin"], **of),
@@ -110,10 +110,10 @@ async def test_a_meter_refers_to_types_that_ingest_has(both: TestDatabase, broke
 
 
 @pytest.mark.req("O1")
-async def test_types_of_tenants_of_one_name_count_together(
+async def test_meter_counts_same_named_types_of_several_tenants(
     both: TestDatabase, broker: NatsServer, feed: Feed
 ) -> None:
-    """Meters are for all tenants, and each of these has other fields under the same name."""
+    """Meters apply to all tenants; here each tenant's type of the same name has different fields."""
     of = {"event_type": "own.call"}
     async with (
         running_ingest(both, broker) as ingest,
@@ -137,7 +137,7 @@ async def test_types_of_tenants_of_one_name_count_together(
 
 
 async def put_own(ingest: RunningIngest, slug: str) -> bool:
-    """False while the tenant is not known."""
+    """Returns whether it succeeded: not before ingest knows the tenant."""
     own = PB.EventType(
         name="own.call",
         quantities=[PB.QuantityDefinition(name=f"own.{slug}", scale=6)],
@@ -151,25 +151,27 @@ async def put_own(ingest: RunningIngest, slug: str) -> bool:
 
 
 @pytest.mark.req("T8.3")
-async def test_nothing_is_taken_unseen(database: TestDatabase, broker: NatsServer) -> None:
+async def test_meter_is_not_created_while_ingest_is_unavailable(
+    database: TestDatabase, broker: NatsServer
+) -> None:
     lease = reserve_port()
     address = f"127.0.0.1:{lease.port}"
     async with (
-        serving(History({})) as there,
-        running_aggregate(database, broker, ingest_address=there) as node,
+        serving(History({})) as available,
+        running_aggregate(database, broker, ingest_address=available) as node,
     ):
         await node.create(METERS[0])
     async with running_aggregate(database, broker, ingest_address=address) as node:
         with pytest.raises(aio.AioRpcError) as raised:
             await node.create(METERS[1])
         assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
-        # One that is there is answered without asking.
+        # An existing meter is answered without a call to ingest.
         answer = await node.meters.CreateMeter(meters_pb2.CreateMeterRequest(meter=METERS[0]))
         assert not answer.created
         assert await listed(node) == [METERS[0].name]
     lease.release()
 
 
-async def test_without_an_address_of_ingest_nothing_is_checked(node: Node) -> None:
+async def test_event_type_is_not_checked_without_ingest_address(node: Node) -> None:
     await node.create(meter("m", COUNT, event_type="nobody.has.it"))
     assert await listed(node) == ["m"]

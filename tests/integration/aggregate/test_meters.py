@@ -1,4 +1,4 @@
-"""Meters: created once, the same ever after."""
+"""Meters are created once, and never change."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def listed(node: Node) -> list[meters_pb2.Meter]:
     return list((await node.meters.ListMeters(meters_pb2.ListMetersRequest())).meters)
 
 
-async def test_a_meter_is_created_once(node: Node) -> None:
+async def test_meter_is_created_once(node: Node) -> None:
     for one in METERS:
         answer = await node.meters.CreateMeter(creation(one))
         assert answer.created
@@ -38,8 +38,8 @@ async def test_a_meter_is_created_once(node: Node) -> None:
 
 
 @pytest.mark.req("T4.1")
-async def test_meters_are_listed_for_a_tenant_that_exists(node: Node, feed: Feed) -> None:
-    """As an API key of one tenant has to ask for them."""
+async def test_meters_are_listed_for_an_existing_tenant(node: Node, feed: Feed) -> None:
+    """Callers with an API key of one tenant must name the tenant."""
     await node.create(METERS[0])
     request = meters_pb2.ListMetersRequest(tenant_id="acme")
     with pytest.raises(aio.AioRpcError) as raised:
@@ -56,7 +56,7 @@ async def test_meters_are_listed_for_a_tenant_that_exists(node: Node, feed: Feed
     assert await eventually(answered) == [METERS[0]]
 
 
-async def test_the_order_of_dimensions_means_nothing(node: Node) -> None:
+async def test_order_of_dimensions_is_irrelevant(node: Node) -> None:
     given = meter("m", types_pb2.AGGREGATION_COUNT, group_by=["b", "a"])
     other = meter("m", types_pb2.AGGREGATION_COUNT, group_by=["a", "b"])
     await node.create(given)
@@ -65,7 +65,7 @@ async def test_the_order_of_dimensions_means_nothing(node: Node) -> None:
     assert answer.meter == given
 
 
-async def test_a_definition_never_changes(node: Node) -> None:
+async def test_definition_cannot_change(node: Node) -> None:
     await node.create(meter("m", types_pb2.AGGREGATION_COUNT))
     with pytest.raises(aio.AioRpcError) as raised:
         await node.create(meter("m", types_pb2.AGGREGATION_UNIQUE))
@@ -73,7 +73,7 @@ async def test_a_definition_never_changes(node: Node) -> None:
     assert await listed(node) == [meter("m", types_pb2.AGGREGATION_COUNT)]
 
 
-async def test_a_wrong_definition_is_told_its_field(node: Node) -> None:
+async def test_invalid_definition_is_refused_with_its_field(node: Node) -> None:
     with pytest.raises(aio.AioRpcError) as raised:
         await node.create(meter("m", types_pb2.AGGREGATION_SUM))
     assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -81,7 +81,7 @@ async def test_a_wrong_definition_is_told_its_field(node: Node) -> None:
     assert await listed(node) == []
 
 
-async def test_many_may_create_the_same_at_once(database: TestDatabase, broker: NatsServer) -> None:
+async def test_concurrent_creations_create_one_meter(database: TestDatabase, broker: NatsServer) -> None:
     async with running_aggregate(database, broker) as one, running_aggregate(database, broker) as other:
         answers = await asyncio.gather(
             *(node.meters.CreateMeter(creation(METERS[0])) for node in [one, other] * 8)

@@ -1,4 +1,7 @@
-"""A call that cannot be counted costs no other call of the same message, and can be brought back."""
+"""An invalid batch does not affect the other batches of its message, and can be recovered.
+
+Each batch holds the events of one call to ingest.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ pytestmark = [pytest.mark.req("K3", "T3.1", "T1.6", "O2"), pytest.mark.fault]
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 VICTIM, CULPRIT = 1, 2
 ZONES = {VICTIM: ("acme", "America/New_York"), CULPRIT: ("globex", "Asia/Kolkata")}
-STRANGER = 77
+UNKNOWN_TENANT = 77
 
 
 def events(tenant: int, count: int, hour: int = 0) -> list[Event]:
@@ -56,8 +59,8 @@ def events(tenant: int, count: int, hour: int = 0) -> list[Event]:
     ]
 
 
-# The rows of the batch that is spoilt, between those of two others.
-BEFORE, SPOILT, AFTER = events(VICTIM, 5), events(CULPRIT, 4, 1), events(VICTIM, 3, 2)
+# The events of the invalid batch, between those of two valid ones.
+BEFORE, INVALID, AFTER = events(VICTIM, 5), events(CULPRIT, 4, 1), events(VICTIM, 3, 2)
 ROWS = range(5, 9)
 
 
@@ -84,10 +87,10 @@ def forget_tenant(fact: EventsAccepted) -> None:
             series.tenant_id = 0
 
 
-Spoiler = Callable[[EventsAccepted], None]
+Corruption = Callable[[EventsAccepted], None]
 
-# What is wrong with the batch, and the reason that it is buried with.
-SPOILERS: list[tuple[str, Spoiler]] = [
+# The reason with which the batch becomes a dead letter, and how the message is corrupted.
+CORRUPTIONS: list[tuple[str, Corruption]] = [
     ("a time is out of range", lambda fact: set_time(fact, EARLIEST_US - 1)),
     ("a time is out of range", lambda fact: set_time(fact, LATEST_US)),
     ("a time is out of range", lambda fact: set_time(fact, -(1 << 62))),
@@ -110,7 +113,7 @@ async def prepare(node: Node, feed: Feed) -> None:
 async def counts_exactly(
     node: Node, database: TestDatabase, expected: Sequence[Event], tenants: Sequence[int] = tuple(ZONES)
 ) -> bool:
-    """Whether every window, and the number of events that were folded, is that of `expected`."""
+    """Whether all windows and the number of folded events equal those of `expected`."""
     for number in tenants:
         slug, zone = ZONES[number]
         own = [event for event in expected if event.tenant == number]
@@ -128,8 +131,8 @@ def totals(database: TestDatabase) -> dict[int, int]:
     return dict(database.read("aggregate", "SELECT tenant_id, aggregated FROM tenant_totals"))
 
 
-def letters(database: TestDatabase, state: str = "open") -> list[tuple[uuid.UUID, str, bytes]]:
-    """(id, reason, payload)."""
+def dead_letters_of(database: TestDatabase, state: str = "open") -> list[tuple[uuid.UUID, str, bytes]]:
+    """(id, reason, payload) of each dead letter in this state."""
     with psycopg.connect(database.admin_dsn) as connection:
         return connection.execute(
             "SELECT message_id, error, payload FROM aggregate.dead_letters WHERE state = %s", (state,)
@@ -137,14 +140,14 @@ def letters(database: TestDatabase, state: str = "open") -> list[tuple[uuid.UUID
 
 
 async def redrive_all(node: Node) -> list[str]:
-    """The outcome of each letter."""
-    request = dead_letters_pb2.RedriveDeadLettersRequest(all=True, requested_by="ann", reason="mended")
+    """Redrives all dead letters; returns the outcome of each."""
+    request = dead_letters_pb2.RedriveDeadLettersRequest(all=True, requested_by="ann", reason="fixed")
     answer = await node.dead_letters.RedriveDeadLetters(request)
     return [dead_letters_pb2.RedriveOutcome.Name(result.outcome) for result in answer.results]
 
 
-class Judge:
-    """Decoding, which refuses what has some batch in it until it is mended."""
+class FailingDecoder:
+    """A decoder that refuses messages with a batch of `refused`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.refused: set[bytes] = set()
@@ -158,42 +161,42 @@ class Judge:
 
 
 @pytest.fixture
-def judge(monkeypatch: pytest.MonkeyPatch) -> Judge:
-    return Judge(monkeypatch)
+def decoder(monkeypatch: pytest.MonkeyPatch) -> FailingDecoder:
+    return FailingDecoder(monkeypatch)
 
 
-# --- the kinds of poison
+# --- kinds of invalid batches
 
 
-@pytest.mark.parametrize(("reason", "spoil"), SPOILERS)
-async def test_a_spoilt_batch_is_buried_and_its_neighbours_count(
-    node: Node, feed: Feed, database: TestDatabase, reason: str, spoil: Spoiler
+@pytest.mark.parametrize(("reason", "corrupt"), CORRUPTIONS)
+async def test_invalid_batch_becomes_a_dead_letter_and_others_count(
+    node: Node, feed: Feed, database: TestDatabase, reason: str, corrupt: Corruption
 ) -> None:
     await prepare(node, feed)
-    fact = accepted(BEFORE, SPOILT, AFTER)
-    spoil(fact)
+    fact = accepted(BEFORE, INVALID, AFTER)
+    corrupt(fact)
     await feed.publish(fact)
     await feed.publish(accepted(events(VICTIM, 2, 5)))
     await feed.settled()
     assert await counts_exactly(node, database, [*BEFORE, *AFTER, *events(VICTIM, 2, 5)])
-    ((_, error, payload),) = letters(database)
+    ((_, error, payload),) = dead_letters_of(database)
     assert error == reason
     kept = EventsAccepted.FromString(payload)
     assert [batch.batch_id for batch in kept.batches] == [fact.batches[1].batch_id]
-    assert len(kept.event_ids) == 16 * len(SPOILT)
+    assert len(kept.event_ids) == 16 * len(INVALID)
     assert {series.tenant_id for series in kept.series} <= {CULPRIT, 0}
 
 
-async def test_a_series_that_no_row_has_and_two_scales_of_a_name_spoil_no_batch(
+async def test_unused_series_and_mixed_scales_invalidate_no_batch(
     node: Node, feed: Feed, database: TestDatabase
 ) -> None:
-    """The message cannot be read as it is, and each of its batches can."""
+    """The whole message cannot be decoded, but each of its batches can."""
     await prepare(node, feed)
-    fact = accepted(BEFORE, SPOILT, AFTER)
+    fact = accepted(BEFORE, INVALID, AFTER)
     fact.series.add(tenant_id=0, event_type="none")
     (miles,) = fact.quantities
     miles.present = bytes(row not in ROWS for row in range(12))
-    units = [int(Decimal(event.quantities["miles"]).scaleb(1)) for event in [*BEFORE, *SPOILT, *AFTER]]
+    units = [int(Decimal(event.quantities["miles"]).scaleb(1)) for event in [*BEFORE, *INVALID, *AFTER]]
     fact.quantities.add(
         name="miles",
         scale=1,
@@ -202,190 +205,190 @@ async def test_a_series_that_no_row_has_and_two_scales_of_a_name_spoil_no_batch(
     )
     await feed.publish(fact)
     await feed.settled()
-    assert await counts_exactly(node, database, [*BEFORE, *SPOILT, *AFTER])
-    assert letters(database) == []
+    assert await counts_exactly(node, database, [*BEFORE, *INVALID, *AFTER])
+    assert dead_letters_of(database) == []
 
 
-async def test_a_message_whose_batches_all_have_to_wait_is_not_buried_for_what_is_wrong_with_the_whole(
+async def test_undecodable_message_waits_while_all_batches_wait_for_tenants(
     node: Node, feed: Feed, database: TestDatabase
 ) -> None:
-    """It came before its tenants: each batch waits for them, though the message cannot be read at all."""
+    """The message arrives before its tenants, and cannot be decoded as a whole: its batches are retried."""
     await node.create(*METERS)
-    fact = accepted(BEFORE, SPOILT, AFTER)
+    fact = accepted(BEFORE, INVALID, AFTER)
     fact.series.add(tenant_id=0, event_type="none")
     await feed.publish(fact)
 
     async def tried() -> bool:
         consumer = await feed.bus.client.jsm().consumer_info(EVENTS_ACCEPTED.stream, CONSUMER)
-        return bool(consumer.num_redelivered) or letters(database) != []
+        return bool(consumer.num_redelivered) or dead_letters_of(database) != []
 
     await eventually(tried)
     for number, (slug, zone) in ZONES.items():
         await feed.onboard(number, slug, zone)
     await feed.settled()
-    assert letters(database) == []
-    assert await counts_exactly(node, database, [*BEFORE, *SPOILT, *AFTER])
+    assert dead_letters_of(database) == []
+    assert await counts_exactly(node, database, [*BEFORE, *INVALID, *AFTER])
 
 
 @pytest.mark.parametrize("name", ["times_us", "series_index", "event_ids"])
-async def test_a_message_whose_batches_cannot_be_told_apart_is_buried_whole(
+async def test_message_that_cannot_be_split_becomes_one_dead_letter(
     node: Node, feed: Feed, database: TestDatabase, name: str
 ) -> None:
     await prepare(node, feed)
-    fact = accepted(BEFORE, SPOILT, AFTER)
+    fact = accepted(BEFORE, INVALID, AFTER)
     setattr(fact, name, getattr(fact, name)[:-1])
     message_id = await feed.publish(fact)
     await feed.settled()
-    assert [(each, payload) for each, _, payload in letters(database)] == [
+    assert [(each, payload) for each, _, payload in dead_letters_of(database)] == [
         (message_id, fact.SerializeToString())
     ]
     assert totals(database) == {}
 
 
-async def test_a_batch_that_was_applied_among_others_is_the_only_one_that_is_buried(
+async def test_repeated_batch_alone_becomes_a_dead_letter(
     node: Node, feed: Feed, database: TestDatabase
 ) -> None:
     await prepare(node, feed)
     ids = [new_id() for _ in range(3)]
-    await feed.publish(accepted(SPOILT, events(VICTIM, 2, 5), batch_ids=[ids[1], new_id()]))
+    await feed.publish(accepted(INVALID, events(VICTIM, 2, 5), batch_ids=[ids[1], new_id()]))
     await feed.settled()
-    await feed.publish(accepted(BEFORE, SPOILT, AFTER, batch_ids=ids))
+    await feed.publish(accepted(BEFORE, INVALID, AFTER, batch_ids=ids))
     await feed.settled()
-    assert await counts_exactly(node, database, [*BEFORE, *SPOILT, *AFTER, *events(VICTIM, 2, 5)])
-    ((_, error, _),) = letters(database)
+    assert await counts_exactly(node, database, [*BEFORE, *INVALID, *AFTER, *events(VICTIM, 2, 5)])
+    ((_, error, _),) = dead_letters_of(database)
     assert error.startswith("a batch was applied before")
 
 
-async def test_a_tenant_that_is_not_known_holds_up_its_own_batch_only(
+async def test_unknown_tenant_delays_only_its_batch(
     database: TestDatabase, broker: NatsServer, feed: Feed
 ) -> None:
     async with running_aggregate(database, broker, message_patience_seconds=2.0) as node:
         await prepare(node, feed)
-        await feed.publish(accepted(BEFORE, [Event(STRANGER, NOON)] * 2, AFTER))
+        await feed.publish(accepted(BEFORE, [Event(UNKNOWN_TENANT, NOON)] * 2, AFTER))
         await feed.settled()
         assert await counts_exactly(node, database, [*BEFORE, *AFTER])
-        assert [error.partition(";")[0] for _, error, _ in letters(database)] == [
-            f"unknown tenants [{STRANGER}]"
+        assert [error.partition(";")[0] for _, error, _ in dead_letters_of(database)] == [
+            f"unknown tenants [{UNKNOWN_TENANT}]"
         ]
 
 
-# --- brought back
+# --- recovery
 
 
-async def brought_back_by_redrive(
-    node: Node, feed: Feed, fact: EventsAccepted, message_id: uuid.UUID
-) -> None:
+async def recover_by_redrive(node: Node, feed: Feed, fact: EventsAccepted, message_id: uuid.UUID) -> None:
     assert set(await redrive_all(node)) <= {"REDRIVE_OUTCOME_APPLIED"}
 
 
-async def brought_back_by_replay(node: Node, feed: Feed, fact: EventsAccepted, message_id: uuid.UUID) -> None:
+async def recover_by_replay(node: Node, feed: Feed, fact: EventsAccepted, message_id: uuid.UUID) -> None:
     await feed.publish_again(fact, message_id)
     await feed.settled()
 
 
-async def brought_back_by_a_copy(node: Node, feed: Feed, fact: EventsAccepted, message_id: uuid.UUID) -> None:
-    """The same batches under another id, as if the inbox had forgotten the first."""
+async def recover_by_copy(node: Node, feed: Feed, fact: EventsAccepted, message_id: uuid.UUID) -> None:
+    """Publishes the same batches under another message id, which the inbox does not know."""
     await feed.publish(fact)
     await feed.settled()
 
 
-WAYS = [brought_back_by_redrive, brought_back_by_replay, brought_back_by_a_copy]
+WAYS = [recover_by_redrive, recover_by_replay, recover_by_copy]
 
 
 @pytest.mark.parametrize("first", WAYS)
 @pytest.mark.parametrize("second", WAYS)
-async def test_what_was_buried_is_brought_back_once_in_any_two_ways(
-    node: Node, feed: Feed, database: TestDatabase, judge: Judge, first: Any, second: Any
+async def test_dead_letter_recovered_in_two_ways_counts_once(
+    node: Node, feed: Feed, database: TestDatabase, decoder: FailingDecoder, first: Any, second: Any
 ) -> None:
     await prepare(node, feed)
-    fact = accepted(BEFORE, SPOILT, AFTER)
-    judge.refused = {fact.batches[1].batch_id}
+    fact = accepted(BEFORE, INVALID, AFTER)
+    decoder.refused = {fact.batches[1].batch_id}
     message_id = await feed.publish(fact)
     await feed.settled()
     assert await counts_exactly(node, database, [*BEFORE, *AFTER])
-    # None of it helps before it is mended, nor does any harm.
+    # Before the fix no way recovers the batch, and none changes the counts.
     assert await redrive_all(node) == ["REDRIVE_OUTCOME_FAILED"]
-    await brought_back_by_replay(node, feed, fact, message_id)
-    await brought_back_by_a_copy(node, feed, fact, message_id)
+    await recover_by_replay(node, feed, fact, message_id)
+    await recover_by_copy(node, feed, fact, message_id)
     assert await counts_exactly(node, database, [*BEFORE, *AFTER])
-    judge.refused = set()
+    decoder.refused = set()
     for way in (first, second):
         await way(node, feed, fact, message_id)
-        assert await counts_exactly(node, database, [*BEFORE, *SPOILT, *AFTER]), way.__name__
-    # Whatever is still open is known to have been applied.
+        assert await counts_exactly(node, database, [*BEFORE, *INVALID, *AFTER]), way.__name__
+    # Remaining dead letters were applied already, and are resolved.
     await redrive_all(node)
-    assert letters(database) == []
-    assert await counts_exactly(node, database, [*BEFORE, *SPOILT, *AFTER])
+    assert dead_letters_of(database) == []
+    assert await counts_exactly(node, database, [*BEFORE, *INVALID, *AFTER])
 
 
-async def test_a_message_of_which_batches_were_applied_never_counts_as_a_whole(
-    database: TestDatabase, broker: NatsServer, feed: Feed, judge: Judge
+async def test_message_with_applied_batches_is_not_applied_again(
+    database: TestDatabase, broker: NatsServer, feed: Feed, decoder: FailingDecoder
 ) -> None:
-    """Not even when the inbox has forgotten it and nothing is wrong with it any more."""
-    fact = accepted(BEFORE, SPOILT, AFTER)
-    judge.refused = {fact.batches[1].batch_id}
+    """Not even after the fix, when the inbox has no record of the message."""
+    fact = accepted(BEFORE, INVALID, AFTER)
+    decoder.refused = {fact.batches[1].batch_id}
     async with running_aggregate(database, broker) as node:
         await prepare(node, feed)
         await feed.publish(fact)
         await feed.settled()
-    judge.refused = set()
+    decoder.refused = set()
     for _ in range(2):
         await database.change("DELETE FROM aggregate.inbox")
         await feed.forget_deliveries()
         async with running_aggregate(database, broker) as node:
             await feed.settled()
-            assert await counts_exactly(node, database, [*BEFORE, *SPOILT, *AFTER])
+            assert await counts_exactly(node, database, [*BEFORE, *INVALID, *AFTER])
 
 
-async def test_a_batch_of_a_message_that_was_applied_as_a_whole_is_a_copy(
-    node: Node, feed: Feed, database: TestDatabase, judge: Judge
+async def test_redriven_batch_of_an_applied_message_is_a_duplicate(
+    node: Node, feed: Feed, database: TestDatabase, decoder: FailingDecoder
 ) -> None:
-    """The parts come after the whole: it was buried under one id, and applied under another."""
+    """The message was a dead letter under one id, and was applied as a whole under another."""
     await prepare(node, feed)
-    # Of events that no meter counts nothing but their message is remembered.
+    # Of events that no meter counts, only the message id is stored.
     unmetered = [Event(VICTIM, NOON, "other")] * 3
-    fact = accepted(BEFORE, SPOILT, unmetered)
-    judge.refused = {batch.batch_id for batch in fact.batches}
+    fact = accepted(BEFORE, INVALID, unmetered)
+    decoder.refused = {batch.batch_id for batch in fact.batches}
     await feed.publish(fact)
     await feed.settled()
-    assert len(letters(database)) == 1, "all are bad, so it is kept whole"
-    judge.refused = set()
+    assert len(dead_letters_of(database)) == 1, "one dead letter holds the whole message"
+    decoder.refused = set()
     await feed.publish(fact)
     await feed.settled()
-    judge.refused = {fact.batches[1].batch_id}
+    decoder.refused = {fact.batches[1].batch_id}
     assert await redrive_all(node) == ["REDRIVE_OUTCOME_FAILED"]
-    judge.refused = set()
+    decoder.refused = set()
     assert await redrive_all(node) == ["REDRIVE_OUTCOME_APPLIED"]
-    assert letters(database) == []
-    assert await counts_exactly(node, database, [*BEFORE, *SPOILT, *unmetered])
+    assert dead_letters_of(database) == []
+    assert await counts_exactly(node, database, [*BEFORE, *INVALID, *unmetered])
 
 
-async def test_a_correction_and_the_batch_that_it_corrects_fail_apart(
-    node: Node, feed: Feed, database: TestDatabase, judge: Judge
+async def test_correction_and_corrected_batch_fail_independently(
+    node: Node, feed: Feed, database: TestDatabase, decoder: FailingDecoder
 ) -> None:
-    """The batch that brought the rows is buried, and the one that takes them away is applied before it."""
+    """The batch with the rows is a dead letter, and its correction is applied first."""
     await prepare(node, feed)
     ids = [new_id(), new_id()]
-    gone = SPOILT[:2]
-    fact = accepted(SPOILT, gone, batch_ids=ids, origins=[[], [ids[0]] * 2])
-    judge.refused = {ids[0].bytes}
+    retracted = INVALID[:2]
+    fact = accepted(INVALID, retracted, batch_ids=ids, origins=[[], [ids[0]] * 2])
+    decoder.refused = {ids[0].bytes}
     await feed.publish(fact)
     await feed.settled()
-    assert len(letters(database)) == 1
-    judge.refused = set()
+    assert len(dead_letters_of(database)) == 1
+    decoder.refused = set()
     assert await redrive_all(node) == ["REDRIVE_OUTCOME_APPLIED"]
     assert totals(database) == {CULPRIT: 2}
     counted = await node.used("globex", "departures", types_pb2.GRAIN_MONTH)
-    assert [number for _, number in counted.values()] == [sum(e.type == "flight" for e in SPOILT[2:])]
+    assert [number for _, number in counted.values()] == [sum(e.type == "flight" for e in INVALID[2:])]
 
 
-# --- planted
+# --- planted bugs
 
 
-async def test_burying_the_whole_message_is_caught(
+async def test_dead_letter_of_the_whole_message_is_caught(
     database: TestDatabase, broker: NatsServer, feed: Feed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("meterline_aggregate.main.split", lambda _: ())
     async with running_aggregate(database, broker) as node:
         with pytest.raises(AssertionError):
-            await test_a_spoilt_batch_is_buried_and_its_neighbours_count(node, feed, database, *SPOILERS[0])
+            await test_invalid_batch_becomes_a_dead_letter_and_others_count(
+                node, feed, database, *CORRUPTIONS[0]
+            )

@@ -1,4 +1,4 @@
-"""What windows would become is told exactly, and nothing of it stays."""
+"""Previews report the exact windows after a change, and store nothing."""
 
 from __future__ import annotations
 
@@ -84,25 +84,25 @@ def stored(database: TestDatabase) -> list[object]:
 
 
 @pytest.mark.parametrize("limit", [1_000, 7])
-async def test_every_window_is_told_as_it_would_be(
+async def test_preview_reports_every_changed_window(
     database: TestDatabase, broker: NatsServer, feed: Feed, history: History, limit: int
 ) -> None:
     history.page_limit = limit
     async with corrected_node(database, broker, feed, history) as node:
         for seed in range(3):
-            await feed.publish(history.tell(some_events(1, 20, seed=seed, start=START, span=SPAN)))
-        await feed.publish(history.tell([], history.left[5:8]))
+            await feed.publish(history.accept(some_events(1, 20, seed=seed, start=START, span=SPAN)))
+        await feed.publish(history.accept([], history.left[5:8]))
         await feed.settled()
         await rebuilt(database)
         before, kept = stored(database), list(history.left)
-        taken = history.left[:6]
-        added = [replace(kept.event, quantities={"miles": "7.5"}) for kept in taken[:3]]
+        retracted = history.left[:6]
+        added = [replace(kept.event, quantities={"miles": "7.5"}) for kept in retracted[:3]]
         added.append(
             Event(1, NOON, subject="new", dimensions={"origin": "SFO"}, quantities={"miles": "10000000"})
         )
         rows = list(history.rows)
-        fact = history.tell(added, taken)
-        history.rows = rows  # it has not been told
+        fact = history.accept(added, retracted)
+        history.rows = rows  # the change is previewed, not published
         found = await preview(node, fact)
         assert stored(database) == before
     meters = {meter.name: meter for meter in METERS}
@@ -118,14 +118,14 @@ async def test_every_window_is_told_as_it_would_be(
         assert not window.needs_rebuild
 
 
-async def test_what_only_a_rebuild_can_tell_is_said_to_be_so(
+async def test_preview_marks_windows_that_need_a_rebuild(
     database: TestDatabase, broker: NatsServer, feed: Feed, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with corrected_node(database, broker, feed, history) as node:
-        await feed.publish(history.tell([Event(1, NOON, quantities={"miles": str(n)}) for n in range(5)]))
+        await feed.publish(history.accept([Event(1, NOON, quantities={"miles": str(n)}) for n in range(5)]))
         await feed.settled()
         rows = list(history.rows)
-        fact = history.tell([], history.left[-1:])
+        fact = history.accept([], history.left[-1:])
         history.rows = rows
         monkeypatch.setattr(previewing, "MOST_EVENTS", 4)
         months = {w.meter: w for w in await preview(node, fact) if w.grain == types_pb2.GRAIN_MONTH}
@@ -137,28 +137,28 @@ async def test_what_only_a_rebuild_can_tell_is_said_to_be_so(
         monkeypatch.setattr(previewing, "MOST_EVENTS", 5)
         months = {w.meter: w for w in await preview(node, fact) if w.grain == types_pb2.GRAIN_MONTH}
         assert (months["longest"].value_before, months["longest"].value_after) == ("4", "3")
-        # Events that ingest does not tell of are on their way, and no guess is made.
+        # If ingest does not list the counted events, the values are unknown.
         history.rows.clear()
         months = {w.meter: w for w in await preview(node, fact) if w.grain == types_pb2.GRAIN_MONTH}
         assert months["longest"].needs_rebuild
 
 
 @pytest.mark.req("T4.1")
-async def test_what_is_no_preview_is_refused(
+async def test_invalid_previews_are_refused(
     database: TestDatabase, broker: NatsServer, feed: Feed, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(previewing, "MOST_ROWS", 3)
     mine, theirs = Event(1, NOON), Event(2, NOON)
-    too_much = accepted([mine])
-    too_much.batches[0].retracted = 2
+    excess_retractions = accepted([mine])
+    excess_retractions.batches[0].retracted = 2
     async with corrected_node(database, broker, feed, history) as node:
-        # A message waits for its tenant.
-        await feed.publish(history.tell([mine]))
+        # The message is settled only after the tenant is known.
+        await feed.publish(history.accept([mine]))
         await feed.settled()
         for fact, rule in (
             (b"\xff", "not an EventsAccepted"),
             (accepted(), "no batches"),
-            (too_much, "a batch retracts more rows than it has"),
+            (excess_retractions, "a batch retracts more rows than it has"),
             (accepted([mine, theirs]), "all rows must be of the tenant"),
             (accepted([mine] * 4), "at most 3 rows"),
         ):

@@ -1,4 +1,4 @@
-"""A rebuild of a tenant's unique count holds up who folds into that count, and nobody else."""
+"""A rebuild of a tenant's unique count blocks only folds into that count."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MONTHS: Final = """
 SELECT tenant_id, value::int, event_count FROM windows WHERE grain = 4 AND group_id = 0
 ORDER BY tenant_id
 """
-# As the release before this one does: it takes no lock, and has no time to wait for any.
+# The statement of the previous release, which takes no advisory lock and has a lock timeout.
 MEMBER: Final[LiteralString] = """
 INSERT INTO aggregate.window_members (grain, tenant_id, meter_id, window_start, group_id, member)
 SELECT grain, tenant_id, meter_id, window_start, group_id, member FROM aggregate.window_members
@@ -40,8 +40,8 @@ ON CONFLICT DO NOTHING
 
 
 @dataclass
-class Held:
-    """Two replicas. The first waits before it replaces a month of the first tenant, with all its locks."""
+class PausedRebuild:
+    """Two replicas. The first pauses, with all locks, before it replaces a month of the first tenant."""
 
     first: Tables
     second: Tables
@@ -51,7 +51,7 @@ class Held:
 
 
 @pytest.fixture
-async def held(database: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Held]:
+async def paused(database: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PausedRebuild]:
     history = History({1: "acme", 2: "other"})
     begun, go_on = asyncio.Event(), asyncio.Event()
     replace_month = store.replace
@@ -70,44 +70,44 @@ async def held(database: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> Async
         for number, slug in history.tenants.items():
             await first.onboard(number, slug, "UTC")
         for event in (FLIGHT, OTHERS):
-            await first.handle([history.tell([event, replace(event, subject="N2")])])
-        await first.handle([history.tell([], [history.left[1]])])
+            await first.handle([history.accept([event, replace(event, subject="N2")])])
+        await first.handle([history.accept([], [history.left[1]])])
         monkeypatch.setattr(store, "replace", wait)
         rebuild = asyncio.create_task(first.rebuild_now())
         await begun.wait()
-        yield Held(first, second, history, go_on, rebuild)
+        yield PausedRebuild(first, second, history, go_on, rebuild)
         go_on.set()
         await rebuild
 
 
-async def test_other_tenants_are_folded_and_rebuilt_meanwhile(held: Held, database: TestDatabase) -> None:
+async def test_rebuild_does_not_block_other_tenants(paused: PausedRebuild, database: TestDatabase) -> None:
     async with asyncio.timeout(4):
-        await held.second.handle([held.history.tell([replace(OTHERS, subject="N3")])])
-        gone = next(kept for kept in held.history.left if kept.event == OTHERS)
-        await held.second.handle([held.history.tell([], [gone])])
-        await held.second.rebuilder.rebuild_due()
-    # Its own month is done, and the first tenant's is not.
+        await paused.second.handle([paused.history.accept([replace(OTHERS, subject="N3")])])
+        retracted = next(kept for kept in paused.history.left if kept.event == OTHERS)
+        await paused.second.handle([paused.history.accept([], [retracted])])
+        await paused.second.rebuilder.rebuild_due()
+    # The second tenant's month is rebuilt, and the first one's is not.
     assert pending_rebuilds(database) == 1
     assert database.read("aggregate", MONTHS) == [(1, 2, 1), (2, 2, 2)]
-    held.go_on.set()
-    await held.rebuild
+    paused.go_on.set()
+    await paused.rebuild
     assert database.read("aggregate", MONTHS) == [(1, 1, 1), (2, 2, 2)]
 
 
-async def test_the_tenants_own_members_wait(held: Held, database: TestDatabase) -> None:
-    """Who folds finds that N2 is a member as long as it is one; so it has to be looked for afterwards."""
+async def test_rebuild_blocks_folds_of_the_same_tenant(paused: PausedRebuild, database: TestDatabase) -> None:
+    """The rebuild removes the member N2, so a fold must check for N2 after the rebuild."""
     folding = asyncio.create_task(
-        held.second.handle([held.history.tell([replace(FLIGHT, subject="N2"), OTHERS])])
+        paused.second.handle([paused.history.accept([replace(FLIGHT, subject="N2"), OTHERS])])
     )
     waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
     await eventually(lambda: database.read("aggregate", waiting)[0][0])
-    held.go_on.set()
+    paused.go_on.set()
     await folding
-    await held.rebuild
+    await paused.rebuild
     assert database.read("aggregate", MONTHS) == [(1, 2, 2), (2, 2, 3)]
 
 
-async def test_a_replica_of_the_release_before_waits_too(held: Held, database: TestDatabase) -> None:
+async def test_rebuild_blocks_the_previous_release(paused: PausedRebuild, database: TestDatabase) -> None:
     def store_member(tenant: int) -> None:
         with psycopg.connect(database.admin_dsn, options="-c lock_timeout=100") as connection:
             connection.execute(MEMBER, (tenant,))

@@ -1,5 +1,7 @@
-"""Maxima and unique counts that events were taken away from: unpublished until they are found anew, whatever
-goes on meanwhile."""
+"""Maxima and unique counts with retracted events are rebuilt, and not published before.
+
+Messages and other replicas continue during the rebuild.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,7 @@ pytestmark = pytest.mark.req("T3.4", "T1.6")
 
 NOON = datetime(2026, 11, 15, 12, tzinfo=UTC)
 START, SPAN = NOON - timedelta(days=20), timedelta(days=30)
-FOUND_ANEW = {"longest", "aircraft", "origins"}
+REBUILT = {"longest", "aircraft", "origins"}
 GRAINS = (types_pb2.GRAIN_MINUTE, types_pb2.GRAIN_HOUR, types_pb2.GRAIN_DAY, types_pb2.GRAIN_MONTH)
 
 
@@ -51,7 +53,7 @@ STAGED: Final = (
 )
 
 
-# Who waits for members of a meter of a tenant.
+# Sessions that wait for the lock on the members of a tenant's meter.
 WAITING: Final = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
 
 
@@ -63,7 +65,7 @@ def flight(miles: str, subject: str = "N1", **more: str) -> Event:
 async def corrected_node(
     database: TestDatabase, broker: NatsServer, feed: Feed, history: History
 ) -> AsyncIterator[Node]:
-    """A replica with all meters and one tenant, beside an ingest that tells `history`."""
+    """A replica with all meters and one tenant, and a fake of ingest with the events of `history`."""
     async with (
         serving(history) as address,
         running_aggregate(database, broker, ingest_address=address, reconcile_seconds=3600) as node,
@@ -83,8 +85,8 @@ def query(database: TestDatabase, statement: LiteralString) -> list[tuple[Any, .
         return connection.execute(statement).fetchall()
 
 
-async def hurry(node: Node, database: TestDatabase) -> None:
-    """Has what waits tried again at once, as time would; not what is being tried, whose lease ends later."""
+async def retry_now(node: Node, database: TestDatabase) -> None:
+    """Makes waiting rebuilds due now, except for running ones, whose leases end later."""
     await database.change(
         "UPDATE aggregate.pending_rebuilds SET next_attempt_at = now()"
         " WHERE next_attempt_at < now() + interval '40 seconds'",
@@ -98,7 +100,7 @@ def gauge(metric: Gauge) -> float:
 
 
 async def announced(node: Node, database: TestDatabase) -> set[str]:
-    """Meters whose months were taken up for publishing just now."""
+    """Announces; returns the meters whose months were published."""
     before = changed_months(database)
     await node.service.announcer.announce()
     return before - changed_months(database)
@@ -115,7 +117,7 @@ async def check_all(node: Node, events: Sequence[Event]) -> None:
             for by_group in (False, True) if one.group_by else (False,):
                 expected = expected_usage(one, events, "America/New_York", grain, by_group=by_group)
                 found = await node.used("acme", one.name, grain, by_group=by_group)
-                # A window whose events are gone stays, and is as good as none.
+                # A window without remaining events stays as an empty row.
                 assert {key: usage for key, usage in found.items() if any(usage)} == expected
 
 
@@ -125,7 +127,7 @@ async def month(node: Node, name: str) -> tuple[str, int, int]:
 
 
 async def rebuilding(node: Node) -> set[str]:
-    """Meters whose month is answered as one that nothing should be billed by."""
+    """Meters whose month is marked as being rebuilt, and must not be billed."""
     return {
         one.name
         for one in METERS
@@ -135,7 +137,7 @@ async def rebuilding(node: Node) -> set[str]:
 
 
 @pytest.mark.req("T3.2")
-async def test_a_month_is_not_published_before_it_is_found_anew(
+async def test_month_is_not_published_before_its_rebuild(
     database: TestDatabase, broker: NatsServer, feed: Feed, history: History
 ) -> None:
     go_on = asyncio.Event()
@@ -145,22 +147,22 @@ async def test_a_month_is_not_published_before_it_is_found_anew(
 
     history.before_answer = wait
     async with corrected_node(database, broker, feed, history) as node:
-        await feed.publish(history.tell([flight("5"), flight("900", "N2", origin="EWR")]))
+        await feed.publish(history.accept([flight("5"), flight("900", "N2", origin="EWR")]))
         await feed.settled()
         assert await announced(node, database) == {one.name for one in METERS}
-        before = {name: await month(node, name) for name in FOUND_ANEW}
-        await feed.publish(history.tell([], [history.left[1]]))
+        before = {name: await month(node, name) for name in REBUILT}
+        await feed.publish(history.accept([], [history.left[1]]))
         await feed.settled()
-        assert pending_rebuilds(database) == len(FOUND_ANEW)
-        # What arithmetic can do is done, and out.
+        assert pending_rebuilds(database) == len(REBUILT)
+        # Counts and sums need no rebuild, and are published.
         assert await announced(node, database) == {"departures", "miles"}
         assert (await month(node, "miles"))[:2] == ("5", 1)
-        assert changed_months(database) == FOUND_ANEW
-        assert await rebuilding(node) == FOUND_ANEW
+        assert changed_months(database) == REBUILT
+        assert await rebuilding(node) == REBUILT
         go_on.set()
         await rebuilt(database)
         assert await rebuilding(node) == set()
-        assert await announced(node, database) == FOUND_ANEW
+        assert await announced(node, database) == REBUILT
         for name, value in {"longest": "5", "aircraft": "1", "origins": "1"}.items():
             after = await month(node, name)
             assert after[:2] == (value, 1)
@@ -170,103 +172,103 @@ async def test_a_month_is_not_published_before_it_is_found_anew(
         assert gauge(metrics.REBUILDS_PENDING) == 0
 
 
-async def test_of_a_month_whose_events_are_all_gone_nothing_is_left(
+async def test_month_without_remaining_events_is_zero(
     database: TestDatabase, broker: NatsServer, feed: Feed, history: History
 ) -> None:
     async with corrected_node(database, broker, feed, history) as node:
-        await feed.publish(history.tell([flight("-5"), flight("-7", "N2")]))
-        await feed.publish(history.tell([], list(history.left)))
+        await feed.publish(history.accept([flight("-5"), flight("-7", "N2")]))
+        await feed.publish(history.accept([], list(history.left)))
         await feed.settled()
         await rebuilt(database)
         for one in METERS:
             assert (await month(node, one.name))[:2] == ("0", 0)
-        await feed.publish(history.tell([flight("-9", "N2")]))
+        await feed.publish(history.accept([flight("-9", "N2")]))
         await feed.settled()
-        # A maximum that was 0 for want of events is none that others must exceed.
+        # The 0 of a maximum without events is no lower bound for later events.
         await check_all(node, history.events())
 
 
-async def test_what_is_taken_away_before_it_came_waits_for_it(
+async def test_retraction_before_its_event_waits_for_it(
     database: TestDatabase, broker: NatsServer, feed: Feed, history: History
 ) -> None:
     async with corrected_node(database, broker, feed, history) as node:
-        # What is taken away is seen by every meter: one that it looks the same to as what came instead would
-        # be right without it.
-        late = history.tell([flight("900", "N2", origin="EWR"), flight("7")])
+        # The retracted and the added event differ for every meter: otherwise a meter could be right without a
+        # rebuild.
+        late = history.accept([flight("900", "N2", origin="EWR"), flight("7")])
         kept = history.left[1]
-        await feed.publish(history.tell([flight("3")], [history.left[0]]))
+        await feed.publish(history.accept([flight("3")], [history.left[0]]))
         await feed.settled()
         assert await node.service.rebuilder.rebuild_due() == 0
-        assert pending_rebuilds(database) == len(FOUND_ANEW)
-        assert FOUND_ANEW.isdisjoint(await announced(node, database))
+        assert pending_rebuilds(database) == len(REBUILT)
+        assert REBUILT.isdisjoint(await announced(node, database))
         await feed.publish(late)
         await feed.settled()
-        await hurry(node, database)
+        await retry_now(node, database)
         await rebuilt(database)
         assert kept in history.left
         await check_all(node, history.events())
 
 
-async def test_what_is_folded_meanwhile_is_in_it(
+async def test_rebuild_includes_events_folded_meanwhile(
     database: TestDatabase, broker: NatsServer, feed: Feed, history: History
 ) -> None:
-    """More and more of it, so that the last round has to hold it up."""
+    """New events arrive in every round, so that the last round must block folds."""
     asked: list[int] = []
 
     async def fold_more(batch_ids: Sequence[str]) -> None:
         asked.append(len(batch_ids))
         if len(asked) <= 5:
-            await feed.publish(history.tell([flight(str(1000 + len(asked)), f"M{len(asked)}")]))
+            await feed.publish(history.accept([flight(str(1000 + len(asked)), f"M{len(asked)}")]))
             await feed.settled()
 
     async with corrected_node(database, broker, feed, history) as node:
-        await feed.publish(history.tell([flight("5"), flight("9000", "N2")]))
+        await feed.publish(history.accept([flight("5"), flight("9000", "N2")]))
         await feed.settled()
         history.before_answer = fold_more
-        await feed.publish(history.tell([], [history.left[1]]))
+        await feed.publish(history.accept([], [history.left[1]]))
         await feed.settled()
         await rebuilt(database)
-        # The batches that took away, then all, then four times the one that is new.
+        # The retracting batch, then all batches, then in each round the new one.
         assert asked[:6] == [1, 3, 1, 1, 1, 1]
         history.before_answer = None
         await feed.settled()
         await check_all(node, history.events())
 
 
-async def test_what_is_taken_away_meanwhile_begins_it_anew(
+async def test_retraction_during_rebuild_restarts_it(
     database: TestDatabase, broker: NatsServer, feed: Feed, history: History
 ) -> None:
     asked: list[int] = []
 
-    async def take_more(batch_ids: Sequence[str]) -> None:
+    async def retract_more(batch_ids: Sequence[str]) -> None:
         asked.append(len(batch_ids))
         if len(asked) == 2:
             await feed.publish(
-                history.tell([], [kept for kept in history.left if kept.event.subject == "N3"])
+                history.accept([], [kept for kept in history.left if kept.event.subject == "N3"])
             )
             await feed.settled()
 
     async with corrected_node(database, broker, feed, history) as node:
-        await feed.publish(history.tell([flight("5"), flight("9000", "N2"), flight("8000", "N3")]))
+        await feed.publish(history.accept([flight("5"), flight("9000", "N2"), flight("8000", "N3")]))
         await feed.settled()
-        history.before_answer = take_more
-        await feed.publish(history.tell([], [history.left[1]]))
+        history.before_answer = retract_more
+        await feed.publish(history.accept([], [history.left[1]]))
         await feed.settled()
         await rebuilt(database)
-        # What took away, and all there is; then both again, each with what came.
+        # The retracting batch, then all; after the restart both again, with the new batch.
         assert asked[:4] == [1, 2, 2, 3]
         assert (await month(node, "longest"))[:2] == ("5", 1)
         await check_all(node, history.events())
 
 
-async def test_nobody_is_between_storing_a_member_and_counting_it_when_members_go(
+async def test_rebuild_blocks_concurrent_member_insert(
     database: TestDatabase,
     broker: NatsServer,
     feed: Feed,
     history: History,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Who finds that a member is there already adds nothing for it, and then it must not have gone."""
+    """A fold that finds an existing member does not count it, so the rebuild must not remove it meanwhile."""
     ask, between, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def wait(_: Sequence[str]) -> None:
@@ -280,13 +282,13 @@ async def test_nobody_is_between_storing_a_member_and_counting_it_when_members_g
         await apply_rest(*given)
 
     async with corrected_node(database, broker, feed, history) as node:
-        await feed.publish(history.tell([flight("5"), flight("900", "N2")]))
+        await feed.publish(history.accept([flight("5"), flight("900", "N2")]))
         await feed.settled()
         history.before_answer = wait
-        await feed.publish(history.tell([], [history.left[1]]))
+        await feed.publish(history.accept([], [history.left[1]]))
         await feed.settled()
         monkeypatch.setattr(windows, "_apply", pause)
-        await feed.publish(history.tell([flight("7", "N2")]))
+        await feed.publish(history.accept([flight("7", "N2")]))
         await between.wait()
         ask.set()
         await eventually(lambda: pending_rebuilds(database) == 0 or query(database, WAITING))
@@ -296,10 +298,10 @@ async def test_nobody_is_between_storing_a_member_and_counting_it_when_members_g
         await check_all(node, history.events())
 
 
-async def test_a_claim_that_is_lost_changes_nothing_and_one_that_ended_is_taken_over(
+async def test_lost_claim_changes_nothing_and_expired_claim_is_taken_over(
     database: TestDatabase, broker: NatsServer, feed: Feed, history: History
 ) -> None:
-    """A replica that slept through its lease finds that the month is somebody else's."""
+    """A replica whose lease expired finds that another one has claimed the month."""
     thefts: list[str] = []
     stolen = asyncio.Event()
 
@@ -309,22 +311,22 @@ async def test_a_claim_that_is_lost_changes_nothing_and_one_that_ended_is_taken_
             await database.change(
                 "UPDATE aggregate.pending_rebuilds SET rebuild_id = gen_random_uuid(),"
                 " next_attempt_at = now() + interval '1 hour';"
-                # Whoever claims a month forgets what was staged of it before.
+                # A new claim deletes staged rows of the earlier one.
                 " DELETE FROM aggregate.rebuilt_batches; DELETE FROM aggregate.rebuilt_windows;"
                 " DELETE FROM aggregate.rebuilt_members",
             )
-            # Told only now, since whoever hears of it earlier claims a month that is yet to be stolen.
+            # Set after the change: otherwise the test's own rebuild could claim the month first.
             stolen.set()
 
     async with corrected_node(database, broker, feed, history) as node:
-        await feed.publish(history.tell([flight("5"), flight("900", "N2")]))
+        await feed.publish(history.accept([flight("5"), flight("900", "N2")]))
         await feed.settled()
         history.before_answer = steal
-        await feed.publish(history.tell([], [history.left[1]]))
+        await feed.publish(history.accept([], [history.left[1]]))
         await feed.settled()
         await stolen.wait()
         assert await node.service.rebuilder.rebuild_due() == 0
-        assert pending_rebuilds(database) == len(FOUND_ANEW)
+        assert pending_rebuilds(database) == len(REBUILT)
         assert (await month(node, "longest"))[:2] == ("900", 1)
         await database.change("UPDATE aggregate.pending_rebuilds SET next_attempt_at = now()")
         node.service.rebuilder.wake()
@@ -334,10 +336,10 @@ async def test_a_claim_that_is_lost_changes_nothing_and_one_that_ended_is_taken_
 
 
 @pytest.mark.req("T2.1")
-async def test_replicas_fold_and_rebuild_at_the_same_time(
+async def test_replicas_fold_and_rebuild_concurrently(
     database: TestDatabase, broker: NatsServer, feed: Feed, history: History
 ) -> None:
-    """Every number is exact in the end: none of them waits for another in a circle, or writes over it."""
+    """All values are exact in the end: the replicas neither deadlock nor overwrite each other."""
     order = random.Random(5)
     async with (
         corrected_node(database, broker, feed, history) as node,
@@ -345,22 +347,22 @@ async def test_replicas_fold_and_rebuild_at_the_same_time(
         running_aggregate(database, broker, ingest_address=address, batch_messages=3, reconcile_seconds=3600),
     ):
         for seed in range(40):
-            await feed.publish(history.tell(some_events(1, 12, seed=seed, start=START, span=SPAN)))
+            await feed.publish(history.accept(some_events(1, 12, seed=seed, start=START, span=SPAN)))
             if seed % 4 == 3:
-                taken = order.sample(history.left, 3)
-                added = [replace(taken[0].event, quantities={"miles": str(Decimal(order.randint(0, 9)))})]
-                await feed.publish(history.tell(added, taken))
+                retracted = order.sample(history.left, 3)
+                added = [replace(retracted[0].event, quantities={"miles": str(Decimal(order.randint(0, 9)))})]
+                await feed.publish(history.accept(added, retracted))
         await feed.settled()
 
         async def left() -> int:
-            await hurry(node, database)
+            await retry_now(node, database)
             return pending_rebuilds(database)
 
         await eventually(left, seconds=60, until=lambda number: number == 0)
         await check_all(node, history.events())
 
 
-async def test_a_meter_that_came_later_loses_nothing(
+async def test_rebuild_of_a_younger_meter_keeps_its_events(
     database: TestDatabase, broker: NatsServer, feed: Feed, history: History
 ) -> None:
     later = (
@@ -368,11 +370,11 @@ async def test_a_meter_that_came_later_loses_nothing(
         meter("late.max", types_pb2.AGGREGATION_MAX, quantity="miles"),
     )
     async with corrected_node(database, broker, feed, history) as node:
-        await feed.publish(history.tell([flight("5"), flight("900", "N2")]))
+        await feed.publish(history.accept([flight("5"), flight("900", "N2")]))
         await feed.settled()
         await node.create(*later)
-        await feed.publish(history.tell([flight("1")]))
-        await feed.publish(history.tell([flight("3", "N2")], [history.left[1]]))
+        await feed.publish(history.accept([flight("1")]))
+        await feed.publish(history.accept([flight("3", "N2")], [history.left[1]]))
         await feed.settled()
         await rebuilt(database)
         assert (await month(node, "late.count"))[:2] == ("2", 2)
@@ -381,12 +383,12 @@ async def test_a_meter_that_came_later_loses_nothing(
 
 
 @pytest.mark.req("X2")
-async def test_totals_are_conserved(
+async def test_reconciliation_totals_include_corrections(
     database: TestDatabase, broker: NatsServer, feed: Feed, history: History
 ) -> None:
     async with corrected_node(database, broker, feed, history) as node:
-        await feed.publish(history.tell([flight("5"), flight("900", "N2"), flight("2")]))
-        await feed.publish(history.tell([flight("6")], history.left[:2]))
+        await feed.publish(history.accept([flight("5"), flight("900", "N2"), flight("2")]))
+        await feed.publish(history.accept([flight("6")], history.left[:2]))
         await feed.settled()
         request = reconciliation_pb2.CompareRequest(tenant_id="acme")
         (compared,) = (await node.reconciliation.Compare(request)).tenants

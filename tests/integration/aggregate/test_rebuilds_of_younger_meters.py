@@ -31,14 +31,14 @@ async def test_rebuild_keeps_a_counted_event_that_equals_a_retracted_one_from_be
     ):
         await node.create(meter("old", types_pb2.AGGREGATION_MAX, quantity="miles"))
         await feed.onboard(1, "acme", "UTC")
-        await feed.publish(history.tell([flight("5")]))
+        await feed.publish(history.accept([flight("5")]))
         await feed.settled()
         await node.create(meter("young", types_pb2.AGGREGATION_MAX, quantity="miles"))
-        await feed.publish(history.tell([flight("5"), flight("900")]))
+        await feed.publish(history.accept([flight("5"), flight("900")]))
         await feed.settled()
         (before_the_meter, _, longest) = history.left
 
-        await feed.publish(history.tell([], [before_the_meter, longest]))
+        await feed.publish(history.accept([], [before_the_meter, longest]))
         await feed.settled()
         await rebuilt(database)
 

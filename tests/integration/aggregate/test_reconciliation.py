@@ -1,4 +1,4 @@
-"""Accepted events are held against folded ones."""
+"""Reconciliation compares the numbers of accepted and folded events."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOON = datetime(2026, 11, 15, 12, tzinfo=UTC)
 
 
 class ScriptedTotals(events_pb2_grpc.EventsServiceServicer):
-    """Ingest, as far as its totals go."""
+    """A fake of ingest that answers totals only."""
 
     def __init__(self) -> None:
         self.accepted: dict[str, int] = {}
@@ -71,7 +71,7 @@ def totals() -> ScriptedTotals:
     return found  # type: ignore[no-any-return]
 
 
-async def test_a_gap_is_told_by_tenant(
+async def test_gap_is_reported_by_tenant(
     database: TestDatabase, broker: NatsServer, feed: Feed, totals: ScriptedTotals
 ) -> None:
     async with (
@@ -88,7 +88,7 @@ async def test_a_gap_is_told_by_tenant(
         assert gap() == 0
         totals.accepted = {"acme": 7, "globex": 2, "initech": 4}
         assert await compare(node) == {"acme": (7, 5, 2), "globex": (2, 3, -1), "initech": (4, 0, 4)}
-        # What was accepted since the comparison before may be on its way; what is too much is wrong at once.
+        # Events accepted since the last comparison may be under way; excess events are an error at once.
         assert gap() == 1
         assert await compare(node, "acme") == {"acme": (7, 5, 2)}
         await compare(node)
@@ -98,7 +98,7 @@ async def test_a_gap_is_told_by_tenant(
         assert raised.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_the_metric_is_kept_without_being_asked(
+async def test_gap_metric_is_updated_periodically(
     database: TestDatabase, broker: NatsServer, totals: ScriptedTotals
 ) -> None:
     totals.accepted = {"acme": 9}
@@ -111,7 +111,9 @@ async def test_the_metric_is_kept_without_being_asked(
 
 
 @pytest.mark.parametrize("address", ["", "127.0.0.1:1"])
-async def test_without_ingest_it_says_so(database: TestDatabase, broker: NatsServer, address: str) -> None:
+async def test_comparison_without_ingest_is_unavailable(
+    database: TestDatabase, broker: NatsServer, address: str
+) -> None:
     async with running_aggregate(database, broker, ingest_address=address) as node:
         with pytest.raises(aio.AioRpcError) as raised:
             await compare(node)

@@ -1,4 +1,4 @@
-"""Meters of kinds that only a newer release knows stop nothing, and count exactly once it is there."""
+"""Meters of kinds that only a newer release knows: older replicas skip them, newer ones count exactly."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ pytestmark = pytest.mark.req("T2.2", "T1.6", "O9")
 
 NOON = datetime(2026, 11, 15, 12, tzinfo=UTC)
 MONTH = types_pb2.GRAIN_MONTH
-# One of each kind, the sum grouped and the count filtered; the others are known to all.
-LATER = ["miles", "longest", "aircraft", "origins", "jfk"]
-FORGET = "UPDATE aggregate.meters SET aggregation = aggregation + 100 WHERE name = ANY(%s)"
-KNOW = "UPDATE aggregate.meters SET aggregation = aggregation - 100 WHERE aggregation > 100"
+# Meters of the new kinds, one of each, and a filtered count. All releases know the others.
+NEW_KINDS = ["miles", "longest", "aircraft", "origins", "jfk"]
+MAKE_UNKNOWN = "UPDATE aggregate.meters SET aggregation = aggregation + 100 WHERE name = ANY(%s)"
+MAKE_KNOWN = "UPDATE aggregate.meters SET aggregation = aggregation - 100 WHERE aggregation > 100"
 SKIPPED = "SELECT count(*) FROM skipped"
 WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted"
 
@@ -67,7 +67,7 @@ def history() -> History:
 
 @pytest.fixture
 def releases(database: TestDatabase, history: History) -> Iterator[tuple[asyncio.Runner, Tables, Tables]]:
-    """The loop of two replicas: of a release that does not know the kinds of LATER, and of one that does."""
+    """A loop and two replicas: the older release does not know the kinds of NEW_KINDS, the newer does."""
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
         address = runner.run(stack.enter_async_context(serving(history)))
@@ -75,24 +75,24 @@ def releases(database: TestDatabase, history: History) -> Iterator[tuple[asyncio
         old, new = (runner.run(stack.enter_async_context(Tables(dsn, address))) for _ in range(2))
         runner.run(old.onboard(1, "acme", "UTC"))
         runner.run(old.create_meters())
-        runner.run(as_known_by(database, old))
+        runner.run(cache_as_unknown(database, old))
         try:
             yield runner, old, new
         finally:
             runner.run(stack.aclose())
 
 
-async def as_known_by(database: TestDatabase, old: Tables) -> None:
-    """Has one replica look at the meters while nobody knows their kind; it does not look again."""
-    await database.change(FORGET, LATER)
-    await old.handle([History({1: "acme"}).tell([Event(1, NOON, "other")])])
-    await database.change(KNOW)
+async def cache_as_unknown(database: TestDatabase, old: Tables) -> None:
+    """Makes one replica cache the meters while their kinds are unknown."""
+    await database.change(MAKE_UNKNOWN, NEW_KINDS)
+    await old.handle([History({1: "acme"}).accept([Event(1, NOON, "other")])])
+    await database.change(MAKE_KNOWN)
 
 
-def test_it_does_not_matter_which_release_folds_what(
+def test_windows_do_not_depend_on_the_folding_release(
     database: TestDatabase, history: History, releases: tuple[asyncio.Runner, Tables, Tables]
 ) -> None:
-    """Any order and company, corrections among it, rebuilds by the newer one in between."""
+    """Events and corrections in any order and batching, with rebuilds by the newer release in between."""
     runner, old, new = releases
     skipped: list[int] = []
 
@@ -103,7 +103,7 @@ def test_it_does_not_matter_which_release_folds_what(
 
     async def _check(seed: int, zone: str) -> None:
         order, number = random.Random(seed), next(_numbers) + 1
-        history.begin_anew({number: f"tenant-{number}"}, page_limit=order.choice([1, 7, 1000]))
+        history.reset({number: f"tenant-{number}"}, page_limit=order.choice([1, 7, 1000]))
         facts = corrected(history, number, order)
         order.shuffle(facts)
         await old.onboard(number, f"tenant-{number}", zone)
@@ -115,7 +115,7 @@ def test_it_does_not_matter_which_release_folds_what(
             if order.random() < 0.2:
                 await new.rebuild_now()
         await new.rebuild_now()
-        # What was folded late may have taken away what is in another month.
+        # Events folded late may be retractions of events of another month.
         await new.rebuild_now()
         assert database.read("aggregate", SKIPPED) == [(0,)]
         assert pending_rebuilds(database) == 0
@@ -125,21 +125,21 @@ def test_it_does_not_matter_which_release_folds_what(
     assert any(skipped)
 
 
-def test_a_correction_takes_only_what_the_meter_counts(
+def test_skipped_correction_retracts_only_counted_events(
     database: TestDatabase, history: History, releases: tuple[asyncio.Runner, Tables, Tables]
 ) -> None:
-    """A batch that is skipped amends an event that is older than the meter, and retracts one that is not."""
+    """The skipped batch amends an event from before the meter's creation, and retracts a later one."""
     runner, old, new = releases
 
     async def scenario() -> None:
-        await new.handle([history.tell([flight("5"), flight("6", "N2")])])
+        await new.handle([history.accept([flight("5"), flight("6", "N2")])])
         late = [meter(f"late.{one.name}", one.aggregation, quantity=one.quantity) for one in METERS[:4]]
         await new.create_meters(late)
-        await database.change(FORGET, [one.name for one in late])
-        await old.handle([history.tell([flight("7", "N3")])])
+        await database.change(MAKE_UNKNOWN, [one.name for one in late])
+        await old.handle([history.accept([flight("7", "N3")])])
         before, _, counted = history.left
-        await old.handle([history.tell([flight("8", "N4")], [before, counted])])
-        await database.change(KNOW)
+        await old.handle([history.accept([flight("8", "N4")], [before, counted])])
+        await database.change(MAKE_KNOWN)
         await new.create_meters([meter("latest", types_pb2.AGGREGATION_COUNT)])
         await new.rebuild_now()
         found = database.read(
@@ -157,15 +157,15 @@ def test_a_correction_takes_only_what_the_meter_counts(
     runner.run(scenario())
 
 
-def test_a_month_is_not_finished_while_more_of_it_is_being_skipped(
+def test_rebuild_waits_for_batches_that_are_being_skipped(
     database: TestDatabase, history: History, releases: tuple[asyncio.Runner, Tables, Tables]
 ) -> None:
-    """Else nobody would look for what was skipped last."""
+    """Otherwise the last skipped batch would never be counted."""
     runner, old, new = releases
 
     async def scenario() -> None:
-        await old.handle([history.tell([flight("5")])])
-        late = Delivery(new_id(), "events.accepted.0", history.tell([flight("6")]).SerializeToString())
+        await old.handle([history.accept([flight("5")])])
+        late = Delivery(new_id(), "events.accepted.0", history.accept([flight("6")]).SerializeToString())
         async with old.unit_of_work.begin() as tx:
             await old.accepted.handle(tx, [late])
             rebuild = asyncio.create_task(new.rebuild_now())
@@ -186,39 +186,39 @@ def listed(answer: meters_pb2.ListMetersResponse) -> dict[str, int]:
     return {one.name: one.aggregation for one in answer.meters}
 
 
-async def test_a_meter_of_an_unknown_kind_stops_nothing(
+async def test_meter_of_unknown_kind_does_not_block_other_meters(
     database: TestDatabase, broker: NatsServer, feed: Feed, history: History
 ) -> None:
-    others = {one.name for one in METERS} - set(LATER)
+    others = {one.name for one in METERS} - set(NEW_KINDS)
     async with serving(history) as address:
         options: dict[str, Any] = {"ingest_address": address, "reconcile_seconds": 3600}
         async with running_aggregate(database, broker, **options) as node:
             await node.create(*METERS)
             await feed.onboard(1, "acme")
-            await database.change(FORGET, LATER)
-            # One that every replica looks at the meters for.
+            await database.change(MAKE_UNKNOWN, NEW_KINDS)
+            # A new meter makes every replica reload the meters.
             await node.create(meter("newest", types_pb2.AGGREGATION_COUNT))
             with capture_logs() as logs:
-                await feed.publish(history.tell([flight("5"), flight("900", "N2", "EWR")]))
+                await feed.publish(history.accept([flight("5"), flight("900", "N2", "EWR")]))
                 await feed.settled()
-                await feed.publish(history.tell([flight("7")], [history.left[1]]))
+                await feed.publish(history.accept([flight("7")], [history.left[1]]))
                 await feed.settled()
             lines = [line["meter"] for line in logs if line["event"] == "meter.kind_unknown"]
-            assert sorted(lines) == sorted(LATER)
+            assert sorted(lines) == sorted(NEW_KINDS)
             (unknown,) = metrics.METERS_UNKNOWN.collect()
-            assert unknown.samples[0].value == len(LATER)
+            assert unknown.samples[0].value == len(NEW_KINDS)
             assert (await node.windows("acme", "departures", MONTH))[0].value == "2"
             await check_answers(node)
-            # Only a newer release rebuilds and publishes them.
+            # Only the newer release rebuilds and publishes meters of new kinds.
             assert await node.service.rebuilder.rebuild_due() == 0
-            assert pending_rebuilds(database) == len(LATER)
+            assert pending_rebuilds(database) == len(NEW_KINDS)
             await node.service.announcer.announce()
             names = "SELECT name FROM changed_months JOIN meters USING (meter_id)"
             assert others.isdisjoint(name for (name,) in database.read("aggregate", names))
-        await database.change(KNOW)
+        await database.change(MAKE_KNOWN)
         async with running_aggregate(database, broker, **options) as node:
             await rebuilt(database)
-            await feed.publish(history.tell([flight("8", "N7")]))
+            await feed.publish(history.accept([flight("8", "N7")]))
             await feed.settled()
             found = {
                 one.name: [(w.value, w.event_count) for w in await node.windows("acme", one.name, MONTH)]
@@ -237,7 +237,7 @@ async def test_a_meter_of_an_unknown_kind_stops_nothing(
 
 
 async def check_answers(node: Node) -> None:
-    """What the API says of a meter of an unknown kind."""
+    """Checks the API's answers for meters of unknown kinds."""
     listing = await node.meters.ListMeters(meters_pb2.ListMetersRequest())
     assert listed(listing)["longest"] == 103
     referred = await node.meters.ReferToMeter(meters_pb2.ReferToMeterRequest(name="longest"))

@@ -1,4 +1,4 @@
-"""Windows and contributions are read: pages, ranges, groups, lineage, and what is refused."""
+"""Queries of windows and contributions: pages, ranges, groups, lineage, and refused requests."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.support.calls import status_of
 pytestmark = pytest.mark.req("T2.3", "T5.4")
 
 HOUR = timedelta(hours=1)
-# Midnight in Kolkata, where hours of UTC lie across local days.
+# Midnight in Kolkata, where local days begin at half past an hour of UTC.
 MIDNIGHT = datetime(2026, 10, 31, 18, 30, tzinfo=UTC)
 
 
@@ -64,7 +64,7 @@ def ask(**changes: Any) -> usage_pb2.QueryUsageRequest:
 
 
 @pytest.mark.parametrize("by_group", [False, True])
-async def test_pages_of_any_size_are_the_whole_in_order(used: Node, by_group: bool) -> None:
+async def test_pages_of_any_size_list_all_windows_in_order(used: Node, by_group: bool) -> None:
     whole = await used.windows("acme", "departures", types_pb2.GRAIN_HOUR, by_group=by_group)
     assert len(whole) > 50
     order = [(window.start_time.ToDatetime(), int(window.window_id.rpartition("/")[2])) for window in whole]
@@ -76,7 +76,7 @@ async def test_pages_of_any_size_are_the_whole_in_order(used: Node, by_group: bo
         assert pages == whole
 
 
-async def test_what_comes_between_pages_neither_hides_nor_repeats(used: Node, feed: Feed) -> None:
+async def test_window_added_between_pages_hides_and_repeats_none(used: Node, feed: Feed) -> None:
     request = ask(page_size=10)
     first = await used.usage.QueryUsage(request)
     await feed.publish(accepted([Event(1, MIDNIGHT - 100 * HOUR)]))
@@ -87,7 +87,7 @@ async def test_what_comes_between_pages_neither_hides_nor_repeats(used: Node, fe
     assert [*first.windows, *second.windows] == whole[1:21]
 
 
-async def test_a_range_holds_the_windows_that_start_in_it(used: Node) -> None:
+async def test_range_lists_windows_that_start_in_it(used: Node) -> None:
     days = await used.windows("acme", "departures", types_pb2.GRAIN_DAY)
     starts = [day.start_time.ToDatetime(UTC) for day in days]
     assert MIDNIGHT in starts
@@ -98,10 +98,10 @@ async def test_a_range_holds_the_windows_that_start_in_it(used: Node) -> None:
     (window,) = answer.windows
     assert window.end_time.ToDatetime(UTC) == MIDNIGHT + 24 * HOUR
     assert window.window_id == f"departures/day/{int(MIDNIGHT.timestamp())}/0"
-    assert 1 <= window.revision <= 3, "three messages changed it, each by itself or together"
+    assert 1 <= window.revision <= 3, "three messages changed it, in one to three transactions"
 
 
-async def test_a_month_ends_where_the_next_begins(used: Node) -> None:
+async def test_month_ends_where_the_next_begins(used: Node) -> None:
     october, november = await used.windows("acme", "departures", types_pb2.GRAIN_MONTH)
     assert october.start_time.ToDatetime(UTC) == datetime(2026, 9, 30, 18, 30, tzinfo=UTC)
     assert october.end_time == november.start_time
@@ -111,7 +111,7 @@ async def test_a_month_ends_where_the_next_begins(used: Node) -> None:
 
 @pytest.mark.req("X1")
 @pytest.mark.parametrize("name", ["departures", "miles", "longest"])
-async def test_a_local_month_is_made_of_its_contributions(used: Node, name: str) -> None:
+async def test_contributions_add_up_to_the_local_month(used: Node, name: str) -> None:
     (meter,) = [one for one in METERS if one.name == name]
     for month in await used.windows("acme", name, types_pb2.GRAIN_MONTH):
         reach = types_pb2.TimeRange(start_time=month.start_time, end_time=month.end_time)
@@ -148,7 +148,7 @@ async def contributions(
 
 
 @pytest.mark.req("X1")
-async def test_a_batch_leads_to_all_that_it_contributed_to(used: Node) -> None:
+async def test_batch_lists_all_its_contributions(used: Node) -> None:
     everything = [
         one for meter in METERS for one in await contributions(used, meter.name, EVER, page_size=1000)
     ]
@@ -180,7 +180,7 @@ REFUSED: list[tuple[dict[str, Any], grpc.StatusCode, str]] = [
 
 
 @pytest.mark.parametrize(("changes", "code", "field"), REFUSED, ids=[str(case[0]) for case in REFUSED])
-async def test_a_wrong_question_is_told_its_field(
+async def test_invalid_query_is_refused_with_its_field(
     node: Node, feed: Feed, changes: dict[str, Any], code: grpc.StatusCode, field: str
 ) -> None:
     await node.create(*METERS)
@@ -194,7 +194,7 @@ async def test_a_wrong_question_is_told_its_field(
         assert violated_field(raised.value) == field
 
 
-async def test_a_batch_id_must_be_one(node: Node) -> None:
+async def test_batch_id_must_be_valid(node: Node) -> None:
     with pytest.raises(aio.AioRpcError) as raised:
         await node.usage.FindContributions(usage_pb2.FindContributionsRequest(tenant_id="acme", batch_id="7"))
     assert violated_field(raised.value) == "batch_id"

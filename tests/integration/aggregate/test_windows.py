@@ -1,4 +1,4 @@
-"""Messages go in through JetStream, usage comes out through gRPC, and every number is exact."""
+"""Messages from JetStream become windows, whose values over gRPC are exact."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ GRAINS = (
 
 ZONES = {1: ("acme", "America/New_York"), 2: ("globex", "Asia/Kolkata")}
 
-# The clocks of New York change, and a month ends, in this time.
+# New York's clocks change and a month ends in this time.
 START = datetime(2026, 10, 30, 5, tzinfo=UTC)
 SPAN = timedelta(days=4)
 
@@ -67,7 +67,7 @@ async def start_with_all(node: Node, feed: Feed) -> None:
 
 
 async def publish_in_parts(feed: Feed, events: Sequence[Event], rows: int) -> None:
-    """Messages of two batches, of `rows` events together."""
+    """Publishes messages of two batches, each message with `rows` events."""
     for begin in range(0, len(events), rows):
         part = events[begin : begin + rows]
         await feed.publish(accepted(part[: rows // 3], part[rows // 3 :]))
@@ -90,7 +90,7 @@ def totals(database: TestDatabase) -> dict[int, int]:
 
 
 @pytest.mark.req("T3.2", "X2")
-async def test_every_window_is_exact(node: Node, feed: Feed, database: TestDatabase) -> None:
+async def test_all_windows_are_exact(node: Node, feed: Feed, database: TestDatabase) -> None:
     events = events_of_both(400)
     await start_with_all(node, feed)
     await publish_in_parts(feed, events, 100)
@@ -100,7 +100,7 @@ async def test_every_window_is_exact(node: Node, feed: Feed, database: TestDatab
 
 
 @pytest.mark.req("T1.6", "T3.1")
-async def test_the_stream_three_times_and_in_any_company_changes_nothing(
+async def test_redelivery_in_any_batching_changes_nothing(
     database: TestDatabase, broker: NatsServer, feed: Feed
 ) -> None:
     events = events_of_both(150)
@@ -144,7 +144,7 @@ async def test_replicas_share_the_work(
 
 
 @pytest.mark.req("T1.6")
-async def test_an_unknown_tenant_waits_and_delays_nobody(
+async def test_events_of_an_unknown_tenant_wait_without_delaying_others(
     node: Node, feed: Feed, database: TestDatabase
 ) -> None:
     events = events_of_both(100)
@@ -163,7 +163,7 @@ async def test_an_unknown_tenant_waits_and_delays_nobody(
 
 
 @pytest.mark.req("T1.6")
-async def test_what_must_wait_is_set_aside_and_the_rest_goes_together(
+async def test_waiting_messages_are_set_aside_and_others_share_transactions(
     database: TestDatabase, broker: NatsServer, feed: Feed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     applied: list[int] = []
@@ -184,13 +184,13 @@ async def test_what_must_wait_is_set_aside_and_the_rest_goes_together(
             await feed.onboard(number, f"late-{number}")
         await feed.settled()
     assert totals(database) == {1: 3, 2: 3, 3: 2, 4: 2}
-    # Every batch has had one in it that must wait, and yet the others went together.
+    # Every delivery contained a waiting message, but the others still shared transactions.
     assert sum(applied) == 10
     assert max(applied) > 1
 
 
 @pytest.mark.req("T3.1")
-async def test_what_is_garbled_is_kept_and_delays_nobody(
+async def test_garbled_messages_become_dead_letters_without_delaying_others(
     node: Node, feed: Feed, database: TestDatabase
 ) -> None:
     events = events_of_both(50)
@@ -210,7 +210,7 @@ async def test_what_is_garbled_is_kept_and_delays_nobody(
 
 
 @pytest.mark.req("T3.1")
-async def test_what_is_no_tenant_is_kept_and_delays_nobody(
+async def test_invalid_tenant_facts_become_dead_letters_without_delaying_others(
     node: Node, feed: Feed, database: TestDatabase
 ) -> None:
     jetstream = feed.bus.jetstream()
@@ -241,10 +241,10 @@ def dead_letters(database: TestDatabase) -> list[tuple[uuid.UUID, str]]:
 
 
 @pytest.mark.req("T3.1", "X2")
-async def test_a_message_that_comes_under_another_id_is_a_duplicate(
+async def test_message_repeated_under_another_id_is_a_duplicate(
     node: Node, feed: Feed, database: TestDatabase
 ) -> None:
-    """The inbox forgets after some days; what was applied is known for good, metered or not."""
+    """The inbox keeps ids for some days; applied batches are recorded forever, metered or not."""
     events = events_of_both(50)
     fact = accepted(events[:30], events[30:])
     unmetered = accepted([Event(1, START, type="unheard of")] * 3)
@@ -253,7 +253,7 @@ async def test_a_message_that_comes_under_another_id_is_a_duplicate(
         await feed.publish(one)
     await feed.settled()
     counted = duplicates()
-    # Alone, and two copies of one kind in the company of new ones.
+    # First a copy alone, then copies among new messages, one of them twice.
     await feed.publish(fact)
     await feed.settled()
     more = events_of_both(20, seed=8)
@@ -273,7 +273,7 @@ def duplicates() -> float:
 
 @pytest.mark.req("T3.1", "X2")
 @pytest.mark.parametrize("kind", ["flight", "unheard of"])
-async def test_copies_that_arrive_together_count_once(
+async def test_copies_in_one_delivery_count_once(
     database: TestDatabase, broker: NatsServer, feed: Feed, kind: str
 ) -> None:
     async with running_aggregate(database, broker) as node:
@@ -290,10 +290,10 @@ async def test_copies_that_arrive_together_count_once(
 
 
 @pytest.mark.req("T3.1")
-async def test_a_batch_that_comes_again_among_others_is_a_duplicate_and_they_count(
+async def test_repeated_batch_among_others_is_a_duplicate_and_others_count(
     node: Node, feed: Feed, database: TestDatabase
 ) -> None:
-    """Nobody sends that; it would be neither right to apply the whole message nor to drop it."""
+    """Ingest sends no such message, but neither applying nor dropping all of it would be right."""
     events, more = events_of_both(50), events_of_both(20, seed=8)
     batch_ids = [new_id(), new_id()]
     await start_with_all(node, feed)
@@ -306,14 +306,14 @@ async def test_a_batch_that_comes_again_among_others_is_a_duplicate_and_they_cou
     assert dead_letters(database) == []
 
 
-async def test_sums_are_exact_beyond_any_machine_word(node: Node, feed: Feed) -> None:
+async def test_sums_beyond_64_bits_are_exact(node: Node, feed: Feed) -> None:
     await node.create(meter("sum", types_pb2.AGGREGATION_SUM, quantity="q"))
     await feed.onboard(1, "acme")
     value = Decimal("999999.999999999")
     event = Event(1, START, quantities={"q": str(value)})
     for _ in range(12):
         await feed.publish(accepted([event] * 2000, scale=9))
-    # One more digit than before, in the same column.
+    # The sum then needs a larger scale in the same column.
     await feed.publish(accepted([Event(1, START, quantities={"q": "-0.5"})], scale=18))
     await feed.settled()
     (window,) = await node.windows("acme", "sum", types_pb2.GRAIN_MONTH)
@@ -321,7 +321,7 @@ async def test_sums_are_exact_beyond_any_machine_word(node: Node, feed: Feed) ->
     assert window.event_count == 24_001
 
 
-async def test_a_meter_made_elsewhere_counts_at_once(
+async def test_meter_created_by_another_replica_counts_at_once(
     database: TestDatabase, broker: NatsServer, feed: Feed
 ) -> None:
     async with running_aggregate(database, broker) as folding:

@@ -33,7 +33,7 @@ async def ingest(
 
 @pytest.fixture
 def quarantine(ingest: RunningIngest) -> QuarantineApi:
-    """That of `acme`."""
+    """The quarantine of `acme`."""
     return QuarantineApi(ingest.channel)
 
 

@@ -1,4 +1,4 @@
-"""Event types that take no more events, and types that are deleted since none was ever taken in of them."""
+"""Archived event types accept no events; types without any event can be deleted."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def call(**more: Any) -> Sample:
 
 
 class Types:
-    """Calls that change types; by default those of `acme`."""
+    """Calls that change event types, by default those of `acme`."""
 
     def __init__(self, ingest: RunningIngest) -> None:
         self.stub = ingest.types
@@ -114,7 +114,7 @@ async def outcomes(ingest: RunningIngest, *samples: Sample, form: Any = rows) ->
     return found
 
 
-async def test_an_archived_type_takes_no_new_events_by_any_way(
+async def test_archived_type_accepts_no_new_events(
     ingest: RunningIngest, types: Types, corrections: Corrections, quarantine: QuarantineApi
 ) -> None:
     await types.put(timed())
@@ -130,17 +130,17 @@ async def test_an_archived_type_takes_no_new_events_by_any_way(
         since = archived.archived_at.ToDatetime().isoformat(timespec="seconds")
         assert since in answer.outcomes[0].message
         assert answer.outcomes[0].quarantined
-        # What was accepted before is known, whatever became of its type; what has another fault is told that.
+        # Repeats of accepted events are still recognised, and other faults are reported first.
         assert await outcomes(ingest, old, form=form) == ["DUPLICATE"]
         assert await outcomes(ingest, replace(old, subject="x"), form=form) == ["CONFLICT"]
         assert await outcomes(ingest, call(subject="\0"), form=form) == ["TEXT_INVALID"]
-    imported = await corrections.bring("00000000-0000-4000-8000-000000000001", call(), old)
+    imported = await corrections.import_events("00000000-0000-4000-8000-000000000001", call(), old)
     assert [each.reason for each in imported.outcomes] == ["TYPE_ARCHIVED", "DUPLICATE"]
     timers = timers_pb2_grpc.TimersServiceStub(ingest.channel)
     with pytest.raises(AioRpcError) as refused:
         await timers.StartTimer(timers_pb2.StartTimerRequest(**ACME, timer_id="t", type=NAME, source="test"))
     assert _says(refused.value, b"TYPE_ARCHIVED")
-    # Not even when its first fault is mended.
+    # A quarantined event of the type stays rejected, also when its first fault is fixed.
     await types.put(definition(timer=timed().timer, dimensions=[pb.DimensionDefinition(name="kind")]))
     assert (await quarantine.replay()).accepted == 0
 
@@ -149,7 +149,7 @@ async def test_an_archived_type_takes_no_new_events_by_any_way(
     assert await outcomes(ingest, call()) == [""]
 
 
-async def test_history_of_an_archived_type_is_read_and_put_right(
+async def test_events_of_an_archived_type_can_be_read_and_corrected(
     ingest: RunningIngest, types: Types, corrections: Corrections
 ) -> None:
     await types.put(definition())
@@ -167,14 +167,14 @@ async def test_history_of_an_archived_type_is_read_and_put_right(
     assert (await ingest.events.GetEvent(request)).event.type == NAME
 
 
-async def test_archiving_and_restoring_are_idempotent_and_versions_say_who_did_it(
+async def test_archiving_is_idempotent_and_versions_record_the_author(
     ingest: RunningIngest, types: Types
 ) -> None:
     await types.put(definition())
     archived = await types.archive()
     assert await types.archive(by="eve") == archived
     assert (await types.listed())[NAME] == archived
-    # Whoever puts all types at each start goes on, and does not undo it.
+    # Putting the same definition again succeeds, and does not restore the type.
     assert await types.put(definition()) == archived
     grown = await types.put(definition(subject_required=True))
     assert grown.archived_at == archived.archived_at
@@ -190,12 +190,12 @@ async def test_archiving_and_restoring_are_idempotent_and_versions_say_who_did_i
     ]
 
 
-async def test_a_type_of_which_nothing_was_taken_in_is_deleted(ingest: RunningIngest, types: Types) -> None:
+async def test_type_without_events_is_deleted(ingest: RunningIngest, types: Types) -> None:
     await types.put(definition("typo", 2, "cents"), tenant_id="")
     with pytest.raises(AioRpcError, match="scale 2"):
         await types.put(definition("right", 3, "cents"), tenant_id="")
     await types.archive("typo", tenant_id="")
-    # Archived, it still says what its quantities are.
+    # An archived type still determines the scale of its quantities.
     with pytest.raises(AioRpcError, match="scale 2"):
         await types.put(definition("right", 3, "cents"), tenant_id="")
 
@@ -205,9 +205,9 @@ async def test_a_type_of_which_nothing_was_taken_in_is_deleted(ingest: RunningIn
     sample = Sample(type="typo", dimensions={}, quantities={"cents": "1"})
     assert await outcomes(ingest, sample) == ["UNKNOWN_EVENT_TYPE"]
     await types.put(definition("right", 3, "cents"), tenant_id="")
-    for gone in (types.delete, types.archive, types.restore):
-        assert await reason_of(gone("typo", tenant_id="")) == (grpc.StatusCode.NOT_FOUND, "")
-    # Made again it is another type, and goes on with its numbers.
+    for operation in (types.delete, types.archive, types.restore):
+        assert await reason_of(operation("typo", tenant_id="")) == (grpc.StatusCode.NOT_FOUND, "")
+    # A new type of the same name continues the version numbers.
     await types.put(definition("typo", 3, "cents"), tenant_id="")
     assert await types.versions("typo", tenant_id="") == [
         (1, pb.EVENT_TYPE_CHANGE_PUT, "ann"),
@@ -221,7 +221,7 @@ async def test_a_type_of_which_nothing_was_taken_in_is_deleted(ingest: RunningIn
     assert dict((await ingest.events.GetEvent(request)).event.quantities) == {"cents": "0.125"}
 
 
-async def test_what_events_timers_or_quarantined_events_need_stays(
+async def test_type_with_events_timers_or_quarantined_events_is_not_deleted(
     ingest: RunningIngest, types: Types, corrections: Corrections, quarantine: QuarantineApi
 ) -> None:
     needed = grpc.StatusCode.FAILED_PRECONDITION, "TYPE_HAS_EVENTS"
@@ -235,7 +235,7 @@ async def test_what_events_timers_or_quarantined_events_need_stays(
     await timers.StartTimer(timers_pb2.StartTimerRequest(**ACME, timer_id="t", type=NAME, source="test"))
     assert await reason_of(types.delete()) == needed
     await timers.StopTimer(timers_pb2.StopTimerRequest(**ACME, timer_id="t"))
-    # By now there was an event of it, and there will have been one for ever.
+    # The stopped timer has become an event, which blocks deletion even after its retraction.
     assert await reason_of(types.delete()) == needed
     for event in (await ingest.events.ListEvents(_all_events())).events:
         await corrections.retract(event.event_id)
@@ -252,14 +252,14 @@ def _all_events() -> events_pb2.ListEventsRequest:
 
 
 @pytest.mark.req("T4.1")
-async def test_a_tenants_type_of_an_earlier_time_gives_way_to_the_operators_once_it_is_deleted(
+async def test_operator_can_reuse_name_of_deleted_legacy_tenant_type(
     ingest: RunningIngest, types: Types, database: TestDatabase
 ) -> None:
-    """Names of tenants did not always begin with a prefix of their own."""
+    """Legacy types of tenants may have names without a prefix."""
     await ingest.onboard(2, "bolt")
     await eventually(lambda: is_known(ingest, "bolt"))
-    _made_long_ago(database, 1, "flight")
-    _made_long_ago(database, 2, "flight")
+    _insert_legacy_type(database, 1, "flight")
+    _insert_legacy_type(database, 2, "flight")
     wanted = definition("flight", 2, "miles")
     for tenant_id in ("acme", "bolt"):
         with pytest.raises(AioRpcError, match="a tenant has a type of this name"):
@@ -270,7 +270,7 @@ async def test_a_tenants_type_of_an_earlier_time_gives_way_to_the_operators_once
     assert await outcomes(ingest, sample) == [""]
 
 
-def _made_long_ago(database: TestDatabase, tenant_id: int, name: str) -> None:
+def _insert_legacy_type(database: TestDatabase, tenant_id: int, name: str) -> None:
     stated = '{"quantities": [], "dimensions": [], "subject_required": false}'
     with psycopg.connect(database.admin_dsn) as connection:
         values = (tenant_id, name, stated)
@@ -286,19 +286,19 @@ def _made_long_ago(database: TestDatabase, tenant_id: int, name: str) -> None:
 async def other(
     database: TestDatabase, broker: NatsServer, ingest: RunningIngest
 ) -> AsyncIterator[RunningIngest]:
-    """Another replica."""
+    """A second replica."""
     async with running_ingest(database, broker) as service:
         await eventually(lambda: is_known(service, "acme"))
         yield service
 
 
-async def test_a_replica_that_has_not_heard_yet_stores_nothing_of_a_type_that_is_gone(
+async def test_replica_with_stale_cache_stores_no_event_of_a_deleted_type(
     ingest: RunningIngest, other: RunningIngest, types: Types
 ) -> None:
-    """It judges by what it remembers, at the scale of a type that means something else by now."""
+    """Its cached type has another scale than the new type of the same name."""
     await types.put(definition("cargo", 2, "tons"), tenant_id="")
     sample = Sample(type="cargo", dimensions={}, quantities={"tons": "1.25"})
-    # So that the other one remembers it, with no series of it yet.
+    # Makes the other replica cache the type, without a series of it.
     assert await outcomes(other, replace(sample, quantities={"tons": "x"})) == ["QUANTITY_NOT_A_DECIMAL"]
     await QuarantineApi(ingest.channel).discard()
     await types.delete("cargo", tenant_id="")
@@ -306,7 +306,7 @@ async def test_a_replica_that_has_not_heard_yet_stores_nothing_of_a_type_that_is
 
     await types.put(definition("cargo", 3, "tons"), tenant_id="")
     if await outcomes(other, sample) == [""]:
-        # It had looked again in between.
+        # The replica has reloaded the types meanwhile.
         assert await tons(other, sample) == "1.25"
     fine = Sample(type="cargo", dimensions={}, quantities={"tons": "0.125"})
     assert await outcomes(ingest, fine) == [""]
@@ -326,9 +326,7 @@ async def pool(database: TestDatabase) -> AsyncIterator[Database]:
     await made.stop()
 
 
-async def test_a_series_is_made_of_the_type_that_its_events_were_judged_by_or_not_at_all(
-    types: Types, pool: Database
-) -> None:
+async def test_series_is_created_only_for_the_validated_type(types: Types, pool: Database) -> None:
     async def numbers(book: TypeBook) -> list[int | None]:
         keys = [SeriesKey(1, name, ()) for name in ("cargo", "own.cargo")]
         return await Dictionaries(pool, quotas).series_ids(keys, book)
@@ -349,11 +347,11 @@ async def test_a_series_is_made_of_the_type_that_its_events_were_judged_by_or_no
     second = await EventTypeRepository(pool).book()
     found = await numbers(second)
     assert TYPE_GONE not in found
-    # Nobody can delete them any more, so that whoever has these need not know which type they are of.
+    # Types with series cannot be deleted, so existing series are found without a check of the type.
     assert await numbers(first) == found
 
 
-async def test_whoever_deletes_a_type_waits_for_who_makes_its_first_series(
+async def test_deletion_of_a_type_waits_for_its_first_series(
     types: Types, pool: Database, database: TestDatabase
 ) -> None:
     await types.put(definition())
@@ -361,7 +359,7 @@ async def test_whoever_deletes_a_type_waits_for_who_makes_its_first_series(
         assert await held(connection, [1], [NAME]) == {(1, NAME): 1}
         deleting = asyncio.create_task(reason_of(types.delete()))
         await eventually(lambda: _waits(database))
-        # What only reads the type, or adds to it, does not wait.
+        # Reading the type, and creating the series, do not wait for the deletion.
         await asyncio.wait_for(types.listed(), 10)
         key = (series_digest(NAME, ()), NAME)
         await connection.execute(

@@ -1,4 +1,4 @@
-"""Buckets in real Postgres: the statement against its plain twin, and real limiters against each other."""
+"""Token buckets in real Postgres: the SQL statement equals a plain model, and replicas share a limit."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LIMITS = Limits(RATE, BURST)
 
 
 def seed(database: TestDatabase, *tenants: int, limits: Limits = LIMITS) -> None:
-    """Tenants of the plan `basic`, as identity would tell of them, and its limits."""
+    """Inserts tenants with the plan `basic`, and the limits of the plan."""
     with psycopg.connect(database.admin_dsn) as connection:
         for tenant in tenants:
             connection.execute(
@@ -56,7 +56,7 @@ def level(database: TestDatabase, tenant: int) -> int:
 
 @pytest.fixture
 async def open_database(database: TestDatabase) -> AsyncIterator[Callable[[], Awaitable[Database]]]:
-    """A function that opens one more pool, as one more replica would."""
+    """A function that opens another pool, like another replica."""
     async with AsyncExitStack() as stack:
 
         async def make() -> Database:
@@ -94,8 +94,10 @@ async def admitted(limiter: RateLimiter, *needs: Need) -> bool:
     return True
 
 
-async def test_the_statement_does_as_its_twin(database: TestDatabase, open_database: OpenDatabase) -> None:
-    """Time is stopped by a rate at which nothing comes in meanwhile."""
+async def test_exchange_statement_equals_the_model(
+    database: TestDatabase, open_database: OpenDatabase
+) -> None:
+    """The refill rate is so low that no token is added during the test."""
     limits = Limits(1, 2_000)
     seed(database, ACME, limits=limits)
     buckets = BucketRepository(await open_database())
@@ -109,28 +111,28 @@ async def test_the_statement_does_as_its_twin(database: TestDatabase, open_datab
         st.integers(0, 3_000),
         st.integers(0, 3_000),
         st.integers(0, 500),
-        # What comes back may have been taken by limits that have changed since.
+        # Returned tokens may have been taken under earlier limits.
         st.sampled_from([limits, limits, replace(limits, burst=500), LIMITS]),
     )
     def holds(before: int, wanted: int, ahead: int, back: int, asked: Limits) -> None:
         ask = Ask(ACME, wanted, ahead, back, asked)
-        # Half an event more, so that a second more or less makes no whole one.
+        # A quarter of an event more, so that small refills never complete an event.
         start = before * MILLIONTHS + MILLIONTHS // 4
         with psycopg.connect(database.admin_dsn) as connection:
             connection.execute(
                 "UPDATE ingest.rate_buckets SET level = %s, filled_at = clock_timestamp()", (start,)
             )
         answer = asyncio.run_coroutine_threadsafe(buckets.exchange([ask]), loop).result(30)[ACME]
-        twin = Bucket(limits)
-        twin.level = start
-        expected = twin.exchange(ask, 0)
+        model = Bucket(limits)
+        model.level = start
+        expected = model.exchange(ask, 0)
         assert answer.tokens == expected.tokens
         assert 0 <= answer.level - expected.level < MILLIONTHS // 2
 
     await asyncio.to_thread(holds)
 
 
-async def test_the_bucket_fills_by_the_clock_of_the_database(
+async def test_bucket_fills_by_the_database_clock(
     database: TestDatabase, open_database: OpenDatabase
 ) -> None:
     seed(database, ACME)
@@ -144,11 +146,11 @@ async def test_the_bucket_fills_by_the_clock_of_the_database(
                 (elapsed,),
             )
         (grant,) = (await buckets.exchange([Ask(ACME, 0, 0, 0, LIMITS)])).values()
-        # What the statements themselves take is filled in as well.
+        # The bucket also fills during the statements.
         assert filled <= grant.level // MILLIONTHS <= min(BURST, filled + 100), elapsed
 
 
-async def test_a_tenant_without_limits_has_no_bucket_to_ask(
+async def test_tenant_without_limits_has_no_bucket(
     database: TestDatabase, open_database: OpenDatabase
 ) -> None:
     seed(database, ACME)
@@ -156,9 +158,7 @@ async def test_a_tenant_without_limits_has_no_bucket_to_ask(
     assert set(await buckets.exchange([Ask(ACME, 1, 0, 0, LIMITS), Ask(BOLT, 1, 0, 0, LIMITS)])) == {ACME}
 
 
-async def test_own_limits_of_a_tenant_fill_its_bucket(
-    database: TestDatabase, open_database: OpenDatabase
-) -> None:
+async def test_bucket_uses_limits_of_the_tenant(database: TestDatabase, open_database: OpenDatabase) -> None:
     seed(database, ACME, BOLT)
     with psycopg.connect(database.admin_dsn) as connection:
         connection.execute("INSERT INTO ingest.tenant_limits VALUES (%s, 7, 70, 1, '')", (ACME,))
@@ -169,7 +169,7 @@ async def test_own_limits_of_a_tenant_fill_its_bucket(
 
 
 @pytest.mark.req("T4.1")
-async def test_buckets_of_other_tenants_are_out_of_reach(
+async def test_buckets_of_other_tenants_are_invisible(
     database: TestDatabase, open_database: OpenDatabase
 ) -> None:
     seed(database, ACME, BOLT)
@@ -180,10 +180,10 @@ async def test_buckets_of_other_tenants_are_out_of_reach(
     assert await opened.fetch(query, tenants=[BOLT]) == [(BOLT,)]
 
 
-async def test_many_replicas_exchange_for_the_same_tenants_at_once(
+async def test_concurrent_exchanges_grant_each_token_once(
     database: TestDatabase, open_database: OpenDatabase
 ) -> None:
-    """In opposite orders: nobody waits for each other, and each token is given once."""
+    """The replicas exchange in opposite orders, without deadlocks."""
     tenants = list(range(1, 41))
     seed(database, *tenants, limits=Limits(1, 1_000))
     replicas = [BucketRepository(await open_database()) for _ in range(4)]
@@ -202,7 +202,7 @@ async def test_many_replicas_exchange_for_the_same_tenants_at_once(
 
 
 async def flood(replicas: Sequence[RateLimiter], seconds: float, events: int) -> tuple[int, float]:
-    """Calls without a pause on all replicas; (events let in, seconds that it took)."""
+    """Calls without pause on all replicas; returns (admitted events, elapsed seconds)."""
     started = time.monotonic()
 
     async def one(limiter: RateLimiter) -> int:
@@ -217,7 +217,7 @@ async def flood(replicas: Sequence[RateLimiter], seconds: float, events: int) ->
 
 
 @pytest.mark.parametrize("events", [1, 30, 700])
-async def test_replicas_together_keep_to_one_limit(
+async def test_replicas_share_one_limit(
     database: TestDatabase, open_database: OpenDatabase, events: int
 ) -> None:
     seed(database, ACME)
@@ -225,14 +225,14 @@ async def test_replicas_together_keep_to_one_limit(
     async with limiters(open_database, count) as replicas:
         total, seconds = await flood(replicas, 1.5, events)
     bound = BURST + RATE * seconds + count * LIMITS.block + events - 1
-    # Nor is much lost to leases: the better part of what is due was let in.
+    # Leases waste few tokens: more than half of the allowed events are admitted.
     assert BURST + RATE * seconds / 2 <= total <= bound
 
 
-async def test_replicas_that_count_for_themselves_are_seen(
+async def test_separate_buckets_of_replicas_are_caught(
     database: TestDatabase, open_database: OpenDatabase
 ) -> None:
-    """The planted bug, by the same measure: each replica has a bucket of its own."""
+    """Planted bug: each replica has its own bucket. The same bound detects it."""
     seed(database, ACME, 2, 3)
     async with limiters(open_database, 3) as replicas:
         started = time.monotonic()
@@ -244,7 +244,7 @@ async def test_replicas_that_count_for_themselves_are_seen(
     assert total > BURST + RATE * seconds + 3 * LIMITS.block + 50 - 1
 
 
-async def test_a_call_larger_than_the_burst_gets_in_and_is_paid_for_by_waiting(
+async def test_call_larger_than_the_burst_is_admitted_and_delays_later_calls(
     database: TestDatabase, open_database: OpenDatabase
 ) -> None:
     seed(database, ACME)
@@ -257,7 +257,7 @@ async def test_a_call_larger_than_the_burst_gets_in_and_is_paid_for_by_waiting(
     assert refused.value.violations == {"tenant:tenant-1": f"{RATE} events a second, {BURST} at once"}
 
 
-async def test_a_call_is_refused_whole_and_what_others_gave_goes_back(
+async def test_refused_call_returns_tokens_of_all_tenants(
     database: TestDatabase, open_database: OpenDatabase
 ) -> None:
     seed(database, ACME, BOLT, limits=Limits(1, BURST))
@@ -267,11 +267,11 @@ async def test_a_call_is_refused_whole_and_what_others_gave_goes_back(
         with pytest.raises(QuotaError) as refused:
             await limiter.acquire([need(100, ACME, slow), need(1, BOLT, slow)])
         assert set(refused.value.violations) == {"tenant:tenant-2"}
-    # Stopping gives back what the lease still held.
+    # Stopping the limiter returns the unused tokens of its lease.
     assert level(database, ACME) == BURST * MILLIONTHS
 
 
-async def test_what_is_not_used_goes_back_by_itself(
+async def test_unused_tokens_are_returned_automatically(
     database: TestDatabase, open_database: OpenDatabase
 ) -> None:
     seed(database, ACME, limits=Limits(100, BURST))
@@ -281,7 +281,7 @@ async def test_what_is_not_used_goes_back_by_itself(
         await eventually(lambda: level(database, ACME), until=lambda found: found >= (BURST - 1) * MILLIONTHS)
 
 
-async def test_callers_that_go_away_leave_their_tokens_to_others(
+async def test_cancelled_callers_release_their_tokens(
     database: TestDatabase, open_database: OpenDatabase
 ) -> None:
     slow = Limits(1, BURST)
@@ -305,7 +305,7 @@ async def answered(limiter: RateLimiter) -> bool:
 
 
 @pytest.mark.req("T7.3")
-async def test_without_an_answer_calls_are_unavailable_and_go_on_afterwards(
+async def test_calls_are_unavailable_while_exchange_hangs_and_recover(
     database: TestDatabase, open_database: OpenDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rate_limiter, "EXCHANGE_SECONDS", 0.2)
@@ -316,5 +316,5 @@ async def test_without_an_answer_calls_are_unavailable_and_go_on_afterwards(
             calls = [limiter.acquire([need(1)]) for _ in range(3)]
             outcomes = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 5)
         assert [type(outcome) for outcome in outcomes] == [UnavailableError] * 3
-        # What comes before the exchange that hung has been given up is told the same.
+        # Calls are refused until the hanging exchange has timed out.
         await eventually(lambda: answered(limiter))

@@ -1,4 +1,4 @@
-"""Corrections of many events: which ones are meant, in bounded steps, and going on where it stopped."""
+"""Corrections of many events: selection by ids or filters, bounded chunks, and resumption."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def units(text: str) -> pb.EventChanges:
     return pb.EventChanges(quantities={"units": text})
 
 
-async def told(ingest: RunningIngest) -> list[facts_pb2.EventsAccepted]:
-    """Everything on the stream."""
+async def published(ingest: RunningIngest) -> list[facts_pb2.EventsAccepted]:
+    """All messages on the stream."""
     jetstream = ingest.bus.jetstream()
     subscription = await jetstream.pull_subscribe(EVENTS_ACCEPTED.subject, stream=EVENTS_ACCEPTED.stream)
     count = (await jetstream.stream_info(EVENTS_ACCEPTED.stream)).state.messages
@@ -54,7 +54,9 @@ async def told(ingest: RunningIngest) -> list[facts_pb2.EventsAccepted]:
     return found
 
 
-async def test_many_events_are_few_messages(ingest: RunningIngest, corrections: Corrections) -> None:
+async def test_bulk_correction_publishes_few_messages(
+    ingest: RunningIngest, corrections: Corrections
+) -> None:
     samples = [Sample() for _ in range(6_000)]
     await ingest.report(columns(*samples))
     ids = pb.EventIds(event_ids=[sample.id for sample in samples])
@@ -71,7 +73,7 @@ async def test_many_events_are_few_messages(ingest: RunningIngest, corrections: 
     assert len({each.batch_id for each in later}) == 2
 
 
-async def test_what_cannot_be_corrected_is_told_and_keeps_no_other(
+async def test_failed_corrections_are_reported_and_others_succeed(
     ingest: RunningIngest, corrections: Corrections
 ) -> None:
     bounded = [Sample(quantities={"units": value}) for value in ("1", "2", "3")]
@@ -104,7 +106,7 @@ async def test_what_cannot_be_corrected_is_told_and_keeps_no_other(
         ({}, "events"),
     ],
 )
-async def test_a_call_must_say_which_events_it_means(
+async def test_call_without_valid_selection_is_refused(
     corrections: Corrections, wrong: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(aio.AioRpcError) as caught:
@@ -116,8 +118,8 @@ async def test_a_call_must_say_which_events_it_means(
     assert str(caught.value.details()).startswith("action:")
 
 
-def chunks_at_once(monkeypatch: pytest.MonkeyPatch, chunks: int | None, rows_at_once: int) -> None:
-    """Calls have time for so many chunks of so many rows."""
+def limit_chunks(monkeypatch: pytest.MonkeyPatch, chunks: int | None, rows_at_once: int) -> None:
+    """Limits each call to `chunks` chunks (None: no limit) of `rows_at_once` rows."""
 
     def pace() -> Callable[[], bool]:
         left = itertools.count() if chunks is None else iter(range(chunks))
@@ -128,7 +130,7 @@ def chunks_at_once(monkeypatch: pytest.MonkeyPatch, chunks: int | None, rows_at_
 
 
 @pytest.mark.parametrize("by_filter", [False, True], ids=["ids", "filter"])
-async def test_an_interrupted_call_goes_on_where_it_stopped(
+async def test_repeated_call_resumes_an_interrupted_one(
     ingest: RunningIngest, corrections: Corrections, monkeypatch: pytest.MonkeyPatch, by_filter: bool
 ) -> None:
     samples = [Sample(quantities={"units": "1"}) for _ in range(25)]
@@ -138,7 +140,7 @@ async def test_an_interrupted_call_goes_on_where_it_stopped(
         call["filter"] = pb.EventsFilter(batch_ids=[reported.batch_id])
     else:
         call["ids"] = pb.EventIds(event_ids=[sample.id for sample in samples])
-    chunks_at_once(monkeypatch, chunks=1, rows_at_once=20)
+    limit_chunks(monkeypatch, chunks=1, rows_at_once=20)
 
     answers: list[pb.CorrectEventsResponse] = []
     while not answers or not answers[-1].complete:
@@ -148,15 +150,17 @@ async def test_an_interrupted_call_goes_on_where_it_stopped(
     assert answers[-1] == await corrections.correct(**call)
     made = await corrections.listed(correction_id=call["correction_id"])
     assert sorted(each.event_id for each in made) == sorted(sample.id for sample in samples)
-    assert sum(rows_ - 2 * taken for fact in (await told(ingest))[1:] for rows_, taken in signs(fact)) == 0
+    assert (
+        sum(rows_ - 2 * taken for fact in (await published(ingest))[1:] for rows_, taken in signs(fact)) == 0
+    )
 
 
-async def test_the_same_call_twice_at_once_corrects_each_event_once(
+async def test_concurrent_repeats_correct_each_event_once(
     ingest: RunningIngest, corrections: Corrections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samples = [Sample(quantities={"units": "1"}) for _ in range(40)]
     reported = await ingest.report(rows(*samples))
-    chunks_at_once(monkeypatch, chunks=None, rows_at_once=10)
+    limit_chunks(monkeypatch, chunks=None, rows_at_once=10)
     call: dict[str, Any] = {
         "amend": units("4"),
         "correction_id": str(uuid.uuid4()),
@@ -169,12 +173,12 @@ async def test_the_same_call_twice_at_once_corrects_each_event_once(
     assert {each.revision for each in await corrections.listed()} == {1}
 
 
-# --- which events a filter means
+# --- selection by filters
 
 
 @dataclass(frozen=True)
 class Known:
-    """An event as it stands, and the batches that brought it, first of all the one that reported it."""
+    """The current state of an event, and the batches that wrote it, the reporting batch first."""
 
     sample: Sample
     source: str
@@ -182,17 +186,17 @@ class Known:
 
 
 class History:
-    """Reports, imports and corrects events, and knows what each of them says."""
+    """Reports and corrects random events, and records their current states."""
 
     def __init__(self, ingest: RunningIngest, corrections: Corrections, order: random.Random) -> None:
         self._ingest = ingest
         self._corrections = corrections
         self._order = order
         self.mark = f"mark-{new_id()}"
-        self.standing: dict[str, Known] = {}
+        self.current: dict[str, Known] = {}
 
     async def report(self) -> None:
-        """A call with events of a short or a long time."""
+        """Reports events within a short or long span of time."""
         source, span = self._order.choice(SOURCES), self._order.choice([HOUR // 60, HOUR, 6 * HOUR])
         samples = [
             Sample(
@@ -203,14 +207,14 @@ class History:
             for _ in range(self._order.randint(1, 6))
         ]
         answer = await self._ingest.report(rows(*samples, source=source))
-        self.standing |= {each.id: Known(each, source, (answer.batch_id,)) for each in samples}
+        self.current |= {each.id: Known(each, source, (answer.batch_id,)) for each in samples}
 
     async def correct(self) -> None:
         """Amends or retracts one event."""
-        if not self.standing:
+        if not self.current:
             return
-        event_id = self._order.choice(sorted(self.standing))
-        known = self.standing.pop(event_id)
+        event_id = self._order.choice(sorted(self.current))
+        known = self.current.pop(event_id)
         if self._order.random() < 0.3:
             await self._corrections.retract(event_id)
             return
@@ -220,60 +224,60 @@ class History:
         changes.time.FromMicroseconds(time_us)
         made = (await self._corrections.amend(event_id, changes)).correction
         sample = replace(known.sample, subject=subject, time_us=time_us)
-        self.standing[event_id] = Known(sample, known.source, (*known.batches, made.batch_id))
+        self.current[event_id] = Known(sample, known.source, (*known.batches, made.batch_id))
 
     def filter(self) -> tuple[pb.EventsFilter, set[str]]:
-        """A filter, and the events that it means."""
+        """A random filter, and the ids of the events that it selects."""
         chosen = pb.EventsFilter()
-        meant = list(self.standing.values())
-        batches = sorted({batch for known in meant for batch in known.batches})
+        selected = list(self.current.values())
+        batches = sorted({batch for known in selected for batch in known.batches})
         start, end = sorted(self._order.sample(range(0, 12 * HOUR, HOUR // 4), 2), reverse=True)
         if self._order.random() < 0.5 and batches:
             chosen.batch_ids.extend(self._order.sample(batches, self._order.randint(1, len(batches))))
-            meant = [each for each in meant if set(each.batches) & set(chosen.batch_ids)]
+            selected = [each for each in selected if set(each.batches) & set(chosen.batch_ids)]
         if not chosen.batch_ids or self._order.random() < 0.3:
             chosen.time.start_time.FromMicroseconds(NOW - start)
             chosen.time.end_time.FromMicroseconds(NOW - end)
-            meant = [each for each in meant if NOW - start <= each.sample.time_us < NOW - end]
+            selected = [each for each in selected if NOW - start <= each.sample.time_us < NOW - end]
         if self._order.random() < 0.5:
             chosen.subject = self._order.choice(SUBJECTS)
-            meant = [each for each in meant if each.sample.subject == chosen.subject]
+            selected = [each for each in selected if each.sample.subject == chosen.subject]
         if self._order.random() < 0.4:
             chosen.source = self._order.choice(SOURCES)
-            meant = [each for each in meant if each.source == chosen.source]
-        return chosen, {each.sample.id for each in meant}
+            selected = [each for each in selected if each.source == chosen.source]
+        return chosen, {each.sample.id for each in selected}
 
 
 @given(seed=st.integers(0, 2**32), rows_at_once=st.integers(2, 14))
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_a_filter_means_what_events_say_now(
+async def test_filter_selects_by_current_state(
     ingest: RunningIngest,
     corrections: Corrections,
     monkeypatch: pytest.MonkeyPatch,
     seed: int,
     rows_at_once: int,
 ) -> None:
-    """Held against a plain look at every event, for chunks of any size."""
+    """Compares with a plain check of every event, for chunks of any size."""
     order = random.Random(seed)
-    await take_all_away(corrections, monkeypatch)
+    await retract_all(corrections, monkeypatch)
     history = History(ingest, corrections, order)
     for _ in range(order.randint(1, 10)):
         await (history.report() if order.random() < 0.5 else history.correct())
-    chosen, meant = history.filter()
-    chunks_at_once(monkeypatch, chunks=None, rows_at_once=rows_at_once)
+    chosen, selected = history.filter()
+    limit_chunks(monkeypatch, chunks=None, rows_at_once=rows_at_once)
 
     tried = await corrections.correct(filter=chosen, **RETRACT, dry_run=True)
     answer = await corrections.correct(filter=chosen, **RETRACT)
 
     made = await corrections.listed(correction_id=answer.correction_id)
-    assert {each.event_id for each in made} == meant
-    assert (answer.complete, answer.corrected, answer.failed) == (True, len(meant), 0)
-    assert (tried.corrected, tried.failed) == (len(meant), 0)
+    assert {each.event_id for each in made} == selected
+    assert (answer.complete, answer.corrected, answer.failed) == (True, len(selected), 0)
+    assert (tried.corrected, tried.failed) == (len(selected), 0)
 
 
-async def take_all_away(corrections: Corrections, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an earlier example left behind."""
-    chunks_at_once(monkeypatch, chunks=None, rows_at_once=5_000)
+async def retract_all(corrections: Corrections, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retracts the events of earlier examples."""
+    limit_chunks(monkeypatch, chunks=None, rows_at_once=5_000)
     everything = pb.EventsFilter()
     everything.time.start_time.FromSeconds(1)
     answer = await corrections.correct(filter=everything, **RETRACT)

@@ -1,4 +1,4 @@
-"""Capture against real Postgres and NATS: what is answered is what is stored and told, once."""
+"""Capture with real Postgres and NATS: answered events are stored and published once."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ Form = Callable[..., capture_pb2.ReportRequest]
 both_forms = pytest.mark.parametrize("form", [rows, columns])
 
 
-async def told(ingest: RunningIngest, messages: int) -> list[facts_pb2.EventsAccepted]:
-    """The first `messages` facts on the stream."""
+async def published(ingest: RunningIngest, messages: int) -> list[facts_pb2.EventsAccepted]:
+    """The first `messages` messages on the stream."""
     jetstream = ingest.bus.jetstream()
     subscription = await jetstream.pull_subscribe(EVENTS_ACCEPTED.subject, stream=EVENTS_ACCEPTED.stream)
     received: list[facts_pb2.EventsAccepted] = []
@@ -39,7 +39,7 @@ async def told(ingest: RunningIngest, messages: int) -> list[facts_pb2.EventsAcc
 
 @both_forms
 @pytest.mark.req("K1", "T1.2", "T2.1")
-async def test_an_accepted_event_is_stored_and_told_of(ingest: RunningIngest, form: Form) -> None:
+async def test_accepted_event_is_stored_and_published(ingest: RunningIngest, form: Form) -> None:
     sample = Sample(subject="plane", quantities={"units": "12"}, dimensions={"region": "us"})
 
     response = await ingest.report(form(sample))
@@ -52,7 +52,7 @@ async def test_an_accepted_event_is_stored_and_told_of(ingest: RunningIngest, fo
     assert found.batch.batch_id == response.batch_id
     assert found.batch.event_count == 1
     assert len(found.batch.trace.trace_id) == 32
-    (fact,) = await told(ingest, 1)
+    (fact,) = await published(ingest, 1)
     assert fact.batches[0].rows == 1
     assert fact.batches[0].trace == found.batch.trace
     assert (fact.series[0].tenant_id, fact.series[0].event_type) == (1, "api.request")
@@ -63,7 +63,7 @@ async def test_an_accepted_event_is_stored_and_told_of(ingest: RunningIngest, fo
 
 @both_forms
 @pytest.mark.req("T1.2")
-async def test_a_repeated_event_counts_once(ingest: RunningIngest, form: Form) -> None:
+async def test_repeated_event_counts_once(ingest: RunningIngest, form: Form) -> None:
     samples = [Sample() for _ in range(5)]
 
     first = await ingest.report(form(*samples, samples[0]))
@@ -87,7 +87,7 @@ async def test_a_repeated_event_counts_once(ingest: RunningIngest, form: Form) -
     ids=lambda change: next(iter(change)),
 )
 @pytest.mark.req("T1.2")
-async def test_the_same_id_with_another_body_is_a_conflict(
+async def test_same_id_with_another_body_is_a_conflict(
     ingest: RunningIngest, form: Form, change: dict[str, object]
 ) -> None:
     original = Sample(quantities={"units": "1"})
@@ -103,7 +103,7 @@ async def test_the_same_id_with_another_body_is_a_conflict(
 
 @both_forms
 @pytest.mark.req("T1.5")
-async def test_a_time_of_sending_that_cannot_be_is_refused(ingest: RunningIngest, form: Form) -> None:
+async def test_impossible_sending_time_is_refused(ingest: RunningIngest, form: Form) -> None:
     request = form(Sample())
     request.sent_at.seconds = 2**62
     with pytest.raises(aio.AioRpcError) as caught:
@@ -112,8 +112,8 @@ async def test_a_time_of_sending_that_cannot_be_is_refused(ingest: RunningIngest
 
 
 @pytest.mark.req("T1.2")
-async def test_large_batches_with_repeats_in_and_between_them(ingest: RunningIngest) -> None:
-    """Takes the COPY path, its suspicion of repeats, and its repetition when the hint misses one."""
+async def test_repeats_within_and_between_large_batches_count_once(ingest: RunningIngest) -> None:
+    """Covers COPY, the lookup of suspected repeats, and the second COPY after an unsuspected repeat."""
     first = [Sample() for _ in range(400)]
     second = [Sample() for _ in range(396)] + first[:3] + [first[0]]
 
@@ -127,7 +127,7 @@ async def test_large_batches_with_repeats_in_and_between_them(ingest: RunningIng
 
 
 @pytest.mark.req("T1.2", "T1.6")
-async def test_the_same_events_at_once_from_many_callers_count_once(ingest: RunningIngest) -> None:
+async def test_concurrent_repeats_count_once(ingest: RunningIngest) -> None:
     samples = [Sample() for _ in range(600)]
     forward, backward = columns(*samples), columns(*reversed(samples))
 
@@ -139,7 +139,7 @@ async def test_the_same_events_at_once_from_many_callers_count_once(ingest: Runn
 
 
 @pytest.mark.req("T1.2")
-async def test_ids_that_are_no_uuids_are_unique_for_their_source(ingest: RunningIngest) -> None:
+async def test_text_ids_are_unique_within_their_source(ingest: RunningIngest) -> None:
     sample = Sample(id="order-17")
 
     one = await ingest.report(rows(sample, source="shop"))
@@ -152,7 +152,7 @@ async def test_ids_that_are_no_uuids_are_unique_for_their_source(ingest: Running
 
 
 @pytest.mark.req("T4.1")
-async def test_tenants_do_not_see_each_other(ingest: RunningIngest) -> None:
+async def test_tenants_do_not_see_events_of_others(ingest: RunningIngest) -> None:
     await ingest.onboard(2, "bolt")
     sample = Sample()
     await eventually(lambda: is_known(ingest, "bolt"))
@@ -166,9 +166,7 @@ async def test_tenants_do_not_see_each_other(ingest: RunningIngest) -> None:
 
 
 @pytest.mark.req("T2.4")
-async def test_overload_is_told_at_once_with_the_time_to_come_back(
-    database: TestDatabase, broker: object
-) -> None:
+async def test_overload_is_refused_at_once_with_retry_delay(database: TestDatabase, broker: object) -> None:
     from meterline_dev.servers import NatsServer
 
     from tests.support.capture import running_ingest
@@ -185,7 +183,7 @@ async def test_overload_is_told_at_once_with_the_time_to_come_back(
 
 
 @pytest.mark.req("T1.1", "T2.1")
-async def test_a_stream_answers_every_message_in_order(ingest: RunningIngest) -> None:
+async def test_stream_answers_every_message_in_order(ingest: RunningIngest) -> None:
     samples = [Sample() for _ in range(300)]
     samples[7].type = "nope"
     samples.append(samples[0])
@@ -207,7 +205,7 @@ async def test_a_stream_answers_every_message_in_order(ingest: RunningIngest) ->
 
 
 @pytest.mark.req("T4.1")
-async def test_an_inactive_tenant_takes_no_events(ingest: RunningIngest) -> None:
+async def test_events_of_inactive_tenant_are_refused(ingest: RunningIngest) -> None:
     await ingest.onboard(1, "acme", version=2, active=False)
 
     async def refused() -> bool:
@@ -218,9 +216,9 @@ async def test_an_inactive_tenant_takes_no_events(ingest: RunningIngest) -> None
 
 
 @pytest.mark.req("T7.4", "X2")
-async def test_replay_sends_the_same_messages_again(ingest: RunningIngest) -> None:
+async def test_replay_publishes_the_same_messages_again(ingest: RunningIngest) -> None:
     await ingest.report(rows(Sample(), Sample()))
-    (first,) = await told(ingest, 1)
+    (first,) = await published(ingest, 1)
     await ingest.bus.jetstream().purge_stream(EVENTS_ACCEPTED.stream)
     await ingest.bus.jetstream().delete_stream(EVENTS_ACCEPTED.stream)
     await ingest.bus.ensure_streams(EVENTS_ACCEPTED)
@@ -231,7 +229,7 @@ async def test_replay_sends_the_same_messages_again(ingest: RunningIngest) -> No
     response = await ingest.events.Replay(request)
 
     assert response.messages == 1
-    assert await told(ingest, 1) == [first]
+    assert await published(ingest, 1) == [first]
 
 
 @pytest.mark.req("T1.1")
@@ -256,7 +254,7 @@ async def test_events_of_a_batch_are_listed_by_time_in_pages(ingest: RunningInge
 
 
 @pytest.mark.req("T3.4")
-async def test_an_event_type_grows_but_never_changes_its_meaning(ingest: RunningIngest) -> None:
+async def test_event_type_can_grow_but_not_change(ingest: RunningIngest) -> None:
     definition = event_types_pb2.QuantityDefinition
     with pytest.raises(aio.AioRpcError) as caught:
         await ingest.put_type(quantities=[definition(name="units", scale=3)])
@@ -274,7 +272,7 @@ async def test_an_event_type_grows_but_never_changes_its_meaning(ingest: Running
 
 
 @pytest.mark.req("K3")
-def test_the_application_role_cannot_change_the_schema(database: TestDatabase) -> None:
+def test_application_role_cannot_change_the_schema(database: TestDatabase) -> None:
     with (
         psycopg.connect(database.app_dsn("ingest")) as connection,
         pytest.raises(psycopg.errors.InsufficientPrivilege),

@@ -1,6 +1,6 @@
-"""What capture remembers of catalogues is bounded in bytes, whatever tenants put into their entries.
+"""Capture's cache of catalogue entries is limited in bytes, for entries of any size.
 
-No time passes here, so that nothing is let go of for its age.
+The clock is fixed, so that no entry expires.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.support.databases import TestDatabase
 pytestmark = pytest.mark.req("T2.4", "O2")
 
 MEMORY = 1 << 20
-# The largest that the API takes: 32 attributes of 256 characters, of four bytes each.
+# The largest entry that the API accepts: 32 attributes of 256 characters, of four bytes each.
 LARGE = {f"{at:064}": "\N{GRINNING FACE}" * 256 for at in range(32)}
 
 
@@ -45,9 +45,7 @@ def put(database: TestDatabase, wanted: Sequence[EntryKey]) -> None:
         )
 
 
-async def test_large_entries_take_no_more_memory_than_there_is_for_them(
-    database: TestDatabase, pool: Database
-) -> None:
+async def test_cache_of_large_entries_stays_within_its_limit(database: TestDatabase, pool: Database) -> None:
     wanted = keys(200)
     put(database, wanted)
     reader = CatalogueReader(pool, memory_bytes=MEMORY, now=lambda: 1.0)
@@ -61,12 +59,12 @@ async def test_large_entries_take_no_more_memory_than_there_is_for_them(
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    # All of them are 8 MiB.
+    # The entries together have 8 MiB.
     assert MEMORY / 2 < held < MEMORY * 3 / 2
     assert 200 * size_of(wanted[0], Entry(1, LARGE)) > 6 * MEMORY
 
 
-async def test_what_there_is_room_for_is_not_looked_up_again(database: TestDatabase, pool: Database) -> None:
+async def test_cached_entry_is_not_looked_up_again(database: TestDatabase, pool: Database) -> None:
     wanted = keys(200)
     put(database, wanted)
     reader = CatalogueReader(pool, memory_bytes=MEMORY, now=lambda: 1.0)
@@ -78,7 +76,7 @@ async def test_what_there_is_room_for_is_not_looked_up_again(database: TestDatab
     assert await reader.find([newest, oldest]) == {newest: Entry(1, LARGE), oldest: None}
 
 
-async def test_many_keys_without_an_entry_are_bounded_too(database: TestDatabase, pool: Database) -> None:
+async def test_cache_of_missing_keys_is_limited_too(database: TestDatabase, pool: Database) -> None:
     reader = CatalogueReader(pool, memory_bytes=MEMORY, now=lambda: 1.0)
     absent = [EntryKey(1, "products", f"{at:0256}") for at in range(2_000)]
     assert set((await reader.find(absent)).values()) == {None}

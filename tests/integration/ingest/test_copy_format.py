@@ -1,4 +1,4 @@
-"""The binary rows that arrays build are what the driver itself would have written."""
+"""Binary COPY rows that are built from arrays are stored with the same values."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ row = st.tuples(
 @pytest.fixture(scope="module")
 def connection(databases: Databases) -> psycopg.Connection[tuple[object, ...]]:
     database = databases.create([("ingest", migrate.packages("ingest"))])
-    # A table of the same columns that takes ids of every month.
+    # A table with the same columns that accepts ids of any month.
     opened = psycopg.connect(database.admin_dsn)
     opened.execute("CREATE TEMPORARY TABLE bare (LIKE ingest.events)")
     opened.commit()
@@ -39,7 +39,7 @@ def connection(databases: Databases) -> psycopg.Connection[tuple[object, ...]]:
 @given(st.lists(row, min_size=1, max_size=20, unique_by=lambda each: (each[0], each[5])))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.req("T2.1")
-def test_what_is_copied_is_what_was_given(
+def test_copied_rows_equal_the_given_values(
     connection: psycopg.Connection[tuple[object, ...]],
     rows: list[tuple[uuid.UUID, int, int, int, tuple[int | None, ...], int, int]],
 ) -> None:

@@ -1,4 +1,4 @@
-"""What a batch of corrections told is made again from what is stored, byte by byte."""
+"""The message of a batch of corrections can be rebuilt from stored rows, byte by byte."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.polling import eventually
 
 pytestmark = pytest.mark.req("T3.4", "T7.4")
 
-TOLD = """
+PUBLISHED = """
 SELECT b.batch_id, b.received_at, b.trace_id, b.span_id, b.sampled, o.payload
 FROM ingest.batches b JOIN ingest.outbox o ON o.message_id = b.message_id
 WHERE b.tenant_id = 7 AND b.origin = 2 AND b.batch_id <> ALL(%s)
@@ -43,23 +43,23 @@ async def journal(ingest: RunningIngest) -> Journal:
 
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_messages_are_made_again_from_what_is_stored(
+async def test_rebuilt_messages_equal_the_published_ones(
     journal: Journal, database: TestDatabase, seed: int
 ) -> None:
     order = random.Random(seed)
     with psycopg.connect(database.admin_dsn) as connection:
-        before = [row[0] for row in connection.execute(TOLD, ([],)).fetchall()]
+        before = [row[0] for row in connection.execute(PUBLISHED, ([],)).fetchall()]
     start = datetime.now(UTC) - timedelta(days=20)
     events = some_events(7, order.randint(3, 20), seed=seed % 1000, start=start, span=timedelta(days=19))
     await journal.at_random(order, events)
     with psycopg.connect(database.admin_dsn) as connection:
-        told = connection.execute(TOLD, (before,)).fetchall()
+        published = connection.execute(PUBLISHED, (before,)).fetchall()
 
     pool = Database(database.app_dsn("ingest"), size=2)
     await pool.start()
     try:
         types = await TypeRegistry(EventTypeRepository(pool)).current()
-        for batch_id, received_at, trace_id, span_id, sampled, payload in told:
+        for batch_id, received_at, trace_id, span_id, sampled, payload in published:
             async with pool.connection([7]) as connection_:
                 rows = await corrections.signed_rows(connection_, 7, batch_id)
             trace = types_pb2.TraceContext(

@@ -1,4 +1,4 @@
-"""Corrections against real Postgres and NATS: what was accepted stays, a fact tells what counts instead."""
+"""Corrections with real Postgres and NATS: accepted events stay stored, and messages publish the change."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def corrections(ingest: RunningIngest) -> Corrections:
     return Corrections(ingest)
 
 
-async def told(ingest: RunningIngest, messages: int) -> list[facts_pb2.EventsAccepted]:
-    """The first `messages` facts on the stream."""
+async def published(ingest: RunningIngest, messages: int) -> list[facts_pb2.EventsAccepted]:
+    """The first `messages` messages on the stream."""
     subscription = await ingest.bus.jetstream().pull_subscribe(
         EVENTS_ACCEPTED.subject, stream=EVENTS_ACCEPTED.stream
     )
@@ -45,9 +45,7 @@ def units(text: str) -> pb.EventChanges:
     return pb.EventChanges(quantities={"units": text})
 
 
-async def test_an_amended_event_says_what_it_should_have_said(
-    ingest: RunningIngest, corrections: Corrections
-) -> None:
+async def test_amended_event_has_the_changed_values(ingest: RunningIngest, corrections: Corrections) -> None:
     sample = Sample(subject="plane", quantities={"units": "12"}, dimensions={"region": "us"})
     reported = await ingest.report(rows(sample))
 
@@ -71,7 +69,7 @@ async def test_an_amended_event_says_what_it_should_have_said(
     assert await corrections.total() == 1
 
 
-async def test_a_correction_is_told_with_what_it_takes_away_first(
+async def test_correction_message_lists_retracted_rows_first(
     ingest: RunningIngest, corrections: Corrections
 ) -> None:
     sample = Sample(subject="plane", quantities={"units": "12"})
@@ -80,7 +78,7 @@ async def test_a_correction_is_told_with_what_it_takes_away_first(
     amended = (await corrections.amend(sample.id, units("7"))).correction
     retracted = (await corrections.retract(sample.id)).correction
 
-    _, first, second = await told(ingest, 3)
+    _, first, second = await published(ingest, 3)
     assert (signs(first), signs(second)) == ([(2, 1)], [(1, 1)])
     assert first.event_ids == uuid.UUID(sample.id).bytes * 2
     assert unpack_signed(first.quantities[0].units, 2).tolist() == [1200, 700]
@@ -92,7 +90,7 @@ async def test_a_correction_is_told_with_what_it_takes_away_first(
     assert len(first.batches[0].trace.trace_id) == 32
 
 
-async def test_a_retracted_event_is_gone_and_its_id_stays_taken(
+async def test_retracted_event_is_not_listed_and_its_id_stays_used(
     ingest: RunningIngest, corrections: Corrections
 ) -> None:
     sample, other = Sample(), Sample()
@@ -113,7 +111,7 @@ async def test_a_retracted_event_is_gone_and_its_id_stays_taken(
         assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
 
 
-async def test_what_was_sent_is_what_a_repeat_is_held_against(
+async def test_repeat_is_compared_with_the_original_event(
     ingest: RunningIngest, corrections: Corrections
 ) -> None:
     sample = Sample(quantities={"units": "1"})
@@ -126,10 +124,10 @@ async def test_what_was_sent_is_what_a_repeat_is_held_against(
 
 
 @pytest.mark.req("T3.4", "X1")
-async def test_batches_of_corrections_list_both_sides(
+async def test_correction_batches_list_retracted_and_added_rows(
     ingest: RunningIngest, corrections: Corrections
 ) -> None:
-    """Of an event that is amended at the same time, and at any size of a page."""
+    """Also for a batch with corrections of several events, and with pages of any size."""
     samples = [Sample(quantities={"units": str(at)}) for at in range(1, 4)]
     reported = await ingest.report(rows(*samples))
     answer = await corrections.correct(
@@ -157,7 +155,7 @@ async def test_batches_of_corrections_list_both_sides(
         ]
 
 
-async def test_what_the_type_does_not_allow_is_refused(
+async def test_invalid_changes_are_refused_with_their_field(
     ingest: RunningIngest, corrections: Corrections
 ) -> None:
     sample = Sample()
@@ -190,7 +188,9 @@ async def test_what_the_type_does_not_allow_is_refused(
     assert await corrections.listed() == []
 
 
-async def test_somebody_must_ask_and_say_why(ingest: RunningIngest, corrections: Corrections) -> None:
+async def test_correction_needs_requester_reason_and_existing_event(
+    ingest: RunningIngest, corrections: Corrections
+) -> None:
     sample = Sample()
     await ingest.report(rows(sample))
     for missing in ("requested_by", "reason"):
@@ -202,9 +202,7 @@ async def test_somebody_must_ask_and_say_why(ingest: RunningIngest, corrections:
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
 
 
-async def test_a_call_that_is_repeated_changes_nothing_more(
-    ingest: RunningIngest, corrections: Corrections
-) -> None:
+async def test_repeated_correction_changes_nothing(ingest: RunningIngest, corrections: Corrections) -> None:
     sample, correction_id = Sample(), str(uuid.uuid4())
     await ingest.report(rows(sample))
 
@@ -219,7 +217,7 @@ async def test_a_call_that_is_repeated_changes_nothing_more(
     assert caught.value.code() == grpc.StatusCode.ALREADY_EXISTS
 
 
-async def test_an_event_that_is_as_it_should_be_is_left_alone(
+async def test_amendment_without_difference_makes_no_correction(
     ingest: RunningIngest, corrections: Corrections
 ) -> None:
     sample = Sample(quantities={"units": "5"})
@@ -231,7 +229,7 @@ async def test_an_event_that_is_as_it_should_be_is_left_alone(
     assert (await corrections.get(sample.id)).event.revision == 0
 
 
-async def test_corrections_of_one_event_at_the_same_time_all_count_or_are_refused(
+async def test_concurrent_corrections_of_one_event_are_applied_or_refused(
     ingest: RunningIngest, corrections: Corrections
 ) -> None:
     sample = Sample(quantities={"units": "0"})
@@ -252,7 +250,9 @@ async def test_corrections_of_one_event_at_the_same_time_all_count_or_are_refuse
     assert await corrections.total() == 1
 
 
-async def test_who_saw_an_older_revision_is_refused(ingest: RunningIngest, corrections: Corrections) -> None:
+async def test_correction_with_outdated_revision_is_refused(
+    ingest: RunningIngest, corrections: Corrections
+) -> None:
     sample = Sample()
     await ingest.report(rows(sample))
     await corrections.amend(sample.id, units("2"), revision=0)
@@ -262,7 +262,7 @@ async def test_who_saw_an_older_revision_is_refused(ingest: RunningIngest, corre
     assert caught.value.code() == grpc.StatusCode.ABORTED
 
 
-async def test_ids_that_are_no_uuids_are_corrected_by_their_source(
+async def test_event_with_text_id_is_corrected_by_its_source(
     ingest: RunningIngest, corrections: Corrections
 ) -> None:
     sample = Sample(id="call-1")
@@ -278,13 +278,11 @@ async def test_ids_that_are_no_uuids_are_corrected_by_their_source(
     ]
 
 
-async def test_corrections_are_listed_by_what_is_asked(
-    ingest: RunningIngest, corrections: Corrections
-) -> None:
+async def test_corrections_are_listed_by_filters(ingest: RunningIngest, corrections: Corrections) -> None:
     samples, import_id = [Sample() for _ in range(5)], str(new_id())
     await ingest.report(rows(*samples))
     imported = Sample()
-    await corrections.bring(import_id, imported)
+    await corrections.import_events(import_id, imported)
     for sample in (*samples, imported, samples[0]):
         await corrections.amend(sample.id, units(str(len(await corrections.listed()) + 20)))
 
@@ -305,7 +303,7 @@ async def test_corrections_are_listed_by_what_is_asked(
     }
 
 
-async def test_nothing_of_a_correction_can_be_rewritten(
+async def test_stored_corrections_cannot_be_changed(
     ingest: RunningIngest, corrections: Corrections, database: TestDatabase
 ) -> None:
     sample = Sample()
@@ -333,7 +331,7 @@ async def test_corrections_are_audited(
     await ingest.report(rows(sample))
     await corrections.amend(sample.id, units("2"))
     await corrections.retract(sample.id)
-    await corrections.bring(str(new_id()), Sample())
+    await corrections.import_events(str(new_id()), Sample())
     await corrections.correct(ids=pb.EventIds(event_ids=[sample.id]), retract=pb.Retraction())
 
     with psycopg.connect(database.admin_dsn) as connection:
@@ -345,7 +343,7 @@ async def test_corrections_are_audited(
 
 
 @pytest.fixture
-async def neighbour(ingest: RunningIngest) -> Corrections:
+async def other_tenant(ingest: RunningIngest) -> Corrections:
     await ingest.onboard(2, "bolt")
     corrections = Corrections(ingest, "bolt")
     await eventually(corrections.knows_tenant)
@@ -353,18 +351,18 @@ async def neighbour(ingest: RunningIngest) -> Corrections:
 
 
 @pytest.mark.req("T3.4", "T4.1")
-async def test_another_tenants_events_are_not_there(
-    ingest: RunningIngest, corrections: Corrections, neighbour: Corrections
+async def test_events_of_another_tenant_are_not_found(
+    ingest: RunningIngest, corrections: Corrections, other_tenant: Corrections
 ) -> None:
     sample = Sample()
     await ingest.report(columns(sample))
     made = (await corrections.amend(sample.id, units("2"))).correction
 
     with pytest.raises(aio.AioRpcError) as caught:
-        await neighbour.retract(sample.id)
+        await other_tenant.retract(sample.id)
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
-    assert await neighbour.rows_of(made.batch_id) == []
-    assert await neighbour.listed(correction_id=made.correction_id) == []
-    answer = await neighbour.correct(ids=pb.EventIds(event_ids=[sample.id]), retract=pb.Retraction())
+    assert await other_tenant.rows_of(made.batch_id) == []
+    assert await other_tenant.listed(correction_id=made.correction_id) == []
+    answer = await other_tenant.correct(ids=pb.EventIds(event_ids=[sample.id]), retract=pb.Retraction())
     assert (answer.corrected, answer.failed, answer.failures[0].reason) == (0, 1, "NOT_FOUND")
     assert (await corrections.get(sample.id)).event.revision == 1

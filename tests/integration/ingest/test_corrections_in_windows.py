@@ -1,4 +1,4 @@
-"""Ingest and aggregate together: windows hold what is left of events, whatever was done to them."""
+"""Ingest and aggregate together: windows equal the remaining events after any corrections."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.aggregate import (
 )
 from tests.support.bus import OpenBus
 from tests.support.capture import RunningIngest, running_ingest
-from tests.support.corrected import Journal, Told, at, put_types
+from tests.support.corrected import Journal, PublishedMessages, at, put_types
 from tests.support.databases import TestDatabase
 from tests.support.polling import eventually
 
@@ -44,12 +44,12 @@ _numbers = itertools.count(10)
 
 @dataclass
 class World:
-    """Ingest, and aggregate beside it on a broker of its own: the test carries messages over."""
+    """Ingest and aggregate on separate brokers: the test passes messages from one to the other."""
 
     ingest: RunningIngest
     node: Node
     feed: Feed
-    told: Told
+    published: PublishedMessages
     database: TestDatabase
 
     async def onboard(self, zone: str) -> Journal:
@@ -61,8 +61,8 @@ class World:
         await eventually(journal.corrections.knows_tenant)
         return journal
 
-    async def carry(self, facts: Sequence[facts_pb2.EventsAccepted]) -> None:
-        """Brings messages to aggregate, and waits until their effect is complete."""
+    async def pass_on(self, facts: Sequence[facts_pb2.EventsAccepted]) -> None:
+        """Publishes messages to aggregate, and waits until it has applied them and rebuilt all months."""
         for fact in facts:
             await self.feed.publish(fact)
         await self.feed.settled()
@@ -74,7 +74,7 @@ class World:
         return int(row[0]) if row else -1
 
     async def differences(self, journal: Journal, zone: str) -> Sequence[tuple[str, int, bool]]:
-        """Meters and grains whose windows are not those of the events that are left."""
+        """(meter, grain, by group) whose windows differ from the remaining events."""
         events = list(journal.left.values())
         found = []
         for meter, grain in itertools.product(METERS, GRAINS):
@@ -82,8 +82,8 @@ class World:
                 used = await self.node.used(journal.slug, meter.name, grain, by_group=by_group)
                 wanted = expected_usage(meter, events, zone, grain, by_group=by_group)
                 left = {key: value for key, value in used.items() if value[1]}
-                gone = {value for value, events_ in used.values() if not events_}
-                if left != wanted or gone - {Decimal(0)}:
+                emptied = {value for value, events_ in used.values() if not events_}
+                if left != wanted or emptied - {Decimal(0)}:
                     found.append((meter.name, grain, by_group))
         return found
 
@@ -103,11 +103,11 @@ async def world(
         await put_types(ingest)
         await node.create(*METERS)
         bus = await open_bus(url=own_broker.url)
-        yield World(ingest, node, Feed(bus), await Told.of(ingest), database)
+        yield World(ingest, node, Feed(bus), await PublishedMessages.of(ingest), database)
 
 
 def recent(tenant: int, order: random.Random) -> list[Event]:
-    """Events of days that capture takes as well as an import."""
+    """Events recent enough for capture as well as for an import."""
     start = datetime.now(UTC) - timedelta(days=30)
     count, seed = order.randint(5, 40), order.randint(0, 10**6)
     return some_events(tenant, count, seed=seed, start=start, span=timedelta(days=29))
@@ -115,20 +115,22 @@ def recent(tenant: int, order: random.Random) -> list[Event]:
 
 @given(seed=st.integers(0, 2**32), zone=st.sampled_from(ZONES))
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_windows_hold_what_is_left_in_any_order(world: World, seed: int, zone: str) -> None:
+async def test_windows_equal_remaining_events_in_any_message_order(
+    world: World, seed: int, zone: str
+) -> None:
     order = random.Random(seed)
     journal = await world.onboard(zone)
     await journal.at_random(order, recent(journal.tenant, order))
 
-    facts = await world.told.facts(journal.tenant, journal.calls)
+    facts = await world.published.facts(journal.tenant, journal.calls)
     order.shuffle(facts)
-    await world.carry(facts)
+    await world.pass_on(facts)
 
     assert await world.differences(journal, zone) == []
     assert await journal.corrections.total() == len(journal.left)
 
 
-async def test_forgetting_what_is_taken_away_is_caught(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_missing_retractions_are_caught(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = Prepared.rows
 
     def forgetful(self: Prepared) -> list[SignedRow]:
@@ -139,13 +141,13 @@ async def test_forgetting_what_is_taken_away_is_caught(world: World, monkeypatch
     order = random.Random(7)
     journal = await world.onboard("UTC")
     await journal.at_random(order, recent(journal.tenant, order))
-    await world.carry(await world.told.facts(journal.tenant, journal.calls))
+    await world.pass_on(await world.published.facts(journal.tenant, journal.calls))
 
     assert await world.differences(journal, "UTC") != []
 
 
-# Months and days begin and end at these times, in New York: at the ends of months and years, on a leap day,
-# and where clocks were changed, in both directions.
+# Boundaries of months and days in New York: ends of months and years, a leap day, and clock changes in
+# both directions.
 EDGES = (
     at(2016, 2, 29, 5),
     at(2016, 3, 1, 5),
@@ -165,7 +167,7 @@ EDGES = (
 @given(seed=st.integers(0, 2**32), edges=st.lists(st.sampled_from(EDGES), min_size=1, max_size=8))
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.req("T3.4", "T2.2")
-async def test_events_of_any_age_land_in_their_windows(
+async def test_imported_events_of_any_age_count_in_their_windows(
     world: World, seed: int, edges: list[datetime]
 ) -> None:
     order, zone = random.Random(seed), "America/New_York"
@@ -181,13 +183,13 @@ async def test_events_of_any_age_land_in_their_windows(
         for edge in edges
         for _ in range(2)
     ]
-    await journal.bring(events)
+    await journal.import_events(events)
     for event_id in order.sample(sorted(journal.left), len(edges)):
         moved = order.choice(edges) - timedelta(microseconds=order.choice([0, 1]))
         event = journal.left[event_id]
         after = Event(event.tenant, moved, event.type, event.subject, event.dimensions, event.quantities)
         await journal.amend(event_id, after)
 
-    await world.carry(await world.told.facts(journal.tenant, journal.calls))
+    await world.pass_on(await world.published.facts(journal.tenant, journal.calls))
 
     assert await world.differences(journal, zone) == []

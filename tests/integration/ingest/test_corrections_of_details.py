@@ -1,4 +1,4 @@
-"""Corrections of events that have properties, sealed ones too, and of those that the catalogue adds to."""
+"""Corrections of events with properties, also sealed ones, and with attributes from the catalogue."""
 
 from __future__ import annotations
 
@@ -79,14 +79,14 @@ async def report(ingest: RunningIngest, **properties: str) -> str:
 
 
 def sealed(database: TestDatabase) -> dict[int, bytes]:
-    """What corrections have sealed, by revision."""
+    """The sealed values of corrections, by revision."""
     with psycopg.connect(database.admin_dsn) as connection:
         found = connection.execute("SELECT revision, sealed FROM ingest.corrections WHERE sealed IS NOT NULL")
         return dict(found.fetchall())
 
 
 async def opened(replica_of: OpenReplica, database: TestDatabase, event_id: str) -> dict[int, dict[str, str]]:
-    """The sensitive properties of each revision that has any."""
+    """The sensitive properties of each revision with any, unsealed."""
     keyring = await (await replica_of(database)).vault.keyring(None, 1)
     row = bytes.fromhex(event_id.replace("-", ""))
     return {
@@ -95,7 +95,7 @@ async def opened(replica_of: OpenReplica, database: TestDatabase, event_id: str)
     }
 
 
-async def test_sensitive_properties_stay_and_stay_sealed(
+async def test_corrections_keep_sensitive_properties_sealed(
     ingest: RunningIngest, corrections: Corrections, database: TestDatabase, open_replica: OpenReplica
 ) -> None:
     event_id = await report(ingest, note="first")
@@ -107,20 +107,20 @@ async def test_sensitive_properties_stay_and_stay_sealed(
 
     found = await opened(open_replica, database, event_id)
     assert found == {1: {"phone": PHONE}, 2: {"phone": OTHER_PHONE}, 3: {"phone": OTHER_PHONE}}
-    told = [each.SerializeToString() for each in await corrections.listed()]
+    texts = [each.SerializeToString() for each in await corrections.listed()]
     with psycopg.connect(database.admin_dsn) as connection:
-        told += [
+        texts += [
             repr(row).encode()
             for table in ("corrections", "correction_requests", "audit_log", "outbox")
             for row in connection.execute(f"SELECT * FROM ingest.{table}").fetchall()
         ]
-    assert not [each for each in told if b"secret" in each]
+    assert not [each for each in texts if b"secret" in each]
     assert list(last.correction.before.sealed_properties) == ["phone"]
     assert list(last.correction.after.sealed_properties) == []
     assert dict(last.correction.after.properties) == {"note": "second", "region": "eu"}
 
 
-async def test_the_same_value_of_a_sensitive_property_changes_nothing(
+async def test_unchanged_sensitive_property_makes_no_correction(
     ingest: RunningIngest, corrections: Corrections
 ) -> None:
     event_id = await report(ingest)
@@ -132,7 +132,9 @@ async def test_the_same_value_of_a_sensitive_property_changes_nothing(
     assert "secret" not in str(caught.value.details())
 
 
-async def test_the_catalogue_adds_to_what_is_amended(ingest: RunningIngest, corrections: Corrections) -> None:
+async def test_amended_event_is_enriched_from_the_catalogue(
+    ingest: RunningIngest, corrections: Corrections
+) -> None:
     event_id = await report(ingest)
 
     other = (
@@ -147,7 +149,7 @@ async def test_the_catalogue_adds_to_what_is_amended(ingest: RunningIngest, corr
     assert (dict(unknown.dimensions), list(unknown.flags)) == ({"customer": "c9"}, ["unenriched"])
 
 
-async def test_what_is_sealed_comes_under_a_newer_key(
+async def test_sealed_properties_are_resealed_with_a_new_key(
     ingest: RunningIngest, corrections: Corrections, database: TestDatabase, open_replica: OpenReplica
 ) -> None:
     event_id = await report(ingest)
@@ -171,7 +173,7 @@ async def test_what_is_sealed_comes_under_a_newer_key(
     assert sealed(database)[1] == after
 
 
-async def test_without_keys_an_event_can_be_retracted_and_not_amended(
+async def test_event_of_shredded_tenant_can_be_retracted_but_not_amended(
     ingest: RunningIngest, corrections: Corrections
 ) -> None:
     event_id = await report(ingest)

@@ -1,4 +1,4 @@
-"""A dry run changes nothing, and tells what then happens to windows and to invoices."""
+"""A dry run changes nothing, and reports the effect on windows and invoices."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Windows = dict[tuple[str, int, datetime], tuple[Decimal, int]]
 
 @dataclass
 class ScriptedInvoices(invoices_pb2_grpc.InvoicesServiceServicer):
-    """Publisher whose prices are a cent a mile, for months in UTC."""
+    """A fake of publisher with a price of one cent a mile, for months in UTC."""
 
     asked: list[invoices_pb2.PreviewInvoiceRequest] = field(default_factory=list)
     fails: bool = False
@@ -52,7 +52,7 @@ class ScriptedInvoices(invoices_pb2_grpc.InvoicesServiceServicer):
     ) -> invoices_pb2.PreviewInvoiceResponse:
         self.asked.append(request)
         if self.fails:
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "nothing is priced")
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "no price")
         miles = sum(Decimal(change.delta) for change in request.changes if change.meter == "miles")
         invoice = invoices_pb2.Invoice(
             currency="USD", total=f"{100 + miles / 100:.2f}", period_start=request.at
@@ -82,7 +82,7 @@ class World:
     database: TestDatabase
 
     async def settled(self) -> None:
-        """Waits until nothing is on its way."""
+        """Waits until all messages are applied and all months rebuilt."""
         await eventually(self._waiting, seconds=60, until=lambda left: left == 0)
         await self.feed.settled()
         await eventually(self._waiting, seconds=60, until=lambda left: left == 0)
@@ -96,7 +96,7 @@ class World:
         return int(row[0]) if row else -1
 
     async def windows(self) -> Windows:
-        """Days and months of all meters."""
+        """The day and month windows of all meters."""
         return {
             (meter.name, grain, start): value
             for meter in METERS
@@ -110,7 +110,7 @@ async def world(
     make_database: Callable[..., TestDatabase], broker: NatsServer, open_bus: OpenBus
 ) -> AsyncIterator[World]:
     database, lease = make_database("ingest", "aggregate"), reserve_port()
-    # What ingest never asks stays as it is generated: UNIMPLEMENTED.
+    # RPCs that ingest never calls keep their generated answer: UNIMPLEMENTED.
     invoices: Any = ScriptedInvoices()  # type: ignore[abstract]
     aggregate = f"127.0.0.1:{lease.port}"
     async with (
@@ -127,8 +127,8 @@ async def world(
     lease.release()
 
 
-def told(effect: pb.Effect) -> tuple[Windows, dict[Any, tuple[Decimal | None, int]]]:
-    """(before, after) by window; a value is None where it is not known."""
+def effect_on_windows(effect: pb.Effect) -> tuple[Windows, dict[Any, tuple[Decimal | None, int]]]:
+    """(before, after) by window; the value is None if unknown."""
     before: Windows = {}
     after: dict[Any, tuple[Decimal | None, int]] = {}
     for window in effect.windows:
@@ -147,7 +147,7 @@ Run = Callable[[bool], Awaitable[pb.Effect]]
 
 
 def change(world: World, order: random.Random) -> Run:
-    """Something that changes history, dry or not."""
+    """A random change of events: a function that applies it, or runs it dry."""
     journal, corrections = world.journal, world.journal.corrections
     chosen = order.sample(sorted(journal.left), order.randint(1, 5))
     first, new = chosen[0], [sample(event) for event in some(order, 5)]
@@ -162,45 +162,45 @@ def change(world: World, order: random.Random) -> Run:
     async def retract(dry_run: bool) -> pb.Effect:
         return (await corrections.retract(first, dry_run=dry_run)).effect
 
-    async def bring(dry_run: bool) -> pb.Effect:
+    async def import_one(dry_run: bool) -> pb.Effect:
         known = sample(journal.left[first])
         known.id = first
-        return (await corrections.bring(import_id, *new, known, dry_run=dry_run)).effect
+        return (await corrections.import_events(import_id, *new, known, dry_run=dry_run)).effect
 
     async def correct_many(dry_run: bool) -> pb.Effect:
         ids = pb.EventIds(event_ids=chosen)
         return (await corrections.correct(ids=ids, dry_run=dry_run, **action)).effect
 
-    return order.choice([amend, retract, bring, correct_many])
+    return order.choice([amend, retract, import_one, correct_many])
 
 
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_what_is_told_is_what_then_happens(world: World, seed: int) -> None:
+async def test_dry_run_reports_the_windows_after_the_change(world: World, seed: int) -> None:
     order = random.Random(seed)
     await world.journal.report(some(order, order.randint(6, 30)))
     await world.settled()
-    run, stood = change(world, order), await world.windows()
+    run, initial = change(world, order), await world.windows()
 
     effect = await run(True)
     assert (effect.windows_unknown, effect.invoices_unknown) == ("", "")
-    assert await world.windows() == stood
+    assert await world.windows() == initial
     made = await run(False)
     assert not made.windows
     await world.settled()
-    became = await world.windows()
+    final = await world.windows()
 
-    before, after = told(effect)
+    before, after = effect_on_windows(effect)
     nothing = Decimal(0), 0
-    assert {key: stood.get(key, nothing) for key in before} == before
-    assert {key: became.get(key, nothing) for key in after} == after
-    changed = {key for key in stood.keys() | became.keys() if stood.get(key) != became.get(key)}
+    assert {key: initial.get(key, nothing) for key in before} == before
+    assert {key: final.get(key, nothing) for key in after} == after
+    changed = {key for key in initial.keys() | final.keys() if initial.get(key) != final.get(key)}
     assert changed <= after.keys()
-    await forget(world)
+    await retract_all(world)
 
 
-async def forget(world: World) -> None:
-    """What this example left behind, so that the next one begins with nothing."""
+async def retract_all(world: World) -> None:
+    """Retracts the events of this example, so that the next one starts without events."""
     everything = pb.EventsFilter()
     everything.time.start_time.FromSeconds(1)
     await world.journal.corrections.correct(filter=everything, **RETRACT)
@@ -208,8 +208,8 @@ async def forget(world: World) -> None:
     await world.settled()
 
 
-async def test_parts_of_a_change_add_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of many events in several messages: sums are told, and of the rest it is said that it is not known."""
+async def test_bulk_dry_run_adds_up_its_messages(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change of several messages: the effect on sums and counts is exact, that on other meters unknown."""
     order = random.Random(3)
     await world.journal.report(some(order, 30))
     await world.settled()
@@ -228,7 +228,7 @@ async def test_parts_of_a_change_add_up(world: World, monkeypatch: pytest.Monkey
     assert {invoice.unknown_meters[0] for invoice in effect.invoices} == {"aircraft"}
 
 
-async def test_invoices_are_told_with_and_without_the_change(world: World) -> None:
+async def test_dry_run_reports_invoices_before_and_after(world: World) -> None:
     event = Event(7, START, "flight", "N1", {"origin": "JFK"}, {"miles": "250"})
     await world.journal.report([event])
     await world.settled()
@@ -248,7 +248,7 @@ async def test_invoices_are_told_with_and_without_the_change(world: World) -> No
     assert await world.journal.corrections.listed() == []
 
 
-async def test_what_publisher_does_not_tell_is_said(world: World) -> None:
+async def test_dry_run_reports_why_invoices_are_unknown(world: World) -> None:
     await world.journal.report([Event(7, START)])
     await world.settled()
     (event_id,) = world.journal.left
@@ -258,16 +258,16 @@ async def test_what_publisher_does_not_tell_is_said(world: World) -> None:
 
     assert effect.windows
     assert (effect.windows_unknown, len(effect.invoices)) == ("", 0)
-    assert effect.invoices_unknown == "FAILED_PRECONDITION: publisher: nothing is priced"
+    assert effect.invoices_unknown == "FAILED_PRECONDITION: publisher: no price"
 
 
-async def test_without_the_others_the_rest_is_told(ingest: RunningIngest) -> None:
+async def test_dry_run_without_aggregate_reports_events_only(ingest: RunningIngest) -> None:
     corrections, reported = Corrections(ingest), Sample()
     await ingest.report(rows(reported))
 
     effects = [
         (await corrections.retract(reported.id, dry_run=True)).effect,
-        (await corrections.bring(str(new_id()), Sample(), Sample(), reported, dry_run=True)).effect,
+        (await corrections.import_events(str(new_id()), Sample(), Sample(), reported, dry_run=True)).effect,
     ]
 
     assert [(effect.retracted, effect.added) for effect in effects] == [(1, 0), (0, 2)]
@@ -276,14 +276,14 @@ async def test_without_the_others_the_rest_is_told(ingest: RunningIngest) -> Non
     assert await corrections.total() == 1
 
 
-async def test_a_dry_import_tells_every_outcome_and_keeps_nothing(ingest: RunningIngest) -> None:
+async def test_dry_import_reports_every_outcome_and_stores_nothing(ingest: RunningIngest) -> None:
     corrections, known, import_id = Corrections(ingest), Sample(), str(new_id())
     await ingest.report(rows(known))
     other = Sample(id=known.id, subject="other")
-    brought = (Sample(), known, other, Sample(type="no-such-type"))
+    imported = (Sample(), known, other, Sample(type="no-such-type"))
 
-    dry = await corrections.bring(import_id, *brought, dry_run=True)
-    real = await corrections.bring(import_id, *brought)
+    dry = await corrections.import_events(import_id, *imported, dry_run=True)
+    real = await corrections.import_events(import_id, *imported)
 
     assert (dry.accepted, dry.duplicate, dry.conflict, dry.rejected) == (1, 1, 1, 1)
     assert dry.batch_id == ""

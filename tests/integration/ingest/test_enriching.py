@@ -1,4 +1,4 @@
-"""Events gain what the catalogue knows of them, and stay what their senders sent."""
+"""Events are enriched from the catalogue, and repeats are compared with the sent events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from meterline_protos.ingest.v1 import (
     events_pb2,
 )
 
-from tests.integration.ingest.test_capture import both_forms, told
+from tests.integration.ingest.test_capture import both_forms, published
 from tests.support.capture import RunningIngest, Sample, rows, stored
 from tests.support.databases import TestDatabase
 
@@ -83,7 +83,7 @@ def details(database: TestDatabase) -> list[tuple[Any, ...]]:
 
 
 @both_forms
-async def test_a_product_id_alone_gains_category_name_and_seller(
+async def test_product_id_is_enriched_with_category_name_and_seller(
     ingest: RunningIngest, database: TestDatabase, form: Form
 ) -> None:
     await put_cart_type(ingest)
@@ -94,7 +94,7 @@ async def test_a_product_id_alone_gains_category_name_and_seller(
     assert response.accepted == 2
     enriched = {"product": "p1", "title": "Boot", "seller": "Ann"}
     assert details(database) == [(enriched, None, ["products/p1@1"])] * 2
-    (fact,) = await told(ingest, 1)
+    (fact,) = await published(ingest, 1)
     (series,) = fact.series
     assert series.for_identity
     assert [(each.name, each.value) for each in series.dimensions] == [("category", "shoes")]
@@ -107,11 +107,11 @@ async def test_a_product_id_alone_gains_category_name_and_seller(
 
 
 @both_forms
-async def test_properties_of_single_rows_are_told_by_row(ingest: RunningIngest, form: Form) -> None:
+async def test_properties_of_some_rows_are_published_by_row(ingest: RunningIngest, form: Form) -> None:
     await put_cart_type(ingest, event_types_pb2.MISSING_ENTRY_ACCEPT)
     await ingest.report(form(cart("x"), Sample(), cart("y"), Sample(type="add_to_cart", dimensions={})))
 
-    (fact,) = await told(ingest, 1)
+    (fact,) = await published(ingest, 1)
 
     (product,) = fact.properties
     index = unpack_unsigned(product.index, 4)
@@ -120,7 +120,7 @@ async def test_properties_of_single_rows_are_told_by_row(ingest: RunningIngest, 
 
 
 @both_forms
-async def test_a_missing_entry_refuses_the_event_and_no_other(ingest: RunningIngest, form: Form) -> None:
+async def test_missing_entry_rejects_only_its_event(ingest: RunningIngest, form: Form) -> None:
     await put_cart_type(ingest)
     await put_product(ingest, "known", category="c")
 
@@ -135,7 +135,7 @@ async def test_a_missing_entry_refuses_the_event_and_no_other(ingest: RunningIng
     )
 
 
-async def test_a_missing_entry_may_be_accepted_and_marked(
+async def test_event_with_missing_entry_can_be_accepted_with_a_flag(
     ingest: RunningIngest, database: TestDatabase
 ) -> None:
     await put_cart_type(ingest, event_types_pb2.MISSING_ENTRY_ACCEPT)
@@ -145,7 +145,7 @@ async def test_a_missing_entry_may_be_accepted_and_marked(
 
 @pytest.mark.req("T1.2")
 @both_forms
-async def test_another_version_of_an_entry_makes_no_conflict(
+async def test_repeat_after_change_of_the_entry_is_no_conflict(
     ingest: RunningIngest, database: TestDatabase, form: Form
 ) -> None:
     await put_cart_type(ingest)
@@ -165,7 +165,7 @@ async def test_another_version_of_an_entry_makes_no_conflict(
 
 @pytest.mark.req("T1.2")
 @both_forms
-async def test_other_properties_are_another_body(ingest: RunningIngest, form: Form) -> None:
+async def test_repeat_with_other_properties_is_a_conflict(ingest: RunningIngest, form: Form) -> None:
     await put_cart_type(ingest, event_types_pb2.MISSING_ENTRY_ACCEPT)
     sample = cart("p1")
     first = await ingest.report(form(sample))
@@ -182,7 +182,7 @@ async def test_other_properties_are_another_body(ingest: RunningIngest, form: Fo
 
 @pytest.mark.req("T1.2")
 @both_forms
-async def test_a_plain_event_stays_the_same_when_its_type_gets_properties(
+async def test_repeat_after_its_type_gained_properties_is_a_duplicate(
     ingest: RunningIngest, form: Form
 ) -> None:
     sample = Sample()
@@ -204,7 +204,7 @@ async def test_a_plain_event_stays_the_same_when_its_type_gets_properties(
 
 @pytest.mark.req("T1.5")
 @both_forms
-async def test_times_of_a_clock_that_is_off_are_corrected(ingest: RunningIngest, form: Form) -> None:
+async def test_time_of_a_skewed_clock_is_corrected(ingest: RunningIngest, form: Form) -> None:
     slow = 600_000_000
     sample = Sample()
     ago = sample.time_us - slow - 60_000_000
@@ -215,10 +215,10 @@ async def test_times_of_a_clock_that_is_off_are_corrected(ingest: RunningIngest,
 
     found = await ingest.events.GetEvent(events_pb2.GetEventRequest(tenant_id="acme", event_id=sample.id))
     corrected = found.event.time.ToMicroseconds()
-    # A minute before it was received, within what the call took.
+    # The event happened a minute before its receipt.
     received = found.batch.received_at.ToMicroseconds()
     assert received - corrected == pytest.approx(60_000_000, abs=1)
-    # The same event again, from a clock that was put right meanwhile, is no other event.
+    # A repeat after the clock was fixed is a duplicate.
     again = form(Sample(id=sample.id, time_us=ago))
     again.sent_at.GetCurrentTime()
     response = await ingest.report(again)
@@ -227,7 +227,7 @@ async def test_times_of_a_clock_that_is_off_are_corrected(ingest: RunningIngest,
 
 @pytest.mark.req("T1.5")
 @both_forms
-async def test_a_corrected_time_is_never_later_than_the_receipt(ingest: RunningIngest, form: Form) -> None:
+async def test_corrected_time_is_not_after_the_receipt(ingest: RunningIngest, form: Form) -> None:
     sample = Sample()
     request = form(Sample(id=sample.id, time_us=sample.time_us - 100_000_000))
     request.sent_at.FromMicroseconds(sample.time_us - 600_000_000)
@@ -240,7 +240,7 @@ async def test_a_corrected_time_is_never_later_than_the_receipt(ingest: RunningI
     assert found.event.time == found.batch.received_at
 
 
-async def test_entries_are_versioned_listed_and_removed(ingest: RunningIngest) -> None:
+async def test_entries_are_versioned_listed_and_deleted(ingest: RunningIngest) -> None:
     assert await put_product(ingest, "a", name="A") == 1
     assert await put_product(ingest, "a", name="A") == 0
     assert await put_product(ingest, "a", name="B") == 1
@@ -252,8 +252,8 @@ async def test_entries_are_versioned_listed_and_removed(ingest: RunningIngest) -
     listing.page_token = page.next_page_token
     assert [each.key for each in (await catalogue(ingest).ListEntries(listing)).entries] == ["c"]
 
-    gone = catalogue_pb2.DeleteEntriesRequest(tenant_id="acme", namespace="products", keys=["a", "zz"])
-    assert (await catalogue(ingest).DeleteEntries(gone)).deleted == 1
+    deletion = catalogue_pb2.DeleteEntriesRequest(tenant_id="acme", namespace="products", keys=["a", "zz"])
+    assert (await catalogue(ingest).DeleteEntries(deletion)).deleted == 1
     twice = catalogue_pb2.DeleteEntriesRequest(tenant_id="acme", namespace="products", keys=["b", "b"])
     with pytest.raises(AioRpcError) as repeated:
         await catalogue(ingest).DeleteEntries(twice)
@@ -275,7 +275,7 @@ async def test_entries_are_versioned_listed_and_removed(ingest: RunningIngest) -
         ("entries[k].attributes.a", {"namespace": "n", "key": "k", "attributes": {"a": "x" * 257}}),
     ],
 )
-async def test_bad_entries_are_told_by_field(
+async def test_invalid_entries_are_refused_with_their_field(
     ingest: RunningIngest, field: str, entry: dict[str, Any]
 ) -> None:
     request = catalogue_pb2.PutEntriesRequest(
@@ -287,7 +287,7 @@ async def test_bad_entries_are_told_by_field(
     assert (refused.value.details() or "").startswith(f"{field}: ")
 
 
-async def test_an_entry_that_comes_and_goes_at_once_keeps_counting_its_versions(
+async def test_concurrent_puts_and_deletions_keep_version_numbers(
     ingest: RunningIngest,
 ) -> None:
     stub = catalogue_pb2_grpc.CatalogueServiceStub(ingest.channel)

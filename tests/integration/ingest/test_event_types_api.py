@@ -1,4 +1,4 @@
-"""The registry of event types: versions, growth, and types of tenants' own."""
+"""The registry of event types: versions, allowed changes, and types of tenants."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def versions(ingest: RunningIngest, name: str, tenant_id: str = "") -> Seq
 
 
 async def outcome(ingest: RunningIngest, sample: Sample, tenant_id: str = "acme") -> str:
-    """The reason of the refusal; empty when it was accepted."""
+    """The reason of the rejection; empty if the event was accepted."""
     response = await ingest.report(rows(sample, tenant_id=tenant_id))
     return "" if response.accepted else response.outcomes[0].reason
 
@@ -74,13 +74,13 @@ FULL = pb.EventType(
 )
 
 
-async def test_a_type_comes_back_as_it_was_put(ingest: RunningIngest) -> None:
+async def test_stored_type_equals_the_put_one(ingest: RunningIngest) -> None:
     assert await put(ingest, FULL) == FULL
     response = await ingest.types.ListEventTypes(pb.ListEventTypesRequest())
     assert FULL in response.event_types
 
 
-async def test_every_change_is_a_version_with_its_author(ingest: RunningIngest) -> None:
+async def test_every_change_makes_a_version_with_its_author(ingest: RunningIngest) -> None:
     await put(ingest, event_type("call"), by="ann")
     await put(ingest, event_type("call"), by="bob")
     await put(ingest, event_type("call", subject_required=True), by="cai")
@@ -93,7 +93,7 @@ async def test_every_change_is_a_version_with_its_author(ingest: RunningIngest) 
     ]
 
 
-async def test_a_change_decides_what_is_accepted_from_then_on(ingest: RunningIngest) -> None:
+async def test_changed_type_applies_to_new_events_only(ingest: RunningIngest) -> None:
     await put(ingest, event_type("call"))
     nine = Sample(type="call", dimensions={}, quantities={"units": "9"})
     assert await outcome(ingest, nine) == ""
@@ -101,7 +101,7 @@ async def test_a_change_decides_what_is_accepted_from_then_on(ingest: RunningIng
     assert await outcome(ingest, Sample(type="call", dimensions={}, quantities={"units": "5.50"})) == ""
     above = Sample(type="call", dimensions={}, quantities={"units": "5.51"})
     assert await outcome(ingest, above) == "QUANTITY_ABOVE_MAXIMUM"
-    # What was accepted stays, and is known when it comes again, though it would be refused now.
+    # Accepted events stay, and their repeats are duplicates, though new ones would be rejected.
     response = await ingest.report(rows(nine))
     assert [each.reason for each in response.outcomes] == ["QUANTITY_ABOVE_MAXIMUM"]
 
@@ -118,9 +118,11 @@ async def test_a_change_decides_what_is_accepted_from_then_on(ingest: RunningIng
         ),
         event_type("grown", dimensions=[pb.DimensionDefinition(name="region")]),
     ],
-    ids=["scale", "name", "quantity gone", "sensitive now", "property gone"],
+    ids=["scale", "name", "quantity removed", "property made sensitive", "property removed"],
 )
-async def test_what_was_accepted_keeps_its_meaning(ingest: RunningIngest, change: pb.EventType) -> None:
+async def test_change_that_reinterprets_accepted_events_is_refused(
+    ingest: RunningIngest, change: pb.EventType
+) -> None:
     await put(
         ingest,
         event_type("grown", properties=[pb.PropertyDefinition(name="note", kind=pb.PROPERTY_KIND_TEXT)]),
@@ -130,13 +132,13 @@ async def test_what_was_accepted_keeps_its_meaning(ingest: RunningIngest, change
     assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
 
 
-async def test_a_quantity_has_one_scale_in_all_types(ingest: RunningIngest) -> None:
+async def test_quantity_has_one_scale_in_all_types(ingest: RunningIngest) -> None:
     with pytest.raises(AioRpcError, match="scale 2"):
         await put(ingest, event_type("other", pb.QuantityDefinition(name="units", scale=3)))
 
 
 @pytest.mark.req("T4.1")
-async def test_types_of_a_tenant_are_its_own(ingest: RunningIngest) -> None:
+async def test_type_of_a_tenant_applies_to_this_tenant_only(ingest: RunningIngest) -> None:
     await ingest.onboard(2, "bolt")
     await eventually(lambda: is_known(ingest, "bolt"))
     own = event_type("own.only", pb.QuantityDefinition(name="own.seats", scale=6))
@@ -154,7 +156,7 @@ async def test_types_of_a_tenant_are_its_own(ingest: RunningIngest) -> None:
 
 
 @pytest.mark.req("T4.1")
-async def test_two_tenants_may_mean_different_things_by_one_name(ingest: RunningIngest) -> None:
+async def test_tenants_may_define_different_types_of_one_name(ingest: RunningIngest) -> None:
     await ingest.onboard(2, "bolt")
     await eventually(lambda: is_known(ingest, "bolt"))
     seats = pb.QuantityDefinition(name="own.seats", scale=6)
@@ -180,7 +182,7 @@ async def test_two_tenants_may_mean_different_things_by_one_name(ingest: Running
         ("own.mine", pb.QuantityDefinition(name="own.fresh", scale=2), "has scale 6"),
     ],
 )
-async def test_a_tenant_does_not_choose_names_and_scales_of_others(
+async def test_tenant_types_must_not_collide_with_operator_types(
     ingest: RunningIngest, name: str, quantity: pb.QuantityDefinition, why: str
 ) -> None:
     with pytest.raises(AioRpcError, match=why) as refused:
@@ -194,14 +196,12 @@ OWN_FLIGHT = event_type("own.flight.departed", pb.QuantityDefinition(name="own.m
 
 @pytest.mark.req("T4.1")
 @pytest.mark.parametrize("first", ["operator", "tenant"])
-async def test_nothing_that_a_tenant_makes_stands_in_the_operators_way(
-    ingest: RunningIngest, first: str
-) -> None:
+async def test_tenant_types_do_not_restrict_the_operator(ingest: RunningIngest, first: str) -> None:
     puts = [(FLIGHT, ""), (OWN_FLIGHT, "acme")]
     for wanted, tenant_id in puts if first == "operator" else reversed(puts):
         await put(ingest, wanted, tenant_id)
 
-    # In one call, so that both are in one message; each at its own scale.
+    # One call, so that both events are in one message, each with its own scale.
     common = Sample(type="flight.departed", dimensions={}, quantities={"miles": "1234567890123.45"})
     own = Sample(type="own.flight.departed", dimensions={}, quantities={"own.miles": "0.000001"})
     assert (await ingest.report(rows(common, own))).accepted == 2
@@ -229,27 +229,27 @@ async def test_nothing_that_a_tenant_makes_stands_in_the_operators_way(
     ],
     ids=["name", "quantity", "operator's name", "operator's quantity"],
 )
-async def test_names_of_tenants_and_of_the_operator_are_apart(
+async def test_names_of_tenant_types_need_a_prefix(
     ingest: RunningIngest, wanted: pb.EventType, tenant_id: str, field: str
 ) -> None:
     with pytest.raises(AioRpcError) as refused:
         await put(ingest, wanted, tenant_id)
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert (refused.value.details() or "").startswith(f"{field}: ")
-    # And the other way round it is taken.
+    # With the right owner each type is accepted.
     await put(ingest, FLIGHT)
     await put(ingest, OWN_FLIGHT, "acme")
 
 
 @pytest.mark.req("T2.4")
-async def test_definitions_of_a_tenant_are_bounded_in_bytes(ingest: RunningIngest) -> None:
+async def test_definitions_of_a_tenant_are_limited_in_bytes(ingest: RunningIngest) -> None:
     values = [f"{at:0256}" for at in range(1_000)]
     large = [pb.DimensionDefinition(name=f"d{at}", values=values) for at in range(3)]
     await put(ingest, pb.EventType(name="own.large", dimensions=large), "acme")
     with pytest.raises(AioRpcError, match="bytes of all types") as refused:
         await put(ingest, pb.EventType(name="own.second", dimensions=large), "acme")
     assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
-    # What the operator makes is its own affair.
+    # Types of the operator are not limited.
     await put(ingest, pb.EventType(name="large", dimensions=large))
 
 
@@ -300,7 +300,7 @@ async def test_definitions_of_a_tenant_are_bounded_in_bytes(ingest: RunningInges
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-async def test_bad_definitions_are_told_by_field(
+async def test_invalid_definitions_are_refused_with_their_field(
     ingest: RunningIngest, field: str, wanted: pb.EventType
 ) -> None:
     with pytest.raises(AioRpcError) as refused:
@@ -310,7 +310,7 @@ async def test_bad_definitions_are_told_by_field(
 
 
 @pytest.mark.req("T6.1")
-async def test_a_name_is_described_whoevers_type_it_is(ingest: RunningIngest) -> None:
+async def test_description_covers_types_of_operator_and_tenants(ingest: RunningIngest) -> None:
     with pytest.raises(AioRpcError) as raised:
         await ingest.types.DescribeEventType(pb.DescribeEventTypeRequest(name="own.call"))
     assert raised.value.code() is grpc.StatusCode.NOT_FOUND

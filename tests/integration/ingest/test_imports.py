@@ -1,4 +1,4 @@
-"""Imports: events of any age, by the rules of capture otherwise, with who brought them and why."""
+"""Imports accept events of any age, otherwise by the rules of capture, with a requester and a reason."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def corrections(ingest: RunningIngest) -> Corrections:
 
 
 async def imports(corrections: Corrections, page_size: int = 0) -> list[pb.Import]:
-    """All pages."""
+    """All imports, from all pages."""
     request = pb.ListImportsRequest(tenant_id="acme", page_size=page_size)
     found: list[pb.Import] = []
     while True:
@@ -36,34 +36,34 @@ async def imports(corrections: Corrections, page_size: int = 0) -> list[pb.Impor
         request.page_token = answer.next_page_token
 
 
-async def test_events_of_any_age_are_taken_but_none_of_the_future(
+async def test_events_of_any_age_are_imported_except_future_ones(
     ingest: RunningIngest, corrections: Corrections
 ) -> None:
     old, ancient = Sample(time_us=now_us() - 400 * DAY), Sample(time_us=1)
     future = Sample(time_us=now_us() + DAY)
     reported = await ingest.report(rows(old))
 
-    answer = await corrections.bring(str(new_id()), old, ancient, future, Sample(id="text"))
+    answer = await corrections.import_events(str(new_id()), old, ancient, future, Sample(id="text"))
 
     assert reported.outcomes[0].reason == "TIME_TOO_OLD"
     assert (answer.accepted, answer.rejected) == (3, 1)
     assert answer.outcomes[0].reason == "TIME_IN_FUTURE"
-    # A replay would find events of an import too old, so that whoever imports brings them again.
+    # Rejected events of imports are not quarantined: a replay would reject them as too old.
     assert (reported.outcomes[0].quarantined, answer.outcomes[0].quarantined) == (True, False)
     assert (await corrections.get(ancient.id)).event.time.ToMicroseconds() == 1
     assert (await corrections.get("text", "test")).batch.source == "test"
     assert await corrections.total() == 3
 
 
-async def test_the_calls_of_an_import_are_listed_as_one(
+async def test_calls_with_one_import_id_are_listed_as_one_import(
     ingest: RunningIngest, corrections: Corrections
 ) -> None:
     first, second = str(new_id()), str(new_id())
     known = Sample()
-    await corrections.bring(first, known, Sample())
-    await corrections.bring(first, known)
-    await corrections.bring(first, Sample())
-    await corrections.bring(second, Sample())
+    await corrections.import_events(first, known, Sample())
+    await corrections.import_events(first, known)
+    await corrections.import_events(first, Sample())
+    await corrections.import_events(second, Sample())
     await ingest.report(rows(Sample()))
 
     found = await imports(corrections)
@@ -75,7 +75,7 @@ async def test_the_calls_of_an_import_are_listed_as_one(
     assert await imports(corrections, page_size=1) == found
 
 
-async def test_columns_are_taken_as_rows_are(ingest: RunningIngest, corrections: Corrections) -> None:
+async def test_columns_are_imported_like_rows(ingest: RunningIngest, corrections: Corrections) -> None:
     samples = [Sample(time_us=now_us() - 100 * DAY) for _ in range(300)]
     request = pb.ImportEventsRequest(
         tenant_id="acme",
@@ -107,7 +107,7 @@ async def test_columns_are_taken_as_rows_are(ingest: RunningIngest, corrections:
         ({"columns": columns(Sample(tenant_id="bolt")).columns}, grpc.StatusCode.INVALID_ARGUMENT),
     ],
 )
-async def test_a_call_that_says_too_little_is_refused(
+async def test_invalid_imports_are_refused(
     corrections: Corrections, wrong: dict[str, Any], code: grpc.StatusCode
 ) -> None:
     given: dict[str, Any] = {
@@ -122,11 +122,13 @@ async def test_a_call_that_says_too_little_is_refused(
     assert await imports(corrections) == []
 
 
-async def test_an_import_has_one_reason(ingest: RunningIngest, corrections: Corrections) -> None:
+async def test_import_id_cannot_be_reused_with_other_data(
+    ingest: RunningIngest, corrections: Corrections
+) -> None:
     import_id = str(new_id())
-    await corrections.bring(import_id, Sample())
+    await corrections.import_events(import_id, Sample())
     for other in ({"reason": "another"}, {"requested_by": "bob@example.com"}, {"source": "elsewhere"}):
         with pytest.raises(aio.AioRpcError) as caught:
-            await corrections.bring(import_id, Sample(), **other)
+            await corrections.import_events(import_id, Sample(), **other)
         assert caught.value.code() == grpc.StatusCode.ALREADY_EXISTS
     assert await corrections.total() == 1

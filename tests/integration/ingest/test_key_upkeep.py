@@ -1,4 +1,4 @@
-"""Keys are counted, rotated in time, and wrapped by whichever master key is current, in several replicas."""
+"""Upkeep of keys by several replicas: counts of sealed values, rotation, and rewrapping."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def audited(database: TestDatabase) -> list[tuple[object, ...]]:
         ).fetchall()
 
 
-async def test_what_replicas_sealed_adds_up(database: TestDatabase, one: Replica, two: Replica) -> None:
+async def test_sealed_values_of_replicas_add_up(database: TestDatabase, one: Replica, two: Replica) -> None:
     before = metrics.SEALED_VALUES._value.get()
     for _ in range(4):
         for replica in (one, two):
@@ -63,9 +63,7 @@ async def test_what_replicas_sealed_adds_up(database: TestDatabase, one: Replica
     assert metrics.SEALED_VALUES._value.get() == before + 32
 
 
-async def test_what_was_sealed_last_is_counted_when_a_replica_stops(
-    database: TestDatabase, one: Replica
-) -> None:
+async def test_stopping_replica_counts_its_last_sealed_values(database: TestDatabase, one: Replica) -> None:
     upkeep = one.upkeep()
     await upkeep.start()
     await seal_some(one, 5)
@@ -74,23 +72,23 @@ async def test_what_was_sealed_last_is_counted_when_a_replica_stops(
     assert stored_keys(database, "key_id, sealed") == [(0, 0), (1, 5)]
 
 
-async def test_what_could_not_be_counted_is_counted_later(
+async def test_uncounted_values_are_counted_after_an_outage(
     database: TestDatabase, one: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def away(*_: object) -> None:
+    async def unavailable(*_: object) -> None:
         raise UnavailableError("database")
 
     await seal_some(one, 5)
-    monkeypatch.setattr(one.keys, "add_sealed", away)
+    monkeypatch.setattr(one.keys, "add_sealed", unavailable)
     with pytest.raises(UnavailableError):
         await one.upkeep().run()
-    await one.upkeep().stop()  # tells of it and stops all the same
+    await one.upkeep().stop()  # logs the failure, and stops
     monkeypatch.undo()
     await one.upkeep().run()
     assert stored_keys(database, "key_id, sealed") == [(0, 0), (1, 5)]
 
 
-async def test_a_key_that_sealed_enough_is_replaced_once(
+async def test_key_is_rotated_once_after_enough_sealed_values(
     database: TestDatabase, one: Replica, two: Replica
 ) -> None:
     await asyncio.gather(seal_some(one, 6), seal_some(two, 3))
@@ -112,15 +110,13 @@ async def test_a_key_that_sealed_enough_is_replaced_once(
             {"key_id": 2, "previous_key_id": 1},
         )
     ]
-    # A replica that has not noticed yet goes on with the old key: that is counted, and no reason to rotate.
+    # A replica with a stale cache still uses the old key: its values count, and cause no rotation.
     await seal_some(two, 20)
     assert await two.upkeep(most_sealed=9).count() == []
     assert stored_keys(database, "sealed")[1] == (29,)
 
 
-async def test_a_key_that_is_old_enough_is_replaced(
-    database: TestDatabase, one: Replica, two: Replica
-) -> None:
+async def test_key_is_rotated_after_90_days(database: TestDatabase, one: Replica, two: Replica) -> None:
     await one.vault.keyrings([ACME, BOLT])
     age_keys(database, timedelta(days=80))
     await rotate(one.store, BOLT, 0, CHANGE)
@@ -137,7 +133,7 @@ async def test_a_key_that_is_old_enough_is_replaced(
     assert [entry[4] for entry in audited(database)] == [CHANGE.reason, "older than 90 days"]
 
 
-async def test_an_old_master_key_can_go_once_all_is_wrapped_anew(
+async def test_old_master_key_is_unneeded_after_rewrapping(
     database: TestDatabase, one: Replica, open_replica: OpenReplica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("meterline_ingest.keys.upkeep.PAGE", 3)
@@ -159,7 +155,7 @@ async def test_an_old_master_key_can_go_once_all_is_wrapped_anew(
         seal(lacking)
 
 
-async def test_a_key_that_does_not_open_keeps_no_other_from_being_wrapped(
+async def test_damaged_key_does_not_block_rewrapping_of_others(
     database: TestDatabase, one: Replica, open_replica: OpenReplica
 ) -> None:
     await one.vault.keyrings([ACME, BOLT])
@@ -172,25 +168,25 @@ async def test_a_key_that_does_not_open_keeps_no_other_from_being_wrapped(
     assert metrics.KEYS_NOT_REWRAPPED._value.get() == 1
 
 
-async def test_a_key_that_is_shredded_meanwhile_does_not_come_back(
+async def test_rewrapping_does_not_restore_a_shredded_key(
     database: TestDatabase, one: Replica, open_replica: OpenReplica
 ) -> None:
-    """Between reading a key and storing it as wrapped anew."""
+    """The key is shredded between the read and the write of the rewrapping."""
     await one.vault.keyring(None, ACME)
     both = await open_replica(database, f"{NEW_MASTER},{MASTER_KEYS}")
     read = await both.keys.of_other_masters("new", (0, -1), 10)
     async with one.database.connection([ACME]) as connection:
         assert await one.keys.shred(connection, ACME) == 2
         await connection.commit()
-    assert await both.keys.rewrap([(key, b"anew") for key in read], "new") == 0
+    assert await both.keys.rewrap([(key, b"rewrapped") for key in read], "new") == 0
     assert stored_keys(database, "key_id, wrapped, state") == [
         (0, None, "shredded"),
         (1, None, "shredded"),
     ]
 
 
-async def test_everybody_locks_keys_in_one_order(database: TestDatabase, one: Replica) -> None:
-    """Whichever order they are counted in: else two replicas could wait for each other."""
+async def test_counting_locks_keys_in_one_order(database: TestDatabase, one: Replica) -> None:
+    """Otherwise two replicas that count in different orders could deadlock."""
     await one.vault.keyrings([ACME, BOLT])
     lock = "SELECT 1 FROM ingest.data_keys WHERE tenant_id = %s FOR UPDATE NOWAIT"
     with (
@@ -212,10 +208,10 @@ async def test_everybody_locks_keys_in_one_order(database: TestDatabase, one: Re
     assert stored_keys(database, "sealed") == [(0,), (1,), (0,), (1,)]
 
 
-async def test_upkeep_of_replicas_and_rotation_at_once(
+async def test_concurrent_upkeep_and_rotation_lose_no_counts(
     database: TestDatabase, one: Replica, two: Replica
 ) -> None:
-    """Counting and rotating the same keys: nobody is chosen to fail, and nothing is lost."""
+    """Two replicas count and rotate the same keys, without deadlocks."""
     tenants = range(1, 9)
     for _ in range(5):
         for tenant_id in tenants:

@@ -31,10 +31,10 @@ async def listed(store: Store, *, released: bool = False) -> Sequence[retention_
     return list((await store.holds.ListLegalHolds(request)).legal_holds)
 
 
-async def test_holds_are_placed_released_and_placed_anew(store: Store) -> None:
+async def test_hold_can_be_placed_released_and_placed_again(store: Store) -> None:
     first = await store.hold("acme")
     assert (first.name, first.reason, first.requested_by) == ("matter-17", "a court asks", "ann")
-    assert await store.hold("acme") == first, "one that is in force stays as it is"
+    assert await store.hold("acme") == first, "a hold in force is not changed"
     await store.hold("acme", "audit")
     assert [hold.name for hold in await listed(store)] == ["audit", "matter-17"]
     ended = await store.release("acme")
@@ -64,7 +64,7 @@ async def test_holds_are_placed_released_and_placed_anew(store: Store) -> None:
         ({"requested_by": ""}, grpc.StatusCode.INVALID_ARGUMENT),
     ],
 )
-async def test_a_hold_says_of_whom_who_and_why(
+async def test_hold_needs_tenant_name_requester_and_reason(
     store: Store, changed: dict[str, str], code: grpc.StatusCode
 ) -> None:
     usual = {"tenant_id": "acme", "name": "a", "requested_by": "ann", "reason": "why"}

@@ -1,4 +1,4 @@
-"""Limits through the API: put, told, kept to by calls and streams, on every replica."""
+"""Limits through the API: changed, listed, and enforced for calls and streams, on every replica."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.polling import eventually
 pytestmark = pytest.mark.req("T4.2")
 
 Form = Callable[..., capture_pb2.ReportRequest]
-# Refills nothing to speak of while a test runs.
+# Adds hardly any token during a test.
 SLOWLY = 1
 
 
@@ -40,7 +40,7 @@ async def found(ingest: RunningIngest, slug: str = "acme") -> limits_pb2.GetTena
 async def refusal(
     ingest: RunningIngest, request: capture_pb2.ReportRequest
 ) -> tuple[dict[str, str], error_details_pb2.RetryInfo]:
-    """The violations by subject, and when to come back."""
+    """The violations by subject, and the retry delay."""
     with pytest.raises(aio.AioRpcError) as caught:
         await ingest.report(request)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -65,7 +65,7 @@ async def test_limits_of_plans_are_put_and_listed(ingest: RunningIngest) -> None
     ]
 
 
-async def test_a_tenants_own_limits_stand_until_they_are_taken_away(ingest: RunningIngest) -> None:
+async def test_limits_of_a_tenant_apply_until_they_are_deleted(ingest: RunningIngest) -> None:
     none = await found(ingest)
     assert (none.origin, none.HasField("left")) == (limits_pb2.LIMIT_ORIGIN_NONE, False)
 
@@ -82,12 +82,14 @@ async def test_a_tenants_own_limits_stand_until_they_are_taken_away(ingest: Runn
         assert (await found(ingest)).origin == limits_pb2.LIMIT_ORIGIN_PLAN
 
 
-async def test_every_change_is_kept_with_who_made_it(ingest: RunningIngest, database: TestDatabase) -> None:
+async def test_every_change_of_limits_is_recorded_with_its_author(
+    ingest: RunningIngest, database: TestDatabase
+) -> None:
     limits = limits_pb2.Limits(events_per_second=5)
     await ingest.limits.PutTenantLimits(
         limits_pb2.PutTenantLimitsRequest(tenant_id="acme", limits=limits, changed_by="ann")
     )
-    for by in ("bob", "nobody, since nothing is left to take away"):
+    for by in ("bob", "unused: the limits are deleted already"):
         await ingest.limits.DeleteTenantLimits(
             limits_pb2.DeleteTenantLimitsRequest(tenant_id="acme", changed_by=by)
         )
@@ -108,7 +110,7 @@ async def test_every_change_is_kept_with_who_made_it(ingest: RunningIngest, data
         (limits_pb2.PutPlanLimitsRequest(plan="p", limits=limits_pb2.Limits(burst=1)), "limits.burst"),
     ],
 )
-async def test_what_makes_no_sense_is_refused_with_its_field(
+async def test_invalid_limits_are_refused_with_their_field(
     ingest: RunningIngest, request_: limits_pb2.PutPlanLimitsRequest, field: str
 ) -> None:
     with pytest.raises(aio.AioRpcError) as caught:
@@ -117,7 +119,7 @@ async def test_what_makes_no_sense_is_refused_with_its_field(
     assert (caught.value.details() or "").startswith(f"{field}: ")
 
 
-async def test_limits_of_nobody_are_not_found(ingest: RunningIngest) -> None:
+async def test_limits_of_unknown_tenant_are_not_found(ingest: RunningIngest) -> None:
     for call in (
         ingest.limits.GetTenantLimits(limits_pb2.GetTenantLimitsRequest(tenant_id="nobody")),
         ingest.limits.PutTenantLimits(limits_pb2.PutTenantLimitsRequest(tenant_id="nobody")),
@@ -129,9 +131,7 @@ async def test_limits_of_nobody_are_not_found(ingest: RunningIngest) -> None:
 
 
 @pytest.mark.parametrize("form", [rows, columns])
-async def test_over_the_limit_a_call_is_refused_whole_with_the_time_to_come_back(
-    ingest: RunningIngest, form: Form
-) -> None:
+async def test_call_over_the_limit_is_refused_with_retry_delay(ingest: RunningIngest, form: Form) -> None:
     await ingest.limit_plan(2, 20)
     assert (await ingest.report(form(*samples(20)))).accepted == 20
 
@@ -140,12 +140,12 @@ async def test_over_the_limit_a_call_is_refused_whole_with_the_time_to_come_back
     assert violations == {"tenant:acme": "2 events a second, 20 at once"}
     assert 0 < retry.retry_delay.ToTimedelta().total_seconds() <= 1
     assert (await found(ingest)).left < 5
-    # Whoever comes back as told gets in, and is in debt then.
-    await eventually(lambda: gets_in(ingest, form(*samples(5))))
+    # A retry after the delay is admitted, and overdraws the bucket.
+    await eventually(lambda: is_admitted(ingest, form(*samples(5))))
     assert (await found(ingest)).left < 0
 
 
-async def gets_in(ingest: RunningIngest, request: capture_pb2.ReportRequest) -> bool:
+async def is_admitted(ingest: RunningIngest, request: capture_pb2.ReportRequest) -> bool:
     try:
         await ingest.report(request)
     except aio.AioRpcError as error:
@@ -157,14 +157,14 @@ async def gets_in(ingest: RunningIngest, request: capture_pb2.ReportRequest) -> 
 
 @pytest.fixture
 async def bolt(ingest: RunningIngest) -> RunningIngest:
-    """With a second tenant."""
+    """Ingest with a second tenant, `bolt`."""
     await ingest.onboard(2, "bolt")
     await eventually(lambda: is_known(ingest, "bolt"))
     return ingest
 
 
 @pytest.mark.parametrize("form", [rows, columns])
-async def test_a_call_for_several_tenants_names_those_over_their_limit_and_takes_nothing(
+async def test_refused_call_of_several_tenants_names_the_limited_and_uses_no_tokens(
     bolt: RunningIngest, form: Form
 ) -> None:
     await bolt.limit_tenant("acme", SLOWLY, 100)
@@ -174,11 +174,11 @@ async def test_a_call_for_several_tenants_names_those_over_their_limit_and_takes
     violations, _ = await refusal(bolt, form(*samples(30, "acme"), *samples(1, "bolt")))
 
     assert violations == {"tenant:bolt": "1 events a second, 10 at once"}
-    # All hundred are still there for those that name only themselves.
+    # The refused call used none of the 100 tokens of `acme`.
     assert (await bolt.report(form(*samples(100, "acme")))).accepted == 100
 
 
-async def test_tenants_without_limits_go_on_beside_one_that_is_over_it(bolt: RunningIngest) -> None:
+async def test_limited_tenant_does_not_affect_tenants_without_limits(bolt: RunningIngest) -> None:
     await bolt.limit_tenant("acme", SLOWLY, 1)
     await bolt.report(rows(*samples(50)))
     await refusal(bolt, rows(*samples(1)))
@@ -186,7 +186,7 @@ async def test_tenants_without_limits_go_on_beside_one_that_is_over_it(bolt: Run
 
 
 @pytest.mark.req("T2.4")
-async def test_a_stream_over_the_limit_is_read_no_further_and_never_fails(ingest: RunningIngest) -> None:
+async def test_stream_over_the_limit_is_delayed_and_does_not_fail(ingest: RunningIngest) -> None:
     await ingest.limit_plan(200, 50)
     sent = 150
 
@@ -200,12 +200,12 @@ async def test_a_stream_over_the_limit_is_read_no_further_and_never_fails(ingest
         acknowledged = response.acknowledged
         assert not response.outcomes
     assert acknowledged == sent
-    # 50 at once, the other 100 at 200 a second, less one block that was held.
+    # 50 events at once, 100 at 200 a second, except for one block of a lease.
     assert asyncio.get_running_loop().time() - started > 0.35
 
 
 @pytest.mark.req("T1.1")
-async def test_the_client_waits_and_loses_nothing(ingest: RunningIngest) -> None:
+async def test_client_waits_for_the_limit_and_loses_no_event(ingest: RunningIngest) -> None:
     await ingest.limit_plan(200, 50)
     assert (await found(ingest)).left == 50
 
@@ -222,7 +222,7 @@ async def test_the_client_waits_and_loses_nothing(ingest: RunningIngest) -> None
 
 
 @pytest.fixture
-async def neighbour(
+async def second(
     ingest: RunningIngest, database: TestDatabase, broker: NatsServer
 ) -> AsyncIterator[RunningIngest]:
     """A second replica."""
@@ -231,23 +231,23 @@ async def neighbour(
         yield service
 
 
-async def test_a_change_reaches_the_other_replica_within_seconds(
-    ingest: RunningIngest, neighbour: RunningIngest
+async def test_change_of_limits_reaches_the_other_replica_within_seconds(
+    ingest: RunningIngest, second: RunningIngest
 ) -> None:
-    await neighbour.report(rows(*samples(100)))
+    await second.report(rows(*samples(100)))
     await ingest.limit_plan(SLOWLY, 10)
     await ingest.report(rows(*samples(100)))
 
     async def refused() -> bool:
-        return not await gets_in(neighbour, rows(*samples(1)))
+        return not await is_admitted(second, rows(*samples(1)))
 
     await eventually(refused, seconds=10)
     await ingest.limit_plan(0)
-    await eventually(lambda: gets_in(neighbour, rows(*samples(1))), seconds=10)
+    await eventually(lambda: is_admitted(second, rows(*samples(1))), seconds=10)
 
 
 @pytest.mark.req("T2.4")
-async def test_what_the_queue_has_no_room_for_is_given_back_to_the_limit(
+async def test_call_refused_by_the_full_queue_returns_its_tokens(
     database: TestDatabase, broker: NatsServer
 ) -> None:
     async with running_ingest(database, broker, max_queued_events=100) as service:
@@ -257,7 +257,7 @@ async def test_what_the_queue_has_no_room_for_is_given_back_to_the_limit(
         await service.limit_plan(SLOWLY, 500)
         assert await left_of(service, "acme") == 500
         with psycopg.connect(database.admin_dsn) as connection:
-            # The first call is taken in and cannot be stored, so the others find no room.
+            # The first call is queued but cannot be stored, so the queue has no room for the others.
             connection.execute("LOCK TABLE ingest.events IN ACCESS EXCLUSIVE MODE")
             first = asyncio.ensure_future(service.report(rows(*samples(60))))
             await eventually(lambda: left_of(service, "acme"), until=lambda left: left < 500)

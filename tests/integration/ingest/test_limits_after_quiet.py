@@ -1,4 +1,4 @@
-"""Limits hold for the first calls after quiet too: many at once, on real servers, through the public API."""
+"""Limits hold for concurrent first calls after a time without calls, on real servers over the public API."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def now_us() -> int:
 
 
 async def report(replica: RunningIngest, tenant_id: str = "acme") -> Admitted | None:
-    """One call; None when it is refused for the tenant's limit."""
+    """Makes one call; returns None if the tenant's limit refuses it."""
     request = columns(*[Sample() for _ in range(EVENTS)], tenant_id=tenant_id)
     began = now_us()
     try:
@@ -47,14 +47,14 @@ async def report(replica: RunningIngest, tenant_id: str = "acme") -> Admitted | 
     return Admitted(began, now_us(), EVENTS)
 
 
-async def at_once(*replicas: RunningIngest, tenant_id: str = "acme") -> list[Admitted]:
-    """The calls that got in, of 20 on each replica that start together."""
+async def call_concurrently(*replicas: RunningIngest, tenant_id: str = "acme") -> list[Admitted]:
+    """Starts 20 calls on each replica together; returns the admitted ones."""
     calls = [report(replica, tenant_id) for replica in replicas for _ in range(CALLS)]
     return [call for call in await asyncio.gather(*calls) if call is not None]
 
 
-async def quiet(seconds: float) -> None:
-    """Nobody calls for so long."""
+async def wait_without_calls(seconds: float) -> None:
+    """Waits for some seconds."""
     until = time.monotonic() + seconds
     await eventually(lambda: time.monotonic() >= until)
 
@@ -67,7 +67,7 @@ def beyond_the_bound(calls: list[Admitted], replicas: int) -> bool:
 async def replicas(
     ingest: RunningIngest, database: TestDatabase, broker: NatsServer
 ) -> AsyncIterator[Sequence[RunningIngest]]:
-    """Two, each of which has served calls when there was no limit yet."""
+    """Two replicas; each has served calls before there was a limit."""
     async with AsyncExitStack() as stack:
         second = await stack.enter_async_context(running_ingest(database, broker))
         await eventually(lambda: is_known(second, "acme"))
@@ -80,38 +80,38 @@ async def put_limits(replica: RunningIngest) -> None:
     await replica.limit_tenant("acme", LIMITS.events_per_second, LIMITS.burst)
 
 
-async def test_the_first_calls_on_an_idle_replica_keep_to_a_limit_that_another_put(
+async def test_first_calls_on_idle_replica_keep_limit_put_on_another(
     replicas: Sequence[RunningIngest],
 ) -> None:
     putting, idle = replicas
     await put_limits(putting)
-    await quiet(LIMITS_SECONDS + 0.1)
-    admitted = await at_once(idle)
+    await wait_without_calls(LIMITS_SECONDS + 0.1)
+    admitted = await call_concurrently(idle)
     assert admitted
     assert not beyond_the_bound(admitted, replicas=1)
 
 
-async def test_the_first_calls_on_two_idle_replicas_keep_to_the_bound_for_two(
+async def test_first_calls_on_two_idle_replicas_keep_the_bound(
     replicas: Sequence[RunningIngest],
 ) -> None:
     await put_limits(replicas[0])
-    await quiet(LIMITS_SECONDS + 0.1)
-    admitted = await at_once(*replicas)
+    await wait_without_calls(LIMITS_SECONDS + 0.1)
+    admitted = await call_concurrently(*replicas)
     assert admitted
     assert not beyond_the_bound(admitted, replicas=2)
 
 
-async def test_the_first_calls_after_a_limit_was_put_on_the_same_replica_keep_to_it(
+async def test_first_calls_after_a_change_on_the_same_replica_keep_the_limit(
     replicas: Sequence[RunningIngest],
 ) -> None:
     await put_limits(replicas[0])
-    admitted = await at_once(replicas[0])
+    admitted = await call_concurrently(replicas[0])
     assert admitted
     assert not beyond_the_bound(admitted, replicas=1)
 
 
 class NewTenants(tenants_pb2_grpc.TenantsServiceServicer):
-    """Identity, whose messages have not arrived: any name is a tenant's that was onboarded just now."""
+    """A fake of identity: every name is a tenant that was onboarded just now, without a message yet."""
 
     async def BatchGetTenants(
         self,
@@ -127,10 +127,10 @@ class NewTenants(tenants_pb2_grpc.TenantsServiceServicer):
 
 
 @pytest.fixture
-async def newcomer(database: TestDatabase, broker: NatsServer) -> AsyncIterator[RunningIngest]:
-    """A replica that limits a plan, and has heard of no tenant yet."""
+async def new_replica(database: TestDatabase, broker: NatsServer) -> AsyncIterator[RunningIngest]:
+    """A replica that knows limits of a plan, and no tenant yet."""
     identity = aio.server()
-    tenants = NewTenants()  # type: ignore[abstract]  # nothing else is asked
+    tenants = NewTenants()  # type: ignore[abstract]  # no other RPC is called
     tenants_pb2_grpc.add_TenantsServiceServicer_to_server(tenants, identity)
     port = identity.add_insecure_port("127.0.0.1:0")
     await identity.start()
@@ -143,45 +143,45 @@ async def newcomer(database: TestDatabase, broker: NatsServer) -> AsyncIterator[
         await identity.stop(None)
 
 
-async def test_the_first_calls_of_a_tenant_that_only_identity_knows_keep_to_its_limit(
-    newcomer: RunningIngest,
+async def test_first_calls_of_tenant_known_only_to_identity_keep_its_limit(
+    new_replica: RunningIngest,
 ) -> None:
-    admitted = await at_once(newcomer, tenant_id="new-tenant")
+    admitted = await call_concurrently(new_replica, tenant_id="new-tenant")
     assert admitted
     assert not beyond_the_bound(admitted, replicas=1)
 
 
-async def test_tenants_that_are_not_limited_before_they_are_heard_of_are_caught(
-    newcomer: RunningIngest, monkeypatch: pytest.MonkeyPatch
+async def test_unlimited_unknown_tenants_are_caught(
+    new_replica: RunningIngest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The planted bug: who is limited is looked for in the replica alone, who may report in identity too."""
+    """Planted bug: limits are looked up for tenants of the local table only, not for those from identity."""
     asked = 0
 
-    async def heard_of(self: KnownTenants, names: Iterable[str]) -> dict[str, Tenant]:
+    async def find_local(self: KnownTenants, names: Iterable[str]) -> dict[str, Tenant]:
         nonlocal asked
         found = await self._directory._replica.find_many(list(names))
         asked += 1
-        # None gets on before all have asked, so that the first one's tenant is not heard of by the last.
+        # All calls wait for the last lookup, so that none finds a tenant that an earlier one has stored.
         await eventually(lambda: asked >= CALLS)
         return found
 
-    monkeypatch.setattr(KnownTenants, "find_many", heard_of)
-    assert beyond_the_bound(await at_once(newcomer, tenant_id="new-tenant"), replicas=1)
+    monkeypatch.setattr(KnownTenants, "find_many", find_local)
+    assert beyond_the_bound(await call_concurrently(new_replica, tenant_id="new-tenant"), replicas=1)
 
 
-async def test_limits_that_are_used_whatever_their_age_are_caught(
+async def test_outdated_limits_are_caught(
     replicas: Sequence[RunningIngest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The planted bug: one call looks for all, and the others go on with what was known."""
+    """Planted bug: while one call reloads the limits, the others use the old ones."""
     asked = 0
 
-    async def whatever_its_age(self: LimitRegistry) -> LimitBook:
+    async def current_without_wait(self: LimitRegistry) -> LimitBook:
         nonlocal asked
         asked += 1
         now = time.monotonic()
         if now - self._as_of > LIMITS_SECONDS:
             before, self._as_of = self._as_of, now
-            # The look takes until the others have come.
+            # The reload lasts until all calls have started.
             await eventually(lambda: asked >= CALLS)
             try:
                 await self._looks.get(None)
@@ -191,6 +191,6 @@ async def test_limits_that_are_used_whatever_their_age_are_caught(
         return self._book
 
     await put_limits(replicas[0])
-    await quiet(LIMITS_SECONDS + 0.1)
-    monkeypatch.setattr(LimitRegistry, "current", whatever_its_age)
-    assert beyond_the_bound(await at_once(replicas[1]), replicas=1)
+    await wait_without_calls(LIMITS_SECONDS + 0.1)
+    monkeypatch.setattr(LimitRegistry, "current", current_without_wait)
+    assert beyond_the_bound(await call_concurrently(replicas[1]), replicas=1)

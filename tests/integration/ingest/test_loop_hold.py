@@ -1,7 +1,6 @@
-"""No call holds the loop of the service for long, whatever its caller has put into it: others would wait.
+"""No call blocks the event loop of the service for long, for any content: other calls would wait.
 
-The worst requests that capture takes are sent as bytes and answered as bytes, so that what is measured is the
-service alone.
+The worst requests that capture accepts are sent and answered as bytes, so that only the service is measured.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from tests.support.loop_hold import held_loop, reference_seconds
 
 pytestmark = [pytest.mark.req("T2.4", "T4.2"), pytest.mark.slow]
 
-# In units of `reference_seconds`: 50 ms where the unit is 10.
+# In units of `reference_seconds`: 50 ms if the unit is 10 ms.
 ALLOWED = 5.0
 ATTEMPTS = 3
 ROWS = 10_000
@@ -55,7 +54,7 @@ def packed(values: Iterator[int] | range) -> bytes:
 
 
 def plain(count: int, **more: object) -> capture_pb2.ReportRequest:
-    """So many rows of one kind, with ids of their own."""
+    """Rows of one kind, with unique ids."""
     message = capture_pb2.EventColumns(
         event_ids=b"".join(uuid.uuid4().bytes for _ in range(count)),
         times_us=struct.pack("<q", now_us()) * count,
@@ -124,7 +123,7 @@ def full_rows() -> capture_pb2.ReportRequest:
 
 
 def many_quantities() -> capture_pb2.ReportRequest:
-    """Each event has quantities of other types than its own, at scales that hardly another one has."""
+    """Each event has quantities of other types, with rare scales."""
     samples = [
         Sample(
             type="own.type",
@@ -196,7 +195,7 @@ async def send(ingest: RunningIngest, method: str, request: Message) -> bytes:
 def quadratic(
     columns_: Columns, tenant_ids: Int64s, types: TypeBook
 ) -> tuple[Columns, list[EventType | None]]:
-    """Looks for the type of every entry of one dictionary under every entry of the other."""
+    """A planted bug: looks up every name of one dictionary for every entry of the other."""
     definitions = [types.common.get(name) for name in columns_.types]
     names, type_index = list(columns_.types), columns_.type_index.copy()
     for tenant_at, tenant_id in enumerate(tenant_ids.tolist()):
@@ -210,21 +209,19 @@ def quadratic(
     return dataclasses.replace(columns_, types=names, type_index=type_index), definitions
 
 
-async def test_work_that_grows_with_the_product_of_two_lists_is_caught(
-    ingest: RunningIngest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_quadratic_work_is_caught(ingest: RunningIngest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(validation, "_define", quadratic)
     own = event_types_pb2.EventType(name="own.type")
     await ingest.types.PutEventType(event_types_pb2.PutEventTypeRequest(event_type=own, tenant_id="acme"))
     unit = reference_seconds()
     with held_loop() as held:
-        # A thirtieth of what the other test sends.
+        # A thirtieth of the rows of the other test.
         await send(ingest, "CaptureService/Report", one_name_many_times(350))
     assert held.seconds > ALLOWED * unit
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-async def test_the_worst_calls_of_capture_do_not_hold_the_loop(ingest: RunningIngest, name: str) -> None:
+async def test_worst_calls_of_capture_do_not_block_the_event_loop(ingest: RunningIngest, name: str) -> None:
     await ingest.types.PutEventType(event_types_pb2.PutEventTypeRequest(event_type=RICH))
     for at in range(99):
         own = event_types_pb2.EventType(
@@ -253,7 +250,7 @@ async def longest_step(ingest: RunningIngest, request: capture_pb2.ReportRequest
     else:
         imported.rows.CopyFrom(request.rows)
     found = []
-    # A repeated call and an import take other paths.
+    # Repeats and imports run other code than a first report.
     for method, call in (
         ("CaptureService/Report", request),
         ("CaptureService/Report", request),

@@ -1,4 +1,4 @@
-"""A tenant that is new is heard of by message and asked for by calls, on all replicas at the same time."""
+"""A new tenant is stored concurrently by messages and by lookups of calls, on all replicas."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def fact(number: int, version: int) -> events_pb2.TenantChanged:
     return changed
 
 
-async def test_a_new_tenant_may_be_put_into_the_replica_by_many_at_once(database: TestDatabase) -> None:
+async def test_concurrent_inserts_of_new_tenant_keep_newest_version(database: TestDatabase) -> None:
     opened = Database(database.app_dsn("ingest"), size=8)
     await opened.start()
     try:

@@ -1,4 +1,4 @@
-"""PrivacyService and AuditService: who asks for what is told, done and noted together."""
+"""PrivacyService and AuditService: each change of keys is audited in the same transaction."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Api:
         return list((await self.privacy.ListDataKeys(request)).data_keys)
 
     async def entries(self, **more: object) -> list[audit_pb2.AuditEntry]:
-        """All that fit, by pages."""
+        """All matching entries, from all pages."""
         request = audit_pb2.ListAuditEntriesRequest(**{"tenant_id": "acme", **more})  # type: ignore[arg-type]
         found: list[audit_pb2.AuditEntry] = []
         while True:
@@ -68,12 +68,12 @@ def states(keys: Sequence[privacy_pb2.DataKey]) -> list[tuple[int, str]]:
     return [(key.key_id, privacy_pb2.KeyState.Name(key.state)[10:].lower()) for key in keys]
 
 
-async def test_a_key_is_rotated_and_that_is_noted(api: Api) -> None:
+async def test_rotation_of_a_key_is_audited(api: Api) -> None:
     assert await api.keys() == []
     assert states(await api.rotate()) == [(0, "current"), (1, "current")]
     keys = await api.rotate(from_key_id=1)
     assert states(keys) == [(0, "current"), (1, "retired"), (2, "current")]
-    assert await api.rotate(from_key_id=1) == keys, "a call that is repeated changes nothing"
+    assert await api.rotate(from_key_id=1) == keys, "a repeated call changes nothing"
     assert await api.keys() == keys
     assert [key.purpose for key in keys] == [
         privacy_pb2.KEY_PURPOSE_FINGERPRINTS,
@@ -89,7 +89,7 @@ async def test_a_key_is_rotated_and_that_is_noted(api: Api) -> None:
     ]
 
 
-async def test_a_tenant_is_shredded_once_and_for_all(api: Api, database: TestDatabase) -> None:
+async def test_shredding_a_tenant_is_final(api: Api, database: TestDatabase) -> None:
     await api.rotate()
     await api.rotate()
     assert await api.shred() == 3
@@ -106,7 +106,7 @@ async def test_a_tenant_is_shredded_once_and_for_all(api: Api, database: TestDat
     ]
 
 
-async def test_who_never_had_keys_gets_none_after_shredding(
+async def test_shredded_tenant_without_keys_gets_none_later(
     api: Api, database: TestDatabase, open_replica: OpenReplica
 ) -> None:
     await api.shred()
@@ -123,7 +123,7 @@ class Hold:
         return self.names if tenant_id == 1 else ()
 
 
-async def test_a_legal_hold_keeps_the_keys(
+async def test_legal_hold_prevents_shredding(
     api: Api, database: TestDatabase, open_replica: OpenReplica
 ) -> None:
     await api.rotate()
@@ -150,7 +150,7 @@ async def test_a_legal_hold_keeps_the_keys(
         ("reason", "\0"),
     ],
 )
-async def test_without_a_name_and_a_reason_nothing_is_changed(api: Api, field: str, text: str) -> None:
+async def test_changes_need_requester_and_reason(api: Api, field: str, text: str) -> None:
     for call in (api.rotate, api.shred):
         with pytest.raises(aio.AioRpcError, match=field) as caught:
             await call(**{field: text})
@@ -158,14 +158,14 @@ async def test_without_a_name_and_a_reason_nothing_is_changed(api: Api, field: s
     assert await api.keys() == []
 
 
-async def test_an_unknown_tenant_is_not_found(api: Api) -> None:
+async def test_unknown_tenant_is_not_found(api: Api) -> None:
     for call in (api.rotate, api.shred, api.entries):
         with pytest.raises(aio.AioRpcError) as caught:
             await call(tenant_id="nobody")
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_what_is_not_noted_is_not_done(
+async def test_change_without_audit_entry_is_rolled_back(
     database: TestDatabase, open_replica: OpenReplica, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def failing(*_: object, **__: object) -> None:
@@ -191,7 +191,7 @@ async def note(database: Database, tenant_id: int, number: int, **changes: str) 
         await connection.commit()
 
 
-async def test_entries_are_listed_newest_first_in_pages_and_by_what_they_say(
+async def test_entries_are_listed_newest_first_with_pages_and_filters(
     api: Api, database: TestDatabase, open_replica: OpenReplica
 ) -> None:
     pool = (await open_replica(database)).database
@@ -221,14 +221,14 @@ async def test_entries_are_listed_newest_first_in_pages_and_by_what_they_say(
 @pytest.mark.parametrize(
     "wrong", [{"page_token": "nonsense"}, {"page_token": "WyJub25zZW5zZSJd"}, {"action": "a\0"}]
 )
-async def test_a_list_that_makes_no_sense_is_refused(api: Api, wrong: dict[str, str]) -> None:
+async def test_invalid_list_requests_are_refused(api: Api, wrong: dict[str, str]) -> None:
     with pytest.raises(aio.AioRpcError) as caught:
         await api.entries(**wrong)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 @pytest.mark.parametrize("statement", ["UPDATE audit_log SET reason = ''", "DELETE FROM audit_log"])
-async def test_no_entry_can_be_changed(database: TestDatabase, statement: str) -> None:
+async def test_audit_entries_cannot_be_changed(database: TestDatabase, statement: str) -> None:
     with (
         psycopg.connect(database.app_dsn("ingest")) as connection,
         pytest.raises(psycopg.errors.InsufficientPrivilege),
@@ -238,7 +238,7 @@ async def test_no_entry_can_be_changed(database: TestDatabase, statement: str) -
 
 @pytest.mark.req("T4.1")
 @pytest.mark.parametrize("table", ["audit_log", "data_keys"])
-async def test_row_level_security_stands_behind_the_queries(
+async def test_row_level_security_hides_entries_of_other_tenants(
     api: Api, database: TestDatabase, table: str
 ) -> None:
     await api.rotate()

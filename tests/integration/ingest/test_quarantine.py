@@ -1,4 +1,4 @@
-"""What capture rejects is kept as it was received, once, sealed, and within bounds."""
+"""Rejected events are quarantined as received: once, sealed, and within limits."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SECRET = "ann@private.example"
 
 
 @both_forms
-async def test_a_rejected_event_is_kept_with_what_was_wrong(
+async def test_rejected_event_is_quarantined_with_its_reason(
     ingest: RunningIngest, quarantine: QuarantineApi, form: Form
 ) -> None:
     before = now_us()
@@ -61,7 +61,7 @@ async def test_a_rejected_event_is_kept_with_what_was_wrong(
 
 
 @both_forms
-async def test_a_call_with_nothing_good_in_it_is_kept(
+async def test_call_with_only_rejected_events_is_quarantined(
     ingest: RunningIngest, quarantine: QuarantineApi, form: Form
 ) -> None:
     response = await ingest.report(form(*(bad() for _ in range(50))))
@@ -71,7 +71,7 @@ async def test_a_call_with_nothing_good_in_it_is_kept(
     assert len(await quarantine.entries(page_size=7)) == 50
 
 
-async def test_a_call_of_repeats_and_rejects_keeps_the_rejects(
+async def test_call_of_repeats_and_rejected_events_quarantines_the_rejected(
     ingest: RunningIngest, quarantine: QuarantineApi
 ) -> None:
     good = Sample()
@@ -111,7 +111,9 @@ def strict(note: str = "1", **changes: object) -> capture_pb2.Event:
 
 
 @pytest.mark.req("T1.5")
-async def test_every_reason_ends_in_quarantine(ingest: RunningIngest, quarantine: QuarantineApi) -> None:
+async def test_events_with_any_reason_are_quarantined(
+    ingest: RunningIngest, quarantine: QuarantineApi
+) -> None:
     await ingest.types.PutEventType(event_types_pb2.PutEventTypeRequest(event_type=STRICT))
     cases = [
         (strict(type="nope"), "UNKNOWN_EVENT_TYPE", VALIDATE),
@@ -149,10 +151,10 @@ async def test_every_reason_ends_in_quarantine(ingest: RunningIngest, quarantine
     }
 
 
-async def test_texts_that_are_no_utf8_are_kept_as_bytes(
+async def test_event_with_invalid_utf8_is_quarantined_as_bytes(
     ingest: RunningIngest, quarantine: QuarantineApi
 ) -> None:
-    """A map's entries are bytes to the server, so such an event is read as far as that."""
+    """The server reads map entries as bytes, so it can parse an event with invalid texts in a map."""
     event = Sample(dimensions={}).to_row().SerializeToString() + b"\x32\x08\x0a\x03k\xff\xfe\x12\x01v"
     batch = b"\x0a" + bytes([len(event)]) + event
     call = b"\x0a\x04acme\x12\x04test\x22" + bytes([len(batch)]) + batch
@@ -175,7 +177,7 @@ async def test_texts_that_are_no_utf8_are_kept_as_bytes(
 
 @both_forms
 @pytest.mark.req("T1.2")
-async def test_a_retry_adds_no_second_entry(
+async def test_retry_adds_no_second_entry(
     ingest: RunningIngest, quarantine: QuarantineApi, form: Form, database: TestDatabase
 ) -> None:
     samples = [bad() for _ in range(3)]
@@ -189,7 +191,7 @@ async def test_a_retry_adds_no_second_entry(
     assert counts_are_right(database)
 
 
-async def test_the_same_event_from_another_source_is_another_entry(
+async def test_same_event_from_another_source_is_a_separate_entry(
     ingest: RunningIngest, quarantine: QuarantineApi
 ) -> None:
     sample = bad()
@@ -198,7 +200,9 @@ async def test_the_same_event_from_another_source_is_another_entry(
     assert sorted(entry.source for entry in await quarantine.entries()) == ["a", "b"]
 
 
-async def test_single_events_of_a_stream_are_kept(ingest: RunningIngest, quarantine: QuarantineApi) -> None:
+async def test_rejected_events_of_a_stream_are_quarantined(
+    ingest: RunningIngest, quarantine: QuarantineApi
+) -> None:
     sample = bad()
     call = ingest.capture.Stream(
         iter([capture_pb2.StreamRequest(tenant_id="acme", source="s", event=sample.to_row())])
@@ -209,7 +213,7 @@ async def test_single_events_of_a_stream_are_kept(ingest: RunningIngest, quarant
 
 
 @pytest.mark.req("T4.1")
-async def test_events_of_nobody_and_of_inactive_tenants_are_not_kept(
+async def test_events_of_unknown_and_inactive_tenants_are_not_quarantined(
     ingest: RunningIngest, database: TestDatabase
 ) -> None:
     await ingest.onboard(2, "bolt")
@@ -221,14 +225,14 @@ async def test_events_of_nobody_and_of_inactive_tenants_are_not_kept(
         return [outcome.reason for outcome in answer.outcomes] == ["TENANT_INACTIVE"]
 
     await eventually(refused)
-    # A bad id is found before its tenant is.
+    # An invalid id is found before the tenant is checked.
     response = await ingest.report(rows(bad(id=""), bad(), tenant_id="bolt"))
     assert not any(outcome.quarantined for outcome in response.outcomes)
     assert stored_entries(database, "tenant_id") == []
 
 
 @pytest.mark.req("T2.4")
-async def test_a_full_quarantine_takes_no_more_and_says_so(
+async def test_full_quarantine_rejects_further_events_and_reports_it(
     database: TestDatabase, broker: NatsServer
 ) -> None:
     async with running_ingest(database, broker, max_quarantined_per_tenant=10) as ingest:
@@ -246,7 +250,7 @@ async def test_a_full_quarantine_takes_no_more_and_says_so(
         assert response.accepted == 1
         assert (sum(kept), (await acme.page()).waiting) == (10, 10)
         assert refused_events() == before + 15 - sum(kept)
-        # What is kept already is kept; others have room; what is settled makes room.
+        # Retries of stored entries succeed, other tenants have separate limits, settled entries free space.
         again = await ingest.report(rows(*first))
         assert [outcome.quarantined for outcome in again.outcomes] == kept
         theirs = await ingest.report(rows(bad(), tenant_id="bolt"))
@@ -259,9 +263,7 @@ async def test_a_full_quarantine_takes_no_more_and_says_so(
 
 
 @pytest.mark.req("T4.2")
-async def test_the_bytes_of_a_quarantine_are_bounded_as_its_entries_are(
-    database: TestDatabase, broker: NatsServer
-) -> None:
+async def test_quarantine_is_limited_in_bytes(database: TestDatabase, broker: NatsServer) -> None:
     async with running_ingest(database, broker, max_quarantined_bytes_per_tenant=100_000) as ingest:
         await ingest.put_type()
         await ingest.onboard(1, "acme")
@@ -272,22 +274,22 @@ async def test_the_bytes_of_a_quarantine_are_bounded_as_its_entries_are(
 
         first = await ingest.report(rows(*large))
 
-        # Three fit, and what is small fits beside them.
+        # Three large events fit, and then a small one.
         assert sum(outcome.quarantined for outcome in first.outcomes) == 3
         assert refused_events() == before + 7
         small = await ingest.report(rows(bad()))
         assert small.outcomes[0].quarantined
-        # What is kept already is kept.
+        # Retries of stored entries succeed.
         again = await ingest.report(rows(*large))
         assert [each.quarantined for each in again.outcomes] == [each.quarantined for each in first.outcomes]
-        # Given up is not gone: it is on the disk until it is forgotten.
+        # Discarded entries occupy their bytes until upkeep deletes them.
         assert await acme.discard() == 4
         more = await ingest.report(rows(bad(properties={"note": "x" * 30_000})))
         assert not more.outcomes[0].quarantined
         assert counts_are_right(database)
 
 
-async def test_calls_at_once_keep_each_event_once(
+async def test_concurrent_calls_quarantine_each_event_once(
     ingest: RunningIngest, quarantine: QuarantineApi, database: TestDatabase
 ) -> None:
     samples = [bad() for _ in range(300)]
@@ -296,7 +298,7 @@ async def test_calls_at_once_keep_each_event_once(
     answers = await asyncio.gather(*(ingest.report(call) for call in calls * 2))
 
     assert all(outcome.quarantined for answer in answers for outcome in answer.outcomes)
-    # Twice at most: maps of an event may be written in more than one order.
+    # Entries may differ in the encoded order of an event's maps.
     entries = await quarantine.entries(page_size=1_000)
     assert len({entry.event_id for entry in entries}) == 300
     assert sum(entry.attempts for entry in entries) == 8 * 300

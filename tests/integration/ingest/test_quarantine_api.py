@@ -1,4 +1,4 @@
-"""What is in quarantine is listed, shown to who may see it, and given up on: by its own tenant only."""
+"""Quarantined events are listed, shown and discarded, for their own tenant only."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ VISIT = event_types_pb2.EventType(
 
 
 @pytest.mark.req("T4.1")
-async def test_tenants_do_not_see_each_others_entries(
+async def test_tenants_do_not_see_entries_of_others(
     ingest: RunningIngest, quarantine: QuarantineApi, database: TestDatabase
 ) -> None:
     await ingest.onboard(2, "bolt")
@@ -76,7 +76,7 @@ async def test_tenants_do_not_see_each_others_entries(
 
 @both_forms
 @pytest.mark.req("T4.3")
-async def test_no_content_lies_open_in_the_database(
+async def test_content_of_quarantined_events_is_sealed_in_the_database(
     ingest: RunningIngest, database: TestDatabase, form: Form
 ) -> None:
     await ingest.report(form(bad(subject=SECRET, dimensions={"mail": SECRET})))
@@ -88,7 +88,7 @@ async def test_no_content_lies_open_in_the_database(
 
 
 @pytest.mark.req("T4.3")
-async def test_what_may_be_sensitive_is_shown_only_to_who_unseals_and_is_noted(
+async def test_sensitive_fields_are_shown_only_when_unsealed_and_audited(
     ingest: RunningIngest, quarantine: QuarantineApi, database: TestDatabase
 ) -> None:
     await ingest.types.PutEventType(event_types_pb2.PutEventTypeRequest(event_type=VISIT))
@@ -127,7 +127,7 @@ async def test_what_may_be_sensitive_is_shown_only_to_who_unseals_and_is_noted(
 
 
 @pytest.mark.req("T4.3")
-async def test_of_a_shredded_tenant_only_the_list_is_left(
+async def test_entries_of_shredded_tenant_are_listed_without_content(
     ingest: RunningIngest, quarantine: QuarantineApi
 ) -> None:
     await ingest.report(rows(bad()))
@@ -145,7 +145,7 @@ async def test_of_a_shredded_tenant_only_the_list_is_left(
         with pytest.raises(aio.AioRpcError) as refused:
             await call
         assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-    # Nothing can be sealed any more, and good events are none the worse for it.
+    # Rejected events cannot be sealed any more, but valid events are accepted.
     response = await ingest.report(rows(bad(), Sample()))
     assert (response.accepted, response.outcomes[0].quarantined) == (1, False)
     assert refused_events() == before + 1
@@ -187,7 +187,9 @@ async def test_pages_and_filters(ingest: RunningIngest, quarantine: QuarantineAp
     ],
     ids=str,
 )
-async def test_malformed_questions_are_refused(quarantine: QuarantineApi, change: dict[str, object]) -> None:
+async def test_invalid_list_requests_are_refused(
+    quarantine: QuarantineApi, change: dict[str, object]
+) -> None:
     with pytest.raises(aio.AioRpcError) as refused:
         await quarantine.page(**change)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -205,7 +207,9 @@ async def test_malformed_questions_are_refused(quarantine: QuarantineApi, change
     ],
     ids=str,
 )
-async def test_nothing_is_settled_by_omission(quarantine: QuarantineApi, wrong: dict[str, Any]) -> None:
+async def test_replay_and_discard_need_explicit_selection(
+    quarantine: QuarantineApi, wrong: dict[str, Any]
+) -> None:
     calls = (
         quarantine.stub.ReplayQuarantined(quarantine_pb2.ReplayQuarantinedRequest(tenant_id="acme", **wrong)),
         quarantine.stub.DiscardQuarantined(
@@ -218,7 +222,7 @@ async def test_nothing_is_settled_by_omission(quarantine: QuarantineApi, wrong: 
         assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_what_is_discarded_is_noted_and_comes_back_with_its_event(
+async def test_discard_is_audited_and_repeated_event_reopens_its_entry(
     ingest: RunningIngest, quarantine: QuarantineApi, database: TestDatabase
 ) -> None:
     request = rows(bad(), bad())

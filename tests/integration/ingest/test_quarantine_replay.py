@@ -1,4 +1,4 @@
-"""What was rejected is replayed after a fix: through capture, as of its first receipt, and once."""
+"""Quarantined events are replayed after a fix: through capture, as of their first receipt, and once."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def counts(answer: quarantine_pb2.ReplayQuarantinedResponse) -> tuple[int, int, 
     return answer.accepted, answer.duplicate, answer.conflict, answer.rejected
 
 
-async def test_after_its_type_was_registered_an_event_is_accepted_once(
+async def test_event_is_accepted_once_after_registration_of_its_type(
     ingest: RunningIngest, quarantine: QuarantineApi, database: TestDatabase
 ) -> None:
     by_row, by_column, text = bad(), bad(), bad(id="order-17", quantities={"units": "1.25"})
@@ -89,7 +89,7 @@ async def test_after_its_type_was_registered_an_event_is_accepted_once(
     assert origins == [(3,)]
 
 
-async def test_after_the_tenant_added_a_type_of_its_own(
+async def test_event_is_accepted_after_its_tenant_added_the_type(
     ingest: RunningIngest, quarantine: QuarantineApi
 ) -> None:
     await ingest.report(rows(bad(type="own.nope"), source="gateway"))
@@ -97,7 +97,9 @@ async def test_after_the_tenant_added_a_type_of_its_own(
     assert counts(await quarantine.replay()) == (1, 0, 0, 0)
 
 
-async def test_after_the_catalogue_was_filled(ingest: RunningIngest, quarantine: QuarantineApi) -> None:
+async def test_event_is_accepted_after_its_catalogue_entry_was_added(
+    ingest: RunningIngest, quarantine: QuarantineApi
+) -> None:
     definition = event_types_pb2.EventType(
         name="sale",
         dimensions=[event_types_pb2.DimensionDefinition(name=name) for name in ("sku", "family")],
@@ -123,7 +125,7 @@ async def test_after_the_catalogue_was_filled(ingest: RunningIngest, quarantine:
     assert dict((await stored(ingest, sample.id)).event.dimensions) == {"sku": "17", "family": "tools"}
 
 
-async def test_what_is_still_bad_waits_on_with_its_new_reason(
+async def test_event_that_is_still_invalid_stays_with_its_new_reason(
     ingest: RunningIngest, quarantine: QuarantineApi
 ) -> None:
     await ingest.report(rows(bad(quantities={"units": "0.123"}), bad()))
@@ -149,7 +151,7 @@ async def test_what_is_still_bad_waits_on_with_its_new_reason(
 
 
 @pytest.mark.req("T1.2")
-async def test_what_was_accepted_meanwhile_is_a_duplicate_or_a_conflict(
+async def test_event_accepted_meanwhile_is_a_duplicate_or_conflict(
     ingest: RunningIngest, quarantine: QuarantineApi
 ) -> None:
     same, other = bad(), bad()
@@ -166,7 +168,7 @@ async def test_what_was_accepted_meanwhile_is_a_duplicate_or_a_conflict(
     assert (entry.event_id, entry.reason) == (other.id, "CONFLICT")
 
 
-async def test_only_what_was_chosen_is_replayed(ingest: RunningIngest, quarantine: QuarantineApi) -> None:
+async def test_only_selected_events_are_replayed(ingest: RunningIngest, quarantine: QuarantineApi) -> None:
     await ingest.report(rows(*(bad() for _ in range(3)), source="a"))
     await ingest.report(rows(*(bad() for _ in range(2)), source="b"))
     await put_type(ingest)
@@ -179,7 +181,7 @@ async def test_only_what_was_chosen_is_replayed(ingest: RunningIngest, quarantin
     assert (await quarantine.page()).waiting == 2
 
 
-async def test_a_dry_run_tells_and_changes_nothing(
+async def test_dry_run_reports_outcomes_and_changes_nothing(
     ingest: RunningIngest, quarantine: QuarantineApi, database: TestDatabase
 ) -> None:
     await ingest.report(rows(bad(), bad(quantities={"units": "0.123"})))
@@ -196,7 +198,7 @@ async def test_a_dry_run_tells_and_changes_nothing(
 
 
 @pytest.mark.req("T1.5")
-async def test_age_and_clocks_are_judged_as_of_the_first_receipt(
+async def test_age_and_skew_are_checked_as_of_the_first_receipt(
     database: TestDatabase, broker: NatsServer
 ) -> None:
     clock = ManualClock(now_us())
@@ -213,19 +215,19 @@ async def test_age_and_clocks_are_judged_as_of_the_first_receipt(
         received_us = clock.now_us()
         await ingest.report(request)
         await put_type(ingest)
-        # By now both are older than what is taken, and ten minutes are no skew any more.
+        # Later both events are too old for capture, and the skew cannot be computed any more.
         clock.advance(timedelta(days=40))
 
         from_gateway = quarantine_pb2.QuarantineFilter(source="gateway")
         assert counts(await quarantine.replay(filter=from_gateway)) == (2, 0, 0, 0)
         assert (await stored(ingest, old.id)).event.time.ToMicroseconds() == old.time_us
         assert (await stored(ingest, late_clock.id)).event.time.ToMicroseconds() == received_us
-        # Received now they are too old, but were accepted.
+        # A repeat is too old for a new event, but a known duplicate.
         assert (await ingest.report(rows(old, source="gateway"))).duplicate == 1
         assert await quarantine.entries(filter=from_gateway) == []
 
 
-async def test_replays_at_once_count_each_event_once(
+async def test_concurrent_replays_count_each_event_once(
     ingest: RunningIngest, quarantine: QuarantineApi, database: TestDatabase
 ) -> None:
     for _ in range(6):
@@ -242,7 +244,7 @@ async def test_replays_at_once_count_each_event_once(
 
 
 @pytest.mark.req("T2.4")
-async def test_many_are_replayed_in_pages_and_portions(
+async def test_large_replay_runs_in_pages_and_portions(
     ingest: RunningIngest, quarantine: QuarantineApi, database: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quarantine_handlers, "PAGE", 40)
@@ -270,7 +272,7 @@ async def test_many_are_replayed_in_pages_and_portions(
     assert await quarantine.discard() == 30
 
 
-async def test_what_was_tampered_with_waits_and_harms_no_other(
+async def test_tampered_entry_stays_and_does_not_affect_others(
     ingest: RunningIngest, quarantine: QuarantineApi, database: TestDatabase
 ) -> None:
     await ingest.report(rows(bad(), bad()))
@@ -292,13 +294,13 @@ async def test_what_was_tampered_with_waits_and_harms_no_other(
 
 
 @pytest.mark.req("T2.4")
-async def test_a_replay_goes_on_with_what_there_is_room_for(
+async def test_replay_continues_with_calls_that_fit_into_the_queue(
     database: TestDatabase, broker: NatsServer
 ) -> None:
     async with running_ingest(database, broker) as ingest:
         await ingest.onboard(1, "acme")
         await eventually(lambda: is_known(ingest, "acme"))
-        # Calls are replayed whole: thirty of one event, and one of thirty.
+        # Calls are replayed whole: thirty calls of one event, and one call of thirty events.
         for _ in range(30):
             await ingest.report(rows(bad()))
         await ingest.report(rows(*(bad() for _ in range(30))))

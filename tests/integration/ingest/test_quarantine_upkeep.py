@@ -1,4 +1,4 @@
-"""What quarantine forgets, what it never forgets, and that its content outlives no key."""
+"""Upkeep of the quarantine: deletion of settled and old entries, and resealing of content."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def upkeep(replica: Replica, keep_waiting: timedelta | None, most: Held = MOST) 
 
 
 async def age(database: TestDatabase, quarantine_id: str, days: int) -> None:
-    """As if an entry had been received, and settled, so much earlier."""
+    """Moves the receipt and settlement of an entry into the past."""
     by = timedelta(days=days)
     await database.change(
         "UPDATE ingest.quarantine SET received_at = received_at - %s, settled_at = settled_at - %s"
@@ -57,7 +57,7 @@ def payloads(database: TestDatabase) -> dict[uuid.UUID, bytes]:
         return dict(connection.execute("SELECT quarantine_id, payload FROM ingest.quarantine").fetchall())
 
 
-async def test_settled_entries_are_forgotten_after_thirty_days(
+async def test_settled_entries_are_deleted_after_thirty_days(
     ingest: RunningIngest, quarantine: QuarantineApi, database: TestDatabase, replica: Replica
 ) -> None:
     await ingest.report(rows(*(bad() for _ in range(3))))
@@ -78,7 +78,7 @@ async def test_settled_entries_are_forgotten_after_thirty_days(
     assert counts_are_right(database)
 
 
-async def test_entries_wait_for_no_longer_than_they_may_and_their_end_is_noted(
+async def test_waiting_entries_expire_with_an_audit_entry(
     ingest: RunningIngest, quarantine: QuarantineApi, database: TestDatabase, replica: Replica
 ) -> None:
     await ingest.report(rows(bad(), bad()))
@@ -96,7 +96,7 @@ async def test_entries_wait_for_no_longer_than_they_may_and_their_end_is_noted(
     assert noted == [("quarantine.expired", "meterline-ingest", {"events": 1})]
 
 
-async def test_what_is_settled_makes_room_before_its_time_where_little_is_left(
+async def test_settled_entries_are_deleted_early_when_space_is_low(
     ingest: RunningIngest, quarantine: QuarantineApi, database: TestDatabase, replica: Replica
 ) -> None:
     await ingest.report(rows(*(bad() for _ in range(8))))
@@ -107,7 +107,7 @@ async def test_what_is_settled_makes_room_before_its_time_where_little_is_left(
         ids = quarantine_pb2.QuarantineIds(quarantine_ids=[entry.quarantine_id])
         assert await quarantine.discard(ids=ids) == 1
 
-    # Three quarters of eight is six, so the two that were settled first go.
+    # The target is three quarters of eight, six: the two entries settled first are deleted.
     await upkeep(replica, None, Held(16, 8 * sizes[0])).run()
 
     left = await quarantine.entries(state=DISCARDED)
@@ -115,7 +115,7 @@ async def test_what_is_settled_makes_room_before_its_time_where_little_is_left(
     assert len(await quarantine.entries()) == 4
     assert metrics.QUOTA_FULLEST.labels("quarantine_bytes")._value.get() == 6 / 8
     assert metrics.QUOTA_FULLEST.labels("quarantine_events")._value.get() == 4 / 16
-    # What waits never goes for want of room.
+    # Waiting entries are never deleted for space.
     await upkeep(replica, None, Held(16, 1)).run()
     assert len(await quarantine.entries()) == 4
     assert await quarantine.entries(state=DISCARDED) == []
@@ -123,7 +123,7 @@ async def test_what_is_settled_makes_room_before_its_time_where_little_is_left(
 
 
 @pytest.mark.req("T4.3")
-async def test_content_comes_under_the_new_key_after_a_rotation(
+async def test_content_is_resealed_with_the_new_key_after_a_rotation(
     ingest: RunningIngest, quarantine: QuarantineApi, database: TestDatabase, replica: Replica
 ) -> None:
     sample = bad()
@@ -145,6 +145,6 @@ async def test_content_comes_under_the_new_key_after_a_rotation(
     }
     assert sample.to_row().SerializeToString(deterministic=True) in texts
     assert {key_id_of(sealed) for sealed in after.values()} == {2}
-    # What is rejected again after the rotation is still the same entry.
+    # A retry after the rotation belongs to the same entry.
     await ingest.report(rows(sample))
     assert len(await quarantine.entries()) == 5

@@ -1,4 +1,4 @@
-"""Quotas of series and subjects: whatever way events come in, and however many replicas add at once."""
+"""Quotas of series and subjects hold for all ways to send events, and for concurrent replicas."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.req("T4.2", "T2.4")
 
 @pytest.fixture
 async def small(database: TestDatabase, broker: NatsServer) -> AsyncIterator[RunningIngest]:
-    """Takes three series and two subjects of a tenant. One of each is there: `eu` and `u1`."""
+    """Allows three series and two subjects for each tenant. One of each is stored: `eu` and `u1`."""
     async with running_ingest(database, broker, max_series_per_tenant=3, max_subjects_per_tenant=2) as ingest:
         await ingest.put_type()
         for number, slug in enumerate(("acme", "bolt"), 1):
@@ -52,7 +52,7 @@ async def allow(ingest: RunningIngest, **quotas: int) -> None:
 
 
 @pytest.mark.parametrize("form", [rows, columns])
-async def test_what_is_new_beyond_the_quota_is_rejected_and_what_is_known_is_not(
+async def test_new_series_and_subjects_beyond_the_quota_are_rejected(
     small: RunningIngest, form: Callable[..., capture_pb2.ReportRequest]
 ) -> None:
     first = await small.report(form(*of_regions("eu", "us", "ap", "sa", "af"), *of_regions("eu")))
@@ -63,12 +63,12 @@ async def test_what_is_new_beyond_the_quota_is_rejected_and_what_is_known_is_not
     subjects = [Sample(subject=subject) for subject in ("u1", "u2", "u3", "u2")]
     second = await small.report(form(*subjects))
     assert (second.accepted, reasons(second)) == (3, ["SUBJECT_QUOTA"])
-    # Others have quotas of their own.
+    # Other tenants have separate quotas.
     theirs = await small.report(form(*of_regions("us", "ap", "sa", tenant_id="bolt", subject="u9")))
     assert theirs.accepted == 3
 
 
-async def test_an_event_that_is_rejected_for_its_subject_makes_no_series(small: RunningIngest) -> None:
+async def test_event_rejected_for_its_subject_creates_no_series(small: RunningIngest) -> None:
     await small.report(rows(Sample(subject="u2")))
     response = await small.report(rows(*of_regions("us", "ap", "sa", subject="u3")))
     assert reasons(response) == ["SUBJECT_QUOTA"] * 3
@@ -76,7 +76,7 @@ async def test_an_event_that_is_rejected_for_its_subject_makes_no_series(small: 
 
 
 @pytest.mark.req("O2")
-async def test_after_the_quota_was_raised_a_replay_takes_them_in(small: RunningIngest) -> None:
+async def test_replay_accepts_events_after_the_quota_was_raised(small: RunningIngest) -> None:
     acme = QuarantineApi(small.channel)
     await small.report(rows(*of_regions("us", "ap", "sa", "af")))
     assert (await acme.replay()).rejected == 2
@@ -91,7 +91,7 @@ async def test_after_the_quota_was_raised_a_replay_takes_them_in(small: RunningI
 
 
 @pytest.mark.req("T3.4")
-async def test_imports_and_amendments_hold_the_quota(small: RunningIngest) -> None:
+async def test_quota_applies_to_imports_and_amendments(small: RunningIngest) -> None:
     known = Sample()
     await small.report(rows(known, *of_regions("us", "ap")))
     acme = Corrections(small)
@@ -113,7 +113,7 @@ async def test_imports_and_amendments_hold_the_quota(small: RunningIngest) -> No
     assert (done.corrected, len(done.failures)) == (1, 0)
 
 
-async def test_a_stream_holds_the_quota(small: RunningIngest) -> None:
+async def test_quota_applies_to_streams(small: RunningIngest) -> None:
     call = small.capture.Stream()
     for sample in of_regions("us", "ap", "sa"):
         await call.write(capture_pb2.StreamRequest(tenant_id="acme", source="test", event=sample.to_row()))
@@ -121,12 +121,12 @@ async def test_a_stream_holds_the_quota(small: RunningIngest) -> None:
     assert [each.outcome.reason async for answer in call for each in answer.outcomes] == ["SERIES_QUOTA"]
 
 
-async def test_replicas_that_add_at_once_never_exceed_a_quota(database: TestDatabase) -> None:
+async def test_concurrent_replicas_never_exceed_a_quota(database: TestDatabase) -> None:
     async def quotas(tenant_ids: Collection[int]) -> dict[int, Quotas]:
         return dict.fromkeys(tenant_ids, Quotas(50, 40))
 
     async def add(at: int) -> None:
-        """As a replica of its own, with nothing in memory; each in another order."""
+        """Adds like a separate replica with an empty cache, each in a different order."""
         numbers = [(at * 37 + number) % 120 for number in range(120)]
         own = Dictionaries(pool, quotas)
         for start in range(0, 120, 40):
@@ -156,15 +156,15 @@ async def test_replicas_that_add_at_once_never_exceed_a_quota(database: TestData
     assert counts == [(1, 50, 40, 50, 40), (2, 50, 40, 50, 40)]
 
 
-async def test_how_full_quotas_are_is_told(small: RunningIngest, database: TestDatabase) -> None:
-    async def unasked(tenant_ids: Collection[int]) -> dict[int, Quotas]:
-        raise AssertionError("there is nothing new")
+async def test_fullest_quota_is_reported(small: RunningIngest, database: TestDatabase) -> None:
+    async def unused(tenant_ids: Collection[int]) -> dict[int, Quotas]:
+        raise AssertionError("there are no new series or subjects")
 
     await small.report(rows(*of_regions("us")))
     pool = Database(database.app_dsn("ingest"), size=1, application_name="test")
     await pool.start()
     try:
-        dictionaries = Dictionaries(pool, unasked)
+        dictionaries = Dictionaries(pool, unused)
         assert await dictionaries.fullest(Quotas(3, 2)) == (2 / 3, 1 / 2)
         await allow(small, max_subjects=4)
         assert await dictionaries.fullest(Quotas(3, 2)) == (2 / 3, 1 / 4)
@@ -173,7 +173,7 @@ async def test_how_full_quotas_are_is_told(small: RunningIngest, database: TestD
 
 
 @pytest.mark.req("K3")
-def test_what_was_there_before_quotas_is_counted(empty_database: TestDatabase) -> None:
+def test_migration_counts_rows_from_before_quotas(empty_database: TestDatabase) -> None:
     every = migrate.for_service("ingest")
     first = next(at for at, each in enumerate(every) if each.name == "quotas")
     migrate.apply(empty_database.owner_dsn("ingest"), "ingest", every[:first])

@@ -1,4 +1,4 @@
-"""Reading events: what each has, in the order of time, over any range, by whoever may see it."""
+"""Reading events: complete events, in the order of time, over any range, with audited unsealing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HOUR_US = 3_600_000_000
 
 
 async def put_checkout(ingest: RunningIngest) -> None:
-    """A type with a property for everybody, and one that is sealed."""
+    """Puts a type with a plain and a sensitive property."""
     definition = event_types_pb2.EventType(
         name="checkout",
         quantities=[event_types_pb2.QuantityDefinition(name="units", scale=2)],
@@ -80,13 +80,13 @@ async def status_of(call: Awaitable[object]) -> grpc.StatusCode:
 
 
 @pytest.mark.req("S3", "T1.5")
-async def test_an_event_is_read_with_all_that_it_has(ingest: RunningIngest) -> None:
+async def test_event_is_read_with_all_its_fields(ingest: RunningIngest) -> None:
     await put_checkout(ingest)
     sample, event = checkout("ann@example.com", quantities={"units": "1.5"})
     request = capture_pb2.ReportRequest(
         tenant_id="acme", source="shop", rows=capture_pb2.EventRows(events=[event])
     )
-    # The source's clock is an hour behind ours.
+    # The source's clock is an hour behind the server's.
     event.time.FromMicroseconds(now_us() - HOUR_US)
     request.rows.events[0].time.CopyFrom(event.time)
     request.sent_at.FromMicroseconds(now_us() - HOUR_US)
@@ -106,7 +106,7 @@ async def test_an_event_is_read_with_all_that_it_has(ingest: RunningIngest) -> N
     assert list((await ingest.events.ListEvents(listing(before - HOUR_US))).events) == [found]
 
 
-async def test_a_time_that_was_not_corrected_is_told_once(ingest: RunningIngest) -> None:
+async def test_uncorrected_event_has_no_separate_sent_time(ingest: RunningIngest) -> None:
     sample = Sample()
     await ingest.report(rows(sample))
     found = await ingest.events.GetEvent(events_pb2.GetEventRequest(tenant_id="acme", event_id=sample.id))
@@ -115,7 +115,7 @@ async def test_a_time_that_was_not_corrected_is_told_once(ingest: RunningIngest)
 
 
 @pytest.mark.req("T4.3")
-async def test_sensitive_properties_are_shown_on_demand_and_that_is_audited(ingest: RunningIngest) -> None:
+async def test_unsealing_sensitive_properties_is_audited(ingest: RunningIngest) -> None:
     await put_checkout(ingest)
     start = now_us()
     both = [checkout("ann@example.com"), checkout("bob@example.com")]
@@ -156,7 +156,7 @@ async def test_sensitive_properties_are_shown_on_demand_and_that_is_audited(inge
 
 
 @pytest.mark.req("T4.3")
-async def test_who_unseals_says_who_and_why_and_gets_nothing_that_was_shredded(ingest: RunningIngest) -> None:
+async def test_unsealing_needs_requester_and_reason_and_excludes_shredded(ingest: RunningIngest) -> None:
     await put_checkout(ingest)
     sample, event = checkout("ann@example.com")
     await ingest.report(
@@ -178,7 +178,7 @@ async def test_who_unseals_says_who_and_why_and_gets_nothing_that_was_shredded(i
 
 @pytest.fixture
 async def history(ingest: RunningIngest) -> list[Sample]:
-    """Some days of events in batches that are short, long, nested and shuffled; several at one moment."""
+    """Reports some days of events: batches with short, long and nested spans, some at equal times."""
     chance = random.Random(41)
     now = now_us() // 1_000_000 * 1_000_000 - 60_000_000
     samples: list[Sample] = []
@@ -203,7 +203,7 @@ def in_order(samples: list[Sample]) -> list[str]:
 
 
 @pytest.mark.req("S3")
-async def test_a_range_is_listed_in_the_order_of_time_at_any_size_of_page(
+async def test_range_is_listed_in_order_of_time_with_pages_of_any_size(
     ingest: RunningIngest, history: list[Sample]
 ) -> None:
     oldest = min(sample.time_us for sample in history)
@@ -217,7 +217,7 @@ async def test_a_range_is_listed_in_the_order_of_time_at_any_size_of_page(
 
 
 @pytest.mark.req("S3")
-async def test_filters(ingest: RunningIngest, history: list[Sample]) -> None:
+async def test_events_are_listed_by_filters(ingest: RunningIngest, history: list[Sample]) -> None:
     oldest = min(sample.time_us for sample in history)
 
     def those(wanted: Callable[[Sample], bool]) -> list[str]:
@@ -236,7 +236,7 @@ async def test_filters(ingest: RunningIngest, history: list[Sample]) -> None:
 
 
 @pytest.mark.req("S3")
-async def test_an_export_streams_the_same_and_goes_on_from_any_token(
+async def test_export_equals_the_list_and_resumes_from_any_token(
     ingest: RunningIngest, monkeypatch: pytest.MonkeyPatch, history: list[Sample]
 ) -> None:
     monkeypatch.setattr("meterline_ingest.reading.service.EXPORTED_EVENTS", 50)
@@ -252,7 +252,7 @@ async def test_an_export_streams_the_same_and_goes_on_from_any_token(
     ]
 
 
-async def test_large_events_come_in_answers_that_clients_take(
+async def test_answers_are_limited_in_bytes(
     ingest: RunningIngest, monkeypatch: pytest.MonkeyPatch, history: list[Sample]
 ) -> None:
     monkeypatch.setattr("meterline_ingest.reading.api.ANSWER_BYTES", 4_096)
@@ -263,7 +263,7 @@ async def test_large_events_come_in_answers_that_clients_take(
     assert max(answer.ByteSize() for answer in answers) < 5_000
 
 
-async def test_an_export_that_is_left_frees_its_connection(
+async def test_cancelled_export_releases_its_connection(
     ingest: RunningIngest, monkeypatch: pytest.MonkeyPatch, history: list[Sample], database: TestDatabase
 ) -> None:
     monkeypatch.setattr("meterline_ingest.reading.service.EXPORTED_EVENTS", 1)
@@ -289,15 +289,15 @@ async def test_an_export_that_is_left_frees_its_connection(
         listing(0, dimensions={"region": "\0"}),
         listing(0, batch_ids=["x"]),
     ],
-    ids=["no start", "no token", "a token of another list", "NUL", "NUL in a value", "no UUID"],
+    ids=["no start", "invalid token", "token of another list", "NUL", "NUL in a value", "invalid UUID"],
 )
-async def test_what_cannot_be_meant_is_refused(
+async def test_invalid_list_requests_are_refused(
     ingest: RunningIngest, request_: events_pb2.ListEventsRequest
 ) -> None:
     assert await status_of(ingest.events.ListEvents(request_)) is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_the_first_and_the_last_moment_are_no_trouble(ingest: RunningIngest) -> None:
+async def test_widest_possible_range_is_accepted(ingest: RunningIngest) -> None:
     await ingest.report(rows(Sample()))
     request = events_pb2.ListEventsRequest(tenant_id="acme")
     request.time.start_time.FromDatetime(datetime(1, 1, 1, tzinfo=UTC))

@@ -1,4 +1,4 @@
-"""How much of the database a page of events touches, with the plans that the application gets."""
+"""The number of blocks that a page of events reads, with the application's query plans."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.req("S3")
 NOW = datetime.now(UTC)
 BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
 
-# 800 batches of 100 events, ten minutes apart. One in four is tenant 1's.
+# 800 batches of 100 events, ten minutes apart. Every fourth belongs to tenant 1.
 FILL = """
 WITH made AS (
     INSERT INTO ingest.batches (
@@ -42,7 +42,7 @@ ORDER BY batch_number
 
 @pytest.fixture
 def filled(database: TestDatabase) -> Iterator[psycopg.Connection[Any]]:
-    """A session of the application's, as the pool has them."""
+    """A session like those of the application's pool, on a filled database."""
     with psycopg.connect(database.admin_dsn, autocommit=True) as admin:
         admin.execute(FILL, (NOW,))
         admin.execute("INSERT INTO ingest.subjects (tenant_id, subject, subject_id) VALUES (1, 'u', 1)")
@@ -60,7 +60,7 @@ def filled(database: TestDatabase) -> Iterator[psycopg.Connection[Any]]:
 
 
 def run(connection: psycopg.Connection[Any], query: str, **parameters: object) -> list[dict[str, Any]]:
-    """All nodes of the generic plan, as it ran."""
+    """Runs a query with its generic plan; returns all nodes of the plan."""
     names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", query)))
     numbered = re.sub(r"%\((\w+)\)s", lambda match: f"${names.index(match[1]) + 1}", query)
     connection.execute(f"PREPARE looked_at AS {numbered}")
@@ -82,7 +82,7 @@ def blocks(node: dict[str, Any]) -> int:
 
 
 def read_whole(nodes: list[dict[str, Any]]) -> list[str]:
-    """Tables that were read from end to end, but for empty ones."""
+    """Tables that a plan scans sequentially, except for empty ones."""
     return [node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan" and blocks(node)]
 
 
@@ -98,7 +98,7 @@ def spans(connection: psycopg.Connection[Any], **more: object) -> list[dict[str,
     return run(connection, queries.spans_of_time, **usual | more)
 
 
-def test_the_batches_of_a_page_are_looked_up(filled: psycopg.Connection[Any]) -> None:
+def test_batches_of_a_page_are_found_by_index(filled: psycopg.Connection[Any]) -> None:
     nodes = spans(filled)
     assert nodes[0]["Actual Rows"] == 10
     assert read_whole(nodes) == []
@@ -107,21 +107,21 @@ def test_the_batches_of_a_page_are_looked_up(filled: psycopg.Connection[Any]) ->
     assert blocks(nodes[0]) < 60
 
 
-def test_a_group_after_another_is_looked_up_no_dearer(filled: psycopg.Connection[Any]) -> None:
+def test_later_group_of_batches_costs_no_more_blocks(filled: psycopg.Connection[Any]) -> None:
     after = NOW - timedelta(days=6)
     nodes = spans(filled, after_first=after, after_number=0)
     assert nodes[0]["Actual Rows"] == 10
     assert blocks(nodes[0]) < 60
 
 
-def test_events_of_a_few_batches_are_found_without_the_others(filled: psycopg.Connection[Any]) -> None:
+def test_events_of_some_batches_are_read_without_other_batches(filled: psycopg.Connection[Any]) -> None:
     total = filled.execute("SELECT sum(relpages) FROM pg_class WHERE relname ~ '^events_[0-9]'").fetchone()
     nodes = run(
         filled,
         queries.events_of_batches,
         tenant_id=1,
         batch_numbers=[4 * at for at in range(1, 11)],
-        # What is standing costs a look at the corrections an event.
+        # The current state would cost a lookup of corrections for each event.
         standing=False,
         after_time=BEGINNING,
         after_id="00000000-0000-0000-0000-000000000000",
@@ -139,4 +139,6 @@ def test_events_of_a_few_batches_are_found_without_the_others(filled: psycopg.Co
     assert total is not None
     assert total[0] > 800
     used = {node["Index Name"] for node in nodes if node["Node Type"] == "Bitmap Index Scan"}
-    assert all("batch_number" in name for name in used), "the key would be read whole for the tenant"
+    assert all("batch_number" in name for name in used), (
+        "the primary key would be scanned for the whole tenant"
+    )

@@ -1,4 +1,4 @@
-"""What is wrong with events and calls is told by field and rule, and costs nobody else anything."""
+"""Invalid events and calls are refused with their field and rule, and do not affect others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.capture import RunningIngest, Sample, columns, now_us, rows, 
 
 
 @pytest.mark.req("T1.5", "T2.4")
-async def test_each_bad_event_is_named_and_the_good_ones_are_taken(ingest: RunningIngest) -> None:
+async def test_each_invalid_event_is_reported_and_valid_ones_are_accepted(ingest: RunningIngest) -> None:
     await ingest.put_type(
         "strict",
         quantities=[event_types_pb2.QuantityDefinition(name="whole", scale=0, required=True)],
@@ -73,7 +73,7 @@ async def test_each_bad_event_is_named_and_the_good_ones_are_taken(ingest: Runni
 
 
 @pytest.mark.req("T1.5", "T2.4")
-async def test_an_event_of_nobody_and_a_message_without_an_event_are_told_so(ingest: RunningIngest) -> None:
+async def test_missing_tenant_and_missing_event_are_reported(ingest: RunningIngest) -> None:
     for form in (rows, columns):
         answer = await ingest.report(form(Sample(), tenant_id=""))
         assert [(o.reason, o.field) for o in answer.outcomes] == [("TENANT_MISSING", "tenant_id")]
@@ -89,8 +89,8 @@ async def test_an_event_of_nobody_and_a_message_without_an_event_are_told_so(ing
 
 
 @pytest.mark.req("T1.5", "T2.4")
-async def test_a_wrong_time_of_sending_is_what_is_wrong(ingest: RunningIngest) -> None:
-    """Not the time of the event, which only the correction by it moved out of bounds."""
+async def test_wrong_sending_time_is_reported_instead_of_the_event_time(ingest: RunningIngest) -> None:
+    """The event's time is out of bounds only after the correction by the wrong sending time."""
     for form in (rows, columns):
         request = form(Sample(), Sample(time_us=now_us() - 40 * 86_400_000_000))
         request.sent_at.FromDatetime(datetime(8999, 12, 31, tzinfo=UTC))
@@ -105,7 +105,7 @@ async def test_a_wrong_time_of_sending_is_what_is_wrong(ingest: RunningIngest) -
 
 
 @pytest.mark.req("T2.4")
-async def test_whoever_asks_for_a_text_id_without_its_source_is_told_that_it_is_needed(
+async def test_query_by_text_id_needs_the_source(
     ingest: RunningIngest,
 ) -> None:
     await ingest.report(rows(Sample(id="order-17"), source="shop"))
@@ -141,7 +141,7 @@ def _broken(**changes: object) -> capture_pb2.ReportRequest:
     ],
 )
 @pytest.mark.req("T2.4")
-async def test_a_malformed_batch_is_refused_whole_with_its_field(
+async def test_malformed_batch_is_refused_with_its_field(
     ingest: RunningIngest, request_: capture_pb2.ReportRequest, field: str
 ) -> None:
     with pytest.raises(aio.AioRpcError) as caught:

@@ -1,4 +1,4 @@
-"""A flood of rejected events costs the tenant that sends it, and not the others."""
+"""A flood of rejected events delays its own tenant, and not the others."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def queued() -> float:
     return float(metrics.CAPTURE_QUEUE._value.get())
 
 
-async def answers_of_a_flood(ingest: RunningIngest, database: TestDatabase) -> int:
-    """How many calls of a flood are answered before as many good ones that came after them are."""
+async def answered_flood_calls(ingest: RunningIngest, database: TestDatabase) -> int:
+    """The number of calls of a flood that are answered before later, equally many calls with valid events."""
     answered = 0
 
     async def flood(request: capture_pb2.ReportRequest) -> None:
@@ -39,7 +39,7 @@ async def answers_of_a_flood(ingest: RunningIngest, database: TestDatabase) -> i
     floods = [columns(*(bad() for _ in range(CALL)), tenant_id="flood") for _ in range(CALLS + 1)]
     good = [columns(*(Sample() for _ in range(CALL))) for _ in range(CALLS)]
     async with await psycopg.AsyncConnection.connect(database.admin_dsn) as holding:
-        # The first flush waits for this, and all others for the first.
+        # The first flush waits for this lock, and all others for the first flush.
         await holding.execute("LOCK TABLE ingest.quarantine_counts IN ACCESS EXCLUSIVE MODE")
         flooding = [asyncio.create_task(flood(request)) for request in floods]
         await eventually(lambda: queued() == CALL * len(floods))
@@ -53,17 +53,17 @@ async def answers_of_a_flood(ingest: RunningIngest, database: TestDatabase) -> i
 
 
 @pytest.mark.parametrize("charged", [True, False])
-async def test_others_are_served_before_most_of_a_flood_of_rejected_events(
+async def test_other_tenants_are_served_before_most_of_a_rejected_flood(
     database: TestDatabase, broker: NatsServer, monkeypatch: pytest.MonkeyPatch, charged: bool
 ) -> None:
     if not charged:
-        # The planted bug: what is rejected costs what is accepted.
+        # Planted bug: rejected events cost as much as accepted ones.
         monkeypatch.setattr(call, "REJECTED_COST", 1)
     async with running_ingest(database, broker, commit_workers=1) as ingest:
         await ingest.put_type()
         for number, slug in enumerate(("acme", "flood"), 1):
             await ingest.onboard(number, slug)
             await eventually(lambda slug=slug: is_known(ingest, slug))  # type: ignore[misc]
-        answered = await answers_of_a_flood(ingest, database)
-    # A turn is two calls: of twelve turns the flood has two or three, and what was taken before anybody knew.
+        answered = await answered_flood_calls(ingest, database)
+    # A turn is two calls. The flood gets two or three of twelve turns, and those before the first rejection.
     assert (answered <= CALLS // 2) is charged

@@ -1,5 +1,7 @@
-"""Large calls with events that are stored already: each event is stored once, each row is answered rightly,
-and a call sends as few statements as its repeats need."""
+"""Large calls with stored events: each event is stored once, and each row gets its outcome.
+
+A call sends only as many statements as its repeats need.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ from tests.support.polling import eventually
 
 pytestmark = pytest.mark.req("T1.2")
 
-# A type whose events have details, as those of `api.request` have not.
+# A type whose events have details; those of `api.request` have none.
 NOTED = "api.noted"
 
 Form = Callable[..., capture_pb2.ReportRequest]
@@ -37,7 +39,7 @@ doubtful_or_not = pytest.mark.parametrize("doubtful", [0, 30])
 
 @dataclass
 class Statements:
-    """What capture sent to the database: the rows of each lookup and of each COPY."""
+    """The statements of capture: the number of rows of each lookup and of each COPY."""
 
     lookups: list[int] = field(default_factory=list)
     copies: list[int] = field(default_factory=list)
@@ -74,7 +76,7 @@ def doubtful() -> int:
 async def replicas(
     database: TestDatabase, broker: NatsServer, monkeypatch: pytest.MonkeyPatch, doubtful: int
 ) -> AsyncIterator[tuple[RunningIngest, RunningIngest]]:
-    """Two processes' worth of ingest on one database; their first `doubtful` batches are looked up."""
+    """Two replicas of ingest on one database; they look up their first `doubtful` batches."""
     monkeypatch.setattr(store, "DOUBTFUL_BATCHES", doubtful)
     async with AsyncExitStack() as stack:
         one, two = [await stack.enter_async_context(running_ingest(database, broker)) for _ in range(2)]
@@ -111,7 +113,7 @@ def reasons(count: int, answer: capture_pb2.ReportResponse) -> list[str]:
     return found
 
 
-# Each makes another event of one of `units` 1 with no other quantity.
+# Each changes an event with the only quantity `units` = 1 into a different event.
 CHANGES: tuple[Callable[[Sample], Sample], ...] = (
     lambda sample: replace(sample, subject="somebody else"),
     lambda sample: replace(sample, quantities={"units": "2"}),
@@ -130,7 +132,7 @@ def other(sample: Sample, at: int) -> Sample:
 
 @doubtful_or_not
 @both_forms
-async def test_all_kinds_of_repeats_in_one_call(
+async def test_call_with_all_kinds_of_repeats_answers_each_row(
     replicas: tuple[RunningIngest, RunningIngest], form: Form
 ) -> None:
     here, there = replicas
@@ -140,8 +142,8 @@ async def test_all_kinds_of_repeats_in_one_call(
     dropped = some(30)
     assert (await here.report(form(*ours))).accepted == len(ours)
     assert (await there.report(form(*theirs))).accepted == len(theirs)
-    # A dry run stores nothing, but its ids are remembered.
-    await Corrections(here).bring(str(uuid.uuid4()), *dropped, dry_run=True)
+    # A dry run stores nothing, but capture caches its ids.
+    await Corrections(here).import_events(str(uuid.uuid4()), *dropped, dry_run=True)
     fresh, twice = some(220), some(3)
     expected = [
         *((sample, "") for sample in fresh),
@@ -155,7 +157,7 @@ async def test_all_kinds_of_repeats_in_one_call(
     ]
     order = np.random.default_rng(5).permutation(len(expected)).tolist()
     mixed = [expected[at] for at in order]
-    # Their first rows are above.
+    # The first rows of these repeats are above.
     mixed += [(sample, "DUPLICATE") for sample in twice]
     mixed += [(other(sample, at), "CONFLICT") for at, sample in enumerate(twice)]
 
@@ -168,7 +170,7 @@ async def test_all_kinds_of_repeats_in_one_call(
     assert reasons(new, again) == ["DUPLICATE"] * new
 
 
-async def test_a_property_that_the_type_had_not_makes_another_event(
+async def test_repeat_with_a_new_property_is_a_conflict(
     replicas: tuple[RunningIngest, RunningIngest],
 ) -> None:
     here, _ = replicas
@@ -182,7 +184,7 @@ async def test_a_property_that_the_type_had_not_makes_another_event(
     assert reasons(210, answer) == ["CONFLICT"] * 105 + ["DUPLICATE"] * 105
 
 
-async def test_repeats_cost_one_lookup_of_suspects_and_one_copy(
+async def test_repeats_cost_one_lookup_and_one_copy(
     replicas: tuple[RunningIngest, RunningIngest], statements: Statements
 ) -> None:
     here, _ = replicas
@@ -205,7 +207,7 @@ async def test_repeats_cost_one_lookup_of_suspects_and_one_copy(
     assert statements == Statements([400], [])
 
 
-async def test_small_calls_are_remembered_too(
+async def test_ids_of_small_calls_are_cached_too(
     replicas: tuple[RunningIngest, RunningIngest], statements: Statements
 ) -> None:
     here, _ = replicas
@@ -215,7 +217,7 @@ async def test_small_calls_are_remembered_too(
     assert statements == Statements([1], [300])
 
 
-async def test_after_a_repeat_that_was_not_suspected_batches_are_looked_up(
+async def test_batches_are_looked_up_after_an_unsuspected_repeat(
     replicas: tuple[RunningIngest, RunningIngest],
     statements: Statements,
     monkeypatch: pytest.MonkeyPatch,
@@ -232,19 +234,19 @@ async def test_after_a_repeat_that_was_not_suspected_batches_are_looked_up(
         assert (answer.accepted, answer.duplicate) == (300, len(repeats))
         return Statements(list(statements.lookups), list(statements.copies))
 
-    # The COPY fails, and is repeated without it.
+    # The COPY fails, and is repeated without the stored event.
     assert await send(theirs[0]) == Statements([301], [301, 300])
-    # Two doubtful batches; another such repeat in the second makes two more.
+    # The next two batches are looked up; another unsuspected repeat in the second adds two more.
     assert await send() == Statements([300], [300])
     assert await send(theirs[1]) == Statements([301], [300])
     assert await send() == Statements([300], [300])
     assert await send() == Statements([300], [300])
     assert await send() == Statements([], [300])
-    # By now it is known.
+    # The cache contains this id now.
     assert await send(theirs[1]) == Statements([1], [300])
 
 
-async def test_replicas_with_the_same_events_in_other_orders_do_not_deadlock(
+async def test_replicas_with_same_events_in_different_orders_do_not_deadlock(
     database: TestDatabase, replicas: tuple[RunningIngest, RunningIngest]
 ) -> None:
     rng = np.random.default_rng(11)

@@ -1,4 +1,4 @@
-"""Messages are sent again, or made again and then say what they said at first."""
+"""Replay publishes messages again, from the outbox or rebuilt with the same content."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ALWAYS = (datetime.now(UTC) - timedelta(days=1), datetime.now(UTC) + timedelta(d
 
 
 def outbox(database: TestDatabase) -> dict[uuid.UUID, tuple[Any, ...]]:
-    """(subject, payload, whether it is published) of each message."""
+    """(subject, payload, whether it is published) of each message, by its id."""
     with psycopg.connect(database.admin_dsn) as connection:
         found = connection.execute(
             "SELECT message_id, subject, payload, published_at IS NOT NULL FROM ingest.outbox"
@@ -35,8 +35,8 @@ def outbox(database: TestDatabase) -> dict[uuid.UUID, tuple[Any, ...]]:
     return {row[0]: tuple(row[1:]) for row in found}
 
 
-async def forget_outbox(database: TestDatabase) -> None:
-    """As a week passes."""
+async def clear_outbox(database: TestDatabase) -> None:
+    """Deletes the messages, as upkeep does after a week."""
     await database.change("DELETE FROM ingest.outbox")
 
 
@@ -54,7 +54,7 @@ async def replay(ingest: RunningIngest, **chosen: Any) -> int:
 
 @pytest.fixture
 async def shop(ingest: RunningIngest) -> RunningIngest:
-    """Two tenants, and types with and without details, for identity and not."""
+    """Two tenants, and types with and without details."""
     await ingest.onboard(2, "bolt")
     await eventually(lambda: is_known(ingest, "bolt"))
     kinds = event_types_pb2
@@ -87,7 +87,7 @@ texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 
 @st.composite
 def calls(draw: st.DrawFn) -> capture_pb2.ReportRequest:
-    """One call with good events of both tenants; some ids are no UUIDs, some clocks are off."""
+    """One call with valid events of both tenants; some have text ids, some skewed clocks."""
     request = capture_pb2.ReportRequest(tenant_id="acme", source=draw(st.sampled_from(["a", "b"])))
     for _ in range(draw(st.integers(1, 6))):
         kind = draw(st.sampled_from(["api.request", "two", "view"]))
@@ -120,14 +120,14 @@ def calls(draw: st.DrawFn) -> capture_pb2.ReportRequest:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.lists(calls(), min_size=1, max_size=4))
-async def test_a_message_that_is_made_again_says_what_it_said(
+async def test_rebuilt_message_has_the_original_content(
     shop: RunningIngest, database: TestDatabase, requests: list[capture_pb2.ReportRequest]
 ) -> None:
-    # At once, so that they share messages.
+    # Concurrently, so that calls share messages.
     answers = await asyncio.gather(*(shop.report(request) for request in requests))
     assert all(not answer.outcomes for answer in answers), answers
     before = outbox(database)
-    await forget_outbox(database)
+    await clear_outbox(database)
 
     again = await replay(shop)
 
@@ -136,11 +136,11 @@ async def test_a_message_that_is_made_again_says_what_it_said(
     for message_id, (subject, payload, _) in before.items():
         assert after[message_id][0] == subject
         assert decoded(after[message_id][1]) == decoded(payload)
-    await forget_outbox(database)
+    await clear_outbox(database)
     await database.change("DELETE FROM ingest.batches")
 
 
-async def test_messages_of_events_and_of_batches_go_out_again(
+async def test_messages_of_events_and_batches_are_published_again(
     shop: RunningIngest, database: TestDatabase
 ) -> None:
     first, second = Sample(), Sample(id="order 17")
@@ -158,17 +158,15 @@ async def test_messages_of_events_and_of_batches_go_out_again(
     await eventually(lambda: published(database))
     assert outbox(database) == kept
 
-    await forget_outbox(database)
+    await clear_outbox(database)
     assert await replay(shop, tenant_id="acme", batch_ids=[answers[0].batch_id]) == 1
     await eventually(lambda: published(database))
     ((_, payload, _),) = outbox(database).values()
-    assert {told.event_id for told in decoded(payload)[1]} == {uuid.UUID(first.id)}
+    assert {event.event_id for event in decoded(payload)[1]} == {uuid.UUID(first.id)}
     assert await replay(shop, tenant_id="acme", event_ids=[first.id, "order 17"], source="test") == 2
 
 
-async def test_a_tenant_cannot_have_anothers_messages_sent(
-    shop: RunningIngest, database: TestDatabase
-) -> None:
+async def test_tenant_cannot_replay_messages_of_another(shop: RunningIngest, database: TestDatabase) -> None:
     sample = Sample()
     answer = await shop.report(rows(sample))
     await eventually(lambda: published(database))
@@ -176,7 +174,7 @@ async def test_a_tenant_cannot_have_anothers_messages_sent(
     assert await replay(shop, tenant_id="bolt", batch_ids=[answer.batch_id]) == 0
 
 
-async def test_many_messages_go_out_in_chunks(
+async def test_large_replay_publishes_in_chunks(
     shop: RunningIngest, database: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("meterline_ingest.reading.replay.CHUNK", 3)
@@ -189,13 +187,13 @@ async def test_many_messages_go_out_in_chunks(
     assert outbox(database).keys() == kept.keys()
 
 
-async def test_a_message_whose_events_are_deleted_is_not_made_again(
+async def test_message_with_deleted_events_is_not_rebuilt(
     shop: RunningIngest, database: TestDatabase
 ) -> None:
-    """Whoever does not have it would count too little."""
+    """A consumer without the original message would count too few events."""
     await shop.report(rows(Sample(), Sample()))
     await eventually(lambda: published(database))
-    await forget_outbox(database)
+    await clear_outbox(database)
     await database.change(
         "DELETE FROM ingest.events WHERE event_id = (SELECT event_id FROM ingest.events LIMIT 1)"
     )
@@ -205,10 +203,8 @@ async def test_a_message_whose_events_are_deleted_is_not_made_again(
     assert outbox(database) == {}
 
 
-async def test_what_waits_to_be_published_anyway_is_told_apart(
-    database: TestDatabase, broker: NatsServer
-) -> None:
-    """A replay right after a replay finds nothing to do, and says why."""
+async def test_replay_reports_messages_that_already_wait(database: TestDatabase, broker: NatsServer) -> None:
+    """A replay right after another one publishes nothing, and reports the waiting messages."""
     async with running_ingest(database, broker, relay_linger_ms=600_000) as ingest:
         await ingest.put_type()
         await ingest.onboard(1, "acme")
@@ -230,9 +226,9 @@ async def test_what_waits_to_be_published_anyway_is_told_apart(
         events_pb2.ReplayRequest(tenant_id="acme", batch_ids=["a"]),
         events_pb2.ReplayRequest(tenant_id="acme", event_ids=["a"] * 1_001),
     ],
-    ids=["nothing", "two", "no UUID", "too many"],
+    ids=["no selection", "two selections", "invalid UUID", "too many"],
 )
-async def test_one_way_to_say_which_is_needed(
+async def test_replay_needs_exactly_one_valid_selection(
     ingest: RunningIngest, request_: events_pb2.ReplayRequest
 ) -> None:
     with pytest.raises(aio.AioRpcError) as caught:

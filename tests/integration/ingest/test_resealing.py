@@ -1,4 +1,4 @@
-"""Values of retired keys come under the current one, a few at a time, and none is lost on the way."""
+"""Values of retired keys are resealed with the current key, in limited steps and without loss."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def rotate_for_good(database: TestDatabase, replica: Replica, *tenant_ids:
 
 
 async def texts(replica: Replica, tenant_id: int) -> dict[bytes, tuple[bytes, int]]:
-    """Every row's text, and the number of the key that it is sealed under."""
+    """The text of each row, and the number of its key."""
     keyring = await replica.vault.keyring(None, tenant_id)
     stored = await THINGS.all(replica.database, tenant_id)
     return {
@@ -65,7 +65,7 @@ async def texts(replica: Replica, tenant_id: int) -> dict[bytes, tuple[bytes, in
     }
 
 
-async def test_all_values_come_under_the_current_key(things: TestDatabase, one: Replica) -> None:
+async def test_all_values_are_resealed_with_the_current_key(things: TestDatabase, one: Replica) -> None:
     before = metrics.RESEALED_VALUES._value.get()
     rows = [b"row %d" % number for number in range(7)]
     await put(one, ACME, *rows)
@@ -84,7 +84,7 @@ async def test_all_values_come_under_the_current_key(things: TestDatabase, one: 
 
 @given(count=st.integers(0, 12), most=st.integers(1, 5), page=st.integers(1, 4))
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_a_run_looks_at_no_more_than_its_share(
+async def test_run_reseals_at_most_its_limit(
     things: TestDatabase, one: Replica, monkeypatch: pytest.MonkeyPatch, count: int, most: int, page: int
 ) -> None:
     monkeypatch.setattr("meterline_ingest.keys.reseal.PAGE", page)
@@ -100,8 +100,8 @@ async def test_a_run_looks_at_no_more_than_its_share(
     assert (1, True) in stored_keys(things, "key_id, resealed_at IS NOT NULL")
 
 
-async def test_a_key_that_was_only_just_retired_is_left_alone(things: TestDatabase, one: Replica) -> None:
-    """What is under way in some transaction may still come under it."""
+async def test_values_of_a_recently_retired_key_are_not_resealed(things: TestDatabase, one: Replica) -> None:
+    """Open transactions may still seal values with it."""
     await put(one, ACME, b"row")
     await rotate(one.store, ACME, 0, CHANGE)
     age_keys(things, RETIRED_FOR_GOOD - timedelta(minutes=1))
@@ -109,7 +109,7 @@ async def test_a_key_that_was_only_just_retired_is_left_alone(things: TestDataba
     assert (1, True) not in stored_keys(things, "key_id, resealed_at IS NOT NULL")
 
 
-async def test_several_rotations_behind(things: TestDatabase, one: Replica) -> None:
+async def test_values_of_several_retired_keys_are_resealed(things: TestDatabase, one: Replica) -> None:
     for number in range(4):
         await put(one, ACME, b"row %d" % number)
         await rotate_for_good(things, one, ACME)
@@ -120,7 +120,7 @@ async def test_several_rotations_behind(things: TestDatabase, one: Replica) -> N
     ]
 
 
-async def test_two_replicas_at_once_lose_nothing(
+async def test_concurrent_resealing_loses_no_value(
     things: TestDatabase, one: Replica, open_replica: OpenReplica
 ) -> None:
     rows = [b"row %d" % number for number in range(50)]
@@ -132,7 +132,7 @@ async def test_two_replicas_at_once_lose_nothing(
     assert await texts(two, ACME) == {row: (b"text of " + row, 2) for row in rows}
 
 
-async def test_a_value_that_does_not_open_is_left_and_holds_up_no_other(
+async def test_damaged_value_is_kept_and_does_not_block_others(
     things: TestDatabase, one: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("meterline_ingest.keys.reseal.PAGE", 1)
@@ -144,13 +144,13 @@ async def test_a_value_that_does_not_open_is_left_and_holds_up_no_other(
     assert await resealer(one).run() == 3
     stored = await THINGS.all(one.database, ACME)
     assert {row: key_id_of(sealed) for row, sealed in stored.items()} == {b"a": 1, b"b": 2, b"c": 2}
-    # Its key is still needed: somebody has to look into this.
+    # Its key is not marked as resealed: an operator must examine the value.
     assert [key for key in stored_keys(things, "tenant_id, key_id, resealed_at IS NOT NULL") if key[2]] == [
         (BOLT, 1, True)
     ]
 
 
-async def test_without_a_column_no_key_is_called_needless(things: TestDatabase, one: Replica) -> None:
+async def test_no_key_is_marked_as_resealed_without_columns(things: TestDatabase, one: Replica) -> None:
     await put(one, ACME, b"row")
     await rotate_for_good(things, one, ACME)
     assert await Resealer(one.database, one.keys, one.vault, [], most=10).run() == 0

@@ -1,4 +1,4 @@
-"""What was accepted once stays accepted: sent again, it is a duplicate, whatever the clock says by then."""
+"""An accepted event stays accepted: its repeat is a duplicate at any later time."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class World:
     clock: ManualClock
 
     async def report(self, form: Form, *samples: Sample, sent_us: int | None = None) -> list[str]:
-        """The reason of each, empty for what was accepted."""
+        """The reason of each outcome, empty if the event was accepted."""
         request = form(*samples)
         if sent_us is not None:
             request.sent_at.FromMicroseconds(sent_us)
@@ -80,7 +80,7 @@ async def world(database: TestDatabase, broker: NatsServer) -> AsyncIterator[Wor
 
 
 def samples() -> list[Sample]:
-    """Of every kind of row: bare, with properties, sealed ones too, and under an id of its own kind."""
+    """One event of each kind: plain, with properties, with a sealed property, and with a text id."""
     return [
         Sample(),
         Sample(properties={"note": "first"}),
@@ -94,7 +94,7 @@ def other(batch: Sequence[Sample]) -> list[Sample]:
 
 
 @forms
-async def test_after_an_outage_a_client_learns_what_was_accepted(world: World, form: Form) -> None:
+async def test_resend_after_an_outage_reports_accepted_events(world: World, form: Form) -> None:
     batch, lost = samples(), Sample()
     assert await world.report(form, *batch) == [""] * 4
     world.clock.advance(36 * DAY)
@@ -103,13 +103,15 @@ async def test_after_an_outage_a_client_learns_what_was_accepted(world: World, f
 
     assert again == ["DUPLICATE"] * 4 + ["TIME_TOO_OLD"]
     assert await world.report(form, *other(batch)) == ["CONFLICT"] * 4
-    # Only what was never accepted waits for a fix, and is counted.
+    # Only the event that was never accepted is quarantined.
     assert await world.waiting() == 1
     assert await stored(world.ingest) == 4
 
 
 @forms
-async def test_a_clock_that_was_ahead_may_be_told_or_not(world: World, form: Form) -> None:
+async def test_repeat_with_clock_ahead_is_recognised_with_and_without_sent_time(
+    world: World, form: Form
+) -> None:
     ahead = world.clock.now_us() + HOUR_US
     early = [replace(each, time_us=ahead) for each in samples()]
     assert await world.report(form, *early, sent_us=ahead) == [""] * 4
@@ -117,7 +119,7 @@ async def test_a_clock_that_was_ahead_may_be_told_or_not(world: World, form: For
 
 
 @forms
-async def test_a_wrong_time_of_sending_does_not_make_an_event_unknown(world: World, form: Form) -> None:
+async def test_repeat_is_recognised_despite_wrong_sending_time(world: World, form: Form) -> None:
     batch = samples()
     assert await world.report(form, *batch) == [""] * 4
     wrong = world.clock.now_us() + 100 * 365 * 24 * HOUR_US
@@ -126,7 +128,7 @@ async def test_a_wrong_time_of_sending_does_not_make_an_event_unknown(world: Wor
 
 
 @forms
-async def test_the_same_id_twice_in_a_call_of_which_one_time_is_out_of_bounds(
+async def test_same_id_in_one_call_with_one_time_out_of_bounds_is_a_conflict(
     world: World, form: Form
 ) -> None:
     good = Sample(id=str(uuid.uuid4()))
@@ -135,7 +137,7 @@ async def test_the_same_id_twice_in_a_call_of_which_one_time_is_out_of_bounds(
     assert await world.waiting() == 0
 
 
-async def test_what_has_another_fault_is_told_that_one(world: World) -> None:
+async def test_repeat_with_another_fault_gets_the_reason_of_the_fault(world: World) -> None:
     batch = [Sample()]
     assert await world.report(rows, *batch) == [""]
     world.clock.advance(36 * DAY)
@@ -143,7 +145,7 @@ async def test_what_has_another_fault_is_told_that_one(world: World) -> None:
     assert await world.report(rows, *faulty) == ["QUANTITY_NOT_A_DECIMAL"]
 
 
-async def test_another_tenants_event_of_the_same_id_is_not_known(world: World) -> None:
+async def test_event_of_another_tenant_with_the_same_id_is_no_repeat(world: World) -> None:
     await world.ingest.onboard(2, "bolt")
     await eventually(lambda: is_known(world.ingest, "bolt"))
     sample = Sample()
@@ -153,28 +155,28 @@ async def test_another_tenants_event_of_the_same_id_is_not_known(world: World) -
     assert reasons(2, await world.ingest.report(both)) == ["DUPLICATE", "TIME_TOO_OLD"]
 
 
-async def test_many_are_told_in_portions(world: World) -> None:
+async def test_large_resends_are_recognised_in_portions(world: World) -> None:
     batch = [Sample() for _ in range(2_500)]
     assert await world.report(columns, *batch) == [""] * 2_500
     world.clock.advance(36 * DAY)
     assert await world.report(columns, *batch, Sample()) == ["DUPLICATE"] * 2_500 + ["TIME_TOO_OLD"]
 
 
-async def test_a_repeat_is_not_known_once_the_key_of_its_body_is_gone(world: World) -> None:
+async def test_repeat_with_sealed_body_is_not_recognised_after_shredding(world: World) -> None:
     batch = samples()
     assert await world.report(rows, *batch) == [""] * 4
     privacy = privacy_pb2_grpc.PrivacyServiceStub(world.ingest.channel)
     await privacy.ShredTenant(privacy_pb2.ShredTenantRequest(tenant_id="acme", **WHO))
     world.clock.advance(36 * DAY)
 
-    async def told() -> bool:
+    async def is_forgotten() -> bool:
         return await world.report(rows, *batch) == ["DUPLICATE", "DUPLICATE", "TIME_TOO_OLD", "DUPLICATE"]
 
-    # Replicas remember keys for a moment.
-    await eventually(told)
+    # Replicas cache keys for a short time.
+    await eventually(is_forgotten)
 
 
-async def test_a_retracted_event_is_a_repeat_like_any_other(world: World) -> None:
+async def test_repeat_of_a_retracted_event_is_a_duplicate(world: World) -> None:
     sample = Sample()
     assert await world.report(rows, sample) == [""]
     await Corrections(world.ingest).retract(sample.id)
@@ -182,10 +184,10 @@ async def test_a_retracted_event_is_a_repeat_like_any_other(world: World) -> Non
     assert await world.report(rows, sample) == ["DUPLICATE"]
 
 
-async def test_a_rehearsal_of_an_import_tells_a_repeat(world: World) -> None:
-    """Also where time is the only thing wrong: an import may bring what is old, but nothing of the future."""
+async def test_dry_run_of_an_import_reports_a_repeat(world: World) -> None:
+    """Also if only the time is invalid: imports accept old events, but no future ones."""
     ahead = world.clock.now_us() + HOUR_US
     early = Sample(time_us=ahead)
     assert await world.report(rows, early, sent_us=ahead) == [""]
-    answer = await Corrections(world.ingest).bring(str(uuid.uuid4()), early, dry_run=True)
+    answer = await Corrections(world.ingest).import_events(str(uuid.uuid4()), early, dry_run=True)
     assert [each.reason for each in answer.outcomes] == ["DUPLICATE"]

@@ -1,4 +1,4 @@
-"""Raw events are deleted when they are old, and only then; what was deleted is never accepted again."""
+"""Only old raw events are deleted, and deleted events are never accepted again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def reasons(answer: capture_pb2.ReportResponse) -> list[str]:
     return [outcome.reason for outcome in answer.outcomes]
 
 
-async def test_old_months_are_dropped_whole_and_never_accepted_again(store: Store) -> None:
+async def test_old_months_are_dropped_and_their_events_never_accepted_again(store: Store) -> None:
     store.make_months(FIRST_OLD, LAST_OLD)
     old = [old_sample(FIRST_OLD), old_sample(LAST_OLD), old_sample(HORIZON - timedelta(milliseconds=1))]
     new = [old_sample(HORIZON), old_sample(NOW)]
@@ -39,7 +39,7 @@ async def test_old_months_are_dropped_whole_and_never_accepted_again(store: Stor
     )
     assert not {name[-6:] for name in months} & {f"{FIRST_OLD:%Y%m}", f"{LAST_OLD:%Y%m}"}
     assert reasons(await store.report(*old)) == ["ID_TOO_OLD"] * 3
-    # Neither with another time, nor where the service's rule is got around.
+    # Neither with another time, nor by an insert that bypasses the service.
     assert reasons(await store.report(Sample(id=old[0].id))) == ["ID_TOO_OLD"]
     with (
         psycopg.connect(store.database.admin_dsn) as admin,
@@ -54,7 +54,7 @@ async def test_old_months_are_dropped_whole_and_never_accepted_again(store: Stor
     assert reasons(await store.report(*new)) == ["DUPLICATE"] * 2
 
 
-async def test_rows_of_held_tenants_outlive_their_month_until_the_hold_ends(store: Store) -> None:
+async def test_rows_of_held_tenants_are_kept_until_the_hold_ends(store: Store) -> None:
     store.make_months(LAST_OLD)
     mine, theirs = old_sample(LAST_OLD), old_sample(LAST_OLD, tenant_id="bolt")
     await store.report(mine, theirs)
@@ -66,13 +66,15 @@ async def test_rows_of_held_tenants_outlive_their_month_until_the_hold_ends(stor
     await store.retention().run()
 
     assert store.kept() == {theirs.id}
-    assert reasons(await store.report(theirs)) == ["ID_TOO_OLD"], "kept, and accepted no more than others"
+    assert reasons(await store.report(theirs)) == ["ID_TOO_OLD"], (
+        "the kept event's id is too old, like others"
+    )
     await store.release("bolt")
     await store.retention().run()
     assert store.kept() == set()
 
 
-async def test_an_id_that_only_looks_as_if_it_were_of_the_month_stays(store: Store) -> None:
+async def test_event_with_misleading_id_of_an_old_month_is_kept(store: Store) -> None:
     store.make_months(LAST_OLD)
     looks_old = id_of(LAST_OLD)
     looks_old = looks_old[:14] + "4" + looks_old[15:]  # version 4
@@ -85,7 +87,7 @@ async def test_an_id_that_only_looks_as_if_it_were_of_the_month_stays(store: Sto
     assert (await store.report(Sample(id=looks_old[:-4] + "abcd"))).accepted == 1
 
 
-async def test_other_ids_go_one_by_one_when_time_and_receipt_are_old(store: Store) -> None:
+async def test_events_without_time_in_id_are_deleted_by_time_and_receipt(store: Store) -> None:
     texts = [
         old_sample(HORIZON - timedelta(days=3), "old"),
         old_sample(HORIZON - timedelta(microseconds=1), str(uuid.uuid4())),
@@ -94,7 +96,7 @@ async def test_other_ids_go_one_by_one_when_time_and_receipt_are_old(store: Stor
     await store.report(*texts)
     await store.published()
     await store.retention().run()
-    assert len(store.kept()) == 3, "received a moment ago"
+    assert len(store.kept()) == 3, "received just now"
     store.age_batches()
     await store.retention().run()
     assert store.kept() == {"new"}
@@ -102,8 +104,8 @@ async def test_other_ids_go_one_by_one_when_time_and_receipt_are_old(store: Stor
     assert reasons(await store.report(*texts)) == ["TIME_TOO_OLD", "TIME_TOO_OLD", "DUPLICATE"]
 
 
-async def test_a_clock_that_is_corrected_makes_no_old_event_new(store: Store) -> None:
-    """Sent again by a call that claims to be as old, an event would seem to have happened now."""
+async def test_skew_correction_does_not_revive_a_deleted_event(store: Store) -> None:
+    """A repeat with an equally old sending time would be corrected to the present time."""
     sample = old_sample(HORIZON - timedelta(days=3), "order 17")
     await store.report(sample)
     await store.published()
@@ -115,7 +117,7 @@ async def test_a_clock_that_is_corrected_makes_no_old_event_new(store: Store) ->
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_nothing_counts_twice_whatever_was_deleted(store: Store, seed: int) -> None:
+async def test_repeats_after_deletion_are_never_accepted(store: Store, seed: int) -> None:
     chance = random.Random(seed)
     store.make_months(FIRST_OLD, LAST_OLD)
 
@@ -143,12 +145,12 @@ async def test_nothing_counts_twice_whatever_was_deleted(store: Store, seed: int
     assert store.kept() == left
 
 
-async def test_nothing_goes_while_something_is_not_published(store: Store) -> None:
+async def test_nothing_is_deleted_while_messages_are_unpublished(store: Store) -> None:
     store.make_months(LAST_OLD)
     sample = old_sample(LAST_OLD)
     await store.report(sample)
     await store.published()
-    # A message that no stream takes waits for ever.
+    # A message without a stream is never published.
     store.admin(
         "INSERT INTO ingest.outbox VALUES (ingest.uuid_floor(now() - interval '1 day'), 'nowhere', '{}', '')"
     )
@@ -160,7 +162,7 @@ async def test_nothing_goes_while_something_is_not_published(store: Store) -> No
 
 
 @pytest.mark.req("X2")
-async def test_nothing_goes_before_every_tenant_was_even(store: Store) -> None:
+async def test_nothing_is_deleted_before_every_tenant_had_no_gap(store: Store) -> None:
     store.make_months(LAST_OLD)
     sample = old_sample(LAST_OLD)
     await store.report(sample)
@@ -170,46 +172,48 @@ async def test_nothing_goes_before_every_tenant_was_even(store: Store) -> None:
     assert store.kept() == {sample.id}
     store.ledger.looks = [{"acme": -1, "bolt": 0}]
     await store.retention().run()
-    assert store.kept() == {sample.id}, "counted twice is not even"
-    # Each was even once, though never both at the same moment.
+    assert store.kept() == {sample.id}, "an excess of counted events is a gap too"
+    # Each tenant had no gap once, though not at the same time.
     store.ledger.asked, store.ledger.looks = 0, [{"acme": 3, "bolt": 0}, {"acme": 0, "bolt": 5}]
     await store.retention().run()
     assert store.kept() == set()
 
 
 @pytest.mark.req("X2")
-async def test_nothing_goes_while_aggregate_cannot_be_asked(store: Store) -> None:
+async def test_nothing_is_deleted_while_aggregate_is_unavailable(store: Store) -> None:
     store.make_months(LAST_OLD)
     sample = old_sample(LAST_OLD)
     await store.report(sample)
     await store.published()
-    async with asking("127.0.0.1:1") as nobody:
-        store.aggregate = nobody
+    async with asking("127.0.0.1:1") as unreachable:
+        store.aggregate = unreachable
         await store.retention().run()
     assert store.kept() == {sample.id}
 
 
-async def test_nothing_goes_before_every_process_knows_the_horizon(store: Store) -> None:
+async def test_nothing_is_deleted_before_every_process_knows_the_horizon(store: Store) -> None:
     store.make_months(LAST_OLD)
     sample = old_sample(LAST_OLD)
     await store.report(sample)
     await store.published()
     await store.retention(grace=timedelta(hours=1)).run()
     assert store.kept() == {sample.id}
-    assert reasons(await store.report(old_sample(LAST_OLD))) == ["ID_TOO_OLD"], "and nothing comes any more"
+    assert reasons(await store.report(old_sample(LAST_OLD))) == ["ID_TOO_OLD"], (
+        "new events before the horizon are refused"
+    )
     store.admin("UPDATE ingest.event_horizon SET announced_at = now() - interval '2 hours'")
     await store.retention(grace=timedelta(hours=1)).run()
     assert store.kept() == set()
 
 
-async def test_the_horizon_never_moves_back(store: Store) -> None:
+async def test_horizon_never_moves_back(store: Store) -> None:
     await store.retention().announce()
     await store.retention(keep=timedelta(days=400)).announce()
     assert await OldEvents(store.pool).kept_since_us() == to_us(HORIZON)
     assert reasons(await store.report(old_sample(LAST_OLD))) == ["ID_TOO_OLD"]
 
 
-async def test_without_a_retention_everything_is_kept(store: Store) -> None:
+async def test_everything_is_kept_without_a_retention_period(store: Store) -> None:
     store.make_months(LAST_OLD)
     samples = [old_sample(LAST_OLD), old_sample(LAST_OLD, "text")]
     await store.report(*samples)
@@ -219,7 +223,7 @@ async def test_without_a_retention_everything_is_kept(store: Store) -> None:
     assert store.ledger.asked == 0
 
 
-async def test_the_application_deletes_by_no_other_way(store: Store) -> None:
+async def test_application_role_can_delete_only_by_retention_functions(store: Store) -> None:
     with psycopg.connect(store.database.app_dsn("ingest"), autocommit=True) as app:
         for statement in (
             "UPDATE event_horizon SET kept_since = now()",
@@ -233,6 +237,6 @@ async def test_the_application_deletes_by_no_other_way(store: Store) -> None:
             app.execute("SELECT announce_event_horizon('1 day')")
         app.execute("SELECT set_config('meterline.tenant_ids', '1', false)")
         for call in ("drop_event_month('0')", "sweep_old_events('0', 1)"):
-            # It would not see the holds of others.
+            # A session of one tenant would not see the holds of others.
             with pytest.raises(psycopg.errors.RaiseException, match="all tenants"):
                 app.execute(f"SELECT {call}")

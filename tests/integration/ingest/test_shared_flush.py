@@ -1,4 +1,4 @@
-"""Calls share a transaction, and nothing else: what is wrong with one of them is its own affair."""
+"""Calls share a transaction, but a fault of one call does not affect the others."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def of_type(**changes: object) -> Sample:
 
 
 def with_entry(field: bytes, entry: bytes) -> bytes:
-    """A call with an event that has a map entry of these bytes."""
+    """A call with an event whose map has an entry of these bytes."""
     event = Sample(dimensions={}, quantities={}).to_row().SerializeToString()
     event += field + bytes([len(entry)]) + entry
     batch = b"\x0a" + bytes([len(event)]) + event
@@ -57,7 +57,7 @@ def timed(time_us: int, sent_at_us: int | None = None) -> bytes:
 
 
 def hostile() -> dict[str, tuple[bytes, str]]:
-    """Calls that failed those of others once, by name, with the reason that each gets."""
+    """Calls that once made other calls fail: (request, expected reason) by name."""
     calls: dict[str, tuple[bytes, str]] = {}
     for text, reason in (("1e1000000", "QUANTITY_OUT_OF_RANGE"), ("1e-1000030", "QUANTITY_TOO_PRECISE")):
         calls[text] = rows(Sample(quantities={"units": text})).SerializeToString(), reason
@@ -79,7 +79,7 @@ def hostile() -> dict[str, tuple[bytes, str]]:
 
 
 async def innocent_calls(ingest: RunningIngest, until: asyncio.Event) -> int:
-    """Reports events one by one, and tells how many; each call is accepted."""
+    """Reports valid events in concurrent calls until the event is set; returns their number."""
     sent = 0
     while not until.is_set():
         answers = await asyncio.gather(*(ingest.report(rows(Sample())) for _ in range(10)))
@@ -88,7 +88,7 @@ async def innocent_calls(ingest: RunningIngest, until: asyncio.Event) -> int:
     return sent
 
 
-async def test_a_hostile_call_gets_its_reason_and_no_other_call_fails(ingest: RunningIngest) -> None:
+async def test_hostile_call_is_rejected_and_other_calls_succeed(ingest: RunningIngest) -> None:
     await ingest.types.PutEventType(event_types_pb2.PutEventTypeRequest(event_type=ENRICHED))
     done = asyncio.Event()
     others = asyncio.create_task(innocent_calls(ingest, done))
@@ -104,18 +104,18 @@ async def test_a_hostile_call_gets_its_reason_and_no_other_call_fails(ingest: Ru
     assert sent > 0
 
 
-async def test_what_nobody_thought_of_fails_its_own_call_and_is_kept(
+async def test_unexpected_fault_fails_only_its_call_and_quarantines_it(
     ingest: RunningIngest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fault that a later release mends: the events come from quarantine then, once."""
+    """After a release with a fix, a replay accepts the quarantined events, each once."""
     quarantine = QuarantineApi(ingest.channel)
-    plant(monkeypatch)
+    plant_fault(monkeypatch)
     done = asyncio.Event()
     others = asyncio.create_task(innocent_calls(ingest, done))
     culprits = [Sample(dimensions={"region": "cursed"}) for _ in range(3)]
     with pytest.raises(aio.AioRpcError) as caught:
         await ingest.report(rows(*culprits))
-    # Sent again it fails again, and is kept once.
+    # The retry fails too, and adds no second entry.
     with pytest.raises(aio.AioRpcError):
         await ingest.report(rows(*culprits))
     done.set()
@@ -126,29 +126,29 @@ async def test_what_nobody_thought_of_fails_its_own_call_and_is_kept(
     assert [(each.reason, each.attempts) for each in kept] == [("INTERNAL_FAULT", 2)] * 3
 
     monkeypatch.undo()
-    # The client's own attempt comes first, and counts as one with what was kept.
+    # The client's retry of one event comes first; the replay of its entry is then a duplicate.
     assert (await ingest.report(rows(culprits[0]))).accepted == 1
     answer = await quarantine.replay(**BY_ANN)
     assert (answer.accepted, answer.duplicate) == (2, 1)
     assert (await ingest.report(rows(*culprits))).duplicate == 3
 
 
-def plant(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A judge that cannot take one value of a dimension."""
-    judged = combinations._dimension_problem
+def plant_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes validation fail for one value of a dimension."""
+    validate = combinations._dimension_problem
 
-    def cursed(dimensions: Sequence[tuple[str, str]], *rest: Any) -> Any:
+    def failing(dimensions: Sequence[tuple[str, str]], *rest: Any) -> Any:
         if ("region", "cursed") in dimensions:
             raise ArithmeticError("cursed")
-        return judged(dimensions, *rest)  # type: ignore[arg-type]
+        return validate(dimensions, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(combinations, "_dimension_problem", cursed)
+    monkeypatch.setattr(combinations, "_dimension_problem", failing)
 
 
-async def test_faulty_calls_of_columns_are_kept_too(
+async def test_columns_with_unexpected_fault_are_quarantined_too(
     ingest: RunningIngest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plant(monkeypatch)
+    plant_fault(monkeypatch)
     good, bad = Sample(), Sample(dimensions={"region": "cursed"})
     with pytest.raises(aio.AioRpcError):
         await ingest.report(columns(good, bad))

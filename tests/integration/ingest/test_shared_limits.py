@@ -1,4 +1,4 @@
-"""The bound of ADR 9 in real Postgres: random quiet times, changes and calls at once, on several replicas."""
+"""The bound of ADR 9 in real Postgres, with random pauses, changes and concurrent calls on replicas."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.req("T4.2")
 
 
 class PostgresStore:
-    """Limits and buckets of the service. Time passes by itself, and at once when it is told to."""
+    """Limits and buckets of the service, in real time; `wait` skips time."""
 
     def __init__(self, database: Database, admin_dsn: str) -> None:
         self._database = database
@@ -40,7 +40,7 @@ class PostgresStore:
         return time.monotonic_ns() // 1_000 + self._skipped_us
 
     async def wait(self, microseconds: int) -> None:
-        # In another thread: the row may be locked by an exchange of this one.
+        # In another thread: an exchange of this thread may hold the lock of the row.
         await asyncio.to_thread(self._skip, microseconds)
         self._skipped_us += microseconds
 
@@ -63,7 +63,7 @@ class PostgresStore:
         return grants
 
     def empty(self) -> None:
-        """As it was before the first call."""
+        """Deletes the buckets."""
         with psycopg.connect(self._admin_dsn) as connection:
             connection.execute("DELETE FROM ingest.rate_buckets")
 
@@ -91,7 +91,7 @@ async def beyond_the_bound(store: PostgresStore, steps: Sequence[Step]) -> float
     return float(world.beyond_the_bound())
 
 
-async def test_replicas_together_admit_no_more_than_the_bound(store: PostgresStore) -> None:
+async def test_replicas_admit_no_more_than_the_bound(store: PostgresStore) -> None:
     loop = asyncio.get_running_loop()
 
     @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -103,10 +103,12 @@ async def test_replicas_together_admit_no_more_than_the_bound(store: PostgresSto
 
 
 @pytest.mark.parametrize("steps", [AFTER_QUIET, LARGE_LEASES])
-async def test_the_bound_holds_where_planted_bugs_break_it(
+async def test_bound_holds_in_scenarios_that_reveal_planted_bugs(
     store: PostgresStore, steps: tuple[Step, ...]
 ) -> None:
     world = World(store)
     await world.run(steps)
     assert world.beyond_the_bound() == 0
-    assert any(call.began > world.changes[-1][0] + 2 * US for call in world.admitted), "and some get in"
+    assert any(call.began > world.changes[-1][0] + 2 * US for call in world.admitted), (
+        "some calls are admitted after the change"
+    )

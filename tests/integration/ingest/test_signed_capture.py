@@ -1,4 +1,4 @@
-"""Signed capture and callers of one tenant, on ingest and identity as they run in production."""
+"""Signed calls, and API keys of one tenant, on ingest and identity as in production."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def services(database: TestDatabase, broker: NatsServer) -> AsyncIterator[
 
 @pytest.fixture
 async def bare(services: Guarded) -> AsyncIterator[aio.Channel]:
-    """A channel to ingest that brings no token."""
+    """A channel to ingest without a token."""
     async with aio.insecure_channel(services.ingest_address) as channel:
         yield channel
 
@@ -64,12 +64,12 @@ def capture(bare: aio.Channel) -> capture_pb2_grpc.CaptureServiceAsyncStub:
     return capture_pb2_grpc.CaptureServiceStub(bare)
 
 
-# --- signed
+# --- signed calls
 
 
 @both_forms
 @pytest.mark.req("T1.4")
-async def test_a_signed_event_is_the_actors(services: Guarded, form: Form) -> None:
+async def test_signed_event_belongs_to_the_actor(services: Guarded, form: Form) -> None:
     client = await services.client("acme", actor="ann", source="web/1")
     sample = Sample(subject="")
     request = client.request(form(sample, tenant_id="acme", source="web/1"))
@@ -82,7 +82,7 @@ async def test_a_signed_event_is_the_actors(services: Guarded, form: Form) -> No
 
 
 @pytest.mark.req("T1.4")
-async def test_a_replay_within_the_window_counts_nothing_twice(services: Guarded) -> None:
+async def test_replayed_call_within_the_window_counts_nothing_twice(services: Guarded) -> None:
     client = await services.client("acme")
     request = signed_rows(client, Sample(), Sample())
     assert (await services.report_signed(request)).accepted == 2
@@ -91,7 +91,7 @@ async def test_a_replay_within_the_window_counts_nothing_twice(services: Guarded
 
 
 @pytest.mark.req("T1.4")
-async def test_a_stale_call_is_refused_with_the_servers_time(services: Guarded) -> None:
+async def test_stale_call_is_refused_with_the_server_time(services: Guarded) -> None:
     client = await services.client("acme")
     now_ms = time.time_ns() // 1_000_000
     for offset in (-301_000, 301_000):
@@ -105,7 +105,7 @@ async def test_a_stale_call_is_refused_with_the_servers_time(services: Guarded) 
 
 
 @pytest.mark.req("T1.4")
-async def test_each_refusal_has_its_reason(services: Guarded) -> None:
+async def test_invalid_signed_calls_are_refused_with_their_reason(services: Guarded) -> None:
     client = await services.client("acme")
     good = signed_rows(client, Sample())
 
@@ -144,7 +144,7 @@ async def test_each_refusal_has_its_reason(services: Guarded) -> None:
     for request, reason in (
         (changed(id="a.b"), "ID_INVALID"),
         (client.request(b"\xff\xff"), "BODY_INVALID"),
-        # Two bytes each here, 350 once they were read.
+        # Events of two bytes each, which take 350 bytes when parsed.
         (client.request(b"\x22\x80\x80\x40" + b"\x0a\x00" * 524_288), "TOO_MANY_EVENTS"),
         (client.request(rows(Sample(), source="elsewhere", tenant_id="")), "SOURCE_OUT_OF_SCOPE"),
         (client.request(rows(Sample(), tenant_id="bolt")), "TENANT_OUT_OF_SCOPE"),
@@ -154,7 +154,7 @@ async def test_each_refusal_has_its_reason(services: Guarded) -> None:
 
 
 @pytest.mark.req("T1.4")
-async def test_a_body_is_not_read_before_its_signature_holds(services: Guarded) -> None:
+async def test_body_is_not_parsed_before_its_signature_is_valid(services: Guarded) -> None:
     client = await services.client("acme")
     request = client.request(b"\xff\xff")
     request.signature = bytes(32)
@@ -162,7 +162,7 @@ async def test_a_body_is_not_read_before_its_signature_holds(services: Guarded) 
 
 
 @pytest.mark.req("T1.4")
-async def test_bad_events_of_a_signed_call_have_outcomes_of_their_own(services: Guarded) -> None:
+async def test_invalid_events_of_a_signed_call_have_separate_outcomes(services: Guarded) -> None:
     client = await services.client("acme")
     answer = await services.report_signed(signed_rows(client, Sample(), Sample(quantities={"units": "many"})))
     assert (answer.accepted, answer.rejected) == (1, 1)
@@ -170,7 +170,7 @@ async def test_bad_events_of_a_signed_call_have_outcomes_of_their_own(services: 
 
 
 @pytest.mark.req("T1.4", "X4")
-async def test_the_client_signs_and_takes_a_new_configuration_when_one_has_expired(services: Guarded) -> None:
+async def test_client_fetches_a_new_configuration_when_one_has_expired(services: Guarded) -> None:
     current = await services.client("acme", actor="ann", source="web/1")
     expired = credentials_pb2.CaptureConfig.FromString(current.config)
     expired.expires_at.FromSeconds(int(time.time()) - 1)
@@ -200,7 +200,7 @@ async def test_the_client_signs_and_takes_a_new_configuration_when_one_has_expir
         assert found.event.subject == "ann"
 
 
-def test_a_client_has_a_key_or_a_configuration() -> None:
+def test_client_needs_either_a_key_or_a_configuration() -> None:
     config = CaptureConfig(b"config", b"secret")
     assert "secret" not in repr(config).replace("client_secret", "")
     with pytest.raises(ValueError, match="capture_config"):
@@ -212,7 +212,7 @@ def test_a_client_has_a_key_or_a_configuration() -> None:
 
 @both_forms
 @pytest.mark.req("T4.1")
-async def test_a_key_reports_for_its_tenant_and_no_other(
+async def test_key_reports_for_its_tenant_only(
     services: Guarded, capture: capture_pb2_grpc.CaptureServiceAsyncStub, form: Form
 ) -> None:
     key = metadata((await services.api_key("acme", Permission.CAPTURE)).token)
@@ -227,7 +227,7 @@ async def test_a_key_reports_for_its_tenant_and_no_other(
 
 
 @pytest.mark.req("T4.1", "O2")
-async def test_bad_events_go_to_the_quarantine_of_their_tenant_and_a_strangers_to_none(
+async def test_rejected_events_of_other_tenants_are_not_quarantined(
     services: Guarded, capture: capture_pb2_grpc.CaptureServiceAsyncStub
 ) -> None:
     def bad(tenant: str) -> Sample:
@@ -240,24 +240,24 @@ async def test_bad_events_go_to_the_quarantine_of_their_tenant_and_a_strangers_t
         (True, False),
         (True, False),
     ]
-    # All that a tenant has in a batch of several is bad, and is kept all the same.
+    # An operator's rejected event is quarantined, though its tenant has no accepted event in the batch.
     operator = capture_pb2_grpc.CaptureServiceStub(services.ingest_channel)
     several = await operator.Report(rows(Sample(), bad("bolt")))
     assert [(each.index, each.quarantined) for each in several.outcomes] == [(1, True)]
 
 
 @pytest.mark.req("T4.1", "T2.4")
-async def test_made_up_tenants_are_looked_for_together_and_only_for_who_may_report_for_them(
+async def test_unknown_tenants_are_looked_up_in_bulk_and_only_if_permitted(
     services: Guarded,
     capture: capture_pb2_grpc.CaptureServiceAsyncStub,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A flush is many callers': it must not wait for one of them to have thousands of names looked up."""
+    """A flush serves many callers, and must not wait for thousands of lookups for one of them."""
     asked: list[list[str]] = []
     ask = TenantDirectory._ask
 
     async def noted(directory: TenantDirectory, names: Sequence[str]) -> Sequence[TenantChanged]:
-        # One that was onboarded just now may be asked for as well.
+        # Lookups of tenants that were onboarded just now are ignored.
         asked.append([name for name in names if name.startswith("made-up")])
         return await ask(directory, names)
 
@@ -276,35 +276,35 @@ async def test_made_up_tenants_are_looked_for_together_and_only_for_who_may_repo
     assert {outcome.reason for outcome in anybodys.outcomes} == {"UNKNOWN_TENANT"}
     assert sum(map(len, asked)) == 2_497
     assert len(asked) == 3
-    # What was told a moment ago is not asked for again.
+    # Recent answers are cached.
     await operator.Report(columns(Sample(tenant_id="made-up-7"), Sample(tenant_id="made-up-8")))
     assert len(asked) == 3
 
 
-async def limit_slowly(services: Guarded, *tenants: str) -> None:
-    """A hundred events at once, and hardly any more while a test lasts."""
+async def put_slow_limits(services: Guarded, *tenants: str) -> None:
+    """Limits tenants to 100 events at once, and hardly any more during a test."""
     capture = capture_pb2_grpc.CaptureServiceStub(services.ingest_channel)
     limits = limits_pb2_grpc.LimitsServiceStub(services.ingest_channel)
     slowly = limits_pb2.Limits(events_per_second=1, burst=100)
     for tenant in tenants:
-        # Whose events were accepted is known to ingest, whether identity's message has arrived or not.
+        # After an accepted event ingest knows the tenant, also without a message of identity.
         assert (await capture.Report(rows(Sample(), tenant_id=tenant))).accepted == 1
         await limits.PutTenantLimits(limits_pb2.PutTenantLimitsRequest(tenant_id=tenant, limits=slowly))
 
 
 @both_forms
 @pytest.mark.req("T4.1", "T4.2")
-async def test_a_key_cannot_use_up_the_limit_of_another_tenant_by_naming_it(
+async def test_key_cannot_use_the_limit_of_another_tenant(
     services: Guarded, capture: capture_pb2_grpc.CaptureServiceAsyncStub, form: Form
 ) -> None:
-    await limit_slowly(services, "acme", "bolt")
+    await put_slow_limits(services, "acme", "bolt")
     keys = {
         tenant: metadata((await services.api_key(tenant, Permission.CAPTURE)).token)
         for tenant in ("acme", "bolt")
     }
     foreign = form(*(Sample(tenant_id="bolt") for _ in range(200)))
     assert (await capture.Report(foreign, metadata=keys["acme"])).rejected == 200
-    # They are acme's work, and count for its limit.
+    # The rejected events count for the limit of the caller, `acme`.
     with pytest.raises(aio.AioRpcError) as over:
         await capture.Report(foreign, metadata=keys["acme"])
     assert over.value.code() is Code.RESOURCE_EXHAUSTED
@@ -313,10 +313,10 @@ async def test_a_key_cannot_use_up_the_limit_of_another_tenant_by_naming_it(
 
 
 @pytest.mark.req("T4.1", "T4.2")
-async def test_a_stream_cannot_use_up_the_limit_of_another_tenant_by_naming_it(
+async def test_stream_cannot_use_the_limit_of_another_tenant(
     services: Guarded, capture: capture_pb2_grpc.CaptureServiceAsyncStub
 ) -> None:
-    await limit_slowly(services, "bolt")
+    await put_slow_limits(services, "bolt")
     acme, bolt = [
         metadata((await services.api_key(tenant, Permission.CAPTURE)).token) for tenant in ("acme", "bolt")
     ]
@@ -336,7 +336,7 @@ async def test_a_stream_cannot_use_up_the_limit_of_another_tenant_by_naming_it(
 
 
 @pytest.mark.req("T4.1")
-async def test_a_key_need_not_name_its_tenant(
+async def test_key_implies_its_tenant(
     services: Guarded, capture: capture_pb2_grpc.CaptureServiceAsyncStub
 ) -> None:
     key = metadata((await services.api_key("acme", Permission.CAPTURE)).token)
@@ -344,7 +344,7 @@ async def test_a_key_need_not_name_its_tenant(
 
 
 @pytest.mark.req("T4.1")
-async def test_calls_of_several_tenants_share_a_flush_and_nothing_else(
+async def test_calls_of_several_tenants_in_one_flush_are_independent(
     services: Guarded, capture: capture_pb2_grpc.CaptureServiceAsyncStub
 ) -> None:
 
@@ -369,7 +369,7 @@ async def test_calls_of_several_tenants_share_a_flush_and_nothing_else(
 
 
 @pytest.mark.req("T4.1")
-async def test_a_stream_is_its_callers_tenant_too(
+async def test_stream_with_key_reports_for_its_tenant_only(
     services: Guarded, capture: capture_pb2_grpc.CaptureServiceAsyncStub
 ) -> None:
     key = metadata((await services.api_key("acme", Permission.CAPTURE)).token)
@@ -387,7 +387,7 @@ async def test_a_stream_is_its_callers_tenant_too(
 
 
 @pytest.mark.req("T4.1")
-async def test_capture_needs_its_permission(
+async def test_capture_needs_its_permission_in_the_key(
     services: Guarded, capture: capture_pb2_grpc.CaptureServiceAsyncStub
 ) -> None:
     key = metadata((await services.api_key("acme", Permission.READ)).token)

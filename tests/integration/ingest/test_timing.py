@@ -1,4 +1,4 @@
-"""Timers on real servers: one event each, whatever fails and whoever asks twice."""
+"""Timers on real servers: each becomes one event, also after failures and repeated calls."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def event(ingest: RunningIngest, event_id: str) -> events_pb2.StoredEvent:
 
 
 async def age(database: TestDatabase, seconds: int) -> None:
-    """Lets so much time pass for all timers."""
+    """Moves all timers into the past."""
     await database.change(
         "UPDATE ingest.timers SET started_at = started_at - past, due_at = due_at - past,"
         " last_heartbeat_at = last_heartbeat_at - past FROM make_interval(secs => %s) AS past",
@@ -77,7 +77,7 @@ async def timing(ingest: RunningIngest) -> RunningIngest:
     return ingest
 
 
-async def test_a_stopped_timer_is_one_event(timing: RunningIngest, database: TestDatabase) -> None:
+async def test_stopped_timer_becomes_one_event(timing: RunningIngest, database: TestDatabase) -> None:
     first = await stub(timing).StartTimer(request(dimensions={"region": "eu"}))
     await age(database, 90)
     answers = [await stub(timing).StopTimer(stop_request()) for _ in range(3)]
@@ -95,7 +95,7 @@ async def test_a_stopped_timer_is_one_event(timing: RunningIngest, database: Tes
     assert await stored(timing) == 1
 
 
-async def test_a_timer_is_told_when_all_is_over(timing: RunningIngest) -> None:
+async def test_timer_can_be_reported_after_its_end(timing: RunningIngest) -> None:
     now = datetime.now(UTC)
     begun = request()
     begun.started_at.FromDatetime(now - timedelta(hours=2))
@@ -108,13 +108,13 @@ async def test_a_timer_is_told_when_all_is_over(timing: RunningIngest) -> None:
     assert (kept.time, dict(kept.quantities)) == (over.stopped_at, {"seconds": "3600"})
 
 
-async def test_starting_again_is_the_same_timer_and_anything_else_another(timing: RunningIngest) -> None:
+async def test_repeated_start_is_idempotent_and_a_different_start_is_refused(timing: RunningIngest) -> None:
     first = await stub(timing).StartTimer(request())
     again = await stub(timing).StartTimer(request())
     assert (first.created, again.created, first.timer) == (True, False, again.timer)
-    with pytest.raises(AioRpcError) as taken:
+    with pytest.raises(AioRpcError) as conflict:
         await stub(timing).StartTimer(request(subject="u2"))
-    assert taken.value.code() == grpc.StatusCode.ALREADY_EXISTS
+    assert conflict.value.code() == grpc.StatusCode.ALREADY_EXISTS
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ async def test_starting_again_is_the_same_timer_and_anything_else_another(timing
     ],
     ids=str,
 )
-async def test_what_capture_would_refuse_does_not_start(
+async def test_timer_of_an_invalid_event_does_not_start(
     timing: RunningIngest, more: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(AioRpcError) as refused:
@@ -141,7 +141,7 @@ async def test_what_capture_would_refuse_does_not_start(
 
 
 @pytest.mark.req("T7.3")
-async def test_timers_outlive_the_service(
+async def test_timer_started_on_one_replica_stops_on_another(
     database: TestDatabase, broker: NatsServer, timing: RunningIngest
 ) -> None:
     await stub(timing).StartTimer(request())
@@ -151,7 +151,7 @@ async def test_timers_outlive_the_service(
     assert answer.timer.state == timers_pb2.TIMER_STATE_STOPPED
 
 
-async def test_an_abandoned_timer_counts_to_its_last_heartbeat_and_says_so(
+async def test_abandoned_timer_counts_until_its_last_heartbeat_and_is_flagged(
     timing: RunningIngest, database: TestDatabase
 ) -> None:
     await stub(timing).StartTimer(request())
@@ -159,14 +159,14 @@ async def test_an_abandoned_timer_counts_to_its_last_heartbeat_and_says_so(
     beat = timers_pb2.HeartbeatTimerRequest(tenant_id="acme", timer_id="t1")
     beaten = (await stub(timing).HeartbeatTimer(beat)).timer
     await age(database, 61)
-    # Another timer that is due at once wakes the sweep; without it, it looks within half a minute.
+    # Another timer that is due at once wakes the sweep, which otherwise runs within half a minute.
     await put_type(timing, "blink", abandoned_after_seconds=1)
     await stub(timing).StartTimer(request("t2", type="blink"))
 
-    async def given_up() -> bool:
+    async def is_abandoned() -> bool:
         return (await get(timing)).state == timers_pb2.TIMER_STATE_ABANDONED
 
-    await eventually(given_up, seconds=40)
+    await eventually(is_abandoned, seconds=40)
     timer = await get(timing)
     counted = beaten.last_heartbeat_at.ToMicroseconds() - beaten.started_at.ToMicroseconds()
     assert float(timer.seconds) == pytest.approx(counted / 1e6)
@@ -181,7 +181,7 @@ async def test_an_abandoned_timer_counts_to_its_last_heartbeat_and_says_so(
         assert late.value.code() == grpc.StatusCode.FAILED_PRECONDITION
 
 
-async def test_an_event_that_is_refused_waits_with_its_reason(
+async def test_timer_of_a_rejected_event_waits_with_the_reason(
     timing: RunningIngest, database: TestDatabase
 ) -> None:
     await stub(timing).StartTimer(request(dimensions={"region": "eu"}))
@@ -205,7 +205,7 @@ async def test_an_event_that_is_refused_waits_with_its_reason(
     assert await stored(timing) == 1
 
 
-async def test_many_who_stop_one_timer_get_one_event(timing: RunningIngest) -> None:
+async def test_concurrent_stops_make_one_event(timing: RunningIngest) -> None:
     await stub(timing).StartTimer(request())
     answers = await asyncio.gather(*(stub(timing).StopTimer(stop_request()) for _ in range(20)))
     assert len({answer.timer.event_id for answer in answers}) == 1
@@ -213,7 +213,7 @@ async def test_many_who_stop_one_timer_get_one_event(timing: RunningIngest) -> N
     assert await stored(timing) == 1
 
 
-async def test_a_limit_bounds_what_runs(database: TestDatabase, broker: NatsServer) -> None:
+async def test_running_timers_of_a_tenant_are_limited(database: TestDatabase, broker: NatsServer) -> None:
     async with running_ingest(database, broker, max_running_timers_per_tenant=2) as few:
         await few.onboard(1, "acme")
         await eventually(lambda: is_known(few, "acme"))
@@ -226,7 +226,7 @@ async def test_a_limit_bounds_what_runs(database: TestDatabase, broker: NatsServ
         assert not (await stub(few).StartTimer(request("a"))).created
 
 
-async def test_starting_again_is_the_same_timer_also_when_its_type_is_archived(
+async def test_repeated_start_is_idempotent_after_the_type_was_archived(
     timing: RunningIngest,
 ) -> None:
     first = await stub(timing).StartTimer(request())
@@ -237,7 +237,7 @@ async def test_starting_again_is_the_same_timer_also_when_its_type_is_archived(
         await stub(timing).StartTimer(request("t2"))
 
 
-async def test_timers_are_listed_by_name_and_filtered(timing: RunningIngest) -> None:
+async def test_timers_are_listed_by_name_and_filters(timing: RunningIngest) -> None:
     for name in ("c", "a", "b"):
         await stub(timing).StartTimer(request(name, subject=f"of-{name}"))
     await stub(timing).StopTimer(stop_request("a"))
@@ -253,7 +253,7 @@ async def test_timers_are_listed_by_name_and_filtered(timing: RunningIngest) -> 
 
 
 @pytest.mark.req("T4.1")
-async def test_a_timer_of_another_tenant_is_not_there(timing: RunningIngest) -> None:
+async def test_timer_of_another_tenant_is_not_found(timing: RunningIngest) -> None:
     await timing.onboard(2, "bolt")
     await eventually(lambda: is_known(timing, "bolt"))
     await stub(timing).StartTimer(request())

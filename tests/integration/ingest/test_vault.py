@@ -1,4 +1,4 @@
-"""Keys of tenants in two replicas on one database: made once, rotated, destroyed, and never in the clear."""
+"""Keys of tenants in two replicas on one database: creation, rotation, shredding, and storage."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ async def shred(replica: Replica, tenant_id: int = ACME) -> None:
         await connection.commit()
 
 
-async def test_one_seals_and_the_other_opens(one: Replica, two: Replica) -> None:
+async def test_value_sealed_by_one_replica_is_unsealed_by_the_other(one: Replica, two: Replica) -> None:
     sealed = seal(await one.vault.keyring(None, ACME))
     other = await two.vault.keyring(None, ACME)
     assert unseal(other, sealed) == b"text"
     assert other.fingerprint(b"text") == (await one.vault.keyring(None, ACME)).fingerprint(b"text")
 
 
-async def test_the_first_key_is_made_once_whoever_comes_first(
+async def test_concurrent_first_uses_create_the_same_keys(
     database: TestDatabase, one: Replica, two: Replica
 ) -> None:
-    """Many at once, with both replicas' memories empty: all of them end with the same keys."""
+    """Many concurrent lookups, with empty caches in both replicas, get the same keys."""
     looks = [replica.vault.keyring(None, ACME) for replica in [one, two] * 8]
     looks_at_many = [replica.vault.keyrings([BOLT, ACME]) for replica in [one, two] * 4]
     keyrings, mixed = await asyncio.gather(asyncio.gather(*looks), asyncio.gather(*looks_at_many))
@@ -72,7 +72,9 @@ async def test_the_first_key_is_made_once_whoever_comes_first(
     ]
 
 
-async def test_many_are_loaded_with_one_query(one: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_keys_of_many_tenants_are_loaded_with_one_query(
+    one: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await one.vault.keyrings(range(1, 21))
     one.timer.memory_passes()
     queries = []
@@ -89,18 +91,18 @@ async def test_many_are_loaded_with_one_query(one: Replica, monkeypatch: pytest.
     assert [sorted(arguments[0]) for arguments in queries] == [[3], [1, 2, 4]]  # type: ignore[call-overload]
 
 
-async def test_a_tenant_that_sealed_nothing_gets_no_key_from_a_look(
+async def test_lookup_without_creation_makes_no_key(
     database: TestDatabase, one: Replica, two: Replica
 ) -> None:
     assert not (await one.vault.keyring(None, ACME, create=False)).exists
     assert stored_keys(database, "1") == []
     sealed = seal(await two.vault.keyring(None, ACME))
-    # That there was none is not remembered.
+    # The absence of a key is not cached.
     assert unseal(await one.vault.keyring(None, ACME, create=False), sealed) == b"text"
 
 
 async def test_keys_are_committed_even_if_the_caller_rolls_back(one: Replica) -> None:
-    """What is sealed may have left the process already, so its key must be there."""
+    """A sealed value may have left the process already, so its key must be stored."""
     async with one.database.connection([ACME]) as connection:
         sealed = seal(await one.vault.keyring(connection, ACME))
         await connection.rollback()
@@ -108,10 +110,10 @@ async def test_keys_are_committed_even_if_the_caller_rolls_back(one: Replica) ->
     assert unseal(await one.vault.keyring(None, ACME), sealed) == b"text"
 
 
-async def test_a_callers_connection_is_enough(
+async def test_lookup_can_use_the_connection_of_its_caller(
     database: TestDatabase, one: Replica, open_replica: OpenReplica
 ) -> None:
-    """A process whose connections are all taken still reads keys through the one that the caller holds."""
+    """With an exhausted pool, keys are still read through the caller's connection."""
     await one.vault.keyring(None, ACME)
     busy = await open_replica(database)
     held = [busy.database.connection([ACME]) for _ in range(4)]
@@ -123,14 +125,12 @@ async def test_a_callers_connection_is_enough(
             await each.__aexit__(None, None, None)
 
 
-async def test_a_rotation_reaches_the_other_replica(
-    database: TestDatabase, one: Replica, two: Replica
-) -> None:
+async def test_rotation_reaches_the_other_replica(database: TestDatabase, one: Replica, two: Replica) -> None:
     old = seal(await two.vault.keyring(None, ACME))
     fingerprint = (await two.vault.keyring(None, ACME)).fingerprint(b"text")
     await rotate(one.store, ACME, 0, CHANGE)
 
-    # At first nobody seals with it, since the other replica may not know of it.
+    # At first no replica seals with the new key, since the other one may not know it.
     first = seal(await one.vault.keyring(None, ACME))
     assert (key_id_of(first), unseal(await two.vault.keyring(None, ACME), first)) == (1, b"text")
 
@@ -146,13 +146,15 @@ async def test_a_rotation_reaches_the_other_replica(
     assert stored_keys(database, "key_id, state") == [(0, "current"), (1, "retired"), (2, "current")]
 
 
-async def test_who_asks_twice_rotates_once(database: TestDatabase, one: Replica, two: Replica) -> None:
+async def test_repeated_rotation_of_one_key_rotates_once(
+    database: TestDatabase, one: Replica, two: Replica
+) -> None:
     await one.vault.keyring(None, ACME)
     await asyncio.gather(*(rotate(each.store, ACME, 1, CHANGE) for each in [one, two] * 3))
     assert stored_keys(database, "key_id, state") == [(0, "current"), (1, "retired"), (2, "current")]
 
 
-async def test_rotations_at_once_come_one_after_another(
+async def test_concurrent_rotations_run_one_after_another(
     database: TestDatabase, one: Replica, two: Replica
 ) -> None:
     await asyncio.gather(*(rotate(each.store, ACME, 0, CHANGE) for each in [one, two] * 3))
@@ -160,10 +162,10 @@ async def test_rotations_at_once_come_one_after_another(
     assert states == [(0, "current"), *((n, "retired") for n in range(1, 6)), (6, "current")]
 
 
-async def test_everything_stays_readable_while_keys_rotate(
+async def test_all_values_stay_readable_while_keys_rotate(
     database: TestDatabase, one: Replica, two: Replica
 ) -> None:
-    """Fault 18: rotation under load. Each replica opens at once whatever the other has just sealed."""
+    """Fault 18: rotation under load. Each replica unseals the other's new values at once."""
     await one.vault.keyring(None, ACME)
     values: list[bytes] = []
     stop = asyncio.Event()
@@ -192,19 +194,21 @@ async def test_everything_stays_readable_while_keys_rotate(
     assert len({key_id_of(value) for value in values}) > 1
 
 
-async def test_destruction_reaches_the_other_replica(one: Replica, two: Replica) -> None:
+async def test_shredding_reaches_the_other_replica(one: Replica, two: Replica) -> None:
     sealed = seal(await two.vault.keyring(None, ACME))
     await shred(one)
-    assert unseal(await two.vault.keyring(None, ACME), sealed) == b"text", "it is remembered for a moment"
+    assert unseal(await two.vault.keyring(None, ACME), sealed) == b"text", (
+        "the key is cached for a short time"
+    )
     two.timer.memory_passes()
-    gone = await two.vault.keyring(None, ACME)
+    shredded = await two.vault.keyring(None, ACME)
     with pytest.raises(ShreddedError):
-        unseal(gone, sealed)
+        unseal(shredded, sealed)
     with pytest.raises(ShreddedError):
-        seal(gone)
+        seal(shredded)
 
 
-async def test_memory_lets_go_of_keys_though_nobody_asks(one: Replica) -> None:
+async def test_cached_keys_expire_without_a_lookup(one: Replica) -> None:
     await one.vault.keyrings([ACME, BOLT])
     assert len(one.vault._known) == 2
     one.timer.memory_passes()
@@ -212,10 +216,10 @@ async def test_memory_lets_go_of_keys_though_nobody_asks(one: Replica) -> None:
     assert len(one.vault._known) == 0
 
 
-async def test_the_time_counts_from_before_the_question(
+async def test_age_of_cached_keys_counts_from_before_their_query(
     one: Replica, two: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An answer that was long on its way is old when it arrives."""
+    """A delayed answer is already old on arrival."""
     await one.vault.keyring(None, ACME)
     load = two.keys.load
 
@@ -231,10 +235,10 @@ async def test_the_time_counts_from_before_the_question(
     assert (await two.vault.keyring(None, ACME)).shredded
 
 
-async def test_keys_that_are_destroyed_while_they_are_read_are_not_remembered(
+async def test_keys_shredded_while_being_read_are_not_cached(
     one: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process that destroys them seals nothing under them afterwards, not even for a moment."""
+    """The process that shreds keys must not seal with them afterwards, even for a short time."""
     load = one.keys.load
 
     async def shredded_meanwhile(*arguments: object) -> object:
@@ -251,12 +255,12 @@ async def test_keys_that_are_destroyed_while_they_are_read_are_not_remembered(
     assert (await one.vault.keyring(None, ACME)).shredded
 
 
-def test_a_memory_that_outlasts_settling_is_refused(one: Replica) -> None:
+def test_cache_that_outlasts_the_settling_time_is_refused(one: Replica) -> None:
     with pytest.raises(ValueError, match="before every replica"):
         Vault(one.keys, one.masters, ttl=SETTLING.total_seconds())
 
 
-async def test_a_shredded_tenant_gets_no_new_key(database: TestDatabase, one: Replica, two: Replica) -> None:
+async def test_shredded_tenant_gets_no_new_key(database: TestDatabase, one: Replica, two: Replica) -> None:
     await one.vault.keyring(None, ACME)
     await shred(one)
     assert (await two.vault.keyring(None, ACME)).shredded
@@ -265,7 +269,7 @@ async def test_a_shredded_tenant_gets_no_new_key(database: TestDatabase, one: Re
     assert stored_keys(database, "key_id, wrapped") == [(0, None), (1, None)]
 
 
-async def test_the_database_holds_neither_text_nor_key(database: TestDatabase, one: Replica) -> None:
+async def test_database_contains_neither_text_nor_key(database: TestDatabase, one: Replica) -> None:
     keyring = await one.vault.keyring(None, ACME)
     text = b"a text that would be found"
     with psycopg.connect(database.owner_dsn("ingest")) as connection:
@@ -282,7 +286,7 @@ async def test_the_database_holds_neither_text_nor_key(database: TestDatabase, o
     for hidden in (text, master, *secrets):
         assert hidden.hex() not in dumped
         assert base64.b64encode(hidden).decode() not in dumped
-    assert seal(keyring)[:5].hex() in dumped, "what is sealed would have been found"
+    assert seal(keyring)[:5].hex() in dumped, "the check would find the sealed value"
 
 
 def everything(database: TestDatabase) -> str:

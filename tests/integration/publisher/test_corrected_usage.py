@@ -26,10 +26,10 @@ async def test_correction_lowers_invoice_line_and_provider_usage(world: World, a
     before = await api.publish("acme")
     assert (before.invoice.total, world.at_provider(acme)) == ("9.14", 914)
     ten, mistake, four = world.mesh.tenants["acme"].events
-    await world.capture("acme", Event(NOW, value="90"), taken=[mistake])
+    await world.capture("acme", Event(NOW, value="90"), retracted=[mistake])
     amended = await api.publish("acme")
     assert (amended.invoice.total, amended.invoice.state) == ("1.04", PUBLISHED)
-    await world.capture("acme", taken=[ten, four])
+    await world.capture("acme", retracted=[ten, four])
     retracted = await api.publish("acme")
     assert (retracted.invoice.total, retracted.invoice.lines[0].event_count) == ("0.90", 1)
     assert [row.value for row in retracted.publications] == ["914", "-810", "-14"]
@@ -46,7 +46,7 @@ async def test_explained_line_names_correcting_batches(world: World, api: Api) -
     await world.tenant()
     await world.capture("acme", Event(NOW, value="10"), Event(NOW + timedelta(hours=3), value="900"))
     mistake = world.mesh.tenants["acme"].events[1]
-    await world.capture("acme", Event(NOW, value="90"), taken=[mistake], trace=OPERATOR)
+    await world.capture("acme", Event(NOW, value="90"), retracted=[mistake], trace=OPERATOR)
     line = (await api.publish("acme")).invoice.lines[0]
     request = invoices_pb2.ExplainInvoiceLineRequest(tenant_id="acme", line_id=line.line_id)
     found = await api.invoices.ExplainInvoiceLine(request)
@@ -74,7 +74,7 @@ async def test_explained_event_shows_its_current_state(world: World, api: Api) -
     await world.tenant()
     await world.capture("acme", Event(NOW, value="10"), Event(NOW, value="900"))
     kept, mistake = world.mesh.tenants["acme"].events
-    await world.capture("acme", taken=[mistake])
+    await world.capture("acme", retracted=[mistake])
     await api.publish("acme")
     found = await explain_event(api, kept.event_id)
     assert [use.meter for use in found.uses] == ["calls"]

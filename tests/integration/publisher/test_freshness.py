@@ -204,7 +204,7 @@ async def test_month_without_remaining_events_is_rated_at_zero(world: World, api
     acme = await world.tenant()
     world.mesh.capture("acme", CALL)
     assert (await api.publish("acme")).invoice.total == "0.05"
-    world.mesh.capture("acme", (), taken=world.mesh.tenants["acme"].events)
+    world.mesh.capture("acme", (), retracted=world.mesh.tenants["acme"].events)
     assert (await api.publish("acme")).invoice.total == "0.00"
     assert world.at_provider(acme) == 0
 

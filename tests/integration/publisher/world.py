@@ -220,10 +220,10 @@ class World:
         slug: str,
         *events: Event,
         trace: types_pb2.TraceContext | None = None,
-        taken: Iterable[StoredEvent] = (),
+        retracted: Iterable[StoredEvent] = (),
     ) -> events_pb2.UsageWindowsChanged:
-        """Captures a batch that adds `events` and retracts `taken`; waits until it is applied."""
-        fact = self.mesh.capture(slug, events, trace, taken)
+        """Captures a batch that adds `events` and retracts `retracted`; waits until it is applied."""
+        fact = self.mesh.capture(slug, events, trace, retracted)
         await self.deliver("usage.window", fact)
         for window in fact.windows:
             start = window.start_time.ToDatetime(tzinfo=UTC)

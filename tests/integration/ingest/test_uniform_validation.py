@@ -1,6 +1,6 @@
-"""Whatever way an event comes in, the same judge decides: the same outcome, field and reason.
+"""All ways to send an event validate it alike: with the same outcome, field and reason.
 
-And what it accepts can be counted: aggregate reads every message that comes of it.
+Aggregate can read the messages of all accepted events.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ pytestmark = pytest.mark.req("T1.1", "T1.5", "T8.3")
 
 INT64 = 1 << 63
 DAY_US = 86_400_000_000
-# What only an import may bring.
+# Rejected for capture, but not for imports.
 OLD = "TIME_TOO_OLD"
 
 Form = Callable[..., capture_pb2.ReportRequest]
 Verdict = tuple[str, str] | None
-"""Reason and field; None for what was accepted."""
+"""Reason and field; None if the event was accepted."""
 
 texts = st.sampled_from(["", "eu", "\0", "a\0b", "s" * 256, "s" * 257, "é" * 256, "\U0010ffff"])
 times = (
@@ -65,13 +65,13 @@ samples = st.builds(
 )
 batches = st.lists(samples, min_size=1, max_size=6)
 
-each_with_the_same_services = settings(
+shared_services_settings = settings(
     max_examples=40,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
-# What columns cannot say.
+# Values that columns cannot express.
 ROWS_ONLY: Sequence[Mapping[str, object]] = [
     {"quantities": {"units": text}}
     for text in (
@@ -92,7 +92,7 @@ ROWS_ONLY: Sequence[Mapping[str, object]] = [
 
 @dataclass
 class Ways:
-    """Every way that events have into ingest."""
+    """All ways to send events to ingest."""
 
     services: Guarded
     client: SignedClient
@@ -103,7 +103,7 @@ class Ways:
         return corrections_pb2_grpc.CorrectionsServiceStub(self.services.ingest_channel)
 
     async def knows_tenant(self) -> bool:
-        """Whether ingest has heard of the tenant by itself, as imports need it."""
+        """Whether ingest has the tenant in its own table, which imports need."""
         try:
             await self.quarantine.page()
         except aio.AioRpcError:
@@ -143,7 +143,7 @@ class Ways:
         return _verdicts(len(batch), await self.corrections.ImportEvents(request, timeout=20))
 
     async def amended(self, base: str, sample: Sample) -> Verdict:
-        """What is said of an event that would become so, by a dry run."""
+        """The verdict of a dry run that amends the event `base` to the sample."""
         changes = pb.EventChanges(
             subject=sample.subject,
             dimensions=sample.dimensions,
@@ -164,12 +164,12 @@ class Ways:
         return QuarantineApi(self.services.ingest_channel)
 
     async def waiting(self) -> dict[str, Verdict]:
-        """What is in quarantine."""
+        """The verdicts of the quarantined events, by their ids."""
         entries = await self.quarantine.entries(page_size=1_000)
         return {each.quarantine_id: (each.reason, each.field) for each in entries}
 
     def messages(self) -> list[bytes]:
-        """What ingest has to tell of, or told of."""
+        """The payloads of all messages of ingest, published or not."""
         with psycopg.connect(self.dsn) as connection:
             found = connection.execute(
                 "SELECT payload FROM ingest.outbox WHERE subject LIKE '%events.accepted%'"
@@ -192,12 +192,12 @@ def _violations(error: aio.AioRpcError) -> list[tuple[str, str]]:
     return [(each.reason, each.field.removeprefix("changes.")) for each in details.field_violations]
 
 
-def _named_anew(batch: Sequence[Sample]) -> list[Sample]:
-    """The same events under ids of their own, so that none is a duplicate; bad ids stay what they are."""
+def _with_new_ids(batch: Sequence[Sample]) -> list[Sample]:
+    """The same events with new ids, so that none is a duplicate; invalid ids stay."""
     return [replace(each, id=each.id or str(uuid.uuid4())) for each in batch]
 
 
-def _known_before(verdict: Verdict) -> bool:
+def _is_repeat(verdict: Verdict) -> bool:
     return verdict is not None and verdict[0] in ("DUPLICATE", "CONFLICT")
 
 
@@ -224,18 +224,18 @@ async def ways(database: TestDatabase, broker: NatsServer) -> AsyncIterator[Ways
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-async def test_the_verdict_is_the_same_in_every_way(ways: Ways, batch: list[Sample]) -> None:
-    expected = await ways.rows(_named_anew(batch))
+async def test_verdict_is_the_same_for_all_ways_to_send(ways: Ways, batch: list[Sample]) -> None:
+    expected = await ways.rows(_with_new_ids(batch))
     assert all(verdict is None or verdict[0] for verdict in expected)
 
-    assert _alike(await ways.columns(_named_anew(batch)), expected)
-    assert _alike(await ways.stream(_named_anew(batch)), expected)
+    assert _alike(await ways.columns(_with_new_ids(batch)), expected)
+    assert _alike(await ways.stream(_with_new_ids(batch)), expected)
     mine = [at for at, each in enumerate(batch) if each.type in (TYPE, "nope")]
     if mine:
-        found = await ways.signed(_named_anew([batch[at] for at in mine]))
+        found = await ways.signed(_with_new_ids([batch[at] for at in mine]))
         assert _alike(found, [expected[at] for at in mine])
     for form in (rows, columns):
-        found = await ways.imported(_named_anew(batch), form)
+        found = await ways.imported(_with_new_ids(batch), form)
         aged = [at for at, verdict in enumerate(expected) if verdict is not None and verdict[0] == OLD]
         assert _alike(
             [each for at, each in enumerate(found) if at not in aged],
@@ -249,7 +249,7 @@ async def test_the_verdict_is_the_same_in_every_way(ways: Ways, batch: list[Samp
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-async def test_an_amendment_is_judged_as_the_event_that_it_would_make(ways: Ways, sample: Sample) -> None:
+async def test_amendment_is_validated_like_the_resulting_event(ways: Ways, sample: Sample) -> None:
     base = Sample(dimensions={}, quantities={}, time_us=now_us())
     assert await ways.rows([base]) == [None]
     wanted = replace(sample, type=base.type, id=str(uuid.uuid4()))
@@ -257,7 +257,7 @@ async def test_an_amendment_is_judged_as_the_event_that_it_would_make(ways: Ways
     assert _alike([await ways.amended(base.id, wanted)], [expected])
 
 
-async def test_what_only_rows_can_say_is_judged_the_same(ways: Ways) -> None:
+async def test_values_that_only_rows_express_are_validated_alike(ways: Ways) -> None:
     def batch() -> list[Sample]:
         return [Sample(**fields) for fields in ROWS_ONLY]  # type: ignore[arg-type]
 
@@ -274,7 +274,7 @@ async def test_what_only_rows_can_say_is_judged_the_same(ways: Ways) -> None:
     }
 
 
-# What an import may bring, and a call that reports now may not, as a rule.
+# Events that imports accept, most of which are too old for capture.
 past = st.builds(
     Sample,
     type=st.just(TYPE),
@@ -286,11 +286,9 @@ past = st.builds(
 
 
 @given(st.lists(past, min_size=1, max_size=6))
-@each_with_the_same_services
+@shared_services_settings
 @pytest.mark.req("T1.2")
-async def test_what_was_accepted_is_a_repeat_in_every_way_however_old_it_is(
-    ways: Ways, batch: list[Sample]
-) -> None:
+async def test_repeat_of_any_age_is_recognised_in_all_ways_to_send(ways: Ways, batch: list[Sample]) -> None:
     batch = [replace(each, id=str(uuid.uuid4())) for each in batch]
     assert await ways.imported(batch, rows) == [None] * len(batch)
     waiting = await ways.waiting()
@@ -305,7 +303,7 @@ async def test_what_was_accepted_is_a_repeat_in_every_way_however_old_it_is(
     assert await ways.waiting() == waiting
 
 
-async def test_an_archived_type_is_refused_in_every_way(ways: Ways) -> None:
+async def test_archived_type_is_rejected_in_all_ways_to_send(ways: Ways) -> None:
     known = [Sample(), Sample()]
     assert await ways.rows(known) == [None, None]
     await ways.services.archive_type()
@@ -316,23 +314,23 @@ async def test_an_archived_type_is_refused_in_every_way(ways: Ways) -> None:
     refused = ("TYPE_ARCHIVED", "type")
     expected = [*[("DUPLICATE", "id")] * 2, refused, refused, ("UNKNOWN_EVENT_TYPE", "type")]
 
-    async def heard() -> bool:
+    async def is_archived() -> bool:
         return await ways.rows(batch()) == expected
 
-    await eventually(heard)
+    await eventually(is_archived)
     for way in (ways.columns, ways.stream, ways.signed):
         assert await way(batch()) == expected
     for form in (rows, columns):
         assert await ways.imported(batch(), form) == expected
-    # What is there may still be put right.
+    # Stored events of the type can still be corrected.
     assert await ways.amended(known[0].id, replace(known[0], quantities={"units": "2"})) is None
 
 
 @given(batches)
-@each_with_the_same_services
-async def test_a_replay_judges_what_was_rejected_as_before(ways: Ways, batch: list[Sample]) -> None:
-    await ways.columns(_named_anew(batch))
-    await ways.rows(_named_anew(batch))
+@shared_services_settings
+async def test_replay_rejects_quarantined_events_as_before(ways: Ways, batch: list[Sample]) -> None:
+    await ways.columns(_with_new_ids(batch))
+    await ways.rows(_with_new_ids(batch))
     before = await ways.waiting()
     answer = await ways.quarantine.replay()
     assert await ways.waiting() == before
@@ -342,22 +340,22 @@ async def test_a_replay_judges_what_was_rejected_as_before(ways: Ways, batch: li
 
 
 @given(batches)
-@each_with_the_same_services
+@shared_services_settings
 @pytest.mark.req("T3.1", "X2")
-async def test_aggregate_reads_every_message_of_what_was_accepted(ways: Ways, batch: list[Sample]) -> None:
+async def test_aggregate_reads_messages_of_all_accepted_events(ways: Ways, batch: list[Sample]) -> None:
     before = _read(ways.messages())
     accepted: list[Sample] = []
     for form in (rows, columns):
-        verdicts = await ways.imported(_named_anew(batch), form)
+        verdicts = await ways.imported(_with_new_ids(batch), form)
         accepted += [each for each, verdict in zip(batch, verdicts, strict=True) if verdict is None]
     found = _read(ways.messages())
     assert found[0] - before[0] == len(accepted)
-    # As exact as the widest values that capture takes.
+    # The sum is exact also for the largest accepted values.
     assert found[1] - before[1] == sum(int(each.quantities.get("units", 0)) for each in accepted)
 
 
 def _read(messages: Sequence[bytes]) -> tuple[int, Fraction]:
-    """How many rows there are, and the sum of their units."""
+    """(number of rows, sum of their units) of all messages."""
     count, total = 0, Fraction(0)
     for message in map(decode, messages):
         count += len(message.times_us)
@@ -369,9 +367,9 @@ def _read(messages: Sequence[bytes]) -> tuple[int, Fraction]:
 
 
 def _alike(found: Sequence[Verdict], expected: Sequence[Verdict]) -> bool:
-    """Equal, but that what has an id that is no UUID may be known from the way before."""
+    """Checks equality, except for events with text ids, which may be repeats of an earlier way."""
     assert len(found) == len(expected)
     pairs = zip(found, expected, strict=True)
-    different = [each for each in pairs if each[0] != each[1] and not any(map(_known_before, each))]
+    different = [each for each in pairs if each[0] != each[1] and not any(map(_is_repeat, each))]
     assert different == []
     return True
