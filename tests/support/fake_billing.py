@@ -4,7 +4,7 @@ tests as the real adapter."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -34,9 +34,11 @@ class _Kept:
 
 @dataclass
 class FakeBilling:
-    """`clock` is the provider's time; customers in `clocks` have their own test clocks."""
+    """`clock` is the provider's time; customers in `clocks` have their own test clocks. `name`: as tenants
+    choose it."""
 
     clock: Callable[[], datetime]
+    name: str = STRIPE.name
     customers: set[str] = field(default_factory=set)
     clocks: dict[str, datetime] = field(default_factory=dict)
     meters: set[str] = field(default_factory=set)
@@ -50,7 +52,7 @@ class FakeBilling:
 
     @property
     def capabilities(self) -> Capabilities:
-        return STRIPE
+        return replace(STRIPE, name=self.name)
 
     async def start(self) -> None:
         """Nothing to open."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
@@ -13,9 +13,7 @@ import pytest
 from meterline_publisher.ledger import store as ledger
 from meterline_publisher.ledger.rules.publications import Publication
 from meterline_publisher.main import Publisher
-from meterline_publisher.providers.capabilities import Capabilities
 from meterline_publisher.providers.port import Delivery, UsageEvent
-from meterline_publisher.providers.stripe.capabilities import STRIPE
 from psycopg import AsyncConnection
 
 from tests.integration.publisher.catalogue import PER_UNIT, Priced
@@ -95,16 +93,8 @@ async def test_calls_of_a_meter_are_sequential_and_in_order(idle_world: World, s
         assert [value for event, value in billing.order if event == name] == [1, 2, 3, 4, 5, 6]
 
 
-class OtherBilling(FakeBilling):
-    """A provider with another name."""
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return replace(STRIPE, name="other")
-
-
 async def test_publication_is_sent_only_by_its_own_provider(idle_world: World, start: StartPublisher) -> None:
-    world, billing, other = idle_world, FakeBilling(lambda: NOW), OtherBilling(lambda: NOW)
+    world, billing, other = idle_world, FakeBilling(lambda: NOW), FakeBilling(lambda: NOW, name="other")
     other.faults = [busy() for _ in range(10_000)]
     service = Publisher(settings(world, publish_wait_seconds=0.0), world.clock, registry(other))
     async with running(service) as channel:

@@ -9,7 +9,6 @@ from decimal import Decimal
 from meterline_protos.events.v1 import events_pb2
 from meterline_publisher.providers.capabilities import Capabilities
 from meterline_publisher.providers.port import ExternalInvoice
-from meterline_publisher.providers.stripe.capabilities import STRIPE
 
 from tests.integration.publisher.catalogue import PER_UNIT, Priced
 from tests.integration.publisher.conftest import StartPublisher
@@ -20,12 +19,12 @@ from tests.support.fake_mesh import timestamp
 from tests.support.polling import eventually
 
 
-class OtherBilling(FakeBilling):
+class SmallBilling(FakeBilling):
     """Accepts up to three digits, and bills whole units of a currency."""
 
     @property
     def capabilities(self) -> Capabilities:
-        return replace(STRIPE, name="other", max_digits=3)
+        return replace(super().capabilities, max_digits=3)
 
     def decimals(self, currency: str) -> int:
         return 0
@@ -37,7 +36,7 @@ class Two:
 
     world: World
     first: FakeBilling
-    other: OtherBilling
+    other: SmallBilling
 
     async def choose(
         self, slug: str, number: int, provider: str | None, customer: str, version: int = 1
@@ -77,7 +76,9 @@ class Two:
 
 
 def two_providers(world: World) -> Two:
-    return Two(world, FakeBilling(world.now, meters={"event"}), OtherBilling(world.now, meters={"event"}))
+    return Two(
+        world, FakeBilling(world.now, meters={"event"}), SmallBilling(world.now, "other", meters={"event"})
+    )
 
 
 def sent(billing: FakeBilling) -> list[tuple[str, int]]:

@@ -11,9 +11,7 @@ import pytest
 from meterline_publisher.gaps.rules import GapReason, NotBillableError
 from meterline_publisher.ledger.rules.accounts import Account, account_of, elsewhere
 from meterline_publisher.ledger.rules.publications import Publication, PublicationState
-from meterline_publisher.providers.capabilities import Capabilities
 from meterline_publisher.providers.registry import Providers
-from meterline_publisher.providers.stripe.capabilities import STRIPE
 
 from tests.support.fake_billing import FakeBilling
 
@@ -47,15 +45,7 @@ ROW = Publication(
 )
 
 
-class OtherBilling(FakeBilling):
-    """A provider of another kind."""
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return replace(STRIPE, name="other")
-
-
-FIRST, OTHER = FakeBilling(lambda: START), OtherBilling(lambda: START)
+FIRST, OTHER = FakeBilling(lambda: START), FakeBilling(lambda: START, name="other")
 
 
 @pytest.mark.parametrize("chosen", ["", "stripe"])
