@@ -109,3 +109,28 @@ async def test_stop_ends_what_is_pending() -> None:
     await turn()
     await flight.stop()
     assert question.cancelled()
+
+
+async def test_finished_question_that_is_not_enough_is_followed_by_one_more() -> None:
+    """A caller may come between the end of a question and its callbacks. To await a finished question does
+    not yield to the loop, so a caller that repeats this holds the loop for ever, and fills the memory."""
+    asked = looked = 0
+
+    async def ask(_: str) -> int:
+        nonlocal asked
+        asked += 1
+        return asked
+
+    def enough(answer: int) -> bool:
+        nonlocal looked
+        looked += 1
+        assert looked < 10, "the same answer is looked at again and again"
+        return answer >= 2
+
+    flight: SingleFlight[str, int] = SingleFlight(ask, most=1)
+    first = flight.begin("a")
+    # Its first step follows that of the question, which ends there.
+    late = asyncio.create_task(flight.get("a", enough))
+    assert await late == 2
+    assert (await first, asked) == (1, 2)
+    assert await flight.get("a", enough) == 3

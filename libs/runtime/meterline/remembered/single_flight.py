@@ -71,6 +71,11 @@ class SingleFlight(Generic[K, V]):
         Raises OverloadedError when too many are pending.
         """
         task = self._pending.get(key)
+        if task is not None and task.done():
+            # Its callback is still to run. To await it would not yield to the loop, so a caller to whom it is
+            # not enough would repeat that for ever.
+            self._end(key, task)
+            task = None
         if task is None:
             self._count(key)
             # Outside the call's context except for its trace: the deadline and the rights of the caller that
@@ -99,7 +104,8 @@ class SingleFlight(Generic[K, V]):
             return await self._ask(key)
 
     def _end(self, key: K, task: asyncio.Task[V]) -> None:
-        del self._pending[key]
-        self._counted.discard(key)
+        if self._pending.get(key) is task:
+            del self._pending[key]
+            self._counted.discard(key)
         if not task.cancelled():
             task.exception()  # else it would be reported where all callers have gone away
