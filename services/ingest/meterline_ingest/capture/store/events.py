@@ -157,20 +157,19 @@ class EventWriter:
             return Inserted(await self._insert(connection, rows, tenants), NOTHING)
         if self._doubtful:
             self._doubtful -= 1
-            stored = await self._look_up_all(connection, rows, suspects | repeated)
+            asked, stored = None, await self._look_up_all(connection, rows, suspects | repeated)
         else:
-            stored = await _look_up(connection, rows, np.flatnonzero(suspects & ~repeated))
+            asked = np.flatnonzero(suspects & ~repeated)
+            stored = await _look_up(connection, rows, asked)
         for last in (False, True):
-            new = ~repeated
-            if len(stored):
-                new &= stored.find(rows.ids, rows.tenant_ids) < 0
+            new = _new(rows, ~repeated, asked, stored)
             try:
                 await self._copy(connection, rows, new)
                 return Inserted(new, stored)
             except _COPY_AGAIN as error:
                 await self._start_again(connection, tenants, error)
             if not last:
-                stored = await self._look_up_all(connection, rows, suspects | repeated)
+                asked, stored = None, await self._look_up_all(connection, rows, suspects | repeated)
         return Inserted(await self._insert(connection, rows, tenants), stored)
 
     async def _look_up_all(self, connection: Connection, rows: Rows, expected: Flags) -> StoredRows:
@@ -255,6 +254,17 @@ async def _look_up(connection: Connection, rows: Rows, chosen: Int64s) -> Stored
     if not len(chosen):
         return NOTHING
     return await stored_rows(connection, rows.ids[chosen], rows.tenant_ids[chosen])
+
+
+def _new(rows: Rows, candidates: Flags, asked: Int64s | None, stored: StoredRows) -> Flags:
+    """Those of `candidates` that are not `stored`, which is what was found under the ids of the rows `asked`,
+    or of all rows."""
+    if not len(stored):
+        return candidates
+    if asked is None:
+        return candidates & (stored.find(rows.ids, rows.tenant_ids) < 0)
+    candidates[asked] &= stored.find(rows.ids[asked], rows.tenant_ids[asked]) < 0
+    return candidates
 
 
 def _order(rows: Rows) -> Int64s | None:
