@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from meterline_dev.mesh import SERVICES, Mesh
 from meterline_dev.testing import scratch_directory
 
 from tests.fault.meshes import Meshes
+from tests.support.forks import Forks
 
 MakeMesh = Callable[..., AbstractAsyncContextManager[Mesh]]
 
@@ -49,8 +51,13 @@ def lengths() -> Lengths:
 
 @pytest.fixture(scope="session")
 def meshes() -> Iterator[Meshes]:
-    with scratch_directory() as place:
-        yield Meshes(place)
+    """Services are forked where that works, which is quicker; the long form starts them as in production."""
+    if LONG or sys.platform != "linux":
+        with scratch_directory() as place:
+            yield Meshes(place, None)
+    else:
+        with scratch_directory() as place, Forks() as forks:
+            yield Meshes(place, forks)
 
 
 @pytest.fixture
