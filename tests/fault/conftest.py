@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def lengths() -> Lengths:
-    return Lengths(12_000, 20) if LONG else Lengths(1_500, 3)
+    return Lengths(12_000, 20) if LONG else Lengths(600, 2)
 
 
 @pytest.fixture(scope="session")
