@@ -50,14 +50,17 @@ def lengths() -> Lengths:
 
 
 @pytest.fixture(scope="session")
-def meshes() -> Iterator[Meshes]:
+def forks() -> Iterator[Forks]:
+    with Forks() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def meshes(request: pytest.FixtureRequest) -> Iterator[Meshes]:
     """Services are forked where that works, which is quicker; the long form starts them as in production."""
-    if LONG or sys.platform != "linux":
-        with scratch_directory() as place:
-            yield Meshes(place, None)
-    else:
-        with scratch_directory() as place, Forks() as forks:
-            yield Meshes(place, forks)
+    forks = None if LONG or sys.platform != "linux" else request.getfixturevalue("forks")
+    with scratch_directory() as place:
+        yield Meshes(place, forks)
 
 
 @pytest.fixture

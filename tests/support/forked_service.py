@@ -30,7 +30,7 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 def fork_for(parent: int) -> int:
-    """Forks a process whose parent is `parent`; returns its id, or 0 in the process itself.
+    """Forks a process with a session of its own and the parent `parent`; returns its id, and 0 in it.
 
     The process between the two ends at once, so that the kernel hands its child over to the subreaper.
     """
@@ -38,19 +38,21 @@ def fork_for(parent: int) -> int:
     ended, ends = os.pipe()
     between = os.fork()
     if between == 0:
-        pid = os.fork()
-        if pid:
-            os.write(writer, b"%d" % pid)
+        if os.fork():
             os._exit(0)
-        os.close(ends)
-        os.read(ended, 1)
-        for each in (reader, writer, ended):
+        os.setsid()
+        os.write(writer, b"%d" % os.getpid())
+        for each in (reader, writer, ends):
             os.close(each)
+        # Until the process between has ended.
+        os.read(ended, 1)
+        os.close(ended)
         _end_with(parent)
         return 0
     os.waitpid(between, 0)
+    os.close(writer)
     pid = int(os.read(reader, 32))
-    for each in (reader, writer, ended, ends):
+    for each in (reader, ended, ends):
         os.close(each)
     return pid
 
@@ -63,7 +65,6 @@ def _end_with(parent: int) -> None:
 
 def become(order: dict[str, Any]) -> None:
     """Turns this process into that of the order; returns when the module has ended."""
-    os.setsid()
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (log, 1), (log, 2)):
