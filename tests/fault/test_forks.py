@@ -13,7 +13,11 @@ import pytest
 
 from tests.support.forks import Fork, Forks
 
-pytestmark = [pytest.mark.fault, pytest.mark.skipif(sys.platform != "linux", reason="needs a subreaper")]
+pytestmark = [
+    pytest.mark.fault,
+    pytest.mark.req("X7"),
+    pytest.mark.skipif(sys.platform != "linux", reason="needs a subreaper"),
+]
 
 
 def report_of(forks: Forks, log: Path, *arguments: str, **environment: str) -> dict[str, Any]:
