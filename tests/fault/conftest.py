@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from meterline_dev.mesh import SERVICES, Mesh
 from meterline_dev.testing import scratch_directory
 
 from tests.fault.meshes import Meshes
+from tests.support.forks import Forks
 
 MakeMesh = Callable[..., AbstractAsyncContextManager[Mesh]]
 
@@ -44,13 +46,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def lengths() -> Lengths:
-    return Lengths(12_000, 20) if LONG else Lengths(1_500, 3)
+    return Lengths(12_000, 20) if LONG else Lengths(600, 2)
 
 
 @pytest.fixture(scope="session")
-def meshes() -> Iterator[Meshes]:
+def forks() -> Iterator[Forks]:
+    with Forks() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def meshes(request: pytest.FixtureRequest) -> Iterator[Meshes]:
+    """Services are forked where that works, which is quicker; the long form starts them as in production."""
+    forks = None if LONG or sys.platform != "linux" else request.getfixturevalue("forks")
     with scratch_directory() as place:
-        yield Meshes(place)
+        yield Meshes(place, forks)
 
 
 @pytest.fixture

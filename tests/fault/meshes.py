@@ -15,6 +15,7 @@ from meterline_dev.servers.postgres_settings import SMALL
 from meterline_dev.testing import scratch_directory
 
 from tests.fault.load import prepare
+from tests.support.forks import ForkingSupervisor, Forks
 
 # The services of a test's mesh by default.
 SERVICES: Final = ("identity", "ingest", "aggregate")
@@ -27,10 +28,12 @@ class Meshes:
     """Starts meshes with the options of tests, all from the same initial state.
 
     place: a directory for the initial state, which the database's own account may traverse
+    forks: starts the services; None: as in production
     """
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, forks: Forks | None) -> None:
         self._beginning = place / "mesh"
+        self._forks = forks
 
     @asynccontextmanager
     async def start(
@@ -47,7 +50,10 @@ class Meshes:
         } | options
         with scratch_directory() as place:
             await self._begin(place)
-            async with Mesh(place / "mesh", MeshOptions(**chosen)) as mesh:
+            mesh = Mesh(place / "mesh", MeshOptions(**chosen))
+            if self._forks is not None:
+                mesh.supervisor = ForkingSupervisor(self._forks)
+            async with mesh:
                 try:
                     await prepare(mesh)
                     yield mesh

@@ -29,7 +29,7 @@ DEADLINE = 2.0
 
 
 def seconds(lengths: Lengths) -> float:
-    return 30.0 if lengths.rounds > 3 else 4.0
+    return 30.0 if lengths.rounds > 3 else 2.0
 
 
 async def passed(duration: float) -> None:

@@ -50,10 +50,10 @@ class Held:
 
 def fuzz_calls(world: World, rpcs: list[Rpc], most: int = 0) -> Iterator[tuple[str, FuzzCall]]:
     """most: bytes of a request; 0: the limit of its RPC's rule"""
-    everything = all_rpcs()
+    all_valid = requests(world, all_rpcs())
     for rpc in rpcs:
         method = f"{rpc.method.containing_service.full_name}/{rpc.method.name}"
-        for valid in first_of(requests(world, everything)[rpc.name]):
+        for valid in first_of(all_valid[rpc.name]):
             (fuzz_call, *_) = valid_calls([rpc], {rpc.name: [valid]})
             for name, sent in sent_for(world, valid, most or RULES[method].max_bytes):
                 yield f"{rpc.name} {name}", FuzzCall(rpc, fuzz_call.service, (sent,), 0)

@@ -25,6 +25,7 @@ from tests.fault.valid_requests import REFUSABLE, requests
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(900), pytest.mark.req("T8.3")]
 
 SEED: Final = 26
+# Half of the smaller number misses some of the planted bugs.
 MUTATIONS: Final = 16_000 if LONG else 4_000
 
 

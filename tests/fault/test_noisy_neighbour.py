@@ -16,7 +16,7 @@ from meterline_dev.mesh import Mesh
 from meterline_ingest.rate_limits.rules.limits import Limits
 from meterline_protos.ingest.v1 import capture_pb2, capture_pb2_grpc, limits_pb2, limits_pb2_grpc
 
-from tests.fault.conftest import Lengths, MakeMesh
+from tests.fault.conftest import LONG, Lengths, MakeMesh
 from tests.fault.figures import report_figures
 from tests.fault.load import Expected, assert_exact, prepare
 from tests.support.capture import Sample, columns
@@ -28,7 +28,7 @@ FLOOD = "flood"
 OTHERS = tuple(f"quiet-{at}" for at in range(20))
 CALL = 1_000
 # The burst is most of the allowed events of a test, so that its duration has little influence.
-LIMITS = Limits(events_per_second=500, burst=40_000)
+LIMITS = Limits(500, 40_000) if LONG else Limits(200, 16_000)
 REPLICAS = ("ingest", "ingest-2")
 # Calls a second at fifty times the limit.
 FLOOD_CALLS = 50 * LIMITS.events_per_second // CALL

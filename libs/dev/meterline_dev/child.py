@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from meterline_dev import logs
-from meterline_dev.spawn import spawn
+from meterline_dev.spawn import Spawned, spawn
 
 Ready = Callable[[], Awaitable[bool]] | re.Pattern[str]
 _POLL_SECONDS = 0.02
@@ -28,6 +28,8 @@ class ChildSpec:
 
     With `restart` a child that dies is started again, at most `max_restarts` times, after waits that
     double from `first_backoff` to `max_backoff` seconds.
+
+    `spawn` creates the process; it takes what `meterline_dev.spawn.spawn` takes.
     """
 
     name: str
@@ -43,6 +45,7 @@ class ChildSpec:
     max_restarts: int = 5
     first_backoff: float = 0.2
     max_backoff: float = 5.0
+    spawn: Callable[..., Spawned] = spawn
 
     def backoff(self, restarts: int) -> float:
         """Seconds to wait before restart number `restarts` (the first is 0)."""
@@ -70,7 +73,7 @@ class ChildProcess:
         self._log_start = logs.size(spec.log_file)
         self._loop = asyncio.get_running_loop()
         self._exit: asyncio.Future[int] = self._loop.create_future()
-        self._popen = spawn(
+        self._popen = spec.spawn(
             spec.argv, log_file=spec.log_file, env=spec.env, cwd=spec.cwd, death_signal=spec.death_signal
         )
         # A thread, as waiting for a child is the one thing that every event loop and system does the same.

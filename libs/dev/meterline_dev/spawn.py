@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 _LAUNCH = Path(__file__).with_name("_launch.py")
 _Job = tuple[Callable[[], "subprocess.Popen[bytes]"], "Future[subprocess.Popen[bytes]]"]
@@ -35,6 +36,17 @@ class Account:
     uid: int
     gid: int
     capability: int | None = None
+
+
+class Spawned(Protocol):
+    """A created child."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+
+    def wait(self) -> int:
+        """Wait for its end; answers the exit code, negative for a signal."""
 
 
 class _Spawner:
