@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -16,10 +18,25 @@ METERLINE = Path(sys.executable).with_name("meterline")
 SECONDS = 300
 
 
+@dataclass(frozen=True)
+class Stopped:
+    """
+    output: of both streams
+    started: number of processes that it had started
+    files: names of the temporary files that it left
+    """
+
+    code: int | None
+    output: str
+    started: int
+    files: list[str]
+
+
 class Running:
     """`meterline dev` in a separate process, with its whole output."""
 
-    def __init__(self, place: Path, *options: str) -> None:
+    def __init__(self, place: Path, *options: str, environment: Mapping[str, str] | None = None) -> None:
+        """`environment` is added to that of this process."""
         self.temporary = place / "tmp"
         self.temporary.mkdir(mode=0o711)
         self._output = place / "output"
@@ -28,7 +45,7 @@ class Running:
                 [METERLINE, "dev", *options],
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "TMPDIR": str(self.temporary)},
+                env={**os.environ, **(environment or {}), "TMPDIR": str(self.temporary)},
                 start_new_session=True,
             )
         self._seen: dict[int, psutil.Process] = {}
@@ -62,17 +79,31 @@ class Running:
         code: int | None = await eventually(self.process.poll, seconds=SECONDS, until=_is_known)
         return code
 
+    async def stopped(self, number: signal.Signals) -> Stopped:
+        """Like `interrupted`; waits too until no recorded process runs. AssertionError if one runs on."""
+        code = await self.interrupted(number)
+        await eventually(self.left, until=lambda left: left == [])
+        files = [file.name for file in self.temporary.iterdir()]
+        return Stopped(code, self.output(), len(self._seen), files)
+
     def left(self) -> list[str]:
         """The recorded processes that still run."""
         return [child.name() for child in self._seen.values() if _runs(child)]
-
-    def started(self) -> int:
-        return len(self._seen)
 
     def end(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+
+
+def assert_mesh_ran_until_stopped(stopped: Stopped) -> None:
+    """Asserts that a mesh printed its addresses, and that the signal ended it with success."""
+    for address in ("gRPC", "Postgres", "NATS", "Stripe"):
+        assert address in stopped.output
+    assert stopped.code == 0
+    # Postgres, NATS, the double, four services, and Postgres's own child processes.
+    assert stopped.started > 7
+    assert stopped.files == []
 
 
 def _is_known(code: int | None) -> bool:

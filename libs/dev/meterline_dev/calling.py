@@ -61,7 +61,7 @@ def find_method(package: str, method: str) -> MethodDescriptor:
     """The method of this name in `meterline.<package>`, which may name a service too. Raises CallError."""
     services = [
         each
-        for each in _services()
+        for each in _services(package)
         if each.full_name == f"meterline.{package}" or each.file.package == f"meterline.{package}"
     ]
     methods = [each.methods_by_name[method] for each in services if method in each.methods_by_name]
@@ -84,13 +84,14 @@ def pick(answer: str, path: str) -> str:
     return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
 
 
-def _services() -> list[ServiceDescriptor]:
-    """Of all stubs there are."""
+def _services(package: str) -> list[ServiceDescriptor]:
+    """The services of `package`, and of packages that contain it. Stubs of others are not imported."""
     pool = descriptor_pool.Default()
     found: list[ServiceDescriptor] = []
     root = Path(meterline_protos.__path__[0])
     for module in pkgutil.walk_packages(meterline_protos.__path__, f"{meterline_protos.__name__}."):
-        if not module.name.endswith("_pb2"):
+        parent = module.name.rpartition(".")[0]
+        if not module.name.endswith("_pb2") or not f"{root.name}.{package}.".startswith(f"{parent}."):
             continue
         import_module(module.name)
         relative = module.name.removeprefix(f"{meterline_protos.__name__}.").removesuffix("_pb2")

@@ -1,4 +1,8 @@
-"""The `meterline` command: the whole mesh on this machine, and the demo."""
+"""The `meterline` command: the whole mesh on this machine, and the demo.
+
+Each command imports what it alone needs: the imports of `dev` take most of a second, and scripts run `call`
+often.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
-import stamina.instrumentation
 import typer
-from meterline.auth.public_keys import LOOK_SECONDS
-from rich.console import Console
 
-from meterline_dev.dev import DevOptions, Ending, run
-from meterline_dev.keys import Keys
 from meterline_dev.placement import Placement
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _TOKEN: Final = "METERLINE_TOKEN"
 _DATA: Final = Path(".meterline")
@@ -53,6 +55,10 @@ def dev(
 
     Exit code: 0, 1 when a check or a part fails, 130 when interrupted before the end of the demo.
     """
+    import stamina.instrumentation
+
+    from meterline_dev.dev import DevOptions, Ending, run
+
     if no_demo and as_json:
         raise typer.BadParameter("--json reports on the demo, so it does not go with --no-demo")
     for stream in (sys.stdout, sys.stderr):
@@ -63,7 +69,8 @@ def dev(
     options = DevOptions(once=once, as_json=as_json, data=data, demo=not no_demo, limit=limit)
     with _traced():
         ending = asyncio.run(run(options, _console(as_json)))
-    raise typer.Exit(_EXIT_CODES[ending])
+    codes = {Ending.GOOD: 0, Ending.BAD: 1, Ending.INTERRUPTED: 130}
+    raise typer.Exit(codes[ending])
 
 
 @app.command()
@@ -80,7 +87,6 @@ def call(
 
     Exit code: 0, or 1 with status and details on stderr when the call was refused.
     """
-    # Not imported for nothing: all stubs there are.
     from meterline_dev.calling import CallError
     from meterline_dev.calling import call as ask
     from meterline_dev.calling import pick as part_of
@@ -120,6 +126,10 @@ def renew_operator(
 ) -> None:
     """Replace the operator's key. Services, running ones too, refuse tokens of the old key within seconds;
     the new token is in DIR/operator.token."""
+    from meterline.auth.public_keys import LOOK_SECONDS
+
+    from meterline_dev.keys import Keys
+
     keys = Keys(data)
     if not keys.public_keys_file.exists():
         raise typer.BadParameter(f"{data} is not the data of a mesh that was started")
@@ -133,7 +143,6 @@ def _traced() -> Iterator[None]:
     if not any(name in os.environ for name in _TRACE_ENDPOINTS):
         yield
         return
-    # Not imported for nothing: it takes a good part of a second.
     from meterline.telemetry import tracing
 
     provider = tracing.set_up("demo")
@@ -144,6 +153,8 @@ def _traced() -> Iterator[None]:
 
 
 def _console(as_json: bool) -> Console:
+    from rich.console import Console
+
     console = Console(stderr=as_json, highlight=False)
     if not console.is_terminal:
         # A file or a pipe has no width, and 80 columns are too few for the tables.
@@ -153,4 +164,3 @@ def _console(as_json: bool) -> Console:
 
 _TRACE_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _FILE_WIDTH: Final = 130
-_EXIT_CODES: Final = {Ending.GOOD: 0, Ending.BAD: 1, Ending.INTERRUPTED: 130}

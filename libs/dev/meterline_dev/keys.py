@@ -21,6 +21,8 @@ from meterline.auth.public_keys import entry
 from meterline.auth.tokens import ServiceSigner, new_private_key, public_key_of
 from meterline.clock import SystemClock
 
+from meterline_dev.placement import TOKEN_FILE
+
 OPERATOR: Final = "operator"
 _MASTER_KEY_BYTES: Final = 32
 _TOKEN_SECONDS: Final = 86_400
@@ -50,7 +52,7 @@ class Keys:
         self._operator_key = directory / "operator.pem"
         self.public_keys_file = directory / "public-keys"
         """What services verify tokens with."""
-        self.token_file = directory / "operator.token"
+        self.token_file = directory / TOKEN_FILE
         """A token of the operator's, of when the mesh was started or the key was made."""
         self._signer: ServiceSigner | None = None
         self._signer_of = (0, 0)

@@ -32,13 +32,12 @@ from meterline_dev.processes import ChildSpec, Supervisor
 from meterline_dev.servers import NatsServer, PostgresServer
 from meterline_dev.servers.account import close_to_others
 from meterline_dev.servers.ports import PortLease, reserve_port
-from meterline_dev.stripe_double.settings import CONTROL_KEY
+from meterline_dev.variables import CONTROL_KEY, STRIPE_KEY
 
 DATABASE: Final = "meterline"
 # In the order of their start: each asks only those before it.
 SERVICES: Final = ("identity", "ingest", "aggregate", "publisher")
 NATS_OPERATOR: Final = "operator"
-STRIPE_KEY: Final = "METERLINE_STRIPE_API_KEY"
 STRIPE_DOUBLE: Final = "stripe-double"
 _SERVICE_READY = re.compile(r'"grpc":')
 # Four services start at once, perhaps for the first time and on a busy machine; one that dies meanwhile is

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from meterline_dev.keys import Keys
-
 _FILE: Final = "mesh.json"
+# In the directory of a mesh: a token of its operator.
+TOKEN_FILE: Final = "operator.token"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,4 +40,4 @@ class Placement:
 
     def token(self) -> str:
         """The operator's token, written when the mesh starts or the key is replaced."""
-        return Keys(self.directory).token_file.read_text()
+        return (self.directory / TOKEN_FILE).read_text()

@@ -16,7 +16,7 @@ from tests.support.polling import eventually
 
 pytestmark = [pytest.mark.req("T8.3", "X2"), pytest.mark.slow, pytest.mark.timeout(300)]
 
-SMALL = ["--seconds", "1", "--events", "50000", "--tenants", "5", "--json"]
+SMALL = ["--seconds", "0.3", "--events", "20000", "--tenants", "5", "--warm-wal-mb", "16", "--json"]
 
 
 async def start(*arguments: str) -> asyncio.subprocess.Process:

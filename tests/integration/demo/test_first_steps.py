@@ -1,4 +1,4 @@
-"""The commands of docs/first-steps.md print the output that the page shows."""
+"""The commands of docs/first-steps.md, on a mesh without a demo, print the output that the page shows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from meterline_dev.testing import scratch_directory
 
-from tests.support.dev_process import Running
+from tests.support.dev_process import Running, Stopped, assert_mesh_ran_until_stopped
 
 pytestmark = pytest.mark.req("X4", "S1")
 
@@ -33,6 +33,15 @@ class Step:
 
     typed: str
     printed: list[str]
+
+
+@dataclass(frozen=True)
+class Session:
+    """typed: the shell that ran all steps; stopped: the mesh, after them"""
+
+    steps: list[Step]
+    typed: subprocess.CompletedProcess[str]
+    stopped: Stopped
 
 
 def read(page: str) -> tuple[list[str], list[Step]]:
@@ -67,32 +76,44 @@ def run(typed: str, place: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A folder with those files of the project that the page uses."""
-    with scratch_directory() as directory:
-        (directory / ".venv").symlink_to(sys.prefix)
-        yield directory
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(2 * _SECONDS)
-async def test_first_steps_end_in_an_explained_invoice(place: Path) -> None:
+@pytest.fixture(scope="module")
+def session() -> Iterator[Session]:
+    """The page's commands on the page's mesh, which is then stopped."""
     options, steps = read(PAGE.read_text(encoding="utf-8"))
+    with scratch_directory() as place:
+        yield asyncio.run(follow(options, steps, place))
+
+
+async def follow(options: list[str], steps: list[Step], place: Path) -> Session:
+    # A folder with those files of the project that the page uses.
+    (place / ".venv").symlink_to(sys.prefix)
     options = [str(place / option) if option == ".meterline" else option for option in options]
     running = Running(place, *options)
     try:
         await running.until("Ctrl-C ends all of it")
         typed = await asyncio.to_thread(run, script(steps), place)
-        assert typed.returncode == 0, typed.stdout[-2_000:] + typed.stderr[-4_000:]
-        left = typed.stdout
-        for at, step in enumerate(steps):
-            printed, _, left = left.partition(_END.format(at))
-            lines = {line.strip().rstrip(",") for line in printed.splitlines()}
-            assert set(step.printed) <= lines, printed
-        assert await running.interrupted(signal.SIGINT) == 0
+        return Session(steps, typed, await running.stopped(signal.SIGTERM))
     finally:
         running.end()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * _SECONDS)
+def test_first_steps_end_in_an_explained_invoice(session: Session) -> None:
+    typed = session.typed
+    assert typed.returncode == 0, typed.stdout[-2_000:] + typed.stderr[-4_000:]
+    left = typed.stdout
+    for at, step in enumerate(session.steps):
+        printed, _, left = left.partition(_END.format(at))
+        lines = {line.strip().rstrip(",") for line in printed.splitlines()}
+        assert set(step.printed) <= lines, printed
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * _SECONDS)
+def test_mesh_runs_without_a_demo_until_stopped(session: Session) -> None:
+    assert_mesh_ran_until_stopped(session.stopped)
+    assert "Capturing" not in session.stopped.output
 
 
 def test_page_is_parsed_into_steps() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import stat
@@ -16,13 +15,11 @@ from meterline.auth.tokens import ServiceTokens
 from meterline.crypto.master_keys import MasterKeys
 from meterline.crypto.sealer import Place, Sealer
 from meterline.errors import UnauthenticatedError
-from meterline_dev.addresses import addresses
 from meterline_dev.cli import app
 from meterline_dev.keys import Keys, SecretFile, write_secret
-from meterline_dev.mesh import SERVICES, Mesh, MeshOptions
+from meterline_dev.mesh import SERVICES, Mesh
 from meterline_dev.servers import account
 from meterline_dev.servers.account import close_to_others
-from rich.console import Console
 from typer.testing import CliRunner
 
 pytestmark = pytest.mark.req("X4", "S8")
@@ -74,20 +71,6 @@ def test_every_service_has_its_own_broker_login(tmp_path: Path) -> None:
     assert [urlsplit(again.nats_url(name)).password for name in SERVICES] == [
         login.password for login in logins.values()
     ]
-
-
-@pytest.mark.req("T4.1", "S8")
-async def test_broker_logins_are_readable_by_owner_only(tmp_path: Path) -> None:
-    async with Mesh(tmp_path, MeshOptions(services=[])) as mesh:
-        assert mode(mesh.nats.config_file) == mode(mesh.nats_url_file) == 0o600
-        assert mesh.nats_url_file.read_text() == mesh.nats.url
-        console = Console(file=io.StringIO(), width=200)
-        console.print(addresses(mesh))
-        shown = console.file.getvalue()  # type: ignore[attr-defined]
-        for name in SERVICES:
-            assert str(urlsplit(mesh.nats_url(name)).password) not in shown
-        assert str(urlsplit(mesh.nats.url).password) not in shown
-        assert str(mesh.nats_url_file) in shown
 
 
 def test_mesh_operator_has_all_grantable_permissions(tmp_path: Path) -> None:

@@ -73,8 +73,8 @@ def _parent(place: Path, how: str) -> Iterator[tuple["subprocess.Popen[str]", _P
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals children at their parent's death")
-def test_sigkill_of_the_parent_ends_its_servers(tmp_path: Path) -> None:
-    with _parent(tmp_path, "tied") as (parent, report):
+def test_sigkill_of_the_parent_ends_its_servers(place: Path) -> None:
+    with _parent(place, "tied") as (parent, report):
         # Some Postgres processes end on their own: closed sessions and finished workers.
         alive = set(filter(procstat.is_alive, report.pids))
         assert alive >= {report.child, report.postgres, report.nats}
@@ -83,30 +83,30 @@ def test_sigkill_of_the_parent_ends_its_servers(tmp_path: Path) -> None:
         parent.wait()
         assert eventually(lambda: not any(map(procstat.is_alive, report.pids)), seconds=20)
     # Postgres made a fast shutdown and did not crash, so that no recovery is needed.
-    assert "database system is shut down" in (tmp_path / "pg.log").read_text()
-    with PostgresServer(tmp_path / "pg") as server, psycopg.connect(server.dsn()) as connection:
+    assert "database system is shut down" in (place / "pg.log").read_text()
+    with PostgresServer(place / "pg") as server, psycopg.connect(server.dsn()) as connection:
         assert connection.execute("SELECT value FROM kept").fetchone() == (42,)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals children at their parent's death")
-def test_next_start_waits_only_for_the_shutdown(tmp_path: Path) -> None:
-    with _parent(tmp_path, "tied") as (parent, report):
+def test_next_start_waits_only_for_the_shutdown(place: Path) -> None:
+    with _parent(place, "tied") as (parent, report):
         parent.kill()
         parent.wait()
-        with PostgresServer(tmp_path / "pg") as server, NatsServer(tmp_path / "nats"):
+        with PostgresServer(place / "pg") as server, NatsServer(place / "nats"):
             assert server.pid not in report.pids
             with psycopg.connect(server.dsn()) as connection:
                 assert connection.execute("SELECT value FROM kept").fetchone() == (42,)
 
 
-def test_next_start_ends_servers_of_a_dead_owner(tmp_path: Path) -> None:
-    with _parent(tmp_path, "untied") as (parent, report):
+def test_next_start_ends_servers_of_a_dead_owner(place: Path) -> None:
+    with _parent(place, "untied") as (parent, report):
         parent.kill()
         parent.wait()
         left = [psutil.Process(pid) for pid in (report.postgres, report.nats)]
         try:
             assert all(process.is_running() for process in left)
-            with PostgresServer(tmp_path / "pg") as server, NatsServer(tmp_path / "nats"):
+            with PostgresServer(place / "pg") as server, NatsServer(place / "nats"):
                 assert procstat.wait_gone(left, 0) == []
                 with psycopg.connect(server.dsn()) as connection:
                     assert connection.execute("SELECT value FROM kept").fetchone() == (42,)
@@ -114,8 +114,8 @@ def test_next_start_ends_servers_of_a_dead_owner(tmp_path: Path) -> None:
             procstat.kill(left)
 
 
-def test_pid_file_of_another_program_does_not_block_the_start(tmp_path: Path) -> None:
-    with PostgresServer(tmp_path / "pg") as server:
+def test_pid_file_of_another_program_does_not_block_the_start(place: Path) -> None:
+    with PostgresServer(place / "pg") as server:
         server.kill()
         pid_file = server.data_dir / "postmaster.pid"
         other_pid = str(os.getpid())

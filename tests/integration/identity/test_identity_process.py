@@ -14,8 +14,11 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from meterline.bus.subjects import TENANTS_CHANGED
+from meterline.clock import SystemClock
 from meterline_dev.servers import NatsServer
 from meterline_dev.testing import scratch_directory
+from meterline_identity.main import Identity
+from meterline_identity.settings import IdentitySettings
 from meterline_protos.events.v1 import events_pb2
 from meterline_protos.identity.v1 import tenants_pb2, tenants_pb2_grpc
 
@@ -23,6 +26,7 @@ from tests.support.databases import TestDatabase
 from tests.support.logins import broker_with_logins, url_of
 from tests.support.polling import eventually
 from tests.support.processes import environment_of, launched, service_process
+from tests.support.services import running, settings_for
 
 pytestmark = pytest.mark.req("K1", "T7.3")
 
@@ -43,11 +47,10 @@ def environment(database: TestDatabase, broker: NatsServer) -> dict[str, str]:
     return environment_of("identity", database, broker)
 
 
-async def onboard(address: str) -> tenants_pb2.OnboardTenantResponse:
-    async with aio.insecure_channel(address) as channel:
-        stub: Any = tenants_pb2_grpc.TenantsServiceStub(channel)
-        answer: tenants_pb2.OnboardTenantResponse = await stub.OnboardTenant(REQUEST, timeout=10.0)
-        return answer
+async def onboard(channel: aio.Channel) -> tenants_pb2.OnboardTenantResponse:
+    stub: Any = tenants_pb2_grpc.TenantsServiceStub(channel)
+    answer: tenants_pb2.OnboardTenantResponse = await stub.OnboardTenant(REQUEST, timeout=10.0)
+    return answer
 
 
 async def published(broker: NatsServer) -> list[int]:
@@ -68,8 +71,8 @@ async def test_identity_reports_readiness_and_serves_health_reflection_and_metri
     async with service_process(MODULE, environment) as identity:
         assert identity.ready["service"] == "identity"
         assert identity.ready["pid"] == identity.process.pid
-        assert (await onboard(identity.address)).created
         async with aio.insecure_channel(identity.address) as channel:
+            assert (await onboard(channel)).created
             health: Any = health_pb2_grpc.HealthStub(channel)
             answer = await health.Check(
                 health_pb2.HealthCheckRequest(service="meterline.identity.v1.TenantsService")
@@ -84,16 +87,6 @@ async def test_identity_reports_readiness_and_serves_health_reflection_and_metri
         async with httpx.AsyncClient(trust_env=False) as client:
             metrics = await client.get(f"http://127.0.0.1:{identity.ready['metrics']}/metrics")
         assert "meterline_outbox_published_total" in metrics.text
-
-
-async def test_graceful_stop_leaves_no_message_unpublished(
-    environment: dict[str, str], broker: NatsServer
-) -> None:
-    async with service_process(MODULE, environment) as identity:
-        await onboard(identity.address)
-        identity.process.send_signal(signal.SIGTERM)
-        assert await identity.ended() == 0
-    assert await published(broker) == [1]
 
 
 async def test_identity_can_be_stopped_while_it_waits_for_the_broker(environment: dict[str, str]) -> None:
@@ -160,7 +153,9 @@ async def test_identity_exits_when_the_broker_refuses_its_login(environment: dic
 
 
 @pytest.mark.req("T4.1")
-async def test_identity_publishes_with_its_own_login(environment: dict[str, str]) -> None:
+async def test_graceful_stop_with_its_own_login_leaves_no_message_unpublished(
+    environment: dict[str, str],
+) -> None:
     with broker_with_logins() as guarded:
         changes = {
             "METERLINE_NATS_URL": url_of(guarded, "identity"),
@@ -168,8 +163,11 @@ async def test_identity_publishes_with_its_own_login(environment: dict[str, str]
             "METERLINE_ALLOW_OPEN_BROKER": "false",
         }
         async with service_process(MODULE, {**environment, **changes}) as identity:
-            await onboard(identity.address)
-            await eventually(lambda: published(guarded), until=lambda versions: versions == [1])
+            async with aio.insecure_channel(identity.address) as channel:
+                await onboard(channel)
+            identity.process.send_signal(signal.SIGTERM)
+            assert await identity.ended() == 0
+        assert await published(guarded) == [1]
 
 
 async def test_migrations_run_with_a_separate_command(
@@ -199,17 +197,18 @@ async def test_migrations_run_with_a_separate_command(
     ],
 )
 async def test_repeated_request_after_a_kill_creates_one_tenant_and_one_message(
-    environment: dict[str, str], broker: NatsServer, point: str
+    environment: dict[str, str], database: TestDatabase, broker: NatsServer, point: str
 ) -> None:
     async with service_process(MODULE, {**environment, "METERLINE_CRASH_AT": point}) as identity:
         with contextlib.suppress(aio.AioRpcError):
-            await onboard(identity.address)
+            async with aio.insecure_channel(identity.address) as channel:
+                await onboard(channel)
         assert await identity.ended() == -signal.SIGKILL
-    async with service_process(MODULE, environment) as identity:
-        answer = await onboard(identity.address)
+    # The same service, inside the test: its own process would take longer to start than all the rest.
+    settings = IdentitySettings.model_validate(settings_for("identity", database, broker))
+    async with running(Identity(settings, SystemClock())) as channel:
+        answer = await onboard(channel)
         assert answer.created == (point == "unit_of_work.before_commit")
         assert answer.tenant.version == 1
         await eventually(lambda: published(broker), until=lambda versions: versions == [1])
-        identity.process.send_signal(signal.SIGTERM)
-        assert await identity.ended() == 0
     assert await published(broker) == [1]

@@ -13,12 +13,12 @@ from typing import Any
 
 import grpc
 import pytest
+import pytest_asyncio
 import stripe
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 from meterline_dev import channels
-from meterline_dev.mesh import Mesh, MeshOptions
-from meterline_dev.testing import scratch_directory
+from meterline_dev.mesh import Mesh
 from meterline_protos.identity.v1 import credentials_pb2, credentials_pb2_grpc, tenants_pb2, tenants_pb2_grpc
 from meterline_protos.ingest.v1 import (
     capture_pb2,
@@ -46,7 +46,7 @@ from tests.support.credentials import SignedClient, refusal
 from tests.support.polling import eventually
 from tests.support.usage import month_total
 
-pytestmark = [pytest.mark.req("S1", "S9", "T4.1"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.req("S1", "S9", "T4.1"), pytest.mark.timeout(300), pytest.mark.xdist_group("mesh")]
 
 TENANT = "acme"
 INACTIVE = "TENANT_INACTIVE"
@@ -127,43 +127,41 @@ def reasons(answer: Any) -> list[str]:
     return [outcome.reason for outcome in answer.outcomes]
 
 
-@pytest.fixture
-async def acme() -> AsyncIterator[Acme]:
-    with scratch_directory() as place:
-        async with Mesh(place, MeshOptions()) as mesh, AsyncExitStack() as stack:
-            await prepare(mesh, (TENANT,))
-            names = (await fill(mesh, TENANT)).by_field
-            await bill(mesh, TENANT)
-            await asyncio.to_thread(sell, mesh)
-            open_to = {
-                name: await stack.enter_async_context(mesh.channel(name))
-                for name in ("identity", "ingest", "aggregate", "publisher")
-            }
-            stub = credentials_pb2_grpc.CredentialsServiceStub(open_to["identity"])
-            issued = await stub.IssueCaptureConfig(
-                credentials_pb2.IssueCaptureConfigRequest(
-                    tenant_id=TENANT, actor="u", types=["api.request"], source="signed"
-                )
+@pytest_asyncio.fixture(loop_scope="package")
+async def acme(mesh: Mesh) -> AsyncIterator[Acme]:
+    async with AsyncExitStack() as stack:
+        await prepare(mesh, (TENANT,))
+        names = (await fill(mesh, TENANT)).by_field
+        await bill(mesh, TENANT)
+        await asyncio.to_thread(sell, mesh)
+        open_to = {
+            name: await stack.enter_async_context(mesh.channel(name))
+            for name in ("identity", "ingest", "aggregate", "publisher")
+        }
+        stub = credentials_pb2_grpc.CredentialsServiceStub(open_to["identity"])
+        issued = await stub.IssueCaptureConfig(
+            credentials_pb2.IssueCaptureConfigRequest(
+                tenant_id=TENANT, actor="u", types=["api.request"], source="signed"
             )
-            key = await stub.CreateApiKey(
-                credentials_pb2.CreateApiKeyRequest(
-                    tenant_id=TENANT, name="own", permissions=["capture", "read"]
-                )
-            )
-            yield Acme(
-                mesh,
-                open_to["identity"],
-                open_to["ingest"],
-                open_to["aggregate"],
-                open_to["publisher"],
-                event_id=next(text for text in sorted(names["event_id"]) if not text.startswith("order")),
-                timer_id=next(iter(names["timer_id"])),
-                own_type=next(text for text in names["name"] if text.startswith("own.")),
-                client=SignedClient(issued.config, issued.client_secret, issued.key_id),
-                api_key=key.token,
-            )
+        )
+        key = await stub.CreateApiKey(
+            credentials_pb2.CreateApiKeyRequest(tenant_id=TENANT, name="own", permissions=["capture", "read"])
+        )
+        yield Acme(
+            mesh,
+            open_to["identity"],
+            open_to["ingest"],
+            open_to["aggregate"],
+            open_to["publisher"],
+            event_id=next(text for text in sorted(names["event_id"]) if not text.startswith("order")),
+            timer_id=next(iter(names["timer_id"])),
+            own_type=next(text for text in names["name"] if text.startswith("own.")),
+            client=SignedClient(issued.config, issued.client_secret, issued.key_id),
+            api_key=key.token,
+        )
 
 
+@pytest.mark.asyncio(loop_scope="package")
 async def test_inactive_tenant_is_refused_new_events_and_billed_for_stored_ones(acme: Acme) -> None:
     before = await acme.accepted()
     assert before > 0

@@ -13,14 +13,13 @@ from google.rpc import error_details_pb2
 from grpc import aio
 from meterline.slugs import SLUG_RULE
 from meterline_dev import channels
-from meterline_dev.mesh import Mesh, MeshOptions
-from meterline_dev.testing import scratch_directory
+from meterline_dev.mesh import Mesh
 
 from tests.fault.foreign_requests import Rpc, all_rpcs
 from tests.support.calls import status_of
 from tests.support.credentials import refusal
 
-pytestmark = [pytest.mark.req("K1", "S1"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.req("K1", "S1"), pytest.mark.timeout(300), pytest.mark.xdist_group("mesh")]
 
 WIDE = "\N{FULLWIDTH LATIN SMALL LETTER A}cme"
 MALFORMED = ("Acme", "acme_1", "-acme", "acme-", "a" * 64, "a b", "acme\n", WIDE, "../acme")
@@ -34,17 +33,16 @@ INTERNAL = {"aggregate.v1.UsageService/PreviewChanges", "identity.v1.Credentials
 Channels = dict[tuple[str, bool], aio.Channel]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def open_to() -> AsyncIterator[Channels]:
+@pytest_asyncio.fixture(scope="module", loop_scope="package")
+async def open_to(mesh: Mesh) -> AsyncIterator[Channels]:
     """Channels by service name and by whether the caller is a service; otherwise it is the operator."""
-    with scratch_directory() as place:
-        async with Mesh(place, MeshOptions()) as mesh, AsyncExitStack() as stack:
-            tokens = {False: mesh.token, True: mesh.keys.service_signer("ingest").token}
-            yield {
-                (name, internal): await stack.enter_async_context(channels.channel(mesh.address(name), token))
-                for name in ("identity", "ingest", "aggregate", "publisher")
-                for internal, token in tokens.items()
-            }
+    tokens = {False: mesh.token, True: mesh.keys.service_signer("ingest").token}
+    async with AsyncExitStack() as stack:
+        yield {
+            (name, internal): await stack.enter_async_context(channels.channel(mesh.address(name), token))
+            for name in ("identity", "ingest", "aggregate", "publisher")
+            for internal, token in tokens.items()
+        }
 
 
 async def failure(channel: aio.Channel, rpc: Rpc, tenant: str) -> aio.AioRpcError:
@@ -82,7 +80,7 @@ def test_descriptors_list_rpcs_with_a_tenant() -> None:
     assert not any(rpc.method.client_streaming for rpc in RPCS)
 
 
-@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.asyncio(loop_scope="package")
 @pytest.mark.parametrize("rpc", RPCS, ids=[rpc.name for rpc in RPCS])
 async def test_malformed_tenant_name_has_one_answer(open_to: Channels, rpc: Rpc) -> None:
     channel = open_to[rpc.service, rpc.name in INTERNAL]

@@ -8,10 +8,11 @@ from typing import Any, Final, LiteralString
 
 import psycopg
 import pytest
+from meterline import migrate
 from meterline.db.queries import Queries
 from meterline.db.scope import ALL_TENANTS
 
-from tests.support.databases import TestDatabase
+from tests.support.databases import Databases, TestDatabase
 
 pytestmark = pytest.mark.req("T4.1")
 
@@ -82,13 +83,16 @@ def queries_of(name: str) -> Queries:
     return Queries(f"meterline_{package}", f"{file}.sql")
 
 
-@pytest.fixture
-def plan(make_database: Callable[..., TestDatabase]) -> Callable[..., list[dict[str, Any]]]:
-    """A function `(queries, name, parameters, scope) -> nodes` of the executed plan, on filled tables."""
+@pytest.fixture(scope="module")
+def plan(databases: Databases) -> Iterator[Callable[..., list[dict[str, Any]]]]:
+    """A function `(queries, name, parameters, scope) -> nodes` of the executed plan, on filled tables.
+
+    What a statement changes is rolled back.
+    """
     filled: dict[str, TestDatabase] = {}
 
     def fill(service: str) -> TestDatabase:
-        database = make_database(service)
+        database = databases.create([(service, migrate.packages(service))])
         with psycopg.connect(database.admin_dsn, options=f"-c search_path={service}") as admin:
             for statement in ROWS[service]:
                 admin.execute(statement)
@@ -111,7 +115,9 @@ def plan(make_database: Callable[..., TestDatabase]) -> Callable[..., list[dict[
         assert row is not None
         return list(nodes(row[0][0]["Plan"]))
 
-    return run
+    yield run
+    for database in filled.values():
+        databases.release(database)
 
 
 def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -4,8 +4,10 @@ import argparse
 import os
 from collections.abc import Sequence
 
+from meterline_dev.variables import CONTROL_KEY
+
 from .server import DoubleServer
-from .settings import CONTROL_KEY, MAX_FINALIZE_AFTER, DoubleSettings
+from .settings import MAX_FINALIZE_AFTER, DoubleSettings
 
 
 def parser() -> argparse.ArgumentParser:

@@ -6,7 +6,9 @@ A delivery counts once the endpoint answers 2xx. Waiting deliveries survive a re
 import asyncio
 import hmac
 import time
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 
 import httpx
@@ -35,16 +37,25 @@ def signature(payload: str, secret: str, at: int) -> str:
 
 async def run(core: Core) -> None:
     """Deliver for ever: a handful at a time, asleep while nothing is due."""
-    async with httpx.AsyncClient(timeout=core.settings.webhook_timeout, trust_env=False) as client:
+    async with AsyncExitStack() as stack:
+        client: httpx.AsyncClient | None = None
         while True:
             core.wake_deliveries.clear()
             while batch := _due(core):
-                await asyncio.gather(*(_deliver(core, client, delivery) for delivery in batch))
+                if client is None:
+                    # Not made before it is needed: closing one imports for a third of a second.
+                    client = _client(core)
+                    await stack.enter_async_context(client)
+                await asyncio.gather(*map(partial(_deliver, core, client), batch))
             try:
                 async with asyncio.timeout(_until_next(core)):
                     await core.wake_deliveries.wait()
             except TimeoutError:
                 continue
+
+
+def _client(core: Core) -> httpx.AsyncClient:
+    return httpx.AsyncClient(timeout=core.settings.webhook_timeout, trust_env=False)
 
 
 async def _deliver(core: Core, client: httpx.AsyncClient, delivery: Delivery) -> None:

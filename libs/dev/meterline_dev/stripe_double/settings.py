@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field
 
 MAX_FINALIZE_AFTER = 72 * 3600
-# The variable with the control key. It is no argument, since every user of the machine can see arguments.
-CONTROL_KEY = "METERLINE_DOUBLE_CONTROL_KEY"
 
 
 @dataclass(frozen=True, slots=True)
