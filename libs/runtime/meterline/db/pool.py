@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from typing import Any, LiteralString
 
 import psycopg
-from psycopg import AsyncConnection, AsyncCursor
+from psycopg import AsyncConnection, AsyncCursor, generators
+from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
@@ -88,7 +89,7 @@ class Database:
                     yield connection
                 finally:
                     if not connection.closed:
-                        await connection.rollback()
+                        await roll_back(connection)
         except PoolTimeout as error:
             raise UnavailableError(f"no database connection: {error}") from error
         except psycopg.OperationalError as error:
@@ -116,6 +117,17 @@ class Database:
         async with self.connection(tenants) as connection:
             cursor = await connection.execute(query, parameters, binary=True)
             return await cursor.fetchall()
+
+
+async def roll_back(connection: Connection) -> None:
+    """Rolls back a transaction, and keeps the connection's prepared statements and with them their plans.
+
+    `connection.rollback()` drops all of them, lest one refer to an object that the transaction made. Services
+    make no objects in transactions that they roll back, and every transaction that only reads ends here.
+    """
+    if connection.info.transaction_status is not TransactionStatus.IDLE:
+        connection.pgconn.send_query(b"ROLLBACK")
+        await connection.wait(generators.execute(connection.pgconn))
 
 
 async def begin(connection: Connection, tenants: Scope) -> None:
