@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -25,6 +24,7 @@ from tests.support.aggregate import (
     Feed,
     Node,
     expected_usage,
+    rebuilt,
     running_aggregate,
     some_events,
 )
@@ -66,12 +66,7 @@ class World:
         for fact in facts:
             await self.feed.publish(fact)
         await self.feed.settled()
-        await eventually(self._pending_rebuilds, seconds=60, until=lambda left: left == 0)
-
-    def _pending_rebuilds(self) -> int:
-        with psycopg.connect(self.database.admin_dsn) as connection:
-            row = connection.execute("SELECT count(*) FROM aggregate.pending_rebuilds").fetchone()
-        return int(row[0]) if row else -1
+        await rebuilt(self.database)
 
     async def differences(self, journal: Journal, zone: str) -> Sequence[tuple[str, int, bool]]:
         """(meter, grain, by group) whose windows differ from the remaining events."""
