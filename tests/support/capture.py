@@ -9,9 +9,10 @@ import uuid
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from grpc import aio
+from meterline import migrate
 from meterline.bus.connection import Bus
 from meterline.bus.subjects import FACTS, TENANTS_CHANGED
 from meterline.clock import Clock, SystemClock
@@ -31,7 +32,9 @@ from meterline_protos.ingest.v1 import (
     limits_pb2_grpc,
 )
 
-from tests.support.databases import TestDatabase
+from tests.support.bus import delete_streams
+from tests.support.databases import Databases, TestDatabase
+from tests.support.polling import eventually
 from tests.support.services import running, settings_for
 
 T = TypeVar("T")
@@ -231,6 +234,25 @@ async def running_ingest(
             yield RunningIngest(channel, bus, service.server.address)
         finally:
             await bus.stop()
+
+
+@asynccontextmanager
+async def module_ingest(
+    databases: Databases, broker: NatsServer, **settings: Any
+) -> AsyncIterator[RunningIngest]:
+    """Ingest for the tests of a module, on the emptied broker and a database of its own, with one tenant,
+    `acme`, and one event type, `api.request`."""
+    broker.start()
+    await delete_streams(broker.url)
+    database = databases.create([("ingest", migrate.packages("ingest"))])
+    try:
+        async with running_ingest(database, broker, **settings) as service:
+            await service.put_type()
+            await service.onboard(1, "acme")
+            await eventually(lambda: is_known(service, "acme"))
+            yield service
+    finally:
+        databases.release(database)
 
 
 async def is_known(service: RunningIngest, tenant_id: str) -> bool:
