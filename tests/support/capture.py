@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from grpc import aio
-from meterline import migrate
 from meterline.bus.connection import Bus
 from meterline.bus.subjects import FACTS, TENANTS_CHANGED
 from meterline.clock import Clock, SystemClock
@@ -242,17 +241,14 @@ async def module_ingest(
 ) -> AsyncIterator[RunningIngest]:
     """Ingest for the tests of a module, on the emptied broker and a database of its own, with one tenant,
     `acme`, and one event type, `api.request`."""
-    broker.start()
-    await delete_streams(broker.url)
-    database = databases.create([("ingest", migrate.packages("ingest"))])
-    try:
+    with databases.lent("ingest") as database:
+        broker.start()
+        await delete_streams(broker.url)
         async with running_ingest(database, broker, **settings) as service:
             await service.put_type()
             await service.onboard(1, "acme")
             await eventually(lambda: is_known(service, "acme"))
             yield service
-    finally:
-        databases.release(database)
 
 
 async def is_known(service: RunningIngest, tenant_id: str) -> bool:

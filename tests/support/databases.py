@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, LiteralString
 
@@ -113,6 +114,15 @@ class Databases:
         if key not in self._pristine:
             self._pristine[key] = Pristine.of(database.admin_dsn)
         return database
+
+    @contextmanager
+    def lent(self, *services: str) -> Iterator[TestDatabase]:
+        """A database with the schemas of these services, as in production, for the time of the context."""
+        database = self.create([(service, migrate.packages(service)) for service in services])
+        try:
+            yield database
+        finally:
+            self.release(database)
 
     def release(self, database: TestDatabase) -> None:
         """Resets the database for reuse, or drops it if that fails."""

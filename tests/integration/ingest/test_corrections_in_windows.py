@@ -109,7 +109,7 @@ def recent(tenant: int, order: random.Random) -> list[Event]:
 
 
 @given(seed=st.integers(0, 2**32), zone=st.sampled_from(ZONES))
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_windows_equal_remaining_events_in_any_message_order(
     world: World, seed: int, zone: str
 ) -> None:
@@ -160,7 +160,7 @@ EDGES = (
 
 
 @given(seed=st.integers(0, 2**32), edges=st.lists(st.sampled_from(EDGES), min_size=1, max_size=8))
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.req("T3.4", "T2.2")
 async def test_imported_events_of_any_age_count_in_their_windows(
     world: World, seed: int, edges: list[datetime]

@@ -174,7 +174,7 @@ def change(world: World, order: random.Random) -> Run:
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_dry_run_reports_the_windows_after_the_change(world: World, seed: int) -> None:
     order = random.Random(seed)
     await world.journal.report(some(order, order.randint(6, 30)))
