@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import struct
 import time
 import uuid
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from grpc import aio
@@ -37,6 +38,8 @@ from tests.support.polling import eventually
 from tests.support.services import running, settings_for
 
 T = TypeVar("T")
+# Numbers of tenants; those below are chosen by tests.
+_numbers = itertools.count(1_000)
 _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -142,11 +145,21 @@ def _index(values: Sequence[object]) -> bytes:
 
 @dataclass
 class RunningIngest:
-    """A running ingest service and stubs to it."""
+    """A running ingest service and stubs to it, for one of its tenants."""
 
     channel: aio.Channel
     bus: Bus
     address: str
+    database: TestDatabase
+    tenant: str = "acme"
+    number: int = 1
+
+    def rows(self, *samples: Sample, **more: Any) -> capture_pb2.ReportRequest:
+        """A call with events of the tenant."""
+        return rows(*samples, **({"tenant_id": self.tenant} | more))
+
+    def columns(self, *samples: Sample, **more: Any) -> capture_pb2.ReportRequest:
+        return columns(*samples, **({"tenant_id": self.tenant} | more))
 
     @property
     def capture(self) -> capture_pb2_grpc.CaptureServiceAsyncStub:
@@ -230,7 +243,7 @@ async def running_ingest(
         await bus.start()
         await bus.ensure_streams(*FACTS)
         try:
-            yield RunningIngest(channel, bus, service.server.address)
+            yield RunningIngest(channel, bus, service.server.address, database)
         finally:
             await bus.stop()
 
@@ -260,6 +273,16 @@ async def is_known(service: RunningIngest, tenant_id: str) -> bool:
     return True
 
 
-async def stored(ingest: RunningIngest, tenant_id: str = "acme") -> int:
-    totals = await ingest.events.GetTotals(events_pb2.GetTotalsRequest(tenant_id=tenant_id))
+async def new_tenant(ingest: RunningIngest) -> RunningIngest:
+    """The same service, for a new tenant."""
+    number = next(_numbers)
+    own = replace(ingest, tenant=f"tenant-{number}", number=number)
+    await own.onboard(number, own.tenant)
+    await eventually(lambda: is_known(own, own.tenant))
+    return own
+
+
+async def stored(ingest: RunningIngest) -> int:
+    """The number of stored events of the tenant."""
+    totals = await ingest.events.GetTotals(events_pb2.GetTotalsRequest(tenant_id=ingest.tenant))
     return totals.totals[0].accepted if totals.totals else 0

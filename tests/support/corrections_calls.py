@@ -17,9 +17,10 @@ WHO: dict[str, Any] = {"requested_by": "ann@example.com", "reason": "because the
 class Corrections:
     """Corrects events of one tenant."""
 
-    def __init__(self, ingest: RunningIngest, tenant_id: str = "acme") -> None:
+    def __init__(self, ingest: RunningIngest, tenant_id: str = "") -> None:
+        """`tenant_id`: by default the tenant of `ingest`."""
         self._ingest = ingest
-        self._tenant_id = tenant_id
+        self._tenant_id = tenant_id or ingest.tenant
         self.stub = corrections_pb2_grpc.CorrectionsServiceStub(ingest.channel)
 
     async def amend(self, event_id: str, changes: pb.EventChanges, **more: Any) -> pb.AmendEventResponse:
