@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from grpc import aio
 from meterline.bus.connection import Bus
-from meterline.bus.subjects import FACTS, TENANTS_CHANGED
+from meterline.bus.subjects import EVENTS_ACCEPTED, FACTS, TENANTS_CHANGED
 from meterline.clock import Clock, SystemClock
 from meterline.ids import new_id
 from meterline_dev.servers import NatsServer
@@ -36,6 +36,7 @@ from tests.support.bus import delete_streams
 from tests.support.databases import Databases, TestDatabase
 from tests.support.polling import eventually
 from tests.support.services import running, settings_for
+from tests.support.spans import exporter
 
 T = TypeVar("T")
 # Numbers of tenants; those below are chosen by tests.
@@ -254,6 +255,7 @@ async def module_ingest(
 ) -> AsyncIterator[RunningIngest]:
     """Ingest for the tests of a module, on the emptied broker and a database of its own, with one tenant,
     `acme`, and one event type, `api.request`."""
+    exporter()
     with databases.lent("ingest") as database:
         broker.start()
         await delete_streams(broker.url)
@@ -280,6 +282,19 @@ async def new_tenant(ingest: RunningIngest) -> RunningIngest:
     await own.onboard(number, own.tenant)
     await eventually(lambda: is_known(own, own.tenant))
     return own
+
+
+async def published(ingest: RunningIngest, messages: int) -> list[facts_pb2.EventsAccepted]:
+    """The first `messages` messages of the tenant."""
+    jetstream = ingest.bus.jetstream()
+    subscription = await jetstream.pull_subscribe(EVENTS_ACCEPTED.subject, stream=EVENTS_ACCEPTED.stream)
+    received: list[facts_pb2.EventsAccepted] = []
+    while len(received) < messages:
+        for message in await subscription.fetch(1, timeout=5):
+            fact = facts_pb2.EventsAccepted.FromString(message.data)
+            if fact.series[0].tenant_id == ingest.number:
+                received.append(fact)
+    return received
 
 
 async def stored(ingest: RunningIngest) -> int:
