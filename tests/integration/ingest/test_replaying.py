@@ -117,7 +117,7 @@ def calls(draw: st.DrawFn) -> capture_pb2.ReportRequest:
 
 
 @settings(
-    max_examples=25,
+    max_examples=12,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
