@@ -111,27 +111,28 @@ async def test_changed_type_applies_to_new_events_only(ingest: RunningIngest) ->
     assert [each.reason for each in response.outcomes] == ["QUANTITY_ABOVE_MAXIMUM"]
 
 
+def grown(name: str = "height", scale: int = 2, *, sensitive: bool = False, **more: object) -> pb.EventType:
+    """A type with one quantity, which no other type has, and one property."""
+    note = pb.PropertyDefinition(name="note", kind=pb.PROPERTY_KIND_TEXT, sensitive=sensitive)
+    given = {"quantities": [pb.QuantityDefinition(name=name, scale=scale)], "properties": [note]} | more
+    return pb.EventType(name="grown", **given)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        pb.EventType(name="grown", quantities=[pb.QuantityDefinition(name="units", scale=3)]),
-        pb.EventType(name="grown", quantities=[pb.QuantityDefinition(name="other", scale=2)]),
-        pb.EventType(name="grown"),
-        event_type(
-            "grown",
-            properties=[pb.PropertyDefinition(name="note", kind=pb.PROPERTY_KIND_TEXT, sensitive=True)],
-        ),
-        event_type("grown", dimensions=[pb.DimensionDefinition(name="region")]),
+        grown(scale=3),
+        grown("width"),
+        grown(quantities=[]),
+        grown(sensitive=True),
+        grown(properties=[]),
     ],
     ids=["scale", "name", "quantity removed", "property made sensitive", "property removed"],
 )
 async def test_change_that_reinterprets_accepted_events_is_refused(
     ingest: RunningIngest, change: pb.EventType
 ) -> None:
-    await put(
-        ingest,
-        event_type("grown", properties=[pb.PropertyDefinition(name="note", kind=pb.PROPERTY_KIND_TEXT)]),
-    )
+    await put(ingest, grown())
     with pytest.raises(AioRpcError) as refused:
         await put(ingest, change)
     assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
