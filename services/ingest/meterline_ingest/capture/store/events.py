@@ -11,7 +11,7 @@ import numpy.typing as npt
 import psycopg
 from meterline.clock import to_datetime
 from meterline.db import arrays
-from meterline.db.pool import Connection, Database, begin, roll_back
+from meterline.db.pool import Connection, Database, begin
 from meterline.db.queries import Queries
 from opentelemetry.trace import SpanContext
 from psycopg import sql
@@ -183,7 +183,7 @@ class EventWriter:
     async def _start_again(
         self, connection: Connection, tenants: Collection[int], error: psycopg.Error
     ) -> None:
-        await roll_back(connection)
+        await connection.rollback()
         await begin(connection, tenants)
         if isinstance(error, psycopg.errors.CheckViolation | psycopg.errors.UndefinedTable):
             await self._partitions.refresh()
@@ -203,7 +203,7 @@ class EventWriter:
                 break
             except psycopg.errors.DeadlockDetected:
                 # Sorted inserts cannot deadlock each other, but can with a COPY under way.
-                await roll_back(connection)
+                await connection.rollback()
                 if attempt == 2:
                     raise
                 await begin(connection, tenants)
