@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import struct
 import time
 import uuid
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from grpc import aio
 from meterline.bus.connection import Bus
-from meterline.bus.subjects import FACTS, TENANTS_CHANGED
+from meterline.bus.subjects import EVENTS_ACCEPTED, FACTS, TENANTS_CHANGED
 from meterline.clock import Clock, SystemClock
 from meterline.ids import new_id
 from meterline_dev.servers import NatsServer
@@ -31,10 +32,15 @@ from meterline_protos.ingest.v1 import (
     limits_pb2_grpc,
 )
 
-from tests.support.databases import TestDatabase
+from tests.support.bus import delete_streams
+from tests.support.databases import Databases, TestDatabase
+from tests.support.polling import eventually
 from tests.support.services import running, settings_for
+from tests.support.spans import exporter
 
 T = TypeVar("T")
+# Numbers of tenants; those below are chosen by tests.
+_numbers = itertools.count(1_000)
 _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -140,11 +146,21 @@ def _index(values: Sequence[object]) -> bytes:
 
 @dataclass
 class RunningIngest:
-    """A running ingest service and stubs to it."""
+    """A running ingest service and stubs to it, for one of its tenants."""
 
     channel: aio.Channel
     bus: Bus
     address: str
+    database: TestDatabase
+    tenant: str = "acme"
+    number: int = 1
+
+    def rows(self, *samples: Sample, **more: Any) -> capture_pb2.ReportRequest:
+        """A call with events of the tenant."""
+        return rows(*samples, **({"tenant_id": self.tenant} | more))
+
+    def columns(self, *samples: Sample, **more: Any) -> capture_pb2.ReportRequest:
+        return columns(*samples, **({"tenant_id": self.tenant} | more))
 
     @property
     def capture(self) -> capture_pb2_grpc.CaptureServiceAsyncStub:
@@ -228,9 +244,26 @@ async def running_ingest(
         await bus.start()
         await bus.ensure_streams(*FACTS)
         try:
-            yield RunningIngest(channel, bus, service.server.address)
+            yield RunningIngest(channel, bus, service.server.address, database)
         finally:
             await bus.stop()
+
+
+@asynccontextmanager
+async def module_ingest(
+    databases: Databases, broker: NatsServer, **settings: Any
+) -> AsyncIterator[RunningIngest]:
+    """Ingest for the tests of a module, on the emptied broker and a database of its own, with one tenant,
+    `acme`, and one event type, `api.request`."""
+    exporter()
+    with databases.lent("ingest") as database:
+        broker.start()
+        await delete_streams(broker.url)
+        async with running_ingest(database, broker, **settings) as service:
+            await service.put_type()
+            await service.onboard(1, "acme")
+            await eventually(lambda: is_known(service, "acme"))
+            yield service
 
 
 async def is_known(service: RunningIngest, tenant_id: str) -> bool:
@@ -242,6 +275,29 @@ async def is_known(service: RunningIngest, tenant_id: str) -> bool:
     return True
 
 
-async def stored(ingest: RunningIngest, tenant_id: str = "acme") -> int:
-    totals = await ingest.events.GetTotals(events_pb2.GetTotalsRequest(tenant_id=tenant_id))
+async def new_tenant(ingest: RunningIngest) -> RunningIngest:
+    """The same service, for a new tenant."""
+    number = next(_numbers)
+    own = replace(ingest, tenant=f"tenant-{number}", number=number)
+    await own.onboard(number, own.tenant)
+    await eventually(lambda: is_known(own, own.tenant))
+    return own
+
+
+async def published(ingest: RunningIngest, messages: int) -> list[facts_pb2.EventsAccepted]:
+    """The first `messages` messages of the tenant."""
+    jetstream = ingest.bus.jetstream()
+    subscription = await jetstream.pull_subscribe(EVENTS_ACCEPTED.subject, stream=EVENTS_ACCEPTED.stream)
+    received: list[facts_pb2.EventsAccepted] = []
+    while len(received) < messages:
+        for message in await subscription.fetch(1, timeout=5):
+            fact = facts_pb2.EventsAccepted.FromString(message.data)
+            if fact.series[0].tenant_id == ingest.number:
+                received.append(fact)
+    return received
+
+
+async def stored(ingest: RunningIngest) -> int:
+    """The number of stored events of the tenant."""
+    totals = await ingest.events.GetTotals(events_pb2.GetTotalsRequest(tenant_id=ingest.tenant))
     return totals.totals[0].accepted if totals.totals else 0

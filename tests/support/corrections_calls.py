@@ -17,25 +17,26 @@ WHO: dict[str, Any] = {"requested_by": "ann@example.com", "reason": "because the
 class Corrections:
     """Corrects events of one tenant."""
 
-    def __init__(self, ingest: RunningIngest, tenant_id: str = "acme") -> None:
+    def __init__(self, ingest: RunningIngest, tenant_id: str = "") -> None:
+        """`tenant_id`: by default the tenant of `ingest`."""
         self._ingest = ingest
-        self._tenant_id = tenant_id
+        self.tenant_id = tenant_id or ingest.tenant
         self.stub = corrections_pb2_grpc.CorrectionsServiceStub(ingest.channel)
 
     async def amend(self, event_id: str, changes: pb.EventChanges, **more: Any) -> pb.AmendEventResponse:
         request = pb.AmendEventRequest(
-            tenant_id=self._tenant_id, event_id=event_id, changes=changes, **(WHO | more)
+            tenant_id=self.tenant_id, event_id=event_id, changes=changes, **(WHO | more)
         )
         answer: pb.AmendEventResponse = await self.stub.AmendEvent(request, timeout=20)
         return answer
 
     async def retract(self, event_id: str, **more: Any) -> pb.RetractEventResponse:
-        request = pb.RetractEventRequest(tenant_id=self._tenant_id, event_id=event_id, **(WHO | more))
+        request = pb.RetractEventRequest(tenant_id=self.tenant_id, event_id=event_id, **(WHO | more))
         answer: pb.RetractEventResponse = await self.stub.RetractEvent(request, timeout=20)
         return answer
 
     async def correct(self, *, timeout: float = 60, **more: Any) -> pb.CorrectEventsResponse:
-        request = pb.CorrectEventsRequest(tenant_id=self._tenant_id, **(WHO | more))
+        request = pb.CorrectEventsRequest(tenant_id=self.tenant_id, **(WHO | more))
         answer: pb.CorrectEventsResponse = await self.stub.CorrectEvents(request, timeout=timeout)
         return answer
 
@@ -43,7 +44,7 @@ class Corrections:
         self, import_id: str, *samples: Sample, source: str = "test", **more: Any
     ) -> pb.ImportEventsResponse:
         request = pb.ImportEventsRequest(
-            tenant_id=self._tenant_id, source=source, import_id=import_id, **(WHO | more)
+            tenant_id=self.tenant_id, source=source, import_id=import_id, **(WHO | more)
         )
         request.rows.events.extend(sample.to_row() for sample in samples)
         answer: pb.ImportEventsResponse = await self.stub.ImportEvents(request, timeout=20)
@@ -59,7 +60,7 @@ class Corrections:
 
     async def listed(self, *, page_size: int = 0, **chosen: Any) -> list[pb.Correction]:
         """All items of all pages."""
-        request = pb.ListCorrectionsRequest(tenant_id=self._tenant_id, page_size=page_size, **chosen)
+        request = pb.ListCorrectionsRequest(tenant_id=self.tenant_id, page_size=page_size, **chosen)
         found: list[pb.Correction] = []
         while True:
             answer = await self.stub.ListCorrections(request, timeout=20)
@@ -70,14 +71,14 @@ class Corrections:
 
     async def get(self, event_id: str, source: str = "") -> events_pb2.GetEventResponse:
         answer: events_pb2.GetEventResponse = await self._ingest.events.GetEvent(
-            events_pb2.GetEventRequest(tenant_id=self._tenant_id, event_id=event_id, source=source)
+            events_pb2.GetEventRequest(tenant_id=self.tenant_id, event_id=event_id, source=source)
         )
         return answer
 
     async def rows_of(self, *batch_ids: str, page_size: int = 0) -> list[events_pb2.StoredEvent]:
         """All events of the batches, from all pages."""
         request = events_pb2.ListEventsRequest(
-            tenant_id=self._tenant_id, batch_ids=batch_ids, page_size=page_size
+            tenant_id=self.tenant_id, batch_ids=batch_ids, page_size=page_size
         )
         found: list[events_pb2.StoredEvent] = []
         while True:
@@ -88,7 +89,7 @@ class Corrections:
             request.page_token = answer.next_page_token
 
     async def total(self) -> int:
-        answer = await self._ingest.events.GetTotals(events_pb2.GetTotalsRequest(tenant_id=self._tenant_id))
+        answer = await self._ingest.events.GetTotals(events_pb2.GetTotalsRequest(tenant_id=self.tenant_id))
         return sum(total.accepted for total in answer.totals)
 
 

@@ -35,10 +35,11 @@ from meterline_protos.ingest.v1 import (
     event_types_pb2_grpc,
 )
 
+from tests.support.bus import delete_streams
 from tests.support.callers import Authority
 from tests.support.calls import status_of
 from tests.support.capture import Sample, rows
-from tests.support.databases import TestDatabase
+from tests.support.databases import Databases, TestDatabase
 from tests.support.services import running, settings_for
 
 TYPE = "api.request"
@@ -159,6 +160,17 @@ class Guarded(Operator):
 
     authority: Authority
     identity_address: str
+    database: TestDatabase
+
+
+@asynccontextmanager
+async def module_guarded(databases: Databases, broker: NatsServer) -> AsyncIterator[Guarded]:
+    """Both services for the tests of a module, on the emptied broker and a database of their own."""
+    with databases.lent("identity", "ingest") as database:
+        broker.start()
+        await delete_streams(broker.url)
+        async with guarded(database, broker) as both:
+            yield both
 
 
 @asynccontextmanager
@@ -179,7 +191,14 @@ async def guarded(database: TestDatabase, broker: NatsServer, **settings: object
             channel_with_token(identity.server.address, signer.token) as to_identity,
             channel_with_token(ingest.server.address, signer.token) as to_ingest,
         ):
-            yield Guarded(to_identity, to_ingest, ingest.server.address, authority, identity.server.address)
+            yield Guarded(
+                to_identity,
+                to_ingest,
+                ingest.server.address,
+                authority,
+                identity.server.address,
+                database,
+            )
 
 
 def refusal(error: aio.AioRpcError) -> tuple[grpc.StatusCode, str]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, LiteralString
 
 import psycopg
@@ -32,6 +33,9 @@ class TestDatabase:
 
     server: PostgresServer
     name: str
+    _readers: dict[str, psycopg.Connection[tuple[Any, ...]]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @property
     def admin_dsn(self) -> str:
@@ -44,9 +48,30 @@ class TestDatabase:
         return self.server.dsn(self.name, provision.app_role(service), PASSWORD)
 
     def read(self, service: str, query: LiteralString, *parameters: object) -> list[tuple[Any, ...]]:
-        """The result of a query in a service's schema, without row-level security: rows of all tenants."""
-        with psycopg.connect(self.admin_dsn, options=f"-c search_path={service}") as connection:
-            return connection.execute(query, parameters or None).fetchall()
+        """The result of a query in a service's schema, without row-level security: rows of all tenants.
+
+        Its connection stays open for the next query, since tests poll.
+        """
+        try:
+            return self._read(service, query, parameters)
+        except psycopg.OperationalError:
+            # The server was restarted.
+            self.close()
+            return self._read(service, query, parameters)
+
+    def _read(
+        self, service: str, query: LiteralString, parameters: Sequence[object]
+    ) -> list[tuple[Any, ...]]:
+        if service not in self._readers:
+            self._readers[service] = psycopg.connect(
+                self.admin_dsn, autocommit=True, options=f"-c search_path={service}"
+            )
+        return self._readers[service].execute(query, parameters or None).fetchall()
+
+    def close(self) -> None:
+        """Closes the connections of `read`."""
+        while self._readers:
+            self._readers.popitem()[1].close()
 
     async def change(self, statement: LiteralString, *parameters: object) -> None:
         """Changes rows without row-level security, to simulate time or a fault.
@@ -90,8 +115,18 @@ class Databases:
             self._pristine[key] = Pristine.of(database.admin_dsn)
         return database
 
+    @contextmanager
+    def lent(self, *services: str) -> Iterator[TestDatabase]:
+        """A database with the schemas of these services, as in production, for the time of the context."""
+        database = self.create([(service, migrate.packages(service)) for service in services])
+        try:
+            yield database
+        finally:
+            self.release(database)
+
     def release(self, database: TestDatabase) -> None:
         """Resets the database for reuse, or drops it if that fails."""
+        database.close()
         key = self._schemas[database]
         if self._pristine[key].restore(database.admin_dsn):
             self._restored.setdefault(key, []).append(database)

@@ -12,7 +12,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 
 @cache
-def _exporter() -> InMemorySpanExporter:
+def exporter() -> InMemorySpanExporter:
+    """The process's exporter; from the first call on, calls are traced."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -23,6 +24,6 @@ def _exporter() -> InMemorySpanExporter:
 @pytest.fixture
 def spans() -> InMemorySpanExporter:
     """`spans.get_finished_spans()`: the spans that ended since the test began."""
-    exporter = _exporter()
-    exporter.clear()
-    return exporter
+    exported = exporter()
+    exported.clear()
+    return exported

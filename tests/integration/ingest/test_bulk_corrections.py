@@ -249,7 +249,7 @@ class History:
 
 
 @given(seed=st.integers(0, 2**32), rows_at_once=st.integers(2, 14))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_filter_selects_by_current_state(
     ingest: RunningIngest,
     corrections: Corrections,

@@ -9,36 +9,27 @@ import uuid
 import grpc
 import psycopg
 import pytest
+import pytest_asyncio
 from grpc import aio
-from meterline.bus.subjects import EVENTS_ACCEPTED
 from meterline.ids import new_id
 from meterline.packing import unpack_signed
-from meterline_protos.events.v1 import events_pb2 as facts_pb2
 from meterline_protos.ingest.v1 import corrections_pb2 as pb
 
-from tests.support.capture import RunningIngest, Sample, columns, now_us, rows
+from tests.support.capture import RunningIngest, Sample, new_tenant, now_us, published
 from tests.support.corrections_calls import Corrections, signs
-from tests.support.databases import TestDatabase
-from tests.support.polling import eventually
 
-pytestmark = pytest.mark.req("T3.4")
+pytestmark = [pytest.mark.req("T3.4"), pytest.mark.asyncio(loop_scope="module")]
+
+
+@pytest.fixture
+def ingest(own_tenant: RunningIngest) -> RunningIngest:
+    """The tests share a service; each has a tenant of its own."""
+    return own_tenant
 
 
 @pytest.fixture
 def corrections(ingest: RunningIngest) -> Corrections:
     return Corrections(ingest)
-
-
-async def published(ingest: RunningIngest, messages: int) -> list[facts_pb2.EventsAccepted]:
-    """The first `messages` messages on the stream."""
-    subscription = await ingest.bus.jetstream().pull_subscribe(
-        EVENTS_ACCEPTED.subject, stream=EVENTS_ACCEPTED.stream
-    )
-    received: list[facts_pb2.EventsAccepted] = []
-    while len(received) < messages:
-        for message in await subscription.fetch(1, timeout=5):
-            received.append(facts_pb2.EventsAccepted.FromString(message.data))
-    return received
 
 
 def units(text: str) -> pb.EventChanges:
@@ -47,7 +38,7 @@ def units(text: str) -> pb.EventChanges:
 
 async def test_amended_event_has_the_changed_values(ingest: RunningIngest, corrections: Corrections) -> None:
     sample = Sample(subject="plane", quantities={"units": "12"}, dimensions={"region": "us"})
-    reported = await ingest.report(rows(sample))
+    reported = await ingest.report(ingest.rows(sample))
 
     answer = await corrections.amend(
         sample.id,
@@ -73,7 +64,7 @@ async def test_correction_message_lists_retracted_rows_first(
     ingest: RunningIngest, corrections: Corrections
 ) -> None:
     sample = Sample(subject="plane", quantities={"units": "12"})
-    reported = await ingest.report(rows(sample))
+    reported = await ingest.report(ingest.rows(sample))
 
     amended = (await corrections.amend(sample.id, units("7"))).correction
     retracted = (await corrections.retract(sample.id)).correction
@@ -94,10 +85,10 @@ async def test_retracted_event_is_not_listed_and_its_id_stays_used(
     ingest: RunningIngest, corrections: Corrections
 ) -> None:
     sample, other = Sample(), Sample()
-    reported = await ingest.report(rows(sample, other))
+    reported = await ingest.report(ingest.rows(sample, other))
 
     await corrections.retract(sample.id)
-    again = await ingest.report(rows(sample))
+    again = await ingest.report(ingest.rows(sample))
 
     assert (again.accepted, again.duplicate) == (0, 1)
     found = await corrections.get(sample.id)
@@ -115,12 +106,12 @@ async def test_repeat_is_compared_with_the_original_event(
     ingest: RunningIngest, corrections: Corrections
 ) -> None:
     sample = Sample(quantities={"units": "1"})
-    await ingest.report(rows(sample))
+    await ingest.report(ingest.rows(sample))
     await corrections.amend(sample.id, units("2"))
 
-    assert (await ingest.report(rows(sample))).duplicate == 1
+    assert (await ingest.report(ingest.rows(sample))).duplicate == 1
     sample.quantities = {"units": "2"}
-    assert (await ingest.report(rows(sample))).conflict == 1
+    assert (await ingest.report(ingest.rows(sample))).conflict == 1
 
 
 @pytest.mark.req("T3.4", "X1")
@@ -129,7 +120,7 @@ async def test_correction_batches_list_retracted_and_added_rows(
 ) -> None:
     """Also for a batch with corrections of several events, and with pages of any size."""
     samples = [Sample(quantities={"units": str(at)}) for at in range(1, 4)]
-    reported = await ingest.report(rows(*samples))
+    reported = await ingest.report(ingest.rows(*samples))
     answer = await corrections.correct(
         ids=pb.EventIds(event_ids=[sample.id for sample in samples]), amend=units("9")
     )
@@ -159,7 +150,7 @@ async def test_invalid_changes_are_refused_with_their_field(
     ingest: RunningIngest, corrections: Corrections
 ) -> None:
     sample = Sample()
-    await ingest.report(rows(sample))
+    await ingest.report(ingest.rows(sample))
     ahead = pb.EventChanges()
     ahead.time.FromMicroseconds(now_us() + 3_600_000_000)
     refused = [
@@ -192,7 +183,7 @@ async def test_correction_needs_requester_reason_and_existing_event(
     ingest: RunningIngest, corrections: Corrections
 ) -> None:
     sample = Sample()
-    await ingest.report(rows(sample))
+    await ingest.report(ingest.rows(sample))
     for missing in ("requested_by", "reason"):
         with pytest.raises(aio.AioRpcError) as caught:
             await corrections.retract(sample.id, **{missing: " "})
@@ -204,7 +195,7 @@ async def test_correction_needs_requester_reason_and_existing_event(
 
 async def test_repeated_correction_changes_nothing(ingest: RunningIngest, corrections: Corrections) -> None:
     sample, correction_id = Sample(), str(uuid.uuid4())
-    await ingest.report(rows(sample))
+    await ingest.report(ingest.rows(sample))
 
     first = await corrections.amend(sample.id, units("5"), correction_id=correction_id)
     await corrections.amend(sample.id, units("6"))
@@ -221,7 +212,7 @@ async def test_amendment_without_difference_makes_no_correction(
     ingest: RunningIngest, corrections: Corrections
 ) -> None:
     sample = Sample(quantities={"units": "5"})
-    await ingest.report(rows(sample))
+    await ingest.report(ingest.rows(sample))
 
     answer = await corrections.amend(sample.id, units("5.00"))
 
@@ -233,7 +224,7 @@ async def test_concurrent_corrections_of_one_event_are_applied_or_refused(
     ingest: RunningIngest, corrections: Corrections
 ) -> None:
     sample = Sample(quantities={"units": "0"})
-    await ingest.report(rows(sample))
+    await ingest.report(ingest.rows(sample))
 
     answers = await asyncio.gather(
         *(corrections.amend(sample.id, units(str(value))) for value in range(1, 9)), return_exceptions=True
@@ -254,7 +245,7 @@ async def test_correction_with_outdated_revision_is_refused(
     ingest: RunningIngest, corrections: Corrections
 ) -> None:
     sample = Sample()
-    await ingest.report(rows(sample))
+    await ingest.report(ingest.rows(sample))
     await corrections.amend(sample.id, units("2"), revision=0)
 
     with pytest.raises(aio.AioRpcError) as caught:
@@ -266,7 +257,7 @@ async def test_event_with_text_id_is_corrected_by_its_source(
     ingest: RunningIngest, corrections: Corrections
 ) -> None:
     sample = Sample(id="call-1")
-    await ingest.report(rows(sample, source="gateway"))
+    await ingest.report(ingest.rows(sample, source="gateway"))
 
     made = (await corrections.amend("call-1", units("4"), source="gateway")).correction
 
@@ -280,7 +271,7 @@ async def test_event_with_text_id_is_corrected_by_its_source(
 
 async def test_corrections_are_listed_by_filters(ingest: RunningIngest, corrections: Corrections) -> None:
     samples, import_id = [Sample() for _ in range(5)], str(new_id())
-    await ingest.report(rows(*samples))
+    await ingest.report(ingest.rows(*samples))
     imported = Sample()
     await corrections.import_events(import_id, imported)
     for sample in (*samples, imported, samples[0]):
@@ -303,11 +294,9 @@ async def test_corrections_are_listed_by_filters(ingest: RunningIngest, correcti
     }
 
 
-async def test_stored_corrections_cannot_be_changed(
-    ingest: RunningIngest, corrections: Corrections, database: TestDatabase
-) -> None:
+async def test_stored_corrections_cannot_be_changed(ingest: RunningIngest, corrections: Corrections) -> None:
     sample = Sample()
-    await ingest.report(rows(sample))
+    await ingest.report(ingest.rows(sample))
     await corrections.amend(sample.id, units("2"))
     refused = (
         "UPDATE corrections SET new = old",
@@ -317,37 +306,33 @@ async def test_stored_corrections_cannot_be_changed(
         "UPDATE imports SET reason = 'another'",
         "TRUNCATE corrections",
     )
-    with psycopg.connect(database.app_dsn("ingest"), autocommit=True) as connection:
+    with psycopg.connect(ingest.database.app_dsn("ingest"), autocommit=True) as connection:
         connection.execute("SELECT set_config('meterline.tenant_ids', '*', false)")
         for statement in refused:
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute(statement)
 
 
-async def test_corrections_are_audited(
-    ingest: RunningIngest, corrections: Corrections, database: TestDatabase
-) -> None:
+async def test_corrections_are_audited(ingest: RunningIngest, corrections: Corrections) -> None:
     sample = Sample()
-    await ingest.report(rows(sample))
+    await ingest.report(ingest.rows(sample))
     await corrections.amend(sample.id, units("2"))
     await corrections.retract(sample.id)
     await corrections.import_events(str(new_id()), Sample())
     await corrections.correct(ids=pb.EventIds(event_ids=[sample.id]), retract=pb.Retraction())
 
-    with psycopg.connect(database.admin_dsn) as connection:
+    with psycopg.connect(ingest.database.admin_dsn) as connection:
         entries = connection.execute(
-            "SELECT action, principal FROM ingest.audit_log ORDER BY audit_id"
+            "SELECT action, principal FROM ingest.audit_log WHERE tenant_id = %s ORDER BY audit_id",
+            (ingest.number,),
         ).fetchall()
     actions = ("event.amended", "event.retracted", "events.imported", "events.corrected")
     assert entries == [(action, "ann@example.com") for action in actions]
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def other_tenant(ingest: RunningIngest) -> Corrections:
-    await ingest.onboard(2, "bolt")
-    corrections = Corrections(ingest, "bolt")
-    await eventually(corrections.knows_tenant)
-    return corrections
+    return Corrections(await new_tenant(ingest))
 
 
 @pytest.mark.req("T3.4", "T4.1")
@@ -355,7 +340,7 @@ async def test_events_of_another_tenant_are_not_found(
     ingest: RunningIngest, corrections: Corrections, other_tenant: Corrections
 ) -> None:
     sample = Sample()
-    await ingest.report(columns(sample))
+    await ingest.report(ingest.columns(sample))
     made = (await corrections.amend(sample.id, units("2"))).correction
 
     with pytest.raises(aio.AioRpcError) as caught:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -25,6 +24,7 @@ from tests.support.aggregate import (
     Feed,
     Node,
     expected_usage,
+    rebuilt,
     running_aggregate,
     some_events,
 )
@@ -66,12 +66,7 @@ class World:
         for fact in facts:
             await self.feed.publish(fact)
         await self.feed.settled()
-        await eventually(self._pending_rebuilds, seconds=60, until=lambda left: left == 0)
-
-    def _pending_rebuilds(self) -> int:
-        with psycopg.connect(self.database.admin_dsn) as connection:
-            row = connection.execute("SELECT count(*) FROM aggregate.pending_rebuilds").fetchone()
-        return int(row[0]) if row else -1
+        await rebuilt(self.database)
 
     async def differences(self, journal: Journal, zone: str) -> Sequence[tuple[str, int, bool]]:
         """(meter, grain, by group) whose windows differ from the remaining events."""
@@ -114,7 +109,7 @@ def recent(tenant: int, order: random.Random) -> list[Event]:
 
 
 @given(seed=st.integers(0, 2**32), zone=st.sampled_from(ZONES))
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_windows_equal_remaining_events_in_any_message_order(
     world: World, seed: int, zone: str
 ) -> None:
@@ -165,7 +160,7 @@ EDGES = (
 
 
 @given(seed=st.integers(0, 2**32), edges=st.lists(st.sampled_from(EDGES), min_size=1, max_size=8))
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.req("T3.4", "T2.2")
 async def test_imported_events_of_any_age_count_in_their_windows(
     world: World, seed: int, edges: list[datetime]

@@ -10,10 +10,15 @@ from grpc.aio import AioRpcError
 from meterline_protos.ingest.v1 import event_types_pb2 as pb
 from meterline_protos.ingest.v1 import events_pb2
 
-from tests.support.capture import RunningIngest, Sample, is_known, rows
-from tests.support.polling import eventually
+from tests.support.capture import RunningIngest, Sample, new_tenant
 
-pytestmark = pytest.mark.req("O1", "O2")
+pytestmark = [pytest.mark.req("O1", "O2"), pytest.mark.asyncio(loop_scope="module")]
+
+
+@pytest.fixture
+def ingest(own_tenant: RunningIngest) -> RunningIngest:
+    """The tests share a service; each has a tenant of its own."""
+    return own_tenant
 
 
 def event_type(name: str, quantity: pb.QuantityDefinition | None = None, **more: object) -> pb.EventType:
@@ -38,9 +43,9 @@ async def versions(ingest: RunningIngest, name: str, tenant_id: str = "") -> Seq
     return (await ingest.types.ListEventTypeVersions(request)).versions
 
 
-async def outcome(ingest: RunningIngest, sample: Sample, tenant_id: str = "acme") -> str:
+async def outcome(ingest: RunningIngest, sample: Sample) -> str:
     """The reason of the rejection; empty if the event was accepted."""
-    response = await ingest.report(rows(sample, tenant_id=tenant_id))
+    response = await ingest.report(ingest.rows(sample))
     return "" if response.accepted else response.outcomes[0].reason
 
 
@@ -94,39 +99,40 @@ async def test_every_change_makes_a_version_with_its_author(ingest: RunningInges
 
 
 async def test_changed_type_applies_to_new_events_only(ingest: RunningIngest) -> None:
-    await put(ingest, event_type("call"))
-    nine = Sample(type="call", dimensions={}, quantities={"units": "9"})
+    await put(ingest, event_type("narrowed"))
+    nine = Sample(type="narrowed", dimensions={}, quantities={"units": "9"})
     assert await outcome(ingest, nine) == ""
-    await put(ingest, event_type("call", pb.QuantityDefinition(name="units", scale=2, maximum="5.50")))
-    assert await outcome(ingest, Sample(type="call", dimensions={}, quantities={"units": "5.50"})) == ""
-    above = Sample(type="call", dimensions={}, quantities={"units": "5.51"})
+    await put(ingest, event_type("narrowed", pb.QuantityDefinition(name="units", scale=2, maximum="5.50")))
+    assert await outcome(ingest, Sample(type="narrowed", dimensions={}, quantities={"units": "5.50"})) == ""
+    above = Sample(type="narrowed", dimensions={}, quantities={"units": "5.51"})
     assert await outcome(ingest, above) == "QUANTITY_ABOVE_MAXIMUM"
     # Accepted events stay, and their repeats are duplicates, though new ones would be rejected.
-    response = await ingest.report(rows(nine))
+    response = await ingest.report(ingest.rows(nine))
     assert [each.reason for each in response.outcomes] == ["QUANTITY_ABOVE_MAXIMUM"]
+
+
+def grown(name: str = "height", scale: int = 2, *, sensitive: bool = False, **more: object) -> pb.EventType:
+    """A type with one quantity, which no other type has, and one property."""
+    note = pb.PropertyDefinition(name="note", kind=pb.PROPERTY_KIND_TEXT, sensitive=sensitive)
+    given = {"quantities": [pb.QuantityDefinition(name=name, scale=scale)], "properties": [note]} | more
+    return pb.EventType(name="grown", **given)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        pb.EventType(name="grown", quantities=[pb.QuantityDefinition(name="units", scale=3)]),
-        pb.EventType(name="grown", quantities=[pb.QuantityDefinition(name="other", scale=2)]),
-        pb.EventType(name="grown"),
-        event_type(
-            "grown",
-            properties=[pb.PropertyDefinition(name="note", kind=pb.PROPERTY_KIND_TEXT, sensitive=True)],
-        ),
-        event_type("grown", dimensions=[pb.DimensionDefinition(name="region")]),
+        grown(scale=3),
+        grown("width"),
+        grown(quantities=[]),
+        grown(sensitive=True),
+        grown(properties=[]),
     ],
     ids=["scale", "name", "quantity removed", "property made sensitive", "property removed"],
 )
 async def test_change_that_reinterprets_accepted_events_is_refused(
     ingest: RunningIngest, change: pb.EventType
 ) -> None:
-    await put(
-        ingest,
-        event_type("grown", properties=[pb.PropertyDefinition(name="note", kind=pb.PROPERTY_KIND_TEXT)]),
-    )
+    await put(ingest, grown())
     with pytest.raises(AioRpcError) as refused:
         await put(ingest, change)
     assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
@@ -139,33 +145,33 @@ async def test_quantity_has_one_scale_in_all_types(ingest: RunningIngest) -> Non
 
 @pytest.mark.req("T4.1")
 async def test_type_of_a_tenant_applies_to_this_tenant_only(ingest: RunningIngest) -> None:
-    await ingest.onboard(2, "bolt")
-    await eventually(lambda: is_known(ingest, "bolt"))
+    other = await new_tenant(ingest)
     own = event_type("own.only", pb.QuantityDefinition(name="own.seats", scale=6))
-    await put(ingest, own, tenant_id="acme")
+    await put(ingest, own, tenant_id=ingest.tenant)
 
     sample = Sample(type="own.only", dimensions={}, quantities={"own.seats": "1.5"})
     assert await outcome(ingest, sample) == ""
-    assert await outcome(ingest, sample, "bolt") == "UNKNOWN_EVENT_TYPE"
-    assert "own.only" in await names(ingest, "acme")
-    assert "own.only" not in await names(ingest, "bolt")
+    assert await outcome(other, sample) == "UNKNOWN_EVENT_TYPE"
+    assert "own.only" in await names(ingest, ingest.tenant)
+    assert "own.only" not in await names(ingest, other.tenant)
     assert "own.only" not in await names(ingest)
     with pytest.raises(AioRpcError) as unknown:
-        await versions(ingest, "own.only", "bolt")
+        await versions(ingest, "own.only", other.tenant)
     assert unknown.value.code() == grpc.StatusCode.NOT_FOUND
 
 
 @pytest.mark.req("T4.1")
 async def test_tenants_may_define_different_types_of_one_name(ingest: RunningIngest) -> None:
-    await ingest.onboard(2, "bolt")
-    await eventually(lambda: is_known(ingest, "bolt"))
+    other = await new_tenant(ingest)
     seats = pb.QuantityDefinition(name="own.seats", scale=6)
-    await put(ingest, event_type("own.ours", seats), tenant_id="acme")
-    await put(ingest, event_type("own.ours", seats, subject_required=True), tenant_id="bolt")
+    await put(ingest, event_type("own.ours", seats), tenant_id=ingest.tenant)
+    await put(ingest, event_type("own.ours", seats, subject_required=True), tenant_id=other.tenant)
 
-    request = rows(
+    request = ingest.rows(
         Sample(type="own.ours", subject="", dimensions={}, quantities={"own.seats": "1"}),
-        Sample(type="own.ours", subject="", dimensions={}, quantities={"own.seats": "1"}, tenant_id="bolt"),
+        Sample(
+            type="own.ours", subject="", dimensions={}, quantities={"own.seats": "1"}, tenant_id=other.tenant
+        ),
     )
     response = await ingest.report(request)
 
@@ -186,8 +192,28 @@ async def test_tenant_types_must_not_collide_with_operator_types(
     ingest: RunningIngest, name: str, quantity: pb.QuantityDefinition, why: str
 ) -> None:
     with pytest.raises(AioRpcError, match=why) as refused:
-        await put(ingest, event_type(name, quantity), tenant_id="acme")
+        await put(ingest, event_type(name, quantity), tenant_id=ingest.tenant)
     assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+
+
+@pytest.mark.req("T4.1")
+@pytest.mark.parametrize("first", ["operator", "tenant"])
+async def test_tenant_types_do_not_restrict_the_operator(ingest: RunningIngest, first: str) -> None:
+    name = f"flight.{first}"
+    puts = [
+        (event_type(name, pb.QuantityDefinition(name="miles", scale=2)), ""),
+        (event_type(f"own.{name}", pb.QuantityDefinition(name="own.miles", scale=6)), ingest.tenant),
+    ]
+    for wanted, tenant_id in puts if first == "operator" else reversed(puts):
+        await put(ingest, wanted, tenant_id)
+
+    # One call, so that both events are in one message, each with its own scale.
+    common = Sample(type=name, dimensions={}, quantities={"miles": "1234567890123.45"})
+    own = Sample(type=f"own.{name}", dimensions={}, quantities={"own.miles": "0.000001"})
+    assert (await ingest.report(ingest.rows(common, own))).accepted == 2
+    for sample in (common, own):
+        request = events_pb2.GetEventRequest(tenant_id=ingest.tenant, event_id=sample.id)
+        assert dict((await ingest.events.GetEvent(request)).event.quantities) == sample.quantities
 
 
 FLIGHT = event_type("flight.departed", pb.QuantityDefinition(name="miles", scale=2))
@@ -195,59 +221,47 @@ OWN_FLIGHT = event_type("own.flight.departed", pb.QuantityDefinition(name="own.m
 
 
 @pytest.mark.req("T4.1")
-@pytest.mark.parametrize("first", ["operator", "tenant"])
-async def test_tenant_types_do_not_restrict_the_operator(ingest: RunningIngest, first: str) -> None:
-    puts = [(FLIGHT, ""), (OWN_FLIGHT, "acme")]
-    for wanted, tenant_id in puts if first == "operator" else reversed(puts):
-        await put(ingest, wanted, tenant_id)
-
-    # One call, so that both events are in one message, each with its own scale.
-    common = Sample(type="flight.departed", dimensions={}, quantities={"miles": "1234567890123.45"})
-    own = Sample(type="own.flight.departed", dimensions={}, quantities={"own.miles": "0.000001"})
-    assert (await ingest.report(rows(common, own))).accepted == 2
-    for sample in (common, own):
-        request = events_pb2.GetEventRequest(tenant_id="acme", event_id=sample.id)
-        assert dict((await ingest.events.GetEvent(request)).event.quantities) == sample.quantities
-
-
-@pytest.mark.req("T4.1")
 @pytest.mark.parametrize(
-    ("wanted", "tenant_id", "field"),
+    ("wanted", "own", "field"),
     [
-        (FLIGHT, "acme", "event_type.name"),
         (
-            event_type("own.flight", pb.QuantityDefinition(name="miles", scale=6)),
-            "acme",
-            "event_type.quantities[miles].name",
+            event_type("tenants.flight", pb.QuantityDefinition(name="own.miles", scale=6)),
+            True,
+            "event_type.name",
         ),
-        (OWN_FLIGHT, "", "event_type.name"),
+        (
+            event_type("own.flight", pb.QuantityDefinition(name="feet", scale=6)),
+            True,
+            "event_type.quantities[feet].name",
+        ),
+        (event_type("own.operators", pb.QuantityDefinition(name="miles", scale=2)), False, "event_type.name"),
         (
             event_type("flight", pb.QuantityDefinition(name="own.miles", scale=6)),
-            "",
+            False,
             "event_type.quantities[own.miles].name",
         ),
     ],
     ids=["name", "quantity", "operator's name", "operator's quantity"],
 )
 async def test_names_of_tenant_types_need_a_prefix(
-    ingest: RunningIngest, wanted: pb.EventType, tenant_id: str, field: str
+    ingest: RunningIngest, wanted: pb.EventType, own: bool, field: str
 ) -> None:
     with pytest.raises(AioRpcError) as refused:
-        await put(ingest, wanted, tenant_id)
+        await put(ingest, wanted, ingest.tenant if own else "")
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert (refused.value.details() or "").startswith(f"{field}: ")
     # With the right owner each type is accepted.
     await put(ingest, FLIGHT)
-    await put(ingest, OWN_FLIGHT, "acme")
+    await put(ingest, OWN_FLIGHT, ingest.tenant)
 
 
 @pytest.mark.req("T2.4")
 async def test_definitions_of_a_tenant_are_limited_in_bytes(ingest: RunningIngest) -> None:
     values = [f"{at:0256}" for at in range(1_000)]
     large = [pb.DimensionDefinition(name=f"d{at}", values=values) for at in range(3)]
-    await put(ingest, pb.EventType(name="own.large", dimensions=large), "acme")
+    await put(ingest, pb.EventType(name="own.large", dimensions=large), ingest.tenant)
     with pytest.raises(AioRpcError, match="bytes of all types") as refused:
-        await put(ingest, pb.EventType(name="own.second", dimensions=large), "acme")
+        await put(ingest, pb.EventType(name="own.second", dimensions=large), ingest.tenant)
     assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
     # Types of the operator are not limited.
     await put(ingest, pb.EventType(name="large", dimensions=large))
@@ -314,9 +328,8 @@ async def test_description_covers_types_of_operator_and_tenants(ingest: RunningI
     with pytest.raises(AioRpcError) as raised:
         await ingest.types.DescribeEventType(pb.DescribeEventTypeRequest(name="own.call"))
     assert raised.value.code() is grpc.StatusCode.NOT_FOUND
-    await ingest.onboard(2, "bolt")
-    await eventually(lambda: is_known(ingest, "bolt"))
-    for tenant, region in (("acme", "eu"), ("bolt", "us")):
+    other = await new_tenant(ingest)
+    for tenant, region in ((ingest.tenant, "eu"), (other.tenant, "us")):
         own = event_type(
             "own.call",
             pb.QuantityDefinition(name=f"own.{tenant}", scale=6),
@@ -328,10 +341,9 @@ async def test_description_covers_types_of_operator_and_tenants(ingest: RunningI
         await put(ingest, own, tenant_id=tenant)
     found = await ingest.types.DescribeEventType(pb.DescribeEventTypeRequest(name="own.call"))
     assert found == pb.DescribeEventTypeResponse(
-        quantities=["own.acme", "own.bolt"],
+        quantities=sorted([f"own.{ingest.tenant}", f"own.{other.tenant}"]),
         dimensions=[
-            pb.DimensionDescription(name="acme"),
-            pb.DimensionDescription(name="bolt"),
             pb.DimensionDescription(name="region", values=["eu", "us"]),
+            *(pb.DimensionDescription(name=tenant) for tenant in sorted([ingest.tenant, other.tenant])),
         ],
     )

@@ -11,12 +11,18 @@ from meterline.ids import new_id
 from meterline_protos.ingest.v1 import capture_pb2
 from meterline_protos.ingest.v1 import corrections_pb2 as pb
 
-from tests.support.capture import RunningIngest, Sample, columns, now_us, rows
+from tests.support.capture import RunningIngest, Sample, columns, now_us
 from tests.support.corrections_calls import WHO, Corrections
 
-pytestmark = pytest.mark.req("T3.4")
+pytestmark = [pytest.mark.req("T3.4"), pytest.mark.asyncio(loop_scope="module")]
 
 DAY = 86_400_000_000
+
+
+@pytest.fixture
+def ingest(own_tenant: RunningIngest) -> RunningIngest:
+    """The tests share a service; each has a tenant of its own."""
+    return own_tenant
 
 
 @pytest.fixture
@@ -26,7 +32,7 @@ def corrections(ingest: RunningIngest) -> Corrections:
 
 async def imports(corrections: Corrections, page_size: int = 0) -> list[pb.Import]:
     """All imports, from all pages."""
-    request = pb.ListImportsRequest(tenant_id="acme", page_size=page_size)
+    request = pb.ListImportsRequest(tenant_id=corrections.tenant_id, page_size=page_size)
     found: list[pb.Import] = []
     while True:
         answer = await corrections.stub.ListImports(request)
@@ -41,7 +47,7 @@ async def test_events_of_any_age_are_imported_except_future_ones(
 ) -> None:
     old, ancient = Sample(time_us=now_us() - 400 * DAY), Sample(time_us=1)
     future = Sample(time_us=now_us() + DAY)
-    reported = await ingest.report(rows(old))
+    reported = await ingest.report(ingest.rows(old))
 
     answer = await corrections.import_events(str(new_id()), old, ancient, future, Sample(id="text"))
 
@@ -64,7 +70,7 @@ async def test_calls_with_one_import_id_are_listed_as_one_import(
     await corrections.import_events(first, known)
     await corrections.import_events(first, Sample())
     await corrections.import_events(second, Sample())
-    await ingest.report(rows(Sample()))
+    await ingest.report(ingest.rows(Sample()))
 
     found = await imports(corrections)
 
@@ -78,10 +84,10 @@ async def test_calls_with_one_import_id_are_listed_as_one_import(
 async def test_columns_are_imported_like_rows(ingest: RunningIngest, corrections: Corrections) -> None:
     samples = [Sample(time_us=now_us() - 100 * DAY) for _ in range(300)]
     request = pb.ImportEventsRequest(
-        tenant_id="acme",
+        tenant_id=ingest.tenant,
         source="test",
         import_id=str(new_id()),
-        columns=columns(*samples).columns,
+        columns=ingest.columns(*samples).columns,
         **WHO,
     )
 
@@ -111,7 +117,7 @@ async def test_invalid_imports_are_refused(
     corrections: Corrections, wrong: dict[str, Any], code: grpc.StatusCode
 ) -> None:
     given: dict[str, Any] = {
-        "tenant_id": "acme",
+        "tenant_id": corrections.tenant_id,
         "source": "test",
         "import_id": str(new_id()),
         "rows": capture_pb2.EventRows(events=[Sample().to_row()]),

@@ -16,6 +16,14 @@ from meterline_protos.ingest.v1 import capture_pb2, event_types_pb2, events_pb2
 
 from tests.support.capture import RunningIngest, Sample, columns, now_us, rows, stored
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture
+def ingest(own_tenant: RunningIngest) -> RunningIngest:
+    """The tests share a service; each has a tenant of its own."""
+    return own_tenant
+
 
 @pytest.mark.req("T1.5", "T2.4")
 async def test_each_invalid_event_is_reported_and_valid_ones_are_accepted(ingest: RunningIngest) -> None:
@@ -62,7 +70,7 @@ async def test_each_invalid_event_is_reported_and_valid_ones_are_accepted(ingest
     good = [bad() for _ in cases]
 
     response = await ingest.report(
-        rows(*(s for pair in zip((c[0] for c in cases), good, strict=True) for s in pair))
+        ingest.rows(*(s for pair in zip((c[0] for c in cases), good, strict=True) for s in pair))
     )
 
     assert (response.accepted, response.rejected) == (len(good), len(cases))
@@ -79,8 +87,8 @@ async def test_missing_tenant_and_missing_event_are_reported(ingest: RunningInge
         assert [(o.reason, o.field) for o in answer.outcomes] == [("TENANT_MISSING", "tenant_id")]
 
     async def requests() -> AsyncIterator[capture_pb2.StreamRequest]:
-        yield capture_pb2.StreamRequest(tenant_id="acme", source="test")
-        yield capture_pb2.StreamRequest(tenant_id="acme", source="test", event=Sample().to_row())
+        yield capture_pb2.StreamRequest(tenant_id=ingest.tenant, source="test")
+        yield capture_pb2.StreamRequest(tenant_id=ingest.tenant, source="test", event=Sample().to_row())
 
     answers = [answer async for answer in ingest.capture.Stream(requests(), timeout=20)]
     found = {o.sequence: (o.outcome.reason, o.outcome.field) for each in answers for o in each.outcomes}
@@ -92,7 +100,7 @@ async def test_missing_tenant_and_missing_event_are_reported(ingest: RunningInge
 async def test_wrong_sending_time_is_reported_instead_of_the_event_time(ingest: RunningIngest) -> None:
     """The event's time is out of bounds only after the correction by the wrong sending time."""
     for form in (rows, columns):
-        request = form(Sample(), Sample(time_us=now_us() - 40 * 86_400_000_000))
+        request = form(Sample(), Sample(time_us=now_us() - 40 * 86_400_000_000), tenant_id=ingest.tenant)
         request.sent_at.FromDatetime(datetime(8999, 12, 31, tzinfo=UTC))
         answer = await ingest.report(request)
         assert [(o.reason, o.field) for o in answer.outcomes] == [
@@ -108,10 +116,10 @@ async def test_wrong_sending_time_is_reported_instead_of_the_event_time(ingest: 
 async def test_query_by_text_id_needs_the_source(
     ingest: RunningIngest,
 ) -> None:
-    await ingest.report(rows(Sample(id="order-17"), source="shop"))
+    await ingest.report(ingest.rows(Sample(id="order-17"), source="shop"))
     with pytest.raises(aio.AioRpcError, match="source is needed for an id that is no UUID"):
-        await ingest.events.GetEvent(events_pb2.GetEventRequest(tenant_id="acme", event_id="order-17"))
-    known = events_pb2.GetEventRequest(tenant_id="acme", event_id="order-18", source="shop")
+        await ingest.events.GetEvent(events_pb2.GetEventRequest(tenant_id=ingest.tenant, event_id="order-17"))
+    known = events_pb2.GetEventRequest(tenant_id=ingest.tenant, event_id="order-18", source="shop")
     with pytest.raises(aio.AioRpcError, match="no event 'order-18'\""):
         await ingest.events.GetEvent(known)
 
@@ -129,7 +137,7 @@ def _broken(**changes: object) -> capture_pb2.ReportRequest:
 @pytest.mark.parametrize(
     ("request_", "field"),
     [
-        (capture_pb2.ReportRequest(tenant_id="acme", source="x"), "batch"),
+        (capture_pb2.ReportRequest(source="x"), "batch"),
         (_broken(source=""), "source"),
         (_broken(source="x" * 129), "source"),
         (_broken(times_us=b"123"), "columns.times_us"),
@@ -144,6 +152,7 @@ def _broken(**changes: object) -> capture_pb2.ReportRequest:
 async def test_malformed_batch_is_refused_with_its_field(
     ingest: RunningIngest, request_: capture_pb2.ReportRequest, field: str
 ) -> None:
+    request_.tenant_id = ingest.tenant
     with pytest.raises(aio.AioRpcError) as caught:
         await ingest.report(request_)
 

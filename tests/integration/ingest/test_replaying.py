@@ -13,10 +13,12 @@ import pytest
 from grpc import aio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from meterline.bus.subjects import EVENTS_ACCEPTED
 from meterline_dev.servers import NatsServer
 from meterline_protos.ingest.v1 import capture_pb2, event_types_pb2, events_pb2
 
 from tests.support.capture import RunningIngest, Sample, is_known, now_us, rows, running_ingest
+from tests.support.capture import published as messages_of
 from tests.support.databases import TestDatabase
 from tests.support.facts import decoded
 from tests.support.polling import eventually
@@ -115,7 +117,7 @@ def calls(draw: st.DrawFn) -> capture_pb2.ReportRequest:
 
 
 @settings(
-    max_examples=25,
+    max_examples=12,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -234,3 +236,20 @@ async def test_replay_needs_exactly_one_valid_selection(
     with pytest.raises(aio.AioRpcError) as caught:
         await ingest.events.Replay(request_)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.req("T7.4", "X2")
+async def test_replay_publishes_the_same_messages_again(ingest: RunningIngest) -> None:
+    await ingest.report(rows(Sample(), Sample()))
+    (first,) = await messages_of(ingest, 1)
+    await ingest.bus.jetstream().purge_stream(EVENTS_ACCEPTED.stream)
+    await ingest.bus.jetstream().delete_stream(EVENTS_ACCEPTED.stream)
+    await ingest.bus.ensure_streams(EVENTS_ACCEPTED)
+    request = events_pb2.ReplayRequest()
+    request.range.start_time.FromMicroseconds(now_us() - 60_000_000)
+    request.range.end_time.FromMicroseconds(now_us() + 60_000_000)
+
+    response = await ingest.events.Replay(request)
+
+    assert response.messages == 1
+    assert await messages_of(ingest, 1) == [first]

@@ -9,13 +9,17 @@ from typing import Any
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2
 from grpc import aio
+from grpc_status import rpc_status
+from meterline_dev.servers import NatsServer
 from meterline_ingest.capture.rules import combinations
 from meterline_protos.ingest.v1 import capture_pb2, event_types_pb2
 
 from tests.support.calls import status_of
-from tests.support.capture import RunningIngest, Sample, columns, now_us, rows
+from tests.support.capture import RunningIngest, Sample, columns, now_us, rows, running_ingest
 from tests.support.credentials import refusal
+from tests.support.databases import TestDatabase
 from tests.support.quarantine import BY_ANN, QuarantineApi
 
 pytestmark = pytest.mark.req("T4.2", "T8.3")
@@ -154,3 +158,17 @@ async def test_columns_with_unexpected_fault_are_quarantined_too(
         await ingest.report(columns(good, bad))
     kept = await QuarantineApi(ingest.channel).entries()
     assert {each.event_id for each in kept} == {good.id, bad.id}
+
+
+@pytest.mark.req("T2.4")
+async def test_overload_is_refused_at_once_with_retry_delay(
+    database: TestDatabase, broker: NatsServer
+) -> None:
+    async with running_ingest(database, broker, max_queued_events=10) as ingest:
+        with pytest.raises(aio.AioRpcError) as caught:
+            await ingest.report(rows(*(Sample() for _ in range(11))))
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    status = rpc_status.from_call(caught.value)  # type: ignore[arg-type]
+    retry = error_details_pb2.RetryInfo()
+    assert any(detail.Unpack(retry) for detail in status.details)
+    assert retry.retry_delay.nanos > 0

@@ -9,9 +9,11 @@ from dataclasses import replace
 
 import grpc
 import pytest
+import pytest_asyncio
 from google.rpc import error_details_pb2
 from grpc import aio
 from meterline.auth.principals import Permission
+from meterline.ids import new_id
 from meterline_client import CaptureConfig, Client
 from meterline_dev.channels import metadata
 from meterline_dev.servers import NatsServer
@@ -29,22 +31,21 @@ from meterline_protos.ingest.v1 import (
 
 from tests.support.calls import status_of
 from tests.support.capture import Sample, columns, rows
-from tests.support.credentials import Guarded, guarded, refusal, refused, signed_rows
-from tests.support.databases import TestDatabase
+from tests.support.credentials import Guarded, module_guarded, refusal, refused, signed_rows
+from tests.support.databases import Databases
+
+# The tests share services.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 Code = grpc.StatusCode
 Form = Callable[..., capture_pb2.ReportRequest]
 both_forms = pytest.mark.parametrize("form", [rows, columns])
 
 
-@pytest.fixture
-def database(make_database: Callable[..., TestDatabase]) -> TestDatabase:
-    return make_database("identity", "ingest")
-
-
-@pytest.fixture
-async def services(database: TestDatabase, broker: NatsServer) -> AsyncIterator[Guarded]:
-    async with guarded(database, broker) as both:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def services(databases: Databases, nats_server: NatsServer) -> AsyncIterator[Guarded]:
+    """Both services with the tenants `acme`, which signs, and `bolt`. No test changes these tenants."""
+    async with module_guarded(databases, nats_server) as both:
         await both.put_type()
         await both.onboard("acme")
         await both.onboard("bolt")
@@ -52,7 +53,7 @@ async def services(database: TestDatabase, broker: NatsServer) -> AsyncIterator[
         yield both
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def bare(services: Guarded) -> AsyncIterator[aio.Channel]:
     """A channel to ingest without a token."""
     async with aio.insecure_channel(services.ingest_address) as channel:
@@ -200,7 +201,7 @@ async def test_client_fetches_a_new_configuration_when_one_has_expired(services:
         assert found.event.subject == "ann"
 
 
-def test_client_needs_either_a_key_or_a_configuration() -> None:
+async def test_client_needs_either_a_key_or_a_configuration() -> None:
     config = CaptureConfig(b"config", b"secret")
     assert "secret" not in repr(config).replace("client_secret", "")
     with pytest.raises(ValueError, match="capture_config"):
@@ -281,15 +282,18 @@ async def test_unknown_tenants_are_looked_up_in_bulk_and_only_if_permitted(
     assert len(asked) == 3
 
 
-async def put_slow_limits(services: Guarded, *tenants: str) -> None:
-    """Limits tenants to 100 events at once, and hardly any more during a test."""
+async def slow_tenants(services: Guarded, count: int) -> list[str]:
+    """Onboards tenants that may send 100 events at once, and hardly any more during a test."""
     capture = capture_pb2_grpc.CaptureServiceStub(services.ingest_channel)
     limits = limits_pb2_grpc.LimitsServiceStub(services.ingest_channel)
     slowly = limits_pb2.Limits(events_per_second=1, burst=100)
+    tenants = [f"slow-{new_id()}" for _ in range(count)]
     for tenant in tenants:
+        await services.onboard(tenant)
         # After an accepted event ingest knows the tenant, also without a message of identity.
         assert (await capture.Report(rows(Sample(), tenant_id=tenant))).accepted == 1
         await limits.PutTenantLimits(limits_pb2.PutTenantLimitsRequest(tenant_id=tenant, limits=slowly))
+    return tenants
 
 
 @both_forms
@@ -297,33 +301,33 @@ async def put_slow_limits(services: Guarded, *tenants: str) -> None:
 async def test_key_cannot_use_the_limit_of_another_tenant(
     services: Guarded, capture: capture_pb2_grpc.CaptureServiceAsyncStub, form: Form
 ) -> None:
-    await put_slow_limits(services, "acme", "bolt")
+    acme, bolt = await slow_tenants(services, 2)
     keys = {
         tenant: metadata((await services.api_key(tenant, Permission.CAPTURE)).token)
-        for tenant in ("acme", "bolt")
+        for tenant in (acme, bolt)
     }
-    foreign = form(*(Sample(tenant_id="bolt") for _ in range(200)))
-    assert (await capture.Report(foreign, metadata=keys["acme"])).rejected == 200
-    # The rejected events count for the limit of the caller, `acme`.
+    foreign = form(*(Sample(tenant_id=bolt) for _ in range(200)), tenant_id=acme)
+    assert (await capture.Report(foreign, metadata=keys[acme])).rejected == 200
+    # The rejected events count for the limit of the caller, acme.
     with pytest.raises(aio.AioRpcError) as over:
-        await capture.Report(foreign, metadata=keys["acme"])
+        await capture.Report(foreign, metadata=keys[acme])
     assert over.value.code() is Code.RESOURCE_EXHAUSTED
-    own = form(*(Sample() for _ in range(100)), tenant_id="bolt")
-    assert (await capture.Report(own, metadata=keys["bolt"])).accepted == 100
+    own = form(*(Sample() for _ in range(100)), tenant_id=bolt)
+    assert (await capture.Report(own, metadata=keys[bolt])).accepted == 100
 
 
 @pytest.mark.req("T4.1", "T4.2")
 async def test_stream_cannot_use_the_limit_of_another_tenant(
     services: Guarded, capture: capture_pb2_grpc.CaptureServiceAsyncStub
 ) -> None:
-    await put_slow_limits(services, "bolt")
-    acme, bolt = [
-        metadata((await services.api_key(tenant, Permission.CAPTURE)).token) for tenant in ("acme", "bolt")
+    (slow,) = await slow_tenants(services, 1)
+    acme, key = [
+        metadata((await services.api_key(tenant, Permission.CAPTURE)).token) for tenant in ("acme", slow)
     ]
 
     async def messages() -> AsyncIterator[capture_pb2.StreamRequest]:
         for _ in range(120):
-            yield capture_pb2.StreamRequest(source="test", event=Sample(tenant_id="bolt").to_row())
+            yield capture_pb2.StreamRequest(source="test", event=Sample(tenant_id=slow).to_row())
 
     reasons = [
         each.outcome.reason
@@ -331,8 +335,8 @@ async def test_stream_cannot_use_the_limit_of_another_tenant(
         for each in answer.outcomes
     ]
     assert reasons == ["TENANT_FORBIDDEN"] * 120
-    own = columns(*(Sample() for _ in range(100)), tenant_id="bolt")
-    assert (await capture.Report(own, metadata=bolt)).accepted == 100
+    own = columns(*(Sample() for _ in range(100)), tenant_id=slow)
+    assert (await capture.Report(own, metadata=key)).accepted == 100
 
 
 @pytest.mark.req("T4.1")
@@ -347,7 +351,6 @@ async def test_key_implies_its_tenant(
 async def test_calls_of_several_tenants_in_one_flush_are_independent(
     services: Guarded, capture: capture_pb2_grpc.CaptureServiceAsyncStub
 ) -> None:
-
     keys = {
         tenant: metadata((await services.api_key(tenant, Permission.CAPTURE)).token)
         for tenant in ("acme", "bolt")

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
-import psycopg
 import pytest
+import pytest_asyncio
 from google.rpc import error_details_pb2
 from grpc import aio
 from hypothesis import HealthCheck, given, settings
@@ -20,21 +20,26 @@ from meterline.bounds import EARLIEST_US, LATEST_US
 from meterline.ids import new_id
 from meterline_aggregate.folding.decoding import decode
 from meterline_dev.servers import NatsServer
-from meterline_protos.ingest.v1 import capture_pb2, corrections_pb2_grpc
+from meterline_protos.ingest.v1 import capture_pb2, capture_pb2_grpc, corrections_pb2_grpc
 from meterline_protos.ingest.v1 import corrections_pb2 as pb
 
 from tests.support.calls import status_of
 from tests.support.capture import Sample, columns, now_us, rows
 from tests.support.corrections_calls import WHO
-from tests.support.credentials import TYPE, Guarded, SignedClient, guarded, signed_rows
-from tests.support.databases import TestDatabase
+from tests.support.credentials import TYPE, Guarded, SignedClient, module_guarded, signed_rows
+from tests.support.databases import Databases
 from tests.support.polling import eventually
 from tests.support.quarantine import QuarantineApi
 
-pytestmark = pytest.mark.req("T1.1", "T1.5", "T8.3")
+pytestmark = [
+    pytest.mark.req("T1.1", "T1.5", "T8.3"),
+    # The tests share services; each has a tenant of its own.
+    pytest.mark.asyncio(loop_scope="module"),
+]
 
 INT64 = 1 << 63
 DAY_US = 86_400_000_000
+ARCHIVED = "archived.type"
 # Rejected for capture, but not for imports.
 OLD = "TIME_TOO_OLD"
 
@@ -70,6 +75,8 @@ shared_services_settings = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+# Where an example makes many calls, and has several events.
+fewer_examples = settings(shared_services_settings, max_examples=20)
 
 # Values that columns cannot express.
 ROWS_ONLY: Sequence[Mapping[str, object]] = [
@@ -96,7 +103,11 @@ class Ways:
 
     services: Guarded
     client: SignedClient
-    dsn: str
+    tenant: str
+    bare: aio.Channel
+    """Carries no token."""
+    read: set[uuid.UUID] = field(default_factory=set, repr=False)
+    """The ids of the messages that were read."""
 
     @property
     def corrections(self) -> corrections_pb2_grpc.CorrectionsServiceAsyncStub:
@@ -111,19 +122,24 @@ class Ways:
         return True
 
     async def rows(self, batch: Sequence[Sample]) -> list[Verdict]:
-        return _verdicts(len(batch), await self.services.capture.Report(rows(*batch), timeout=20))
+        return await self._reported(batch, rows)
 
     async def columns(self, batch: Sequence[Sample]) -> list[Verdict]:
-        return _verdicts(len(batch), await self.services.capture.Report(columns(*batch), timeout=20))
+        return await self._reported(batch, columns)
+
+    async def _reported(self, batch: Sequence[Sample], form: Form) -> list[Verdict]:
+        request = form(*batch, tenant_id=self.tenant)
+        return _verdicts(len(batch), await self.services.capture.Report(request, timeout=20))
 
     async def signed(self, batch: Sequence[Sample]) -> list[Verdict]:
-        answer = await self.services.report_signed(signed_rows(self.client, *batch))
-        return _verdicts(len(batch), answer)
+        capture: capture_pb2_grpc.CaptureServiceAsyncStub = capture_pb2_grpc.CaptureServiceStub(self.bare)
+        answer = await capture.ReportSigned(signed_rows(self.client, *batch), timeout=20)
+        return _verdicts(len(batch), answer.report)
 
     async def stream(self, batch: Sequence[Sample]) -> list[Verdict]:
         async def requests() -> AsyncIterator[capture_pb2.StreamRequest]:
             for sample in batch:
-                yield capture_pb2.StreamRequest(tenant_id="acme", source="test", event=sample.to_row())
+                yield capture_pb2.StreamRequest(tenant_id=self.tenant, source="test", event=sample.to_row())
 
         found: list[Verdict] = [None] * len(batch)
         async for answer in self.services.capture.Stream(requests(), timeout=20):
@@ -131,11 +147,9 @@ class Ways:
                 found[each.sequence] = (each.outcome.reason, each.outcome.field)
         return found
 
-    async def imported(
-        self, batch: Sequence[Sample], form: Callable[..., capture_pb2.ReportRequest]
-    ) -> list[Verdict]:
-        report = form(*batch)
-        request = pb.ImportEventsRequest(tenant_id="acme", source="test", import_id=str(new_id()), **WHO)
+    async def imported(self, batch: Sequence[Sample], form: Form) -> list[Verdict]:
+        report = form(*batch, tenant_id=self.tenant)
+        request = pb.ImportEventsRequest(tenant_id=self.tenant, source="test", import_id=str(new_id()), **WHO)
         if report.HasField("columns"):
             request.columns.CopyFrom(report.columns)
         else:
@@ -151,7 +165,9 @@ class Ways:
             properties=sample.properties,
         )
         changes.time.CopyFrom(sample.to_row().time)
-        request = pb.AmendEventRequest(tenant_id="acme", event_id=base, changes=changes, dry_run=True, **WHO)
+        request = pb.AmendEventRequest(
+            tenant_id=self.tenant, event_id=base, changes=changes, dry_run=True, **WHO
+        )
         try:
             await self.corrections.AmendEvent(request, timeout=20)
         except aio.AioRpcError as error:
@@ -161,7 +177,7 @@ class Ways:
 
     @property
     def quarantine(self) -> QuarantineApi:
-        return QuarantineApi(self.services.ingest_channel)
+        return QuarantineApi(self.services.ingest_channel, self.tenant)
 
     async def waiting(self) -> dict[str, Verdict]:
         """The verdicts of the quarantined events, by their ids."""
@@ -169,12 +185,15 @@ class Ways:
         return {each.quarantine_id: (each.reason, each.field) for each in entries}
 
     def messages(self) -> list[bytes]:
-        """The payloads of all messages of ingest, published or not."""
-        with psycopg.connect(self.dsn) as connection:
-            found = connection.execute(
-                "SELECT payload FROM ingest.outbox WHERE subject LIKE '%events.accepted%'"
-            ).fetchall()
-        return [bytes(payload) for (payload,) in found]
+        """The payloads of the messages that ingest made since the last call, published or not."""
+        found = self.services.database.read(
+            "ingest",
+            "SELECT message_id, payload FROM outbox"
+            " WHERE subject LIKE '%%events.accepted%%' AND message_id <> ALL(%s)",
+            list(self.read),
+        )
+        self.read |= {message_id for message_id, _ in found}
+        return [bytes(payload) for _, payload in found]
 
 
 def _verdicts(count: int, answer: capture_pb2.ReportResponse | pb.ImportEventsResponse) -> list[Verdict]:
@@ -201,29 +220,29 @@ def _is_repeat(verdict: Verdict) -> bool:
     return verdict is not None and verdict[0] in ("DUPLICATE", "CONFLICT")
 
 
-@pytest.fixture
-def database(make_database: Callable[..., TestDatabase]) -> TestDatabase:
-    return make_database("identity", "ingest")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def services(databases: Databases, nats_server: NatsServer) -> AsyncIterator[Guarded]:
+    async with module_guarded(databases, nats_server) as both:
+        await both.put_type()
+        await both.put_type(ARCHIVED)
+        yield both
 
 
-@pytest.fixture
-async def ways(database: TestDatabase, broker: NatsServer) -> AsyncIterator[Ways]:
-    async with guarded(database, broker) as services:
-        await services.put_type()
-        await services.onboard("acme")
-        await services.rotate("acme")
-        client = await services.client("acme", types=[TYPE, "nope"])
-        found = Ways(services, client, database.admin_dsn)
+@pytest_asyncio.fixture(loop_scope="module")
+async def ways(services: Guarded) -> AsyncIterator[Ways]:
+    """The ways to send events of a new tenant."""
+    tenant = f"tenant-{new_id().hex}"
+    await services.onboard(tenant)
+    await services.rotate(tenant)
+    client = await services.client(tenant, types=[TYPE, ARCHIVED, "nope"])
+    async with aio.insecure_channel(services.ingest_address) as bare:
+        found = Ways(services, client, tenant, bare)
         await eventually(found.knows_tenant)
         yield found
 
 
 @given(batches)
-@settings(
-    max_examples=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+@shared_services_settings
 async def test_verdict_is_the_same_for_all_ways_to_send(ways: Ways, batch: list[Sample]) -> None:
     expected = await ways.rows(_with_new_ids(batch))
     assert all(verdict is None or verdict[0] for verdict in expected)
@@ -244,11 +263,7 @@ async def test_verdict_is_the_same_for_all_ways_to_send(ways: Ways, batch: list[
 
 
 @given(samples)
-@settings(
-    max_examples=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+@shared_services_settings
 async def test_amendment_is_validated_like_the_resulting_event(ways: Ways, sample: Sample) -> None:
     base = Sample(dimensions={}, quantities={}, time_us=now_us())
     assert await ways.rows([base]) == [None]
@@ -286,7 +301,7 @@ past = st.builds(
 
 
 @given(st.lists(past, min_size=1, max_size=6))
-@shared_services_settings
+@fewer_examples
 @pytest.mark.req("T1.2")
 async def test_repeat_of_any_age_is_recognised_in_all_ways_to_send(ways: Ways, batch: list[Sample]) -> None:
     batch = [replace(each, id=str(uuid.uuid4())) for each in batch]
@@ -304,12 +319,12 @@ async def test_repeat_of_any_age_is_recognised_in_all_ways_to_send(ways: Ways, b
 
 
 async def test_archived_type_is_rejected_in_all_ways_to_send(ways: Ways) -> None:
-    known = [Sample(), Sample()]
+    known = [Sample(type=ARCHIVED), Sample(type=ARCHIVED)]
     assert await ways.rows(known) == [None, None]
-    await ways.services.archive_type()
+    await ways.services.archive_type(ARCHIVED)
 
     def batch() -> list[Sample]:
-        return [*known, Sample(), Sample(time_us=1), Sample(type="nope")]
+        return [*known, Sample(type=ARCHIVED), Sample(type=ARCHIVED, time_us=1), Sample(type="nope")]
 
     refused = ("TYPE_ARCHIVED", "type")
     expected = [*[("DUPLICATE", "id")] * 2, refused, refused, ("UNKNOWN_EVENT_TYPE", "type")]
@@ -327,7 +342,7 @@ async def test_archived_type_is_rejected_in_all_ways_to_send(ways: Ways) -> None
 
 
 @given(batches)
-@shared_services_settings
+@fewer_examples
 async def test_replay_rejects_quarantined_events_as_before(ways: Ways, batch: list[Sample]) -> None:
     await ways.columns(_with_new_ids(batch))
     await ways.rows(_with_new_ids(batch))
@@ -340,18 +355,18 @@ async def test_replay_rejects_quarantined_events_as_before(ways: Ways, batch: li
 
 
 @given(batches)
-@shared_services_settings
+@fewer_examples
 @pytest.mark.req("T3.1", "X2")
 async def test_aggregate_reads_messages_of_all_accepted_events(ways: Ways, batch: list[Sample]) -> None:
-    before = _read(ways.messages())
+    ways.messages()
     accepted: list[Sample] = []
     for form in (rows, columns):
         verdicts = await ways.imported(_with_new_ids(batch), form)
         accepted += [each for each, verdict in zip(batch, verdicts, strict=True) if verdict is None]
     found = _read(ways.messages())
-    assert found[0] - before[0] == len(accepted)
+    assert found[0] == len(accepted)
     # The sum is exact also for the largest accepted values.
-    assert found[1] - before[1] == sum(int(each.quantities.get("units", 0)) for each in accepted)
+    assert found[1] == sum(int(each.quantities.get("units", 0)) for each in accepted)
 
 
 def _read(messages: Sequence[bytes]) -> tuple[int, Fraction]:

@@ -122,7 +122,7 @@ def test_every_call_is_taken_once_in_tenant_order_within_bounds(
     assert made._shares._weights == 0
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.integers(1, 5), min_size=2, max_size=5),
     st.integers(1, 12),

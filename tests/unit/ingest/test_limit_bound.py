@@ -1,4 +1,7 @@
-"""The bound of ADR 9 holds in every interval, with pauses, limit changes, cancelled and concurrent calls."""
+"""A tenant's limit bounds its admitted events in every interval of time, over all replicas.
+
+ADR 9 defines the bound. It holds with pauses, changes of the limit, and cancelled or concurrent calls.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ pytestmark = pytest.mark.req("T4.2")
 seeds = st.integers(0, 1_000)
 
 
-async def beyond_the_bound(steps: list[Step] | tuple[Step, ...], seed: int = 0) -> float:
+async def events_beyond_the_bound(steps: list[Step] | tuple[Step, ...], seed: int = 0) -> float:
+    """The number of admitted events that exceed the bound; `seed` chooses how long each statement takes."""
     world = World(MemoryStore(seed))
     await world.run(steps)
     return float(world.beyond_the_bound())
@@ -27,39 +31,39 @@ async def beyond_the_bound(steps: list[Step] | tuple[Step, ...], seed: int = 0) 
 @settings(deadline=None)
 @given(scenarios(), seeds)
 async def test_replicas_together_admit_no_more_than_the_bound(steps: list[Step], seed: int) -> None:
-    assert await beyond_the_bound(steps, seed) == 0
+    assert await events_beyond_the_bound(steps, seed) == 0
 
 
 @pytest.mark.parametrize("steps", [AFTER_QUIET, LARGE_LEASES])
-async def test_the_bound_holds_where_planted_bugs_break_it(steps: tuple[Step, ...]) -> None:
+async def test_bound_holds_in_scenarios_that_reveal_the_planted_bugs(steps: tuple[Step, ...]) -> None:
     for seed in range(20):
-        assert await beyond_the_bound(steps, seed) == 0
+        assert await events_beyond_the_bound(steps, seed) == 0
 
 
-async def test_limits_of_any_age_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_use_of_outdated_limits_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The planted bug: one call reads the limits while the others use the cached ones."""
 
-    async def current(self: LimitRegistry) -> LimitBook:
-        now = self._now()
-        if now - self._as_of > LIMITS_SECONDS:
-            before, self._as_of = self._as_of, now
+    async def outdated_limits(registry: LimitRegistry) -> LimitBook:
+        now = registry._now()
+        if now - registry._as_of > LIMITS_SECONDS:
+            last_read, registry._as_of = registry._as_of, now
             try:
-                await self._looks.get(None)
+                await registry._looks.get(None)
             except MeterlineError:
-                self._as_of = before
+                registry._as_of = last_read
                 raise
-        return self._book
+        return registry._book
 
-    monkeypatch.setattr(LimitRegistry, "current", current)
-    assert await beyond_the_bound(AFTER_QUIET) > 0
+    monkeypatch.setattr(LimitRegistry, "current", outdated_limits)
+    assert await events_beyond_the_bound(AFTER_QUIET) > 0
 
 
-async def test_leases_of_replaced_limits_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_use_of_tokens_leased_under_former_limits_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The planted bug: tokens leased under a larger limit are used under a smaller one."""
 
-    def follow(self: Lease, limits: Limits) -> None:
-        if limits != self.limits:
-            self.limits, self.short_until = limits, 0.0
+    def keep_tokens(lease: Lease, new_limits: Limits) -> None:
+        if new_limits != lease.limits:
+            lease.limits, lease.short_until = new_limits, 0.0
 
-    monkeypatch.setattr(Lease, "follow", follow)
-    assert any([await beyond_the_bound(LARGE_LEASES, seed) > 0 for seed in range(20)])
+    monkeypatch.setattr(Lease, "follow", keep_tokens)
+    assert any([await events_beyond_the_bound(LARGE_LEASES, seed) > 0 for seed in range(20)])

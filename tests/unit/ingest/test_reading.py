@@ -106,7 +106,7 @@ def test_rows_and_columns_are_parsed_equally(batch: list[Sample]) -> None:
 
 
 @given(batches)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @pytest.mark.req("T1.6", "T4.2")
 def test_event_is_validated_independently_of_its_batch(batch: list[Sample]) -> None:
     alone = [plain(check(read_columns(columns(each))))[0] for each in batch]

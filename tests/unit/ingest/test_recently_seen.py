@@ -35,7 +35,7 @@ keys = st.tuples(st.integers(0, 300) | st.integers(0, 2**128 - 1), st.integers(1
 
 
 @given(st.lists(st.lists(keys, min_size=1, max_size=60), max_size=12))
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_no_id_is_forgotten_within_the_capacity(batches: list[list[Key]]) -> None:
     seen = RecentlySeen(CAPACITY_LOG2)
     # All ids, each at its latest place.

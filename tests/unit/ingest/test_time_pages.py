@@ -137,7 +137,7 @@ def test_concatenated_pages_equal_the_sorted_events(
     assert asyncio.run(all_pages(store, size, most_batches, most_events)) == store.sorted()
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(batches, st.lists(batches, max_size=3), st.integers(1, 5), st.lists(st.booleans(), max_size=10))
 def test_events_added_between_pages_neither_hide_nor_repeat_others(
     before: list[Batch], arriving: list[list[Batch]], size: int, turns: list[bool]

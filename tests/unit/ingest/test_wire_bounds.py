@@ -91,7 +91,7 @@ def test_parts_are_counted_between_fields_of_any_type(numbers: list[int], texts:
 PADDING = part(2, LONG.encode())
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_parsed_or_refused(data: bytes) -> None:
     for padded in (data, data + PADDING, PADDING + data):

@@ -43,7 +43,8 @@ class RecentlySeen:
         self._capacity = 1 << capacity_log2
         self._shift = np.uint64(64 - blocks_log2)
         self._younger: Words = np.zeros((1 << blocks_log2, _WORDS), np.uint64)
-        self._older = np.zeros_like(self._younger)
+        # Not `zeros_like`, which writes: untouched pages take no memory.
+        self._older: Words = np.zeros(self._younger.shape, np.uint64)
         self._count = 0
         # Secret, so that nobody can choose ids that fill one block. The last bit makes them odd.
         self._factors = [np.uint64(secrets.randbits(64) | 1) for _ in range(4)]
