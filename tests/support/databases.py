@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, LiteralString
 
 import psycopg
@@ -18,7 +18,7 @@ from meterline import migrate
 from meterline.db import provision
 from meterline_dev.servers import PostgresServer
 
-from tests.support.database_reset import ROLES, Pristine
+from tests.support.database_reset import KEPT_SESSION, ROLES, Connection, Pristine
 
 # The server listens on loopback and runs as long as the tests.
 PASSWORD = "for-tests-only"
@@ -32,6 +32,8 @@ class TestDatabase:
 
     server: PostgresServer
     name: str
+    # Sessions of the superuser by search path. They are kept, since a new one costs 4 ms of CPU.
+    _sessions: dict[str, Connection] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
     def admin_dsn(self) -> str:
@@ -45,8 +47,24 @@ class TestDatabase:
 
     def read(self, service: str, query: LiteralString, *parameters: object) -> list[tuple[Any, ...]]:
         """The result of a query in a service's schema, without row-level security: rows of all tenants."""
-        with psycopg.connect(self.admin_dsn, options=f"-c search_path={service}") as connection:
-            return connection.execute(query, parameters or None).fetchall()
+        return self.session(service).execute(query, parameters or None).fetchall()
+
+    def session(self, search_path: str = "public") -> Connection:
+        """A session of the superuser in autocommit mode, which later calls and tests use as well."""
+        kept = self._sessions.get(search_path)
+        if kept is None or not _is_alive(kept):
+            kept = self._sessions[search_path] = psycopg.connect(
+                self.admin_dsn,
+                autocommit=True,
+                prepare_threshold=None,
+                options=f"-c search_path={search_path}",
+                application_name=KEPT_SESSION,
+            )
+        return kept
+
+    def close_sessions(self) -> None:
+        while self._sessions:
+            self._sessions.popitem()[1].close()
 
     async def change(self, statement: LiteralString, *parameters: object) -> None:
         """Changes rows without row-level security, to simulate time or a fault.
@@ -58,6 +76,15 @@ class TestDatabase:
 
     def provision(self) -> None:
         provision.provision(self.admin_dsn, dict.fromkeys(ROLES, PASSWORD))
+
+
+def _is_alive(session: Connection) -> bool:
+    """Not after a restart of the server, or if a test has ended all sessions."""
+    try:
+        session.execute("")
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 # (schema, packages of its migrations in order): the arguments of `migrate.load`.
@@ -87,17 +114,23 @@ class Databases:
         database.provision()
         self._schemas[database] = key
         if key not in self._pristine:
-            self._pristine[key] = Pristine.of(database.admin_dsn)
+            self._pristine[key] = Pristine.of(database.session())
         return database
 
     def release(self, database: TestDatabase) -> None:
         """Resets the database for reuse, or drops it if that fails."""
         key = self._schemas[database]
-        if self._pristine[key].restore(database.admin_dsn):
+        if self._pristine[key].restore(database.session()):
             self._restored.setdefault(key, []).append(database)
         else:
             del self._schemas[database]
+            database.close_sessions()
             self._server.drop_database(database.name)
+
+    def close(self) -> None:
+        """Closes the sessions to all databases."""
+        for database in self._schemas:
+            database.close_sessions()
 
     def _template(self, schemas: tuple[Schema, ...]) -> str:
         database = TestDatabase(self._server, f"template_{uuid.uuid4().hex[:16]}")
@@ -111,8 +144,10 @@ class Databases:
 
 
 @pytest.fixture(scope="session")
-def databases(postgres_server: PostgresServer) -> Databases:
-    return Databases(postgres_server)
+def databases(postgres_server: PostgresServer) -> Iterator[Databases]:
+    databases = Databases(postgres_server)
+    yield databases
+    databases.close()
 
 
 @pytest.fixture
