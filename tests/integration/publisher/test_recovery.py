@@ -115,10 +115,10 @@ async def test_new_identifier_for_each_attempt_is_detected_as_double_count(
 
 
 async def test_rejected_retry_does_not_discard_earlier_accepted_attempt(
-    idle_world: World, start: StartPublisher
+    world: World, start: StartPublisher
 ) -> None:
     """The first call succeeded, its answer was lost; the rejected retry must not add another event."""
-    world, billing = idle_world, FakeBilling(lambda: NOW, meters={"event"})
+    billing = FakeBilling(lambda: NOW, meters={"event"})
     billing.faults = [lost(after=True), (RejectedError("archived_meter", "planted"), False), busy()]
     api = await start(billing)
     world.mesh.add_tenant("acme", 1, "UTC")
@@ -176,6 +176,7 @@ async def process(world: World, crash_at: str = "") -> AsyncIterator[tuple[async
 
 @pytest.mark.slow
 @pytest.mark.parametrize("point", ["before_call", "after_call", "after_commit"])
+@pytest.mark.usefixtures("api")
 async def test_kill_during_send_neither_loses_nor_duplicates_usage(world: World, point: str) -> None:
     acme = await world.tenant()
     await world.use("acme", "50")

@@ -32,6 +32,7 @@ def window(value: str, revision: int, meter: str = "calls") -> events_pb2.UsageW
 
 
 @pytest.mark.parametrize("order", list(permutations([1, 2, 3])))
+@pytest.mark.usefixtures("api")
 async def test_greatest_revision_wins_in_any_order(world: World, order: tuple[int, ...]) -> None:
     for revision in order:
         fact = events_pb2.UsageWindowsChanged(windows=[window(str(revision * 10), revision)])
@@ -42,6 +43,7 @@ async def test_greatest_revision_wins_in_any_order(world: World, order: tuple[in
     assert world.rows("SELECT value, revision FROM usage WHERE meter = 'calls'") == [(30, 3)]
 
 
+@pytest.mark.usefixtures("api")
 async def test_message_may_contain_a_window_twice(world: World) -> None:
     fact = events_pb2.UsageWindowsChanged(windows=[window("20", 2), window("10", 1), window("7", 1, "b")])
     await world.deliver("usage.window", fact)
@@ -49,6 +51,7 @@ async def test_message_may_contain_a_window_twice(world: World) -> None:
     assert found == [("b", 7), ("calls", 20)]
 
 
+@pytest.mark.usefixtures("api")
 async def test_window_of_unknown_aggregation_is_stored(world: World) -> None:
     newer = window("20", 1)
     newer.aggregation = 99  # type: ignore[assignment]
@@ -73,6 +76,7 @@ async def test_window_of_unknown_aggregation_is_stored(world: World) -> None:
         {"start_time": Timestamp(seconds=-(1 << 62))},
     ],
 )
+@pytest.mark.usefixtures("api")
 async def test_invalid_window_becomes_dead_letter_and_delays_nothing(
     world: World, wrong: dict[str, object]
 ) -> None:
@@ -95,6 +99,7 @@ def message_with_one_bad_window() -> events_pb2.UsageWindowsChanged:
 
 
 @pytest.mark.req("O2")
+@pytest.mark.usefixtures("api")
 async def test_bad_window_does_not_affect_others_and_can_be_redriven(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,14 +124,15 @@ async def test_bad_window_does_not_affect_others_and_can_be_redriven(
 
 
 async def test_burying_all_windows_of_a_message_is_detected(
-    idle_world: World, start: StartPublisher, monkeypatch: pytest.MonkeyPatch
+    world: World, start: StartPublisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("meterline_publisher.main.split_windows", lambda _: ())
     await start()
     with pytest.raises(AssertionError):
-        await test_bad_window_does_not_affect_others_and_can_be_redriven(idle_world, monkeypatch)
+        await test_bad_window_does_not_affect_others_and_can_be_redriven(world, monkeypatch)
 
 
+@pytest.mark.usefixtures("api")
 async def test_unparseable_bytes_become_dead_letter(world: World) -> None:
     await world.deliver("usage.window", BytesValue(value=b"\xff" * 40))
     await eventually(lambda: world.rows("SELECT error FROM dead_letters"))
