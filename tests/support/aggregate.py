@@ -16,7 +16,6 @@ from typing import Any, TypeAlias
 from zoneinfo import ZoneInfo
 
 import numpy as np
-import psycopg
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 from meterline.bus.connection import Bus
@@ -308,10 +307,8 @@ class Feed:
 
 def pending_rebuilds(database: TestDatabase) -> int:
     """The number of months that wait for a rebuild."""
-    with psycopg.connect(database.admin_dsn) as connection:
-        row = connection.execute("SELECT count(*) FROM aggregate.pending_rebuilds").fetchone()
-    assert row is not None
-    return int(row[0])
+    ((count,),) = database.read("aggregate", "SELECT count(*) FROM pending_rebuilds")
+    return int(count)
 
 
 async def rebuilt(database: TestDatabase) -> None:

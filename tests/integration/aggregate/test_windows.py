@@ -158,8 +158,7 @@ async def test_events_of_an_unknown_tenant_wait_without_delaying_others(
     await feed.onboard(2, *ZONES[2])
     await feed.settled()
     await check_all(node, events)
-    with psycopg.connect(database.app_dsn("aggregate")) as connection:
-        assert connection.execute("SELECT count(*) FROM dead_letters").fetchone() == (0,)
+    assert dead_letters(database) == []
 
 
 @pytest.mark.req("T1.6")
@@ -202,8 +201,7 @@ async def test_garbled_messages_become_dead_letters_without_delaying_others(
     garbled.add(await feed.publish(b"\xff\xff\xff"))
     await feed.settled()
     await check_all(node, events)
-    with psycopg.connect(database.app_dsn("aggregate")) as connection:
-        rows = connection.execute("SELECT message_id, error FROM dead_letters").fetchall()
+    rows = dead_letters(database)
     assert {message_id for message_id, _ in rows} == garbled
     reasons = {error.partition(":")[0] for _, error in rows}
     assert reasons == {"not an EventsAccepted", "times_us is not of 10 rows"}
@@ -236,8 +234,7 @@ async def test_invalid_tenant_facts_become_dead_letters_without_delaying_others(
 
 
 def dead_letters(database: TestDatabase) -> list[tuple[uuid.UUID, str]]:
-    with psycopg.connect(database.app_dsn("aggregate")) as connection:
-        return connection.execute("SELECT message_id, error FROM dead_letters").fetchall()
+    return database.read("aggregate", "SELECT message_id, error FROM dead_letters")
 
 
 @pytest.mark.req("T3.1", "X2")
