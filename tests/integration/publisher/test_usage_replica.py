@@ -36,13 +36,15 @@ def window(value: str, revision: int, meter: str = "calls") -> events_pb2.UsageW
 @pytest.mark.usefixtures("api")
 async def test_greatest_revision_wins_in_any_order(world: World) -> None:
     orders = {"".join(map(str, order)): order for order in permutations([1, 2, 3])}
-    for meter, order in orders.items():
-        for revision in order:
-            fact = events_pb2.UsageWindowsChanged(windows=[window(str(revision * 10), revision, meter)])
-            await world.deliver("usage.window", fact)
-    last = events_pb2.UsageWindowsChanged(windows=[window("1", 1, "last")])
-    await world.deliver("usage.window", last)
-    await eventually(lambda: world.rows("SELECT FROM usage WHERE meter = 'last'"))
+    for place in range(3):
+        windows = [window(str(order[place] * 10), order[place], meter) for meter, order in orders.items()]
+        await world.deliver("usage.window", events_pb2.UsageWindowsChanged(windows=windows))
+        last = events_pb2.UsageWindowsChanged(windows=[window("1", place + 1, "last")])
+        await world.deliver("usage.window", last)
+        # The next windows come in another transaction.
+        await eventually(
+            partial(world.rows, "SELECT FROM usage WHERE meter = 'last' AND revision = %s", place + 1)
+        )
     found = world.rows("SELECT meter, value, revision FROM usage WHERE meter <> 'last' ORDER BY meter")
     assert found == [(meter, 30, 3) for meter in orders]
 
