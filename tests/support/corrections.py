@@ -9,10 +9,11 @@ import numpy as np
 from hypothesis import strategies as st
 from meterline_aggregate.folding.rules.rows import Batch, Message, Quantity
 
-from tests.support.folding import messages, tenants
+from tests.support.folding import messages, positions, tenants
 
 KEPT, RETRACTED, AMENDED = range(3)
 _DEEPEST = 2
+_ONE_TO_THREE, _HOURS, _UNITS = st.integers(1, 3), st.integers(-3, 3), st.integers(-9, 9)
 
 
 @dataclass
@@ -36,9 +37,9 @@ class History:
 
 @st.composite
 def histories(draw: st.DrawFn) -> History:
-    zones = draw(tenants)
+    one = messages(draw(tenants), max_rows=8)
     history = History()
-    for message in draw(st.lists(messages(zones, max_rows=8), min_size=1, max_size=3)):
+    for message in [draw(one) for _ in range(draw(_ONE_TO_THREE))]:
         history.messages.append(history.renamed(message))
         _correct_some(draw, history, message, _DEEPEST)
     return history
@@ -47,12 +48,12 @@ def histories(draw: st.DrawFn) -> History:
 def _correct_some(draw: st.DrawFn, history: History, message: Message, deepest: int) -> None:
     """Corrects some rows of a message, and then some rows of the correction."""
     rows = len(message)
-    fates = np.array(draw(st.lists(st.integers(KEPT, AMENDED), min_size=rows, max_size=rows)), np.int64)
+    fates = np.array(draw(positions(rows, AMENDED + 1)), np.int64)
     if not deepest:
         fates[:] = KEPT
     history.survivors.append(history.renamed(message.only(fates == KEPT)))
     if (fates != KEPT).any():
-        amended = _amended(message.only(fates == AMENDED), draw(st.integers(-3, 3)), draw(st.integers(-9, 9)))
+        amended = _amended(message.only(fates == AMENDED), draw(_HOURS), draw(_UNITS))
         history.messages.append(history.renamed(correction(message.only(fates != KEPT), amended)))
         _correct_some(draw, history, amended, deepest - 1)
 

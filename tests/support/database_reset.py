@@ -15,6 +15,9 @@ from psycopg import sql
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
+# The application name of sessions that outlive a test.
+KEPT_SESSION: Final = "kept by tests"
+
 SCHEMAS: Final = [*provision.SERVICES, "public"]
 ROLES: Final = [
     role(name) for name in provision.SERVICES for role in (provision.owner_role, provision.app_role)
@@ -67,7 +70,7 @@ SELECT c.oid::regclass::text, relispartition, pg_relation_size(c.oid), relpages 
 
 _END_SESSIONS: Final[LiteralString] = """
 SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
-    WHERE datname = current_database() AND pid <> pg_backend_pid()
+    WHERE datname = current_database() AND application_name <> %s
 """
 
 _RESTART_SEQUENCES: Final[LiteralString] = """
@@ -95,17 +98,17 @@ class Pristine:
     seeds: dict[str, str]
 
     @classmethod
-    def of(cls, dsn: str) -> Pristine:
-        with psycopg.connect(dsn) as connection:
+    def of(cls, connection: Connection) -> Pristine:
+        with connection.transaction():
             tables = _tables(connection)
             seeded = [name for name, table in tables.items() if table.bytes]
             seeds = {name: _digest(connection, name) for name in seeded}
             return cls(_description(connection), frozenset(tables), seeds)
 
-    def restore(self, dsn: str) -> bool:
+    def restore(self, connection: Connection) -> bool:
         """Deletes all rows that a test has added; returns whether the database is in its initial state."""
-        with psycopg.connect(dsn) as connection:
-            connection.execute(_END_SESSIONS)
+        with connection.transaction():
+            connection.execute(_END_SESSIONS, (KEPT_SESSION,))
             # Disables triggers, which a superuser may do.
             connection.execute("SET LOCAL session_replication_role = replica")
             tables = _tables(connection)

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -87,12 +88,21 @@ SUBJECTS = ("", "alice", "bob", "żółw", "a" * 256)
 GROUPS = (7, 9, 10**12)
 
 
+_ONE_TO_THREE = st.integers(1, 3)
+_TENANTS = st.sampled_from((1, 2))
+_GROUPS = st.sampled_from(GROUPS)
+_MEMBERS = st.sampled_from((digest("x"), digest("y")))
+_METERS = st.lists(st.integers(0, 5), unique=True)
+_MOMENTS = st.lists(times, min_size=1, max_size=6)
+_QUANTITIES = st.sets(st.sampled_from(("a", "b", "unmetered")))
+_SCALES = st.sampled_from((0, 2, 9))
+_BOOLEANS, _IDS = st.booleans(), st.uuids()
+
+
 @st.composite
 def series(draw: st.DrawFn, zones: dict[int, str]) -> Series:
     """A series that some meters count, out of one meter of each kind; in total and, for some, for a group."""
-    tenant_id = draw(st.sampled_from(sorted(zones)))
-    group = draw(st.sampled_from(GROUPS))
-    member = digest(draw(st.sampled_from(("x", "y"))))
+    tenant_id, group, member = draw(_TENANTS), draw(_GROUPS), draw(_MEMBERS)
     choices: list[tuple[int, Slot, str, bytes | None]] = [
         (1, EVENTS, EVERY_EVENT, None),
         (2, SUMS, "a", None),
@@ -103,10 +113,32 @@ def series(draw: st.DrawFn, zones: dict[int, str]) -> Series:
     ]
     targets = [
         Target(meter_id, slot, group_id, measure, member)
-        for meter_id, slot, measure, member in draw(st.lists(st.sampled_from(choices), unique=True))
+        for meter_id, slot, measure, member in (choices[position] for position in draw(_METERS))
         for group_id in ((TOTAL, group) if meter_id % 2 else (TOTAL,))
     ]
     return Series(tenant_id, zones[tenant_id], tuple(targets))
+
+
+# Strategies are made once: Hypothesis takes longer to make one than to draw from it.
+@cache
+def _up_to(most: int) -> st.SearchStrategy[int]:
+    return st.integers(0, most)
+
+
+@cache
+def _cuts(rows: int) -> st.SearchStrategy[list[int]]:
+    return st.lists(_up_to(rows), max_size=3)
+
+
+@cache
+def _column(strategy: st.SearchStrategy[int], rows: int) -> st.SearchStrategy[list[int]]:
+    return st.lists(strategy, min_size=rows, max_size=rows)
+
+
+@cache
+def positions(rows: int, choices: int) -> st.SearchStrategy[list[int]]:
+    """A position below `choices` for each row, in one draw."""
+    return st.binary(min_size=rows, max_size=rows).map(lambda drawn: [byte % choices for byte in drawn])
 
 
 @st.composite
@@ -114,30 +146,27 @@ def messages(
     draw: st.DrawFn, zones: dict[int, str], values: st.SearchStrategy[int] = small, max_rows: int = 16
 ) -> Message:
     """One message, in which some columns and values are missing."""
-    rows = draw(st.integers(0, max_rows))
-    known = draw(st.lists(series(zones), min_size=1, max_size=3))
-    moments = draw(st.lists(times, min_size=1, max_size=6))
-    cuts = sorted(draw(st.lists(st.integers(0, rows), max_size=3)))
+    rows = draw(_up_to(max_rows))
+    own = series(zones)
+    known = [draw(own) for _ in range(draw(_ONE_TO_THREE))]
+    moments = draw(_MOMENTS)
+    cuts = sorted(draw(_cuts(rows)))
     sizes = [end - begin for begin, end in zip([0, *cuts], [*cuts, rows], strict=True)]
-
-    def column(strategy: st.SearchStrategy[int]) -> list[int]:
-        return draw(st.lists(strategy, min_size=rows, max_size=rows))
-
     quantities = {
         name: Quantity(
-            draw(st.sampled_from((0, 2, 9))),
-            np.array(column(values), np.int64),
-            draw(st.sampled_from([None, np.array(column(st.integers(0, 1)), np.bool_)])),
+            draw(_SCALES),
+            np.array(draw(_column(values, rows)), np.int64),
+            np.array(draw(positions(rows, 2)), np.bool_) if draw(_BOOLEANS) else None,
         )
-        for name in draw(st.sets(st.sampled_from(("a", "b", "unmetered"))))
+        for name in draw(_QUANTITIES)
     }
     return message(
-        [draw(st.uuids()) for _ in sizes],
+        [draw(_IDS) for _ in sizes],
         sizes,
         known,
-        column(st.integers(0, len(known) - 1)),
-        column(st.integers(0, len(SUBJECTS) - 1)),
-        column(st.sampled_from(moments)),
+        draw(positions(rows, len(known))),
+        draw(positions(rows, len(SUBJECTS))),
+        [moments[position] for position in draw(positions(rows, len(moments)))],
         quantities,
     )
 
@@ -167,8 +196,8 @@ tenants = st.fixed_dictionaries({1: st.sampled_from(ZONES), 2: st.sampled_from(Z
 
 @st.composite
 def several_messages(draw: st.DrawFn, values: st.SearchStrategy[int] = small) -> list[Message]:
-    zones = draw(tenants)
-    return draw(st.lists(messages(zones, values), min_size=1, max_size=3))
+    one = messages(draw(tenants), values)
+    return [draw(one) for _ in range(draw(_ONE_TO_THREE))]
 
 
 def values_of(numbers: Numbers) -> list[Fraction | None]:

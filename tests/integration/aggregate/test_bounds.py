@@ -14,7 +14,6 @@ from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 import numpy as np
-import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -216,20 +215,20 @@ class World:
     async def bill(self) -> None:
         """Announces changed months, and passes the messages to publisher."""
         await MonthAnnouncer(self.unit_of_work).announce()
-        with psycopg.connect(self.test_database.admin_dsn) as connection:
-            payloads = connection.execute("DELETE FROM aggregate.outbox RETURNING payload").fetchall()
+        payloads = self.test_database.read("aggregate", "DELETE FROM outbox RETURNING payload")
         deliveries = [Delivery(new_id(), USAGE_WINDOW.subject, payload) for (payload,) in payloads]
         async with UnitOfWork(self.bills, lambda: None).begin() as tx:
             await UsageWindows(SystemClock(), timedelta(days=3)).handle(tx, deliveries)
             await tx.commit()
 
     def billed(self, tenant: int, meter: str) -> list[tuple[datetime, datetime, Decimal, int]]:
-        with psycopg.connect(self.test_database.admin_dsn) as connection:
-            return connection.execute(
-                "SELECT period_start, period_end, value, event_count FROM publisher.usage"
-                " WHERE tenant_id = %s AND meter = %s ORDER BY 1",
-                (tenant, meter),
-            ).fetchall()
+        return self.test_database.read(
+            "publisher",
+            "SELECT period_start, period_end, value, event_count FROM usage"
+            " WHERE tenant_id = %s AND meter = %s ORDER BY 1",
+            tenant,
+            meter,
+        )
 
 
 @pytest.fixture
@@ -244,7 +243,7 @@ def test_events_within_bounds_are_counted_and_billed(database: TestDatabase) -> 
         world = runner.run(stack.enter_async_context(World(database)))
 
         @given(st.sampled_from(ZONES), MESSAGES, st.booleans())
-        @settings(max_examples=60, deadline=None)
+        @settings(max_examples=40, deadline=None)
         def check(zone: str, messages: list[list[Row]], together: bool) -> None:
             runner.run(_check(world, zone, messages, together=together))
 

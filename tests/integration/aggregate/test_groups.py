@@ -289,7 +289,7 @@ def test_groups_are_given_by_first_appearance_in_any_order(database: TestDatabas
         runner.run(nodes[0].create_meters(ALL))
 
         @given(st.integers(0, 2**32))
-        @settings(max_examples=20, deadline=None)
+        @settings(max_examples=12, deadline=None)
         def check(seed: int) -> None:
             runner.run(_check(database, nodes, history, random.Random(seed)))
 

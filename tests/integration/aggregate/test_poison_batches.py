@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-import psycopg
 import pytest
 from meterline.bounds import EARLIEST_US, LATEST_US, MAX_SCALE
 from meterline.bus.subjects import EVENTS_ACCEPTED
@@ -133,10 +132,9 @@ def totals(database: TestDatabase) -> dict[int, int]:
 
 def dead_letters_of(database: TestDatabase, state: str = "open") -> list[tuple[uuid.UUID, str, bytes]]:
     """(id, reason, payload) of each dead letter in this state."""
-    with psycopg.connect(database.admin_dsn) as connection:
-        return connection.execute(
-            "SELECT message_id, error, payload FROM aggregate.dead_letters WHERE state = %s", (state,)
-        ).fetchall()
+    return database.read(
+        "aggregate", "SELECT message_id, error, payload FROM dead_letters WHERE state = %s", state
+    )
 
 
 async def redrive_all(node: Node) -> list[str]:

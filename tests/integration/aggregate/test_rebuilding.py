@@ -14,7 +14,6 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, LiteralString
 
-import psycopg
 import pytest
 from meterline.telemetry import metrics
 from meterline_aggregate.folding.store import windows
@@ -81,8 +80,7 @@ def history() -> History:
 
 
 def query(database: TestDatabase, statement: LiteralString) -> list[tuple[Any, ...]]:
-    with psycopg.connect(database.admin_dsn) as connection:
-        return connection.execute(statement).fetchall()
+    return database.read("aggregate", statement)
 
 
 async def retry_now(node: Node, database: TestDatabase) -> None:

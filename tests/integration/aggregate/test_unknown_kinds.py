@@ -23,7 +23,13 @@ from meterline_protos.aggregate.v1 import meters_pb2
 from meterline_protos.common.v1 import types_pb2
 from structlog.testing import capture_logs
 
-from tests.integration.aggregate.test_folding_corrections import ZONES, corrected, expected, stored
+from tests.integration.aggregate.test_folding_corrections import (
+    PAGE_LIMITS,
+    ZONES,
+    corrected,
+    expected,
+    stored,
+)
 from tests.support.aggregate import (
     METERS,
     Event,
@@ -97,13 +103,13 @@ def test_windows_do_not_depend_on_the_folding_release(
     skipped: list[int] = []
 
     @given(st.integers(0, 2**32), st.sampled_from(ZONES))
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=12, deadline=None)
     def check(seed: int, zone: str) -> None:
         runner.run(_check(seed, zone))
 
     async def _check(seed: int, zone: str) -> None:
         order, number = random.Random(seed), next(_numbers) + 1
-        history.reset({number: f"tenant-{number}"}, page_limit=order.choice([1, 7, 1000]))
+        history.reset({number: f"tenant-{number}"}, page_limit=order.choice(PAGE_LIMITS))
         facts = corrected(history, number, order)
         order.shuffle(facts)
         await old.onboard(number, f"tenant-{number}", zone)

@@ -44,10 +44,12 @@ def lab(double_address: str, control: ControlClient) -> Lab:
 
 
 @pytest.fixture
-async def idle_world(
+async def world(
     make_database: Callable[..., TestDatabase], broker: NatsServer, open_bus: OpenBus, lab: Lab
 ) -> AsyncIterator[World]:
-    """Everything that a publisher needs to run: database, broker, fake services and the Stripe double."""
+    """Everything that a publisher needs to run: database, broker, fake services and the Stripe double.
+
+    No replica runs before a test takes `api` or calls `start`."""
     mesh = FakeMesh()
     async with serving(mesh) as address:
         bus = await open_bus()
@@ -74,30 +76,23 @@ def settings(world: World, **more: object) -> PublisherSettings:
 
 
 @pytest.fixture
-async def start(idle_world: World) -> AsyncIterator[StartPublisher]:
+async def start(world: World) -> AsyncIterator[StartPublisher]:
     """A function `(*providers, **settings) -> Api` that starts a replica of the publisher, by default with
     the Stripe double as its provider. All replicas stop after the test."""
     async with AsyncExitStack() as stack:
 
         async def start_replica(*given: FakeBilling, **more: object) -> Api:
             providers = registry(*given) if given else None
-            service = Publisher(settings(idle_world, **more), idle_world.clock, providers)
+            service = Publisher(settings(world, **more), world.clock, providers)
             channel = await stack.enter_async_context(running(service))
-            api = Api(channel, idle_world.mesh)
-            idle_world.api = idle_world.api or api
+            api = Api(channel, world.mesh)
+            world.api = world.api or api
             return api
 
         yield start_replica
 
 
 @pytest.fixture
-async def world(idle_world: World, start: StartPublisher) -> World:
-    """The world with one running replica of the publisher."""
-    await start()
-    return idle_world
-
-
-@pytest.fixture
-def api(world: World) -> Api:
-    assert world.api is not None
-    return world.api
+async def api(start: StartPublisher) -> Api:
+    """The calls of one running replica of the publisher, for tests that need no other settings."""
+    return await start()

@@ -125,9 +125,9 @@ async def test_archiver_of_plan_stays_on_record(world: World, api: Api) -> None:
 
 
 async def test_identity_refuses_archived_plan_for_other_tenants(
-    idle_world: World, make_database: Callable[..., TestDatabase]
+    world: World, make_database: Callable[..., TestDatabase]
 ) -> None:
-    world, publisher = idle_world, Publisher(settings(idle_world), idle_world.clock)
+    publisher = Publisher(settings(world), world.clock)
     async with running(publisher) as channel:
         api = Api(channel, world.mesh)
         for plan in ("gold", "silver"):

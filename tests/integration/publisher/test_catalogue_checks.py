@@ -75,14 +75,12 @@ async def test_plan_has_one_currency(api: Api) -> None:
     await api.put("other", Priced("euro", EURO))
 
 
-@pytest.mark.parametrize(
-    "name", ["calls ", " calls", "ca lls", "calls\n", "", "-calls", "x" * 65, "caf\u00e9"]
-)
-async def test_names_with_blanks_or_non_ascii_characters_are_refused(api: Api, name: str) -> None:
-    for plan, meter in ((name, "calls"), ("plan-acme", name)):
+async def test_names_with_blanks_or_non_ascii_characters_are_refused(api: Api) -> None:
+    names = ["calls ", " calls", "ca lls", "calls\n", "", "-calls", "x" * 65, "caf\u00e9"]
+    for plan, meter in [(name, "calls") for name in names] + [("plan-acme", name) for name in names]:
         with pytest.raises(aio.AioRpcError) as failure:
             await withdraw(api, 1, meter, plan)
-        assert failure.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert failure.value.code() == grpc.StatusCode.INVALID_ARGUMENT, (plan, meter)
 
 
 async def test_newest_version_is_withdrawn_and_its_number_not_reused(world: World, api: Api) -> None:

@@ -26,8 +26,8 @@ FINAL = (grpc.StatusCode.FAILED_PRECONDITION, "INVOICE_IS_FINAL")
 
 
 @pytest.fixture
-def two(idle_world: World) -> Two:
-    return two_providers(idle_world)
+def two(world: World) -> Two:
+    return two_providers(world)
 
 
 async def moved(two: Two, start: StartPublisher) -> Api:

@@ -160,9 +160,11 @@ async def test_preview_leaves_out_unknown_meter(world: World, api: Api) -> None:
     assert failure.value.code() == grpc.StatusCode.FAILED_PRECONDITION
 
 
+@pytest.mark.usefixtures("api")
 async def test_amounts_are_refused_while_aggregate_is_unavailable(
     world: World, start: StartPublisher
 ) -> None:
+    """Prices are put at another replica, which reaches aggregate."""
     alone = await start(aggregate_address="127.0.0.1:1")
     await world.tenant()
     await world.use("acme", "10")

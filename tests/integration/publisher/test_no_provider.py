@@ -32,18 +32,18 @@ Start = Callable[..., AbstractAsyncContextManager[Api]]
 
 
 @pytest.fixture
-def publisher(idle_world: World) -> Start:
+def publisher(world: World) -> Start:
     """Runs a publisher until the block ends; it has a provider's API key only with `keyed`."""
 
     @asynccontextmanager
     async def run(*, keyed: bool = False, **more: object) -> AsyncIterator[Api]:
-        given = settings(idle_world, **(more if keyed else more | {"stripe_api_key": None}))
-        async with running(Publisher(given, idle_world.clock)) as channel:
+        given = settings(world, **(more if keyed else more | {"stripe_api_key": None}))
+        async with running(Publisher(given, world.clock)) as channel:
             health: Any = health_pb2_grpc.HealthStub(channel)
             answer = await health.Check(health_pb2.HealthCheckRequest())
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
-            idle_world.api = Api(channel, idle_world.mesh)
-            yield idle_world.api
+            world.api = Api(channel, world.mesh)
+            yield world.api
 
     return run
 
@@ -72,9 +72,8 @@ HELD = [("acme", "", "NO_BILLING_PROVIDER", "")]
 
 @pytest.mark.req("S6")
 async def test_usage_held_without_provider_is_invoiced_once_provider_is_configured(
-    idle_world: World, publisher: Start
+    world: World, publisher: Start
 ) -> None:
-    world = idle_world
     async with publisher(close_check_seconds=0.05, settle_seconds=0.05) as api:
         acme = await used(world)
         assert (await api.preview("acme")).total == "0.30"
@@ -102,9 +101,8 @@ async def test_usage_held_without_provider_is_invoiced_once_provider_is_configur
         assert world.sends(acme) == 1
 
 
-async def test_long_held_periods_are_sent_by_next_close(idle_world: World, publisher: Start) -> None:
+async def test_long_held_periods_are_sent_by_next_close(world: World, publisher: Start) -> None:
     """One period was due without a provider; the other got usage after its closing time."""
-    world = idle_world
     async with publisher(close_check_seconds=0.05) as api:
         acme = await used(world)
         await eventually(lambda: gaps_of(api), until=lambda found: found == HELD)
@@ -120,10 +118,9 @@ async def test_long_held_periods_are_sent_by_next_close(idle_world: World, publi
 
 
 async def test_close_that_skips_held_periods_is_detected(
-    idle_world: World, publisher: Start, monkeypatch: pytest.MonkeyPatch
+    world: World, publisher: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The planted bug: closing considers only periods that are due now, and no held periods."""
-    world = idle_world
     async with publisher(close_check_seconds=0.05) as api:
         await used(world)
         await eventually(lambda: gaps_of(api), until=lambda found: found == HELD)
@@ -142,9 +139,8 @@ async def test_close_that_skips_held_periods_is_detected(
 
 
 async def test_calculations_remain_and_usage_is_held_after_key_removal(
-    idle_world: World, publisher: Start
+    world: World, publisher: Start
 ) -> None:
-    world = idle_world
     async with publisher(keyed=True) as api:
         acme = await used(world)
         published = (await api.publish("acme")).invoice
@@ -167,11 +163,8 @@ async def test_calculations_remain_and_usage_is_held_after_key_removal(
         assert world.at_provider(acme) == 30
 
 
-async def test_unbillable_tenants_raise_no_alert_without_provider(
-    idle_world: World, publisher: Start
-) -> None:
+async def test_unbillable_tenants_raise_no_alert_without_provider(world: World, publisher: Start) -> None:
     """Tenants without plan, customer or usage: the missing parts are reported once a provider is set."""
-    world = idle_world
     world.clock.advance(LATE - world.now())
     async with publisher(close_check_seconds=0.05) as api:
         await api.put("good", Priced("calls", PER_UNIT))

@@ -321,12 +321,12 @@ Billed = tuple[Api, FakeBilling]
 
 
 @pytest.fixture
-async def billed(idle_world: World, start: StartPublisher) -> Billed:
+async def billed(world: World, start: StartPublisher) -> Billed:
     """One replica for all examples of a test, with a provider in memory."""
-    billing = FakeBilling(idle_world.now)
+    billing = FakeBilling(world.now)
     api = await start(billing, send_backoff_seconds=0.01)
     for meter in ("calls", "more"):
-        idle_world.mesh.add_meter(meter)
+        world.mesh.add_meter(meter)
     return api, billing
 
 
@@ -338,23 +338,23 @@ async def billed(idle_world: World, start: StartPublisher) -> Billed:
 )
 @given(steps=histories(), seed=st.integers(0, 999))
 async def test_interleaved_calls_do_not_change_amounts(
-    idle_world: World, billed: Billed, steps: list[Step], seed: int
+    world: World, billed: Billed, steps: list[Step], seed: int
 ) -> None:
-    quiet = await History(idle_world, *billed).run(steps)
-    busy = await History(idle_world, *billed).run(with_calls(steps, seed))
+    quiet = await History(world, *billed).run(steps)
+    busy = await History(world, *billed).run(with_calls(steps, seed))
     assert quiet == busy
     assert quiet[0] == quiet[1]
 
 
 async def test_first_rating_that_pins_prices_is_detected(
-    idle_world: World, billed: Billed, monkeypatch: pytest.MonkeyPatch
+    world: World, billed: Billed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The planted bug: an invoice keeps the plan and price versions of its first rating."""
     steps: list[Step] = [*BASE, Version("a", "calls", 2, "2", START)]
-    quiet = await History(idle_world, *billed).run(steps)
+    quiet = await History(world, *billed).run(steps)
     for module in (publishing_service, rating_service):
         monkeypatch.setattr(module, "basis", pinned)
-    busy = await History(idle_world, *billed).run([*steps[:-1], Call("publish"), steps[-1]])
+    busy = await History(world, *billed).run([*steps[:-1], Call("publish"), steps[-1]])
     assert (quiet[1], busy[1]) == ("6.00", "3.00")
 
 

@@ -64,8 +64,8 @@ async def tenant_with(world: World, api: Api, billing: FakeBilling, meters: int)
     await world.announce("acme", 1, "cus_acme")
 
 
-async def test_concurrent_provider_calls_are_bounded(idle_world: World, start: StartPublisher) -> None:
-    world, billing = idle_world, GatedBilling(lambda: NOW)
+async def test_concurrent_provider_calls_are_bounded(world: World, start: StartPublisher) -> None:
+    billing = GatedBilling(lambda: NOW)
     api = await start(billing, **PATIENT)
     await start(billing, **PATIENT)
     await tenant_with(world, api, billing, 24)
@@ -78,8 +78,8 @@ async def test_concurrent_provider_calls_are_bounded(idle_world: World, start: S
     assert len(billing.kept) == 24
 
 
-async def test_calls_of_a_meter_are_sequential_and_in_order(idle_world: World, start: StartPublisher) -> None:
-    world, billing = idle_world, GatedBilling(lambda: NOW)
+async def test_calls_of_a_meter_are_sequential_and_in_order(world: World, start: StartPublisher) -> None:
+    billing = GatedBilling(lambda: NOW)
     replicas = [await start(billing, **PATIENT), await start(billing, **PATIENT)]
     await tenant_with(world, replicas[0], billing, 3)
     for value in range(1, 7):
@@ -93,8 +93,8 @@ async def test_calls_of_a_meter_are_sequential_and_in_order(idle_world: World, s
         assert [value for event, value in billing.order if event == name] == [1, 2, 3, 4, 5, 6]
 
 
-async def test_publication_is_sent_only_by_its_own_provider(idle_world: World, start: StartPublisher) -> None:
-    world, billing, other = idle_world, FakeBilling(lambda: NOW), FakeBilling(lambda: NOW, name="other")
+async def test_publication_is_sent_only_by_its_own_provider(world: World, start: StartPublisher) -> None:
+    billing, other = FakeBilling(lambda: NOW), FakeBilling(lambda: NOW, name="other")
     other.faults = [busy() for _ in range(10_000)]
     service = Publisher(settings(world, publish_wait_seconds=0.0), world.clock, registry(other))
     async with running(service) as channel:
@@ -121,8 +121,8 @@ async def test_publication_is_sent_only_by_its_own_provider(idle_world: World, s
     assert world.rows("SELECT reason FROM billing_gaps WHERE tenant_id = 1") == [("customer_changed",)]
 
 
-async def test_stop_waits_for_calls_in_progress(idle_world: World) -> None:
-    world, billing = idle_world, GatedBilling(lambda: NOW)
+async def test_stop_waits_for_calls_in_progress(world: World) -> None:
+    billing = GatedBilling(lambda: NOW)
     service = Publisher(settings(world, publish_wait_seconds=0.0), world.clock, registry(billing))
     async with running(service) as channel:
         api = Api(channel, world.mesh)
@@ -136,9 +136,9 @@ async def test_stop_waits_for_calls_in_progress(idle_world: World) -> None:
 
 
 async def test_stop_between_lease_and_call_leaves_no_row_leased(
-    idle_world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world, billing = idle_world, FakeBilling(lambda: NOW)
+    billing = FakeBilling(lambda: NOW)
     service = Publisher(settings(world, publish_wait_seconds=0.0), world.clock, registry(billing))
     committed, going_on, commit = asyncio.Event(), asyncio.Event(), AsyncConnection.commit
 
@@ -170,10 +170,8 @@ async def test_stop_between_lease_and_call_leaves_no_row_leased(
     assert len(world.rows("SELECT FROM publications WHERE state = 'sent'")) == 1
 
 
-async def test_pending_usage_is_sent_after_provider_recovers(
-    idle_world: World, start: StartPublisher
-) -> None:
-    world, billing = idle_world, FakeBilling(lambda: NOW)
+async def test_pending_usage_is_sent_after_provider_recovers(world: World, start: StartPublisher) -> None:
+    billing = FakeBilling(lambda: NOW)
     billing.faults = [busy() for _ in range(30)]
     api = await start(billing, publish_wait_seconds=0.0)
     await tenant_with(world, api, billing, 3)

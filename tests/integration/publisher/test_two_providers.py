@@ -50,8 +50,8 @@ class SlowBilling(FakeBilling):
 
 
 @pytest.fixture
-def two(idle_world: World) -> Two:
-    return two_providers(idle_world)
+def two(world: World) -> Two:
+    return two_providers(world)
 
 
 # --- two providers at once

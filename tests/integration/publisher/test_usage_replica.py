@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import permutations
+from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -31,17 +33,23 @@ def window(value: str, revision: int, meter: str = "calls") -> events_pb2.UsageW
     )
 
 
-@pytest.mark.parametrize("order", list(permutations([1, 2, 3])))
-async def test_greatest_revision_wins_in_any_order(world: World, order: tuple[int, ...]) -> None:
-    for revision in order:
-        fact = events_pb2.UsageWindowsChanged(windows=[window(str(revision * 10), revision)])
-        await world.deliver("usage.window", fact)
-    last = events_pb2.UsageWindowsChanged(windows=[window("1", 1, "last")])
-    await world.deliver("usage.window", last)
-    await eventually(lambda: world.rows("SELECT FROM usage WHERE meter = 'last'"))
-    assert world.rows("SELECT value, revision FROM usage WHERE meter = 'calls'") == [(30, 3)]
+@pytest.mark.usefixtures("api")
+async def test_greatest_revision_wins_in_any_order(world: World) -> None:
+    orders = {"".join(map(str, order)): order for order in permutations([1, 2, 3])}
+    for place in range(3):
+        windows = [window(str(order[place] * 10), order[place], meter) for meter, order in orders.items()]
+        await world.deliver("usage.window", events_pb2.UsageWindowsChanged(windows=windows))
+        last = events_pb2.UsageWindowsChanged(windows=[window("1", place + 1, "last")])
+        await world.deliver("usage.window", last)
+        # The next windows come in another transaction.
+        await eventually(
+            partial(world.rows, "SELECT FROM usage WHERE meter = 'last' AND revision = %s", place + 1)
+        )
+    found = world.rows("SELECT meter, value, revision FROM usage WHERE meter <> 'last' ORDER BY meter")
+    assert found == [(meter, 30, 3) for meter in orders]
 
 
+@pytest.mark.usefixtures("api")
 async def test_message_may_contain_a_window_twice(world: World) -> None:
     fact = events_pb2.UsageWindowsChanged(windows=[window("20", 2), window("10", 1), window("7", 1, "b")])
     await world.deliver("usage.window", fact)
@@ -49,6 +57,7 @@ async def test_message_may_contain_a_window_twice(world: World) -> None:
     assert found == [("b", 7), ("calls", 20)]
 
 
+@pytest.mark.usefixtures("api")
 async def test_window_of_unknown_aggregation_is_stored(world: World) -> None:
     newer = window("20", 1)
     newer.aggregation = 99  # type: ignore[assignment]
@@ -57,35 +66,36 @@ async def test_window_of_unknown_aggregation_is_stored(world: World) -> None:
     assert found == [(20, "99")]
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"value": "many"},
-        {"value": "NaN"},
-        {"value": "1E+90"},
-        {"value": ""},
-        {"meter": ""},
-        {"revision": 0},
-        {"end_time": timestamp(START)},
-        {"meter": "a\0b"},
-        {"tenant_id": 0},
-        {"tenant_id": -1},
-        {"start_time": Timestamp(seconds=-(1 << 62))},
-    ],
-)
-async def test_invalid_window_becomes_dead_letter_and_delays_nothing(
-    world: World, wrong: dict[str, object]
-) -> None:
-    bad = window("1", 1)
-    for name in wrong:
-        bad.ClearField(name)  # type: ignore[arg-type]
-    bad.MergeFrom(events_pb2.UsageWindow(**wrong))  # type: ignore[arg-type]
-    await world.deliver("usage.window", events_pb2.UsageWindowsChanged(windows=[bad]))
-    await world.deliver("usage.window", events_pb2.UsageWindowsChanged(windows=[window("5", 1, "good")]))
-    await eventually(lambda: world.rows("SELECT FROM usage WHERE meter = 'good'"))
-    letters = await eventually(lambda: world.rows("SELECT error FROM dead_letters"))
-    assert len(letters) == 1
-    assert len(world.rows("SELECT FROM usage")) == 1
+# Fields that make a window invalid.
+INVALID: list[dict[str, Any]] = [
+    {"value": "many"},
+    {"value": "NaN"},
+    {"value": "1E+90"},
+    {"value": ""},
+    {"meter": ""},
+    {"revision": 0},
+    {"end_time": timestamp(START)},
+    {"meter": "a\0b"},
+    {"tenant_id": 0},
+    {"tenant_id": -1},
+    {"start_time": Timestamp(seconds=-(1 << 62))},
+]
+
+
+@pytest.mark.usefixtures("api")
+async def test_invalid_window_becomes_dead_letter_and_delays_nothing(world: World) -> None:
+    for number, wrong in enumerate(INVALID, 1):
+        bad = window("1", 1)
+        for name in wrong:
+            bad.ClearField(name)  # type: ignore[arg-type]
+        bad.MergeFrom(events_pb2.UsageWindow(**wrong))
+        await world.deliver("usage.window", events_pb2.UsageWindowsChanged(windows=[bad]))
+        good = window(str(number), number, "good")
+        await world.deliver("usage.window", events_pb2.UsageWindowsChanged(windows=[good]))
+        await eventually(partial(world.rows, "SELECT FROM usage WHERE revision = %s", number))
+        letters = await eventually(partial(world.rows, "SELECT FROM dead_letters OFFSET %s", number - 1))
+        assert len(letters) == 1, wrong
+        assert world.rows("SELECT meter, revision FROM usage") == [("good", number)], wrong
 
 
 def message_with_one_bad_window() -> events_pb2.UsageWindowsChanged:
@@ -95,6 +105,7 @@ def message_with_one_bad_window() -> events_pb2.UsageWindowsChanged:
 
 
 @pytest.mark.req("O2")
+@pytest.mark.usefixtures("api")
 async def test_bad_window_does_not_affect_others_and_can_be_redriven(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,14 +130,15 @@ async def test_bad_window_does_not_affect_others_and_can_be_redriven(
 
 
 async def test_burying_all_windows_of_a_message_is_detected(
-    idle_world: World, start: StartPublisher, monkeypatch: pytest.MonkeyPatch
+    world: World, start: StartPublisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("meterline_publisher.main.split_windows", lambda _: ())
     await start()
     with pytest.raises(AssertionError):
-        await test_bad_window_does_not_affect_others_and_can_be_redriven(idle_world, monkeypatch)
+        await test_bad_window_does_not_affect_others_and_can_be_redriven(world, monkeypatch)
 
 
+@pytest.mark.usefixtures("api")
 async def test_unparseable_bytes_become_dead_letter(world: World) -> None:
     await world.deliver("usage.window", BytesValue(value=b"\xff" * 40))
     await eventually(lambda: world.rows("SELECT error FROM dead_letters"))

@@ -131,8 +131,8 @@ def test_retraction_names_the_months_to_rebuild(history: History, order: random.
         given_to = {(row[0], row[1], row[2], row[3]) for row in comparable(changes)["contributions"]}
         ids = [batch.batch_id for batch in changes.batches]
         assert {(*source[:3], ids[source[3]]) for source in changes.rebuilds.sources} <= given_to
-    taken = stored([[one.only(one.retracted_rows) for one in history.messages]])
-    months = {key for key in taken.windows if key[0] == 4 and key[2] in REBUILT and key[4] == TOTAL}
+    retracted = stored([[one.only(one.retracted_rows) for one in history.messages]])
+    months = {key for key in retracted.windows if key[0] == 4 and key[2] in REBUILT and key[4] == TOTAL}
     assert named == {(tenant, meter, start) for _, tenant, meter, start, _ in months}
 
 
@@ -157,8 +157,8 @@ def one_row(*meters: int, batch_id: uuid.UUID | None = None) -> Message:
 
 def meters_that_lose(counted: Counted, batch_id: bytes) -> set[int]:
     row = one_row(OLD, NEW)
-    taken = correction(row, row.only(np.zeros(1, np.bool_)))
-    windows = fold([limit_to_counted(taken, [batch_id], counted)]).windows
+    retraction = correction(row, row.only(np.zeros(1, np.bool_)))
+    windows = fold([limit_to_counted(retraction, [batch_id], counted)]).windows
     assert set(windows.event_count.tolist()) <= {-1}
     return set(windows.meter_id.tolist())
 

@@ -67,7 +67,7 @@ def test_dispatched_fold_equals_row_fold(messages: list[Message]) -> None:
 @pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata", "Pacific/Apia"])
 def test_usual_batches_fold_in_columns(zone: str) -> None:
     """Messages as capture sends them never fall back to the row fold."""
-    messages = [many_rows(zone, seed, rows=600) for seed in range(2)]
+    messages = [many_rows(zone, seed, rows=200) for seed in range(2)]
     assert comparable(fold_vectors(messages)) == comparable(fold_plain(messages))
 
 
@@ -75,7 +75,7 @@ def test_usual_batches_fold_in_columns(zone: str) -> None:
 @settings(max_examples=20, deadline=None)
 def test_sums_beyond_64_bits_fold_in_columns(most: list[int]) -> None:
     """Large values of one tenant must not slow down messages with rows of all tenants."""
-    messages = [many_rows("UTC", seed, rows=60, most=each) for seed, each in enumerate(most)]
+    messages = [many_rows("UTC", seed, rows=24, most=each) for seed, each in enumerate(most)]
     assert comparable(fold_vectors(messages)) == comparable(fold_plain(messages))
 
 
