@@ -7,8 +7,8 @@ PYTHON ?= python3
 ARGS ?=
 # Options of `test` and `fault`, for example: make test PYTEST_ARGS="tests/unit -k money"
 PYTEST_ARGS ?=
-# Processes that tests are spread over; each has servers of its own.
-WORKERS ?= logical
+# Processes that tests are spread over; each has servers of its own. One more than processors, since tests also wait.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 2) + 1)')
 
 PARTS := libs/protos libs/runtime libs/client libs/dev \
 	services/ingest services/identity services/aggregate services/publisher
