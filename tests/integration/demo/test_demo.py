@@ -1,7 +1,7 @@
 """`meterline dev` from the command line: the whole mesh and the demo, on a sample of the flights.
 
 The demo runs twice on the same data: as a user runs it, until Ctrl-C and with a tracing backend; and with
-`--once`, after a single unit was added at Stripe.
+`--once`, after a single mile was added at Stripe.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from meterline_dev.demo.meters import METERS
 from meterline_dev.testing import scratch_directory
 
 from tests.support.dev_process import METERLINE, SECONDS, Running, Stopped, assert_mesh_ran_until_stopped
@@ -80,16 +81,18 @@ def first(place: Path) -> FirstRun:
 
 @pytest.fixture(scope="module")
 def second(first: FirstRun, place: Path) -> tuple[Done, int]:
-    """A run after a unit was added to one meter event at Stripe, and the event's value before that."""
+    """A run after a mile was added to one meter event at Stripe, and the event's value before that."""
     assert first.stopped.code == 0, first.stopped.output[-3_000:]
-    value = add_unit_to_first_meter_event(place / "data" / "stripe.sqlite")
+    value = add_mile_to_first_meter_event(place / "data" / "stripe.sqlite")
     return run_once(place / "data"), value
 
 
-def add_unit_to_first_meter_event(database: Path) -> int:
-    """Returns the old value."""
+def add_mile_to_first_meter_event(database: Path) -> int:
+    """Returns the old value. Not a departure, which would count as an event that was counted twice."""
+    miles = next(meter.billing_event_name for meter in METERS if meter.name == "miles")
+    query = "SELECT seq, value FROM meter_events WHERE event_name = ? ORDER BY seq LIMIT 1"
     with sqlite3.connect(database) as connection:
-        row = connection.execute("SELECT seq, value FROM meter_events ORDER BY seq LIMIT 1").fetchone()
+        row = connection.execute(query, (miles,)).fetchone()
         connection.execute("UPDATE meter_events SET value = value + 1 WHERE seq = ?", (row[0],))
     connection.close()
     return int(row[1])
@@ -156,7 +159,7 @@ def test_second_demo_run_counts_nothing_twice(first: FirstRun, second: tuple[Don
 
 @pytest.mark.req("X2", "X3", "T3.5")
 def test_single_extra_unit_at_stripe_is_detected(second: tuple[Done, int]) -> None:
-    """The unit is the only difference that a second run finds."""
+    """The mile is the only difference that a second run finds."""
     spoilt, value = second
     assert spoilt.code == 1
     assert spoilt.body["sums_agree"] is False
