@@ -79,7 +79,7 @@ def test_sources_name_no_package_registry() -> None:
         (UNFINISHED, "y = 2  # HA" + "CK", True),
         (UNFINISHED, "mastodons, hacksaws and the currency " + "X" * 3, False),
         (MACHINE, "open('/ho" + "me/ann/data')", True),
-        (MACHINE, "the /wo" + "rk of others; a/root/b; {place}/home/x", False),
+        (MACHINE, "the /wo" + "rk of others; a/ro" + "ot/b; {place}/ho" + "me/x", False),
         (REGISTRY, "pull ghcr.io" + "/ann/image", True),
         (REGISTRY, "the registry of meters", False),
     ],

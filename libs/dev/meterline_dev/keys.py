@@ -125,9 +125,9 @@ def write_secret(path: Path, text: str) -> None:
         with os.fdopen(descriptor, "w") as file:
             file.write(text)
         Path(name).replace(path)
-    except BaseException:
+    finally:
+        # It is there only if it could not be written or renamed.
         Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _master_keys() -> str:

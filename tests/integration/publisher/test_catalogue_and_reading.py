@@ -134,7 +134,7 @@ async def test_tenant_can_list_prices_of_its_plan(world: World, api: Api) -> Non
 # A body, and the field that the refusal names.
 INVALID_BODIES: list[tuple[dict[str, Any], str]] = [
     ({"model": "per_unit", "currency": "USD", "unit": 0.1}, "price.body.unit"),
-    ({"model": "per_unit", "currency": "XXX", "unit": "1"}, "price.body.currency"),
+    ({"model": "per_unit", "currency": "XTS", "unit": "1"}, "price.body.currency"),
     (VOLUME | {"tiers": [{"up_to": "1", "unit": "1"}]}, "price.body.tiers.0.up_to"),
     ({"model": "guess", "currency": "USD"}, "price.body.model"),
     (PER_UNIT | {"maximun": "5"}, "price.body.maximun"),
